@@ -1,0 +1,1 @@
+"""Models: how each one reads a sample, sees an image and is understood."""

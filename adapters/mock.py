@@ -1,0 +1,180 @@
+"""Test doubles: the whole pipeline in seconds, and what a harness must say of perfect and useless models.
+
+`mock` is a tiny random LLaMA behind a byte tokenizer and goes through the generation engine.
+The variants answer directly: `mock:oracle` repeats the reference, `mock:empty` says nothing, `mock:constant`
+always says yes, `mock:rambling` never stops, `mock:failing` fails on every third sample.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from adapters import byte_tokenizer
+from adapters.base import (
+    Adapter,
+    AdapterEntry,
+    Answer,
+    DirectAdapter,
+    Generation,
+    ImageSlot,
+    LoadOptions,
+    LocalAdapter,
+    ModelCard,
+    Prompt,
+    TextSegment,
+)
+from tasks.foundation.errors import SampleError
+from tasks.foundation.files import fingerprint
+from tasks.sample import Box, Sample
+from tasks.spec import Kind, TaskSpec
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+CARD = ModelCard(
+    name="mock",
+    title="Mock",
+    kinds=frozenset({"qa", "vqa", "report", "rec", "reg", "cls"}),
+    weights="none: random, or no model at all",
+    licence="Apache-2.0",
+)
+_HIDDEN = 32
+_SIDE = 8
+_IMAGE_TOKENS = 4
+
+
+def _box_words(box: Box) -> str:
+    return " ".join(repr(float(value)) for value in box)
+
+
+def _oracle(sample: Sample, spec: TaskSpec) -> Generation:
+    if spec.kind == "rec" and sample.box is not None:
+        return Generation(text=_box_words(sample.box))
+    return Generation(text=sample.reference)
+
+
+def _failing(sample: Sample, spec: TaskSpec) -> Generation:
+    if hashlib.sha256(sample.sample_id.encode()).digest()[0] % 3 == 0:
+        raise SampleError(f"The mock refuses sample {sample.sample_id!r}.")
+    return _oracle(sample, spec)
+
+
+_SAYINGS: dict[str, Callable[[Sample, TaskSpec], Generation]] = {
+    "oracle": _oracle,
+    "empty": lambda *_: Generation(text=""),
+    "constant": lambda *_: Generation(text="yes"),
+    "rambling": lambda *_: Generation(text="yes " * 100, stop="length"),
+    "failing": _failing,
+}
+
+
+class SayingMock(DirectAdapter):
+    """Answers by one of the sayings, without a model."""
+
+    card = CARD
+
+    def __init__(self, saying: str) -> None:
+        self._saying = saying
+        self._say = _SAYINGS[saying]
+        self.weights_fingerprint = fingerprint({"mock": saying})
+
+    @property
+    def title(self) -> str:
+        """Name with the saying."""
+        return f"{self.card.title} ({self._saying})"
+
+    def answer(self, sample: Sample, spec: TaskSpec) -> Generation:
+        """Return what the saying makes of the sample."""
+        return self._say(sample, spec)
+
+
+class RandomMock(LocalAdapter):
+    """A random two-layer LLaMA that sees an image as four tokens of its coarse pixels."""
+
+    card = CARD
+    end_ids = frozenset({byte_tokenizer.EOS_ID})
+    image_tokens = _IMAGE_TOKENS
+
+    def __init__(self, options: LoadOptions) -> None:
+        import torch
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        torch.manual_seed(options.seed)
+        config = LlamaConfig(
+            vocab_size=byte_tokenizer.VOCABULARY,
+            hidden_size=_HIDDEN,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            initializer_range=0.5,
+            bos_token_id=byte_tokenizer.BOS_ID,
+            eos_token_id=byte_tokenizer.EOS_ID,
+            pad_token_id=byte_tokenizer.PAD_ID,
+        )
+        self.decoder = LlamaForCausalLM(config).eval()
+        self._eyes = torch.randn(_SIDE * _SIDE * 3 // _IMAGE_TOKENS, _HIDDEN)
+        self.weights_fingerprint = fingerprint({"mock": "random", "seed": options.seed})
+
+    def render(self, sample: Sample, spec: TaskSpec) -> Prompt:
+        """Return the images, then the instruction as bytes."""
+        box = _box_words(sample.box) if sample.box is not None else ""
+        text = spec.instruction(sample, box=box)
+        slots = tuple(ImageSlot(image=image) for image in sample.images)
+        return Prompt(segments=(*slots, TextSegment(ids=tuple(byte_tokenizer.encode(text)))))
+
+    def pixels(self, image: "Image.Image") -> "torch.Tensor":
+        """Return coarse pixels [3, 8, 8]."""
+        import numpy as np
+        import torch
+
+        small = np.asarray(image.resize((_SIDE, _SIDE)), dtype=np.float32) / 255.0
+        return torch.from_numpy(small).permute(2, 0, 1)
+
+    def encode_images(self, pixels: "torch.Tensor") -> "torch.Tensor":
+        """Return features [B, 4, 48]."""
+        return pixels.reshape(len(pixels), _IMAGE_TOKENS, -1)
+
+    def project(self, features: "torch.Tensor", kind: Kind) -> "torch.Tensor":
+        """Return visual tokens [B, 4, 32], shifted by the kind of task."""
+        return features @ self._eyes + len(kind)
+
+    def embed_tokens(self, ids: "torch.Tensor") -> "torch.Tensor":
+        """Return embeddings [L, 32]."""
+        embeddings: torch.Tensor = self.decoder.get_input_embeddings()(ids)
+        return embeddings
+
+    def detokenise(self, ids: Sequence[int]) -> str:
+        """Return the text of the bytes."""
+        return byte_tokenizer.decode(ids)
+
+
+def load(options: LoadOptions) -> Adapter:
+    """Return the random model, or the saying that the variant names."""
+    return SayingMock(options.variant) if options.variant else RandomMock(options)
+
+
+def parse(text: str, sample: Sample, spec: TaskSpec) -> Answer:
+    """Return the answer; a box is four numbers in pixels."""
+    del sample
+    if spec.kind != "rec":
+        return Answer(text=text.strip())
+    words = text.split()
+    try:
+        return Answer(text=text, box=Box(*(float(word) for word in words)))
+    except (TypeError, ValueError):
+        return Answer(text=text)
+
+
+ENTRY = AdapterEntry(
+    card=CARD,
+    load=load,
+    parse=parse,
+    variants={
+        "oracle": "repeats the reference",
+        "empty": "says nothing",
+        "constant": "always says yes",
+        "rambling": "never stops",
+        "failing": "fails on every third sample",
+    },
+)

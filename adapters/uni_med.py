@@ -1,0 +1,122 @@
+"""Uni-Med behind the adapter contract; without a checkpoint, the bundled mini weights."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adapters.base import (
+    AdapterEntry,
+    Answer,
+    ImageSlot,
+    LoadOptions,
+    LocalAdapter,
+    ModelCard,
+    Prompt,
+    TextSegment,
+)
+from tasks.sample import Sample
+from tasks.spec import Kind, TaskSpec
+from unimed.prompts import CONNECTOR_TASK, box_text, parse_box, wrap
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from unimed.checkpoint import LoadedCheckpoint
+
+MINI_WEIGHTS = Path(__file__).parents[1] / "unimed" / "mini"
+MINI_NOTICE = (
+    "MINI WEIGHTS: no --checkpoint was given, so this is the bundled 4 M parameter Uni-Med, trained on the train "
+    "split of the mini suite. Its numbers say nothing about the paper's model."
+)
+CARD = ModelCard(
+    name="uni-med",
+    title="Uni-Med",
+    kinds=frozenset({"qa", "vqa", "report", "rec", "reg", "cls"}),
+    weights="bundled mini weights, or --checkpoint DIR made by `medbench train` (none were ever published)",
+    licence="Apache-2.0 (mini weights); LLaMA-2 licence for checkpoints built on it",
+    trained_on=frozenset(
+        {
+            "medqa", "pubmedqa", "slake-vqa", "path-vqa", "slake-rec", "slake-reg", "sa-med2d-rec", "sa-med2d-reg",
+            "mimic-cxr", "mpx-single", "dermamnist", "organsmnist",
+        }
+    ),
+)  # fmt: skip
+
+
+class UniMedAdapter(LocalAdapter):
+    """Uni-Med: the image before the identifier and the instruction, one connector task per kind."""
+
+    card = CARD
+
+    def __init__(self, checkpoint: "LoadedCheckpoint", notices: tuple[str, ...]) -> None:
+        self._model = checkpoint.model
+        self._processor = checkpoint.processor
+        self.decoder = checkpoint.model.language_model
+        self.end_ids = frozenset({int(checkpoint.processor.tokenizer.eos_token_id)})
+        self.image_tokens = checkpoint.processor.visual_tokens
+        self.weights_fingerprint = checkpoint.fingerprint
+        self.device = str(checkpoint.model.device)
+        self.dtype = str(checkpoint.model.dtype).removeprefix("torch.")
+        self.notices = notices
+
+    @property
+    def title(self) -> str:
+        """Name, with a mark if these are the mini weights."""
+        return f"{self.card.title} (mini)" if self.notices else self.card.title
+
+    def render(self, sample: Sample, spec: TaskSpec) -> Prompt:
+        """Return the wrapped instruction with a slot per image."""
+        box = "" if sample.box is None or sample.image_size is None else box_text(sample.box, sample.image_size)
+        parts = wrap(spec.kind, spec.instruction(sample, box=box), images=len(sample.images))
+        first, *others = self._processor.segment_ids(parts)
+        segments: list[TextSegment | ImageSlot] = [TextSegment(ids=tuple(first))]
+        for image, ids in zip(sample.images, others, strict=True):
+            segments += [ImageSlot(image=image), TextSegment(ids=tuple(ids))]
+        return Prompt(segments=tuple(segments))
+
+    def pixels(self, image: "Image.Image") -> "torch.Tensor":
+        """Return normalised pixels [3, S, S]."""
+        return self._processor.pixels(image)
+
+    def encode_images(self, pixels: "torch.Tensor") -> "torch.Tensor":
+        """Return resampled features [B, V, C_v] of pixels [B, 3, S, S]."""
+        return self._model.encode_images(pixels.to(self._model.device, self._model.dtype))
+
+    def project(self, features: "torch.Tensor", kind: Kind) -> "torch.Tensor":
+        """Return visual tokens [B, V, D] routed for the kind of task."""
+        import torch
+
+        from unimed.configuration import CONNECTOR_TASKS
+
+        task = CONNECTOR_TASKS.index(CONNECTOR_TASK[kind])
+        return self._model.project(features, torch.full((len(features),), task, device=features.device))
+
+    def embed_tokens(self, ids: "torch.Tensor") -> "torch.Tensor":
+        """Return embeddings [L, D]."""
+        embeddings: torch.Tensor = self._model.get_input_embeddings()(ids.to(self._model.device))
+        return embeddings
+
+    def detokenise(self, ids: Sequence[int]) -> str:
+        """Return the text without special tokens."""
+        return str(self._processor.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def load(options: LoadOptions) -> UniMedAdapter:
+    """Load a checkpoint folder, or the mini weights."""
+    from unimed.checkpoint import load_checkpoint
+
+    notices = () if options.checkpoint else (MINI_NOTICE,)
+    folder = options.checkpoint or MINI_WEIGHTS
+    return UniMedAdapter(load_checkpoint(folder, device=options.device, dtype=options.dtype), notices)
+
+
+def parse(text: str, sample: Sample, spec: TaskSpec) -> Answer:
+    """Return the stripped text; for REC the box that it starts with."""
+    answer = text.strip()
+    if spec.kind != "rec" or sample.image_size is None:
+        return Answer(text=answer)
+    return Answer(text=answer, box=parse_box(answer, sample.image_size))
+
+
+ENTRY = AdapterEntry(card=CARD, load=load, parse=parse)

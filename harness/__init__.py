@@ -1,0 +1,1 @@
+"""The run: plan, generate, record, score, summarise."""

@@ -1,0 +1,105 @@
+"""The door: a lazy table from command names to the rooms that bring them. Imports no room but the ground floor."""
+
+import os
+import signal
+import sys
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from tasks.foundation.console import show_error, warn
+from tasks.foundation.errors import EXIT_INTERRUPTED, EXIT_USAGE, MedbenchError, UsageError, unknown_name
+
+COMMANDS = {
+    "run": ("harness.commands:run_command", "Run a model over tasks and write a leaderboard."),
+    "score": ("harness.commands:score_command", "Score a run's answers again, without the model."),
+    "leaderboard": ("leaderboard.cli:leaderboard_command", "Put runs side by side in one table."),
+    "tasks": ("tasks.cli:tasks_command", "List the tasks."),
+    "data": ("tasks.cli:data_group", "List, prepare and verify datasets."),
+    "models": ("adapters.cli:models_command", "List the models."),
+    "train": ("unimed.cli:train_command", "Train Uni-Med."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called, so that `--help` answers at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the table."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command, or None for an unknown name."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Resolve a command, with a guess for a mistyped name."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise unknown_name("command", args[0], COMMANDS)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table without importing anything."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="medbench")
+def cli() -> None:
+    """Compare medical multimodal LLMs honestly and fast.
+
+    \b
+    Start here:  medbench run --model uni-med --tasks all
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line; end with the exit code that the errors define."""
+    _quiet_libraries()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(_run_and_explain())
+
+
+def _quiet_libraries() -> None:
+    # Two of transformers' bars would tear through the progress line; neither touches a result.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _run_and_explain() -> int:
+    try:
+        outcome: Any = cli.main(standalone_mode=False)
+    except MedbenchError as error:
+        show_error(error)
+        return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return EXIT_USAGE
+    except click.ClickException as error:
+        show_error(UsageError(error.format_message(), _help_hint(error)))
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        warn("Interrupted. What was answered is on disk; the same command continues.")
+        return EXIT_INTERRUPTED
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _help_hint(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "medbench"
+    return f"See `{path} --help`."
+
+
+if __name__ == "__main__":
+    main()

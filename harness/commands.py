@@ -1,0 +1,131 @@
+"""The commands of this room: `medbench run` and `medbench score`."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness.results import MetricResult, Results, TaskResult
+from harness.settings import load_settings
+from tasks.catalog import task_names
+from tasks.foundation.console import emit_table, say
+from tasks.foundation.errors import EXIT_FAILED
+from tasks.protocols import metric_ids
+
+PAGES = "leaderboard.publish:publish_run"
+"""Writes a run's pages; named, not imported, since the leaderboard is built on the harness."""
+
+
+def publish(path: Path) -> None:
+    """Write the pages of a run's folder."""
+    module, _, attribute = PAGES.partition(":")
+    getattr(import_module(module), attribute)(path)
+
+
+@click.command("run")
+@click.option("-m", "--model", help="Model as NAME or NAME:VARIANT; see `medbench models`.")
+@click.option("-t", "--tasks", multiple=True, help="Names, kinds, globs or `all`, comma-separated; repeatable.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Folder of weights.  [default: the model's own]")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Prepared tasks.  [default: the bundled mini suite]")
+@click.option("--output-dir", type=click.Path(path_type=Path), help="Where run folders go.  [default: runs]")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N test samples of each task.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Most rows per batch.  [default: packed by tokens]")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="[default: auto]")
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    help="Type of the weights.  [default: auto: float32 on the CPU, bfloat16 elsewhere]",
+)
+@click.option("--seed", type=int, help="Seed of everything random.  [default: 0]")
+@click.option("--config", type=click.Path(path_type=Path), help="A run.yaml to run again; options override it.")
+@click.option(
+    "--overwrite",
+    type=click.Choice(["never", "always"]),
+    default="never",
+    show_default=True,
+    help="What to do with what an earlier run with these settings left.",
+)
+def run_command(config: Path | None, overwrite: str, tasks: tuple[str, ...], **options: Any) -> int:
+    """Run a model over tasks and write a leaderboard.
+
+    An interrupted run continues when the same command is given again.
+
+    \b
+    Example:  medbench run --model uni-med --tasks slake-vqa,cls --limit 20
+    """
+    from harness.run import run
+
+    settings = load_settings(config, {**options, "tasks": tasks or None})
+    outcome = run(settings, publish, overwrite=overwrite)
+    _show_results(outcome.results)
+    if outcome.phases is not None:
+        _show_phases(outcome.phases.as_json())
+    say(f"Leaderboard: {outcome.path / 'leaderboard.md'}")
+    return _exit_code(outcome.results)
+
+
+def _show_phases(phases: dict[str, dict[str, float]]) -> None:
+    seconds, counts = phases["seconds"], phases["counts"]
+    spent = " | ".join(f"{phase} {value:.1f} s" for phase, value in sorted(seconds.items(), key=lambda item: -item[1]))
+    say(f"Time: {spent}")
+    if counts:
+        say(f"Work: {' | '.join(f'{count:,} {what}' for what, count in counts.items())}")
+
+
+def _exit_code(results: Results) -> int:
+    scored = any(
+        metric.value is not None
+        for task in results.tasks.values()
+        for metric in (*task.paper.values(), *task.strict.values())
+    )
+    if not scored:
+        say("Nothing could be scored.")
+    return 0 if scored else EXIT_FAILED
+
+
+@click.command("score")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the prepared tasks are now.")
+def score_command(runs: tuple[Path, ...], data_dir: Path | None) -> int:
+    """Score the answers of RUNS again, without the model.
+
+    \b
+    Example:  medbench score runs/uni-med-mini-0123456789ab
+    """
+    from harness.rescore import rescore
+
+    code = 0
+    for path in runs:
+        results = rescore(path, data_dir)
+        publish(path)
+        say(str(path))
+        _show_results(results)
+        code = max(code, _exit_code(results))
+    return code
+
+
+def _show_results(results: Results) -> None:
+    rows = [
+        [task.title, metric_id, _percent(metric), str(metric.n), _failures(task)]
+        for name in (name for name in task_names() if name in results.tasks)
+        for task in [results.tasks[name]]
+        for metric_id in metric_ids(name, task.kind, "paper")
+        for metric in [task.paper[metric_id]]
+    ]
+    emit_table(
+        ["task", "metric", "value % [95 % interval]", "n", "not ok"],
+        rows,
+        title=f"{results.model.title}, paper protocol",
+    )
+
+
+def _percent(metric: MetricResult) -> str:
+    if metric.value is None:
+        return "not scored"
+    interval = "" if metric.ci is None else f" [{100 * metric.ci[0]:.1f}, {100 * metric.ci[1]:.1f}]"
+    return f"{100 * metric.value:6.2f}{interval}"
+
+
+def _failures(task: TaskResult) -> str:
+    return ", ".join(f"{count} {state}" for state, count in sorted(task.states.items()) if count and state != "ok")

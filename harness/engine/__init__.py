@@ -1,0 +1,1 @@
+"""Batched generation for every local adapter."""

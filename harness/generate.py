@@ -1,0 +1,137 @@
+"""The middle of a run: what is still to be answered goes to the model, what comes back goes to the disk."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import IO
+
+from adapters.base import Adapter, DirectAdapter, LocalAdapter
+from harness.engine.batching import AUTO_BUDGET, Budget
+from harness.engine.request import Outcome, Request
+from harness.phases import Phases
+from harness.records import GenerationRecord, RecordFile, append
+from harness.rundir import RunDirectory
+from harness.workload import TaskLoad, Workload
+from tasks.foundation.console import Meter, meter, say
+from tasks.foundation.errors import RunError, SampleError
+from tasks.sample import Sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is left of a run.
+
+    Attributes:
+        loads: The tasks that the model can answer.
+        missing: Samples without a good record, by task.
+        recorded: Samples that were answered before.
+    """
+
+    loads: tuple[TaskLoad, ...]
+    missing: Mapping[str, Sequence[Sample]]
+    recorded: int
+
+    @property
+    def total(self) -> int:
+        """All samples of the run, recorded ones included."""
+        return self.recorded + sum(len(samples) for samples in self.missing.values())
+
+
+def make_plan(workload: Workload, adapter: Adapter, directory: RunDirectory) -> Plan:
+    """Return what is left to answer; failed samples are tried again."""
+    loads = tuple(load for load in workload.loads if load.spec.kind in adapter.card.kinds)
+    missing: dict[str, list[Sample]] = {}
+    recorded = 0
+    for load in loads:
+        records = _record_file(directory, load).read()
+        good = {sample_id for sample_id, record in records.items() if not record.error}
+        missing[load.spec.name] = [sample for sample in load.samples if sample.sample_id not in good]
+        recorded += len(good)
+    return Plan(loads=loads, missing=missing, recorded=recorded)
+
+
+def generate(plan: Plan, adapter: Adapter, directory: RunDirectory, phases: Phases, *, batch_size: int | None) -> None:
+    """Answer what is missing, appending each answer as it comes; then put every file in its final order."""
+    if plan.recorded:
+        say(f"Continuing: {plan.recorded} of {plan.total} samples are already recorded.")
+    with ExitStack() as stack, meter("Generating", plan.total, done=plan.recorded) as progress:
+        streams = {
+            load.spec.name: stack.enter_context(_record_file(directory, load).open_for_appending())
+            for load in plan.loads
+        }
+        states: Counter[str] = Counter()
+        for outcomes in _outcomes(plan, adapter, phases, batch_size):
+            with phases.time("write"):
+                _write(outcomes, directory.identity, streams)
+            _show(progress, outcomes, states)
+    for load in plan.loads:
+        file = _record_file(directory, load)
+        file.rewrite(file.read().values())
+
+
+def _record_file(directory: RunDirectory, load: TaskLoad) -> RecordFile:
+    return directory.generations(load.spec.name, [sample.sample_id for sample in load.samples])
+
+
+def _outcomes(plan: Plan, adapter: Adapter, phases: Phases, batch_size: int | None) -> Iterator[list[Outcome]]:
+    if isinstance(adapter, DirectAdapter):
+        yield from _answer_directly(plan, adapter, phases)
+    elif isinstance(adapter, LocalAdapter):
+        yield from _drive_engine(plan, adapter, phases, batch_size)
+    else:
+        raise RunError(
+            f"The model {adapter.card.name!r} is neither direct nor local.", "Use a model of `medbench models`."
+        )
+
+
+def _answer_directly(plan: Plan, adapter: DirectAdapter, phases: Phases) -> Iterator[list[Outcome]]:
+    for load in plan.loads:
+        outcomes = []
+        for sample in plan.missing[load.spec.name]:
+            try:
+                with phases.time("answer"):
+                    generation = adapter.answer(sample, load.spec)
+                outcomes.append(Outcome(task=load.spec.name, sample_id=sample.sample_id, generation=generation))
+            except SampleError as error:
+                outcomes.append(Outcome(task=load.spec.name, sample_id=sample.sample_id, error=str(error)))
+        yield outcomes
+
+
+def _drive_engine(plan: Plan, adapter: LocalAdapter, phases: Phases, batch_size: int | None) -> Iterator[list[Outcome]]:
+    from harness.engine.engine import Engine
+
+    budget = Budget(rows=batch_size, tokens=AUTO_BUDGET.tokens) if batch_size else AUTO_BUDGET
+    engine = Engine(adapter, budget, phases)
+    yield from engine.generate(_requests(plan, adapter, phases))
+
+
+def _requests(plan: Plan, adapter: LocalAdapter, phases: Phases) -> Iterator[Request]:
+    for load in plan.loads:
+        for sample in plan.missing[load.spec.name]:
+            with phases.time("render"):
+                prompt = adapter.render(sample, load.spec)
+            length = prompt.text_tokens() + len(prompt.images()) * adapter.image_tokens
+            yield Request(sample=sample, spec=load.spec, source=load.prepared.source, prompt=prompt, length=length)
+
+
+def _write(outcomes: Sequence[Outcome], run: str, streams: Mapping[str, IO[bytes]]) -> None:
+    by_task: dict[str, list[GenerationRecord]] = {}
+    for outcome in outcomes:
+        by_task.setdefault(outcome.task, []).append(GenerationRecord.of(run, outcome))
+    for task, records in by_task.items():
+        append(streams[task], records)
+
+
+def _show(progress: Meter, outcomes: Sequence[Outcome], states: "Counter[str]") -> None:
+    for outcome in outcomes:
+        states["error" if outcome.generation is None else _word(outcome.generation.text, outcome.generation.stop)] += 1
+    if outcomes:
+        status = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        progress.advance(len(outcomes), label=outcomes[-1].task, status=status)
+
+
+def _word(text: str, stop: str) -> str:
+    if not text.strip():
+        return "empty"
+    return "truncated" if stop == "length" else "answered"

@@ -1,0 +1,113 @@
+"""Generation records: append-only JSON lines that are the checkpoint of a run."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from adapters.base import StopReason
+from harness.engine.request import Outcome
+from tasks.foundation.errors import RunError
+from tasks.foundation.files import canonical_json, json_lines, read_json_lines, write_atomically
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRecord:
+    """One answer of a model, or the reason why there is none.
+
+    Attributes:
+        run: Identity of the run that made it.
+        sample_id: The sample.
+        text: Raw text of the model; empty when `error` is set.
+        stop: Why it ended.
+        prompt_tokens: Tokens read, visual ones included.
+        output_tokens: Tokens written.
+        error: Why the sample failed; empty otherwise.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    run: str
+    sample_id: str
+    text: str = ""
+    stop: StopReason = "eos"
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    error: str = ""
+
+    @classmethod
+    def of(cls, run: str, outcome: Outcome) -> "GenerationRecord":
+        """Return the record of an outcome."""
+        if outcome.generation is None:
+            return cls(run=run, sample_id=outcome.sample_id, error=outcome.error)
+        return cls(run=run, sample_id=outcome.sample_id, **asdict(outcome.generation))
+
+
+_VALIDATOR = TypeAdapter(GenerationRecord)
+
+
+class RecordFile:
+    """The generations of one task.
+
+    Args:
+        path: `generations/<task>.jsonl`.
+        run: Identity of the run; records of another are refused.
+        sample_ids: The samples of the task, in order; records of others are refused.
+    """
+
+    def __init__(self, path: Path, run: str, sample_ids: Sequence[str]) -> None:
+        self.path = path
+        self._run = run
+        self._order = {sample_id: index for index, sample_id in enumerate(sample_ids)}
+
+    def read(self) -> dict[str, GenerationRecord]:
+        """Return what is there by sample, in the order of the samples; one torn last line is ignored.
+
+        Raises:
+            DataError: If another line is broken.
+            RunError: If a record belongs to another run or to no sample of the task.
+        """
+        if not self.path.exists():
+            return {}
+        found = {}
+        for number, line in enumerate(read_json_lines(self.path, torn_tail="drop"), start=1):
+            record = self._validated(number, line)
+            found[record.sample_id] = record
+        return dict(sorted(found.items(), key=lambda item: self._order[item[0]]))
+
+    def _validated(self, number: int, line: dict[str, object]) -> GenerationRecord:
+        where = f"{self.path}, line {number}"
+        way_out = "Start afresh with --overwrite, or put the run's own file back."
+        try:
+            record = _VALIDATOR.validate_python(line)
+        except ValidationError as error:
+            raise RunError(f"{where} is no generation record: {error.errors()[0]['msg']}.", way_out) from error
+        if record.run != self._run:
+            raise RunError(f"{where} was made by run {record.run}, not by this run {self._run}.", way_out)
+        if record.sample_id not in self._order:
+            raise RunError(f"{where} answers {record.sample_id!r}, which is no sample of this run.", way_out)
+        return record
+
+    def open_for_appending(self) -> IO[bytes]:
+        """Return the file, cut behind its last whole line, ready for more."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        stream = self.path.open("a+b")
+        stream.seek(0)
+        whole = stream.read().rfind(b"\n") + 1
+        stream.truncate(whole)
+        return stream
+
+    def rewrite(self, records: Iterable[GenerationRecord]) -> None:
+        """Replace the file by `records`: the bytes of a finished run do not depend on the order of work."""
+        write_atomically(self.path, json_lines(asdict(record) for record in records))
+
+
+def append(stream: IO[bytes], records: Iterable[GenerationRecord]) -> None:
+    """Append records, each flushed, all synced to the disk at the end."""
+    for record in records:
+        stream.write(f"{canonical_json(asdict(record))}\n".encode())
+        stream.flush()
+    os.fsync(stream.fileno())

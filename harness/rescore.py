@@ -1,0 +1,58 @@
+"""`medbench score`: the numbers of a run made again from its generations, without the model."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from adapters.catalog import find_adapter
+from harness.results import Results, read_results, write_results
+from harness.rundir import RunDirectory, read_run
+from harness.score import score_task
+from harness.settings import Settings, load_settings
+from harness.summarise import summarise
+from harness.workload import Workload, load_workload
+from tasks.foundation.errors import RunError
+
+
+def rescore(path: Path, data_dir: Path | None) -> Results:
+    """Score a run's generations again with today's metrics and write `scores/` and `results.json`.
+
+    Args:
+        path: Folder of a run that was finished once.
+        data_dir: Where the prepared tasks are now, if not where they were.
+
+    Raises:
+        RunError: If the folder is no finished run, or the data are not those of the run.
+    """
+    before = read_results(path)
+    settings = load_settings(path / "run.yaml", {"data_dir": data_dir, "model": None})
+    workload = load_workload(_only_tasks_of(settings, before))
+    directory = RunDirectory(path=path, identity=str(read_run(path)["identity"]))
+    _refuse_other_data(workload, before)
+    entry, _ = find_adapter(settings.model)
+    scored = [score_task(load, directory, entry.parse) for load in workload.loads]
+    results = summarise(
+        scored,
+        run=before.run,
+        model=before.model,
+        suite=before.suite,
+        limit=before.limit,
+        seed=before.seed,
+        notices=before.notices,
+        unsupported=before.unsupported,
+    )
+    write_results(directory.results, results)
+    return results
+
+
+def _only_tasks_of(settings: Settings, before: Results) -> Settings:
+    return replace(settings, tasks=tuple(before.tasks))
+
+
+def _refuse_other_data(workload: Workload, before: Results) -> None:
+    for load in workload.loads:
+        name, found = load.spec.name, load.prepared.manifest.data_fingerprint
+        if found != before.tasks[name].data:
+            raise RunError(
+                f"The prepared {name} in {workload.data_dir} is not the data that the run answered.",
+                "Give the folder of the run's data with --data-dir.",
+            )

@@ -1,0 +1,149 @@
+"""A run's folder: what it holds, who may write to it, and when it is done."""
+
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import yaml
+from filelock import FileLock, Timeout
+
+from adapters.base import Adapter
+from harness.records import RecordFile
+from harness.settings import Settings
+from harness.workload import Workload
+from tasks.foundation.errors import RunError
+from tasks.foundation.files import fingerprint, write_atomically
+
+_IDENTITY_DIGITS = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunDirectory:
+    """The folder of one run.
+
+    Attributes:
+        path: The folder.
+        identity: Hash over everything that can change an answer: model, weights, tasks, data, limit, type, seed.
+    """
+
+    path: Path
+    identity: str
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has ended and everything is written."""
+        return (self.path / "done").exists()
+
+    def generations(self, task: str, sample_ids: Sequence[str]) -> RecordFile:
+        """Return the generation records of a task."""
+        return RecordFile(self.path / "generations" / f"{task}.jsonl", self.identity, sample_ids)
+
+    def scores(self, task: str) -> Path:
+        """Return the file of a task's per-sample scores."""
+        return self.path / "scores" / f"{task}.jsonl"
+
+    @property
+    def results(self) -> Path:
+        """The aggregate file."""
+        return self.path / "results.json"
+
+    def finish(self) -> None:
+        """Mark the run as done; nothing is written after this."""
+        write_atomically(self.path / "done", f"{self.identity}\n")
+
+
+def run_identity(settings: Settings, workload: Workload, adapter: Adapter) -> dict[str, object]:
+    """Return everything that can change an answer; batch size, output folder and data folder cannot."""
+    return {
+        "medbench": version("medbench"),
+        "model": settings.model,
+        "weights": adapter.weights_fingerprint,
+        "dtype": adapter.dtype,
+        "device": adapter.device.partition(":")[0],
+        "limit": settings.limit,
+        "seed": settings.seed,
+        "suite": workload.suite,
+        "tasks": {
+            load.spec.name: {
+                "version": load.spec.version,
+                "spec": load.spec.fingerprint(),
+                "data": load.prepared.manifest.data_fingerprint,
+            }
+            for load in workload.loads
+        },
+    }
+
+
+@contextmanager
+def open_run(settings: Settings, workload: Workload, adapter: Adapter, *, overwrite: str) -> Iterator[RunDirectory]:
+    """Make or reopen the folder of the run that these settings name, and hold it against other processes.
+
+    Args:
+        settings: What the user asked for.
+        workload: Tasks and data.
+        adapter: The loaded model.
+        overwrite: `never`, or `always` to throw away what an earlier run of the same identity left.
+
+    Raises:
+        RunError: If the folder cannot be written to, is in use, or holds another run.
+    """
+    parts = run_identity(settings, workload, adapter)
+    identity = fingerprint(parts)[:_IDENTITY_DIGITS]
+    slug = re.sub(r"[^a-z0-9.]+", "-", settings.model.lower()).strip("-")
+    directory = RunDirectory(path=settings.output_dir / f"{slug}-{workload.suite}-{identity}", identity=identity)
+    _make_folder(directory.path)
+    lock = FileLock(directory.path.with_name(f".{directory.path.name}.lock"), timeout=0)
+    try:
+        with lock:
+            if overwrite == "always":
+                shutil.rmtree(directory.path)
+                _make_folder(directory.path)
+            _write_or_check_settings(directory, settings, parts)
+            yield directory
+    except Timeout as error:
+        raise RunError(
+            f"Another process is writing to {directory.path}.", "Wait for it, or give another --output-dir."
+        ) from error
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / ".writable").touch()
+        (path / ".writable").unlink()
+    except OSError as error:
+        raise RunError(
+            f"The output folder {path.parent} cannot be written to: {error.strerror}.",
+            "Give a folder that you may write to with --output-dir.",
+        ) from error
+
+
+def _write_or_check_settings(directory: RunDirectory, settings: Settings, parts: dict[str, object]) -> None:
+    path = directory.path / "run.yaml"
+    if path.exists():
+        if read_run(directory.path)["identity"] != directory.identity:
+            raise RunError(f"{path} belongs to another run.", "Give another --output-dir, or --overwrite always.")
+        return
+    document = {"identity": directory.identity, "settings": settings.as_yaml(), "identity_of": parts}
+    write_atomically(path, yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+
+
+def read_run(path: Path) -> dict[str, object]:
+    """Return the content of a run's `run.yaml`.
+
+    Raises:
+        RunError: If the folder is no run.
+    """
+    try:
+        document = yaml.safe_load((path / "run.yaml").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"{path} is no run: it has no run.yaml.", "Give a folder that `medbench run` made.") from error
+    except yaml.YAMLError as error:
+        raise RunError(f"{path / 'run.yaml'} is not YAML: {error}.") from error
+    if not isinstance(document, dict) or "identity" not in document or "settings" not in document:
+        raise RunError(f"{path / 'run.yaml'} lacks its identity or settings.", "Restore the file or run again.")
+    return document

@@ -1,0 +1,78 @@
+"""From per-sample scores to the numbers of `results.json`."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from harness.intervals import RESAMPLES, cluster_bootstrap
+from harness.results import MetricResult, ModelInfo, Results, TaskResult
+from harness.score import ScoredTask
+from tasks.protocols import Evaluation, Item, Protocol, count_states
+
+_DIGITS = 10
+"""Digits kept in files: more than any reader needs, fewer than the last bits that differ between machines."""
+
+
+def summarise_task(scored: ScoredTask, *, seed: int) -> TaskResult:
+    """Return the numbers of a task under both protocols."""
+    spec = scored.load.spec
+    return TaskResult(
+        title=spec.title,
+        kind=spec.kind,
+        version=spec.version,
+        data=scored.load.prepared.manifest.data_fingerprint,
+        samples=len(scored.items),
+        states=dict(count_states(scored.items)),
+        paper=_metric_results(scored, "paper", seed),
+        strict=_metric_results(scored, "strict", seed),
+    )
+
+
+def _metric_results(scored: ScoredTask, protocol: Protocol, seed: int) -> dict[str, MetricResult]:
+    return {
+        evaluation.metric.metric_id: _metric_result(scored, evaluation, seed)
+        for evaluation in scored.evaluations[protocol]
+    }
+
+
+def _metric_result(scored: ScoredTask, evaluation: Evaluation, seed: int) -> MetricResult:
+    metric = evaluation.metric
+    clusters = [scored.groups[index] for index in evaluation.indices]
+    value = evaluation.value if len(evaluation.indices) else float("nan")
+    interval = None
+    if not np.isnan(value):
+        interval = cluster_bootstrap(metric, evaluation.statistics, clusters, seed=seed)
+    states = _states_where_it_applies(scored.items, evaluation)
+    unit = scored.load.spec.group_key
+    return MetricResult(
+        value=None if np.isnan(value) else round(value, _DIGITS),
+        ci=None if interval is None else (round(interval[0], _DIGITS), round(interval[1], _DIGITS)),
+        n=len(clusters),
+        errors=states["error"],
+        unparsed=states["unparsed"],
+        truncated=states["truncated"],
+        empty=states["empty"],
+        signature=f"{metric.signature}|ci=bootstrap{RESAMPLES}:{unit}|n={len(clusters)}",
+    )
+
+
+def _states_where_it_applies(items: Sequence[Item], evaluation: Evaluation) -> Counter[str]:
+    return Counter(item.state for item in items if evaluation.metric.applies(item.scorable))
+
+
+def summarise(
+    tasks: Sequence[ScoredTask], *, run: str, model: ModelInfo, suite: str, limit: int | None, seed: int,
+    notices: tuple[str, ...], unsupported: tuple[str, ...],
+) -> Results:  # fmt: skip
+    """Return the results of a run."""
+    return Results(
+        run=run,
+        model=model,
+        suite="mini" if suite == "mini" else "paper",
+        limit=limit,
+        seed=seed,
+        notices=notices,
+        tasks={scored.load.spec.name: summarise_task(scored, seed=seed) for scored in tasks},
+        unsupported=unsupported,
+    )

@@ -1,0 +1,76 @@
+"""The tasks of a run with their samples, as they lie on disk."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.settings import Settings
+from tasks.catalog import get_task, select_tasks
+from tasks.foundation.errors import DataError
+from tasks.prepared import Prepared, load_prepared
+from tasks.sample import Sample
+from tasks.spec import TaskSpec
+from tasks.suite import is_bundled, prepare_mini_suite
+
+MINI_NOTICE = (
+    "MINI SUITE: these are the bundled mini tasks (no --data-dir was given, or it holds them). Their stand-ins and "
+    "phantoms are not the paper's datasets, and the numbers must never be shown beside the paper's."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskLoad:
+    """One task of a run: its declaration, its prepared data, and the test samples to answer, in order."""
+
+    spec: TaskSpec
+    prepared: Prepared
+    samples: Sequence[Sample]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """All tasks of a run.
+
+    Attributes:
+        suite: `mini` or `paper`.
+        data_dir: Where the prepared tasks lie.
+        loads: The tasks, in catalogue order.
+        notices: Lines that the run must show loudly.
+    """
+
+    suite: str
+    data_dir: Path
+    loads: tuple[TaskLoad, ...]
+    notices: tuple[str, ...] = ()
+
+    def train_samples(self, task: str) -> Sequence[Sample]:
+        """Return the train split of a task."""
+        return load_prepared(self.data_dir, task).samples("train")
+
+
+def load_workload(settings: Settings) -> Workload:
+    """Read the prepared tasks that the settings name; without a data folder, prepare the mini suite.
+
+    Raises:
+        UsageError: If a task name is unknown.
+        DataError: If a task is not prepared, or its test split is empty.
+    """
+    names = select_tasks(",".join(settings.tasks))
+    data_dir = prepare_mini_suite() if settings.data_dir is None else settings.data_dir
+    if not data_dir.is_dir():
+        raise DataError(
+            f"The data folder {data_dir} does not exist.",
+            "Prepare tasks into it: medbench data prepare TASK --source DIR --data-dir DIR",
+        )
+    loads = tuple(_load_task(data_dir, name, settings.limit) for name in names)
+    mini = any(is_bundled(load.prepared.source) for load in loads)
+    notices = (MINI_NOTICE,) if mini else ()
+    return Workload(suite="mini" if mini else "paper", data_dir=data_dir, loads=loads, notices=notices)
+
+
+def _load_task(data_dir: Path, name: str, limit: int | None) -> TaskLoad:
+    prepared = load_prepared(data_dir, name)
+    samples = prepared.samples("test")
+    if not samples:
+        raise DataError(f"The test split of {name} in {data_dir} is empty.", f"See {data_dir / name}/manifest.json.")
+    return TaskLoad(spec=get_task(name), prepared=prepared, samples=samples[:limit])

@@ -1,0 +1,129 @@
+"""A board: runs that may stand side by side, and which of their numbers lead."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.results import MetricResult, Results, TaskResult
+from tasks.catalog import task_names
+from tasks.foundation.errors import UsageError
+from tasks.protocols import PROTOCOLS, Protocol, metric_ids
+
+Standing = Literal["best", "second", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One metric of one task across the runs; a cell is None where a run has no such number.
+
+    Attributes:
+        task: Name of the task.
+        title: Name of the task in tables.
+        metric: Id of the metric.
+        cells: One per run.
+        standings: One per run; all `none` where the runs did not answer the same samples.
+    """
+
+    task: str
+    title: str
+    metric: str
+    cells: tuple[MetricResult | None, ...]
+    standings: tuple[Standing, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Board:
+    """Runs that may be compared.
+
+    Attributes:
+        runs: Their results, in the order given.
+        names: Their names, made distinct.
+        rows: By protocol, in the order of the tasks and metrics.
+    """
+
+    runs: tuple[Results, ...]
+    names: tuple[str, ...]
+    rows: Mapping[Protocol, tuple[Row, ...]]
+
+    @property
+    def suite(self) -> str:
+        """The suite that all runs share."""
+        return self.runs[0].suite
+
+
+def make_board(runs: Sequence[Results]) -> Board:
+    """Put runs side by side.
+
+    Raises:
+        UsageError: If there is none, or they answered different suites or different data.
+    """
+    if not runs:
+        raise UsageError("No run was given.", "Give one or more folders that `medbench run` made.")
+    _refuse_mixtures(runs)
+    tasks = _in_catalogue_order({name for run in runs for name in run.tasks})
+    rows = {
+        protocol: tuple(row for task in tasks for row in _task_rows(task, runs, protocol)) for protocol in PROTOCOLS
+    }
+    return Board(runs=tuple(runs), names=_distinct_names(runs), rows=rows)
+
+
+def _in_catalogue_order(names: set[str]) -> list[str]:
+    known = [name for name in task_names() if name in names]
+    return known + sorted(names.difference(known))
+
+
+def _refuse_mixtures(runs: Sequence[Results]) -> None:
+    if len({run.suite for run in runs}) > 1:
+        raise UsageError(
+            "The runs answered different suites (mini and paper).",
+            "The mini suite's numbers are never shown beside the paper's; make one table of each.",
+        )
+    for name in {name for run in runs for name in run.tasks}:
+        if len({run.tasks[name].data for run in runs if name in run.tasks}) > 1:
+            raise UsageError(
+                f"The runs answered different data of {name}.", "Run them on the same prepared data, then compare."
+            )
+
+
+def _distinct_names(runs: Sequence[Results]) -> tuple[str, ...]:
+    titles = [run.model.title for run in runs]
+    return tuple(
+        title if titles.count(title) == 1 else f"{title} #{run.run[:6]}"
+        for title, run in zip(titles, runs, strict=True)
+    )
+
+
+def _task_rows(task: str, runs: Sequence[Results], protocol: Protocol) -> list[Row]:
+    having = [run.tasks[task] for run in runs if task in run.tasks]
+    metrics = _in_table_order(task, having, protocol)
+    none: Standing = "none"
+    comparable = len({result.samples for result in having}) == 1
+    rows = []
+    for metric in metrics:
+        cells = tuple(run.tasks[task].metrics(protocol).get(metric) if task in run.tasks else None for run in runs)
+        standings = _standings(cells) if comparable else (none,) * len(cells)
+        rows.append(Row(task=task, title=having[0].title, metric=metric, cells=cells, standings=standings))
+    return rows
+
+
+def _in_table_order(task: str, having: Sequence[TaskResult], protocol: Protocol) -> list[str]:
+    there = {metric for result in having for metric in result.metrics(protocol)}
+    known = [metric for metric in metric_ids(task, having[0].kind, protocol) if metric in there]
+    return known + sorted(there.difference(known))
+
+
+def _standings(cells: Sequence[MetricResult | None]) -> tuple[Standing, ...]:
+    none: Standing = "none"
+    values = [None if cell is None else cell.value for cell in cells]
+    there = sorted({round(value, 4) for value in values if value is not None}, reverse=True)
+    if sum(value is not None for value in values) < 2:  # noqa: PLR2004 - one model leads nobody
+        return (none,) * len(cells)
+    return tuple(_standing(value, there) for value in values)
+
+
+def _standing(value: float | None, ranked: Sequence[float]) -> Standing:
+    if value is None:
+        return "none"
+    place = ranked.index(round(value, 4))
+    words: tuple[Standing, ...] = ("best", "second")
+    return words[place] if place < len(words) else "none"

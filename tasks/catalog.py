@@ -1,0 +1,130 @@
+"""The 12 benchmarks by name, and the lock that ties each version to its fingerprint.
+
+`python -m tasks.catalog --lock` writes `tasks/versions.lock.json` after a version was raised.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, get_args
+
+from tasks.foundation.console import say, show_error
+from tasks.foundation.errors import MedbenchError, UsageError, unknown_name
+from tasks.foundation.files import canonical_json, read_json, write_atomically
+from tasks.foundation.registry import Registry
+from tasks.spec import Kind, TaskSpec
+
+_BUILTIN = {
+    "medqa": "tasks.datasets.medqa:MEDQA",
+    "pubmedqa": "tasks.datasets.pubmedqa:PUBMEDQA",
+    "slake-vqa": "tasks.datasets.slake:SLAKE_VQA",
+    "path-vqa": "tasks.datasets.path_vqa:PATH_VQA",
+    "slake-rec": "tasks.datasets.slake:SLAKE_REC",
+    "sa-med2d-rec": "tasks.datasets.sa_med2d:SA_MED2D_REC",
+    "slake-reg": "tasks.datasets.slake:SLAKE_REG",
+    "sa-med2d-reg": "tasks.datasets.sa_med2d:SA_MED2D_REG",
+    "mimic-cxr": "tasks.datasets.mimic_cxr:MIMIC_CXR",
+    "mpx-single": "tasks.datasets.mpx:MPX_SINGLE",
+    "dermamnist": "tasks.datasets.medmnist:DERMAMNIST",
+    "organsmnist": "tasks.datasets.medmnist:ORGANSMNIST",
+}
+
+TASKS: Registry[TaskSpec] = Registry("task", _BUILTIN, "medbench.tasks")
+
+LOCK_FILE = Path(__file__).with_name("versions.lock.json")
+LOCK_COMMAND = "python -m tasks.catalog --lock"
+
+_PATTERN_MARKS = frozenset("*?[")
+
+
+def get_task(name: str) -> TaskSpec:
+    """Return the declaration of a task.
+
+    Raises:
+        UsageError: If there is no such task; the message has the closest names.
+    """
+    return TASKS.load(name)
+
+
+def task_names() -> tuple[str, ...]:
+    """Return the names of all tasks: the 12 in the order of the paper's tables, then those of plugins."""
+    return tuple(TASKS)
+
+
+def select_tasks(selection: str) -> tuple[str, ...]:
+    """Return the tasks that a selection names, in catalog order, each once.
+
+    Args:
+        selection: Comma-separated names, kinds (`vqa`), patterns (`slake-*`), or `all`.
+
+    Raises:
+        UsageError: If a part names nothing; the message has the closest names.
+    """
+    parts = [part.strip() for part in selection.split(",") if part.strip()]
+    if not parts:
+        raise UsageError("No task was named.", f"Name some of: all, {', '.join((*get_args(Kind), *TASKS))}.")
+    chosen = {name for part in parts for name in _matches(part)}
+    return tuple(name for name in TASKS if name in chosen)
+
+
+def _matches(part: str) -> set[str]:
+    if part == "all":
+        return set(TASKS)
+    if part in TASKS:
+        return {part}
+    if part in get_args(Kind):
+        return {name for name in TASKS if get_task(name).kind == part}
+    found = {name for name in TASKS if _PATTERN_MARKS.intersection(part) and fnmatchcase(name, part)}
+    if not found:
+        raise unknown_name("task", part, ("all", *get_args(Kind), *TASKS))
+    return found
+
+
+def current_versions() -> dict[str, dict[str, object]]:
+    """Return version and fingerprint of the 12 built-in tasks as they are declared now."""
+    specs = (get_task(name) for name in _BUILTIN)
+    return {spec.name: {"version": spec.version, "fingerprint": spec.fingerprint()} for spec in specs}
+
+
+def unversioned_changes(locked: Mapping[str, Any], current: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the tasks whose fingerprint differs from the locked one although the version is the same."""
+    shared = sorted(locked.keys() & current.keys())
+    return tuple(
+        name
+        for name in shared
+        if locked[name] != current[name] and locked[name]["version"] == current[name]["version"]
+    )
+
+
+def write_lock(path: Path = LOCK_FILE) -> None:
+    """Write the lock file.
+
+    Raises:
+        UsageError: If a task was changed without raising its version.
+    """
+    current = current_versions()
+    changed = unversioned_changes(read_json(path), current) if path.is_file() else ()
+    if changed:
+        raise UsageError(
+            f"The declaration of {changed[0]} was changed, but its version was not.",
+            f"Raise the version at its declaration ({_BUILTIN[changed[0]]}), then run {LOCK_COMMAND} again.",
+        )
+    write_atomically(path, f"{canonical_json(current, indent=2)}\n")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the lock file when asked to; return the exit code."""
+    try:
+        if list(arguments) != ["--lock"]:
+            raise UsageError(f"The arguments {list(arguments)} are not understood.", f"Usage: {LOCK_COMMAND}")
+        write_lock()
+    except MedbenchError as error:
+        show_error(error)
+        return error.exit_code
+    say(f"Wrote {LOCK_FILE.name}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

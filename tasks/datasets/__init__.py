@@ -1,0 +1,1 @@
+"""One module per dataset family: its native layout in, samples out."""

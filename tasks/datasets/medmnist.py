@@ -1,0 +1,209 @@
+"""DermaMNIST and OrganSMNIST: one small picture, one label out of a closed list.
+
+Source: Yang et al., MedMNIST v2, 2023 (https://medmnist.com). Licence: DermaMNIST CC BY-NC 4.0, OrganSMNIST
+CC BY 4.0; the stand-ins of the mini suite, RetinaMNIST and BreastMNIST, CC BY 4.0.
+
+Native layout: `<flag>_224.npz`, as in the paper, or else `<flag>.npz` (28 pixels): `uint8` arrays
+`train_images` [N, H, W] or [N, H, W, 3], `train_labels` [N, 1], and the same for `val` and `test`, e.g.::
+
+    dermamnist_224.npz   test_images [2005, 224, 224, 3], test_labels [2005, 1] with values 0-6
+
+Samples: row 12 of the test arrays is `test/12`; its picture is read from the array when it is asked for. The
+question lists all classes, in the official wording for the paper's two sets and analogous wording for the
+stand-ins. `-left` and `-right` at the end of a class name move to the front, as in the official code.
+
+Split: the authors' train and test (7007 / 2005 and 13932 / 8827); the validation part is not used, as in the
+paper. Neither the lesion of a DermaMNIST picture nor the scan of an OrganSMNIST slice is in the npz, so the
+only group is the image: intervals on these tasks are narrower than they should be.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from tasks.datasets import instructions
+from tasks.datasets.native import collect, relative, wrong_layout
+from tasks.foundation.errors import DataError, UsageError
+from tasks.npz import array_shape, read_array
+from tasks.sample import ImageRef, Sample, Split
+from tasks.spec import Reading, Skipped, TaskSpec
+
+_FLAG_OPTION = "which MedMNIST set to read: dermamnist, organsmnist, retinamnist or breastmnist"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelSet:
+    """The classes of one MedMNIST set.
+
+    Attributes:
+        subject: What the question calls the picture.
+        names: Class names in label order, as MedMNIST has them.
+    """
+
+    subject: str
+    names: tuple[str, ...]
+
+    @property
+    def spoken(self) -> tuple[str, ...]:
+        """Class names as they are asked for and answered."""
+        return tuple(spoken_name(name) for name in self.names)
+
+    @property
+    def listing(self) -> str:
+        """The classes as one text: `a, b, or c`."""
+        *others, last = self.spoken
+        return f"{', '.join(others)}, or {last}"
+
+
+LABEL_SETS: Mapping[str, LabelSet] = {
+    "dermamnist": LabelSet(
+        subject="multi-source dermatoscopic image of common pigmented skin lesions",
+        names=(
+            "actinic keratoses and intraepithelial carcinoma",
+            "basal cell carcinoma",
+            "benign keratosis-like lesions",
+            "dermatofibroma",
+            "melanoma",
+            "melanocytic nevi",
+            "vascular lesions",
+        ),
+    ),
+    "organsmnist": LabelSet(
+        subject="CT image",
+        names=(
+            "bladder",
+            "femur-left",
+            "femur-right",
+            "heart",
+            "kidney-left",
+            "kidney-right",
+            "liver",
+            "lung-left",
+            "lung-right",
+            "pancreas",
+            "spleen",
+        ),
+    ),
+    # The file has the grades 0-4; the words are those of the international severity scale.
+    "retinamnist": LabelSet(
+        subject="retina fundus image",
+        names=(
+            "no diabetic retinopathy",
+            "mild non-proliferative diabetic retinopathy",
+            "moderate non-proliferative diabetic retinopathy",
+            "severe non-proliferative diabetic retinopathy",
+            "proliferative diabetic retinopathy",
+        ),
+    ),
+    "breastmnist": LabelSet(subject="breast ultrasound image", names=("malignant", "normal or benign")),
+}
+
+
+def spoken_name(name: str) -> str:
+    """Return a class name with a final `-left` or `-right` in front: `femur-left` is `left femur`."""
+    for side in ("left", "right"):
+        if name.endswith(f"-{side}"):
+            return f"{side} {name.removesuffix(f'-{side}')}"
+    return name
+
+
+def read_labels(source: Path, options: Mapping[str, str], *, task: str) -> Reading:
+    """Read a MedMNIST file, labels only; see the module's docstring.
+
+    Raises:
+        DataError: If the file is missing or its arrays do not fit together.
+        UsageError: If the option `flag` names no known set.
+    """
+    flag = options.get("flag", task)
+    if flag not in LABEL_SETS:
+        raise UsageError(
+            f"The option flag={flag} names no known MedMNIST set.", f"Allowed: {', '.join(LABEL_SETS)}."
+        )
+    names = (f"{flag}_224.npz", f"{flag}.npz")
+    path = next((source / name for name in names if (source / name).is_file()), None)
+    if path is None:
+        raise wrong_layout(source, names, _layout(flag))
+    splits: tuple[Split, ...] = ("train", "test")
+    image = relative(source, path)
+    found = chain.from_iterable(
+        _split_samples(path, image, split, task, LABEL_SETS[flag]) for split in splits
+    )
+    return collect(found, f"the dataset's own train and test arrays of {path.name}")
+
+
+def _split_samples(
+    path: Path, image: str, split: Split, task: str, label_set: LabelSet
+) -> Iterator[Sample | Skipped]:
+    inputs = {"subject": label_set.subject, "classes": label_set.listing}
+    spoken = label_set.spoken
+    for index, label in enumerate(_labels(path, split)):
+        if label >= len(spoken):
+            yield Skipped(
+                item=f"{split}/{index}", reason=f"label {label} is not one of {len(spoken)} classes"
+            )
+            continue
+        yield Sample(
+            sample_id=f"{split}/{index}",
+            task=task,
+            split=split,
+            images=(ImageRef(path=image, member=f"{split}_images", index=index),),
+            inputs=inputs,
+            reference=spoken[label],
+            labels={"label": spoken[label]},
+            groups={"image": f"{split}/{index}"},
+        )
+
+
+def _labels(path: Path, split: Split) -> list[int]:
+    labels = read_array(path, f"{split}_labels")
+    if labels.dtype.kind not in "ui" or labels.size != len(labels):
+        raise DataError(
+            f"{path}: {split}_labels is {labels.dtype} {labels.shape}; expected whole numbers [N, 1]."
+        )
+    if labels.size and labels.min() < 0:
+        raise DataError(f"{path}: {split}_labels has negative values.")
+    images = array_shape(path, f"{split}_images")
+    if not images or images[0] != len(labels):
+        raise DataError(f"{path} has {len(labels)} {split}_labels but {split}_images of shape {images}.")
+    return [int(label) for label in labels.astype(np.int64).reshape(-1)]
+
+
+def _layout(flag: str) -> str:
+    return f"{flag}_224.npz or {flag}.npz with {{train,test}}_{{images,labels}}"
+
+
+DERMAMNIST = TaskSpec(
+    name="dermamnist",
+    kind="cls",
+    title="DermaMNIST",
+    version=1,
+    prompt=instructions.CLS[0],
+    train_prompts=instructions.CLS,
+    group_key="image",
+    counts={"train": 7007, "test": 2005},
+    source="MedMNIST v2, https://medmnist.com",
+    licence="CC BY-NC 4.0",
+    layout=_layout("dermamnist"),
+    reader=partial(read_labels, task="dermamnist"),
+    options={"flag": f"{_FLAG_OPTION} (default dermamnist)"},
+)
+
+ORGANSMNIST = TaskSpec(
+    name="organsmnist",
+    kind="cls",
+    title="OrganSMNIST",
+    version=1,
+    prompt=instructions.CLS[0],
+    train_prompts=instructions.CLS,
+    group_key="image",
+    counts={"train": 13932, "test": 8827},
+    source="MedMNIST v2, https://medmnist.com",
+    licence="CC BY 4.0",
+    layout=_layout("organsmnist"),
+    reader=partial(read_labels, task="organsmnist"),
+    options={"flag": f"{_FLAG_OPTION} (default organsmnist)"},
+)

@@ -1,0 +1,104 @@
+"""PubMedQA (expert-labelled part): is the claim in the title of a paper true, by its abstract?
+
+Source: Jin et al., PubMedQA, 2019 (https://github.com/pubmedqa/pubmedqa). Licence: MIT.
+
+Native layout, one of::
+
+    ori_pqal.json, test_ground_truth.json   all 1000 questions, and the 500 test ids with their answers
+    train_set.json, test_set.json           what the dataset's own split script writes
+
+        {"21645374": {"QUESTION": "Do mitochondria play a role in remodelling lace plant leaves during
+         programmed cell death?", "CONTEXTS": ["Programmed cell death (PCD) is ...", ...],
+         "final_decision": "yes", ...}}
+
+Samples: one per PubMed id, `21645374`. The question is asked without the abstract, as in the official
+training; the abstract is kept as the input `context`, its sections one per line. The answer is `yes`, `no`
+or `maybe`. Uni-Med publishes no evaluation for this task: the prompt is the second of its training pool.
+
+Split: the dataset's fixed test ids (500 / 500).
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter
+
+from tasks.datasets import instructions
+from tasks.datasets.native import collect, find_root, present_splits
+from tasks.sample import Sample, Split
+from tasks.spec import Reading, Skipped, TaskSpec
+from tasks.validation import NativeRow, parse_json_file
+
+LAYOUT = "ori_pqal.json, test_ground_truth.json; or train_set.json, test_set.json"
+_Decision = Literal["yes", "no", "maybe"]
+
+
+class _Row(NativeRow):
+    QUESTION: str
+    CONTEXTS: list[str]
+    final_decision: _Decision
+
+
+_ROWS: TypeAdapter[dict[str, _Row]] = TypeAdapter(dict[str, _Row])
+_TRUTH: TypeAdapter[dict[str, _Decision]] = TypeAdapter(dict[str, _Decision])
+
+
+def read_questions(source: Path, _options: Mapping[str, str]) -> Reading:
+    """Read PubMedQA; see the module's docstring.
+
+    Raises:
+        DataError: If the layout is another one or a file is broken.
+    """
+    markers = ("test_set.json", "train_set.json", "ori_pqal.json")
+    root = find_root(source, ["data"], markers, LAYOUT)
+    if not (root / "ori_pqal.json").is_file():
+        files: dict[Split, Path] = {"train": root / "train_set.json", "test": root / "test_set.json"}
+        present, missing = present_splits(files, source, LAYOUT)
+        sets = {split: parse_json_file(_ROWS, path) for split, path in present.items()}
+        parts = (_samples(rows, split) for split, rows in sets.items())
+        return collect(chain(missing, *parts), "train_set.json and test_set.json")
+    rows = parse_json_file(_ROWS, root / "ori_pqal.json")
+    truth = parse_json_file(_TRUTH, root / "test_ground_truth.json")
+    return collect(_split_by_truth(rows, truth), "test ids of test_ground_truth.json, all others train")
+
+
+def _split_by_truth(rows: Mapping[str, _Row], truth: Mapping[str, _Decision]) -> Iterator[Sample | Skipped]:
+    yield from _samples({pmid: row for pmid, row in rows.items() if pmid not in truth}, "train")
+    yield from _samples(
+        {pmid: row for pmid, row in rows.items() if truth.get(pmid) == row.final_decision}, "test"
+    )
+    for pmid, decision in truth.items():
+        if pmid not in rows:
+            yield Skipped(item=pmid, reason="test id is not in ori_pqal.json")
+        elif rows[pmid].final_decision != decision:
+            yield Skipped(item=pmid, reason="final_decision differs from test_ground_truth.json")
+
+
+def _samples(rows: Mapping[str, _Row], split: Split) -> Iterator[Sample]:
+    for pmid, row in rows.items():
+        yield Sample(
+            sample_id=pmid,
+            task=PUBMEDQA.name,
+            split=split,
+            inputs={"question": row.QUESTION, "context": "\n".join(row.CONTEXTS)},
+            reference=row.final_decision,
+            groups={"document": pmid},
+        )
+
+
+PUBMEDQA = TaskSpec(
+    name="pubmedqa",
+    kind="qa",
+    title="PubMedQA",
+    version=1,
+    prompt=instructions.PUBMEDQA[1],
+    train_prompts=instructions.PUBMEDQA,
+    group_key="document",
+    counts={"train": 500, "test": 500},
+    source="PubMedQA (PQA-L), https://github.com/pubmedqa/pubmedqa",
+    licence="MIT",
+    layout=LAYOUT,
+    reader=read_questions,
+)

@@ -1,0 +1,160 @@
+"""SA-Med2D: boxes around organs and lesions in CT and MR slices.
+
+Source: Ye et al., SA-Med2D-20M, 2023 (https://github.com/OpenGVLab/SAM-Med2D). Licence: CC BY-NC-SA 4.0, on
+top of the licences of the public datasets it collects.
+
+Two native layouts are read. The Uni-Med authors' processed bundle, which holds the paper's selection::
+
+    images_small_test/ct/ct_00--AbdomenCT1K--Case_00011--x_0040.png
+    regions_small_test/ct/ct_00--AbdomenCT1K--Case_00011--x_0040.json    [{"liver": [7.0, 8.0, 28.0, 37.0]},
+    ...]
+
+and the raw release (in `SAMed2Dv1` or in the folder itself), see `tasks.datasets.sa_med2d_raw`::
+
+    images/mr_t1--BraTS2021--BraTS2021_00218--z_0141.png
+    masks/mr_t1--BraTS2021--BraTS2021_00218--z_0141--0011_000.png        class 0011, instance 000
+    SAMed2D_v1.json                     {"images/<name>.png": ["masks/<name>--0011_000.png", ...], ...}
+    SAMed2D_v1_class_mapping_id.json    {"BraTS2021": {"necrotic_tumor_core": "0011", ...}, ...}
+
+Samples: one per region of a CT or MR image, REC and REG alike (20000 / 4000 in the paper). The object is the
+class name with underscores as spaces; the box is left, top, width, height in pixels, of a mask the tight box
+of its non-zero pixels.
+
+Split: the bundle's folders, walked in sorted order (the official code walks them in directory order). For
+the raw release, volumes (`dataset--case`: slices of one volume look alike) are split 5:1 by a seeded hash,
+and per modality at most 10000 / 2000 masks are drawn. The paper's own selection is not published outside
+the bundle, so numbers on ours are not comparable with it.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from tasks.datasets import instructions
+from tasks.datasets.native import SEED_OPTION, collect, refuse_options, relative, wrong_layout
+from tasks.datasets.regions import Region, first_object, region_samples
+from tasks.datasets.sa_med2d_raw import (
+    INDEX_FILE,
+    SliceName,
+    find_release,
+    modalities_option,
+    read_release,
+)
+from tasks.foundation.errors import SampleError
+from tasks.images import image_size
+from tasks.sample import ImageRef, Split
+from tasks.spec import Reading, Skipped, TaskSpec
+from tasks.validation import parse_json_file
+
+LAYOUT = (
+    "images_small_{train,test}/<modality>/<id>.png and regions_small_{train,test}/<modality>/<id>.json; "
+    "or [SAMed2Dv1/]{images,masks}/, SAMed2D_v1.json, SAMed2D_v1_class_mapping_id.json"
+)
+_OPTIONS = {
+    "modalities": "comma-separated modalities to read (default ct,mr)",
+    "seed": SEED_OPTION,
+    "max_per_modality": "train/test masks drawn per modality of the raw release (default 10000/2000)",
+}
+_REGIONS = TypeAdapter(list[dict[str, Any]])
+_SPLITS: tuple[Split, ...] = ("train", "test")
+
+
+def read_regions(
+    source: Path, options: Mapping[str, str], *, task: str, kind: Literal["rec", "reg"]
+) -> Reading:
+    """Read SA-Med2D-REC or SA-Med2D-REG; see the module's docstring.
+
+    Raises:
+        DataError: If the layout is another one or a file is broken.
+        UsageError: If an option is malformed or has no effect on the layout found.
+    """
+    modalities = modalities_option(options)
+    bundle = {split: source / f"regions_small_{split}" for split in _SPLITS}
+    if any(folder.is_dir() for folder in bundle.values()):
+        refuse_options(
+            options, ["seed", "max_per_modality"], "the authors' bundle is already split and drawn"
+        )
+        parts = (_bundle_regions(source, split, modalities) for split in _SPLITS)
+        return collect(region_samples(chain.from_iterable(parts), task, kind), "the authors' bundle")
+    release = find_release(source)
+    if release is None:
+        raise wrong_layout(source, ["regions_small_{train,test}", INDEX_FILE], LAYOUT)
+    regions, method = read_release(source, release, options)
+    return collect(region_samples(regions, task, kind), method)
+
+
+def _bundle_regions(source: Path, split: Split, modalities: tuple[str, ...]) -> Iterator[Region | Skipped]:
+    folder = source / f"regions_small_{split}"
+    if not folder.is_dir():
+        yield Skipped(item=folder.name, reason="folder is missing")
+        return
+    for path in sorted(folder.glob("*/*.json")):
+        modality = path.parent.name
+        if any(modality == wanted or modality.startswith(f"{wanted}_") for wanted in modalities):
+            yield from _regions_of_file(source, split, path)
+
+
+def _regions_of_file(source: Path, split: Split, path: Path) -> Iterator[Region | Skipped]:
+    modality, image_id = path.parent.name, path.stem
+    image = source / f"images_small_{split}" / modality / f"{image_id}.png"
+    try:
+        size = image_size(image)
+    except SampleError:
+        yield Skipped(item=relative(source, image), reason="image is missing or unreadable")
+        return
+    name = SliceName.parse(image_id)
+    groups = {"image": image_id, "volume": name.volume if name else image_id}
+    entries = parse_json_file(_REGIONS, path)
+    for index, entry in enumerate(entries):
+        region_id = f"{split}/{modality}/{image_id}/d{index}"
+        found = first_object(entry)
+        if isinstance(found, str):
+            yield Skipped(item=region_id, reason=found)
+            continue
+        yield Region(
+            region_id=region_id,
+            split=split,
+            image=ImageRef(path=relative(source, image)),
+            image_size=size,
+            name=found[0],
+            box=found[1],
+            labels={"modality": modality},
+            groups=groups,
+        )
+
+
+SA_MED2D_REC = TaskSpec(
+    name="sa-med2d-rec",
+    kind="rec",
+    title="SA-Med2D-REC",
+    version=1,
+    prompt=instructions.REC[1],
+    train_prompts=instructions.REC,
+    group_key="volume",
+    counts={"train": 20000, "test": 4000},
+    source="SA-Med2D-20M, https://github.com/OpenGVLab/SAM-Med2D; or the Uni-Med authors' data",
+    licence="CC BY-NC-SA 4.0 and the licences of its parts",
+    layout=LAYOUT,
+    reader=partial(read_regions, task="sa-med2d-rec", kind="rec"),
+    options=_OPTIONS,
+)
+
+SA_MED2D_REG = TaskSpec(
+    name="sa-med2d-reg",
+    kind="reg",
+    title="SA-Med2D-REG",
+    version=1,
+    prompt=instructions.REG[1],
+    train_prompts=instructions.REG,
+    group_key="volume",
+    counts={"train": 20000, "test": 4000},
+    source="SA-Med2D-20M, https://github.com/OpenGVLab/SAM-Med2D; or the Uni-Med authors' data",
+    licence="CC BY-NC-SA 4.0 and the licences of its parts",
+    layout=LAYOUT,
+    reader=partial(read_regions, task="sa-med2d-reg", kind="reg"),
+    options=_OPTIONS,
+)

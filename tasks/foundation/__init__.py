@@ -1,0 +1,1 @@
+"""What every room stands on: errors, the console, files and registries. Imports nothing of the project."""

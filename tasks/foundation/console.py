@@ -1,0 +1,124 @@
+"""The only place that writes to the terminal: results to standard output, talk to standard error."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from tasks.foundation.errors import MedbenchError
+
+_PLAIN_INTERVAL_SECONDS = 10.0
+
+
+def _talk() -> Console:
+    return Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def emit(text: str) -> None:
+    """Write a result (a table, a document) to standard output as it is."""
+    sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+    sys.stdout.flush()
+
+
+def emit_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
+    """Write a table to standard output; columns whose cells are all numbers are right-aligned."""
+    table = Table(title=title or None, title_justify="left", header_style="bold", pad_edge=False, box=None)
+    for index, column in enumerate(columns):
+        numeric = bool(rows) and all(_is_number(row[index]) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    width = None if sys.stdout.isatty() else 160
+    Console(highlight=False, width=width).print(table)
+
+
+def _is_number(cell: str) -> bool:
+    return cell.replace(",", "").replace(".", "", 1).removesuffix("%").lstrip("-").isdigit() or cell in {"", "-"}
+
+
+def say(text: str) -> None:
+    """Write a line of talk to standard error."""
+    _talk().print(escape(text))
+
+
+def warn(text: str) -> None:
+    """Write a line that must not be overlooked to standard error."""
+    _talk().print(f"[bold yellow]{escape(text)}[/]")
+
+
+def show_error(error: MedbenchError) -> None:
+    """Write what is wrong and what to do next to standard error."""
+    console = _talk()
+    console.print(f"[bold red]Error:[/] {escape(error.problem)}")
+    if error.hint:
+        console.print(escape(error.hint))
+
+
+class Meter:
+    """A running count with rate, remaining time and a free status text.
+
+    On a terminal it is one live line; elsewhere it is a plain line every ten seconds, and one at the end.
+    """
+
+    def __init__(self, progress: Progress, task: TaskID, *, live: bool) -> None:
+        self._progress = progress
+        self._task = task
+        self._live = live
+        self._last_line_at = 0.0
+
+    def advance(self, count: int = 1, *, label: str | None = None, status: str | None = None) -> None:
+        """Count `count` more items done, and show `label` and `status` from now on."""
+        self._progress.update(self._task, advance=count)
+        if label is not None:
+            self._progress.update(self._task, description=label)
+        if status is not None:
+            self._progress.update(self._task, status=status)
+        if not self._live:
+            self._plain_line()
+
+    def _plain_line(self) -> None:
+        task = self._progress.tasks[0]
+        elapsed = task.elapsed or 0.0
+        finished = task.total is not None and task.completed >= task.total
+        if not finished and elapsed - self._last_line_at < _PLAIN_INTERVAL_SECONDS:
+            return
+        self._last_line_at = elapsed
+        rate = task.completed / elapsed if elapsed else 0.0
+        remaining = (task.total - task.completed) / rate if rate and task.total is not None else 0.0
+        total = "?" if task.total is None else f"{task.total:.0f}"
+        say(
+            f"{task.description}: {task.completed:.0f}/{total} | {rate:.1f}/s | {remaining:.0f} s left | "
+            f"{task.fields['status']}"
+        )
+
+
+@contextmanager
+def meter(label: str, total: int, *, done: int = 0) -> Iterator[Meter]:
+    """Show the progress of `total` items, of which `done` are already there."""
+    console = _talk()
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[status]}"),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with progress:
+        task = progress.add_task(label, total=total, completed=done, status="", rate="")
+        yield Meter(progress, task, live=console.is_terminal)

@@ -1,0 +1,124 @@
+"""Files that are whole or absent, paths that stay inside their folder, and JSON lines that survive a kill."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from tasks.foundation.errors import DataError, RunError
+
+JsonObject = dict[str, Any]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` to `path` so that a reader sees the old file or the new one, never a part.
+
+    Raises:
+        RunError: If the folder cannot be written to.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise RunError(
+            f"Cannot write {path}: {error.strerror or error}.",
+            "Choose a folder that you may write to, or free some space, and run the same command again.",
+        ) from error
+
+
+def canonical_json(value: object, *, indent: int | None = None) -> str:
+    """Return `value` as JSON with sorted keys: the same value gives the same bytes."""
+    separators = None if indent else (",", ":")
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, indent=indent, separators=separators, allow_nan=False)
+
+
+def json_lines(records: Iterable[Mapping[str, Any]]) -> str:
+    """Return the records as JSON lines, one per record, each ended by a newline."""
+    return "".join(f"{canonical_json(record)}\n" for record in records)
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON document.
+
+    Raises:
+        DataError: If the file is missing, is not UTF-8 or is not JSON; the message has the line.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing.", "Check the folder that was given.") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
+
+
+def read_json_lines(path: Path, *, torn_tail: str = "refuse") -> Iterator[JsonObject]:
+    """Yield the objects of a JSON-lines file.
+
+    Args:
+        path: The file.
+        torn_tail: `refuse`, or `drop` to ignore one unfinished last line, which is what a killed writer leaves.
+
+    Raises:
+        DataError: If a line is not a JSON object; the message names the line.
+    """
+    with _open_for_reading(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            if torn_tail == "drop" and not line.endswith(b"\n"):
+                return
+            if line.strip():
+                yield _parse_line(path, number, line)
+
+
+@contextmanager
+def _open_for_reading(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        with path.open("rb") as stream:
+            yield stream
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing.", "Check the folder that was given.") from error
+
+
+def _parse_line(path: Path, number: int, line: bytes) -> JsonObject:
+    try:
+        value = json.loads(line)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path}, line {number} is not JSON: {error}.",
+            "Restore the line from a backup, or delete it so that its sample is made again.",
+        ) from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path}, line {number} is a JSON {type(value).__name__}, not an object.")
+    return value
+
+
+def inside(folder: Path, relative: str) -> Path:
+    """Return `folder / relative`, refusing a path that leaves the folder.
+
+    Raises:
+        DataError: If `relative` is absolute or climbs out of `folder`.
+    """
+    path = folder / relative
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"The path {relative!r} leads out of {folder}.", "Data may only name files in its own folder.")
+    return path
+
+
+def fingerprint(value: object) -> str:
+    """Return the SHA-256 of the canonical JSON of `value`, as 64 hex digits."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, as 64 hex digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

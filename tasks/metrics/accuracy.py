@@ -1,0 +1,76 @@
+"""Right or wrong: exact match, closed questions, and macro-F1 over classes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tasks.metrics.metric import FloatArray
+
+_POLAR = frozenset({"yes", "no"})
+
+
+def exact_match(prediction: str, reference: str) -> float:
+    """Return 1 if two normalised answers are equal, even if both are empty, as officially."""
+    return float(prediction == reference)
+
+
+def exact_answer(prediction: str, reference: str) -> float:
+    """Return 1 if two normalised answers are equal and there is an answer at all."""
+    return float(prediction == reference != "")
+
+
+def contains_reference(prediction: str, reference: str) -> float:
+    """Return 1 if the reference is a substring of the prediction, so that `no` is right in `normal`.
+
+    Source: `calculate_acc` of the official Uni-Med evaluation of VQA.
+    """
+    return float(reference in prediction)
+
+
+def answers_closed(prediction: str, reference: str) -> float:
+    """Return 1 if the prediction has the words of the reference, whole, side by side and in order.
+
+    Where the reference is `yes` or `no`, the first `yes` or `no` of the prediction must be it: so `yes, there
+    is no fracture` answers yes, and saying both is no way to be always right.
+    """
+    words = prediction.split()
+    if reference in _POLAR:
+        return float(next((word for word in words if word in _POLAR), "") == reference)
+    return float(bool(reference) and f" {reference} " in f" {prediction} ")
+
+
+def class_statistics(predictions: Sequence[str], references: Sequence[str], classes: Sequence[str]) -> FloatArray:
+    """Return the sufficient statistics of macro-F1.
+
+    Args:
+        predictions: N normalised answers; one that is no class is a miss and nothing else.
+        references: The right class of each.
+        classes: The C classes, in the order of the columns.
+
+    Returns:
+        Array [N, 3 * C]: hits of each class, then false alarms, then misses.
+    """
+    statistics = np.zeros((len(predictions), 3, len(classes)))
+    column = {name: index for index, name in enumerate(classes)}
+    for row, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
+        if prediction == reference and reference in column:
+            statistics[row, 0, column[reference]] = 1
+            continue
+        if prediction in column:
+            statistics[row, 1, column[prediction]] = 1
+        if reference in column:
+            statistics[row, 2, column[reference]] = 1
+    return statistics.reshape(len(predictions), 3 * len(classes))
+
+
+def macro_f1(totals: FloatArray) -> FloatArray:
+    """Return the mean F1 over the classes that occur among the references, from totals [..., 3 * C].
+
+    NaN where no class occurs.
+    """
+    hits, alarms, misses = np.moveaxis(totals.reshape(*totals.shape[:-1], 3, totals.shape[-1] // 3), -2, 0)
+    occurs = hits + misses > 0
+    scores = np.divide(2 * hits, 2 * hits + alarms + misses, out=np.zeros_like(hits), where=occurs).sum(axis=-1)
+    classes = occurs.sum(axis=-1)
+    values: FloatArray = np.divide(scores, classes, out=np.full_like(scores, np.nan), where=classes > 0)
+    return values

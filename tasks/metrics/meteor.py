@@ -1,0 +1,139 @@
+"""METEOR 1.5 for English: its Java aligner gives the statistics of each pair, the rest is computed here."""
+
+import atexit
+import os
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from tasks.foundation.errors import MedbenchError
+from tasks.metrics.java import JavaProgram, packaged_jar
+from tasks.metrics.metric import FloatArray
+
+_ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
+# Exact, stem, synonym and paraphrase matches.
+_STAGE_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
+
+_LENGTHS, _FUNCTION_WORDS = slice(0, 2), slice(2, 4)
+_STAGES = slice(4, 20)
+_CHUNKS, _WORD_MATCHES, _COUNT = 20, slice(21, 23), 23
+_FIELDS = 23
+_SEPARATOR = "|||"
+
+_lock = threading.Lock()
+_running: dict[int, JavaProgram] = {}
+
+
+def meteor_statistics(predictions: Sequence[str], references: Sequence[str]) -> FloatArray:
+    """Return the sufficient statistics of METEOR.
+
+    The Java program is started at the first call (some 10 CPU-seconds for its paraphrase table), stays for
+    all further calls of this process and ends with it.
+
+    Args:
+        predictions: N texts of PTB tokens.
+        references: The reference of each.
+
+    Returns:
+        Array [N, 24]: for prediction and reference each the words, the function words, and for each of the
+        four stages the matched content words and function words; then chunks (0 for a perfect match), matched
+        words of both, 1.
+
+    Source: METEOR 1.5 as pycocoevalcap runs it (`-stdio -l en -norm`).
+
+    Raises:
+        MedbenchError: If Java cannot start, or fails, or answers something else than statistics.
+    """
+    lines = [_question(prediction, reference) for prediction, reference in zip(predictions, references, strict=True)]
+    with _lock:
+        replies = _ask(lines) if lines else []
+    raw = np.asarray([_parsed(reply) for reply in replies], dtype=np.float64).reshape(len(lines), _FIELDS)
+    perfect = (_matched(raw) == raw[:, _LENGTHS]).all(axis=1) & (raw[:, _CHUNKS] == 1)
+    raw[perfect, _CHUNKS] = 0
+    return np.concatenate([raw, np.ones((len(lines), 1))], axis=1)
+
+
+def _ask(lines: Sequence[str]) -> list[str]:
+    try:
+        return _program().ask(lines)
+    except BaseException:
+        # Answers that nobody has read would be taken for those of the next call.
+        close_meteor()
+        raise
+
+
+def _question(prediction: str, reference: str) -> str:
+    # A separator inside a text would make it several references; the tokenizer in front leaves none.
+    texts = [text.replace(_SEPARATOR, "").replace("  ", " ") for text in (reference, prediction)]
+    return f" {_SEPARATOR} ".join(["SCORE", *texts])
+
+
+def _parsed(reply: str) -> list[float]:
+    try:
+        fields = [float(field) for field in reply.split()]
+    except ValueError:
+        fields = []
+    if len(fields) != _FIELDS:
+        raise MedbenchError(
+            f"METEOR answered {reply!r} where {_FIELDS} numbers were expected.",
+            "Reinstall it: pip install --force-reinstall pycocoevalcap",
+        )
+    return fields
+
+
+def _matched(statistics: FloatArray) -> FloatArray:
+    stages = statistics[..., _STAGES].reshape(*statistics.shape[:-1], 4, 2, 2)
+    matched: FloatArray = stages.sum(axis=(-3, -2))
+    return matched
+
+
+def _program() -> JavaProgram:
+    process = os.getpid()
+    if process not in _running:
+        # After a fork the pipes of the parent are here too, and two readers would take each other's answers.
+        _running.clear()
+        jar = packaged_jar("meteor/meteor-1.5.jar", beside=("data/paraphrase-en.gz",))
+        arguments = ("-", "-", "-stdio", "-l", "en", "-norm")
+        _running[process] = JavaProgram(jar, "Meteor", arguments, options=("-Xms1G", "-Xmx2G"))
+        atexit.register(close_meteor)
+    return _running[process]
+
+
+def start_meteor() -> None:
+    """Start the Java program now without waiting for it, so that it loads while other work goes on.
+
+    Raises:
+        MedbenchError: If Java cannot start.
+    """
+    with _lock:
+        _program()
+
+
+def close_meteor() -> None:
+    """End the Java program of this process, if there is one; the next call would start another."""
+    program = _running.pop(os.getpid(), None)
+    if program is not None:
+        program.close()
+
+
+def corpus_meteor(totals: FloatArray) -> FloatArray:
+    """Return METEOR from totals [..., 24]; NaN where nothing was counted.
+
+    On the sum over a corpus it is what METEOR's `EVAL` reports as the aggregate, on the row of one pair its
+    score.
+
+    Source: Denkowski and Lavie (2014), "Meteor Universal", with the parameters of METEOR 1.5 for English
+    ranking: alpha 0.85, beta 0.2, gamma 0.6, delta 0.75, weights 1.0, 0.6, 0.8, 0.6.
+    """
+    functions = totals[..., _FUNCTION_WORDS]
+    lengths = _DELTA * (totals[..., _LENGTHS] - functions) + (1 - _DELTA) * functions
+    stages = totals[..., _STAGES].reshape(*totals.shape[:-1], 4, 2, 2)
+    matches = np.einsum("...swr,s,w->...r", stages, _STAGE_WEIGHTS, np.array([_DELTA, 1 - _DELTA]))
+    precision, recall = np.moveaxis(np.divide(matches, lengths, out=np.zeros_like(matches), where=lengths > 0), -1, 0)
+    matched = (precision > 0) & (recall > 0)
+    precision, recall = np.where(matched, precision, 1.0), np.where(matched, recall, 1.0)
+    mean = 1 / ((1 - _ALPHA) / precision + _ALPHA / recall)
+    words = np.where(matched, totals[..., _WORD_MATCHES].mean(axis=-1), 1.0)
+    penalty = _GAMMA * (totals[..., _CHUNKS] / words) ** _BETA
+    return np.where(totals[..., _COUNT] > 0, np.where(matched, mean * (1 - penalty), 0.0), np.nan)

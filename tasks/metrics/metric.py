@@ -1,0 +1,65 @@
+"""What a metric is: per-sample sufficient statistics and a function of their sum.
+
+Because a value is always `compute(sum of statistics)`, the same definition shards over workers,
+re-scores from disk, and bootstraps by cluster without touching the texts again.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.sample import Box
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scorable:
+    """One prediction beside its reference.
+
+    Attributes:
+        prediction: Parsed answer text.
+        reference: Reference text, whole.
+        predicted_box: The parsed box in pixels, or None where none could be read.
+        reference_box: The reference box in pixels, or None for tasks without boxes.
+        labels: The sample's labels; `answer_type` is `OPEN` or `CLOSED` for VQA.
+    """
+
+    prediction: str
+    reference: str
+    predicted_box: Box | None = None
+    reference_box: Box | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A metric with its exact definition.
+
+    Attributes:
+        metric_id: The name in files, e.g. `bleu1`.
+        signature: The exact definition behind the number, without the sample count.
+        statistics: Maps N scorables to an array [N, K] of sufficient statistics.
+        compute: Maps summed statistics [..., K] to values [...]; NaN where nothing was counted.
+        applies: Which scorables count at all (closed questions only, say); all of them by default.
+    """
+
+    metric_id: str
+    signature: str
+    statistics: Callable[[Sequence[Scorable]], FloatArray]
+    compute: Callable[[FloatArray], FloatArray]
+    applies: Callable[[Scorable], bool] = lambda _: True
+
+
+def mean_of_scores(totals: FloatArray) -> FloatArray:
+    """Return the mean score from totals [..., 2] of (sum of scores, count); NaN for an empty count."""
+    scores, counts = totals[..., 0], totals[..., 1]
+    return np.divide(scores, counts, out=np.full_like(scores, np.nan), where=counts > 0)
+
+
+def score_statistics(scores: Sequence[float]) -> FloatArray:
+    """Return the statistics [N, 2] of a metric that is a mean of per-sample scores."""
+    values = np.asarray(scores, dtype=np.float64).reshape(-1)
+    return np.stack([values, np.ones_like(values)], axis=1)

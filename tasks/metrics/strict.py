@@ -1,0 +1,86 @@
+"""The metrics of the strict protocol: what the paper's text and common sense say, on whole references."""
+
+from collections.abc import Mapping, Sequence
+
+from tasks.metrics.accuracy import answers_closed, exact_answer
+from tasks.metrics.assembly import (
+    box_metric,
+    corpus_bleu_metrics,
+    is_closed,
+    is_open,
+    macro_f1_metric,
+    meteor_metric,
+    pair_metric,
+)
+from tasks.metrics.bleu import sentence_bleu1
+from tasks.metrics.boxes import strict_hit, strict_iou
+from tasks.metrics.f1 import clipped_f1
+from tasks.metrics.metric import Metric, Scorable
+from tasks.metrics.normalise import normalise_strictly
+from tasks.metrics.rouge import GOOGLE_ROUGE
+from tasks.spec import Kind
+
+_STRICT = "strict"
+
+
+def whole_texts(scorable: Scorable) -> tuple[str, str]:
+    """Return both texts as they are."""
+    return scorable.prediction, scorable.reference
+
+
+def strict_texts(scorable: Scorable) -> tuple[str, str]:
+    """Return both texts in the normal form of the strict protocol."""
+    return normalise_strictly(scorable.prediction), normalise_strictly(scorable.reference)
+
+
+def strict_metrics(kind: Kind, classes: Sequence[str] = ()) -> Mapping[str, Metric]:
+    """Return every metric of the strict protocol that is defined for `kind`, by id.
+
+    Args:
+        kind: What the task asks.
+        classes: The classes of macro-F1, see `macro_f1_metric`.
+    """
+    if kind == "rec":
+        metrics = _of_boxes()
+    elif kind == "report":
+        metrics = _of_reports()
+    else:
+        metrics = _of_answers(classes)
+    return {metric.metric_id: metric for metric in metrics}
+
+
+def _of_answers(classes: Sequence[str]) -> tuple[Metric, ...]:
+    form, texts = f"normalised-strictly|{_STRICT}", strict_texts
+    return (
+        pair_metric("bleu1", f"bleu1|sentence|{form}", sentence_bleu1, texts),
+        pair_metric("f1", f"f1|clipped|{form}", clipped_f1, texts),
+        pair_metric("accuracy", f"accuracy|exact|{form}", exact_answer, texts),
+        macro_f1_metric(form, texts, classes),
+        pair_metric(
+            "closed_accuracy",
+            f"closed_accuracy|whole-words|closed|{form}",
+            answers_closed,
+            texts,
+            applies=is_closed,
+        ),
+        pair_metric("open_f1", f"open_f1|clipped|open|{form}", clipped_f1, texts, applies=is_open),
+        pair_metric("closed_f1", f"closed_f1|clipped|closed|{form}", clipped_f1, texts, applies=is_closed),
+    )
+
+
+def _of_reports() -> tuple[Metric, ...]:
+    return (
+        *corpus_bleu_metrics(_STRICT, whole_texts),
+        *(
+            pair_metric(name, f"{name}|google0.1.2|f|no-stemmer|{_STRICT}", score, whole_texts)
+            for name, score in GOOGLE_ROUGE.items()
+        ),
+        meteor_metric(_STRICT, whole_texts),
+    )
+
+
+def _of_boxes() -> tuple[Metric, ...]:
+    return (
+        box_metric("iou", f"iou|exact|{_STRICT}", strict_iou),
+        box_metric("r_at_0.5", f"r_at_0.5|iou>=0.5|exact|{_STRICT}", strict_hit),
+    )

@@ -1,0 +1,79 @@
+"""The MedPix folder: drawn scans with composed captions, in the form of RadFM's `MedPix_single_*.csv`.
+
+Nothing in it comes from MedPix.
+"""
+
+import csv
+from io import StringIO
+from pathlib import Path
+
+from tasks.mini_suite.build.abdomen_scans import draw_abdomen
+from tasks.mini_suite.build.brain_scans import draw_brain
+from tasks.mini_suite.build.encoding import grey_image, jpeg
+from tasks.mini_suite.build.knee_films import draw_knee
+from tasks.mini_suite.build.part import Part, Source, TaskRecord
+from tasks.mini_suite.build.phantom import Phantom
+from tasks.mini_suite.build.seeds import generator
+from tasks.sample import Split
+
+PICTURES: dict[Split, int] = {"train": 450, "test": 81}
+
+_PAINTERS = (("abdomen", draw_abdomen), ("brain", draw_brain), ("knee", draw_knee))
+_QUALITY = 36
+_OTHER_ROWS_EVERY = 5
+"""Every so many pictures have rows on modality and plane too, which the task does not use."""
+
+_WITHOUT_CAPTION = 2
+"""So many pictures per split have a caption row without text, as the real file has; a reader skips it."""
+
+SOURCE = Source(
+    name="scan-phantoms",
+    title="Drawn abdominal CT, brain MR and knee films with composed captions",
+    origin="phantom",
+    licence="Apache-2.0",
+    attribution="medbench authors",
+    retrieved_from="tasks/mini_suite/build/abdomen_scans.py, brain_scans.py and knee_films.py",
+    changes="none",
+)
+
+
+def build(realdata: Path) -> Part:  # noqa: ARG001 - every part is built from the same argument
+    """Return `MedPix/MedPix_single_{train,test}.csv` and `MedPix/images/*.jpg`.
+
+    Args:
+        realdata: Not used: all pictures are drawn.
+    """
+    files: dict[str, bytes] = {}
+    for split, count in PICTURES.items():
+        rows: list[tuple[str, str, str]] = []
+        for number in range(count):
+            body, painter = _PAINTERS[number % len(_PAINTERS)]
+            phantom = painter(generator("medpix", split, number))
+            name = f"phantom-{split}-{body}-{number:04d}.jpg"
+            files[f"MedPix/images/{name}"] = jpeg(grey_image(phantom.image), quality=_QUALITY)
+            rows.extend(_rows(name, phantom, number, missing=number >= count - _WITHOUT_CAPTION))
+        files[f"MedPix/MedPix_single_{split}.csv"] = _table(rows)
+    record = TaskRecord(
+        task="mpx-single",
+        folder="MedPix",
+        split="as drawn",
+        counts={split: count - _WITHOUT_CAPTION for split, count in PICTURES.items()},
+        items={"images/*": "scan-phantoms", "MedPix_single_*.csv": "scan-phantoms"},
+    )
+    note = "MPx-Single: two caption rows per split have no text on purpose, as the real file has; a reader skips them."
+    return Part(files=files, tasks=(record,), sources=(SOURCE,), notes=(note,))
+
+
+def _rows(name: str, phantom: Phantom, number: int, *, missing: bool) -> list[tuple[str, str, str]]:
+    rows = [(name, "caption", "" if missing else phantom.caption)]
+    if number % _OTHER_ROWS_EVERY == 0:
+        rows += [(name, "modality", phantom.modality), (name, "plane", phantom.plane)]
+    return rows
+
+
+def _table(rows: list[tuple[str, str, str]]) -> bytes:
+    stream = StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("name", "type", "context"))
+    writer.writerows(rows)
+    return stream.getvalue().encode()

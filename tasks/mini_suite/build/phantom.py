@@ -1,0 +1,38 @@
+"""What every phantom of the MPx folder has in common."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from tasks.mini_suite.build.drawing import Floats
+
+Option = TypeVar("Option")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phantom:
+    """A drawn picture with what MedPix says of one.
+
+    Attributes:
+        image: Brightness between 0 and 1, [height, width].
+        caption: What it shows.
+        modality: In the vocabulary of MedPix.
+        plane: In the vocabulary of MedPix.
+    """
+
+    image: Floats
+    caption: str
+    modality: str
+    plane: str
+
+
+def over(image: Floats, brightness: Floats | float, cover: Floats) -> Floats:
+    """Return `image` with `brightness` painted over it where `cover` is 1."""
+    return np.asarray(image * (1.0 - cover) + brightness * cover)
+
+
+def pick(options: Sequence[Option], random: np.random.Generator) -> Option:
+    """Return one of the options, each as likely as the others."""
+    return options[int(random.integers(len(options)))]

@@ -1,0 +1,219 @@
+"""From a native folder to prepared samples: read, check, write, and the manifest last."""
+
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import Field, TypeAdapter
+
+from tasks.catalog import get_task
+from tasks.checks import Checked, check_reading, encodable
+from tasks.foundation.errors import DataError, RunError, unknown_name
+from tasks.foundation.files import canonical_json, file_sha256, fingerprint, inside, write_atomically
+from tasks.prepared import (
+    MANIFEST,
+    MANIFEST_NAME,
+    SPLITS,
+    Manifest,
+    Prepared,
+    damaged_files,
+    data_fingerprint,
+    load_prepared,
+    split_file,
+)
+from tasks.spec import Skipped, TaskSpec
+from tasks.validation import NativeRow, parse_json_file
+
+__all__ = ["Manifest", "Prepared", "load_prepared", "medbench_home", "prepare_suite", "prepare_task"]
+
+# A manifest stays readable; the counts by reason are always complete.
+MAX_LISTED_SKIPS = 1000
+
+
+def prepare_task(spec: TaskSpec, source: Path, data_dir: Path, options: Mapping[str, str]) -> Prepared:
+    """Read a native folder and write samples and manifest to `<data_dir>/<task>/`.
+
+    A sample whose image is missing or outside `source`, whose reference is empty or whose text is no valid
+    Unicode is skipped and counted. The manifest is written last: without it, the folder does not count as
+    prepared.
+
+    Args:
+        spec: The task.
+        source: The user's native folder.
+        data_dir: Where prepared tasks go.
+        options: Reader options; see `spec.options`.
+
+    Raises:
+        UsageError: If an option does not exist or is malformed.
+        DataError: If the layout is another one, two samples share an id, or nothing usable was found.
+        RunError: If `data_dir` cannot be written to.
+    """
+    for name in options:
+        if name not in spec.options:
+            raise unknown_name(f"option of {spec.name}", name, spec.options)
+    source = source.resolve()
+    reading = spec.reader(source, options)
+    checked = check_reading(spec, source, reading)
+    if not any(checked.lines.values()):
+        raise _nothing_usable(spec, source, checked.skipped)
+    folder = data_dir / spec.name
+    _withdraw_manifest(folder)
+    for split in SPLITS:
+        write_atomically(split_file(folder, split), "".join(checked.lines[split]))
+    manifest = _manifest(spec, source, options, reading.split_method, checked, folder)
+    text = canonical_json(MANIFEST.dump_python(manifest, mode="json"), indent=2)
+    write_atomically(folder / MANIFEST_NAME, f"{text}\n")
+    return Prepared(folder=folder, spec=spec, manifest=manifest)
+
+
+def _withdraw_manifest(folder: Path) -> None:
+    # A crash between the files must not leave the old manifest beside new samples.
+    try:
+        (folder / MANIFEST_NAME).unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"Cannot write to {folder}: {error.strerror or error}.", "Choose another folder with --data-dir."
+        ) from error
+
+
+def _nothing_usable(spec: TaskSpec, source: Path, skipped: Sequence[Skipped]) -> DataError:
+    reasons = Counter(item.reason for item in skipped).most_common(3)
+    listed = "; ".join(f"{count} x {reason}" for reason, count in reasons) or "the files name no items"
+    return DataError(
+        f"{source} gave no usable sample of {spec.name}: {listed}.", f"Expected layout: {spec.layout}"
+    )
+
+
+def _manifest(
+    spec: TaskSpec,
+    source: Path,
+    options: Mapping[str, str],
+    split_method: str,
+    checked: Checked,
+    folder: Path,
+) -> Manifest:
+    digests = {split: file_sha256(split_file(folder, split)) for split in SPLITS}
+    return Manifest(
+        task=spec.name,
+        version=spec.version,
+        spec_fingerprint=spec.fingerprint(),
+        source=str(source),
+        options=dict(options),
+        split_method=split_method,
+        counts={split: len(checked.lines[split]) for split in SPLITS},
+        skipped_counts=dict(Counter(encodable(item.reason) for item in checked.skipped)),
+        skipped=tuple(_storable(item) for item in checked.skipped[:MAX_LISTED_SKIPS]),
+        warnings=checked.warnings,
+        sha256=digests,
+        data_fingerprint=data_fingerprint(digests),
+    )
+
+
+def _storable(item: Skipped) -> Skipped:
+    return Skipped(item=encodable(item.item), reason=encodable(item.reason))
+
+
+class _SuiteTask(NativeRow):
+    source: str
+    options: dict[str, str] = Field(default_factory=dict)
+
+
+class _Suite(NativeRow):
+    tasks: dict[str, _SuiteTask]
+
+
+_SUITE = TypeAdapter(_Suite)
+_SUITE_FILE = "suite.json"
+_ATTEMPTS = 5
+
+
+def medbench_home() -> Path:
+    """Return the folder for everything that can be made again: `MEDBENCH_HOME`, or `~/.cache/medbench`."""
+    return Path(os.environ.get("MEDBENCH_HOME") or Path.home() / ".cache" / "medbench")
+
+
+def prepare_suite(suite_dir: Path, cache_dir: Path | None = None) -> Path:
+    """Prepare all tasks of a bundled suite, once: the folder is used again as long as it is whole.
+
+    The folder's name is made of the suite's manifest and of our readers, so that neither an edited suite
+    nor an edited reader meets old samples. It is built aside and moved into place whole, so that several
+    processes may ask at once.
+
+    Args:
+        suite_dir: Folder with `suite.json`: `{"tasks": {<task>: {"source": <folder>, "options": {...}}}}`.
+        cache_dir: Where the prepared folder goes; `medbench_home()` by default.
+
+    Returns:
+        The data folder, for `load_prepared`.
+
+    Raises:
+        DataError: If the suite is malformed.
+        RunError: If the cache cannot be written to.
+    """
+    suite = parse_json_file(_SUITE, suite_dir / _SUITE_FILE)
+    cache = cache_dir or medbench_home()
+    target = cache / f"mini-{_suite_key(suite_dir)[:12]}"
+    if _suite_is_whole(suite, suite_dir, target):
+        return target
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".mini-", dir=cache))
+    except OSError as error:
+        raise RunError(
+            f"Cannot write to {cache}: {error.strerror or error}.",
+            "Set MEDBENCH_HOME to a folder that you may write to.",
+        ) from error
+    try:
+        for name, task in suite.tasks.items():
+            prepare_task(get_task(name), inside(suite_dir, task.source), staging, task.options)
+        _move_into_place(staging, target, suite, suite_dir)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def _suite_key(suite_dir: Path) -> str:
+    readers = sorted((Path(__file__).parent / "datasets").glob("*.py"))
+    return fingerprint([file_sha256(path) for path in (suite_dir / _SUITE_FILE, *readers)])
+
+
+def _suite_is_whole(suite: _Suite, suite_dir: Path, target: Path) -> bool:
+    try:
+        for name, task in suite.tasks.items():
+            prepared = load_prepared(target, name)
+            if prepared.source != inside(suite_dir, task.source).resolve() or damaged_files(prepared):
+                return False
+    except DataError:
+        return False
+    return True
+
+
+def _move_into_place(staging: Path, target: Path, suite: _Suite, suite_dir: Path) -> None:
+    for _ in range(_ATTEMPTS):
+        try:
+            staging.rename(target)
+        except OSError:
+            # The place is taken: by another process that was faster, or by what is not whole.
+            if _suite_is_whole(suite, suite_dir, target):
+                return
+            retired = Path(tempfile.mkdtemp(prefix=".old-", dir=target.parent))
+            _retire(target, retired)
+        else:
+            return
+    raise RunError(f"Cannot replace {target}.", "Remove this folder and run the same command again.")
+
+
+def _retire(target: Path, retired: Path) -> None:
+    try:
+        target.rename(retired)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise RunError(
+            f"Cannot replace {target}: {error.strerror or error}.", "Remove this folder."
+        ) from error
+    finally:
+        shutil.rmtree(retired, ignore_errors=True)

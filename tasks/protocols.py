@@ -1,0 +1,173 @@
+"""How predictions become numbers: the metrics of a task, what each protocol scores, and the scoring.
+
+| state | paper | strict |
+|---|---|---|
+| `ok` | scored | scored |
+| `empty` | scored as it stands, so 0 nearly always; a report is left out | scores 0 on every metric |
+| `unparsed` | scored as it stands; a box that could not be read is IoU 0 | counted beside the number |
+| `truncated` | scored as it stands | counted beside the number |
+| `error` | counted beside the number | counted beside the number |
+
+`paper` does what the official evaluation does: predictions in lower case without `<unk>`, references cut to
+their first 50 words, and a report counts only if both its prediction and its reference have text. `strict`
+compares with whole references and imputes nothing.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.foundation.errors import unknown_name
+from tasks.metrics.metric import FloatArray, Metric, Scorable
+from tasks.metrics.paper import paper_metrics, processed_texts
+from tasks.metrics.strict import strict_metrics
+from tasks.spec import Kind
+
+Protocol = Literal["paper", "strict"]
+State = Literal["ok", "unparsed", "empty", "truncated", "error"]
+IndexArray = npt.NDArray[np.intp]
+
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+STATES: tuple[State, ...] = get_args(State)
+
+_METRIC_IDS: Mapping[Kind, tuple[str, ...]] = {
+    "qa": ("accuracy", "bleu1", "f1"),
+    "vqa": ("bleu1", "f1", "closed_accuracy", "open_f1", "closed_f1"),
+    "rec": ("iou", "r_at_0.5"),
+    "reg": ("bleu1", "f1", "accuracy"),
+    "report": ("bleu1", "bleu4", "rouge1", "rouge2", "rougeL", "meteor"),
+    "cls": ("accuracy",),
+}
+# The answers of PubMedQA are three classes, so BLEU and F1 would say the same as accuracy.
+_OWN_METRIC_IDS: Mapping[str, tuple[str, ...]] = {"pubmedqa": ("accuracy", "macro_f1")}
+_MORE_STRICT_METRIC_IDS: Mapping[Kind, tuple[str, ...]] = {"cls": ("macro_f1",)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One prediction with its state.
+
+    Attributes:
+        state: How the prediction came out.
+        scorable: The prediction beside its reference.
+    """
+
+    state: State
+    scorable: Scorable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Evaluation:
+    """One metric on the items of one task; the value, per-sample values and resampling all follow from it.
+
+    Attributes:
+        metric: The metric.
+        indices: Positions of the M scored items among all items, ascending, [M].
+        statistics: Their sufficient statistics, [M, K].
+    """
+
+    metric: Metric
+    indices: IndexArray
+    statistics: FloatArray
+
+    @property
+    def value(self) -> float:
+        """The metric over all scored items; NaN if there is none."""
+        return float(self.metric.compute(self.statistics.sum(axis=0)))
+
+    def per_sample(self) -> FloatArray:
+        """Return the metric of each scored item alone, [M]; NaN where the metric counts nothing."""
+        return self.metric.compute(self.statistics)
+
+
+def metric_ids(task_name: str, kind: Kind, protocol: Protocol) -> tuple[str, ...]:
+    """Return the metrics of a task in the order of the tables; an unknown task has those of its kind.
+
+    Raises:
+        UsageError: If there is no such kind or protocol.
+    """
+    if kind not in _METRIC_IDS:
+        raise unknown_name("kind of task", kind, _METRIC_IDS)
+    if protocol not in PROTOCOLS:
+        raise unknown_name("protocol", protocol, PROTOCOLS)
+    ids = _OWN_METRIC_IDS.get(task_name, _METRIC_IDS[kind])
+    return ids + _MORE_STRICT_METRIC_IDS.get(kind, ()) if protocol == "strict" else ids
+
+
+def metrics_for(task_name: str, kind: Kind, protocol: Protocol, *, classes: Sequence[str] = ()) -> tuple[Metric, ...]:
+    """Return the metrics of a task under a protocol, in the order of the tables.
+
+    Args:
+        task_name: Name of the task.
+        kind: Its kind, which decides if the name is not one of ours.
+        protocol: Whose definitions.
+        classes: The normalised classes for macro-F1 if its statistics are to be added over several calls; by
+            default they are the references of each call.
+
+    Raises:
+        UsageError: If there is no such kind or protocol.
+    """
+    ids = metric_ids(task_name, kind, protocol)
+    defined = paper_metrics(kind, classes) if protocol == "paper" else strict_metrics(kind, classes)
+    return tuple(defined[metric_id] for metric_id in ids)
+
+
+def is_scored(protocol: Protocol, kind: Kind, item: Item) -> bool:
+    """Return whether a protocol scores an item of a task of this kind; the table of this module says why."""
+    if item.state == "error":
+        return False
+    if protocol == "strict":
+        return item.state in {"ok", "empty"}
+    return kind != "report" or all(processed_texts(item.scorable))
+
+
+def scored_items(protocol: Protocol, kind: Kind, items: Sequence[Item]) -> tuple[IndexArray, tuple[Scorable, ...]]:
+    """Return the positions [M] of the items that a protocol scores, and what it scores there.
+
+    Under `strict` an item in state `empty` is an empty prediction, whatever text came with it.
+    """
+    indices = [index for index, item in enumerate(items) if is_scored(protocol, kind, item)]
+    return np.asarray(indices, dtype=np.intp), tuple(_as_scored(protocol, items[index]) for index in indices)
+
+
+def _as_scored(protocol: Protocol, item: Item) -> Scorable:
+    if protocol == "strict" and item.state == "empty":
+        return replace(item.scorable, prediction="", predicted_box=None)
+    return item.scorable
+
+
+def count_states(items: Sequence[Item]) -> dict[State, int]:
+    """Return how many items are in each state, for the counts beside a number."""
+    counts = Counter(item.state for item in items)
+    return {state: counts[state] for state in STATES}
+
+
+def evaluate(task_name: str, kind: Kind, protocol: Protocol, items: Sequence[Item]) -> tuple[Evaluation, ...]:
+    """Score the predictions of one task under one protocol.
+
+    Args:
+        task_name: Name of the task.
+        kind: Its kind.
+        protocol: Whose definitions and whose policy on states.
+        items: All predictions of the task, in the order of its samples.
+
+    Returns:
+        One evaluation per metric, in the order of the tables.
+
+    Raises:
+        UsageError: If there is no such kind or protocol.
+        MedbenchError: If a metric of reports needs Java and Java cannot start.
+    """
+    metrics = metrics_for(task_name, kind, protocol)
+    indices, scorables = scored_items(protocol, kind, items)
+    return tuple(_evaluated(metric, indices, scorables) for metric in metrics)
+
+
+def _evaluated(metric: Metric, indices: IndexArray, scorables: Sequence[Scorable]) -> Evaluation:
+    applies = np.fromiter((metric.applies(scorable) for scorable in scorables), dtype=np.bool_, count=len(scorables))
+    chosen = [scorable for scorable, wanted in zip(scorables, applies, strict=True) if wanted]
+    return Evaluation(metric=metric, indices=indices[applies], statistics=metric.statistics(chosen))

@@ -1,0 +1,109 @@
+"""A task as a declaration: one frozen object drives loading, prompts, scoring, docs and tests."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tasks.foundation.errors import DataError
+from tasks.foundation.files import fingerprint
+from tasks.sample import Sample, Split
+
+Kind = Literal["qa", "vqa", "report", "rec", "reg", "cls"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """An item of the native data that became no sample, and why."""
+
+    item: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a reader found in a source folder.
+
+    Attributes:
+        samples: All samples of both splits, in a stable order.
+        skipped: Everything that was left out.
+        split_method: How train and test were told apart, e.g. `authors' lists train.txt and test.txt`.
+    """
+
+    samples: tuple[Sample, ...]
+    skipped: tuple[Skipped, ...]
+    split_method: str
+
+
+Reader = Callable[[Path, Mapping[str, str]], Reading]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSpec:
+    """One of the benchmarks.
+
+    Attributes:
+        name: Identifier on the command line and on disk.
+        kind: What is asked; decides the metrics (`tasks.protocols`).
+        title: Name in tables, as in the paper.
+        version: Raised by hand whenever an edit changes scores; `tasks/versions.lock.json` holds that.
+        prompt: Instruction at evaluation; fields in braces are the sample's inputs and `box`.
+        train_prompts: Pool of instructions for training, one drawn per sample.
+        max_new_tokens: Longest answer in tokens.
+        group_key: Which of the sample's groups is the unit of resampling for intervals.
+        counts: Samples of the paper's Table 4 by split.
+        source: Where the data comes from.
+        licence: Licence of the data.
+        credentialed: Whether access needs a signed agreement; such texts and images never leave the machine.
+        layout: One line on the native layout that `reader` expects.
+        reader: Native folder and options to samples.
+        options: Allowed reader options with their meaning.
+    """
+
+    name: str
+    kind: Kind
+    title: str
+    version: int
+    prompt: str
+    train_prompts: tuple[str, ...]
+    max_new_tokens: int = 100
+    group_key: str
+    counts: Mapping[Split, int]
+    source: str
+    licence: str
+    credentialed: bool = False
+    layout: str
+    reader: Reader
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def instruction(self, sample: Sample, *, box: str = "", template: str | None = None) -> str:
+        """Return the instruction text for `sample`.
+
+        Args:
+            sample: The question.
+            box: The sample's box as text in the coordinate space of the model that is asked (REG only).
+            template: One of `train_prompts`; the evaluation prompt by default.
+
+        Raises:
+            DataError: If the sample lacks a field of the template.
+        """
+        try:
+            return (template or self.prompt).format_map({**sample.inputs, "box": box})
+        except KeyError as error:
+            raise DataError(
+                f"Sample {sample.sample_id!r} of {self.name} lacks the input {error.args[0]!r}.",
+                f"Prepare the task again: medbench data prepare {self.name} --source DIR",
+            ) from error
+
+    def fingerprint(self) -> str:
+        """Return the identity of everything in the declaration that can change a score."""
+        return fingerprint(
+            {
+                "name": self.name,
+                "kind": self.kind,
+                "prompt": self.prompt,
+                "train_prompts": self.train_prompts,
+                "max_new_tokens": self.max_new_tokens,
+                "group_key": self.group_key,
+            }
+        )

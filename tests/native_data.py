@@ -1,0 +1,239 @@
+"""Tiny folders in the native layout of every dataset; all texts and pictures are invented."""
+
+import csv
+import json
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+Mask = tuple[int, int, int, int]
+
+
+def write_json(path: Path, value: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+    return path
+
+
+def write_picture(path: Path, size: tuple[int, int] = (33, 77), mode: str = "RGB") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ramp = np.arange(size[0] * size[1], dtype=np.uint32).reshape(size[1], size[0]) % 251
+    Image.fromarray(ramp.astype(np.uint8)).convert(mode).save(path)
+    return path
+
+
+def slake_question(number: int, **fields: object) -> dict[str, object]:
+    row = {
+        "img_id": 1,
+        "img_name": "x/source.jpg",
+        "question": f"What modality is used in picture {number}?",
+        "answer": "MRI",
+        "q_lang": "en",
+        "answer_type": "OPEN",
+        "modality": "MRI",
+        "content_type": "Modality",
+        "qid": number,
+    }
+    return {**row, **fields}
+
+
+def slake_folder(root: Path, name: str, number: int) -> None:
+    folder = root / "imgs" / name
+    write_picture(folder / "source.jpg")
+    rows = [
+        slake_question(number),
+        slake_question(number + 1, question="这是什么?", q_lang="zh"),
+        slake_question(number + 2, answer=""),
+    ]
+    write_json(folder / "question.json", rows)
+    write_json(folder / "detection.json", [{"Liver": [10, 12, 20.5, 15]}, {"Left Lung": [0.0, 0.0, 33.0, 77.0]}])
+
+
+def slake(root: Path, train: Sequence[str] = ("xmlab1", "xmlab2"), test: Sequence[str] = ("xmlab3",)) -> Path:
+    for number, name in enumerate((*train, *test)):
+        slake_folder(root, name, number * 10)
+    (root / "train.txt").write_text("\n".join(train))
+    (root / "test.txt").write_text(" ".join(test))
+    return root
+
+
+def path_vqa_row(img_id: str, number: int, **fields: object) -> dict[str, object]:
+    row = {
+        "img_id": img_id,
+        "question_id": number,
+        "question_type": "where",
+        "sent": "where are the cells located?",
+        "answer_type": "other",
+        "label": {"in the canals": 1},
+    }
+    return {**row, **fields}
+
+
+def path_vqa(root: Path) -> Path:
+    (root / "qas").mkdir(parents=True)
+    for split in ("train", "test"):
+        img_id = f"{split}_0001"
+        rows = [
+            path_vqa_row(img_id, 1),
+            path_vqa_row(img_id, 2, answer_type="yes/no", label={"no": 1, "yes": 0.3}),
+        ]
+        (root / "qas" / f"{split}_vqa.pkl").write_bytes(pickle.dumps(rows))
+        write_picture(root / "images" / split / f"{img_id}.jpg", mode="CMYK")
+    return root
+
+
+def slice_name(modality: str, case: int, place: int) -> str:
+    return f"{modality}--Abdomen--Case_{case:05d}--z_{place:04d}"
+
+
+def sa_med2d_raw(root: Path, cases: int = 12, modalities: Sequence[str] = ("ct_00", "mr_t1", "x_ray")) -> Path:
+    index: dict[str, list[str]] = {}
+    for modality in modalities:
+        for case in range(cases):
+            name = slice_name(modality, case, 0)
+            write_picture(root / "images" / f"{name}.png", (20, 16), "L")
+            masks = [f"masks/{name}--{code:04d}_000.png" for code in (1, 2)]
+            for mask, code in zip(masks, (1, 2), strict=True):
+                write_mask(root / mask, (20, 16), (2 + code, 3, 7 + code, 9))
+            index[f"images/{name}.png"] = masks
+    write_json(root / "SAMed2D_v1.json", index)
+    write_json(root / "SAMed2D_v1_class_mapping_id.json", {"Abdomen": {"liver": "0001", "left_kidney": "0002"}})
+    return root
+
+
+def write_mask(path: Path, size: tuple[int, int], box: Mask | None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.zeros((size[1], size[0]), dtype=np.uint8)
+    if box is not None:
+        pixels[box[1] : box[3], box[0] : box[2]] = 255
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def sa_med2d_bundle(root: Path) -> Path:
+    for split, case in (("train", 1), ("test", 2)):
+        for modality in ("ct", "mr", "x_ray"):
+            name = slice_name(modality, case, 7)
+            write_picture(root / f"images_small_{split}" / modality / f"{name}.png", (40, 80), "L")
+            regions = [{"liver tumor": [3.0, 7.0, 11.0, 29.0]}]
+            write_json(root / f"regions_small_{split}" / modality / f"{name}.json", regions)
+    return root
+
+
+def mimic_row(number: int, **fields: object) -> dict[str, object]:
+    row: dict[str, object] = {
+        "id": f"dicom-{number}",
+        "study_id": 50000000 + number,
+        "subject_id": 10000000 + number,
+        "report": "No finding in this invented report.",
+        "image_path": [f"p10/p{number}/s{number}/dicom-{number}.jpg", "p10/other.jpg"],
+        "split": "train",
+    }
+    return {**row, **fields}
+
+
+def mimic_cxr(root: Path, *, inner: str = "files") -> Path:
+    rows = {"train": [mimic_row(1), mimic_row(2)], "val": [mimic_row(3)], "test": [mimic_row(4)]}
+    write_json(root / "annotation.json", rows)
+    for number in (1, 2, 4):
+        write_picture(root / inner / f"p10/p{number}/s{number}/dicom-{number}.jpg", mode="L")
+    return root
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def mpx_row(name: str, **fields: str) -> dict[str, str]:
+    return {"name": name, "type": "caption", "context": 'A picture, with "quotes",\nand two lines.', **fields}
+
+
+def mpx_single(root: Path) -> Path:
+    for split, case in (("train", 1001), ("test", 1002)):
+        name = f"MPX{case}_synpic7.jpg"
+        rows = [mpx_row(name), mpx_row(name, type="modality", context="CT"), mpx_row(name, context="A second caption.")]
+        write_csv(root / f"MedPix_single_{split}.csv", rows)
+        write_picture(root / "images" / name)
+    return root
+
+
+def medmnist(root: Path, name: str = "dermamnist_224", *, classes: int = 7, side: int = 28, grey: bool = False) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, Any] = {}
+    for split, rows in (("train", 2 * classes), ("val", 1), ("test", classes)):
+        shape = (rows, side, side) if grey else (rows, side, side, 3)
+        values = np.arange(np.prod(shape), dtype=np.uint64) % 251
+        arrays[f"{split}_images"] = values.astype(np.uint8).reshape(shape)
+        arrays[f"{split}_labels"] = (np.arange(rows, dtype=np.uint8) % classes).reshape(-1, 1)
+    np.savez_compressed(root / f"{name}.npz", **arrays)
+    return root
+
+
+def medqa_row(number: int, **fields: object) -> dict[str, object]:
+    row: dict[str, object] = {
+        "question": f"Invented question {number}: which drug?",
+        "answer": "Ibuprofen",
+        "options": {"B": "Aspirin", "A": "Ibuprofen"},
+        "meta_info": "step1",
+        "answer_idx": "A",
+    }
+    return {**row, **fields}
+
+
+def write_lines(path: Path, rows: Sequence[object]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def medqa(root: Path, names: str = "{}.jsonl") -> Path:
+    for split, count in (("train", 3), ("test", 2)):
+        write_lines(root / "questions" / "US" / names.format(split), [medqa_row(n) for n in range(count)])
+    return root
+
+
+def pubmedqa_row(decision: str = "yes") -> dict[str, object]:
+    return {
+        "QUESTION": "Does X predict Y?",
+        "CONTEXTS": ["Background.", "Methods."],
+        "LABELS": ["BACKGROUND", "METHODS"],
+        "final_decision": decision,
+        "LONG_ANSWER": "It does.",
+    }
+
+
+def pubmedqa(root: Path) -> Path:
+    rows = {"101": pubmedqa_row(), "102": pubmedqa_row("no"), "103": pubmedqa_row("maybe")}
+    write_json(root / "ori_pqal.json", rows)
+    write_json(root / "test_ground_truth.json", {"102": "no"})
+    return root
+
+
+def organsmnist(root: Path) -> Path:
+    return medmnist(root, "organsmnist", classes=11, grey=True)
+
+
+NATIVE = {
+    "medqa": medqa,
+    "pubmedqa": pubmedqa,
+    "slake-vqa": slake,
+    "path-vqa": path_vqa,
+    "slake-rec": slake,
+    "sa-med2d-rec": sa_med2d_raw,
+    "slake-reg": slake,
+    "sa-med2d-reg": sa_med2d_bundle,
+    "mimic-cxr": mimic_cxr,
+    "mpx-single": mpx_single,
+    "dermamnist": medmnist,
+    "organsmnist": organsmnist,
+}
+"""What makes a native folder for each task."""

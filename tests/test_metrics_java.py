@@ -1,0 +1,229 @@
+"""What needs Java: PTB tokens, corpus BLEU and METEOR, with parity against the official numbers.
+
+All tests share one METEOR program, so under xdist they belong on one worker.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fixture_root import fixtures
+
+from tasks.foundation.errors import MedbenchError
+from tasks.metrics import java, meteor
+from tasks.metrics.assembly import corpus_bleu_metrics, meteor_metric, worded_pair_metric
+from tasks.metrics.java import JavaProgram, packaged_jar
+from tasks.metrics.meteor import close_meteor, corpus_meteor, meteor_statistics
+from tasks.metrics.metric import Metric, Scorable
+from tasks.metrics.normalise import normalise_answer
+from tasks.metrics.ptb import tokenise
+from tasks.metrics.rouge import SET_ROUGE
+from tasks.protocols import Item, evaluate
+
+pytestmark = pytest.mark.xdist_group("java")
+
+_NASTY = [
+    "", " ", ".", "etc.", "see No.", "5 mm", "Hepatitis C.", "The end", "a\nb", "a\r\nb", "a\vb\fc", "a\u2028b\u2029c",
+    "a\x85b", "nul \0 inside", "lone \ud800 surrogate", "肺 \U0001f600", "(x) [y] {z}", "a ||| b", "<p>", "İstanbul",
+    '"quoted" \'too\'', "X", "x", "\n\n", "the U.S.",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_meteor() -> Iterator[None]:
+    yield
+    close_meteor()
+
+
+def official() -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((fixtures() / "metrics" / "official_unimed.json").read_text("utf-8"))
+    return document
+
+
+def pairs(kind: str) -> list[Scorable]:
+    lines = (fixtures() / "metrics" / "pairs2000.jsonl").read_text("utf-8").splitlines()
+    records = [pair for pair in map(json.loads, lines) if pair["kind"] == kind]
+    return [Scorable(prediction=record["prediction"], reference=record["reference"]) for record in records]
+
+
+def value(metric: Metric, scorables: Sequence[Scorable]) -> float:
+    return float(metric.compute(metric.statistics(scorables).sum(axis=0)))
+
+
+def raw_texts(scorable: Scorable) -> tuple[str, str]:
+    return scorable.prediction, scorable.reference
+
+
+def normal_texts(scorable: Scorable) -> tuple[str, str]:
+    return normalise_answer(scorable.prediction), normalise_answer(scorable.reference)
+
+
+def test_tokens_equal_the_official_ones() -> None:
+    cases = official()["caption_pairs"]
+    texts = [case["pred"] for case in cases] + [case["ref"] for case in cases]
+    assert list(tokenise(texts)) == [case["ptb_pred"] for case in cases] + [case["ptb_ref"] for case in cases]
+
+
+def test_tokens_of_a_text_do_not_depend_on_its_neighbours() -> None:
+    together = tokenise(_NASTY)
+    assert len(together) == len(_NASTY)
+    assert together == tokenise(_NASTY[::-1])[::-1]
+    assert together[:7] == tokenise(_NASTY[:7])
+    found = dict(zip(_NASTY, together, strict=True))
+    assert (found["Hepatitis C."], found["see No."]) == ("hepatitis c.", "see no")
+    assert found["a\nb"] == found["a\u2028b\u2029c"][:3] == "a b"
+    assert [found[text] for text in ("", " ", ".", "\n\n")] == [""] * 4
+    assert found["(x) [y] {z}"] == "-lrb- x -rrb- -lsb- y -rsb- -lcb- z -rcb-"
+
+
+def test_no_texts_need_no_java(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(java, "java_executable", lambda: Path("/nonexistent"))
+    assert tokenise([]) == ()
+    assert meteor_statistics([], []).shape == (0, 24)
+    assert np.isnan(corpus_meteor(meteor_statistics([], []).sum(axis=0)))
+
+
+@pytest.mark.parametrize("kind", ["report", "mpx"])
+def test_report_scores_equal_the_official_ones_on_whole_references(kind: str) -> None:
+    expected = json.loads((fixtures() / "metrics" / "scores_unimed.json").read_text("utf-8"))["scores"][kind]
+    scorables = pairs(kind)
+    assert len(scorables) == expected["n"]
+    bleu1, bleu4 = corpus_bleu_metrics("test", raw_texts)
+    assert value(bleu1, scorables) == pytest.approx(expected["bleu_scores"]["bleu1"], abs=1e-12)
+    assert value(bleu4, scorables) == pytest.approx(expected["bleu_scores"]["bleu4"], abs=1e-12)
+    assert value(meteor_metric("test", normal_texts), scorables) == pytest.approx(expected["meteor_scores"], abs=1e-9)
+    rouge = {
+        name: value(worded_pair_metric(name, "test", score, normal_texts), scorables)
+        for name, score in SET_ROUGE.items()
+    }
+    assert list(rouge.values()) == pytest.approx(list(expected["rouge_scores"].values()), abs=1e-12)
+
+
+def test_report_scores_equal_those_of_the_official_evaluation() -> None:
+    document = official()
+    expected = document["caption_aggregate"]["evaluate_all"]
+    items = [
+        Item(state="ok", scorable=Scorable(prediction=case["pred"], reference=case["ref"]))
+        for case in document["caption_pairs"]
+    ]
+    evaluations = evaluate("mimic-cxr", "report", "paper", items)
+    assert {len(found.indices) for found in evaluations} == {document["caption_aggregate"]["n_after_filter"]}
+    assert {found.metric.metric_id: found.value for found in evaluations} == pytest.approx(
+        {
+            "bleu1": expected["bleu_scores"]["bleu1"],
+            "bleu4": expected["bleu_scores"]["bleu4"],
+            "rouge1": expected["rouge_scores"]["rouge_1"],
+            "rouge2": expected["rouge_scores"]["rouge_2"],
+            "rougeL": expected["rouge_scores"]["rouge_l"],
+            "meteor": expected["meteor_scores"],
+        },
+        abs=1e-9,
+    )
+
+
+def test_true_reports_lose_by_the_cut_of_references() -> None:
+    items = [
+        Item(state="ok", scorable=Scorable(prediction=pair.reference, reference=pair.reference))
+        for pair in pairs("report")
+    ]
+    paper = {found.metric.metric_id: found.value for found in evaluate("mimic-cxr", "report", "paper", items)}
+    # Printed by the official code, see bugs_unimed.txt of the fixtures (U7b).
+    assert paper == pytest.approx(
+        {
+            "bleu1": 0.8813019330950669,
+            "bleu4": 0.8772600172797475,
+            "rouge1": 0.9628817281733937,
+            "rouge2": 0.9564380781685909,
+            "rougeL": 0.9628817281733937,
+            "meteor": 0.7260772507510145,
+        },
+        abs=1e-9,
+    )
+    strict = [found.value for found in evaluate("mimic-cxr", "report", "strict", items[::10])]
+    assert strict == pytest.approx([1] * 6, abs=1e-8)
+
+
+def test_scores_of_single_pairs_equal_the_official_ones() -> None:
+    cases = official()["caption_pairs"]
+    scorables = [Scorable(prediction=case["pred"], reference=case["ref"]) for case in cases]
+    meteors = meteor_metric("test", normal_texts)
+    assert meteors.compute(meteors.statistics(scorables)).tolist() == pytest.approx(
+        [case["meteor"] for case in cases], abs=1e-12
+    )
+    for metric in corpus_bleu_metrics("test", raw_texts):
+        assert metric.compute(metric.statistics(scorables)).tolist() == pytest.approx(
+            [case["bleu"][metric.metric_id] for case in cases], rel=1e-9, abs=1e-18
+        )
+
+
+def test_one_perfect_report_among_empty_ones_is_1_officially_and_not_strictly() -> None:
+    text = "no acute cardiopulmonary process is seen"
+    items = [Item(state="ok", scorable=Scorable(prediction=text, reference=text))]
+    items += [Item(state="empty", scorable=Scorable(prediction="", reference=text))] * 9
+    paper = evaluate("mimic-cxr", "report", "paper", items)
+    strict = evaluate("mimic-cxr", "report", "strict", items)
+    assert [found.value for found in paper] == pytest.approx([1] * 6, abs=1e-8)
+    assert [len(found.indices) for found in strict] == [10] * 6
+    assert all(found.value < 0.25 for found in strict)
+    assert all(found.per_sample()[1:].max() < 1e-6 for found in strict)
+
+
+def test_statistics_of_meteor_shard_and_survive_any_text() -> None:
+    predictions, references = list(tokenise(_NASTY)) + _NASTY, _NASTY[::-1] + list(tokenise(_NASTY))
+    whole = meteor_statistics(predictions, references)
+    assert whole.shape == (2 * len(_NASTY), 24)
+    alone = [meteor_statistics([first], [second]) for first, second in zip(predictions, references, strict=True)]
+    assert np.array_equal(whole, np.concatenate(alone))
+    values = corpus_meteor(whole)
+    assert ((values >= 0) & (values <= 1)).all()
+    assert float(corpus_meteor(meteor_statistics(["a ||| b"], ["a ||| b"])).item()) == 1
+
+
+def test_many_lines_do_not_block_the_pipes() -> None:
+    long = " ".join(f"word{number}" for number in range(400))
+    questions_beyond_a_pipe = meteor_statistics([long] * 70, [long] * 70)
+    assert np.array_equal(questions_beyond_a_pipe, np.tile(questions_beyond_a_pipe[:1], (70, 1)))
+    answers_beyond_a_pipe = meteor_statistics(["mass"] * 900, ["mass"] * 900)
+    assert np.array_equal(answers_beyond_a_pipe, np.tile(answers_beyond_a_pipe[:1], (900, 1)))
+
+
+def test_meteor_starts_again_after_a_failure() -> None:
+    first = meteor_statistics(["left lung"], ["the left lung"])
+    meteor._program()._process.kill()
+    with pytest.raises(MedbenchError, match="Meteor failed"):
+        meteor_statistics(["left lung"], ["the left lung"])
+    assert not meteor._running
+    assert first.shape == (1, 24)
+
+
+def test_java_that_is_not_there_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(java, "java_executable", lambda: Path("/nonexistent/java"))
+    with pytest.raises(MedbenchError, match=r"(?s)Java cannot start.*No such file.*pip install"):
+        tokenise(["some text"])
+
+
+def test_a_missing_jar_is_explained() -> None:
+    with pytest.raises(MedbenchError, match=r"(?s)lacks the file .*nothing\.jar.*pip install"):
+        packaged_jar("tokenizer/nothing.jar")
+
+
+def test_a_program_that_fails_is_explained() -> None:
+    jar = packaged_jar("meteor/meteor-1.5.jar")
+    with JavaProgram(jar, "NoSuchClass", ()) as program, pytest.raises(MedbenchError, match="NoSuchClass failed"):
+        program.finish(b"")
+    with (
+        JavaProgram(jar, "NoSuchClass", ()) as program,
+        pytest.raises(MedbenchError, match=r"NoSuchClass failed.*ClassNotFound"),
+    ):
+        program.ask(["SCORE ||| a ||| a"])
+
+
+def test_the_environment_does_not_change_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS"):
+        monkeypatch.setenv(name, "-Xmx1k --no-such-option")
+    monkeypatch.setenv("LC_ALL", "C")
+    monkeypatch.setenv("CLASSPATH", "/nonexistent")
+    assert tokenise(["Müller 肺 INDEX (test)"]) == ("müller 肺 index -lrb- test -rrb-",)

@@ -1,0 +1,123 @@
+"""ROUGE in both dialects against the packages that define them, and the subsequences underneath."""
+
+import json
+from typing import cast
+
+import pytest
+from fixture_root import fixtures
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rouge import Rouge
+from rouge_score import rouge_scorer
+
+from tasks.metrics.lcs import lcs_length, lcs_words
+from tasks.metrics.metric import Scorable
+from tasks.metrics.normalise import normalise_answer
+from tasks.metrics.paper import twice_normalised_texts
+from tasks.metrics.rouge import GOOGLE_ROUGE, SET_ROUGE, RougeId
+from tasks.protocols import metrics_for
+
+_PACKAGE_NAMES: dict[str, RougeId] = {"rouge-1": "rouge1", "rouge-2": "rouge2", "rouge-l": "rougeL"}
+_WORDS = ["no", "lung", "left", ".", "mass.", "3.5", "x.y", "..", "肺", "Heart", "x-ray"]
+TEXTS = st.lists(st.sampled_from(_WORDS), max_size=14).map(" ".join)
+WORDS = st.lists(st.sampled_from("abcd"), max_size=12)
+
+
+def pairs() -> list[dict[str, str]]:
+    lines = (fixtures() / "metrics" / "pairs2000.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def by_the_rouge_package(prediction: str, reference: str) -> dict[RougeId, float]:
+    scores = Rouge().get_scores(prediction, reference)[0]
+    return {name: cast("float", scores[key]["f"]) for key, name in _PACKAGE_NAMES.items()}
+
+
+@pytest.fixture(scope="module")
+def google() -> rouge_scorer.RougeScorer:
+    return rouge_scorer.RougeScorer(list(GOOGLE_ROUGE), use_stemmer=False)
+
+
+def test_set_rouge_equals_the_package_on_reports() -> None:
+    for pair in [pair for pair in pairs() if pair["kind"] in {"report", "mpx"}][::8]:
+        texts = normalise_answer(pair["prediction"]), normalise_answer(pair["reference"])
+        assert {name: score(*texts) for name, score in SET_ROUGE.items()} == pytest.approx(
+            by_the_rouge_package(*texts), abs=1e-12
+        )
+
+
+@given(TEXTS, TEXTS)
+@settings(deadline=None, max_examples=300)
+def test_set_rouge_equals_the_package_on_anything(prediction: str, reference: str) -> None:
+    if not prediction.strip(".") or not reference.strip("."):
+        # The package cannot score texts of nothing but periods.
+        expected: dict[RougeId, float] = dict.fromkeys(SET_ROUGE, 0.0)
+    else:
+        expected = by_the_rouge_package(prediction, reference)
+    assert {name: score(prediction, reference) for name, score in SET_ROUGE.items()} == pytest.approx(
+        expected, abs=1e-12
+    )
+
+
+def test_google_rouge_equals_the_package_and_the_fixture(google: rouge_scorer.RougeScorer) -> None:
+    reports = [pair for pair in pairs() if pair["kind"] == "report"]
+    scores = json.loads((fixtures() / "metrics" / "scores_reference.json").read_text("utf-8"))["scores"]["report"]
+    for name, score in GOOGLE_ROUGE.items():
+        own = [score(pair["prediction"], pair["reference"]) for pair in reports]
+        assert sum(own) / len(own) == pytest.approx(scores[f"google_{name}"], abs=1e-12)
+    for pair in reports[::25]:
+        expected = google.score(pair["reference"], pair["prediction"])
+        for name, score in GOOGLE_ROUGE.items():
+            assert score(pair["prediction"], pair["reference"]) == pytest.approx(expected[name].fmeasure, abs=1e-12)
+
+
+@given(TEXTS | st.text(max_size=30), TEXTS | st.text(max_size=30))
+@settings(deadline=None, max_examples=300)
+def test_google_rouge_equals_the_package_on_anything(prediction: str, reference: str) -> None:
+    expected = rouge_scorer.RougeScorer(list(GOOGLE_ROUGE), use_stemmer=False).score(reference, prediction)
+    for name, score in GOOGLE_ROUGE.items():
+        assert score(prediction, reference) == pytest.approx(expected[name].fmeasure, abs=1e-12)
+
+
+def test_rouge_of_single_official_pairs() -> None:
+    document = json.loads((fixtures() / "metrics" / "official_unimed.json").read_text("utf-8"))
+    names: dict[str, RougeId] = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
+    for case in document["caption_pairs"]:
+        # The fixture scored each pair for itself, before the METEOR step had rewritten anything.
+        texts = normalise_answer(case["pred"]), normalise_answer(case["ref"])
+        for key, name in names.items():
+            expected = case["rouge"][key]
+            assert all(texts) == (expected != "NaN")
+            if all(texts):
+                assert SET_ROUGE[name](*texts) == pytest.approx(expected, abs=1e-12)
+
+
+def test_paper_rouge_sees_texts_normalised_twice_and_skips_those_without_words() -> None:
+    many_periods = "x. " * 40
+    assert twice_normalised_texts(Scorable(prediction=many_periods, reference="a"))[0].count(".") == 0
+    texts = [("left lung", "left lung"), ("the", "left lung"), ("left lung", "...")]
+    (metric,) = (metric for metric in metrics_for("any", "report", "paper") if metric.metric_id == "rouge1")
+    statistics = metric.statistics([Scorable(prediction=first, reference=second) for first, second in texts])
+    assert statistics[:, 1].tolist() == [1, 0, 0]
+    assert float(metric.compute(statistics.sum(axis=0))) == pytest.approx(1, abs=1e-8)
+
+
+def naive_length(first: list[str], second: list[str]) -> int:
+    row = [0] * (len(second) + 1)
+    for word in first:
+        before = row
+        row = [0]
+        for index, other in enumerate(second):
+            row.append(before[index] + 1 if word == other else max(before[index + 1], row[index]))
+    return row[-1]
+
+
+@given(WORDS, WORDS)
+@settings(deadline=None, max_examples=300)
+def test_subsequences_have_the_right_length(first: list[str], second: list[str]) -> None:
+    length = naive_length(first, second)
+    assert lcs_length(first, second) == lcs_length(second, first) == length
+    words = lcs_words(first, second)
+    assert words <= set(first) & set(second)
+    assert len(words) <= length
+    assert bool(words) == bool(length)

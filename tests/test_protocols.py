@@ -1,0 +1,271 @@
+"""Which metrics a task has, what each protocol scores, and the laws that every metric obeys."""
+
+import json
+import math
+from collections.abc import Sequence
+from multiprocessing.reduction import ForkingPickler
+from typing import cast
+
+import numpy as np
+import pytest
+from fixture_root import fixtures
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.foundation.errors import UsageError
+from tasks.metrics.metric import Metric, Scorable
+from tasks.protocols import (
+    PROTOCOLS,
+    STATES,
+    Item,
+    Protocol,
+    State,
+    count_states,
+    evaluate,
+    metric_ids,
+    metrics_for,
+    scored_items,
+)
+from tasks.sample import Box
+from tasks.spec import Kind
+
+_KINDS: tuple[Kind, ...] = ("qa", "vqa", "report", "rec", "reg", "cls")
+_OWN_TASKS: list[tuple[str, Kind]] = [("pubmedqa", "qa")]
+_CLASSES = ("no", "0", "left lung", "mass")
+_NEEDS_JAVA = {"meteor", "bleu1", "bleu4"}
+_WORDS = [
+    "no",
+    "No.",
+    "yes",
+    "none",
+    "the",
+    "left",
+    "lung",
+    "mass",
+    "...",
+    "1,000",
+    "x-ray",
+    "3.5",
+    "肺",
+    "\n",
+    "\0",
+    "<unk>",
+]
+
+TEXTS = st.one_of(st.lists(st.sampled_from(_WORDS), max_size=7).map(" ".join), st.text(max_size=12))
+NUMBERS = st.integers(0, 12).map(float)
+SOME_BOXES = st.one_of(st.none(), st.builds(Box, NUMBERS, NUMBERS, NUMBERS, NUMBERS))
+SCORABLES = st.builds(
+    Scorable,
+    prediction=TEXTS,
+    reference=TEXTS,
+    predicted_box=SOME_BOXES,
+    reference_box=st.builds(Box.from_xywh, NUMBERS, NUMBERS, NUMBERS, NUMBERS),
+    labels=st.sampled_from([{"answer_type": "OPEN"}, {"answer_type": "CLOSED"}, {}]),
+)
+
+
+def metrics_without_java() -> list[Metric]:
+    return [
+        metric
+        for protocol in PROTOCOLS
+        for task, kind in [("any", kind) for kind in _KINDS] + _OWN_TASKS
+        for metric in metrics_for(task, kind, protocol, classes=_CLASSES)
+        if not (kind == "report" and metric.metric_id in _NEEDS_JAVA)
+    ]
+
+
+def scorable(prediction: str, reference: str, answer_type: str = "OPEN") -> Scorable:
+    return Scorable(prediction=prediction, reference=reference, labels={"answer_type": answer_type})
+
+
+def item(state: State, prediction: str = "left lung", reference: str = "left lung") -> Item:
+    return Item(state=state, scorable=scorable(prediction, reference))
+
+
+def test_metrics_are_those_of_the_table_in_its_order() -> None:
+    six = ("bleu1", "bleu4", "rouge1", "rouge2", "rougeL", "meteor")
+    answers = ("bleu1", "f1", "closed_accuracy", "open_f1", "closed_f1")
+    for protocol in PROTOCOLS:
+        assert metric_ids("medqa", "qa", protocol) == ("accuracy", "bleu1", "f1")
+        assert metric_ids("pubmedqa", "qa", protocol) == ("accuracy", "macro_f1")
+        assert metric_ids("slake-vqa", "vqa", protocol) == metric_ids("theirs", "vqa", protocol) == answers
+        assert metric_ids("slake-rec", "rec", protocol) == ("iou", "r_at_0.5")
+        assert metric_ids("sa-med2d-reg", "reg", protocol) == ("bleu1", "f1", "accuracy")
+        assert metric_ids("mimic-cxr", "report", protocol) == six
+    assert metric_ids("dermamnist", "cls", "paper") == ("accuracy",)
+    assert metric_ids("dermamnist", "cls", "strict") == ("accuracy", "macro_f1")
+
+
+def test_ids_and_signatures_agree_and_name_the_protocol() -> None:
+    seen: dict[tuple[str, bool], set[str]] = {}
+    for protocol in PROTOCOLS:
+        for kind in _KINDS:
+            metrics = metrics_for("any", kind, protocol)
+            assert tuple(metric.metric_id for metric in metrics) == metric_ids("any", kind, protocol)
+            for metric in metrics:
+                parts = metric.signature.split("|")
+                assert (parts[0], parts[-1]) == (metric.metric_id, protocol)
+                seen.setdefault((metric.metric_id, kind == "report"), set()).add(metric.signature)
+    # One definition per id and protocol, but for BLEU-1, which is another thing for reports than for answers.
+    assert {len(signatures) for (name, _), signatures in seen.items() if name != "macro_f1"} == {2}
+
+
+def test_signatures_of_the_reports() -> None:
+    assert [metric.signature for metric in metrics_for("mimic-cxr", "report", "paper")] == [
+        "bleu1|corpus|closest|ptb|drop-empty|refs50|paper",
+        "bleu4|corpus|closest|ptb|drop-empty|refs50|paper",
+        "rouge1|rouge1.0.1|f|sets|normalised-twice|drop-empty|refs50|paper",
+        "rouge2|rouge1.0.1|f|sets|normalised-twice|drop-empty|refs50|paper",
+        "rougeL|rouge1.0.1|f|sets|normalised-twice|drop-empty|refs50|paper",
+        "meteor|java1.5|ptb|normalised|drop-empty|refs50|paper",
+    ]
+
+
+def test_unknown_names_are_errors_with_suggestions() -> None:
+    with pytest.raises(UsageError, match="strict"):
+        metrics_for("any", "vqa", cast("Protocol", "strickt"))
+    with pytest.raises(UsageError, match="report"):
+        metrics_for("any", cast("Kind", "reports"), "paper")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "kind", "expected"),
+    [
+        ("paper", "vqa", ["ok", "unparsed", "empty", "truncated"]),
+        ("paper", "rec", ["ok", "unparsed", "empty", "truncated"]),
+        ("paper", "report", ["ok", "unparsed", "truncated"]),
+        ("strict", "vqa", ["ok", "empty"]),
+        ("strict", "rec", ["ok", "empty"]),
+        ("strict", "report", ["ok", "empty"]),
+    ],
+)
+def test_states_that_are_scored(protocol: Protocol, kind: Kind, expected: list[State]) -> None:
+    items = [item(state, "" if state == "empty" else "left lung") for state in STATES]
+    indices, scorables = scored_items(protocol, kind, items)
+    assert [items[index].state for index in indices] == expected
+    assert len(scorables) == len(expected)
+
+
+def test_reports_without_text_are_left_out_officially() -> None:
+    items = [item("ok", "<unk> "), item("ok", "lung", " \n"), item("ok", "lung", "lung"), item("ok", "...", "lung")]
+    assert scored_items("paper", "report", items)[0].tolist() == [2, 3]
+    assert scored_items("strict", "report", items)[0].tolist() == [0, 1, 2, 3]
+
+
+def test_an_empty_state_is_an_empty_prediction_under_strict_whatever_text_it_has() -> None:
+    items = [item("empty", "left lung", "left lung")]
+    assert [found.value for found in evaluate("any", "reg", "strict", items)] == [0, 0, 0]
+    assert [found.value for found in evaluate("any", "reg", "paper", items)] == [1, 1, 1]
+
+
+def test_indices_lead_back_to_the_items() -> None:
+    kinds = ["OPEN", "CLOSED", "CLOSED", "OPEN", "CLOSED"]
+    states: list[State] = ["ok", "ok", "error", "truncated", "ok"]
+    predictions = ["left lung", "no", "no", "mass", "yes"]
+    items = [
+        Item(state=state, scorable=scorable(prediction, "no", kind))
+        for state, prediction, kind in zip(states, predictions, kinds, strict=True)
+    ]
+    found = {evaluation.metric.metric_id: evaluation for evaluation in evaluate("any", "vqa", "strict", items)}
+    assert found["f1"].indices.tolist() == [0, 1, 4]
+    assert found["closed_accuracy"].indices.tolist() == [1, 4]
+    assert found["open_f1"].indices.tolist() == [0]
+    assert found["closed_accuracy"].per_sample().tolist() == [1, 0]
+    assert found["closed_accuracy"].value == 0.5
+    assert count_states(items) == {"ok": 3, "unparsed": 0, "empty": 0, "truncated": 1, "error": 1}
+
+
+@pytest.mark.parametrize("kind", ["qa", "vqa", "rec", "reg", "cls"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_nothing_scored_is_not_a_number(protocol: Protocol, kind: Kind) -> None:
+    for items in ([], [item("error")]):
+        evaluations = evaluate("any", kind, protocol, items)
+        assert evaluations
+        assert all(math.isnan(evaluation.value) for evaluation in evaluations)
+        assert all(len(evaluation.indices) == len(evaluation.statistics) == 0 for evaluation in evaluations)
+
+
+def test_references_are_cut_only_officially() -> None:
+    whole = " ".join(f"w{number}" for number in range(60))
+    paper = {e.metric.metric_id: e.value for e in evaluate("any", "reg", "paper", [item("ok", whole, whole)])}
+    strict = {e.metric.metric_id: e.value for e in evaluate("any", "reg", "strict", [item("ok", whole, whole)])}
+    assert paper == pytest.approx({"bleu1": 50 / 60, "f1": 2 * 50 / 110, "accuracy": 0})
+    assert set(strict.values()) == {1}
+
+
+@given(st.lists(SCORABLES, max_size=5), st.lists(SCORABLES, max_size=5))
+@settings(deadline=None, max_examples=60)
+def test_statistics_shard_and_do_not_depend_on_order(first: list[Scorable], second: list[Scorable]) -> None:
+    for metric in metrics_without_java():
+        whole = metric.statistics([*first, *second])
+        assert np.array_equal(whole, np.concatenate([metric.statistics(first), metric.statistics(second)]))
+        assert np.array_equal(whole[::-1], metric.statistics([*first, *second][::-1]))
+        assert len(whole) == len(first) + len(second)
+
+
+@given(st.lists(SCORABLES, min_size=1, max_size=5))
+@settings(deadline=None, max_examples=60)
+def test_values_are_fractions(scorables: list[Scorable]) -> None:
+    for metric in metrics_without_java():
+        statistics = metric.statistics(scorables)
+        for value in [*metric.compute(statistics), float(metric.compute(statistics.sum(axis=0)))]:
+            assert math.isnan(value) or 0 <= value <= 1
+
+
+@given(st.lists(SCORABLES, min_size=1, max_size=4))
+@settings(deadline=None, max_examples=40)
+def test_values_of_many_resamples_are_the_values_of_each(scorables: list[Scorable]) -> None:
+    for metric in metrics_without_java():
+        statistics = metric.statistics(scorables)
+        counts = np.random.default_rng(0).integers(0, 3, size=(5, len(scorables)))
+        resampled = metric.compute(counts @ statistics)
+        alone = [float(metric.compute(row @ statistics)) for row in counts]
+        assert resampled.tolist() == pytest.approx(alone, nan_ok=True)
+
+
+@given(st.lists(st.sampled_from(["left", "lung", "mass", "no", "the", "A", "x-ray"]), min_size=2, max_size=9))
+@settings(deadline=None)
+def test_the_oracle_scores_1_under_strict(words: list[str]) -> None:
+    text = " ".join(words)
+    oracle = [scorable(text, text, "OPEN"), scorable(text, text, "CLOSED")]
+    for kind in _KINDS[:-1]:
+        for metric in metrics_for("any", kind, "strict"):
+            if kind != "rec" and not (kind == "report" and metric.metric_id in _NEEDS_JAVA):
+                assert float(metric.compute(metric.statistics(oracle).sum(axis=0))) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("answer", ["a", "A", "the", "...", "?", "none", "0.5 cm", "肺", "left\nlung", "\0"])
+def test_the_oracle_of_odd_answers_scores_1_under_strict(answer: str) -> None:
+    items = [item("ok", answer, answer)]
+    for task, kind in _odd_tasks():
+        assert {found.value for found in evaluate(task, kind, "strict", items)} == {1}
+
+
+def _odd_tasks() -> Sequence[tuple[str, Kind]]:
+    return [("any", "qa"), ("pubmedqa", "qa"), ("any", "reg"), ("any", "cls")]
+
+
+def test_an_empty_model_scores_0_under_strict() -> None:
+    texts = ["no", "a", "...", "left lung"]
+    items = [Item(state="empty", scorable=scorable("", text, "CLOSED")) for text in texts]
+    for task, kind in _odd_tasks():
+        assert {found.value for found in evaluate(task, kind, "strict", items)} == {0}
+
+
+def test_metrics_can_be_sent_to_a_worker() -> None:
+    texts = [scorable("the left lung", "left lung", "CLOSED"), scorable("no", "yes", "OPEN")]
+    for metric in metrics_without_java():
+        copy = ForkingPickler.loads(ForkingPickler.dumps(metric))
+        assert copy.signature == metric.signature
+        assert np.array_equal(copy.statistics(texts), metric.statistics(texts))
+        assert [copy.applies(text) for text in texts] == [metric.applies(text) for text in texts]
+
+
+def test_edge_pairs_are_scored_by_every_metric() -> None:
+    lines = (fixtures() / "metrics" / "edge_pairs.jsonl").read_text("utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    texts = [scorable(record["prediction"], record["reference"], "CLOSED") for record in records]
+    assert len(texts) == 23
+    for metric in metrics_without_java():
+        assert len(metric.statistics(texts)) == 23

@@ -1,0 +1,27 @@
+"""Uni-Med (arXiv 2409.17508) as a transformers model; usable without the harness.
+
+The names below are imported when they are first used, so that `import unimed` stays instant.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from unimed.configuration import UniMedConfig
+    from unimed.modeling import UniMedForConditionalGeneration
+    from unimed.processing import UniMedProcessor
+
+_HOME = {
+    "UniMedConfig": "unimed.configuration",
+    "UniMedForConditionalGeneration": "unimed.modeling",
+    "UniMedProcessor": "unimed.processing",
+}
+
+__all__ = ["UniMedConfig", "UniMedForConditionalGeneration", "UniMedProcessor"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'unimed' has no attribute {name!r}")
+    home: object = getattr(import_module(_HOME[name]), name)
+    return home

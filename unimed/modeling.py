@@ -1,0 +1,152 @@
+"""Uni-Med as a transformers model: ViT, resampler, Connector-MoE, LLaMA."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import GenerationMixin, LlamaForCausalLM, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.utils.generic import ModelOutput
+
+from unimed.configuration import UniMedConfig
+from unimed.connector import TASK_TOKEN_STD, Connector
+from unimed.vision import VisionTower, resample
+
+IGNORED_LABEL = -100
+
+
+@dataclass
+class UniMedOutput(ModelOutput):
+    """Output of the model.
+
+    Attributes:
+        loss: Mean cross-entropy over the labelled tokens of the batch, when labels were given.
+        logits: [B, L, V], or fewer positions when `logits_to_keep` was given; None when labels were given, since
+            the head then runs only where something is to be learned.
+        past_key_values: The cache of keys and values.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+
+
+class UniMedForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """Uni-Med (arXiv 2409.17508, section 3).
+
+    The parts can be called one by one, which is what makes batched evaluation cheap: `encode_images` does not
+    depend on the task and can be cached per image, `project` depends on the image and the task.
+    """
+
+    config_class = UniMedConfig
+    config: UniMedConfig
+    main_input_name = "input_ids"
+    input_modalities = ["image", "text"]  # noqa: RUF012 - transformers' protocol
+    _supports_sdpa = True
+    _tied_weights_keys = {"language_model.lm_head.weight": "language_model.model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: UniMedConfig) -> None:
+        super().__init__(config)
+        self.vision_tower = VisionTower(config.vision)
+        self.connector = Connector(config)
+        self.language_model = LlamaForCausalLM(config.text)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Give the connector PyTorch's default initialisation, as the official code does."""
+        if isinstance(module, nn.Linear):
+            module.reset_parameters()
+        elif isinstance(module, Connector):
+            for token in module.task_tokens.values():
+                nn.init.normal_(token, std=TASK_TOKEN_STD)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the language model's embedding table."""
+        return self.language_model.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Return the language model's head."""
+        return cast("nn.Module", self.language_model.lm_head)
+
+    def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Return resampled features [B, M, C_v] of normalised pixels [B, 3, H, W]; independent of the task."""
+        features = self.vision_tower(pixel_values)
+        return resample(features, method=self.config.resample_method, rate=self.config.resample_rate)
+
+    def project(self, features: torch.Tensor, task_ids: torch.Tensor) -> torch.Tensor:
+        """Return visual tokens [B, M, D] for resampled features [B, M, C_v] under their tasks [B]."""
+        visual: torch.Tensor = self.connector(features, task_ids)
+        return visual
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        task_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> UniMedOutput:
+        """Run the model.
+
+        Args:
+            input_ids: [B, L]; every visual token is one `config.image_token_id`.
+            pixel_values: [I, 3, H, W], the images in the order of their placeholders.
+            task_ids: [I], index of each image's task in `CONNECTOR_TASKS`.
+            attention_mask: [B, L], or what the language model takes.
+            inputs_embeds: [B, L, D] instead of `input_ids`.
+            labels: [B, L] with -100 where nothing is to be learned; shifted inside.
+            **kwargs: Passed to the language model (`position_ids`, `past_key_values`, `logits_to_keep`, ...).
+
+        Raises:
+            ValueError: If placeholders and images do not match.
+        """
+        if inputs_embeds is None:
+            inputs_embeds = self._embed(input_ids, pixel_values, task_ids)
+        if labels is not None:
+            return UniMedOutput(loss=self._answer_loss(inputs_embeds, attention_mask, labels))
+        output = self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
+        return UniMedOutput(logits=output.logits, past_key_values=output.past_key_values)
+
+    def _answer_loss(
+        self, embeddings: torch.Tensor, attention_mask: torch.Tensor | None, labels: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the mean cross-entropy over all labelled tokens of the batch; long answers weigh more, as official."""
+        hidden = self.language_model.model(inputs_embeds=embeddings, attention_mask=attention_mask).last_hidden_state
+        learned = labels[:, 1:] != IGNORED_LABEL
+        logits = self.language_model.lm_head(hidden[:, :-1][learned])
+        return nn.functional.cross_entropy(logits.float(), labels[:, 1:][learned])
+
+    def _embed(
+        self, input_ids: torch.Tensor | None, pixel_values: torch.Tensor | None, task_ids: torch.Tensor | None
+    ) -> torch.Tensor:
+        if input_ids is None:
+            raise ValueError("Give input_ids or inputs_embeds.")
+        embeddings: torch.Tensor = self.get_input_embeddings()(input_ids)
+        if pixel_values is None:
+            return embeddings
+        if task_ids is None:
+            raise ValueError("pixel_values need task_ids: the connector depends on the task.")
+        visual = self.project(self.encode_images(pixel_values), task_ids).to(embeddings.dtype)
+        slots = input_ids.eq(self.config.image_token_id or 0)
+        if int(slots.sum()) != visual.shape[0] * visual.shape[1]:
+            raise ValueError(
+                f"The prompts have {int(slots.sum())} image placeholders, but {visual.shape[0]} images give "
+                f"{visual.shape[0] * visual.shape[1]} visual tokens."
+            )
+        return embeddings.masked_scatter(slots.unsqueeze(-1), visual)
+
+    def prepare_inputs_for_generation(  # type: ignore[override]  # the supertype names what it passes on
+        self,
+        input_ids: torch.LongTensor,
+        pixel_values: torch.Tensor | None = None,
+        task_ids: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Give the images to the first step only; later steps find them in the cache."""
+        inputs: dict[str, Any] = GenerationMixin.prepare_inputs_for_generation(cast("Any", self), input_ids, **kwargs)
+        if kwargs.get("is_first_iteration"):
+            inputs.update(pixel_values=pixel_values, task_ids=task_ids)
+        return inputs

@@ -1,0 +1,1 @@
+"""Training of Uni-Med: a recipe, a corpus, a loop."""
