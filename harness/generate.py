@@ -103,10 +103,11 @@ def _drive_engine(plan: Plan, adapter: LocalAdapter, phases: Phases, batch_size:
 
     budget = Budget(rows=batch_size, tokens=AUTO_BUDGET.tokens) if batch_size else AUTO_BUDGET
     engine = Engine(adapter, budget, phases)
-    yield from engine.generate(_requests(plan, adapter, phases))
+    yield from engine.generate(requests_of(plan, adapter, phases))
 
 
-def _requests(plan: Plan, adapter: LocalAdapter, phases: Phases) -> Iterator[Request]:
+def requests_of(plan: Plan, adapter: LocalAdapter, phases: Phases) -> Iterator[Request]:
+    """Yield the missing samples as rendered requests, task by task."""
     for load in plan.loads:
         for sample in plan.missing[load.spec.name]:
             with phases.time("render"):

@@ -16,6 +16,7 @@ from harness.settings import Settings
 from harness.summarise import summarise
 from harness.workload import Workload, load_workload
 from tasks.foundation.console import say, warn
+from tasks.metrics.meteor import start_meteor
 
 Publish = Callable[[Path], None]
 
@@ -52,6 +53,7 @@ def run(settings: Settings, publish: Publish, *, overwrite: str = "never") -> Ru
         if directory.done:
             say(f"{directory.path} is complete; nothing to generate. Start afresh with --overwrite always.")
             return RunOutcome(path=directory.path, results=read_results(directory.path), phases=None)
+        _start_scorer_early(workload)
         plan = make_plan(workload, adapter, directory)
         generate(plan, adapter, directory, phases, batch_size=settings.batch_size)
         with phases.time("score"):
@@ -60,6 +62,12 @@ def run(settings: Settings, publish: Publish, *, overwrite: str = "never") -> Ru
         write_environment(directory.path / "env.json", adapter, phases)
         directory.finish()
     return RunOutcome(path=directory.path, results=results, phases=phases)
+
+
+def _start_scorer_early(workload: Workload) -> None:
+    # METEOR reads a 62 MB table before its first pair; it does so while the model writes.
+    if any(load.spec.kind == "report" for load in workload.loads):
+        start_meteor()
 
 
 def load_model(settings: Settings, workload: Workload) -> tuple[Adapter, Parser]:

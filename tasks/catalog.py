@@ -91,9 +91,7 @@ def unversioned_changes(locked: Mapping[str, Any], current: Mapping[str, Any]) -
     """Return the tasks whose fingerprint differs from the locked one although the version is the same."""
     shared = sorted(locked.keys() & current.keys())
     return tuple(
-        name
-        for name in shared
-        if locked[name] != current[name] and locked[name]["version"] == current[name]["version"]
+        name for name in shared if locked[name] != current[name] and locked[name]["version"] == current[name]["version"]
     )
 
 

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.foundation.errors import DataError
-from tasks.foundation.files import canonical_json, inside
+from tasks.foundation.errors import DataError, SampleError
+from tasks.foundation.files import canonical_json
+from tasks.images import locate
 from tasks.prepared import SAMPLE, SPLITS
 from tasks.sample import Sample, Split
 from tasks.spec import Reading, Skipped, TaskSpec
@@ -80,11 +81,9 @@ class _ImageCheck:
 
     def _look(self, path: str) -> str:
         try:
-            return "" if inside(self._source, path).is_file() else "image is missing"
-        except DataError:
-            return "image path leads out of the source folder"
-        except (OSError, ValueError):
-            return "image path is no valid path"
+            return "" if locate(self._source, path).is_file() else "image is missing"
+        except (SampleError, OSError):
+            return "image path is no path inside the source folder"
 
 
 def _text_problem(sample: Sample, line: str) -> str:
@@ -98,9 +97,7 @@ def encodable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def _warnings(
-    spec: TaskSpec, lines: Mapping[Split, Sequence[str]], groups: Mapping[Split, set[str]]
-) -> Iterator[str]:
+def _warnings(spec: TaskSpec, lines: Mapping[Split, Sequence[str]], groups: Mapping[Split, set[str]]) -> Iterator[str]:
     for split in SPLITS:
         if not lines[split]:
             yield f"there are no {split} samples"

@@ -9,7 +9,7 @@ import click
 from tasks.catalog import get_task, select_tasks, task_names
 from tasks.foundation.console import emit, emit_table, say, warn
 from tasks.foundation.errors import DataError, UsageError
-from tasks.prepare import medbench_home, prepare_suite, prepare_task
+from tasks.prepare import prepare_suite, prepare_task
 from tasks.prepared import SPLITS, Prepared, damaged_files, is_prepared, load_prepared
 from tasks.sample import Split
 from tasks.spec import TaskSpec
@@ -17,29 +17,25 @@ from tasks.spec import TaskSpec
 MINI = "mini"
 
 _data_dir_option = click.option(
-    "--data-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=None,
-    help="Folder of prepared tasks (default: paper/ in MEDBENCH_HOME or ~/.cache/medbench).",
+    "--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder of prepared tasks."
 )
-
-
-def default_data_dir() -> Path:
-    """Return the folder of prepared tasks where none is given."""
-    return medbench_home() / "paper"
 
 
 @click.command("tasks")
 @_data_dir_option
 def tasks_command(data_dir: Path | None) -> None:
-    """List the benchmarks: what is asked, how much, how it is scored, and whether it is prepared."""
-    folder = data_dir or default_data_dir()
+    """List the benchmarks: what is asked, how much, how it is scored, and whether --data-dir has it prepared.
+
+    \b
+    Example:  medbench tasks
+    """
     columns = ("task", "kind", "title", "train", "test", "metrics", "licence", "prepared")
-    emit_table(columns, [_task_row(get_task(name), folder) for name in task_names()])
-    say(f"train and test: samples in the paper. prepared: in {folder}.")
+    emit_table(columns, [_task_row(get_task(name), data_dir) for name in task_names()])
+    say("train, test: samples in the paper. prepared: in the folder given with --data-dir.")
 
 
-def _task_row(spec: TaskSpec, data_dir: Path) -> tuple[str, ...]:
+def _task_row(spec: TaskSpec, data_dir: Path | None) -> tuple[str, ...]:
+    prepared = "-" if data_dir is None else "yes" if is_prepared(data_dir, spec.name) else "no"
     return (
         spec.name,
         spec.kind,
@@ -48,7 +44,7 @@ def _task_row(spec: TaskSpec, data_dir: Path) -> tuple[str, ...]:
         str(spec.counts.get("test", "-")),
         " ".join(_metric_ids(spec)),
         f"{spec.licence}{' (credentialed)' if spec.credentialed else ''}",
-        "yes" if is_prepared(data_dir, spec.name) else "no",
+        prepared,
     )
 
 
@@ -60,7 +56,13 @@ def _metric_ids(spec: TaskSpec) -> list[str]:
 
 @click.group("data")
 def data_group() -> None:
-    """Prepare the datasets that you have on disk, and check them."""
+    """Prepare the datasets that you have on disk, and check them.
+
+    \b
+    Example:  medbench data list slake-vqa
+              medbench data prepare slake-vqa --source Slake1.0 --data-dir data
+              medbench data verify --data-dir data
+    """
 
 
 @data_group.command("list")
@@ -90,36 +92,29 @@ def _description(spec: TaskSpec) -> str:
     help="Folder with the native files; see `medbench data list`.",
 )
 @_data_dir_option
-@click.option(
-    "--option", "options", multiple=True, metavar="NAME=VALUE", help="A reader option; may be repeated."
-)
-def prepare_command(
-    task: Sequence[str], source: Path | None, data_dir: Path | None, options: Sequence[str]
-) -> None:
+@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="A reader option; may be repeated.")
+def prepare_command(task: Sequence[str], source: Path | None, data_dir: Path | None, options: Sequence[str]) -> None:
     """Read native files and write samples and a manifest. TASK: names, kinds, patterns, or `mini`.
 
-    The images stay where they are. `mini` prepares the bundled suite and needs no --source.
+    The images stay where they are. `mini` prepares the bundled suite, needs no --source, and shows its folder.
     """
     if MINI in task:
         _prepare_mini(task, source, data_dir, options)
         return
-    if source is None:
+    if source is None or data_dir is None:
         raise UsageError(
-            "The native files' folder is not given.",
-            "Add --source DIR; `medbench data list` shows the layouts.",
+            f"{'--source' if source is None else '--data-dir'} is not given.",
+            "Add --source DIR (your native files; `medbench data list` shows the layouts) and --data-dir DIR "
+            "(where the prepared samples go).",
         )
     parsed = _parsed_options(options)
     for name in _selected(task):
-        _report(prepare_task(get_task(name), source, data_dir or default_data_dir(), parsed))
+        _report(prepare_task(get_task(name), source, data_dir, parsed))
 
 
-def _prepare_mini(
-    task: Sequence[str], source: Path | None, data_dir: Path | None, options: Sequence[str]
-) -> None:
+def _prepare_mini(task: Sequence[str], source: Path | None, data_dir: Path | None, options: Sequence[str]) -> None:
     if len(task) > 1 or source is not None or options:
-        raise UsageError(
-            "The mini suite is prepared alone, from its bundled files.", "Use: medbench data prepare mini"
-        )
+        raise UsageError("The mini suite is prepared alone, from its bundled files.", "Use: medbench data prepare mini")
     suite = import_module("tasks.mini_suite").DATA
     emit(str(prepare_suite(suite, data_dir)))
 
@@ -129,9 +124,7 @@ def _parsed_options(options: Sequence[str]) -> dict[str, str]:
     for option in options:
         name, equals, value = option.partition("=")
         if not equals or not name or name in parsed:
-            raise UsageError(
-                f"--option {option!r} is not NAME=VALUE, or is given twice.", "Example: --option seed=42"
-            )
+            raise UsageError(f"--option {option!r} is not NAME=VALUE, or is given twice.", "Example: --option seed=42")
         parsed[name] = value
     return parsed
 
@@ -156,8 +149,9 @@ def verify_command(task: Sequence[str], data_dir: Path | None) -> None:
 
     Ends with exit code 1 if a file differs from its manifest. Counts that differ from the paper's are shown.
     """
-    folder = data_dir or default_data_dir()
-    prepared = _prepared_tasks(task, folder)
+    if data_dir is None:
+        raise UsageError("--data-dir is not given.", "Add --data-dir DIR, the folder given to medbench data prepare.")
+    prepared = _prepared_tasks(task, data_dir)
     damaged = {item.task: damaged_files(item) for item in prepared}
     columns = ("task", "split", "paper", "found", "difference", "files")
     emit_table(columns, [_verify_row(item, split, damaged) for item in prepared for split in SPLITS])

@@ -32,7 +32,7 @@ MAX_PIXELS = 89_478_485
 
 _EIGHT_BITS = 255
 _DEEP_MODES = frozenset({"I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
-_GREY_DIMENSIONS, _COLOUR_DIMENSIONS, _CHANNELS = 2, 3, 3
+_GREY_STACK, _COLOUR_STACK, _CHANNELS = 3, 4, 3
 
 # Pillow's decoders raise these on hostile or damaged bytes.
 _UNDECODABLE = (
@@ -62,7 +62,7 @@ def open_image(source: Path, ref: ImageRef) -> Image.Image:
         SampleError: If the image is missing, damaged, too large or outside `source`; the message names the
             file.
     """
-    path = _locate(source, ref)
+    path = locate(source, ref.path)
     return _from_array(path, ref) if ref.member else _from_file(path)
 
 
@@ -74,6 +74,19 @@ def image_digest(source: Path, ref: ImageRef) -> str:
     """
     image = open_image(source, ref)
     return hashlib.sha256(f"{image.width}x{image.height}:".encode() + image.tobytes()).hexdigest()
+
+
+def locate(folder: Path, relative: str) -> Path:
+    """Return the file `relative` of `folder`, which need not exist.
+
+    Raises:
+        SampleError: If the text is no valid path or leads out of `folder`.
+    """
+    try:
+        return inside(folder, relative)
+    # Besides the refusal: a NUL or lone surrogate is a ValueError, a symbolic link to itself a RuntimeError.
+    except (DataError, ValueError, RuntimeError) as error:
+        raise SampleError(f"The path {relative!r} is not opened: {error}") from error
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -98,13 +111,6 @@ def open_mask(path: Path) -> Image.Image:
             return image
     except _UNDECODABLE as error:
         raise _undecodable(path, error) from error
-
-
-def _locate(source: Path, ref: ImageRef) -> Path:
-    try:
-        return inside(source, ref.path)
-    except (DataError, ValueError) as error:
-        raise SampleError(f"The image {ref.path!r} is not opened: {error}") from error
 
 
 def _from_file(path: Path) -> Image.Image:
@@ -157,17 +163,15 @@ def _cached_array(path: Path, member: str) -> npt.NDArray[np.uint8]:
         try:
             changed_at = path.stat().st_mtime_ns
         except OSError as error:
-            raise DataError(
-                f"{path} cannot be read: {error.strerror or error}.", "Check the folder."
-            ) from error
+            raise DataError(f"{path} cannot be read: {error.strerror or error}.", "Check the folder.") from error
         return _load_array(path, member, changed_at)
 
 
 @lru_cache(maxsize=2)
 def _load_array(path: Path, member: str, _changed_at: int) -> npt.NDArray[np.uint8]:
     array: npt.NDArray[Any] = read_array(path, member)
-    grey = array.ndim == _GREY_DIMENSIONS + 1
-    colour = array.ndim == _COLOUR_DIMENSIONS + 1 and array.shape[-1] == _CHANNELS
+    grey = array.ndim == _GREY_STACK
+    colour = array.ndim == _COLOUR_STACK and array.shape[-1] == _CHANNELS
     if array.dtype != np.uint8 or not (grey or colour):
         raise DataError(
             f"{path}: {member!r} is {array.dtype} {array.shape}; images are uint8 [N, H, W] or [N, H, W, 3]."

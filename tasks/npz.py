@@ -35,9 +35,7 @@ def read_array(path: Path, member: str) -> npt.NDArray[Any]:
         shape, dtype = _read_header(stream)
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if size > MAX_ARRAY_BYTES:
-        raise DataError(
-            f"{path}: the array {member!r} claims {size} bytes; at most {MAX_ARRAY_BYTES} are read."
-        )
+        raise DataError(f"{path}: the array {member!r} claims {size} bytes; at most {MAX_ARRAY_BYTES} are read.")
     with _open_member(path, member) as stream:
         return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
 
@@ -57,14 +55,8 @@ def _open_member(path: Path, member: str) -> Iterator[IO[bytes]]:
         with zipfile.ZipFile(path) as archive, archive.open(f"{member}.npy") as stream:
             yield stream
     except KeyError as error:
-        raise DataError(
-            f"{path} has no array {member!r}.", "Download the file again from its authors."
-        ) from error
+        raise DataError(f"{path} has no array {member!r}.", "Download the file again from its authors.") from error
     except OSError as error:
-        raise DataError(
-            f"{path} cannot be read: {error.strerror or error}.", "Check the folder given."
-        ) from error
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.", "Check the folder given.") from error
     except _MALFORMED as error:
-        raise DataError(
-            f"{path}: the array {member!r} is broken: {error}.", "Download the file again."
-        ) from error
+        raise DataError(f"{path}: the array {member!r} is broken: {error}.", "Download the file again.") from error

@@ -82,9 +82,7 @@ def _withdraw_manifest(folder: Path) -> None:
 def _nothing_usable(spec: TaskSpec, source: Path, skipped: Sequence[Skipped]) -> DataError:
     reasons = Counter(item.reason for item in skipped).most_common(3)
     listed = "; ".join(f"{count} x {reason}" for reason, count in reasons) or "the files name no items"
-    return DataError(
-        f"{source} gave no usable sample of {spec.name}: {listed}.", f"Expected layout: {spec.layout}"
-    )
+    return DataError(f"{source} gave no usable sample of {spec.name}: {listed}.", f"Expected layout: {spec.layout}")
 
 
 def _manifest(
@@ -212,8 +210,6 @@ def _retire(target: Path, retired: Path) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise RunError(
-            f"Cannot replace {target}: {error.strerror or error}.", "Remove this folder."
-        ) from error
+        raise RunError(f"Cannot replace {target}: {error.strerror or error}.", "Remove this folder.") from error
     finally:
         shutil.rmtree(retired, ignore_errors=True)

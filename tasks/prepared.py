@@ -166,9 +166,6 @@ def prepare_again(task: str) -> str:
 def _read_samples(path: Path) -> list[Sample]:
     try:
         with path.open("rb") as stream:
-            return [
-                parse_json(SAMPLE, line, f"{path}, line {number}")
-                for number, line in enumerate(stream, start=1)
-            ]
+            return [parse_json(SAMPLE, line, f"{path}, line {number}") for number, line in enumerate(stream, start=1)]
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing.", "Prepare the task again.") from error

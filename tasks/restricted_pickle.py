@@ -61,8 +61,6 @@ def load_plain_pickle(path: Path) -> object:
     except DataError as error:
         raise DataError(f"{path}: {error.problem}", error.hint) from error
     except OSError as error:
-        raise DataError(
-            f"{path} cannot be read: {error.strerror or error}.", "Check the folder given."
-        ) from error
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.", "Check the folder given.") from error
     except _MALFORMED as error:
         raise DataError(f"{path} is not a readable pickle: {error}.", "Download the file again.") from error

@@ -56,9 +56,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataError(
-            f"{path} cannot be read: {error.strerror or error}.", "Check the folder given."
-        ) from error
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.", "Check the folder given.") from error
 
 
 def _data_error(where: str, error: ValidationError) -> DataError:

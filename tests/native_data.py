@@ -166,7 +166,9 @@ def mpx_single(root: Path) -> Path:
     return root
 
 
-def medmnist(root: Path, name: str = "dermamnist_224", *, classes: int = 7, side: int = 28, grey: bool = False) -> Path:
+def medmnist_npz(
+    root: Path, name: str = "dermamnist_224", *, classes: int = 7, side: int = 28, grey: bool = False
+) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {}
     for split, rows in (("train", 2 * classes), ("val", 1), ("test", classes)):
@@ -219,7 +221,7 @@ def pubmedqa(root: Path) -> Path:
 
 
 def organsmnist(root: Path) -> Path:
-    return medmnist(root, "organsmnist", classes=11, grey=True)
+    return medmnist_npz(root, "organsmnist", classes=11, grey=True)
 
 
 NATIVE = {
@@ -233,7 +235,7 @@ NATIVE = {
     "sa-med2d-reg": sa_med2d_bundle,
     "mimic-cxr": mimic_cxr,
     "mpx-single": mpx_single,
-    "dermamnist": medmnist,
+    "dermamnist": medmnist_npz,
     "organsmnist": organsmnist,
 }
 """What makes a native folder for each task."""

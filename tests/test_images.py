@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from native_data import medmnist
+from native_data import medmnist_npz
 from PIL import Image
 
 from tasks import images
@@ -78,7 +78,7 @@ def test_deep_files_with_small_values_are_kept_and_constant_ones_are_black(tmp_p
 
 @pytest.mark.parametrize("grey", [False, True])
 def test_rows_of_an_array_are_images(tmp_path: Path, grey: bool) -> None:
-    medmnist(tmp_path, grey=grey)
+    medmnist_npz(tmp_path, grey=grey)
     stored = read_array(tmp_path / "dermamnist_224.npz", "test_images")[3]
     decoded = np.asarray(open_image(tmp_path, ImageRef(path="dermamnist_224.npz", member="test_images", index=3)))
     expected = np.repeat(stored[..., None], 3, axis=2) if grey else stored
@@ -88,7 +88,7 @@ def test_rows_of_an_array_are_images(tmp_path: Path, grey: bool) -> None:
 def test_an_array_is_decompressed_once_for_all_its_rows_and_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    medmnist(tmp_path)
+    medmnist_npz(tmp_path)
     reads: list[str] = []
 
     def counted(path: Path, member: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -162,7 +162,7 @@ def write_truncated_jpeg(path: Path) -> None:
 )
 def test_what_cannot_be_decoded_is_an_error_of_this_sample(tmp_path: Path, write: Callable[[Path], object]) -> None:
     write(tmp_path / "a.png")
-    with pytest.raises(SampleError, match="a.png"):
+    with pytest.raises(SampleError, match=r"a\.png"):
         open_image(tmp_path, ImageRef(path="a.png"))
 
 
@@ -213,11 +213,11 @@ def test_broken_arrays_are_errors_of_this_sample(tmp_path: Path, ref: ImageRef, 
 
 
 def test_a_header_tells_the_shape_and_the_size(tmp_path: Path) -> None:
-    medmnist(tmp_path)
+    medmnist_npz(tmp_path)
     assert array_shape(tmp_path / "dermamnist_224.npz", "test_images") == (7, 28, 28, 3)
     Image.new("L", (7, 3)).save(tmp_path / "a.png")
     assert image_size(tmp_path / "a.png") == (7, 3)
-    with pytest.raises(SampleError, match="b.png"):
+    with pytest.raises(SampleError, match=r"b\.png"):
         image_size(tmp_path / "b.png")
     with pytest.raises(DataError, match="nothing"):
         array_shape(tmp_path / "dermamnist_224.npz", "nothing")

@@ -16,7 +16,7 @@ from tasks.foundation.errors import MedbenchError
 from tasks.metrics import java, meteor
 from tasks.metrics.assembly import corpus_bleu_metrics, meteor_metric, worded_pair_metric
 from tasks.metrics.java import JavaProgram, packaged_jar
-from tasks.metrics.meteor import close_meteor, corpus_meteor, meteor_statistics
+from tasks.metrics.meteor import close_meteor, corpus_meteor, meteor_statistics, start_meteor
 from tasks.metrics.metric import Metric, Scorable
 from tasks.metrics.normalise import normalise_answer
 from tasks.metrics.ptb import tokenise
@@ -89,6 +89,7 @@ def test_no_texts_need_no_java(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", ["report", "mpx"])
 def test_report_scores_equal_the_official_ones_on_whole_references(kind: str) -> None:
     expected = json.loads((fixtures() / "metrics" / "scores_unimed.json").read_text("utf-8"))["scores"][kind]
+    start_meteor()
     scorables = pairs(kind)
     assert len(scorables) == expected["n"]
     bleu1, bleu4 = corpus_bleu_metrics("test", raw_texts)

@@ -176,7 +176,7 @@ def test_indices_lead_back_to_the_items() -> None:
     assert count_states(items) == {"ok": 3, "unparsed": 0, "empty": 0, "truncated": 1, "error": 1}
 
 
-@pytest.mark.parametrize("kind", ["qa", "vqa", "rec", "reg", "cls"])
+@pytest.mark.parametrize("kind", _KINDS)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_nothing_scored_is_not_a_number(protocol: Protocol, kind: Kind) -> None:
     for items in ([], [item("error")]):

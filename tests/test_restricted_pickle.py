@@ -1,11 +1,11 @@
 """Pickles may hold plain data and nothing else."""
 
 import collections
-import datetime
+import datetime as dt
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -29,10 +29,10 @@ _PLAIN = st.recursive(
 
 
 class _RunsOnLoad:
-    def __init__(self, function: Any, *arguments: object) -> None:
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
         self._reduced = (function, arguments)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
         return self._reduced
 
 
@@ -67,7 +67,7 @@ def test_texts_of_python_2_load(tmp_path: Path) -> None:
         (_RunsOnLoad(getattr, "x", "y"), "builtins.getattr"),
         (_RunsOnLoad(bytearray, 10), "builtins.bytearray"),
         (collections.OrderedDict(a=1), "collections.OrderedDict"),
-        (datetime.date(2020, 1, 1), "datetime.date"),
+        (dt.date(2020, 1, 1), "datetime.date"),
         (Path("x"), "PosixPath"),
     ],
 )
@@ -112,7 +112,7 @@ def test_nothing_runs_before_the_refusal(tmp_path: Path) -> None:
 def test_broken_pickles_are_data_errors(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.pkl"
     path.write_bytes(content)
-    with pytest.raises(DataError, match="broken.pkl"):
+    with pytest.raises(DataError, match=r"broken\.pkl"):
         load_plain_pickle(path)
 
 
@@ -129,5 +129,5 @@ def test_random_bytes_are_plain_data_or_a_data_error(tmp_path: Path, content: by
 
 
 def test_a_missing_pickle_is_a_data_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere.pkl"):
+    with pytest.raises(DataError, match=r"nowhere\.pkl"):
         load_plain_pickle(tmp_path / "nowhere.pkl")

@@ -6,11 +6,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fixture_root import fixtures
-from native_data import medmnist, organsmnist, path_vqa, path_vqa_row, slake, slake_question, write_json
+from native_data import medmnist_npz, organsmnist, path_vqa, path_vqa_row, slake, slake_question, write_json
 
 from tasks import catalog
 from tasks.catalog import (
@@ -27,6 +26,7 @@ from tasks.datasets.medmnist import LABEL_SETS, read_labels
 from tasks.datasets.path_vqa import read_questions as read_path_vqa
 from tasks.datasets.slake import read_questions, read_regions
 from tasks.foundation.errors import UsageError
+from tasks.foundation.files import JsonObject
 from tasks.sample import Box, Sample
 
 POOLS = {
@@ -59,8 +59,9 @@ PAPER_TABLE_4 = {
 
 
 @pytest.fixture(scope="module")
-def official() -> Any:
-    return json.loads((fixtures() / "unimed" / "data" / "datasets.json").read_text(encoding="utf-8"))
+def official() -> JsonObject:
+    found: JsonObject = json.loads((fixtures() / "unimed" / "data" / "datasets.json").read_text(encoding="utf-8"))
+    return found
 
 
 def test_the_catalogue_is_the_papers_table_of_tasks() -> None:
@@ -89,7 +90,7 @@ def test_every_declaration_is_documented_and_formattable(name: str) -> None:
 
 
 @pytest.mark.parametrize("dataset", POOLS)
-def test_training_pools_are_the_official_ones(official: Any, dataset: str) -> None:
+def test_training_pools_are_the_official_ones(official: JsonObject, dataset: str) -> None:
     task, identifier, field = POOLS[dataset]
     pool = official["train"][dataset]["instruction_pool"]
     assert all(template.startswith(identifier) for template in pool)
@@ -99,12 +100,14 @@ def test_training_pools_are_the_official_ones(official: Any, dataset: str) -> No
 
 
 @pytest.mark.parametrize(("dataset", "task"), [("mimic_caption", "mimic-cxr"), ("medpix_single", "mpx-single")])
-def test_report_prompts_are_the_official_ones_without_the_final_space(official: Any, dataset: str, task: str) -> None:
+def test_report_prompts_are_the_official_ones_without_the_final_space(
+    official: JsonObject, dataset: str, task: str
+) -> None:
     asked = official["eval"][dataset]["tuples"][0][2]
     assert asked == f"[caption] {get_task(task).prompt} "
 
 
-def test_slake_questions_are_asked_as_in_the_official_evaluation(official: Any, tmp_path: Path) -> None:
+def test_slake_questions_are_asked_as_in_the_official_evaluation(official: JsonObject, tmp_path: Path) -> None:
     expected = official["eval"]["slakevqa_en"]["tuples"]
     rows = [
         slake_question(1, question="What modality is used to take this image?", answer="CT"),
@@ -117,7 +120,7 @@ def test_slake_questions_are_asked_as_in_the_official_evaluation(official: Any, 
     assert found == [tuple(row[1:]) for row in expected]
 
 
-def test_path_vqa_is_asked_as_in_the_official_evaluation(official: Any, tmp_path: Path) -> None:
+def test_path_vqa_is_asked_as_in_the_official_evaluation(official: JsonObject, tmp_path: Path) -> None:
     expected = official["eval"]["path_vqa"]["tuples"]
     rows = [
         path_vqa_row("test_0001", number, sent=asked.rpartition("answer: ")[2], answer_type=kind, label={answer: 1})
@@ -131,7 +134,7 @@ def test_path_vqa_is_asked_as_in_the_official_evaluation(official: Any, tmp_path
     assert found == [(asked, states[kind], answer) for _, _, asked, kind, answer in expected]
 
 
-def test_boxes_are_asked_and_kept_as_in_the_official_evaluation(official: Any, tmp_path: Path) -> None:
+def test_boxes_are_asked_and_kept_as_in_the_official_evaluation(official: JsonObject, tmp_path: Path) -> None:
     reading = read_regions(slake(tmp_path), {}, task="slake-rec", kind="rec")
     samples = [item for item in reading.samples if item.split == "test"]
     expected = official["eval"]["ref_slake"]["tuples"]
@@ -143,7 +146,7 @@ def test_boxes_are_asked_and_kept_as_in_the_official_evaluation(official: Any, t
         assert sample.image_size == tuple(size)
 
 
-def test_objects_are_named_as_in_the_official_evaluation(official: Any, tmp_path: Path) -> None:
+def test_objects_are_named_as_in_the_official_evaluation(official: JsonObject, tmp_path: Path) -> None:
     reading = read_regions(slake(tmp_path), {}, task="slake-reg", kind="reg")
     samples = [item for item in reading.samples if item.split == "test"]
     for sample, (_, asked, _, name) in zip(samples, official["eval"]["invref_slake"]["tuples"], strict=True):
@@ -159,10 +162,10 @@ def test_objects_are_named_as_in_the_official_evaluation(official: Any, tmp_path
 
 @pytest.mark.parametrize(
     ("dataset", "task", "build"),
-    [("medmnist_2d_derma", "dermamnist", medmnist), ("medmnist_2d_organs", "organsmnist", organsmnist)],
+    [("medmnist_2d_derma", "dermamnist", medmnist_npz), ("medmnist_2d_organs", "organsmnist", organsmnist)],
 )
 def test_classes_are_asked_and_named_as_in_the_official_evaluation(
-    official: Any, tmp_path: Path, dataset: str, task: str, build: Callable[[Path], Path]
+    official: JsonObject, tmp_path: Path, dataset: str, task: str, build: Callable[[Path], Path]
 ) -> None:
     samples = [item for item in read_labels(build(tmp_path), {}, task=task).samples if item.split == "test"]
     found = [(f"[cls] {get_task(task).instruction(item)}", item.reference) for item in samples]

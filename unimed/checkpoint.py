@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
 
 from tasks.foundation.errors import DataError, UsageError
 from tasks.foundation.files import file_sha256, fingerprint
@@ -44,6 +46,7 @@ def load_checkpoint(folder: Path, *, device: str = "auto", dtype: str = "auto") 
             f"{folder} is not a Uni-Med checkpoint: {', '.join(missing)} missing.",
             f"A checkpoint folder holds {', '.join(NEEDED)}, as `medbench train --output DIR` writes them.",
         )
+    transformers_logging.disable_progress_bar()
     chosen = resolve_device(device)
     model = _load_model(folder, resolve_dtype(dtype, chosen))
     torch.nn.Module.to(model, chosen).eval()
@@ -86,7 +89,7 @@ def _load_model(folder: Path, dtype: torch.dtype) -> UniMedForConditionalGenerat
         loaded: Any = UniMedForConditionalGeneration.from_pretrained(
             folder, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
+    except (SafetensorError, StrictDataclassError, OSError, ValueError, TypeError) as error:
         raise DataError(
             f"The checkpoint {folder} cannot be read: {error}", "Copy it again or train it anew."
         ) from error

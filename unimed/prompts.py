@@ -53,10 +53,10 @@ def box_text(box: Box, image_size: tuple[int, int]) -> str:
 def parse_box(text: str, image_size: tuple[int, int]) -> Box | None:
     """Return the box that an answer starts with, in pixels, or None.
 
-    The official evaluation removes every space and then demands the box at the very start; what follows it is
-    ignored (`eval_ref.py`).
+    The official evaluation removes `<unk>` and every space and then demands the box at the very start; what
+    follows it is ignored (`eval_ref.py`).
     """
-    match = _BOX.match(text.replace(" ", ""))
+    match = _BOX.match(text.replace("<unk>", "").replace(" ", ""))
     if match is None:
         return None
     left, top, right, bottom = (float(number) for number in match.groups())

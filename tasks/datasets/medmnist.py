@@ -120,31 +120,23 @@ def read_labels(source: Path, options: Mapping[str, str], *, task: str) -> Readi
     """
     flag = options.get("flag", task)
     if flag not in LABEL_SETS:
-        raise UsageError(
-            f"The option flag={flag} names no known MedMNIST set.", f"Allowed: {', '.join(LABEL_SETS)}."
-        )
+        raise UsageError(f"The option flag={flag} names no known MedMNIST set.", f"Allowed: {', '.join(LABEL_SETS)}.")
     names = (f"{flag}_224.npz", f"{flag}.npz")
     path = next((source / name for name in names if (source / name).is_file()), None)
     if path is None:
         raise wrong_layout(source, names, _layout(flag))
     splits: tuple[Split, ...] = ("train", "test")
     image = relative(source, path)
-    found = chain.from_iterable(
-        _split_samples(path, image, split, task, LABEL_SETS[flag]) for split in splits
-    )
+    found = chain.from_iterable(_split_samples(path, image, split, task, LABEL_SETS[flag]) for split in splits)
     return collect(found, f"the dataset's own train and test arrays of {path.name}")
 
 
-def _split_samples(
-    path: Path, image: str, split: Split, task: str, label_set: LabelSet
-) -> Iterator[Sample | Skipped]:
+def _split_samples(path: Path, image: str, split: Split, task: str, label_set: LabelSet) -> Iterator[Sample | Skipped]:
     inputs = {"subject": label_set.subject, "classes": label_set.listing}
     spoken = label_set.spoken
     for index, label in enumerate(_labels(path, split)):
         if label >= len(spoken):
-            yield Skipped(
-                item=f"{split}/{index}", reason=f"label {label} is not one of {len(spoken)} classes"
-            )
+            yield Skipped(item=f"{split}/{index}", reason=f"label {label} is not one of {len(spoken)} classes")
             continue
         yield Sample(
             sample_id=f"{split}/{index}",
@@ -161,9 +153,7 @@ def _split_samples(
 def _labels(path: Path, split: Split) -> list[int]:
     labels = read_array(path, f"{split}_labels")
     if labels.dtype.kind not in "ui" or labels.size != len(labels):
-        raise DataError(
-            f"{path}: {split}_labels is {labels.dtype} {labels.shape}; expected whole numbers [N, 1]."
-        )
+        raise DataError(f"{path}: {split}_labels is {labels.dtype} {labels.shape}; expected whole numbers [N, 1].")
     if labels.size and labels.min() < 0:
         raise DataError(f"{path}: {split}_labels has negative values.")
     images = array_shape(path, f"{split}_images")

@@ -31,9 +31,7 @@ from tasks.sample import ImageRef, Sample, Split
 from tasks.spec import Reading, Skipped, TaskSpec
 from tasks.validation import NativeRow, parse_json_file
 
-LAYOUT = (
-    "annotation.json (R2Gen form) [, annotation_small.json], files/p10/p.../s.../<dicom id>.jpg (or p10/...)"
-)
+LAYOUT = "annotation.json (R2Gen form) [, annotation_small.json], files/p10/p.../s.../<dicom id>.jpg (or p10/...)"
 
 
 class _Row(NativeRow):

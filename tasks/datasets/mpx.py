@@ -6,8 +6,7 @@ contributors, so neither may be passed on.
 
 Native layout::
 
-    MedPix_single_train.csv, MedPix_single_test.csv   with at least the columns name, type, context
-    (invented here)
+    MedPix_single_train.csv, MedPix_single_test.csv   with at least these columns; rows invented here
         name,type,context
         MPX1000_synpic1000.jpg,caption,Axial image through the upper abdomen.
         MPX1000_synpic1000.jpg,modality,CT
@@ -107,7 +106,7 @@ def _unusable(row: Mapping[str | None, str | None]) -> str:
     for column, value in row.items():
         if value is None or value in _EMPTY:
             return f"column {column!r} is empty"
-    return "" if row["type"] == "caption" else f"type is not caption but {row['type']}"
+    return "" if row["type"] == "caption" else "type is not caption"
 
 
 MPX_SINGLE = TaskSpec(

@@ -10,9 +10,7 @@ from tasks.spec import Reading, Skipped
 
 DEFAULT_SEED = 42
 
-SEED_OPTION = (
-    f"seed of our own split, used only where the authors' split is not there (default {DEFAULT_SEED})"
-)
+SEED_OPTION = f"seed of our own split, used only where the authors' split is not there (default {DEFAULT_SEED})"
 
 
 def collect(found: Iterable[Sample | Skipped], split_method: str) -> Reading:
@@ -74,7 +72,7 @@ def prefix(source: Path, folder: Path) -> str:
 
 def rank(seed: int, name: str) -> int:
     """Return a number that orders names at random, the same on every machine and Python version."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big")
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode(errors="surrogatepass")).digest()[:8], "big")
 
 
 def ranked_split(groups: Iterable[str], *, seed: int, parts: int) -> dict[str, Split]:
@@ -97,9 +95,7 @@ def seed_option(options: Mapping[str, str]) -> int:
     try:
         return int(text)
     except ValueError as error:
-        raise UsageError(
-            f"The option seed={text} is not a whole number.", "Example: --option seed=42"
-        ) from error
+        raise UsageError(f"The option seed={text} is not a whole number.", "Example: --option seed=42") from error
 
 
 def refuse_options(options: Mapping[str, str], names: Iterable[str], because: str) -> None:
@@ -110,6 +106,4 @@ def refuse_options(options: Mapping[str, str], names: Iterable[str], because: st
     """
     given = sorted(set(options).intersection(names))
     if given:
-        raise UsageError(
-            f"The option {given[0]} has no effect here: {because}.", f"Leave out --option {given[0]}=..."
-        )
+        raise UsageError(f"The option {given[0]} has no effect here: {because}.", f"Leave out --option {given[0]}=...")

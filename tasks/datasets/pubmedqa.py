@@ -66,9 +66,7 @@ def read_questions(source: Path, _options: Mapping[str, str]) -> Reading:
 
 def _split_by_truth(rows: Mapping[str, _Row], truth: Mapping[str, _Decision]) -> Iterator[Sample | Skipped]:
     yield from _samples({pmid: row for pmid, row in rows.items() if pmid not in truth}, "train")
-    yield from _samples(
-        {pmid: row for pmid, row in rows.items() if truth.get(pmid) == row.final_decision}, "test"
-    )
+    yield from _samples({pmid: row for pmid, row in rows.items() if truth.get(pmid) == row.final_decision}, "test")
     for pmid, decision in truth.items():
         if pmid not in rows:
             yield Skipped(item=pmid, reason="test id is not in ori_pqal.json")

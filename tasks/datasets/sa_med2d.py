@@ -63,9 +63,7 @@ _REGIONS = TypeAdapter(list[dict[str, Any]])
 _SPLITS: tuple[Split, ...] = ("train", "test")
 
 
-def read_regions(
-    source: Path, options: Mapping[str, str], *, task: str, kind: Literal["rec", "reg"]
-) -> Reading:
+def read_regions(source: Path, options: Mapping[str, str], *, task: str, kind: Literal["rec", "reg"]) -> Reading:
     """Read SA-Med2D-REC or SA-Med2D-REG; see the module's docstring.
 
     Raises:
@@ -75,9 +73,7 @@ def read_regions(
     modalities = modalities_option(options)
     bundle = {split: source / f"regions_small_{split}" for split in _SPLITS}
     if any(folder.is_dir() for folder in bundle.values()):
-        refuse_options(
-            options, ["seed", "max_per_modality"], "the authors' bundle is already split and drawn"
-        )
+        refuse_options(options, ["seed", "max_per_modality"], "the authors' bundle is already split and drawn")
         parts = (_bundle_regions(source, split, modalities) for split in _SPLITS)
         return collect(region_samples(chain.from_iterable(parts), task, kind), "the authors' bundle")
     release = find_release(source)

@@ -17,8 +17,7 @@ from tasks.datasets.json_stream import stream_object
 from tasks.datasets.native import prefix, rank, ranked_split, seed_option
 from tasks.datasets.regions import Region
 from tasks.foundation.errors import DataError, SampleError, UsageError
-from tasks.foundation.files import inside
-from tasks.images import image_size, open_mask
+from tasks.images import image_size, locate, open_mask
 from tasks.sample import Box, ImageRef, Split
 from tasks.spec import Skipped
 from tasks.validation import parse_json_file
@@ -94,17 +93,13 @@ def modalities_option(options: Mapping[str, str]) -> tuple[str, ...]:
     Raises:
         UsageError: If it names none.
     """
-    names = tuple(
-        name.strip() for name in options.get("modalities", _DEFAULT_MODALITIES).split(",") if name.strip()
-    )
+    names = tuple(name.strip() for name in options.get("modalities", _DEFAULT_MODALITIES).split(",") if name.strip())
     if not names:
         raise UsageError("The option modalities names no modality.", "Example: --option modalities=ct,mr")
     return names
 
 
-def read_release(
-    source: Path, release: Release, options: Mapping[str, str]
-) -> tuple[Iterator[Region | Skipped], str]:
+def read_release(source: Path, release: Release, options: Mapping[str, str]) -> tuple[Iterator[Region | Skipped], str]:
     """Return the drawn regions in the order of their masks' names, and how they were drawn.
 
     Raises:
@@ -175,9 +170,7 @@ def _draw(
                 heapq.heappush(heap, entry)
             elif heap and entry > heap[0]:
                 heapq.heapreplace(heap, entry)
-    return {
-        key: sorted(_Drawn(-place, mask, image) for place, mask, image in heap) for key, heap in kept.items()
-    }
+    return {key: sorted(_Drawn(-place, mask, image) for place, mask, image in heap) for key, heap in kept.items()}
 
 
 def _regions(
@@ -250,16 +243,16 @@ def _stem(name: str) -> str:
 
 def _size(root: Path, image: str) -> tuple[int, int] | str:
     try:
-        return image_size(inside(root, image))
-    except (DataError, SampleError):
+        return image_size(locate(root, image))
+    except SampleError:
         return "image is missing, unreadable or outside the folder"
 
 
 def _mask_box(root: Path, mask: str, size: tuple[int, int]) -> Box | str:
     """Return the tight box of the non-zero pixels of a mask, or why there is none."""
     try:
-        picture = open_mask(inside(root, mask))
-    except (DataError, SampleError):
+        picture = open_mask(locate(root, mask))
+    except SampleError:
         return "mask is missing, unreadable or outside the folder"
     if picture.size != size:
         return "mask and image differ in size"

@@ -49,9 +49,7 @@ from tasks.spec import Reading, Skipped, TaskSpec
 from tasks.validation import NativeRow, parse_json_file, read_bytes
 
 LAYOUT = "train.txt, test.txt, imgs/<name>/{source.jpg,question.json,detection.json}"
-_SOURCE = (
-    "Slake 1.0, https://www.med-vqa.com/slake; train.txt and test.txt come with the Uni-Med authors' data"
-)
+_SOURCE = "Slake 1.0, https://www.med-vqa.com/slake; train.txt and test.txt come with the Uni-Med authors' data"
 _LICENCE = "CC BY 4.0"
 _PARTS = 7
 
@@ -88,16 +86,12 @@ def read_questions(source: Path, options: Mapping[str, str]) -> Reading:
     return _read(source, options, _questions)
 
 
-def read_regions(
-    source: Path, options: Mapping[str, str], *, task: str, kind: Literal["rec", "reg"]
-) -> Reading:
+def read_regions(source: Path, options: Mapping[str, str], *, task: str, kind: Literal["rec", "reg"]) -> Reading:
     """Read Slake-REC or Slake-REG; raises like `read_questions`."""
     return _read(source, options, lambda folder: region_samples(_regions(folder), task, kind))
 
 
-def _read(
-    source: Path, options: Mapping[str, str], items: Callable[[_Folder], Iterator[Sample | Skipped]]
-) -> Reading:
+def _read(source: Path, options: Mapping[str, str], items: Callable[[_Folder], Iterator[Sample | Skipped]]) -> Reading:
     root = find_root(source, ["Slake1.0"], ["imgs"], LAYOUT)
     folders = sorted(path.name for path in (root / "imgs").iterdir() if path.is_dir())
     if not folders:
@@ -128,9 +122,7 @@ def _splits(root: Path, folders: list[str], options: Mapping[str, str]) -> tuple
             f"{root}: {len(both)} images are in train.txt and in test.txt, {both[0]!r} for one.",
             "Restore the authors' lists, or remove both for a split of our own.",
         )
-    return {
-        name: split for split, listed in names.items() for name in listed
-    }, "authors' lists train.txt and test.txt"
+    return {name: split for split, listed in names.items() for name in listed}, "authors' lists train.txt and test.txt"
 
 
 def _listed(path: Path) -> list[str]:

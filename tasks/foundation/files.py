@@ -19,7 +19,7 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         RunError: If the folder cannot be written to.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w", encoding="utf-8", newline="\n") as stream:
@@ -45,7 +45,7 @@ def json_lines(records: Iterable[Mapping[str, Any]]) -> str:
     return "".join(f"{canonical_json(record)}\n" for record in records)
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:  # noqa: ANN401 - a document may hold anything; callers validate it
     """Read one JSON document.
 
     Raises:
@@ -108,7 +108,11 @@ def inside(folder: Path, relative: str) -> Path:
         DataError: If `relative` is absolute or climbs out of `folder`.
     """
     path = folder / relative
-    if not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        leaves = not path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(f"{relative!r} is no path: {error}.", "Correct the name in the data.") from error
+    if leaves:
         raise DataError(f"The path {relative!r} leads out of {folder}.", "Data may only name files in its own folder.")
     return path
 

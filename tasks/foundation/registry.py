@@ -8,7 +8,6 @@ from typing import Generic, TypeVar, cast
 
 from tasks.foundation.errors import MedbenchError, UsageError, unknown_name
 
-
 T = TypeVar("T")
 
 
@@ -55,15 +54,15 @@ class Registry(Generic[T]):
         """
         if name in self._builtin:
             module, _, attribute = self._builtin[name].partition(":")
-            return cast(T, getattr(import_module(module), attribute))
+            return cast("T", getattr(import_module(module), attribute))
         if name not in self._plugins:
             raise unknown_name(self._kind, name, self)
         return self._load_plugin(self._plugins[name])
 
     def _load_plugin(self, entry: EntryPoint) -> T:
         try:
-            return cast(T, entry.load())
-        except Exception as error:  # noqa: BLE001 - a plugin is foreign code; any failure of its import is one message
+            return cast("T", entry.load())
+        except Exception as error:
             raise MedbenchError(
                 f"The {self._kind} {entry.name!r} ({entry.value}) cannot be imported: {error!r}.",
                 "Reinstall or uninstall the distribution that brings it.",

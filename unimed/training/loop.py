@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 import yaml
@@ -17,7 +17,7 @@ from tasks.foundation.errors import RunError
 from unimed.configuration import UniMedConfig
 from unimed.modeling import UniMedForConditionalGeneration
 from unimed.processing import UniMedProcessor
-from unimed.training.corpus import Corpus, Example, flip_classified, load_corpus, make_batch
+from unimed.training.corpus import Corpus, flip_classified, load_corpus, make_batch
 from unimed.training.recipe import Recipe
 from unimed.training.tokenizer import train_tokenizer
 
@@ -75,6 +75,7 @@ def run_steps(
 ) -> None:
     """Take all steps of the recipe, one log record every twenty."""
     trainer = _Trainer(recipe, corpus, model, processor)
+    started = time.perf_counter()
     tally = _Tally()
     with meter(f"Training {recipe.name}", recipe.steps) as progress, log.open("w", encoding="utf-8") as stream:
         for step in range(recipe.steps):
@@ -82,6 +83,7 @@ def run_steps(
             last = step + 1 == recipe.steps
             if (step + 1) % LOG_EVERY == 0 or last:
                 record = tally.record(step + 1, learning_rate(recipe, step), norm)
+                record["elapsed_seconds"] = round(time.perf_counter() - started, 1)
                 if (step + 1) % recipe.validate_every < LOG_EVERY or last:
                     record["held_out"] = held_out_loss(corpus, model, processor)
                 stream.write(json.dumps(record) + "\n")
@@ -173,20 +175,23 @@ def held_out_loss(
     return losses
 
 
-class Deck:
-    """Examples in random order, each seen once before any is seen again."""
+T = TypeVar("T")
 
-    def __init__(self, examples: Sequence[Example], draw: random.Random) -> None:
-        self._examples = list(examples)
+
+class Deck(Generic[T]):
+    """Things in random order, each dealt once before any is dealt again."""
+
+    def __init__(self, things: Sequence[T], draw: random.Random) -> None:
+        self._things = list(things)
         self._draw = draw
-        self._rest: list[Example] = []
+        self._rest: list[T] = []
 
-    def deal(self, count: int) -> list[Example]:
-        """Return the next `count` examples, shuffling anew when the deck is through."""
-        dealt: list[Example] = []
+    def deal(self, count: int) -> list[T]:
+        """Return the next `count` things, shuffling anew when the deck is through."""
+        dealt: list[T] = []
         while len(dealt) < count:
             if not self._rest:
-                self._rest = self._examples.copy()
+                self._rest = self._things.copy()
                 self._draw.shuffle(self._rest)
             dealt.append(self._rest.pop())
         return dealt

@@ -26,10 +26,25 @@ BYTE_BUDGET = 9_000_000
 
 
 @click.command()
-@click.option("--realdata", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder with the real data.")
-@click.option("--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write the suite to; it is replaced.")
-@click.option("--part", "parts", type=click.Choice(tuple(BUILDERS)), multiple=True, help="Build only this part (repeatable), without manifest.")
-@click.option("--licences", type=click.Path(path_type=Path, dir_okay=False), help="Also write LICENSES.md to this file.")
+@click.option(
+    "--realdata", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder with the real data."
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder to write the suite to; it is replaced.",
+)
+@click.option(
+    "--part",
+    "parts",
+    type=click.Choice(tuple(BUILDERS)),
+    multiple=True,
+    help="Build only this part (repeatable), without manifest.",
+)
+@click.option(
+    "--licences", type=click.Path(path_type=Path, dir_okay=False), help="Also write LICENSES.md to this file."
+)
 def main(realdata: Path, output: Path, parts: Sequence[str], licences: Path | None) -> None:
     """Build the mini suite: the same input gives the same bytes."""
     try:

@@ -5,9 +5,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from tasks.mini_suite.build.drawing import Canvas, Floats, canvas, ellipse, reduced, texture
-from tasks.mini_suite.build.phantom import Phantom, over, pick
+from tasks.mini_suite.build.phantom import Drawn, Phantom, over, pick
 
 _DRAWN_SIDE, _FACTOR = 208, 2
+_CONTRAST_SHARE, _GAS_SHARE = 0.55, 0.4
+_DARKEST_TISSUE = 0.1
+_TABLE_SIDE = 0.45
 _SIGN = {"right": -1.0, "left": 1.0}
 _KIDNEY_X, _KIDNEY_Y = 0.43, 0.24
 _LIVER_PLACES = {"right": (-0.50, 0.02), "left": (-0.08, -0.26)}
@@ -19,13 +22,13 @@ def draw_abdomen(random: np.random.Generator) -> Phantom:
     on = canvas(_DRAWN_SIDE)
     shift_x, shift_y = random.uniform(-0.06, 0.06, 2)
     on = Canvas((on.x - shift_x) / squeeze, (on.y - shift_y) / random.uniform(0.94, 1.06))
-    contrast = random.random() < 0.55  # noqa: PLR2004
+    contrast = random.random() < _CONTRAST_SHARE
     finding = pick(tuple(_FINDINGS), random)
-    if finding == "stone":
+    if finding == "kidney stone":
         contrast = False
-    image = _normal(on, random, contrast=contrast, big_spleen=finding == "spleen")
-    image, words = _FINDINGS[finding](on, image, random)
-    image += 0.012 * texture(on, random, cells=40) * (image > 0.1)
+    image = _normal(on, random, contrast=contrast, big_spleen=finding == "enlarged spleen")
+    image, words, side = _FINDINGS[finding](on, image, random)
+    image += 0.012 * texture(on, random, cells=40) * (image > _DARKEST_TISSUE)
     start = "Contrast-enhanced axial CT" if contrast else "Axial noncontrast CT"
     small = reduced(image, _FACTOR) * random.uniform(0.95, 1.05)
     return Phantom(
@@ -33,6 +36,8 @@ def draw_abdomen(random: np.random.Generator) -> Phantom:
         caption=f"{start} of the abdomen {words}",
         modality="CT w/contrast (IV)" if contrast else "CT - noncontrast",
         plane="Axial",
+        finding=finding,
+        side=side,
     )
 
 
@@ -66,7 +71,7 @@ def _bowel(on: Canvas, image: Floats, random: np.random.Generator) -> Floats:
         at = (random.uniform(-0.02, 0.55), random.uniform(-0.12, 0.10))
         radius = random.uniform(0.055, 0.085)
         image = over(image, 0.50, ellipse(on, at, (radius, radius)))
-        if random.random() < 0.4:  # noqa: PLR2004
+        if random.random() < _GAS_SHARE:
             image = over(image, 0.05, ellipse(on, at, (radius * 0.5, radius * 0.4)))
     return image
 
@@ -91,94 +96,105 @@ def _bones(on: Canvas, image: Floats) -> Floats:
     return image
 
 
-_Drawn = tuple[Floats, str]
+def _nothing(_on: Canvas, image: Floats, random: np.random.Generator) -> Drawn:
+    words = pick(
+        ("is normal, with an unremarkable liver, spleen and kidneys.", "shows no abnormality of the solid organs."),
+        random,
+    )
+    return Drawn(image, words)
 
 
-def _nothing(on: Canvas, image: Floats, random: np.random.Generator) -> _Drawn:  # noqa: ARG001 - one signature
-    return image, pick(("is normal, with an unremarkable liver, spleen and kidneys.", "shows no abnormality of the solid organs."), random)
-
-
-def _liver_lesion(on: Canvas, image: Floats, random: np.random.Generator) -> _Drawn:
+def _liver_lesion(on: Canvas, image: Floats, random: np.random.Generator) -> Drawn:
     lobe, size = pick(tuple(_LIVER_PLACES), random), pick(("small", "large"), random)
     radius = random.uniform(0.07, 0.09) if size == "small" else random.uniform(0.15, 0.19)
     x, y = _LIVER_PLACES[lobe]
     at = (x + random.uniform(-0.05, 0.05), y + random.uniform(-0.04, 0.04))
     image = over(image, 0.24, ellipse(on, at, (radius, radius * 0.9), softness=0.03))
-    return image, pick(
+    words = pick(
         (
             f"shows a {size} low-density mass in the {lobe} lobe of the liver.",
             f"demonstrates a {size} hypodense lesion within the {lobe} hepatic lobe.",
         ),
         random,
     )
+    return Drawn(image, words)
 
 
-def _cyst(on: Canvas, image: Floats, random: np.random.Generator) -> _Drawn:
+def _cyst(on: Canvas, image: Floats, random: np.random.Generator) -> Drawn:
     side = pick(tuple(_SIGN), random)
     radius = random.uniform(0.11, 0.16)
     at = (_SIGN[side] * (_KIDNEY_X + 0.10), _KIDNEY_Y + 0.10)
     image = over(image, 0.22, ellipse(on, at, (radius, radius)))
-    return image, pick(
+    words = pick(
         (f"shows a round simple cyst of the {side} kidney.", f"demonstrates a {side} renal cyst without enhancement."),
         random,
     )
+    return Drawn(image, words, side)
 
 
-def _stone(on: Canvas, image: Floats, random: np.random.Generator) -> _Drawn:
+def _stone(on: Canvas, image: Floats, random: np.random.Generator) -> Drawn:
     side = pick(tuple(_SIGN), random)
     at = (_SIGN[side] * (_KIDNEY_X - 0.05), _KIDNEY_Y + random.uniform(-0.03, 0.03))
     image = over(image, 0.26, ellipse(on, at, (0.105, 0.125)))
     image = over(image, 1.0, ellipse(on, at, (0.05, 0.042)))
-    return image, pick(
+    words = pick(
         (
             f"shows a bright stone in the {side} renal pelvis with hydronephrosis.",
             f"demonstrates {side} nephrolithiasis with a dilated collecting system.",
         ),
         random,
     )
+    return Drawn(image, words, side)
 
 
-def _aneurysm(on: Canvas, image: Floats, random: np.random.Generator) -> _Drawn:
+def _aneurysm(on: Canvas, image: Floats, random: np.random.Generator) -> Drawn:
     radius = random.uniform(0.16, 0.21)
     lumen = float(image[np.unravel_index(np.argmin((on.x - 0.06) ** 2 + (on.y - 0.21) ** 2), on.shape)])
     image = over(image, 0.44, ellipse(on, (0.06, 0.24 - radius * 0.7), (radius, radius)))
-    image = over(image, 0.95, ellipse(on, (0.06, 0.24 - radius * 0.7), (radius, radius), softness=0.01)
-                 - ellipse(on, (0.06, 0.24 - radius * 0.7), (radius * 0.93, radius * 0.93), softness=0.01))
+    image = over(
+        image,
+        0.95,
+        ellipse(on, (0.06, 0.24 - radius * 0.7), (radius, radius), softness=0.01)
+        - ellipse(on, (0.06, 0.24 - radius * 0.7), (radius * 0.93, radius * 0.93), softness=0.01),
+    )
     image = over(image, lumen, ellipse(on, (0.07, 0.25 - radius * 0.7), (radius * 0.6, radius * 0.6)))
-    return image, pick(
+    words = pick(
         (
             "shows a large abdominal aortic aneurysm with mural thrombus and a calcified wall.",
             "demonstrates aneurysmal dilatation of the abdominal aorta with wall calcification.",
         ),
         random,
     )
+    return Drawn(image, words)
 
 
-def _ascites(on: Canvas, image: Floats, random: np.random.Generator) -> _Drawn:
+def _ascites(on: Canvas, image: Floats, random: np.random.Generator) -> Drawn:
     inside = ellipse(on, (0.0, -0.03), (0.79, 0.58), power=2.3) - ellipse(on, (0.0, 0.02), (0.70, 0.47), power=2.2)
-    image = over(image, 0.385, np.clip(inside, 0.0, 1.0) * (on.y < 0.45))  # noqa: PLR2004
-    return image, pick(
+    image = over(image, 0.385, np.clip(inside, 0.0, 1.0) * (on.y < _TABLE_SIDE))
+    words = pick(
         (
             "shows free fluid around the liver and spleen in keeping with ascites.",
             "demonstrates moderate ascites that surrounds the liver and the bowel.",
         ),
         random,
     )
+    return Drawn(image, words)
 
 
-def _spleen(on: Canvas, image: Floats, random: np.random.Generator) -> _Drawn:  # noqa: ARG001 - one signature
-    return image, pick(
+def _spleen(_on: Canvas, image: Floats, random: np.random.Generator) -> Drawn:
+    words = pick(
         ("shows marked enlargement of the spleen.", "demonstrates splenomegaly without a focal splenic lesion."),
         random,
     )
+    return Drawn(image, words)
 
 
-_FINDINGS: Mapping[str, Callable[[Canvas, Floats, np.random.Generator], _Drawn]] = {
-    "normal": _nothing,
-    "liver": _liver_lesion,
-    "cyst": _cyst,
-    "stone": _stone,
-    "aneurysm": _aneurysm,
+_FINDINGS: Mapping[str, Callable[[Canvas, Floats, np.random.Generator], Drawn]] = {
+    "none": _nothing,
+    "liver mass": _liver_lesion,
+    "renal cyst": _cyst,
+    "kidney stone": _stone,
+    "aortic aneurysm": _aneurysm,
     "ascites": _ascites,
-    "spleen": _spleen,
+    "enlarged spleen": _spleen,
 }

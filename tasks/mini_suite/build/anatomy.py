@@ -40,7 +40,9 @@ def region_indexes(table: str) -> dict[int, int]:
     return {int(code): int(index) for index, _, code in rows}
 
 
-def structure_masks(labels: NDArray[np.uint8], codes: Mapping[int, int], *, sided: bool) -> dict[str, NDArray[np.bool_]]:
+def structure_masks(
+    labels: NDArray[np.uint8], codes: Mapping[int, int], *, sided: bool
+) -> dict[str, NDArray[np.bool_]]:
     """Return the masks of the structures in a piece of the atlas.
 
     Args:

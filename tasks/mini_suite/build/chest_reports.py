@@ -14,6 +14,7 @@ Option = TypeVar("Option")
 
 _ABNORMAL = ("heart", "effusion", "consolidation", "nodule", "pneumothorax", "device")
 _SHARES = (0.24, 0.24, 0.20, 0.12, 0.10, 0.10)
+_BOTH_SIDES = 0.2
 _HOW_MANY = (0.10, 0.40, 0.35, 0.15)
 
 _AMOUNTS: tuple[Amount, ...] = ("small", "large")
@@ -38,8 +39,15 @@ _NODULE_WORDS = (
     "There is a round nodule in the {side} {zone} lung zone.",
     "A solitary nodule projects over the {side} {zone} zone.",
 )
-_CLEAR_WORDS = ("The lungs are clear.", "Both lungs are clear without consolidation.", "No focal consolidation is seen.")
-_EFFUSION_WORDS = ("There is a {amount} {side} pleural effusion.", "A {amount} pleural effusion is present on the {side}.")
+_CLEAR_WORDS = (
+    "The lungs are clear.",
+    "Both lungs are clear without consolidation.",
+    "No focal consolidation is seen.",
+)
+_EFFUSION_WORDS = (
+    "There is a {amount} {side} pleural effusion.",
+    "A {amount} pleural effusion is present on the {side}.",
+)
 _PNEUMOTHORAX_WORDS = ("There is a {side} pneumothorax.", "A pneumothorax is present on the {side}.")
 _NEGATIVE_WORDS = {
     (False, False): ("There is no pleural effusion or pneumothorax.", "No effusion and no pneumothorax is seen."),
@@ -75,7 +83,7 @@ def _findings(random: np.random.Generator) -> Findings:
 
 
 def _effusions(random: np.random.Generator) -> tuple[tuple[Side, Amount], ...]:
-    sides = SIDES if random.random() < 0.2 else (_pick(SIDES, random),)  # noqa: PLR2004
+    sides = SIDES if random.random() < _BOTH_SIDES else (_pick(SIDES, random),)
     return tuple((side, _pick(_AMOUNTS, random)) for side in sides)
 
 

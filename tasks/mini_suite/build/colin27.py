@@ -60,10 +60,14 @@ class View:
     Attributes:
         image: Intensities between 0 and 1, [height, width].
         regions: The structures that are in view, in order of name.
+        absent: Names of the structures that the slice does not cut at all.
+        middle: Where the middle of the brain is, as shares of width and height.
     """
 
     image: Floats
     regions: tuple[Region, ...]
+    absent: tuple[str, ...]
+    middle: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +138,13 @@ def draw_view(atlas: Atlas, plane: Plane, index: int, random: np.random.Generato
     masks = structure_masks(labels, atlas.codes, sided=plane != "sagittal")
     scale = _pixels_per_millimetre(rows, columns)
     regions = [_region(name, masks[name], rows, columns, scale) for name in sorted(masks)]
-    return View(image=image, regions=tuple(region for region in regions if region is not None))
+    ys, xs = np.nonzero(_nearest(labels > 0, rows, columns))
+    return View(
+        image=image,
+        regions=tuple(region for region in regions if region is not None),
+        absent=tuple(name for name in sorted(masks) if not masks[name].any()),
+        middle=(float(xs.mean()) / width, float(ys.mean()) / height),
+    )
 
 
 def _source_grid(
@@ -190,5 +200,3 @@ def _region(name: str, mask: Mask, rows: Floats, columns: Floats, scale: float) 
     if min(width, height) < _LEAST_SIDE:
         return None
     return Region(name, shown, (left, top, width, height))
-
-

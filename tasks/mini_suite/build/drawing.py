@@ -77,7 +77,9 @@ def curve(points: Sequence[Point]) -> NDArray[np.float64]:
     return np.concatenate([*pieces, corners[-1:]])
 
 
-def tube(on: Canvas, points: Sequence[Point], radius: float | tuple[float, float], *, softness: float = 0.012) -> Floats:
+def tube(
+    on: Canvas, points: Sequence[Point], radius: float | tuple[float, float], *, softness: float = 0.012
+) -> Floats:
     """Return a tube along the curve through `points`; the radius may run from a first to a last value."""
     path = curve(points)
     first, last = radius if isinstance(radius, tuple) else (radius, radius)

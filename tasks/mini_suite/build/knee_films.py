@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.mini_suite.build.drawing import Canvas, Floats, below, canvas, ellipse, reduced, soft, texture, tube
-from tasks.mini_suite.build.phantom import Phantom, over, pick
+from tasks.mini_suite.build.phantom import Phantom, pick
 
 _DRAWN_SIDE, _FACTOR = 208, 2
+_SHAFT, _JOINT = 0.30, 0.40
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ def draw_knee(random: np.random.Generator) -> Phantom:
     side = pick(("right", "left"), random)
     finding = pick(tuple(_FINDINGS), random)
     out = -1.0 if side == "right" else 1.0
-    gap = 0.012 if finding == "arthrosis" else 0.075
+    gap = 0.012 if finding == "osteoarthritis" else 0.075
     knee = _normal(Canvas(x, y), out, gap)
     knee, words = _FINDINGS[finding](knee, random)
     thickness = 0.42 * knee.flesh + knee.bone * (1.0 + 0.05 * texture(on, random, cells=30))
@@ -40,6 +41,8 @@ def draw_knee(random: np.random.Generator) -> Phantom:
         caption=f"AP radiograph of the {side} knee {words}",
         modality="XR - Plain Film",
         plane="AP",
+        finding=finding,
+        side=side,
     )
 
 
@@ -89,7 +92,9 @@ def _with_bone(knee: _Knee, bone: Floats) -> _Knee:
 
 
 def _nothing(knee: _Knee, random: np.random.Generator) -> _Drawn:
-    return knee, pick(("is normal, without fracture or effusion.", "shows no fracture and a preserved joint space."), random)
+    return knee, pick(
+        ("is normal, without fracture or effusion.", "shows no fracture and a preserved joint space."), random
+    )
 
 
 def _fracture(knee: _Knee, random: np.random.Generator) -> _Drawn:
@@ -98,7 +103,7 @@ def _fracture(knee: _Knee, random: np.random.Generator) -> _Drawn:
     y += random.uniform(-0.06, 0.06)
     slope = 0.0 if kind == "transverse" else pick((-0.9, 0.9), random)
     jag = 0.012 * np.sin(knee.on.x * 40.0) + slope * (knee.on.x - x)
-    line = soft(0.022 - np.abs(knee.on.y - y - jag), 0.012) * (np.abs(knee.on.x) < 0.30)  # noqa: PLR2004
+    line = soft(0.022 - np.abs(knee.on.y - y - jag), 0.012) * (np.abs(knee.on.x) < _SHAFT)
     moved = np.roll(knee.bone, round(pick((-1.0, 1.0), random) * 9), axis=1)
     away = knee.on.y < y + jag if place == "distal femur" else knee.on.y > y + jag
     bone = np.where(away, moved, knee.bone) * (1.0 - 0.9 * line)
@@ -146,7 +151,7 @@ def _outgrowth(knee: _Knee, random: np.random.Generator) -> _Drawn:
 
 def _arthrosis(knee: _Knee, random: np.random.Generator) -> _Drawn:
     spurs = [ellipse(knee.on, (sign * 0.42, y), (0.06, 0.035)) for sign in (-1.0, 1.0) for y in (-0.05, 0.06)]
-    dense = 0.35 * soft(0.05 - np.abs(knee.on.y), 0.03) * (np.abs(knee.on.x) < 0.40)  # noqa: PLR2004
+    dense = 0.35 * soft(0.05 - np.abs(knee.on.y), 0.03) * (np.abs(knee.on.x) < _JOINT)
     return _with_bone(knee, np.maximum(knee.bone, 0.55 * np.maximum.reduce(spurs)) + dense), pick(
         (
             "shows osteoarthritis with loss of the joint space and marginal osteophytes.",
@@ -157,10 +162,10 @@ def _arthrosis(knee: _Knee, random: np.random.Generator) -> _Drawn:
 
 
 _FINDINGS: Mapping[str, Callable[[_Knee, np.random.Generator], _Drawn]] = {
-    "normal": _nothing,
+    "none": _nothing,
     "fracture": _fracture,
-    "lytic": _lytic,
-    "sclerotic": _sclerotic,
-    "outgrowth": _outgrowth,
-    "arthrosis": _arthrosis,
+    "lytic lesion": _lytic,
+    "sclerotic lesion": _sclerotic,
+    "osteochondroma": _outgrowth,
+    "osteoarthritis": _arthrosis,
 }

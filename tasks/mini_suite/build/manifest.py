@@ -32,7 +32,8 @@ def compose(parts: Sequence[Part]) -> bytes:
     """Return the manifest of the parts.
 
     The object has `schema`, `about`, `notes`, `materials` (by name), `tasks` (by name; `source` is the folder and
-    `options` are the reader's, `items` maps an item, or a pattern with `*`, to `material` or `material:original id`)
+    `options` are the reader's, `items` maps an item, or a pattern with `*`, to `material` or `material:original id`;
+    a picture and its questions may be two materials, joined by `+`)
     and `files` (a tree of folders down to the SHA-256 of each file).
 
     Raises:
@@ -70,7 +71,7 @@ def licences_text(parts: Sequence[Part]) -> str:
     users: dict[str, list[str]] = {}
     for part in parts:
         for record in part.tasks:
-            for name in sorted({value.split(":")[0] for value in record.items.values()}):
+            for name in _materials(record.items):
                 users.setdefault(name, []).append(f"{record.task} (`data/{record.folder}`)")
     sections = [_section(source, users[name]) for name, source in sorted(_sources(parts).items())]
     return "\n".join([_HEADING, *sections, _BSD_TEXT, _MIT_TEXT])
@@ -157,12 +158,16 @@ def _sources(parts: Iterable[Part]) -> dict[str, Source]:
     return sources
 
 
+def _materials(items: Mapping[str, str]) -> list[str]:
+    return sorted({name for value in items.values() for name in value.split(":")[0].split("+")})
+
+
 def _without_name(source: Source) -> dict[str, Any]:
     return {key: value for key, value in asdict(source).items() if key != "name"}
 
 
 def _task(record: dict[str, Any], sources: Mapping[str, Source]) -> dict[str, Any]:
-    used = sorted({value.split(":")[0] for value in record["items"].values()})
+    used = _materials(record["items"])
     origins = sorted({sources[name].origin for name in used})
     licences = sorted({sources[name].licence for name in used})
     kept = {key: record[key] for key in ("options", "split", "counts", "items")}

@@ -37,7 +37,9 @@ def build(realdata: Path) -> Part:
     Raises:
         DataError: If a file is missing or is not the official one.
     """
-    files = {f"MedMNIST/{flag}.npz": _official(realdata / f"medmnist_npz/{flag}.npz", _MD5[flag]) for flag in sorted(_MD5)}
+    files = {
+        f"MedMNIST/{flag}.npz": _official(realdata / f"medmnist_npz/{flag}.npz", _MD5[flag]) for flag in sorted(_MD5)
+    }
     records = (
         _record("dermamnist", "retinamnist", {"train": 1080, "test": 400}),
         _record("organsmnist", "breastmnist", {"train": 546, "test": 156}),

@@ -18,8 +18,8 @@ from tasks.sample import Split
 
 PICTURES: dict[Split, int] = {"train": 450, "test": 81}
 
-_PAINTERS = (("abdomen", draw_abdomen), ("brain", draw_brain), ("knee", draw_knee))
-_QUALITY = 36
+PAINTERS = (("abdomen", draw_abdomen), ("brain", draw_brain), ("knee", draw_knee))
+QUALITY = 36
 _OTHER_ROWS_EVERY = 5
 """Every so many pictures have rows on modality and plane too, which the task does not use."""
 
@@ -37,20 +37,19 @@ SOURCE = Source(
 )
 
 
-def build(realdata: Path) -> Part:  # noqa: ARG001 - every part is built from the same argument
+def build(_realdata: Path) -> Part:
     """Return `MedPix/MedPix_single_{train,test}.csv` and `MedPix/images/*.jpg`.
 
-    Args:
-        realdata: Not used: all pictures are drawn.
+    The folder with the real data is not used: all pictures are drawn.
     """
     files: dict[str, bytes] = {}
     for split, count in PICTURES.items():
         rows: list[tuple[str, str, str]] = []
         for number in range(count):
-            body, painter = _PAINTERS[number % len(_PAINTERS)]
+            body, painter = PAINTERS[number % len(PAINTERS)]
             phantom = painter(generator("medpix", split, number))
             name = f"phantom-{split}-{body}-{number:04d}.jpg"
-            files[f"MedPix/images/{name}"] = jpeg(grey_image(phantom.image), quality=_QUALITY)
+            files[f"MedPix/images/{name}"] = jpeg(grey_image(phantom.image), quality=QUALITY)
             rows.extend(_rows(name, phantom, number, missing=number >= count - _WITHOUT_CAPTION))
         files[f"MedPix/MedPix_single_{split}.csv"] = _table(rows)
     record = TaskRecord(

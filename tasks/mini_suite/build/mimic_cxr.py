@@ -32,11 +32,10 @@ SOURCE = Source(
 )
 
 
-def build(realdata: Path) -> Part:  # noqa: ARG001 - every part is built from the same argument
+def build(_realdata: Path) -> Part:
     """Return `MIMIC-CXR/annotation.json` and `MIMIC-CXR/files/p90/.../*.jpg`.
 
-    Args:
-        realdata: Not used: all films are drawn.
+    The folder with the real data is not used: all pictures are drawn.
     """
     files: dict[str, bytes] = {}
     annotation: dict[str, list[dict[str, Any]]] = {}

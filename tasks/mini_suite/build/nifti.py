@@ -14,6 +14,7 @@ from tasks.foundation.errors import DataError
 
 _HEADER_BYTES = 348
 _UINT8 = 2
+_AXES = 3
 
 
 def read_volume(path: Path) -> NDArray[np.uint8]:
@@ -28,12 +29,14 @@ def read_volume(path: Path) -> NDArray[np.uint8]:
     try:
         content = gzip.decompress(path.read_bytes())
     except (OSError, EOFError) as error:
-        raise DataError(f"{path} cannot be read as gzip: {error}.", "Give the folder with the original file.") from error
+        raise DataError(
+            f"{path} cannot be read as gzip: {error}.", "Give the folder with the original file."
+        ) from error
     _check_header(path, content)
     count, width, depth, height = struct.unpack_from("<4h", content, 40)
     offset = int(struct.unpack_from("<f", content, 108)[0])
     size = width * depth * height
-    if count != 3 or len(content) < offset + size:  # noqa: PLR2004
+    if count != _AXES or len(content) < offset + size:
         raise DataError(f"{path} is not one whole volume of three axes.", "Give the folder with the original file.")
     voxels = np.frombuffer(content, np.uint8, count=size, offset=offset)
     return voxels.reshape((width, depth, height), order="F")

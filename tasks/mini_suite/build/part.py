@@ -41,7 +41,8 @@ class TaskRecord:
         options: Reader options.
         split: How train and test were told apart.
         counts: Samples that a reader must find; `{"total": n}` where the reader makes the split.
-        items: Item id or pattern (`*` stands for anything) to `source` or `source:original id`.
+        items: Item id or pattern (`*` stands for anything) to `source` or `source:original id`; where picture and
+            questions are from two sources, their names are joined by `+`.
     """
 
     task: str

@@ -1,16 +1,40 @@
-"""The Path-VQA folder `pvqa`: one half of VQA-RAD in the layout of PathVQA (He et al., 2020)."""
+"""The Path-VQA folder `pvqa`: one half of VQA-RAD and drawn scans, in the layout of PathVQA (He et al., 2020)."""
 
 import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.mini_suite.build import vqa_rad
+from tasks.mini_suite.build import composed_questions, medpix, vqa_rad
+from tasks.mini_suite.build.encoding import grey_image, jpeg
 from tasks.mini_suite.build.part import Part, TaskRecord
-from tasks.mini_suite.build.vqa_rad import Picture, Question
+from tasks.mini_suite.build.question import Question
+from tasks.mini_suite.build.seeds import generator
 from tasks.sample import Split
+
+PHANTOMS: dict[Split, int] = {"train": 99, "test": 12}
 
 _SPLIT_DIGIT: dict[Split, int] = {"train": 1, "test": 3}
 _PICKLE_PROTOCOL = 4
+
+
+@dataclass(slots=True)
+class _Half:
+    """What has been written of one split so far."""
+
+    split: Split
+    files: dict[str, bytes] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    items: dict[str, str] = field(default_factory=dict)
+
+    def add(self, image: bytes, questions: list[Question], item: str) -> None:
+        number = len(self.items)
+        image_id = f"{self.split}_{number:04d}"
+        self.files[f"pvqa/images/{self.split}/{image_id}.jpg"] = image
+        self.items[image_id] = item
+        first = _SPLIT_DIGIT[self.split] * 100_000_000 + number * 1000
+        self.rows.extend(_row(question, image_id, first + at) for at, question in enumerate(questions))
 
 
 def build(realdata: Path) -> Part:
@@ -22,33 +46,46 @@ def build(realdata: Path) -> Part:
     Raises:
         DataError: If the source is missing or broken.
     """
+    halves = (_half("train", realdata), _half("test", realdata))
     files: dict[str, bytes] = {}
-    items: dict[str, str] = {}
-    counts: dict[str, int] = {}
-    pictures = vqa_rad.pictures_of("path", realdata)
-    for split in ("train", "test"):
-        rows: list[dict[str, Any]] = []
-        for number, picture in enumerate(picture for picture in pictures if picture.split == split):
-            image_id = f"{split}_{number:04d}"
-            files[f"pvqa/images/{split}/{image_id}.jpg"] = vqa_rad.small_jpeg(picture.name, realdata)
-            items[image_id] = f"vqa-rad:{picture.name}"
-            rows.extend(_rows(picture, image_id, number))
-        files[f"pvqa/qas/{split}_vqa.pkl"] = _pickled(rows)
-        counts[split] = len(rows)
+    for half in halves:
+        files |= half.files
+        files[f"pvqa/qas/{half.split}_vqa.pkl"] = pickle.dumps(half.rows, protocol=_PICKLE_PROTOCOL)
     record = TaskRecord(
         task="path-vqa",
         folder="pvqa",
-        split="seeded, by image; no image of this task is in slake-vqa",
-        counts=counts,
-        items=items,
+        split="seeded, by image; no image of this task is in slake-vqa or mpx-single",
+        counts={half.split: len(half.rows) for half in halves},
+        items={**halves[0].items, **halves[1].items},
     )
-    note = "Path-VQA: yes and no are lower-cased as in PathVQA; all other answers are verbatim."
-    return Part(files=files, tasks=(record,), sources=(vqa_rad.SOURCE,), notes=(note,))
+    sources = (vqa_rad.SOURCE, medpix.SOURCE, composed_questions.SOURCE)
+    return Part(files=files, tasks=(record,), sources=sources, notes=(_NOTE,))
 
 
-def _rows(picture: Picture, image_id: str, number: int) -> list[dict[str, Any]]:
-    first = _SPLIT_DIGIT[picture.split] * 100_000_000 + number * 1000
-    return [_row(question, image_id, first + at) for at, question in enumerate(picture.questions)]
+_NOTE = (
+    "Path-VQA: yes and no are lower-cased as in PathVQA; all other answers of VQA-RAD are verbatim. Questions on "
+    "drawn scans (material scan-phantoms) are composed by us from the drawing (material composed-questions)."
+)
+
+
+def _half(split: Split, realdata: Path) -> _Half:
+    half = _Half(split)
+    for picture in vqa_rad.pictures_of("path", realdata):
+        if picture.split == split:
+            image = vqa_rad.small_jpeg(picture.name, realdata)
+            half.add(image, list(picture.questions), f"vqa-rad:{picture.name}")
+    for image, questions in _phantoms(split):
+        half.add(image, questions, "scan-phantoms+composed-questions")
+    return half
+
+
+def _phantoms(split: Split) -> Iterator[tuple[bytes, list[Question]]]:
+    for number in range(PHANTOMS[split]):
+        random = generator("path-vqa", split, number)
+        body, painter = medpix.PAINTERS[number % len(medpix.PAINTERS)]
+        phantom = painter(random)
+        image = jpeg(grey_image(phantom.image), quality=medpix.QUALITY)
+        yield image, composed_questions.about_phantom(body, phantom, random)
 
 
 def _row(question: Question, image_id: str, question_id: int) -> dict[str, Any]:
@@ -61,9 +98,3 @@ def _row(question: Question, image_id: str, question_id: int) -> dict[str, Any]:
         "question_type": question.text.split()[0].lower(),
         "answer_type": "yes/no" if yes_or_no else "other",
     }
-
-
-def _pickled(rows: list[dict[str, Any]]) -> bytes:
-    """Pickle with every value built anew, because pickle's bytes depend on which objects are shared."""
-    fresh = [{key: dict(value) if isinstance(value, dict) else value for key, value in row.items()} for row in rows]
-    return pickle.dumps(fresh, protocol=_PICKLE_PROTOCOL)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -20,12 +20,24 @@ class Phantom:
         caption: What it shows.
         modality: In the vocabulary of MedPix.
         plane: In the vocabulary of MedPix.
+        finding: The abnormality in one or two words, or `none`.
+        side: `right` or `left` of the patient, where the finding has one; else empty.
     """
 
     image: Floats
     caption: str
     modality: str
     plane: str
+    finding: str
+    side: str
+
+
+class Drawn(NamedTuple):
+    """A picture with a finding painted in: the picture, the end of its caption, and the side of the finding."""
+
+    image: Floats
+    words: str
+    side: str = ""
 
 
 def over(image: Floats, brightness: Floats | float, cover: Floats) -> Floats:

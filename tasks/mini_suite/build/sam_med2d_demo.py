@@ -17,6 +17,9 @@ from tasks.mini_suite.build.part import Source
 
 _LONGEST_SIDE = 144
 
+# AMOS cases from 500 on are MR, those below are CT (AMOS 2022, dataset description).
+_FIRST_MR_CASE = 500
+
 SOURCE = Source(
     name="sam-med2d-demo",
     title="SAM-Med2D demo: CT slices of AMOS 2022 and TotalSegmentator with masks",
@@ -71,8 +74,7 @@ def slices(realdata: Path) -> Iterator[DemoSlice]:
         dataset, case, number = (part for part in known.groups() if part is not None)
         yield DemoSlice(
             name=path.name,
-            # AMOS cases from 500 on are MR, those below are CT (AMOS 2022, dataset description).
-            modality="mr_00" if dataset == "amos" and int(case) >= 500 else "ct_00",  # noqa: PLR2004
+            modality="mr_00" if dataset == "amos" and int(case) >= _FIRST_MR_CASE else "ct_00",
             dataset="AMOS2022" if dataset == "amos" else "TotalSegmentator",
             case=f"{dataset}_{case}" if dataset == "amos" else f"s{case}",
             position=f"z_{int(number):04d}",

@@ -3,21 +3,23 @@
 Layout: Liu et al., SLAKE, ISBI 2021; `train.txt` and `test.txt` as the Uni-Med authors made them.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.mini_suite.build import colin27, vqa_rad
-from tasks.mini_suite.build.colin27 import Atlas, View
+from tasks.mini_suite.build import colin27, composed_questions, vqa_rad
+from tasks.mini_suite.build.colin27 import Atlas, Region
 from tasks.mini_suite.build.encoding import compact_json, grey_image, jpeg
 from tasks.mini_suite.build.part import Part, TaskRecord
+from tasks.mini_suite.build.question import Question
 from tasks.mini_suite.build.seeds import generator
-from tasks.mini_suite.build.vqa_rad import Picture, Question
 from tasks.sample import Split
 
 _FIRST_SLICE, _LAST_SLICE, _SLAB, _PERIOD = 20, 145, 5, 10
 _TEST_SLABS = frozenset({2, 5, 8})
 _VIEWS: dict[Split, int] = {"train": 3, "test": 1}
+_VIEWS_WITH_QUESTIONS = 2
 _QUALITY, _NOISE = 52, 0.006
 _FIRST_SLICE_FOLDER = 300
 
@@ -39,18 +41,35 @@ _CONTENT_TYPES = {
 
 @dataclass(slots=True)
 class _Tree:
-    """What has been written so far."""
+    """What has been written so far.
+
+    Attributes:
+        lists: Folder names by split.
+        asked: Folders with questions and where they come from.
+        boxed: Folders with boxes and where they come from.
+        questions: Questions with an answer, by split.
+        boxes: Boxes by split.
+    """
 
     files: dict[str, bytes] = field(default_factory=dict)
     lists: dict[Split, list[str]] = field(default_factory=lambda: {"train": [], "test": []})
-    items: dict[str, str] = field(default_factory=dict)
+    asked: dict[str, str] = field(default_factory=dict)
+    boxed: dict[str, str] = field(default_factory=dict)
+    questions: dict[Split, int] = field(default_factory=lambda: {"train": 0, "test": 0})
+    boxes: dict[Split, int] = field(default_factory=lambda: {"train": 0, "test": 0})
 
-    def add(self, number: int, split: Split, image: bytes, questions: list[dict[str, Any]], boxes: list[Any]) -> str:
+    def add(
+        self, number: int, split: Split, image: bytes, rows: list[dict[str, Any]], regions: Sequence[Region]
+    ) -> str:
+        """Add a folder and return its name."""
         folder = f"xmlab{number}"
+        boxes = [{region.name: [float(edge) for edge in region.box]} for region in regions]
         self.files[f"Slake1.0/imgs/{folder}/source.jpg"] = image
-        self.files[f"Slake1.0/imgs/{folder}/question.json"] = compact_json(questions)
+        self.files[f"Slake1.0/imgs/{folder}/question.json"] = compact_json(rows)
         self.files[f"Slake1.0/imgs/{folder}/detection.json"] = compact_json(boxes)
         self.lists[split].append(folder)
+        self.questions[split] += sum(row["answer"] != "" for row in rows)
+        self.boxes[split] += len(boxes)
         return folder
 
 
@@ -63,91 +82,97 @@ def build(realdata: Path) -> Part:
     Raises:
         DataError: If a source is missing or broken.
     """
-    asked, boxed = _Tree(), _Tree()
-    questions = _add_questions(asked, realdata)
-    boxes = _add_slices(boxed, realdata)
-    files = {**asked.files, **boxed.files}
-    for split in ("train", "test"):
-        files[f"Slake1.0/{split}.txt"] = (" ".join(asked.lists[split] + boxed.lists[split]) + "\n").encode()
+    tree = _Tree()
+    _add_radiology(tree, realdata)
+    _add_slices(tree, colin27.read_atlas(realdata, volume="ch2"))
+    for split, folders in tree.lists.items():
+        tree.files[f"Slake1.0/{split}.txt"] = (" ".join(folders) + "\n").encode()
     return Part(
-        files=files,
+        files=tree.files,
         tasks=(
-            _record("slake-vqa", questions, asked.items, "seeded, by image; no image of this task is in path-vqa"),
-            *(_record(task, boxes, boxed.items, _SLAB_SPLIT) for task in ("slake-rec", "slake-reg")),
+            _record("slake-vqa", tree.questions, tree.asked, _IMAGE_SPLIT),
+            _record("slake-rec", tree.boxes, tree.boxed, _SLAB_SPLIT),
+            _record("slake-reg", tree.boxes, tree.boxed, _SLAB_SPLIT),
         ),
-        sources=(vqa_rad.SOURCE, colin27.SOURCE),
+        sources=(vqa_rad.SOURCE, colin27.SOURCE, composed_questions.SOURCE),
         notes=(_NOTE_SLABS, _NOTE_ROWS),
     )
 
 
 _SLAB_SPLIT = "by axial slab of one volume; slabs are 5 mm thick and 5 mm apart"
+_IMAGE_SPLIT = f"VQA-RAD seeded, by image, none of them in path-vqa; Colin27 {_SLAB_SPLIT}"
 _NOTE_SLABS = (
     "Slake-REC/REG: all slices show one head, Colin27. Test slices come from slabs that lie 5 mm or more from every "
     "train slab, so the tasks measure localisation in new views and levels, not in new people. Pictures follow the "
     "radiological convention: the patient's right is on the left."
 )
 _NOTE_ROWS = (
-    "Slake-VQA: question and answer are verbatim; location, modality and content_type are mapped or read off the "
-    "picture by us; one row per split has an empty answer on purpose, as SLAKE has (qid 1622), and a reader skips it."
+    "Slake-VQA: question and answer of VQA-RAD are verbatim; location, modality and content_type are mapped or read "
+    "off the picture by us; one row per split has an empty answer on purpose, as SLAKE has (qid 1622), and a reader "
+    "skips it. Questions on Colin27 slices are composed by us from the atlas (material composed-questions)."
 )
 
 
-def _record(task: str, counts: dict[str, int], items: dict[str, str], split: str) -> TaskRecord:
-    return TaskRecord(task=task, folder="Slake1.0", split=split, counts=counts, items=items)
+def _record(task: str, counts: Mapping[Split, int], items: Mapping[str, str], split: str) -> TaskRecord:
+    return TaskRecord(
+        task=task,
+        folder="Slake1.0",
+        split=split,
+        counts={name: counts[name] for name in ("train", "test")},
+        items=items,
+    )
 
 
-def _add_questions(tree: _Tree, realdata: Path) -> dict[str, int]:
-    """Add the VQA-RAD folders and return how many questions have an answer."""
-    counts = {"train": 0, "test": 0}
-    next_id = 0
+def _add_radiology(tree: _Tree, realdata: Path) -> None:
     for number, picture in enumerate(vqa_rad.pictures_of("slake", realdata)):
-        rows = [_row(question, picture, number, next_id + at) for at, question in enumerate(picture.questions)]
-        next_id += len(rows)
-        if counts[picture.split] == 0:
+        location = _LOCATIONS[picture.organ]
+        rows = _rows(picture.questions, number, location, picture.modality)
+        if tree.questions[picture.split] == 0:
             rows[-1]["answer"] = ""
-        counts[picture.split] += sum(row["answer"] != "" for row in rows)
-        folder = tree.add(number, picture.split, vqa_rad.small_jpeg(picture.name, realdata), rows, [])
-        tree.items[folder] = f"vqa-rad:{picture.name}"
-    return counts
+        folder = tree.add(number, picture.split, vqa_rad.small_jpeg(picture.name, realdata), rows, ())
+        tree.asked[folder] = f"vqa-rad:{picture.name}"
 
 
-def _row(question: Question, picture: Picture, number: int, question_id: int) -> dict[str, Any]:
-    return {
-        "img_id": number,
-        "img_name": f"xmlab{number}/source.jpg",
-        "question": question.text,
-        "answer": question.answer,
-        "q_lang": "en",
-        "location": _LOCATIONS[picture.organ],
-        "modality": picture.modality,
-        "answer_type": "CLOSED" if question.closed else "OPEN",
-        "base_type": "vqa",
-        "content_type": _CONTENT_TYPES[question.kind.split(",")[0].strip()],
-        "triple": ["vhead", "_", "_"],
-        "qid": question_id,
-    }
-
-
-def _add_slices(tree: _Tree, realdata: Path) -> dict[str, int]:
-    """Add the Colin27 folders and return how many boxes there are."""
-    atlas = colin27.read_atlas(realdata, volume="ch2")
-    counts = {"train": 0, "test": 0}
+def _add_slices(tree: _Tree, atlas: Atlas) -> None:
     number = _FIRST_SLICE_FOLDER
     for slab, start in enumerate(range(_FIRST_SLICE, _LAST_SLICE, _PERIOD)):
         split: Split = "test" if slab in _TEST_SLABS else "train"
         for index in range(start, start + _SLAB):
-            for view in _views(atlas, index, _VIEWS[split]):
-                boxes = [{region.name: list(map(float, region.box))} for region in view.regions]
-                folder = tree.add(number, split, jpeg(grey_image(view.image), quality=_QUALITY), [], boxes)
-                tree.items[folder] = f"colin27:axial z={index}, slab {slab}"
-                counts[split] += len(boxes)
+            for at in range(_VIEWS[split]):
+                _add_slice(tree, atlas, index, at, number, split)
                 number += 1
-    return counts
 
 
-def _views(atlas: Atlas, index: int, count: int) -> list[View]:
-    """Return views with at least one structure."""
-    drawn = (
-        colin27.draw_view(atlas, "axial", index, generator("slake", index, at), noise=_NOISE) for at in range(count)
-    )
-    return [view for view in drawn if view.regions]
+def _add_slice(tree: _Tree, atlas: Atlas, index: int, at: int, number: int, split: Split) -> None:
+    view = colin27.draw_view(atlas, "axial", index, generator("slake", index, at), noise=_NOISE)
+    questions: list[Question] = []
+    if at < _VIEWS_WITH_QUESTIONS:
+        questions = composed_questions.about_slice(view, generator("slake", "questions", index, at))
+    rows = _rows(questions, number, "Brain", "MRI")
+    folder = tree.add(number, split, jpeg(grey_image(view.image), quality=_QUALITY), rows, view.regions)
+    origin = f"axial z={index}"
+    if rows:
+        tree.asked[folder] = f"colin27+composed-questions:{origin}"
+    if view.regions:
+        tree.boxed[folder] = f"colin27:{origin}"
+
+
+def _rows(questions: Sequence[Question], number: int, location: str, modality: str) -> list[dict[str, Any]]:
+    """Return the rows of one picture; `qid` is 100 times its number plus the place of the question."""
+    return [
+        {
+            "img_id": number,
+            "img_name": f"xmlab{number}/source.jpg",
+            "question": question.text,
+            "answer": question.answer,
+            "q_lang": "en",
+            "location": location,
+            "modality": modality,
+            "answer_type": "CLOSED" if question.closed else "OPEN",
+            "base_type": "vqa",
+            "content_type": _CONTENT_TYPES[question.kind.split(",")[0].strip()],
+            "triple": ["vhead", "_", "_"],
+            "qid": 100 * number + at,
+        }
+        for at, question in enumerate(questions)
+    ]

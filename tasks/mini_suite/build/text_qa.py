@@ -12,7 +12,7 @@ from tasks.mini_suite.build.encoding import compact_json, json_rows
 from tasks.mini_suite.build.part import Part, Source, TaskRecord
 from tasks.mini_suite.build.seeds import shuffled
 
-MEDQA_TRAIN, MEDQA_TEST = 140, 100
+MEDQA_TRAIN, MEDQA_TEST = 120, 100
 PUBMEDQA_TRAIN, PUBMEDQA_TEST = 100, 100
 
 _MEDQA_FILE = "medqa_us_4opt/data_clean/questions/US/4_options/phrases_no_exclude_test.jsonl"

@@ -1,0 +1,53 @@
+# What a stranger types first: `make demo`, then `make test`. Everything lives in .venv of this folder.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUNS ?= runs
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint format types bench mini-suite mini-weights clean
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "medbench needs Python 3.11 or newer: make PYTHON=python3.12 demo")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP)  ## Install, then run Uni-Med and the blind baseline on the 12 bundled tasks
+	$(BIN)/medbench run --model uni-med --tasks all --output-dir $(RUNS)
+	$(BIN)/medbench run --model blind --tasks all --output-dir $(RUNS)
+	$(BIN)/medbench leaderboard $(RUNS)/uni-med-mini-* $(RUNS)/blind-mini-* --output $(RUNS)/leaderboard.md
+
+test: $(STAMP)  ## Run all tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: lint types test  ## Everything that must be green before a commit
+
+lint: $(STAMP)  ## Lint and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)  ## Put every file into the house's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: $(STAMP)  ## Strict type checking of code and tests
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## Measure batched against one-by-one generation, as a ratio inside one run
+	$(BIN)/python benchmarks/generation.py
+
+mini-suite: $(STAMP)  ## Build the bundled mini suite again (needs ../shared/realdata)
+	$(BIN)/python -m tasks.mini_suite.build --realdata ../shared/realdata --output tasks/mini_suite/data
+
+mini-weights: $(STAMP)  ## Train the bundled mini weights again, into checkpoints/mini (under an hour on two cores)
+	$(BIN)/medbench train --config mini --output checkpoints/mini
+
+clean:  ## Remove the environment and what tests and runs left
+	rm -rf $(VENV) $(RUNS) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,154 @@
+"""The generation engine on a tiny random decoder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from adapters.base import Generation, ImageSlot, LoadOptions, LocalAdapter, Prompt, TextSegment
+from adapters.mock import RandomMock
+from harness.engine.batching import Budget, pack
+from harness.engine.engine import Engine
+from harness.engine.request import Outcome, Request
+from harness.phases import Phases
+from tasks.catalog import get_task
+from tasks.sample import ImageRef, Sample
+from tasks.spec import Kind
+
+SPEC = get_task("slake-vqa")
+
+
+@pytest.fixture(scope="module")
+def adapter() -> RandomMock:
+    return RandomMock(LoadOptions(seed=3))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(4):
+        Image.new("RGB", (16, 16), (60 * number, 255 - 50 * number, 20)).save(folder / f"{number}.png")
+    return folder
+
+
+def request(adapter: LocalAdapter, source: Path, number: int, *, picture: str | None = None) -> Request:
+    sample = Sample(
+        sample_id=f"q{number:02d}",
+        task=SPEC.name,
+        split="test",
+        images=(ImageRef(path=picture or f"{number % 4}.png"),),
+        inputs={"question": f"What is {'very ' * (number % 5)}odd about picture {number}?"},
+        reference="nothing",
+    )
+    prompt = adapter.render(sample, SPEC)
+    length = prompt.text_tokens() + adapter.image_tokens
+    return Request(sample=sample, spec=SPEC, source=source, prompt=prompt, length=length)
+
+
+def answers(
+    adapter: LocalAdapter, requests: Sequence[Request], rows: int, phases: Phases | None = None
+) -> list[Outcome]:
+    engine = Engine(adapter, Budget(rows=rows, tokens=100_000), phases or Phases())
+    return [outcome for batch in engine.generate(requests) for outcome in batch]
+
+
+def by_id(outcomes: Sequence[Outcome]) -> dict[str, Generation | None]:
+    return {outcome.sample_id: outcome.generation for outcome in outcomes}
+
+
+def test_answers_do_not_depend_on_neighbours_or_order(adapter: RandomMock, source: Path) -> None:
+    requests = [request(adapter, source, number) for number in range(12)]
+    alone = by_id([outcome for one in requests for outcome in answers(adapter, [one], 1)])
+    assert len({generation.text for generation in alone.values() if generation}) > 6
+    assert by_id(answers(adapter, requests, 12)) == alone
+    assert by_id(answers(adapter, requests[::-1], 5)) == alone
+
+
+def test_the_engine_writes_what_generate_writes(adapter: RandomMock, source: Path) -> None:
+    one = request(adapter, source, 1)
+    [outcome] = answers(adapter, [one], 1)
+    visual = adapter.project(adapter.encode_images(adapter.pixels(Image.open(source / "1.png"))[None]), "vqa")[0]
+    text = next(segment for segment in one.prompt.segments if isinstance(segment, TextSegment))
+    embeddings = torch.cat([visual, adapter.embed_tokens(torch.tensor(text.ids))])[None]
+    mask = torch.ones(embeddings.shape[:2], dtype=torch.long)
+    written = (
+        cast("Any", adapter.decoder)
+        .generate(inputs_embeds=embeddings, attention_mask=mask, max_new_tokens=SPEC.max_new_tokens, do_sample=False)[0]
+        .tolist()
+    )
+    assert outcome.generation is not None
+    assert outcome.generation.text == adapter.detokenise(written)
+
+
+def test_each_image_is_encoded_once(adapter: RandomMock, source: Path) -> None:
+    phases = Phases()
+    answers(adapter, [request(adapter, source, number) for number in range(12)], 3, phases)
+    assert phases.counts["images encoded"] == 4
+
+
+def test_a_broken_image_and_a_prompt_that_is_too_long_cost_only_themselves(adapter: RandomMock, source: Path) -> None:
+    (source / "broken.png").write_bytes(b"\x89PNG not a picture")
+    sound, broken = request(adapter, source, 0), request(adapter, source, 1, picture="broken.png")
+    endless = Request(
+        sample=Sample(sample_id="endless", task=SPEC.name, split="test", reference=""),
+        spec=SPEC,
+        source=source,
+        prompt=Prompt(segments=(TextSegment(ids=(1,) * 3000),)),
+        length=3000,
+    )
+    found = {outcome.sample_id: outcome for outcome in answers(adapter, [sound, broken, endless], 8)}
+    assert found["q00"].generation is not None
+    assert "broken.png" in found["q01"].error
+    assert "3000 tokens" in found["endless"].error
+
+
+class Forgetful(RandomMock):
+    """Runs out of memory on batches of more than two rows."""
+
+    def embed_tokens(self, ids: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return super().embed_tokens(ids)
+
+    def project(self, features: torch.Tensor, kind: Kind) -> torch.Tensor:
+        if len(features) > 2:
+            raise torch.OutOfMemoryError("pretended")
+        return super().project(features, kind)
+
+    calls = 0
+
+
+def test_when_memory_runs_out_the_same_rows_are_tried_in_smaller_batches(adapter: RandomMock, source: Path) -> None:
+    requests = [request(adapter, source, number) for number in range(8)]
+    phases = Phases()
+    outcomes = answers(Forgetful(LoadOptions(seed=3)), requests, 8, phases)
+    assert by_id(outcomes) == by_id(answers(adapter, requests, 1))
+    assert phases.counts["out of memory"] >= 1
+
+
+def test_a_prompt_counts_its_images() -> None:
+    prompt = Prompt(segments=(ImageSlot(image=ImageRef(path="a")), TextSegment(ids=(1, 2)), TextSegment(ids=(3,))))
+    assert (prompt.images(), prompt.text_tokens()) == ((ImageRef(path="a"),), 3)
+
+
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=40), st.integers(1, 16), st.integers(200, 4000))
+def test_batches_keep_the_budget_and_lose_nobody(lengths: list[int], rows: int, tokens: int) -> None:
+    requests = [
+        Request(
+            sample=Sample(sample_id=str(index), task=SPEC.name, split="test", reference=""),
+            spec=SPEC,
+            source=Path(),
+            prompt=Prompt(segments=()),
+            length=length,
+        )
+        for index, length in enumerate(lengths)
+    ]
+    batches = list(pack(requests, Budget(rows=rows, tokens=tokens)))
+    assert sorted(item.sample.sample_id for batch in batches for item in batch) == sorted(map(str, range(len(lengths))))
+    for batch in batches:
+        size = len(batch) * (max(item.length for item in batch) + SPEC.max_new_tokens)
+        assert len(batch) == 1 or (len(batch) <= rows and size <= tokens)

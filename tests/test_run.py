@@ -1,0 +1,258 @@
+"""The whole pipeline through the real command line, on tiny data with mock models."""
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from command_line import medbench, start_medbench
+from PIL import Image
+
+from tasks.catalog import task_names
+from tasks.foundation.errors import EXIT_FAILED, EXIT_INTERRUPTED
+from tasks.protocols import STATES, metric_ids
+
+
+def run_folder(output: Path) -> Path:
+    [folder] = [path for path in output.iterdir() if path.is_dir()]
+    return folder
+
+
+def results_of(output: Path) -> dict[str, object]:
+    results: dict[str, object] = json.loads((run_folder(output) / "results.json").read_text())
+    return results
+
+
+def run_mock(data: Path, output: Path, *words: object, model: str = "mock") -> int:
+    return medbench("run", "--model", model, "--data-dir", data, "--output-dir", output, *words).returncode
+
+
+@pytest.fixture(scope="module")
+def oracle_run(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("oracle")
+    assert run_mock(small_data, output, model="mock:oracle") == 0
+    return run_folder(output)
+
+
+@pytest.fixture(scope="module")
+def quick_run(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run whose scoring needs no Java."""
+    output = tmp_path_factory.mktemp("quick")
+    assert run_mock(small_data, output, "--tasks", "slake-*,dermamnist", model="mock:oracle") == 0
+    return run_folder(output)
+
+
+@pytest.mark.xdist_group("java")
+def test_an_oracle_is_perfect_on_all_tasks_under_both_protocols(oracle_run: Path) -> None:
+    results = json.loads((oracle_run / "results.json").read_text())
+    assert sorted(results["tasks"]) == sorted(task_names())
+    for name, task in results["tasks"].items():
+        for protocol in ("paper", "strict"):
+            assert set(task[protocol]) == set(metric_ids(name, task["kind"], protocol))
+            for metric, result in task[protocol].items():
+                if result["n"]:
+                    assert result["value"] == pytest.approx(1.0, abs=1e-6), (name, protocol, metric)
+
+
+def test_every_metric_says_what_it_counted(quick_run: Path) -> None:
+    for task in json.loads((quick_run / "results.json").read_text())["tasks"].values():
+        assert set(task["states"]) == set(STATES)
+        for result in task["paper"].values():
+            assert {"value", "ci", "n", "errors", "unparsed", "truncated", "empty", "signature"} == set(result)
+            assert result["signature"].endswith(f"n={result['n']}")
+
+
+def test_a_run_holds_what_the_design_promises(quick_run: Path) -> None:
+    names = {path.name for path in quick_run.iterdir()}
+    assert names == {"run.yaml", "env.json", "generations", "scores", "results.json", "leaderboard.md", "done"}
+    assert "sample_id" in (quick_run / "generations" / "slake-vqa.jsonl").read_text()
+
+
+def test_an_empty_model_scores_zero_and_is_counted(small_data: Path, tmp_path: Path) -> None:
+    assert run_mock(small_data, tmp_path, "--tasks", "slake-vqa,cls", model="mock:empty") == 0
+    for task in json.loads((run_folder(tmp_path) / "results.json").read_text())["tasks"].values():
+        assert task["states"]["empty"] == task["samples"]
+        assert {result["value"] for result in task["strict"].values() if result["n"]} == {0.0}
+
+
+def test_truncated_answers_are_a_state_and_strict_does_not_score_them(small_data: Path, tmp_path: Path) -> None:
+    assert run_mock(small_data, tmp_path, "--tasks", "slake-vqa", model="mock:rambling") == 0
+    task = json.loads((run_folder(tmp_path) / "results.json").read_text())["tasks"]["slake-vqa"]
+    assert task["states"]["truncated"] == task["samples"]
+    assert task["strict"]["f1"]["value"] is None
+    assert task["strict"]["f1"]["truncated"] == task["samples"]
+
+
+def test_failed_samples_are_errors_and_the_rest_is_scored(small_data: Path, tmp_path: Path) -> None:
+    assert run_mock(small_data, tmp_path, "--tasks", "dermamnist", model="mock:failing") == 0
+    task = json.loads((run_folder(tmp_path) / "results.json").read_text())["tasks"]["dermamnist"]
+    assert 0 < task["states"]["error"] < task["samples"]
+    assert task["paper"]["accuracy"]["value"] == 1.0
+    assert task["paper"]["accuracy"]["n"] == task["samples"] - task["states"]["error"]
+    assert task["paper"]["accuracy"]["errors"] == task["states"]["error"]
+
+
+def test_a_broken_image_costs_one_sample_and_a_run_of_broken_images_fails(small_data: Path, tmp_path: Path) -> None:
+    data, source = tmp_path / "data", tmp_path / "source"
+    manifest = json.loads((small_data / "slake-vqa" / "manifest.json").read_text())
+    shutil.copytree(manifest["source"], source)
+    assert medbench("data", "prepare", "slake-vqa", "--source", source, "--data-dir", data).returncode == 0
+    for picture in source.rglob("source.jpg"):
+        picture.write_bytes(picture.read_bytes()[:100])
+    result = medbench(
+        "run", "--model", "mock", "--tasks", "slake-vqa", "--data-dir", data, "--output-dir", tmp_path / "out"
+    )
+    assert result.returncode == EXIT_FAILED
+    assert "Nothing could be scored" in result.stderr
+    records = (run_folder(tmp_path / "out") / "generations" / "slake-vqa.jsonl").read_text().splitlines()
+    assert all("source.jpg" in json.loads(record)["error"] for record in records)
+    for picture in source.rglob("source.jpg"):
+        Image.new("RGB", (33, 77)).save(picture)
+    again = medbench(
+        "run", "--model", "mock", "--tasks", "slake-vqa", "--data-dir", data, "--output-dir", tmp_path / "out",
+        "--overwrite", "always",
+    )  # fmt: skip
+    assert again.returncode == 0
+
+
+def test_the_answers_do_not_depend_on_the_batch_size(small_data: Path, tmp_path: Path) -> None:
+    for size in (1, 7):
+        assert run_mock(small_data, tmp_path / str(size), "--batch-size", size, "--tasks", "slake-*,medqa") == 0
+    one, seven = run_folder(tmp_path / "1"), run_folder(tmp_path / "7")
+    assert one.name == seven.name
+    for path in sorted(one.rglob("*.json*")):
+        if path.name != "env.json":
+            assert path.read_bytes() == (seven / path.relative_to(one)).read_bytes(), path.name
+
+
+def test_a_killed_run_continues_and_ends_byte_for_byte_the_same(small_data: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run_mock(small_data, whole, "--tasks", "slake-*,dermamnist") == 0
+    words = [
+        "run",
+        "--model",
+        "mock",
+        "--data-dir",
+        small_data,
+        "--output-dir",
+        killed,
+        "--tasks",
+        "slake-*,dermamnist",
+    ]
+    process = start_medbench(*words, "--batch-size", 1)
+    _wait_for_records(killed)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    folder = run_folder(killed)
+    assert not (folder / "done").exists()
+    torn = folder / "generations" / "slake-vqa.jsonl"
+    torn.write_bytes(torn.read_bytes() + b'{"run":"half a rec')
+    result = medbench(*words)
+    assert result.returncode == 0
+    assert "Continuing:" in result.stderr
+    expected = run_folder(whole)
+    for name in ("results.json", "leaderboard.md", "generations/slake-vqa.jsonl", "scores/dermamnist.jsonl", "done"):
+        assert (folder / name).read_bytes() == (expected / name).read_bytes(), name
+
+
+def _wait_for_records(output: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not any(path.stat().st_size for path in output.rglob("generations/*.jsonl")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_an_interrupt_ends_with_130_and_says_how_to_go_on(small_data: Path, tmp_path: Path) -> None:
+    process = start_medbench(
+        "run", "--model", "mock", "--data-dir", small_data, "--output-dir", tmp_path, "--batch-size", 1
+    )
+    _wait_for_records(tmp_path)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == EXIT_INTERRUPTED
+    assert "the same command continues" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_finished_run_is_not_made_again(small_data: Path, tmp_path: Path) -> None:
+    words = ["run", "--model", "mock:oracle", "--tasks", "cls", "--data-dir", small_data, "--output-dir", tmp_path]
+    assert medbench(*words).returncode == 0
+    before = (run_folder(tmp_path) / "results.json").stat().st_mtime_ns
+    again = medbench(*words)
+    assert again.returncode == 0
+    assert "is complete" in again.stderr
+    assert (run_folder(tmp_path) / "results.json").stat().st_mtime_ns == before
+
+
+def test_a_run_is_made_again_from_its_own_file(quick_run: Path, tmp_path: Path) -> None:
+    result = medbench("run", "--config", quick_run / "run.yaml", "--output-dir", tmp_path)
+    assert result.returncode == 0
+    assert run_folder(tmp_path).name == quick_run.name
+    assert (run_folder(tmp_path) / "results.json").read_bytes() == (quick_run / "results.json").read_bytes()
+
+
+def test_scores_are_made_again_without_the_model(quick_run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / quick_run.name
+    shutil.copytree(quick_run, copy)
+    before = {path.name: path.read_bytes() for path in copy.glob("scores/*")}
+    shutil.rmtree(copy / "scores")
+    assert medbench("score", copy).returncode == 0
+    assert {path.name: path.read_bytes() for path in copy.glob("scores/*")} == before
+    assert (copy / "results.json").read_bytes() == (quick_run / "results.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (b'{"run": "x", broken\n', "line 1 is not JSON"),
+        (b'{"run": "someone-elses", "sample_id": "q"}\n', "was made by run someone-elses"),
+        (b'{"sample_id": "q", "answer": 1}\n', "is no generation record"),
+    ],
+)
+def test_records_of_others_are_refused_and_nothing_is_lost(
+    quick_run: Path, small_data: Path, tmp_path: Path, damage: bytes, says: str
+) -> None:
+    copy = tmp_path / quick_run.name
+    shutil.copytree(quick_run, copy)
+    (copy / "done").unlink()
+    records = copy / "generations" / "slake-vqa.jsonl"
+    records.write_bytes(damage + records.read_bytes())
+    result = medbench("run", "--config", copy / "run.yaml", "--output-dir", tmp_path, "--data-dir", small_data)
+    assert result.returncode == EXIT_FAILED
+    assert says in result.stderr
+    assert "slake-vqa.jsonl, line 1" in result.stderr
+    assert records.read_bytes().startswith(damage)
+
+
+def test_a_folder_that_cannot_be_written_to(small_data: Path, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    result = medbench("run", "--model", "mock:oracle", "--data-dir", small_data, "--output-dir", blocked)
+    assert result.returncode == EXIT_FAILED
+    assert "cannot be written to" in result.stderr
+    assert "--output-dir" in result.stderr
+
+
+def test_a_missing_data_folder_and_an_unprepared_task(tmp_path: Path) -> None:
+    missing = medbench("run", "--model", "mock", "--data-dir", tmp_path / "nowhere", "--output-dir", tmp_path)
+    assert (missing.returncode, "does not exist" in missing.stderr) == (EXIT_FAILED, True)
+    (tmp_path / "empty").mkdir()
+    unprepared = medbench("run", "--model", "mock", "--data-dir", tmp_path / "empty", "--output-dir", tmp_path)
+    assert unprepared.returncode == EXIT_FAILED
+    assert "medbench data prepare medqa" in unprepared.stderr
+
+
+def test_the_limit_cuts_every_task_alike(small_data: Path, tmp_path: Path) -> None:
+    assert run_mock(small_data, tmp_path, "--limit", 1, "--tasks", "slake-vqa,dermamnist", model="mock:oracle") == 0
+    tasks = json.loads((run_folder(tmp_path) / "results.json").read_text())["tasks"]
+    assert {name: task["samples"] for name, task in tasks.items()} == {"slake-vqa": 1, "dermamnist": 1}
+
+
+def test_the_settings_are_kept(quick_run: Path, small_data: Path) -> None:
+    document = yaml.safe_load((quick_run / "run.yaml").read_text())
+    assert document["settings"]["model"] == "mock:oracle"
+    assert document["settings"]["data_dir"] == str(small_data)
+    assert document["identity"] in quick_run.name

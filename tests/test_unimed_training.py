@@ -1,0 +1,144 @@
+"""Training: recipes, the schedule, the corpus, and a whole tiny training through the command line."""
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from command_line import medbench
+
+from tasks.foundation.errors import UsageError
+from unimed.modeling import IGNORED_LABEL
+from unimed.training.corpus import flip_classified, load_corpus, make_batch
+from unimed.training.loop import Deck, build, learning_rate, make_optimizer
+from unimed.training.recipe import Recipe, load_recipe
+
+TINY = (
+    "steps=6",
+    "micro_batch=2",
+    "micro_batches=2",
+    "warmup_steps=2",
+    "validate_every=3",
+    "vocabulary=400",
+    "mixture={slake-vqa: 1, slake-rec: 1, medqa: 1, dermamnist: 1}",
+)
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    return load_recipe("mini", TINY)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (("stepz=5",), "stepz"),
+        (("steps=many",), "steps"),
+        (("steps",), "has no value"),
+        (("model={vision: {}}",), "model"),
+    ],
+)
+def test_a_recipe_with_a_wrong_setting_is_refused(overrides: tuple[str, ...], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        load_recipe("mini", overrides)
+
+
+def test_the_learning_rate_warms_up_and_ends_where_it_should(recipe: Recipe) -> None:
+    longer = replace(recipe, steps=1000, warmup_steps=10)
+    rates = [learning_rate(longer, step) for step in range(1000)]
+    assert rates[9] == pytest.approx(longer.peak_learning_rate)
+    assert max(rates) == pytest.approx(longer.peak_learning_rate)
+    assert rates[0] == pytest.approx(longer.peak_learning_rate / 10)
+    assert rates[-1] == pytest.approx(longer.final_learning_rate, rel=0.01)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_a_deck_deals_everything_before_anything_twice() -> None:
+    deck: Deck[int] = Deck(range(7), random.Random(0))
+    dealt = [item for _ in range(7) for item in deck.deal(3)]
+    assert sorted(dealt[:7]) == list(range(7))
+    assert sorted(dealt) == sorted(list(range(7)) * 3)
+
+
+def test_batches_learn_the_answer_and_nothing_else(small_data: Path, recipe: Recipe) -> None:
+    corpus = load_corpus(small_data, recipe.mixture, image_size=112, validation_share=0.0)
+    model, processor = build(recipe, corpus)
+    examples = [corpus.train["slake-rec"][0], corpus.train["slake-rec"][1]]
+    batch = make_batch(examples, corpus, processor, random.Random(0))
+    for row, example in enumerate(examples):
+        learned = batch["labels"][row][batch["labels"][row] != IGNORED_LABEL].tolist()
+        assert processor.tokenizer.decode(learned[:-1]).strip() == example.answer()
+        assert learned[-1] == processor.tokenizer.eos_token_id
+    assert int(batch["input_ids"].eq(processor.image_token_id).sum()) == 2 * model.config.visual_tokens
+    assert batch["task_ids"].tolist() == [1, 1]
+
+
+def test_text_only_batches_have_no_pictures(small_data: Path, recipe: Recipe) -> None:
+    corpus = load_corpus(small_data, ["medqa"], image_size=112, validation_share=0.0)
+    _, processor = build(recipe, corpus)
+    batch = make_batch(corpus.train["medqa"][:2], corpus, processor, random.Random(0))
+    assert set(batch) == {"input_ids", "attention_mask", "labels"}
+
+
+def test_held_out_groups_do_not_cross(small_data: Path) -> None:
+    corpus = load_corpus(small_data, ["dermamnist"], image_size=28, validation_share=0.5)
+    train = {example.sample.groups["image"] for example in corpus.train["dermamnist"]}
+    held_out = {example.sample.groups["image"] for example in corpus.held_out["dermamnist"]}
+    assert train
+    assert held_out
+    assert not train & held_out
+
+
+def test_only_classified_pictures_are_mirrored(small_data: Path, recipe: Recipe) -> None:
+    corpus = load_corpus(small_data, ["dermamnist", "slake-rec"], image_size=112, validation_share=0.0)
+    _, processor = build(recipe, corpus)
+    for task, changes in (("dermamnist", True), ("slake-rec", False)):
+        examples = corpus.train[task][:4]
+        batch = make_batch(examples, corpus, processor, random.Random(0))
+        coin = torch.Generator().manual_seed(1)
+        mirrored = flip_classified(batch, examples, coin)["pixel_values"]
+        assert torch.equal(mirrored, batch["pixel_values"]) != changes
+
+
+def test_weight_decay_spares_vectors_and_task_tokens(small_data: Path, recipe: Recipe) -> None:
+    corpus = load_corpus(small_data, ["slake-rec"], image_size=112, validation_share=0.0)
+    model, _ = build(recipe, corpus)
+    decayed, free = make_optimizer(recipe, model).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    spared = {names[id(parameter)] for parameter in free["params"]}
+    assert "connector.task_tokens.vqa" in spared
+    assert all(parameter.ndim > 1 for parameter in decayed["params"])
+    assert len(decayed["params"]) + len(free["params"]) == len(names)
+
+
+def test_train_then_run_through_the_command_line(small_data: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    settings = [word for setting in TINY for word in ("--set", setting)]
+    trained = medbench("train", "--config", "mini", *settings, "--data-dir", small_data, "--output", checkpoint)
+    assert trained.returncode == 0, trained.stderr
+    records = [json.loads(line) for line in (checkpoint / "train_log.jsonl").read_text().splitlines()]
+    assert records[-1]["step"] == 6
+    assert set(records[-1]["held_out"]) <= {"slake-vqa", "slake-rec", "medqa", "dermamnist"}
+    assert yaml.safe_load((checkpoint / "recipe.yaml").read_text())["steps"] == 6
+    assert (checkpoint / "learning_curve.svg").read_text().startswith("<?xml")
+    again = medbench("train", "--config", "mini", *settings, "--data-dir", small_data, "--output", checkpoint)
+    assert again.returncode == 1
+    assert "holds a checkpoint already" in again.stderr
+    result = medbench(
+        "run", "--model", "uni-med", "--checkpoint", checkpoint, "--data-dir", small_data, "--tasks", "slake-*,medqa",
+        "--output-dir", tmp_path / "runs",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "MINI WEIGHTS" not in result.stderr
+
+
+def test_the_same_recipe_gives_the_same_weights(small_data: Path, tmp_path: Path) -> None:
+    settings = [word for setting in (*TINY, "steps=2") for word in ("--set", setting)]
+    for name in ("one", "two"):
+        done = medbench("train", *settings, "--data-dir", small_data, "--output", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two
