@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 RUNS ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format types bench mini-suite mini-weights clean
+.PHONY: help demo test check lint format types bench docs mini-suite mini-weights clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -20,9 +20,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 demo: $(STAMP)  ## Install, then run Uni-Med and the blind baseline on the 12 bundled tasks
-	$(BIN)/medbench run --model uni-med --tasks all --output-dir $(RUNS)
-	$(BIN)/medbench run --model blind --tasks all --output-dir $(RUNS)
-	$(BIN)/medbench leaderboard $(RUNS)/uni-med-mini-* $(RUNS)/blind-mini-* --output $(RUNS)/leaderboard.md
+	rm -rf $(RUNS)/demo
+	$(BIN)/medbench run --model uni-med --tasks all --output-dir $(RUNS)/demo
+	$(BIN)/medbench run --model blind --tasks all --output-dir $(RUNS)/demo
+	$(BIN)/medbench leaderboard $(RUNS)/demo/uni-med-mini-* $(RUNS)/demo/blind-mini-* --output $(RUNS)/demo/leaderboard.md
 
 test: $(STAMP)  ## Run all tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
@@ -43,11 +44,14 @@ types: $(STAMP)  ## Strict type checking of code and tests
 bench: $(STAMP)  ## Measure batched against one-by-one generation, as a ratio inside one run
 	$(BIN)/python benchmarks/generation.py
 
+docs: $(STAMP)  ## Make the lists and tables of README.md and docs/ anew
+	$(BIN)/python docs/refresh.py
+
 mini-suite: $(STAMP)  ## Build the bundled mini suite again (needs ../shared/realdata)
 	$(BIN)/python -m tasks.mini_suite.build --realdata ../shared/realdata --output tasks/mini_suite/data
 
 mini-weights: $(STAMP)  ## Train the bundled mini weights again, into checkpoints/mini (under an hour on two cores)
 	$(BIN)/medbench train --config mini --output checkpoints/mini
 
-clean:  ## Remove the environment and what tests and runs left
-	rm -rf $(VENV) $(RUNS) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean:  ## Remove the environment and the caches; runs stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -140,6 +140,11 @@ class Adapter(ABC):
         """Name of this very model in tables."""
         return self.card.title
 
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """Names of the tasks whose train splits these very weights have seen."""
+        return self.card.trained_on
+
 
 class DirectAdapter(Adapter):
     """A model that answers one sample at a time without the engine: baselines and test doubles."""
@@ -204,12 +209,14 @@ class AdapterEntry:
         card: What the model is.
         load: Loads it; imports torch only when called.
         parse: What a text of the model means; pure.
+        takes: Which of `checkpoint`, `device` and `dtype` the loader heeds; giving another is a usage error.
         variants: Allowed words after the colon, with their meaning; `*` allows any.
     """
 
     card: ModelCard
     load: Callable[[LoadOptions], Adapter]
     parse: Parser
+    takes: frozenset[str] = frozenset()
     variants: Mapping[str, str] = field(default_factory=dict)
 
 

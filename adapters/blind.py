@@ -65,8 +65,15 @@ def parse(text: str, sample: Sample, spec: TaskSpec) -> Answer:
     """Return the answer; a box is four fractions of the image's width and height."""
     if spec.kind != "rec" or sample.image_size is None:
         return Answer(text=text)
-    numbers = [float(word) for word in text.split()]
-    return Answer(text=text, box=Box(*numbers).scaled(*map(float, sample.image_size)))
+    return Answer(text=text, box=_box_of_fractions(text, sample.image_size))
+
+
+def _box_of_fractions(text: str, image_size: tuple[int, int]) -> Box | None:
+    try:
+        left, top, right, bottom = (float(word) for word in text.split())
+    except ValueError:
+        return None
+    return Box(left, top, right, bottom).scaled(*map(float, image_size))
 
 
 ENTRY = AdapterEntry(card=CARD, load=BlindBaseline, parse=parse)

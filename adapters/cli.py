@@ -4,6 +4,7 @@ import click
 
 from adapters.catalog import ADAPTERS
 from tasks.foundation.console import emit_table
+from tasks.foundation.errors import MedbenchError
 
 
 @click.command("models")
@@ -13,10 +14,13 @@ def models_command() -> None:
     \b
     Example:  medbench models
     """
-    rows = []
-    for name in ADAPTERS:
+    emit_table(["model", "variants", "kinds", "weights", "licence"], [_row(name) for name in ADAPTERS])
+
+
+def _row(name: str) -> list[str]:
+    try:
         entry = ADAPTERS.load(name)
-        card = entry.card
-        variants = ", ".join(f":{word}" for word in entry.variants)
-        rows.append([name, variants, " ".join(sorted(card.kinds)), card.weights, card.licence])
-    emit_table(["model", "variants", "kinds", "weights", "licence"], rows)
+    except MedbenchError as error:
+        return [name, "", "", error.problem, ""]
+    variants = ", ".join(f":{word}" for word in entry.variants)
+    return [name, variants, " ".join(sorted(entry.card.kinds)), entry.card.weights, entry.card.licence]

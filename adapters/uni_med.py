@@ -35,13 +35,7 @@ CARD = ModelCard(
     kinds=frozenset({"qa", "vqa", "report", "rec", "reg", "cls"}),
     weights="bundled mini weights, or --checkpoint DIR made by `medbench train` (none were ever published)",
     licence="Apache-2.0 (mini weights); LLaMA-2 licence for checkpoints built on it",
-    trained_on=frozenset(
-        {
-            "medqa", "pubmedqa", "slake-vqa", "path-vqa", "slake-rec", "slake-reg", "sa-med2d-rec", "sa-med2d-reg",
-            "mimic-cxr", "mpx-single", "dermamnist", "organsmnist",
-        }
-    ),
-)  # fmt: skip
+)
 
 
 class UniMedAdapter(LocalAdapter):
@@ -59,11 +53,17 @@ class UniMedAdapter(LocalAdapter):
         self.device = str(checkpoint.model.device)
         self.dtype = str(checkpoint.model.dtype).removeprefix("torch.")
         self.notices = notices
+        self._trained_on = checkpoint.trained_on
 
     @property
     def title(self) -> str:
         """Name, with a mark if these are the mini weights."""
         return f"{self.card.title} (mini)" if self.notices else self.card.title
+
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """The tasks of the recipe that lies beside the weights."""
+        return self._trained_on
 
     def render(self, sample: Sample, spec: TaskSpec) -> Prompt:
         """Return the wrapped instruction with a slot per image."""
@@ -119,4 +119,4 @@ def parse(text: str, sample: Sample, spec: TaskSpec) -> Answer:
     return Answer(text=answer, box=parse_box(answer, sample.image_size))
 
 
-ENTRY = AdapterEntry(card=CARD, load=load, parse=parse)
+ENTRY = AdapterEntry(card=CARD, load=load, parse=parse, takes=frozenset({"checkpoint", "device", "dtype"}))

@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 
 import click
 
-from tasks.foundation.console import say, show_error, warn
-from tasks.foundation.errors import EXIT_INTERRUPTED, EXIT_USAGE, MedbenchError, UsageError, unknown_name
+from tasks.foundation.console import say, show_error
+from tasks.foundation.errors import EXIT_INTERRUPTED, EXIT_USAGE, MedbenchError, StoppedError, UsageError, unknown_name
 
 COMMANDS = {
     "run": ("harness.commands:run_command", "Run a model over tasks and write a leaderboard."),
@@ -90,15 +90,17 @@ def _run_and_explain() -> int:
         show_error(UsageError(error.format_message(), _help_hint(error)))
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        warn("Interrupted. What was answered is on disk; the same command continues.")
+        show_error(StoppedError())
         return EXIT_INTERRUPTED
     return outcome if isinstance(outcome, int) else 0
 
 
 def _help_hint(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "medbench"
-    return f"See `{path} --help`."
+    if context is not None:
+        return f"See `{context.command_path} --help`."
+    words = [word for word in sys.argv[1:2] if word in COMMANDS]
+    return f"See `{' '.join(['medbench', *words])} --help`."
 
 
 if __name__ == "__main__":

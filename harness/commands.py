@@ -7,10 +7,10 @@ from typing import Any
 import click
 
 from harness.results import MetricResult, Results, TaskResult
-from harness.settings import load_settings
+from harness.settings import MAX_SEED, load_settings
 from tasks.catalog import task_names
 from tasks.foundation.console import emit_table, say
-from tasks.foundation.errors import EXIT_FAILED
+from tasks.foundation.errors import EXIT_FAILED, StoppedError
 from tasks.protocols import metric_ids
 
 PAGES = "leaderboard.publish:publish_run"
@@ -37,7 +37,7 @@ def publish(path: Path) -> None:
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
     help="Type of the weights.  [default: auto: float32 on the CPU, bfloat16 elsewhere]",
 )
-@click.option("--seed", type=int, help="Seed of everything random.  [default: 0]")
+@click.option("--seed", type=click.IntRange(0, MAX_SEED), help="Seed of everything random.  [default: 0]")
 @click.option("--config", type=click.Path(path_type=Path), help="A run.yaml to run again; options override it.")
 @click.option(
     "--overwrite",
@@ -57,7 +57,10 @@ def run_command(config: Path | None, overwrite: str, tasks: tuple[str, ...], **o
     from harness.run import run
 
     settings = load_settings(config, {**options, "tasks": tasks or None})
-    outcome = run(settings, publish, overwrite=overwrite)
+    try:
+        outcome = run(settings, publish, overwrite=overwrite)
+    except KeyboardInterrupt:
+        raise StoppedError("What was answered is on disk; the same command continues.") from None
     _show_results(outcome.results)
     if outcome.phases is not None:
         _show_phases(outcome.phases.as_json())
@@ -111,7 +114,7 @@ def _show_results(results: Results) -> None:
         for name in (name for name in task_names() if name in results.tasks)
         for task in [results.tasks[name]]
         for metric_id in metric_ids(name, task.kind, "paper")
-        for metric in [task.paper[metric_id]]
+        if (metric := task.paper.get(metric_id)) is not None
     ]
     emit_table(
         ["task", "metric", "value % [95 % interval]", "n", "not ok"],

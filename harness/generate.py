@@ -38,9 +38,14 @@ class Plan:
         return self.recorded + sum(len(samples) for samples in self.missing.values())
 
 
+def answerable(workload: Workload, adapter: Adapter) -> tuple[TaskLoad, ...]:
+    """Return the tasks whose kind the model can answer."""
+    return tuple(load for load in workload.loads if load.spec.kind in adapter.card.kinds)
+
+
 def make_plan(workload: Workload, adapter: Adapter, directory: RunDirectory) -> Plan:
     """Return what is left to answer; failed samples are tried again."""
-    loads = tuple(load for load in workload.loads if load.spec.kind in adapter.card.kinds)
+    loads = answerable(workload, adapter)
     missing: dict[str, list[Sample]] = {}
     recorded = 0
     for load in loads:
@@ -51,8 +56,14 @@ def make_plan(workload: Workload, adapter: Adapter, directory: RunDirectory) -> 
     return Plan(loads=loads, missing=missing, recorded=recorded)
 
 
-def generate(plan: Plan, adapter: Adapter, directory: RunDirectory, phases: Phases, *, batch_size: int | None) -> None:
-    """Answer what is missing, appending each answer as it comes; then put every file in its final order."""
+def generate(
+    plan: Plan, adapter: Adapter, directory: RunDirectory, phases: Phases, *, batch_size: int | None
+) -> list[str]:
+    """Answer what is missing, appending each answer as it comes; then put every file in its final order.
+
+    Returns:
+        The error of each sample that failed.
+    """
     if plan.recorded:
         say(f"Continuing: {plan.recorded} of {plan.total} samples are already recorded.")
     with ExitStack() as stack, meter("Generating", plan.total, done=plan.recorded) as progress:
@@ -65,9 +76,13 @@ def generate(plan: Plan, adapter: Adapter, directory: RunDirectory, phases: Phas
             with phases.time("write"):
                 _write(outcomes, directory.identity, streams)
             _show(progress, outcomes, states)
+    failures = []
     for load in plan.loads:
         file = _record_file(directory, load)
-        file.rewrite(file.read().values())
+        records = file.read().values()
+        failures += [record.error for record in records if record.error]
+        file.rewrite(records)
+    return failures
 
 
 def _record_file(directory: RunDirectory, load: TaskLoad) -> RecordFile:

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from adapters.base import StopReason
 from harness.engine.request import Outcome
 from tasks.foundation.errors import RunError
-from tasks.foundation.files import canonical_json, json_lines, read_json_lines, write_atomically
+from tasks.foundation.files import canonical_json, json_lines, read_numbered_json_lines, write_atomically
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,14 +73,14 @@ class RecordFile:
         if not self.path.exists():
             return {}
         found = {}
-        for number, line in enumerate(read_json_lines(self.path, torn_tail="drop"), start=1):
+        for number, line in read_numbered_json_lines(self.path, torn_tail="drop"):
             record = self._validated(number, line)
             found[record.sample_id] = record
         return dict(sorted(found.items(), key=lambda item: self._order[item[0]]))
 
     def _validated(self, number: int, line: dict[str, object]) -> GenerationRecord:
         where = f"{self.path}, line {number}"
-        way_out = "Start afresh with --overwrite, or put the run's own file back."
+        way_out = "Start afresh with --overwrite always, or put the run's own file back."
         try:
             record = _VALIDATOR.validate_python(line)
         except ValidationError as error:
@@ -93,11 +93,13 @@ class RecordFile:
 
     def open_for_appending(self) -> IO[bytes]:
         """Return the file, cut behind its last whole line, ready for more."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        stream = self.path.open("a+b")
-        stream.seek(0)
-        whole = stream.read().rfind(b"\n") + 1
-        stream.truncate(whole)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            stream = self.path.open("a+b")
+            stream.seek(0)
+            stream.truncate(stream.read().rfind(b"\n") + 1)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
         return stream
 
     def rewrite(self, records: Iterable[GenerationRecord]) -> None:
@@ -106,8 +108,22 @@ class RecordFile:
 
 
 def append(stream: IO[bytes], records: Iterable[GenerationRecord]) -> None:
-    """Append records, each flushed, all synced to the disk at the end."""
-    for record in records:
-        stream.write(f"{canonical_json(asdict(record))}\n".encode())
-        stream.flush()
-    os.fsync(stream.fileno())
+    """Append records, each flushed, all synced to the disk at the end.
+
+    Raises:
+        RunError: If the disk takes no more; what was appended before stays.
+    """
+    try:
+        for record in records:
+            stream.write(f"{canonical_json(asdict(record))}\n".encode())
+            stream.flush()
+        os.fsync(stream.fileno())
+    except OSError as error:
+        raise _unwritable(Path(stream.name), error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> RunError:
+    return RunError(
+        f"Cannot write {path}: {error.strerror or error}.",
+        "Free some space or mend the folder's permissions; the same command continues where this one stopped.",
+    )

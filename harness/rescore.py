@@ -7,7 +7,7 @@ from adapters.catalog import find_adapter
 from harness.results import Results, read_results, write_results
 from harness.rundir import RunDirectory, read_run
 from harness.score import score_task
-from harness.settings import Settings, load_settings
+from harness.settings import load_settings
 from harness.summarise import summarise
 from harness.workload import Workload, load_workload
 from tasks.foundation.errors import RunError
@@ -24,11 +24,12 @@ def rescore(path: Path, data_dir: Path | None) -> Results:
         RunError: If the folder is no finished run, or the data are not those of the run.
     """
     before = read_results(path)
-    settings = load_settings(path / "run.yaml", {"data_dir": data_dir, "model": None})
-    workload = load_workload(_only_tasks_of(settings, before))
-    directory = RunDirectory(path=path, identity=str(read_run(path)["identity"]))
+    document = read_run(path)
+    settings = load_settings(path / "run.yaml", {"data_dir": data_dir})
+    workload = load_workload(replace(settings, tasks=tuple(before.tasks), limit=document["identity_of"]["limit"]))
+    directory = RunDirectory(path=path, identity=document["identity"])
     _refuse_other_data(workload, before)
-    entry, _ = find_adapter(settings.model)
+    entry, _ = find_adapter(document["identity_of"]["model"])
     scored = [score_task(load, directory, entry.parse) for load in workload.loads]
     results = summarise(
         scored,
@@ -42,10 +43,6 @@ def rescore(path: Path, data_dir: Path | None) -> Results:
     )
     write_results(directory.results, results)
     return results
-
-
-def _only_tasks_of(settings: Settings, before: Results) -> Settings:
-    return replace(settings, tasks=tuple(before.tasks))
 
 
 def _refuse_other_data(workload: Workload, before: Results) -> None:

@@ -3,17 +3,21 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from harness.rundir import read_run
 from tasks.foundation.errors import RunError
-from tasks.foundation.files import canonical_json, read_json, write_atomically
+from tasks.foundation.files import canonical_json, write_atomically
 from tasks.protocols import Protocol, State
 from tasks.spec import Kind
+from tasks.suite import SuiteName
+from tasks.validation import parse_json_file
 
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
+RESULTS_FILE = "results.json"
+Fraction = Annotated[float, Field(ge=0, le=1)]
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -34,8 +38,8 @@ class MetricResult:
 
     __pydantic_config__ = _STRICT
 
-    value: float | None
-    ci: tuple[float, float] | None
+    value: Fraction | None
+    ci: tuple[Fraction, Fraction] | None
     n: int
     errors: int
     unparsed: int
@@ -53,7 +57,7 @@ class TaskResult:
         kind: Kind of the task.
         version: Version of its declaration.
         data: Fingerprint of the prepared data.
-        samples: Samples that were asked.
+        samples: Samples of the run, failed ones included.
         states: Samples by state.
         paper: Metrics as the official scripts compute them.
         strict: Metrics as the paper's text and common sense say.
@@ -96,7 +100,7 @@ class Results:
     Attributes:
         run: Identity of the run.
         model: The model.
-        suite: `mini` or `paper`.
+        suite: `mini`, `paper` (all counts are the paper's) or `custom`.
         limit: Samples per task, None for all.
         seed: Seed of the run.
         notices: What must be said beside the numbers.
@@ -109,13 +113,13 @@ class Results:
 
     run: str
     model: ModelInfo
-    suite: Literal["mini", "paper"]
+    suite: SuiteName
     limit: int | None
     seed: int
     notices: tuple[str, ...]
     tasks: Mapping[str, TaskResult]
     unsupported: tuple[str, ...]
-    schema: int = field(default=SCHEMA)
+    schema: Literal[1] = field(default=SCHEMA)
 
 
 _RESULTS = TypeAdapter(Results)
@@ -130,17 +134,19 @@ def read_results(run: Path) -> Results:
     """Return the results of a finished run.
 
     Raises:
-        RunError: If the folder is no run, is not finished, or its results are malformed.
+        RunError: If the folder is no run, or was not scored yet.
+        DataError: If its results are malformed.
     """
-    path = run / "results.json"
-    if not path.exists():
+    if not (run / RESULTS_FILE).exists():
         read_run(run)
-        raise RunError(f"{run} has no results.json: the run is not finished.", "Start the same command again.")
-    try:
-        return _RESULTS.validate_python(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise RunError(
-            f"{path} is malformed at {where}: {first['msg']}.", "Make it again: medbench score RUN"
-        ) from error
+        raise RunError(f"{run} has no {RESULTS_FILE}: the run is not finished.", "Give its command again.")
+    return read_results_file(run / RESULTS_FILE)
+
+
+def read_results_file(path: Path) -> Results:
+    """Return the results in a `results.json`, wherever it lies.
+
+    Raises:
+        DataError: If it is malformed.
+    """
+    return parse_json_file(_RESULTS, path)

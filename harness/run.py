@@ -1,13 +1,13 @@
 """The main path on one page: load, plan, generate, score, summarise, publish."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.base import Adapter, LoadOptions, Parser
+from adapters.base import Adapter, AdapterEntry, LoadOptions, Parser
 from adapters.catalog import find_adapter
 from harness.environment import write_environment
-from harness.generate import generate, make_plan
+from harness.generate import answerable, generate, make_plan
 from harness.phases import Phases
 from harness.results import ModelInfo, Results, read_results, write_results
 from harness.rundir import RunDirectory, open_run
@@ -16,9 +16,11 @@ from harness.settings import Settings
 from harness.summarise import summarise
 from harness.workload import Workload, load_workload
 from tasks.foundation.console import say, warn
+from tasks.foundation.errors import MedbenchError, UsageError
 from tasks.metrics.meteor import start_meteor
 
 Publish = Callable[[Path], None]
+PAGE = "leaderboard.md"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,22 +48,44 @@ def run(settings: Settings, publish: Publish, *, overwrite: str = "never") -> Ru
     """
     phases = Phases()
     with phases.time("load"):
+        entry, variant = find_adapter(settings.model)
+        _refuse_ignored(settings, entry)
         workload = load_workload(settings)
-        adapter, parse = load_model(settings, workload)
+        adapter = entry.load(load_options(settings, variant, workload))
     _warn_loudly(workload, adapter)
     with open_run(settings, workload, adapter, overwrite=overwrite) as directory:
-        if directory.done:
-            say(f"{directory.path} is complete; nothing to generate. Start afresh with --overwrite always.")
-            return RunOutcome(path=directory.path, results=read_results(directory.path), phases=None)
+        finished = finished_results(directory)
+        if finished is not None:
+            say(f"{directory.path} is complete; nothing to do. Start afresh with --overwrite always.")
+            return RunOutcome(path=directory.path, results=finished, phases=None)
         _start_scorer_early(workload)
         plan = make_plan(workload, adapter, directory)
-        generate(plan, adapter, directory, phases, batch_size=settings.batch_size)
+        failures = generate(plan, adapter, directory, phases, batch_size=settings.batch_size)
         with phases.time("score"):
-            results = score_run(workload, adapter, parse, directory, settings)
+            results = score_run(workload, adapter, entry.parse, directory, settings)
         publish(directory.path)
         write_environment(directory.path / "env.json", adapter, phases)
-        directory.finish()
+        if not failures:
+            directory.finish()
+    _tell_of_failures(failures)
     return RunOutcome(path=directory.path, results=results, phases=phases)
+
+
+def finished_results(directory: RunDirectory) -> Results | None:
+    """Return the results of a run that is done, or None if something is left to do."""
+    if not directory.done or not (directory.path / PAGE).exists():
+        return None
+    try:
+        results = read_results(directory.path)
+    except MedbenchError:
+        return None
+    return results if results.run == directory.identity else None
+
+
+def _tell_of_failures(failures: Sequence[str]) -> None:
+    if failures:
+        warn(f"{len(failures)} samples failed and are counted as errors. The first: {failures[0]}")
+        say("The same command tries them again.")
 
 
 def _start_scorer_early(workload: Workload) -> None:
@@ -70,10 +94,20 @@ def _start_scorer_early(workload: Workload) -> None:
         start_meteor()
 
 
-def load_model(settings: Settings, workload: Workload) -> tuple[Adapter, Parser]:
-    """Load the model that the settings name."""
-    entry, variant = find_adapter(settings.model)
-    options = LoadOptions(
+def _refuse_ignored(settings: Settings, entry: AdapterEntry) -> None:
+    given = {
+        "checkpoint": settings.checkpoint is not None,
+        "device": settings.device not in {"auto", "cpu"},
+        "dtype": settings.dtype not in {"auto", "float32"},
+    }
+    ignored = [f"--{name}" for name, is_given in given.items() if is_given and name not in entry.takes]
+    if ignored:
+        raise UsageError(f"The model {entry.card.name!r} does not take {', '.join(ignored)}.", "Leave the option out.")
+
+
+def load_options(settings: Settings, variant: str, workload: Workload) -> LoadOptions:
+    """Return what the model's loader gets."""
+    return LoadOptions(
         variant=variant,
         checkpoint=settings.checkpoint,
         device=settings.device,
@@ -81,23 +115,22 @@ def load_model(settings: Settings, workload: Workload) -> tuple[Adapter, Parser]
         seed=settings.seed,
         train_samples=workload.train_samples,
     )
-    return entry.load(options), entry.parse
 
 
 def score_run(
     workload: Workload, adapter: Adapter, parse: Parser, directory: RunDirectory, settings: Settings
 ) -> Results:
     """Score what was generated and write `scores/` and `results.json`."""
-    answerable = [load for load in workload.loads if load.spec.kind in adapter.card.kinds]
+    loads = answerable(workload, adapter)
     results = summarise(
-        [score_task(load, directory, parse) for load in answerable],
+        [score_task(load, directory, parse) for load in loads],
         run=directory.identity,
         model=_model_info(adapter),
         suite=workload.suite,
         limit=settings.limit,
         seed=settings.seed,
         notices=(*workload.notices, *adapter.notices),
-        unsupported=tuple(load.spec.name for load in workload.loads if load not in answerable),
+        unsupported=tuple(load.spec.name for load in workload.loads if load not in loads),
     )
     write_results(directory.results, results)
     return results
@@ -110,7 +143,7 @@ def _model_info(adapter: Adapter) -> ModelInfo:
         weights=adapter.weights_fingerprint,
         device=adapter.device.partition(":")[0],
         dtype=adapter.dtype,
-        trained_on=tuple(sorted(adapter.card.trained_on)),
+        trained_on=tuple(sorted(adapter.trained_on)),
     )
 
 

@@ -7,16 +7,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
 
 from adapters.base import Adapter
+from harness.environment import answering_code_hash
 from harness.records import RecordFile
 from harness.settings import Settings
 from harness.workload import Workload
 from tasks.foundation.errors import RunError
 from tasks.foundation.files import fingerprint, write_atomically
+from tasks.foundation.yaml_tables import read_yaml_table
 
 _IDENTITY_DIGITS = 12
 
@@ -35,7 +38,7 @@ class RunDirectory:
 
     @property
     def done(self) -> bool:
-        """Whether the run has ended and everything is written."""
+        """Whether every sample was answered without failure and everything was written."""
         return (self.path / "done").exists()
 
     def generations(self, task: str, sample_ids: Sequence[str]) -> RecordFile:
@@ -52,14 +55,15 @@ class RunDirectory:
         return self.path / "results.json"
 
     def finish(self) -> None:
-        """Mark the run as done; nothing is written after this."""
+        """Mark the run as done: every sample is answered, scored and published."""
         write_atomically(self.path / "done", f"{self.identity}\n")
 
 
 def run_identity(settings: Settings, workload: Workload, adapter: Adapter) -> dict[str, object]:
     """Return everything that can change an answer; batch size, output folder and data folder cannot."""
     return {
-        "medbench": version("medbench"),
+        "code": answering_code_hash(),
+        "libraries": {name: version(name) for name in ("torch", "transformers", "tokenizers", "pillow")},
         "model": settings.model,
         "weights": adapter.weights_fingerprint,
         "dtype": adapter.dtype,
@@ -94,20 +98,33 @@ def open_run(settings: Settings, workload: Workload, adapter: Adapter, *, overwr
     parts = run_identity(settings, workload, adapter)
     identity = fingerprint(parts)[:_IDENTITY_DIGITS]
     slug = re.sub(r"[^a-z0-9.]+", "-", settings.model.lower()).strip("-")
-    directory = RunDirectory(path=settings.output_dir / f"{slug}-{workload.suite}-{identity}", identity=identity)
-    _make_folder(directory.path)
-    lock = FileLock(directory.path.with_name(f".{directory.path.name}.lock"), timeout=0)
+    path = settings.output_dir.absolute() / f"{slug}-{workload.suite}-{identity}"
+    directory = RunDirectory(path=path, identity=identity)
+    _make_folder(path)
+    with _held(path):
+        if overwrite == "always":
+            _empty(path)
+        _write_or_check_settings(directory, settings, parts)
+        yield directory
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
     try:
-        with lock:
-            if overwrite == "always":
-                shutil.rmtree(directory.path)
-                _make_folder(directory.path)
-            _write_or_check_settings(directory, settings, parts)
-            yield directory
+        with FileLock(path.with_name(f".{path.name}.lock"), timeout=0):
+            yield
     except Timeout as error:
         raise RunError(
-            f"Another process is writing to {directory.path}.", "Wait for it, or give another --output-dir."
+            f"Another process is writing to {path}.", "Wait for it, or give another --output-dir."
         ) from error
+
+
+def _empty(path: Path) -> None:
+    for item in path.iterdir():
+        if item.is_dir() and not item.is_symlink():
+            shutil.rmtree(item)
+        else:
+            item.unlink()
 
 
 def _make_folder(path: Path) -> None:
@@ -132,18 +149,17 @@ def _write_or_check_settings(directory: RunDirectory, settings: Settings, parts:
     write_atomically(path, yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
 
 
-def read_run(path: Path) -> dict[str, object]:
+def read_run(path: Path) -> dict[str, Any]:
     """Return the content of a run's `run.yaml`.
 
     Raises:
-        RunError: If the folder is no run.
+        RunError: If the folder is no run, or the file is not the one that the run wrote.
     """
-    try:
-        document = yaml.safe_load((path / "run.yaml").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunError(f"{path} is no run: it has no run.yaml.", "Give a folder that `medbench run` made.") from error
-    except yaml.YAMLError as error:
-        raise RunError(f"{path / 'run.yaml'} is not YAML: {error}.") from error
-    if not isinstance(document, dict) or "identity" not in document or "settings" not in document:
-        raise RunError(f"{path / 'run.yaml'} lacks its identity or settings.", "Restore the file or run again.")
+    file = path / "run.yaml"
+    if not file.is_file():
+        raise RunError(f"{path} is no run: it has no run.yaml.", "Give a folder that `medbench run` made.")
+    document = read_yaml_table(file)
+    parts = document.get("identity_of")
+    if not isinstance(parts, dict) or document.get("identity") != fingerprint(parts)[:_IDENTITY_DIGITS]:
+        raise RunError(f"{file} was changed: its identity is not that of its parts.", "Restore the file or run again.")
     return document

@@ -1,5 +1,6 @@
 """From recorded generations to per-sample scores: parse, decide the state, apply both protocols. Needs no model."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from adapters.base import Parser
 from harness.records import GenerationRecord
 from harness.rundir import RunDirectory
 from harness.workload import TaskLoad
+from tasks.foundation.errors import RunError
 from tasks.foundation.files import json_lines, write_atomically
 from tasks.metrics.metric import Scorable
 from tasks.protocols import PROTOCOLS, Evaluation, Item, Protocol, State, evaluate
@@ -23,7 +25,7 @@ class ScoredTask:
 
     Attributes:
         load: The task.
-        items: One per sample that has a record, in order.
+        items: One per sample, in order.
         groups: The unit of resampling of each item.
         evaluations: By protocol, one per metric.
     """
@@ -38,12 +40,17 @@ def score_task(load: TaskLoad, directory: RunDirectory, parse: Parser) -> Scored
     """Score the recorded generations of a task and write them to `scores/<task>.jsonl`."""
     spec = load.spec
     records = directory.generations(spec.name, [sample.sample_id for sample in load.samples]).read()
-    answered = [sample for sample in load.samples if sample.sample_id in records]
-    items = [predict(records[sample.sample_id], sample, spec, parse) for sample in answered]
+    if len(records) != len(load.samples):
+        raise RunError(
+            f"{len(load.samples) - len(records)} of {len(load.samples)} samples of {spec.name} have no record in "
+            f"{directory.path}.",
+            "Give the command of the run again: it answers what is missing.",
+        )
+    items = [predict(records[sample.sample_id], sample, spec, parse) for sample in load.samples]
     evaluations = {protocol: evaluate(spec.name, spec.kind, protocol, items) for protocol in PROTOCOLS}
-    groups = [sample.groups.get(spec.group_key, sample.sample_id) for sample in answered]
+    groups = [sample.groups.get(spec.group_key, sample.sample_id) for sample in load.samples]
     scored = ScoredTask(load=load, items=items, groups=groups, evaluations=evaluations)
-    write_atomically(directory.scores(spec.name), json_lines(_score_records(answered, scored)))
+    write_atomically(directory.scores(spec.name), json_lines(_score_records(load.samples, scored)))
     return scored
 
 
@@ -52,7 +59,7 @@ def predict(record: GenerationRecord, sample: Sample, spec: TaskSpec, parse: Par
     if record.error:
         return Item(state="error", scorable=_scorable(sample, "", None))
     answer = parse(record.text, sample, spec)
-    scorable = _scorable(sample, answer.text, answer.box)
+    scorable = _scorable(sample, answer.text, _finite(answer.box))
     return Item(state=_state(record, scorable, spec), scorable=scorable)
 
 
@@ -64,6 +71,10 @@ def _state(record: GenerationRecord, scorable: Scorable, spec: TaskSpec) -> Stat
     if spec.kind == "rec" and scorable.predicted_box is None:
         return "unparsed"
     return "ok"
+
+
+def _finite(box: Box | None) -> Box | None:
+    return box if box is not None and all(math.isfinite(edge) for edge in box) else None
 
 
 def _scorable(sample: Sample, text: str, box: Box | None) -> Scorable:

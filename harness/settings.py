@@ -1,14 +1,17 @@
 """The settings of a run: what the user asked for, validated where it enters."""
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 
 from adapters.base import Device, Dtype
 from tasks.foundation.errors import UsageError
+from tasks.foundation.yaml_tables import read_yaml_table
+
+MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,27 +38,27 @@ class Settings:
     checkpoint: Path | None = None
     data_dir: Path | None = None
     output_dir: Path = Path("runs")
-    limit: int | None = None
-    batch_size: int | None = None
+    limit: PositiveInt | None = None
+    batch_size: PositiveInt | None = None
     device: Device = "auto"
     dtype: Dtype = "auto"
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
 
     def as_yaml(self) -> dict[str, Any]:
-        """Return the settings as plain values."""
-        return {
-            key: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
-            for key, value in asdict(self).items()
+        """Return the settings as plain values; paths are absolute, so that the file works from anywhere."""
+        plain = {
+            key: str(value.absolute()) if isinstance(value, Path) else value for key, value in asdict(self).items()
         }
+        return {**plain, "tasks": list(self.tasks)}
 
 
-def load_settings(path: Path | None, overrides: dict[str, Any]) -> Settings:
+def load_settings(path: Path | None, overrides: Mapping[str, Any]) -> Settings:
     """Return the settings of a `run.yaml`, if one is given, with the command line's words on top.
 
     Raises:
         UsageError: If the file is unreadable, or a setting is unknown or has a value that is not allowed.
     """
-    values = _read(path) if path else {}
+    values = _settings_of(path) if path else {}
     values |= {key: value for key, value in overrides.items() if value is not None}
     if "model" not in values:
         raise UsageError("No model was given.", "Write --model NAME; `medbench models` lists them.")
@@ -66,11 +69,8 @@ def load_settings(path: Path | None, overrides: dict[str, Any]) -> Settings:
         raise UsageError(f"The settings are not valid: {problems}.", "See `medbench run --help`.") from error
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        settings = document["settings"]
-    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
-        raise UsageError(f"{path} is no run.yaml: {error!r}.", "Give the run.yaml of a run's folder.") from error
-    known = {field.name for field in fields(Settings)}
-    return {key: value for key, value in settings.items() if key in known}
+def _settings_of(path: Path) -> dict[str, Any]:
+    settings = read_yaml_table(path).get("settings")
+    if not isinstance(settings, dict):
+        raise UsageError(f"{path} is no run.yaml: it has no table `settings`.", "Give the run.yaml of a run's folder.")
+    return dict(settings)

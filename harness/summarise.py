@@ -9,6 +9,7 @@ from harness.intervals import RESAMPLES, cluster_bootstrap
 from harness.results import MetricResult, ModelInfo, Results, TaskResult
 from harness.score import ScoredTask
 from tasks.protocols import Evaluation, Item, Protocol, count_states
+from tasks.suite import SuiteName
 
 _DIGITS = 10
 """Digits kept in files: more than any reader needs, fewer than the last bits that differ between machines."""
@@ -62,14 +63,14 @@ def _states_where_it_applies(items: Sequence[Item], evaluation: Evaluation) -> C
 
 
 def summarise(
-    tasks: Sequence[ScoredTask], *, run: str, model: ModelInfo, suite: str, limit: int | None, seed: int,
+    tasks: Sequence[ScoredTask], *, run: str, model: ModelInfo, suite: SuiteName, limit: int | None, seed: int,
     notices: tuple[str, ...], unsupported: tuple[str, ...],
 ) -> Results:  # fmt: skip
     """Return the results of a run."""
     return Results(
         run=run,
         model=model,
-        suite="mini" if suite == "mini" else "paper",
+        suite=suite,
         limit=limit,
         seed=seed,
         notices=notices,

@@ -7,10 +7,10 @@ from pathlib import Path
 from harness.settings import Settings
 from tasks.catalog import get_task, select_tasks
 from tasks.foundation.errors import DataError
-from tasks.prepared import Prepared, load_prepared
+from tasks.prepared import MANIFEST_NAME, Prepared, is_prepared, load_prepared
 from tasks.sample import Sample
 from tasks.spec import TaskSpec
-from tasks.suite import is_bundled, prepare_mini_suite
+from tasks.suite import SuiteName, prepare_mini_suite, suite_of
 
 MINI_NOTICE = (
     "MINI SUITE: these are the bundled mini tasks (no --data-dir was given, or it holds them). Their stand-ins and "
@@ -32,13 +32,13 @@ class Workload:
     """All tasks of a run.
 
     Attributes:
-        suite: `mini` or `paper`.
+        suite: `mini`, `paper` or `custom`.
         data_dir: Where the prepared tasks lie.
         loads: The tasks, in catalogue order.
         notices: Lines that the run must show loudly.
     """
 
-    suite: str
+    suite: SuiteName
     data_dir: Path
     loads: tuple[TaskLoad, ...]
     notices: tuple[str, ...] = ()
@@ -62,10 +62,29 @@ def load_workload(settings: Settings) -> Workload:
             f"The data folder {data_dir} does not exist.",
             "Prepare tasks into it: medbench data prepare TASK --source DIR --data-dir DIR",
         )
+    if settings.data_dir is None:
+        names = _in_suite(names, data_dir, settings.tasks)
+    _refuse_unprepared(names, data_dir)
     loads = tuple(_load_task(data_dir, name, settings.limit) for name in names)
-    mini = any(is_bundled(load.prepared.source) for load in loads)
-    notices = (MINI_NOTICE,) if mini else ()
-    return Workload(suite="mini" if mini else "paper", data_dir=data_dir, loads=loads, notices=notices)
+    suite = suite_of(load.prepared for load in loads)
+    notices = (MINI_NOTICE,) if suite == "mini" else ()
+    return Workload(suite=suite, data_dir=data_dir, loads=loads, notices=notices)
+
+
+def _in_suite(names: Sequence[str], data_dir: Path, selection: Sequence[str]) -> tuple[str, ...]:
+    # `all` on the mini suite means all of the suite; a plugin's task must be named to be missed.
+    named = {word.strip() for part in selection for word in part.split(",")}
+    return tuple(name for name in names if name in named or is_prepared(data_dir, name))
+
+
+def _refuse_unprepared(names: Sequence[str], data_dir: Path) -> None:
+    missing = [name for name in names if not (data_dir / name / MANIFEST_NAME).is_file()]
+    if missing:
+        raise DataError(
+            f"Not prepared in {data_dir}: {', '.join(missing)}.",
+            f"Prepare each: medbench data prepare {missing[0]} --source DIR --data-dir {data_dir}\n"
+            "or name the tasks to run with --tasks.",
+        )
 
 
 def _load_task(data_dir: Path, name: str, limit: int | None) -> TaskLoad:

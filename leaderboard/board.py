@@ -21,7 +21,7 @@ class Row:
         title: Name of the task in tables.
         metric: Id of the metric.
         cells: One per run.
-        standings: One per run; all `none` where the runs did not answer the same samples.
+        standings: One per run; all `none` where the runs were not scored on equally many samples.
     """
 
     task: str
@@ -75,14 +75,37 @@ def _in_catalogue_order(names: set[str]) -> list[str]:
 def _refuse_mixtures(runs: Sequence[Results]) -> None:
     if len({run.suite for run in runs}) > 1:
         raise UsageError(
-            "The runs answered different suites (mini and paper).",
-            "The mini suite's numbers are never shown beside the paper's; make one table of each.",
+            f"The runs answered different suites: {', '.join(sorted({run.suite for run in runs}))}.",
+            "The mini suite's numbers are never shown beside others; make one table of each suite.",
         )
+    if len({run.run for run in runs}) < len(runs):
+        raise UsageError("One run was given twice.", "Give each run once.")
     for name in {name for run in runs for name in run.tasks}:
+        if len({_definitions(run, name) for run in runs if name in run.tasks}) > 1:
+            raise UsageError(
+                f"The runs scored {name} by different definitions.", "Bring them up to date: medbench score RUN"
+            )
         if len({run.tasks[name].data for run in runs if name in run.tasks}) > 1:
             raise UsageError(
                 f"The runs answered different data of {name}.", "Run them on the same prepared data, then compare."
             )
+
+
+def _definitions(run: Results, task: str) -> tuple[object, ...]:
+    result = run.tasks[task]
+    return (
+        result.version,
+        *(
+            (protocol, name, definition_of(metric))
+            for protocol in PROTOCOLS
+            for name, metric in sorted(result.metrics(protocol).items())
+        ),
+    )
+
+
+def definition_of(metric: MetricResult) -> str:
+    """Return a metric's signature without the count of samples, which belongs to a run."""
+    return metric.signature.rpartition("|n=")[0] or metric.signature
 
 
 def _distinct_names(runs: Sequence[Results]) -> tuple[str, ...]:
@@ -96,13 +119,10 @@ def _distinct_names(runs: Sequence[Results]) -> tuple[str, ...]:
 def _task_rows(task: str, runs: Sequence[Results], protocol: Protocol) -> list[Row]:
     having = [run.tasks[task] for run in runs if task in run.tasks]
     metrics = _in_table_order(task, having, protocol)
-    none: Standing = "none"
-    comparable = len({result.samples for result in having}) == 1
     rows = []
     for metric in metrics:
         cells = tuple(run.tasks[task].metrics(protocol).get(metric) if task in run.tasks else None for run in runs)
-        standings = _standings(cells) if comparable else (none,) * len(cells)
-        rows.append(Row(task=task, title=having[0].title, metric=metric, cells=cells, standings=standings))
+        rows.append(Row(task=task, title=having[0].title, metric=metric, cells=cells, standings=_standings(cells)))
     return rows
 
 
@@ -116,7 +136,8 @@ def _standings(cells: Sequence[MetricResult | None]) -> tuple[Standing, ...]:
     none: Standing = "none"
     values = [None if cell is None else cell.value for cell in cells]
     there = sorted({round(value, 4) for value in values if value is not None}, reverse=True)
-    if sum(value is not None for value in values) < 2:  # noqa: PLR2004 - one model leads nobody
+    counts = {cell.n for cell in cells if cell is not None}
+    if len(counts) > 1 or sum(value is not None for value in values) < 2:  # noqa: PLR2004 - one model leads nobody
         return (none,) * len(cells)
     return tuple(_standing(value, there) for value in values)
 

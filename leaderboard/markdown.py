@@ -1,11 +1,11 @@
 """A board as markdown; pure, and the same bytes for the same board."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from harness.results import MetricResult, Results
-from leaderboard.board import Board, Row, Standing
-from tasks.protocols import STATES
+from leaderboard.board import Board, Standing, definition_of
+from tasks.protocols import STATES, Protocol
 
 METRIC_TITLES = {
     "accuracy": "Accuracy",
@@ -23,7 +23,7 @@ METRIC_TITLES = {
     "rouge2": "ROUGE-2",
     "rougeL": "ROUGE-L",
 }
-PROTOCOL_TEXTS = {
+PROTOCOL_TEXTS: dict[Protocol, str] = {
     "paper": "**Protocol `paper`**: what the official evaluation scripts compute, quirks included.",
     "strict": "**Protocol `strict`**: what the paper's text and common sense say. Never compare it with `paper`.",
 }
@@ -36,8 +36,8 @@ def render_markdown(board: Board) -> str:
         *(f"> **{notice}**" for notice in _notices(board)),
         _legend(board),
     ]
-    for protocol, rows in board.rows.items():
-        parts += [PROTOCOL_TEXTS[protocol], _scores(board, rows)]
+    for protocol in board.rows:
+        parts += [PROTOCOL_TEXTS[protocol], render_scores(board, protocol)]
     parts += ["## What happened to the samples", _states(board), "## Definitions", _definitions(board), _runs(board)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -50,19 +50,24 @@ def _legend(board: Board) -> str:
     lines = ["Percentages with 95 % intervals (bootstrap over images, patients, volumes or documents)."]
     if len(board.runs) > 1:
         lines.append(
-            "Best **bold**, second <u>underlined</u>, only where all models were asked the same number of samples; "
+            "Best **bold**, second <u>underlined</u>, only where all were scored on equally many samples; "
             "a difference inside overlapping intervals is no difference."
         )
     return " ".join(lines)
 
 
-def _scores(board: Board, rows: Iterable[Row]) -> str:
+def render_scores(board: Board, protocol: Protocol) -> str:
+    """Return the numbers of one protocol as a markdown table."""
     header = ["Task", "Metric", *map(_text, board.names)]
     cells = [
-        [_text(row.title), METRIC_TITLES.get(row.metric, row.metric), *map(_score, row.cells, row.standings)]
-        for row in rows
+        [_text(row.title), _metric_title(row.metric), *map(_score, row.cells, row.standings)]
+        for row in board.rows[protocol]
     ]
     return _table(header, _without_repeats(cells), right=len(board.names))
+
+
+def _metric_title(metric: str) -> str:
+    return METRIC_TITLES.get(metric) or _text(metric)
 
 
 def _score(cell: MetricResult | None, standing: Standing) -> str:
@@ -90,7 +95,7 @@ def _state_rows(name: str, run: Results) -> list[list[str]]:
 
 def _definitions(board: Board) -> str:
     signatures = {
-        (row.title, METRIC_TITLES.get(row.metric, row.metric), protocol): cell.signature
+        (row.title, _metric_title(row.metric), protocol): definition_of(cell)
         for protocol, rows in board.rows.items()
         for row in rows
         for cell in row.cells
@@ -105,10 +110,7 @@ def _runs(board: Board) -> str:
     rows = [
         [
             _text(name),
-            f"`{run.run}`",
-            f"`{run.model.weights[:12]}`",
-            run.model.device,
-            run.model.dtype,
+            *map(_code, (run.run, run.model.weights[:12], run.model.device, run.model.dtype)),
             str(run.limit or "none"),
         ]
         for name, run in zip(board.names, board.runs, strict=True)

@@ -11,7 +11,7 @@ from pydantic import Field, TypeAdapter
 
 from tasks.catalog import get_task
 from tasks.checks import Checked, check_reading, encodable
-from tasks.foundation.errors import DataError, RunError, unknown_name
+from tasks.foundation.errors import DataError, RunError, UsageError, unknown_name
 from tasks.foundation.files import canonical_json, file_sha256, fingerprint, inside, write_atomically
 from tasks.prepared import (
     MANIFEST,
@@ -130,7 +130,13 @@ _ATTEMPTS = 5
 
 def medbench_home() -> Path:
     """Return the folder for everything that can be made again: `MEDBENCH_HOME`, or `~/.cache/medbench`."""
-    return Path(os.environ.get("MEDBENCH_HOME") or Path.home() / ".cache" / "medbench")
+    given = os.environ.get("MEDBENCH_HOME")
+    if given:
+        return Path(given)
+    try:
+        return Path.home() / ".cache" / "medbench"
+    except RuntimeError as error:
+        raise UsageError("There is no home folder.", "Set MEDBENCH_HOME to a folder that you may write to.") from error
 
 
 def prepare_suite(suite_dir: Path, cache_dir: Path | None = None) -> Path:

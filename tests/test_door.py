@@ -51,7 +51,7 @@ def test_a_mistyped_command_is_guessed() -> None:
         (["run", "--model", "mock", "--limit", "0"], ["0", "x>=1"]),
         (["run", "--model", "mock", "--device", "gpu"], ["'gpu'", "cuda"]),
         (["run", "--tasks", "all"], ["No model was given", "medbench models"]),
-        (["run", "--config", "nowhere.yaml"], ["nowhere.yaml is no run.yaml"]),
+        (["run", "--config", "nowhere.yaml"], ["nowhere.yaml cannot be read"]),
         (["train", "--config", "nowhere", "--output", "x"], ["There is no recipe 'nowhere'", "mini"]),
     ],
 )

@@ -108,18 +108,17 @@ def test_a_broken_image_and_a_prompt_that_is_too_long_cost_only_themselves(adapt
 
 
 class Forgetful(RandomMock):
-    """Runs out of memory on batches of more than two rows."""
+    """Runs out of memory on more than two rows or three images at once."""
 
-    def embed_tokens(self, ids: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
-        return super().embed_tokens(ids)
+    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        if len(pixels) > 3:
+            raise torch.OutOfMemoryError("pretended")
+        return super().encode_images(pixels)
 
     def project(self, features: torch.Tensor, kind: Kind) -> torch.Tensor:
         if len(features) > 2:
             raise torch.OutOfMemoryError("pretended")
         return super().project(features, kind)
-
-    calls = 0
 
 
 def test_when_memory_runs_out_the_same_rows_are_tried_in_smaller_batches(adapter: RandomMock, source: Path) -> None:

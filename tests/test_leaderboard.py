@@ -9,6 +9,7 @@ from harness.results import MetricResult, ModelInfo, Results, TaskResult
 from leaderboard.board import make_board
 from leaderboard.markdown import render_markdown
 from tasks.foundation.errors import UsageError
+from tasks.foundation.files import fingerprint
 
 
 def metric(value: float | None, n: int = 50) -> MetricResult:
@@ -26,14 +27,14 @@ def task(values: Mapping[str, float | None], samples: int = 50) -> TaskResult:
         data="d" * 64,
         samples=samples,
         states={"ok": samples, "error": 0, "empty": 0, "truncated": 0, "unparsed": 0},
-        paper={name: metric(value) for name, value in values.items()},
-        strict={name: metric(value) for name, value in values.items()},
+        paper={name: metric(value, samples) for name, value in values.items()},
+        strict={name: metric(value, samples) for name, value in values.items()},
     )
 
 
 def results(title: str, value: float | None, *, suite: str = "mini", samples: int = 50) -> Results:
     return Results(
-        run="0123456789ab",
+        run=fingerprint([title, value, samples])[:12],
         model=ModelInfo(name="m", title=title, weights="w" * 64, device="cpu", dtype="float32", trained_on=()),
         suite="mini" if suite == "mini" else "paper",
         limit=None,
@@ -62,6 +63,23 @@ def test_ties_are_both_best() -> None:
 def test_unequal_coverage_is_not_ranked() -> None:
     page = render_markdown(make_board([results("A", 0.2), results("B", 0.9, samples=10)]))
     assert "**90.00**" not in page
+
+
+def test_a_score_on_fewer_samples_does_not_lead() -> None:
+    failing = results("A", 1.0)
+    fewer = replace(failing.tasks["dermamnist"], paper={"accuracy": metric(1.0, n=11)})
+    page = render_markdown(make_board([replace(failing, tasks={"dermamnist": fewer}), results("B", 0.5)]))
+    assert "**" not in paper_row(page)
+
+
+def test_different_definitions_and_one_run_twice_are_refused() -> None:
+    newer = results("B", 0.5)
+    task_of = newer.tasks["dermamnist"]
+    other = replace(task_of, paper={"accuracy": replace(task_of.paper["accuracy"], signature="accuracy|new|n=50")})
+    with pytest.raises(UsageError, match="different definitions"):
+        make_board([results("A", 0.5), replace(newer, tasks={"dermamnist": other})])
+    with pytest.raises(UsageError, match="given twice"):
+        make_board([newer, newer])
 
 
 def test_one_model_leads_nobody() -> None:

@@ -12,7 +12,8 @@ from command_line import medbench, start_medbench
 from PIL import Image
 
 from tasks.catalog import task_names
-from tasks.foundation.errors import EXIT_FAILED, EXIT_INTERRUPTED
+from tasks.foundation.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from tasks.mini_suite import DATA
 from tasks.protocols import STATES, metric_ids
 
 
@@ -53,6 +54,8 @@ def test_an_oracle_is_perfect_on_all_tasks_under_both_protocols(oracle_run: Path
         for protocol in ("paper", "strict"):
             assert set(task[protocol]) == set(metric_ids(name, task["kind"], protocol))
             for metric, result in task[protocol].items():
+                split_by_answer = metric.startswith(("closed", "open"))
+                assert result["n"] > 0 or split_by_answer
                 if result["n"]:
                     assert result["value"] == pytest.approx(1.0, abs=1e-6), (name, protocol, metric)
 
@@ -93,6 +96,12 @@ def test_failed_samples_are_errors_and_the_rest_is_scored(small_data: Path, tmp_
     assert task["paper"]["accuracy"]["value"] == 1.0
     assert task["paper"]["accuracy"]["n"] == task["samples"] - task["states"]["error"]
     assert task["paper"]["accuracy"]["errors"] == task["states"]["error"]
+    assert not (run_folder(tmp_path) / "done").exists()
+    again = medbench(
+        "run", "--model", "mock:failing", "--tasks", "dermamnist", "--data-dir", small_data, "--output-dir", tmp_path
+    )
+    assert "Continuing:" in again.stderr
+    assert "samples failed and are counted as errors. The first: The mock refuses" in " ".join(again.stderr.split())
 
 
 def test_a_broken_image_costs_one_sample_and_a_run_of_broken_images_fails(small_data: Path, tmp_path: Path) -> None:
@@ -112,10 +121,108 @@ def test_a_broken_image_costs_one_sample_and_a_run_of_broken_images_fails(small_
     for picture in source.rglob("source.jpg"):
         Image.new("RGB", (33, 77)).save(picture)
     again = medbench(
-        "run", "--model", "mock", "--tasks", "slake-vqa", "--data-dir", data, "--output-dir", tmp_path / "out",
-        "--overwrite", "always",
-    )  # fmt: skip
+        "run", "--model", "mock", "--tasks", "slake-vqa", "--data-dir", data, "--output-dir", tmp_path / "out"
+    )
     assert again.returncode == 0
+    assert (run_folder(tmp_path / "out") / "done").exists()
+
+
+@pytest.mark.parametrize("loss", ["a line", "the tail", "the file"])
+def test_lost_answers_are_never_scored_around(quick_run: Path, tmp_path: Path, loss: str) -> None:
+    copy = tmp_path / quick_run.name
+    shutil.copytree(quick_run, copy)
+    records = copy / "generations" / "dermamnist.jsonl"
+    whole = records.read_bytes()
+    records.write_bytes({"a line": whole.split(b"\n", 1)[1], "the tail": whole[:-5], "the file": b""}[loss])
+    before = (copy / "results.json").read_bytes()
+    result = medbench("score", copy)
+    assert result.returncode == EXIT_FAILED
+    assert "have no record" in result.stderr
+    assert (copy / "results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["missing", "broken", "foreign"])
+def test_a_done_run_without_its_results_is_scored_again(quick_run: Path, tmp_path: Path, damage: str) -> None:
+    copy = tmp_path / quick_run.name
+    shutil.copytree(quick_run, copy)
+    results = copy / "results.json"
+    whole = results.read_bytes()
+    if damage == "missing":
+        results.unlink()
+    else:
+        results.write_bytes(b"{" if damage == "broken" else whole.replace(quick_run.name[-12:].encode(), b"0" * 12))
+    again = medbench("run", "--config", copy / "run.yaml", "--output-dir", tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert results.read_bytes() == whole
+
+
+def test_two_processes_do_not_write_to_one_run(small_data: Path, tmp_path: Path) -> None:
+    words = ["run", "--model", "mock", "--tasks", "all", "--data-dir", small_data, "--output-dir", tmp_path]
+    first = start_medbench(*words, "--batch-size", 1)
+    _wait_for_records(tmp_path)
+    second = medbench(*words)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert second.returncode == EXIT_FAILED
+    assert "Another process is writing to" in second.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"limti": 5}, "limti"),
+        ({"limit": -390}, "limit"),
+        ({"batch_size": -1}, "batch_size"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_an_edited_run_file_is_checked(quick_run: Path, tmp_path: Path, change: dict[str, object], says: str) -> None:
+    document = yaml.safe_load((quick_run / "run.yaml").read_text())
+    document["settings"] |= change
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(document))
+    result = medbench("run", "--config", tmp_path / "run.yaml", "--output-dir", tmp_path)
+    assert result.returncode == EXIT_USAGE
+    assert says in result.stderr
+
+
+def test_a_run_file_of_another_model_does_not_lend_its_parser(quick_run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / quick_run.name
+    shutil.copytree(quick_run, copy)
+    text = (copy / "run.yaml").read_text()
+    (copy / "run.yaml").write_text(text.replace("model: mock:oracle", "model: blind"))
+    result = medbench("score", copy)
+    assert result.returncode == EXIT_FAILED
+    assert "was changed" in result.stderr
+
+
+def test_options_that_a_model_ignores_are_refused(small_data: Path, tmp_path: Path) -> None:
+    result = medbench(
+        "run", "--model", "blind", "--checkpoint", tmp_path, "--data-dir", small_data, "--output-dir", tmp_path
+    )
+    assert result.returncode == EXIT_USAGE
+    assert "does not take --checkpoint" in result.stderr
+
+
+def test_a_copy_of_the_mini_suite_is_still_the_mini_suite(tmp_path: Path) -> None:
+    shutil.copytree(DATA / "MedMNIST", tmp_path / "mine")
+    prepared = medbench(
+        "data", "prepare", "organsmnist", "--source", tmp_path / "mine", "--data-dir", tmp_path / "data",
+        "--option", "flag=breastmnist",
+    )  # fmt: skip
+    assert prepared.returncode == 0, prepared.stderr
+    result = medbench(
+        "run",
+        "--model",
+        "blind",
+        "--tasks",
+        "organsmnist",
+        "--data-dir",
+        tmp_path / "data",
+        "--output-dir",
+        tmp_path / "runs",
+    )
+    assert "MINI SUITE" in result.stderr
+    assert run_folder(tmp_path / "runs").name.startswith("blind-mini-")
 
 
 def test_the_answers_do_not_depend_on_the_batch_size(small_data: Path, tmp_path: Path) -> None:

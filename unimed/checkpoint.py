@@ -7,25 +7,29 @@ from typing import Any, cast
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from tasks.foundation.errors import DataError, UsageError
 from tasks.foundation.files import file_sha256, fingerprint
+from tasks.foundation.yaml_tables import read_yaml_table
 from unimed.configuration import UniMedConfig
 from unimed.modeling import UniMedForConditionalGeneration
 from unimed.processing import UniMedProcessor, load_tokenizer
 
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+RECIPE_FILE = "recipe.yaml"
 _SHOWN_KEYS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedCheckpoint:
-    """A model with its processor and the identity of its files."""
+    """A model with its processor, the identity of its files, and the tasks of the recipe that made it."""
 
     model: UniMedForConditionalGeneration
     processor: UniMedProcessor
     fingerprint: str
+    trained_on: frozenset[str]
 
 
 def load_checkpoint(folder: Path, *, device: str = "auto", dtype: str = "auto") -> LoadedCheckpoint:
@@ -52,12 +56,19 @@ def load_checkpoint(folder: Path, *, device: str = "auto", dtype: str = "auto") 
     torch.nn.Module.to(model, chosen).eval()
     config = model.config
     processor = UniMedProcessor(
-        load_tokenizer(folder),
+        _load_tokenizer(folder),
         image_size=config.image_size,
         visual_tokens=config.visual_tokens,
     )
     identity = fingerprint({name: file_sha256(folder / name) for name in NEEDED})
-    return LoadedCheckpoint(model=model, processor=processor, fingerprint=identity)
+    return LoadedCheckpoint(
+        model=model, processor=processor, fingerprint=identity, trained_on=_tasks_of_recipe(folder / RECIPE_FILE)
+    )
+
+
+def _tasks_of_recipe(path: Path) -> frozenset[str]:
+    mixture = read_yaml_table(path).get("mixture") if path.is_file() else None
+    return frozenset(mixture) if isinstance(mixture, dict) else frozenset()
 
 
 def resolve_device(device: str) -> torch.device:
@@ -81,6 +92,13 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     resolved: torch.dtype = getattr(torch, dtype)
     return resolved
+
+
+def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    try:
+        return load_tokenizer(folder)
+    except Exception as error:  # the tokenizer's own library raises bare exceptions
+        raise DataError(f"The tokenizer in {folder} cannot be read: {error}", "Copy the checkpoint again.") from error
 
 
 def _load_model(folder: Path, dtype: torch.dtype) -> UniMedForConditionalGeneration:

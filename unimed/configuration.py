@@ -25,7 +25,7 @@ class UniMedConfig(PreTrainedConfig):
         router_input: What the router sees: `token`, `task`, or both (`token_and_task`).
         router_hidden_size: Width of the router's hidden layer; None means four times its input, as official.
         image_token_id: Id of the placeholder that stands for one visual token in `input_ids`.
-        prompt_style: `official` (the authors' wrapping) or `clean` (one space, nothing cut at 50 words).
+        prompt_style: `clean`: one BOS, one space before the closing tag, nothing cut at 50 words.
     """
 
     model_type = "uni_med"
@@ -41,7 +41,7 @@ class UniMedConfig(PreTrainedConfig):
     router_input: Literal["token", "task", "token_and_task"] = "token_and_task"
     router_hidden_size: int | None = None
     image_token_id: int | None = None
-    prompt_style: Literal["official", "clean"] = "official"
+    prompt_style: Literal["clean"] = "clean"
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -1,12 +1,9 @@
 """Uni-Med's words: text identifiers, the instruction wrapping and box strings (paper appendix C, official code)."""
 
 import re
-from typing import Literal
 
 from tasks.sample import Box
 from tasks.spec import Kind
-
-PromptStyle = Literal["official", "clean"]
 
 IDENTIFIERS: dict[Kind, str] = {
     "qa": "[qa]",

@@ -61,12 +61,24 @@ class VisionCache:
     def _encode(self, pixels: dict[ImageKey, torch.Tensor]) -> None:
         if not pixels:
             return
-        with self._phases.time("encode"):
-            features = self._adapter.encode_images(torch.stack(list(pixels.values())))
+        try:
+            with self._phases.time("encode"):
+                features = self._adapter.encode_images(torch.stack(list(pixels.values())))
+        except torch.OutOfMemoryError:
+            if len(pixels) == 1:
+                raise
+            self._encode_halves(pixels)
+            return
         self._phases.count("images encoded", len(pixels))
         for key, feature in zip(pixels, features, strict=True):
             self._features[key] = feature
             self._bytes += feature.nbytes
+
+    def _encode_halves(self, pixels: dict[ImageKey, torch.Tensor]) -> None:
+        torch.cuda.empty_cache()
+        items = list(pixels.items())
+        for half in (items[: len(items) // 2], items[len(items) // 2 :]):
+            self._encode(dict(half))
 
     def visual_tokens(self, keys: Sequence[ImageKey], kind: Kind) -> dict[ImageKey, torch.Tensor]:
         """Return visual tokens [V, D] of prepared images for a kind of task."""

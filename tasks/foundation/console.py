@@ -1,5 +1,6 @@
 """The only place that writes to the terminal: results to standard output, talk to standard error."""
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,12 +11,15 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from tasks.foundation.errors import MedbenchError
 
@@ -28,20 +32,34 @@ def _talk() -> Console:
 
 def emit(text: str) -> None:
     """Write a result (a table, a document) to standard output as it is."""
-    sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
-    sys.stdout.flush()
+    with _readers_may_leave():
+        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+        sys.stdout.flush()
+
+
+@contextmanager
+def _readers_may_leave() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        # `medbench ... | head` has read enough; that is no failure of the command.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        raise MedbenchError(f"Standard output cannot be written to: {error.strerror}.") from error
 
 
 def emit_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
     """Write a table to standard output; columns whose cells are all numbers are right-aligned."""
-    table = Table(title=title or None, title_justify="left", header_style="bold", pad_edge=False, box=None)
+    table = Table(title=escape(title) or None, title_justify="left", header_style="bold", pad_edge=False, box=None)
     for index, column in enumerate(columns):
         numeric = bool(rows) and all(_is_number(row[index]) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     width = None if sys.stdout.isatty() else 160
-    Console(highlight=False, width=width).print(table)
+    with _readers_may_leave():
+        Console(highlight=False, width=width).print(table)
+        sys.stdout.flush()
 
 
 def _is_number(cell: str) -> bool:
@@ -64,6 +82,17 @@ def show_error(error: MedbenchError) -> None:
     console.print(f"[bold red]Error:[/] {escape(error.problem)}")
     if error.hint:
         console.print(escape(error.hint))
+
+
+class _RateColumn(ProgressColumn):
+    """Items per second of this process, without what an earlier one did."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{_rate(task):.1f}/s")
+
+
+def _rate(task: Task) -> float:
+    return (task.completed - task.fields["done_before"]) / task.elapsed if task.elapsed else 0.0
 
 
 class Meter:
@@ -95,7 +124,7 @@ class Meter:
         if not finished and elapsed - self._last_line_at < _PLAIN_INTERVAL_SECONDS:
             return
         self._last_line_at = elapsed
-        rate = task.completed / elapsed if elapsed else 0.0
+        rate = _rate(task)
         remaining = (task.total - task.completed) / rate if rate and task.total is not None else 0.0
         total = "?" if task.total is None else f"{task.total:.0f}"
         say(
@@ -112,7 +141,7 @@ def meter(label: str, total: int, *, done: int = 0) -> Iterator[Meter]:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        _RateColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[status]}"),
@@ -120,5 +149,5 @@ def meter(label: str, total: int, *, done: int = 0) -> Iterator[Meter]:
         disable=not console.is_terminal,
     )
     with progress:
-        task = progress.add_task(label, total=total, completed=done, status="", rate="")
+        task = progress.add_task(label, total=total, completed=done, status="", done_before=done)
         yield Meter(progress, task, live=console.is_terminal)

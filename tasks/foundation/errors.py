@@ -45,6 +45,15 @@ class SampleError(MedbenchError):
     """One sample cannot be answered (a broken image, a prompt that does not fit); the run goes on."""
 
 
+class StoppedError(MedbenchError):
+    """The user stopped the command; the hint says what is kept."""
+
+    exit_code = EXIT_INTERRUPTED
+
+    def __init__(self, kept: str = "") -> None:
+        super().__init__("Interrupted.", kept)
+
+
 def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> UsageError:
     """Return the error for a name that is not in a registry, with the closest names first."""
     names = sorted(allowed)

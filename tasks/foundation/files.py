@@ -61,8 +61,14 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - a document may hold anything
         raise DataError(f"{path} cannot be read: {error}.") from error
 
 
-def read_json_lines(path: Path, *, torn_tail: str = "refuse") -> Iterator[JsonObject]:
-    """Yield the objects of a JSON-lines file.
+def read_json_lines(path: Path) -> Iterator[JsonObject]:
+    """Yield the objects of a JSON-lines file; raises like `read_numbered_json_lines`."""
+    for _, value in read_numbered_json_lines(path):
+        yield value
+
+
+def read_numbered_json_lines(path: Path, *, torn_tail: str = "refuse") -> Iterator[tuple[int, JsonObject]]:
+    """Yield line number and object of each line that is not blank.
 
     Args:
         path: The file.
@@ -76,7 +82,7 @@ def read_json_lines(path: Path, *, torn_tail: str = "refuse") -> Iterator[JsonOb
             if torn_tail == "drop" and not line.endswith(b"\n"):
                 return
             if line.strip():
-                yield _parse_line(path, number, line)
+                yield number, _parse_line(path, number, line)
 
 
 @contextmanager
@@ -84,14 +90,14 @@ def _open_for_reading(path: Path) -> Iterator[IO[bytes]]:
     try:
         with path.open("rb") as stream:
             yield stream
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing.", "Check the folder that was given.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.", "Check the folder that was given.") from error
 
 
 def _parse_line(path: Path, number: int, line: bytes) -> JsonObject:
     try:
         value = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(
             f"{path}, line {number} is not JSON: {error}.",
             "Restore the line from a backup, or delete it so that its sample is made again.",

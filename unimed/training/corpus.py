@@ -142,10 +142,15 @@ def _visual_inputs(examples: Sequence[Example], corpus: Corpus) -> Batch:
     seen = [example for example in examples if example.picture >= 0]
     if not seen:
         return {}
-    picked = corpus.pictures[[example.picture for example in seen]].float() / 255.0
-    mean, std = torch.tensor(CLIP_MEAN).view(3, 1, 1), torch.tensor(CLIP_STD).view(3, 1, 1)
+    pixels = normalised(corpus.pictures[[example.picture for example in seen]])
     tasks = [CONNECTOR_TASKS.index(CONNECTOR_TASK[example.spec.kind]) for example in seen]
-    return {"pixel_values": (picked - mean) / std, "task_ids": torch.tensor(tasks)}
+    return {"pixel_values": pixels, "task_ids": torch.tensor(tasks)}
+
+
+def normalised(pictures: torch.Tensor) -> torch.Tensor:
+    """Return pixels [B, 3, S, S] of bytes [B, 3, S, S], normalised as `pixels_of` does it."""
+    mean, std = torch.tensor(CLIP_MEAN).view(3, 1, 1), torch.tensor(CLIP_STD).view(3, 1, 1)
+    return (pictures.float() / 255.0 - mean) / std
 
 
 def flip_classified(batch: Batch, examples: Sequence[Example], generator: torch.Generator) -> Batch:

@@ -14,6 +14,7 @@ import yaml
 
 from tasks.foundation.console import Meter, meter
 from tasks.foundation.errors import RunError
+from unimed.checkpoint import RECIPE_FILE
 from unimed.configuration import UniMedConfig
 from unimed.modeling import UniMedForConditionalGeneration
 from unimed.processing import UniMedProcessor
@@ -23,7 +24,6 @@ from unimed.training.tokenizer import train_tokenizer
 
 LOG_EVERY = 20
 LOG_FILE = "train_log.jsonl"
-RECIPE_FILE = "recipe.yaml"
 
 
 def train(recipe: Recipe, data_dir: Path, output: Path) -> Path:
@@ -39,7 +39,10 @@ def train(recipe: Recipe, data_dir: Path, output: Path) -> Path:
     """
     if (output / "config.json").exists():
         raise RunError(f"{output} holds a checkpoint already.", "Give another folder with --output.")
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{output} cannot be made: {error.strerror}.", "Give another folder with --output.") from error
     torch.manual_seed(recipe.seed)
     corpus = load_corpus(
         data_dir,
@@ -47,6 +50,9 @@ def train(recipe: Recipe, data_dir: Path, output: Path) -> Path:
         image_size=int(recipe.model.vision["image_size"]),
         validation_share=recipe.validation_share,
     )
+    empty = [name for name, examples in corpus.train.items() if not examples]
+    if empty:
+        raise RunError(f"No training samples: {', '.join(empty)}.", "Prepare the data, or lower validation_share.")
     model, processor = build(recipe, corpus)
     run_steps(recipe, corpus, model, processor, output / LOG_FILE)
     save(recipe, model, processor, output)

@@ -1,13 +1,13 @@
 """A training recipe: everything that decides the weights, in one validated record."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
-from tasks.foundation.errors import DataError, UsageError
+from tasks.foundation.errors import UsageError
+from tasks.foundation.yaml_tables import parse_yaml_table, read_yaml_table
 
 PRESETS = Path(__file__).parents[1] / "recipes"
 _STRICT = ConfigDict(extra="forbid", frozen=True)
@@ -53,22 +53,22 @@ class Recipe:
 
     name: str
     model: ModelShape
-    vocabulary: int
-    mixture: dict[str, float]
-    steps: int
-    micro_batch: int
-    micro_batches: int
-    peak_learning_rate: float
-    warmup_steps: int
-    final_learning_rate: float
-    weight_decay: float
+    vocabulary: PositiveInt
+    mixture: Annotated[dict[str, PositiveFloat], Field(min_length=1)]
+    steps: PositiveInt
+    micro_batch: PositiveInt
+    micro_batches: PositiveInt
+    peak_learning_rate: PositiveFloat
+    warmup_steps: PositiveInt
+    final_learning_rate: NonNegativeFloat
+    weight_decay: NonNegativeFloat
     betas: tuple[float, float]
-    clip_norm: float
-    seed: int
-    validation_share: float
-    validate_every: int
+    clip_norm: PositiveFloat
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    validation_share: Annotated[float, Field(ge=0, lt=1)]
+    validate_every: PositiveInt
     flip_classification: bool
-    save_dtype: str = field(default="float32")
+    save_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
 def load_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> Recipe:
@@ -83,24 +83,13 @@ def load_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> Recipe:
     if not path.is_file():
         presets = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.yaml")))
         raise UsageError(f"There is no recipe {name_or_path!r}.", f"Give a YAML file or one of: {presets}.")
-    values = _read_yaml(path)
+    values = read_yaml_table(path)
     for override in overrides:
-        key, separator, value = override.partition("=")
-        if not separator:
+        if "=" not in override:
             raise UsageError(f"--set {override!r} has no value.", "Write --set key=value.")
-        values[key] = yaml.safe_load(value)
+        values |= parse_yaml_table(override.replace("=", ": ", 1), f"--set {override!r}")
     try:
         return TypeAdapter(Recipe).validate_python(values)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise UsageError(f"The recipe {path} is not valid: {problems}.", "Compare it with unimed/recipes/.") from error
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise DataError(f"{path} is not YAML: {error}.") from error
-    if not isinstance(values, dict):
-        raise DataError(f"{path} holds a {type(values).__name__}, not a table of settings.")
-    return values

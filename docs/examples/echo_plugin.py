@@ -1,0 +1,71 @@
+"""A model and a task of your own, in about 30 lines.
+
+Name both in the entry points of your distribution, and `medbench run --model echo --tasks spelling` finds them:
+
+    [project.entry-points."medbench.adapters"]
+    echo = "echo_plugin:ENTRY"
+
+    [project.entry-points."medbench.tasks"]
+    spelling = "echo_plugin:TASK"
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from adapters.base import AdapterEntry, DirectAdapter, Generation, LoadOptions, ModelCard, plain_answer
+from tasks.sample import Sample
+from tasks.spec import Reading, TaskSpec
+
+CARD = ModelCard(name="echo", title="Echo", kinds=frozenset({"qa"}), weights="none", licence="Apache-2.0")
+
+
+class Echo(DirectAdapter):
+    """Says the last word of the question."""
+
+    card = CARD
+    weights_fingerprint = "echo-1"
+
+    def answer(self, sample: Sample, spec: TaskSpec) -> Generation:
+        """Return the last word of the instruction."""
+        return Generation(text=spec.instruction(sample).split()[-1])
+
+
+def load(options: LoadOptions) -> Echo:
+    """Return the model; a real one would read `options.checkpoint` and import torch here."""
+    del options
+    return Echo()
+
+
+def read_words(source: Path, options: Mapping[str, str]) -> Reading:
+    """Read `words.txt`: one word a line, the first half for training."""
+    del options
+    words = (source / "words.txt").read_text(encoding="utf-8").split()
+    samples = tuple(
+        Sample(
+            sample_id=word,
+            task="spelling",
+            split="train" if index < len(words) // 2 else "test",
+            inputs={"question": word},
+            reference=word,
+            groups={"document": word},
+        )
+        for index, word in enumerate(words)
+    )
+    return Reading(samples=samples, skipped=(), split_method="first half, second half")
+
+
+ENTRY = AdapterEntry(card=CARD, load=load, parse=plain_answer)
+TASK = TaskSpec(
+    name="spelling",
+    kind="qa",
+    title="Spelling",
+    version=1,
+    prompt="Please repeat this word: {question}",
+    train_prompts=("Repeat: {question}",),
+    group_key="document",
+    counts={},
+    source="invented",
+    licence="CC0-1.0",
+    layout="words.txt, one word a line",
+    reader=read_words,
+)
