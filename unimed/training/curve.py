@@ -19,7 +19,7 @@ def draw_curve(log: Path, picture: Path) -> str:
         from matplotlib.figure import Figure
     except ImportError:
         return "The learning curve was not drawn: install the extra medbench[plot] for it."
-    records = list(read_json_lines(log))
+    records = [record for record in read_json_lines(log) if record["stage"] == "language"]
     mpl.rcParams["svg.hashsalt"] = "medbench"
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()

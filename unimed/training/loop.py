@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TextIO, TypeVar
 
 import torch
 import yaml
@@ -21,6 +21,7 @@ from unimed.processing import UniMedProcessor
 from unimed.training.corpus import Corpus, flip_classified, load_corpus, make_batch
 from unimed.training.recipe import Recipe
 from unimed.training.tokenizer import train_tokenizer
+from unimed.training.vision_stage import train_vision
 
 LOG_EVERY = 20
 LOG_FILE = "train_log.jsonl"
@@ -54,7 +55,9 @@ def train(recipe: Recipe, data_dir: Path, output: Path) -> Path:
     if empty:
         raise RunError(f"No training samples: {', '.join(empty)}.", "Prepare the data, or lower validation_share.")
     model, processor = build(recipe, corpus)
-    run_steps(recipe, corpus, model, processor, output / LOG_FILE)
+    with (output / LOG_FILE).open("w", encoding="utf-8") as log:
+        run_vision_stage(recipe, corpus, model, log)
+        run_steps(recipe, corpus, model, processor, log)
     save(recipe, model, processor, output)
     return output
 
@@ -76,24 +79,49 @@ def build(recipe: Recipe, corpus: Corpus) -> tuple[UniMedForConditionalGeneratio
     return UniMedForConditionalGeneration(config), processor
 
 
+def run_vision_stage(recipe: Recipe, corpus: Corpus, model: UniMedForConditionalGeneration, log: TextIO) -> None:
+    """Train the vision tower by itself, log how it does on held-out classes, and freeze it."""
+    started = time.perf_counter()
+    with meter("Training the vision tower", recipe.vision_stage.steps) as progress:
+        accuracy = train_vision(
+            model.vision_tower,
+            corpus,
+            model.config.grid,
+            recipe.vision_stage,
+            seed=recipe.seed,
+            report=lambda _, loss: progress.advance(status=f"loss {loss:.3f}"),
+        )
+    model.vision_tower.requires_grad_(requires_grad=False)
+    seconds = round(time.perf_counter() - started, 1)
+    _log(log, {"stage": "vision", "held_out_accuracy": accuracy, "elapsed_seconds": seconds})
+
+
+def _log(log: TextIO, record: dict[str, Any]) -> None:
+    log.write(json.dumps(record) + "\n")
+    log.flush()
+
+
 def run_steps(
-    recipe: Recipe, corpus: Corpus, model: UniMedForConditionalGeneration, processor: UniMedProcessor, log: Path
+    recipe: Recipe,
+    corpus: Corpus,
+    model: UniMedForConditionalGeneration,
+    processor: UniMedProcessor,
+    log: TextIO,
 ) -> None:
     """Take all steps of the recipe, one log record every twenty."""
     trainer = _Trainer(recipe, corpus, model, processor)
     started = time.perf_counter()
     tally = _Tally()
-    with meter(f"Training {recipe.name}", recipe.steps) as progress, log.open("w", encoding="utf-8") as stream:
+    with meter(f"Training {recipe.name}", recipe.steps) as progress:
         for step in range(recipe.steps):
             norm = trainer.step(step, tally)
             last = step + 1 == recipe.steps
             if (step + 1) % LOG_EVERY == 0 or last:
-                record = tally.record(step + 1, learning_rate(recipe, step), norm)
+                record = {"stage": "language", **tally.record(step + 1, learning_rate(recipe, step), norm)}
                 record["elapsed_seconds"] = round(time.perf_counter() - started, 1)
                 if (step + 1) % recipe.validate_every < LOG_EVERY or last:
                     record["held_out"] = held_out_loss(corpus, model, processor)
-                stream.write(json.dumps(record) + "\n")
-                stream.flush()
+                _log(log, record)
                 tally = _Tally()
                 _show(progress, record)
             progress.advance()
@@ -150,7 +178,8 @@ def make_optimizer(recipe: Recipe, model: torch.nn.Module) -> torch.optim.AdamW:
     """Return AdamW that decays matrices and leaves vectors (norms, biases, task tokens) alone."""
     decayed: list[torch.nn.Parameter] = []
     free: list[torch.nn.Parameter] = []
-    for name, parameter in model.named_parameters():
+    trained = ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+    for name, parameter in trained:
         matrix = parameter.ndim >= 2 and "task_tokens" not in name and "embedding" not in name  # noqa: PLR2004
         (decayed if matrix else free).append(parameter)
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]

@@ -25,12 +25,25 @@ class ModelShape:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VisionStage:
+    """How long and how fast the vision tower is trained before it is frozen."""
+
+    __pydantic_config__ = _STRICT
+
+    steps: PositiveInt
+    batch: Annotated[int, Field(ge=2)]
+    peak_learning_rate: PositiveFloat
+    weight_decay: NonNegativeFloat
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One training.
 
     Attributes:
         name: Name of the recipe, written into the checkpoint.
         model: Sizes of the model.
+        vision_stage: The tower's own training, before it is frozen.
         vocabulary: Entries of the byte-level BPE tokenizer that is trained on the corpus.
         mixture: Task name to sampling weight; each micro-batch comes from one task.
         steps: Optimizer steps.
@@ -53,6 +66,7 @@ class Recipe:
 
     name: str
     model: ModelShape
+    vision_stage: VisionStage
     vocabulary: PositiveInt
     mixture: Annotated[dict[str, PositiveFloat], Field(min_length=1)]
     steps: PositiveInt

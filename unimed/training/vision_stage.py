@@ -1,0 +1,226 @@
+"""The vision stage: a ViT that no one has pretrained learns to see before the language model looks through it.
+
+Uni-Med's tower comes pretrained and stays frozen. A tower of another size gets the same place in two steps: here it
+learns from the train split's own annotations, then it is frozen and the rest is trained. Three linear heads are trained
+with it and thrown away: the class of a classified picture, the words of a picture's reports and open answers, and for
+every patch the named structures whose boxes cover it.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from unimed.training.corpus import Corpus, Example, normalised
+from unimed.training.recipe import VisionStage
+from unimed.vision import VisionTower
+
+MIN_WORD_COUNT = 8
+CLOSED_ANSWERS = frozenset({"yes", "no"})
+PRESENT_WEIGHT = 10.0
+"""Few of many words and structures are present in a picture; this keeps the absent ones from drowning them."""
+SHIFT = 6
+JITTER = 0.2
+Report = Callable[[int, float], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Targets:
+    """What is known of each picture, by row of the corpus.
+
+    Attributes:
+        classes: Column of its class [N], or -1.
+        class_span: First and last column of its task's classes [N, 2].
+        words: Whether each word is said of it [N, W]; all False for pictures without texts.
+        regions: Whether each structure's box covers each patch [N, P, R].
+    """
+
+    classes: torch.Tensor
+    class_span: torch.Tensor
+    words: torch.Tensor
+    regions: torch.Tensor
+
+    def known_rows(self) -> tuple[list[int], list[int]]:
+        """Return the rows of classified pictures, and those of all others of which something is known."""
+        classified = self.classes >= 0
+        told = self.words.any(dim=1) | self.regions.any(dim=2).any(dim=1)
+        return classified.nonzero().flatten().tolist(), (told & ~classified).nonzero().flatten().tolist()
+
+
+def make_targets(examples: Iterable[Example], pictures: int, grid: int) -> Targets:
+    """Collect what examples say of their pictures.
+
+    Args:
+        examples: Training examples; those without a picture are ignored.
+        pictures: N, pictures of the corpus.
+        grid: Patches along one side; P is its square.
+    """
+    seen = [example for example in examples if example.picture >= 0]
+    classes, spans = _class_targets(seen, pictures)
+    return Targets(
+        classes=classes,
+        class_span=spans,
+        words=_word_targets(seen, pictures),
+        regions=_region_targets(seen, pictures, grid),
+    )
+
+
+def _class_targets(examples: Iterable[Example], pictures: int) -> tuple[torch.Tensor, torch.Tensor]:
+    classified = [example for example in examples if example.spec.kind == "cls"]
+    labels = sorted({(example.spec.name, example.sample.reference) for example in classified})
+    columns = {label: index for index, label in enumerate(labels)}
+    of_task: dict[str, list[int]] = {}
+    for (task, _), index in columns.items():
+        of_task.setdefault(task, []).append(index)
+    classes, spans = torch.full((pictures,), -1), torch.zeros(pictures, 2, dtype=torch.long)
+    for example in classified:
+        own = of_task[example.spec.name]
+        classes[example.picture] = columns[example.spec.name, example.sample.reference]
+        spans[example.picture] = torch.tensor([own[0], own[-1]])
+    return classes, spans
+
+
+def _word_targets(examples: Iterable[Example], pictures: int) -> torch.Tensor:
+    said = [(example.picture, _words_of(example)) for example in examples]
+    counts = Counter(word for _, words in said for word in words)
+    common = sorted(word for word, count in counts.items() if count >= MIN_WORD_COUNT)
+    columns = {word: index for index, word in enumerate(common)}
+    targets = torch.zeros(pictures, max(1, len(columns)), dtype=torch.bool)
+    for picture, words in said:
+        for word in words & columns.keys():
+            targets[picture, columns[word]] = True
+    return targets
+
+
+def _words_of(example: Example) -> set[str]:
+    if example.spec.kind not in {"report", "vqa"}:
+        return set()
+    return {word.strip(".,").lower() for word in example.sample.reference.split()} - CLOSED_ANSWERS
+
+
+def _region_targets(examples: Iterable[Example], pictures: int, grid: int) -> torch.Tensor:
+    boxed = [example for example in examples if example.spec.kind == "reg"]
+    columns = _columns(example.sample.reference for example in boxed)
+    targets = torch.zeros(pictures, grid, grid, max(1, len(columns)), dtype=torch.bool)
+    for example in boxed:
+        box, size = example.sample.box, example.sample.image_size
+        if box is not None and size is not None:
+            left, top, right, bottom = box.scaled(grid / size[0], grid / size[1])
+            down = slice(round(top), max(round(bottom), round(top) + 1))
+            across = slice(round(left), max(round(right), round(left) + 1))
+            targets[example.picture, down, across, columns[example.sample.reference]] = True
+    return targets.flatten(1, 2)
+
+
+def _columns(names: Iterable[str]) -> Mapping[str, int]:
+    return {name: index for index, name in enumerate(sorted(set(names)))}
+
+
+class VisionHeads(nn.Module):
+    """The three linear heads of the stage."""
+
+    def __init__(self, width: int, targets: Targets) -> None:
+        super().__init__()
+        self.classes = nn.Linear(width, max(1, int(targets.classes.max()) + 1))
+        self.words = nn.Linear(width, targets.words.shape[1])
+        self.regions = nn.Linear(width, targets.regions.shape[2])
+
+    def loss(self, features: torch.Tensor, rows: torch.Tensor, targets: Targets) -> torch.Tensor:
+        """Return the sum of the heads' losses for patch features [B, P, C] of the pictures `rows` [B]."""
+        pooled = features.mean(dim=1)
+        classified = targets.classes[rows] >= 0
+        told = targets.words[rows].any(dim=1)
+        mapped = targets.regions[rows].any(dim=2).any(dim=1)
+        total = features.new_zeros(())
+        if classified.any():
+            logits = self.class_logits(pooled[classified], rows[classified], targets)
+            total = total + nn.functional.cross_entropy(logits, targets.classes[rows[classified]])
+        if told.any():
+            total = total + _presence_loss(self.words(pooled[told]), targets.words[rows[told]])
+        if mapped.any():
+            total = total + _presence_loss(self.regions(features[mapped]), targets.regions[rows[mapped]])
+        return total
+
+    def class_logits(self, pooled: torch.Tensor, rows: torch.Tensor, targets: Targets) -> torch.Tensor:
+        """Return logits [B, K], minus infinity for the classes of other tasks."""
+        logits: torch.Tensor = self.classes(pooled)
+        columns = torch.arange(logits.shape[1])
+        first, last = targets.class_span[rows].unbind(dim=1)
+        foreign = (columns < first[:, None]) | (columns > last[:, None])
+        return logits.masked_fill(foreign, float("-inf"))
+
+
+def _presence_loss(logits: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    weight = torch.tensor(PRESENT_WEIGHT)
+    return nn.functional.binary_cross_entropy_with_logits(logits, present.float(), pos_weight=weight)
+
+
+def train_vision(
+    tower: VisionTower, corpus: Corpus, grid: int, stage: VisionStage, *, seed: int, report: Report
+) -> dict[str, float]:
+    """Train the tower in place, half of each batch on classified pictures.
+
+    Args:
+        tower: The vision tower.
+        corpus: Its training examples teach, its held-out ones are looked at in the end.
+        grid: Patches along one side.
+        stage: Steps, batch and rates.
+        seed: Of order and augmentation.
+        report: Called with each step and its loss.
+
+    Returns:
+        Share of held-out classified pictures whose class the stage's own head gets right, by task.
+    """
+    everything = [
+        example for part in (corpus.train, corpus.held_out) for of_task in part.values() for example in of_task
+    ]
+    learned = {example.picture for of_task in corpus.train.values() for example in of_task}
+    targets = make_targets(everything, len(corpus.pictures), grid)
+    decks = [[row for row in rows if row in learned] for rows in targets.known_rows()]
+    heads = VisionHeads(int(tower.vit.config.hidden_size), targets)
+    parameters = [*tower.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(parameters, stage.peak_learning_rate, weight_decay=stage.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, stage.peak_learning_rate, stage.steps, pct_start=0.1)
+    draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    for step in range(stage.steps):
+        rows = torch.tensor([row for deck in decks if deck for row in draw.choices(deck, k=stage.batch // 2)])
+        loss = heads.loss(tower(augmented(corpus, rows, targets, generator)), rows, targets)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        report(step, loss.item())
+    return _held_out_accuracy(tower, heads, corpus, targets)
+
+
+def augmented(corpus: Corpus, rows: torch.Tensor, targets: Targets, generator: torch.Generator) -> torch.Tensor:
+    """Return pixels [B, 3, S, S] with jittered brightness and contrast; classified ones also mirrored and shifted."""
+    pixels = normalised(corpus.pictures[rows])
+    noise = JITTER * (2 * torch.rand(2, len(rows), 1, 1, 1, generator=generator) - 1)
+    pixels = pixels * (1 + noise[0]) + noise[1]
+    classified = (targets.classes[rows] >= 0).view(-1, 1, 1, 1)
+    for axis in (2, 3):
+        heads_up = torch.rand(len(rows), 1, 1, 1, generator=generator) < 0.5  # noqa: PLR2004 - a fair coin
+        pixels = torch.where(classified & heads_up, pixels.flip(axis), pixels)
+    down, right = torch.randint(-SHIFT, SHIFT + 1, (2,), generator=generator).tolist()
+    return torch.where(classified, pixels.roll((down, right), (2, 3)), pixels)
+
+
+@torch.no_grad()
+def _held_out_accuracy(tower: VisionTower, heads: VisionHeads, corpus: Corpus, targets: Targets) -> dict[str, float]:
+    accuracies = {}
+    for task, examples in corpus.held_out.items():
+        rows = _classified_rows(examples)
+        if len(rows):
+            pooled = tower(normalised(corpus.pictures[rows])).mean(dim=1)
+            right = heads.class_logits(pooled, rows, targets).argmax(dim=1) == targets.classes[rows]
+            accuracies[task] = round(float(right.float().mean()), 4)
+    return accuracies
+
+
+def _classified_rows(examples: Sequence[Example]) -> torch.Tensor:
+    return torch.tensor([example.picture for example in examples if example.spec.kind == "cls"], dtype=torch.long)
