@@ -41,14 +41,15 @@ format: $(STAMP)  ## Put every file into the house's format
 types: $(STAMP)  ## Strict type checking of code and tests
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## Measure batched against one-by-one generation, as a ratio inside one run
+bench: $(STAMP)  ## Measure generation (batched against one by one) and scoring, as ratios inside one run
 	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/scoring.py
 
 docs: $(STAMP)  ## Make the lists and tables of README.md and docs/ anew
 	$(BIN)/python docs/refresh.py
 
 mini-suite: $(STAMP)  ## Build the bundled mini suite again (needs ../shared/realdata)
-	$(BIN)/python -m tasks.mini_suite.build --realdata ../shared/realdata --output tasks/mini_suite/data
+	$(BIN)/python -m tasks.mini_suite.build --realdata ../shared/realdata --output tasks/mini_suite/data --licences tasks/mini_suite/LICENSES.md
 
 mini-weights: $(STAMP)  ## Train the bundled mini weights again, into checkpoints/mini (under an hour on two cores)
 	$(BIN)/medbench train --config mini --output checkpoints/mini

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from tasks.answers.box_space import BoxSpace
 from tasks.foundation.errors import UsageError
 from tasks.sample import Box, ImageRef, Sample
 from tasks.spec import Kind, TaskSpec
@@ -211,6 +212,8 @@ class AdapterEntry:
         parse: What a text of the model means; pure.
         takes: Which of `checkpoint`, `device` and `dtype` the loader heeds; giving another is a usage error.
         variants: Allowed words after the colon, with their meaning; `*` allows any.
+        boxes: How the model writes boxes; None if it draws none. What its notation cannot express, even a perfect
+            model cannot score: that ceiling stands beside its numbers.
     """
 
     card: ModelCard
@@ -218,11 +221,20 @@ class AdapterEntry:
     parse: Parser
     takes: frozenset[str] = frozenset()
     variants: Mapping[str, str] = field(default_factory=dict)
+    boxes: BoxSpace | None = None
 
 
 def plain_answer(text: str, _sample: Sample, _spec: TaskSpec) -> Answer:
     """Return the stripped text as the answer; the parser of models that draw no boxes."""
     return Answer(text=text.strip())
+
+
+def answer_with_box(space: BoxSpace, text: str, sample: Sample, spec: TaskSpec) -> Answer:
+    """Return the stripped text and, for REC, its box read in `space`; `functools.partial` makes it a parser."""
+    answer = text.strip()
+    if spec.kind != "rec" or sample.image_size is None:
+        return Answer(text=answer)
+    return Answer(text=answer, box=space.read(answer, sample.image_size))
 
 
 def split_model_name(model: str) -> tuple[str, str]:

@@ -6,10 +6,12 @@ A model that does not beat it has learned nothing that its evaluation shows.
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
-from adapters.base import AdapterEntry, Answer, DirectAdapter, Generation, LoadOptions, ModelCard
+from adapters.base import AdapterEntry, DirectAdapter, Generation, LoadOptions, ModelCard, answer_with_box
+from tasks.answers.box_space import BoxSpace
 from tasks.foundation.errors import DataError
 from tasks.foundation.files import fingerprint
 from tasks.sample import Box, Sample
@@ -23,6 +25,7 @@ CARD = ModelCard(
     licence="Apache-2.0",
     blind=True,
 )
+BOXES = BoxSpace(name="fraction", units=1, digits=6)
 
 
 class BlindBaseline(DirectAdapter):
@@ -47,33 +50,17 @@ def _best_guess(spec: TaskSpec, train: Sequence[Sample]) -> str:
     if not train:
         raise DataError(f"The train split of {spec.name} is empty.", "The blind baseline counts it; prepare it first.")
     if spec.kind == "rec":
-        return " ".join(f"{fraction:.6f}" for fraction in _mean_box(train))
+        return BOXES.write(_mean_box(train), (1, 1))
     return Counter(sample.reference for sample in train).most_common(1)[0][0]
 
 
-def _mean_box(train: Sequence[Sample]) -> Sequence[float]:
+def _mean_box(train: Sequence[Sample]) -> Box:
     boxes = [
         sample.box.scaled(1 / sample.image_size[0], 1 / sample.image_size[1])
         for sample in train
         if sample.box is not None and sample.image_size is not None
     ]
-    mean: list[float] = np.mean(np.asarray(boxes), axis=0).tolist()
-    return mean
+    return Box(*np.mean(np.asarray(boxes), axis=0).tolist())
 
 
-def parse(text: str, sample: Sample, spec: TaskSpec) -> Answer:
-    """Return the answer; a box is four fractions of the image's width and height."""
-    if spec.kind != "rec" or sample.image_size is None:
-        return Answer(text=text)
-    return Answer(text=text, box=_box_of_fractions(text, sample.image_size))
-
-
-def _box_of_fractions(text: str, image_size: tuple[int, int]) -> Box | None:
-    try:
-        left, top, right, bottom = (float(word) for word in text.split())
-    except ValueError:
-        return None
-    return Box(left, top, right, bottom).scaled(*map(float, image_size))
-
-
-ENTRY = AdapterEntry(card=CARD, load=BlindBaseline, parse=parse)
+ENTRY = AdapterEntry(card=CARD, load=BlindBaseline, parse=partial(answer_with_box, BOXES), boxes=BOXES)

@@ -7,13 +7,13 @@ always says yes, `mock:rambling` never stops, `mock:failing` fails on every thir
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from adapters import byte_tokenizer
 from adapters.base import (
     Adapter,
     AdapterEntry,
-    Answer,
     DirectAdapter,
     Generation,
     ImageSlot,
@@ -22,10 +22,12 @@ from adapters.base import (
     ModelCard,
     Prompt,
     TextSegment,
+    answer_with_box,
 )
+from tasks.answers.box_space import BoxSpace
 from tasks.foundation.errors import SampleError
 from tasks.foundation.files import fingerprint
-from tasks.sample import Box, Sample
+from tasks.sample import Sample
 from tasks.spec import Kind, TaskSpec
 
 if TYPE_CHECKING:
@@ -42,15 +44,18 @@ CARD = ModelCard(
 _HIDDEN = 32
 _SIDE = 8
 _IMAGE_TOKENS = 4
+BOXES = BoxSpace(name="pixels", units=None, digits=15)
 
 
-def _box_words(box: Box) -> str:
-    return " ".join(repr(float(value)) for value in box)
+def _box_text(sample: Sample) -> str:
+    if sample.box is None or sample.image_size is None:
+        return ""
+    return BOXES.write(sample.box, sample.image_size)
 
 
 def _oracle(sample: Sample, spec: TaskSpec) -> Generation:
-    if spec.kind == "rec" and sample.box is not None:
-        return Generation(text=_box_words(sample.box))
+    if spec.kind == "rec":
+        return Generation(text=_box_text(sample))
     return Generation(text=sample.reference)
 
 
@@ -118,8 +123,7 @@ class RandomMock(LocalAdapter):
 
     def render(self, sample: Sample, spec: TaskSpec) -> Prompt:
         """Return the images, then the instruction as bytes."""
-        box = _box_words(sample.box) if sample.box is not None else ""
-        text = spec.instruction(sample, box=box)
+        text = spec.instruction(sample, box=_box_text(sample))
         slots = tuple(ImageSlot(image=image) for image in sample.images)
         return Prompt(segments=(*slots, TextSegment(ids=tuple(byte_tokenizer.encode(text)))))
 
@@ -154,22 +158,11 @@ def load(options: LoadOptions) -> Adapter:
     return SayingMock(options.variant) if options.variant else RandomMock(options)
 
 
-def parse(text: str, sample: Sample, spec: TaskSpec) -> Answer:
-    """Return the answer; a box is four numbers in pixels."""
-    del sample
-    if spec.kind != "rec":
-        return Answer(text=text.strip())
-    words = text.split()
-    try:
-        return Answer(text=text, box=Box(*(float(word) for word in words)))
-    except (TypeError, ValueError):
-        return Answer(text=text)
-
-
 ENTRY = AdapterEntry(
     card=CARD,
     load=load,
-    parse=parse,
+    parse=partial(answer_with_box, BOXES),
+    boxes=BOXES,
     variants={
         "oracle": "repeats the reference",
         "empty": "says nothing",

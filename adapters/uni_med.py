@@ -1,22 +1,24 @@
 """Uni-Med behind the adapter contract; without a checkpoint, the bundled mini weights."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapters.base import (
     AdapterEntry,
-    Answer,
     ImageSlot,
     LoadOptions,
     LocalAdapter,
     ModelCard,
     Prompt,
     TextSegment,
+    answer_with_box,
 )
+from tasks.answers.box_space import UNI_MED
 from tasks.sample import Sample
 from tasks.spec import Kind, TaskSpec
-from unimed.prompts import CONNECTOR_TASK, box_text, parse_box, wrap
+from unimed.prompts import CONNECTOR_TASK, wrap
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +69,7 @@ class UniMedAdapter(LocalAdapter):
 
     def render(self, sample: Sample, spec: TaskSpec) -> Prompt:
         """Return the wrapped instruction with a slot per image."""
-        box = "" if sample.box is None or sample.image_size is None else box_text(sample.box, sample.image_size)
+        box = "" if sample.box is None or sample.image_size is None else UNI_MED.write(sample.box, sample.image_size)
         parts = wrap(spec.kind, spec.instruction(sample, box=box), images=len(sample.images))
         first, *others = self._processor.segment_ids(parts)
         segments: list[TextSegment | ImageSlot] = [TextSegment(ids=tuple(first))]
@@ -111,12 +113,10 @@ def load(options: LoadOptions) -> UniMedAdapter:
     return UniMedAdapter(load_checkpoint(folder, device=options.device, dtype=options.dtype), notices)
 
 
-def parse(text: str, sample: Sample, spec: TaskSpec) -> Answer:
-    """Return the stripped text; for REC the box that it starts with."""
-    answer = text.strip()
-    if spec.kind != "rec" or sample.image_size is None:
-        return Answer(text=answer)
-    return Answer(text=answer, box=parse_box(answer, sample.image_size))
-
-
-ENTRY = AdapterEntry(card=CARD, load=load, parse=parse, takes=frozenset({"checkpoint", "device", "dtype"}))
+ENTRY = AdapterEntry(
+    card=CARD,
+    load=load,
+    parse=partial(answer_with_box, UNI_MED),
+    takes=frozenset({"checkpoint", "device", "dtype"}),
+    boxes=UNI_MED,
+)

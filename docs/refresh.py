@@ -11,19 +11,34 @@ from pathlib import Path
 
 from adapters.catalog import ADAPTERS
 from harness.cli import COMMANDS
+from harness.doctor.pseudo_models import PSEUDO_MODELS
+from harness.doctor.scorers import examine_scorers
+from harness.predictions.catalog import FORMATS
 from harness.results import Results, read_results_file
+from harness.settings import Settings
+from harness.workload import load_workload
 from leaderboard.board import make_board
 from leaderboard.markdown import render_scores
-from tasks.catalog import get_task, task_names
+from tasks.answers.box_space import BOX_SPACES
+from tasks.archives import readable_size
+from tasks.catalog import benchmark_names, get_task, task_names
 from tasks.foundation.console import say
 from tasks.foundation.errors import EXIT_FAILED
 from tasks.foundation.files import read_json
 from tasks.mini_suite import DATA
 from tasks.protocols import metric_ids
+from tasks.sample import Box
+from tasks.sources import SOURCES, HubSource, ManualSource
 
 ROOT = Path(__file__).resolve().parent.parent
 MINI_RESULTS = ROOT / "docs" / "mini"
 OWN_MODELS = ("uni-med", "blind", "mock")
+DOCTOR_ROWS = {
+    ("path-vqa", "closed_accuracy"),
+    ("dermamnist", "accuracy"),
+    ("pubmedqa", "accuracy"),
+    ("slake-rec", "iou"),
+}
 ROOMS = ("tasks", "adapters", "harness", "leaderboard", "unimed")
 SECTION = re.compile(r"(<!-- begin:(?P<name>[a-z-]+) -->\n).*?(<!-- end:(?P=name) -->)", re.DOTALL)
 
@@ -42,7 +57,7 @@ def rooms() -> str:
 def tasks() -> str:
     """Return the tasks with kind, counts of the paper, metrics and licence."""
     rows = []
-    for name in task_names()[:12]:
+    for name in benchmark_names():
         spec = get_task(name)
         metrics = " ".join(metric_ids(name, spec.kind, "paper"))
         counts = " / ".join(str(spec.counts[split]) for split in ("train", "test"))
@@ -52,7 +67,7 @@ def tasks() -> str:
 
 def layouts() -> str:
     """Return the native layout that each task reads."""
-    rows = [[f"`{name}`", f"`{get_task(name).layout}`".replace("|", "\\|")] for name in task_names()[:12]]
+    rows = [[f"`{name}`", f"`{get_task(name).layout}`".replace("|", "\\|")] for name in benchmark_names()]
     return table(["task", "native layout"], rows)
 
 
@@ -66,7 +81,7 @@ def mini_suite() -> str:
     """Return what the bundled tasks are made of."""
     suite = read_json(DATA / "suite.json")["tasks"]
     rows = [
-        [f"`{name}`", suite[name]["origin"], suite[name]["licence"], suite[name]["split"]] for name in task_names()[:12]
+        [f"`{name}`", suite[name]["origin"], suite[name]["licence"], suite[name]["split"]] for name in benchmark_names()
     ]
     return table(["task", "origin", "licence", "split"], rows)
 
@@ -75,6 +90,52 @@ def mini_board() -> str:
     """Return the paper-protocol table of the committed mini runs: Uni-Med beside the blind baseline."""
     board = make_board([mini_results("uni-med"), mini_results("blind")])
     return render_scores(board, "paper")
+
+
+def box_spaces() -> str:
+    """Return the spaces that boxes may be written in, each with an example."""
+    box, size = Box(64, 96, 320, 240), (640, 480)
+    rows = [[f"`{space.name}`", f"`{space.write(box, size)}`", space.order] for space in BOX_SPACES.values()]
+    return table(["space", "left 64, top 96, right 320, bottom 240 of 640 x 480 pixels", "order"], rows)
+
+
+def formats() -> str:
+    """Return the formats of other harnesses that predictions are read from."""
+    rows = [[f"`{entry.name}`", entry.title, entry.description] for entry in FORMATS.values()]
+    return table(["format", "written by", "what it is"], rows)
+
+
+def doctor() -> str:
+    """Return a few telling rows of `medbench doctor scorers` on the mini suite."""
+    loads = load_workload(Settings(model="doctor", tasks=tuple({task for task, _ in DOCTOR_ROWS}))).loads
+    found = [item for item in examine_scorers(loads) if (item.task, item.metric) in DOCTOR_ROWS]
+    rows = [
+        [f"`{item.task}`", item.protocol, item.metric]
+        + ["-" if value is None else f"{100 * value:.2f}" for value in item.values.values()]
+        for item in found
+    ]
+    return table(["task", "protocol", "metric", *PSEUDO_MODELS], rows)
+
+
+def sources() -> str:
+    """Return where each task's native files come from."""
+    rows = []
+    for name in benchmark_names():
+        source = SOURCES[name]
+        if isinstance(source, ManualSource):
+            rows.append([f"`{name}`", "by hand", source.reason])
+        else:
+            place = source.repo if isinstance(source, HubSource) else source.home
+            pin = f"at `{source.revision[:12]}`" if source.revision else "newest commit, recorded"
+            rows.append([f"`{name}`", "fetched", f"{place}, {pin}, {readable_size(source.size)}"])
+    return table(["task", "how", "from"], rows)
+
+
+def variants() -> str:
+    """Return the tasks that ask about another task's data in another way."""
+    specs = [spec for name in task_names() if (spec := get_task(name)).variant_of]
+    rows = [[f"`{spec.name}`", f"`{spec.variant_of}`", f"`{spec.prompt}`".replace("\n", " ")] for spec in specs]
+    return table(["variant", "of", "prompt"], rows)
 
 
 def mini_results(model: str) -> Results:
@@ -87,7 +148,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])
 
 
-SOURCES: dict[str, Callable[[], str]] = {
+SECTIONS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "rooms": rooms,
     "tasks": tasks,
@@ -95,12 +156,17 @@ SOURCES: dict[str, Callable[[], str]] = {
     "models": models,
     "mini-suite": mini_suite,
     "mini-board": mini_board,
+    "box-spaces": box_spaces,
+    "formats": formats,
+    "doctor": doctor,
+    "variants": variants,
+    "sources": sources,
 }
 
 
 def refreshed(text: str) -> str:
     """Return a page with every section made anew."""
-    return SECTION.sub(lambda found: f"{found[1]}{SOURCES[found['name']]()}\n{found[3]}", text)
+    return SECTION.sub(lambda found: f"{found[1]}{SECTIONS[found['name']]()}\n{found[3]}", text)
 
 
 def pages() -> Iterator[Path]:

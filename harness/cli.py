@@ -13,11 +13,12 @@ from tasks.foundation.errors import EXIT_INTERRUPTED, EXIT_USAGE, MedbenchError,
 
 COMMANDS = {
     "run": ("harness.commands:run_command", "Run a model over tasks and write a leaderboard."),
-    "score": ("harness.commands:score_command", "Score a run's answers again, without the model."),
+    "score": ("harness.score_command:score_command", "Score a run's answers again, or anybody's predictions."),
     "leaderboard": ("leaderboard.cli:leaderboard_command", "Put runs side by side in one table."),
     "tasks": ("tasks.cli:tasks_command", "List the tasks."),
     "data": ("tasks.cli:data_group", "List, prepare and verify datasets."),
     "models": ("adapters.cli:models_command", "List the models."),
+    "doctor": ("harness.doctor.cli:doctor_group", "Test this installation: what do the scorers say of known models?"),
     "train": ("unimed.cli:train_command", "Train Uni-Med."),
 }
 

@@ -1,4 +1,4 @@
-"""The commands of this room: `medbench run` and `medbench score`."""
+"""The command `medbench run`."""
 
 from importlib import import_module
 from pathlib import Path
@@ -61,11 +61,11 @@ def run_command(config: Path | None, overwrite: str, tasks: tuple[str, ...], **o
         outcome = run(settings, publish, overwrite=overwrite)
     except KeyboardInterrupt:
         raise StoppedError("What was answered is on disk; the same command continues.") from None
-    _show_results(outcome.results)
+    show_results(outcome.results)
     if outcome.phases is not None:
         _show_phases(outcome.phases.as_json())
     say(f"Leaderboard: {outcome.path / 'leaderboard.md'}")
-    return _exit_code(outcome.results)
+    return exit_code(outcome.results)
 
 
 def _show_phases(phases: dict[str, dict[str, float]]) -> None:
@@ -76,7 +76,8 @@ def _show_phases(phases: dict[str, dict[str, float]]) -> None:
         say(f"Work: {' | '.join(f'{count:,} {what}' for what, count in counts.items())}")
 
 
-def _exit_code(results: Results) -> int:
+def exit_code(results: Results) -> int:
+    """Return the exit code of a run that has ended: failure if nothing could be scored."""
     scored = any(
         metric.value is not None
         for task in results.tasks.values()
@@ -87,30 +88,10 @@ def _exit_code(results: Results) -> int:
     return 0 if scored else EXIT_FAILED
 
 
-@click.command("score")
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the prepared tasks are now.")
-def score_command(runs: tuple[Path, ...], data_dir: Path | None) -> int:
-    """Score the answers of RUNS again, without the model.
-
-    \b
-    Example:  medbench score runs/uni-med-mini-0123456789ab
-    """
-    from harness.rescore import rescore
-
-    code = 0
-    for path in runs:
-        results = rescore(path, data_dir)
-        publish(path)
-        say(str(path))
-        _show_results(results)
-        code = max(code, _exit_code(results))
-    return code
-
-
-def _show_results(results: Results) -> None:
+def show_results(results: Results) -> None:
+    """Write a run's numbers under the paper protocol."""
     rows = [
-        [task.title, metric_id, _percent(metric), str(metric.n), _failures(task)]
+        [task.title, metric_id, percent(metric), str(metric.n), _failures(task)]
         for name in (name for name in task_names() if name in results.tasks)
         for task in [results.tasks[name]]
         for metric_id in metric_ids(name, task.kind, "paper")
@@ -123,11 +104,13 @@ def _show_results(results: Results) -> None:
     )
 
 
-def _percent(metric: MetricResult) -> str:
+def percent(metric: MetricResult) -> str:
+    """Return a number as a percentage with its interval and, where boxes limit it, its ceiling."""
     if metric.value is None:
         return "not scored"
     interval = "" if metric.ci is None else f" [{100 * metric.ci[0]:.1f}, {100 * metric.ci[1]:.1f}]"
-    return f"{100 * metric.value:6.2f}{interval}"
+    ceiling = "" if metric.limiting_ceiling is None else f" of {100 * metric.limiting_ceiling:.1f}"
+    return f"{100 * metric.value:6.2f}{interval}{ceiling}"
 
 
 def _failures(task: TaskResult) -> str:

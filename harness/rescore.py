@@ -6,7 +6,7 @@ from pathlib import Path
 from adapters.catalog import find_adapter
 from harness.results import Results, read_results, write_results
 from harness.rundir import RunDirectory, read_run
-from harness.score import score_task
+from harness.score import score_tasks
 from harness.settings import load_settings
 from harness.summarise import summarise
 from harness.workload import Workload, load_workload
@@ -30,9 +30,8 @@ def rescore(path: Path, data_dir: Path | None) -> Results:
     directory = RunDirectory(path=path, identity=document["identity"])
     _refuse_other_data(workload, before)
     entry, _ = find_adapter(document["identity_of"]["model"])
-    scored = [score_task(load, directory, entry.parse) for load in workload.loads]
     results = summarise(
-        scored,
+        score_tasks(workload.loads, directory, entry),
         run=before.run,
         model=before.model,
         suite=before.suite,

@@ -18,6 +18,7 @@ from tasks.validation import parse_json_file
 SCHEMA: Literal[1] = 1
 RESULTS_FILE = "results.json"
 Fraction = Annotated[float, Field(ge=0, le=1)]
+_NO_LIMIT = 0.99995
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -33,6 +34,7 @@ class MetricResult:
         unparsed: Samples whose answer could not be read.
         truncated: Samples whose answer hit the length limit.
         empty: Samples without an answer.
+        ceiling: What a perfect model scores that must write boxes as this one does; None for other metrics.
         signature: The exact definition behind the number.
     """
 
@@ -46,6 +48,12 @@ class MetricResult:
     truncated: int
     empty: int
     signature: str
+    ceiling: Fraction | None = None
+
+    @property
+    def limiting_ceiling(self) -> float | None:
+        """The ceiling, if it lies so low that two decimals of a percentage show it."""
+        return self.ceiling if self.ceiling is not None and self.ceiling < _NO_LIMIT else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

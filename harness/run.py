@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.base import Adapter, AdapterEntry, LoadOptions, Parser
+from adapters.base import Adapter, AdapterEntry, LoadOptions
 from adapters.catalog import find_adapter
 from harness.environment import write_environment
 from harness.generate import answerable, generate, make_plan
 from harness.phases import Phases
 from harness.results import ModelInfo, Results, read_results, write_results
 from harness.rundir import RunDirectory, open_run
-from harness.score import score_task
+from harness.score import score_tasks
 from harness.settings import Settings
 from harness.summarise import summarise
 from harness.workload import Workload, load_workload
@@ -62,7 +62,7 @@ def run(settings: Settings, publish: Publish, *, overwrite: str = "never") -> Ru
         plan = make_plan(workload, adapter, directory)
         failures = generate(plan, adapter, directory, phases, batch_size=settings.batch_size)
         with phases.time("score"):
-            results = score_run(workload, adapter, entry.parse, directory, settings)
+            results = score_run(workload, adapter, entry, directory, settings)
         publish(directory.path)
         write_environment(directory.path / "env.json", adapter, phases)
         if not failures:
@@ -118,12 +118,12 @@ def load_options(settings: Settings, variant: str, workload: Workload) -> LoadOp
 
 
 def score_run(
-    workload: Workload, adapter: Adapter, parse: Parser, directory: RunDirectory, settings: Settings
+    workload: Workload, adapter: Adapter, entry: AdapterEntry, directory: RunDirectory, settings: Settings
 ) -> Results:
     """Score what was generated and write `scores/` and `results.json`."""
     loads = answerable(workload, adapter)
     results = summarise(
-        [score_task(load, directory, parse) for load in loads],
+        score_tasks(loads, directory, entry),
         run=directory.identity,
         model=_model_info(adapter),
         suite=workload.suite,

@@ -7,16 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from adapters.base import Parser
+from adapters.base import AdapterEntry, Parser
 from harness.records import GenerationRecord
 from harness.rundir import RunDirectory
 from harness.workload import TaskLoad
+from tasks.answers.box_space import BoxSpace
+from tasks.answers.choice import read_choice
+from tasks.ceiling import rec_ceilings
 from tasks.foundation.errors import RunError
 from tasks.foundation.files import json_lines, write_atomically
 from tasks.metrics.metric import Scorable
-from tasks.protocols import PROTOCOLS, Evaluation, Item, Protocol, State, evaluate
+from tasks.protocols import PROTOCOLS, Evaluation, Item, Protocol, evaluate, state_of, tokenise_together
 from tasks.sample import Box, Sample
 from tasks.spec import TaskSpec
+
+Ceilings = Mapping[Protocol, Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,16 +33,25 @@ class ScoredTask:
         items: One per sample, in order.
         groups: The unit of resampling of each item.
         evaluations: By protocol, one per metric.
+        ceilings: For REC, by protocol and metric: the score of a perfect model that writes boxes as this one does.
     """
 
     load: TaskLoad
     items: Sequence[Item]
     groups: Sequence[str]
     evaluations: Mapping[Protocol, Sequence[Evaluation]]
+    ceilings: Ceilings
 
 
-def score_task(load: TaskLoad, directory: RunDirectory, parse: Parser) -> ScoredTask:
-    """Score the recorded generations of a task and write them to `scores/<task>.jsonl`."""
+def score_tasks(loads: Sequence[TaskLoad], directory: RunDirectory, entry: AdapterEntry) -> list[ScoredTask]:
+    """Score the recorded generations of tasks and write them to `scores/<task>.jsonl`."""
+    predicted = [(load, read_items(load, directory, entry.parse)) for load in loads]
+    tokenise_together((load.spec.name, load.spec.kind, items) for load, items in predicted)
+    return [_score_items(load, items, directory, entry.boxes) for load, items in predicted]
+
+
+def read_items(load: TaskLoad, directory: RunDirectory, parse: Parser) -> list[Item]:
+    """Return the predictions in a task's records, one per sample."""
     spec = load.spec
     records = directory.generations(spec.name, [sample.sample_id for sample in load.samples]).read()
     if len(records) != len(load.samples):
@@ -46,12 +60,27 @@ def score_task(load: TaskLoad, directory: RunDirectory, parse: Parser) -> Scored
             f"{directory.path}.",
             "Give the command of the run again: it answers what is missing.",
         )
-    items = [predict(records[sample.sample_id], sample, spec, parse) for sample in load.samples]
-    evaluations = {protocol: evaluate(spec.name, spec.kind, protocol, items) for protocol in PROTOCOLS}
-    groups = [sample.groups.get(spec.group_key, sample.sample_id) for sample in load.samples]
-    scored = ScoredTask(load=load, items=items, groups=groups, evaluations=evaluations)
+    return [predict(records[sample.sample_id], sample, spec, parse) for sample in load.samples]
+
+
+def _score_items(load: TaskLoad, items: Sequence[Item], directory: RunDirectory, boxes: BoxSpace | None) -> ScoredTask:
+    spec = load.spec
+    scored = ScoredTask(
+        load=load,
+        items=items,
+        groups=[sample.groups.get(spec.group_key, sample.sample_id) for sample in load.samples],
+        evaluations={protocol: evaluate(spec.name, spec.kind, protocol, items) for protocol in PROTOCOLS},
+        ceilings=_ceilings(spec, load.samples, boxes),
+    )
     write_atomically(directory.scores(spec.name), json_lines(_score_records(load.samples, scored)))
     return scored
+
+
+def _ceilings(spec: TaskSpec, samples: Sequence[Sample], boxes: BoxSpace | None) -> Ceilings:
+    if spec.kind != "rec" or boxes is None:
+        return {}
+    right = [(sample.box, sample.image_size) for sample in samples if sample.box and sample.image_size]
+    return {protocol: rec_ceilings(spec.name, right, boxes, protocol) for protocol in PROTOCOLS}
 
 
 def predict(record: GenerationRecord, sample: Sample, spec: TaskSpec, parse: Parser) -> Item:
@@ -60,17 +89,8 @@ def predict(record: GenerationRecord, sample: Sample, spec: TaskSpec, parse: Par
         return Item(state="error", scorable=_scorable(sample, "", None))
     answer = parse(record.text, sample, spec)
     scorable = _scorable(sample, answer.text, _finite(answer.box))
-    return Item(state=_state(record, scorable, spec), scorable=scorable)
-
-
-def _state(record: GenerationRecord, scorable: Scorable, spec: TaskSpec) -> State:
-    if not scorable.prediction.strip():
-        return "empty"
-    if record.stop == "length":
-        return "truncated"
-    if spec.kind == "rec" and scorable.predicted_box is None:
-        return "unparsed"
-    return "ok"
+    truncated = record.stop == "length" and bool(scorable.prediction.strip())
+    return Item(state="truncated" if truncated else state_of(scorable, spec.kind), scorable=scorable)
 
 
 def _finite(box: Box | None) -> Box | None:
@@ -81,6 +101,8 @@ def _scorable(sample: Sample, text: str, box: Box | None) -> Scorable:
     return Scorable(
         prediction=text,
         reference=sample.reference,
+        choices=sample.choices,
+        choice=read_choice(text, sample.choices) or "",
         predicted_box=box,
         reference_box=sample.box,
         labels=sample.labels,

@@ -31,21 +31,46 @@ def summarise_task(scored: ScoredTask, *, seed: int) -> TaskResult:
 
 
 def _metric_results(scored: ScoredTask, protocol: Protocol, seed: int) -> dict[str, MetricResult]:
+    ceilings = scored.ceilings.get(protocol, {})
     return {
-        evaluation.metric.metric_id: _metric_result(scored, evaluation, seed)
+        evaluation.metric.metric_id: metric_result(
+            evaluation,
+            scored.items,
+            scored.groups,
+            unit=scored.load.spec.group_key,
+            ceiling=ceilings.get(evaluation.metric.metric_id),
+            seed=seed,
+        )
         for evaluation in scored.evaluations[protocol]
     }
 
 
-def _metric_result(scored: ScoredTask, evaluation: Evaluation, seed: int) -> MetricResult:
+def metric_result(
+    evaluation: Evaluation,
+    items: Sequence[Item],
+    groups: Sequence[str],
+    *,
+    unit: str,
+    ceiling: float | None,
+    seed: int,
+) -> MetricResult:
+    """Return one number with its interval, its counts and its signature.
+
+    Args:
+        evaluation: The metric on the items.
+        items: All N predictions of the task.
+        groups: The unit of resampling of each, N names.
+        unit: What a group is (`image`, `patient`), for the signature.
+        ceiling: What a perfect model scores, where its notation limits it.
+        seed: Of the resampling.
+    """
     metric = evaluation.metric
-    clusters = [scored.groups[index] for index in evaluation.indices]
+    clusters = [groups[index] for index in evaluation.indices]
     value = evaluation.value if len(evaluation.indices) else float("nan")
     interval = None
     if not np.isnan(value):
         interval = cluster_bootstrap(metric, evaluation.statistics, clusters, seed=seed)
-    states = _states_where_it_applies(scored.items, evaluation)
-    unit = scored.load.spec.group_key
+    states = _states_where_it_applies(items, evaluation)
     return MetricResult(
         value=None if np.isnan(value) else round(value, _DIGITS),
         ci=None if interval is None else (round(interval[0], _DIGITS), round(interval[1], _DIGITS)),
@@ -54,6 +79,7 @@ def _metric_result(scored: ScoredTask, evaluation: Evaluation, seed: int) -> Met
         unparsed=states["unparsed"],
         truncated=states["truncated"],
         empty=states["empty"],
+        ceiling=None if ceiling is None or np.isnan(ceiling) else round(ceiling, _DIGITS),
         signature=f"{metric.signature}|ci=bootstrap{RESAMPLES}:{unit}|n={len(clusters)}",
     )
 

@@ -48,6 +48,8 @@ def _notices(board: Board) -> list[str]:
 
 def _legend(board: Board) -> str:
     lines = ["Percentages with 95 % intervals (bootstrap over images, patients, volumes or documents)."]
+    if any(ceiling_note(cell) for rows in board.rows.values() for row in rows for cell in row.cells if cell):
+        lines.append("`of`: what a perfect model scores that must write its boxes in this model's notation.")
     if len(board.runs) > 1:
         lines.append(
             "Best **bold**, second <u>underlined</u>, only where all were scored on equally many samples; "
@@ -77,7 +79,13 @@ def _score(cell: MetricResult | None, standing: Standing) -> str:
         return "n/a"
     value = f"{100 * cell.value:.2f}"
     marked = {"best": f"**{value}**", "second": f"<u>{value}</u>", "none": value}[standing]
-    return marked if cell.ci is None else f"{marked} [{100 * cell.ci[0]:.1f}, {100 * cell.ci[1]:.1f}]"
+    interval = "" if cell.ci is None else f" [{100 * cell.ci[0]:.1f}, {100 * cell.ci[1]:.1f}]"
+    return f"{marked}{interval}{ceiling_note(cell)}"
+
+
+def ceiling_note(cell: MetricResult) -> str:
+    """Return ` of 87.4`, the most that can be scored in the model's box notation; nothing where that is everything."""
+    return "" if cell.limiting_ceiling is None else f" of {100 * cell.limiting_ceiling:.1f}"
 
 
 def _states(board: Board) -> str:

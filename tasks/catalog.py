@@ -28,6 +28,10 @@ _BUILTIN = {
     "mpx-single": "tasks.datasets.mpx:MPX_SINGLE",
     "dermamnist": "tasks.datasets.medmnist:DERMAMNIST",
     "organsmnist": "tasks.datasets.medmnist:ORGANSMNIST",
+    "medqa-options": "tasks.datasets.medqa:MEDQA_OPTIONS",
+    "pubmedqa-context": "tasks.datasets.pubmedqa:PUBMEDQA_CONTEXT",
+    "mimic-cxr-impression": "tasks.datasets.mimic_cxr:MIMIC_CXR_IMPRESSION",
+    "mimic-cxr-both": "tasks.datasets.mimic_cxr:MIMIC_CXR_BOTH",
 }
 
 TASKS: Registry[TaskSpec] = Registry("task", _BUILTIN, "medbench.tasks")
@@ -48,15 +52,26 @@ def get_task(name: str) -> TaskSpec:
 
 
 def task_names() -> tuple[str, ...]:
-    """Return the names of all tasks: the 12 in the order of the paper's tables, then those of plugins."""
+    """Return the names of all tasks: the 12 in the order of the paper's tables, then variants and plugins' tasks."""
     return tuple(TASKS)
+
+
+def benchmark_names() -> tuple[str, ...]:
+    """Return the names of the 12 benchmarks, in the order of the paper's tables."""
+    return tuple(name for name in _BUILTIN if not get_task(name).variant_of)
+
+
+def main_task_names() -> tuple[str, ...]:
+    """Return the names that `all`, kinds and patterns stand for: all tasks but variants."""
+    return tuple(name for name in TASKS if not get_task(name).variant_of)
 
 
 def select_tasks(selection: str) -> tuple[str, ...]:
     """Return the tasks that a selection names, in catalog order, each once.
 
     Args:
-        selection: Comma-separated names, kinds (`vqa`), patterns (`slake-*`), or `all`.
+        selection: Comma-separated names, kinds (`vqa`), patterns (`slake-*`), or `all`. A variant of a task
+            (`medqa-options`) is selected by its name only.
 
     Raises:
         UsageError: If a part names nothing; the message has the closest names.
@@ -70,25 +85,30 @@ def select_tasks(selection: str) -> tuple[str, ...]:
 
 def _matches(part: str) -> set[str]:
     if part == "all":
-        return set(TASKS)
+        return set(main_task_names())
     if part in TASKS:
         return {part}
     if part in get_args(Kind):
-        return {name for name in TASKS if get_task(name).kind == part}
-    found = {name for name in TASKS if _PATTERN_MARKS.intersection(part) and fnmatchcase(name, part)}
+        return {name for name in main_task_names() if get_task(name).kind == part}
+    found = {name for name in main_task_names() if _PATTERN_MARKS.intersection(part) and fnmatchcase(name, part)}
     if not found:
         raise unknown_name("task", part, ("all", *get_args(Kind), *TASKS))
     return found
 
 
 def current_versions() -> dict[str, dict[str, object]]:
-    """Return version and fingerprint of the 12 built-in tasks as they are declared now."""
+    """Return version, declaration and scores of the built-in tasks, as they are declared and scored now."""
+    from tasks.score_probe import scores_fingerprint
+
     specs = (get_task(name) for name in _BUILTIN)
-    return {spec.name: {"version": spec.version, "fingerprint": spec.fingerprint()} for spec in specs}
+    return {
+        spec.name: {"version": spec.version, "fingerprint": spec.fingerprint(), "scores": scores_fingerprint(spec)}
+        for spec in specs
+    }
 
 
 def unversioned_changes(locked: Mapping[str, Any], current: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the tasks whose fingerprint differs from the locked one although the version is the same."""
+    """Return the tasks whose declaration or scores differ from the locked ones although the version is the same."""
     shared = sorted(locked.keys() & current.keys())
     return tuple(
         name for name in shared if locked[name] != current[name] and locked[name]["version"] == current[name]["version"]
@@ -105,7 +125,7 @@ def write_lock(path: Path = LOCK_FILE) -> None:
     changed = unversioned_changes(read_json(path), current) if path.is_file() else ()
     if changed:
         raise UsageError(
-            f"The declaration of {changed[0]} was changed, but its version was not.",
+            f"The declaration or the scores of {changed[0]} were changed, but its version was not.",
             f"Raise the version at its declaration ({_BUILTIN[changed[0]]}), then run {LOCK_COMMAND} again.",
         )
     write_atomically(path, f"{canonical_json(current, indent=2)}\n")

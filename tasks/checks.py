@@ -18,11 +18,13 @@ class Checked:
 
     Attributes:
         lines: The usable samples as JSON lines, by split.
+        images: The image files that usable samples name, each once, sorted.
         skipped: Everything that was left out, by the reader or here.
         warnings: What is odd about the data as a whole.
     """
 
     lines: Mapping[Split, Sequence[str]]
+    images: tuple[str, ...]
     skipped: Sequence[Skipped]
     warnings: tuple[str, ...]
 
@@ -36,19 +38,22 @@ def check_reading(spec: TaskSpec, source: Path, reading: Reading) -> Checked:
     lines: dict[Split, list[str]] = {split: [] for split in SPLITS}
     groups: dict[Split, set[str]] = {split: set() for split in SPLITS}
     skipped = list(reading.skipped)
-    images = _ImageCheck(source)
+    check = _ImageCheck(source)
+    images: set[str] = set()
     seen: set[str] = set()
     for sample in reading.samples:
         _refuse_malformed(spec, sample, seen)
         seen.add(sample.sample_id)
         line = f"{canonical_json(SAMPLE.dump_python(sample, mode='json', exclude_defaults=True))}\n"
-        reason = images.problem(sample) or _text_problem(sample, line)
+        reason = check.problem(sample) or _text_problem(sample, line)
         if reason:
             skipped.append(Skipped(item=encodable(sample.sample_id), reason=reason))
             continue
         lines[sample.split].append(line)
         groups[sample.split].add(sample.groups[spec.group_key])
-    return Checked(lines=lines, skipped=skipped, warnings=tuple(_warnings(spec, lines, groups)))
+        images.update(ref.path for ref in sample.images)
+    warnings = tuple(_warnings(spec, lines, groups))
+    return Checked(lines=lines, images=tuple(sorted(images)), skipped=skipped, warnings=warnings)
 
 
 def _refuse_malformed(spec: TaskSpec, sample: Sample, seen: set[str]) -> None:

@@ -1,20 +1,35 @@
 """The commands `medbench tasks` and `medbench data`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import get_args
 
 import click
 
 from tasks.catalog import get_task, select_tasks, task_names
+from tasks.download_cli import download_command
 from tasks.foundation.console import emit, emit_table, say, warn
 from tasks.foundation.errors import DataError, UsageError
+from tasks.image_hashes import HashedFile, ImageHashes, changed_images
 from tasks.prepare import prepare_suite, prepare_task
-from tasks.prepared import SPLITS, Prepared, damaged_files, is_prepared, load_prepared
-from tasks.sample import Split
+from tasks.prepared import (
+    IMAGES_NAME,
+    SKIPPED_NAME,
+    SPLITS,
+    FileState,
+    Prepared,
+    damaged_files,
+    file_states,
+    is_prepared,
+    load_prepared,
+    split_file,
+)
 from tasks.spec import TaskSpec
 
 MINI = "mini"
+
+_DIGITS = 12
 
 _data_dir_option = click.option(
     "--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder of prepared tasks."
@@ -65,6 +80,9 @@ def data_group() -> None:
     """
 
 
+data_group.add_command(download_command)
+
+
 @data_group.command("list")
 @click.argument("task", nargs=-1)
 def list_command(task: Sequence[str]) -> None:
@@ -93,13 +111,26 @@ def _description(spec: TaskSpec) -> str:
 )
 @_data_dir_option
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="A reader option; may be repeated.")
-def prepare_command(task: Sequence[str], source: Path | None, data_dir: Path | None, options: Sequence[str]) -> None:
+@click.option(
+    "--image-hashes",
+    type=click.Choice(get_args(ImageHashes)),
+    default="prepared",
+    show_default=True,
+    help="prepared: hash every image file that a sample names; none: leave them unread, and out of the fingerprint.",
+)
+def prepare_command(
+    task: Sequence[str],
+    source: Path | None,
+    data_dir: Path | None,
+    options: Sequence[str],
+    image_hashes: ImageHashes,
+) -> None:
     """Read native files and write samples and a manifest. TASK: names, kinds, patterns, or `mini`.
 
     The images stay where they are. `mini` prepares the bundled suite, needs no --source, and shows its folder.
     """
     if MINI in task:
-        _prepare_mini(task, source, data_dir, options)
+        _prepare_mini(task, source, data_dir, options, image_hashes)
         return
     if source is None or data_dir is None:
         raise UsageError(
@@ -109,11 +140,17 @@ def prepare_command(task: Sequence[str], source: Path | None, data_dir: Path | N
         )
     parsed = _parsed_options(options)
     for name in _selected(task):
-        _report(prepare_task(get_task(name), source, data_dir, parsed))
+        _report(prepare_task(get_task(name), source, data_dir, parsed, image_hashes=image_hashes))
 
 
-def _prepare_mini(task: Sequence[str], source: Path | None, data_dir: Path | None, options: Sequence[str]) -> None:
-    if len(task) > 1 or source is not None or options:
+def _prepare_mini(
+    task: Sequence[str],
+    source: Path | None,
+    data_dir: Path | None,
+    options: Sequence[str],
+    image_hashes: ImageHashes,
+) -> None:
+    if len(task) > 1 or source is not None or options or image_hashes != "prepared":
         raise UsageError("The mini suite is prepared alone, from its bundled files.", "Use: medbench data prepare mini")
     suite = import_module("tasks.mini_suite").DATA
     emit(str(prepare_suite(suite, data_dir)))
@@ -137,6 +174,8 @@ def _report(prepared: Prepared) -> None:
     )
     for reason, count in manifest.skipped_counts.items():
         say(f"  skipped {count}: {reason}")
+    if manifest.skipped_counts:
+        say(f"  every skipped item: {prepared.folder / SKIPPED_NAME}")
     for warning in manifest.warnings:
         warn(f"  {warning}")
 
@@ -144,27 +183,85 @@ def _report(prepared: Prepared) -> None:
 @data_group.command("verify")
 @click.argument("task", nargs=-1)
 @_data_dir_option
-def verify_command(task: Sequence[str], data_dir: Path | None) -> None:
+@click.option("--skipped", "show_skipped", is_flag=True, help="List every skipped item with its reason.")
+@click.option("--images", "check_images", is_flag=True, help="Hash the image files again and name those that changed.")
+def verify_command(task: Sequence[str], data_dir: Path | None, show_skipped: bool, check_images: bool) -> None:
     """Compare prepared tasks with their manifests and with the paper's counts. TASK: names, kinds, patterns.
 
-    Ends with exit code 1 if a file differs from its manifest. Counts that differ from the paper's are shown.
+    Ends with exit code 1 if a file differs from its manifest, or with --images an image from its hash. Counts that
+    differ from the paper's are shown.
     """
     if data_dir is None:
         raise UsageError("--data-dir is not given.", "Add --data-dir DIR, the folder given to medbench data prepare.")
     prepared = _prepared_tasks(task, data_dir)
-    damaged = {item.task: damaged_files(item) for item in prepared}
-    columns = ("task", "split", "paper", "found", "difference", "files")
-    emit_table(columns, [_verify_row(item, split, damaged) for item in prepared for split in SPLITS])
+    columns = ("task", "part", "paper", "found", "difference", "sha256", "file")
+    emit_table(columns, [row for item in prepared for row in _verify_rows(item)])
     for item in prepared:
         for reason, count in item.manifest.skipped_counts.items():
             say(f"{item.task}: skipped {count}: {reason}")
         for warning in item.manifest.warnings:
             warn(f"{item.task}: {warning}")
+    damaged = {item.task: damaged_files(item) for item in prepared}
+    whole = [item for item in prepared if not damaged[item.task]]
+    if show_skipped:
+        _emit_long_table(("task", "skipped item", "reason"), [row for item in whole for row in _skipped_rows(item)])
+    changed = _check_images(whole) if check_images else {}
+    _refuse_damage(damaged, changed)
+
+
+def _verify_rows(prepared: Prepared) -> Iterator[tuple[str, ...]]:
+    manifest = prepared.manifest
+    files = {file.name: file for file in file_states(prepared)}
+    for split in SPLITS:
+        expected, found = prepared.spec.counts.get(split), manifest.counts[split]
+        difference = "-" if expected is None else f"{found - expected:+d}" if found != expected else "0"
+        paper = "-" if expected is None else str(expected)
+        file = files[split_file(prepared.folder, split).name]
+        yield (prepared.task, split, paper, str(found), difference, *_file_cells(file))
+    hashed = files.get(IMAGES_NAME)
+    images = str(len(prepared.image_hashes() or ())) if hashed and hashed.state == "intact" else "-"
+    yield (prepared.task, "images", "-", images, "-", *_file_cells(hashed))
+    skipped = str(sum(manifest.skipped_counts.values()))
+    yield (prepared.task, "skipped", "-", skipped, "-", *_file_cells(files[SKIPPED_NAME]))
+
+
+def _file_cells(file: FileState | None) -> tuple[str, str]:
+    return (file.sha256[:_DIGITS] or "-", file.state) if file else ("-", "not hashed")
+
+
+def _skipped_rows(prepared: Prepared) -> Iterator[tuple[str, ...]]:
+    return ((prepared.task, item.item, item.reason) for item in prepared.skipped())
+
+
+def _check_images(prepared: Sequence[Prepared]) -> dict[str, tuple[HashedFile, ...]]:
+    changed: dict[str, tuple[HashedFile, ...]] = {}
+    for item in prepared:
+        hashes = item.image_hashes()
+        if hashes is None:
+            warn(f"{item.task}: the images were not hashed when it was prepared, so they cannot be checked")
+        else:
+            changed[item.task] = changed_images(item.source, hashes, f"{item.task} images")
+    rows = [(task, file.path, file.problem) for task, files in changed.items() for file in files]
+    if rows:
+        _emit_long_table(("task", "image", "problem"), rows)
+    return changed
+
+
+def _emit_long_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    # The tables of the console are measured cell by cell, which takes minutes for a hundred thousand rows.
+    lines = [columns, *(tuple(" ".join(cell.split()) for cell in row) for row in rows)]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    emit("\n".join(line.rstrip() for line in padded))
+
+
+def _refuse_damage(damaged: Mapping[str, Sequence[str]], changed: Mapping[str, Sequence[HashedFile]]) -> None:
     broken = [f"{name} ({', '.join(files)})" for name, files in damaged.items() if files]
+    broken += [f"{name} ({len(files)} images)" for name, files in changed.items() if files]
     if broken:
         raise DataError(
             f"Changed since it was prepared: {'; '.join(broken)}.",
-            "Prepare these tasks again from their source.",
+            "Restore these files, or prepare these tasks again from their source.",
         )
 
 
@@ -178,13 +275,6 @@ def _prepared_tasks(task: Sequence[str], data_dir: Path) -> list[Prepared]:
             "Prepare one: medbench data prepare TASK --source DIR --data-dir DIR",
         )
     return [load_prepared(data_dir, name) for name in found]
-
-
-def _verify_row(prepared: Prepared, split: Split, damaged: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
-    expected, found = prepared.spec.counts.get(split), prepared.manifest.counts[split]
-    files = ", ".join(damaged[prepared.task]) or "intact"
-    difference = "-" if expected is None else f"{found - expected:+d}" if found != expected else "0"
-    return (prepared.task, split, "-" if expected is None else str(expected), str(found), difference, files)
 
 
 def _selected(task: Sequence[str]) -> tuple[str, ...]:

@@ -1,5 +1,8 @@
 """Image references to pixels: decoded when asked for, always 8-bit RGB, always from inside the source folder.
 
+A reference may not climb out of that folder. A symbolic link inside it is followed, so that images may lie on another
+disk: texts of a dataset name paths, they make no links.
+
 How each kind of file becomes RGB:
 
 - 8 bits per channel (black and white, grey, palette, RGB, CMYK, YCbCr, with or without alpha): Pillow's own
@@ -80,12 +83,11 @@ def locate(folder: Path, relative: str) -> Path:
     """Return the file `relative` of `folder`, which need not exist.
 
     Raises:
-        SampleError: If the text is no valid path or leads out of `folder`.
+        SampleError: If the text is no valid path or leads out of `folder`; see `inside`.
     """
     try:
         return inside(folder, relative)
-    # Besides the refusal: a NUL or lone surrogate is a ValueError, a symbolic link to itself a RuntimeError.
-    except (DataError, ValueError, RuntimeError) as error:
+    except DataError as error:
         raise SampleError(f"The path {relative!r} is not opened: {error}") from error
 
 

@@ -12,10 +12,13 @@ from pydantic import Field, TypeAdapter
 from tasks.catalog import get_task
 from tasks.checks import Checked, check_reading, encodable
 from tasks.foundation.errors import DataError, RunError, UsageError, unknown_name
-from tasks.foundation.files import canonical_json, file_sha256, fingerprint, inside, write_atomically
+from tasks.foundation.files import canonical_json, file_sha256, fingerprint, inside, json_lines, write_atomically
+from tasks.image_hashes import ImageHashes, hash_images, hash_lines
 from tasks.prepared import (
+    IMAGES_NAME,
     MANIFEST,
     MANIFEST_NAME,
+    SKIPPED_NAME,
     SPLITS,
     Manifest,
     Prepared,
@@ -29,12 +32,16 @@ from tasks.validation import NativeRow, parse_json_file
 
 __all__ = ["Manifest", "Prepared", "load_prepared", "medbench_home", "prepare_suite", "prepare_task"]
 
-# A manifest stays readable; the counts by reason are always complete.
-MAX_LISTED_SKIPS = 1000
 
-
-def prepare_task(spec: TaskSpec, source: Path, data_dir: Path, options: Mapping[str, str]) -> Prepared:
-    """Read a native folder and write samples and manifest to `<data_dir>/<task>/`.
+def prepare_task(
+    spec: TaskSpec,
+    source: Path,
+    data_dir: Path,
+    options: Mapping[str, str],
+    *,
+    image_hashes: ImageHashes = "prepared",
+) -> Prepared:
+    """Read a native folder and write samples, skipped items, hashes and manifest to `<data_dir>/<task>/`.
 
     A sample whose image is missing or outside `source`, whose reference is empty or whose text is no valid
     Unicode is skipped and counted. The manifest is written last: without it, the folder does not count as
@@ -45,10 +52,13 @@ def prepare_task(spec: TaskSpec, source: Path, data_dir: Path, options: Mapping[
         source: The user's native folder.
         data_dir: Where prepared tasks go.
         options: Reader options; see `spec.options`.
+        image_hashes: `prepared` to hash every image file that a sample names, so that the identity of the data covers
+            them; `none` to leave them unread.
 
     Raises:
         UsageError: If an option does not exist or is malformed.
-        DataError: If the layout is another one, two samples share an id, or nothing usable was found.
+        DataError: If the layout is another one, two samples share an id, nothing usable was found, or an image
+            cannot be read.
         RunError: If `data_dir` cannot be written to.
     """
     for name in options:
@@ -59,23 +69,33 @@ def prepare_task(spec: TaskSpec, source: Path, data_dir: Path, options: Mapping[
     checked = check_reading(spec, source, reading)
     if not any(checked.lines.values()):
         raise _nothing_usable(spec, source, checked.skipped)
+    images = hash_images(source, checked.images, f"{spec.name} images") if image_hashes == "prepared" else None
     folder = data_dir / spec.name
-    _withdraw_manifest(folder)
-    for split in SPLITS:
-        write_atomically(split_file(folder, split), "".join(checked.lines[split]))
+    _write_parts(folder, checked, images)
     manifest = _manifest(spec, source, options, reading.split_method, checked, folder)
     text = canonical_json(MANIFEST.dump_python(manifest, mode="json"), indent=2)
     write_atomically(folder / MANIFEST_NAME, f"{text}\n")
     return Prepared(folder=folder, spec=spec, manifest=manifest)
 
 
-def _withdraw_manifest(folder: Path) -> None:
+def _write_parts(folder: Path, checked: Checked, images: Mapping[str, str] | None) -> None:
     # A crash between the files must not leave the old manifest beside new samples.
+    _withdraw(folder / MANIFEST_NAME)
+    _withdraw(folder / IMAGES_NAME)
+    for split in SPLITS:
+        write_atomically(split_file(folder, split), "".join(checked.lines[split]))
+    skipped = ({"item": encodable(item.item), "reason": encodable(item.reason)} for item in checked.skipped)
+    write_atomically(folder / SKIPPED_NAME, json_lines(skipped))
+    if images is not None:
+        write_atomically(folder / IMAGES_NAME, hash_lines(images))
+
+
+def _withdraw(path: Path) -> None:
     try:
-        (folder / MANIFEST_NAME).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
     except OSError as error:
         raise RunError(
-            f"Cannot write to {folder}: {error.strerror or error}.", "Choose another folder with --data-dir."
+            f"Cannot write to {path.parent}: {error.strerror or error}.", "Choose another folder with --data-dir."
         ) from error
 
 
@@ -94,6 +114,8 @@ def _manifest(
     folder: Path,
 ) -> Manifest:
     digests = {split: file_sha256(split_file(folder, split)) for split in SPLITS}
+    images = folder / IMAGES_NAME
+    images_sha256 = file_sha256(images) if images.is_file() else None
     return Manifest(
         task=spec.name,
         version=spec.version,
@@ -103,15 +125,12 @@ def _manifest(
         split_method=split_method,
         counts={split: len(checked.lines[split]) for split in SPLITS},
         skipped_counts=dict(Counter(encodable(item.reason) for item in checked.skipped)),
-        skipped=tuple(_storable(item) for item in checked.skipped[:MAX_LISTED_SKIPS]),
+        skipped_sha256=file_sha256(folder / SKIPPED_NAME),
         warnings=checked.warnings,
         sha256=digests,
-        data_fingerprint=data_fingerprint(digests),
+        images_sha256=images_sha256,
+        data_fingerprint=data_fingerprint(digests, images_sha256),
     )
-
-
-def _storable(item: Skipped) -> Skipped:
-    return Skipped(item=encodable(item.item), reason=encodable(item.reason))
 
 
 class _SuiteTask(NativeRow):

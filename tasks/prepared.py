@@ -1,24 +1,36 @@
 """Prepared tasks on disk: samples as JSON lines and the manifest that vouches for them.
 
-A prepared task is one folder, `<data-dir>/<task>/`, of `train.jsonl`, `test.jsonl` and `manifest.json`.
+A prepared task is one folder, `<data-dir>/<task>/`::
+
+    train.jsonl, test.jsonl    the samples
+    skipped.jsonl              every item of the native data that became no sample, with the reason
+    images.sha256              a digest of every image file that a sample names, unless the user did without
+    manifest.json              what vouches for the other files
+
 Images stay where they are; a sample names them relative to the source folder that the manifest names.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, with_config
 
 from tasks.catalog import get_task
 from tasks.foundation.errors import DataError
 from tasks.foundation.files import file_sha256, fingerprint
+from tasks.image_hashes import parse_hash_lines
 from tasks.sample import ImageRef, Sample, Split
 from tasks.spec import Skipped, TaskSpec
-from tasks.validation import parse_json, parse_json_file
+from tasks.validation import parse_json, parse_json_file, read_bytes
+
+T = TypeVar("T")
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 MANIFEST_NAME = "manifest.json"
+SKIPPED_NAME = "skipped.jsonl"
+IMAGES_NAME = "images.sha256"
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -35,11 +47,13 @@ class Manifest:
         options: Reader options as given.
         split_method: How train and test were told apart.
         counts: Samples by split.
-        skipped_counts: Skipped items by reason.
-        skipped: The first of the skipped items.
+        skipped_counts: Skipped items by reason; the items are in `skipped.jsonl`.
+        skipped_sha256: Digest of `skipped.jsonl`.
         warnings: What is odd about the data as a whole.
         sha256: Digest of each split's file.
-        data_fingerprint: Identity of the data: a hash over both digests, the same wherever the source is.
+        images_sha256: Digest of `images.sha256`, or None where the user did without hashes of the images.
+        data_fingerprint: Identity of the data: a hash over the digests of splits and images, the same wherever the
+            source is.
     """
 
     task: str
@@ -50,9 +64,10 @@ class Manifest:
     split_method: str
     counts: Mapping[Split, int]
     skipped_counts: Mapping[str, int]
-    skipped: tuple[Skipped, ...]
+    skipped_sha256: str
     warnings: tuple[str, ...]
     sha256: Mapping[Split, str]
+    images_sha256: str | None
     data_fingerprint: str
 
 
@@ -61,6 +76,7 @@ for _record in (ImageRef, Sample, Skipped, Manifest):
     with_config(_STRICT)(_record)
 
 SAMPLE = TypeAdapter(Sample)
+SKIPPED = TypeAdapter(Skipped)
 MANIFEST = TypeAdapter(Manifest)
 
 
@@ -96,10 +112,45 @@ class Prepared:
                 not the one that was prepared.
         """
         path = split_file(self.folder, split)
-        found = tuple(_read_samples(path))
-        if file_sha256(path) != self.manifest.sha256[split]:
+        return self._vouched(path, tuple(_read_lines(SAMPLE, path)), self.manifest.sha256[split])
+
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Read all skipped items, in the order in which they were met; raises like `samples`."""
+        path = self.folder / SKIPPED_NAME
+        return self._vouched(path, tuple(_read_lines(SKIPPED, path)), self.manifest.skipped_sha256)
+
+    def image_hashes(self) -> Mapping[str, str] | None:
+        """Read the digests of the image files by path, or return None if there are none; raises like `samples`."""
+        if self.manifest.images_sha256 is None:
+            return None
+        path = self.folder / IMAGES_NAME
+        text = read_bytes(path).decode(errors="replace")
+        return self._vouched(path, parse_hash_lines(text, str(path)), self.manifest.images_sha256)
+
+    def _vouched(self, path: Path, content: T, sha256: str) -> T:
+        if file_sha256(path) != sha256:
             raise DataError(f"{path} was changed after it was prepared.", prepare_again(self.task))
-        return found
+        return content
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """One file of a prepared task beside what its manifest says.
+
+    Attributes:
+        name: Its name.
+        sha256: Digest of the file that is there; empty if there is none.
+        expected: Digest in the manifest.
+    """
+
+    name: str
+    sha256: str
+    expected: str
+
+    @property
+    def state(self) -> str:
+        """`intact`, `changed` or `missing`."""
+        return "intact" if self.sha256 == self.expected else "changed" if self.sha256 else "missing"
 
 
 def load_prepared(data_dir: Path, task: str) -> Prepared:
@@ -119,7 +170,7 @@ def load_prepared(data_dir: Path, task: str) -> Prepared:
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise DataError(f"The task {task!r} is not prepared in {data_dir}.", prepare_again(task))
-    manifest = parse_json_file(MANIFEST, path)
+    manifest = _read_manifest(path, task)
     if manifest.task != task or set(manifest.sha256) != set(SPLITS):
         raise DataError(f"{path} is not a manifest of {task!r}.", prepare_again(task))
     if (manifest.version, manifest.spec_fingerprint) != (spec.version, spec.fingerprint()):
@@ -139,13 +190,25 @@ def is_prepared(data_dir: Path, task: str) -> bool:
     return True
 
 
+def file_states(prepared: Prepared) -> tuple[FileState, ...]:
+    """Return the state of every file that the manifest vouches for; `images.sha256` only where there is one."""
+    manifest = prepared.manifest
+    expected = {split_file(prepared.folder, split).name: manifest.sha256[split] for split in SPLITS}
+    if manifest.images_sha256 is not None:
+        expected[IMAGES_NAME] = manifest.images_sha256
+    expected[SKIPPED_NAME] = manifest.skipped_sha256
+    paths = {name: prepared.folder / name for name in expected}
+    return tuple(
+        FileState(name, file_sha256(path) if path.is_file() else "", expected[name]) for name, path in paths.items()
+    )
+
+
 def damaged_files(prepared: Prepared) -> tuple[str, ...]:
-    """Return the names of the split files that are missing or differ from the manifest."""
-    paths = {split: split_file(prepared.folder, split) for split in SPLITS}
-    digests = {split: file_sha256(path) if path.is_file() else "" for split, path in paths.items()}
-    if data_fingerprint(prepared.manifest.sha256) != prepared.manifest.data_fingerprint:
+    """Return the names of the files that are missing or differ from the manifest."""
+    manifest = prepared.manifest
+    if data_fingerprint(manifest.sha256, manifest.images_sha256) != manifest.data_fingerprint:
         return (MANIFEST_NAME,)
-    return tuple(paths[split].name for split in SPLITS if digests[split] != prepared.manifest.sha256[split])
+    return tuple(file.name for file in file_states(prepared) if file.state != "intact")
 
 
 def split_file(folder: Path, split: Split) -> Path:
@@ -153,9 +216,12 @@ def split_file(folder: Path, split: Split) -> Path:
     return folder / f"{split}.jsonl"
 
 
-def data_fingerprint(sha256: Mapping[Split, str]) -> str:
+def data_fingerprint(sha256: Mapping[Split, str], images_sha256: str | None) -> str:
     """Return the identity of a task's data from the digests of its files."""
-    return fingerprint(dict(sha256))
+    digests: dict[str, str] = {split: sha256[split] for split in SPLITS}
+    if images_sha256 is not None:
+        digests["images"] = images_sha256
+    return fingerprint(digests)
 
 
 def prepare_again(task: str) -> str:
@@ -163,9 +229,16 @@ def prepare_again(task: str) -> str:
     return f"Prepare it: medbench data prepare {task} --source DIR --data-dir DIR"
 
 
-def _read_samples(path: Path) -> list[Sample]:
+def _read_manifest(path: Path, task: str) -> Manifest:
+    try:
+        return parse_json_file(MANIFEST, path)
+    except DataError as error:
+        raise DataError(error.problem, f"An older medbench may have written it. {prepare_again(task)}") from error
+
+
+def _read_lines(adapter: TypeAdapter[T], path: Path) -> list[T]:
     try:
         with path.open("rb") as stream:
-            return [parse_json(SAMPLE, line, f"{path}, line {number}") for number, line in enumerate(stream, start=1)]
+            return [parse_json(adapter, line, f"{path}, line {number}") for number, line in enumerate(stream, start=1)]
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing.", "Prepare the task again.") from error

@@ -4,7 +4,7 @@
 |---|---|---|
 | `ok` | scored | scored |
 | `empty` | scored as it stands, so 0 nearly always; a report is left out | scores 0 on every metric |
-| `unparsed` | scored as it stands; a box that could not be read is IoU 0 | counted beside the number |
+| `unparsed` | scored as it stands: no box is IoU 0, no choice is wrong | counted beside the number |
 | `truncated` | scored as it stands | counted beside the number |
 | `error` | counted beside the number | counted beside the number |
 
@@ -14,7 +14,7 @@ compares with whole references and imputes nothing.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -24,6 +24,7 @@ import numpy.typing as npt
 from tasks.foundation.errors import unknown_name
 from tasks.metrics.metric import FloatArray, Metric, Scorable
 from tasks.metrics.paper import paper_metrics, processed_texts
+from tasks.metrics.ptb import tokenise
 from tasks.metrics.strict import strict_metrics
 from tasks.spec import Kind
 
@@ -42,8 +43,12 @@ _METRIC_IDS: Mapping[Kind, tuple[str, ...]] = {
     "report": ("bleu1", "bleu4", "rouge1", "rouge2", "rougeL", "meteor"),
     "cls": ("accuracy",),
 }
-# The answers of PubMedQA are three classes, so BLEU and F1 would say the same as accuracy.
-_OWN_METRIC_IDS: Mapping[str, tuple[str, ...]] = {"pubmedqa": ("accuracy", "macro_f1")}
+# Where the answer is one of a few words or letters, BLEU and F1 would say the same as accuracy.
+_OWN_METRIC_IDS: Mapping[str, tuple[str, ...]] = {
+    "pubmedqa": ("accuracy", "macro_f1"),
+    "pubmedqa-context": ("accuracy", "macro_f1"),
+    "medqa-options": ("accuracy",),
+}
 _MORE_STRICT_METRIC_IDS: Mapping[Kind, tuple[str, ...]] = {"cls": ("macro_f1",)}
 
 
@@ -116,6 +121,15 @@ def metrics_for(task_name: str, kind: Kind, protocol: Protocol, *, classes: Sequ
     return tuple(defined[metric_id] for metric_id in ids)
 
 
+def state_of(scorable: Scorable, kind: Kind) -> State:
+    """Return the state of a prediction that came out whole: `ok`, `empty`, or `unparsed` without its box or choice."""
+    if not scorable.prediction.strip():
+        return "empty"
+    if kind == "rec" and scorable.predicted_box is None:
+        return "unparsed"
+    return "unparsed" if scorable.choices and not scorable.choice else "ok"
+
+
 def is_scored(protocol: Protocol, kind: Kind, item: Item) -> bool:
     """Return whether a protocol scores an item of a task of this kind; the table of this module says why."""
     if item.state == "error":
@@ -136,7 +150,7 @@ def scored_items(protocol: Protocol, kind: Kind, items: Sequence[Item]) -> tuple
 
 def _as_scored(protocol: Protocol, item: Item) -> Scorable:
     if protocol == "strict" and item.state == "empty":
-        return replace(item.scorable, prediction="", predicted_box=None)
+        return replace(item.scorable, prediction="", choice="", predicted_box=None)
     return item.scorable
 
 
@@ -165,6 +179,23 @@ def evaluate(task_name: str, kind: Kind, protocol: Protocol, items: Sequence[Ite
     metrics = metrics_for(task_name, kind, protocol)
     indices, scorables = scored_items(protocol, kind, items)
     return tuple(_evaluated(metric, indices, scorables) for metric in metrics)
+
+
+def tokenise_together(tasks: Iterable[tuple[str, Kind, Sequence[Item]]]) -> None:
+    """Tokenise the reports of several tasks (name, kind, items) for both protocols with one start of the tokenizer.
+
+    Evaluating the tasks afterwards finds the tokens there.
+    """
+    texts = [
+        text
+        for name, kind, items in tasks
+        for protocol in PROTOCOLS
+        for metric in metrics_for(name, kind, protocol)
+        if metric.tokenised is not None
+        for scorable in scored_items(protocol, kind, items)[1]
+        for text in metric.tokenised(scorable)
+    ]
+    tokenise(texts)
 
 
 def _evaluated(metric: Metric, indices: IndexArray, scorables: Sequence[Scorable]) -> Evaluation:

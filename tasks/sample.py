@@ -50,7 +50,10 @@ class Sample:
         split: `train` or `test`.
         images: The images that the question is about; empty for text-only tasks.
         inputs: What fills the prompt template, by field name (`question`, `object`).
-        reference: The right answer as text (for REC the name of the object's box is in `box`).
+        reference: The right answer as text (for REC the name of the object, whose box is in `box`); a key of
+            `choices` where there are some.
+        choices: The closed list that the answer comes from, key to text (`A` to an option, a class to itself);
+            empty for open questions.
         box: REC: the box to find; REG: the box to name; otherwise None. Pixels of the original image.
         image_size: Width and height in pixels of the image that `box` refers to.
         labels: The dataset's own labels, for breakdowns (`answer_type`, `modality`, `organ`).
@@ -63,6 +66,7 @@ class Sample:
     images: tuple[ImageRef, ...] = ()
     inputs: Mapping[str, str] = field(default_factory=dict)
     reference: str
+    choices: Mapping[str, str] = field(default_factory=dict)
     box: Box | None = None
     image_size: tuple[int, int] | None = None
     labels: Mapping[str, str] = field(default_factory=dict)

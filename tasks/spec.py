@@ -58,6 +58,10 @@ class TaskSpec:
         layout: One line on the native layout that `reader` expects.
         reader: Native folder and options to samples.
         options: Allowed reader options with their meaning.
+        choices: The answers that the task allows, where they are the same for all its questions. Samples carry their
+            own; these stand in for predictions of others that came without.
+        variant_of: Name of the task whose data this one asks about in another way, or empty. Variants are run only
+            when they are named, so that `all` means the benchmark and nothing twice.
     """
 
     name: str
@@ -75,6 +79,8 @@ class TaskSpec:
     layout: str
     reader: Reader
     options: Mapping[str, str] = field(default_factory=dict)
+    choices: tuple[str, ...] = ()
+    variant_of: str = ""
 
     def instruction(self, sample: Sample, *, box: str = "", template: str | None = None) -> str:
         """Return the instruction text for `sample`.

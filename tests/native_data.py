@@ -61,6 +61,17 @@ def slake(root: Path, train: Sequence[str] = ("xmlab1", "xmlab2"), test: Sequenc
     return root
 
 
+def slake_download(root: Path, validation: str = "validate") -> Path:
+    """Write images 1 to 3 with their questions in three files for all images, as they are downloaded."""
+    for number, split in enumerate(("train", validation, "test"), start=1):
+        name = f"xmlab{number}"
+        slake_folder(root, name, number * 10)
+        (root / "imgs" / name / "question.json").unlink()
+        rows = [slake_question(number * 10 + place, img_name=f"{name}/source.jpg") for place in range(2)]
+        write_json(root / f"{split}.json", [*rows, slake_question(number * 10 + 5, img_name="xmlab1/source.jpg")])
+    return root
+
+
 def path_vqa_row(img_id: str, number: int, **fields: object) -> dict[str, object]:
     row = {
         "img_id": img_id,
@@ -141,6 +152,38 @@ def mimic_cxr(root: Path, *, inner: str = "files") -> Path:
     write_json(root / "annotation.json", rows)
     for number in (1, 2, 4):
         write_picture(root / inner / f"p10/p{number}/s{number}/dicom-{number}.jpg", mode="L")
+    return root
+
+
+def mimic_report(findings: str = "The lungs are clear.", impression: str = "Normal.") -> str:
+    return f" FINAL REPORT\n INDICATION: ___\n\n FINDINGS:\n\n {findings}\n\n IMPRESSION: {impression}\n"
+
+
+def mimic_view(number: int, view: str = "a", split: str = "train") -> dict[str, str]:
+    study, patient = str(50000000 + number), str(10000000 + number)
+    return {"dicom_id": f"{number}-{view}", "study_id": study, "subject_id": patient, "split": split}
+
+
+def mimic_study_path(number: int) -> str:
+    return f"p10/p{10000000 + number}/s{50000000 + number}"
+
+
+def mimic_study(root: Path, number: int, report: str, views: str = "a", reports: str = "files") -> None:
+    path = root / reports / f"{mimic_study_path(number)}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(report, encoding="utf-8")
+    for view in views:
+        write_picture(root / "files" / mimic_study_path(number) / f"{number}-{view}.jpg", mode="L")
+
+
+def mimic_raw(root: Path, reports: str = "files") -> Path:
+    """Write studies 1 and 2 for training, 3 for validation, and 4 with two views for testing."""
+    rows = [mimic_view(1), mimic_view(2), mimic_view(3, split="validate")]
+    rows += [mimic_view(4, "a", "test"), mimic_view(4, "b", "test")]
+    write_csv(root / "mimic-cxr-2.0.0-split.csv", rows)
+    for number in (1, 2, 3):
+        mimic_study(root, number, mimic_report(), reports=reports)
+    mimic_study(root, 4, mimic_report("A tube ends at ___\n of the trachea."), "ab", reports=reports)
     return root
 
 

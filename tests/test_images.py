@@ -173,14 +173,47 @@ def test_large_pictures_below_pillows_own_error_are_refused(tmp_path: Path, monk
         open_image(tmp_path, ImageRef(path="a.png"))
 
 
-@pytest.mark.parametrize("path", ["../secret.png", "/etc/hostname", "a/../../secret.png", "link.png", "a\0b"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../secret.png",
+        "/etc/hostname",
+        "a/../../secret.png",
+        "a/../b.png",
+        "link/../secret.png",
+        "..",
+        "a\0b",
+        "\ud800",
+    ],
+)
 def test_nothing_outside_the_source_is_opened(tmp_path: Path, path: str) -> None:
     source = tmp_path / "source"
     (source / "a").mkdir(parents=True)
-    Image.new("L", (2, 2)).save(tmp_path / "secret.png")
-    (source / "link.png").symlink_to(tmp_path / "secret.png")
+    (tmp_path / "other").mkdir()
+    for place in (tmp_path / "secret.png", tmp_path / "other" / "secret.png", source / "b.png"):
+        Image.new("L", (2, 2)).save(place)
+    (source / "link").symlink_to(tmp_path / "other")
     with pytest.raises(SampleError, match="not opened"):
         open_image(source, ImageRef(path=path))
+
+
+@pytest.mark.parametrize("path", ["imgs/a.png", "link.png", "./imgs//a.png"])
+def test_links_that_the_user_made_are_followed_to_other_disks(tmp_path: Path, path: str) -> None:
+    source, disk = tmp_path / "source", tmp_path / "disk"
+    source.mkdir()
+    disk.mkdir()
+    Image.new("L", (2, 2)).save(disk / "a.png")
+    (source / "imgs").symlink_to(disk, target_is_directory=True)
+    (source / "link.png").symlink_to(disk / "a.png")
+    assert open_image(source, ImageRef(path=path)).size == (2, 2)
+
+
+def test_links_to_nothing_or_to_themselves_are_errors_of_this_sample(tmp_path: Path) -> None:
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nothing.png")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    for name in ("gone.png", "loop.png"):
+        with pytest.raises(SampleError, match=name):
+            open_image(tmp_path, ImageRef(path=name))
 
 
 @pytest.mark.parametrize(

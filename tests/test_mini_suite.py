@@ -4,7 +4,6 @@ import csv
 import gzip
 import io
 import json
-import os
 import pickle
 import re
 import struct
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from realdata_root import realdata
 
 from tasks.foundation.errors import DataError
 from tasks.foundation.files import file_sha256
@@ -33,11 +33,13 @@ from tasks.mini_suite.build.seeds import generator, shuffled
 TASKS = {
     "dermamnist",
     "medqa",
+    "medqa-options",
     "mimic-cxr",
     "mpx-single",
     "organsmnist",
     "path-vqa",
     "pubmedqa",
+    "pubmedqa-context",
     "sa-med2d-rec",
     "sa-med2d-reg",
     "slake-rec",
@@ -103,12 +105,16 @@ def native_counts() -> dict[str, dict[str, int]]:
     annotation = json_of("MIMIC-CXR/annotation.json")
     boxes = {split: len(slake_rows(split, "detection")) for split in SPLITS}
     regions = {"total": sum(map(len, json_of("SAMed2Dv1/SAMed2D_v1.json").values()))}
+    medqa = {split: len(medqa_questions(split)) for split in SPLITS}
+    decisions = {"train": len(pubmed.keys() - truth.keys()), "test": len(truth)}
     arrays = {flag: np.load(DATA / f"MedMNIST/{flag}.npz") for flag in ("retinamnist", "breastmnist")}
     return {
         "dermamnist": {split: len(arrays["retinamnist"][f"{split}_labels"]) for split in SPLITS},
         "organsmnist": {split: len(arrays["breastmnist"][f"{split}_labels"]) for split in SPLITS},
-        "medqa": {split: len(medqa_questions(split)) for split in SPLITS},
-        "pubmedqa": {"train": len(pubmed.keys() - truth.keys()), "test": len(truth)},
+        "medqa": medqa,
+        "medqa-options": medqa,
+        "pubmedqa": decisions,
+        "pubmedqa-context": decisions,
         "mimic-cxr": {split: len(annotation[split]) for split in SPLITS},
         "mpx-single": {
             split: sum(row["type"] == "caption" and row["context"] != "" for row in medpix_rows(split))
@@ -315,26 +321,24 @@ def test_a_film_is_drawn_again_as_it_was_committed() -> None:
     assert np.abs(film - committed).mean() < 4
 
 
-def realdata() -> Path:
-    folder = Path(os.environ.get("MEDBENCH_REALDATA") or Path(__file__).parents[1] / "../shared/realdata").resolve()
-    if not folder.is_dir():
-        pytest.skip(f"the real data that the suite is built from is not in {folder}; set MEDBENCH_REALDATA")
-    return folder
+def real_sources() -> Path:
+    return realdata("pubmedqa").parent
 
 
 @pytest.mark.parametrize("build", [text_qa.build_medqa, text_qa.build_pubmedqa, path_vqa.build])
 def test_a_part_is_built_again_to_the_same_bytes(build: Callable[[Path], Part]) -> None:
-    part = build(realdata())
+    part = build(real_sources())
     assert part.files
     assert [path for path, content in part.files.items() if (DATA / path).read_bytes() != content] == []
 
 
 def test_one_part_can_be_built_from_the_command_line(tmp_path: Path) -> None:
     output = tmp_path / "suite"
-    result = CliRunner().invoke(main, ["--realdata", str(realdata()), "--output", str(output), "--part", "pubmedqa"])
+    arguments = ["--realdata", str(real_sources()), "--output", str(output), "--part", "pubmedqa"]
+    result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert file_sha256(output / "PubMedQA/ori_pqal.json") == file_sha256(DATA / "PubMedQA/ori_pqal.json")
-    again = CliRunner().invoke(main, ["--realdata", str(realdata()), "--output", str(output), "--part", "pubmedqa"])
+    again = CliRunner().invoke(main, arguments)
     assert again.exit_code == 1, "a folder without suite.json is not ours to replace"
     assert (output / "PubMedQA/ori_pqal.json").is_file()
 

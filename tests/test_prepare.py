@@ -12,6 +12,7 @@ from native_data import (
     mpx_single,
     path_vqa,
     path_vqa_row,
+    slake,
     write_json,
 )
 from task_helpers import one_task, question, slake_prepared
@@ -19,9 +20,10 @@ from task_helpers import one_task, question, slake_prepared
 from tasks import checks, prepare, prepared
 from tasks.catalog import get_task
 from tasks.foundation.errors import DataError, RunError, UsageError
+from tasks.foundation.files import file_sha256
 from tasks.images import open_image
 from tasks.prepare import load_prepared, prepare_task
-from tasks.prepared import MANIFEST, SAMPLE
+from tasks.prepared import MANIFEST, SAMPLE, damaged_files
 from tasks.sample import ImageRef, Sample
 from tasks.spec import Skipped
 
@@ -40,17 +42,26 @@ def test_every_task_is_prepared_read_back_and_decoded(tmp_path: Path, task: str)
         assert loaded.manifest.counts[split] == len(expected) > 0
         for ref in expected[-1].images:
             assert open_image(loaded.source, ref).mode == "RGB"
-    assert sum(loaded.manifest.skipped_counts.values()) == len(reading.skipped) == len(loaded.manifest.skipped)
+    assert sum(loaded.manifest.skipped_counts.values()) == len(reading.skipped)
+    assert loaded.skipped() == reading.skipped
+    named = {ref.path for sample in reading.samples for ref in sample.images}
+    assert loaded.image_hashes() == {path: file_sha256(loaded.source / path) for path in sorted(named)}
+    assert damaged_files(loaded) == ()
     assert loaded.manifest.warnings == ()
 
 
 def test_the_manifest_says_everything(tmp_path: Path) -> None:
-    manifest = slake_prepared(tmp_path).manifest
-    spec = get_task("slake-vqa")
+    done = slake_prepared(tmp_path)
+    manifest, spec = done.manifest, get_task("slake-vqa")
     assert (manifest.task, manifest.version, manifest.spec_fingerprint) == (spec.name, spec.version, spec.fingerprint())
     assert manifest.counts == {"train": 2, "test": 1}
     assert manifest.skipped_counts == {"question is not in English": 3, "answer is empty": 3}
-    assert Skipped(item="xmlab1/q2", reason="answer is empty") in manifest.skipped
+    assert Skipped(item="xmlab1/q2", reason="answer is empty") in done.skipped()
+    assert manifest.skipped_sha256 == file_sha256(done.folder / "skipped.jsonl")
+    assert manifest.images_sha256 == file_sha256(done.folder / "images.sha256")
+    assert {path.name for path in done.folder.iterdir()} == {
+        *("train.jsonl", "test.jsonl", "skipped.jsonl", "images.sha256", "manifest.json")
+    }
     assert manifest.split_method == "authors' lists train.txt and test.txt"
 
 
@@ -111,12 +122,79 @@ def test_hostile_paths_of_mimic_are_never_opened(tmp_path: Path, path: str) -> N
     assert sum(result.manifest.skipped_counts.values()) == 1
 
 
-def test_the_list_of_skipped_items_is_capped_but_not_the_counts(
+def test_every_skipped_item_is_listed_however_many(tmp_path: Path) -> None:
+    skipped = tuple(Skipped(item=f"row {number}", reason="odd") for number in range(5000))
+    done = prepare_task(one_task(question(1), skipped=skipped), tmp_path, tmp_path / "data", {})
+    assert done.skipped() == skipped
+    assert done.manifest.skipped_counts == {"odd": 5000}
+    assert (done.folder / "manifest.json").stat().st_size < 4000
+
+
+def test_the_bytes_of_the_images_are_part_of_the_datas_identity(tmp_path: Path) -> None:
+    first = slake_prepared(tmp_path).manifest
+    picture = tmp_path / "native" / "imgs" / "xmlab3" / "source.jpg"
+    picture.write_bytes(picture.read_bytes() + b"\0")
+    second = slake_prepared(tmp_path).manifest
+    assert second.sha256 == first.sha256
+    assert second.images_sha256 != first.images_sha256
+    assert second.data_fingerprint != first.data_fingerprint
+
+
+def test_images_can_be_left_unread_and_the_manifest_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = slake_prepared(tmp_path)
+
+    def fail(*_: object) -> dict[str, str]:
+        raise AssertionError("images were read")
+
+    monkeypatch.setattr(prepare, "hash_images", fail)
+    done = prepare_task(hashed.spec, tmp_path / "native", tmp_path / "data", {}, image_hashes="none")
+    assert done.manifest.images_sha256 is None
+    assert done.image_hashes() is None
+    assert not (done.folder / "images.sha256").exists()
+    assert done.manifest.data_fingerprint != hashed.manifest.data_fingerprint
+    assert load_prepared(tmp_path / "data", "slake-vqa").manifest == done.manifest
+    assert damaged_files(done) == ()
+
+
+def test_images_that_cannot_be_hashed_leave_what_was_prepared_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepare, "MAX_LISTED_SKIPS", 4)
-    manifest = slake_prepared(tmp_path).manifest
-    assert (len(manifest.skipped), sum(manifest.skipped_counts.values())) == (4, 6)
+    before = slake_prepared(tmp_path)
+
+    def fail(*_: object) -> dict[str, str]:
+        raise DataError("unreadable")
+
+    monkeypatch.setattr(prepare, "hash_images", fail)
+    with pytest.raises(DataError, match="unreadable"):
+        slake_prepared(tmp_path)
+    assert load_prepared(tmp_path / "data", "slake-vqa").manifest == before.manifest
+    assert damaged_files(before) == ()
+
+
+def test_text_only_tasks_have_no_images_to_hash(tmp_path: Path) -> None:
+    done = prepare_task(get_task("medqa"), NATIVE["medqa"](tmp_path / "native"), tmp_path / "data", {})
+    assert done.image_hashes() == {}
+
+
+def test_only_images_of_usable_samples_are_hashed(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        (tmp_path / name).write_bytes(name.encode())
+    spec = one_task(
+        question(1, images=(ImageRef(path="b.jpg"), ImageRef(path="a.jpg"))),
+        question(2, images=(ImageRef(path="a.jpg", member="x", index=2),)),
+        question(3, images=(ImageRef(path="c.jpg"),), reference=""),
+    )
+    done = prepare_task(spec, tmp_path, tmp_path / "data", {})
+    assert list(done.image_hashes() or ()) == ["a.jpg", "b.jpg"]
+
+
+def test_a_folder_of_images_may_be_a_link_to_another_disk(tmp_path: Path) -> None:
+    slake(tmp_path / "native")
+    (tmp_path / "native" / "imgs").rename(tmp_path / "disk")
+    (tmp_path / "native" / "imgs").symlink_to(tmp_path / "disk", target_is_directory=True)
+    done = slake_prepared(tmp_path)
+    assert done.manifest.counts == {"train": 2, "test": 1}
+    assert open_image(done.source, done.samples("test")[0].images[0]).mode == "RGB"
 
 
 @pytest.mark.parametrize(

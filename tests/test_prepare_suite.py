@@ -39,6 +39,8 @@ def test_a_suite_is_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         lambda data: (data / "slake-rec" / "train.jsonl").unlink(),
         lambda data: (data / "slake-rec" / "train.jsonl").write_text("{}"),
         lambda data: (data / "slake-rec" / "manifest.json").write_text("{"),
+        lambda data: (data / "slake-rec" / "images.sha256").write_text(""),
+        lambda data: (data / "slake-rec" / "skipped.jsonl").unlink(),
     ],
 )
 def test_a_suite_that_is_not_whole_is_prepared_again(tmp_path: Path, spoil: Callable[[Path], object]) -> None:

@@ -12,7 +12,9 @@ from fixture_root import fixtures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.answers.choice import read_choice
 from tasks.foundation.errors import UsageError
+from tasks.metrics import ptb
 from tasks.metrics.metric import Metric, Scorable
 from tasks.protocols import (
     PROTOCOLS,
@@ -25,12 +27,15 @@ from tasks.protocols import (
     metric_ids,
     metrics_for,
     scored_items,
+    state_of,
+    tokenise_together,
 )
 from tasks.sample import Box
 from tasks.spec import Kind
 
 _KINDS: tuple[Kind, ...] = ("qa", "vqa", "report", "rec", "reg", "cls")
 _OWN_TASKS: list[tuple[str, Kind]] = [("pubmedqa", "qa")]
+_READ_CHOICES = {("paper", "qa"), ("strict", "qa"), ("strict", "cls")}
 _CLASSES = ("no", "0", "left lung", "mass")
 _NEEDS_JAVA = {"meteor", "bleu1", "bleu4"}
 _WORDS = [
@@ -106,7 +111,9 @@ def test_ids_and_signatures_agree_and_name_the_protocol() -> None:
             for metric in metrics:
                 parts = metric.signature.split("|")
                 assert (parts[0], parts[-1]) == (metric.metric_id, protocol)
-                seen.setdefault((metric.metric_id, kind == "report"), set()).add(metric.signature)
+                assert ("choice-if-any" in parts) == ((protocol, kind) in _READ_CHOICES)
+                definition = metric.signature.replace("choice-if-any|", "")
+                seen.setdefault((metric.metric_id, kind == "report"), set()).add(definition)
     # One definition per id and protocol, but for BLEU-1, which is another thing for reports than for answers.
     assert {len(signatures) for (name, _), signatures in seen.items() if name != "macro_f1"} == {2}
 
@@ -269,3 +276,52 @@ def test_edge_pairs_are_scored_by_every_metric() -> None:
     assert len(texts) == 23
     for metric in metrics_without_java():
         assert len(metric.statistics(texts)) == 23
+
+
+def choosing(text: str, reference: str) -> Item:
+    choices = {"A": "warfarin", "B": "heparin"}
+    found = Scorable(prediction=text, reference=reference, choices=choices, choice=read_choice(text, choices) or "")
+    return Item(state=state_of(found, "qa"), scorable=found)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_option_a_is_right_only_for_those_who_take_it(protocol: Protocol) -> None:
+    items = [choosing("The answer is A.", "A"), choosing("a", "A"), choosing("B", "A")]
+    [accuracy] = evaluate("medqa-options", "qa", protocol, items)
+    assert accuracy.per_sample().tolist() == [1, 1, 0]
+
+
+def test_an_unread_choice_is_wrong_officially_and_counted_under_strict() -> None:
+    items = [choosing("I cannot help.", "A"), choosing("", "A"), choosing("B", "B")]
+    assert [item.state for item in items] == ["unparsed", "empty", "ok"]
+    [paper] = evaluate("medqa-options", "qa", "paper", items)
+    [strict] = evaluate("medqa-options", "qa", "strict", items)
+    assert paper.per_sample().tolist() == [0, 0, 1]
+    assert strict.indices.tolist() == [1, 2]
+    assert strict.per_sample().tolist() == [0, 1]
+
+
+def test_a_class_is_read_out_of_a_sentence_only_under_strict() -> None:
+    choices = {name: name for name in ("melanoma", "melanocytic nevi")}
+    text = "This is a melanoma."
+    found = Scorable(prediction=text, reference="melanoma", choices=choices, choice=read_choice(text, choices) or "")
+    items = [Item(state=state_of(found, "cls"), scorable=found)]
+    assert [item.value for item in evaluate("any", "cls", "paper", items)] == [0]
+    assert [item.value for item in evaluate("any", "cls", "strict", items)] == [1, 1]
+
+
+def test_reports_of_many_tasks_are_tokenised_by_one_start_of_java(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def counting(texts: Sequence[str]) -> tuple[str, ...]:
+        calls.append(len(texts))
+        return tuple(text.lower() for text in texts)
+
+    monkeypatch.setattr(ptb, "_tokenise_all", counting)
+    monkeypatch.setattr(ptb, "_known", {})
+    first, second = ([item("ok", f"lung {name}", f"heart {name}")] for name in ("left", "right"))
+    tokenise_together([("mimic-cxr", "report", first), ("any", "vqa", first), ("mpx-single", "report", second)])
+    assert calls == [4]
+    corpus = [metric for metric in metrics_for("mimic-cxr", "report", "strict") if metric.metric_id == "bleu1"]
+    corpus[0].statistics([first[0].scorable])
+    assert calls == [4]

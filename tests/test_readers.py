@@ -228,14 +228,17 @@ def test_sides_move_to_the_front() -> None:
     ("folder", "names"),
     [("", "{}.jsonl"), ("data_clean", "{}.jsonl"), ("data_clean", "4_options/phrases_no_exclude_{}.jsonl")],
 )
-def test_medqa_asks_without_options_and_keeps_them(tmp_path: Path, folder: str, names: str) -> None:
+def test_medqa_asks_without_options_from_either_form(tmp_path: Path, folder: str, names: str) -> None:
     medqa(tmp_path / folder, names)
     samples = by_id(read("medqa", tmp_path))
     assert list(samples) == ["train/1", "train/2", "train/3", "test/1", "test/2"]
     sample = samples["test/2"]
-    assert sample.inputs == {"question": "Invented question 1: which drug?", "options": "(A) Ibuprofen\n(B) Aspirin"}
+    assert (sample.inputs, sample.choices) == ({"question": "Invented question 1: which drug?"}, {})
     assert (sample.reference, sample.labels) == ("Ibuprofen", {"answer_idx": "A", "meta_info": "step1"})
     assert sample.groups == {"document": "test/2"}
+    optioned = by_id(read("medqa-options", tmp_path))["test/2"]
+    assert optioned.inputs == {**sample.inputs, "options": "A. Ibuprofen\nB. Aspirin"}
+    assert (optioned.reference, optioned.choices) == ("A", {"A": "Ibuprofen", "B": "Aspirin"})
 
 
 def test_medqa_prefers_five_options_and_drops_a_letter_that_does_not_fit(tmp_path: Path) -> None:
@@ -246,6 +249,7 @@ def test_medqa_prefers_five_options_and_drops_a_letter_that_does_not_fit(tmp_pat
     reading = read("medqa", tmp_path)
     assert reading.split_method.endswith("questions/US/train.jsonl and questions/US/test.jsonl")
     assert by_id(reading)["test/1"].labels == {"meta_info": "step1"}
+    assert reasons(read("medqa-options", tmp_path)) == {"letter and answer name different options": 1}
     path.unlink()
     assert "4_options" in read("medqa", tmp_path).split_method
 

@@ -15,7 +15,8 @@ from tasks.catalog import get_task
 from tasks.foundation.errors import UsageError
 from tasks.sample import Sample
 from unimed.modeling import IGNORED_LABEL
-from unimed.training.corpus import Corpus, Example, flip_classified, load_corpus, make_batch
+from unimed.training.augmentation import distorted
+from unimed.training.corpus import Corpus, Example, distort_classified, load_corpus, make_batch
 from unimed.training.loop import Deck, build, learning_rate, make_optimizer
 from unimed.training.recipe import Recipe, VisionStage, load_recipe
 from unimed.training.vision_stage import make_targets, train_vision
@@ -103,26 +104,53 @@ def test_held_out_groups_do_not_cross(small_data: Path) -> None:
     assert not train & held_out
 
 
-def test_only_classified_pictures_are_mirrored(small_data: Path, recipe: Recipe) -> None:
+def test_other_views_are_of_the_same_picture_and_repeatable() -> None:
+    pixels = torch.zeros(6, 3, 32, 32)
+    pixels[:, :, 8:24, 8:24] = 1.0
+    first = distorted(pixels, torch.Generator().manual_seed(3))
+    assert first.shape == pixels.shape
+    assert torch.equal(first, distorted(pixels, torch.Generator().manual_seed(3)))
+    assert len({tuple(view.flatten().tolist()) for view in first}) == 6
+    assert first.min() >= 0
+    assert first.max() <= 1
+    # Turned, zoomed by at most 15 % and shifted by at most a tenth, the square keeps its area but for that.
+    areas = first[:, 0].mean(dim=(1, 2)) / pixels[:, 0].mean(dim=(1, 2))
+    assert bool(((areas > 0.7) & (areas < 1.45)).all())
+
+
+def test_only_classified_pictures_are_distorted(small_data: Path, recipe: Recipe) -> None:
     corpus = load_corpus(small_data, ["dermamnist", "slake-rec"], image_size=112, validation_share=0.0)
     _, processor = build(recipe, corpus)
     for task, changes in (("dermamnist", True), ("slake-rec", False)):
         examples = corpus.train[task][:4]
         batch = make_batch(examples, corpus, processor, random.Random(0))
         coin = torch.Generator().manual_seed(1)
-        mirrored = flip_classified(batch, examples, coin)["pixel_values"]
-        assert torch.equal(mirrored, batch["pixel_values"]) != changes
+        distorted_pixels = distort_classified(batch, examples, coin)["pixel_values"]
+        assert torch.equal(distorted_pixels, batch["pixel_values"]) != changes
 
 
 def test_weight_decay_spares_vectors_and_task_tokens(small_data: Path, recipe: Recipe) -> None:
     corpus = load_corpus(small_data, ["slake-rec"], image_size=112, validation_share=0.0)
     model, _ = build(recipe, corpus)
-    decayed, free = make_optimizer(recipe, model).param_groups
+    groups = make_optimizer(recipe, model).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    spared = {names[id(parameter)] for parameter in free["params"]}
+    decayed = [group for group in groups if group["weight_decay"]]
+    spared = {names[id(item)] for group in groups if not group["weight_decay"] for item in group["params"]}
     assert "connector.task_tokens.vqa" in spared
-    assert all(parameter.ndim > 1 for parameter in decayed["params"])
-    assert len(decayed["params"]) + len(free["params"]) == len(names)
+    assert all(parameter.ndim > 1 for group in decayed for parameter in group["params"])
+    assert sum(len(group["params"]) for group in groups) == len(names)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_the_tower_learns_on_at_its_own_rate_or_not_at_all(small_data: Path, recipe: Recipe, share: float) -> None:
+    stage = replace(recipe.vision_stage, later_rate=share)
+    corpus = load_corpus(small_data, ["slake-rec"], image_size=112, validation_share=0.0)
+    model, _ = build(recipe, corpus)
+    model.vision_tower.requires_grad_(requires_grad=share > 0)
+    groups = make_optimizer(replace(recipe, vision_stage=stage), model).param_groups
+    of_tower = {id(parameter) for parameter in model.vision_tower.parameters()}
+    shares = {group["share"] for group in groups for parameter in group["params"] if id(parameter) in of_tower}
+    assert shares == ({share} if share else set())
 
 
 def test_train_then_run_through_the_command_line(small_data: Path, tmp_path: Path) -> None:

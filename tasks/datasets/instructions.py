@@ -63,3 +63,10 @@ PUBMEDQA = (
     "{question}",
     "If you are a doctor, please answer the following question using 'yes', 'no' or 'maybe': {question}",
 )
+
+# Not of the official pools: Uni-Med shows neither options nor abstracts, and is not asked for an impression alone.
+MEDQA_OPTIONS = ("{question}\n{options}\nAnswer with the letter of the right option.",)
+
+PUBMEDQA_CONTEXT = ("{context}\n\nBy this abstract, answer the question using 'yes', 'no' or 'maybe': {question}",)
+
+CHEST_IMPRESSION = ("Give the impression of this chest x-ray.",)

@@ -134,6 +134,7 @@ def read_labels(source: Path, options: Mapping[str, str], *, task: str) -> Readi
 def _split_samples(path: Path, image: str, split: Split, task: str, label_set: LabelSet) -> Iterator[Sample | Skipped]:
     inputs = {"subject": label_set.subject, "classes": label_set.listing}
     spoken = label_set.spoken
+    choices = {name: name for name in spoken}
     for index, label in enumerate(_labels(path, split)):
         if label >= len(spoken):
             yield Skipped(item=f"{split}/{index}", reason=f"label {label} is not one of {len(spoken)} classes")
@@ -145,6 +146,7 @@ def _split_samples(path: Path, image: str, split: Split, task: str, label_set: L
             images=(ImageRef(path=image, member=f"{split}_images", index=index),),
             inputs=inputs,
             reference=spoken[label],
+            choices=choices,
             labels={"label": spoken[label]},
             groups={"image": f"{split}/{index}"},
         )
@@ -170,7 +172,7 @@ DERMAMNIST = TaskSpec(
     name="dermamnist",
     kind="cls",
     title="DermaMNIST",
-    version=1,
+    version=2,
     prompt=instructions.CLS[0],
     train_prompts=instructions.CLS,
     group_key="image",
@@ -180,13 +182,14 @@ DERMAMNIST = TaskSpec(
     layout=_layout("dermamnist"),
     reader=partial(read_labels, task="dermamnist"),
     options={"flag": f"{_FLAG_OPTION} (default dermamnist)"},
+    choices=LABEL_SETS["dermamnist"].spoken,
 )
 
 ORGANSMNIST = TaskSpec(
     name="organsmnist",
     kind="cls",
     title="OrganSMNIST",
-    version=1,
+    version=2,
     prompt=instructions.CLS[0],
     train_prompts=instructions.CLS,
     group_key="image",
@@ -196,4 +199,5 @@ ORGANSMNIST = TaskSpec(
     layout=_layout("organsmnist"),
     reader=partial(read_labels, task="organsmnist"),
     options={"flag": f"{_FLAG_OPTION} (default organsmnist)"},
+    choices=LABEL_SETS["organsmnist"].spoken,
 )

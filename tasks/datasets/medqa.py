@@ -12,15 +12,20 @@ Native layout (`data_clean` or its parent is given)::
          "answer": "Tell the attending that he cannot fail to disclose this mistake", "answer_idx": "B",
          "options": {"A": "Disclose the error ...", "B": "Tell ...", ...}, "meta_info": "step1", ...}
 
-Samples: one per line, `test/17` for line 17. The question is asked without its options and the answer is its
-text, as in the official training; the options are kept as the input `options` and the letter as the label
-`answer_idx` (where letter and answer agree), for prompts that show them. Uni-Med publishes no evaluation
-for this task: the prompt is the second of its training pool.
+Samples: one per line, `test/17` for line 17. Uni-Med publishes no evaluation for this task. Two ways of asking are
+two tasks, since their numbers are not comparable:
+
+- `medqa`, the default: the question without its options, the answer is a text, as in the official training, whose
+  second prompt is used. The label `answer_idx` has the letter, where letter and answer agree.
+- `medqa-options`: the options are shown and the answer is a letter, which is what everybody else reports. Four and
+  five options are different exams: the manifest's split method names the files. Rows whose letter names another text
+  than the answer are skipped.
 
 Split: the dataset's own files (10178 / 1273).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -29,7 +34,7 @@ from pydantic import TypeAdapter
 from tasks.datasets import instructions
 from tasks.datasets.native import collect, find_root, present_splits, relative
 from tasks.sample import Sample, Split
-from tasks.spec import Reading, TaskSpec
+from tasks.spec import Reading, Skipped, TaskSpec
 from tasks.validation import NativeRow, parse_json, read_bytes
 
 LAYOUT = (
@@ -47,11 +52,17 @@ class _Row(NativeRow):
     answer_idx: str
     meta_info: str = ""
 
+    @property
+    def letter(self) -> str:
+        """The answer's letter; empty where it names another text, which would score a right answer as wrong."""
+        return self.answer_idx if self.options.get(self.answer_idx) == self.answer else ""
+
 
 _ROW = TypeAdapter(_Row)
+_Maker = Callable[[_Row, Split, str], Sample | Skipped]
 
 
-def read_questions(source: Path, _options: Mapping[str, str]) -> Reading:
+def read_questions(source: Path, _options: Mapping[str, str], *, task: str = "medqa") -> Reading:
     """Read MedQA; see the module's docstring.
 
     Raises:
@@ -60,7 +71,8 @@ def read_questions(source: Path, _options: Mapping[str, str]) -> Reading:
     root = find_root(source, ["data_clean"], ["questions/US"], LAYOUT) / "questions" / "US"
     files = _richest_form(root)
     present, missing = present_splits(files, source, LAYOUT)
-    parts = (_split_samples(split, path) for split, path in present.items())
+    make = _optioned_sample if task == "medqa-options" else _free_sample
+    parts = (_split_samples(split, path, make) for split, path in present.items())
     method = f"the dataset's own files {' and '.join(relative(source, path) for path in present.values())}"
     return collect(chain(missing, *parts), method)
 
@@ -70,27 +82,42 @@ def _richest_form(root: Path) -> dict[Split, Path]:
     return max(candidates, key=lambda files: sum(path.is_file() for path in files.values()))
 
 
-def _split_samples(split: Split, path: Path) -> Iterator[Sample]:
+def _split_samples(split: Split, path: Path, make: _Maker) -> Iterator[Sample | Skipped]:
     for number, line in enumerate(read_bytes(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        row = parse_json(_ROW, line, f"{path}, line {number}")
-        sample_id = f"{split}/{number}"
-        # A letter that names another text than the answer would score a right answer as wrong.
-        letter = row.answer_idx if row.options.get(row.answer_idx) == row.answer else ""
-        labels = {"answer_idx": letter, "meta_info": row.meta_info}
-        yield Sample(
-            sample_id=sample_id,
-            task=MEDQA.name,
-            split=split,
-            inputs={
-                "question": row.question,
-                "options": "\n".join(f"({name}) {text}" for name, text in sorted(row.options.items())),
-            },
-            reference=row.answer,
-            labels={name: label for name, label in labels.items() if label},
-            groups={"document": sample_id},
-        )
+        if line.strip():
+            yield make(parse_json(_ROW, line, f"{path}, line {number}"), split, f"{split}/{number}")
+
+
+def _free_sample(row: _Row, split: Split, sample_id: str) -> Sample:
+    labels = {"answer_idx": row.letter, "meta_info": row.meta_info}
+    return Sample(
+        sample_id=sample_id,
+        task=MEDQA.name,
+        split=split,
+        inputs={"question": row.question},
+        reference=row.answer,
+        labels={name: label for name, label in labels.items() if label},
+        groups={"document": sample_id},
+    )
+
+
+def _optioned_sample(row: _Row, split: Split, sample_id: str) -> Sample | Skipped:
+    if not row.letter:
+        return Skipped(item=sample_id, reason="letter and answer name different options")
+    options = dict(sorted(row.options.items()))
+    return Sample(
+        sample_id=sample_id,
+        task=MEDQA_OPTIONS.name,
+        split=split,
+        inputs={
+            "question": row.question,
+            "options": "\n".join(f"{letter}. {text}" for letter, text in options.items()),
+        },
+        reference=row.letter,
+        choices=options,
+        labels={"meta_info": row.meta_info} if row.meta_info else {},
+        groups={"document": sample_id},
+    )
 
 
 MEDQA = TaskSpec(
@@ -106,4 +133,21 @@ MEDQA = TaskSpec(
     licence="MIT",
     layout=LAYOUT,
     reader=read_questions,
+)
+
+MEDQA_OPTIONS = TaskSpec(
+    name="medqa-options",
+    kind="qa",
+    title="MedQA (options)",
+    version=1,
+    prompt=instructions.MEDQA_OPTIONS[0],
+    train_prompts=instructions.MEDQA_OPTIONS,
+    max_new_tokens=512,
+    group_key="document",
+    counts={"train": 10178, "test": 1273},
+    source=MEDQA.source,
+    licence=MEDQA.licence,
+    layout=LAYOUT,
+    reader=partial(read_questions, task="medqa-options"),
+    variant_of="medqa",
 )

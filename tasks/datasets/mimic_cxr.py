@@ -1,10 +1,10 @@
 """MIMIC-CXR: chest X-rays with the radiologist's report.
 
-Source: Johnson et al., MIMIC-CXR-JPG 2.0.0 on PhysioNet, in the R2Gen annotation of Chen et al., 2020.
+Source: Johnson et al., MIMIC-CXR-JPG 2.0.0 on PhysioNet; as it is, or in the R2Gen annotation of Chen et al., 2020.
 Licence: PhysioNet Credentialed Health Data License 1.5.0: access needs training and a signed agreement, and
 neither reports nor pictures may leave the machine.
 
-Native layout::
+Two native layouts are read. The annotation, which holds the paper's selection and is preferred::
 
     annotation.json        {"train": [...], "val": [...], "test": [...]} of rows (invented here)
         {"id": "<dicom id>", "study_id": 50000000, "subject_id": 10000000, "split": "test",
@@ -12,26 +12,63 @@ Native layout::
     annotation_small.json  the Uni-Med authors' subset, of which only "train" is used; optional
     files/p10/p10000000/s50000000/<dicom id>.jpg    or p10/... beside the annotation
 
-Samples: one per row, `s50000000/<dicom id>`, with the first picture only, as in the official code; the
-report is the reference, whole (the official cut at 50 words belongs to the paper's scoring protocol).
+and the raw files, see `tasks.datasets.mimic_raw`::
+
+    mimic-cxr-2.0.0-split.csv[.gz]    dicom_id,study_id,subject_id,split; split is train, validate or test
+    files/p10/p10000000/s50000000.txt, or the same in mimic-cxr-reports/ or reports/    (invented here)
+        FINDINGS:
+        The lungs are clear. ___ was told.
+
+        IMPRESSION: Normal.
+    files/p10/p10000000/s50000000/<dicom id>.jpg
+
+Samples: `s50000000/<dicom id>`. Of the annotation one per row, with the first picture only, as in the official code;
+the report is the reference, whole (the official cut at 50 words belongs to the paper's scoring protocol). Of the raw
+files one per picture, since each view of a study is its own sample (paper, appendix B); the reference is a part of the
+report, white space made single, and at most 800 characters long, as in the paper. Which part makes three tasks, since
+their numbers are not comparable:
+
+- `mimic-cxr`, the default: the findings.
+- `mimic-cxr-impression`: the impression. Raw files only: the annotation holds one text per report.
+- `mimic-cxr-both`: the findings, a space, the impression, where a report has both. Raw files only.
 
 Split: the annotation's train and test (9997 / 3858 in the paper; its 9997 training rows are those of
-`annotation_small.json`, and without that file all rows of "train" are read).
+`annotation_small.json`, and without that file all rows of "train" are read). Of the raw files the official test rows;
+validation rows are not used, and 9997 training pictures are drawn by a seeded hash. Which ones the authors drew is
+known from their subset only.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from tasks.datasets import instructions
-from tasks.datasets.native import collect, find_root, prefix
+from tasks.datasets.mimic_raw import DEFAULT_MAX_TRAIN, SPLIT_FILES, find_split_file, read_raw
+from tasks.datasets.native import DEFAULT_SEED, collect, prefix, refuse_options, wrong_layout
+from tasks.datasets.report_sections import SectionName
+from tasks.foundation.errors import DataError
 from tasks.sample import ImageRef, Sample, Split
 from tasks.spec import Reading, Skipped, TaskSpec
 from tasks.validation import NativeRow, parse_json_file
 
-LAYOUT = "annotation.json (R2Gen form) [, annotation_small.json], files/p10/p.../s.../<dicom id>.jpg (or p10/...)"
+_RAW_LAYOUT = (
+    "mimic-cxr-2.0.0-split.csv[.gz], [mimic-cxr-reports/ or reports/]files/p10/p.../s....txt, "
+    "files/p10/p.../s.../<dicom id>.jpg"
+)
+LAYOUT = (
+    "annotation.json (R2Gen form) [, annotation_small.json], files/p10/p.../s.../<dicom id>.jpg (or p10/...); "
+    f"or {_RAW_LAYOUT}"
+)
+_SOURCE = "MIMIC-CXR-JPG 2.0.0 and the reports of MIMIC-CXR 2.0.0, https://physionet.org/content/mimic-cxr-jpg"
+_LICENCE = "PhysioNet Credentialed Health Data License 1.5.0"
+_OPTIONS = {
+    "max_train": f"raw files: how many training pictures are drawn, or all (default {DEFAULT_MAX_TRAIN}, the paper's)",
+    "seed": f"raw files: seed of the draw of training pictures (default {DEFAULT_SEED})",
+}
+_ANNOTATION_FILE = "annotation.json"
 
 
 class _Row(NativeRow):
@@ -50,23 +87,41 @@ class _Annotation(NativeRow):
 _ANNOTATION = TypeAdapter(_Annotation)
 
 
-def read_reports(source: Path, _options: Mapping[str, str]) -> Reading:
+def read_reports(
+    source: Path, options: Mapping[str, str], *, task: str = "mimic-cxr", section: SectionName = "findings"
+) -> Reading:
     """Read MIMIC-CXR; see the module's docstring.
 
     Raises:
-        DataError: If the layout is another one or the annotation is broken.
+        DataError: If the layout is another one, does not hold the section, or a file is broken.
+        UsageError: If an option is malformed or has no effect on the layout found.
     """
-    root = find_root(source, [], ["annotation.json"], LAYOUT)
-    annotation = parse_json_file(_ANNOTATION, root / "annotation.json")
-    small = root / "annotation_small.json"
+    annotation, split_file = source / _ANNOTATION_FILE, find_split_file(source)
+    if annotation.is_file() and section == "findings":
+        refuse_options(options, _OPTIONS, "the annotation is already split and drawn")
+        return _read_annotation(source, annotation, task)
+    if split_file is not None:
+        return read_raw(source, split_file, options, task=task, section=section)
+    if annotation.is_file():
+        raise DataError(
+            f"{annotation} holds one text per report, which {task} cannot be made of.",
+            f"The raw layout is needed: {_RAW_LAYOUT}",
+        )
+    raise wrong_layout(source, [_ANNOTATION_FILE, SPLIT_FILES[0]], LAYOUT)
+
+
+def _read_annotation(source: Path, path: Path, task: str) -> Reading:
+    annotation = parse_json_file(_ANNOTATION, path)
+    small = source / "annotation_small.json"
     train = parse_json_file(_ANNOTATION, small).train if small.is_file() else annotation.train
-    method = f"train of {small.name if small.is_file() else 'annotation.json'}, test of annotation.json"
-    folder = root / "files" if (root / "files").is_dir() else root
+    method = f"train of {small.name if small.is_file() else path.name}, test of {path.name}"
+    folder = source / "files" if (source / "files").is_dir() else source
     start = prefix(source, folder)
-    return collect(chain(_samples(train, "train", start), _samples(annotation.test, "test", start)), method)
+    found = chain(_samples(train, "train", start, task), _samples(annotation.test, "test", start, task))
+    return collect(found, method)
 
 
-def _samples(rows: Sequence[_Row], split: Split, start: str) -> Iterator[Sample | Skipped]:
+def _samples(rows: Sequence[_Row], split: Split, start: str, task: str) -> Iterator[Sample | Skipped]:
     for row in rows:
         sample_id = f"s{row.study_id}/{row.id}"
         if not row.image_path:
@@ -74,7 +129,7 @@ def _samples(rows: Sequence[_Row], split: Split, start: str) -> Iterator[Sample 
             continue
         yield Sample(
             sample_id=sample_id,
-            task=MIMIC_CXR.name,
+            task=task,
             split=split,
             images=(ImageRef(path=f"{start}{row.image_path[0]}"),),
             reference=row.report,
@@ -91,9 +146,46 @@ MIMIC_CXR = TaskSpec(
     train_prompts=instructions.CHEST_REPORT,
     group_key="patient",
     counts={"train": 9997, "test": 3858},
-    source="MIMIC-CXR-JPG 2.0.0, https://physionet.org/content/mimic-cxr-jpg, with R2Gen's annotation.json",
-    licence="PhysioNet Credentialed Health Data License 1.5.0",
+    source=f"{_SOURCE}; or with R2Gen's annotation.json",
+    licence=_LICENCE,
     credentialed=True,
     layout=LAYOUT,
     reader=read_reports,
+    options=_OPTIONS,
+)
+
+MIMIC_CXR_IMPRESSION = TaskSpec(
+    name="mimic-cxr-impression",
+    kind="report",
+    title="MIMIC-CXR (impression)",
+    version=1,
+    prompt=instructions.CHEST_IMPRESSION[0],
+    train_prompts=instructions.CHEST_IMPRESSION,
+    group_key="patient",
+    counts={},
+    source=_SOURCE,
+    licence=_LICENCE,
+    credentialed=True,
+    layout=_RAW_LAYOUT,
+    reader=partial(read_reports, task="mimic-cxr-impression", section="impression"),
+    options=_OPTIONS,
+    variant_of="mimic-cxr",
+)
+
+MIMIC_CXR_BOTH = TaskSpec(
+    name="mimic-cxr-both",
+    kind="report",
+    title="MIMIC-CXR (findings and impression)",
+    version=1,
+    prompt=instructions.CHEST_REPORT[1],
+    train_prompts=instructions.CHEST_REPORT,
+    group_key="patient",
+    counts={},
+    source=_SOURCE,
+    licence=_LICENCE,
+    credentialed=True,
+    layout=_RAW_LAYOUT,
+    reader=partial(read_reports, task="mimic-cxr-both", section="both"),
+    options=_OPTIONS,
+    variant_of="mimic-cxr",
 )

@@ -96,7 +96,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str | None, str]]]:
                 raise DataError(f"{path} has no column {absent[0]!r}.", f"Expected layout: {LAYOUT}")
             for row in reader:
                 yield reader.line_num, row
-    except (csv.Error, UnicodeDecodeError) as error:
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise DataError(f"{path} is not a readable CSV file: {error}.", "Download it again.") from error
 
 

@@ -11,17 +11,21 @@ Native layout, one of::
          programmed cell death?", "CONTEXTS": ["Programmed cell death (PCD) is ...", ...],
          "final_decision": "yes", ...}}
 
-Samples: one per PubMed id, `21645374`. The question is asked without the abstract, as in the official
-training; the abstract is kept as the input `context`, its sections one per line. The answer is `yes`, `no`
-or `maybe`. Uni-Med publishes no evaluation for this task: the prompt is the second of its training pool.
+Samples: one per PubMed id, `21645374`; the answer is `yes`, `no` or `maybe`. Uni-Med publishes no evaluation for
+this task. Two ways of asking are two tasks, since their numbers are not comparable (GPT-4: 39.6 % against 70.6 % with
+retrieved abstracts):
+
+- `pubmedqa`, the default: without the abstract, as in the official training, whose second prompt is used.
+- `pubmedqa-context`: with the abstract, its sections one per line, as in the dataset's own setting.
 
 Split: the dataset's fixed test ids (500 / 500).
 """
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import TypeAdapter
 
@@ -41,11 +45,12 @@ class _Row(NativeRow):
     final_decision: _Decision
 
 
+_CHOICES = {decision: decision for decision in get_args(_Decision)}
 _ROWS: TypeAdapter[dict[str, _Row]] = TypeAdapter(dict[str, _Row])
 _TRUTH: TypeAdapter[dict[str, _Decision]] = TypeAdapter(dict[str, _Decision])
 
 
-def read_questions(source: Path, _options: Mapping[str, str]) -> Reading:
+def read_questions(source: Path, _options: Mapping[str, str], *, task: str = "pubmedqa") -> Reading:
     """Read PubMedQA; see the module's docstring.
 
     Raises:
@@ -57,16 +62,18 @@ def read_questions(source: Path, _options: Mapping[str, str]) -> Reading:
         files: dict[Split, Path] = {"train": root / "train_set.json", "test": root / "test_set.json"}
         present, missing = present_splits(files, source, LAYOUT)
         sets = {split: parse_json_file(_ROWS, path) for split, path in present.items()}
-        parts = (_samples(rows, split) for split, rows in sets.items())
+        parts = (_samples(rows, split, task) for split, rows in sets.items())
         return collect(chain(missing, *parts), "train_set.json and test_set.json")
     rows = parse_json_file(_ROWS, root / "ori_pqal.json")
     truth = parse_json_file(_TRUTH, root / "test_ground_truth.json")
-    return collect(_split_by_truth(rows, truth), "test ids of test_ground_truth.json, all others train")
+    return collect(_split_by_truth(rows, truth, task), "test ids of test_ground_truth.json, all others train")
 
 
-def _split_by_truth(rows: Mapping[str, _Row], truth: Mapping[str, _Decision]) -> Iterator[Sample | Skipped]:
-    yield from _samples({pmid: row for pmid, row in rows.items() if pmid not in truth}, "train")
-    yield from _samples({pmid: row for pmid, row in rows.items() if truth.get(pmid) == row.final_decision}, "test")
+def _split_by_truth(rows: Mapping[str, _Row], truth: Mapping[str, _Decision], task: str) -> Iterator[Sample | Skipped]:
+    untested = {pmid: row for pmid, row in rows.items() if pmid not in truth}
+    agreeing = {pmid: row for pmid, row in rows.items() if truth.get(pmid) == row.final_decision}
+    yield from _samples(untested, "train", task)
+    yield from _samples(agreeing, "test", task)
     for pmid, decision in truth.items():
         if pmid not in rows:
             yield Skipped(item=pmid, reason="test id is not in ori_pqal.json")
@@ -74,14 +81,15 @@ def _split_by_truth(rows: Mapping[str, _Row], truth: Mapping[str, _Decision]) ->
             yield Skipped(item=pmid, reason="final_decision differs from test_ground_truth.json")
 
 
-def _samples(rows: Mapping[str, _Row], split: Split) -> Iterator[Sample]:
+def _samples(rows: Mapping[str, _Row], split: Split, task: str) -> Iterator[Sample]:
     for pmid, row in rows.items():
         yield Sample(
             sample_id=pmid,
-            task=PUBMEDQA.name,
+            task=task,
             split=split,
             inputs={"question": row.QUESTION, "context": "\n".join(row.CONTEXTS)},
             reference=row.final_decision,
+            choices=_CHOICES,
             groups={"document": pmid},
         )
 
@@ -90,7 +98,7 @@ PUBMEDQA = TaskSpec(
     name="pubmedqa",
     kind="qa",
     title="PubMedQA",
-    version=1,
+    version=2,
     prompt=instructions.PUBMEDQA[1],
     train_prompts=instructions.PUBMEDQA,
     group_key="document",
@@ -99,4 +107,22 @@ PUBMEDQA = TaskSpec(
     licence="MIT",
     layout=LAYOUT,
     reader=read_questions,
+    choices=tuple(_CHOICES),
+)
+
+PUBMEDQA_CONTEXT = TaskSpec(
+    name="pubmedqa-context",
+    kind="qa",
+    title="PubMedQA (with abstract)",
+    version=1,
+    prompt=instructions.PUBMEDQA_CONTEXT[0],
+    train_prompts=instructions.PUBMEDQA_CONTEXT,
+    group_key="document",
+    counts={"train": 500, "test": 500},
+    source=PUBMEDQA.source,
+    licence=PUBMEDQA.licence,
+    layout=LAYOUT,
+    reader=partial(read_questions, task="pubmedqa-context"),
+    choices=tuple(_CHOICES),
+    variant_of="pubmedqa",
 )

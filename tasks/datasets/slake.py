@@ -12,18 +12,24 @@ Native layout, as the official Uni-Med code reads it::
                                  "qid": 44, ...}, ...]
     imgs/xmlab3/detection.json [{"Liver": [10.0, 12.0, 20.5, 15.0]}, ...]  left, top, width, height in pixels
 
+As it is downloaded from its authors or from the Hub, the questions may be in three files instead::
+
+    train.json, validate.json (validation.json on the Hub), test.json    [the same rows, of all images]
+
+An image without a `question.json` of its own has the rows whose `img_name` starts with the name of its folder.
+
 Samples: a VQA sample `xmlab3/q44` for every English question with a non-empty answer (6018 / 1014 in the
 paper); a REC and a REG sample `xmlab3/d0` for every entry of `detection.json`, by its place in the list
 (1421 / 201).
 
 Split: `train.txt` and `test.txt`. These are the authors' own random 6:1 split by image, published with their
-processed data only; it is not the official Slake split. Without the two files the split is ours: images
-ordered by a seeded hash, one seventh (92 of 642) for testing. Numbers on it are not comparable with the
-paper's.
+processed data only; it is not the official Slake split, and the names of the three JSON files say nothing about
+it. Without the two lists the split is ours: images ordered by a seeded hash, one seventh (92 of 642) for testing.
+Numbers on it are not comparable with the paper's.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -48,10 +54,14 @@ from tasks.sample import ImageRef, Sample, Split
 from tasks.spec import Reading, Skipped, TaskSpec
 from tasks.validation import NativeRow, parse_json_file, read_bytes
 
-LAYOUT = "train.txt, test.txt, imgs/<name>/{source.jpg,question.json,detection.json}"
+LAYOUT = (
+    "train.txt, test.txt, imgs/<name>/{source.jpg,question.json,detection.json}; "
+    "questions also from train.json, validate.json or validation.json, test.json"
+)
 _SOURCE = "Slake 1.0, https://www.med-vqa.com/slake; train.txt and test.txt come with the Uni-Med authors' data"
 _LICENCE = "CC BY 4.0"
 _PARTS = 7
+_QUESTION_FILES = (("train.json",), ("validate.json", "validation.json"), ("test.json",))
 
 
 class _Question(NativeRow):
@@ -64,7 +74,12 @@ class _Question(NativeRow):
     content_type: str = ""
 
 
+class _NamedQuestion(_Question):
+    img_name: str
+
+
 _QUESTIONS = TypeAdapter(list[_Question])
+_NAMED_QUESTIONS = TypeAdapter(list[_NamedQuestion])
 _DETECTIONS = TypeAdapter(list[dict[str, Any]])
 
 
@@ -77,25 +92,47 @@ class _Folder:
     groups: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class _SharedQuestions:
+    """Questions by folder of their image, and what is missing to them."""
+
+    rows: Mapping[str, Sequence[_Question]] = field(default_factory=dict)
+    skipped: tuple[Skipped, ...] = ()
+
+
 def read_questions(source: Path, options: Mapping[str, str]) -> Reading:
     """Read Slake-VQA; see the module's docstring.
 
     Raises:
         DataError: If the layout is another one or a file is broken.
     """
-    return _read(source, options, _questions)
+    root = _root(source)
+    shared = _shared_questions(root)
+    reading = _read(source, root, options, partial(_questions, shared=shared.rows))
+    return replace(reading, skipped=(*reading.skipped, *shared.skipped))
 
 
 def read_regions(source: Path, options: Mapping[str, str], *, task: str, kind: Literal["rec", "reg"]) -> Reading:
     """Read Slake-REC or Slake-REG; raises like `read_questions`."""
-    return _read(source, options, lambda folder: region_samples(_regions(folder), task, kind))
+    return _read(source, _root(source), options, lambda folder: region_samples(_regions(folder), task, kind))
 
 
-def _read(source: Path, options: Mapping[str, str], items: Callable[[_Folder], Iterator[Sample | Skipped]]) -> Reading:
+def _root(source: Path) -> Path:
     root = find_root(source, ["Slake1.0"], ["imgs"], LAYOUT)
-    folders = sorted(path.name for path in (root / "imgs").iterdir() if path.is_dir())
-    if not folders:
+    if not _image_folders(root):
         raise wrong_layout(source, ["imgs/<name>"], LAYOUT)
+    return root
+
+
+def _image_folders(root: Path) -> list[str]:
+    folder = root / "imgs"
+    return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+
+def _read(
+    source: Path, root: Path, options: Mapping[str, str], items: Callable[[_Folder], Iterator[Sample | Skipped]]
+) -> Reading:
+    folders = _image_folders(root)
     splits, method = _splits(root, folders, options)
 
     def found() -> Iterator[Sample | Skipped]:
@@ -143,12 +180,13 @@ def _items_of_folder(
     yield from items(_Folder(name, split, path, image, {"image": name}))
 
 
-def _questions(folder: _Folder) -> Iterator[Sample | Skipped]:
+def _questions(folder: _Folder, shared: Mapping[str, Sequence[_Question]]) -> Iterator[Sample | Skipped]:
     path = folder.path / "question.json"
-    if not path.is_file():
+    rows = parse_json_file(_QUESTIONS, path) if path.is_file() else shared.get(folder.name)
+    if rows is None:
         yield Skipped(item=f"{folder.name}/question.json", reason="file is missing")
         return
-    for row in parse_json_file(_QUESTIONS, path):
+    for row in rows:
         sample_id = f"{folder.name}/q{row.qid}"
         if row.q_lang != "en":
             yield Skipped(item=sample_id, reason="question is not in English")
@@ -156,6 +194,33 @@ def _questions(folder: _Folder) -> Iterator[Sample | Skipped]:
             yield Skipped(item=sample_id, reason="answer is empty")
         else:
             yield _question_sample(folder, sample_id, row)
+
+
+def _shared_questions(root: Path) -> _SharedQuestions:
+    """Read the files with the questions of all images, if there are any and an image needs them."""
+    folders = _image_folders(root)
+    candidates = [[root / name for name in names] for names in _QUESTION_FILES]
+    files = [next((path for path in paths if path.is_file()), paths[0]) for paths in candidates]
+    present = [path for path in files if path.is_file()]
+    needed = any(not (root / "imgs" / name / "question.json").is_file() for name in folders)
+    if not needed or not present:
+        return _SharedQuestions()
+    missing = [Skipped(item=path.name, reason="file is missing") for path in files if path not in present]
+    rows, homeless = _rows_by_folder(present, folders)
+    return _SharedQuestions(rows=rows, skipped=(*missing, *homeless))
+
+
+def _rows_by_folder(files: Sequence[Path], folders: Sequence[str]) -> tuple[dict[str, list[_Question]], list[Skipped]]:
+    rows: dict[str, list[_Question]] = {name: [] for name in folders}
+    homeless: list[Skipped] = []
+    for path in files:
+        for row in parse_json_file(_NAMED_QUESTIONS, path):
+            name = row.img_name.partition("/")[0]
+            if name in rows:
+                rows[name].append(row)
+            else:
+                homeless.append(Skipped(item=f"{name}/q{row.qid}", reason="folder is missing"))
+    return {name: listed for name, listed in rows.items() if listed}, homeless
 
 
 def _question_sample(folder: _Folder, sample_id: str, row: _Question) -> Sample:

@@ -97,6 +97,7 @@ def corpus_bleu_metrics(definition: str, texts: Texts) -> tuple[Metric, Metric]:
             statistics=statistics,
             compute=compute,
             applies=everything,
+            tokenised=texts,
         )
         for name, compute in orders
     )
@@ -111,6 +112,7 @@ def meteor_metric(definition: str, texts: Texts) -> Metric:
         statistics=partial(_token_statistics, meteor_statistics, texts),
         compute=corpus_meteor,
         applies=everything,
+        tokenised=texts,
     )
 
 

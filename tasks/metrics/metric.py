@@ -21,7 +21,9 @@ class Scorable:
 
     Attributes:
         prediction: Parsed answer text.
-        reference: Reference text, whole.
+        reference: Reference text, whole; a key of `choices` where there are some.
+        choices: The closed list that the answer comes from, key to text; empty for open questions.
+        choice: The key that the prediction takes, as `tasks.answers.choice` reads it; empty if it takes none.
         predicted_box: The parsed box in pixels, or None where none could be read.
         reference_box: The reference box in pixels, or None for tasks without boxes.
         labels: The sample's labels; `answer_type` is `OPEN` or `CLOSED` for VQA.
@@ -29,6 +31,8 @@ class Scorable:
 
     prediction: str
     reference: str
+    choices: Mapping[str, str] = field(default_factory=dict)
+    choice: str = ""
     predicted_box: Box | None = None
     reference_box: Box | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -44,6 +48,8 @@ class Metric:
         statistics: Maps N scorables to an array [N, K] of sufficient statistics.
         compute: Maps summed statistics [..., K] to values [...]; NaN where nothing was counted.
         applies: Which scorables count at all (closed questions only, say); all of them by default.
+        tokenised: Gives the two texts whose PTB tokens are compared, for metrics of tokens; so that the texts of many
+            tasks can be tokenised at once.
     """
 
     metric_id: str
@@ -51,6 +57,7 @@ class Metric:
     statistics: Callable[[Sequence[Scorable]], FloatArray]
     compute: Callable[[FloatArray], FloatArray]
     applies: Callable[[Scorable], bool] = lambda _: True
+    tokenised: Callable[[Scorable], tuple[str, str]] | None = None
 
 
 def mean_of_scores(totals: FloatArray) -> FloatArray:

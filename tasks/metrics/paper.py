@@ -55,12 +55,23 @@ def paper_metrics(kind: Kind, classes: Sequence[str] = ()) -> Mapping[str, Metri
     elif kind == "report":
         metrics = _of_reports()
     else:
-        metrics = _of_answers(classes)
+        metrics = _of_answers(kind, classes)
     return {metric.metric_id: metric for metric in metrics}
 
 
-def _of_answers(classes: Sequence[str]) -> tuple[Metric, ...]:
+def chosen_texts(scorable: Scorable) -> tuple[str, str]:
+    """Return the choice that was taken and the right one; without choices, `normalised_texts`.
+
+    Only for QA, which the official code does not evaluate; its classification compares whole texts. Keys are compared
+    as they are, since the normal form of the option `A` is nothing at all.
+    """
+    return (scorable.choice, scorable.reference) if scorable.choices else normalised_texts(scorable)
+
+
+def _of_answers(kind: Kind, classes: Sequence[str]) -> tuple[Metric, ...]:
     form, texts = f"normalised|{_PAPER}", normalised_texts
+    if kind == "qa":
+        form, texts = f"choice-if-any|{form}", chosen_texts
     return (
         pair_metric("bleu1", f"bleu1|sentence|{form}", sentence_bleu1, texts),
         pair_metric("f1", f"f1|asymmetric|{form}", asymmetric_f1, texts),

@@ -2,18 +2,25 @@
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 
 from tasks.foundation.errors import MedbenchError
 from tasks.metrics.java import JavaProgram, packaged_jar
 
 _JAR = "tokenizer/stanford-corenlp-3.4.1.jar"
 _TOKENIZER = "edu.stanford.nlp.process.PTBTokenizer"
+_ARGUMENTS = ("-preserveLines", "-lowerCase")
+# It lives for a second: Java's optimising compiler would take longer than what it saves.
+_SHORT_LIVED = ("-XX:TieredStopAtLevel=1",)
 
 # Brackets are on the list of pycocoevalcap too, but in capitals while tokens are lower case, so they count.
 _PUNCTUATION = frozenset({"''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"})
 _LINE_ENDS = re.compile("[\n\r\v\f\u2028\u2029]")
 _NEXT_LINE = "x"
+
+# Tokens do not depend on the company that a text is in, and every start of Java costs a second: BLEU-1, BLEU-4 and
+# METEOR ask for the same texts, and a run may ask for those of all its tasks at once.
+_known: dict[str, str] = {}
+_MOST_KNOWN = 1 << 17
 
 
 def tokenise(texts: Sequence[str]) -> tuple[str, ...]:
@@ -32,16 +39,17 @@ def tokenise(texts: Sequence[str]) -> tuple[str, ...]:
     Raises:
         MedbenchError: If Java cannot start or the tokenizer loses a line.
     """
-    return _tokenise_all(tuple(texts))
+    missing = tuple(dict.fromkeys(text for text in texts if text not in _known))
+    if missing:
+        if len(_known) + len(missing) > _MOST_KNOWN:
+            _known.clear()
+        _known.update(zip(missing, _tokenise_all(missing), strict=True))
+    return tuple(_known[text] for text in texts)
 
 
-# BLEU-1 and BLEU-4 ask for the same texts one after the other.
-@lru_cache(maxsize=4)
-def _tokenise_all(texts: tuple[str, ...]) -> tuple[str, ...]:
-    if not texts:
-        return ()
+def _tokenise_all(texts: Sequence[str]) -> tuple[str, ...]:
     lines = [line for text in texts for line in (_LINE_ENDS.sub(" ", text), _NEXT_LINE)]
-    with JavaProgram(packaged_jar(_JAR), _TOKENIZER, ("-preserveLines", "-lowerCase")) as tokenizer:
+    with JavaProgram(packaged_jar(_JAR), _TOKENIZER, _ARGUMENTS, options=_SHORT_LIVED) as tokenizer:
         output = tokenizer.finish("\n".join(lines).encode("utf-8", "replace"))
     found = output.decode("utf-8").split("\n")
     if len(found) != len(lines) or any(line.strip() != _NEXT_LINE for line in found[1::2]):

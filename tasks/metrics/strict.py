@@ -21,6 +21,8 @@ from tasks.metrics.rouge import GOOGLE_ROUGE
 from tasks.spec import Kind
 
 _STRICT = "strict"
+KINDS_WITH_CHOICES: frozenset[Kind] = frozenset({"qa", "cls"})
+"""Kinds whose questions may come with a closed list of answers."""
 
 
 def whole_texts(scorable: Scorable) -> tuple[str, str]:
@@ -29,8 +31,9 @@ def whole_texts(scorable: Scorable) -> tuple[str, str]:
 
 
 def strict_texts(scorable: Scorable) -> tuple[str, str]:
-    """Return both texts in the normal form of the strict protocol."""
-    return normalise_strictly(scorable.prediction), normalise_strictly(scorable.reference)
+    """Return both texts in the normal form of the strict protocol; where there are choices, the one that was taken."""
+    prediction = scorable.choice if scorable.choices else scorable.prediction
+    return normalise_strictly(prediction), normalise_strictly(scorable.reference)
 
 
 def strict_metrics(kind: Kind, classes: Sequence[str] = ()) -> Mapping[str, Metric]:
@@ -45,12 +48,13 @@ def strict_metrics(kind: Kind, classes: Sequence[str] = ()) -> Mapping[str, Metr
     elif kind == "report":
         metrics = _of_reports()
     else:
-        metrics = _of_answers(classes)
+        metrics = _of_answers(kind, classes)
     return {metric.metric_id: metric for metric in metrics}
 
 
-def _of_answers(classes: Sequence[str]) -> tuple[Metric, ...]:
-    form, texts = f"normalised-strictly|{_STRICT}", strict_texts
+def _of_answers(kind: Kind, classes: Sequence[str]) -> tuple[Metric, ...]:
+    read = "choice-if-any|" if kind in KINDS_WITH_CHOICES else ""
+    form, texts = f"{read}normalised-strictly|{_STRICT}", strict_texts
     return (
         pair_metric("bleu1", f"bleu1|sentence|{form}", sentence_bleu1, texts),
         pair_metric("f1", f"f1|clipped|{form}", clipped_f1, texts),

@@ -10,19 +10,21 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tasks.answers.box_space import UNI_MED
 from tasks.catalog import get_task
 from tasks.foundation.errors import DataError
 from tasks.images import open_image
 from tasks.prepared import load_prepared
 from tasks.sample import ImageRef, Sample
-from tasks.spec import TaskSpec
+from tasks.spec import Kind, TaskSpec
 from unimed.configuration import CONNECTOR_TASKS
 from unimed.modeling import IGNORED_LABEL
 from unimed.processing import CLIP_MEAN, CLIP_STD, UniMedProcessor
-from unimed.prompts import CONNECTOR_TASK, box_text, wrap
+from unimed.prompts import CONNECTOR_TASK, wrap
+from unimed.training.augmentation import distorted, jittered
 
 Batch = dict[str, torch.Tensor]
-FLIPPED_KINDS = ("cls",)
+CLASSIFIED: Kind = "cls"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +51,7 @@ class Example:
     def _box_text(self) -> str:
         if self.sample.box is None or self.sample.image_size is None:
             return ""
-        return box_text(self.sample.box, self.sample.image_size)
+        return UNI_MED.write(self.sample.box, self.sample.image_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,12 +155,8 @@ def normalised(pictures: torch.Tensor) -> torch.Tensor:
     return (pictures.float() / 255.0 - mean) / std
 
 
-def flip_classified(batch: Batch, examples: Sequence[Example], generator: torch.Generator) -> Batch:
-    """Mirror the pictures of classification rows at random, along each axis with probability one half."""
-    if not all(example.spec.kind in FLIPPED_KINDS for example in examples) or "pixel_values" not in batch:
+def distort_classified(batch: Batch, examples: Sequence[Example], generator: torch.Generator) -> Batch:
+    """Show other views of the pictures of classification rows; batches of other tasks stay as they are."""
+    if not all(example.spec.kind == CLASSIFIED for example in examples) or "pixel_values" not in batch:
         return batch
-    pixels = batch["pixel_values"]
-    for axis in (2, 3):
-        chosen = torch.rand(len(pixels), generator=generator) < 0.5  # noqa: PLR2004 - a fair coin
-        pixels = torch.where(chosen.view(-1, 1, 1, 1), pixels.flip(axis), pixels)
-    return {**batch, "pixel_values": pixels}
+    return {**batch, "pixel_values": distorted(jittered(batch["pixel_values"], generator), generator)}

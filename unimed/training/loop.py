@@ -18,7 +18,7 @@ from unimed.checkpoint import RECIPE_FILE
 from unimed.configuration import UniMedConfig
 from unimed.modeling import UniMedForConditionalGeneration
 from unimed.processing import UniMedProcessor
-from unimed.training.corpus import Corpus, flip_classified, load_corpus, make_batch
+from unimed.training.corpus import Corpus, distort_classified, load_corpus, make_batch
 from unimed.training.recipe import Recipe
 from unimed.training.tokenizer import train_tokenizer
 from unimed.training.vision_stage import train_vision
@@ -80,7 +80,7 @@ def build(recipe: Recipe, corpus: Corpus) -> tuple[UniMedForConditionalGeneratio
 
 
 def run_vision_stage(recipe: Recipe, corpus: Corpus, model: UniMedForConditionalGeneration, log: TextIO) -> None:
-    """Train the vision tower by itself, log how it does on held-out classes, and freeze it."""
+    """Train the vision tower by itself and log how it does on held-out classes; freeze it if the recipe says so."""
     started = time.perf_counter()
     with meter("Training the vision tower", recipe.vision_stage.steps) as progress:
         accuracy = train_vision(
@@ -91,7 +91,7 @@ def run_vision_stage(recipe: Recipe, corpus: Corpus, model: UniMedForConditional
             seed=recipe.seed,
             report=lambda _, loss: progress.advance(status=f"loss {loss:.3f}"),
         )
-    model.vision_tower.requires_grad_(requires_grad=False)
+    model.vision_tower.requires_grad_(requires_grad=recipe.vision_stage.later_rate > 0)
     seconds = round(time.perf_counter() - started, 1)
     _log(log, {"stage": "vision", "held_out_accuracy": accuracy, "elapsed_seconds": seconds})
 
@@ -151,7 +151,7 @@ class _Trainer:
         """Take one optimizer step; return the norm of the gradient before clipping."""
         recipe = self._recipe
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, step)
+            group["lr"] = learning_rate(recipe, step) * group["share"]
         self._model.train()
         self._optimizer.zero_grad(set_to_none=True)
         names = list(recipe.mixture)
@@ -166,8 +166,8 @@ class _Trainer:
     def _loss(self, name: str) -> torch.Tensor:
         examples = self._decks[name].deal(self._recipe.micro_batch)
         batch = make_batch(examples, self._corpus, self._processor, self._draw)
-        if self._recipe.flip_classification:
-            batch = flip_classified(batch, examples, self._coin)
+        if self._recipe.augment_classification:
+            batch = distort_classified(batch, examples, self._coin)
         loss: torch.Tensor = self._model(**batch).loss
         if not torch.isfinite(loss):
             raise RunError(f"The loss of {name} is {loss.item()}.", "Lower peak_learning_rate or clip_norm.")
@@ -175,15 +175,27 @@ class _Trainer:
 
 
 def make_optimizer(recipe: Recipe, model: torch.nn.Module) -> torch.optim.AdamW:
-    """Return AdamW that decays matrices and leaves vectors (norms, biases, task tokens) alone."""
-    decayed: list[torch.nn.Parameter] = []
-    free: list[torch.nn.Parameter] = []
-    trained = ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
-    for name, parameter in trained:
-        matrix = parameter.ndim >= 2 and "task_tokens" not in name and "embedding" not in name  # noqa: PLR2004
-        (decayed if matrix else free).append(parameter)
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.peak_learning_rate, betas=recipe.betas)
+    """Return AdamW that decays matrices and leaves vectors (norms, biases, task tokens) alone.
+
+    Each group's `share` is the part of the learning rate that it gets: the vision tower's is the recipe's own.
+    """
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            share = recipe.vision_stage.later_rate if name.startswith("vision_tower.") else 1.0
+            groups.setdefault((share, recipe.weight_decay if _decays(name, parameter) else 0.0), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "weight_decay": decay, "share": share}
+            for (share, decay), parameters in groups.items()
+        ],
+        lr=recipe.peak_learning_rate,
+        betas=recipe.betas,
+    )
+
+
+def _decays(name: str, parameter: torch.nn.Parameter) -> bool:
+    return parameter.ndim >= 2 and "task_tokens" not in name and "embedding" not in name  # noqa: PLR2004
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:

@@ -26,7 +26,15 @@ class ModelShape:
 
 @dataclass(frozen=True, kw_only=True)
 class VisionStage:
-    """How long and how fast the vision tower is trained before it is frozen."""
+    """How the vision tower is trained: first by itself, then with the rest or not at all.
+
+    Attributes:
+        steps: Steps of its own.
+        batch: Pictures per step.
+        peak_learning_rate: Of a one-cycle schedule.
+        weight_decay: AdamW.
+        later_rate: Its learning rate in the language stage, as a share of the rest's; 0 freezes it, as in the paper.
+    """
 
     __pydantic_config__ = _STRICT
 
@@ -34,6 +42,7 @@ class VisionStage:
     batch: Annotated[int, Field(ge=2)]
     peak_learning_rate: PositiveFloat
     weight_decay: NonNegativeFloat
+    later_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +52,7 @@ class Recipe:
     Attributes:
         name: Name of the recipe, written into the checkpoint.
         model: Sizes of the model.
-        vision_stage: The tower's own training, before it is frozen.
+        vision_stage: The tower's own training, and what becomes of it in the language stage.
         vocabulary: Entries of the byte-level BPE tokenizer that is trained on the corpus.
         mixture: Task name to sampling weight; each micro-batch comes from one task.
         steps: Optimizer steps.
@@ -58,7 +67,7 @@ class Recipe:
         seed: Of the weights, the order and the prompts.
         validation_share: Share of the training groups held out to watch the loss; the test split is never read.
         validate_every: Steps between two looks at the held-out share.
-        flip_classification: Mirror the pictures of classification tasks at random; their labels do not know sides.
+        augment_classification: Mirror, turn, zoom and shift the pictures of classification tasks at random.
         save_dtype: Type of the saved weights.
     """
 
@@ -81,7 +90,7 @@ class Recipe:
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     validation_share: Annotated[float, Field(ge=0, lt=1)]
     validate_every: PositiveInt
-    flip_classification: bool
+    augment_classification: bool
     save_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 

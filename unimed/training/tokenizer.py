@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from unimed.prompts import BOX_UNITS, IMAGE_PLACEHOLDER
+from unimed.prompts import IMAGE_PLACEHOLDER
 
 _SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", IMAGE_PLACEHOLDER]
 
@@ -31,7 +31,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    boxes = [f"{{<{number}><{number}>}}" for number in range(BOX_UNITS + 1)] * 50
+    boxes = [f"{{<{number}><{number}>}}" for number in range(101)] * 50
     tokenizer.train_from_iterator([*texts, *boxes], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from unimed.training.augmentation import distorted, jittered
 from unimed.training.corpus import Corpus, Example, normalised
 from unimed.training.recipe import VisionStage
 from unimed.vision import VisionTower
@@ -22,8 +23,6 @@ MIN_WORD_COUNT = 8
 CLOSED_ANSWERS = frozenset({"yes", "no"})
 PRESENT_WEIGHT = 10.0
 """Few of many words and structures are present in a picture; this keeps the absent ones from drowning them."""
-SHIFT = 6
-JITTER = 0.2
 Report = Callable[[int, float], None]
 
 
@@ -161,7 +160,7 @@ def _presence_loss(logits: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
 def train_vision(
     tower: VisionTower, corpus: Corpus, grid: int, stage: VisionStage, *, seed: int, report: Report
 ) -> dict[str, float]:
-    """Train the tower in place, half of each batch on classified pictures.
+    """Train the tower in place, half of each batch on classified pictures, as many of each task.
 
     Args:
         tower: The vision tower.
@@ -179,14 +178,14 @@ def train_vision(
     ]
     learned = {example.picture for of_task in corpus.train.values() for example in of_task}
     targets = make_targets(everything, len(corpus.pictures), grid)
-    decks = [[row for row in rows if row in learned] for rows in targets.known_rows()]
+    decks = _decks(targets, learned, stage.batch)
     heads = VisionHeads(int(tower.vit.config.hidden_size), targets)
     parameters = [*tower.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, stage.peak_learning_rate, weight_decay=stage.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, stage.peak_learning_rate, stage.steps, pct_start=0.1)
     draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     for step in range(stage.steps):
-        rows = torch.tensor([row for deck in decks if deck for row in draw.choices(deck, k=stage.batch // 2)])
+        rows = torch.tensor([row for deck, share in decks for row in draw.choices(deck, k=share)])
         loss = heads.loss(tower(augmented(corpus, rows, targets, generator)), rows, targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -197,17 +196,22 @@ def train_vision(
     return _held_out_accuracy(tower, heads, corpus, targets)
 
 
+def _decks(targets: Targets, learned: set[int], batch: int) -> list[tuple[list[int], int]]:
+    """Return rows that are drawn from, each with its share of a batch: half of it to the classification tasks."""
+    classified, told = ([row for row in rows if row in learned] for rows in targets.known_rows())
+    by_task: dict[int, list[int]] = {}
+    for row in classified:
+        by_task.setdefault(int(targets.class_span[row, 0]), []).append(row)
+    half = batch // 2
+    decks = [(by_task[first], max(1, half // len(by_task))) for first in sorted(by_task)]
+    return [*decks, (told, half)] if told else decks
+
+
 def augmented(corpus: Corpus, rows: torch.Tensor, targets: Targets, generator: torch.Generator) -> torch.Tensor:
-    """Return pixels [B, 3, S, S] with jittered brightness and contrast; classified ones also mirrored and shifted."""
-    pixels = normalised(corpus.pictures[rows])
-    noise = JITTER * (2 * torch.rand(2, len(rows), 1, 1, 1, generator=generator) - 1)
-    pixels = pixels * (1 + noise[0]) + noise[1]
+    """Return jittered pixels [B, 3, S, S]; classified ones are also mirrored, turned, zoomed and shifted."""
+    pixels = jittered(normalised(corpus.pictures[rows]), generator)
     classified = (targets.classes[rows] >= 0).view(-1, 1, 1, 1)
-    for axis in (2, 3):
-        heads_up = torch.rand(len(rows), 1, 1, 1, generator=generator) < 0.5  # noqa: PLR2004 - a fair coin
-        pixels = torch.where(classified & heads_up, pixels.flip(axis), pixels)
-    down, right = torch.randint(-SHIFT, SHIFT + 1, (2,), generator=generator).tolist()
-    return torch.where(classified, pixels.roll((down, right), (2, 3)), pixels)
+    return torch.where(classified, distorted(pixels, generator), pixels)
 
 
 @torch.no_grad()

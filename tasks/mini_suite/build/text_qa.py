@@ -3,6 +3,7 @@
 Sources: jind11/MedQA (Jin et al., 2020) and pubmedqa/pubmedqa (Jin et al., 2019).
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def build_medqa(realdata: Path) -> Part:
         "MedQA: all rows come from the official 4-option test file; the train rows of this suite are official "
         "test rows, so its models must not be scored on the official MedQA test."
     )
-    return Part(files=files, tasks=(record,), sources=(MEDQA,), notes=(note,))
+    return Part(files=files, tasks=(record, replace(record, task="medqa-options")), sources=(MEDQA,), notes=(note,))
 
 
 def _without_phrases(row: dict[str, Any]) -> dict[str, Any]:
@@ -101,4 +102,4 @@ def build_pubmedqa(realdata: Path) -> Part:
         counts={"train": len(train), "test": len(test)},
         items={"ori_pqal.json": "pubmedqa", "test_ground_truth.json": "pubmedqa"},
     )
-    return Part(files=files, tasks=(record,), sources=(PUBMEDQA,))
+    return Part(files=files, tasks=(record, replace(record, task="pubmedqa-context")), sources=(PUBMEDQA,))

@@ -1,0 +1,118 @@
+"""Scoring of predictions that somebody else made, by the very protocols that score our own runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from harness.predictions.record import Prediction
+from harness.results import MetricResult
+from harness.summarise import metric_result
+from tasks.answers.box_space import BoxSpace
+from tasks.answers.choice import read_choice
+from tasks.ceiling import rec_ceilings
+from tasks.foundation.errors import DataError
+from tasks.metrics.metric import Scorable
+from tasks.protocols import Item, Protocol, State, count_states, evaluate, state_of
+from tasks.sample import Box
+from tasks.spec import TaskSpec
+
+_METRICS = TypeAdapter(dict[str, MetricResult])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionScores:
+    """What the protocols make of predictions.
+
+    Attributes:
+        task: Name of the task.
+        samples: Number of predictions.
+        states: Predictions by state.
+        protocols: By protocol and metric.
+    """
+
+    task: str
+    samples: int
+    states: dict[State, int]
+    protocols: dict[Protocol, dict[str, MetricResult]]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the document that `medbench score --format json` prints."""
+        return {
+            "task": self.task,
+            "n": self.samples,
+            "states": self.states,
+            "protocols": {
+                protocol: _METRICS.dump_python(metrics, mode="json") for protocol, metrics in self.protocols.items()
+            },
+        }
+
+
+def score_predictions(
+    spec: TaskSpec,
+    predictions: Sequence[Prediction],
+    boxes: BoxSpace | None,
+    protocols: Sequence[Protocol],
+    *,
+    seed: int = 0,
+) -> PredictionScores:
+    """Score predictions of one task.
+
+    Args:
+        spec: The task.
+        predictions: All of them, failed ones included.
+        boxes: How the model writes boxes (REC only); None if the file holds boxes that its writer has read.
+        protocols: Whose definitions.
+        seed: Of the resampling for intervals.
+
+    Raises:
+        DataError: If a prediction of REC lacks its box or image size.
+        MedbenchError: If a metric of reports needs Java and Java cannot start.
+    """
+    items = [_item(prediction, spec, boxes) for prediction in predictions]
+    groups = [prediction.group or prediction.where for prediction in predictions]
+    right = [(found.box, found.image_size) for found in predictions if found.box and found.image_size]
+    unit = "group" if any(prediction.group for prediction in predictions) else "sample"
+
+    def results(protocol: Protocol) -> dict[str, MetricResult]:
+        limits = rec_ceilings(spec.name, right, boxes, protocol) if boxes and right else {}
+        return {
+            found.metric.metric_id: metric_result(
+                found, items, groups, unit=unit, ceiling=limits.get(found.metric.metric_id), seed=seed
+            )
+            for found in evaluate(spec.name, spec.kind, protocol, items)
+        }
+
+    return PredictionScores(
+        task=spec.name,
+        samples=len(items),
+        states=count_states(items),
+        protocols={protocol: results(protocol) for protocol in protocols},
+    )
+
+
+def _item(prediction: Prediction, spec: TaskSpec, boxes: BoxSpace | None) -> Item:
+    text = prediction.prediction
+    choices = prediction.choices or {answer: answer for answer in spec.choices}
+    scorable = Scorable(
+        prediction=text or "",
+        reference=prediction.reference,
+        choices=choices,
+        choice=read_choice(text or "", choices) or "",
+        predicted_box=_predicted_box(prediction, spec, boxes),
+        reference_box=prediction.box,
+        labels={"answer_type": prediction.answer_type} if prediction.answer_type else {},
+    )
+    return Item(state="error" if text is None else state_of(scorable, spec.kind), scorable=scorable)
+
+
+def _predicted_box(prediction: Prediction, spec: TaskSpec, boxes: BoxSpace | None) -> Box | None:
+    if spec.kind != "rec" or boxes is None:
+        return prediction.predicted_box
+    if prediction.box is None or prediction.image_size is None:
+        raise DataError(
+            f"{prediction.where} has no box or no image_size, which {spec.name} is scored by.",
+            "Give the right box as `box` [x1, y1, x2, y2] in pixels and the image's `image_size` [width, height].",
+        )
+    return boxes.read(prediction.prediction or "", prediction.image_size)

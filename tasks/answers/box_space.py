@@ -1,0 +1,212 @@
+"""Boxes as models write them: the coordinate space is declared by the adapter and never guessed from an answer.
+
+The notation is read tolerantly, since models vary it: in brackets, as two points, as a JSON object, each number in
+angle brackets of its own, as location tokens, or bare. What the numbers mean is not: the same four numbers are other
+boxes in pixels than in thousandths, and choosing per answer whichever fits better would be scoring by the reference.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from tasks.sample import Box
+
+Order = Literal["xyxy", "yxyx", "xywh", "cxcywh"]
+Notation = Literal["any", "official"]
+Rounding = Literal["truncate", "nearest"]
+Numbers = tuple[float, float, float, float]
+
+_NUMBER = r"-?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
+_GAP = r"(?:\s*,\s*|\s+)"
+_FOUR = _GAP.join([f"({_NUMBER})"] * 4)
+_POINT = rf"[(\[]\s*({_NUMBER}){_GAP}({_NUMBER})\s*[)\]]"
+_ANGLE = rf"<\s*(?:loc_?)?({_NUMBER})\s*>"
+_CORNER_NAMES = ("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom")
+
+
+def _named(names: tuple[str, ...]) -> str:
+    return r"\s*[,;]?\s*".join(rf"""["']?{name}["']?\s*[:=]\s*({_NUMBER})""" for name in names)
+
+
+_IN_BRACKETS = re.compile(
+    "|".join(
+        [
+            rf"\[\s*{_FOUR}\s*\]",
+            rf"\(\s*{_FOUR}\s*\)",
+            rf"\{{\s*{_FOUR}\s*\}}",
+            rf"<box>\s*{_FOUR}\s*</box>",
+            rf"{_POINT}\s*,?\s*{_POINT}",
+            r"\s*".join([_ANGLE] * 4),
+        ]
+    )
+)
+_BY_NAME = re.compile("|".join(_named(names) for names in _CORNER_NAMES), re.IGNORECASE)
+_ANY_NUMBER = re.compile(rf"(?<![\w.]){_NUMBER}(?![\w]|\.\d)")
+_BARE_NUMBERS = 4
+_OFFICIAL = re.compile(r"\{<(\d{1,3})><(\d{1,3})><(\d{1,3})><(\d{1,3})>\}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoxSpace:
+    """How one model family writes a box.
+
+    Attributes:
+        name: Name on the command line and in files.
+        units: The number that means the whole width or height, e.g. 100; None for pixels of the original image.
+        order: What the four numbers are; `x` runs to the right, `y` down, `c` is a centre.
+        template: How a box is written, with four places.
+        digits: Decimals that are written.
+        rounding: What happens to further decimals.
+        highest: The largest number that can be written, where that is less than `units`.
+        notation: `any` reads every notation of this module; `official` only what the official Uni-Med evaluation reads.
+    """
+
+    name: str
+    units: float | None
+    order: Order = "xyxy"
+    template: str = "[{}, {}, {}, {}]"
+    digits: int = 0
+    rounding: Rounding = "nearest"
+    highest: float | None = None
+    notation: Notation = "any"
+
+    def write(self, box: Box, image_size: tuple[int, int]) -> str:
+        """Return a box in pixels as text of this space.
+
+        Args:
+            box: In pixels of the original image.
+            image_size: Width and height of that image.
+        """
+        numbers = _ordered(self._scaled(box, image_size), self.order)
+        return self.template.format(*(self._rounded(number) for number in numbers))
+
+    def read(self, text: str, image_size: tuple[int, int]) -> Box | None:
+        """Return the first box of an answer in pixels of the original image, or None.
+
+        Numbers outside the space (1.5 where 1 is the whole width) are no box. An inverted box is one.
+
+        Args:
+            text: The answer.
+            image_size: Width and height of the original image in pixels.
+        """
+        corners = self._corners(text)
+        if corners is None:
+            return None
+        return self._unscaled(Box(*corners), image_size)
+
+    def as_written(self, box: Box, image_size: tuple[int, int]) -> Box | None:
+        """Return what is left of a box in pixels after it was written and read: the best that a model can score."""
+        return self.read(self.write(box, image_size), image_size)
+
+    def _corners(self, text: str) -> Numbers | None:
+        if self.notation == "official":
+            return _official_numbers(text)
+        named = _first_by_name(text)
+        if named is not None:
+            corners: Numbers | None = named
+        else:
+            numbers = _first_numbers(text)
+            corners = None if numbers is None else _corners_of(numbers, self.order)
+        return corners if corners is not None and self._holds(corners) else None
+
+    def _holds(self, corners: Numbers) -> bool:
+        return self.units is None or all(0 <= number <= self.units for number in corners)
+
+    def _scaled(self, box: Box, image_size: tuple[int, int]) -> Box:
+        if self.units is None:
+            return box
+        # Divided first, as the official code does: 29 of 100 pixels is 28.999..., which truncates to 28.
+        width, height = image_size
+        return Box(*(edge / side * self.units for edge, side in zip(box, (width, height) * 2, strict=True)))
+
+    def _unscaled(self, box: Box, image_size: tuple[int, int]) -> Box:
+        if self.units is None:
+            return box
+        width, height = image_size
+        return Box(*(edge / self.units * side for edge, side in zip(box, (width, height) * 2, strict=True)))
+
+    def _rounded(self, number: float) -> float | int:
+        number = number if self.highest is None else min(number, self.highest)
+        if self.digits:
+            return round(number, self.digits)
+        return int(number) if self.rounding == "truncate" else round(number)
+
+
+def _official_numbers(text: str) -> Numbers | None:
+    """Return the numbers that an answer starts with, as `eval_ref.py` reads them.
+
+    It removes `<unk>` and every space and demands the box at the very start; what follows is ignored, and numbers up
+    to 999 pass.
+    """
+    match = _OFFICIAL.match(text.replace("<unk>", "").replace(" ", ""))
+    return None if match is None else _four(match.groups())
+
+
+def _first_by_name(text: str) -> Numbers | None:
+    match = _BY_NAME.search(text)
+    return None if match is None else _four(match.groups())
+
+
+def _first_numbers(text: str) -> Numbers | None:
+    match = _IN_BRACKETS.search(text)
+    if match is not None:
+        return _four(match.groups())
+    bare = _ANY_NUMBER.findall(text)
+    return _four(bare) if len(bare) == _BARE_NUMBERS else None
+
+
+def _four(groups: "tuple[str | None, ...] | list[str]") -> Numbers | None:
+    numbers = [float(group) for group in groups if group is not None]
+    if len(numbers) != _BARE_NUMBERS or not all(abs(number) < float("inf") for number in numbers):
+        return None
+    first, second, third, fourth = numbers
+    return first, second, third, fourth
+
+
+def _ordered(box: Box, order: Order) -> Numbers:
+    left, top, right, bottom = box
+    if order == "yxyx":
+        return top, left, bottom, right
+    if order == "xywh":
+        return left, top, right - left, bottom - top
+    if order == "cxcywh":
+        return (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
+    return left, top, right, bottom
+
+
+def _corners_of(numbers: Numbers, order: Order) -> Numbers:
+    first, second, third, fourth = numbers
+    if order == "yxyx":
+        return second, first, fourth, third
+    if order == "xywh":
+        return first, second, first + third, second + fourth
+    if order == "cxcywh":
+        return first - third / 2, second - fourth / 2, first + third / 2, second + fourth / 2
+    return first, second, third, fourth
+
+
+UNI_MED = BoxSpace(
+    name="uni-med",
+    units=100,
+    template="{{<{}><{}><{}><{}>}}",
+    rounding="truncate",
+    notation="official",
+)
+"""Whole hundredths of the image's size, truncated, in braces (official code; the paper shows no braces)."""
+
+BOX_SPACES: Mapping[str, BoxSpace] = {
+    space.name: space
+    for space in (
+        UNI_MED,
+        BoxSpace(name="fraction", units=1, digits=3),
+        BoxSpace(name="percent", units=100),
+        BoxSpace(name="permille", units=1000),
+        BoxSpace(name="permille-yxyx", units=1000, order="yxyx"),
+        BoxSpace(name="pixels", units=None),
+        BoxSpace(name="pixels-xywh", units=None, order="xywh"),
+        BoxSpace(name="loc1024", units=1024, order="yxyx", template="<loc{:04d}>" * 4, highest=1023),
+    )
+}
+"""Spaces by name: LLaVA and Shikra write fractions, Qwen2-VL, InternVL and CogVLM thousandths, Qwen2.5-VL pixels,
+Gemini and Gemma thousandths with y first, PaliGemma location tokens out of 1024 with y first."""

@@ -1,0 +1,228 @@
+"""MIMIC-CXR as PhysioNet ships it: the official split file, one text per study, one picture per view.
+
+The split file has 377,110 rows. Pictures are looked for and reports are read only where a row may become a sample:
+for the test rows, and for the training rows in the order of their ranks until the draw is full.
+"""
+
+import csv
+import gzip
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+from tasks.datasets.native import collect, rank, refuse_options, seed_option
+from tasks.datasets.report_sections import ReportSections, SectionName, split_report
+from tasks.foundation.errors import DataError, UsageError
+from tasks.sample import ImageRef, Sample, Split
+from tasks.spec import Reading, Skipped
+from tasks.validation import read_bytes
+
+SPLIT_FILES = ("mimic-cxr-2.0.0-split.csv", "mimic-cxr-2.0.0-split.csv.gz")
+DEFAULT_MAX_TRAIN = 9997
+MAX_CHARACTERS = 800
+
+_IMAGES = "files"
+_REPORTS = ("files", "mimic-cxr-reports/files", "reports/files")
+_COLUMNS = ("dicom_id", "study_id", "subject_id", "split")
+_SPLITS: Mapping[str, Split] = {"train": "train", "test": "test"}
+_UNUSED_SPLIT = "validate"
+
+# The ids become parts of paths.
+_NUMBER = re.compile(r"\d{1,20}", re.ASCII)
+_DICOM = re.compile(r"[\w-]{1,100}", re.ASCII)
+
+_UNREADABLE = (csv.Error, UnicodeDecodeError, OSError, EOFError, zlib.error)
+_CHOSEN = {"findings": "findings are", "impression": "impression is", "both": "findings and impression are"}
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """One picture of a study."""
+
+    split: Split
+    patient: str
+    study: str
+    dicom: str
+
+    @property
+    def sample_id(self) -> str:
+        return f"s{self.study}/{self.dicom}"
+
+    @property
+    def study_path(self) -> str:
+        return f"p{self.patient[:2]}/p{self.patient}/s{self.study}"
+
+    @property
+    def image_path(self) -> str:
+        return f"{self.study_path}/{self.dicom}.jpg"
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """What a report gives: the chosen text, or why there is none."""
+
+    text: str = ""
+    problem: str = ""
+
+
+def find_split_file(source: Path) -> Path | None:
+    """Return the official split file in `source`, unpacked or not, or None if there is none."""
+    return next((source / name for name in SPLIT_FILES if (source / name).is_file()), None)
+
+
+def read_raw(source: Path, split_file: Path, options: Mapping[str, str], *, task: str, section: SectionName) -> Reading:
+    """Read the raw layout.
+
+    Args:
+        source: The folder that holds `files/` and maybe a folder of reports beside it.
+        split_file: What `find_split_file` found.
+        options: `max_train` and `seed`.
+        task: The task of the samples.
+        section: What of a report is the reference.
+
+    Raises:
+        DataError: If the split file is no CSV or lacks a column, or a report cannot be opened.
+        UsageError: If an option is malformed or has no effect.
+    """
+    limit = _max_train_option(options)
+    if limit is None:
+        refuse_options(options, ["seed"], "max_train=all draws nothing")
+    seed = seed_option(options)
+    listed = list(_listed(split_file))
+    views = [item for item in listed if isinstance(item, _View)]
+    studies = _Studies(source, task, section)
+    train = _train(views, studies, seed, limit)
+    tests = (studies.sample(view) for view in views if view.split == "test")
+    draw = "all its train rows" if limit is None else f"at most {limit} images drawn of its train rows, seed {seed}"
+    method = f"the test rows of {split_file.name}; training set ours, not the authors': {draw}"
+    return collect((*(item for item in listed if isinstance(item, Skipped)), *train, *tests), method)
+
+
+def _max_train_option(options: Mapping[str, str]) -> int | None:
+    text = options.get("max_train", str(DEFAULT_MAX_TRAIN))
+    if text == "all":
+        return None
+    try:
+        limit = int(text)
+    except ValueError:
+        limit = -1
+    if limit < 0:
+        raise UsageError(
+            f"The option max_train={text} is neither a whole number nor all.",
+            f"Example: --option max_train={DEFAULT_MAX_TRAIN}",
+        )
+    return limit
+
+
+def _listed(split_file: Path) -> Iterator[_View | Skipped]:
+    for number, row in _rows(split_file):
+        item = f"{split_file.name} line {number}"
+        if row["split"] == _UNUSED_SPLIT:
+            continue
+        if row["split"] not in _SPLITS:
+            yield Skipped(item=item, reason="split is not train, validate or test")
+        elif not (_is_number(row["subject_id"]) and _is_number(row["study_id"]) and _is_dicom(row["dicom_id"])):
+            yield Skipped(item=item, reason="an id is missing or malformed")
+        else:
+            yield _View(_SPLITS[row["split"]], row["subject_id"], row["study_id"], row["dicom_id"])
+
+
+def _is_number(text: str | None) -> bool:
+    return _NUMBER.fullmatch(text or "") is not None
+
+
+def _is_dicom(text: str | None) -> bool:
+    return _DICOM.fullmatch(text or "") is not None
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    try:
+        with _open_text(path) as stream:
+            reader = csv.DictReader(stream, strict=True)
+            absent = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
+            if absent:
+                raise DataError(
+                    f"{path} has no column {absent[0]!r}.", f"It needs {', '.join(_COLUMNS)}; download it again."
+                )
+            for row in reader:
+                yield reader.line_num, row
+    except _UNREADABLE as error:
+        raise DataError(f"{path} is not a readable CSV file: {error}.", "Download it again.") from error
+
+
+def _open_text(path: Path) -> IO[str]:
+    if path.suffix == ".gz":
+        return cast("IO[str]", gzip.open(path, "rt", encoding="utf-8-sig", newline=""))
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _train(views: Sequence[_View], studies: "_Studies", seed: int, limit: int | None) -> list[Sample | Skipped]:
+    """Return what was skipped on the way to a full draw, then the drawn samples in the order of the split file."""
+    candidates = [view for view in views if view.split == "train"]
+    drawn: dict[_View, Sample] = {}
+    skipped: list[Skipped] = []
+    for view in sorted(candidates, key=lambda view: (rank(seed, view.sample_id), view.sample_id)):
+        if len(drawn) == limit:
+            break
+        item = studies.sample(view)
+        if isinstance(item, Sample):
+            drawn[view] = item
+        else:
+            skipped.append(item)
+    return [*skipped, *(drawn[view] for view in candidates if view in drawn)]
+
+
+class _Studies:
+    """Makes samples of views; the report of a study is read once for all its views."""
+
+    def __init__(self, source: Path, task: str, section: SectionName) -> None:
+        self._images = source / _IMAGES
+        self._reports = [source / name for name in _REPORTS if (source / name).is_dir()]
+        self._task = task
+        self._section = section
+        self._references: dict[str, _Reference] = {}
+
+    def sample(self, view: _View) -> Sample | Skipped:
+        if not (self._images / view.image_path).is_file():
+            return Skipped(item=view.sample_id, reason="image is missing")
+        reference = self._reference(view.study_path)
+        if reference.problem:
+            return Skipped(item=view.sample_id, reason=reference.problem)
+        return Sample(
+            sample_id=view.sample_id,
+            task=self._task,
+            split=view.split,
+            images=(ImageRef(path=f"{_IMAGES}/{view.image_path}"),),
+            reference=reference.text,
+            groups={"image": view.image_path, "study": view.study, "patient": view.patient},
+        )
+
+    def _reference(self, study_path: str) -> _Reference:
+        if study_path not in self._references:
+            self._references[study_path] = self._read(study_path)
+        return self._references[study_path]
+
+    def _read(self, study_path: str) -> _Reference:
+        candidates = (folder / f"{study_path}.txt" for folder in self._reports)
+        path = next((path for path in candidates if path.is_file()), None)
+        if path is None:
+            return _Reference(problem="report is missing")
+        try:
+            sections = split_report(read_bytes(path).decode())
+        except UnicodeDecodeError:
+            return _Reference(problem="report is not UTF-8 text")
+        text = sections.text(self._section)
+        return _Reference(text=text, problem=_problem(sections, self._section, text))
+
+
+def _problem(sections: ReportSections, section: SectionName, text: str) -> str:
+    if section != "impression" and not sections.findings:
+        return "report has no findings"
+    if section != "findings" and not sections.impression:
+        return "report has no impression"
+    if len(text) > MAX_CHARACTERS:
+        return f"{_CHOSEN[section]} longer than {MAX_CHARACTERS} characters"
+    return ""

@@ -1,0 +1,180 @@
+"""The command `medbench data download`: fetch what may be fetched, and say for the rest how to get it."""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import click
+
+from tasks.archives import readable_size
+from tasks.catalog import get_task, select_tasks, task_names
+from tasks.foundation.console import emit, emit_table, say, warn
+from tasks.foundation.errors import DataError, UsageError
+from tasks.prepare import prepare_task
+from tasks.sources import SOURCES, HubSource, ManualSource, Source, WebSource, substitute
+from tasks.spec import TaskSpec
+
+_GIGABYTE = 10**9
+_SHORT_COMMIT = 12
+_DEFAULT_MAX_GB = 20.0
+
+
+@click.command("download")
+@click.argument("task", nargs=-1)
+@click.option(
+    "--source",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the native files go; every dataset gets a folder of its own in it.",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Go on and prepare the tasks into this folder.",
+)
+@click.option("--revision", metavar="SHA", help="Fetch this commit from the Hub, not the recorded or pinned one.")
+@click.option("--refresh", is_flag=True, help="Forget the recorded commit, and check every file again.")
+@click.option(
+    "--max-gb",
+    type=click.FloatRange(min=0),
+    default=_DEFAULT_MAX_GB,
+    show_default=True,
+    help="Refuse to fetch more than this for one dataset.",
+)
+def download_command(
+    task: Sequence[str], source: Path | None, data_dir: Path | None, revision: str | None, refresh: bool, max_gb: float
+) -> None:
+    """Fetch datasets whose licence allows it, and say for the others how to get them. TASK: names, kinds, patterns.
+
+    Without TASK: list what would be fetched from where, and what you have to get yourself. An interrupted download
+    goes on when the same command is run again; download.json in each folder keeps commit and checksums.
+
+    \b
+    Example:  medbench data download
+              medbench data download slake-vqa --source native --data-dir data
+    """
+    if not task:
+        _list()
+        return
+    if source is None:
+        raise UsageError("--source is not given.", "Add --source DIR, the folder where the native files go.")
+    groups = _by_family(select_tasks(",".join(task)))
+    if revision is not None:
+        _check_one_repository(groups)
+    unfinished: list[str] = []
+    for names in groups.values():
+        found = source_of(get_task(names[0]))
+        folder = source / found.family
+        if not isinstance(found, ManualSource):
+            # The client of the Hub takes a while to import, and listing needs none.
+            from tasks.download import download
+
+            max_bytes = int(max_gb * _GIGABYTE)
+            download(found, folder, revision=revision, refresh=refresh, max_bytes=max_bytes)
+        unfinished += _settle(found, names, folder, data_dir)
+    if unfinished:
+        raise DataError(
+            f"Not complete: {', '.join(unfinished)}.", "Follow the steps above, then run the same command again."
+        )
+
+
+def _check_one_repository(groups: Mapping[str, Sequence[str]]) -> None:
+    if len(groups) > 1:
+        raise UsageError(
+            f"--revision is a commit of one repository, and {len(groups)} datasets are asked for.",
+            "Download them one by one.",
+        )
+    for family, names in groups.items():
+        if not isinstance(source_of(get_task(names[0])), HubSource):
+            raise UsageError(f"--revision has no effect on {family}: it does not come from the Hub.", "Leave it out.")
+
+
+def source_of(spec: TaskSpec) -> Source:
+    """Return where the native files of a task are to be had; a variant's are those of its task."""
+    found = SOURCES.get(spec.name) or SOURCES.get(spec.variant_of)
+    if found is not None:
+        return found
+    return ManualSource(
+        family=spec.name,
+        licence=spec.licence,
+        reason="medbench knows no place to fetch it from",
+        steps=(f"Get it from where its authors say: {spec.source}.", f"Put it into {{folder}}: {spec.layout}"),
+    )
+
+
+def _list() -> None:
+    columns = ("task", "how", "from", "revision", "size", "licence")
+    sources = {name: source_of(get_task(name)) for name in task_names()}
+    emit_table(columns, [(name, *_row(source)) for name, source in sources.items()])
+    for name, source in sources.items():
+        if source.licence_note:
+            say(f"{name}: {source.licence_note}.")
+    say("by hand: `medbench data download TASK --source DIR` says how. not pinned: the newest commit is looked up.")
+
+
+def _row(source: Source) -> tuple[str, str, str, str, str]:
+    match source:
+        case HubSource():
+            revision = source.revision[:_SHORT_COMMIT] if source.revision else "not pinned"
+            return ("Hub", source.repo, revision, f"about {readable_size(source.size)}", source.licence)
+        case WebSource():
+            return ("web", source.home, source.revision[:_SHORT_COMMIT], readable_size(source.size), source.licence)
+        case ManualSource():
+            return ("by hand", source.reason, "-", "-", source.licence)
+
+
+def _by_family(names: Sequence[str]) -> Mapping[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(source_of(get_task(name)).family, []).append(name)
+    return groups
+
+
+def _settle(source: Source, names: Sequence[str], folder: Path, data_dir: Path | None) -> list[str]:
+    """Prepare the tasks of a folder, or check that they can be read; return those for which something is missing."""
+    steps = source.steps if isinstance(source, HubSource | ManualSource) else ()
+    # What stands for files that are not unpacked here is too large to be read only to count it.
+    counted = names if data_dir or not substitute(source, folder) else ()
+    try:
+        for name in counted:
+            say(_prepared(name, folder, data_dir) if data_dir else _readable(name, folder))
+    except DataError as error:
+        if not steps:
+            raise
+        emit("\n".join(_instructions(source, steps, names, folder)))
+        say(f"At present: {error.problem}")
+        return list(names)
+    if source.note and not (source.note_unless and (folder / source.note_unless).exists()):
+        warn(source.note.replace("{folder}", str(folder)))
+    if not data_dir:
+        say(f"Next: {_prepare_command(names, folder)}")
+    return []
+
+
+def _prepared(name: str, folder: Path, data_dir: Path) -> str:
+    prepared = prepare_task(get_task(name), folder, data_dir, {})
+    counts = prepared.manifest.counts
+    return (
+        f"{name}: {counts['train']} train, {counts['test']} test samples ({prepared.manifest.split_method}) in "
+        f"{prepared.folder}; `medbench data verify {name}` shows what was skipped."
+    )
+
+
+def _readable(name: str, folder: Path) -> str:
+    reading = get_task(name).reader(folder.resolve(), {})
+    tests = sum(sample.split == "test" for sample in reading.samples)
+    return f"{name}: {len(reading.samples) - tests} train, {tests} test samples are readable in {folder}."
+
+
+def _instructions(source: Source, steps: Sequence[str], names: Sequence[str], folder: Path) -> Iterator[str]:
+    reason = source.reason if isinstance(source, ManualSource) else "the files are there, but not yet as they are read"
+    yield f"{', '.join(names)}: to be done by hand; {reason}."
+    yield f"  licence: {source.licence}"
+    last = f"Prepare: {_prepare_command(names, folder)}"
+    for number, step in enumerate((*steps, last), start=1):
+        yield f"  {number}. {step.replace('{folder}', shlex.quote(str(folder)))}"
+    if source.note:
+        yield f"  Note: {source.note.replace('{folder}', str(folder))}"
+
+
+def _prepare_command(names: Sequence[str], folder: Path) -> str:
+    return f"medbench data prepare {' '.join(names)} --source {shlex.quote(str(folder))} --data-dir DATA"

@@ -1,0 +1,154 @@
+"""Reading choices: the traps that the peers fall into, and answers that are never invented."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.answers.choice import read_choice
+
+DRUGS = {"A": "warfarin", "B": "heparin", "C": "aspirin", "D": "a beta blocker"}
+DECISIONS = {word: word for word in ("yes", "no", "maybe")}
+CLASSES = {word: word for word in ("melanoma", "melanocytic nevi", "left lung", "right lung", "lung")}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A", "A"),
+        ("a", "A"),
+        ("(c)", "C"),
+        ("B.", "B"),
+        ("Option B", "B"),
+        ("Option B is correct.", "B"),
+        ("OPTION B IS CORRECT.", "B"),
+        ("The correct option is (B).", "B"),
+        ("The answer is A.", "A"),
+        ("The answer is A because B and C are contraindicated.", "A"),
+        ("The answer is C, not B", "C"),
+        ("(A) is wrong; the correct choice is (C)", "C"),
+        ("**Answer: C**", "C"),
+        ("Answer:C", "C"),
+        ("Final answer: B\n", "B"),
+        ("The answer is: **(D)**", "D"),
+        ("The most likely answer is option D", "D"),
+        ("I would choose option D.", "D"),
+        ("C) warfarin", "C"),
+        ("D: a beta blocker", "D"),
+        ("C. aspirin, which inhibits A.", "C"),
+        ("aspirin", "C"),
+        ("Aspirin.", "C"),
+        ("The answer is aspirin.", "C"),
+        ("the answer is a beta blocker", "D"),
+        (r"\boxed{C}", "C"),
+        (r"so it is $\boxed{\text{C}}$", "C"),
+        ("<think>A? No, B.</think>\nC", "C"),
+        ("A is tempting</think>C", "C"),
+        ('{"reasoning": "A or B", "answer": "B"}', "B"),
+        ('```json\n{"answer_choice": "B. heparin"}\n```', "B"),
+        ('{"reasoning": "cut off", "answer_choice": "B. heparin"', "B"),
+        ("{'answer': 'B'}", "B"),
+    ],
+)
+def test_a_choice_that_is_taken_is_read(text: str, expected: str | None) -> None:
+    assert read_choice(text, DRUGS) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   ",
+        "I cannot answer.",
+        "I'm sorry, but I cannot help with medical images.",
+        "E",
+        "None of the above",
+        '{"answer": "None of the above"}',
+        '{"answer": "B. heparin or C. aspirin"}',
+        '{"answer": "B/C"}',
+        "B or C",
+        "A, B",
+        "The answer is B or C",
+        "The answer is A and B",
+        "The answer is not B",
+        "I don't think the answer is B.",
+        "B is not correct",
+        "It is not aspirin",
+        "A patient with a fever should get nothing.",
+        "A. warfarin\nB. heparin\nC. aspirin",
+        "The answer is A. On second thoughts, the answer is B.",
+        "<think>It must be A",
+        "yes",
+    ],
+)
+def test_what_takes_no_choice_is_unread(text: str) -> None:
+    assert read_choice(text, DRUGS) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("yes", "yes"),
+        ("Yes.", "yes"),
+        ("YES", "yes"),
+        ("Yes, there is no doubt.", "yes"),
+        ("No, it is not.", "no"),
+        ("yes it does", "yes"),
+        ("The answer is no; yes would be wrong", "no"),
+        ("Answer: Maybe", "maybe"),
+        ("The answer is maybe", "maybe"),
+        ("yes no maybe", None),
+        ("yes, no, maybe", None),
+        ("yes/no", None),
+        ("yes and no", None),
+        ("No evidence suggests it", None),
+        ("There is no doubt", None),
+        ("It is not a yes", None),
+    ],
+)
+def test_decisions(text: str, expected: str | None) -> None:
+    assert read_choice(text, DECISIONS) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("melanoma", "melanoma"),
+        ("This is a Melanoma.", "melanoma"),
+        ("the category is: left lung", "left lung"),
+        ("It shows the left lung", "left lung"),
+        ("Melanocytic nevi", "melanocytic nevi"),
+        ("not melanoma", None),
+        ("melanoma or melanocytic nevi", None),
+        ("left lung and right lung", None),
+        ("a benign lesion", None),
+    ],
+)
+def test_classes(text: str, expected: str | None) -> None:
+    assert read_choice(text, CLASSES) == expected
+
+
+@given(st.text(max_size=80), st.dictionaries(st.text(min_size=1, max_size=3), st.text(max_size=8), max_size=5))
+@settings(deadline=None, max_examples=300)
+def test_no_answer_breaks_the_reader(text: str, choices: dict[str, str]) -> None:
+    found = read_choice(text, choices)
+    assert found is None or found in choices
+
+
+@given(st.lists(st.sampled_from(["A", "B)", "answer", "is", "not", "or", "{", '"answer":', "(C)", "\n", "heparin"])))
+@settings(deadline=None, max_examples=300)
+def test_a_choice_is_only_read_where_its_key_or_text_stands(words: list[str]) -> None:
+    text = " ".join(words)
+    found = read_choice(text, DRUGS)
+    assert found is None or found.lower() in text.lower() or DRUGS[found] in text
+
+
+def test_reading_takes_linear_time() -> None:
+    for text in (
+        "answer is " * 5_000,
+        "{" * 20_000,
+        "A or " * 5_000,
+        "not " * 10_000,
+        "<think>" * 5_000,
+        "A) " * 5_000,
+    ):
+        assert read_choice(text, DRUGS) in {None, *DRUGS}

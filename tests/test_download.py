@@ -1,0 +1,706 @@
+"""Datasets from the Hub and elsewhere, fetched for real from a small server on this machine that plays both."""
+
+import hashlib
+import io
+import json
+import os
+import signal
+import socket
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from subprocess import PIPE, CompletedProcess, Popen
+from threading import Event, Thread
+from time import monotonic, sleep
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from click.testing import CliRunner, Result
+from command_line import COMMAND, medbench
+from huggingface_hub import constants
+from native_data import NATIVE, slake
+
+from tasks.catalog import get_task, task_names
+from tasks.download import DownloadError, download, read_record
+from tasks.download_cli import download_command, source_of
+from tasks.foundation.errors import DataError, MedbenchError, RunError, UsageError
+from tasks.prepared import load_prepared
+from tasks.sources import SOURCES, HubSource, ManualSource, WebFile, WebSource
+
+OLD, NEW = "a" * 40, "b" * 40
+TOKEN = "hf_not_a_real_token"
+REPO = "somebody/some-data"
+# What huggingface_hub gathers before it writes; an interruption loses less than this.
+CHUNK = constants.DOWNLOAD_CHUNK_SIZE
+SLAKE_JSON = {"train.json": b"[]", "validation.json": b"[]", "test.json": b"[]"}
+
+
+def zipped(files: Mapping[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def blob_id(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+@dataclass
+class Wish:
+    """How the server is to behave.
+
+    Attributes:
+        status: Answer every question for the dataset with this status.
+        error: The `X-Error-Code` of that answer.
+        corrupt: Files whose content is not the one that was promised.
+        stall_at: Stop sending any file after so many bytes, until `go_on` is set.
+        no_checksums: Tell no checksums.
+        answer: Answer questions for the dataset with this text.
+        sha: Name this commit, whatever was asked for.
+        sha256: Promise this content.
+    """
+
+    status: int = 0
+    error: str = ""
+    corrupt: tuple[str, ...] = ()
+    stall_at: int = 0
+    no_checksums: bool = False
+    answer: str = ""
+    sha: str = ""
+    sha256: str = ""
+
+
+@dataclass
+class Hub:
+    """A Hub with some repositories of some commits, which sends large files from another host, and files in /web/."""
+
+    commits: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
+    main: dict[str, str] = field(default_factory=dict)
+    web: dict[str, bytes] = field(default_factory=dict)
+    wish: Wish = field(default_factory=Wish)
+    url: str = ""
+    seen: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    stalled: Event = field(default_factory=Event)
+    go_on: Event = field(default_factory=Event)
+
+    def add(self, repo: str, commit: str, files: dict[str, bytes]) -> None:
+        self.commits.setdefault(repo, {})[commit] = files
+        self.main[repo] = commit
+
+    def info(self, repo: str, commit: str) -> dict[str, Any]:
+        files = self.commits[repo][commit]
+        siblings = [self._sibling(name, content) for name, content in files.items()]
+        return {"id": repo, "sha": self.wish.sha or commit, "siblings": siblings}
+
+    def _sibling(self, name: str, content: bytes) -> dict[str, Any]:
+        sibling: dict[str, Any] = {"rfilename": name, "size": len(content)}
+        if self.wish.no_checksums:
+            return sibling
+        sibling["blobId"] = blob_id(content)
+        if not name.endswith(".json"):
+            digest = self.wish.sha256 or hashlib.sha256(content).hexdigest()
+            lfs = {"size": len(content), "sha256": digest, "pointerSize": 130}
+            sibling = {**sibling, "blobId": blob_id(b"pointer"), "lfs": lfs}
+        return sibling
+
+    def fetched(self) -> list[str]:
+        """The names of the files that were asked for."""
+        return [path.rpartition("/")[2] for _, path, _ in self.seen if path.startswith("/datasets/")]
+
+
+class Handler(BaseHTTPRequestHandler):
+    hub: Hub
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
+        del format, arguments
+
+    def do_HEAD(self) -> None:
+        self.answer(with_body=False)
+
+    def do_GET(self) -> None:
+        self.answer(with_body=True)
+
+    def answer(self, *, with_body: bool) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.hub.seen.append((self.command, path, {name.lower(): value for name, value in self.headers.items()}))
+        parts = path.strip("/").split("/")
+        if parts[0] == "web":
+            self.send_file(parts[-1], self.hub.web.get(parts[-1]), "", with_body=with_body)
+            return
+        if self.hub.wish.status or "datasets" not in parts:
+            self.refuse(self.hub.wish.status or 404, self.hub.wish.error)
+            return
+        place = parts.index("datasets") + 1
+        repo, commit = "/".join(parts[place : place + 2]), parts[place + 3]
+        commit = self.hub.main.get(repo, "") if commit == "main" else commit
+        if repo not in self.hub.commits:
+            self.refuse(404, "RepoNotFound")
+        elif commit not in self.hub.commits[repo]:
+            self.refuse(404, "RevisionNotFound")
+        elif parts[0] == "api":
+            self.send_whole((self.hub.wish.answer or json.dumps(self.hub.info(repo, commit))).encode(), {})
+        elif parts[0] == "datasets" and not path.endswith(".json"):
+            self.redirect(f"http://localhost:{urlsplit(self.hub.url).port}/cdn{path}?signature=secret")
+        else:
+            name = path.partition(f"/resolve/{commit}/")[2]
+            self.send_file(name, self.hub.commits[repo][commit].get(name), commit, with_body=with_body)
+
+    def send_file(self, name: str, content: bytes | None, commit: str, *, with_body: bool) -> None:
+        if content is None:
+            self.refuse(404, "EntryNotFound")
+            return
+        if name in self.hub.wish.corrupt:
+            content = content[:-1] + bytes([content[-1] ^ 1])
+        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        headers = {"ETag": f'"{blob_id(content)}"', "X-Repo-Commit": commit}
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        self.send_whole(content[start:], headers, status=206 if start else 200, with_body=with_body)
+
+    def send_whole(
+        self, content: bytes, headers: Mapping[str, str], *, status: int = 200, with_body: bool = True
+    ) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        stall_at = self.hub.wish.stall_at
+        if with_body and stall_at and len(content) > stall_at:
+            self.wfile.write(content[:stall_at])
+            self.wfile.flush()
+            self.hub.stalled.set()
+            self.hub.go_on.wait(60)
+            self.close_connection = True
+        elif with_body:
+            self.wfile.write(content)
+
+    def redirect(self, address: str) -> None:
+        self.send_response(302)
+        self.send_header("Location", address)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def refuse(self, status: int, code: str) -> None:
+        self.send_response(status)
+        if code:
+            self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    served = Hub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": served}))
+    served.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = Thread(target=partial(server.serve_forever, poll_interval=0.01), daemon=True)
+    thread.start()
+    yield served
+    served.go_on.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def hub_source(**fields: Any) -> HubSource:
+    defaults: dict[str, Any] = {
+        "family": "some",
+        "licence": "CC0",
+        "repo": REPO,
+        "revision": OLD,
+        "files": ("rows.json", "imgs.zip"),
+        "unpack": {"imgs.zip": ()},
+        "size": 1,
+    }
+    return HubSource(**{**defaults, **fields})
+
+
+def files(word: bytes) -> dict[str, bytes]:
+    return {"rows.json": b'["%s"]' % word, "imgs.zip": zipped({"imgs/1.txt": word, "imgs/2.txt": b""})}
+
+
+@pytest.fixture
+def two_commits(hub: Hub) -> Hub:
+    hub.add(REPO, OLD, files(b"old"))
+    hub.add(REPO, NEW, files(b"new"))
+    return hub
+
+
+def web_source(hub: Hub, content: bytes = b"the file", digest: str = "") -> WebSource:
+    hub.web["rows.json"] = content
+    digest = digest or f"md5:{hashlib.md5(content, usedforsecurity=False).hexdigest()}"
+    file = WebFile(path="rows.json", url=f"{hub.url}/web/rows.json", size=len(content), digest=digest)
+    return WebSource(family="web", licence="MIT", home="somewhere.org/7", revision="7", files=(file,))
+
+
+def environment(hub: Hub, tmp_path: Path, **more: str) -> dict[str, str]:
+    return {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0", "COLUMNS": "200", **more}
+
+
+def slake_archive(tmp_path: Path) -> bytes:
+    native = slake(tmp_path / "slake-native")
+    paths = [path for path in sorted((native / "imgs").rglob("*")) if path.is_file()]
+    return zipped({path.relative_to(native).as_posix(): path.read_bytes() for path in paths})
+
+
+# The table of sources.
+
+
+def test_every_task_has_exactly_one_source() -> None:
+    assert sorted(SOURCES) == sorted(name for name in task_names() if not get_task(name).variant_of)
+    assert len(SOURCES) == 12
+    for name in task_names():
+        assert source_of(get_task(name)) is SOURCES[get_task(name).variant_of or name]
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_a_source_has_the_licence_of_its_task_or_says_why_not(name: str) -> None:
+    source = SOURCES[name]
+    assert source.licence == get_task(name).licence or source.licence_note
+
+
+def test_declarations_are_well_formed() -> None:
+    families = {source.family: source for source in SOURCES.values()}
+    assert all(families[source.family] is source for source in SOURCES.values())
+    for source in families.values():
+        if isinstance(source, HubSource):
+            assert source.revision is None or len(source.revision) == 40
+            assert set(source.unpack) <= set(source.files)
+            assert source.repo.count("/") == 1
+        elif isinstance(source, WebSource):
+            assert all(file.url.startswith("https://") for file in source.files)
+            assert {file.digest.partition(":")[0] for file in source.files} <= {"md5", "sha256"}
+
+
+def test_what_may_not_be_fetched_is_not_fetched() -> None:
+    by_hand = {name for name, source in SOURCES.items() if isinstance(source, ManualSource)}
+    assert by_hand == {"mimic-cxr", "mpx-single", "path-vqa"}
+    assert all(get_task(name).credentialed <= (name in by_hand) for name in SOURCES)
+
+
+# Which commit.
+
+
+def test_the_pinned_commit_is_fetched_and_recorded(two_commits: Hub, tmp_path: Path) -> None:
+    download(hub_source(), tmp_path, endpoint=two_commits.url)
+    assert (tmp_path / "rows.json").read_bytes() == b'["old"]'
+    assert (tmp_path / "imgs" / "1.txt").read_bytes() == b"old"
+    record = read_record(tmp_path)
+    assert record is not None
+    assert (record.source, record.revision, record.licence) == (REPO, OLD, "CC0")
+    assert record.unpacked["imgs.zip"].names == ("imgs",)
+    hidden = [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert hidden == [".download.lock"]
+
+
+def test_without_a_pin_main_is_resolved_said_and_kept(
+    two_commits: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = hub_source(revision=None)
+    download(source, tmp_path, endpoint=two_commits.url)
+    assert f"--revision {NEW}" in capsys.readouterr().err
+    two_commits.add(REPO, "c" * 40, files(b"newest"))
+    (tmp_path / "rows.json").unlink()
+    download(source, tmp_path, endpoint=two_commits.url)
+    assert (tmp_path / "rows.json").read_bytes() == b'["new"]'
+    download(source, tmp_path, refresh=True, endpoint=two_commits.url)
+    assert (tmp_path / "rows.json").read_bytes() == b'["newest"]'
+    assert (tmp_path / "imgs" / "1.txt").read_bytes() == b"newest"
+
+
+def test_the_user_may_choose_the_commit(two_commits: Hub, tmp_path: Path) -> None:
+    download(hub_source(), tmp_path, revision=NEW, endpoint=two_commits.url)
+    assert (tmp_path / "imgs" / "1.txt").read_bytes() == b"new"
+    # The recorded commit stays, although another one is pinned.
+    download(hub_source(), tmp_path, endpoint=two_commits.url)
+    assert (tmp_path / "imgs" / "1.txt").read_bytes() == b"new"
+    download(hub_source(), tmp_path, refresh=True, endpoint=two_commits.url)
+    assert (tmp_path / "imgs" / "1.txt").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("revision", ["main", "A" * 40, "a" * 39, ""])
+def test_a_revision_is_forty_hex_digits(hub: Hub, tmp_path: Path, revision: str) -> None:
+    with pytest.raises(UsageError, match="is no commit"):
+        download(hub_source(), tmp_path, revision=revision, endpoint=hub.url)
+    with pytest.raises(UsageError, match="no effect"):
+        download(web_source(hub), tmp_path, revision=revision)
+
+
+def test_a_server_that_names_another_commit_is_refused(two_commits: Hub, tmp_path: Path) -> None:
+    for sha in (NEW, "main"):
+        two_commits.wish = Wish(sha=sha)
+        with pytest.raises(DownloadError, match="answers with commit"):
+            download(hub_source(), tmp_path, endpoint=two_commits.url)
+
+
+# Twice, in parts, at once.
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = monotonic() + 60
+    while not condition():
+        assert monotonic() < deadline
+        sleep(0.02)
+
+
+def test_a_second_call_needs_no_network(two_commits: Hub, tmp_path: Path) -> None:
+    download(hub_source(), tmp_path, endpoint=two_commits.url)
+    questions = len(two_commits.seen)
+    # The archive was unpacked and may go.
+    (tmp_path / "imgs.zip").unlink()
+    download(hub_source(), tmp_path, endpoint=two_commits.url)
+    assert len(two_commits.seen) == questions
+
+
+def test_only_what_is_missing_is_fetched(two_commits: Hub, tmp_path: Path) -> None:
+    download(hub_source(), tmp_path, endpoint=two_commits.url)
+    two_commits.seen.clear()
+    (tmp_path / "rows.json").write_bytes(b"cut")
+    download(hub_source(), tmp_path, endpoint=two_commits.url)
+    assert two_commits.fetched() == ["rows.json"]
+
+
+def test_refresh_notices_a_changed_file_of_the_same_size(two_commits: Hub, tmp_path: Path) -> None:
+    download(hub_source(), tmp_path, endpoint=two_commits.url)
+    (tmp_path / "rows.json").write_bytes(b'["odd"]')
+    two_commits.seen.clear()
+    download(hub_source(), tmp_path, refresh=True, endpoint=two_commits.url)
+    assert two_commits.fetched() == ["rows.json"]
+    assert (tmp_path / "rows.json").read_bytes() == b'["old"]'
+
+
+def test_a_killed_download_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
+    source = SOURCES["slake-vqa"]
+    assert isinstance(source, HubSource)
+    assert source.revision is not None
+    archive = zipped({"imgs/filler.bin": bytes(range(256)) * (3 * CHUNK // 256)})
+    hub.add(source.repo, source.revision, {"imgs.zip": archive, **SLAKE_JSON})
+    hub.wish = Wish(stall_at=2 * CHUNK + CHUNK // 2)
+    command = [*COMMAND, "data", "download", "slake-vqa", "--source", str(tmp_path / "native")]
+    process = Popen(command, stderr=PIPE, env={**os.environ, **environment(hub, tmp_path)})
+    assert hub.stalled.wait(60)
+    folder = tmp_path / "native" / "slake"
+    wait_until(lambda: any(path.stat().st_size for path in folder.glob(".imgs.zip.*.partial")))
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in errors
+    (partial,) = folder.glob(".imgs.zip.*.partial")
+    there = partial.stat().st_size
+    assert there in {CHUNK, 2 * CHUNK}
+    assert not (folder / "imgs.zip").exists()
+    hub.wish = Wish()
+    hub.go_on.set()
+    hub.seen.clear()
+    download(source, folder, endpoint=hub.url)
+    asked = [headers.get("range") for _, path, headers in hub.seen if path.startswith("/cdn/")]
+    assert asked == [f"bytes={there}-"]
+    assert (folder / "imgs.zip").read_bytes() == archive
+    assert not partial.exists()
+
+
+def test_a_partial_file_that_is_too_long_is_begun_anew(hub: Hub, tmp_path: Path) -> None:
+    source = web_source(hub, b"x" * 100)
+    digest = source.files[0].digest.rpartition(":")[2]
+    (tmp_path / f".rows.json.{digest[:12]}.partial").write_bytes(b"y" * 101)
+    download(source, tmp_path)
+    assert (tmp_path / "rows.json").read_bytes() == b"x" * 100
+
+
+def test_a_partial_file_that_is_complete_needs_only_its_name(hub: Hub, tmp_path: Path) -> None:
+    source = web_source(hub, b"x" * 100)
+    digest = source.files[0].digest.rpartition(":")[2]
+    (tmp_path / f".rows.json.{digest[:12]}.partial").write_bytes(b"x" * 100)
+    download(source, tmp_path)
+    assert (tmp_path / "rows.json").read_bytes() == b"x" * 100
+    assert hub.seen == []
+
+
+def test_two_downloads_into_one_folder_do_not_mix(two_commits: Hub, tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    with (
+        FileLock(tmp_path / ".download.lock"),
+        pytest.raises(DataError, match="Another download"),
+    ):
+        download(hub_source(), tmp_path, endpoint=two_commits.url)
+
+
+# What arrives is what was promised.
+
+
+@pytest.mark.parametrize("name", ["rows.json", "imgs.zip"])
+def test_a_file_with_another_checksum_is_thrown_away(two_commits: Hub, tmp_path: Path, name: str) -> None:
+    two_commits.wish = Wish(corrupt=(name,))
+    with pytest.raises(DownloadError, match=f"{name} arrived with the checksum"):
+        download(hub_source(), tmp_path, endpoint=two_commits.url)
+    assert not (tmp_path / name).exists()
+    assert not list(tmp_path.glob("*.partial"))
+    two_commits.wish = Wish()
+    download(hub_source(), tmp_path, endpoint=two_commits.url)
+    assert (tmp_path / "imgs" / "1.txt").read_bytes() == b"old"
+
+
+def test_files_outside_the_hub_are_checked_against_the_declaration(hub: Hub, tmp_path: Path) -> None:
+    download(web_source(hub), tmp_path)
+    assert (tmp_path / "rows.json").read_bytes() == b"the file"
+    assert read_record(tmp_path) is not None
+    with pytest.raises(DownloadError, match="sha256:"):
+        download(web_source(hub, digest=f"sha256:{'0' * 64}"), tmp_path / "other")
+
+
+def test_a_hub_that_tells_no_checksum_is_refused(two_commits: Hub, tmp_path: Path) -> None:
+    for wish in (Wish(no_checksums=True), Wish(sha256="../../up"), Wish(sha256="0" * 63)):
+        two_commits.wish = wish
+        with pytest.raises(DownloadError, match="no checksum"):
+            download(hub_source(), tmp_path, endpoint=two_commits.url)
+
+
+def test_a_right_file_that_the_user_put_there_is_kept_and_a_wrong_one_is_not_touched(
+    two_commits: Hub, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.json").write_bytes(b'["old"]')
+    download(hub_source(), tmp_path, endpoint=two_commits.url)
+    assert two_commits.fetched() == ["imgs.zip"]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "rows.json").write_bytes(b"mine")
+    with pytest.raises(DataError, match="already there"):
+        download(hub_source(), other, endpoint=two_commits.url)
+    assert (other / "rows.json").read_bytes() == b"mine"
+
+
+def test_a_folder_of_another_source_is_refused(two_commits: Hub, tmp_path: Path) -> None:
+    download(web_source(two_commits), tmp_path)
+    with pytest.raises(DataError, match="holds files of"):
+        download(hub_source(), tmp_path, endpoint=two_commits.url)
+
+
+def test_a_hostile_archive_is_refused(hub: Hub, tmp_path: Path) -> None:
+    hub.add(REPO, OLD, {**files(b"old"), "imgs.zip": zipped({"../../up": b"1"})})
+    with pytest.raises(DataError, match="climbs out"):
+        download(hub_source(), tmp_path / "a" / "b", endpoint=hub.url)
+    assert sorted(path.name for path in tmp_path.rglob("up")) == []
+
+
+def test_an_archive_cannot_replace_the_record(hub: Hub, tmp_path: Path) -> None:
+    hub.add(REPO, OLD, {**files(b"old"), "imgs.zip": zipped({"download.json": b"{}"})})
+    with pytest.raises(DataError, match="already there"):
+        download(hub_source(), tmp_path, endpoint=hub.url)
+
+
+# What goes wrong is explained.
+
+
+@pytest.mark.parametrize(
+    ("wish", "problem", "hint"),
+    [
+        (Wish(status=403, error="GatedRepo"), "accepted its conditions", "hf auth login"),
+        (Wish(status=403), "accepted its conditions", "hf auth login"),
+        (Wish(status=401), "not without logging in", "Look at"),
+        (Wish(status=404, error="RepoNotFound"), "is not there", "by hand"),
+        (Wish(status=429), "HTTP status 429", "again later"),
+        (Wish(status=500), "HTTP status 500", "again later"),
+        (Wish(answer="<html>Log in to the WiFi</html>"), "not the Hub's", "HF_ENDPOINT"),
+        (Wish(answer="[]"), "not the Hub's", "HF_ENDPOINT"),
+    ],
+)
+def test_refusals_have_a_next_step(two_commits: Hub, tmp_path: Path, wish: Wish, problem: str, hint: str) -> None:
+    two_commits.wish = wish
+    with pytest.raises(DownloadError, match=problem) as error:
+        download(hub_source(), tmp_path, endpoint=two_commits.url)
+    assert hint in error.value.hint
+
+
+def test_missing_commits_and_files_are_explained(two_commits: Hub, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="no such commit"):
+        download(hub_source(revision="d" * 40), tmp_path, endpoint=two_commits.url)
+    with pytest.raises(DownloadError, match=r"has no file 'gone\.json'"):
+        download(hub_source(files=("gone.json",), unpack={}), tmp_path, endpoint=two_commits.url)
+    source = web_source(two_commits)
+    two_commits.web.clear()
+    with pytest.raises(DownloadError, match="is not there"):
+        download(source, tmp_path / "web")
+
+
+def test_a_server_that_is_not_there_is_explained(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(DownloadError, match="cannot be reached") as error:
+        download(hub_source(), tmp_path, endpoint=f"http://127.0.0.1:{port}")
+    assert "goes on where it stopped" in error.value.hint
+
+
+def test_too_little_space_and_too_much_data_are_noticed_before(
+    two_commits: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="more than --max-gb") as error:
+        download(hub_source(), tmp_path, max_bytes=10, endpoint=two_commits.url)
+    assert "--max-gb 1" in error.value.hint
+    monkeypatch.setattr("tasks.archives.shutil.disk_usage", lambda _: type("Usage", (), {"free": 5}))
+    with pytest.raises(RunError, match="too little space for downloading some"):
+        download(hub_source(), tmp_path, endpoint=two_commits.url)
+    assert two_commits.fetched() == []
+
+
+def test_a_folder_that_cannot_be_written_is_explained(two_commits: Hub, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DownloadError, match="cannot be written") as error:
+        download(hub_source(), tmp_path / "file" / "some", endpoint=two_commits.url)
+    assert "--source" in error.value.hint
+
+
+def test_a_broken_record_is_explained(two_commits: Hub, tmp_path: Path) -> None:
+    (tmp_path / "download.json").write_text("{}")
+    with pytest.raises(DataError, match=r"download\.json"):
+        download(hub_source(), tmp_path, endpoint=two_commits.url)
+
+
+# The command.
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(download_command, [str(argument) for argument in arguments])
+
+
+def test_without_a_task_the_command_lists_what_it_would_do() -> None:
+    shown = run()
+    assert shown.exception is None
+    rows = {line.split()[0]: line for line in shown.stdout.splitlines() if not line.startswith(" ")}
+    assert set(task_names()) <= set(rows)
+    assert "BoKelvin/SLAKE" in rows["slake-rec"]
+    assert "about 216 MB" in rows["slake-rec"]
+    assert "not pinned" in rows["sa-med2d-reg"]
+    assert "by hand" in rows["mimic-cxr"]
+    assert "medqa: the card of this copy" in shown.stderr
+
+
+@pytest.mark.parametrize("name", ["mimic-cxr", "mpx-single", "path-vqa"])
+def test_by_hand_means_steps_then_the_same_command_goes_on(tmp_path: Path, name: str) -> None:
+    told = run(name, "--source", tmp_path / "native", "--data-dir", tmp_path / "data")
+    assert isinstance(told.exception, DataError)
+    assert f"medbench data prepare {name} --source {tmp_path / 'native' / name}" in told.stdout
+    assert "{folder}" not in told.stdout
+    NATIVE[name](tmp_path / "native" / name)
+    assert run(name, "--source", tmp_path / "native", "--data-dir", tmp_path / "data").exception is None
+    assert load_prepared(tmp_path / "data", name).manifest.counts["test"] > 0
+
+
+def test_physionet_is_explained(tmp_path: Path) -> None:
+    text = run("mimic-cxr", "--source", tmp_path).stdout
+    for word in ("physionet.org/register", "credentialing", "CITI", "data use agreement", "annotation.json"):
+        assert word in text
+
+
+def test_a_task_of_somebody_else_has_steps_too() -> None:
+    source = source_of(replace(get_task("slake-vqa"), name="foreign", variant_of=""))
+    assert isinstance(source, ManualSource)
+    assert source.family == "foreign"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["slake-vqa"], "--source"),
+        (["slake-vqx", "--source", "."], "slake-vqa"),
+        (["slake-vqa", "medqa", "--source", ".", "--revision", OLD], "one by one"),
+        (["mimic-cxr", "--source", ".", "--revision", OLD], "no effect"),
+        (["pubmedqa", "--source", ".", "--revision", OLD], "no effect"),
+    ],
+)
+def test_mistakes_end_with_a_hint(arguments: list[str], message: str) -> None:
+    mistake = run(*arguments).exception
+    assert isinstance(mistake, MedbenchError)
+    assert message in str(mistake)
+
+
+def served_slake(hub: Hub, tmp_path: Path) -> HubSource:
+    source = SOURCES["slake-vqa"]
+    assert isinstance(source, HubSource)
+    assert source.revision is not None
+    hub.add(source.repo, source.revision, {"imgs.zip": slake_archive(tmp_path), **SLAKE_JSON})
+    hub.add(source.repo, NEW, {})
+    return source
+
+
+def data_download(hub: Hub, tmp_path: Path, *words: object, **env: str) -> CompletedProcess[str]:
+    return medbench("data", "download", *words, env=environment(hub, tmp_path, **env))
+
+
+def test_from_the_hub_to_prepared_samples(hub: Hub, tmp_path: Path) -> None:
+    source = served_slake(hub, tmp_path)
+    words = ("slake-vqa", "slake-rec", "--source", tmp_path / "native")
+    done = data_download(hub, tmp_path, *words, "--data-dir", tmp_path / "data", HF_TOKEN=TOKEN)
+    assert done.returncode == 0, done.stderr
+    record = read_record(tmp_path / "native" / "slake")
+    assert record is not None
+    assert record.revision == source.revision
+    prepared = load_prepared(tmp_path / "data", "slake-vqa")
+    assert sum(prepared.manifest.counts.values()) == 3
+    assert "not comparable" in done.stderr
+    (tmp_path / "native" / "slake" / "train.txt").write_text("xmlab1 xmlab2")
+    (tmp_path / "native" / "slake" / "test.txt").write_text("xmlab3")
+    assert TOKEN not in done.stdout + done.stderr
+    asked = [headers for _, path, headers in hub.seen if path.startswith(("/api/datasets/", "/datasets/"))]
+    assert all(headers["authorization"] == f"Bearer {TOKEN}" for headers in asked)
+    assert all("medbench" in headers["user-agent"] for headers in asked)
+    # Large files come from elsewhere, which must not learn the token.
+    elsewhere = [headers for _, path, headers in hub.seen if path.startswith("/cdn/")]
+    assert [headers.get("authorization") for headers in elsewhere] == [None]
+    # Everything is on disk now: the Hub is not needed, and may be switched off.
+    hub.seen.clear()
+    again = data_download(hub, tmp_path, *words, HF_HUB_OFFLINE="1")
+    assert again.returncode == 0, again.stderr
+    assert "Next: medbench data prepare slake-vqa slake-rec" in again.stderr
+    assert "not comparable" not in again.stderr
+    assert hub.seen == []
+
+
+def test_offline_is_an_error_with_a_next_step(hub: Hub, tmp_path: Path) -> None:
+    failed = data_download(hub, tmp_path, "slake-vqa", "--source", tmp_path / "native", HF_HUB_OFFLINE="1")
+    assert failed.returncode == 1
+    assert "HF_HUB_OFFLINE is set" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_no_token_is_shown_when_a_gate_is_closed(hub: Hub, tmp_path: Path) -> None:
+    hub.wish = Wish(status=403, error="GatedRepo")
+    failed = data_download(hub, tmp_path, "slake-vqa", "--source", tmp_path / "native", HF_TOKEN=TOKEN)
+    assert failed.returncode == 1
+    assert "hf auth login" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert TOKEN not in failed.stdout + failed.stderr
+
+
+def test_the_token_goes_to_the_hub_only(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    download(web_source(hub), tmp_path)
+    assert all("authorization" not in headers for _, _, headers in hub.seen)
+
+
+def test_volumes_that_python_cannot_read_are_left_to_the_user(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = SOURCES["sa-med2d-rec"]
+    assert isinstance(source, HubSource)
+    hub.add(source.repo, NEW, {path: path.encode() for path in source.files})
+    monkeypatch.setattr("tasks.download.download", partial(download, endpoint=hub.url))
+    words = ("sa-med2d-rec", "--source", tmp_path)
+    told = run(*words)
+    assert isinstance(told.exception, DataError)
+    assert f"zip -s 0 {tmp_path}/sa-med2d/raw/SA-Med2D-16M.zip --out" in told.stdout
+    assert "medbench data prepare sa-med2d-rec" in told.stdout
+    NATIVE["sa-med2d-rec"](tmp_path / "sa-med2d" / "SAMed2Dv1")
+    (tmp_path / "sa-med2d" / "raw" / "SA-Med2D-16M.z01").unlink()
+    hub.seen.clear()
+    assert run(*words).exception is None
+    assert hub.seen == []
+    assert run(*words, "--data-dir", tmp_path / "data").exception is None
+    assert load_prepared(tmp_path / "data", "sa-med2d-rec").manifest.counts["test"] > 0

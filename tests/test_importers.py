@@ -1,0 +1,583 @@
+"""Other people's predictions: every format reads as it is written, and nothing else passes."""
+
+import csv
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from fixture_root import fixtures
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from native_data import write_json
+from realdata_root import realdata
+
+from harness.predictions.catalog import DEFAULT_FORMAT, FORMATS, read_predictions, require_references
+from harness.predictions.medevalkit import _marked_answer
+from harness.predictions.record import Prediction
+from tasks.catalog import get_task
+from tasks.foundation.errors import DataError, MedbenchError, UsageError
+from tasks.sample import Box
+from tasks.spec import Kind, TaskSpec
+
+TASK_OF_KIND: Mapping[Kind, str] = {
+    "qa": "pubmedqa",
+    "vqa": "slake-vqa",
+    "report": "mimic-cxr",
+    "rec": "slake-rec",
+    "reg": "slake-reg",
+    "cls": "dermamnist",
+}
+SECRET = "Mrs Doe has a mass"
+
+
+def task(kind: Kind) -> TaskSpec:
+    return get_task(TASK_OF_KIND[kind])
+
+
+def write_lines(path: Path, *rows: object) -> Path:
+    path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write_table(path: Path, *rows: tuple[object, ...]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows(rows)
+    return path
+
+
+def read_lines(folder: Path, *rows: object, kind: Kind = "vqa") -> tuple[Prediction, ...]:
+    return read_predictions(write_lines(folder / "p.jsonl", *rows), DEFAULT_FORMAT, task(kind))
+
+
+def read_list(folder: Path, format_name: str, name: str, *rows: object) -> tuple[Prediction, ...]:
+    return read_predictions(write_json(folder / "results.json", list(rows)), format_name, get_task(name))
+
+
+def refusal(folder: Path, *rows: object, kind: Kind = "vqa") -> DataError:
+    with pytest.raises(DataError) as caught:
+        read_lines(folder, *rows, kind=kind)
+    assert SECRET not in str(caught.value)
+    return caught.value
+
+
+# The catalog
+
+
+def test_every_entry_loads_and_names_known_kinds(tmp_path: Path) -> None:
+    assert DEFAULT_FORMAT in FORMATS
+    for name, entry in FORMATS.items():
+        assert entry.name == name
+        assert set(entry.kinds) <= set(get_args(Kind))
+        references = tmp_path / "missing.json" if entry.needs_references else None
+        with pytest.raises(DataError, match="cannot be read"):
+            read_predictions(tmp_path / "missing", name, task(entry.kinds[0]), references)
+
+
+def test_an_unknown_format_is_named_with_the_closest_one(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no format of predictions named 'medevalkitt'(.|\n)*Did you mean medevalkit"):
+        read_predictions(tmp_path / "x", "medevalkitt", task("vqa"))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(name, kind) for name, entry in FORMATS.items() for kind in get_args(Kind) if kind not in entry.kinds],
+)
+def test_a_kind_that_a_format_does_not_hold_is_refused(tmp_path: Path, name: str, kind: Kind) -> None:
+    with pytest.raises(UsageError, match=rf"'{name}' holds no predictions of the kind {kind}(.|\n)*jsonl"):
+        read_predictions(tmp_path / "x", name, task(kind), tmp_path / "y" if FORMATS[name].needs_references else None)
+
+
+def test_references_are_demanded_and_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no file of references(.|\n)*--references FILE"):
+        read_predictions(tmp_path / "x", "llava-med", task("vqa"))
+    with pytest.raises(UsageError, match=r"takes no file of references(.|\n)*--references"):
+        read_predictions(tmp_path / "x", "medevalkit", task("vqa"), tmp_path / "y")
+    assert require_references("llava-med", tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize("text", ["", "\n  \n"])
+def test_a_file_without_predictions_is_an_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "p.jsonl").write_text(text)
+    with pytest.raises(DataError, match=r"holds no predictions for slake-vqa(.|\n)*jsonl"):
+        read_predictions(tmp_path / "p.jsonl", DEFAULT_FORMAT, task("vqa"))
+
+
+# JSON lines
+
+
+def test_json_lines_give_what_they_say(tmp_path: Path) -> None:
+    first, second, third = read_lines(
+        tmp_path,
+        {"prediction": "MRI", "reference": "CT", "answer_type": "open", "group": 7, "sample_id": "a", "more": [1]},
+        "",
+        {"prediction": None, "reference": "yes", "answer_type": "Closed", "group": None, "choices": None},
+        {"prediction": 3, "reference": 2.5, "choices": {"2.5": "half", "b": "other"}},
+    )
+    assert (first.prediction, first.reference, first.answer_type, first.group) == ("MRI", "CT", "OPEN", "7")
+    assert first.where.endswith("p.jsonl, line 1")
+    assert (second.prediction, second.answer_type, second.group, second.choices) == (None, "CLOSED", "", {})
+    assert second.where.endswith("line 3")
+    assert (third.prediction, third.reference, third.choices) == ("3", "2.5", {"2.5": "half", "b": "other"})
+
+
+@pytest.mark.parametrize("reference", [{}, {"reference": None}, {"reference": "Liver"}])
+def test_json_lines_of_boxes(tmp_path: Path, reference: dict[str, object]) -> None:
+    row = {"prediction": "[1, 2, 3, 4]", "box": [1, 2.5, 3, 4], "image_size": [512, 256], **reference}
+    (found,) = read_lines(tmp_path, row, kind="rec")
+    assert (found.box, found.image_size) == (Box(1.0, 2.5, 3.0, 4.0), (512, 256))
+    assert found.reference == (reference.get("reference") or "")
+
+
+def test_the_mark_of_an_editor_is_no_part_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"prediction": "a", "reference": "b"}\r\n')
+    assert read_predictions(path, DEFAULT_FORMAT, task("vqa"))[0].prediction == "a"
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        ({"reference": SECRET}, "field prediction: Field required"),
+        ({"prediction": SECRET}, "field reference: Field required"),
+        ({"prediction": SECRET, "reference": None}, "field reference"),
+        ({"prediction": [SECRET], "reference": "x"}, "field prediction"),
+        ({"prediction": True, "reference": SECRET}, "field prediction"),
+        ({"prediction": SECRET, "reference": "x", "answer_type": "both"}, "field answer_type"),
+        ({"prediction": "x", "reference": "x", "answer_type": [SECRET]}, "field answer_type"),
+        ({"prediction": SECRET, "reference": "x", "group": [1]}, "field group"),
+        ({"prediction": "x", "reference": "x", "choices": {SECRET: 1}}, "field choices"),
+        ({"prediction": "x", "reference": "x", "choices": [SECRET]}, "field choices"),
+        ({"prediction": "x", "reference": SECRET, "choices": {"A": "x"}}, "field reference: it is no key"),
+        ('{"prediction": NaN, "reference": "x"}', "field prediction"),
+        (f'{{"prediction": "{SECRET}", "refer', "Invalid JSON"),
+        (f'["{SECRET}"]', "object"),
+        ('{"prediction": "\\ud800", "reference": "x"}', "line 2"),
+    ],
+)
+def test_a_broken_line_is_named_without_its_values(tmp_path: Path, row: object, field: str) -> None:
+    error = refusal(tmp_path, {"prediction": "a", "reference": "b"}, row)
+    assert "p.jsonl, line 2" in error.problem
+    assert field in error.problem
+    assert error.hint
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({}, "box"),
+        ({"image_size": None}, "image_size"),
+        ({"image_size": [0, 10]}, "image_size"),
+        ({"image_size": [10, -1]}, "image_size"),
+        ({"image_size": [10]}, "image_size"),
+        ({"box": [1, 2, 3]}, "box"),
+        ({"box": [1, 2, 3, float("nan")]}, "box"),
+        ({"box": [1, 2, 3, float("inf")]}, "box"),
+        ({"box": [1, 2, 3, "4"]}, "box"),
+        ({"box": [1, 2, 3, 10**400]}, "box"),
+        ({"box": [5, 2, 3, 4]}, "left, top, right, bottom"),
+        ({"box": [1, 5, 3, 4]}, "left, top, right, bottom"),
+    ],
+)
+def test_a_broken_box_is_named(tmp_path: Path, fields: dict[str, object], field: str) -> None:
+    whole: dict[str, object] = {"prediction": SECRET, "box": [1, 2, 3, 4], "image_size": [512, 256]}
+    row = {**whole, **fields} if fields else {"prediction": SECRET, "image_size": [1, 1]}
+    error = refusal(tmp_path, row, kind="rec")
+    assert "line 1" in error.problem
+    assert field in error.problem
+
+
+def test_a_sample_answered_twice_is_an_error(tmp_path: Path) -> None:
+    row = {"prediction": "a", "reference": "b", "sample_id": SECRET}
+    assert "line 3 has the sample_id of" in refusal(tmp_path, row, {**row, "sample_id": 1}, row).problem
+
+
+def test_numbers_too_long_for_python_are_errors(tmp_path: Path) -> None:
+    assert "line 1" in refusal(tmp_path, f'{{"prediction": {"9" * 5000}, "reference": "x"}}').problem
+
+
+# MedEvalKit
+
+
+def test_medevalkit_slake_is_read_in_english_and_says_what_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {
+        "lang": "en",
+        "answer_type": "OPEN",
+        "answer": "MRI",
+        "question": "?",
+        "prompt": "?",
+        "response": "It is MRI",
+    }
+    chinese = {**row, "lang": "zh", "answer": "磁共振", "correct": False}
+    first, second = read_list(
+        tmp_path, "medevalkit", "slake-vqa", row, chinese, {**row, "answer_type": "CLOSED", "response": None}
+    )
+    assert (first.prediction, first.reference, first.answer_type) == ("It is MRI", "MRI", "OPEN")
+    assert (second.prediction, second.answer_type) == (None, "CLOSED")
+    assert first.where.endswith("results.json, entry 0")
+    assert second.where.endswith("results.json, entry 2")
+    assert "1 of 3 entries are not in English" in capsys.readouterr().err
+
+
+def test_medevalkit_without_answer_types_is_closed_where_the_answer_is_yes_or_no(tmp_path: Path) -> None:
+    rows = [{"question": "?", "answer": answer, "response": "x"} for answer in ("yes", "No ", "liver")]
+    found = read_list(tmp_path, "medevalkit", "path-vqa", *rows)
+    assert [prediction.answer_type for prediction in found] == ["CLOSED", "CLOSED", "OPEN"]
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("Yes, there is.", "Yes, there is."),
+        (r"First \boxed{no}, then \boxed{yes}.", "yes"),
+        (r"So \boxed{\text{left lung}}", r"\text{left lung}"),
+        (r"Put it in \boxed{}. yes", r"Put it in \boxed{}. yes"),
+        (r"\boxed{unclosed", r"\boxed{unclosed"),
+        ("<think>liver?</think><answer> spleen\n</answer>", "spleen"),
+        ("<answer>A</answer> or <answer>B</answer>", "A B"),
+        ("<answer>unclosed", "<answer>unclosed"),
+        ("", ""),
+        (None, None),
+    ],
+)
+def test_medevalkit_answers_that_are_marked_are_taken_alone(response: str | None, answer: str | None) -> None:
+    assert _marked_answer(response) == answer
+
+
+@pytest.mark.parametrize("choices", [["A. aspirin", "B. warfarin"], ["A.aspirin", "B.warfarin"]])
+def test_medevalkit_choices_become_texts_by_letter(tmp_path: Path, choices: list[str]) -> None:
+    (found,) = read_list(
+        tmp_path, "medevalkit", "pubmedqa", {"prompt": "?", "answer": "b", "choices": choices, "response": "B"}
+    )
+    assert (found.prediction, found.reference) == ("B", "B")
+    assert found.choices == {"A": "aspirin", "B": "warfarin"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"answer": "C"}, "entry 0, field answer"),
+        ({"choices": ["A. x", SECRET]}, "entry 0, field choices"),
+        ({"choices": ["A. x", "A. y"]}, "entry 0, field choices"),
+        ({"choices": 3}, r"field 0\.choices"),
+        ({"response": [SECRET]}, r"field 0\.response"),
+    ],
+)
+def test_medevalkit_choices_of_another_form_are_errors(tmp_path: Path, fields: dict[str, object], problem: str) -> None:
+    row = {"answer": "A", "choices": ["A. x", "B. y"], "response": "A", **fields}
+    with pytest.raises(DataError, match=problem) as caught:
+        read_list(tmp_path, "medevalkit", "pubmedqa", row)
+    assert SECRET not in str(caught.value)
+    assert "MedEvalKit" in caught.value.hint
+
+
+def test_medevalkit_reports_are_compared_in_the_form_that_was_asked_for(tmp_path: Path) -> None:
+    row = {"image": ["a.jpg"], "findings": "Clear lungs.", "impression": "Normal", "response": "Findings: clear."}
+    (found,) = read_list(tmp_path, "medevalkit", "mimic-cxr", row)
+    assert (found.prediction, found.reference) == ("Findings: clear.", "Findings: Clear lungs. Impression: Normal.")
+
+
+def test_medevalkit_metrics_are_not_results(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "metrics.json", {"total metrics": {"acc": 0.5}})
+    with pytest.raises(DataError, match=r"valid (array|list)(.|\n)*beside metrics\.json"):
+        read_predictions(path, "medevalkit", task("vqa"))
+
+
+# MultiMedEval
+
+VQA_HEADER = ("correct", "predicted", "F1", "BLEU", "recall", "correct tokens", "predicted tokens")
+REPORT_HEADER = ("ref", "hyp", "bleu1", "bleu4", "rougeL")
+
+
+def test_multimedeval_questions_with_options_and_without(tmp_path: Path) -> None:
+    path = write_table(
+        tmp_path / "QA.csv",
+        ("C: stop,\nthe drug", "OPTION B IS CORRECT.", "b", "c", False),
+        ("yes", "Yes: it does", "Invalid answer", "yes", False),
+    )
+    option, free = read_predictions(path, "multimedeval", task("qa"))
+    assert (option.prediction, option.reference) == ("OPTION B IS CORRECT.", "C")
+    assert option.choices == {"A": "", "B": "", "C": "", "D": "", "E": ""}
+    assert (free.prediction, free.reference, free.choices) == ("Yes: it does", "yes", {})
+    assert free.where.endswith("QA.csv, row 2")
+
+
+def test_multimedeval_visual_questions(tmp_path: Path) -> None:
+    rows = (("yes", "Yes.", 1.0, 1.0, 1.0, "{'yes'}", "{'yes'}"), ("left lung", "", 0, 0, 0, "set()", "set()"))
+    closed, open_one = read_predictions(
+        write_table(tmp_path / "SLAKE.csv", VQA_HEADER, *rows), "multimedeval", task("vqa")
+    )
+    assert (closed.prediction, closed.reference, closed.answer_type) == ("Yes.", "yes", "CLOSED")
+    assert (open_one.prediction, open_one.reference, open_one.answer_type) == ("", "left lung", "OPEN")
+    assert open_one.where.endswith("row 3")
+
+
+def test_multimedeval_reports(tmp_path: Path) -> None:
+    rows = (("Clear.", "Clear lungs.", 0.5, 0.1, 0.6), ("Clear.", "Invalid Response", 0.0, 0.0, 0.0))
+    found = read_predictions(write_table(tmp_path / "M.csv", REPORT_HEADER, *rows), "multimedeval", task("report"))
+    assert [(prediction.prediction, prediction.reference) for prediction in found] == [
+        ("Clear lungs.", "Clear."),
+        ("", "Clear."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "problem"),
+    [
+        ("qa", [("C: x", "b", "b", "d", "False")], "row 1: the right answer begins with another key"),
+        ("qa", [("yes", SECRET)], "row 1 has 2 columns, not 5"),
+        ("vqa", [("yes", "Yes.", "1", "1", "1", "x", "x")], "does not begin with the row correct,predicted"),
+        ("vqa", [VQA_HEADER, ("yes", SECRET)], "row 2 has 2 columns, not 7"),
+        ("report", [VQA_HEADER], "does not begin with the row ref,hyp"),
+    ],
+)
+def test_multimedeval_files_of_another_form_are_errors(
+    tmp_path: Path, kind: Kind, rows: list[tuple[str, ...]], problem: str
+) -> None:
+    with pytest.raises(DataError, match=problem) as caught:
+        read_predictions(write_table(tmp_path / "x.csv", *rows), "multimedeval", task(kind))
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe", b'"a"b,c\n', b'"a\n'])
+def test_multimedeval_files_that_are_no_csv_are_errors(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "x.csv").write_bytes(data)
+    with pytest.raises(DataError, match="not a readable CSV file"):
+        read_predictions(tmp_path / "x.csv", "multimedeval", task("qa"))
+
+
+def published(name: str) -> tuple[tuple[Prediction, ...], list[list[str]], float]:
+    folder = realdata("multimedeval_pmc_llama")
+    with (folder / f"{name}.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.reader(stream))
+    accuracy: float = json.loads((folder / f"metrics_{name}.json").read_text())["accuracy"]
+    return read_predictions(folder / f"{name}.csv", "multimedeval", get_task("pubmedqa")), rows, accuracy
+
+
+def test_the_published_answers_of_pmc_llama_to_pubmedqa_give_the_published_accuracy() -> None:
+    predictions, _, accuracy = published("PubMedQA")
+    right = sum(found.prediction == found.reference for found in predictions)
+    assert len(predictions) == 500
+    assert {found.reference for found in predictions} == {"yes", "no", "maybe"}
+    assert right / 500 == accuracy == 0.684
+
+
+def test_the_published_answers_of_pmc_llama_to_medqa_give_what_the_model_wrote() -> None:
+    """The published 0.4721 is of answers as MultiMedEval read them, which are not always the letters written."""
+    predictions, rows, accuracy = published("MedQA")
+    assert len(predictions) == 1273
+    assert {found.reference for found in predictions} == set("ABCDE")
+    written = [found.prediction == f"OPTION {found.reference} IS CORRECT." for found in predictions]
+    read = [row[2].upper() == found.reference for row, found in zip(rows, predictions, strict=True)]
+    assert sum(read) == 601
+    assert sum(read) / 1273 == accuracy
+    assert sum(written) == 604
+    misread = [index for index, row in enumerate(rows) if row[1] != f"OPTION {row[2].upper()} IS CORRECT."]
+    assert len(misread) == 28
+    assert {index for index in range(1273) if written[index] != read[index]} <= set(misread)
+
+
+# LLaVA-Med
+
+
+def llava_answer(number: object, text: str = "Yes.") -> dict[str, object]:
+    return {"question_id": number, "prompt": "?", "text": text, "answer_id": "x", "model_id": "m", "metadata": {}}
+
+
+def llava_question(number: object, **fields: object) -> dict[str, object]:
+    turns = [{"from": "human", "value": "?\n<image>"}, {"from": "gpt", "value": "yes"}]
+    return {"id": number, "image": "a.jpg", "conversations": turns, "answer_type": "CLOSED", **fields}
+
+
+def read_llava(folder: Path, answers: list[object], questions: object) -> tuple[Prediction, ...]:
+    path = write_lines(folder / "answers.jsonl", *answers)
+    references = folder / "test.json"
+    if isinstance(questions, str):
+        references.write_text(questions)
+    else:
+        write_json(references, questions)
+    return read_predictions(path, "llava-med", task("vqa"), references)
+
+
+def test_llava_med_answers_meet_their_questions_by_id(tmp_path: Path) -> None:
+    questions = [llava_question(2, image="b.jpg"), llava_question("1", answer_type="OPEN")]
+    second, first = read_llava(tmp_path, [llava_answer(1, "Assistant: no"), llava_answer(2)], questions)
+    assert (second.prediction, second.reference, second.answer_type, second.group) == ("Yes.", "yes", "CLOSED", "b.jpg")
+    assert (first.prediction, first.answer_type, first.group) == ("Assistant: no", "OPEN", "a.jpg")
+    assert first.where.endswith("answers.jsonl, line 1")
+
+
+@pytest.mark.parametrize(
+    ("native", "answer_type"), [("yes/no", "CLOSED"), ("other", "OPEN"), ("number", "OPEN"), ("closed", "CLOSED")]
+)
+def test_llava_med_reads_the_forms_of_its_question_files(tmp_path: Path, native: str, answer_type: str) -> None:
+    misspelt = llava_question(1, answer_type=native)
+    misspelt["conversatons"] = misspelt.pop("conversations")
+    lines = f"\n{json.dumps({'question_id': 1, 'text': '?', 'answer': 'yes', 'answer_type': native})}\n"
+    for questions in ([misspelt], lines):
+        (found,) = read_llava(tmp_path, [llava_answer(1)], questions)
+        assert (found.reference, found.answer_type) == ("yes", answer_type)
+
+
+@pytest.mark.parametrize(
+    ("answers", "questions", "problem"),
+    [
+        ([1], [1, 2, 3], r"2 of 3 questions of .*test\.json have no answer in .*answers\.jsonl; the first is '2'"),
+        ([1, 2, 9], [1], r"2 of 3 answers of .* have no question in .*; the first is '2'"),
+        ([1, 1], [1], r"answers\.jsonl, line 2 has the question id of .*line 1: '1'"),
+        ([1], [1, 1], r"test\.json, entry 1 has the question id of"),
+    ],
+)
+def test_llava_med_files_that_do_not_fit_are_errors(
+    tmp_path: Path, answers: list[int], questions: list[int], problem: str
+) -> None:
+    with pytest.raises(DataError, match=problem):
+        read_llava(tmp_path, [llava_answer(number) for number in answers], [llava_question(n) for n in questions])
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"conversations": []}, "entry 0 has neither an answer nor a turn from 'gpt'"),
+        ({"conversations": [{"from": "human", "value": SECRET}]}, "neither an answer"),
+        ({"conversations": [{"value": SECRET}]}, "field 0"),
+        ({"answer_type": SECRET}, r"field 0\.answer_type"),
+    ],
+)
+def test_llava_med_questions_without_an_answer_are_errors(
+    tmp_path: Path, fields: dict[str, object], problem: str
+) -> None:
+    with pytest.raises(DataError, match=problem) as caught:
+        read_llava(tmp_path, [llava_answer(1)], [llava_question(1, **fields)])
+    assert SECRET not in str(caught.value)
+    assert "question file" in caught.value.hint
+
+
+# Uni-Med's own scripts
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "group", "answer_type"),
+    [
+        ("slake-vqa", {"answer_type": "OPEN"}, "", "OPEN"),
+        ("path-vqa", {"answer_type": "CLOSED", "question_id": 200422003}, "200422", "CLOSED"),
+        ("slake-reg", {"image_id": "xmlab3"}, "xmlab3", ""),
+        ("sa-med2d-reg", {"image_id": "ct_00--Set--Case_01--x_0040"}, "Set--Case_01", ""),
+        ("sa-med2d-reg", {"image_id": "other"}, "other", ""),
+        ("mimic-cxr", {"image_path": "p10/p10000000/s50000000/a.jpg"}, "p10000000", ""),
+        ("mimic-cxr", {"image_path": "a.jpg"}, "a.jpg", ""),
+        ("dermamnist", {"index": 4}, "", ""),
+    ],
+)
+def test_official_answers_are_read_with_what_ties_them(
+    tmp_path: Path, name: str, fields: dict[str, object], group: str, answer_type: str
+) -> None:
+    row = {"question": "?", "answer_gt": "Left Lung", "answer_pred": "left lung", **fields}
+    (found,) = read_list(tmp_path, "uni-med", name, row)
+    assert (found.prediction, found.reference) == ("left lung", "Left Lung")
+    assert (found.group, found.answer_type) == (group, answer_type)
+    assert found.where.endswith("entry 0")
+
+
+def test_official_captions_are_tied_by_case(tmp_path: Path) -> None:
+    names = ("MPX1234_synpic1.png", "MPX1234_synpic2.png", "MPX9_synpic3.png")
+    rows = [{"image_path": f"images/{name}", "question": "?", "answer_gt": "a", "answer_pred": ""} for name in names]
+    groups = [found.group for found in read_list(tmp_path, "uni-med", "mpx-single", *rows)]
+    assert groups[0] == groups[1] != groups[2]
+
+
+def test_official_boxes_are_read_as_their_script_read_them(tmp_path: Path) -> None:
+    """The records are what `eval_ref.py` itself wrote, with its scores."""
+    document = json.loads((fixtures() / "metrics" / "official_unimed.json").read_text())
+    records: list[dict[str, Any]] = [pair["record"] for pair in document["ref_pairs"]]
+    predictions = read_list(tmp_path, "uni-med", "slake-rec", *records)
+    assert FORMATS["uni-med"].boxes_are_read
+    for found, record in zip(predictions, records, strict=True):
+        assert found.box == Box(*record["gt_bbox"])
+        assert (found.reference, found.group, found.image_size) == ("Liver", "0", None)
+        stored = record["pred_bbox"]
+        if isinstance(stored, str):
+            assert record["iou_score"] == 0
+            assert (found.predicted_box, found.prediction) == (None, stored.removeprefix("Unable to match: "))
+        else:
+            assert found.predicted_box == Box(*stored)
+            assert json.loads(found.prediction or "") == stored
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"pred_bbox": SECRET}, "entry 0, field pred_bbox"),
+        ({"pred_bbox": [1, 2, 3]}, r"field 0\.pred_bbox"),
+        ({"pred_bbox": None}, r"field 0\.pred_bbox"),
+        ({"gt_bbox": [1, 2, 3, float("nan")]}, r"field 0\.gt_bbox"),
+        ({"gt_bbox": [3, 2, 1, 4]}, r"field 0\.gt_bbox"),
+    ],
+)
+def test_official_boxes_of_another_form_are_errors(tmp_path: Path, fields: dict[str, object], problem: str) -> None:
+    row = {"image_id": "x", "item": SECRET, "gt_bbox": [1, 2, 3, 4], "pred_bbox": [1, 2, 3, 4], **fields}
+    with pytest.raises(DataError, match=problem) as caught:
+        read_list(tmp_path, "uni-med", "slake-rec", row)
+    assert SECRET not in str(caught.value)
+
+
+def test_an_upside_down_box_of_a_model_is_kept(tmp_path: Path) -> None:
+    row = {"image_id": "x", "item": "Liver", "gt_bbox": [1, 2, 3, 4], "pred_bbox": [9.0, 8.0, 7.0, 6.0]}
+    (found,) = read_list(tmp_path, "uni-med", "sa-med2d-rec", row)
+    assert found.predicted_box == Box(9.0, 8.0, 7.0, 6.0)
+
+
+# Whatever comes
+
+_LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+_VALUES = st.recursive(
+    _LEAVES,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+_TEXT_FIELDS = (
+    "prediction reference answer_type group sample_id question_id id text answer response lang image image_id item "
+    "image_path answer_gt answer_pred findings impression"
+)
+_OWN_VALUES: dict[str, st.SearchStrategy[object]] = {
+    **{name: st.sampled_from(["a", "A", "OPEN", "en", 1]) for name in _TEXT_FIELDS.split()},
+    "choices": st.just(["A. a", "B. b"]) | st.just({"A": "a", "a": "b"}),
+    "conversations": st.just([{"from": "gpt", "value": "a"}]),
+    **{name: st.just([1, 2, 3, 4]) for name in ("box", "gt_bbox", "pred_bbox")},
+    "image_size": st.just([5, 5]),
+}
+_ROWS = st.fixed_dictionaries({}, optional={name: own | _VALUES for name, own in _OWN_VALUES.items()})
+
+
+def _as_bytes(dump: Callable[[Any], str]) -> Callable[[Any], bytes]:
+    return lambda value: dump(value).encode("utf-8", "surrogatepass")
+
+
+_DOCUMENTS = (
+    st.binary(max_size=60)
+    | _VALUES.map(_as_bytes(json.dumps))
+    | st.lists(_ROWS, max_size=3).map(_as_bytes(json.dumps))
+    | st.lists(_ROWS, max_size=3).map(_as_bytes(lambda rows: "\n".join(map(json.dumps, rows))))
+    | st.lists(st.lists(st.text(max_size=5), min_size=5, max_size=5), max_size=3).map(
+        _as_bytes(lambda rows: "\n".join(",".join(row) for row in rows))
+    )
+)
+
+
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, entry in FORMATS.items() for kind in entry.kinds])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=_DOCUMENTS, right=_DOCUMENTS)
+def test_whatever_comes_is_read_or_refused(tmp_path: Path, name: str, kind: Kind, data: bytes, right: bytes) -> None:
+    (tmp_path / "predictions").write_bytes(data)
+    (tmp_path / "references").write_bytes(right)
+    references = tmp_path / "references" if FORMATS[name].needs_references else None
+    try:
+        found = read_predictions(tmp_path / "predictions", name, task(kind), references)
+    except MedbenchError:
+        return
+    assert found
+    assert all(isinstance(prediction.reference, str) for prediction in found)
+    assert kind != "rec" or all(prediction.box for prediction in found)
