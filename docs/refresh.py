@@ -20,15 +20,15 @@ from harness.workload import load_workload
 from leaderboard.board import make_board
 from leaderboard.markdown import render_scores
 from tasks.answers.box_space import BOX_SPACES
-from tasks.archives import readable_size
 from tasks.catalog import benchmark_names, get_task, task_names
+from tasks.download.archives import readable_size
+from tasks.download.sources import SOURCES, HubSource, ManualSource
 from tasks.foundation.console import say
 from tasks.foundation.errors import EXIT_FAILED
 from tasks.foundation.files import read_json
 from tasks.mini_suite import DATA
 from tasks.protocols import metric_ids
 from tasks.sample import Box
-from tasks.sources import SOURCES, HubSource, ManualSource
 
 ROOT = Path(__file__).resolve().parent.parent
 MINI_RESULTS = ROOT / "docs" / "mini"

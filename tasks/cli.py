@@ -8,7 +8,7 @@ from typing import get_args
 import click
 
 from tasks.catalog import get_task, select_tasks, task_names
-from tasks.download_cli import download_command
+from tasks.download.cli import download_command
 from tasks.foundation.console import emit, emit_table, say, warn
 from tasks.foundation.errors import DataError, UsageError
 from tasks.image_hashes import HashedFile, ImageHashes, changed_images

@@ -1,4 +1,4 @@
-"""Native files fetched from where `tasks.sources` says: of one commit, each one checked, resumable, recorded.
+"""Native files fetched from where `tasks.download.sources` says: of one commit, each one checked, resumable, recorded.
 
 A file grows under a hidden name that carries its checksum, is checked, and only then gets its own name. What
 was fetched stands in `download.json` beside it, so that a second call needs no network and later calls stay at
@@ -32,11 +32,11 @@ from huggingface_hub.hf_api import DatasetInfo, RepoSibling
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # exported when asked for
 from pydantic import ConfigDict, TypeAdapter, with_config
 
-from tasks.archives import extract, readable_size, require_space
+from tasks.download.archives import extract, readable_size, require_space
+from tasks.download.sources import HubSource, WebSource, substitute
 from tasks.foundation.console import Meter, meter, say, warn
 from tasks.foundation.errors import DataError, MedbenchError, UsageError
 from tasks.foundation.files import canonical_json, inside, write_atomically
-from tasks.sources import HubSource, WebSource, substitute
 from tasks.validation import parse_json_file
 
 if TYPE_CHECKING:
