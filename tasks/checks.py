@@ -86,7 +86,10 @@ class _ImageCheck:
 
     def _look(self, path: str) -> str:
         try:
-            return "" if locate(self._source, path).is_file() else "image is missing"
+            file = locate(self._source, path)
+            if not file.is_file():
+                return "image is missing"
+            return "" if file.stat().st_size else "image file is empty"
         except (SampleError, OSError):
             return "image path is no path inside the source folder"
 

@@ -23,6 +23,7 @@ from tasks.prepared import (
     file_states,
     is_prepared,
     load_prepared,
+    prepared_names,
     split_file,
 )
 from tasks.spec import TaskSpec
@@ -268,13 +269,7 @@ def _refuse_damage(damaged: Mapping[str, Sequence[str]], changed: Mapping[str, S
 def _prepared_tasks(task: Sequence[str], data_dir: Path) -> list[Prepared]:
     if task:
         return [load_prepared(data_dir, name) for name in _selected(task)]
-    found = [name for name in task_names() if (data_dir / name).is_dir()]
-    if not found:
-        raise DataError(
-            f"No task is prepared in {data_dir}.",
-            "Prepare one: medbench data prepare TASK --source DIR --data-dir DIR",
-        )
-    return [load_prepared(data_dir, name) for name in found]
+    return [load_prepared(data_dir, name) for name in prepared_names(data_dir)]
 
 
 def _selected(task: Sequence[str]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, with_config
 
-from tasks.catalog import get_task
+from tasks.catalog import get_task, task_names
 from tasks.foundation.errors import DataError
 from tasks.foundation.files import file_sha256, fingerprint
 from tasks.image_hashes import parse_hash_lines
@@ -188,6 +188,21 @@ def is_prepared(data_dir: Path, task: str) -> bool:
     except DataError:
         return False
     return True
+
+
+def prepared_names(data_dir: Path) -> tuple[str, ...]:
+    """Return the tasks that are prepared in a folder, variants included, in catalogue order.
+
+    Raises:
+        DataError: If there is none.
+    """
+    found = tuple(name for name in task_names() if (data_dir / name / MANIFEST_NAME).is_file())
+    if not found:
+        raise DataError(
+            f"No task is prepared in {data_dir}.",
+            "Prepare one: medbench data prepare TASK --source DIR --data-dir DIR",
+        )
+    return found
 
 
 def file_states(prepared: Prepared) -> tuple[FileState, ...]:

@@ -82,6 +82,10 @@ class TaskSpec:
     choices: tuple[str, ...] = ()
     variant_of: str = ""
 
+    def choices_by_key(self) -> dict[str, str]:
+        """Return `choices` as a sample has them: words stand for themselves, of letters the texts are not known."""
+        return {key: key if len(key) > 1 else "" for key in self.choices}
+
     def instruction(self, sample: Sample, *, box: str = "", template: str | None = None) -> str:
         """Return the instruction text for `sample`.
 

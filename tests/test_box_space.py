@@ -44,6 +44,9 @@ FRACTIONS = st.tuples(*[st.floats(0, 1)] * 4)
         "12 34 56 78",
         "The liver is at 12, 34, 56, 78.",
         "1.2e1 34.0 56 78",
+        '{"y1": 34, "x1": 12, "y2": 78, "x2": 56}',
+        '{"x": 12, "y": 34, "width": 44, "height": 44}',
+        "left: 12, top: 34, width: 44, height: 44",
     ],
 )
 def test_every_notation_is_read(text: str) -> None:
@@ -64,6 +67,11 @@ def test_every_notation_is_read(text: str) -> None:
         "v1.2.3.4",
         "[nan, nan, nan, nan]",
         "[[12, 34]]",
+        "(512, 512), (12, 34), (56, 78)",
+        "<12><34><56><78><90>",
+        "[12%, 34%, 56%, 78%]",
+        "x: 12-56, y: 34-78",
+        "x1: 12, y1: 34, x2: 56",
     ],
 )
 def test_what_is_no_box_in_the_space_is_no_box(text: str) -> None:
@@ -86,6 +94,7 @@ def test_what_is_no_box_in_the_space_is_no_box(text: str) -> None:
         ("loc1024", "<loc0256><loc0128><loc0768><loc0512>", Box(25, 100, 100, 300)),
         ("uni-med", "{<10><20><50><60>} is the liver", Box(20, 80, 100, 240)),
         ("uni-med", "{ <10> <20><50> <60>}", Box(20, 80, 100, 240)),
+        ("uni-med", "\n{<10><20><50><60>}", Box(20, 80, 100, 240)),
         ("uni-med", "the liver is at {<10><20><50><60>}", None),
         ("uni-med", "[10, 20, 50, 60]", None),
         ("uni-med", "{<999><0><0><999>}", Box(1998, 0, 0, 3996)),

@@ -1,8 +1,11 @@
 """Reading choices: the traps that the peers fall into, and answers that are never invented."""
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from realdata_root import realdata
 
 from tasks.answers.choice import read_choice
 
@@ -47,6 +50,29 @@ CLASSES = {word: word for word in ("melanoma", "melanocytic nevi", "left lung", 
         ('```json\n{"answer_choice": "B. heparin"}\n```', "B"),
         ('{"reasoning": "cut off", "answer_choice": "B. heparin"', "B"),
         ("{'answer': 'B'}", "B"),
+        ('{"correct_answer": "B"}', "B"),
+        ("<answer>B</answer>", "B"),
+        (r"\boxed{\textbf{B}}", "B"),
+        ("### Answer\nB", "B"),
+        ("B</s>", "B"),
+        ("The answer is \u201cB\u201d", "B"),
+        ("B) heparin\n\nExplanation:\nA) is wrong", "B"),
+        ("B, because A is wrong", "B"),
+        ("Option B: heparin", "B"),
+        ("B - heparin", "B"),
+        ("B heparin", "B"),
+        ("A - warfarin", "A"),
+        ("B is correct.", "B"),
+        ("B is the correct answer.", "B"),
+        ("It is B.", "B"),
+        ("I think it's B", "B"),
+        ("Therefore, B.", "B"),
+        ("The most likely diagnosis is B. heparin", "B"),
+        ("The best next step is heparin.", "B"),
+        ("The answer is heparin because it is.", "B"),
+        ("The answer is definitely B", "B"),
+        ("The answer is not A but B", "B"),
+        ("(A) is wrong; it must be C", "C"),
     ],
 )
 def test_a_choice_that_is_taken_is_read(text: str, expected: str | None) -> None:
@@ -78,6 +104,19 @@ def test_a_choice_that_is_taken_is_read(text: str, expected: str | None) -> None
         "The answer is A. On second thoughts, the answer is B.",
         "<think>It must be A",
         "yes",
+        "(A) is incorrect",
+        "A) is wrong",
+        "A. is incorrect, so it is unclear",
+        "A. warfarin is incorrect. B. heparin is correct",
+        "I don't think option B is correct.",
+        "I'm not sure that option C is correct",
+        "Incorrect answer: A",
+        "Neither option A is correct nor B",
+        "A: I do not know",
+        "The answer is A B",
+        "answer: A B C D",
+        "The answer is B (or C)",
+        "Both A and B",
     ],
 )
 def test_what_takes_no_choice_is_unread(text: str) -> None:
@@ -98,6 +137,18 @@ def test_what_takes_no_choice_is_unread(text: str) -> None:
         ("The answer is maybe", "maybe"),
         ("yes no maybe", None),
         ("yes, no, maybe", None),
+        ("I would say no.", "no"),
+        ("final decision: no.", "no"),
+        ("Conclusion: no", "no"),
+        ("Based on the abstract, the answer is **no**.", "no"),
+        ("Yes \u2014 it does", "yes"),
+        ("Answer: no idea", None),
+        ("Answer: No information", None),
+        ("the answer is no longer relevant", None),
+        ("I choose no option", None),
+        ("I don't know, maybe", None),
+        ("Maybe not", None),
+        ("The answer: yes no", None),
         ("yes/no", None),
         ("yes and no", None),
         ("No evidence suggests it", None),
@@ -121,10 +172,42 @@ def test_decisions(text: str, expected: str | None) -> None:
         ("melanoma or melanocytic nevi", None),
         ("left lung and right lung", None),
         ("a benign lesion", None),
+        ("The diagnosis is melanoma, not melanocytic nevi", "melanoma"),
+        ("melanocytic nevi (mole)", "melanocytic nevi"),
+        ("I'm sorry, I cannot diagnose melanoma", None),
+        ("No evidence of melanoma", None),
+        ("cannot rule out melanoma", None),
+        ("melanoma is excluded", None),
+        ("Melanoma? No.", None),
+        ("non-melanoma", None),
+        ("left lung transplant", None),
     ],
 )
 def test_classes(text: str, expected: str | None) -> None:
     assert read_choice(text, CLASSES) == expected
+
+
+def test_the_text_of_an_option_goes_before_a_letter_that_it_begins_with() -> None:
+    bacteria = {"A": "S. aureus", "B": "E. coli", "E": "H. pylori"}
+    assert read_choice("The answer is E. coli.", bacteria) == "B"
+    assert read_choice("E. coli, because it is.", bacteria) == "B"
+    assert read_choice("The answer is E.", bacteria) == "E"
+
+
+@pytest.mark.parametrize(
+    "form", ["%k", "(%k)", "%k. %t", "%k - %t", "Option %k: %t", "The answer is %k. %t", "The correct answer is %t."]
+)
+def test_every_option_of_the_real_medqa_is_taken_in_its_usual_forms(form: str) -> None:
+    folder = realdata("medqa_us_4opt") / "data_clean/questions/US/4_options"
+    lines = (folder / "phrases_no_exclude_test.jsonl").read_text(encoding="utf-8").splitlines()
+    missed = total = 0
+    for line in lines[::4]:
+        options = json.loads(line)["options"]
+        for key, text in options.items():
+            total += 1
+            missed += read_choice(form.replace("%k", key).replace("%t", text), options) != key
+    # A question about a graph has letters as options, and a few options are said twice.
+    assert missed <= 4, f"{missed} of {total}"
 
 
 @given(st.text(max_size=80), st.dictionaries(st.text(min_size=1, max_size=3), st.text(max_size=8), max_size=5))

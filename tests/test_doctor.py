@@ -31,7 +31,7 @@ Table = dict[tuple[str, str, str], dict[str, float | None]]
 def test_every_metric_of_every_task_is_examined(table: Table) -> None:
     assert set(table) == {
         (name, protocol, metric)
-        for name in benchmark_names()
+        for name in (*benchmark_names(), "medqa-options", "pubmedqa-context")
         for protocol in PROTOCOLS
         for metric in metric_ids(name, get_task(name).kind, protocol)
     }

@@ -100,12 +100,21 @@ def test_choices_are_read_where_the_task_has_them(tmp_path: Path) -> None:
     assert document["protocols"]["paper"]["accuracy"]["value"] == 0.5
 
 
-@pytest.mark.parametrize("answer", ["", "A.", "none", "I cannot answer."])
-def test_option_a_is_never_given_away(tmp_path: Path, answer: str) -> None:
-    options = {"A": "warfarin", "B": "heparin"}
-    rows = [{"prediction": answer, "reference": "A", "choices": options} for _ in range(2)]
-    expected = 1 if answer == "A." else 0
+@pytest.mark.parametrize("fields", [{"choices": {"A": "warfarin", "B": "heparin"}}, {}])
+@pytest.mark.parametrize("answer", ["", "A.", "none", "...", "I cannot answer.", "The answer is A."])
+def test_option_a_is_never_given_away(tmp_path: Path, answer: str, fields: dict[str, object]) -> None:
+    rows = [{"prediction": answer, "reference": "A", **fields} for _ in range(2)]
+    expected = 1 if "A." in answer else 0
     assert score(tmp_path, "medqa-options", rows)["protocols"]["paper"]["accuracy"]["value"] == expected
+
+
+def test_a_reference_is_one_of_the_answers_in_any_case(tmp_path: Path) -> None:
+    document = score(tmp_path, "pubmedqa", [{"prediction": "yes", "reference": " Yes"}])
+    assert document["protocols"]["paper"]["accuracy"]["value"] == 1
+    file = write(tmp_path / "odd.jsonl", [{"prediction": "nevus", "reference": "nevus"}])
+    result = medbench("score", "--task", "dermamnist", "--predictions", file)
+    assert result.returncode == 1
+    assert "melanocytic nevi" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,13 @@ def doctor_group() -> None:
 
 
 @doctor_group.command("scorers")
-@click.option("-t", "--tasks", default="all", show_default=True, help="Names, kinds, globs or `all`, comma-separated.")
+@click.option(
+    "-t", "--tasks", help="Names, kinds, globs, comma-separated.  [default: all that is prepared, variants too]"
+)
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Prepared tasks.  [default: the bundled mini suite]")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N test samples of each task.")
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
-def scorers_command(tasks: str, data_dir: Path | None, limit: int | None, form: str) -> int:
+def scorers_command(tasks: str | None, data_dir: Path | None, limit: int | None, form: str) -> int:
     """Score pseudo-models: oracle, empty, refusal, constant, shuffled, verbose.
 
     Under `strict` the oracle must score 100 and the empty model 0 everywhere; otherwise the exit code is 1. What
@@ -39,8 +41,11 @@ def scorers_command(tasks: str, data_dir: Path | None, limit: int | None, form: 
     from harness.doctor.scorers import examine_scorers
     from harness.settings import Settings
     from harness.workload import load_workload
+    from tasks.prepared import prepared_names
+    from tasks.suite import prepare_mini_suite
 
-    workload = load_workload(Settings(model="doctor", tasks=(tasks,), data_dir=data_dir, limit=limit))
+    chosen = (tasks,) if tasks else prepared_names(data_dir or prepare_mini_suite())
+    workload = load_workload(Settings(model="doctor", tasks=chosen, data_dir=data_dir, limit=limit))
     diagnoses = examine_scorers(workload.loads)
     if form == "json":
         emit(canonical_json([diagnosis.as_json() for diagnosis in diagnoses], indent=2))

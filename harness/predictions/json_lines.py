@@ -91,7 +91,12 @@ class _Row(NativeRow):
     choices: Annotated[dict[str, str], BeforeValidator(_texts_by_key)] = Field(default_factory=dict)
 
 
-_Length = Annotated[int, Field(gt=0)]
+def _whole_number(value: object) -> object:
+    # numpy and pandas write sizes as 640.0.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_Length = Annotated[int, BeforeValidator(_whole_number), Field(gt=0)]
 
 
 class _BoxRow(_Row):

@@ -1,6 +1,6 @@
 """Scoring of predictions that somebody else made, by the very protocols that score our own runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,7 @@ def score_predictions(
         seed: Of the resampling for intervals.
 
     Raises:
-        DataError: If a prediction of REC lacks its box or image size.
+        DataError: If a prediction of REC lacks its box or image size, or a reference is no answer of a closed list.
         MedbenchError: If a metric of reports needs Java and Java cannot start.
     """
     items = [_item(prediction, spec, boxes) for prediction in predictions]
@@ -94,10 +94,10 @@ def score_predictions(
 
 def _item(prediction: Prediction, spec: TaskSpec, boxes: BoxSpace | None) -> Item:
     text = prediction.prediction
-    choices = prediction.choices or {answer: answer for answer in spec.choices}
+    choices = prediction.choices or spec.choices_by_key()
     scorable = Scorable(
         prediction=text or "",
-        reference=prediction.reference,
+        reference=_reference(prediction, spec, choices),
         choices=choices,
         choice=read_choice(text or "", choices) or "",
         predicted_box=_predicted_box(prediction, spec, boxes),
@@ -105,6 +105,20 @@ def _item(prediction: Prediction, spec: TaskSpec, boxes: BoxSpace | None) -> Ite
         labels={"answer_type": prediction.answer_type} if prediction.answer_type else {},
     )
     return Item(state="error" if text is None else state_of(scorable, spec.kind), scorable=scorable)
+
+
+def _reference(prediction: Prediction, spec: TaskSpec, choices: Mapping[str, str]) -> str:
+    """Return the reference, where there are choices as the key that it names in any case."""
+    if not choices:
+        return prediction.reference
+    given = prediction.reference.strip().lower()
+    key = next((key for key in choices if key.lower() == given), None)
+    if key is None:
+        raise DataError(
+            f"{prediction.where} has a reference that is none of the answers of {spec.name}.",
+            f"Allowed: {', '.join(choices)}. Other answers need the field `choices` (key to text) in the line.",
+        )
+    return key
 
 
 def _predicted_box(prediction: Prediction, spec: TaskSpec, boxes: BoxSpace | None) -> Box | None:

@@ -5,8 +5,9 @@ angle brackets of its own, as location tokens, or bare. What the numbers mean is
 boxes in pixels than in thousandths, and choosing per answer whichever fits better would be scoring by the reference.
 """
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,31 +20,26 @@ Numbers = tuple[float, float, float, float]
 
 _NUMBER = r"-?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
 _GAP = r"(?:\s*,\s*|\s+)"
-_FOUR = _GAP.join([f"({_NUMBER})"] * 4)
-_POINT = rf"[(\[]\s*({_NUMBER}){_GAP}({_NUMBER})\s*[)\]]"
-_ANGLE = rf"<\s*(?:loc_?)?({_NUMBER})\s*>"
-_CORNER_NAMES = ("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom")
-
-
-def _named(names: tuple[str, ...]) -> str:
-    return r"\s*[,;]?\s*".join(rf"""["']?{name}["']?\s*[:=]\s*({_NUMBER})""" for name in names)
-
-
-_IN_BRACKETS = re.compile(
-    "|".join(
-        [
-            rf"\[\s*{_FOUR}\s*\]",
-            rf"\(\s*{_FOUR}\s*\)",
-            rf"\{{\s*{_FOUR}\s*\}}",
-            rf"<box>\s*{_FOUR}\s*</box>",
-            rf"{_POINT}\s*,?\s*{_POINT}",
-            r"\s*".join([_ANGLE] * 4),
-        ]
+_FOUR = _GAP.join([_NUMBER] * 4)
+_POINT = rf"[(\[]\s*{_NUMBER}{_GAP}{_NUMBER}\s*[)\]]"
+_ANGLE = rf"<\s*(?:loc_?)?{_NUMBER}\s*>"
+_CORNERS = ("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom")
+_SIZES = ("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height")
+_NAMES = frozenset(name for names in (*_CORNERS, *_SIZES) for name in names)
+# The numbers of a box in one pair of brackets; as points, each in brackets; each in angle brackets.
+_NOTATIONS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        rf"[\[({{]\s*{_FOUR}\s*[\])}}]|<box>\s*{_FOUR}\s*</box>",
+        rf"(?:{_POINT}\s*,?\s*)+",
+        rf"(?:{_ANGLE}\s*)+",
     )
 )
-_BY_NAME = re.compile("|".join(_named(names) for names in _CORNER_NAMES), re.IGNORECASE)
+_A_NUMBER = re.compile(_NUMBER)
+_NAMED_NUMBER = re.compile(rf"""["']?\b([A-Za-z]+[12]?)["']?\s*[:=]\s*({_NUMBER})""")
 _ANY_NUMBER = re.compile(rf"(?<![\w.]){_NUMBER}(?![\w]|\.\d)")
 _BARE_NUMBERS = 4
+_PERCENT = 100
 _OFFICIAL = re.compile(r"\{<(\d{1,3})><(\d{1,3})><(\d{1,3})><(\d{1,3})>\}")
 
 
@@ -102,11 +98,11 @@ class BoxSpace:
     def _corners(self, text: str) -> Numbers | None:
         if self.notation == "official":
             return _official_numbers(text)
-        named = _first_by_name(text)
-        if named is not None:
-            corners: Numbers | None = named
+        named = _numbers_by_name(text)
+        if named:
+            corners = _named_corners(named)
         else:
-            numbers = _first_numbers(text)
+            numbers = _first_numbers(text, percent=self.units == _PERCENT)
             corners = None if numbers is None else _corners_of(numbers, self.order)
         return corners if corners is not None and self._holds(corners) else None
 
@@ -139,28 +135,45 @@ def _official_numbers(text: str) -> Numbers | None:
     It removes `<unk>` and every space and demands the box at the very start; what follows is ignored, and numbers up
     to 999 pass.
     """
-    match = _OFFICIAL.match(text.replace("<unk>", "").replace(" ", ""))
+    match = _OFFICIAL.match(text.strip().replace("<unk>", "").replace(" ", ""))
     return None if match is None else _four(match.groups())
 
 
-def _first_by_name(text: str) -> Numbers | None:
-    match = _BY_NAME.search(text)
-    return None if match is None else _four(match.groups())
+def _numbers_by_name(text: str) -> dict[str, float]:
+    """Return the numbers that carry a name of a corner or a size, each name's first one."""
+    found: dict[str, float] = {}
+    for name, number in _NAMED_NUMBER.findall(text):
+        if name.lower() in _NAMES:
+            found.setdefault(name.lower(), float(number))
+    return found
 
 
-def _first_numbers(text: str) -> Numbers | None:
-    match = _IN_BRACKETS.search(text)
-    if match is not None:
-        return _four(match.groups())
+def _named_corners(named: Mapping[str, float]) -> Numbers | None:
+    """Return the corners that names give, whatever their order; None if some are missing."""
+    for names in _CORNERS:
+        if all(name in named for name in names):
+            return _four([named[name] for name in names])
+    for names in _SIZES:
+        if all(name in named for name in names):
+            left, top, width, height = (named[name] for name in names)
+            return _four([left, top, left + width, top + height])
+    return None
+
+
+def _first_numbers(text: str, *, percent: bool) -> Numbers | None:
+    matches = [match for notation in _NOTATIONS if (match := notation.search(text))]
+    if matches:
+        # Three points or five numbers are no box, and none is picked out of them.
+        return _four(_A_NUMBER.findall(min(matches, key=re.Match.start).group(0)))
     bare = _ANY_NUMBER.findall(text)
-    return _four(bare) if len(bare) == _BARE_NUMBERS else None
+    return _four(bare) if len(bare) == _BARE_NUMBERS and (percent or "%" not in text) else None
 
 
-def _four(groups: "tuple[str | None, ...] | list[str]") -> Numbers | None:
-    numbers = [float(group) for group in groups if group is not None]
-    if len(numbers) != _BARE_NUMBERS or not all(abs(number) < float("inf") for number in numbers):
+def _four(numbers: Sequence[str | float]) -> Numbers | None:
+    values = [float(number) for number in numbers]
+    if len(values) != _BARE_NUMBERS or not all(map(math.isfinite, values)):
         return None
-    first, second, third, fourth = numbers
+    first, second, third, fourth = values
     return first, second, third, fourth
 
 

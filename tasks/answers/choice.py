@@ -3,55 +3,83 @@
 Peers fall back to the most similar option, to the first one or to a random letter, so that an empty answer or a
 refusal scores. Here an answer takes a choice only if it says so in one of these ways, tried in this order:
 
-1. it is a JSON object whose field `answer` (`answer_choice`, `choice`, ...) says so;
-2. it declares it: `the answer is C`, `Answer: (C)`, `option C is correct`, `\\boxed{C}`, `the answer is warfarin`;
+1. it is a JSON object whose field `answer` (`answer_choice`, `correct_answer`, ...) says so, or it marks its answer as
+   `<answer>...</answer>` or `\\boxed{...}`;
+2. it declares it: `the answer is C`, `Answer: (C)`, `option C is correct`, `it is C.`, `the diagnosis is warfarin`;
 3. it is the choice: a key alone (`C`, `(C)`, `c.`), or the text of an option alone;
-4. it begins with it: `C) warfarin`, `Yes, there is a nodule.`;
-5. it names one of the choices and no other (choices that are words themselves, such as classes; never a bare `no`,
-   which is a word of every second sentence).
+4. it begins with it: `C) warfarin`, `Option C: warfarin`, `Yes, there is a nodule.`;
+5. it names one of the choices and no other, and denies nothing (choices that are words themselves, such as classes;
+   never a bare `no`, which is a word of every second sentence).
 
-Whatever is declared twice in different ways, or with an alternative (`B or C`), or after a `not`, is unread.
+Whatever is declared twice in different ways, or with an alternative (`B or C`), or is denied, is unread.
 """
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 
 from tasks.metrics.normalise import normalise_strictly
 
 _THOUGHTS = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
 _ORPHANED_THOUGHTS = re.compile(r"\A.*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
-_MARKUP = re.compile(r"[*`$]|\\(?:text|mathrm|mathbf)\b|(?<!\w)_+|_+(?!\w)")
-_BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+_MARKED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}|<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_MARKUP = re.compile(r"[*`$#]|\\(?:text|math)\w*|</?s>|<\|?(?:im_end|eot_id|endoftext)\|?>|(?<!\w)_+|_+(?!\w)")
+_QUOTES = str.maketrans({"\u201c": '"', "\u201d": '"', "\u2018": "'", "\u2019": "'"})
+
 _ANSWER_FIELD = re.compile(
-    r"""["'](?:final_)?(?:answer|choice|option)(?:_(?:choice|idx|letter|key))?["']\s*:""", re.IGNORECASE
+    r"""["'](?:(?:final|correct|predicted)_)?(?:answer|choice|option)(?:_(?:choice|idx|letter|key))?["']\s*:""",
+    re.IGNORECASE,
 )
 _FIELD_VALUE = re.compile(r"""\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|([^,}\n]*))""")
 
-_DECLARED = re.compile(
-    r"""(?:\b(?:final|best|correct|right|most\ (?:likely|appropriate|probable))\s+)*
-        \b(?:answer|option|choice)\b\s*(?:to\ (?:the|this)\ question\s*)?
-        (?:is|would\ be|should\ be|:|=|-|\u2013|\u2014)\s*(?:is|:)?\s*
-        (?:(?:most\ likely|probably|clearly|therefore|thus)\s+)?(?:(?:option|choice|answer|letter)\s*)?""",
+_LABELS = r"(?:(?:the\s+)?(?:option|choice|answer|letter)\s*:?\s+)?"
+_HEDGES = r"(?:(?:most\s+likely|definitely|certainly|clearly|probably|indeed|therefore|thus)\s*,?\s+)?"
+_STRONG = re.compile(
+    rf"""\b(?:answer|option|choice)\b\s*(?:to\s+(?:the|this)\s+question\s*)?
+         (?:(?:is|would\s+be|should\s+be|must\s+be)\s*:?|[:=\u2013\u2014-]|\n)\s*{_HEDGES}{_LABELS}
+       |\b(?:choose|select|pick|go\s+with|going\s+with)\s+{_LABELS}""",
     re.IGNORECASE | re.VERBOSE,
 )
-_CHOSEN = re.compile(
-    r"\b(?:choose|select|pick|go with|going with)\s+(?:(?:option|choice|answer|letter)\s+)?", re.IGNORECASE
+_WEAK = re.compile(
+    rf"""\b(?:it|this|that|diagnosis|step|cause|treatment|management|mechanism|finding|drug|explanation|category|class
+             |label|decision|conclusion|verdict)
+         (?:\s*(?:'s|is|must\s+be|should\s+be|would\s+be)\s*:?|\s*:)\s+{_HEDGES}{_LABELS}
+       |\b(?:therefore|thus|hence|so)\b\s*,?\s+{_LABELS}
+       |\b(?:i\s+would|i'd|i)\s+say\s+{_LABELS}""",
+    re.IGNORECASE | re.VERBOSE,
 )
-_CONFIRMED = re.compile(
-    r"\b(?:option|choice|answer)\s*[(\[]?([A-Za-z0-9])[)\]]?\s*(?:is|:)\s*(?:the\s+)?(?:correct|right|best)\b",
+_CONFIRMATION = r"\s*(?:is|:)\s*(?:the\s+)?(?:correct|right|best)\b"
+
+_DENIED_BEFORE = re.compile(
+    r"(?:\b(?:not|never|cannot|neither|nor|unsure)\b|n't\b)[^.;:\n]{0,40}$"
+    r"|\b(?:wrong|incorrect|false|worst|bad|least(?:\s+\w+)?)\s*$",
     re.IGNORECASE,
 )
-_DENIAL = re.compile(r"(?:\bnot|n['\u2019]t|\bnever|\bneither|\bwithout|\bno)\s*$", re.IGNORECASE)
-_DENIED_EARLIER = re.compile(r"(?:\bnot\b|n['\u2019]t\b|\bnever\b|\bcannot\b)[^.;:\n]{0,40}$", re.IGNORECASE)
-_ALTERNATIVE = re.compile(r"\s*(?:,|/|&|\bor\b|\band\b)\s*(?:option\s+|choice\s+)?[(\[]?", re.IGNORECASE)
-_LABEL = re.compile(r"\A\s*(?:option|choice|answer|letter)\s+", re.IGNORECASE)
-_OPENING = r"[(\[{\"']?"
-_ENDING = r"(?=$|[\s)\].,:;!\"'}])"
+_DENIED_BEHIND = re.compile(
+    r"[^.;\n]{0,80}?\b(?:(?:is|are|was|be)\s+(?:not|incorrect|wrong|false|unlikely|excluded)\b|isn't\b)", re.IGNORECASE
+)
+_DENIAL = re.compile(
+    r"\b(?:not?|non|never|cannot|without|neither|nor|negative|unlikely|unable|sorry|unsure"
+    r"|exclud\w+|rul(?:e|ed|es|ing)\s+out|incorrect|wrong)\b|n't\b|\?",
+    re.IGNORECASE,
+)
+_NOT_THIS_BUT = re.compile(r"\s*not\s+[^.;\n]{1,60}?,?\s+but\s+(?:rather\s+)?", re.IGNORECASE)
+_ALTERNATIVE = re.compile(r"\s*[(\[]?\s*(?:,|/|&|\bor\b|\band\b)\s*(?:option\s+|choice\s+)?", re.IGNORECASE)
+_REASON = r"\s+(?:because|since|as|due|given|based|which|not|rather|instead)\b"
+_END = r"\s*(?:$|[)\].,:;!\"'}\u2013\u2014(-]|\n)"
+_GIVES_REASONS = re.compile(r"(?:because|since|as|due|given|based)\b", re.IGNORECASE)
+_DOES_NOT_KNOW = re.compile(r"i\s+(?:do\s+not|don't|cannot|can't|am\s+not)\b", re.IGNORECASE)
+_LIST_ENDS = re.compile(r"\n\s*(?:\n|explanation|because|reason|rationale)", re.IGNORECASE)
+_LABEL = re.compile(r"\A\s*(?:the\s+)?(?:option|choice|answer|letter)\s+", re.IGNORECASE)
+_GOES_ON = re.compile(r"\s*(?:$|[^\w\s]|\n)|\s+(?:on|in|of|at|with|which|that|is|as|here|visible|seen|shown)\b")
+
+_SEPARATORS = " )].:,;!-=\u2013\u2014\"'"
 _DENIAL_REACH = 60
-_MARKS = 40
+_MARKS = 60
 _DETERMINERS = frozenset({"no"})
+# `yes it does` is a yes, while `heart attack` is no heart.
+_DECISIONS = frozenset({"yes", "maybe"})
 
 
 def read_choice(text: str, choices: Mapping[str, str]) -> str | None:
@@ -59,24 +87,23 @@ def read_choice(text: str, choices: Mapping[str, str]) -> str | None:
 
     Args:
         text: The answer.
-        choices: Key to text: `{"A": "warfarin", ...}`, or words for themselves: `{"yes": "yes", ...}`.
+        choices: Key to text: `{"A": "warfarin", ...}`, or words for themselves: `{"yes": "yes", ...}`; the text is
+            empty where only the key is known.
     """
-    plain = _without_thoughts(text)
+    plain = _spoken(text)
     if not plain or not choices:
         return None
-    words = _Choices(choices)
     field = _answer_field(plain)
-    if field is not None:
-        return words.taken_by(field)
-    return words.taken_by(plain)
+    return _Choices(choices).taken_by(plain if field is None else field)
 
 
-def _without_thoughts(text: str) -> str:
-    spoken = _ORPHANED_THOUGHTS.sub("", _THOUGHTS.sub("", text))
-    boxed = _BOXED.findall(spoken)
-    if boxed:
-        return _MARKUP.sub("", str(boxed[-1])).strip(" {}")
-    return _MARKUP.sub("", spoken).strip()
+def _spoken(text: str) -> str:
+    """Return an answer without thoughts and markup; of a marked answer only what is marked."""
+    said = _ORPHANED_THOUGHTS.sub("", _THOUGHTS.sub("", text)).translate(_QUOTES)
+    marked = [next(group for group in match.groups() if group is not None) for match in _MARKED.finditer(said)]
+    if marked:
+        return _MARKUP.sub("", marked[-1]).strip(" {}\n")
+    return _MARKUP.sub("", said).strip()
 
 
 def _answer_field(text: str) -> str | None:
@@ -110,10 +137,17 @@ class _Choices:
 
     def __init__(self, choices: Mapping[str, str]) -> None:
         self._keys = {key.lower(): key for key in choices}
-        self._texts = {normalise_strictly(text): key for key, text in choices.items() if text}
+        texts = {key: " ".join(text.translate(_QUOTES).split()) for key, text in choices.items() if text.strip()}
+        # An option whose text is the letter of another one can be taken by its own letter only.
+        named = {key: text for key, text in texts.items() if self._keys.get(text.lower(), key) == key}
+        self._texts = {text.lower(): key for key, text in named.items()}
+        self._normal_texts = {normalise_strictly(text): key for key, text in named.items()}
+        # Words that stand for themselves, unlike letters that stand for an option.
+        self._words = all(key == text and len(key) > 1 for key, text in choices.items())
+        self._key = _pattern(tuple(self._keys))
+        self._text = _pattern(tuple(self._texts)) if self._texts else None
         # Behind a declaration, no more is looked at than two of the longest choices need.
         self._reach = 2 * max(len(key) + len(text) for key, text in choices.items()) + _MARKS
-        self._spoken = all(key == text for key, text in choices.items())
 
     def taken_by(self, text: str) -> str | None:
         declared = self._declared(text)
@@ -122,95 +156,147 @@ class _Choices:
         whole = self._whole(text)
         if whole is not None:
             return whole
-        return self._at_the_start(text) or (self._only_one_named(text) if self._spoken else None)
+        return self._at_the_start(text) or (self._only_one_named(text) if self._words else None)
 
     def _declared(self, text: str) -> set[str]:
         found: set[str] = set()
-        for match in (*_DECLARED.finditer(text), *_CHOSEN.finditer(text)):
-            before = text[max(0, match.start() - _DENIAL_REACH) : match.start()]
-            if not _DENIED_EARLIER.search(before):
-                found.update(self._after(text[match.end() : match.end() + self._reach]))
-        for match in _CONFIRMED.finditer(text):
-            key = self._keys.get(match.group(1).lower())
-            if key is not None:
+        for pattern, strong in ((_STRONG, True), (_WEAK, False)):
+            for match in pattern.finditer(text):
+                if not self._denied_before(text, match.start()):
+                    found |= self._after(text[match.end() : match.end() + self._reach], strong=strong)
+        for match in _confirmed(tuple(self._keys)).finditer(text):
+            key = self._keys[match.group(1).lower()]
+            named = match.group(0)[0] in "([" or len(key) > 1 or match.group(1) == key
+            if named and not self._denied_before(text, match.start()):
                 found.add(key)
         return found
 
-    def _after(self, rest: str) -> set[str]:
+    def _denied_before(self, text: str, place: int) -> bool:
+        return _DENIED_BEFORE.search(text[max(0, place - _DENIAL_REACH) : place]) is not None
+
+    def _after(self, rest: str, *, strong: bool) -> set[str]:
         """Return what stands right after a declaration: one choice, or all of its alternatives."""
-        taken = self._key_or_text(rest)
+        denied = _NOT_THIS_BUT.match(rest)
+        taken = self._named_at(rest[denied.end() :] if denied else rest, strong=strong)
         if taken is None:
             return set()
         key, end = taken
-        more = _ALTERNATIVE.match(rest, end)
-        other = self._key_or_text(rest[more.end() :]) if more else None
-        return {key} if other is None else {key, other[0]}
+        rest = rest[denied.end() :] if denied else rest
+        if _DENIED_BEHIND.match(rest, self._end_of_own_text(key, rest, end)):
+            return set()
+        return {key} | self._alternatives(rest, end)
 
-    def _key_or_text(self, rest: str) -> tuple[str, int] | None:
-        match = self._pattern_of_keys().match(rest)
-        if match is not None and self._is_no_article(match.group(1), rest, match.end()):
-            return self._keys[match.group(1).lower()], match.end()
-        return self._text_at(rest)
+    def _end_of_own_text(self, key: str, rest: str, end: int) -> int:
+        """Return where the text of an option ends that follows its key: it may have a `not` of its own."""
+        start = end + len(rest[end:]) - len(rest[end:].lstrip(_SEPARATORS))
+        own = self._text_at(rest[start:])
+        return start + own[1] if own is not None and own[0] == key else end
 
-    def _is_no_article(self, key: str, rest: str, end: int) -> bool:
+    def _alternatives(self, rest: str, end: int) -> set[str]:
+        """Return the choices that follow one at once: `or C`, `, C`, `/C`, or `B C` without a word between."""
+        more = _ALTERNATIVE.match(rest, end) or re.compile(r"\s+").match(rest, end)
+        following = self._key.match(rest, more.end()) if more else None
+        if following is None or self._is_article(following):
+            return set()
+        return {self._keys[following.group(1).lower()]}
+
+    def _named_at(self, rest: str, *, strong: bool) -> tuple[str, int] | None:
+        """Return the choice that `rest` begins with, and where it ends; a text goes before a key that it begins with.
+
+        Behind a weak declaration a sentence may go on as it likes, so there the choice must end it.
+        """
+        text = self._text_at(rest)
+        if text is not None:
+            return text
+        match = self._key.match(rest)
+        if match is None or self._is_article(match):
+            return None
+        behind = rest[match.end(1) :]
+        ends = re.match(_END, behind) is not None
+        if not ends and not (strong and (re.match(_REASON, behind) or self._alternatives(rest, match.end()))):
+            return None
+        return self._keys[match.group(1).lower()], match.end()
+
+    def _is_article(self, match: re.Match[str]) -> bool:
         # `the answer is a beta blocker` names no option A.
-        return not (key == "a" and re.match(r"\s+\w", rest[end:]))
-
-    def _pattern_of_keys(self) -> re.Pattern[str]:
-        return _alternatives(tuple(sorted(self._keys, key=len, reverse=True)))
+        return match.group(1) == "a" and re.match(r"\s+\w", match.string[match.end() :]) is not None
 
     def _text_at(self, rest: str) -> tuple[str, int] | None:
-        sentence = re.split(r"[.;\n]", rest, maxsplit=1)[0]
-        key = self._texts.get(normalise_strictly(sentence.strip(" \"'()[]")))
-        return None if key is None else (key, len(sentence))
+        match = None if self._text is None else self._text.match(rest)
+        if match is None or (self._words and not re.match(rf"{_END}|{_REASON}", rest[match.end(1) :])):
+            return None
+        return self._texts[" ".join(match.group(1).lower().split())], match.end(1)
 
     def _whole(self, text: str) -> str | None:
         bare = _LABEL.sub("", text).strip(" \t\n()[]{}\"'.,:;!")
-        return self._keys.get(bare.lower()) or self._texts.get(normalise_strictly(text))
+        if bare.lower() in self._keys:
+            return self._keys[bare.lower()]
+        return self._normal_texts.get(normalise_strictly(text))
 
     def _at_the_start(self, text: str) -> str | None:
-        lines = [line for line in text.splitlines() if line.strip()]
-        begun = {key for line in lines[:1] if (key := self._begun_by(line)) is not None}
-        if len(begun) != 1:
-            return None
+        opening = _LIST_ENDS.split(_LABEL.sub("", text), maxsplit=1)[0]
+        first, *others = [line.strip() for line in opening.splitlines() if line.strip()] or [""]
+        key = self._begun_by(first)
         # A model that lists all options has taken none.
-        others = {key for line in lines[1:] if (key := self._begun_by(line)) is not None}
-        return next(iter(begun)) if not others - begun else None
+        listed = {other for line in others if (other := self._begun_by(line)) is not None}
+        return key if key is not None and not listed - {key} else None
 
     def _begun_by(self, line: str) -> str | None:
-        match = self._pattern_of_keys().match(line.strip())
+        text = None if self._words else self._text_at(line)
+        if text is not None and not _DENIED_BEHIND.match(line, text[1]):
+            return text[0]
+        match = self._key.match(line)
         if match is None:
             return None
-        rest = line.strip()[match.end(1) :]
-        if rest and not re.match(r"\s*[)\].,:;!]", rest):
+        key, rest = self._keys[match.group(1).lower()], line[match.end(1) :]
+        behind = rest.lstrip(_SEPARATORS)
+        own = self._text_at(behind)
+        has_own_text = own is not None and own[0] == key
+        after = behind[own[1] :] if own is not None and has_own_text else rest.lstrip(" )].:")
+        if self._alternatives_in(after) - {key}:
             return None
-        key = self._keys[match.group(1).lower()]
-        return None if self._alternatives_in(rest.lstrip(" )].:")) - {key} else key
+        if has_own_text:
+            return None if _DENIED_BEHIND.match(after) else key
+        if not re.match(_END, rest):
+            return None
+        denied = not _GIVES_REASONS.match(behind) and (_DENIED_BEHIND.match(behind) or _DOES_NOT_KNOW.match(behind))
+        return None if denied and not self._words else key
 
     def _alternatives_in(self, rest: str) -> set[str]:
         """Return the choices that stand as alternatives in what follows a choice: `or B) heparin`, `, no`."""
-        pattern = self._pattern_of_keys()
         return {
             self._keys[key.group(1).lower()]
             for more in _ALTERNATIVE.finditer(rest)
-            if (key := pattern.match(rest, more.end()))
+            if (key := self._key.match(rest, more.end()))
             and (more.start() == 0 or re.match(r"\s*[)\].:]\s*\S", rest[key.end(1) :]))
-        }
+        } | ({self._keys[key.group(1).lower()]} if (key := self._key.match(rest)) and self._words else set())
 
     def _only_one_named(self, text: str) -> str | None:
-        spoken = f" {normalise_strictly(text)} "
+        if _DENIAL.search(text):
+            return None
+        rest = " ".join(text.lower().split())
         named: set[str] = set()
-        for words, key in sorted(self._texts.items(), key=lambda item: -len(item[0])):
-            if f" {words} " in spoken:
-                before = spoken[: spoken.index(f" {words} ")]
-                if words in _DETERMINERS or _DENIAL.search(before):
-                    return None
-                named.add(key)
-                # `left lung` names no `lung`.
-                spoken = spoken.replace(f" {words} ", " | ")
+        for words in sorted(self._texts, key=len, reverse=True):
+            found = re.search(rf"(?<![\w-]){re.escape(words)}(?![\w-])", rest)
+            if found is None:
+                continue
+            if words in _DETERMINERS or not (words in _DECISIONS or _GOES_ON.match(rest, found.end())):
+                return None
+            named.add(self._texts[words])
+            # `left lung` names no `lung`.
+            rest = rest.replace(words, "|")
         return next(iter(named)) if len(named) == 1 else None
 
 
 @lru_cache(maxsize=256)
-def _alternatives(keys: Iterable[str]) -> re.Pattern[str]:
-    return re.compile(rf"\s*{_OPENING}({'|'.join(map(re.escape, keys))}){_ENDING}[)\]}}\"']?", re.IGNORECASE)
+def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
+    """Return what matches one of the names, the longest first, perhaps in brackets or quotes or after an article."""
+    alternatives = "|".join(re.sub(r"(?:\\?\s)+", r"\\s+", re.escape(name)) for name in sorted(names, key=len)[::-1])
+    article = r"(?:(?:a|an|the)\s+)?" if max(map(len, names)) > 1 else ""
+    return re.compile(rf"\s*[(\[{{\"']?{article}({alternatives})(?!\w)[)\]}}\"']?", re.IGNORECASE)
+
+
+@lru_cache(maxsize=256)
+def _confirmed(keys: tuple[str, ...]) -> re.Pattern[str]:
+    names = "|".join(re.escape(key) for key in sorted(keys, key=len, reverse=True))
+    return re.compile(rf"(?<![\w'-])[(\[]?({names})[)\]]?{_CONFIRMATION}", re.IGNORECASE)

@@ -149,5 +149,6 @@ MEDQA_OPTIONS = TaskSpec(
     licence=MEDQA.licence,
     layout=LAYOUT,
     reader=partial(read_questions, task="medqa-options"),
+    choices=tuple("ABCDE"),
     variant_of="medqa",
 )

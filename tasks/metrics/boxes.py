@@ -34,7 +34,12 @@ def inclusive_iou(first: Box, second: Box) -> float:
 
 
 def exact_iou(first: Box, second: Box) -> float:
-    """Return the area of the intersection over that of the union; 0 if one is inverted, empty or infinite."""
+    """Return the area of the intersection over that of the union; 0 if one is inverted, empty or infinite.
+
+    A box without area, which some datasets hold, overlaps only itself.
+    """
+    if first == second and _area(first, 0.0) == 0:
+        return float(first.left <= first.right and first.top <= first.bottom)
     return _overlap_over_union(first, second, 0.0)
 
 
