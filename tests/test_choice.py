@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from fixture_root import realdata
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from realdata_root import realdata
 
 from tasks.answers.choice import read_choice
 

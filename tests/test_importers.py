@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from fixture_root import fixtures
+from fixture_root import fixtures, realdata
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from native_data import write_json
-from realdata_root import realdata
 
 from harness.predictions.catalog import DEFAULT_FORMAT, FORMATS, read_predictions, require_references
 from harness.predictions.medevalkit import _marked_answer

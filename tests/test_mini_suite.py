@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from fixture_root import realdata
 from PIL import Image
-from realdata_root import realdata
 
 from tasks.foundation.errors import DataError
 from tasks.foundation.files import file_sha256

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from command_line import medbench
-from realdata_root import realdata
+from fixture_root import realdata
 
 from tasks.answers.choice import read_choice
 

@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from fixture_root import realdata
 from hypothesis import given
 from hypothesis import strategies as st
 from native_data import (
@@ -14,7 +15,6 @@ from native_data import (
     write_json,
 )
 from pydantic import TypeAdapter
-from realdata_root import realdata
 from task_helpers import by_id, read, reasons
 
 from tasks.catalog import get_task

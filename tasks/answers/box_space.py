@@ -7,7 +7,7 @@ boxes in pixels than in thousandths, and choosing per answer whichever fits bett
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -110,23 +110,24 @@ class BoxSpace:
         return self.units is None or all(0 <= number <= self.units for number in corners)
 
     def _scaled(self, box: Box, image_size: tuple[int, int]) -> Box:
-        if self.units is None:
-            return box
         # Divided first, as the official code does: 29 of 100 pixels is 28.999..., which truncates to 28.
-        width, height = image_size
-        return Box(*(edge / side * self.units for edge, side in zip(box, (width, height) * 2, strict=True)))
+        units = self.units
+        return box if units is None else Box(*(edge / side * units for edge, side in _edges(box, image_size)))
 
     def _unscaled(self, box: Box, image_size: tuple[int, int]) -> Box:
-        if self.units is None:
-            return box
-        width, height = image_size
-        return Box(*(edge / self.units * side for edge, side in zip(box, (width, height) * 2, strict=True)))
+        units = self.units
+        return box if units is None else Box(*(edge / units * side for edge, side in _edges(box, image_size)))
 
     def _rounded(self, number: float) -> float | int:
         number = number if self.highest is None else min(number, self.highest)
         if self.digits:
             return round(number, self.digits)
         return int(number) if self.rounding == "truncate" else round(number)
+
+
+def _edges(box: Box, image_size: tuple[int, int]) -> Iterator[tuple[float, int]]:
+    """Yield each edge of a box with the side of the image that it is measured along."""
+    return zip(box, image_size * 2, strict=True)
 
 
 def _official_numbers(text: str) -> Numbers | None:

@@ -39,6 +39,7 @@ known from their subset only.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -154,38 +155,25 @@ MIMIC_CXR = TaskSpec(
     options=_OPTIONS,
 )
 
-MIMIC_CXR_IMPRESSION = TaskSpec(
+MIMIC_CXR_IMPRESSION = replace(
+    MIMIC_CXR,
     name="mimic-cxr-impression",
-    kind="report",
     title="MIMIC-CXR (impression)",
-    version=1,
     prompt=instructions.CHEST_IMPRESSION[0],
     train_prompts=instructions.CHEST_IMPRESSION,
-    group_key="patient",
     counts={},
-    source=_SOURCE,
-    licence=_LICENCE,
-    credentialed=True,
     layout=_RAW_LAYOUT,
     reader=partial(read_reports, task="mimic-cxr-impression", section="impression"),
-    options=_OPTIONS,
     variant_of="mimic-cxr",
 )
 
-MIMIC_CXR_BOTH = TaskSpec(
+MIMIC_CXR_BOTH = replace(
+    MIMIC_CXR,
     name="mimic-cxr-both",
-    kind="report",
     title="MIMIC-CXR (findings and impression)",
-    version=1,
     prompt=instructions.CHEST_REPORT[1],
-    train_prompts=instructions.CHEST_REPORT,
-    group_key="patient",
     counts={},
-    source=_SOURCE,
-    licence=_LICENCE,
-    credentialed=True,
     layout=_RAW_LAYOUT,
     reader=partial(read_reports, task="mimic-cxr-both", section="both"),
-    options=_OPTIONS,
     variant_of="mimic-cxr",
 )
