@@ -5,6 +5,7 @@ import math
 from typing import Any, cast
 
 import pytest
+from cpu_growth import QUADRATIC, growth
 from fixture_root import fixtures
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -139,9 +140,9 @@ def test_no_answer_breaks_a_parser(text: str, size: tuple[int, int]) -> None:
         assert box is None or all(math.isfinite(edge) for edge in box)
 
 
-def test_reading_takes_linear_time() -> None:
-    for text in ("[" * 20_000, "1 " * 20_000, "<1" * 20_000, "(1,1)," * 10_000, "x1=1," * 10_000):
-        assert PERMILLE.read(text, SIZE) is None or len(text) > 50_000
+@pytest.mark.parametrize("piece", ["[", "1 ", "<1", "(1,1),", "x1=1,", "<1>"])
+def test_reading_takes_linear_time(piece: str) -> None:
+    assert growth(lambda text: PERMILLE.read(text, SIZE), piece) < QUADRATIC
 
 
 def test_the_ceiling_is_what_a_perfect_model_scores() -> None:
@@ -159,4 +160,4 @@ def test_the_ceiling_of_the_2000_boxes_is_that_of_the_facts() -> None:
     records = [json.loads(line) for line in lines]
     boxes = [(Box.from_xywh(*record["gt_xywh"]), (record["width"], record["height"])) for record in records]
     found = rec_ceilings("slake-rec", boxes, UNI_MED, "paper")
-    assert found == pytest.approx({"iou": 0.769, "r_at_0.5": 0.850}, abs=1e-3)
+    assert found == pytest.approx({"iou": 0.7685, "r_at_0.5": 0.850}, abs=5e-5)

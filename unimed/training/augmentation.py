@@ -2,7 +2,7 @@
 
 Few pictures and a tower that no one has pretrained need it: on BreastMNIST (train and validation pictures, five folds,
 the tower alone, 800 steps) mirrored and jointly shifted pictures gave 72.4 % right classes, pictures that are turned,
-zoomed and shifted one by one 77.7 %, and the most common class 73.1 %.
+zoomed and shifted one by one (by half of `SHIFT`) 77.7 %, and the most common class 73.1 %.
 """
 
 import torch
