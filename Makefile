@@ -41,9 +41,10 @@ format: $(STAMP)  ## Put every file into the house's format
 types: $(STAMP)  ## Strict type checking of code and tests
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## Measure generation (batched against one by one) and scoring, as ratios inside one run
+bench: $(STAMP)  ## Measure generation, scoring and training against the plain ways, as ratios inside one run
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python benchmarks/training.py
 
 docs: $(STAMP)  ## Make the lists and tables of README.md and docs/ anew
 	$(BIN)/python docs/refresh.py

@@ -18,6 +18,7 @@ from adapters.base import (
 from tasks.answers.box_space import UNI_MED
 from tasks.sample import Sample
 from tasks.spec import Kind, TaskSpec
+from unimed.instructions import instruct
 from unimed.prompts import CONNECTOR_TASK, wrap
 
 if TYPE_CHECKING:
@@ -70,8 +71,9 @@ class UniMedAdapter(LocalAdapter):
     def render(self, sample: Sample, spec: TaskSpec) -> Prompt:
         """Return the wrapped instruction with a slot per image."""
         box = "" if sample.box is None or sample.image_size is None else UNI_MED.write(sample.box, sample.image_size)
-        parts = wrap(spec.kind, spec.instruction(sample, box=box), images=len(sample.images))
-        first, *others = self._processor.segment_ids(parts)
+        instruction = instruct(spec, sample, self._processor.form, box=box)
+        prompt = wrap(spec.kind, instruction, images=len(sample.images), form=self._processor.form)
+        first, *others = self._processor.segment_ids(prompt)
         segments: list[TextSegment | ImageSlot] = [TextSegment(ids=tuple(first))]
         for image, ids in zip(sample.images, others, strict=True):
             segments += [ImageSlot(image=image), TextSegment(ids=tuple(ids))]

@@ -5,7 +5,8 @@ A section stands between `<!-- begin:NAME -->` and `<!-- end:NAME -->`; this fil
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from harness.cli import COMMANDS
 from harness.doctor.pseudo_models import PSEUDO_MODELS
 from harness.doctor.scorers import examine_scorers
 from harness.predictions.catalog import FORMATS
-from harness.results import Results, read_results_file
+from harness.results import MetricResult, Results, read_results_file
 from harness.settings import Settings
 from harness.workload import load_workload
 from leaderboard.board import make_board
@@ -29,10 +30,15 @@ from tasks.foundation.files import read_json
 from tasks.mini_suite import DATA
 from tasks.protocols import metric_ids
 from tasks.sample import Box
+from unimed.training.plan import dead_parameters, meta_model, parts_of, plan_memory
+from unimed.training.plan_inputs import planned_config
+from unimed.training.plan_report import memory_table, parameter_table
+from unimed.training.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 MINI_RESULTS = ROOT / "docs" / "mini"
 OWN_MODELS = ("uni-med", "blind", "mock")
+PRESETS = ("official", "paper", "mini")
 DOCTOR_ROWS = {
     ("path-vqa", "closed_accuracy"),
     ("dermamnist", "accuracy"),
@@ -92,6 +98,24 @@ def mini_board() -> str:
     return render_scores(board, "paper")
 
 
+def mini_rerun() -> str:
+    """Return the bundled weights' scores beside those of a training run again from the preset."""
+    bundled, rerun = mini_results("uni-med"), mini_results("uni-med-rerun")
+    rows = []
+    for name in benchmark_names():
+        for metric in metric_ids(name, get_task(name).kind, "paper"):
+            cells = [_with_interval(results.tasks[name].paper[metric]) for results in (bundled, rerun)]
+            rows.append([f"`{name}`", metric, *cells])
+    return table(["task", "metric", "bundled", "run again"], rows)
+
+
+def _with_interval(result: MetricResult) -> str:
+    if result.value is None or result.ci is None:
+        return "-"
+    low, high = (f"{100 * edge:.1f}" for edge in result.ci)
+    return f"{100 * result.value:.1f} [{low}, {high}]"
+
+
 def box_spaces() -> str:
     """Return the spaces that boxes may be written in, each with an example."""
     box, size = Box(64, 96, 320, 240), (640, 480)
@@ -138,6 +162,43 @@ def variants() -> str:
     return table(["variant", "of", "prompt"], rows)
 
 
+def presets() -> str:
+    """Return the settings in which the training presets differ."""
+    flat = {name: _flat(asdict(load_recipe(name, planned=True))) for name in PRESETS}
+    names = dict.fromkeys(name for settings in flat.values() for name in settings)
+    rows = []
+    for name in names:
+        cells = [_cell(flat[preset].get(name)) for preset in PRESETS]
+        if len(set(cells)) > 1 and not name.startswith(("model.vision.", "model.text.", "name")):
+            rows.append([f"`{name}`", *cells])
+    return table(["setting", *(f"`{preset}`" for preset in PRESETS)], rows)
+
+
+def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def full_size() -> str:
+    """Return the parameters and the memory plan of the full-size model under the official recipe."""
+    recipe = load_recipe("official", planned=True)
+    config, _ = planned_config(recipe.model)
+    model = meta_model(config)
+    tables = (parameter_table(parts_of(model), dead_parameters(config)), memory_table(plan_memory(model, recipe)))
+    return "\n\n".join(table(list(header), [list(row) for row in rows]) for header, rows in tables)
+
+
 def mini_results(model: str) -> Results:
     """Return the committed results of a model on the mini suite."""
     return read_results_file(MINI_RESULTS / f"{model}.json")
@@ -156,11 +217,14 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "models": models,
     "mini-suite": mini_suite,
     "mini-board": mini_board,
+    "mini-rerun": mini_rerun,
     "box-spaces": box_spaces,
     "formats": formats,
     "doctor": doctor,
     "variants": variants,
     "sources": sources,
+    "presets": presets,
+    "full-size": full_size,
 }
 
 

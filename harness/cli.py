@@ -19,7 +19,8 @@ COMMANDS = {
     "data": ("tasks.cli:data_group", "List, prepare and verify datasets."),
     "models": ("adapters.cli:models_command", "List the models."),
     "doctor": ("harness.doctor.cli:doctor_group", "Test this installation: what do the scorers say of known models?"),
-    "train": ("unimed.cli:train_command", "Train Uni-Med."),
+    "train": ("harness.train_command:train_command", "Train Uni-Med, or show what a training would take."),
+    "convert": ("unimed.cli:convert_command", "Convert Uni-Med checkpoints from and to the authors' format."),
 }
 
 

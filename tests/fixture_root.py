@@ -8,9 +8,14 @@ import pytest
 _SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
 
+def fixture_folder() -> Path:
+    """Return where the fixtures should be, there or not; for lists of test cases."""
+    return Path(os.environ.get("MEDBENCH_FIXTURES") or _SHARED / "fixtures")
+
+
 def fixtures() -> Path:
     """Return the fixture root; without one the test fails under CI and is skipped elsewhere."""
-    root = Path(os.environ.get("MEDBENCH_FIXTURES") or _SHARED / "fixtures")
+    root = fixture_folder()
     return _needed(root, f"no parity fixtures at {root}; set MEDBENCH_FIXTURES to their folder")
 
 

@@ -3,12 +3,14 @@
 import json
 
 import pytest
+import yaml
 from command_line import medbench
 from source_files import ROOT
 
 from harness.results import Results, read_results_file
 from tasks.catalog import benchmark_names
 from tasks.protocols import PROTOCOLS, Protocol
+from unimed.training.recipe import load_recipe, recipe_of
 
 WEIGHTS = ROOT / "unimed" / "mini"
 MAX_WEIGHT_BYTES = 12_000_000
@@ -72,6 +74,22 @@ def test_the_mini_weights_classify_better_than_the_majority_answer(task: str) ->
     assert ours is not None
     assert blind is not None
     assert ours > blind + 0.05
+
+
+def test_a_training_run_again_from_the_preset_scores_the_same_within_noise() -> None:
+    bundled, rerun = committed("uni-med"), committed("uni-med-rerun")
+    for name in benchmark_names():
+        for metric, first in bundled.tasks[name].paper.items():
+            second = rerun.tasks[name].paper[metric]
+            assert first.ci is not None
+            assert second.ci is not None
+            assert first.ci[0] <= second.ci[1], (name, metric)
+            assert second.ci[0] <= first.ci[1], (name, metric)
+
+
+def test_the_bundled_recipe_is_the_preset() -> None:
+    values = yaml.safe_load((WEIGHTS / "recipe.yaml").read_text(encoding="utf-8"))
+    assert recipe_of(values, "the bundled recipe") == load_recipe("mini")
 
 
 def test_the_weights_are_small_and_come_with_recipe_log_and_curve() -> None:

@@ -6,45 +6,18 @@ from typing import Any, cast
 
 import pytest
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tiny_model import small
 
 from tasks.foundation.errors import DataError, UsageError
-from unimed import UniMedConfig, UniMedForConditionalGeneration, UniMedProcessor
 from unimed.checkpoint import load_checkpoint, resolve_device
-from unimed.training.tokenizer import train_tokenizer
-
-TEXTS = ["What organ is shown? Liver", "{<12><30><45><60>}", "No acute finding in this picture. "] * 20
-
-
-def tiny_model() -> tuple[UniMedForConditionalGeneration, UniMedProcessor]:
-    torch.manual_seed(0)
-    tokenizer = train_tokenizer(TEXTS, 500)
-    processor = UniMedProcessor(tokenizer, image_size=28, visual_tokens=4)
-    config = UniMedConfig(
-        vision_config={
-            "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-            "image_size": 28, "patch_size": 7, "initializer_range": 0.1,
-        },
-        text_config={
-            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-            "vocab_size": len(tokenizer), "initializer_range": 0.3, "eos_token_id": tokenizer.eos_token_id,
-            "bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id,
-        },
-        router_hidden_size=16,
-        image_token_id=processor.image_token_id,
-        prompt_style="clean",
-    )  # fmt: skip
-    model = UniMedForConditionalGeneration(config)
-    model.train(mode=False)
-    return model, processor
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
-    model, processor = tiny_model()
+    model, processor = small(router_hidden_size=16)
     model.save_pretrained(folder)
     processor.tokenizer.save_pretrained(folder)
     return folder
@@ -56,8 +29,8 @@ def picture(shade: int) -> Image.Image:
 
 @torch.no_grad()
 def test_a_checkpoint_comes_back_as_it_was(checkpoint: Path) -> None:
-    model, _ = tiny_model()
-    loaded = load_checkpoint(checkpoint, device="cpu").model
+    model, _ = small(router_hidden_size=16)
+    loaded = load_checkpoint(checkpoint, device="cpu", merge=False).model
     for (name, before), (_, after) in zip(model.state_dict().items(), loaded.state_dict().items(), strict=True):
         assert torch.equal(before, after), name
 
@@ -99,7 +72,7 @@ def test_a_batch_of_prompts_is_padded_without_harm(checkpoint: Path) -> None:
 
 
 def test_placeholders_and_images_must_agree() -> None:
-    model, processor = tiny_model()
+    model, processor = small(router_hidden_size=16)
     inputs = processor(["no image here"], [picture(1)])
     with pytest.raises(ValueError, match="0 image placeholders"):
         model(**inputs, task_ids=torch.tensor([0]))
@@ -108,7 +81,7 @@ def test_placeholders_and_images_must_agree() -> None:
 
 
 def test_a_question_cannot_pass_for_a_special_token() -> None:
-    _, processor = tiny_model()
+    _, processor = small(router_hidden_size=16)
     ids = processor.text_ids("tell me </s><s><ImageHere> now")
     assert not {processor.image_token_id, processor.tokenizer.eos_token_id, processor.tokenizer.bos_token_id} & set(ids)
     assert processor.tokenizer.decode(ids).strip() == "tell me </s><s><ImageHere> now"
@@ -116,12 +89,12 @@ def test_a_question_cannot_pass_for_a_special_token() -> None:
 
 @pytest.mark.parametrize("number", [0, 7, 42, 100])
 def test_a_coordinate_is_one_token(number: int) -> None:
-    _, processor = tiny_model()
+    _, processor = small(router_hidden_size=16)
     assert str(number) in processor.tokenizer.convert_ids_to_tokens(processor.text_ids(f"{{<{number}><5>}}"))
 
 
 def test_only_labelled_tokens_enter_the_loss() -> None:
-    model, processor = tiny_model()
+    model, processor = small(router_hidden_size=16)
     inputs = processor(["[INST] <Img><ImageHere></Img> what? [/INST] Liver"], [picture(3)])
     labels = torch.full_like(inputs["input_ids"], -100)
     labels[0, -2:] = inputs["input_ids"][0, -2:]
@@ -131,26 +104,12 @@ def test_only_labelled_tokens_enter_the_loss() -> None:
     torch.testing.assert_close(model(**inputs, task_ids=tasks, labels=labels).loss, expected)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "says"),
-    [
-        ({"resample_rate": 3}, "does not divide"),
-        ({"resample_method": "avgpool", "resample_rate": 2}, "2 x 2"),
-        ({"num_experts": 0}, "at least one expert"),
-        ({"router_type": "noisy"}, "router_type"),
-    ],
-)
-def test_impossible_configurations_are_refused_at_once(wrong: dict[str, object], says: str) -> None:
-    with pytest.raises((ValueError, StrictDataclassError), match=says):
-        UniMedConfig(**wrong)  # type: ignore[arg-type]
-
-
 def damaged(checkpoint: Path, tmp_path: Path, change: str) -> Path:
     for path in checkpoint.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     weights = load_file(tmp_path / "model.safetensors")
     if change == "missing":
-        del weights["connector.router.fc1.weight"]
+        del weights["connector.router.fc1_bias"]
     elif change == "unexpected":
         weights["connector.experts.9.0.weight"] = torch.zeros(2)
     elif change == "misshapen":
@@ -167,7 +126,7 @@ def damaged(checkpoint: Path, tmp_path: Path, change: str) -> Path:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("missing", "1 missing: connector.router.fc1.weight"),
+        ("missing", "1 missing: connector.router.fc1_bias"),
         ("unexpected", "1 unexpected: connector.experts.9.0.weight"),
         ("misshapen", "1 mismatched: connector.router.fc2.bias"),
         ("truncated", "cannot be read"),

@@ -1,7 +1,6 @@
-"""Training: recipes, the schedule, the corpus, and a whole tiny training through the command line."""
+"""Training from scratch: recipes, the corpus, batches, the vision stage, and a whole tiny training by command."""
 
 import json
-import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +13,17 @@ from transformers import Blip2VisionConfig
 from tasks.catalog import get_task
 from tasks.foundation.errors import UsageError
 from tasks.sample import Sample
-from unimed.modeling import IGNORED_LABEL
+from unimed.modeling import IGNORED_LABEL, UniMedForConditionalGeneration
+from unimed.processing import UniMedProcessor
+from unimed.prompts import PromptForm
 from unimed.training.augmentation import distorted
-from unimed.training.corpus import Corpus, Example, distort_classified, load_corpus, make_batch
-from unimed.training.loop import Deck, build, learning_rate, make_optimizer
-from unimed.training.recipe import Recipe, VisionStage, load_recipe
+from unimed.training.batches import Limits, distort_classified, picture_rows, text_batch
+from unimed.training.build import build
+from unimed.training.corpus import Corpus, Example, load_corpus
+from unimed.training.optimizer import make_optimizer, matrices_decay
+from unimed.training.pictures import Pictures
+from unimed.training.recipe import Recipe, VisionStage, load_recipe, preset_names
+from unimed.training.schedule import CosineSchedule
 from unimed.training.vision_stage import make_targets, train_vision
 from unimed.vision import VisionTower
 
@@ -26,17 +31,30 @@ TINY = (
     "steps=6",
     "micro_batch=2",
     "micro_batches=2",
-    "warmup_steps=2",
-    "validate_every=3",
-    "vocabulary=400",
+    "schedule.warmup_steps=2",
+    "validation={share: 0.04, every: 3, answers: 2}",
+    "model.vocabulary=400",
     "vision_stage={steps: 3, batch: 4, peak_learning_rate: 0.001, weight_decay: 0.05}",
     "mixture={slake-vqa: 1, slake-rec: 1, medqa: 1, dermamnist: 1}",
+    "log_every=1",
+    "checkpoints={every: 4, keep: 1}",
 )
+CLEAN = PromptForm()
 
 
 @pytest.fixture(scope="module")
 def recipe() -> Recipe:
     return load_recipe("mini", TINY)
+
+
+def scratch(data: Path, recipe: Recipe, tasks: list[str], size: int = 112, share: float = 0.0) -> tuple[Corpus, Recipe]:
+    validation = replace(recipe.validation, share=share)
+    chosen = replace(recipe, mixture=dict.fromkeys(tasks, 1.0), validation=validation)
+    return load_corpus(data, chosen, image_size=size), chosen
+
+
+def built(corpus: Corpus, recipe: Recipe) -> tuple[UniMedForConditionalGeneration, UniMedProcessor]:
+    return build(recipe, corpus, None, frozen_dtype=torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -45,12 +63,18 @@ def recipe() -> Recipe:
         (("stepz=5",), "stepz"),
         (("steps=many",), "steps"),
         (("steps",), "has no value"),
-        (("model={vision: {}}",), "model"),
+        (("model={vision: {}}",), "one language model"),
         (("steps=[",), "not YAML"),
         (("mixture={}",), "mixture"),
+        (("mixture={slake-vqq: 1}",), "slake-vqa"),
+        (("mixture={slake-vqa: 1, slake-vqa+medqa: 1}",), "twice"),
         (("micro_batch=0",), "micro_batch"),
-        (("validation_share=1.0",), "validation_share"),
-        (("save_dtype=foo",), "save_dtype"),
+        (("validation.share=1.0",), "share"),
+        (("checkpoints.dtype=foo",), "dtype"),
+        (("schedule.warmup_steps=2000",), "warmup_steps"),
+        (("feature_cache_gb=1",), "cached"),
+        (("optimizer.betas=[0.9, 1.5]",), "betas"),
+        (("model.vision_weights=eva.pth",), "one vision tower"),
     ],
 )
 def test_a_recipe_with_a_wrong_setting_is_refused(overrides: tuple[str, ...], says: str) -> None:
@@ -58,50 +82,77 @@ def test_a_recipe_with_a_wrong_setting_is_refused(overrides: tuple[str, ...], sa
         load_recipe("mini", overrides)
 
 
-def test_the_learning_rate_warms_up_and_ends_where_it_should(recipe: Recipe) -> None:
-    longer = replace(recipe, steps=1000, warmup_steps=10)
-    rates = [learning_rate(longer, step) for step in range(1000)]
-    assert rates[9] == pytest.approx(longer.peak_learning_rate)
-    assert max(rates) == pytest.approx(longer.peak_learning_rate)
-    assert rates[0] == pytest.approx(longer.peak_learning_rate / 10)
-    assert rates[-1] == pytest.approx(longer.final_learning_rate, rel=0.01)
+@pytest.mark.parametrize("name", ["official", "paper"])
+def test_presets_ask_for_the_weights_that_they_may_not_bring(name: str) -> None:
+    with pytest.raises(UsageError, match="language_model"):
+        load_recipe(name)
+    assert load_recipe(name, planned=True).name == name
+
+
+def test_an_unknown_preset_is_refused_with_the_list_of_presets() -> None:
+    with pytest.raises(UsageError, match="mini, official, paper"):
+        load_recipe("offical")
+    assert preset_names() == ["mini", "official", "paper"]
+
+
+def test_the_learning_rate_warms_up_and_ends_where_it_should() -> None:
+    schedule = CosineSchedule(peak=1e-3, floor=5e-5, warmup_steps=10, steps=1000)
+    rates = [schedule.rate(step) for step in range(1000)]
+    assert rates[9] == max(rates) == pytest.approx(1e-3)
+    assert rates[0] == pytest.approx(1e-4)
+    assert rates[-1] == pytest.approx(5e-5, rel=0.01)
     assert rates[10:] == sorted(rates[10:], reverse=True)
 
 
-def test_a_deck_deals_everything_before_anything_twice() -> None:
-    deck: Deck[int] = Deck(range(7), random.Random(0))
-    dealt = [item for _ in range(7) for item in deck.deal(3)]
-    assert sorted(dealt[:7]) == list(range(7))
-    assert sorted(dealt) == sorted(list(range(7)) * 3)
-
-
 def test_batches_learn_the_answer_and_nothing_else(small_data: Path, recipe: Recipe) -> None:
-    corpus = load_corpus(small_data, recipe.mixture, image_size=112, validation_share=0.0)
-    model, processor = build(recipe, corpus)
-    examples = [corpus.train["slake-rec"][0], corpus.train["slake-rec"][1]]
-    batch = make_batch(examples, corpus, processor, random.Random(0))
+    corpus, chosen = scratch(small_data, recipe, ["slake-rec"])
+    model, processor = built(corpus, chosen)
+    examples = corpus.train["slake-rec"][:2]
+    batch = text_batch(examples, [example.spec.prompt for example in examples], processor)
     for row, example in enumerate(examples):
         learned = batch["labels"][row][batch["labels"][row] != IGNORED_LABEL].tolist()
-        assert processor.tokenizer.decode(learned[:-1]).strip() == example.answer()
+        assert processor.tokenizer.decode(learned[:-1]).strip() == example.answer(CLEAN)
         assert learned[-1] == processor.tokenizer.eos_token_id
     assert int(batch["input_ids"].eq(processor.image_token_id).sum()) == 2 * model.config.visual_tokens
     assert batch["task_ids"].tolist() == [1, 1]
 
 
-def test_text_only_batches_have_no_pictures(small_data: Path, recipe: Recipe) -> None:
-    corpus = load_corpus(small_data, ["medqa"], image_size=112, validation_share=0.0)
-    _, processor = build(recipe, corpus)
-    batch = make_batch(corpus.train["medqa"][:2], corpus, processor, random.Random(0))
-    assert set(batch) == {"input_ids", "attention_mask", "labels"}
+def test_text_only_batches_have_no_pictures_and_are_cut_at_their_limits(small_data: Path, recipe: Recipe) -> None:
+    corpus, chosen = scratch(small_data, recipe, ["medqa"])
+    _, processor = built(corpus, chosen)
+    examples = corpus.train["medqa"][:2]
+    templates = [example.spec.prompt for example in examples]
+    whole = text_batch(examples, templates, processor)
+    assert set(whole) == {"input_ids", "attention_mask", "labels"}
+    cut = text_batch(examples, templates, processor, Limits(prompt=5, answer=2))
+    assert cut["input_ids"].shape[1] == 7
+    assert torch.equal(cut["input_ids"][:, :5], whole["input_ids"][:, :5])
 
 
-def test_held_out_groups_do_not_cross(small_data: Path) -> None:
-    corpus = load_corpus(small_data, ["dermamnist"], image_size=28, validation_share=0.5)
+def test_held_out_groups_do_not_cross(small_data: Path, recipe: Recipe) -> None:
+    corpus, _ = scratch(small_data, recipe, ["dermamnist"], 28, share=0.5)
     train = {example.sample.groups["image"] for example in corpus.train["dermamnist"]}
     held_out = {example.sample.groups["image"] for example in corpus.held_out["dermamnist"]}
     assert train
     assert held_out
     assert not train & held_out
+
+
+def test_joined_tasks_are_one_entry(small_data: Path, recipe: Recipe) -> None:
+    joined, _ = scratch(small_data, recipe, ["dermamnist+organsmnist"], 28)
+    apart, _ = scratch(small_data, recipe, ["dermamnist", "organsmnist"], 28)
+    assert joined.sizes() == {"dermamnist+organsmnist": sum(apart.sizes().values())}
+
+
+def test_pictures_are_decoded_once_while_they_fit_and_again_when_not(small_data: Path, recipe: Recipe) -> None:
+    corpus, _ = scratch(small_data, recipe, ["dermamnist"], 28)
+    rows = picture_rows(corpus.train["dermamnist"])
+    kept = corpus.pictures.bytes_of(rows)
+    forgetful = corpus.pictures.without_memory()
+    assert torch.equal(forgetful.bytes_of(rows), kept)
+    digests = {corpus.pictures.digest(row) for row in rows}
+    assert len(digests) == len(set(rows))
+    assert digests == {forgetful.digest(row) for row in rows}
 
 
 def test_other_views_are_of_the_same_picture_and_repeatable() -> None:
@@ -119,21 +170,20 @@ def test_other_views_are_of_the_same_picture_and_repeatable() -> None:
 
 
 def test_only_classified_pictures_are_distorted(small_data: Path, recipe: Recipe) -> None:
-    corpus = load_corpus(small_data, ["dermamnist", "slake-rec"], image_size=112, validation_share=0.0)
-    _, processor = build(recipe, corpus)
+    corpus, _ = scratch(small_data, recipe, ["dermamnist", "slake-rec"])
     for task, changes in (("dermamnist", True), ("slake-rec", False)):
         examples = corpus.train[task][:4]
-        batch = make_batch(examples, corpus, processor, random.Random(0))
-        coin = torch.Generator().manual_seed(1)
-        distorted_pixels = distort_classified(batch, examples, coin)["pixel_values"]
-        assert torch.equal(distorted_pixels, batch["pixel_values"]) != changes
+        pixels = corpus.pictures.pixels(picture_rows(examples))
+        seen = distort_classified(pixels, examples, torch.Generator().manual_seed(1))
+        assert torch.equal(seen, pixels) != changes
 
 
 def test_weight_decay_spares_vectors_and_task_tokens(small_data: Path, recipe: Recipe) -> None:
-    corpus = load_corpus(small_data, ["slake-rec"], image_size=112, validation_share=0.0)
-    model, _ = build(recipe, corpus)
-    groups = make_optimizer(recipe, model).param_groups
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    corpus, chosen = scratch(small_data, recipe, ["slake-rec"])
+    model, _ = built(corpus, chosen)
+    learning = model.trainable()
+    groups = make_optimizer(learning, decays=matrices_decay, weight_decay=0.05, betas=(0.9, 0.98)).param_groups
+    names = {id(parameter): name for name, parameter in learning.items()}
     decayed = [group for group in groups if group["weight_decay"]]
     spared = {names[id(item)] for group in groups if not group["weight_decay"] for item in group["params"]}
     assert "connector.task_tokens.vqa" in spared
@@ -143,11 +193,14 @@ def test_weight_decay_spares_vectors_and_task_tokens(small_data: Path, recipe: R
 
 @pytest.mark.parametrize("share", [0.0, 0.3])
 def test_the_tower_learns_on_at_its_own_rate_or_not_at_all(small_data: Path, recipe: Recipe, share: float) -> None:
-    stage = replace(recipe.vision_stage, later_rate=share)
-    corpus = load_corpus(small_data, ["slake-rec"], image_size=112, validation_share=0.0)
-    model, _ = build(recipe, corpus)
-    model.vision_tower.requires_grad_(requires_grad=share > 0)
-    groups = make_optimizer(replace(recipe, vision_stage=stage), model).param_groups
+    assert recipe.vision_stage is not None
+    corpus, chosen = scratch(small_data, recipe, ["slake-rec"])
+    chosen = replace(chosen, vision_stage=replace(recipe.vision_stage, later_rate=share))
+    model, _ = built(corpus, chosen)
+    groups = make_optimizer(
+        model.trainable(), decays=matrices_decay, weight_decay=0.05, betas=(0.9, 0.98),
+        shares={"vision_tower.": chosen.tower_share},
+    ).param_groups  # fmt: skip
     of_tower = {id(parameter) for parameter in model.vision_tower.parameters()}
     shares = {group["share"] for group in groups for parameter in group["params"] if id(parameter) in of_tower}
     assert shares == ({share} if share else set())
@@ -160,34 +213,33 @@ def test_train_then_run_through_the_command_line(small_data: Path, tmp_path: Pat
     assert trained.returncode == 0, trained.stderr
     records = [json.loads(line) for line in (checkpoint / "train_log.jsonl").read_text().splitlines()]
     assert records[0]["stage"] == "vision"
-    assert records[-1]["step"] == 6
-    assert set(records[-1]["held_out"]) <= {"slake-vqa", "slake-rec", "medqa", "dermamnist"}
+    last = records[-1]
+    assert last["step"] == 6
+    assert set(last["held_out"]) <= {"slake-vqa", "slake-rec", "medqa", "dermamnist"}
+    assert all(0 <= value <= 1 for metrics in last["scores"].values() for value in metrics.values())
+    assert set(last) >= {"gradient_norm", "learning_rate", "tokens_per_second", "loss", "mean_loss"}
+    for kind, weights in {
+        kind: row for record in records[1:] for kind, row in record.get("expert_use", {}).items()
+    }.items():
+        assert kind != "qa"
+        assert sum(weights) == pytest.approx(1, abs=1e-3)
     assert yaml.safe_load((checkpoint / "recipe.yaml").read_text())["steps"] == 6
     assert (checkpoint / "learning_curve.svg").read_text().startswith("<?xml")
+    assert list((checkpoint / "tensorboard").glob("events.*"))
     again = medbench("train", "--config", "mini", *settings, "--data-dir", small_data, "--output", checkpoint)
     assert again.returncode == 1
-    assert "holds a checkpoint already" in again.stderr
-    result = medbench(
-        "run", "--model", "uni-med", "--checkpoint", checkpoint, "--data-dir", small_data, "--tasks", "slake-*,medqa",
-        "--output-dir", tmp_path / "runs",
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    assert "MINI WEIGHTS" not in result.stderr
+    assert "finished training already" in again.stderr
+    for folder in (checkpoint, checkpoint / "checkpoints" / "step-00000004"):
+        result = medbench(
+            "run", "--model", "uni-med", "--checkpoint", folder, "--data-dir", small_data, "--tasks", "slake-*,medqa",
+            "--output-dir", tmp_path / "runs",
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        assert "MINI WEIGHTS" not in result.stderr
 
 
-def test_the_same_recipe_gives_the_same_weights(small_data: Path, tmp_path: Path) -> None:
-    settings = [word for setting in (*TINY, "steps=2") for word in ("--set", setting)]
-    for name in ("one", "two"):
-        done = medbench("train", *settings, "--data-dir", small_data, "--output", tmp_path / name)
-        assert done.returncode == 0, done.stderr
-    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
-    assert one == two
-
-
-def test_the_vision_stage_knows_what_is_said_and_shown(small_data: Path) -> None:
-    corpus = load_corpus(
-        small_data, ["slake-reg", "dermamnist", "mimic-cxr", "medqa"], image_size=112, validation_share=0.0
-    )
+def test_the_vision_stage_knows_what_is_said_and_shown(small_data: Path, recipe: Recipe) -> None:
+    corpus, _ = scratch(small_data, recipe, ["slake-reg", "dermamnist", "mimic-cxr", "medqa"])
     examples = [example for of_task in corpus.train.values() for example in of_task]
     targets = make_targets(examples, len(corpus.pictures), 8)
     classified, others = targets.known_rows()
@@ -216,7 +268,9 @@ def test_the_vision_stage_learns_classes_and_changes_only_the_tower() -> None:
         )
         for row in range(40)
     ]
-    corpus = Corpus(train={spec.name: examples[:30]}, held_out={spec.name: examples[30:]}, pictures=pictures)
+    corpus = Corpus(
+        train={spec.name: examples[:30]}, held_out={spec.name: examples[30:]}, pictures=Pictures.of_tensor(pictures)
+    )
     tower = VisionTower(
         Blip2VisionConfig(
             hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=28,

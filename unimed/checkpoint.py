@@ -1,25 +1,35 @@
-"""Reading a checkpoint folder, strictly: what is missing, broken or too much stops the load."""
+"""Checkpoint folders: whole models, or what was trained beside the names of the frozen base weights."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from tasks.foundation.errors import DataError, UsageError
-from tasks.foundation.files import file_sha256, fingerprint
+from tasks.foundation.files import canonical_json, file_sha256, fingerprint, read_json
 from tasks.foundation.yaml_tables import read_yaml_table
+from unimed.assembly import assemble
+from unimed.base_weights import BaseWeights
 from unimed.configuration import UniMedConfig
 from unimed.modeling import UniMedForConditionalGeneration
+from unimed.official.reading import refuse_misfits, refuse_other_shapes
 from unimed.processing import UniMedProcessor, load_tokenizer
 
-NEEDED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+WHOLE, TRAINED, BASE_FILE = "model.safetensors", "trained.safetensors", "base_weights.json"
+WHOLE_SHARDED = "model.safetensors.index.json"
+ALWAYS = ("config.json", "tokenizer.json", "tokenizer_config.json")
 RECIPE_FILE = "recipe.yaml"
+JOINED = "+"
+"""Joins tasks whose samples are one entry of a mixture, as the official code joins the two MedMNIST sets."""
 _SHOWN_KEYS = 5
+State = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,43 +42,142 @@ class LoadedCheckpoint:
     trained_on: frozenset[str]
 
 
-def load_checkpoint(folder: Path, *, device: str = "auto", dtype: str = "auto") -> LoadedCheckpoint:
-    """Load a checkpoint folder as `medbench train` writes it.
+def load_checkpoint(folder: Path, *, device: str = "auto", dtype: str = "auto", merge: bool = True) -> LoadedCheckpoint:
+    """Load a checkpoint folder for answering, as `medbench train` and `medbench convert` write it.
+
+    LoRA is merged into the language model unless `merge` is false: the same function with fewer steps per token.
 
     Args:
-        folder: With config.json, model.safetensors and the tokenizer's files.
+        folder: With config.json, the tokenizer's files and either model.safetensors (a whole model) or
+            trained.safetensors and base_weights.json (what was trained, and where the frozen rest is).
         device: `auto` takes CUDA, then MPS, then the CPU.
         dtype: `auto` takes float32 on the CPU and bfloat16 elsewhere.
+        merge: Whether to fold LoRA into the frozen weights.
 
     Raises:
         DataError: If a file is missing or broken, or a weight is missing, unexpected or of another shape.
-        UsageError: If the device is not there.
+        UsageError: If the device or the base weights are not there.
     """
-    missing = [name for name in NEEDED if not (folder / name).is_file()]
-    if missing:
-        raise DataError(
-            f"{folder} is not a Uni-Med checkpoint: {', '.join(missing)} missing.",
-            f"A checkpoint folder holds {', '.join(NEEDED)}, as `medbench train --output DIR` writes them.",
-        )
+    files = _weight_files(folder)
     transformers_logging.disable_progress_bar()
     chosen = resolve_device(device)
     model = _load_model(folder, resolve_dtype(dtype, chosen))
-    torch.nn.Module.to(model, chosen).eval()
-    config = model.config
-    processor = UniMedProcessor(
-        _load_tokenizer(folder),
-        image_size=config.image_size,
-        visual_tokens=config.visual_tokens,
-    )
-    identity = fingerprint({name: file_sha256(folder / name) for name in NEEDED})
+    if merge:
+        model.merge_lora()
+    torch.nn.Module.to(model, device=chosen, dtype=resolve_dtype(dtype, chosen)).eval()
+    processor = UniMedProcessor.of_model(_load_tokenizer(folder), model.config)
+    identity = fingerprint({name: file_sha256(folder / name) for name in (*ALWAYS, *files)})
     return LoadedCheckpoint(
         model=model, processor=processor, fingerprint=identity, trained_on=_tasks_of_recipe(folder / RECIPE_FILE)
     )
 
 
+def write_checkpoint(
+    model: UniMedForConditionalGeneration,
+    processor: UniMedProcessor,
+    folder: Path,
+    *,
+    base: BaseWeights | None = None,
+    state: State | None = None,
+) -> None:
+    """Write a checkpoint folder.
+
+    Args:
+        model: Its configuration, and its weights unless `state` is given.
+        processor: Tokenizer and prompts.
+        folder: Where to; made if need be.
+        base: Where the frozen weights came from; then only what is trained is written. None writes the whole model.
+        state: The weights, if they were gathered already (trained ones with `base`, all without).
+
+    Raises:
+        OSError, SafetensorError, RuntimeError: If the disk is full or not to be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if base is None:
+        tied = set(model.all_tied_weights_keys)
+        once = None if state is None else {name: tensor for name, tensor in state.items() if name not in tied}
+        model.save_pretrained(folder, state_dict=once)
+    else:
+        trained = state if state is not None else model.trainable()
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.items()}
+        model.config.architectures = [type(model).__name__]
+        model.config.save_pretrained(folder)
+        save_file(tensors, folder / TRAINED, metadata={"format": "pt"})
+        document = {"paths": asdict(base), "identity": base.identity()}
+        (folder / BASE_FILE).write_text(canonical_json(document, indent=2) + "\n", encoding="utf-8")
+    processor.save_pretrained(folder)
+
+
+def read_trained(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the weights of a checkpoint folder as they lie there, all of them or the trained ones.
+
+    Raises:
+        DataError: If a file cannot be read.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for name in _weight_files(folder):
+        if name.endswith(".safetensors"):
+            try:
+                tensors |= load_file(folder / name)
+            except (SafetensorError, OSError) as error:
+                raise DataError(f"{folder / name} cannot be read: {error}", "Copy the checkpoint again.") from error
+    return tensors
+
+
+def is_whole(folder: Path) -> bool:
+    """Return whether a folder holds a whole model, not only what was trained."""
+    return not (folder / BASE_FILE).is_file()
+
+
+def base_of(folder: Path) -> BaseWeights:
+    """Return where the frozen weights of a checkpoint are, after a look that they are the same as then.
+
+    Raises:
+        DataError: If they are others, or the note is broken.
+    """
+    document = read_json(folder / BASE_FILE)
+    try:
+        base = BaseWeights(**document["paths"]).resolved()
+        recorded: dict[str, str] = document["identity"]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{folder / BASE_FILE} is not what `medbench train` writes.", "Copy it again.") from error
+    changed = [name for name, identity in base.identity().items() if identity != recorded.get(name)]
+    if changed:
+        raise DataError(
+            f"Other base weights than in training: {', '.join(f'{name} {getattr(base, name)}' for name in changed)}.",
+            f"Put the right paths into {folder / BASE_FILE}; what was trained fits only the weights it was trained on.",
+        )
+    return base
+
+
+def _weight_files(folder: Path) -> tuple[str, ...]:
+    """Return the files that hold or name the weights, after a look that all files are there."""
+    missing = [name for name in ALWAYS if not (folder / name).is_file()]
+    if (folder / BASE_FILE).is_file():
+        files: tuple[str, ...] = (BASE_FILE, TRAINED)
+    elif (folder / WHOLE_SHARDED).is_file():
+        shards = sorted(set(read_json(folder / WHOLE_SHARDED).get("weight_map", {}).values()))
+        files = (WHOLE_SHARDED, *shards)
+    else:
+        files = (WHOLE,)
+    missing += [name for name in files if not (folder / name).is_file()]
+    if missing:
+        raise DataError(
+            f"{folder} is not a Uni-Med checkpoint: {', '.join(missing)} missing.",
+            f"A checkpoint folder holds {', '.join(ALWAYS)} and {WHOLE}, or {TRAINED} and {BASE_FILE}, as "
+            "`medbench train --output DIR` and `medbench convert` write them.",
+        )
+    return files
+
+
 def _tasks_of_recipe(path: Path) -> frozenset[str]:
     mixture = read_yaml_table(path).get("mixture") if path.is_file() else None
-    return frozenset(mixture) if isinstance(mixture, dict) else frozenset()
+    return frozenset(_entries(mixture)) if isinstance(mixture, dict) else frozenset()
+
+
+def _entries(mixture: Mapping[str, Any]) -> Iterator[str]:
+    for entry in mixture:
+        yield from entry.split(JOINED)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -102,12 +211,48 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def _load_model(folder: Path, dtype: torch.dtype) -> UniMedForConditionalGeneration:
+    return _load_whole(folder, dtype) if is_whole(folder) else _load_on_base(folder, dtype)
+
+
+def _load_on_base(folder: Path, dtype: torch.dtype) -> UniMedForConditionalGeneration:
+    model = assemble(read_config(folder), base_of(folder), dtype=dtype)
+    load_trained(model, read_trained(folder), str(folder / TRAINED))
+    return model
+
+
+def load_trained(model: UniMedForConditionalGeneration, tensors: State, source: str) -> None:
+    """Put trained weights into a model on its base, strictly.
+
+    Raises:
+        DataError: If one is missing, unexpected or of another shape.
+    """
+    trainable = model.trainable()
+    refuse_misfits(source, given=tensors, expected=trainable)
+    refuse_other_shapes(source, tensors, trainable)
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            trainable[name].copy_(tensor)
+
+
+def read_config(folder: Path) -> UniMedConfig:
+    """Return the configuration of a checkpoint folder.
+
+    Raises:
+        DataError: If it cannot be read or asks for something impossible.
+    """
     try:
-        config = UniMedConfig.from_pretrained(folder)
+        return UniMedConfig.from_pretrained(folder)
+    except (StrictDataclassError, OSError, ValueError, TypeError) as error:
+        raise DataError(f"{folder / 'config.json'} cannot be read: {error}", "Copy the checkpoint again.") from error
+
+
+def _load_whole(folder: Path, dtype: torch.dtype) -> UniMedForConditionalGeneration:
+    config = read_config(folder)
+    try:
         loaded: Any = UniMedForConditionalGeneration.from_pretrained(
             folder, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
-    except (SafetensorError, StrictDataclassError, OSError, ValueError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise DataError(
             f"The checkpoint {folder} cannot be read: {error}", "Copy it again or train it anew."
         ) from error

@@ -1,33 +1,73 @@
-"""The command of this room: `medbench train`."""
+"""The command of this room: `medbench convert`."""
 
 from pathlib import Path
 
 import click
 
 from tasks.foundation.console import say, warn
+from tasks.foundation.errors import UsageError
 
 
-@click.command("train")
-@click.option("--config", default="mini", show_default=True, help="A recipe: a preset's name or a YAML file.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; repeatable.")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Prepared tasks.  [default: the bundled mini suite]")
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="New folder for the checkpoint.")
-def train_command(config: str, overrides: tuple[str, ...], data_dir: Path | None, output: Path) -> None:
-    """Train Uni-Med by a recipe.
+@click.command("convert")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="New folder, or a .pth file.")
+@click.option("--vision-weights", help="eva_vit_g.pth, or a folder with BLIP-2's safetensors.")
+@click.option("--language-model", help="Folder or Hub name of the LLaMA that the checkpoint was trained on.")
+@click.option("--vision", "sizes", multiple=True, metavar="KEY=VALUE", help="A size of another ViT than EVA ViT-G/14.")
+@click.option("--standalone", is_flag=True, help="Write all weights, not only the trained ones: for the Hub.")
+@click.option("--merge-lora", is_flag=True, help="Also fold LoRA into the language model (folders only).")
+def convert_command(
+    source: Path,
+    output: Path,
+    vision_weights: str | None,
+    language_model: str | None,
+    sizes: tuple[str, ...],
+    standalone: bool,
+    merge_lora: bool,
+) -> None:
+    """Convert a Uni-Med checkpoint.
+
+    From the authors' format (checkpoint_0.pth) into a folder, from a folder into the authors' format, or from a folder
+    on base weights into a whole model: by what SOURCE and --output are called.
 
     \b
-    Example:  medbench train --config mini --output checkpoints/mini
-              medbench run --model uni-med --checkpoint checkpoints/mini --tasks all
+    Example:
+    medbench convert checkpoint_0.pth --vision-weights eva_vit_g.pth --language-model Llama-2-7b-chat-hf --output DIR
+    medbench convert DIR --output checkpoint_0.pth
+    medbench convert DIR --standalone --output WHOLE
     """
-    from tasks.suite import prepare_mini_suite
-    from unimed.training.curve import draw_curve
-    from unimed.training.loop import LOG_FILE, train
-    from unimed.training.recipe import load_recipe
+    from unimed.base_weights import BaseWeights
+    from unimed.convert import from_authors, to_authors, to_whole
 
-    recipe = load_recipe(config, overrides)
-    if data_dir is None:
-        warn("MINI SUITE: no --data-dir was given, so the train split of the bundled mini suite is used.")
-        data_dir = prepare_mini_suite()
-    train(recipe, data_dir, output)
-    say(draw_curve(output / LOG_FILE, output / "learning_curve.svg"))
-    say(f"The checkpoint is in {output}. Run it: medbench run --model uni-med --checkpoint {output} --tasks all")
+    if output.exists():
+        raise UsageError(f"{output} is there already.", "Give another --output.")
+    if source.suffix == ".pth":
+        if vision_weights is None or language_model is None:
+            raise UsageError(
+                "The authors' format holds no base weights.", "Give --vision-weights and --language-model as well."
+            )
+        base = BaseWeights(language_model=language_model, vision=vision_weights)
+        from_authors(source, output, base, vision=_numbers(sizes), standalone=standalone)
+    elif output.suffix == ".pth":
+        unused = to_authors(source, output)
+        if unused:
+            warn(f"Not written, since nothing reads it: {', '.join(unused)}. The official loader does not miss it.")
+        say(f"Written to {output}, without an optimizer's state.")
+        return
+    elif standalone or merge_lora:
+        to_whole(source, output, merge_lora=merge_lora)
+    else:
+        raise UsageError(
+            f"{source} and {output} are both folders.", "Give --standalone or --merge-lora, or an --output named *.pth."
+        )
+    say(f"Written to {output}. Run it: medbench run --model uni-med --checkpoint {output} --tasks all")
+
+
+def _numbers(settings: tuple[str, ...]) -> dict[str, int]:
+    numbers = {}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        if not value.isdigit():
+            raise UsageError(f"--vision {setting!r} is no number.", "Write --vision num_attention_heads=16.")
+        numbers[name] = int(value)
+    return numbers

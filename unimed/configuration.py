@@ -1,5 +1,6 @@
 """The configuration of Uni-Med; defaults are the official model's (`train.yaml` of the authors' repository)."""
 
+from collections.abc import Iterator
 from typing import Any, Literal, cast
 
 from huggingface_hub.dataclasses import strict
@@ -7,6 +8,8 @@ from transformers import Blip2VisionConfig, LlamaConfig, PreTrainedConfig
 
 CONNECTOR_TASKS = ("vqa", "refer", "identify", "caption", "cls")
 """Tasks with a task token, in the official order; text-only questions never enter the connector."""
+RESAMPLE_RATES = (1, 2, 4)
+POOLED_PATCHES = 4
 
 
 @strict
@@ -18,14 +21,29 @@ class UniMedConfig(PreTrainedConfig):
         text_config: The LLaMA-architecture language model; LLaMA-2-7B by default.
         resample_method: How the patch grid becomes visual tokens (paper section 3.2): `projection` concatenates
             `resample_rate` consecutive tokens of a row, `avgpool` and `maxpool` pool 2 x 2 patches.
-        resample_rate: alpha of the paper; 4 for the pooling methods.
-        num_experts: N, experts of the connector (CMoE).
+        resample_rate: alpha of the paper, 1, 2 or 4; 4 for the pooling methods.
+        connector_type: `moe` (CMoE), or one projector for all tasks: `linear`, `mlp2x_gelu`, `mlp3x_gelu`.
+        num_experts: N, experts of a `moe` connector.
         expert_type: `mlp` (linear, GELU, linear) or `linear`.
-        router_type: `soft`: weights are normalised sigmoids (Eq. 14, and what the official code does).
-        router_input: What the router sees: `token`, `task`, or both (`token_and_task`).
+        router_type: How experts are weighted (paper section 3.3): `constant` equally (Eq. 11), `hard` one expert per
+            task (Eq. 12), `sparse` a softmax over the best `sparse_top_k` (Eq. 13, as the official code has it),
+            `soft` normalised sigmoids (Eq. 14, and what the official code does).
+        router_input: What a sparse or soft router sees: `token`, `task`, or both (`token_and_task`).
         router_hidden_size: Width of the router's hidden layer; None means four times its input, as official.
+        sparse_top_k: Experts per token of a sparse router.
+        task_tokens: Whether the model has one learned vision token per task (Table 5); None means where the router
+            reads them. The connector has none that nobody reads, so False needs a router that does not.
+        task_token_size: Channels of a task token; None means those of a visual token.
+        text_identifiers: Whether prompts carry `[vqa]`, `[refer]`, ... (Table 5).
+        language_tuning: What is trained in the language model: `lora`, `lora_moe` (Eq. 15), `full` or `none`.
+        lora_rank: Rank of each low-rank pair; the paper uses 4 to 64, and 4 with `lora_moe`.
+        lora_alpha: The pair's output is scaled by `lora_alpha / lora_rank`.
+        lora_dropout: Dropout on the input of the pairs while training.
+        lora_experts: N, pairs per linear layer of `lora_moe`.
+        lora_top_k: Pairs that a `lora_moe` router chooses per token.
         image_token_id: Id of the placeholder that stands for one visual token in `input_ids`.
-        prompt_style: `clean`: one BOS, one space before the closing tag, nothing cut at 50 words.
+        prompt_style: `official`: token ids as the official code feeds them, with two BOS when generating and texts cut
+            at 50 words; `clean`: one BOS, one space before the closing tag, nothing cut.
     """
 
     model_type = "uni_med"
@@ -35,13 +53,24 @@ class UniMedConfig(PreTrainedConfig):
     text_config: dict[str, Any] | PreTrainedConfig | None = None
     resample_method: Literal["projection", "avgpool", "maxpool"] = "projection"
     resample_rate: int = 4
+    connector_type: Literal["moe", "linear", "mlp2x_gelu", "mlp3x_gelu"] = "moe"
     num_experts: int = 5
     expert_type: Literal["mlp", "linear"] = "mlp"
-    router_type: Literal["soft"] = "soft"
+    router_type: Literal["constant", "hard", "sparse", "soft"] = "soft"
     router_input: Literal["token", "task", "token_and_task"] = "token_and_task"
     router_hidden_size: int | None = None
+    sparse_top_k: int = 2
+    task_tokens: bool | None = None
+    task_token_size: int | None = None
+    text_identifiers: bool = True
+    language_tuning: Literal["lora", "lora_moe", "full", "none"] = "lora"
+    lora_rank: int = 8
+    lora_alpha: int | float = 16
+    lora_dropout: int | float = 0.05
+    lora_experts: int = 5
+    lora_top_k: int = 2
     image_token_id: int | None = None
-    prompt_style: Literal["clean"] = "clean"
+    prompt_style: Literal["official", "clean"] = "clean"
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -52,17 +81,8 @@ class UniMedConfig(PreTrainedConfig):
             self.text_config = LlamaConfig(**(self.text_config or {"intermediate_size": 11008}))
         self.tie_word_embeddings = self.text.tie_word_embeddings
         super().__post_init__(**kwargs)
-        self._refuse_impossible_shapes()
-
-    def _refuse_impossible_shapes(self) -> None:
-        if self.num_experts < 1:
-            raise ValueError(f"num_experts is {self.num_experts}; a connector needs at least one expert.")
-        if self.resample_method != "projection" and self.resample_rate != 4:  # noqa: PLR2004 - 2 x 2 pooling
-            raise ValueError(
-                f"resample_rate is {self.resample_rate}, but {self.resample_method} pools 2 x 2 patches: use 4."
-            )
-        if self.resample_method == "projection" and self.patches % self.resample_rate:
-            raise ValueError(f"resample_rate {self.resample_rate} does not divide the {self.patches} patches.")
+        for problem in impossibilities(self):
+            raise ValueError(problem)
 
     @property
     def vision(self) -> Blip2VisionConfig:
@@ -99,3 +119,82 @@ class UniMedConfig(PreTrainedConfig):
         """Channels of one resampled token, the connector's input (C_v)."""
         width = self.vision.hidden_size
         return width * self.resample_rate if self.resample_method == "projection" else width
+
+    @property
+    def is_moe(self) -> bool:
+        """Whether the connector has experts."""
+        return self.connector_type == "moe"
+
+    @property
+    def has_router(self) -> bool:
+        """Whether the experts' weights are learned; the constant and the hard router have nothing to learn."""
+        return self.is_moe and self.router_type in {"sparse", "soft"}
+
+    @property
+    def router_sees_task(self) -> bool:
+        """Whether a learned router reads the task tokens, which is all that they are for."""
+        return self.has_router and self.router_input != "token"
+
+    @property
+    def router_sees_token(self) -> bool:
+        """Whether a learned router reads the visual tokens."""
+        return self.has_router and self.router_input != "task"
+
+    @property
+    def task_token_width(self) -> int:
+        """Channels of a task token."""
+        return self.task_token_size or self.connector_width
+
+    @property
+    def has_lora(self) -> bool:
+        """Whether the linear layers of the language model carry low-rank pairs."""
+        return self.language_tuning in {"lora", "lora_moe"}
+
+
+def impossibilities(config: UniMedConfig) -> Iterator[str]:
+    """Yield the reason of each combination of settings that cannot work."""
+    yield from _resampler_impossibilities(config)
+    yield from _connector_impossibilities(config)
+    yield from _lora_impossibilities(config)
+
+
+def _resampler_impossibilities(config: UniMedConfig) -> Iterator[str]:
+    rate, method = config.resample_rate, config.resample_method
+    if rate not in RESAMPLE_RATES:
+        yield f"resample_rate is {rate}; allowed are {', '.join(map(str, RESAMPLE_RATES))}."
+    elif method != "projection" and rate != POOLED_PATCHES:
+        yield f"resample_rate is {rate}, but {method} pools 2 x 2 patches: use {POOLED_PATCHES}."
+    elif method == "projection" and config.patches % rate:
+        yield f"resample_rate {rate} does not divide the {config.patches} patches."
+    elif method != "projection" and config.grid % 2:
+        yield f"{method} pools 2 x 2 patches, but the image has {config.grid} x {config.grid}: use an even grid."
+
+
+def _connector_impossibilities(config: UniMedConfig) -> Iterator[str]:
+    tasks = len(CONNECTOR_TASKS)
+    if config.num_experts < 1:
+        yield f"num_experts is {config.num_experts}; a connector needs at least one expert."
+    if config.is_moe and config.router_type == "hard" and config.num_experts < tasks:
+        yield (
+            f"The hard router gives each of the {tasks} tasks an expert of its own, but num_experts is "
+            f"{config.num_experts}: use {tasks} or more."
+        )
+    if config.is_moe and config.router_type == "sparse" and not 1 <= config.sparse_top_k <= config.num_experts:
+        yield f"sparse_top_k is {config.sparse_top_k}; allowed are 1 to num_experts ({config.num_experts})."
+    if config.task_tokens is False and config.router_sees_task:
+        yield f"task_tokens is false, but router_input {config.router_input!r} reads them: use router_input 'token'."
+    if config.task_tokens and not config.router_sees_task:
+        yield "task_tokens is true, but nothing reads them: use a soft or sparse router whose router_input has 'task'."
+    if config.task_token_size is not None and config.task_token_size < 1:
+        yield f"task_token_size is {config.task_token_size}; it must be positive."
+
+
+def _lora_impossibilities(config: UniMedConfig) -> Iterator[str]:
+    if not config.has_lora:
+        return
+    if config.lora_rank < 1:
+        yield f"lora_rank is {config.lora_rank}; the paper uses 4 to 64. Without LoRA use language_tuning 'none'."
+    if not 0 <= config.lora_dropout < 1:
+        yield f"lora_dropout is {config.lora_dropout}; it must be at least 0 and below 1."
+    if config.language_tuning == "lora_moe" and not 1 <= config.lora_top_k <= config.lora_experts:
+        yield f"lora_top_k is {config.lora_top_k}; allowed are 1 to lora_experts ({config.lora_experts})."

@@ -1,81 +1,120 @@
-"""The Connector-MoE: experts mixed by a router that sees the visual token and the task (paper section 3.3)."""
+"""The connector: from resampled visual tokens to the language model's space (paper section 3.3)."""
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
 from unimed.configuration import CONNECTOR_TASKS, UniMedConfig
+from unimed.router import Router
 
 TASK_TOKEN_STD = 0.02
+PROJECTOR_LAYERS = {"linear": 1, "mlp2x_gelu": 2, "mlp3x_gelu": 3}
+EXPERT_LAYERS = {"linear": "linear", "mlp": "mlp2x_gelu"}
 
 
-class Router(nn.Module):
-    """Two-layer router whose first layer is split into a task half and a token half.
+class Connector(nn.Module):
+    """One projector for all tasks, or N experts that a router mixes per token and task.
 
-    The official first layer multiplies `[task token, visual token]`. Its task half is the same for every visual
-    token of a task, so it is computed once per task and added like a bias; the result is the same.
+    It owns what it uses and nothing else: the official code also builds, trains with zero gradient and saves a router
+    for the constant and the hard type, and task tokens where no one reads them.
+
+    Attributes:
+        watch: Called with the mean weight of each expert [N] at every pass, or None.
     """
 
     def __init__(self, config: UniMedConfig) -> None:
         super().__init__()
-        width = config.connector_width
-        self.sees_token = config.router_input != "task"
-        self.sees_task = config.router_input != "token"
-        inputs = width * (self.sees_token + self.sees_task)
-        hidden = config.router_hidden_size or 4 * inputs
-        self.fc1 = nn.Linear(inputs, hidden)
-        self.fc2 = nn.Linear(hidden, config.num_experts)
-        self._width = width
+        width, output = config.connector_width, config.text.hidden_size
+        self.router_type = config.router_type
+        self.num_experts = config.num_experts
+        self.watch: Callable[[torch.Tensor], None] | None = None
+        if not config.is_moe:
+            self.projector = _mlp(config.connector_type, width, output)
+            return
+        if config.router_sees_task:
+            shape = (1, 1, config.task_token_width)
+            self.task_tokens = nn.ParameterDict({task: nn.Parameter(torch.empty(shape)) for task in CONNECTOR_TASKS})
+            self.reset_task_tokens()
+        if config.has_router:
+            self.router = Router(config)
+        layers = EXPERT_LAYERS[config.expert_type]
+        self.experts = nn.ModuleList(_mlp(layers, width, output) for _ in range(config.num_experts))
 
-    def forward(self, tokens: torch.Tensor, task_tokens: torch.Tensor) -> torch.Tensor:
-        """Return expert weights [B, M, N] that sum to one, for tokens [B, M, C] and task tokens [B, 1, C]."""
-        task_half, token_half = self._first_layer_halves()
-        hidden = self.fc1.bias.expand(tokens.shape[0], tokens.shape[1], -1)
-        if self.sees_task:
-            hidden = hidden + nn.functional.linear(task_tokens, task_half)
-        if self.sees_token:
-            hidden = hidden + nn.functional.linear(tokens, token_half)
-        gates = torch.sigmoid(self.fc2(nn.functional.gelu(hidden)))
-        return gates / gates.sum(dim=-1, keepdim=True)
-
-    def _first_layer_halves(self) -> tuple[torch.Tensor, torch.Tensor]:
-        weight = self.fc1.weight
-        if self.sees_task and self.sees_token:
-            return weight[:, : self._width], weight[:, self._width :]
-        return weight, weight
-
-
-class Connector(nn.Module):
-    """Maps resampled visual tokens into the language model's space, by N experts."""
-
-    def __init__(self, config: UniMedConfig) -> None:
-        super().__init__()
-        width = config.connector_width
-        output = config.text.hidden_size
-        self.task_tokens = nn.ParameterDict({task: nn.Parameter(torch.empty(1, 1, width)) for task in CONNECTOR_TASKS})
-        self.router = Router(config)
-        self.experts = nn.ModuleList(_expert(config.expert_type, width, output) for _ in range(config.num_experts))
-        for token in self.task_tokens.values():
+    def reset_task_tokens(self) -> None:
+        """Draw the task tokens anew, as the official code does."""
+        for token in getattr(self, "task_tokens", {}).values():
             nn.init.normal_(token, std=TASK_TOKEN_STD)
 
     def routing_weights(self, tokens: torch.Tensor, task_ids: torch.Tensor) -> torch.Tensor:
         """Return the experts' weights [B, M, N] for tokens [B, M, C] of tasks `task_ids` [B]."""
-        stacked = torch.cat([self.task_tokens[task] for task in CONNECTOR_TASKS])
-        weights: torch.Tensor = self.router(tokens, stacked[task_ids])
-        return weights
+        batch, length, _ = tokens.shape
+        if self.router_type == "constant":
+            return tokens.new_full((batch, length, self.num_experts), 1 / self.num_experts)
+        if self.router_type == "hard":
+            chosen = nn.functional.one_hot(task_ids.to(tokens.device), self.num_experts).to(tokens.dtype)
+            return chosen[:, None].expand(batch, length, -1)
+        weights: torch.Tensor = self.router(tokens, *self._tokens_of(task_ids, tokens.device))
+        return weights.expand(batch, length, -1)
+
+    def _tokens_of(
+        self, task_ids: torch.Tensor, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
+        """Return the tokens of the tasks that occur, so that those of other tasks get no gradient, not even zeros."""
+        if not self.router.sees_task:
+            return None, None
+        occurring: list[int] = sorted(set(task_ids.tolist()))
+        rows = torch.tensor([occurring.index(task) for task in task_ids.tolist()], device=device)
+        return torch.cat([self.task_tokens[CONNECTOR_TASKS[task]] for task in occurring]), rows
 
     def forward(self, tokens: torch.Tensor, task_ids: torch.Tensor) -> torch.Tensor:
-        """Return visual tokens [B, M, D] for the language model.
+        """Return visual tokens [B, M, D] for the language model; only experts that count are computed.
 
         Args:
             tokens: Resampled features [B, M, C].
-            task_ids: Index of each image's task in `CONNECTOR_TASKS`, int64 [B].
+            task_ids: Index of each image's task in `CONNECTOR_TASKS`, int64 [B]; cheapest on the CPU.
         """
+        if not hasattr(self, "experts"):
+            projected: torch.Tensor = self.projector(tokens)
+            return projected
         weights = self.routing_weights(tokens, task_ids)
-        mixed = [weights[..., index, None] * expert(tokens) for index, expert in enumerate(self.experts)]
-        return torch.stack(mixed).sum(dim=0)
+        if self.watch is not None:
+            self.watch(weights.detach().mean(dim=(0, 1)))
+        if self.router_type == "hard":
+            return self._by_task(tokens, task_ids.tolist())
+        if self.router_type == "sparse":
+            return self._by_choice(tokens, weights)
+        mixed: list[torch.Tensor] = [
+            weights[..., index, None] * expert(tokens) for index, expert in enumerate(self.experts)
+        ]
+        together: torch.Tensor = torch.stack(mixed).sum(dim=0)
+        return together
+
+    def _by_task(self, tokens: torch.Tensor, tasks: Sequence[int]) -> torch.Tensor:
+        """Send the images of each task through that task's expert."""
+        occurring = sorted(set(tasks))
+        rows = [[row for row, task in enumerate(tasks) if task == expert] for expert in occurring]
+        parts = [self.experts[expert](tokens[of_task]) for expert, of_task in zip(occurring, rows, strict=True)]
+        order = torch.tensor([row for of_task in rows for row in of_task], device=tokens.device)
+        return torch.cat(parts)[order.argsort()]
+
+    def _by_choice(self, tokens: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Send each token through the experts that its router chose."""
+        flat, shares = tokens.flatten(0, 1), weights.flatten(0, 1)
+        chosen = [column.nonzero().flatten() for column in shares.unbind(dim=1)]
+        parts = torch.cat(
+            [
+                shares[rows, index, None] * self.experts[index](flat[rows])
+                for index, rows in enumerate(chosen)
+                if len(rows)
+            ]
+        )
+        mixed = parts.new_zeros(len(flat), parts.shape[1]).index_add(0, torch.cat(chosen), parts)
+        return mixed.reshape(*tokens.shape[:2], -1)
 
 
-def _expert(expert_type: str, width: int, output: int) -> nn.Module:
-    if expert_type == "linear":
-        return nn.Linear(width, output)
-    return nn.Sequential(nn.Linear(width, output), nn.GELU(), nn.Linear(output, output))
+def _mlp(kind: str, width: int, output: int) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Linear(width, output)]
+    for _ in range(PROJECTOR_LAYERS[kind] - 1):
+        layers += [nn.GELU(), nn.Linear(output, output)]
+    return nn.Sequential(*layers)

@@ -10,7 +10,9 @@ from transformers.cache_utils import Cache
 from transformers.utils.generic import ModelOutput
 
 from unimed.configuration import UniMedConfig
-from unimed.connector import TASK_TOKEN_STD, Connector
+from unimed.connector import Connector
+from unimed.lora import LowRankLinear, add_low_rank, merge_low_rank
+from unimed.router import Router
 from unimed.vision import VisionTower, resample
 
 IGNORED_LABEL = -100
@@ -44,6 +46,8 @@ class UniMedForConditionalGeneration(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     input_modalities = ["image", "text"]  # noqa: RUF012 - transformers' protocol
     _supports_sdpa = True
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["LlamaDecoderLayer", "Blip2EncoderLayer"]  # noqa: RUF012 - what FSDP shards as one
     _tied_weights_keys = {"language_model.lm_head.weight": "language_model.model.embed_tokens.weight"}  # noqa: RUF012
 
     def __init__(self, config: UniMedConfig) -> None:
@@ -51,15 +55,42 @@ class UniMedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.vision_tower = VisionTower(config.vision)
         self.connector = Connector(config)
         self.language_model = LlamaForCausalLM(config.text)
+        if config.has_lora:
+            add_low_rank(self.language_model, config)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         """Give the connector PyTorch's default initialisation, as the official code does."""
         if isinstance(module, nn.Linear):
             module.reset_parameters()
+        elif isinstance(module, Router):
+            module.reset_first_layer()
         elif isinstance(module, Connector):
-            for token in module.task_tokens.values():
-                nn.init.normal_(token, std=TASK_TOKEN_STD)
+            module.reset_task_tokens()
+
+    def train_what_is_tuned(self, *, vision: bool = False) -> None:
+        """Let gradients reach the connector and what `language_tuning` names, and nothing else.
+
+        Args:
+            vision: Whether the vision tower learns too; the paper freezes it.
+        """
+        self.vision_tower.requires_grad_(requires_grad=vision)
+        self.language_model.requires_grad_(requires_grad=self.config.language_tuning == "full")
+        if self.config.has_lora:
+            for layer in self.language_model.modules():
+                if isinstance(layer, LowRankLinear):
+                    for addition in layer.additions():
+                        addition.requires_grad = True
+
+    def merge_lora(self) -> None:
+        """Fold LoRA into the language model in place; LoRA-MoE stays, since it depends on the token."""
+        if self.config.language_tuning == "lora":
+            merge_low_rank(self.language_model)
+            self.config.language_tuning = "none"
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that learn, by name."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the language model's embedding table."""
@@ -87,6 +118,7 @@ class UniMedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> UniMedOutput:
         """Run the model.
@@ -94,6 +126,7 @@ class UniMedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Args:
             input_ids: [B, L]; every visual token is one `config.image_token_id`.
             pixel_values: [I, 3, H, W], the images in the order of their placeholders.
+            image_features: [I, M, C_v] of `encode_images` instead of `pixel_values`.
             task_ids: [I], index of each image's task in `CONNECTOR_TASKS`.
             attention_mask: [B, L], or what the language model takes.
             inputs_embeds: [B, L, D] instead of `input_ids`.
@@ -104,7 +137,9 @@ class UniMedForConditionalGeneration(PreTrainedModel, GenerationMixin):
             ValueError: If placeholders and images do not match.
         """
         if inputs_embeds is None:
-            inputs_embeds = self._embed(input_ids, pixel_values, task_ids)
+            if pixel_values is not None:
+                image_features = self.encode_images(pixel_values)
+            inputs_embeds = self.embed(input_ids, image_features, task_ids)
         if labels is not None:
             return UniMedOutput(loss=self._answer_loss(inputs_embeds, attention_mask, labels))
         output = self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
@@ -119,18 +154,25 @@ class UniMedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         logits = self.language_model.lm_head(hidden[:, :-1][learned])
         return nn.functional.cross_entropy(logits.float(), labels[:, 1:][learned])
 
-    def _embed(
-        self, input_ids: torch.Tensor | None, pixel_values: torch.Tensor | None, task_ids: torch.Tensor | None
+    def embed(
+        self, input_ids: torch.Tensor | None, image_features: torch.Tensor | None, task_ids: torch.Tensor | None
     ) -> torch.Tensor:
+        """Return embeddings [B, L, D] of `input_ids` [B, L] with visual tokens in place of the placeholders.
+
+        Raises:
+            ValueError: If placeholders and images do not match.
+        """
         if input_ids is None:
             raise ValueError("Give input_ids or inputs_embeds.")
-        embeddings: torch.Tensor = self.get_input_embeddings()(input_ids)
-        if pixel_values is None:
+        if image_features is None:
+            embeddings: torch.Tensor = self.get_input_embeddings()(input_ids)
             return embeddings
         if task_ids is None:
             raise ValueError("pixel_values need task_ids: the connector depends on the task.")
-        visual = self.project(self.encode_images(pixel_values), task_ids).to(embeddings.dtype)
-        slots = input_ids.eq(self.config.image_token_id or 0)
+        # The placeholder may lie behind the vocabulary, so it is never looked up.
+        slots = input_ids.eq(-1 if self.config.image_token_id is None else self.config.image_token_id)
+        embeddings = self.get_input_embeddings()(input_ids.masked_fill(slots, 0))
+        visual = self.project(image_features, task_ids).to(embeddings.dtype)
         if int(slots.sum()) != visual.shape[0] * visual.shape[1]:
             raise ValueError(
                 f"The prompts have {int(slots.sum())} image placeholders, but {visual.shape[0]} images give "

@@ -10,7 +10,11 @@ from PIL import Image
 from transformers import BatchFeature, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.processing_utils import ProcessorMixin
 
-from unimed.prompts import IMAGE_PLACEHOLDER
+from tasks.answers.box_space import UNI_MED
+from tasks.sample import Box
+from tasks.spec import Kind
+from unimed.configuration import CONNECTOR_TASKS, UniMedConfig
+from unimed.prompts import CONNECTOR_TASK, IMAGE_PLACEHOLDER, PromptForm, PromptStyle, WrappedPrompt, wrap
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -29,12 +33,14 @@ def pixels_of(image: Image.Image, size: int) -> torch.Tensor:
 
 
 class UniMedProcessor(ProcessorMixin):
-    """Tokenizer and image transform of Uni-Med in one object.
+    """Tokenizer, image transform, prompts and boxes of Uni-Med in one object.
 
     Args:
         tokenizer: A fast tokenizer that knows `<ImageHere>` as one token.
         image_size: Side of the square image in pixels.
         visual_tokens: Visual tokens per image.
+        prompt_style: `clean` or `official`, see `unimed.prompts.PromptForm`.
+        text_identifiers: Whether prompts carry `[vqa]`, `[refer]`, ...
     """
 
     attributes = ["tokenizer"]  # noqa: RUF012 - transformers' protocol
@@ -45,35 +51,68 @@ class UniMedProcessor(ProcessorMixin):
         tokenizer: PreTrainedTokenizerBase,
         image_size: int = 224,
         visual_tokens: int = 64,
+        prompt_style: PromptStyle = "clean",
+        text_identifiers: bool = True,
         **kwargs: Any,
     ) -> None:
         self.image_size = image_size
         self.visual_tokens = visual_tokens
+        self.prompt_style: PromptStyle = prompt_style
+        self.text_identifiers = text_identifiers
         super().__init__(tokenizer, **kwargs)
+
+    @classmethod
+    def of_model(cls, tokenizer: PreTrainedTokenizerBase, config: UniMedConfig) -> "UniMedProcessor":
+        """Return the processor that belongs to a model's configuration."""
+        return cls(
+            tokenizer,
+            image_size=config.image_size,
+            visual_tokens=config.visual_tokens,
+            prompt_style=config.prompt_style,
+            text_identifiers=config.text_identifiers,
+        )
+
+    @property
+    def form(self) -> PromptForm:
+        """How the model reads its instructions."""
+        return PromptForm(style=self.prompt_style, identifiers=self.text_identifiers)
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """Return normalised pixels [3, S, S] of one picture."""
         return pixels_of(image, self.image_size)
 
+    def box_text(self, box: Box, image_size: tuple[int, int]) -> str:
+        """Return a box in pixels of the original image as the model reads and writes it."""
+        return UNI_MED.write(box, image_size)
+
+    def read_box(self, text: str, image_size: tuple[int, int]) -> Box | None:
+        """Return the box that an answer starts with, in pixels of the original image, or None."""
+        return UNI_MED.read(text, image_size)
+
     def text_ids(self, text: str) -> list[int]:
         """Return the ids of plain text; words that look like special tokens stay words."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        # The backend is asked directly, since transformers' own call sets it up anew each time: two threads that
+        # tokenise at once would get in each other's way.
+        backend = self.tokenizer.backend_tokenizer
+        if not backend.encode_special_tokens:
+            backend.encode_special_tokens = True
+        ids: list[int] = backend.encode(text, add_special_tokens=False).ids
         return ids
 
-    def segment_ids(self, parts: Sequence[str]) -> list[list[int]]:
+    def segment_ids(self, prompt: WrappedPrompt) -> list[list[int]]:
         """Return the ids of each part of a prompt, the first one begun by BOS."""
-        first, *others = (self.text_ids(part) for part in parts)
-        return [[int(self.tokenizer.bos_token_id), *first], *others]
+        first, *others = (self.text_ids(part) for part in prompt.parts)
+        return [[int(self.tokenizer.bos_token_id)] * prompt.starts + first, *others]
 
-    def prompt_ids(self, parts: Sequence[str]) -> list[int]:
+    def prompt_ids(self, prompt: WrappedPrompt) -> list[int]:
         """Return the ids of a whole prompt, with one placeholder id per visual token between its parts."""
-        first, *others = self.segment_ids(parts)
+        first, *others = self.segment_ids(prompt)
         picture = [self.image_token_id] * self.visual_tokens
         return first + [item for segment in others for item in picture + segment]
 
-    def answer_ids(self, text: str) -> list[int]:
-        """Return the ids of an answer, closed by EOS."""
-        return [*self.text_ids(text), int(self.tokenizer.eos_token_id)]
+    def answer_ids(self, text: str, limit: int | None = None) -> list[int]:
+        """Return the ids of an answer, closed by EOS and cut to `limit` as the official code does: EOS goes first."""
+        return [*self.text_ids(text), int(self.tokenizer.eos_token_id)][:limit]
 
     @property
     def image_token_id(self) -> int:
@@ -84,10 +123,32 @@ class UniMedProcessor(ProcessorMixin):
         """Return left-padded `input_ids` and `attention_mask` [B, L], and `pixel_values` [I, 3, S, S].
 
         Args:
-            text: Prompts with `<ImageHere>` where an image goes.
+            text: Wrapped prompts with `<ImageHere>` where an image goes; see `instruct`.
             images: The pictures, in the order of their placeholders.
         """
-        rows = [self.prompt_ids(prompt.split(IMAGE_PLACEHOLDER)) for prompt in text]
+        return self._padded([WrappedPrompt(parts=tuple(prompt.split(IMAGE_PLACEHOLDER))) for prompt in text], images)
+
+    def instruct(self, kind: Kind, instructions: Sequence[str], images: Sequence[Image.Image] = ()) -> BatchFeature:
+        """Return the inputs of `generate` for plain instructions of one kind, `task_ids` included.
+
+        Args:
+            kind: `vqa`, `rec`, `reg`, `report`, `cls`, or `qa`, which takes no images.
+            instructions: One per row, without identifier and tags.
+            images: One per row, or none.
+
+        Raises:
+            ValueError: If there is not one image per row.
+        """
+        if len(images) != (0 if kind == "qa" else len(instructions)):
+            raise ValueError(f"{len(instructions)} instructions of kind {kind!r} came with {len(images)} images.")
+        prompts = [wrap(kind, text, images=int(kind != "qa"), form=self.form) for text in instructions]
+        features = self._padded(prompts, images)
+        if images:
+            features["task_ids"] = torch.full((len(images),), CONNECTOR_TASKS.index(CONNECTOR_TASK[kind]))
+        return features
+
+    def _padded(self, prompts: Sequence[WrappedPrompt], images: Sequence[Image.Image]) -> BatchFeature:
+        rows = [self.prompt_ids(prompt) for prompt in prompts]
         length = max(len(row) for row in rows)
         pad = self.tokenizer.pad_token_id
         features: dict[str, torch.Tensor] = {

@@ -3,8 +3,14 @@
 Its box strings are `tasks.answers.box_space.UNI_MED`.
 """
 
+import re
+from dataclasses import dataclass
+from typing import Literal
+
 from tasks.spec import Kind
 
+PromptStyle = Literal["official", "clean"]
+Purpose = Literal["train", "generate"]
 IDENTIFIERS: dict[Kind, str] = {
     "qa": "[qa]",
     "vqa": "[vqa]",
@@ -21,16 +27,72 @@ CONNECTOR_TASK: dict[Kind, str] = {
     "cls": "cls",
 }
 IMAGE_PLACEHOLDER = "<ImageHere>"
+OFFICIAL_WORD_LIMIT = 50
 
 
-def wrap(kind: Kind, instruction: str, *, images: int) -> tuple[str, ...]:
-    """Return the user turn around `instruction`, cut where the images go.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptForm:
+    """How a model was taught to read its instructions.
 
-    The parts are to be tokenised one by one, as the official code does; so nothing in the instruction can pass
-    for an image placeholder.
+    Attributes:
+        style: `official` gives the texts that the official code tokenises: two BOS and one space before the closing
+            tag when generating, one BOS and two spaces when training, and no text longer than 50 words. `clean` is
+            the same for both purposes: one BOS, one space, nothing cut.
+        identifiers: Whether `[vqa]`, `[refer]`, ... precede the instruction (Table 5).
     """
-    opening, closing = "[INST] ", f"{IDENTIFIERS[kind]} {instruction} [/INST]"
+
+    style: PromptStyle = "clean"
+    identifiers: bool = True
+
+    @property
+    def official(self) -> bool:
+        """Whether to follow the official code to the letter."""
+        return self.style == "official"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrappedPrompt:
+    """A user turn, cut where the images go.
+
+    The parts are to be tokenised one by one, as the official code does; so nothing in the instruction can pass for an
+    image placeholder.
+
+    Attributes:
+        parts: Texts; between each two of them is an image.
+        starts: BOS tokens before the first part.
+    """
+
+    parts: tuple[str, ...]
+    starts: int = 1
+
+
+def wrap(
+    kind: Kind, instruction: str, *, images: int, form: PromptForm = PromptForm(), purpose: Purpose = "generate"
+) -> WrappedPrompt:
+    """Return the user turn around `instruction`."""
+    text = f"{IDENTIFIERS[kind]} {instruction}" if form.identifiers else instruction
+    if form.official:
+        text = _official_turn(kind, text, images, purpose)
+    starts = 2 if form.official and purpose == "generate" else 1
+    opening, closing = "[INST] ", f"{text} [/INST]"
     if images == 0:
-        return (opening + closing,)
+        return WrappedPrompt(parts=(opening + closing,), starts=starts)
     between = ["</Img> <Img>"] * (images - 1)
-    return (f"{opening}<Img>", *between, f"</Img> {closing}")
+    return WrappedPrompt(parts=(f"{opening}<Img>", *between, f"</Img> {closing}"), starts=starts)
+
+
+def _official_turn(kind: Kind, text: str, images: int, purpose: Purpose) -> str:
+    if kind == "qa":
+        # The official data sets cut the finished instruction here, not the question in it.
+        text = official_text(text)
+    trailing = images > 0 and (purpose == "train" or kind == "report")
+    return f"{text} " if trailing else text
+
+
+def official_text(text: str) -> str:
+    """Return `text` as the official `blip_caption_new` leaves it: its first 50 words.
+
+    Runs of white space become one space, a single newline or tab stays; words end at spaces only.
+    """
+    squeezed = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")
+    return " ".join(squeezed.split(" ")[:OFFICIAL_WORD_LIMIT])

@@ -20,9 +20,28 @@ class VisionTower(nn.Module):
         self.vit.post_layernorm = nn.LayerNorm(config.hidden_size, eps=LN_VISION_EPSILON, elementwise_affine=False)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return patch features [B, P, C] of normalised pixels [B, 3, H, W]."""
-        features: torch.Tensor = self.vit(pixel_values=pixels).last_hidden_state[:, 1:]
+        """Return patch features [B, P, C] of normalised pixels [B, 3, H, W].
+
+        Pictures of another size than the configuration's are seen with interpolated positions.
+        """
+        other_size = pixels.shape[-1] != self.vit.config.image_size
+        output = self.vit(pixel_values=pixels, interpolate_pos_encoding=other_size)
+        features: torch.Tensor = output.last_hidden_state[:, 1:]
         return features
+
+
+def interpolated_positions(positions: torch.Tensor, grid: int) -> torch.Tensor:
+    """Return position embeddings [1, 1 + grid**2, C] for another grid of patches.
+
+    As the official loader does it: the class token's stays, those of the patches are resized bicubically in fp32.
+    """
+    patches = positions.shape[1] - 1
+    side = round(patches**0.5)
+    if side == grid:
+        return positions
+    image = positions[:, 1:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    resized = nn.functional.interpolate(image, size=(grid, grid), mode="bicubic", align_corners=False)
+    return torch.cat([positions[:, :1].float(), resized.permute(0, 2, 3, 1).flatten(1, 2)], dim=1).to(positions.dtype)
 
 
 def resample(features: torch.Tensor, *, method: str, rate: int) -> torch.Tensor:

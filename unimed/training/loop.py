@@ -1,275 +1,282 @@
-"""The training loop: mixture sampling, gradient steps, a held-out look, a log and a checkpoint."""
+"""The training on one page: prepare, go on where it stopped, step, tell, look, keep, finish."""
 
-import json
-import math
-import random
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TextIO, TypeVar
+from typing import Any
 
 import torch
-import yaml
 
-from tasks.foundation.console import Meter, meter
-from tasks.foundation.errors import RunError
-from unimed.checkpoint import RECIPE_FILE
-from unimed.configuration import UniMedConfig
+from tasks.foundation.console import Meter, meter, say
+from tasks.foundation.errors import StoppedError
+from tasks.prepare import medbench_home
+from unimed.base_weights import BaseWeights
+from unimed.checkpoint import write_checkpoint
 from unimed.modeling import UniMedForConditionalGeneration
 from unimed.processing import UniMedProcessor
-from unimed.training.corpus import Corpus, distort_classified, load_corpus, make_batch
+from unimed.training.accelerate_setup import frozen_dtype, make_accelerator
+from unimed.training.build import base_of, build, image_size_of, restore_weights
+from unimed.training.corpus import Corpus, Example, load_corpus
+from unimed.training.curve import draw_curve
+from unimed.training.features import FeatureCache, feature_folder
+from unimed.training.feed import Kitchen, Ready, feed
+from unimed.training.folder import CURVE_FILE, Resumed, TrainingFolder
+from unimed.training.held_out import held_out_losses
+from unimed.training.interrupt import StopRequest, stop_request
+from unimed.training.log import Tally, TrainingLog
+from unimed.training.mixture import Mixture
+from unimed.training.optimizer import DECAY_RULES, make_optimizer
 from unimed.training.recipe import Recipe
-from unimed.training.tokenizer import train_tokenizer
+from unimed.training.trainer import Trainer
 from unimed.training.vision_stage import train_vision
 
-LOG_EVERY = 20
-LOG_FILE = "train_log.jsonl"
+Scores = dict[str, dict[str, float]]
+Examine = Callable[[UniMedForConditionalGeneration, UniMedProcessor, Mapping[str, Sequence[Example]], Corpus], Scores]
+"""Lets a model answer held-out examples and scores the answers; the harness brings it, since it is above this room."""
+GIGABYTE = 10**9
 
 
-def train(recipe: Recipe, data_dir: Path, output: Path) -> Path:
-    """Train a model from scratch and write a checkpoint that `medbench run --checkpoint` takes.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """Everything that a training holds in its hands."""
+
+    recipe: Recipe
+    folder: TrainingFolder
+    corpus: Corpus
+    base: BaseWeights | None
+    processor: UniMedProcessor
+    trainer: Trainer
+    examine: Examine | None
+    started: float
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes and speaks."""
+        return bool(self.trainer.accelerator.is_main_process)
+
+
+def train(
+    recipe: Recipe, data_dir: Path, output: Path, *, resume: bool = False, examine: Examine | None = None
+) -> Path:
+    """Train a model and write a checkpoint that `medbench run --checkpoint` takes.
+
+    On a CPU the weights after any step do not depend on where the training was stopped and resumed.
 
     Args:
         recipe: What to train.
         data_dir: Prepared tasks; only their train splits are read.
-        output: New or empty folder for weights, tokenizer, recipe and log.
+        output: Folder for weights, tokenizer, recipe, log and checkpoints.
+        resume: Go on from the last checkpoint in `output`.
+        examine: Answers and scores held-out examples, if `recipe.validation.answers` asks for it.
 
     Raises:
-        RunError: If `output` holds a checkpoint already, or the loss is not a number any more.
+        UsageError: If the recipe asks for something that is not there.
+        DataError: If data or base weights do not fit.
+        RunError: If `output` holds another training, a loss is not a number any more, or the disk is full.
+        StoppedError: If the user stopped it; a checkpoint was written.
     """
-    if (output / "config.json").exists():
-        raise RunError(f"{output} holds a checkpoint already.", "Give another folder with --output.")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{output} cannot be made: {error.strerror}.", "Give another folder with --output.") from error
-    torch.manual_seed(recipe.seed)
-    corpus = load_corpus(
-        data_dir,
-        recipe.mixture,
-        image_size=int(recipe.model.vision["image_size"]),
-        validation_share=recipe.validation_share,
-    )
-    empty = [name for name, examples in corpus.train.items() if not examples]
-    if empty:
-        raise RunError(f"No training samples: {', '.join(empty)}.", "Prepare the data, or lower validation_share.")
-    model, processor = build(recipe, corpus)
-    with (output / LOG_FILE).open("w", encoding="utf-8") as log:
-        run_vision_stage(recipe, corpus, model, log)
-        run_steps(recipe, corpus, model, processor, log)
-    save(recipe, model, processor, output)
+    accelerator = make_accelerator(recipe)
+    folder = TrainingFolder(path=output, recipe=recipe, workers=accelerator.num_processes)
+    start = _open(folder, accelerator, resume=resume)
+    base = base_of(recipe.model)
+    corpus = load_corpus(data_dir, recipe, image_size=image_size_of(recipe.model))
+    model, processor = build(recipe, corpus, base, frozen_dtype=frozen_dtype(recipe, accelerator))
+    if accelerator.is_main_process:
+        folder.cut_log(start.step)
+    with _log(folder, leads=accelerator.is_main_process) as log:
+        if start.folder is None:
+            _vision_stage(recipe, corpus, model, log)
+        else:
+            restore_weights(model, start.folder)
+        trainer = _make_trainer(recipe, accelerator, model, start)
+        session = Session(
+            recipe=recipe, folder=folder, corpus=corpus, base=base, processor=processor, trainer=trainer,
+            examine=examine, started=time.perf_counter(),
+        )  # fmt: skip
+        with stop_request() as stop:
+            _run_steps(session, start.step, log, stop)
+    _finish(session)
     return output
 
 
-def build(recipe: Recipe, corpus: Corpus) -> tuple[UniMedForConditionalGeneration, UniMedProcessor]:
-    """Return an untrained model and its processor, with a tokenizer trained on the corpus."""
-    tokenizer = train_tokenizer(corpus.texts(), recipe.vocabulary)
-    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    text: dict[str, Any] = {**recipe.model.text, **special, "pad_token_id": tokenizer.pad_token_id}
-    config = UniMedConfig(
-        vision_config=dict(recipe.model.vision),
-        text_config={**text, "vocab_size": len(tokenizer)},
-        image_token_id=None,
-        **recipe.model.connector,  # type: ignore[arg-type]
-    )
-    processor = UniMedProcessor(tokenizer, image_size=int(recipe.model.vision["image_size"]))
-    processor.visual_tokens = config.visual_tokens
-    config.image_token_id = processor.image_token_id
-    return UniMedForConditionalGeneration(config), processor
+def _open(folder: TrainingFolder, accelerator: Any, *, resume: bool) -> Resumed:  # noqa: ANN401 - accelerate is untyped
+    """Open the folder in every process; the first one makes what is missing before the others look."""
+    with accelerator.main_process_first():
+        if accelerator.is_main_process or resume:
+            return folder.open(resume=resume)
+    return Resumed()
 
 
-def run_vision_stage(recipe: Recipe, corpus: Corpus, model: UniMedForConditionalGeneration, log: TextIO) -> None:
-    """Train the vision tower by itself and log how it does on held-out classes; freeze it if the recipe says so."""
+@contextmanager
+def _log(folder: TrainingFolder, *, leads: bool) -> Iterator[TrainingLog | None]:
+    if not leads:
+        yield None
+        return
+    with TrainingLog(folder.log, folder.path / "tensorboard") as log:
+        yield log
+
+
+def _vision_stage(
+    recipe: Recipe, corpus: Corpus, model: UniMedForConditionalGeneration, log: TrainingLog | None
+) -> None:
+    """Train a tower from scratch by itself and log how it does on held-out classes."""
+    stage = recipe.vision_stage
+    if stage is None:
+        return
     started = time.perf_counter()
-    with meter("Training the vision tower", recipe.vision_stage.steps) as progress:
+    model.vision_tower.requires_grad_(requires_grad=True)
+    with meter("Training the vision tower", stage.steps) as progress:
         accuracy = train_vision(
             model.vision_tower,
             corpus,
             model.config.grid,
-            recipe.vision_stage,
+            stage,
             seed=recipe.seed,
             report=lambda _, loss: progress.advance(status=f"loss {loss:.3f}"),
         )
-    model.vision_tower.requires_grad_(requires_grad=recipe.vision_stage.later_rate > 0)
-    seconds = round(time.perf_counter() - started, 1)
-    _log(log, {"stage": "vision", "held_out_accuracy": accuracy, "elapsed_seconds": seconds})
+    model.train_what_is_tuned(vision=recipe.tower_share > 0)
+    if log is not None:
+        seconds = round(time.perf_counter() - started, 1)
+        log.write({"stage": "vision", "steps": stage.steps, "held_out_accuracy": accuracy, "elapsed_seconds": seconds})
 
 
-def _log(log: TextIO, record: dict[str, Any]) -> None:
-    log.write(json.dumps(record) + "\n")
-    log.flush()
+def _make_trainer(recipe: Recipe, accelerator: Any, model: UniMedForConditionalGeneration, start: Resumed) -> Trainer:  # noqa: ANN401
+    plan = recipe.optimizer
+    optimizer = make_optimizer(
+        model.trainable(),
+        decays=DECAY_RULES[plan.decays],
+        weight_decay=plan.weight_decay,
+        betas=plan.betas,
+        shares={"vision_tower.": recipe.tower_share},
+    )
+    if recipe.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    wrapped, prepared = accelerator.prepare(model, optimizer)
+    trainer = Trainer(
+        recipe=recipe, accelerator=accelerator, model=accelerator.unwrap_model(wrapped), wrapped=wrapped,
+        optimizer=prepared, cache=_feature_cache(recipe, model),
+    )  # fmt: skip
+    if start.optimizer is not None:
+        trainer.restore(start.optimizer)
+    return trainer
 
 
-def run_steps(
-    recipe: Recipe,
-    corpus: Corpus,
-    model: UniMedForConditionalGeneration,
-    processor: UniMedProcessor,
-    log: TextIO,
-) -> None:
-    """Take all steps of the recipe, one log record every twenty."""
-    trainer = _Trainer(recipe, corpus, model, processor)
-    started = time.perf_counter()
-    tally = _Tally()
-    with meter(f"Training {recipe.name}", recipe.steps) as progress:
-        for step in range(recipe.steps):
-            norm = trainer.step(step, tally)
-            last = step + 1 == recipe.steps
-            if (step + 1) % LOG_EVERY == 0 or last:
-                record = {"stage": "language", **tally.record(step + 1, learning_rate(recipe, step), norm)}
-                record["elapsed_seconds"] = round(time.perf_counter() - started, 1)
-                if (step + 1) % recipe.validate_every < LOG_EVERY or last:
-                    record["held_out"] = held_out_loss(corpus, model, processor)
-                _log(log, record)
-                tally = _Tally()
-                _show(progress, record)
-            progress.advance()
-
-
-def _show(progress: Meter, record: dict[str, Any]) -> None:
-    progress.advance(0, status=f"loss {record['mean_loss']:.3f} | {record['samples_per_second']:.0f} samples/s")
-
-
-class _Trainer:
-    """The model with everything that changes while it is trained."""
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        corpus: Corpus,
-        model: UniMedForConditionalGeneration,
-        processor: UniMedProcessor,
-    ) -> None:
-        self._recipe, self._corpus, self._model, self._processor = recipe, corpus, model, processor
-        self._optimizer = make_optimizer(recipe, model)
-        self._draw = random.Random(recipe.seed)
-        self._coin = torch.Generator().manual_seed(recipe.seed)
-        self._decks = {name: Deck(examples, self._draw) for name, examples in corpus.train.items()}
-
-    def step(self, step: int, tally: "_Tally") -> float:
-        """Take one optimizer step; return the norm of the gradient before clipping."""
-        recipe = self._recipe
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, step) * group["share"]
-        self._model.train()
-        self._optimizer.zero_grad(set_to_none=True)
-        names = list(recipe.mixture)
-        for name in self._draw.choices(names, [recipe.mixture[name] for name in names], k=recipe.micro_batches):
-            loss = self._loss(name)
-            (loss / recipe.micro_batches).backward()
-            tally.add(name, loss.item(), recipe.micro_batch)
-        norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), recipe.clip_norm)
-        self._optimizer.step()
-        return float(norm)
-
-    def _loss(self, name: str) -> torch.Tensor:
-        examples = self._decks[name].deal(self._recipe.micro_batch)
-        batch = make_batch(examples, self._corpus, self._processor, self._draw)
-        if self._recipe.augment_classification:
-            batch = distort_classified(batch, examples, self._coin)
-        loss: torch.Tensor = self._model(**batch).loss
-        if not torch.isfinite(loss):
-            raise RunError(f"The loss of {name} is {loss.item()}.", "Lower peak_learning_rate or clip_norm.")
-        return loss
-
-
-def make_optimizer(recipe: Recipe, model: torch.nn.Module) -> torch.optim.AdamW:
-    """Return AdamW that decays matrices and leaves vectors (norms, biases, task tokens) alone.
-
-    Each group's `share` is the part of the learning rate that it gets: the vision tower's is the recipe's own.
-    """
-    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            share = recipe.vision_stage.later_rate if name.startswith("vision_tower.") else 1.0
-            groups.setdefault((share, recipe.weight_decay if _decays(name, parameter) else 0.0), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": parameters, "weight_decay": decay, "share": share}
-            for (share, decay), parameters in groups.items()
-        ],
-        lr=recipe.peak_learning_rate,
-        betas=recipe.betas,
+def _feature_cache(recipe: Recipe, model: UniMedForConditionalGeneration) -> FeatureCache | None:
+    if not recipe.feature_cache_gb:
+        return None
+    config, dtype = model.config, model.vision_tower.vit.dtype
+    settings = {
+        "size": config.image_size,
+        "method": config.resample_method,
+        "rate": config.resample_rate,
+        "dtype": str(dtype),
+    }
+    return FeatureCache(
+        folder=feature_folder(medbench_home(), model.vision_tower, settings),
+        shape=(config.visual_tokens, config.connector_width),
+        dtype=dtype,
+        limit=int(recipe.feature_cache_gb * GIGABYTE),
     )
 
 
-def _decays(name: str, parameter: torch.nn.Parameter) -> bool:
-    return parameter.ndim >= 2 and "task_tokens" not in name and "embedding" not in name  # noqa: PLR2004
+def _run_steps(session: Session, first: int, log: TrainingLog | None, stop: StopRequest) -> None:
+    """Take all steps that are left, with a line of log, a look and a checkpoint where they are due."""
+    recipe, trainer = session.recipe, session.trainer
+    tally = Tally()
+    ready = _feed(session, first)
+    with meter(f"Training {recipe.name}", recipe.steps, done=first) if session.leads else _silent() as progress:
+        for step in range(first, recipe.steps):
+            norm = trainer.step(step, ready, tally)
+            done = step + 1
+            last = done == recipe.steps
+            if done % recipe.log_every == 0 or last:
+                record = tally.record(done, rate=recipe.learning_rates().rate(step), norm=norm)
+                record["elapsed_seconds"] = round(time.perf_counter() - session.started, 1)
+                if _due(done, recipe.validation.every, recipe.log_every) or last:
+                    record |= _look(session)
+                if log is not None:
+                    log.write(record)
+                tally = Tally()
+                progress.advance(0, status=_status(record))
+            progress.advance()
+            if (done % recipe.checkpoints.every == 0 and not last) or stop.given:
+                saved = _checkpoint(session, done)
+                if stop.given:
+                    raise StoppedError(f"Step {done} is kept in {saved}. Go on with the same command and --resume.")
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Return the rate at a step, counted from 0: linear warm-up, then a cosine to the final rate."""
-    if step < recipe.warmup_steps:
-        return recipe.peak_learning_rate * (step + 1) / recipe.warmup_steps
-    progress = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
-    swing = 0.5 * (1 + math.cos(math.pi * progress))
-    return recipe.final_learning_rate + (recipe.peak_learning_rate - recipe.final_learning_rate) * swing
+def _due(done: int, every: int, log_every: int) -> bool:
+    """Return whether a multiple of `every` was passed since the last line of the log."""
+    return done % every < log_every
 
 
-@torch.no_grad()
-def held_out_loss(
-    corpus: Corpus, model: UniMedForConditionalGeneration, processor: UniMedProcessor
-) -> dict[str, float]:
-    """Return the mean loss per task on up to 64 held-out examples of each."""
-    model.eval()
-    draw = random.Random(0)
-    losses = {}
-    for name, examples in corpus.held_out.items():
-        if examples:
-            loss = model(**make_batch(examples[:64], corpus, processor, draw)).loss
-            losses[name] = round(float(loss), 4)
-    return losses
+def _status(record: Mapping[str, Any]) -> str:
+    return f"loss {record['mean_loss']:.3f} | {record['tokens_per_second']:.0f} tokens/s"
 
 
-T = TypeVar("T")
+@contextmanager
+def _silent() -> Iterator[Meter]:
+    yield _SilentMeter()
 
 
-class Deck(Generic[T]):
-    """Things in random order, each dealt once before any is dealt again."""
+class _SilentMeter(Meter):
+    """The meter of a process that does not speak."""
 
-    def __init__(self, things: Sequence[T], draw: random.Random) -> None:
-        self._things = list(things)
-        self._draw = draw
-        self._rest: list[T] = []
-
-    def deal(self, count: int) -> list[T]:
-        """Return the next `count` things, shuffling anew when the deck is through."""
-        dealt: list[T] = []
-        while len(dealt) < count:
-            if not self._rest:
-                self._rest = self._things.copy()
-                self._draw.shuffle(self._rest)
-            dealt.append(self._rest.pop())
-        return dealt
-
-
-class _Tally:
     def __init__(self) -> None:
-        self._losses: dict[str, list[float]] = {}
-        self._samples = 0
-        self._started = time.perf_counter()
+        pass
 
-    def add(self, name: str, loss: float, samples: int) -> None:
-        self._losses.setdefault(name, []).append(loss)
-        self._samples += samples
-
-    def record(self, step: int, rate: float, norm: float) -> dict[str, Any]:
-        every = [loss for losses in self._losses.values() for loss in losses]
-        seconds = time.perf_counter() - self._started
-        return {
-            "step": step,
-            "mean_loss": round(sum(every) / len(every), 4),
-            "loss": {name: round(sum(losses) / len(losses), 4) for name, losses in sorted(self._losses.items())},
-            "learning_rate": rate,
-            "gradient_norm": round(norm, 4),
-            "samples_per_second": round(self._samples / seconds, 1),
-        }
+    def advance(self, count: int = 1, *, label: str | None = None, status: str | None = None) -> None:
+        """Show nothing."""
 
 
-def save(recipe: Recipe, model: UniMedForConditionalGeneration, processor: UniMedProcessor, output: Path) -> None:
-    """Write weights, configuration, tokenizer and recipe; the weights in the recipe's type."""
-    dtype = getattr(torch, recipe.save_dtype)
-    model.to(dtype).save_pretrained(output)
-    processor.tokenizer.save_pretrained(output)
-    (output / RECIPE_FILE).write_text(yaml.safe_dump(asdict(recipe), sort_keys=False), encoding="utf-8")
+def _feed(session: Session, first: int) -> Iterator[Ready]:
+    recipe, accelerator = session.recipe, session.trainer.accelerator
+    mixture = Mixture(
+        session.corpus.sizes(), recipe.mixture, micro_batch=recipe.micro_batch, seed=recipe.seed,
+        rank=accelerator.process_index, workers=accelerator.num_processes,
+    )  # fmt: skip
+    kitchen = Kitchen(
+        recipe=recipe, corpus=session.corpus, processor=session.processor, cache=session.trainer.cache,
+        rank=accelerator.process_index,
+    )  # fmt: skip
+    return feed(kitchen, mixture.draws(parts=recipe.micro_batches, first_step=first))
+
+
+def _look(session: Session) -> dict[str, Any]:
+    """Return the held-out losses, and the scores of held-out answers if the recipe asks for them."""
+    look: dict[str, Any] = {"held_out": held_out_losses(session.corpus, session.trainer, session.processor)}
+    wanted = session.recipe.validation.answers
+    if wanted and session.examine is not None:
+        held_out = {name: examples[:wanted] for name, examples in session.corpus.held_out.items() if examples}
+        with torch.random.fork_rng(devices=[]), session.trainer.accelerator.autocast():
+            look["scores"] = session.examine(session.trainer.model.eval(), session.processor, held_out, session.corpus)
+    return look
+
+
+def _checkpoint(session: Session, step: int) -> Path:
+    """Keep the weights after a step in float32, with the optimizer's state."""
+    weights = session.trainer.weights(only_trained=session.base is not None)
+    state = session.trainer.state()
+    saved = session.folder.path
+    if session.leads:
+        saved = session.folder.save_step(step, lambda folder: _write(session, folder, weights), state)
+    session.trainer.accelerator.wait_for_everyone()
+    return saved
+
+
+def _write(session: Session, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+    write_checkpoint(session.trainer.model, session.processor, folder, base=session.base, state=weights)
+
+
+def _finish(session: Session) -> None:
+    """Write the model in the recipe's type, and draw what was logged."""
+    weights = session.trainer.weights(only_trained=session.base is not None)
+    if not session.leads:
+        return
+    dtype = getattr(torch, session.recipe.checkpoints.dtype)
+    final = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    session.trainer.model.config.dtype = dtype
+    session.folder.finish(lambda folder: _write(session, folder, final))
+    say(draw_curve(session.folder.log, session.folder.path / CURVE_FILE))

@@ -1,32 +1,48 @@
 """A training recipe: everything that decides the weights, in one validated record."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
-from tasks.foundation.errors import UsageError
+from tasks.catalog import task_names
+from tasks.foundation.errors import UsageError, unknown_name
 from tasks.foundation.yaml_tables import parse_yaml_table, read_yaml_table
+from unimed.checkpoint import JOINED
+from unimed.training.schedule import CosineSchedule, OfficialSchedule, Schedule
 
 PRESETS = Path(__file__).parents[1] / "recipes"
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelShape:
-    """Sizes of a model that is trained from scratch; the words are those of the transformers configurations."""
+class ModelPlan:
+    """What is trained.
+
+    Attributes:
+        language_model: Folder or Hub name of a LLaMA-architecture model that is adapted; None trains one from scratch.
+        vision_weights: `eva_vit_g.pth` or BLIP-2's safetensors; None trains a ViT from scratch.
+        vision: Fields of the ViT's configuration that differ from EVA ViT-G/14.
+        text: Fields of the language model's configuration, if it is trained from scratch.
+        vocabulary: Entries of the byte-level BPE tokenizer that is trained with a language model from scratch.
+        unimed: Fields of `UniMedConfig`: resampler, connector, router, LoRA, prompts.
+    """
 
     __pydantic_config__ = _STRICT
 
-    vision: dict[str, int | float]
-    text: dict[str, int | float | bool]
-    connector: dict[str, int | str]
+    language_model: str | None = None
+    vision_weights: str | None = None
+    vision: dict[str, int | float] = field(default_factory=dict)
+    text: dict[str, int | float | bool] = field(default_factory=dict)
+    vocabulary: PositiveInt = 2500
+    unimed: dict[str, int | float | str | bool | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisionStage:
-    """How the vision tower is trained: first by itself, then with the rest or not at all.
+    """How a vision tower from scratch is trained: first by itself, then with the rest or not at all.
 
     Attributes:
         steps: Steps of its own.
@@ -46,56 +62,157 @@ class VisionStage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SchedulePlan:
+    """The learning rate.
+
+    Attributes:
+        shape: `official`: the cosine counts from step 0 and starts with a jump; `cosine`: it starts where the warm-up
+            ends.
+        peak: After the linear warm-up.
+        floor: At the end.
+        start: At step 0 of the official shape; negative means no warm-up.
+        warmup_steps: Steps of the warm-up.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    shape: Literal["official", "cosine"]
+    peak: PositiveFloat
+    floor: NonNegativeFloat
+    start: float = 0.0
+    warmup_steps: Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerPlan:
+    """AdamW.
+
+    Attributes:
+        betas: Of the two moments.
+        weight_decay: On the parameters that `decays` names.
+        decays: `official`: everything but vectors and biases, task tokens too; `matrices`: no task tokens.
+        clip_norm: Largest norm of the gradient, or None.
+        idle_experts: What AdamW does with experts of a hard or sparse router that a step did not use: `decay` them, as
+            the official code does, or let them `rest`.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+    weight_decay: NonNegativeFloat
+    decays: Literal["official", "matrices"] = "official"
+    clip_norm: PositiveFloat | None = None
+    idle_experts: Literal["decay", "rest"] = "decay"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationPlan:
+    """How the training is watched.
+
+    Attributes:
+        share: Share of the training groups held out; the test split is never read.
+        every: Steps between two looks at their loss.
+        answers: Held-out samples per task that are also answered and scored through the harness at each look; 0: none.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    every: PositiveInt = 1000
+    answers: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointPlan:
+    """What is kept on disk.
+
+    Attributes:
+        every: Steps between two checkpoints.
+        keep: How many of them stay.
+        dtype: Type of the trained weights in the final checkpoint; those on the way are float32, for exact resuming.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    every: PositiveInt = 1000
+    keep: PositiveInt = 2
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One training.
 
     Attributes:
         name: Name of the recipe, written into the checkpoint.
-        model: Sizes of the model.
-        vision_stage: The tower's own training, and what becomes of it in the language stage.
-        vocabulary: Entries of the byte-level BPE tokenizer that is trained on the corpus.
-        mixture: Task name to sampling weight; each micro-batch comes from one task.
+        model: What is trained.
+        vision_stage: The training of a tower from scratch.
+        mixture: Task name (or names, joined by `+`) to sampling weight; each micro-batch comes from one entry.
         steps: Optimizer steps.
-        micro_batch: Samples of one micro-batch.
-        micro_batches: Micro-batches per optimizer step, each from a task of its own.
-        peak_learning_rate: After the linear warm-up; a cosine leads from it to `final_learning_rate`.
-        warmup_steps: Steps of the warm-up.
-        final_learning_rate: At the last step.
-        weight_decay: AdamW, on matrices only.
-        betas: AdamW.
-        clip_norm: Largest norm of the gradient.
-        seed: Of the weights, the order and the prompts.
-        validation_share: Share of the training groups held out to watch the loss; the test split is never read.
-        validate_every: Steps between two looks at the held-out share.
+        micro_batch: Samples of one micro-batch, per process.
+        micro_batches: Micro-batches per optimizer step (gradient accumulation), each from an entry of its own.
+        schedule: The learning rate.
+        optimizer: AdamW.
+        precision: Type of computing and of the frozen weights; what learns stays float32.
+        gradient_checkpointing: Compute the language model's activations twice and keep them once.
+        seed: Of the weights, the order, the prompts and the dropout.
+        validation: How it is watched.
+        checkpoints: What is kept on disk.
         augment_classification: Mirror, turn, zoom and shift the pictures of classification tasks at random.
-        save_dtype: Type of the saved weights.
+        max_prompt_tokens: Longest prompt, text tokens only; longer ones are cut on the right.
+        max_answer_tokens: Longest answer.
+        feature_cache_gb: Disk for the frozen tower's features, in gigabytes; 0 computes them at every step.
+        log_every: Steps between two lines of the log.
     """
 
     __pydantic_config__ = _STRICT
 
     name: str
-    model: ModelShape
-    vision_stage: VisionStage
-    vocabulary: PositiveInt
+    model: ModelPlan
+    vision_stage: VisionStage | None = None
     mixture: Annotated[dict[str, PositiveFloat], Field(min_length=1)]
     steps: PositiveInt
     micro_batch: PositiveInt
-    micro_batches: PositiveInt
-    peak_learning_rate: PositiveFloat
-    warmup_steps: PositiveInt
-    final_learning_rate: NonNegativeFloat
-    weight_decay: NonNegativeFloat
-    betas: tuple[float, float]
-    clip_norm: PositiveFloat
-    seed: Annotated[int, Field(ge=0, lt=2**63)]
-    validation_share: Annotated[float, Field(ge=0, lt=1)]
-    validate_every: PositiveInt
-    augment_classification: bool
-    save_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    micro_batches: PositiveInt = 1
+    schedule: SchedulePlan
+    optimizer: OptimizerPlan
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    gradient_checkpointing: bool = False
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    validation: ValidationPlan = ValidationPlan()
+    checkpoints: CheckpointPlan = CheckpointPlan()
+    augment_classification: bool = False
+    max_prompt_tokens: PositiveInt = 3800
+    max_answer_tokens: PositiveInt = 1024
+    feature_cache_gb: NonNegativeFloat = 0.0
+    log_every: PositiveInt = 20
+
+    def tasks(self) -> tuple[str, ...]:
+        """Return the names of all tasks of the mixture."""
+        return tuple(name for entry in self.mixture for name in entry.split(JOINED))
+
+    def learning_rates(self) -> Schedule:
+        """Return the schedule over this recipe's steps."""
+        plan = self.schedule
+        if plan.shape == "cosine":
+            return CosineSchedule(peak=plan.peak, floor=plan.floor, warmup_steps=plan.warmup_steps, steps=self.steps)
+        return OfficialSchedule(
+            peak=plan.peak, floor=plan.floor, start=plan.start, warmup_steps=plan.warmup_steps, steps=self.steps
+        )
+
+    @property
+    def tower_share(self) -> float:
+        """Learning rate of the vision tower as a share of the rest's; 0 if it is frozen."""
+        return self.vision_stage.later_rate if self.vision_stage else 0.0
 
 
-def load_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe: a preset's name or a YAML file, with `key=value` overrides of its top level.
+def load_recipe(name_or_path: str, overrides: tuple[str, ...] = (), *, planned: bool = False) -> Recipe:
+    """Read a recipe: a preset's name or a YAML file, with overrides such as `schedule.peak=1e-4`.
+
+    Args:
+        name_or_path: Which.
+        overrides: `key=value` each; dots lead into tables.
+        planned: Only to be looked at, so that base weights need not be named yet.
 
     Raises:
         UsageError: If there is no such file, or a key or a value is not allowed.
@@ -104,15 +221,86 @@ def load_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> Recipe:
     if not path.exists():
         path = Path(name_or_path)
     if not path.is_file():
-        presets = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.yaml")))
+        presets = ", ".join(preset_names())
         raise UsageError(f"There is no recipe {name_or_path!r}.", f"Give a YAML file or one of: {presets}.")
     values = read_yaml_table(path)
     for override in overrides:
-        if "=" not in override:
-            raise UsageError(f"--set {override!r} has no value.", "Write --set key=value.")
-        values |= parse_yaml_table(override.replace("=", ": ", 1), f"--set {override!r}")
+        _override(values, override)
+    return recipe_of(values, str(path), planned=planned)
+
+
+def recipe_of(values: Mapping[str, Any], source: str, *, planned: bool = False) -> Recipe:
+    """Return the validated recipe of a table.
+
+    Raises:
+        UsageError: If a key or a value is not allowed.
+    """
     try:
-        return TypeAdapter(Recipe).validate_python(values)
+        recipe: Recipe = TypeAdapter(Recipe).validate_python(values)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise UsageError(f"The recipe {path} is not valid: {problems}.", "Compare it with unimed/recipes/.") from error
+        raise UsageError(
+            f"The recipe {source} is not valid: {problems}.", "Compare it with unimed/recipes/."
+        ) from error
+    _refuse_contradictions(recipe)
+    if not planned:
+        _refuse_unnamed_weights(recipe)
+    return recipe
+
+
+def preset_names() -> list[str]:
+    """Return the names of the recipes that come with medbench."""
+    return sorted(preset.stem for preset in PRESETS.glob("*.yaml"))
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    name, is_given, value = override.partition("=")
+    if not is_given:
+        raise UsageError(f"--set {override!r} has no value.", "Write --set key=value, e.g. --set schedule.peak=1e-4.")
+    *outer, last = name.strip().split(".")
+    table = values
+    for key in outer:
+        inner = table.get(key)
+        table[key] = dict(inner) if isinstance(inner, dict) else {}
+        table = table[key]
+    table[last] = parse_yaml_table(f"value: {value}", f"--set {override!r}")["value"]
+
+
+def _refuse_contradictions(recipe: Recipe) -> None:
+    for name in recipe.tasks():
+        if name not in task_names():
+            raise unknown_name("task", name, task_names())
+    repeated = sorted({name for name in recipe.tasks() if recipe.tasks().count(name) > 1})
+    if repeated:
+        raise UsageError(f"The mixture names {', '.join(repeated)} twice.", "Give every task once.")
+    if recipe.schedule.warmup_steps >= recipe.steps:
+        raise UsageError(
+            f"schedule.warmup_steps is {recipe.schedule.warmup_steps}, but there are {recipe.steps} steps.",
+            "Make the warm-up shorter than the training.",
+        )
+    if recipe.feature_cache_gb and (recipe.tower_share or recipe.augment_classification):
+        raise UsageError(
+            "Features can only be cached for a frozen tower that sees the same picture every time.",
+            "Set feature_cache_gb=0, or vision_stage.later_rate=0 and augment_classification=false.",
+        )
+
+
+def _refuse_unnamed_weights(recipe: Recipe) -> None:
+    model = recipe.model
+    if bool(model.text) == bool(model.language_model):
+        raise UsageError(
+            "The recipe must name one language model: model.language_model (a LLaMA folder or Hub name) or model.text "
+            "(sizes of one from scratch).",
+            "For example: --set model.language_model=meta-llama/Llama-2-7b-chat-hf",
+        )
+    if bool(recipe.vision_stage) == bool(model.vision_weights):
+        raise UsageError(
+            "The recipe must name one vision tower: model.vision_weights (eva_vit_g.pth) or vision_stage (one from "
+            "scratch).",
+            "For example: --set model.vision_weights=weights/eva_vit_g.pth",
+        )
+    if bool(model.text) == bool(model.vision_weights):
+        raise UsageError(
+            "A language model and a vision tower are both given or both trained from scratch.",
+            "Give model.language_model and model.vision_weights, or model.text and vision_stage.",
+        )

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from unimed.training.augmentation import distorted, jittered
-from unimed.training.corpus import Corpus, Example, normalised
+from unimed.training.corpus import Corpus, Example
 from unimed.training.recipe import VisionStage
 from unimed.vision import VisionTower
 
@@ -209,7 +209,7 @@ def _decks(targets: Targets, learned: set[int], batch: int) -> list[tuple[list[i
 
 def augmented(corpus: Corpus, rows: torch.Tensor, targets: Targets, generator: torch.Generator) -> torch.Tensor:
     """Return jittered pixels [B, 3, S, S]; classified ones are also mirrored, turned, zoomed and shifted."""
-    pixels = jittered(normalised(corpus.pictures[rows]), generator)
+    pixels = jittered(corpus.pictures.pixels(rows.tolist()), generator)
     classified = (targets.classes[rows] >= 0).view(-1, 1, 1, 1)
     return torch.where(classified, distorted(pixels, generator), pixels)
 
@@ -220,7 +220,7 @@ def _held_out_accuracy(tower: VisionTower, heads: VisionHeads, corpus: Corpus, t
     for task, examples in corpus.held_out.items():
         rows = _classified_rows(examples)
         if len(rows):
-            pooled = tower(normalised(corpus.pictures[rows])).mean(dim=1)
+            pooled = tower(corpus.pictures.pixels(rows.tolist())).mean(dim=1)
             right = heads.class_logits(pooled, rows, targets).argmax(dim=1) == targets.classes[rows]
             accuracies[task] = round(float(right.float().mean()), 4)
     return accuracies

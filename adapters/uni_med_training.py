@@ -1,0 +1,72 @@
+"""Training of Uni-Med for the rooms above: recipes in, checkpoints out, and the model in training as an adapter."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adapters.base import LocalAdapter, Parser
+from adapters.uni_med import ENTRY, UniMedAdapter
+from tasks.sample import Sample
+from tasks.spec import TaskSpec
+
+if TYPE_CHECKING:
+    from unimed.modeling import UniMedForConditionalGeneration
+    from unimed.processing import UniMedProcessor
+    from unimed.training.corpus import Corpus, Example
+    from unimed.training.plan_report import Plan
+
+Scores = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """A sample that the training does not see; `source` is the folder that its images are relative to."""
+
+    spec: TaskSpec
+    sample: Sample
+    source: Path
+
+
+Examine = Callable[[LocalAdapter, Parser, Mapping[str, Sequence[HeldOut]]], Scores]
+"""Lets a model answer held-out samples by task, and scores its answers."""
+
+
+def train_uni_med(
+    config: str, overrides: tuple[str, ...], *, data_dir: Path, output: Path, resume: bool, examine: Examine
+) -> None:
+    """Train by a recipe's name or file; see `unimed.training.loop.train` for what it raises."""
+    from unimed.training.loop import train
+    from unimed.training.recipe import load_recipe
+
+    def look(
+        model: "UniMedForConditionalGeneration",
+        processor: "UniMedProcessor",
+        examples: "Mapping[str, Sequence[Example]]",
+        corpus: "Corpus",
+    ) -> Scores:
+        held_out = {name: [_held_out(example, corpus) for example in of_task] for name, of_task in examples.items()}
+        return examine(in_training(model, processor), ENTRY.parse, held_out)
+
+    train(load_recipe(config, overrides), data_dir, output, resume=resume, examine=look)
+
+
+def in_training(model: "UniMedForConditionalGeneration", processor: "UniMedProcessor") -> UniMedAdapter:
+    """Return the adapter of a model that is being trained; it is not changed, so LoRA is not merged."""
+    from unimed.checkpoint import LoadedCheckpoint
+
+    loaded = LoadedCheckpoint(model=model, processor=processor, fingerprint="in training", trained_on=frozenset())
+    return UniMedAdapter(loaded, notices=())
+
+
+def _held_out(example: "Example", corpus: "Corpus") -> HeldOut:
+    source = corpus.pictures.place(example.picture)[0] if example.picture >= 0 else Path()
+    return HeldOut(spec=example.spec, sample=example.sample, source=source)
+
+
+def plan_uni_med(config: str, overrides: tuple[str, ...], data_dir: Path | None) -> "Plan":
+    """Return parameters, memory and steps of a recipe without loading a weight."""
+    from unimed.training.plan_report import plan
+    from unimed.training.recipe import load_recipe
+
+    return plan(load_recipe(config, overrides, planned=True), data_dir)

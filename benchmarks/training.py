@@ -1,0 +1,198 @@
+"""A training step as it is against the plain loop, one improvement after the other, with the same losses.
+
+The model has the official configuration (frozen tower, Connector-MoE, LoRA 8, official prompts) at the mini weights'
+size, whose tower and language model are its base. The plain loop does as the official code does: it encodes every
+picture at every step, computes the logits of every position, shows the router the task token beside every visual
+token, and steps PyTorch's AdamW as it comes. All loops take the same samples with the same dropout. Run it on a quiet
+machine: `make bench`.
+"""
+
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from adapters.uni_med import MINI_WEIGHTS
+from tasks.foundation.console import emit_table, say
+from tasks.foundation.errors import RunError
+from tasks.suite import prepare_mini_suite
+from unimed.base_weights import BaseWeights
+from unimed.checkpoint import load_checkpoint
+from unimed.modeling import IGNORED_LABEL, UniMedForConditionalGeneration
+from unimed.official.eva import to_eva
+from unimed.router import Router, soft_weights
+from unimed.training.accelerate_setup import make_accelerator
+from unimed.training.batches import Batch
+from unimed.training.build import base_of, build, image_size_of
+from unimed.training.corpus import Corpus, load_corpus
+from unimed.training.features import FeatureCache
+from unimed.training.feed import Kitchen, seed_of
+from unimed.training.mixture import Draw, Mixture
+from unimed.training.optimizer import DECAY_RULES, make_optimizer, set_rate
+from unimed.training.recipe import Recipe, load_recipe
+from unimed.training.trainer import Trainer
+
+STEPS = 40
+REPEATS = 5
+TASKS = ("slake-vqa", "path-vqa", "slake-rec", "slake-reg", "sa-med2d-rec", "sa-med2d-reg", "dermamnist", "organsmnist",
+         "mimic-cxr", "mpx-single")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loop:
+    """One way to train.
+
+    Attributes:
+        name: What is new in it.
+        cached: Whether features come from the cache.
+        answers_only: Whether logits are computed where something is learned only.
+        task_once: Whether the router's task half is computed once per task.
+        fused: Whether AdamW is one kernel.
+    """
+
+    name: str
+    cached: bool = False
+    answers_only: bool = False
+    task_once: bool = False
+    fused: bool = False
+
+
+PLAIN = Loop(name="plain loop")
+CACHED = replace(PLAIN, name="+ features from the cache", cached=True)
+ANSWERS = replace(CACHED, name="+ logits of answers only", answers_only=True)
+TASK_ONCE = replace(ANSWERS, name="+ task half of the router once per task", task_once=True)
+OURS = replace(TASK_ONCE, name="+ fused AdamW = medbench", fused=True)
+LOOPS = (PLAIN, CACHED, ANSWERS, TASK_ONCE, OURS)
+
+
+def main() -> None:
+    """Measure and print all loops."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        recipe = mini_sized_official(Path(scratch))
+        size = image_size_of(recipe.model)
+        corpus = load_corpus(prepare_mini_suite(), recipe, image_size=size)
+        cache = FeatureCache(folder=Path(scratch) / "features", shape=(16, 512), dtype=torch.float32, limit=10**9)
+        cold, _ = run(recipe, corpus, cache, OURS)
+        seconds: dict[str, list[float]] = {loop.name: [] for loop in LOOPS}
+        losses: dict[str, list[float]] = {}
+        for _ in range(REPEATS):
+            for loop in LOOPS:
+                spent, losses[loop.name] = run(recipe, corpus, cache, loop)
+                seconds[loop.name].append(spent)
+    report(seconds, losses, cold)
+
+
+def report(seconds: dict[str, list[float]], losses: dict[str, list[float]], cold: float) -> None:
+    """Print the least times, their ratios to the plain loop, and how far the losses are apart."""
+    least = {name: min(times) for name, times in seconds.items()}
+    least["the same, features computed and stored (first epoch)"] = cold
+    plain = least[PLAIN.name]
+    say(f"{STEPS} steps of 4 samples, fp32, one thread, CPU seconds, least of {REPEATS} interleaved repeats")
+    rows = [[name, f"{spent:.2f}", f"{plain / spent:.2f}"] for name, spent in least.items()]
+    emit_table(["loop", "CPU seconds", "throughput ratio"], rows)
+    first, *others = losses.values()
+    difference = max(abs(one - same) for other in others for one, same in zip(first, other, strict=True))
+    say(f"Largest difference of a loss from the plain loop's over the {STEPS} steps: {difference:.1e}")
+
+
+def mini_sized_official(folder: Path) -> Recipe:
+    """Return the official recipe on the mini weights' tower and language model, written to `folder` as base weights."""
+    mini = load_checkpoint(MINI_WEIGHTS, device="cpu")
+    language, vision = folder / "language_model", folder / "eva.pth"
+    mini.model.language_model.save_pretrained(language)
+    mini.processor.tokenizer.save_pretrained(language)
+    torch.save(to_eva(dict(mini.model.vision_tower.vit.state_dict())), vision)
+    base = BaseWeights(language_model=str(language), vision=str(vision))
+    vit = mini.model.config.vision
+    sizes = {
+        name: getattr(vit, name)
+        for name in (
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "image_size",
+            "patch_size",
+        )
+    }
+    overrides = (
+        f"model.language_model={base.language_model}", f"model.vision_weights={base.vision}", f"model.vision={sizes}",
+        "precision=fp32", f"steps={STEPS}", "schedule.warmup_steps=5", "schedule.peak=1e-3",
+        f"mixture={dict.fromkeys(TASKS, 1)}",
+    )  # fmt: skip
+    return load_recipe("official", overrides)
+
+
+def run(recipe: Recipe, corpus: Corpus, cache: FeatureCache, loop: Loop) -> tuple[float, list[float]]:
+    """Take all steps from the same start; return CPU seconds and losses."""
+    trainer, kitchen, draws = start(recipe, corpus, cache if loop.cached else None, loop)
+    losses = []
+    started = time.process_time()
+    for step, draw in enumerate(draws):
+        torch.manual_seed(seed_of(recipe.seed, step, 0))
+        set_rate(trainer.optimizer, recipe.learning_rates().rate(step))
+        trainer.optimizer.zero_grad(set_to_none=True)
+        batch = trainer.inputs(kitchen.make(draw))
+        loss = trainer.wrapped(**batch).loss if loop.answers_only else loss_over_all_logits(trainer.model, batch)
+        torch.autograd.backward(loss)
+        trainer.optimizer.step()
+        losses.append(float(loss.detach()))
+    return time.process_time() - started, losses
+
+
+def start(
+    recipe: Recipe, corpus: Corpus, cache: FeatureCache | None, loop: Loop
+) -> tuple[Trainer, Kitchen, list[Draw]]:
+    """Return a fresh model with its optimizer, and what it will see."""
+    model, processor = build(recipe, corpus, base_of(recipe.model), frozen_dtype=torch.float32)
+    model.train()
+    if not loop.task_once:
+        router = model.connector.router
+        router.__dict__["forward"] = partial(route_all_together, router)
+    plan = recipe.optimizer
+    optimizer = make_optimizer(
+        model.trainable(), decays=DECAY_RULES[plan.decays], weight_decay=plan.weight_decay, betas=plan.betas
+    )
+    for group in optimizer.param_groups:
+        group["fused"] = loop.fused
+    trainer = Trainer(
+        recipe=recipe,
+        accelerator=make_accelerator(recipe),
+        model=model,
+        wrapped=model,
+        optimizer=optimizer,
+        cache=cache,
+    )
+    kitchen = Kitchen(recipe=recipe, corpus=corpus, processor=processor, cache=cache, rank=0)
+    mixture = Mixture(corpus.sizes(), recipe.mixture, micro_batch=recipe.micro_batch, seed=recipe.seed)
+    return trainer, kitchen, list(islice(mixture.draws(parts=1), recipe.steps))
+
+
+def loss_over_all_logits(model: UniMedForConditionalGeneration, batch: Batch) -> torch.Tensor:
+    """Return the cross-entropy with logits of all positions, those without a label ignored."""
+    labels = batch.pop("labels")
+    logits = model(**batch).logits.float()
+    return torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED_LABEL
+    )
+
+
+def route_all_together(
+    router: Router, tokens: torch.Tensor, task_tokens: torch.Tensor, task_rows: torch.Tensor
+) -> torch.Tensor:
+    """Return the expert weights from `[task token, visual token]` of every visual token, as the official code does."""
+    if router.fc1_task is None or router.fc1_token is None:
+        raise RunError("The official router reads tasks and tokens.")
+    beside = task_tokens[task_rows].expand(-1, tokens.shape[1], -1)
+    linear = torch.nn.functional.linear
+    hidden = linear(beside, router.fc1_task, router.fc1_bias) + linear(tokens, router.fc1_token)
+    return soft_weights(router.fc2(torch.nn.functional.gelu(hidden)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""A look at a model in training: it answers held-out samples through the engine, and the protocol scores them."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from adapters.base import LocalAdapter, Parser
+from adapters.uni_med_training import HeldOut, Scores
+from harness.engine.batching import AUTO_BUDGET
+from harness.engine.engine import Engine
+from harness.engine.request import Request
+from harness.phases import Phases
+from harness.records import GenerationRecord
+from harness.score import predict
+from tasks.protocols import Protocol, evaluate
+
+PROTOCOL: Protocol = "strict"
+RUN = "in training"
+
+
+def examine(adapter: LocalAdapter, parse: Parser, held_out: Mapping[str, Sequence[HeldOut]]) -> Scores:
+    """Return the strict metrics by task, of greedy answers to the evaluation prompts; NaN ones are left out."""
+    return {name: _scores(adapter, parse, samples) for name, samples in held_out.items()}
+
+
+def _scores(adapter: LocalAdapter, parse: Parser, held_out: Sequence[HeldOut]) -> dict[str, float]:
+    spec = held_out[0].spec
+    engine = Engine(adapter, AUTO_BUDGET, Phases())
+    records = {
+        outcome.sample_id: GenerationRecord.of(RUN, outcome)
+        for outcomes in engine.generate(_request(adapter, item) for item in held_out)
+        for outcome in outcomes
+    }
+    items = [predict(records[item.sample.sample_id], item.sample, spec, parse) for item in held_out]
+    values = {found.metric.metric_id: found.value for found in evaluate(spec.name, spec.kind, PROTOCOL, items)}
+    return {name: round(value, 4) for name, value in values.items() if math.isfinite(value)}
+
+
+def _request(adapter: LocalAdapter, item: HeldOut) -> Request:
+    prompt = adapter.render(item.sample, item.spec)
+    length = prompt.text_tokens() + len(prompt.images()) * adapter.image_tokens
+    return Request(sample=item.sample, spec=item.spec, source=item.source, prompt=prompt, length=length)

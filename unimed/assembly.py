@@ -1,0 +1,80 @@
+"""Building a Uni-Med out of frozen base weights and a fresh, trainable rest."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+
+from tasks.foundation.errors import UsageError
+from unimed.base_weights import BaseWeights, load_language_model, read_language_config, read_vision
+from unimed.configuration import UniMedConfig
+from unimed.connector import Connector
+from unimed.llama_tokenizer import load_language_model_tokenizer
+from unimed.lora import add_low_rank
+from unimed.modeling import UniMedForConditionalGeneration
+from unimed.processing import UniMedProcessor
+
+
+def configure(base: BaseWeights, settings: dict[str, Any], *, vision: dict[str, Any] | None = None) -> UniMedConfig:
+    """Return the configuration of a model on `base`: the language model's from its folder, the rest from `settings`.
+
+    Args:
+        base: Resolved base weights.
+        settings: Fields of `UniMedConfig`.
+        vision: Fields of the ViT that differ from EVA ViT-G/14.
+
+    Raises:
+        UsageError: If a field is unknown or the combination cannot work.
+    """
+    text = read_language_config(Path(base.language_model))
+    return checked_config(vision_config=vision or {}, text_config=text.to_dict(), **settings)
+
+
+def checked_config(**settings: Any) -> UniMedConfig:
+    """Return a configuration.
+
+    Raises:
+        UsageError: If a field is unknown or the combination cannot work.
+    """
+    unknown = sorted(set(settings) - set(UniMedConfig.__dataclass_fields__))
+    if unknown:
+        raise UsageError(
+            f"UniMedConfig has no {', '.join(unknown)}.", f"Allowed: {', '.join(sorted(UniMedConfig.__annotations__))}."
+        )
+    try:
+        return UniMedConfig(**settings)
+    except (StrictDataclassError, ValueError, TypeError) as error:
+        raise UsageError(f"This Uni-Med cannot be built: {error}", "See `unimed/configuration.py`.") from error
+
+
+def assemble(config: UniMedConfig, base: BaseWeights, *, dtype: torch.dtype) -> UniMedForConditionalGeneration:
+    """Return a model with frozen weights of type `dtype` from `base` and a fresh connector and LoRA in float32.
+
+    Args:
+        config: Made for this base, see `configure`.
+        base: Resolved base weights.
+        dtype: Type of the frozen weights; nothing is cast again later.
+
+    Raises:
+        DataError: If the base weights do not fit.
+    """
+    with torch.device("meta"):
+        model = UniMedForConditionalGeneration(config)
+    model.language_model = load_language_model(Path(base.language_model), config.text, dtype)
+    if config.has_lora:
+        add_low_rank(model.language_model, config)
+    vit = model.vision_tower.vit
+    state = read_vision(Path(base.vision), config.vision, vit.state_dict())
+    vit.load_state_dict({name: tensor.to(dtype, copy=True) for name, tensor in state.items()}, strict=True, assign=True)
+    model.connector = Connector(config)
+    model.train_what_is_tuned()
+    return model
+
+
+def processor_on(base: BaseWeights, config: UniMedConfig) -> UniMedProcessor:
+    """Return the processor of a model on `base`; the configuration learns the id of the image placeholder."""
+    tokenizer = load_language_model_tokenizer(Path(base.language_model))
+    processor = UniMedProcessor.of_model(tokenizer, config)
+    config.image_token_id = processor.image_token_id
+    return processor

@@ -1,0 +1,11 @@
+"""Importing this module makes Uni-Med known to transformers' Auto classes."""
+
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from unimed.configuration import UniMedConfig
+from unimed.modeling import UniMedForConditionalGeneration
+from unimed.processing import UniMedProcessor
+
+AutoConfig.register(UniMedConfig.model_type, UniMedConfig)
+AutoModelForImageTextToText.register(UniMedConfig, UniMedForConditionalGeneration)
+AutoProcessor.register(UniMedConfig, UniMedProcessor)

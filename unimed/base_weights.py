@@ -1,0 +1,155 @@
+"""The frozen weights that a Uni-Med is built on: a LLaMA-architecture language model and a ViT."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import Blip2VisionConfig, LlamaConfig, LlamaForCausalLM
+
+from tasks.foundation.errors import DataError, UsageError
+from tasks.foundation.files import fingerprint
+from unimed.official.eva import read_eva
+from unimed.official.reading import refuse_misfits, refuse_other_shapes
+
+_LANGUAGE_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.bin"]
+_SAMPLED_BYTES = 1 << 20
+_VISION_PREFIX = "vision_model."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseWeights:
+    """Where the frozen weights are.
+
+    Attributes:
+        language_model: Folder of a LLaMA-architecture model, or its name on the Hub.
+        vision: `eva_vit_g.pth`, or a folder or file of safetensors with `vision_model.*` (BLIP-2 on the Hub).
+    """
+
+    language_model: str
+    vision: str
+
+    def resolved(self) -> "BaseWeights":
+        """Return the same with paths of this machine.
+
+        Raises:
+            UsageError: If something is neither here nor in the Hub's cache nor to be downloaded.
+        """
+        vision = Path(self.vision).expanduser()
+        if not vision.exists():
+            raise UsageError(
+                f"The vision weights {self.vision!r} are not there.",
+                "Give eva_vit_g.pth (as BLIP-2 ships it), or a folder with BLIP-2's safetensors.",
+            )
+        return BaseWeights(language_model=str(_language_folder(self.language_model)), vision=str(vision.resolve()))
+
+    def identity(self) -> dict[str, str]:
+        """Return a fingerprint of each part: sizes and samples of the files, so that 15 GB need not be read."""
+        return {name: fingerprint(_sampled(Path(path))) for name, path in asdict(self.resolved()).items()}
+
+
+def _language_folder(name: str) -> Path:
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    try:
+        return Path(snapshot_download(name, allow_patterns=_LANGUAGE_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UsageError(
+            f"The language model {name!r} is no folder here, and the Hub did not give it: {error}",
+            "Give the folder of a LLaMA-architecture model; gated ones need `hf auth login` first.",
+        ) from error
+
+
+def _sampled(path: Path) -> dict[str, str]:
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    weights = [
+        file for file in files if file.suffix in {".safetensors", ".bin", ".pth", ".pt"} or file.name == "config.json"
+    ]
+    return {file.name: _sampled_digest(file) for file in weights}
+
+
+def _sampled_digest(file: Path) -> str:
+    size = file.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with file.open("rb") as stream:
+        for start in sorted({0, max(0, size // 2 - _SAMPLED_BYTES // 2), max(0, size - _SAMPLED_BYTES)}):
+            stream.seek(start)
+            digest.update(stream.read(_SAMPLED_BYTES))
+    return digest.hexdigest()
+
+
+def read_language_config(folder: Path) -> LlamaConfig:
+    """Return the configuration of a LLaMA-architecture model.
+
+    Raises:
+        DataError: If the folder has none, or it is of another architecture.
+    """
+    try:
+        values, _ = LlamaConfig.get_config_dict(folder)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder} has no readable config.json: {error}", "Give a LLaMA folder.") from error
+    if values.get("model_type") != "llama":
+        raise DataError(
+            f"{folder} holds a model of type {values.get('model_type')!r}.",
+            "Uni-Med takes any language model of LLaMA's architecture (model_type `llama`).",
+        )
+    return LlamaConfig.from_dict(values)
+
+
+def load_language_model(folder: Path, config: LlamaConfig, dtype: torch.dtype) -> LlamaForCausalLM:
+    """Load a language model strictly.
+
+    Raises:
+        DataError: If a weight is missing, unexpected or of another shape, or a file is broken.
+    """
+    try:
+        loaded: Any = LlamaForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DataError(f"The language model in {folder} cannot be read: {error}", "Copy it again.") from error
+    model, info = loaded
+    mismatched = [key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]]
+    unknown = [key for key in info["unexpected_keys"] if "rotary_emb.inv_freq" not in key]
+    refuse_misfits(str(folder), given=unknown, expected=[*info["missing_keys"], *mismatched])
+    return cast("LlamaForCausalLM", model)
+
+
+def read_vision(path: Path, config: Blip2VisionConfig, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the state of a `Blip2VisionModel` without `post_layernorm`.
+
+    Args:
+        path: `eva_vit_g.pth`, or safetensors with `vision_model.*`.
+        config: Depth, image and patch size.
+        expected: The state to be filled, for names and shapes.
+
+    Raises:
+        DataError: If the weights do not fit.
+    """
+    state = read_eva(path, config) if path.suffix in {".pth", ".pt"} else _read_safetensors(path, config)
+    refuse_misfits(str(path), given=state, expected=expected)
+    refuse_other_shapes(str(path), state, expected)
+    return state
+
+
+def _read_safetensors(path: Path, config: Blip2VisionConfig) -> dict[str, torch.Tensor]:
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    state: dict[str, torch.Tensor] = {}
+    for file in files:
+        try:
+            tensors = load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{file} cannot be read: {error}", "Copy it again.") from error
+        for name, tensor in tensors.items():
+            inner = name.removeprefix(_VISION_PREFIX)
+            block = int(inner.split(".")[2]) if inner.startswith("encoder.layers.") else 0
+            if name != inner and "post_layernorm" not in inner and block < int(config.num_hidden_layers):
+                state[inner] = tensor
+    return state

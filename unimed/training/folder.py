@@ -1,0 +1,195 @@
+"""The folder of a training: checkpoints that are whole or absent, a log, and the finished model."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+
+from tasks.foundation.errors import RunError, UsageError
+from tasks.foundation.files import canonical_json, json_lines, read_json, read_numbered_json_lines, write_atomically
+from unimed.checkpoint import RECIPE_FILE
+from unimed.official.reading import read_torch_file
+from unimed.training.recipe import Recipe
+
+LOG_FILE = "train_log.jsonl"
+CURVE_FILE = "learning_curve.svg"
+_STEP = re.compile(r"step-(\d{8})")
+_STATE_FOLDER, _OPTIMIZER, _PROGRESS = "training_state", "optimizer.pt", "progress.json"
+WriteModel = Callable[[Path], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed:
+    """Where a training goes on.
+
+    Attributes:
+        folder: The checkpoint; None at the very start.
+        step: Steps that were taken.
+        optimizer: State of the optimizer, of each parameter by name, and of the loss scaler.
+    """
+
+    folder: Path | None = None
+    step: int = 0
+    optimizer: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingFolder:
+    """Where a training lives.
+
+    Attributes:
+        path: Its folder; `medbench run --checkpoint` takes it when the training is through.
+        recipe: What is trained.
+        workers: Processes that train together; the order of samples depends on it.
+    """
+
+    path: Path
+    recipe: Recipe
+    workers: int = 1
+
+    @property
+    def log(self) -> Path:
+        """The log, one JSON object per line."""
+        return self.path / LOG_FILE
+
+    @property
+    def done(self) -> bool:
+        """Whether the final model is there."""
+        return (self.path / "config.json").exists()
+
+    def checkpoints(self) -> list[tuple[int, Path]]:
+        """Return the whole checkpoints by step, oldest first."""
+        found = []
+        for folder in (self.path / "checkpoints").glob("step-*"):
+            match = _STEP.fullmatch(folder.name)
+            if match and (folder / _STATE_FOLDER / _PROGRESS).is_file():
+                found.append((int(match[1]), folder))
+        return sorted(found)
+
+    def open(self, *, resume: bool) -> Resumed:
+        """Return where to go on; makes the folder.
+
+        Raises:
+            RunError: If there is something already and `resume` was not given, or it belongs to another recipe.
+            UsageError: If there is nothing to resume.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"{self.path} cannot be made: {error.strerror}.", "Give another folder with --output."
+            ) from error
+        checkpoints = self.checkpoints()
+        if self.done:
+            raise RunError(f"{self.path} holds a finished training already.", "Give another folder with --output.")
+        if not resume:
+            if checkpoints or self.log.exists():
+                raise RunError(
+                    f"{self.path} holds a training that is not finished ({len(checkpoints)} checkpoints).",
+                    "Go on with --resume, or give another folder with --output.",
+                )
+            self._write_recipe(self.path)
+            return Resumed()
+        if not checkpoints and not self.log.exists():
+            raise UsageError(f"There is no training in {self.path} to resume.", "Leave --resume out to start one.")
+        return self._resumed(*checkpoints[-1]) if checkpoints else Resumed()
+
+    def _resumed(self, step: int, folder: Path) -> Resumed:
+        progress = read_json(folder / _STATE_FOLDER / _PROGRESS)
+        for what, now in (("recipe", _plain(self.recipe)), ("workers", self.workers)):
+            before = progress.get(what)
+            if before != now:
+                raise RunError(
+                    f"{folder} was made with another {what}: {_difference(before, now)}.",
+                    "Resume with the same recipe and number of processes, or start anew in another folder.",
+                )
+        state = read_torch_file(folder / _STATE_FOLDER / _OPTIMIZER)
+        return Resumed(folder=folder, step=step, optimizer=state)
+
+    def cut_log(self, step: int) -> None:
+        """Drop what was logged after a step: it will be done, and logged, again."""
+        if self.log.exists():
+            records = [record for _, record in read_numbered_json_lines(self.log, torn_tail="drop")]
+            kept = [record for record in records if record["stage"] == "vision" or record["step"] <= step]
+            write_atomically(self.log, json_lines(kept if step else ()))
+
+    def save_step(self, step: int, write_model: WriteModel, optimizer: Mapping[str, Any]) -> Path:
+        """Write the checkpoint of a step, then drop all but the last ones.
+
+        Raises:
+            RunError: If it cannot be written; the checkpoints before it stay as they are.
+        """
+        target = self.path / "checkpoints" / f"step-{step:08d}"
+        partial = target.with_name(f".{target.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            (partial / _STATE_FOLDER).mkdir(parents=True)
+            write_model(partial)
+            self._write_recipe(partial)
+            torch.save(dict(optimizer), partial / _STATE_FOLDER / _OPTIMIZER)
+            progress = {"step": step, "workers": self.workers, "recipe": _plain(self.recipe)}
+            write_atomically(partial / _STATE_FOLDER / _PROGRESS, canonical_json(progress, indent=2) + "\n")
+            _flush(partial)
+            shutil.rmtree(target, ignore_errors=True)
+            partial.replace(target)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise RunError(
+                f"The checkpoint of step {step} cannot be written to {target}: {error}",
+                "Free some space and go on with --resume; the checkpoints before it are whole.",
+            ) from error
+        for _, old in self.checkpoints()[: -self.recipe.checkpoints.keep]:
+            shutil.rmtree(old, ignore_errors=True)
+        return target
+
+    def finish(self, write_model: WriteModel) -> None:
+        """Write the final model; its configuration comes last, since it says that all is there.
+
+        Raises:
+            RunError: If it cannot be written; the checkpoints stay.
+        """
+        partial = self.path / ".final.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            partial.mkdir()
+            write_model(partial)
+            for file in sorted(partial.iterdir(), key=lambda file: file.name == "config.json"):
+                file.replace(self.path / file.name)
+            partial.rmdir()
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise RunError(
+                f"The final model cannot be written to {self.path}: {error}",
+                "Free some space and go on with --resume; the last checkpoint is whole.",
+            ) from error
+
+    def _write_recipe(self, folder: Path) -> None:
+        write_atomically(folder / RECIPE_FILE, yaml.safe_dump(_plain(self.recipe), sort_keys=False))
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    values = asdict(recipe)
+    values["optimizer"]["betas"] = list(recipe.optimizer.betas)
+    return values
+
+
+def _difference(before: object, now: object) -> str:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+        return ", ".join(f"{name} {before.get(name)!r} became {now.get(name)!r}" for name in names)
+    return f"{before!r} became {now!r}"
+
+
+def _flush(folder: Path) -> None:
+    """Bring every file of a folder to the disk, so that the renaming after it promises whole files."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())

@@ -1,0 +1,47 @@
+"""The state of a training by the names of its parameters: the same for one process, DDP and FSDP."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+
+Tensors = dict[str, torch.Tensor]
+
+
+def gathered_weights(model: torch.nn.Module, *, only_trained: bool) -> Tensors:
+    """Return weights on the CPU; every process has to ask, shards are gathered on the first."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=only_trained)
+    return cast("Tensors", get_model_state_dict(model, options=options))
+
+
+def optimizer_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return moments and step counts by parameter name; every process has to ask.
+
+    A parameter that never had a gradient has no state.
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+    return dict(get_optimizer_state_dict(model, optimizer, options=options)) if optimizer.state else {}
+
+
+def restore_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Give an optimizer the state that `optimizer_state` returned.
+
+    PyTorch wants a state for every parameter. The one without gives what AdamW starts with: zeros at step 0.
+    """
+    if not state:
+        return
+    # PyTorch makes no state to load into while there are gradients.
+    optimizer.zero_grad(set_to_none=True)
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+    whole = {"state": dict(state["state"]), "param_groups": state["param_groups"]}
+    for name, weight in gathered_weights(model, only_trained=True).items():
+        if name not in whole["state"]:
+            zeros = torch.zeros_like(weight, dtype=torch.float32)
+            whole["state"][name] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+    set_optimizer_state_dict(model, optimizer, whole, options=options)
