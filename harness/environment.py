@@ -26,6 +26,7 @@ _ANSWERING = (
     "adapters/**/*.py",
     "harness/engine/**/*.py",
     "unimed/*.py",
+    "unimed/official/*.py",
     "tasks/answers/box_space.py",
     "tasks/images.py",
     "tasks/npz.py",

@@ -59,6 +59,7 @@ def test_a_whole_model_computes_the_same(folder: Path, tmp_path: Path, option: s
     done = medbench("convert", folder, option, "--output", tmp_path / "whole")
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "whole" / "base_weights.json").exists()
+    assert "library_name: transformers" in (tmp_path / "whole" / "README.md").read_text()
     ids = torch.tensor([[1, 5, 9, 20]])
     one, other = (
         load_checkpoint(path, device="cpu").model(input_ids=ids).logits for path in (folder, tmp_path / "whole")

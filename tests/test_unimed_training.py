@@ -11,7 +11,7 @@ from command_line import medbench
 from transformers import Blip2VisionConfig
 
 from tasks.catalog import get_task
-from tasks.foundation.errors import UsageError
+from tasks.foundation.errors import RunError, UsageError
 from tasks.sample import Sample
 from unimed.modeling import IGNORED_LABEL, UniMedForConditionalGeneration
 from unimed.processing import UniMedProcessor
@@ -136,6 +136,11 @@ def test_held_out_groups_do_not_cross(small_data: Path, recipe: Recipe) -> None:
     assert train
     assert held_out
     assert not train & held_out
+
+
+def test_an_entry_without_samples_is_an_error_before_anything_is_built(small_data: Path, recipe: Recipe) -> None:
+    with pytest.raises(RunError, match="No training samples: dermamnist"):
+        scratch(small_data, recipe, ["dermamnist"], 28, share=0.9999)
 
 
 def test_joined_tasks_are_one_entry(small_data: Path, recipe: Recipe) -> None:

@@ -66,10 +66,15 @@ def load_checkpoint(folder: Path, *, device: str = "auto", dtype: str = "auto", 
         model.merge_lora()
     torch.nn.Module.to(model, device=chosen, dtype=resolve_dtype(dtype, chosen)).eval()
     processor = UniMedProcessor.of_model(_load_tokenizer(folder), model.config)
-    identity = fingerprint({name: file_sha256(folder / name) for name in (*ALWAYS, *files)})
+    identity = fingerprint({name: _identity_of(folder / name) for name in (*ALWAYS, *files)})
     return LoadedCheckpoint(
         model=model, processor=processor, fingerprint=identity, trained_on=_tasks_of_recipe(folder / RECIPE_FILE)
     )
+
+
+def _identity_of(path: Path) -> str:
+    """Return the hash of a file; of the note on base weights, what they are and not where."""
+    return fingerprint(read_json(path)["identity"]) if path.name == BASE_FILE else file_sha256(path)
 
 
 def write_checkpoint(

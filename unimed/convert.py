@@ -10,6 +10,7 @@ from tasks.foundation.errors import DataError, RunError, UsageError
 from unimed.assembly import assemble, processor_on
 from unimed.base_weights import BaseWeights, read_language_config
 from unimed.checkpoint import LoadedCheckpoint, is_whole, load_checkpoint, write_checkpoint
+from unimed.model_card import model_card
 from unimed.official.checkpoint import config_of, load_official, read_official, write_official
 
 
@@ -90,5 +91,8 @@ def _load(source: Path) -> LoadedCheckpoint:
 def _write(loaded: LoadedCheckpoint, output: Path, base: BaseWeights | None) -> None:
     try:
         write_checkpoint(loaded.model, loaded.processor, output, base=base)
+        if base is None:
+            card = model_card(loaded.model.config, loaded.trained_on)
+            (output / "README.md").write_text(card, encoding="utf-8")
     except (OSError, RuntimeError, SafetensorError) as error:
         raise RunError(f"{output} cannot be written: {error}", "Free some space or give another --output.") from error
