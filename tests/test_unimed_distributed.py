@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -51,6 +52,12 @@ def test_two_processes_take_the_steps_of_one_that_averages(base: BaseWeights, sm
     launch(["-m", "harness.cli", *arguments, "--output", str(tmp_path / "two")])
     [progress] = (tmp_path / "two").glob("checkpoints/step-00000002/training_state/progress.json")
     assert json.loads(progress.read_text())["workers"] == WORKERS
+    resumed = tmp_path / "resumed"
+    shutil.copytree(tmp_path / "two", resumed)
+    (resumed / "config.json").unlink()
+    launch(["-m", "harness.cli", *arguments, "--output", str(resumed), "--resume"])
+    for name, tensor in load_file(resumed / "trained.safetensors").items():
+        assert torch.equal(tensor, load_file(tmp_path / "two" / "trained.safetensors")[name]), name
     expected = averaged_training(load_recipe("official", overrides(base)), small_data)
     trained = load_file(tmp_path / "two" / "trained.safetensors")
     assert set(trained) == set(expected)

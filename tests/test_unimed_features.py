@@ -1,11 +1,15 @@
-"""The cache of frozen features: found again, bounded, never torn, and never a reason to stop."""
+"""What a training keeps beside its checkpoints: the cache of frozen features, and the log."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from tasks.foundation.errors import RunError
+from unimed.training.curve import draw_curve
 from unimed.training.features import FeatureCache, feature_folder, features_of
+from unimed.training.log import Tally, TrainingLog
 
 SHAPE = (4, 6)
 BYTES_EACH = 4 * 6 * 4
@@ -72,6 +76,20 @@ def test_only_what_is_missing_is_computed(tmp_path: Path) -> None:
     second = features_of(digests, found, pixels[1:2], encode, cache)
     assert seen == [3, 1]
     assert torch.equal(first, second)
+
+
+def test_an_overflowed_step_is_logged_without_a_norm_and_a_full_disk_is_an_error(tmp_path: Path) -> None:
+    tally = Tally()
+    tally.add("slake-vqa", 1.5, samples=2, tokens=10)
+    record = tally.record(1, rate=0.1, norm=float("inf"))
+    with TrainingLog(tmp_path / "log.jsonl", tmp_path / "board") as log:
+        log.write(record)
+    assert json.loads((tmp_path / "log.jsonl").read_text())["gradient_norm"] is None
+    assert (
+        "not drawn" in draw_curve(tmp_path / "log.jsonl", tmp_path / "curve.svg") or (tmp_path / "curve.svg").exists()
+    )
+    with TrainingLog(Path("/dev/full"), tmp_path / "board") as log, pytest.raises(RunError, match="--resume"):
+        log.write(record)
 
 
 def test_other_weights_or_settings_are_another_folder(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tiny_base import lora_overrides, make_base
 
 from unimed.base_weights import BaseWeights
+from unimed.checkpoint import load_checkpoint
 from unimed.training.mixture import Mixture
 
 
@@ -104,6 +105,40 @@ def copy_unfinished(source: Path, target: Path) -> Path:
     return target
 
 
+def test_other_data_cannot_resume(base: BaseWeights, uninterrupted: Path, tmp_path: Path) -> None:
+    output = copy_unfinished(uninterrupted, tmp_path / "copy")
+    settings = [word for setting in lora_overrides(base) for word in ("--set", setting)]
+    refused = medbench("train", "--config", "official", *settings, "--output", output, "--resume")
+    assert refused.returncode == 1
+    assert "another data" in refused.stderr
+
+
+def test_another_recipe_cannot_resume_before_the_first_checkpoint(
+    base: BaseWeights, small_data: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    output = copy_unfinished(uninterrupted, tmp_path / "copy")
+    shutil.rmtree(output / "checkpoints")
+    refused = medbench(*words(base, small_data, output, "steps=5"), "--resume")
+    assert refused.returncode == 1
+    assert "steps 6 became 5" in refused.stderr
+
+
+def test_what_learns_is_float32_and_frequencies_stay_so(base: BaseWeights, small_data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "full"
+    more = ("precision=bf16", "model.unimed.language_tuning=full", "steps=3", "feature_cache_gb=0")
+    done = medbench(*words(base, small_data, output, *more))
+    assert done.returncode == 0, done.stderr
+    assert all(tensor.dtype == torch.float32 for tensor in weights_of(output).values())
+    model = load_checkpoint(output, device="cpu", dtype="bfloat16").model
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert model.language_model.model.rotary_emb.inv_freq.dtype == torch.float32
+
+
+def test_a_limit_never_cuts_into_a_picture(base: BaseWeights, small_data: Path, tmp_path: Path) -> None:
+    done = medbench(*words(base, small_data, tmp_path / "short", "max_prompt_tokens=3", "steps=3"))
+    assert done.returncode == 0, done.stderr
+
+
 def test_nothing_to_resume_is_said(base: BaseWeights, small_data: Path, tmp_path: Path) -> None:
     refused = medbench(*words(base, small_data, tmp_path / "new"), "--resume")
     assert refused.returncode == 2
@@ -162,6 +197,10 @@ def test_a_loss_that_is_no_number_stops_the_training(base: BaseWeights, small_da
         ("model.unimed.rooter_type=soft", "rooter_type"),
         ("model.unimed={router_type: hard, num_experts: 3}", "hard router"),
         ("precision=fp16", "needs a GPU"),
+        ("model.vision.hiden_size=99", "hiden_size"),
+        ("model.vision.patch_size=0", "patch"),
+        ("model.vision.num_attention_heads=3", "3 heads"),
+        ("model.unimed.router_hidden_size=-1", "router_hidden_size"),
         ("mixture={medqa: 1, no-such: 1}", "no-such"),
     ],
 )

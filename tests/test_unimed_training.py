@@ -74,6 +74,9 @@ def built(corpus: Corpus, recipe: Recipe) -> tuple[UniMedForConditionalGeneratio
         (("schedule.warmup_steps=2000",), "warmup_steps"),
         (("feature_cache_gb=1",), "cached"),
         (("optimizer.betas=[0.9, 1.5]",), "betas"),
+        (("mixture.medqa=.inf",), "finite"),
+        (("validation={share: 0, answers: 3}",), "nothing is held out"),
+        (("model.unimed.language_tuning=none",), "text-only"),
         (("model.vision_weights=eva.pth",), "one vision tower"),
     ],
 )
@@ -124,6 +127,8 @@ def test_text_only_batches_have_no_pictures_and_are_cut_at_their_limits(small_da
     templates = [example.spec.prompt for example in examples]
     whole = text_batch(examples, templates, processor)
     assert set(whole) == {"input_ids", "attention_mask", "labels"}
+    seen = corpus.train["medqa"][0].prompt(CLEAN)
+    assert len(processor.prompt_ids(seen)) > 5
     cut = text_batch(examples, templates, processor, Limits(prompt=5, answer=2))
     assert cut["input_ids"].shape[1] == 7
     assert torch.equal(cut["input_ids"][:, :5], whole["input_ids"][:, :5])
@@ -226,7 +231,7 @@ def test_train_then_run_through_the_command_line(small_data: Path, tmp_path: Pat
     for kind, weights in {
         kind: row for record in records[1:] for kind, row in record.get("expert_use", {}).items()
     }.items():
-        assert kind != "qa"
+        assert kind != "medqa"
         assert sum(weights) == pytest.approx(1, abs=1e-3)
     assert yaml.safe_load((checkpoint / "recipe.yaml").read_text())["steps"] == 6
     assert (checkpoint / "learning_curve.svg").read_text().startswith("<?xml")

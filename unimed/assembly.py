@@ -1,10 +1,12 @@
 """Building a Uni-Med out of frozen base weights and a fresh, trainable rest."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from transformers import Blip2VisionConfig, PreTrainedConfig
 
 from tasks.foundation.errors import UsageError
 from unimed.base_weights import BaseWeights, load_language_model, read_language_config, read_vision
@@ -37,19 +39,28 @@ def checked_config(**settings: Any) -> UniMedConfig:
     Raises:
         UsageError: If a field is unknown or the combination cannot work.
     """
-    unknown = sorted(set(settings) - set(UniMedConfig.__dataclass_fields__))
-    if unknown:
-        raise UsageError(
-            f"UniMedConfig has no {', '.join(unknown)}.", f"Allowed: {', '.join(sorted(UniMedConfig.__annotations__))}."
-        )
+    refuse_unknown("UniMedConfig", settings, UniMedConfig)
+    refuse_unknown("The vision tower", settings.get("vision_config") or {}, Blip2VisionConfig)
     try:
         return UniMedConfig(**settings)
-    except (StrictDataclassError, ValueError, TypeError) as error:
+    except (StrictDataclassError, ValueError, TypeError, ZeroDivisionError) as error:
         raise UsageError(f"This Uni-Med cannot be built: {error}", "See `unimed/configuration.py`.") from error
 
 
+def refuse_unknown(owner: str, given: Iterable[str], config: type[PreTrainedConfig]) -> None:
+    """Compare names of settings with the fields of a configuration.
+
+    Raises:
+        UsageError: If there is no such field; transformers would keep it and ignore it.
+    """
+    unknown = sorted(set(given) - set(config.__dataclass_fields__))
+    if unknown:
+        allowed = ", ".join(sorted(config.__annotations__))
+        raise UsageError(f"{owner} has no {', '.join(unknown)}.", f"Allowed: {allowed}.")
+
+
 def assemble(config: UniMedConfig, base: BaseWeights, *, dtype: torch.dtype) -> UniMedForConditionalGeneration:
-    """Return a model with frozen weights of type `dtype` from `base` and a fresh connector and LoRA in float32.
+    """Return a model with frozen weights of type `dtype` from `base`, and everything that learns in float32.
 
     Args:
         config: Made for this base, see `configure`.
@@ -69,6 +80,8 @@ def assemble(config: UniMedConfig, base: BaseWeights, *, dtype: torch.dtype) -> 
     vit.load_state_dict({name: tensor.to(dtype, copy=True) for name, tensor in state.items()}, strict=True, assign=True)
     model.connector = Connector(config)
     model.train_what_is_tuned()
+    for parameter in model.trainable().values():
+        parameter.data = parameter.data.float()
     return model
 
 

@@ -64,12 +64,19 @@ def load_checkpoint(folder: Path, *, device: str = "auto", dtype: str = "auto", 
     model = _load_model(folder, resolve_dtype(dtype, chosen))
     if merge:
         model.merge_lora()
-    torch.nn.Module.to(model, device=chosen, dtype=resolve_dtype(dtype, chosen)).eval()
+    _cast_parameters(model, resolve_dtype(dtype, chosen))
+    torch.nn.Module.to(model, chosen).eval()
     processor = UniMedProcessor.of_model(_load_tokenizer(folder), model.config)
     identity = fingerprint({name: _identity_of(folder / name) for name in (*ALWAYS, *files)})
     return LoadedCheckpoint(
         model=model, processor=processor, fingerprint=identity, trained_on=_tasks_of_recipe(folder / RECIPE_FILE)
     )
+
+
+def _cast_parameters(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Cast the weights and leave the buffers alone: rotary frequencies in bfloat16 turn far positions the wrong way."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def _identity_of(path: Path) -> str:
@@ -98,13 +105,13 @@ def write_checkpoint(
         OSError, SafetensorError, RuntimeError: If the disk is full or not to be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    tied = set(model.all_tied_weights_keys)
     if base is None:
-        tied = set(model.all_tied_weights_keys)
         once = None if state is None else {name: tensor for name, tensor in state.items() if name not in tied}
         model.save_pretrained(folder, state_dict=once)
     else:
         trained = state if state is not None else model.trainable()
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.items()}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.items() if name not in tied}
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(folder)
         save_file(tensors, folder / TRAINED, metadata={"format": "pt"})

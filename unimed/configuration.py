@@ -153,9 +153,19 @@ class UniMedConfig(PreTrainedConfig):
 
 def impossibilities(config: UniMedConfig) -> Iterator[str]:
     """Yield the reason of each combination of settings that cannot work."""
+    yield from _vision_impossibilities(config)
     yield from _resampler_impossibilities(config)
     yield from _connector_impossibilities(config)
     yield from _lora_impossibilities(config)
+
+
+def _vision_impossibilities(config: UniMedConfig) -> Iterator[str]:
+    vision = config.vision
+    patch, size = cast("int", vision.patch_size), config.image_size
+    if patch < 1 or size < patch or size % patch:
+        yield f"The image of {size} pixels cannot be cut into patches of {patch}: give a multiple of the patch size."
+    if vision.num_attention_heads < 1 or vision.hidden_size % vision.num_attention_heads:
+        yield f"{vision.num_attention_heads} heads do not divide the vision tower's width of {vision.hidden_size}."
 
 
 def _resampler_impossibilities(config: UniMedConfig) -> Iterator[str]:
@@ -185,6 +195,8 @@ def _connector_impossibilities(config: UniMedConfig) -> Iterator[str]:
         yield f"task_tokens is false, but router_input {config.router_input!r} reads them: use router_input 'token'."
     if config.task_tokens and not config.router_sees_task:
         yield "task_tokens is true, but nothing reads them: use a soft or sparse router whose router_input has 'task'."
+    if config.router_hidden_size is not None and config.router_hidden_size < 1:
+        yield f"router_hidden_size is {config.router_hidden_size}; it must be positive, or null for the official width."
     if config.task_token_size is not None and config.task_token_size < 1:
         yield f"task_token_size is {config.task_token_size}; it must be positive."
 

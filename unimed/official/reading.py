@@ -1,6 +1,7 @@
 """Reading the authors' files without trusting them: tensors only, and no key too few or too many."""
 
 import pickle
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ def read_torch_file(path: Path) -> Mapping[str, Any]:
         DataError: If the file is missing, broken, no mapping, or holds anything that could run code.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path} cannot be read: {reason}", "Copy the file again; only tensors are read.") from error

@@ -26,9 +26,24 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     # text-only batches) are not used by any process.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(mixed_precision=mixed, kwargs_handlers=[unused])
-    if is_sharded(accelerator) and recipe.validation.answers:
-        raise UsageError("validation.answers does not work with FSDP.", "Set validation.answers=0; losses are watched.")
+    if is_sharded(accelerator):
+        _refuse_what_sharding_cannot(recipe, accelerator)
     return accelerator
+
+
+def _refuse_what_sharding_cannot(recipe: Recipe, accelerator: Accelerator) -> None:
+    problems = {
+        "FSDP 1": (not accelerator.is_fsdp2, "Use version 2: accelerate launch --fsdp_version 2"),
+        "validation.answers": (bool(recipe.validation.answers), "Set validation.answers=0; losses are watched."),
+        "the feature cache": (bool(recipe.feature_cache_gb), "Set feature_cache_gb=0."),
+        "a sparse router": (
+            recipe.model.unimed.get("router_type") == "sparse",
+            "Its experts depend on the tokens, and all processes must use the same ones: use DDP.",
+        ),
+    }
+    for what, (is_there, hint) in problems.items():
+        if is_there:
+            raise UsageError(f"Training with FSDP does not go with {what}.", hint)
 
 
 def is_sharded(accelerator: Accelerator) -> bool:

@@ -37,7 +37,9 @@ def text_batch(
     """
     rows = [
         (
-            processor.prompt_ids(example.prompt(processor.form, template))[: limits.prompt],
+            _cut(
+                processor.prompt_ids(example.prompt(processor.form, template)), limits.prompt, processor.image_token_id
+            ),
             processor.answer_ids(example.answer(processor.form), limits.answer),
         )
         for example, template in zip(examples, templates, strict=True)
@@ -54,6 +56,14 @@ def text_batch(
     tasks = [CONNECTOR_TASKS.index(CONNECTOR_TASK[example.spec.kind]) for example in examples if example.picture >= 0]
     batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
     return {**batch, "task_ids": torch.tensor(tasks)} if tasks else batch
+
+
+def _cut(ids: list[int], limit: int, image_token: int) -> list[int]:
+    """Return the first `limit` ids of a prompt, or more of them up to the last visual token."""
+    if len(ids) <= limit:
+        return ids
+    pictures = len(ids) - ids[::-1].index(image_token) if image_token in ids else 0
+    return ids[: max(limit, pictures)]
 
 
 def picture_rows(examples: Sequence[Example]) -> list[int]:

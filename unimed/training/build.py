@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers import LlamaConfig
 
 from tasks.foundation.errors import DataError
-from unimed.assembly import assemble, checked_config, configure, processor_on
+from unimed.assembly import assemble, checked_config, configure, processor_on, refuse_unknown
 from unimed.base_weights import BaseWeights
 from unimed.checkpoint import TRAINED, WHOLE, load_trained
 from unimed.configuration import UniMedConfig
@@ -65,6 +66,7 @@ def build(
 
 def scratch_config(plan: ModelPlan, text: dict[str, Any] | None = None) -> UniMedConfig:
     """Return the configuration of a model from scratch."""
+    refuse_unknown("The language model", plan.text, LlamaConfig)
     text = text or {**plan.text, "vocab_size": plan.vocabulary}
     return checked_config(vision_config=dict(plan.vision), text_config=text, **plan.unimed)
 

@@ -94,6 +94,15 @@ def load_corpus(data_dir: Path, recipe: Recipe, *, image_size: int) -> Corpus:
     return Corpus(train=train, held_out=held_out, pictures=pictures)
 
 
+def data_fingerprints(data_dir: Path, recipe: Recipe) -> dict[str, str]:
+    """Return the identity of each task's prepared data.
+
+    Raises:
+        DataError: If a task is not prepared.
+    """
+    return {name: load_prepared(data_dir, name).manifest.data_fingerprint for name in recipe.tasks()}
+
+
 def _examples(data_dir: Path, name: str, pictures: Pictures) -> Iterator[Example]:
     spec, prepared = get_task(name), load_prepared(data_dir, name)
     pictures.learn_digests(prepared.source, prepared.image_hashes() or {})

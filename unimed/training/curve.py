@@ -1,5 +1,6 @@
 """The log of a training as a picture: losses, learning rate and gradient, and who uses which expert."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,8 +39,14 @@ def _draw_losses(axes: "Axes", records: Records) -> None:
     axes.plot([record["step"] for record in records], [record["mean_loss"] for record in records], label="training")
     looks = [record for record in records if "held_out" in record]
     for task in sorted({task for record in looks for task in record["held_out"]}):
-        points = [(record["step"], record["held_out"][task]) for record in looks if task in record["held_out"]]
-        axes.plot(*zip(*points, strict=True), linewidth=0.8, linestyle="--", label=f"held out: {task}")
+        points = [(record["step"], loss) for record in looks if (loss := record["held_out"].get(task)) is not None]
+        axes.plot(
+            [step for step, _ in points],
+            [loss for _, loss in points],
+            linewidth=0.8,
+            linestyle="--",
+            label=f"held out: {task}",
+        )
     axes.set(xlabel="step", ylabel="cross-entropy per answer token", title="Loss", yscale="log")
     _finish(axes)
 
@@ -54,7 +61,9 @@ def _draw_entries(axes: "Axes", records: Records) -> None:
 
 def _draw_rate_and_gradient(axes: "Axes", records: Records) -> None:
     steps = [record["step"] for record in records]
-    axes.plot(steps, [record["gradient_norm"] for record in records], linewidth=0.8, label="norm of the gradient")
+    # An overflow of fp16 has no norm: a gap in the line.
+    norms = [math.nan if record["gradient_norm"] is None else record["gradient_norm"] for record in records]
+    axes.plot(steps, norms, linewidth=0.8, label="norm of the gradient")
     axes.set(xlabel="step", title="Gradient and learning rate", yscale="log")
     other = axes.twinx()
     other.plot(steps, [record["learning_rate"] for record in records], color="tab:orange", label="learning rate")
@@ -64,7 +73,7 @@ def _draw_rate_and_gradient(axes: "Axes", records: Records) -> None:
 
 
 def _draw_experts(axes: "Axes", records: Records) -> None:
-    """Stack the mean weight of each expert over the last quarter of the training, by kind of task."""
+    """Stack the mean weight of each expert over the last quarter of the training, by entry."""
     late = [record["expert_use"] for record in records[-max(1, len(records) // 4) :] if "expert_use" in record]
     kinds = sorted({kind for use in late for kind in use})
     bottoms = [0.0] * len(kinds)

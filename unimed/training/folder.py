@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from tasks.foundation.errors import RunError, UsageError
 from tasks.foundation.files import canonical_json, json_lines, read_json, read_numbered_json_lines, write_atomically
+from tasks.foundation.yaml_tables import read_yaml_table
 from unimed.checkpoint import RECIPE_FILE
 from unimed.official.reading import read_torch_file
 from unimed.training.recipe import Recipe
@@ -48,11 +49,15 @@ class TrainingFolder:
         path: Its folder; `medbench run --checkpoint` takes it when the training is through.
         recipe: What is trained.
         workers: Processes that train together; the order of samples depends on it.
+        data: Fingerprints of the prepared tasks, by name.
+        base_weights: Fingerprints of the frozen weights, by part; empty for a model from scratch.
     """
 
     path: Path
     recipe: Recipe
     workers: int = 1
+    data: Mapping[str, str] = field(default_factory=dict)
+    base_weights: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def log(self) -> Path:
@@ -99,19 +104,36 @@ class TrainingFolder:
             return Resumed()
         if not checkpoints and not self.log.exists():
             raise UsageError(f"There is no training in {self.path} to resume.", "Leave --resume out to start one.")
-        return self._resumed(*checkpoints[-1]) if checkpoints else Resumed()
+        if checkpoints:
+            return self._resumed(*checkpoints[-1])
+        self._refuse_others(self.path, {"recipe": read_yaml_table(self.path / RECIPE_FILE)}, {"recipe": self._plain()})
+        return Resumed()
 
     def _resumed(self, step: int, folder: Path) -> Resumed:
         progress = read_json(folder / _STATE_FOLDER / _PROGRESS)
-        for what, now in (("recipe", _plain(self.recipe)), ("workers", self.workers)):
-            before = progress.get(what)
-            if before != now:
-                raise RunError(
-                    f"{folder} was made with another {what}: {_difference(before, now)}.",
-                    "Resume with the same recipe and number of processes, or start anew in another folder.",
-                )
+        self._refuse_others(folder, progress, self._conditions())
         state = read_torch_file(folder / _STATE_FOLDER / _OPTIMIZER)
         return Resumed(folder=folder, step=step, optimizer=state)
+
+    def _plain(self) -> dict[str, Any]:
+        return _plain(self.recipe)
+
+    def _conditions(self) -> dict[str, Any]:
+        """Return all that a resumed training must share with the one it continues."""
+        return {
+            "recipe": self._plain(),
+            "workers": self.workers,
+            "data": dict(self.data),
+            "base_weights": dict(self.base_weights),
+        }
+
+    def _refuse_others(self, folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        for what, value in now.items():
+            if before.get(what) != value:
+                raise RunError(
+                    f"{folder} was made with another {what}: {_difference(before.get(what), value)}.",
+                    "Resume with the same recipe, data, base weights and processes, or start anew in another folder.",
+                )
 
     def cut_log(self, step: int) -> None:
         """Drop what was logged after a step: it will be done, and logged, again."""
@@ -134,7 +156,7 @@ class TrainingFolder:
             write_model(partial)
             self._write_recipe(partial)
             torch.save(dict(optimizer), partial / _STATE_FOLDER / _OPTIMIZER)
-            progress = {"step": step, "workers": self.workers, "recipe": _plain(self.recipe)}
+            progress = {"step": step, **self._conditions()}
             write_atomically(partial / _STATE_FOLDER / _PROGRESS, canonical_json(progress, indent=2) + "\n")
             _flush(partial)
             shutil.rmtree(target, ignore_errors=True)
@@ -160,6 +182,7 @@ class TrainingFolder:
         try:
             partial.mkdir()
             write_model(partial)
+            _flush(partial)
             for file in sorted(partial.iterdir(), key=lambda file: file.name == "config.json"):
                 file.replace(self.path / file.name)
             partial.rmdir()

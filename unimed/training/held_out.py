@@ -1,5 +1,6 @@
 """The loss on what was held out of the training split."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,17 +16,20 @@ SAMPLES = 64
 
 
 @torch.no_grad()
-def held_out_losses(corpus: Corpus, trainer: Trainer, processor: UniMedProcessor) -> dict[str, float]:
-    """Return the mean loss per task on up to 64 held-out examples of each, by the evaluation prompt."""
+def held_out_losses(corpus: Corpus, trainer: Trainer, processor: UniMedProcessor) -> dict[str, float | None]:
+    """Return the mean loss per task on up to 64 held-out examples of each, by the evaluation prompt.
+
+    A loss that is no number is None: it is told, and does not end the training.
+    """
     trainer.wrapped.eval()
     size = trainer.recipe.micro_batch
-    losses = {}
+    losses: dict[str, float | None] = {}
     for name, examples in corpus.held_out.items():
         chosen = examples[:SAMPLES]
         parts = [chosen[start : start + size] for start in range(0, len(chosen), size)]
         if parts:
             total = sum(_loss(part, corpus, trainer, processor) * len(part) for part in parts)
-            losses[name] = round(total / len(chosen), 4)
+            losses[name] = round(total / len(chosen), 4) if math.isfinite(total) else None
     return losses
 
 

@@ -1,13 +1,16 @@
 """What a training tells: JSON lines, TensorBoard, and the mean of what happened between two lines."""
 
+import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from tensorboardX import SummaryWriter
 
+from tasks.foundation.errors import RunError
 from tasks.foundation.files import canonical_json
 
 Record = dict[str, Any]
@@ -29,9 +32,9 @@ class Tally:
         self._samples += samples
         self._tokens += tokens
 
-    def add_experts(self, kind: str, weights: list[float]) -> None:
-        """Count the mean expert weights of one micro-batch of a kind of task."""
-        self._experts.setdefault(kind, []).append(weights)
+    def add_experts(self, entry: str, weights: list[float]) -> None:
+        """Count the mean expert weights of one micro-batch of an entry."""
+        self._experts.setdefault(entry, []).append(weights)
 
     def record(self, step: int, *, rate: float, norm: float) -> Record:
         """Return the line of a step."""
@@ -43,14 +46,14 @@ class Tally:
             "mean_loss": _mean(every),
             "loss": {name: _mean(losses) for name, losses in sorted(self._losses.items())},
             "learning_rate": rate,
-            "gradient_norm": round(norm, 4),
+            "gradient_norm": round(norm, 4) if math.isfinite(norm) else None,
             "samples_per_second": round(self._samples / seconds, 1),
             "tokens_per_second": round(self._tokens / seconds, 1),
         }
         if self._experts:
             record["expert_use"] = {
-                kind: [_mean(list(column)) for column in zip(*rows, strict=True)]
-                for kind, rows in sorted(self._experts.items())
+                entry: [_mean(list(column)) for column in zip(*rows, strict=True)]
+                for entry, rows in sorted(self._experts.items())
             }
         return record
 
@@ -65,11 +68,16 @@ class TrainingLog:
     Args:
         path: The JSON-lines file; continued if it is there.
         board: Folder for TensorBoard's events.
+        first_step: Step after which events are made anew.
     """
 
-    def __init__(self, path: Path, board: Path) -> None:
-        self._stream = path.open("a", encoding="utf-8", newline="\n")
-        self._board = SummaryWriter(str(board))
+    def __init__(self, path: Path, board: Path, first_step: int = 0) -> None:
+        try:
+            self._stream = path.open("a", encoding="utf-8", newline="\n")
+            self._board = SummaryWriter(str(board), purge_step=first_step)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        self._path = path
 
     def __enter__(self) -> Self:
         return self
@@ -78,16 +86,31 @@ class TrainingLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         del kind, error, trace
-        self._stream.close()
-        self._board.close()
+        with suppress(OSError):
+            self._stream.close()
+            self._board.close()
 
     def write(self, record: Record) -> None:
-        """Write one record; it is on its way to the disk when this returns."""
-        self._stream.write(canonical_json(record) + "\n")
-        self._stream.flush()
-        if "step" in record:
-            for name, value in scalars(record):
-                self._board.add_scalar(name, value, record["step"])
+        """Write one record; it is on its way to the disk when this returns.
+
+        Raises:
+            RunError: If the disk does not take it.
+        """
+        try:
+            self._stream.write(canonical_json(record) + "\n")
+            self._stream.flush()
+            if "step" in record:
+                for name, value in scalars(record):
+                    self._board.add_scalar(name, value, record["step"])
+        except OSError as error:
+            raise _unwritable(self._path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> RunError:
+    return RunError(
+        f"The log {path} cannot be written: {error.strerror or error}.",
+        "Free some space and go on with --resume; the last checkpoint is whole.",
+    )
 
 
 def scalars(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:

@@ -16,9 +16,9 @@ from unimed.base_weights import BaseWeights
 from unimed.checkpoint import write_checkpoint
 from unimed.modeling import UniMedForConditionalGeneration
 from unimed.processing import UniMedProcessor
-from unimed.training.accelerate_setup import frozen_dtype, make_accelerator
+from unimed.training.accelerate_setup import frozen_dtype, is_sharded, make_accelerator
 from unimed.training.build import base_of, build, image_size_of, restore_weights
-from unimed.training.corpus import Corpus, Example, load_corpus
+from unimed.training.corpus import Corpus, Example, data_fingerprints, load_corpus
 from unimed.training.curve import draw_curve
 from unimed.training.features import FeatureCache, feature_folder
 from unimed.training.feed import Kitchen, Ready, feed
@@ -78,14 +78,20 @@ def train(
         StoppedError: If the user stopped it; a checkpoint was written.
     """
     accelerator = make_accelerator(recipe)
-    folder = TrainingFolder(path=output, recipe=recipe, workers=accelerator.num_processes)
-    start = _open(folder, accelerator, resume=resume)
     base = base_of(recipe.model)
+    folder = TrainingFolder(
+        path=output,
+        recipe=recipe,
+        workers=accelerator.num_processes,
+        data=data_fingerprints(data_dir, recipe),
+        base_weights=base.identity() if base else {},
+    )
+    start = _open(folder, accelerator, resume=resume)
     corpus = load_corpus(data_dir, recipe, image_size=image_size_of(recipe.model))
     model, processor = build(recipe, corpus, base, frozen_dtype=frozen_dtype(recipe, accelerator))
     if accelerator.is_main_process:
         folder.cut_log(start.step)
-    with _log(folder, leads=accelerator.is_main_process) as log:
+    with _log(folder, start.step, leads=accelerator.is_main_process) as log:
         if start.folder is None:
             _vision_stage(recipe, corpus, model, log)
         else:
@@ -110,11 +116,11 @@ def _open(folder: TrainingFolder, accelerator: Any, *, resume: bool) -> Resumed:
 
 
 @contextmanager
-def _log(folder: TrainingFolder, *, leads: bool) -> Iterator[TrainingLog | None]:
+def _log(folder: TrainingFolder, first_step: int, *, leads: bool) -> Iterator[TrainingLog | None]:
     if not leads:
         yield None
         return
-    with TrainingLog(folder.log, folder.path / "tensorboard") as log:
+    with TrainingLog(folder.log, folder.path / "tensorboard", first_step) as log:
         yield log
 
 
@@ -153,17 +159,18 @@ def _make_trainer(recipe: Recipe, accelerator: Any, model: UniMedForConditionalG
     )
     if recipe.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    cache = _feature_cache(recipe, model, accelerator.num_processes)
     wrapped, prepared = accelerator.prepare(model, optimizer)
     trainer = Trainer(
         recipe=recipe, accelerator=accelerator, model=accelerator.unwrap_model(wrapped), wrapped=wrapped,
-        optimizer=prepared, cache=_feature_cache(recipe, model),
+        optimizer=prepared, cache=cache,
     )  # fmt: skip
     if start.optimizer is not None:
         trainer.restore(start.optimizer)
     return trainer
 
 
-def _feature_cache(recipe: Recipe, model: UniMedForConditionalGeneration) -> FeatureCache | None:
+def _feature_cache(recipe: Recipe, model: UniMedForConditionalGeneration, workers: int) -> FeatureCache | None:
     if not recipe.feature_cache_gb:
         return None
     config, dtype = model.config, model.vision_tower.vit.dtype
@@ -177,39 +184,35 @@ def _feature_cache(recipe: Recipe, model: UniMedForConditionalGeneration) -> Fea
         folder=feature_folder(medbench_home(), model.vision_tower, settings),
         shape=(config.visual_tokens, config.connector_width),
         dtype=dtype,
-        limit=int(recipe.feature_cache_gb * GIGABYTE),
+        limit=int(recipe.feature_cache_gb * GIGABYTE / workers),
     )
 
 
 def _run_steps(session: Session, first: int, log: TrainingLog | None, stop: StopRequest) -> None:
     """Take all steps that are left, with a line of log, a look and a checkpoint where they are due."""
     recipe, trainer = session.recipe, session.trainer
-    tally = Tally()
+    tally, logged = Tally(), first
     ready = _feed(session, first)
     with meter(f"Training {recipe.name}", recipe.steps, done=first) if session.leads else _silent() as progress:
-        for step in range(first, recipe.steps):
-            norm = trainer.step(step, ready, tally)
-            done = step + 1
-            last = done == recipe.steps
-            if done % recipe.log_every == 0 or last:
-                record = tally.record(done, rate=recipe.learning_rates().rate(step), norm=norm)
+        for done in range(first + 1, recipe.steps + 1):
+            norm = trainer.step(done - 1, ready, tally)
+            last, kept = done == recipe.steps, done % recipe.checkpoints.every == 0
+            # A line at every checkpoint: what is resumed from there then has the same log.
+            if done % recipe.log_every == 0 or kept or last:
+                record = tally.record(done, rate=recipe.learning_rates().rate(done - 1), norm=norm)
                 record["elapsed_seconds"] = round(time.perf_counter() - session.started, 1)
-                if _due(done, recipe.validation.every, recipe.log_every) or last:
+                if done // recipe.validation.every > logged // recipe.validation.every or last:
                     record |= _look(session)
                 if log is not None:
                     log.write(record)
-                tally = Tally()
+                tally, logged = Tally(), done
                 progress.advance(0, status=_status(record))
             progress.advance()
-            if (done % recipe.checkpoints.every == 0 and not last) or stop.given:
+            stopping = trainer.agreed(stop.given)
+            if (kept and not last) or stopping:
                 saved = _checkpoint(session, done)
-                if stop.given:
+                if stopping:
                     raise StoppedError(f"Step {done} is kept in {saved}. Go on with the same command and --resume.")
-
-
-def _due(done: int, every: int, log_every: int) -> bool:
-    """Return whether a multiple of `every` was passed since the last line of the log."""
-    return done % every < log_every
 
 
 def _status(record: Mapping[str, Any]) -> str:
@@ -235,7 +238,7 @@ def _feed(session: Session, first: int) -> Iterator[Ready]:
     recipe, accelerator = session.recipe, session.trainer.accelerator
     mixture = Mixture(
         session.corpus.sizes(), recipe.mixture, micro_batch=recipe.micro_batch, seed=recipe.seed,
-        rank=accelerator.process_index, workers=accelerator.num_processes,
+        rank=accelerator.process_index, workers=accelerator.num_processes, together=is_sharded(accelerator),
     )  # fmt: skip
     kitchen = Kitchen(
         recipe=recipe, corpus=session.corpus, processor=session.processor, cache=session.trainer.cache,

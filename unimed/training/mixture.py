@@ -34,6 +34,8 @@ class Mixture:
         seed: Of everything; each worker's draws are seeded with `seed + rank`, as in the official code.
         rank: This worker.
         workers: All workers; each deals its own share of an entry's order.
+        together: Whether all workers draw the same entry, as sharded weights need it: one gradient is put together from
+            all workers, so the same parameters must have one everywhere.
     """
 
     def __init__(
@@ -45,14 +47,16 @@ class Mixture:
         seed: int,
         rank: int = 0,
         workers: int = 1,
+        together: bool = False,
     ) -> None:
         self._sizes, self._weights = dict(sizes), dict(weights)
         self._micro_batch, self._seed, self._rank, self._workers = micro_batch, seed, rank, workers
+        self._pick_seed = seed if together else seed + rank
         self._orders: dict[str, tuple[int, list[int]]] = {}
 
     def picks(self) -> Iterator[str]:
         """Yield the entries that are drawn, without end; equals the official sequence for the official weights."""
-        draw = random.Random(self._seed + self._rank)
+        draw = random.Random(self._pick_seed)
         names, weights = list(self._weights), list(self._weights.values())
         while True:
             yield draw.choices(names, weights)[0]

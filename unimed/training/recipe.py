@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
-from tasks.catalog import task_names
+from tasks.catalog import get_task, task_names
 from tasks.foundation.errors import UsageError, unknown_name
 from tasks.foundation.yaml_tables import parse_yaml_table, read_yaml_table
 from unimed.checkpoint import JOINED
@@ -159,7 +159,7 @@ class Recipe:
         validation: How it is watched.
         checkpoints: What is kept on disk.
         augment_classification: Mirror, turn, zoom and shift the pictures of classification tasks at random.
-        max_prompt_tokens: Longest prompt, text tokens only; longer ones are cut on the right.
+        max_prompt_tokens: Longest prompt; longer ones are cut on the right, but never into a picture.
         max_answer_tokens: Longest answer.
         feature_cache_gb: Disk for the frozen tower's features, in gigabytes; 0 computes them at every step.
         log_every: Steps between two lines of the log.
@@ -170,7 +170,7 @@ class Recipe:
     name: str
     model: ModelPlan
     vision_stage: VisionStage | None = None
-    mixture: Annotated[dict[str, PositiveFloat], Field(min_length=1)]
+    mixture: Annotated[dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)]
     steps: PositiveInt
     micro_batch: PositiveInt
     micro_batches: PositiveInt = 1
@@ -277,6 +277,18 @@ def _refuse_contradictions(recipe: Recipe) -> None:
         raise UsageError(
             f"schedule.warmup_steps is {recipe.schedule.warmup_steps}, but there are {recipe.steps} steps.",
             "Make the warm-up shorter than the training.",
+        )
+    if recipe.validation.answers and not recipe.validation.share:
+        raise UsageError(
+            f"validation.answers is {recipe.validation.answers}, but nothing is held out to be answered.",
+            "Set validation.share, e.g. --set validation.share=0.01.",
+        )
+    if recipe.model.unimed.get("language_tuning") == "none" and any(
+        get_task(name).kind == "qa" for name in recipe.tasks()
+    ):
+        raise UsageError(
+            "With language_tuning 'none' nothing can be learned from text-only tasks.",
+            "Take medqa and pubmedqa out of the mixture.",
         )
     if recipe.feature_cache_gb and (recipe.tower_share or recipe.augment_classification):
         raise UsageError(

@@ -40,8 +40,9 @@ def restore_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer, 
     optimizer.zero_grad(set_to_none=True)
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
     whole = {"state": dict(state["state"]), "param_groups": state["param_groups"]}
-    for name, weight in gathered_weights(model, only_trained=True).items():
+    # Asked without gathering, which would leave every process but the first without names; shapes are whole ones.
+    for name, weight in get_model_state_dict(model, options=StateDictOptions(ignore_frozen_params=True)).items():
         if name not in whole["state"]:
-            zeros = torch.zeros_like(weight, dtype=torch.float32)
+            zeros = torch.zeros(cast("torch.Tensor", weight).shape)
             whole["state"][name] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
     set_optimizer_state_dict(model, optimizer, whole, options=options)

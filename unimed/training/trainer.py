@@ -59,7 +59,7 @@ class Trainer:
                 self._learn(next(ready), tally)
         if recipe.optimizer.idle_experts == "decay":
             decay_idle_experts(self.model.connector)
-        norm = float(self.accelerator.clip_grad_norm_(self._learning(), recipe.optimizer.clip_norm or UNLIMITED))
+        norm = self._clipped_norm(recipe.optimizer.clip_norm or UNLIMITED)
         if not math.isfinite(norm) and self.accelerator.scaler is None:
             raise RunError(
                 f"The gradient of step {step} is {norm}.", "Lower schedule.peak or set optimizer.clip_norm, and resume."
@@ -67,11 +67,16 @@ class Trainer:
         self.optimizer.step()
         return norm
 
+    def _clipped_norm(self, largest: float) -> float:
+        norm = self.accelerator.clip_grad_norm_(self._learning(), largest)
+        # Of sharded gradients the norm is sharded too.
+        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
     def _learning(self) -> list[torch.nn.Parameter]:
         return [parameter for parameter in self.wrapped.parameters() if parameter.requires_grad]
 
     def _learn(self, ready: Ready, tally: Tally) -> None:
-        self.model.connector.watch = lambda weights: tally.add_experts(ready.kind, weights.tolist())
+        self.model.connector.watch = lambda weights: tally.add_experts(ready.draw.name, weights.tolist())
         loss = self.wrapped(**self.inputs(ready)).loss
         self.model.connector.watch = None
         value = float(loss.detach())
@@ -100,6 +105,13 @@ class Trainer:
         pixels = empty if ready.pixels is None else ready.pixels.to(device, dtype)
         with self.accelerator.autocast():
             return features_of(ready.digests, ready.found, pixels, self.model.encode_images, cache)
+
+    def agreed(self, wish: bool) -> bool:
+        """Return whether any process wishes it; every process has to ask."""
+        if self.accelerator.num_processes == 1:
+            return wish
+        wishes = torch.tensor([int(wish)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(wishes, reduction="sum").item())
 
     def weights(self, *, only_trained: bool) -> dict[str, torch.Tensor]:
         """Return the weights on the CPU; every process has to ask."""
