@@ -16,7 +16,7 @@ from transformers import Blip2VisionConfig, LlamaConfig, LlamaForCausalLM
 from tasks.foundation.errors import DataError, UsageError
 from tasks.foundation.files import fingerprint
 from unimed.official.eva import read_eva
-from unimed.official.reading import refuse_misfits, refuse_other_shapes
+from unimed.strict_weights import refuse_loading_info, refuse_misfits, refuse_other_shapes
 
 _LANGUAGE_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.bin"]
 _SAMPLED_BYTES = 1 << 20
@@ -116,9 +116,7 @@ def load_language_model(folder: Path, config: LlamaConfig, dtype: torch.dtype) -
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"The language model in {folder} cannot be read: {error}", "Copy it again.") from error
     model, info = loaded
-    mismatched = [key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]]
-    unknown = [key for key in info["unexpected_keys"] if "rotary_emb.inv_freq" not in key]
-    refuse_misfits(str(folder), given=unknown, expected=[*info["missing_keys"], *mismatched])
+    refuse_loading_info(str(folder), info, harmless="rotary_emb.inv_freq")
     return cast("LlamaForCausalLM", model)
 
 

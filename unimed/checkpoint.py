@@ -19,8 +19,8 @@ from unimed.assembly import assemble
 from unimed.base_weights import BaseWeights
 from unimed.configuration import UniMedConfig
 from unimed.modeling import UniMedForConditionalGeneration
-from unimed.official.reading import refuse_misfits, refuse_other_shapes
 from unimed.processing import UniMedProcessor, load_tokenizer
+from unimed.strict_weights import refuse_loading_info, refuse_misfits, refuse_other_shapes
 
 WHOLE, TRAINED, BASE_FILE = "model.safetensors", "trained.safetensors", "base_weights.json"
 WHOLE_SHARDED = "model.safetensors.index.json"
@@ -28,7 +28,6 @@ ALWAYS = ("config.json", "tokenizer.json", "tokenizer_config.json")
 RECIPE_FILE = "recipe.yaml"
 JOINED = "+"
 """Joins tasks whose samples are one entry of a mixture, as the official code joins the two MedMNIST sets."""
-_SHOWN_KEYS = 5
 State = Mapping[str, torch.Tensor]
 
 
@@ -269,19 +268,5 @@ def _load_whole(folder: Path, dtype: torch.dtype) -> UniMedForConditionalGenerat
             f"The checkpoint {folder} cannot be read: {error}", "Copy it again or train it anew."
         ) from error
     model, info = loaded
-    _refuse_misfits(folder, info)
+    refuse_loading_info(str(folder), info)
     return cast("UniMedForConditionalGeneration", model)
-
-
-def _refuse_misfits(folder: Path, info: dict[str, Any]) -> None:
-    problems = []
-    for word in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info.get(word) or ())
-        if keys:
-            more = f" and {len(keys) - _SHOWN_KEYS} more" if len(keys) > _SHOWN_KEYS else ""
-            problems.append(f"{len(keys)} {word.removesuffix('_keys')}: {', '.join(keys[:_SHOWN_KEYS])}{more}")
-    if problems:
-        raise DataError(
-            f"The weights in {folder} do not fit its config.json ({'; '.join(problems)}).",
-            "Nothing was run: random weights give random answers. Use the weights that belong to the config.",
-        )

@@ -8,7 +8,8 @@ from typing import cast
 import torch
 from transformers import Blip2VisionConfig
 
-from unimed.official.reading import read_tensors, refuse_misfits
+from unimed.official.reading import read_tensors
+from unimed.strict_weights import refuse_misfits
 from unimed.vision import interpolated_positions
 
 State = dict[str, torch.Tensor]
