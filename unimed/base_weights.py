@@ -11,10 +11,11 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import Blip2VisionConfig, LlamaConfig, LlamaForCausalLM
+from transformers import Blip2VisionConfig, LlamaConfig
 
 from tasks.foundation.errors import DataError, UsageError
 from tasks.foundation.files import fingerprint
+from unimed.language_model import LanguageModel
 from unimed.official.eva import read_eva
 from unimed.strict_weights import refuse_loading_info, refuse_misfits, refuse_other_shapes
 
@@ -103,21 +104,21 @@ def read_language_config(folder: Path) -> LlamaConfig:
     return LlamaConfig.from_dict(values)
 
 
-def load_language_model(folder: Path, config: LlamaConfig, dtype: torch.dtype) -> LlamaForCausalLM:
+def load_language_model(folder: Path, config: LlamaConfig, dtype: torch.dtype) -> LanguageModel:
     """Load a language model strictly.
 
     Raises:
         DataError: If a weight is missing, unexpected or of another shape, or a file is broken.
     """
     try:
-        loaded: Any = LlamaForCausalLM.from_pretrained(
+        loaded: Any = LanguageModel.from_pretrained(
             folder, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"The language model in {folder} cannot be read: {error}", "Copy it again.") from error
     model, info = loaded
     refuse_loading_info(str(folder), info, harmless="rotary_emb.inv_freq")
-    return cast("LlamaForCausalLM", model)
+    return cast("LanguageModel", model)
 
 
 def read_vision(path: Path, config: Blip2VisionConfig, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from unimed.configuration import UniMedConfig
+from unimed.dropout import Dropout
 from unimed.router import sparse_weights
 
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -38,7 +39,7 @@ class LoraLinear(LowRankLinear):
         self.lora_A = nn.Parameter(torch.empty(rank, base.in_features, device=device))
         self.lora_B = nn.Parameter(torch.empty(base.out_features, rank, device=device))
         self.scale = config.lora_alpha / rank
-        self.dropout = nn.Dropout(config.lora_dropout)
+        self.dropout = Dropout(config.lora_dropout)
         self.reset_additions()
 
     def reset_additions(self) -> None:
@@ -78,7 +79,7 @@ class LoraMoeLinear(LowRankLinear):
         self.lora_B = nn.Parameter(torch.empty(experts, base.out_features, rank, device=device))
         self.lora_gate = nn.Parameter(torch.empty(experts, base.in_features, device=device))
         self.top_k, self.scale = config.lora_top_k, config.lora_alpha / rank
-        self.dropout = nn.Dropout(config.lora_dropout)
+        self.dropout = Dropout(config.lora_dropout)
         self.reset_additions()
 
     def reset_additions(self) -> None:

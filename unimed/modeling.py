@@ -5,12 +5,13 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import GenerationMixin, LlamaForCausalLM, PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.utils.generic import ModelOutput
 
 from unimed.configuration import UniMedConfig
 from unimed.connector import Connector
+from unimed.language_model import LanguageModel
 from unimed.lora import LowRankLinear, add_low_rank, merge_low_rank
 from unimed.router import Router
 from unimed.vision import VisionTower, resample
@@ -47,14 +48,14 @@ class UniMedForConditionalGeneration(PreTrainedModel, GenerationMixin):
     input_modalities = ["image", "text"]  # noqa: RUF012 - transformers' protocol
     _supports_sdpa = True
     supports_gradient_checkpointing = True
-    _no_split_modules = ["LlamaDecoderLayer", "Blip2EncoderLayer"]  # noqa: RUF012 - what FSDP shards as one
+    _no_split_modules = ["LlamaDecoderLayer", "LastBlock", "Blip2EncoderLayer"]  # noqa: RUF012 - what FSDP shards as one
     _tied_weights_keys = {"language_model.lm_head.weight": "language_model.model.embed_tokens.weight"}  # noqa: RUF012
 
     def __init__(self, config: UniMedConfig) -> None:
         super().__init__(config)
         self.vision_tower = VisionTower(config.vision)
         self.connector = Connector(config)
-        self.language_model = LlamaForCausalLM(config.text)
+        self.language_model = LanguageModel(config.text)
         if config.has_lora:
             add_low_rank(self.language_model, config)
         self.post_init()
@@ -149,9 +150,10 @@ class UniMedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self, embeddings: torch.Tensor, attention_mask: torch.Tensor | None, labels: torch.Tensor
     ) -> torch.Tensor:
         """Return the mean cross-entropy over all labelled tokens of the batch; long answers weigh more, as official."""
-        hidden = self.language_model.model(inputs_embeds=embeddings, attention_mask=attention_mask).last_hidden_state
         learned = labels[:, 1:] != IGNORED_LABEL
-        logits = self.language_model.lm_head(hidden[:, :-1][learned])
+        read = nn.functional.pad(learned, (0, 1), value=False)
+        hidden = self.language_model.hidden_where(embeddings, attention_mask, read)
+        logits = self.language_model.lm_head(hidden)
         return nn.functional.cross_entropy(logits.float(), labels[:, 1:][learned])
 
     def embed(

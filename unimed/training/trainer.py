@@ -50,7 +50,8 @@ class Trainer:
         """
         recipe = self.recipe
         torch.manual_seed(seed_of(recipe.seed, step, self.accelerator.process_index))
-        self.wrapped.train()
+        if not (self.wrapped.training and self.model.training):
+            self.wrapped.train()
         set_rate(self.optimizer, recipe.learning_rates().rate(step))
         self.optimizer.zero_grad(set_to_none=True)
         for part in range(recipe.micro_batches):
@@ -73,7 +74,7 @@ class Trainer:
         return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
     def _learning(self) -> list[torch.nn.Parameter]:
-        return [parameter for parameter in self.wrapped.parameters() if parameter.requires_grad]
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def _learn(self, ready: Ready, tally: Tally) -> None:
         self.model.connector.watch = lambda weights: tally.add_experts(ready.draw.name, weights.tolist())
