@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 RUNS ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format types bench docs mini-suite mini-weights clean
+.PHONY: help demo test check lint format types bench bench-engine docs mini-suite mini-weights clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -42,9 +42,12 @@ types: $(STAMP)  ## Strict type checking of code and tests
 	$(BIN)/mypy
 
 bench: $(STAMP)  ## Measure generation, scoring and training against the plain ways, as ratios inside one run
-	$(BIN)/python benchmarks/generation.py
-	$(BIN)/python benchmarks/scoring.py
-	$(BIN)/python benchmarks/training.py
+	$(BIN)/python -m benchmarks.generation
+	$(BIN)/python -m benchmarks.scoring
+	$(BIN)/python -m benchmarks.training
+
+bench-engine: $(STAMP)  ## Measure the generation engine against transformers' generate; writes build/bench-engine.json
+	$(BIN)/python -m benchmarks.engine
 
 docs: $(STAMP)  ## Make the lists and tables of README.md and docs/ anew
 	$(BIN)/python docs/refresh.py

@@ -166,11 +166,15 @@ class LocalAdapter(Adapter):
         decoder: A causal language model of transformers that takes `inputs_embeds` and a cache.
         end_ids: Token ids that end an answer.
         image_tokens: Visual tokens of one image in the decoder's input.
+        shares_beginnings: Whether the keys of a prompt's beginning depend on nothing behind it, so that questions of
+            one image may share them. Not so with bidirectional attention among visual tokens or vision that reads
+            the question.
     """
 
     decoder: "PreTrainedModel"
     end_ids: frozenset[int]
     image_tokens: int
+    shares_beginnings: bool = True
 
     @abstractmethod
     def render(self, sample: Sample, spec: TaskSpec) -> Prompt:
@@ -195,6 +199,11 @@ class LocalAdapter(Adapter):
     @abstractmethod
     def detokenise(self, ids: Sequence[int]) -> str:
         """Return the text of generated ids without special tokens."""
+
+    def stop_strings(self, spec: TaskSpec) -> tuple[str, ...]:
+        """Return texts that end an answer to a task, beside the end tokens; none unless the authors used some."""
+        del spec
+        return ()
 
 
 Parser = Callable[[str, Sample, TaskSpec], Answer]

@@ -11,7 +11,7 @@ import torch
 
 from adapters.base import LoadOptions, LocalAdapter
 from adapters.catalog import find_adapter
-from harness.engine.batching import AUTO_BUDGET, Budget
+from harness.engine.budget import Budget
 from harness.engine.engine import Engine
 from harness.engine.request import Request
 from harness.generate import Plan, requests_of
@@ -24,7 +24,8 @@ from tasks.foundation.errors import RunError
 TASKS = ("slake-vqa", "slake-rec", "mimic-cxr", "dermamnist")
 SAMPLES = 64
 REPEATS = 3
-ONE_BY_ONE = Budget(rows=1, tokens=AUTO_BUDGET.tokens)
+ONE_BY_ONE = Budget(rows=1, tokens=1 << 16)
+BATCHED = Budget(rows=96, tokens=1 << 16)
 
 
 def main() -> None:
@@ -43,14 +44,14 @@ def main() -> None:
 def _compare(adapter: LocalAdapter, load: TaskLoad) -> list[str]:
     plan = Plan(loads=(load,), missing={load.spec.name: load.samples}, recorded=0)
     requests = list(requests_of(plan, adapter, Phases()))
-    seconds: dict[Budget, list[float]] = {ONE_BY_ONE: [], AUTO_BUDGET: []}
+    seconds: dict[Budget, list[float]] = {ONE_BY_ONE: [], BATCHED: []}
     answers: dict[Budget, dict[str, str]] = {}
     for _ in range(REPEATS):
         for budget, times in seconds.items():
             spent, answers[budget] = _generate(adapter, requests, budget)
             times.append(spent)
     single, batched = (sorted(times)[REPEATS // 2] for times in seconds.values())
-    same = sum(answers[ONE_BY_ONE][key] == text for key, text in answers[AUTO_BUDGET].items())
+    same = sum(answers[ONE_BY_ONE][key] == text for key, text in answers[BATCHED].items())
     return [load.spec.name, f"{single:.2f}", f"{batched:.2f}", f"{single / batched:.2f}", f"{same}/{len(requests)}"]
 
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 from adapters.base import LocalAdapter, Parser
 from adapters.uni_med_training import HeldOut, Scores
-from harness.engine.batching import AUTO_BUDGET
+from harness.engine.budget import auto_budget
 from harness.engine.engine import Engine
-from harness.engine.request import Request
+from harness.engine.request import make_request
 from harness.phases import Phases
 from harness.records import GenerationRecord
 from harness.score import predict
@@ -24,18 +24,12 @@ def examine(adapter: LocalAdapter, parse: Parser, held_out: Mapping[str, Sequenc
 
 def _scores(adapter: LocalAdapter, parse: Parser, held_out: Sequence[HeldOut]) -> dict[str, float]:
     spec = held_out[0].spec
-    engine = Engine(adapter, AUTO_BUDGET, Phases())
+    engine = Engine(adapter, auto_budget(adapter.decoder), Phases())
     records = {
         outcome.sample_id: GenerationRecord.of(RUN, outcome)
-        for outcomes in engine.generate(_request(adapter, item) for item in held_out)
+        for outcomes in engine.generate(make_request(adapter, item.sample, item.spec, item.source) for item in held_out)
         for outcome in outcomes
     }
     items = [predict(records[item.sample.sample_id], item.sample, spec, parse) for item in held_out]
     values = {found.metric.metric_id: found.value for found in evaluate(spec.name, spec.kind, PROTOCOL, items)}
     return {name: round(value, 4) for name, value in values.items() if math.isfinite(value)}
-
-
-def _request(adapter: LocalAdapter, item: HeldOut) -> Request:
-    prompt = adapter.render(item.sample, item.spec)
-    length = prompt.text_tokens() + len(prompt.images()) * adapter.image_tokens
-    return Request(sample=item.sample, spec=item.spec, source=item.source, prompt=prompt, length=length)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from adapters.base import Adapter, DirectAdapter, LocalAdapter
-from harness.engine.batching import AUTO_BUDGET, Budget
-from harness.engine.request import Outcome, Request
+from harness.engine.request import Outcome, Request, make_request
 from harness.phases import Phases
 from harness.records import GenerationRecord, RecordFile, append
 from harness.rundir import RunDirectory
@@ -114,21 +113,22 @@ def _answer_directly(plan: Plan, adapter: DirectAdapter, phases: Phases) -> Iter
 
 
 def _drive_engine(plan: Plan, adapter: LocalAdapter, phases: Phases, batch_size: int | None) -> Iterator[list[Outcome]]:
+    from harness.engine.budget import auto_budget
     from harness.engine.engine import Engine
 
-    budget = Budget(rows=batch_size, tokens=AUTO_BUDGET.tokens) if batch_size else AUTO_BUDGET
-    engine = Engine(adapter, budget, phases)
+    engine = Engine(adapter, auto_budget(adapter.decoder, rows=batch_size), phases)
     yield from engine.generate(requests_of(plan, adapter, phases))
 
 
 def requests_of(plan: Plan, adapter: LocalAdapter, phases: Phases) -> Iterator[Request]:
-    """Yield the missing samples as rendered requests, task by task."""
-    for load in plan.loads:
+    """Yield the missing samples as rendered requests, tasks with long answers first."""
+    from harness.engine.grouping import LONG_ANSWERS_FIRST
+
+    for load in sorted(plan.loads, key=lambda load: LONG_ANSWERS_FIRST.index(load.spec.kind)):
         for sample in plan.missing[load.spec.name]:
             with phases.time("render"):
-                prompt = adapter.render(sample, load.spec)
-            length = prompt.text_tokens() + len(prompt.images()) * adapter.image_tokens
-            yield Request(sample=sample, spec=load.spec, source=load.prepared.source, prompt=prompt, length=length)
+                request = make_request(adapter, sample, load.spec, load.prepared.source)
+            yield request
 
 
 def _write(outcomes: Sequence[Outcome], run: str, streams: Mapping[str, IO[bytes]]) -> None:

@@ -11,6 +11,7 @@ class Phases:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        self.background: dict[str, float] = defaultdict(float)
         self.counts: dict[str, int] = defaultdict(int)
 
     @contextmanager
@@ -22,6 +23,10 @@ class Phases:
         finally:
             self.seconds[phase] += time.perf_counter() - started
 
+    def add_background(self, phase: str, seconds: float) -> None:
+        """Add seconds that passed beside the phases, in another thread."""
+        self.background[phase] += seconds
+
     def count(self, what: str, number: int = 1) -> None:
         """Add to a count."""
         self.counts[what] += number
@@ -30,5 +35,6 @@ class Phases:
         """Return seconds by phase and counts, rounded for people."""
         return {
             "seconds": {phase: round(value, 3) for phase, value in sorted(self.seconds.items())},
+            "background_seconds": {phase: round(value, 3) for phase, value in sorted(self.background.items())},
             "counts": dict(sorted(self.counts.items())),
         }

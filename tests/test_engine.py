@@ -6,19 +6,16 @@ from typing import Any, cast
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from adapters.base import Generation, ImageSlot, LoadOptions, LocalAdapter, Prompt, TextSegment
 from adapters.mock import RandomMock
-from harness.engine.batching import Budget, pack
+from harness.engine.budget import Budget
 from harness.engine.engine import Engine
-from harness.engine.request import Outcome, Request
+from harness.engine.request import Decoding, Outcome, Request, make_request
 from harness.phases import Phases
 from tasks.catalog import get_task
 from tasks.sample import ImageRef, Sample
-from tasks.spec import Kind
 
 SPEC = get_task("slake-vqa")
 
@@ -45,9 +42,7 @@ def request(adapter: LocalAdapter, source: Path, number: int, *, picture: str | 
         inputs={"question": f"What is {'very ' * (number % 5)}odd about picture {number}?"},
         reference="nothing",
     )
-    prompt = adapter.render(sample, SPEC)
-    length = prompt.text_tokens() + adapter.image_tokens
-    return Request(sample=sample, spec=SPEC, source=source, prompt=prompt, length=length)
+    return make_request(adapter, sample, SPEC, source)
 
 
 def answers(
@@ -100,6 +95,7 @@ def test_a_broken_image_and_a_prompt_that_is_too_long_cost_only_themselves(adapt
         source=source,
         prompt=Prompt(segments=(TextSegment(ids=(1,) * 3000),)),
         length=3000,
+        decoding=Decoding(max_new_tokens=100),
     )
     found = {outcome.sample_id: outcome for outcome in answers(adapter, [sound, broken, endless], 8)}
     assert found["q00"].generation is not None
@@ -107,47 +103,6 @@ def test_a_broken_image_and_a_prompt_that_is_too_long_cost_only_themselves(adapt
     assert "3000 tokens" in found["endless"].error
 
 
-class Forgetful(RandomMock):
-    """Runs out of memory on more than two rows or three images at once."""
-
-    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
-        if len(pixels) > 3:
-            raise torch.OutOfMemoryError("pretended")
-        return super().encode_images(pixels)
-
-    def project(self, features: torch.Tensor, kind: Kind) -> torch.Tensor:
-        if len(features) > 2:
-            raise torch.OutOfMemoryError("pretended")
-        return super().project(features, kind)
-
-
-def test_when_memory_runs_out_the_same_rows_are_tried_in_smaller_batches(adapter: RandomMock, source: Path) -> None:
-    requests = [request(adapter, source, number) for number in range(8)]
-    phases = Phases()
-    outcomes = answers(Forgetful(LoadOptions(seed=3)), requests, 8, phases)
-    assert by_id(outcomes) == by_id(answers(adapter, requests, 1))
-    assert phases.counts["out of memory"] >= 1
-
-
 def test_a_prompt_counts_its_images() -> None:
     prompt = Prompt(segments=(ImageSlot(image=ImageRef(path="a")), TextSegment(ids=(1, 2)), TextSegment(ids=(3,))))
     assert (prompt.images(), prompt.text_tokens()) == ((ImageRef(path="a"),), 3)
-
-
-@given(st.lists(st.integers(1, 400), min_size=1, max_size=40), st.integers(1, 16), st.integers(200, 4000))
-def test_batches_keep_the_budget_and_lose_nobody(lengths: list[int], rows: int, tokens: int) -> None:
-    requests = [
-        Request(
-            sample=Sample(sample_id=str(index), task=SPEC.name, split="test", reference=""),
-            spec=SPEC,
-            source=Path(),
-            prompt=Prompt(segments=()),
-            length=length,
-        )
-        for index, length in enumerate(lengths)
-    ]
-    batches = list(pack(requests, Budget(rows=rows, tokens=tokens)))
-    assert sorted(item.sample.sample_id for batch in batches for item in batch) == sorted(map(str, range(len(lengths))))
-    for batch in batches:
-        size = len(batch) * (max(item.length for item in batch) + SPEC.max_new_tokens)
-        assert len(batch) == 1 or (len(batch) <= rows and size <= tokens)

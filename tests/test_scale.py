@@ -9,7 +9,7 @@ from task_helpers import one_task, question
 
 from adapters.base import LoadOptions
 from adapters.mock import RandomMock
-from harness.engine.batching import AUTO_BUDGET, pack
+from harness.engine.grouping import in_order
 from harness.generate import make_plan, requests_of
 from harness.phases import Phases
 from harness.rundir import RunDirectory
@@ -62,5 +62,6 @@ def test_many_samples_are_planned_and_packed_without_their_images(data: Path, tm
     adapter = RandomMock(LoadOptions())
     plan = make_plan(workload, adapter, RunDirectory(path=tmp_path, identity="0" * 12))
     assert plan.total == MANY
-    batches = list(pack(requests_of(plan, adapter, Phases()), AUTO_BUDGET))
-    assert sum(len(batch) for batch in batches) == MANY
+    requests = requests_of(plan, adapter, Phases())
+    windows = in_order(requests, image_tokens=adapter.image_tokens, share=True, window_tokens=10_000)
+    assert sum(len(window) for window in windows) == MANY

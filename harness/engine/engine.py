@@ -1,112 +1,86 @@
 """The generation engine: requests in, outcomes out as they finish."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
-import torch
-
-from adapters.base import Generation, LocalAdapter, TextSegment
-from harness.engine.batching import Budget, pack
-from harness.engine.decoding import Row, decode_greedily
-from harness.engine.request import Outcome, Request
-from harness.engine.vision import VisionCache
+from adapters.base import LocalAdapter
+from harness.engine.budget import Budget
+from harness.engine.continuous import ContinuousBatching
+from harness.engine.grouping import in_order
+from harness.engine.passes import Reading, reading_of
+from harness.engine.pictures import Pictures
+from harness.engine.request import Outcome, Request, refuse_too_long
+from harness.engine.static import StaticBatching
+from harness.engine.upcoming import Upcoming
+from harness.engine.vision import Vision
 from harness.phases import Phases
+
+_SHARE_OF_BEGINNINGS = 4
 
 
 class Engine:
-    """Drives a local adapter: images once, prompts packed by tokens, finished rows dropped.
+    """Drives a local adapter: images once, shared beginnings once, finished rows replaced at once.
+
+    A decoder that cannot be driven row by row is given static batches.
 
     Args:
         adapter: The model.
-        budget: What one batch may hold; halved for good when memory runs out.
+        budget: What may be held at once; made smaller when memory runs out.
         phases: Where time and counts are kept.
+        continuous: False for static batches even where more is possible.
     """
 
-    def __init__(self, adapter: LocalAdapter, budget: Budget, phases: Phases) -> None:
+    def __init__(self, adapter: LocalAdapter, budget: Budget, phases: Phases, *, continuous: bool = True) -> None:
         self._adapter = adapter
-        self._budget = budget
         self._phases = phases
-        self._vision = VisionCache(adapter, phases)
+        self._reading = reading_of(adapter.decoder.config) if continuous else None
+        self.budget = budget
+
+    @property
+    def reading(self) -> Reading | None:
+        """How the decoder's rows are driven; None for static batches."""
+        return self._reading
 
     def generate(self, requests: Iterable[Request]) -> Iterator[list[Outcome]]:
-        """Yield the outcomes of one batch at a time; their order is the engine's."""
-        for batch in pack(requests, self._budget):
-            for rows in self._within_budget(batch):
-                yield self._answer(rows)
-                self._vision.trim()
+        """Yield outcomes as they come; their order is the engine's."""
+        refused: list[Outcome] = []
+        searched: list[Request] = []
+        with Pictures(self._adapter, self._phases) as pictures:
+            vision = Vision(self._adapter, pictures, self._phases)
+            yield from self._run(self._sorted_out(requests, refused, searched), self._reading, pictures, vision)
+            if searched:
+                yield from self._run(searched, None, pictures, vision)
+        if refused:
+            yield refused
 
-    def _within_budget(self, batch: list[Request]) -> Iterator[list[Request]]:
-        start = 0
-        while start < len(batch):
-            rows = batch[start : start + self._budget.rows]
-            yield rows
-            start += len(rows)
-
-    def _answer(self, requests: list[Request]) -> list[Outcome]:
-        with torch.inference_mode():
-            failed = self._too_long(requests)
-            failed |= self._vision.prepare([request for request in requests if request.sample.sample_id not in failed])
-            sound = [request for request in requests if request.sample.sample_id not in failed]
-            answered = self._generate_or_split(sound) if sound else []
-        errors = [
-            Outcome(task=request.spec.name, sample_id=request.sample.sample_id, error=failed[request.sample.sample_id])
-            for request in requests
-            if request.sample.sample_id in failed
-        ]
-        return [*answered, *errors]
-
-    def _too_long(self, requests: Sequence[Request]) -> dict[str, str]:
-        limit = int(getattr(self._adapter.decoder.config, "max_position_embeddings", 0) or 0)
-        return {
-            request.sample.sample_id: (
-                f"The prompt has {request.length} tokens and the answer may have {request.spec.max_new_tokens}, "
-                f"but the model reads {limit}."
-            )
-            for request in requests
-            if limit and request.length + request.spec.max_new_tokens > limit
-        }
-
-    def _generate_or_split(self, requests: list[Request]) -> list[Outcome]:
-        try:
-            return self._generate_batch(requests)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-        if len(requests) == 1:
-            [request] = requests
-            error = f"Memory ran out on this sample alone ({request.length} tokens)."
-            return [Outcome(task=request.spec.name, sample_id=request.sample.sample_id, error=error)]
-        half = (len(requests) + 1) // 2
-        self._budget = Budget(rows=half, tokens=self._budget.tokens)
-        self._phases.count("out of memory")
-        return [*self._generate_or_split(requests[:half]), *self._generate_or_split(requests[half:])]
-
-    def _generate_batch(self, requests: Sequence[Request]) -> list[Outcome]:
-        rows = self._embed(requests)
-        written = decode_greedily(self._adapter.decoder, rows, self._adapter.end_ids, self._phases)
-        self._phases.count("prompt tokens", sum(request.length for request in requests))
-        self._phases.count("output tokens", sum(len(ids) for ids in written))
-        with self._phases.time("detokenise"):
-            return [self._outcome(request, ids) for request, ids in zip(requests, written, strict=True)]
-
-    def _embed(self, requests: Sequence[Request]) -> list[Row]:
-        keys = [(request.source, image) for request in requests for image in request.prompt.images()]
-        visual = self._vision.visual_tokens(keys, requests[0].spec.kind)
-        rows = []
-        for request in requests:
-            parts = [
-                self._adapter.embed_tokens(torch.tensor(segment.ids))
-                if isinstance(segment, TextSegment)
-                else visual[request.source, segment.image]
-                for segment in request.prompt.segments
-            ]
-            rows.append(Row(embeddings=torch.cat(parts), max_new_tokens=request.spec.max_new_tokens))
-        return rows
-
-    def _outcome(self, request: Request, ids: list[int]) -> Outcome:
-        ended = ids[-1] in self._adapter.end_ids
-        generation = Generation(
-            text=self._adapter.detokenise(ids[:-1] if ended else ids),
-            stop="eos" if ended else "length",
-            prompt_tokens=request.length,
-            output_tokens=len(ids),
+    def _run(
+        self, requests: Iterable[Request], reading: Reading | None, pictures: Pictures, vision: Vision
+    ) -> Iterator[list[Outcome]]:
+        windows = in_order(
+            requests,
+            image_tokens=self._adapter.image_tokens,
+            share=reading is not None and self._adapter.shares_beginnings,
+            window_tokens=max(1, self.budget.tokens // _SHARE_OF_BEGINNINGS),
         )
-        return Outcome(task=request.spec.name, sample_id=request.sample.sample_id, generation=generation)
+        upcoming = Upcoming(windows, pictures)
+        batching: ContinuousBatching | StaticBatching
+        if reading is None:
+            batching = StaticBatching(self._adapter, vision, upcoming, self.budget, self._phases)
+        else:
+            batching = ContinuousBatching(self._adapter, reading, vision, upcoming, self.budget, self._phases)
+        for outcomes in batching.run():
+            self.budget = batching.budget
+            yield outcomes
+
+    def _sorted_out(
+        self, requests: Iterable[Request], refused: list[Outcome], searched: list[Request]
+    ) -> Iterator[Request]:
+        """Yield what can be answered row by row; note what is too long, and what needs a beam search."""
+        limit = int(getattr(self._adapter.decoder.config, "max_position_embeddings", 0) or 0)
+        for request in requests:
+            error = refuse_too_long(request, limit)
+            if error is not None:
+                refused.append(error)
+            elif request.decoding.beams > 1:
+                searched.append(request)
+            else:
+                yield request

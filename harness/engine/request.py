@@ -3,9 +3,37 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.base import Generation, Prompt
+from adapters.base import Generation, LocalAdapter, Prompt
 from tasks.sample import Sample
 from tasks.spec import TaskSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """How tokens are chosen and when an answer ends.
+
+    Attributes:
+        max_new_tokens: Longest answer, the end token included.
+        end_ids: Token ids that end an answer.
+        stop_strings: Texts that end an answer; it is cut before the first of them.
+        temperature: Of sampling; 0 takes the likeliest token.
+        top_k: Sample among this many likeliest tokens; 0 for all.
+        top_p: Sample among the likeliest tokens that together have this probability.
+        repetition_penalty: Divides the positive and multiplies the negative scores of tokens already written, as
+            transformers does when it is given embeddings.
+        beams: Width of the beam search; more than one is left to transformers, batch by batch.
+        seed: Of sampling; every sample draws from a generator of its own.
+    """
+
+    max_new_tokens: int
+    end_ids: frozenset[int] = frozenset()
+    stop_strings: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    beams: int = 1
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +46,7 @@ class Request:
         source: Folder that the sample's image references start from.
         prompt: What the adapter rendered.
         length: Tokens of the prompt, visual ones included.
+        decoding: How it is answered.
     """
 
     sample: Sample
@@ -25,6 +54,7 @@ class Request:
     source: Path
     prompt: Prompt
     length: int
+    decoding: Decoding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,3 +65,34 @@ class Outcome:
     sample_id: str
     generation: Generation | None = None
     error: str = ""
+
+
+def make_request(adapter: LocalAdapter, sample: Sample, spec: TaskSpec, source: Path) -> Request:
+    """Return a sample as a request, answered greedily until one of the adapter's end tokens."""
+    prompt = adapter.render(sample, spec)
+    length = prompt.text_tokens() + len(prompt.images()) * adapter.image_tokens
+    decoding = Decoding(
+        max_new_tokens=spec.max_new_tokens, end_ids=adapter.end_ids, stop_strings=adapter.stop_strings(spec)
+    )
+    return Request(sample=sample, spec=spec, source=source, prompt=prompt, length=length, decoding=decoding)
+
+
+def failed(request: Request, error: str) -> Outcome:
+    """Return the outcome of a request that got no answer."""
+    return Outcome(task=request.spec.name, sample_id=request.sample.sample_id, error=error)
+
+
+def out_of_memory(request: Request) -> Outcome:
+    """Return the outcome of a request that was too much for the memory even alone."""
+    return failed(request, f"Memory ran out on this sample alone ({request.length} tokens).")
+
+
+def refuse_too_long(request: Request, limit: int) -> Outcome | None:
+    """Return an error if prompt and answer exceed `limit` tokens (0: none); the model never saw such positions."""
+    longest = request.decoding.max_new_tokens
+    if not limit or request.length + longest <= limit:
+        return None
+    return failed(
+        request,
+        f"The prompt has {request.length} tokens and the answer may have {longest}, but the model reads {limit}.",
+    )

@@ -1,100 +1,99 @@
 """Images become features once, however many questions are asked about them."""
 
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import torch
 
 from adapters.base import LocalAdapter
+from harness.engine.features import Features
+from harness.engine.pictures import ImageKey, Pictures
 from harness.engine.request import Request
 from harness.phases import Phases
 from tasks.foundation.errors import SampleError
-from tasks.images import open_image
-from tasks.sample import ImageRef
 from tasks.spec import Kind
 
-ImageKey = tuple[Path, ImageRef]
-FEATURE_CACHE_BYTES = 1 << 30
+TOGETHER = 16
 
 
-class VisionCache:
-    """Features of images, encoded in batches and kept until the memory bound is reached.
+def image_keys(requests: Iterable[Request]) -> list[ImageKey]:
+    """Return the images of requests, one after another."""
+    return [(request.source, image) for request in requests for image in request.prompt.images()]
 
-    Features do not depend on the task; visual tokens do and are computed per batch from them.
+
+class Vision:
+    """Encodes every picture once, with others that are ready.
+
+    Features do not depend on the task; visual tokens do, and are projected for those who share them.
     """
 
-    def __init__(self, adapter: LocalAdapter, phases: Phases, capacity: int = FEATURE_CACHE_BYTES) -> None:
+    def __init__(self, adapter: LocalAdapter, pictures: Pictures, phases: Phases) -> None:
         self._adapter = adapter
+        self._pictures = pictures
         self._phases = phases
-        self._capacity = capacity
-        self._features: OrderedDict[ImageKey, torch.Tensor] = OrderedDict()
-        self._bytes = 0
+        self._features = Features()
+        self._pixels: dict[str, torch.Tensor] = {}
+        self._broken: dict[ImageKey, str] = {}
 
-    def prepare(self, requests: Sequence[Request]) -> dict[str, str]:
-        """Encode the images of `requests` that are new; return an error text by sample id where one is broken."""
-        broken: dict[ImageKey, str] = {}
-        pixels: dict[ImageKey, torch.Tensor] = {}
-        for key in dict.fromkeys(_keys(requests)):
-            if key in self._features:
-                self._features.move_to_end(key)
-                continue
-            try:
-                pixels[key] = self._pixels(key)
-            except SampleError as error:
-                broken[key] = str(error)
-        self._encode(pixels)
-        failed = {}
-        for request in requests:
-            errors = [broken[key] for key in _keys([request]) if key in broken]
-            if errors:
-                failed[request.sample.sample_id] = errors[0]
-        return failed
+    def prepare(self, keys: Sequence[ImageKey]) -> dict[ImageKey, str]:
+        """Encode images that are new; return the error of each that is broken."""
+        unique = list(dict.fromkeys(keys))
+        for key in unique:
+            self._take(key)
+        if any(self._digest(key) in self._pixels for key in unique if key not in self._broken):
+            for key in self._pictures.ready()[:TOGETHER]:
+                self._take(key)
+            self._encode_all()
+        return {key: self._broken[key] for key in unique if key in self._broken}
 
-    def _pixels(self, key: ImageKey) -> torch.Tensor:
-        source, ref = key
-        with self._phases.time("decode image"):
-            image = open_image(source, ref)
-        with self._phases.time("preprocess"):
-            return self._adapter.pixels(image)
-
-    def _encode(self, pixels: dict[ImageKey, torch.Tensor]) -> None:
-        if not pixels:
-            return
-        try:
-            with self._phases.time("encode"):
-                features = self._adapter.encode_images(torch.stack(list(pixels.values())))
-        except torch.OutOfMemoryError:
-            if len(pixels) == 1:
-                raise
-            self._encode_halves(pixels)
-            return
-        self._phases.count("images encoded", len(pixels))
-        for key, feature in zip(pixels, features, strict=True):
-            self._features[key] = feature
-            self._bytes += feature.nbytes
-
-    def _encode_halves(self, pixels: dict[ImageKey, torch.Tensor]) -> None:
-        torch.cuda.empty_cache()
-        items = list(pixels.items())
-        for half in (items[: len(items) // 2], items[len(items) // 2 :]):
-            self._encode(dict(half))
-
-    def visual_tokens(self, keys: Sequence[ImageKey], kind: Kind) -> dict[ImageKey, torch.Tensor]:
+    def visual_tokens(self, keys: Iterable[ImageKey], kind: Kind) -> dict[ImageKey, torch.Tensor]:
         """Return visual tokens [V, D] of prepared images for a kind of task."""
         unique = list(dict.fromkeys(keys))
         if not unique:
             return {}
         with self._phases.time("connector"):
-            tokens = self._adapter.project(torch.stack([self._features[key] for key in unique]), kind)
+            features = torch.stack([self._features.get(self._digest(key)) for key in unique])
+            tokens = self._adapter.project(features, kind)
+        self._phases.count("images projected", len(unique))
         return dict(zip(unique, tokens, strict=True))
 
-    def trim(self) -> None:
-        """Forget the images that were used longest ago until the bound holds; called between batches."""
-        while self._bytes > self._capacity and self._features:
-            _, feature = self._features.popitem(last=False)
-            self._bytes -= feature.nbytes
+    def _take(self, key: ImageKey) -> None:
+        if key in self._broken or self._pictures.digest(key) is not None:
+            return
+        try:
+            picture = self._pictures.take(key)
+        except SampleError as error:
+            self._broken[key] = str(error)
+            return
+        if picture.pixels is not None:
+            self._pixels[picture.digest] = picture.pixels
+        elif picture.digest not in self._features and picture.digest not in self._pixels:
+            self._broken[key] = self._broken[self._pictures.first(picture.digest)]
 
+    def _digest(self, key: ImageKey) -> str:
+        digest = self._pictures.digest(key)
+        if digest is None:
+            raise KeyError(key)
+        return digest
 
-def _keys(requests: Iterable[Request]) -> list[ImageKey]:
-    return [(request.source, image) for request in requests for image in request.prompt.images()]
+    def _encode_all(self) -> None:
+        waiting = list(self._pixels)
+        for start in range(0, len(waiting), TOGETHER):
+            self._encode(waiting[start : start + TOGETHER])
+
+    def _encode(self, digests: list[str]) -> None:
+        try:
+            with self._phases.time("encode"):
+                encoded = self._adapter.encode_images(torch.stack([self._pixels[digest] for digest in digests]))
+        except torch.OutOfMemoryError:
+            if len(digests) == 1:
+                raise
+            torch.cuda.empty_cache()
+            half = len(digests) // 2
+            self._encode(digests[:half])
+            self._encode(digests[half:])
+            return
+        self._phases.count("images encoded", len(digests))
+        for digest, features in zip(digests, encoded, strict=True):
+            # A copy of its own: a slice would keep the whole batch alive.
+            self._features.put(digest, features.clone())
+            del self._pixels[digest]

@@ -1,0 +1,1 @@
+"""What medbench measures of itself: ratios inside one run."""

@@ -1,0 +1,126 @@
+"""The generation engine against transformers' `generate`: one by one, as the official loop, and length-sorted.
+
+A model of Uni-Med's shape with random weights (66 M parameters) answers workloads shaped like the real test sets. All
+ways answer the same requests in the same process, interleaved; ids are compared. CPU time of one thread, fp32. Prints a
+table and writes `build/bench-engine.json`. Run it on a quiet machine: `make bench-engine`.
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from adapters.base import LocalAdapter
+from benchmarks.engine_loads import LOADS, make_requests, mixed
+from benchmarks.engine_model import MidSize
+from benchmarks.engine_peers import Answers, official_loop, one_by_one, sorted_batches
+from harness.engine.budget import Budget
+from harness.engine.engine import Engine
+from harness.engine.request import Request
+from harness.phases import Phases
+from tasks.foundation.console import emit_table, say
+
+REPEATS = 3
+BUDGET = Budget(rows=96, tokens=1 << 17)
+OUTPUT = Path("build/bench-engine.json")
+MIXED_EVERY = 6
+
+Way = Callable[[LocalAdapter, Sequence[Request]], Answers]
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """CPU seconds of every repeat, and the answers."""
+
+    seconds: list[float]
+    answers: Answers
+
+
+def main() -> None:
+    """Measure all workloads, print the table, write the file."""
+    torch.set_num_threads(1)
+    model = MidSize()
+    with tempfile.TemporaryDirectory() as folder:
+        loads = {load.name: make_requests(load, Path(folder)) for load in LOADS}
+        every = {load.name: load.every for load in LOADS} | {"mixed": MIXED_EVERY}
+        loads["mixed"] = mixed(loads)
+        _warm_up(model, loads["slake"])
+        rows = {name: measure(model, requests, every[name]) for name, requests in loads.items()}
+    OUTPUT.parent.mkdir(exist_ok=True)
+    OUTPUT.write_text(json.dumps({"workloads": rows}, indent=2) + "\n", encoding="utf-8")
+    _show(model, rows)
+
+
+def measure(model: MidSize, requests: Sequence[Request], every: int) -> dict[str, Any]:
+    """Return the ratios and counts of one workload; one by one is timed on every so manyth request."""
+    phases = Phases()
+    ways: dict[str, tuple[Way, Sequence[Request]]] = {
+        "ours": (lambda model, asked: _engine(model, asked, phases), requests),
+        "official": (official_loop, requests),
+        "sorted": (sorted_batches, requests),
+        "one_by_one": (one_by_one, requests[::every]),
+    }
+    timed = {name: Timed([], {}) for name in ways}
+    for repeat in range(REPEATS):
+        order = list(ways) if repeat % 2 == 0 else list(ways)[::-1]
+        for name in order:
+            way, asked = ways[name]
+            started = time.process_time()
+            timed[name].answers.update(way(model, asked))
+            timed[name].seconds.append((time.process_time() - started) * len(requests) / len(asked))
+    ours = timed["ours"]
+    counts = {name: number // REPEATS for name, number in phases.counts.items()}
+    return {
+        **{f"vs_{name}": _ratio(one, ours) for name, one in timed.items() if name != "ours"},
+        "ids_equal": all(ours.answers[key] == ids for one in timed.values() for key, ids in one.answers.items()),
+        "useful_row_share": round((counts["output tokens"] - len(requests)) / counts["decode row steps"], 4),
+        "prefill_padding": round(1 - counts["prompt tokens computed"] / counts["prefill tokens run"], 4),
+        "images_encoded": counts.get("images encoded", 0),
+        "images_unique": len({image for request in requests for image in request.prompt.images()}),
+        "seconds": {name: [round(value, 2) for value in one.seconds] for name, one in timed.items()},
+        "phases": {name: round(value / REPEATS, 2) for name, value in phases.seconds.items()},
+        "mean_rows": round(counts["decode row steps"] / max(1, counts["decode steps"]), 1),
+    }
+
+
+def _ratio(other: Timed, ours: Timed) -> float:
+    return round(median(other.seconds) / median(ours.seconds), 2)
+
+
+def _engine(model: LocalAdapter, requests: Sequence[Request], phases: Phases) -> Answers:
+    answers: Answers = {}
+    for outcomes in Engine(model, BUDGET, phases).generate(requests):
+        for outcome in outcomes:
+            answers[outcome.sample_id] = (
+                [int(word) for word in outcome.generation.text.split()] if outcome.generation else []
+            )
+    return answers
+
+
+def _warm_up(model: MidSize, requests: Sequence[Request]) -> None:
+    _engine(model, requests, Phases())
+    official_loop(model, requests[:40])
+
+
+def _show(model: MidSize, rows: dict[str, dict[str, Any]]) -> None:
+    say(f"{model.parameters() / 1e6:.0f} M parameters, fp32, one thread, median CPU time of {REPEATS} repeats")
+    columns = ("vs_official", "vs_sorted", "vs_one_by_one", "ids_equal", "prefill_padding", "mean_rows")
+    images = [f"{row['images_encoded']}/{row['images_unique']}" for row in rows.values()]
+    emit_table(
+        ["workload", *columns, "images encoded/unique"],
+        [
+            [name, *(str(row[column]) for column in columns), seen]
+            for (name, row), seen in zip(rows.items(), images, strict=True)
+        ],
+    )
+    say(f"Written to {OUTPUT}")
+
+
+if __name__ == "__main__":
+    main()

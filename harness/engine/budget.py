@@ -1,0 +1,56 @@
+"""How many rows and tokens a decoder may hold at once."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+
+_SHARE_OF_FREE_MEMORY = 0.4
+_MOST_TOKENS = 1 << 20
+_CPU_ROWS, _GPU_ROWS = 96, 256
+_CPU_PREFILL, _GPU_PREFILL = 512, 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What is held and computed at once.
+
+    Attributes:
+        rows: Most rows.
+        tokens: Most tokens: rows times the longest of prompt and answer. One row always fits.
+        prefill: Most tokens of prompts in one forward pass. One prompt always fits.
+    """
+
+    rows: int
+    tokens: int
+    prefill: int = _CPU_PREFILL
+
+    def halved(self, rows: int) -> "Budget":
+        """Return a budget for half of `rows` rows, after memory ran out on them."""
+        fewer = max(1, min(self.rows, rows) // 2)
+        return Budget(rows=fewer, tokens=self.tokens, prefill=max(1, self.prefill // 2))
+
+
+def auto_budget(decoder: Any, *, rows: int | None = None) -> Budget:  # noqa: ANN401 - a decoder of transformers
+    """Return a budget for the memory that is free now.
+
+    Args:
+        decoder: Whose keys and values are to be held.
+        rows: Most rows, if the user has named them.
+    """
+    on_gpu = decoder.device.type == "cuda"
+    free = torch.cuda.mem_get_info(decoder.device)[0] if on_gpu else psutil.virtual_memory().available
+    tokens = int(_SHARE_OF_FREE_MEMORY * free / bytes_per_token(decoder.config, decoder.dtype))
+    return Budget(
+        rows=rows or (_GPU_ROWS if on_gpu else _CPU_ROWS),
+        tokens=min(max(tokens, 1), _MOST_TOKENS),
+        prefill=_GPU_PREFILL if on_gpu else _CPU_PREFILL,
+    )
+
+
+def bytes_per_token(config: Any, dtype: torch.dtype) -> int:  # noqa: ANN401 - any configuration of transformers
+    """Return the size of one token's keys and values in all layers."""
+    heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+    width = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    return 2 * int(config.num_hidden_layers) * heads * width * dtype.itemsize

@@ -1,0 +1,181 @@
+"""Static batches, for decoders that cannot be driven row by row and for beam search."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from adapters.base import LocalAdapter
+from harness.engine.budget import Budget
+from harness.engine.choosing import Row, outcome_of, write_next
+from harness.engine.grouping import Member
+from harness.engine.prompts import Embedder
+from harness.engine.request import Decoding, Outcome, Request, failed, out_of_memory
+from harness.engine.upcoming import Upcoming
+from harness.engine.vision import Vision, image_keys
+from harness.phases import Phases
+
+
+class StaticBatching:
+    """Answers members batch by batch, by tokens; finished rows leave the batch, nobody enters it.
+
+    Args: as of `ContinuousBatching`.
+    """
+
+    def __init__(
+        self, adapter: LocalAdapter, vision: Vision, upcoming: Upcoming, budget: Budget, phases: Phases
+    ) -> None:
+        self._adapter = adapter
+        self._vision = vision
+        self._embedder = Embedder(adapter, vision)
+        self._upcoming = upcoming
+        self._phases = phases
+        self._first_budget = self.budget = budget
+
+    def run(self) -> Iterator[list[Outcome]]:
+        """Yield the outcomes of one batch at a time."""
+        while self._upcoming.peek() is not None:
+            batch = self._next_batch()
+            try:
+                with torch.inference_mode():
+                    outcomes = self._answer(batch)
+            except torch.OutOfMemoryError:
+                outcomes = self._shrink(batch)
+            if outcomes:
+                yield outcomes
+
+    def _next_batch(self) -> list[Member]:
+        batch: list[Member] = []
+        while (following := self._upcoming.peek()) is not None and self._fits([*batch, following]):
+            batch.append(self._upcoming.take())
+        return batch
+
+    def _fits(self, members: Sequence[Member]) -> bool:
+        requests = [member.request for member in members]
+        if len(requests) == 1:
+            return True
+        longest = max(request.length + request.decoding.max_new_tokens for request in requests)
+        rows = sum(request.decoding.beams for request in requests)
+        searched_alike = len({_search_of(request) for request in requests}) == 1
+        return searched_alike and rows <= self.budget.rows and rows * longest <= self.budget.tokens
+
+    def _answer(self, members: Sequence[Member]) -> list[Outcome]:
+        broken = self._vision.prepare(image_keys(member.request for member in members))
+        outcomes, sound = [], []
+        for member in members:
+            errors = [broken[key] for key in image_keys([member.request]) if key in broken]
+            if errors:
+                outcomes.append(failed(member.request, errors[0]))
+            else:
+                sound.append(member)
+        if not sound:
+            return outcomes
+        rows = [Row(request=member.request) for member in sound]
+        embeddings = self._embedder.own(sound)
+        if rows[0].request.decoding.beams > 1:
+            self._search(rows, embeddings)
+        else:
+            self._write(rows, embeddings)
+        self._phases.count("prompt tokens", sum(row.request.length for row in rows))
+        self._phases.count("output tokens", sum(len(row.written) for row in rows))
+        with self._phases.time("detokenise"):
+            return [*outcomes, *(outcome_of(row, self._adapter.detokenise) for row in rows)]
+
+    def _write(self, rows: Sequence[Row], embeddings: Sequence[torch.Tensor]) -> None:
+        with self._phases.time("prefill"):
+            batch = _Batch(self._adapter.decoder, rows, embeddings)
+            write_next(batch.rows, batch.logits, self._adapter.detokenise)
+        with self._phases.time("decode"):
+            while batch.leave():
+                self._phases.count("decode steps")
+                self._phases.count("decode row steps", len(batch.rows))
+                batch.step()
+                write_next(batch.rows, batch.logits, self._adapter.detokenise)
+
+    def _search(self, rows: Sequence[Row], embeddings: Sequence[torch.Tensor]) -> None:
+        decoding = rows[0].request.decoding
+        padded, mask = _left_padded(embeddings)
+        with self._phases.time("decode"):
+            written = cast("Any", self._adapter.decoder).generate(
+                inputs_embeds=padded,
+                attention_mask=mask,
+                num_beams=decoding.beams,
+                do_sample=False,
+                max_new_tokens=decoding.max_new_tokens,
+                eos_token_id=sorted(decoding.end_ids) or None,
+                pad_token_id=min(decoding.end_ids, default=0),
+                repetition_penalty=decoding.repetition_penalty,
+            )
+        for row, ids in zip(rows, written.tolist(), strict=True):
+            _take_until_the_end(row, ids, self._adapter)
+
+    def _shrink(self, members: Sequence[Member]) -> list[Outcome]:
+        torch.cuda.empty_cache()
+        self._phases.count("out of memory")
+        if len(members) == 1:
+            self.budget = self._first_budget
+            return [out_of_memory(member.request) for member in members]
+        self.budget = self.budget.halved(len(members))
+        self._upcoming.put_back(members)
+        return []
+
+
+def _search_of(request: Request) -> Decoding | None:
+    """Return what a beam search depends on, the longest answer included; None without a search."""
+    return request.decoding if request.decoding.beams > 1 else None
+
+
+def _take_until_the_end(row: Row, ids: Sequence[int], adapter: LocalAdapter) -> None:
+    """Write what a search found, up to where the row would have ended by itself."""
+    for token in ids:
+        if row.stop is None:
+            row.write(token, adapter.detokenise)
+
+
+class _Batch:
+    """The rows that are still being written; finished ones leave, and their share of the cache with them."""
+
+    def __init__(self, decoder: PreTrainedModel, rows: Sequence[Row], embeddings: Sequence[torch.Tensor]) -> None:
+        self._decoder = decoder
+        self._cache = DynamicCache(config=decoder.config)
+        self.rows = list(rows)
+        padded, self._mask = _left_padded(embeddings)
+        self._next_position = self._mask.sum(dim=1)
+        positions = (self._mask.cumsum(dim=1) - 1).clamp(min=0)
+        self.logits = self._forward(inputs_embeds=padded.to(decoder.dtype), position_ids=positions)
+
+    def leave(self) -> bool:
+        """Drop finished rows; return whether any are left."""
+        places = [place for place, row in enumerate(self.rows) if row.stop is None]
+        if len(places) < len(self.rows) and places:
+            index = torch.tensor(places, device=self._mask.device)
+            self._mask, self._next_position = self._mask[index], self._next_position[index]
+            self._cache.batch_select_indices(index)
+        self.rows = [self.rows[place] for place in places]
+        return bool(self.rows)
+
+    def step(self) -> None:
+        """Append the last token of each row and compute the next logits."""
+        tokens = torch.tensor([row.written[-1] for row in self.rows], device=self._mask.device)
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], dim=1)
+        self.logits = self._forward(input_ids=tokens[:, None], position_ids=self._next_position[:, None])
+        self._next_position = self._next_position + 1
+
+    def _forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+        output = self._decoder(
+            attention_mask=self._mask, past_key_values=self._cache, use_cache=True, logits_to_keep=1, **inputs
+        )
+        logits: torch.Tensor = output.logits[:, -1]
+        return logits
+
+
+def _left_padded(embeddings: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    longest = max(map(len, embeddings))
+    first = embeddings[0]
+    padded = first.new_zeros(len(embeddings), longest, first.shape[1])
+    mask = torch.zeros(len(embeddings), longest, dtype=torch.long, device=first.device)
+    for row, own in enumerate(embeddings):
+        padded[row, longest - len(own) :] = own
+        mask[row, longest - len(own) :] = 1
+    return padded, mask

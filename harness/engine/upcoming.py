@@ -1,0 +1,54 @@
+"""What is still to be answered, some of it looked ahead at."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+from harness.engine.grouping import Beginning, Member
+from harness.engine.pictures import AHEAD, Pictures
+from harness.engine.slots import KeptBeginning
+from harness.engine.vision import image_keys
+
+
+class Upcoming:
+    """Members in their order; their pictures are read ahead, and beginnings are kept while members need them."""
+
+    def __init__(self, windows: Iterator[list[Member]], pictures: Pictures) -> None:
+        self._windows = windows
+        self._pictures = pictures
+        self._members: deque[Member] = deque()
+        self._users: dict[Beginning, set[Member]] = {}
+        self.kept: dict[Beginning, KeptBeginning] = {}
+
+    def peek(self) -> Member | None:
+        """Return the next member, or None if there is none left."""
+        while len(self._members) < AHEAD:
+            window = next(self._windows, None)
+            if window is None:
+                break
+            self._members.extend(window)
+            self._pictures.expect(image_keys(member.request for member in window))
+            self._note_users(window)
+        return self._members[0] if self._members else None
+
+    def take(self) -> Member:
+        """Return the next member and remove it."""
+        return self._members.popleft()
+
+    def put_back(self, members: Sequence[Member]) -> None:
+        """Let members come again, first of all."""
+        self._members.extendleft(reversed(members))
+        self._note_users(members)
+
+    def forget(self, members: Sequence[Member]) -> None:
+        """Drop the beginnings that nobody else needs, now that these are admitted or failed for good."""
+        for member in members:
+            users = self._users.get(member.beginning, set()) if member.beginning is not None else set()
+            users.discard(member)
+            if member.beginning is not None and not users:
+                self._users.pop(member.beginning, None)
+                self.kept.pop(member.beginning, None)
+
+    def _note_users(self, members: Sequence[Member]) -> None:
+        for member in members:
+            if member.beginning is not None:
+                self._users.setdefault(member.beginning, set()).add(member)

@@ -1,0 +1,239 @@
+"""How tokens are chosen and answers end: sampling, penalties, stop strings, beams; and what happens without memory."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_helpers import END, Small, answer, generate_alone, make_requests, pictures, texts
+
+from adapters.base import TextSegment
+from harness.engine.budget import Budget, auto_budget, bytes_per_token
+from harness.engine.choosing import Row, write_next
+from harness.engine.features import Features
+from harness.engine.passes import reading_of
+from harness.engine.pictures import AHEAD, Pictures
+from harness.engine.request import Request
+from harness.phases import Phases
+from tasks.foundation.errors import SampleError
+from tasks.sample import ImageRef
+
+WIDE = Budget(rows=16, tokens=4096)
+ALONE = Budget(rows=1, tokens=1)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    pictures(folder, 4)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llama() -> Small:
+    return Small()
+
+
+def with_decoding(requests: Sequence[Request], **changes: Any) -> list[Request]:
+    return [replace(request, decoding=replace(request.decoding, **changes)) for request in requests]
+
+
+def test_a_sample_draws_the_same_whoever_is_beside_it(source: Path, llama: Small) -> None:
+    requests = with_decoding(make_requests(source, 16, seed=1), temperature=1.3, top_p=0.9, top_k=40)
+    together = texts(answer(llama, requests, WIDE))
+    alone: dict[str, str] = {}
+    for request in requests:
+        alone |= texts(answer(llama, [request], ALONE))
+    assert together == alone
+    assert together != texts(answer(llama, with_decoding(requests, seed=1), WIDE))
+    assert together != texts(answer(llama, with_decoding(requests, temperature=0.0), WIDE))
+
+
+def draws(request: Request, logits: torch.Tensor, number: int) -> Counter[int]:
+    found: Counter[int] = Counter()
+    for seed in range(number):
+        row = Row(request=with_decoding([request], seed=seed)[0])
+        write_next([row], logits[None], lambda _: "")
+        found[row.written[0]] += 1
+    return found
+
+
+def test_sampling_follows_its_probabilities(source: Path) -> None:
+    request = make_requests(source, 1, seed=2)[0]
+    logits = torch.log(torch.tensor([0.5, 0.25, 0.15, 0.1]))
+    free = draws(with_decoding([request], temperature=1.0)[0], logits, 2000)
+    for token, share in enumerate((0.5, 0.25, 0.15, 0.1)):
+        assert free[token] / 2000 == pytest.approx(share, abs=0.05)
+    two = draws(with_decoding([request], temperature=1.0, top_k=2)[0], logits, 600)
+    assert set(two) == {0, 1}
+    assert two[0] / 600 == pytest.approx(2 / 3, abs=0.08)
+    assert set(draws(with_decoding([request], temperature=1.0, top_p=0.7)[0], logits, 300)) == {0, 1}
+    assert set(draws(with_decoding([request], temperature=1.0, top_p=0.0001)[0], logits, 50)) == {0}
+
+
+@pytest.mark.parametrize("continuous", [True, False])
+def test_the_repetition_penalty_is_that_of_generate(source: Path, llama: Small, continuous: bool) -> None:
+    requests = with_decoding(make_requests(source, 12, seed=3), repetition_penalty=1.7, max_new_tokens=20)
+    alone = {one.sample.sample_id: generate_alone(llama, one, repetition_penalty=1.7) for one in requests}
+    assert texts(answer(llama, requests, WIDE, continuous=continuous)) == alone
+    assert alone != {one.sample.sample_id: generate_alone(llama, one) for one in requests}
+
+
+def test_beams_are_those_of_generate(source: Path, llama: Small) -> None:
+    requests = with_decoding(make_requests(source, 8, seed=4), beams=3)
+    alone = {one.sample.sample_id: generate_alone(llama, one, num_beams=3) for one in requests}
+    assert alone != {one.sample.sample_id: generate_alone(llama, one) for one in requests}
+    assert texts(answer(llama, requests, WIDE)) == alone
+
+
+@pytest.mark.parametrize("continuous", [True, False])
+def test_a_stop_string_ends_an_answer_even_across_tokens(source: Path, llama: Small, continuous: bool) -> None:
+    requests = with_decoding(make_requests(source, 12, seed=5), max_new_tokens=14, end_ids=frozenset())
+    whole = texts(answer(llama, requests, WIDE, continuous=continuous))
+    stopped = []
+    for request in requests:
+        text = whole[request.sample.sample_id]
+        stopped.append(with_decoding([request], stop_strings=(text[4:6], text[9:12]))[0])
+    found = answer(llama, stopped, WIDE, continuous=continuous)
+    for request in stopped:
+        generation, text = found[request.sample.sample_id].generation, whole[request.sample.sample_id]
+        assert generation is not None
+        first = min(text.index(stop) for stop in request.decoding.stop_strings)
+        assert (generation.text, generation.stop) == (text[:first], "stop")
+        assert generation.output_tokens <= 6 + max(0, first - 4)
+
+
+def test_the_reason_of_every_end_is_told(source: Path, llama: Small) -> None:
+    found = answer(llama, with_decoding(make_requests(source, 40, seed=6), max_new_tokens=12), WIDE)
+    stops = Counter(outcome.generation.stop for outcome in found.values() if outcome.generation)
+    assert stops["eos"] > 0
+    assert stops["length"] > 0
+    for outcome in found.values():
+        assert outcome.generation is not None
+        assert chr(33 + END) not in outcome.generation.text
+
+
+class Forgetful(Small):
+    """Runs out of memory on more than three rows, or on a long prompt."""
+
+    longest = 1000
+
+    def embed_tokens(self, ids: torch.Tensor) -> torch.Tensor:
+        if len(ids) > self.longest:
+            raise torch.OutOfMemoryError("pretended")
+        return super().embed_tokens(ids)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder.register_forward_pre_hook(self._refuse, with_kwargs=True)
+
+    @staticmethod
+    def _refuse(_: torch.nn.Module, __: object, given: dict[str, torch.Tensor]) -> None:
+        if len(given["position_ids"]) > 3:
+            raise torch.OutOfMemoryError("pretended")
+
+
+@pytest.mark.parametrize("continuous", [True, False])
+def test_when_memory_runs_out_the_same_rows_are_tried_again(source: Path, llama: Small, continuous: bool) -> None:
+    requests = make_requests(source, 20, seed=7)
+    phases = Phases()
+    found = answer(Forgetful(), requests, Budget(rows=12, tokens=4096), phases, continuous=continuous)
+    assert texts(found) == texts(answer(llama, requests, WIDE))
+    assert phases.counts["out of memory"] >= 2
+
+
+@pytest.mark.parametrize("continuous", [True, False])
+def test_an_impossible_sample_costs_only_itself(source: Path, llama: Small, continuous: bool) -> None:
+    adapter = Forgetful()
+    adapter.longest = 60
+    requests = make_requests(source, 6, seed=8)
+    [model] = [one for one in make_requests(source, 30, seed=9) if not one.sample.images][:1]
+    segments = (TextSegment(ids=(5,) * 90),)
+    long = replace(
+        model,
+        sample=replace(model.sample, sample_id="long"),
+        prompt=replace(model.prompt, segments=segments),
+        length=90,
+    )
+    found = answer(adapter, [*requests[:3], long, *requests[3:]], Budget(rows=3, tokens=4096), continuous=continuous)
+    assert "Memory ran out on this sample alone (90 tokens)" in found["long"].error
+    assert texts(found) == texts(answer(llama, requests, WIDE))
+
+
+def test_decoders_of_another_kind_get_static_batches() -> None:
+    config = Small().decoder.config
+    for change in ({"layer_types": ["linear_attention"]}, {"_attn_implementation": "flash_attention_2"}):
+        for name, value in change.items():
+            other = Small().decoder.config
+            setattr(other, name, value)
+            assert reading_of(other) is None
+    assert reading_of(config) is not None
+
+
+def test_a_budget_follows_the_free_memory() -> None:
+    decoder = Small().decoder
+    assert bytes_per_token(decoder.config, torch.float32) == 2 * 3 * 4 * 8 * 4
+    budget = auto_budget(decoder, rows=5)
+    assert budget.rows == 5
+    assert 0 < budget.tokens <= 1 << 20
+
+
+def test_the_same_picture_under_another_name_is_encoded_once(source: Path, llama: Small, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes((source / "1.png").read_bytes())
+    (tmp_path / "c.png").write_bytes((source / "2.png").read_bytes())
+    with Pictures(llama, phases := Phases()) as reader:
+        reader.expect([(tmp_path, ImageRef(path=name)) for name in ("a.png", "b.png", "c.png")])
+        second = reader.take((tmp_path, ImageRef(path="b.png")))
+        assert second.pixels is not None
+        assert reader.take((tmp_path, ImageRef(path="a.png"))).digest == second.digest
+        assert reader.take((tmp_path, ImageRef(path="c.png"))).digest != second.digest
+    assert phases.background["decode image"] > 0
+
+
+def test_pictures_are_read_ahead_but_not_without_bound(source: Path, llama: Small) -> None:
+    keys = [(source, ImageRef(path=f"{place % 4}.png", index=place)) for place in range(3 * AHEAD)]
+    with Pictures(llama, Phases()) as reader:
+        reader.expect(keys)
+        assert len(reader._reading) == AHEAD
+        reader.take(keys[0])
+        assert len(reader._reading) == AHEAD
+
+
+def test_twins_of_a_broken_picture_are_all_told(llama: Small, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"no picture")
+    with Pictures(llama, Phases()) as reader:
+        keys = [(tmp_path, ImageRef(path=name)) for name in ("a.png", "b.png", "missing.png")]
+        reader.expect(keys)
+        for key in (keys[1], keys[0], keys[2]):
+            with pytest.raises(SampleError):
+                reader.take(key)
+
+
+def test_broken_pictures_cost_only_their_own_questions(llama: Small, tmp_path: Path) -> None:
+    pictures(tmp_path, 4)
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    (tmp_path / "3.png").write_bytes(b"no picture")
+    requests = make_requests(tmp_path, 30, seed=10)
+    found = answer(llama, requests, WIDE)
+    broken = {ImageRef(path="2.png"), ImageRef(path="3.png")}
+    for request in requests:
+        outcome = found[request.sample.sample_id]
+        assert bool(outcome.error) == bool(broken & set(request.sample.images))
+        assert (outcome.generation is None) == bool(outcome.error)
+
+
+def test_features_beyond_the_bound_lie_on_the_disk() -> None:
+    features = Features(capacity=1000)
+    tensors = {str(number): torch.randn(10, 10) for number in range(6)}
+    for name, tensor in tensors.items():
+        features.put(name, tensor)
+    assert features.spilled == 4
+    for name, tensor in tensors.items():
+        assert name in features
+        assert torch.equal(features.get(name), tensor)
+    assert "other" not in features
