@@ -2,9 +2,11 @@
 
 A model of Uni-Med's shape with random weights (66 M parameters) answers workloads shaped like the real test sets. All
 ways answer the same requests in the same process, interleaved; ids are compared. CPU time of one thread, fp32. Prints a
-table and writes `build/bench-engine.json`. Run it on a quiet machine: `make bench-engine`.
+table and writes `build/bench-engine.json`. Run it on a quiet machine: `make bench-engine`, half an hour; some workloads
+or fewer repeats: `python -m benchmarks.engine --repeats 1 slake rec`.
 """
 
+import argparse
 import json
 import tempfile
 import time
@@ -43,7 +45,14 @@ class Timed:
 
 
 def main() -> None:
-    """Measure all workloads, print the table, write the file."""
+    """Measure the workloads, print the table, write the file."""
+    names = [*(load.name for load in LOADS), "mixed"]
+    parser = argparse.ArgumentParser(description="Compare the generation engine with transformers' generate.")
+    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"of {', '.join(names)}; all if none is named")
+    parser.add_argument("--repeats", type=int, default=REPEATS)
+    arguments = parser.parse_args()
+    if unknown := set(arguments.workloads) - set(names):
+        parser.error(f"no workload is named {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     torch.set_num_threads(1)
     model = MidSize()
     with tempfile.TemporaryDirectory() as folder:
@@ -51,13 +60,15 @@ def main() -> None:
         every = {load.name: load.every for load in LOADS} | {"mixed": MIXED_EVERY}
         loads["mixed"] = mixed(loads)
         _warm_up(model, loads["slake"])
-        rows = {name: measure(model, requests, every[name]) for name, requests in loads.items()}
+        rows = {
+            name: measure(model, loads[name], every[name], arguments.repeats) for name in arguments.workloads or names
+        }
     OUTPUT.parent.mkdir(exist_ok=True)
     OUTPUT.write_text(json.dumps({"workloads": rows}, indent=2) + "\n", encoding="utf-8")
-    _show(model, rows)
+    _show(model, rows, arguments.repeats)
 
 
-def measure(model: MidSize, requests: Sequence[Request], every: int) -> dict[str, Any]:
+def measure(model: MidSize, requests: Sequence[Request], every: int, repeats: int) -> dict[str, Any]:
     """Return the ratios and counts of one workload; one by one is timed on every so manyth request."""
     phases = Phases()
     ways: dict[str, tuple[Way, Sequence[Request]]] = {
@@ -67,7 +78,7 @@ def measure(model: MidSize, requests: Sequence[Request], every: int) -> dict[str
         "one_by_one": (one_by_one, requests[::every]),
     }
     timed = {name: Timed([], {}) for name in ways}
-    for repeat in range(REPEATS):
+    for repeat in range(repeats):
         order = list(ways) if repeat % 2 == 0 else list(ways)[::-1]
         for name in order:
             way, asked = ways[name]
@@ -75,7 +86,7 @@ def measure(model: MidSize, requests: Sequence[Request], every: int) -> dict[str
             timed[name].answers.update(way(model, asked))
             timed[name].seconds.append((time.process_time() - started) * len(requests) / len(asked))
     ours = timed["ours"]
-    counts = {name: number // REPEATS for name, number in phases.counts.items()}
+    counts = {name: number // repeats for name, number in phases.counts.items()}
     return {
         **{f"vs_{name}": _ratio(one, ours) for name, one in timed.items() if name != "ours"},
         "ids_equal": all(ours.answers[key] == ids for one in timed.values() for key, ids in one.answers.items()),
@@ -84,7 +95,7 @@ def measure(model: MidSize, requests: Sequence[Request], every: int) -> dict[str
         "images_encoded": counts.get("images encoded", 0),
         "images_unique": len({image for request in requests for image in request.prompt.images()}),
         "seconds": {name: [round(value, 2) for value in one.seconds] for name, one in timed.items()},
-        "phases": {name: round(value / REPEATS, 2) for name, value in phases.seconds.items()},
+        "phases": {name: round(value / repeats, 2) for name, value in phases.seconds.items()},
         "mean_rows": round(counts["decode row steps"] / max(1, counts["decode steps"]), 1),
     }
 
@@ -108,8 +119,8 @@ def _warm_up(model: MidSize, requests: Sequence[Request]) -> None:
     official_loop(model, requests[:40])
 
 
-def _show(model: MidSize, rows: dict[str, dict[str, Any]]) -> None:
-    say(f"{model.parameters() / 1e6:.0f} M parameters, fp32, one thread, median CPU time of {REPEATS} repeats")
+def _show(model: MidSize, rows: dict[str, dict[str, Any]], repeats: int) -> None:
+    say(f"{model.parameters() / 1e6:.0f} M parameters, fp32, one thread, median CPU time of {repeats} repeats")
     columns = ("vs_official", "vs_sorted", "vs_one_by_one", "ids_equal", "prefill_padding", "mean_rows")
     images = [f"{row['images_encoded']}/{row['images_unique']}" for row in rows.values()]
     emit_table(
