@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from harness.phases import Phases
 from harness.results import MetricResult, Results, TaskResult
 from harness.settings import MAX_SEED, load_settings
 from tasks.catalog import task_names
@@ -30,7 +31,7 @@ def publish(path: Path) -> None:
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Prepared tasks.  [default: the bundled mini suite]")
 @click.option("--output-dir", type=click.Path(path_type=Path), help="Where run folders go.  [default: runs]")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N test samples of each task.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Most rows per batch.  [default: packed by tokens]")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Most rows at a time.  [default: by free memory]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="[default: auto]")
 @click.option(
     "--dtype",
@@ -63,17 +64,26 @@ def run_command(config: Path | None, overwrite: str, tasks: tuple[str, ...], **o
         raise StoppedError("What was answered is on disk; the same command continues.") from None
     show_results(outcome.results)
     if outcome.phases is not None:
-        _show_phases(outcome.phases.as_json())
+        _show_phases(outcome.phases)
     say(f"Leaderboard: {outcome.path / 'leaderboard.md'}")
     return exit_code(outcome.results)
 
 
-def _show_phases(phases: dict[str, dict[str, float]]) -> None:
-    seconds, counts = phases["seconds"], phases["counts"]
-    spent = " | ".join(f"{phase} {value:.1f} s" for phase, value in sorted(seconds.items(), key=lambda item: -item[1]))
-    say(f"Time: {spent}")
-    if counts:
-        say(f"Work: {' | '.join(f'{count:,} {what}' for what, count in counts.items())}")
+def _show_phases(phases: Phases) -> None:
+    spent = sorted(phases.seconds.items(), key=lambda item: -item[1])
+    total = sum(phases.seconds.values())
+    rows = [[phase, f"{seconds:.1f}", f"{100 * seconds / total:.0f}"] for phase, seconds in spent if total]
+    beside = [[f"{phase} (beside)", f"{seconds:.1f}", ""] for phase, seconds in sorted(phases.background.items())]
+    emit_table(["phase", "seconds", "%"], [*rows, *beside], title="Where the time went")
+    efficiency, counts = phases.efficiency(), phases.counts
+    if efficiency:
+        say(
+            f"Engine: {100 * efficiency['useful_row_share']:.1f} % of rows useful, "
+            f"{100 * efficiency['prefill_padding']:.1f} % of prefill padding, "
+            f"{100 * efficiency['shared_prompt_share']:.1f} % of prompt tokens shared, "
+            f"{counts.get('images encoded', 0):,} images encoded, "
+            f"{efficiency['output_tokens_per_second']:,.0f} output tokens/s"
+        )
 
 
 def exit_code(results: Results) -> int:

@@ -31,10 +31,31 @@ class Phases:
         """Add to a count."""
         self.counts[what] += number
 
+    def efficiency(self) -> dict[str, float]:
+        """Return how well the engine used its rows and tokens; empty if it did not run.
+
+        `useful_row_share`: of the rows of decode steps, those whose token is part of an answer. `prefill_padding`: of
+        the prompt tokens that were run, those that were padding. `shared_prompt_share`: of all prompt tokens, those
+        whose keys came from another row. `output_tokens_per_second`: while prompts and answers were computed.
+        """
+        run, prompts = self.counts.get("prefill tokens run", 0), self.counts.get("prompt tokens", 0)
+        if not run or not prompts:
+            return {}
+        seconds = self.seconds.get("prefill", 0.0) + self.seconds.get("decode", 0.0)
+        written = self.counts.get("output tokens", 0)
+        after_the_first, rows = written - self.counts.get("answers", 0), self.counts.get("decode row steps", 0)
+        return {
+            "useful_row_share": round(after_the_first / rows, 4) if rows else 1.0,
+            "prefill_padding": round(1 - self.counts.get("prompt tokens computed", 0) / run, 4),
+            "shared_prompt_share": round(self.counts.get("prompt tokens shared", 0) / prompts, 4),
+            "output_tokens_per_second": round(written / seconds, 1) if seconds else 0.0,
+        }
+
     def as_json(self) -> dict[str, dict[str, float]]:
         """Return seconds by phase and counts, rounded for people."""
         return {
             "seconds": {phase: round(value, 3) for phase, value in sorted(self.seconds.items())},
             "background_seconds": {phase: round(value, 3) for phase, value in sorted(self.background.items())},
+            "efficiency": self.efficiency(),
             "counts": dict(sorted(self.counts.items())),
         }

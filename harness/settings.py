@@ -25,7 +25,7 @@ class Settings:
         data_dir: Folder of prepared tasks; None means the bundled mini suite.
         output_dir: Folder under which the run's own folder is made.
         limit: Only the first so many test samples of each task.
-        batch_size: Most rows of a batch; None lets the engine pack by tokens.
+        batch_size: Most rows at a time; None lets the engine choose by the memory that is free.
         device: Where the model runs.
         dtype: Type of the model's weights.
         seed: Of everything random; greedy answers do not depend on it.

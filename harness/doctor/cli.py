@@ -1,15 +1,17 @@
 """The commands `medbench doctor ...`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from adapters.base import Device, Dtype
 from tasks.foundation.console import emit, emit_table, say
-from tasks.foundation.errors import EXIT_FAILED, DataError
+from tasks.foundation.errors import EXIT_FAILED, DataError, UsageError
 from tasks.foundation.files import canonical_json
 
 if TYPE_CHECKING:
+    from harness.doctor.engine import EngineDiagnosis
     from harness.doctor.scorers import Diagnosis
 
 
@@ -52,6 +54,56 @@ def scorers_command(tasks: str | None, data_dir: Path | None, limit: int | None,
     else:
         _show(diagnoses)
     return _verdict(diagnoses)
+
+
+@doctor_group.command("engine")
+@click.option("-m", "--model", required=True, help="A local model of `medbench models`.")
+@click.option("-t", "--tasks", default="all", show_default=True, help="Names, kinds, globs, comma-separated.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Prepared tasks.  [default: the bundled mini suite]")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights.  [default: the model's own]")
+@click.option("--device", type=click.Choice(get_args(Device)), default="auto", show_default=True)
+@click.option("--dtype", type=click.Choice(get_args(Dtype)), default="auto", show_default=True)
+@click.option("--samples", type=click.IntRange(min=1), default=48, show_default=True, help="How many are compared.")
+def engine_command(model: str, tasks: str, samples: int, **options: Any) -> int:
+    """Prove on this machine that a model's answers do not depend on the engine's schedule.
+
+    The same samples are answered one by one by transformers' `generate`, and by the engine under several schedules.
+    In float32 all answers must be equal, otherwise the exit code is 1; in bfloat16 and float16, where the order of
+    sums decides close calls, the agreement is told.
+
+    \b
+    Example:  medbench doctor engine --model uni-med --samples 24
+    """
+    from adapters.base import LocalAdapter
+    from adapters.catalog import find_adapter
+    from harness.doctor.engine import examine_engine
+    from harness.run import load_options
+    from harness.settings import load_settings
+    from harness.workload import load_workload
+
+    settings = load_settings(None, {"model": model, "tasks": (tasks,), **options})
+    entry, variant = find_adapter(model)
+    workload = load_workload(settings)
+    adapter = entry.load(load_options(settings, variant, workload))
+    if not isinstance(adapter, LocalAdapter):
+        raise UsageError(f"The model {model!r} does not use the engine.", "Name a local model, such as uni-med.")
+    loads = [load for load in workload.loads if load.spec.kind in adapter.card.kinds]
+    return _engine_verdict(examine_engine(adapter, loads, samples=samples), adapter.dtype)
+
+
+def _engine_verdict(found: "EngineDiagnosis", dtype: str) -> int:
+    rows = [[one.schedule, f"{one.equal}/{one.total}", one.differing or "none"] for one in found.agreements]
+    emit_table(["schedule", "equal", "first that differs"], rows, title=f"Against generate, one by one, {dtype}")
+    if not found.driven:
+        say("This decoder cannot be driven row by row; runs use static batches.")
+    if found.unreadable:
+        say(f"{found.unreadable} samples were left out: an image is missing or broken.")
+    equal = all(one.equal == one.total for one in found.agreements)
+    if equal:
+        say("All schedules give the same answers.")
+    elif dtype != "float32":
+        say(f"In {dtype} close calls depend on the order of sums; compare models under one schedule, or in float32.")
+    return EXIT_FAILED if dtype == "float32" and not equal else 0
 
 
 def _show(diagnoses: "list[Diagnosis]") -> None:

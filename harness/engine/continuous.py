@@ -83,20 +83,21 @@ class ContinuousBatching:
                 yield outcomes
 
     def _has_room(self) -> bool:
+        """Return whether to admit now: a quarter of all rows at once, so that prompts come in batches worth a pass."""
         following = self._upcoming.peek()
-        if following is None:
-            return False
-        free = self.budget.rows - len(self._slots)
-        return not self._slots or (
-            free >= max(1, self.budget.rows // _ADMIT_FROM_SHARE_FREE) and self._fits([following])
-        )
+        if following is None or not self._slots:
+            return following is not None
+        capacity = self._capacity([following])
+        return capacity - len(self._slots) >= max(1, capacity // _ADMIT_FROM_SHARE_FREE)
 
-    def _fits(self, members: Sequence[Member]) -> bool:
-        requests = [slot.member.request for slot in self._slots] + [member.request for member in members]
-        if len(requests) == 1:
-            return True
+    def _capacity(self, joining: Sequence[Member]) -> int:
+        """Return how many rows fit when each may become as long as the longest of all."""
+        requests = [slot.member.request for slot in self._slots] + [member.request for member in joining]
         longest = max(request.length + request.decoding.max_new_tokens for request in requests)
-        return len(requests) <= self.budget.rows and len(requests) * longest <= self.budget.tokens
+        return max(1, min(self.budget.rows, self.budget.tokens // longest))
+
+    def _fits(self, joining: Sequence[Member]) -> bool:
+        return len(self._slots) + len(joining) <= self._capacity(joining)
 
     def _next_chunk(self) -> list[Member]:
         chunk: list[Member] = []
@@ -183,6 +184,7 @@ class ContinuousBatching:
         del self._slots[remaining:]
         self._phases.count("prompt tokens", sum(row.request.length for row in done))
         self._phases.count("output tokens", sum(len(row.written) for row in done))
+        self._phases.count("answers", len(done))
         with self._phases.time("detokenise"):
             return [outcome_of(row, self._adapter.detokenise) for row in done]
 

@@ -79,6 +79,9 @@ class StaticBatching:
             self._write(rows, embeddings)
         self._phases.count("prompt tokens", sum(row.request.length for row in rows))
         self._phases.count("output tokens", sum(len(row.written) for row in rows))
+        self._phases.count("answers", len(rows))
+        self._phases.count("prompt tokens computed", sum(row.request.length for row in rows))
+        self._phases.count("prefill tokens run", len(rows) * max(row.request.length for row in rows))
         with self._phases.time("detokenise"):
             return [*outcomes, *(outcome_of(row, self._adapter.detokenise) for row in rows)]
 

@@ -1,0 +1,175 @@
+"""`medbench doctor engine`: the engine under several schedules against transformers' `generate`, one by one."""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from adapters.base import Generation, LocalAdapter, TextSegment
+from harness.engine.budget import Budget, auto_budget
+from harness.engine.choosing import Row, outcome_of
+from harness.engine.engine import Engine
+from harness.engine.request import Request, make_request
+from harness.phases import Phases
+from harness.workload import TaskLoad
+from tasks.foundation.errors import SampleError
+from tasks.images import open_image
+
+Answers = Mapping[tuple[str, str], Generation]
+
+_FEW_ROWS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """One way to answer all requests.
+
+    Attributes:
+        name: What a user reads.
+        budget: Rows and tokens.
+        continuous: Whether rows leave and enter.
+        shuffled: Whether the requests come in another order.
+    """
+
+    name: str
+    budget: Budget
+    continuous: bool = True
+    shuffled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How many answers of a schedule are those of `generate`.
+
+    Attributes:
+        schedule: Its name.
+        equal: Answers with the same text, end and number of tokens.
+        total: All answers.
+        differing: Task and sample of the first that differs; empty if none does.
+    """
+
+    schedule: str
+    equal: int
+    total: int
+    differing: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineDiagnosis:
+    """What was found.
+
+    Attributes:
+        agreements: By schedule.
+        driven: Whether the decoder is driven row by row; otherwise it gets static batches.
+        unreadable: Samples that no way can answer, since an image is missing or broken.
+    """
+
+    agreements: tuple[Agreement, ...]
+    driven: bool
+    unreadable: int
+
+
+def examine_engine(adapter: LocalAdapter, loads: Sequence[TaskLoad], *, samples: int) -> EngineDiagnosis:
+    """Answer up to `samples` test samples, of all tasks in turn, in several ways and compare.
+
+    Args:
+        adapter: The model.
+        loads: Tasks that it can answer.
+        samples: How many are compared.
+    """
+    requests = [make_request(adapter, *asked) for asked in _in_turn(loads, samples)]
+    alone = {}
+    for request in requests:
+        try:
+            alone[_key(request)] = generate_alone(adapter, request)
+        except SampleError:
+            continue
+    readable = [request for request in requests if _key(request) in alone]
+    agreements = tuple(
+        _agreement(schedule.name, _answers(adapter, readable, schedule), alone) for schedule in _schedules(adapter)
+    )
+    driven = Engine(adapter, auto_budget(adapter.decoder), Phases()).reading is not None
+    return EngineDiagnosis(agreements=agreements, driven=driven, unreadable=len(requests) - len(readable))
+
+
+def _in_turn(loads: Sequence[TaskLoad], samples: int) -> list[tuple[Any, Any, Any]]:
+    """Return the first samples of all tasks, one task after the other, so that several questions share an image."""
+    each = max(1, samples // max(1, len(loads)))
+    chosen = [(sample, load.spec, load.prepared.source) for load in loads for sample in load.samples[:each]]
+    return chosen[:samples]
+
+
+def _schedules(adapter: LocalAdapter) -> tuple[Schedule, ...]:
+    wide = auto_budget(adapter.decoder)
+    few = Budget(rows=_FEW_ROWS, tokens=wide.tokens)
+    return (
+        Schedule(name="engine, as a run uses it", budget=wide),
+        Schedule(name=f"{_FEW_ROWS} rows at a time", budget=few),
+        Schedule(name="another order", budget=wide, shuffled=True),
+        Schedule(name="static batches", budget=wide, continuous=False),
+    )
+
+
+def _answers(adapter: LocalAdapter, requests: Sequence[Request], schedule: Schedule) -> Answers:
+    asked = list(requests)
+    if schedule.shuffled:
+        random.Random(0).shuffle(asked)
+    engine = Engine(adapter, schedule.budget, Phases(), continuous=schedule.continuous)
+    return {
+        (outcome.task, outcome.sample_id): outcome.generation
+        for outcomes in engine.generate(asked)
+        for outcome in outcomes
+        if outcome.generation is not None
+    }
+
+
+def _agreement(schedule: str, found: Answers, alone: Answers) -> Agreement:
+    differing = [key for key, generation in alone.items() if found.get(key) != generation]
+    return Agreement(
+        schedule=schedule,
+        equal=len(alone) - len(differing),
+        total=len(alone),
+        differing="/".join(differing[0]) if differing else "",
+    )
+
+
+def _key(request: Request) -> tuple[str, str]:
+    return request.spec.name, request.sample.sample_id
+
+
+@torch.inference_mode()
+def generate_alone(adapter: LocalAdapter, request: Request) -> Generation:
+    """Return what transformers' `generate` makes of one request, greedily.
+
+    Raises:
+        SampleError: If an image is missing or broken.
+    """
+    embeddings = torch.cat(list(_parts(adapter, request)))[None].to(adapter.decoder.dtype)
+    decoding = request.decoding
+    written = cast("Any", adapter.decoder).generate(
+        inputs_embeds=embeddings,
+        attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device),
+        do_sample=False,
+        max_new_tokens=decoding.max_new_tokens,
+        eos_token_id=sorted(decoding.end_ids) or None,
+        pad_token_id=min(decoding.end_ids, default=0),
+    )
+    row = Row(request=request)
+    for token in written[0].tolist():
+        if row.stop is None:
+            row.write(token, adapter.detokenise)
+    generation = outcome_of(row, adapter.detokenise).generation
+    if generation is None:
+        raise SampleError(f"{request.sample.sample_id} got no answer.")
+    return generation
+
+
+def _parts(adapter: LocalAdapter, request: Request) -> Iterator[torch.Tensor]:
+    for segment in request.prompt.segments:
+        if isinstance(segment, TextSegment):
+            yield adapter.embed_tokens(torch.tensor(segment.ids, dtype=torch.long))
+        else:
+            pixels = adapter.pixels(open_image(request.source, segment.image))
+            yield adapter.project(adapter.encode_images(pixels[None]), request.spec.kind)[0]
