@@ -1,12 +1,16 @@
 """Shared fixtures: a home of its own for every test session, and small prepared data of all 12 tasks."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from native_data import NATIVE
 
 from tasks.catalog import get_task
 from tasks.prepare import prepare_task
+
+if TYPE_CHECKING:
+    from engine_helpers import Small
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,3 +30,21 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, make in NATIVE.items():
         prepare_task(get_task(name), make(root / name), data, {})
     return data
+
+
+@pytest.fixture(scope="session")
+def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `0.png` to `3.png`."""
+    from engine_helpers import pictures
+
+    folder = tmp_path_factory.mktemp("pictures")
+    pictures(folder, 4)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_llama() -> "Small":
+    """A random LLaMA of three layers; tests leave it as it is."""
+    from engine_helpers import Small
+
+    return Small()

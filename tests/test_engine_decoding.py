@@ -25,31 +25,19 @@ WIDE = Budget(rows=16, tokens=4096)
 ALONE = Budget(rows=1, tokens=1)
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    pictures(folder, 4)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def llama() -> Small:
-    return Small()
-
-
 def with_decoding(requests: Sequence[Request], **changes: Any) -> list[Request]:
     return [replace(request, decoding=replace(request.decoding, **changes)) for request in requests]
 
 
-def test_a_sample_draws_the_same_whoever_is_beside_it(source: Path, llama: Small) -> None:
-    requests = with_decoding(make_requests(source, 16, seed=1), temperature=1.3, top_p=0.9, top_k=40)
-    together = texts(answer(llama, requests, WIDE))
+def test_a_sample_draws_the_same_whoever_is_beside_it(picture_folder: Path, small_llama: Small) -> None:
+    requests = with_decoding(make_requests(picture_folder, 16, seed=1), temperature=1.3, top_p=0.9, top_k=40)
+    together = texts(answer(small_llama, requests, WIDE))
     alone: dict[str, str] = {}
     for request in requests:
-        alone |= texts(answer(llama, [request], ALONE))
+        alone |= texts(answer(small_llama, [request], ALONE))
     assert together == alone
-    assert together != texts(answer(llama, with_decoding(requests, seed=1), WIDE))
-    assert together != texts(answer(llama, with_decoding(requests, temperature=0.0), WIDE))
+    assert together != texts(answer(small_llama, with_decoding(requests, seed=1), WIDE))
+    assert together != texts(answer(small_llama, with_decoding(requests, temperature=0.0), WIDE))
 
 
 def draws(request: Request, logits: torch.Tensor, number: int) -> Counter[int]:
@@ -61,8 +49,8 @@ def draws(request: Request, logits: torch.Tensor, number: int) -> Counter[int]:
     return found
 
 
-def test_sampling_follows_its_probabilities(source: Path) -> None:
-    request = make_requests(source, 1, seed=2)[0]
+def test_sampling_follows_its_probabilities(picture_folder: Path) -> None:
+    request = make_requests(picture_folder, 1, seed=2)[0]
     logits = torch.log(torch.tensor([0.5, 0.25, 0.15, 0.1]))
     free = draws(with_decoding([request], temperature=1.0)[0], logits, 2000)
     for token, share in enumerate((0.5, 0.25, 0.15, 0.1)):
@@ -75,29 +63,31 @@ def test_sampling_follows_its_probabilities(source: Path) -> None:
 
 
 @pytest.mark.parametrize("continuous", [True, False])
-def test_the_repetition_penalty_is_that_of_generate(source: Path, llama: Small, continuous: bool) -> None:
-    requests = with_decoding(make_requests(source, 12, seed=3), repetition_penalty=1.7, max_new_tokens=20)
-    alone = {one.sample.sample_id: generate_alone(llama, one, repetition_penalty=1.7) for one in requests}
-    assert texts(answer(llama, requests, WIDE, continuous=continuous)) == alone
-    assert alone != {one.sample.sample_id: generate_alone(llama, one) for one in requests}
+def test_the_repetition_penalty_is_that_of_generate(picture_folder: Path, small_llama: Small, continuous: bool) -> None:
+    requests = with_decoding(make_requests(picture_folder, 12, seed=3), repetition_penalty=1.7, max_new_tokens=20)
+    alone = {one.sample.sample_id: generate_alone(small_llama, one, repetition_penalty=1.7) for one in requests}
+    assert texts(answer(small_llama, requests, WIDE, continuous=continuous)) == alone
+    assert alone != {one.sample.sample_id: generate_alone(small_llama, one) for one in requests}
 
 
-def test_beams_are_those_of_generate(source: Path, llama: Small) -> None:
-    requests = with_decoding(make_requests(source, 8, seed=4), beams=3)
-    alone = {one.sample.sample_id: generate_alone(llama, one, num_beams=3) for one in requests}
-    assert alone != {one.sample.sample_id: generate_alone(llama, one) for one in requests}
-    assert texts(answer(llama, requests, WIDE)) == alone
+def test_beams_are_those_of_generate(picture_folder: Path, small_llama: Small) -> None:
+    requests = with_decoding(make_requests(picture_folder, 8, seed=4), beams=3)
+    alone = {one.sample.sample_id: generate_alone(small_llama, one, num_beams=3) for one in requests}
+    assert alone != {one.sample.sample_id: generate_alone(small_llama, one) for one in requests}
+    assert texts(answer(small_llama, requests, WIDE)) == alone
 
 
 @pytest.mark.parametrize("continuous", [True, False])
-def test_a_stop_string_ends_an_answer_even_across_tokens(source: Path, llama: Small, continuous: bool) -> None:
-    requests = with_decoding(make_requests(source, 12, seed=5), max_new_tokens=14, end_ids=frozenset())
-    whole = texts(answer(llama, requests, WIDE, continuous=continuous))
+def test_a_stop_string_ends_an_answer_even_across_tokens(
+    picture_folder: Path, small_llama: Small, continuous: bool
+) -> None:
+    requests = with_decoding(make_requests(picture_folder, 12, seed=5), max_new_tokens=14, end_ids=frozenset())
+    whole = texts(answer(small_llama, requests, WIDE, continuous=continuous))
     stopped = []
     for request in requests:
         text = whole[request.sample.sample_id]
         stopped.append(with_decoding([request], stop_strings=(text[4:6], text[9:12]))[0])
-    found = answer(llama, stopped, WIDE, continuous=continuous)
+    found = answer(small_llama, stopped, WIDE, continuous=continuous)
     for request in stopped:
         generation, text = found[request.sample.sample_id].generation, whole[request.sample.sample_id]
         assert generation is not None
@@ -106,8 +96,8 @@ def test_a_stop_string_ends_an_answer_even_across_tokens(source: Path, llama: Sm
         assert generation.output_tokens <= 6 + max(0, first - 4)
 
 
-def test_the_reason_of_every_end_is_told(source: Path, llama: Small) -> None:
-    found = answer(llama, with_decoding(make_requests(source, 40, seed=6), max_new_tokens=12), WIDE)
+def test_the_reason_of_every_end_is_told(picture_folder: Path, small_llama: Small) -> None:
+    found = answer(small_llama, with_decoding(make_requests(picture_folder, 40, seed=6), max_new_tokens=12), WIDE)
     stops = Counter(outcome.generation.stop for outcome in found.values() if outcome.generation)
     assert stops["eos"] > 0
     assert stops["length"] > 0
@@ -137,20 +127,22 @@ class Forgetful(Small):
 
 
 @pytest.mark.parametrize("continuous", [True, False])
-def test_when_memory_runs_out_the_same_rows_are_tried_again(source: Path, llama: Small, continuous: bool) -> None:
-    requests = make_requests(source, 20, seed=7)
+def test_when_memory_runs_out_the_same_rows_are_tried_again(
+    picture_folder: Path, small_llama: Small, continuous: bool
+) -> None:
+    requests = make_requests(picture_folder, 20, seed=7)
     phases = Phases()
     found = answer(Forgetful(), requests, Budget(rows=12, tokens=4096), phases, continuous=continuous)
-    assert texts(found) == texts(answer(llama, requests, WIDE))
+    assert texts(found) == texts(answer(small_llama, requests, WIDE))
     assert phases.counts["out of memory"] >= 2
 
 
 @pytest.mark.parametrize("continuous", [True, False])
-def test_an_impossible_sample_costs_only_itself(source: Path, llama: Small, continuous: bool) -> None:
+def test_an_impossible_sample_costs_only_itself(picture_folder: Path, small_llama: Small, continuous: bool) -> None:
     adapter = Forgetful()
     adapter.longest = 60
-    requests = make_requests(source, 6, seed=8)
-    [model] = [one for one in make_requests(source, 30, seed=9) if not one.sample.images][:1]
+    requests = make_requests(picture_folder, 6, seed=8)
+    [model] = [one for one in make_requests(picture_folder, 30, seed=9) if not one.sample.images][:1]
     segments = (TextSegment(ids=(5,) * 90),)
     long = replace(
         model,
@@ -160,7 +152,7 @@ def test_an_impossible_sample_costs_only_itself(source: Path, llama: Small, cont
     )
     found = answer(adapter, [*requests[:3], long, *requests[3:]], Budget(rows=3, tokens=4096), continuous=continuous)
     assert "Memory ran out on this sample alone (90 tokens)" in found["long"].error
-    assert texts(found) == texts(answer(llama, requests, WIDE))
+    assert texts(found) == texts(answer(small_llama, requests, WIDE))
 
 
 def test_decoders_of_another_kind_get_static_batches() -> None:
@@ -181,11 +173,13 @@ def test_a_budget_follows_the_free_memory() -> None:
     assert 0 < budget.tokens <= 1 << 20
 
 
-def test_the_same_picture_under_another_name_is_encoded_once(source: Path, llama: Small, tmp_path: Path) -> None:
+def test_the_same_picture_under_another_name_is_encoded_once(
+    picture_folder: Path, small_llama: Small, tmp_path: Path
+) -> None:
     for name in ("a.png", "b.png"):
-        (tmp_path / name).write_bytes((source / "1.png").read_bytes())
-    (tmp_path / "c.png").write_bytes((source / "2.png").read_bytes())
-    with Pictures(llama, phases := Phases()) as reader:
+        (tmp_path / name).write_bytes((picture_folder / "1.png").read_bytes())
+    (tmp_path / "c.png").write_bytes((picture_folder / "2.png").read_bytes())
+    with Pictures(small_llama, phases := Phases()) as reader:
         reader.expect([(tmp_path, ImageRef(path=name)) for name in ("a.png", "b.png", "c.png")])
         second = reader.take((tmp_path, ImageRef(path="b.png")))
         assert second.pixels is not None
@@ -194,19 +188,19 @@ def test_the_same_picture_under_another_name_is_encoded_once(source: Path, llama
     assert phases.background["decode image"] > 0
 
 
-def test_pictures_are_read_ahead_but_not_without_bound(source: Path, llama: Small) -> None:
-    keys = [(source, ImageRef(path=f"{place % 4}.png", index=place)) for place in range(3 * AHEAD)]
-    with Pictures(llama, Phases()) as reader:
+def test_pictures_are_read_ahead_but_not_without_bound(picture_folder: Path, small_llama: Small) -> None:
+    keys = [(picture_folder, ImageRef(path=f"{place % 4}.png", index=place)) for place in range(3 * AHEAD)]
+    with Pictures(small_llama, Phases()) as reader:
         reader.expect(keys)
         assert len(reader._reading) == AHEAD
         reader.take(keys[0])
         assert len(reader._reading) == AHEAD
 
 
-def test_twins_of_a_broken_picture_are_all_told(llama: Small, tmp_path: Path) -> None:
+def test_twins_of_a_broken_picture_are_all_told(small_llama: Small, tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(b"no picture")
-    with Pictures(llama, Phases()) as reader:
+    with Pictures(small_llama, Phases()) as reader:
         keys = [(tmp_path, ImageRef(path=name)) for name in ("a.png", "b.png", "missing.png")]
         reader.expect(keys)
         for key in (keys[1], keys[0], keys[2]):
@@ -214,12 +208,12 @@ def test_twins_of_a_broken_picture_are_all_told(llama: Small, tmp_path: Path) ->
                 reader.take(key)
 
 
-def test_broken_pictures_cost_only_their_own_questions(llama: Small, tmp_path: Path) -> None:
+def test_broken_pictures_cost_only_their_own_questions(small_llama: Small, tmp_path: Path) -> None:
     pictures(tmp_path, 4)
     (tmp_path / "2.png").write_bytes(b"no picture")
     (tmp_path / "3.png").write_bytes(b"no picture")
     requests = make_requests(tmp_path, 30, seed=10)
-    found = answer(llama, requests, WIDE)
+    found = answer(small_llama, requests, WIDE)
     broken = {ImageRef(path="2.png"), ImageRef(path="3.png")}
     for request in requests:
         outcome = found[request.sample.sample_id]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_helpers import FAMILIES, Small, answer, generate_alone, make_requests, pictures, texts
+from engine_helpers import FAMILIES, Small, answer, generate_alone, make_requests, texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,26 +18,14 @@ from harness.phases import Phases
 WIDE = Budget(rows=16, tokens=4096)
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    pictures(folder, 4)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def llama() -> Small:
-    return Small()
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("continuous", [True, False])
-def test_every_family_writes_what_generate_writes(family: str, continuous: bool, source: Path) -> None:
+def test_every_family_writes_what_generate_writes(family: str, continuous: bool, picture_folder: Path) -> None:
     adapter = Small(family)
-    requests = make_requests(source, 24, seed=1)
+    requests = make_requests(picture_folder, 24, seed=1)
     alone = {request.sample.sample_id: generate_alone(adapter, request) for request in requests}
     assert len(set(alone.values())) > 12
-    assert (Engine(adapter, WIDE, Phases()).reading is not None) is True
+    assert Engine(adapter, WIDE, Phases()).reading is not None
     assert texts(answer(adapter, requests, Budget(rows=5, tokens=4096), continuous=continuous)) == alone
 
 
@@ -47,27 +35,27 @@ def test_every_family_writes_what_generate_writes(family: str, continuous: bool,
     order=st.randoms(use_true_random=False),
 )  # fmt: skip
 def test_no_schedule_changes_an_answer(
-    source: Path, llama: Small, seed: int, rows: int, tokens: int, prefill: int, order: random.Random
+    picture_folder: Path, small_llama: Small, seed: int, rows: int, tokens: int, prefill: int, order: random.Random
 ) -> None:
-    requests = make_requests(source, 20, seed)
+    requests = make_requests(picture_folder, 20, seed)
     alone: dict[str, str] = {}
     for request in requests:
-        alone |= texts(answer(llama, [request], Budget(rows=1, tokens=1)))
+        alone |= texts(answer(small_llama, [request], Budget(rows=1, tokens=1)))
     order.shuffle(requests)
-    assert texts(answer(llama, requests, Budget(rows=rows, tokens=tokens, prefill=prefill))) == alone
+    assert texts(answer(small_llama, requests, Budget(rows=rows, tokens=tokens, prefill=prefill))) == alone
 
 
-def test_what_questions_share_is_computed_once(source: Path, llama: Small) -> None:
-    requests = make_requests(source, 60, seed=3)
+def test_what_questions_share_is_computed_once(picture_folder: Path, small_llama: Small) -> None:
+    requests = make_requests(picture_folder, 60, seed=3)
     phases = Phases()
-    answer(llama, requests, Budget(rows=8, tokens=4096), phases)
+    answer(small_llama, requests, Budget(rows=8, tokens=4096), phases)
     total = sum(request.length for request in requests)
     counts = phases.counts
     assert counts["prompt tokens"] == total
     assert counts["prompt tokens shared"] > total / 4
     beginnings = {
         member.beginning
-        for window in in_order(requests, image_tokens=llama.image_tokens, share=True, window_tokens=10_000)
+        for window in in_order(requests, image_tokens=small_llama.image_tokens, share=True, window_tokens=10_000)
         for member in window
         if member.beginning
     }
@@ -76,25 +64,25 @@ def test_what_questions_share_is_computed_once(source: Path, llama: Small) -> No
     assert counts["images encoded"] == 4
 
 
-def test_an_adapter_whose_beginnings_depend_on_what_follows_shares_none(source: Path) -> None:
+def test_an_adapter_whose_beginnings_depend_on_what_follows_shares_none(picture_folder: Path) -> None:
     adapter = Small()
     adapter.shares_beginnings = False
-    requests = make_requests(source, 20, seed=4)
+    requests = make_requests(picture_folder, 20, seed=4)
     phases = Phases()
     found = texts(answer(adapter, requests, WIDE, phases))
     assert found == texts(answer(Small(), requests, WIDE))
     assert phases.counts["prompt tokens shared"] == 0
 
 
-def test_no_row_is_computed_for_nothing(source: Path, llama: Small) -> None:
-    requests = make_requests(source, 50, seed=6)
+def test_no_row_is_computed_for_nothing(picture_folder: Path, small_llama: Small) -> None:
+    requests = make_requests(picture_folder, 50, seed=6)
     phases = Phases()
-    answer(llama, requests, Budget(rows=7, tokens=4096), phases)
+    answer(small_llama, requests, Budget(rows=7, tokens=4096), phases)
     assert phases.counts["decode row steps"] == phases.counts["output tokens"] - len(requests)
 
 
-def test_like_lengths_stand_together(source: Path) -> None:
-    requests = make_requests(source, 300, seed=7)
+def test_like_lengths_stand_together(picture_folder: Path) -> None:
+    requests = make_requests(picture_folder, 300, seed=7)
     windows = list(in_order(requests, image_tokens=6, share=True, window_tokens=10_000))
     assert sorted(member.request.sample.sample_id for window in windows for member in window) == sorted(
         request.sample.sample_id for request in requests
@@ -109,14 +97,14 @@ def test_like_lengths_stand_together(source: Path) -> None:
             assert member.own_length >= 1
 
 
-def test_neighbours_do_not_leak(llama: Small) -> None:
+def test_neighbours_do_not_leak(small_llama: Small) -> None:
     """The same shapes with other neighbours, and large numbers where rows hold nothing: bit for bit the same row."""
     from harness.engine.passes import Passes, Reading
 
     def first_row(neighbour: float, rubbish: float) -> torch.Tensor:
         torch.manual_seed(1)
         cache = SlotCache(3, 4)
-        passes = Passes(llama.decoder, cache, Reading(attention="full", window=0))
+        passes = Passes(small_llama.decoder, cache, Reading(attention="full", window=0))
         own, other = torch.randn(7, 32), torch.randn(5, 32) + neighbour
         passes.prefill(0, [own, other], [0, 0])
         for store in cache.stores():

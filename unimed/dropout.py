@@ -1,4 +1,4 @@
-"""Dropout whose masks cost a quarter of PyTorch's on a CPU, where drawing them was an eighth of a training step."""
+"""Dropout with cheaper masks on a CPU, where drawing PyTorch's was an eighth of a training step at mini size."""
 
 import torch
 from torch import nn

@@ -11,10 +11,10 @@ from harness.engine.choosing import Row, outcome_of, write_next
 from harness.engine.grouping import Beginning, Member
 from harness.engine.passes import Passes, Reading
 from harness.engine.prompts import Embedder
-from harness.engine.request import Outcome, failed, out_of_memory
+from harness.engine.request import Outcome, out_of_memory
 from harness.engine.slots import SlotCache
 from harness.engine.upcoming import Upcoming
-from harness.engine.vision import Vision, image_keys
+from harness.engine.vision import Vision
 from harness.phases import Phases
 
 _ADMIT_FROM_SHARE_FREE = 4
@@ -106,23 +106,12 @@ class ContinuousBatching:
         return chunk
 
     def _admit(self, chunk: Sequence[Member]) -> list[Outcome]:
-        sound, outcomes = self._sound(chunk)
+        sound, outcomes = self._vision.sound(chunk)
         self._keep_beginnings(sound)
         for batch in _batches(sound, self.budget.prefill):
             self._prefill(batch)
         self._upcoming.forget(chunk)
         return [*outcomes, *self._leave()]
-
-    def _sound(self, chunk: Sequence[Member]) -> tuple[list[Member], list[Outcome]]:
-        broken = self._vision.prepare(image_keys(member.request for member in chunk))
-        sound, outcomes = [], []
-        for member in chunk:
-            errors = [broken[key] for key in image_keys([member.request]) if key in broken]
-            if errors:
-                outcomes.append(failed(member.request, errors[0]))
-            else:
-                sound.append(member)
-        return sound, outcomes
 
     def _keep_beginnings(self, members: Sequence[Member]) -> None:
         kept = self._upcoming.kept

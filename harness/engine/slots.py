@@ -35,16 +35,14 @@ class KeptBeginning:
 
     keys: tuple[torch.Tensor, ...]
     values: tuple[torch.Tensor, ...]
-    length: int
 
 
 class _SlotLayer(CacheLayerMixin):
     """One layer's keys and values [S, H, T, D]; T grows in blocks when a row needs it."""
 
-    def __init__(self, slots: int, dtype: torch.dtype | None) -> None:
+    def __init__(self, slots: int) -> None:
         super().__init__()
         self._slots = slots
-        self._dtype = dtype
         self.place: Place | None = None
         self.keys: torch.Tensor | None = None
         self.values: torch.Tensor | None = None
@@ -63,7 +61,7 @@ class _SlotLayer(CacheLayerMixin):
 
     def _grown(self, old: torch.Tensor | None, like: torch.Tensor, capacity: int, rows: int) -> torch.Tensor:
         _, heads, _, width = like.shape
-        grown = _zeros((self._slots, heads, capacity, width), self._dtype or like.dtype, like.device)
+        grown = _zeros((self._slots, heads, capacity, width), like.dtype, like.device)
         if old is not None:
             grown[:rows, :, : old.shape[2]] = old[:rows]
         return grown
@@ -119,7 +117,7 @@ def _written(store: Any, states: torch.Tensor, place: Place) -> torch.Tensor:  #
         rows[:, :, place.start : place.start + states.shape[2]] = states
     else:
         number = torch.arange(len(rows), device=rows.device)[:, None]
-        rows[number, :, place.positions] = states.transpose(1, 2).to(rows.dtype)
+        rows[number, :, place.positions] = states.transpose(1, 2)
     return rows[:, :, : place.reach]
 
 
@@ -131,13 +129,11 @@ class SlotCache(Cache):
     Args:
         layers: Of the decoder.
         slots: Rows that fit.
-        dtype: Of keys and values; None for the decoder's own.
     """
 
-    def __init__(self, layers: int, slots: int, dtype: torch.dtype | None = None) -> None:
-        self._held = [_SlotLayer(slots, dtype) for _ in range(layers)]
+    def __init__(self, layers: int, slots: int) -> None:
+        self._held = [_SlotLayer(slots) for _ in range(layers)]
         super().__init__(layers=list(self._held))
-        self.slots = slots
 
     def aim(self, place: Place) -> None:
         """Say where the next forward pass writes and reads."""
@@ -156,16 +152,12 @@ class SlotCache(Cache):
         """Return a copy of a row's first `length` positions."""
         keys = tuple(layer.keys[row, :, :length].clone() for layer in self._held if layer.keys is not None)
         values = tuple(layer.values[row, :, :length].clone() for layer in self._held if layer.values is not None)
-        return KeptBeginning(keys=keys, values=values, length=length)
+        return KeptBeginning(keys=keys, values=values)
 
     def begin(self, row: int, kept: KeptBeginning) -> None:
         """Let a row begin with what was kept."""
         for layer, keys, values in zip(self._held, kept.keys, kept.values, strict=True):
             layer.begin(row, keys, values)
-
-    def bytes(self) -> int:
-        """Return the size of all keys and values."""
-        return sum(store.nbytes for store in self.stores())
 
     def stores(self) -> list[torch.Tensor]:
         """Return keys and values of every layer [S, H, T, D], in turn."""

@@ -11,9 +11,9 @@ from harness.engine.budget import Budget
 from harness.engine.choosing import Row, outcome_of, write_next
 from harness.engine.grouping import Member
 from harness.engine.prompts import Embedder
-from harness.engine.request import Decoding, Outcome, Request, failed, out_of_memory
+from harness.engine.request import Decoding, Outcome, Request, out_of_memory
 from harness.engine.upcoming import Upcoming
-from harness.engine.vision import Vision, image_keys
+from harness.engine.vision import Vision
 from harness.phases import Phases
 
 
@@ -61,14 +61,7 @@ class StaticBatching:
         return searched_alike and rows <= self.budget.rows and rows * longest <= self.budget.tokens
 
     def _answer(self, members: Sequence[Member]) -> list[Outcome]:
-        broken = self._vision.prepare(image_keys(member.request for member in members))
-        outcomes, sound = [], []
-        for member in members:
-            errors = [broken[key] for key in image_keys([member.request]) if key in broken]
-            if errors:
-                outcomes.append(failed(member.request, errors[0]))
-            else:
-                sound.append(member)
+        sound, outcomes = self._vision.sound(members)
         if not sound:
             return outcomes
         rows = [Row(request=member.request) for member in sound]

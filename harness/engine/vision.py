@@ -6,8 +6,9 @@ import torch
 
 from adapters.base import LocalAdapter
 from harness.engine.features import Features
+from harness.engine.grouping import Member
 from harness.engine.pictures import ImageKey, Pictures
-from harness.engine.request import Request
+from harness.engine.request import Outcome, Request, failed
 from harness.phases import Phases
 from tasks.foundation.errors import SampleError
 from tasks.spec import Kind
@@ -44,6 +45,19 @@ class Vision:
                 self._take(key)
             self._encode_all()
         return {key: self._broken[key] for key in unique if key in self._broken}
+
+    def sound(self, members: Sequence[Member]) -> tuple[list[Member], list[Outcome]]:
+        """Encode the images of members; return those that can be answered, and the errors of the others."""
+        broken = self.prepare(image_keys(member.request for member in members))
+        sound: list[Member] = []
+        errors: list[Outcome] = []
+        for member in members:
+            own = [broken[key] for key in image_keys([member.request]) if key in broken]
+            if own:
+                errors.append(failed(member.request, own[0]))
+            else:
+                sound.append(member)
+        return sound, errors
 
     def visual_tokens(self, keys: Iterable[ImageKey], kind: Kind) -> dict[ImageKey, torch.Tensor]:
         """Return visual tokens [V, D] of prepared images for a kind of task."""
