@@ -58,7 +58,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         loads = {load.name: make_requests(load, Path(folder)) for load in LOADS}
         every = {load.name: load.every for load in LOADS} | {"mixed": MIXED_EVERY}
-        loads["mixed"] = mixed(loads)
+        loads["mixed"] = mixed(Path(folder))
         _warm_up(model, loads["slake"])
         rows = {
             name: measure(model, loads[name], every[name], arguments.repeats) for name in arguments.workloads or names

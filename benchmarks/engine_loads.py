@@ -3,7 +3,7 @@
 import random
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from tasks.sample import ImageRef, Sample
 Lengths = Callable[[random.Random], int]
 PICTURE_SIDE = 320
 IMAGE_TOKENS = 64
+OFFICIAL_CAP = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,8 @@ LOADS = (
     Load(name="medqa", task="medqa", questions=80, images=0, template=12, question=lambda d: d.randint(60, 410),
          answer=lambda d: d.randint(4, 12), every=5),
 )  # fmt: skip
-SHARES_OF_MIXED = {"slake": 80, "report": 20, "rec": 20, "cls": 20, "medqa": 10}
+# Questions and images of each load, as in a sweep over all tasks.
+SHARES_OF_MIXED = {"slake": (80, 7), "report": (20, 20), "rec": (20, 5), "cls": (20, 20), "medqa": (10, 0)}
 
 
 def make_requests(load: Load, folder: Path, seed: int = 0) -> list[Request]:
@@ -90,9 +92,15 @@ def make_requests(load: Load, folder: Path, seed: int = 0) -> list[Request]:
     return requests
 
 
-def mixed(loads: dict[str, list[Request]]) -> list[Request]:
-    """Return the mixed sweep: the beginnings of all loads, dataset after dataset."""
-    return [request for name, share in SHARES_OF_MIXED.items() for request in loads[name][:share]]
+def mixed(folder: Path) -> list[Request]:
+    """Return the mixed sweep: some of every load, dataset after dataset."""
+    loads = {load.name: load for load in LOADS}
+    loads["report"] = replace(loads["report"], answer=lambda draw: min(OFFICIAL_CAP, draw.randint(30, 120)))
+    return [
+        request
+        for name, (questions, images) in SHARES_OF_MIXED.items()
+        for request in make_requests(replace(loads[name], questions=questions, images=images), folder)
+    ]
 
 
 def _ids(draw: random.Random, number: int) -> tuple[int, ...]:

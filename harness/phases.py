@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 
@@ -22,6 +22,17 @@ class Phases:
             yield
         finally:
             self.seconds[phase] += time.perf_counter() - started
+
+    @contextmanager
+    def share(self, parts: Mapping[str, int]) -> Iterator[None]:
+        """Add the time of the block to several phases, by what each did in it."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds, whole = time.perf_counter() - started, max(1, sum(parts.values()))
+            for phase, part in parts.items():
+                self.seconds[phase] += seconds * part / whole
 
     def add_background(self, phase: str, seconds: float) -> None:
         """Add seconds that passed beside the phases, in another thread."""

@@ -119,7 +119,7 @@ def answer(
 
 
 @torch.inference_mode()
-def generate_alone(adapter: Small, request: Request, **settings: Any) -> str:
+def generate_alone(adapter: Small, request: Request, *, forever: bool = False, **settings: Any) -> str:
     """Return what transformers' own `generate` writes to one request."""
     parts = []
     for segment in request.prompt.segments:
@@ -132,9 +132,11 @@ def generate_alone(adapter: Small, request: Request, **settings: Any) -> str:
     embeddings = torch.cat(parts)[None]
     written = cast("Any", adapter.decoder).generate(
         inputs_embeds=embeddings, attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long), do_sample=False,
-        max_new_tokens=request.decoding.max_new_tokens, eos_token_id=END, pad_token_id=0, **settings,
+        max_new_tokens=request.decoding.max_new_tokens, eos_token_id=None if forever else END, pad_token_id=0,
+        **settings,
     )[0].tolist()  # fmt: skip
-    return adapter.detokenise(written[:-1] if written[-1] == END else written)
+    ended = written[-1] == END and not forever
+    return adapter.detokenise(written[:-1] if ended else written)
 
 
 def texts(outcomes: dict[str, Outcome]) -> dict[str, str]:

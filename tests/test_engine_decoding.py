@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from adapters.base import TextSegment
 from harness.engine.budget import Budget, auto_budget, bytes_per_token
 from harness.engine.choosing import Row, write_next
 from harness.engine.features import Features
-from harness.engine.passes import reading_of
+from harness.engine.passes import why_not_packed
 from harness.engine.pictures import AHEAD, Pictures
 from harness.engine.request import Request
 from harness.phases import Phases
@@ -121,8 +121,10 @@ class Forgetful(Small):
         self.decoder.register_forward_pre_hook(self._refuse, with_kwargs=True)
 
     @staticmethod
-    def _refuse(_: torch.nn.Module, __: object, given: dict[str, torch.Tensor]) -> None:
-        if len(given["position_ids"]) > 3:
+    def _refuse(_: torch.nn.Module, __: object, given: dict[str, Any]) -> None:
+        packed = given.get("packed")
+        rows = len(given["position_ids"]) if packed is None else len(packed.pack.read)
+        if rows > 3:
             raise torch.OutOfMemoryError("pretended")
 
 
@@ -155,14 +157,17 @@ def test_an_impossible_sample_costs_only_itself(picture_folder: Path, small_llam
     assert texts(found) == texts(answer(small_llama, requests, WIDE))
 
 
-def test_decoders_of_another_kind_get_static_batches() -> None:
-    config = Small().decoder.config
-    for change in ({"layer_types": ["linear_attention"]}, {"_attn_implementation": "flash_attention_2"}):
-        for name, value in change.items():
-            other = Small().decoder.config
-            setattr(other, name, value)
-            assert reading_of(other) is None
-    assert reading_of(config) is not None
+def test_decoders_of_another_kind_get_static_batches(picture_folder: Path) -> None:
+    assert why_not_packed(Small().decoder) == ""
+    hybrid, sinking, stubborn = Small(), Small(), Small()
+    hybrid.decoder.config.layer_types = ["full_attention", "linear_attention", "full_attention"]
+    assert "linear_attention" in why_not_packed(hybrid.decoder)
+    cast("Any", sinking.decoder).model.layers[0].self_attn.sinks = torch.nn.Parameter(torch.zeros(4))
+    assert "sinks" in why_not_packed(sinking.decoder)
+    stubborn.decoder._supports_attention_backend = False
+    assert "no attention but its own" in why_not_packed(stubborn.decoder)
+    requests = make_requests(picture_folder, 10, seed=11)
+    assert texts(answer(stubborn, requests, WIDE)) == texts(answer(Small(), requests, WIDE))
 
 
 def test_a_budget_follows_the_free_memory() -> None:

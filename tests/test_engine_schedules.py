@@ -1,7 +1,9 @@
 """Answers do not depend on the schedule: any family of decoders, any number of slots, any order."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,10 +11,13 @@ from engine_helpers import FAMILIES, Small, answer, generate_alone, make_request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.engine import attention
 from harness.engine.budget import Budget
 from harness.engine.engine import Engine
 from harness.engine.grouping import in_order
-from harness.engine.slots import Place, SlotCache
+from harness.engine.packing import CHUNK, NEVER, Held, Pack, Part
+from harness.engine.passes import Passes
+from harness.engine.slots import Move, Room, SlotCache
 from harness.phases import Phases
 
 WIDE = Budget(rows=16, tokens=4096)
@@ -25,7 +30,7 @@ def test_every_family_writes_what_generate_writes(family: str, continuous: bool,
     requests = make_requests(picture_folder, 24, seed=1)
     alone = {request.sample.sample_id: generate_alone(adapter, request) for request in requests}
     assert len(set(alone.values())) > 12
-    assert Engine(adapter, WIDE, Phases()).reading is not None
+    assert Engine(adapter, WIDE, Phases()).why_static == ""
     assert texts(answer(adapter, requests, Budget(rows=5, tokens=4096), continuous=continuous)) == alone
 
 
@@ -97,46 +102,121 @@ def test_like_lengths_stand_together(picture_folder: Path) -> None:
             assert member.own_length >= 1
 
 
+def one_pass(passes: Passes, prompts: list[tuple[Part, torch.Tensor]], **more: Any) -> torch.Tensor:
+    return passes.run(more.get("tokens", []), more.get("steps", []), prompts, more.get("beginnings", []))
+
+
 def test_neighbours_do_not_leak(small_llama: Small) -> None:
     """The same shapes with other neighbours, and large numbers where rows hold nothing: bit for bit the same row."""
-    from harness.engine.passes import Passes, Reading
 
     def first_row(neighbour: float, rubbish: float) -> torch.Tensor:
         torch.manual_seed(1)
-        cache = SlotCache(3, 4)
-        passes = Passes(small_llama.decoder, cache, Reading(attention="full", window=0))
-        own, other = torch.randn(7, 32), torch.randn(5, 32) + neighbour
-        passes.prefill(0, [own, other], [0, 0])
-        for store in cache.stores():
-            store[0, :, 7:] = rubbish
-        return passes.step([5, 6], [7, 5])[0]
+        cache = SlotCache(3, Room(4, 1000))
+        passes = Passes(small_llama.decoder, cache)
+        own, other, shared = torch.randn(7, 32), torch.randn(5, 32) + neighbour, torch.randn(6, 32)
+        held = Held(slot=0, length=6)
+        first, second = Part(slot=0, place=0, length=7), Part(slot=1, place=0, length=5, after=held)
+        one_pass(passes, [(first, own), (second, other)], beginnings=[(held, shared + neighbour)])
+        for layer in range(3):
+            for store in cache.chunks(layer)[0]:
+                store[0, :, 7:] = rubbish
+        steps = [Part(slot=0, place=7, length=1), Part(slot=1, place=5, length=1, after=held)]
+        return one_pass(passes, [], tokens=[5, 6], steps=steps)[0]
 
     with torch.inference_mode():
         assert torch.equal(first_row(0.0, 0.0), first_row(3.0, 1e4))
 
 
-def test_rows_move_with_their_keys() -> None:
-    cache = SlotCache(1, 4)
-    keys = torch.arange(4.0).reshape(4, 1, 1, 1).expand(4, 2, 3, 8)
-    cache.aim(Place(rows=slice(0, 4), positions=torch.arange(3).expand(4, 3), reach=3, start=0))
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral", "gemma2"])
+@torch.inference_mode()
+def test_beginnings_are_read_alike_in_turn_and_together(family: str) -> None:
+    """A GPU reads them in one padded batch, a CPU one after the other."""
+
+    def logits(together: bool) -> torch.Tensor:
+        torch.manual_seed(2)
+        passes = Passes(Small(family).decoder, SlotCache(3, Room(8, 1000)), together=together)
+        held = [Held(slot=0, length=9), Held(slot=1, length=14)]
+        beginnings = [(one, torch.randn(one.length, 32)) for one in held]
+        lengths, after = (4, 4, 6, 3), (held[0], held[1], None, held[0])
+        parts = [
+            Part(slot=slot, place=0, length=length, after=one)
+            for slot, (length, one) in enumerate(zip(lengths, after, strict=True))
+        ]
+        first = one_pass(passes, [(part, torch.randn(part.length, 32)) for part in parts], beginnings=beginnings)
+        steps = [Part(slot=part.slot, place=part.length, length=1, after=part.after) for part in parts]
+        return torch.cat([first, one_pass(passes, [], tokens=[4, 5, 6, 7], steps=steps)])
+
+    torch.testing.assert_close(logits(together=True), logits(together=False), atol=2e-5, rtol=1e-4)
+
+
+@given(
+    heads=st.sampled_from([1, 3]), length=st.integers(1, 9), keys=st.integers(1, 9), causal=st.booleans(),
+    masked=st.booleans(),
+)  # fmt: skip
+def test_the_kernel_returns_the_sums_of_the_definition(
+    heads: int, length: int, keys: int, causal: bool, masked: bool
+) -> None:
+    torch.manual_seed(heads + length + keys)
+    keys = length if causal else keys
+    query, key, value = (torch.randn(2, heads, size, 8) for size in (length, keys, keys))
+    mask = torch.where(torch.rand(2, 1, length, keys) < 0.5, NEVER, 0.0) if masked and not causal else None
+    if mask is not None:
+        mask[..., 0] = 0
+    fast = attention.attend(query, key, value, attention.Manner(0.3, None, None), mask, causal=causal)
+    plain = attention.attend_plainly(query, key, value, attention.Manner(0.3, None, None), mask, causal=causal)
+    torch.testing.assert_close(fast, plain, atol=1e-5, rtol=1e-4)
+
+
+def writing(cache: SlotCache, parts: list[Part], states: torch.Tensor) -> None:
+    """Write states [N, D] as keys, and ten more as values."""
+    steps, prompts = [part for part in parts if part.length == 1], [part for part in parts if part.length > 1]
+    cache.aim(Pack(steps, prompts, [], torch.device("cpu")))
+    keys = states[None, None].expand(1, 2, -1, -1)
     cache.update(keys, keys + 10, 0)
-    cache.move([3, 2], [0, 1], reach=3)
-    stored_keys, stored_values = cache.stores()
-    assert stored_keys[:2, 0, :3, 0].tolist() == [[3.0] * 3, [2.0] * 3]
-    assert stored_values[0, 1, 2, 7] == 13.0
 
 
-def test_slots_grow_without_losing_a_key() -> None:
-    cache = SlotCache(1, 2)
+def test_rows_move_with_their_keys() -> None:
+    cache = SlotCache(1, Room(4, 4000))
+    lengths = (3, 5, CHUNK + 20, 4)
+    parts = [Part(slot=slot, place=0, length=length) for slot, length in enumerate(lengths)]
+    states = torch.cat([torch.full((length, 8), 1.0 + slot) for slot, length in enumerate(lengths)])
+    writing(cache, parts, states)
+    cache.move([Move(3, 0, 4), Move(2, 1, CHUNK + 20)])
+    (keys, values), (later_keys, _) = cache.chunks(0)
+    assert keys[0, 0, :4, 0].tolist() == [4.0] * 4
+    assert keys[1, 1, :, 7].tolist() == [3.0] * CHUNK
+    assert values[1, 1, 2, 7] == 13.0
+    assert later_keys[1, 0, :20, 0].tolist() == [3.0] * 20
+
+
+def test_rows_grow_over_chunks_without_losing_a_key() -> None:
+    cache = SlotCache(1, Room(2, 4000))
     torch.manual_seed(0)
-    first = torch.randn(2, 2, 60, 4)
-    cache.aim(Place(rows=slice(0, 2), positions=torch.arange(60).expand(2, 60), reach=60, start=0))
-    cache.update(first, first, 0)
-    positions = torch.tensor([[60], [40]])
-    cache.aim(Place(rows=slice(0, 2), positions=positions, reach=90))
-    keys, _ = cache.update(torch.ones(2, 2, 1, 4), torch.ones(2, 2, 1, 4), 0)
-    assert torch.equal(keys[0, :, :60], first[0])
-    assert torch.equal(keys[1, :, 41:60], first[1, :, 41:])
-    assert bool((keys[0, :, 60] == 1).all())
-    assert bool((keys[1, :, 40] == 1).all())
-    assert not keys[0, :, 61:].any()
+    first = torch.randn(2 * (CHUNK - 1), 4)
+    writing(cache, [Part(slot=slot, place=0, length=CHUNK - 1) for slot in (0, 1)], first)
+    for place in (CHUNK - 1, CHUNK):
+        parts = [Part(slot=0, place=place, length=1), Part(slot=1, place=40 + place - CHUNK, length=1)]
+        writing(cache, parts, torch.full((2, 4), float(place)))
+    (keys, _), (later, _) = cache.chunks(0)
+    assert torch.equal(keys[0, 1, : CHUNK - 1], first[: CHUNK - 1])
+    assert torch.equal(keys[1, 1, 41 : CHUNK - 1], first[CHUNK + 40 :])
+    found = [float(one) for one in (keys[0, 0, CHUNK - 1, 0], later[0, 0, 0, 0], keys[1, 0, 40, 0])]
+    assert found == [CHUNK - 1, CHUNK, CHUNK]
+    assert not later[0, :, 1:].any()
+    assert not later[1:].any()
+
+
+def test_only_long_rows_reach_later_chunks() -> None:
+    room, like = Room(64, 1024), torch.zeros(1, 2, 5, 4)
+    assert [len(room.make(chunk, like)) for chunk in (0, 1, 3, 40)] == [64, 7, 2, 1]
+
+
+@torch.inference_mode()
+def test_answers_over_several_chunks_are_those_of_generate(picture_folder: Path) -> None:
+    adapter = Small("qwen3")
+    requests = [
+        replace(request, decoding=replace(request.decoding, max_new_tokens=length, end_ids=frozenset()))
+        for request, length in zip(make_requests(picture_folder, 5, seed=12), (300, 20, 140, 1, 260), strict=True)
+    ]
+    alone = {one.sample.sample_id: generate_alone(adapter, one, forever=True) for one in requests}
+    assert texts(answer(adapter, requests, Budget(rows=4, tokens=4096))) == alone

@@ -90,7 +90,7 @@ def examine_engine(adapter: LocalAdapter, loads: Sequence[TaskLoad], *, samples:
     agreements = tuple(
         _agreement(schedule.name, _answers(adapter, readable, schedule), alone) for schedule in _schedules(adapter)
     )
-    driven = Engine(adapter, auto_budget(adapter.decoder), Phases()).reading is not None
+    driven = not Engine(adapter, auto_budget(adapter.decoder), Phases()).why_static
     return EngineDiagnosis(agreements=agreements, driven=driven, unreadable=len(requests) - len(readable))
 
 

@@ -9,33 +9,37 @@ from adapters.base import LocalAdapter
 from harness.engine.budget import Budget
 from harness.engine.choosing import Row, outcome_of, write_next
 from harness.engine.grouping import Beginning, Member
-from harness.engine.passes import Passes, Reading
+from harness.engine.packing import Held, Part
+from harness.engine.passes import Passes
 from harness.engine.prompts import Embedder
 from harness.engine.request import Outcome, out_of_memory
-from harness.engine.slots import SlotCache
+from harness.engine.slots import Move, Room, SlotCache
 from harness.engine.upcoming import Upcoming
 from harness.engine.vision import Vision
 from harness.phases import Phases
 
-_ADMIT_FROM_SHARE_FREE = 4
-_PADDING_SHARE = 0.03
-_LEAST_PREFILL = 128
-
 
 @dataclass(slots=True, eq=False)
 class _Slot:
-    """A member and its answer."""
+    """A member, its answer and the beginning that it continues."""
 
     member: Member
     row: Row
+    after: Held | None
+
+    @property
+    def own_length(self) -> int:
+        """Tokens whose keys are in the slot."""
+        return self.row.length - (self.after.length if self.after else 0)
 
 
 class ContinuousBatching:
     """Answers members of `Upcoming`, `budget.rows` of them at a time.
 
+    Every pass writes the next token of each row and, while tokens of the budget are left, reads prompts that wait.
+
     Args:
         adapter: The model.
-        reading: How its decoder reads keys.
         vision: Prepares images.
         upcoming: What is to be answered.
         budget: What may be held at once; made smaller when memory runs out.
@@ -43,16 +47,9 @@ class ContinuousBatching:
     """
 
     def __init__(
-        self,
-        adapter: LocalAdapter,
-        reading: Reading,
-        vision: Vision,
-        upcoming: Upcoming,
-        budget: Budget,
-        phases: Phases,
+        self, adapter: LocalAdapter, vision: Vision, upcoming: Upcoming, budget: Budget, phases: Phases
     ) -> None:
         self._adapter = adapter
-        self._reading = reading
         self._vision = vision
         self._embedder = Embedder(adapter, vision)
         self._upcoming = upcoming
@@ -63,125 +60,142 @@ class ContinuousBatching:
 
     def _begin_afresh(self) -> None:
         layers = int(self._adapter.decoder.config.num_hidden_layers)
-        self._cache = SlotCache(layers, self.budget.rows)
-        self._passes = Passes(self._adapter.decoder, self._cache, self._reading)
+        self._cache = SlotCache(layers, Room(self.budget.rows, self.budget.tokens))
+        self._passes = Passes(self._adapter.decoder, self._cache)
+        self._held: dict[Beginning, Held] = {}
+        self._free: list[int] = []
 
     def run(self) -> Iterator[list[Outcome]]:
         """Yield outcomes as rows finish; their order is the engine's."""
         while self._upcoming.peek() is not None or self._slots:
-            chunk: list[Member] = []
+            joining: list[Member] = []
             try:
                 with torch.inference_mode():
-                    if self._has_room():
-                        chunk = self._next_chunk()
-                        outcomes = self._admit(chunk)
-                    else:
-                        outcomes = self._step()
+                    joining = self._joining()
+                    outcomes = self._advance(joining)
             except torch.OutOfMemoryError:
-                outcomes = self._shrink(chunk)
+                outcomes = self._shrink(joining)
             if outcomes:
                 yield outcomes
 
-    def _has_room(self) -> bool:
-        """Return whether to admit now: a quarter of all rows at once, so that prompts come in batches worth a pass."""
-        following = self._upcoming.peek()
-        if following is None or not self._slots:
-            return following is not None
-        capacity = self._capacity([following])
-        return capacity - len(self._slots) >= max(1, capacity // _ADMIT_FROM_SHARE_FREE)
+    def _joining(self) -> list[Member]:
+        """Take members as long as their rows fit and their prompts are worth this pass."""
+        joining: list[Member] = []
+        longest = max((_longest(slot.member) for slot in self._slots), default=0)
+        shared = sum(held.length for held in self._held.values())
+        new: set[Beginning] = set()
+        tokens = len(self._slots)
+        while (member := self._upcoming.peek()) is not None:
+            longest = max(longest, _longest(member))
+            cost = member.own_length
+            if member.beginning is not None and member.beginning not in self._held and member.beginning not in new:
+                cost += member.beginning.length
+            rows = len(self._slots) + len(joining)
+            fits = rows < self.budget.rows and (rows + 1) * longest + shared <= self.budget.tokens
+            # The last prompt may be too long by half, so that passes are neither much smaller nor larger than meant.
+            if rows and not (fits and tokens + cost // 2 <= self.budget.prefill):
+                break
+            if member.beginning is not None and cost > member.own_length:
+                new.add(member.beginning)
+                shared += member.beginning.length
+            tokens += cost
+            joining.append(self._upcoming.take())
+        return joining
 
-    def _capacity(self, joining: Sequence[Member]) -> int:
-        """Return how many rows fit when each may become as long as the longest of all."""
-        requests = [slot.member.request for slot in self._slots] + [member.request for member in joining]
-        longest = max(request.length + request.decoding.max_new_tokens for request in requests)
-        return max(1, min(self.budget.rows, self.budget.tokens // longest))
-
-    def _fits(self, joining: Sequence[Member]) -> bool:
-        return len(self._slots) + len(joining) <= self._capacity(joining)
-
-    def _next_chunk(self) -> list[Member]:
-        chunk: list[Member] = []
-        while (following := self._upcoming.peek()) is not None and self._fits([*chunk, following]):
-            chunk.append(self._upcoming.take())
-        return chunk
-
-    def _admit(self, chunk: Sequence[Member]) -> list[Outcome]:
-        sound, outcomes = self._vision.sound(chunk)
-        self._keep_beginnings(sound)
-        for batch in _batches(sound, self.budget.prefill):
-            self._prefill(batch)
-        self._upcoming.forget(chunk)
+    def _advance(self, joining: Sequence[Member]) -> list[Outcome]:
+        """Run one pass; return the outcomes of what cannot be answered and of rows that end with it."""
+        sound, outcomes = self._vision.sound(joining)
+        if outcomes:
+            self._forget([member for member in joining if member not in sound])
+        sound.sort(key=lambda member: -member.own_length)
+        rows = [slot.row for slot in self._slots]
+        if sound or rows:
+            beginnings = self._beginnings(sound)
+            prompts = self._prompts(sound)
+            computed = sum(member.own_length for member in sound) + sum(new.length for new, _ in beginnings)
+            with self._phases.share({"prefill": computed, "decode": len(rows)}):
+                logits = self._passes.run([row.written[-1] for row in rows], self._steps(), prompts, beginnings)
+            self._slots += [
+                _Slot(member, Row(request=member.request), part.after)
+                for member, (part, _) in zip(sound, prompts, strict=True)
+            ]
+            with self._phases.time("choose"):
+                write_next([slot.row for slot in self._slots], logits, self._adapter.detokenise)
+            self._count(len(rows), computed, sound)
         return [*outcomes, *self._leave()]
 
-    def _keep_beginnings(self, members: Sequence[Member]) -> None:
-        kept = self._upcoming.kept
-        new = [
-            one for one in dict.fromkeys(member.beginning for member in members) if one is not None and one not in kept
+    def _steps(self) -> list[Part]:
+        return [
+            Part(slot=place, place=slot.own_length, length=1, after=slot.after)
+            for place, slot in enumerate(self._slots)
         ]
-        for batch in _of_equal_length(new, self.budget.prefill):
-            embeddings = self._embedder.beginnings(batch)
-            first = len(self._slots)
-            with self._phases.time("prefill"):
-                self._passes.prefill(first, embeddings, [0] * len(batch))
-                for place, beginning in enumerate(batch):
-                    kept[beginning] = self._cache.keep(first + place, beginning.length)
-            self._count_prefill([beginning.length for beginning in batch])
 
-    def _prefill(self, batch: Sequence[Member]) -> None:
-        embeddings = self._embedder.own(batch)
+    def _beginnings(self, members: Sequence[Member]) -> list[tuple[Held, torch.Tensor]]:
+        """Give slots to beginnings that nobody has computed yet, and embed them."""
+        needed = dict.fromkeys(member.beginning for member in members)
+        new = [one for one in needed if one is not None and one not in self._held]
+        new.sort(key=lambda beginning: beginning.length)
+        for beginning in new:
+            slot = self._free.pop() if self._free else len(self._held)
+            self._held[beginning] = Held(slot=slot, length=beginning.length)
+        embeddings = self._embedder.beginnings(new)
+        return [(self._held[beginning], own) for beginning, own in zip(new, embeddings, strict=True)]
+
+    def _prompts(self, members: Sequence[Member]) -> list[tuple[Part, torch.Tensor]]:
+        """Give slots behind those of all rows to members, and embed what is their own."""
         first = len(self._slots)
-        starts = []
-        with self._phases.time("prefill"):
-            for row, member in enumerate(batch, start=first):
-                if member.beginning is not None:
-                    self._cache.begin(row, self._upcoming.kept[member.beginning])
-                    self._phases.count("prompt tokens shared", member.beginning.length)
-                starts.append(0 if member.beginning is None else member.beginning.length)
-            logits = self._passes.prefill(first, embeddings, starts)
-        self._count_prefill([member.own_length for member in batch])
-        slots = [_Slot(member, Row(request=member.request)) for member in batch]
-        write_next([slot.row for slot in slots], logits, self._adapter.detokenise)
-        self._slots += slots
+        embeddings = self._embedder.own(members)
+        parts = [
+            Part(slot=slot, place=0, length=member.own_length, after=self._after(member))
+            for slot, member in enumerate(members, start=first)
+        ]
+        return list(zip(parts, embeddings, strict=True))
 
-    def _count_prefill(self, lengths: Sequence[int]) -> None:
-        self._phases.count("prompt tokens computed", sum(lengths))
-        self._phases.count("prefill tokens run", len(lengths) * max(lengths))
-        self._phases.count("prefills")
+    def _after(self, member: Member) -> Held | None:
+        return self._held[member.beginning] if member.beginning is not None else None
 
-    def _step(self) -> list[Outcome]:
-        rows = [slot.row for slot in self._slots]
-        with self._phases.time("decode"):
-            logits = self._passes.step([row.written[-1] for row in rows], [row.length for row in rows])
-            write_next(rows, logits, self._adapter.detokenise)
-        self._phases.count("decode steps")
-        self._phases.count("decode row steps", len(rows))
-        return self._leave()
+    def _count(self, rows: int, computed: int, joined: Sequence[Member]) -> None:
+        self._phases.count("passes")
+        self._phases.count("decode steps", bool(rows))
+        self._phases.count("decode row steps", rows)
+        self._phases.count("prompt tokens computed", computed)
+        self._phases.count("prefill tokens run", computed)
+        shared = sum(member.beginning.length for member in joined if member.beginning is not None)
+        self._phases.count("prompt tokens shared", shared)
 
     def _leave(self) -> list[Outcome]:
         """Take finished rows out; the last rows move into their slots."""
-        done = [slot.row for slot in self._slots if slot.row.stop is not None]
+        done = [slot for slot in self._slots if slot.row.stop is not None]
         if not done:
             return []
         remaining = len(self._slots) - len(done)
         holes = [place for place, slot in enumerate(self._slots[:remaining]) if slot.row.stop is not None]
         movers = [place for place in range(remaining, len(self._slots)) if self._slots[place].row.stop is None]
+        pairs = list(zip(holes, movers, strict=True))
         with self._phases.time("move rows"):
-            reach = max((self._slots[place].row.length for place in movers), default=0)
-            self._cache.move(movers, holes, reach)
-        for hole, mover in zip(holes, movers, strict=True):
+            self._cache.move([Move(mover, hole, self._slots[mover].own_length) for hole, mover in pairs])
+        for hole, mover in pairs:
             self._slots[hole] = self._slots[mover]
         del self._slots[remaining:]
-        self._phases.count("prompt tokens", sum(row.request.length for row in done))
-        self._phases.count("output tokens", sum(len(row.written) for row in done))
+        self._forget([slot.member for slot in done])
+        self._phases.count("prompt tokens", sum(slot.row.request.length for slot in done))
+        self._phases.count("output tokens", sum(len(slot.row.written) for slot in done))
         self._phases.count("answers", len(done))
         with self._phases.time("detokenise"):
-            return [outcome_of(row, self._adapter.detokenise) for row in done]
+            return [outcome_of(slot.row, self._adapter.detokenise) for slot in done]
 
-    def _shrink(self, chunk: Sequence[Member]) -> list[Outcome]:
+    def _forget(self, members: Sequence[Member]) -> None:
+        """Free the slots of beginnings that only these members needed."""
+        for beginning in self._upcoming.forget(members):
+            held = self._held.pop(beginning, None)
+            if held is not None:
+                self._free.append(held.slot)
+                self._cache.drop([held.slot])
+
+    def _shrink(self, joining: Sequence[Member]) -> list[Outcome]:
         """Start all rows again, half as many at a time; a row that was alone fails."""
-        members = list(dict.fromkeys([*(slot.member for slot in self._slots), *chunk]))
+        members = list(dict.fromkeys([*(slot.member for slot in self._slots), *joining]))
         self._slots.clear()
-        self._upcoming.kept.clear()
         self._phases.count("out of memory")
         # The old cache goes before a new one is made.
         del self._passes, self._cache
@@ -189,37 +203,16 @@ class ContinuousBatching:
         if len(members) > 1:
             self.budget = self.budget.halved(len(members))
             self._upcoming.put_back(members)
-            self._begin_afresh()
-            return []
-        # What was impossible alone is what took the memory: the others need no smaller budget for it.
-        self.budget = self._first_budget
-        self._upcoming.forget(members)
+            failed: list[Outcome] = []
+        else:
+            # What was impossible alone is what took the memory: the others need no smaller budget for it.
+            self.budget = self._first_budget
+            self._upcoming.forget(members)
+            failed = [out_of_memory(member.request) for member in members]
         self._begin_afresh()
-        return [out_of_memory(member.request) for member in members]
+        return failed
 
 
-def _batches(members: Sequence[Member], tokens: int) -> Iterator[list[Member]]:
-    """Yield members of like lengths, longest first; a small batch takes shorter ones in rather than stay small."""
-    batch: list[Member] = []
-    own = 0
-    for member in sorted(members, key=lambda one: -one.own_length):
-        longest = batch[0].own_length if batch else member.own_length
-        run = (len(batch) + 1) * longest
-        padding = run - own - member.own_length
-        if batch and (run > tokens or (padding > _PADDING_SHARE * run and own >= _LEAST_PREFILL)):
-            yield batch
-            batch, own = [], 0
-        batch.append(member)
-        own += member.own_length
-    if batch:
-        yield batch
-
-
-def _of_equal_length(beginnings: Sequence[Beginning], tokens: int) -> Iterator[list[Beginning]]:
-    by_length: dict[int, list[Beginning]] = {}
-    for beginning in beginnings:
-        by_length.setdefault(beginning.length, []).append(beginning)
-    for length, alike in by_length.items():
-        together = max(1, tokens // length)
-        for start in range(0, len(alike), together):
-            yield alike[start : start + together]
+def _longest(member: Member) -> int:
+    """Return how long a member's own slot may become."""
+    return member.own_length + member.request.decoding.max_new_tokens

@@ -6,7 +6,7 @@ from adapters.base import LocalAdapter
 from harness.engine.budget import Budget
 from harness.engine.continuous import ContinuousBatching
 from harness.engine.grouping import in_order
-from harness.engine.passes import Reading, reading_of
+from harness.engine.passes import why_not_packed
 from harness.engine.pictures import Pictures
 from harness.engine.request import Outcome, Request, refuse_too_long
 from harness.engine.static import StaticBatching
@@ -32,13 +32,13 @@ class Engine:
     def __init__(self, adapter: LocalAdapter, budget: Budget, phases: Phases, *, continuous: bool = True) -> None:
         self._adapter = adapter
         self._phases = phases
-        self._reading = reading_of(adapter.decoder.config) if continuous else None
+        self._why_static = why_not_packed(adapter.decoder) if continuous else "static batches were asked for"
         self.budget = budget
 
     @property
-    def reading(self) -> Reading | None:
-        """How the decoder's rows are driven; None for static batches."""
-        return self._reading
+    def why_static(self) -> str:
+        """Why the decoder gets static batches; empty if its rows come and go."""
+        return self._why_static
 
     def generate(self, requests: Iterable[Request]) -> Iterator[list[Outcome]]:
         """Yield outcomes as they come; their order is the engine's."""
@@ -46,27 +46,25 @@ class Engine:
         searched: list[Request] = []
         with Pictures(self._adapter, self._phases) as pictures:
             vision = Vision(self._adapter, pictures, self._phases)
-            yield from self._run(self._sorted_out(requests, refused, searched), self._reading, pictures, vision)
+            answered = self._sorted_out(requests, refused, searched)
+            yield from self._run(answered, pictures, vision, continuous=not self._why_static)
             if searched:
-                yield from self._run(searched, None, pictures, vision)
+                yield from self._run(searched, pictures, vision, continuous=False)
         if refused:
             yield refused
 
     def _run(
-        self, requests: Iterable[Request], reading: Reading | None, pictures: Pictures, vision: Vision
+        self, requests: Iterable[Request], pictures: Pictures, vision: Vision, *, continuous: bool
     ) -> Iterator[list[Outcome]]:
         windows = in_order(
             requests,
             image_tokens=self._adapter.image_tokens,
-            share=reading is not None and self._adapter.shares_beginnings,
+            share=continuous and self._adapter.shares_beginnings,
             window_tokens=max(1, self.budget.tokens // _SHARE_OF_BEGINNINGS),
         )
         upcoming = Upcoming(windows, pictures)
-        batching: ContinuousBatching | StaticBatching
-        if reading is None:
-            batching = StaticBatching(self._adapter, vision, upcoming, self.budget, self._phases)
-        else:
-            batching = ContinuousBatching(self._adapter, reading, vision, upcoming, self.budget, self._phases)
+        kind = ContinuousBatching if continuous else StaticBatching
+        batching = kind(self._adapter, vision, upcoming, self.budget, self._phases)
         for outcomes in batching.run():
             self.budget = batching.budget
             yield outcomes

@@ -1,49 +1,37 @@
-"""Forward passes of an unmodified decoder over slots: with a cache, masks and positions of the engine's own."""
+"""Packed forward passes of an unmodified decoder of transformers."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from harness.engine.slots import Place, SlotCache
+from harness.engine.attention import NAME, Packed
+from harness.engine.packing import Held, Pack, Part
+from harness.engine.slots import SlotCache
 
-Attention = Literal["full", "sliding", "both"]
-_LAYER_TYPES = {"full_attention": "full", "sliding_attention": "sliding"}
+_KNOWN_LAYERS = {"full_attention", "sliding_attention"}
+# Set for the time of a pass alone: `generate` on the same decoder keeps its own kernel.
+_KERNEL = "_attn_implementation"
+_BACK_TO_THE_STREAM = ("self_attn.o_proj", "mlp")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """Which keys the layers of a decoder read.
+def why_not_packed(decoder: Any) -> str:  # noqa: ANN401 - any model of transformers
+    """Return why a decoder cannot answer row by row; empty if it can.
 
-    Attributes:
-        attention: Everything before, a window, or both in turn.
-        window: Positions of the window, its own included.
+    Not possible are layers with another memory than keys and values (linear attention, chunks), attention that takes
+    no other kernel, and weights of attention that no key has (sinks).
     """
-
-    attention: Attention
-    window: int
-
-
-def reading_of(config: Any) -> Reading | None:  # noqa: ANN401 - any configuration of transformers
-    """Return how the layers read, or None if the decoder cannot be driven row by row.
-
-    Not possible are layers with another memory than keys and values (linear attention, chunks), and attention
-    kernels that take no mask of the engine's own.
-    """
-    if getattr(config, "_attn_implementation", "eager") not in {"sdpa", "eager"}:
-        return None
-    window = int(getattr(config, "sliding_window", None) or 0)
-    types = {_LAYER_TYPES.get(name) for name in getattr(config, "layer_types", None) or ()}
-    if not types:
-        return Reading(attention="sliding" if window else "full", window=window)
-    if types == {"full"}:
-        return Reading(attention="full", window=0)
-    if types == {"sliding"}:
-        return Reading(attention="sliding", window=window)
-    return Reading(attention="both", window=window) if types == {"full", "sliding"} else None
+    config = decoder.config
+    if not getattr(decoder, "_supports_attention_backend", False):
+        return f"{type(decoder).__name__} takes no attention but its own"
+    unknown = set(getattr(config, "layer_types", None) or ()) - _KNOWN_LAYERS
+    if unknown:
+        return f"{type(decoder).__name__} has layers of {' and '.join(sorted(unknown))}"
+    if any(hasattr(module, "sinks") for module in decoder.modules()):
+        return f"{type(decoder).__name__} has attention sinks"
+    return ""
 
 
 class Passes:
@@ -52,80 +40,96 @@ class Passes:
     Args:
         decoder: A causal language model of transformers.
         cache: Where its keys and values are.
-        reading: Which keys its layers read.
+        together: Whether shared beginnings are read in one batch; by default on anything but a CPU.
     """
 
-    def __init__(self, decoder: PreTrainedModel, cache: SlotCache, reading: Reading) -> None:
-        self._decoder = decoder
+    def __init__(self, decoder: PreTrainedModel, cache: SlotCache, *, together: bool | None = None) -> None:
+        self._decoder: Any = decoder
         self._cache = cache
-        self._reading = reading
-        self._dtype = decoder.dtype
-        self._device = decoder.device
+        self._together = decoder.device.type != "cpu" if together is None else together
+        self._last_layer = _last_layer(decoder)
 
-    def prefill(self, first_row: int, embeddings: Sequence[torch.Tensor], starts: Sequence[int]) -> torch.Tensor:
-        """Write prompts, or what follows their beginnings, into slots; return the logits [R, V] after them.
+    def run(
+        self,
+        tokens: Sequence[int],
+        steps: Sequence[Part],
+        prompts: Sequence[tuple[Part, torch.Tensor]],
+        beginnings: Sequence[tuple[Held, torch.Tensor]],
+    ) -> torch.Tensor:
+        """Append tokens to rows and write prompts and beginnings into slots, all in one pass.
 
         Args:
-            first_row: Slot of the first; the others follow.
-            embeddings: [L, D] of each; shorter ones are padded behind, and never read there.
-            starts: Position of each one's first token.
+            tokens: The last token of each row, which the decoder has not read yet.
+            steps: Where each goes.
+            prompts: Whole prompts, or what follows their beginnings, with embeddings [L, D].
+            beginnings: What they share and nobody computed yet, with embeddings [L, D].
+
+        Returns:
+            Logits [R + P, V] behind every row and every prompt.
         """
-        longest = max(map(len, embeddings))
-        padded = embeddings[0].new_zeros(len(embeddings), longest, embeddings[0].shape[1])
-        for row, own in enumerate(embeddings):
-            padded[row, : len(own)] = own
-        start = starts[0] if len(set(starts)) == 1 else None
-        positions = torch.tensor(starts, device=self._device)[:, None] + torch.arange(longest, device=self._device)
-        rows = slice(first_row, first_row + len(embeddings))
-        place = Place(rows=rows, positions=positions, reach=max(starts) + longest, start=start)
-        lasts = torch.tensor([len(own) - 1 for own in embeddings], device=self._device)
-        with _head_sees(self._decoder, lasts):
-            return self._forward(place, inputs_embeds=padded.to(self._dtype))
+        device = self._decoder.device
+        pack = Pack(steps, [part for part, _ in prompts], [held for held, _ in beginnings], device)
+        embeddings = [own for _, own in [*prompts, *beginnings]]
+        if tokens:
+            embeddings.insert(0, self._decoder.get_input_embeddings()(torch.tensor(tokens, device=device)))
+        return self._forward(pack, torch.cat(embeddings)[None].to(self._decoder.dtype))
 
-    def step(self, tokens: Sequence[int], lengths: Sequence[int]) -> torch.Tensor:
-        """Append one token to each of the first rows; return the logits [R, V] after it."""
-        positions = torch.tensor(lengths, device=self._device)[:, None]
-        start = lengths[0] if len(set(lengths)) == 1 else None
-        place = Place(rows=slice(0, len(tokens)), positions=positions, reach=max(lengths) + 1, start=start)
-        return self._forward(place, input_ids=torch.tensor(tokens, device=self._device)[:, None])
-
-    def _forward(self, place: Place, **inputs: torch.Tensor) -> torch.Tensor:
-        self._cache.aim(place)
-        output = self._decoder(
-            attention_mask=self._masks(place), position_ids=place.positions, past_key_values=self._cache,
-            use_cache=True, **inputs,
-        )  # fmt: skip
-        logits: torch.Tensor = output.logits[:, -1]
+    def _forward(self, pack: Pack, embeddings: torch.Tensor) -> torch.Tensor:
+        self._cache.aim(pack)
+        with ExitStack() as stack:
+            stack.enter_context(_attention(self._decoder))
+            if len(pack.read) < pack.count:
+                stack.enter_context(_only(self._decoder.get_output_embeddings(), pack.read))
+                for module in self._last_layer:
+                    stack.enter_context(_only(module, pack.read, spread=True))
+            output = self._decoder(
+                inputs_embeds=embeddings, position_ids=pack.positions, past_key_values=self._cache, use_cache=True,
+                packed=Packed(pack, self._cache, self._together),
+            )  # fmt: skip
+        logits: torch.Tensor = output.logits[0]
         return logits
 
-    def _masks(self, place: Place) -> torch.Tensor | dict[str, torch.Tensor]:
-        keys = torch.arange(place.reach, device=self._device)
-        distance = place.positions[:, None, :, None] - keys
-        full = distance >= 0
-        if self._reading.attention == "full":
-            return self._additive(full)
-        sliding = self._additive(full & (distance < self._reading.window))
-        if self._reading.attention == "sliding":
-            return sliding
-        return {"full_attention": self._additive(full), "sliding_attention": sliding}
 
-    def _additive(self, allowed: torch.Tensor) -> torch.Tensor:
-        # Both of transformers' kernels take a mask that is added; a boolean one is converted anew in every layer.
-        mask = torch.zeros(allowed.shape, dtype=self._dtype, device=self._device)
-        return mask.masked_fill_(~allowed, float("-inf"))
+def _last_layer(decoder: PreTrainedModel) -> list[torch.nn.Module]:
+    """Return what follows the attention in the last layer: nothing reads it but the head."""
+    layers = getattr(decoder.get_decoder(), "layers", None)
+    if not layers:
+        return []
+    named = dict(layers[-1].named_modules())
+    return [named[name] for name in _BACK_TO_THE_STREAM if name in named]
 
 
 @contextmanager
-def _head_sees(decoder: PreTrainedModel, places: torch.Tensor) -> Iterator[None]:
-    """Let the head compute logits of one place per row alone, wherever each row ends."""
-
-    def choose(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        hidden, *others = inputs
-        rows = torch.arange(len(hidden), device=hidden.device)
-        return (hidden[rows, places][:, None], *others)
-
-    handle = decoder.get_output_embeddings().register_forward_pre_hook(choose)
+def _attention(decoder: Any) -> Iterator[None]:  # noqa: ANN401 - any model of transformers
+    """Let the decoder's layers read slots."""
+    config = decoder.config
+    before = getattr(config, _KERNEL)
+    setattr(config, _KERNEL, NAME)
     try:
         yield
     finally:
-        handle.remove()
+        setattr(config, _KERNEL, before)
+
+
+@contextmanager
+def _only(module: torch.nn.Module, tokens: torch.Tensor, *, spread: bool = False) -> Iterator[None]:
+    """Let a module that treats every token alike compute these alone; `spread` puts zeros in place of the others."""
+
+    def choose(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        counts.append(inputs[0].shape[1])
+        return (inputs[0][:, tokens], *inputs[1:])
+
+    def put_back(_: torch.nn.Module, __: object, output: torch.Tensor) -> torch.Tensor:
+        whole = output.new_zeros(1, counts.pop(), output.shape[-1])
+        whole[:, tokens] = output
+        return whole
+
+    counts: list[int] = []
+    handles = [module.register_forward_pre_hook(choose)]
+    if spread:
+        handles.append(module.register_forward_hook(put_back))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,95 +1,76 @@
-"""Keys and values of all rows in one place: rows are written, moved and read where they lie."""
+"""Keys and values of all rows and of what they share: written and read where they lie."""
 
 import math
-from collections.abc import Sequence
+import mmap
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-_BLOCK = 64
+from harness.engine.packing import CHUNK, Pack, Target
+
+KeysAndValues = tuple[torch.Tensor, torch.Tensor]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where the next forward pass writes and how far it reads.
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A row that gets another slot.
 
     Attributes:
-        rows: The slots, one after another.
-        positions: Position of each of their new tokens [R, L].
-        reach: Keys that are read: positions 0 to `reach - 1`.
-        start: The first position of all rows, or None if it differs.
+        source: Its slot.
+        target: Its new slot.
+        length: Places that it has filled.
     """
 
-    rows: slice
-    positions: torch.Tensor
-    reach: int
-    start: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptBeginning:
-    """Keys and values [H, L, D] of every layer of a prompt's beginning."""
-
-    keys: tuple[torch.Tensor, ...]
-    values: tuple[torch.Tensor, ...]
+    source: int
+    target: int
+    length: int
 
 
 class _SlotLayer(CacheLayerMixin):
-    """One layer's keys and values [S, H, T, D]; T grows in blocks when a row needs it."""
+    """One layer: the rows' own keys and values, in chunks of places, and those of the beginnings they share.
 
-    def __init__(self, slots: int) -> None:
+    Attributes:
+        chunks: Keys and values [S, H, CHUNK, D] of places 0 to CHUNK - 1 of all slots, then of the following places.
+        beginnings: Keys and values [1, H, L, D] by slot.
+    """
+
+    def __init__(self, room: "Room") -> None:
         super().__init__()
-        self._slots = slots
-        self.place: Place | None = None
-        self.keys: torch.Tensor | None = None
-        self.values: torch.Tensor | None = None
+        self._room = room
+        self.pack: Pack | None = None
+        self.chunks: list[KeysAndValues] = []
+        self.beginnings: dict[int, KeysAndValues] = {}
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Make room for the next pass."""
-        if self.place is not None:
-            self._grow(key_states, value_states, self.place.reach, self.place.rows.stop)
-
-    def _grow(self, keys: torch.Tensor, values: torch.Tensor, reach: int, rows: int) -> None:
-        """Make room for `reach` positions; the first `rows` slots keep what they hold."""
-        capacity = -(-reach // _BLOCK) * _BLOCK
-        self.keys = self._grown(self.keys, keys, capacity, rows)
-        self.values = self._grown(self.values, values, capacity, rows)
-        self.is_initialized = True
-
-    def _grown(self, old: torch.Tensor | None, like: torch.Tensor, capacity: int, rows: int) -> torch.Tensor:
-        _, heads, _, width = like.shape
-        grown = _zeros((self._slots, heads, capacity, width), like.dtype, like.device)
-        if old is not None:
-            grown[:rows, :, : old.shape[2]] = old[:rows]
-        return grown
+        """Do nothing: room is made when it is written."""
+        del key_states, value_states
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the new keys and values [R, H, L, D] and return all that may be read [R, H, reach, D]."""
+        """Write the new keys and values [1, H, N, D]; return them, since attention reads the slots itself."""
         del args, kwargs
-        place = self.place
-        if place is None:
+        if self.pack is None:
             raise RuntimeError("A forward pass came without a place for its keys.")
-        if self.keys is None or self.values is None or self.keys.shape[2] < place.reach:
-            self.lazy_initialization(key_states, value_states)
-        return _written(self.keys, key_states, place), _written(self.values, value_states, place)
+        for target in self.pack.targets:
+            self._write(key_states, value_states, target)
+        for held, tokens in self.pack.beginnings:
+            own = tuple(self._room.cast(states[:, :, tokens]).contiguous() for states in (key_states, value_states))
+            self.beginnings[held.slot] = (own[0], own[1])
+        return key_states, value_states
 
-    def begin(self, row: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Write the first keys and values [H, L, D] of a row."""
-        if self.keys is None or self.values is None or self.keys.shape[2] < keys.shape[1]:
-            self._grow(keys[None], values[None], keys.shape[1], row + 1)
-        for store, own in ((self.keys, keys), (self.values, values)):
-            if store is not None:
-                store[row, :, : own.shape[1]] = own
+    def _write(self, keys: torch.Tensor, values: torch.Tensor, target: Target) -> None:
+        while len(self.chunks) <= target.chunk:
+            self.chunks.append((self._room.make(len(self.chunks), keys), self._room.make(len(self.chunks), values)))
+        for chunk, new in zip(self.chunks[target.chunk], (keys, values), strict=True):
+            chunk[target.slots, :, target.places] = new[0].transpose(0, 1)[target.tokens].to(chunk.dtype)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Return what a mask would cover; the engine brings its own."""
-        del query_length
-        return (self.place.reach if self.place else 0), 0
+        """Return what a mask would cover; attention brings its own."""
+        return query_length, 0
 
     def get_seq_length(self) -> int:
         """Return 0: rows have lengths of their own, and positions are always given."""
@@ -100,6 +81,31 @@ class _SlotLayer(CacheLayerMixin):
         return -1
 
 
+class Room:
+    """How much room a chunk needs: as many slots as there can be rows that are long enough to reach it.
+
+    Args:
+        rows: Most rows.
+        tokens: Most rows times the length of the longest; one row always fits.
+        dtype: Type that keys and values are held and read in; None for the decoder's own.
+    """
+
+    def __init__(self, rows: int, tokens: int, dtype: torch.dtype | None = None) -> None:
+        self._rows = rows
+        self._tokens = tokens
+        self._dtype = dtype
+
+    def cast(self, states: torch.Tensor) -> torch.Tensor:
+        """Return states in the type they are held in."""
+        return states.to(self._dtype or states.dtype)
+
+    def make(self, chunk: int, like: torch.Tensor) -> torch.Tensor:
+        """Return zeros for a chunk, with the heads and width of new keys [1, H, N, D]."""
+        slots = max(1, min(self._rows, self._tokens // (chunk * CHUNK + 1)))
+        shape = (slots, like.shape[1], CHUNK, like.shape[3])
+        return _zeros(shape, self._dtype or like.dtype, like.device)
+
+
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Return zeros: what is masked is still multiplied, and NaN that lay in memory would come through.
 
@@ -107,58 +113,52 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     """
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    pages = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
-    return torch.from_numpy(pages).view(dtype).view(shape)
-
-
-def _written(store: Any, states: torch.Tensor, place: Place) -> torch.Tensor:  # noqa: ANN401 - None before the first pass
-    rows: torch.Tensor = store[place.rows]
-    if place.start is not None:
-        rows[:, :, place.start : place.start + states.shape[2]] = states
-    else:
-        number = torch.arange(len(rows), device=rows.device)[:, None]
-        rows[number, :, place.positions] = states.transpose(1, 2)
-    return rows[:, :, : place.reach]
+    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)
 
 
 class SlotCache(Cache):
-    """A cache of transformers whose rows have lengths of their own.
+    """A cache of transformers whose rows have lengths of their own and share their beginnings.
 
-    What lies behind a row's length is never read: the mask ends there, and later tokens overwrite it.
+    What lies behind a row's length is never read: masks end there, and later tokens overwrite it.
 
     Args:
         layers: Of the decoder.
-        slots: Rows that fit.
+        room: For rows.
     """
 
-    def __init__(self, layers: int, slots: int) -> None:
-        self._held = [_SlotLayer(slots) for _ in range(layers)]
+    def __init__(self, layers: int, room: Room) -> None:
+        self._held = [_SlotLayer(room) for _ in range(layers)]
         super().__init__(layers=list(self._held))
 
-    def aim(self, place: Place) -> None:
-        """Say where the next forward pass writes and reads."""
+    def aim(self, pack: Pack) -> None:
+        """Say where the tokens of the next forward pass are written."""
         for layer in self._held:
-            layer.place = place
+            layer.pack = pack
 
-    def move(self, sources: Sequence[int], targets: Sequence[int], reach: int) -> None:
-        """Copy rows to other slots, up to `reach` positions."""
-        if not sources:
-            return
-        for store in self.stores():
-            where = torch.tensor(sources, device=store.device)
-            store[torch.tensor(targets, device=store.device), :, :reach] = store[where, :, :reach]
+    def chunks(self, layer: int) -> list[KeysAndValues]:
+        """Return the rows' own keys and values in a layer, chunk after chunk."""
+        return self._held[layer].chunks
 
-    def keep(self, row: int, length: int) -> KeptBeginning:
-        """Return a copy of a row's first `length` positions."""
-        keys = tuple(layer.keys[row, :, :length].clone() for layer in self._held if layer.keys is not None)
-        values = tuple(layer.values[row, :, :length].clone() for layer in self._held if layer.values is not None)
-        return KeptBeginning(keys=keys, values=values)
+    def beginnings(self, layer: int) -> dict[int, KeysAndValues]:
+        """Return the shared keys and values in a layer, by slot."""
+        return self._held[layer].beginnings
 
-    def begin(self, row: int, kept: KeptBeginning) -> None:
-        """Let a row begin with what was kept."""
-        for layer, keys, values in zip(self._held, kept.keys, kept.values, strict=True):
-            layer.begin(row, keys, values)
+    def drop(self, slots: Iterable[int]) -> None:
+        """Free the slots of beginnings."""
+        for slot in slots:
+            for layer in self._held:
+                layer.beginnings.pop(slot, None)
 
-    def stores(self) -> list[torch.Tensor]:
-        """Return keys and values of every layer [S, H, T, D], in turn."""
-        return [store for layer in self._held for store in (layer.keys, layer.values) if store is not None]
+    def move(self, moves: Sequence[Move]) -> None:
+        """Copy rows to other slots, in all layers."""
+        longest = max((move.length for move in moves), default=0)
+        for number in range(math.ceil(longest / CHUNK)):
+            reaching = [move for move in moves if move.length > number * CHUNK]
+            places = min(CHUNK, max(move.length for move in reaching) - number * CHUNK)
+            device = self._held[0].chunks[number][0].device
+            sources = torch.tensor([move.source for move in reaching], device=device)
+            targets = torch.tensor([move.target for move in reaching], device=device)
+            for layer in self._held:
+                for store in layer.chunks[number]:
+                    store[targets, :, :places] = store[sources, :, :places]

@@ -5,19 +5,17 @@ from collections.abc import Iterator, Sequence
 
 from harness.engine.grouping import Beginning, Member
 from harness.engine.pictures import AHEAD, Pictures
-from harness.engine.slots import KeptBeginning
 from harness.engine.vision import image_keys
 
 
 class Upcoming:
-    """Members in their order; their pictures are read ahead, and beginnings are kept while members need them."""
+    """Members in their order; their pictures are read ahead, and who still needs a beginning is known."""
 
     def __init__(self, windows: Iterator[list[Member]], pictures: Pictures) -> None:
         self._windows = windows
         self._pictures = pictures
         self._members: deque[Member] = deque()
         self._users: dict[Beginning, set[Member]] = {}
-        self.kept: dict[Beginning, KeptBeginning] = {}
 
     def peek(self) -> Member | None:
         """Return the next member, or None if there is none left."""
@@ -39,14 +37,17 @@ class Upcoming:
         self._members.extendleft(reversed(members))
         self._note_users(members)
 
-    def forget(self, members: Sequence[Member]) -> None:
-        """Drop the beginnings that nobody else needs, now that these are admitted or failed for good."""
+    def forget(self, members: Sequence[Member]) -> list[Beginning]:
+        """Return the beginnings that nobody needs any more, now that these members are answered or failed."""
+        idle: list[Beginning] = []
         for member in members:
-            users = self._users.get(member.beginning, set()) if member.beginning is not None else set()
-            users.discard(member)
-            if member.beginning is not None and not users:
-                self._users.pop(member.beginning, None)
-                self.kept.pop(member.beginning, None)
+            if member.beginning is not None:
+                users = self._users[member.beginning]
+                users.discard(member)
+                if not users:
+                    del self._users[member.beginning]
+                    idle.append(member.beginning)
+        return idle
 
     def _note_users(self, members: Sequence[Member]) -> None:
         for member in members:

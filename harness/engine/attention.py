@@ -1,0 +1,228 @@
+"""Attention of a packed pass: every token reads its own slot and, once for all who share it, a beginning.
+
+Registered with transformers, so that its decoders call it instead of a kernel of their own. A row's keys lie in two
+places; each part is attended by itself with the logarithm of its sum of weights, by which both are joined: the same
+softmax, split (Dao, FlashAttention-2, section 2.3).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AttentionInterface
+
+from harness.engine.packing import NEVER, Pack
+from harness.engine.slots import KeysAndValues, SlotCache
+
+NAME = "medbench_slots"
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What attention needs to know of a pass.
+
+    Attributes:
+        pack: Its plan.
+        cache: Where keys and values lie.
+        together: Whether beginnings are read in one padded batch, which suits a GPU, or one after the other.
+    """
+
+    pack: Pack
+    cache: SlotCache
+    together: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a layer turns scores into weights.
+
+    Attributes:
+        scale: Factor of the scores.
+        softcap: Bound of the scores (Gemma 2); None for none.
+        window: Places that are read, a token's own included; None for all.
+    """
+
+    scale: float
+    softcap: float | None
+    window: int | None
+
+
+def read_slots(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    *,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    packed: Packed | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Return the attention [1, N, H, D] of packed queries [1, H, N, D]; keys and values are in the slots already."""
+    del attention_mask
+    if packed is None:
+        raise RuntimeError("This decoder does not hand on what attention needs to know; it needs static batches.")
+    manner = Manner(scaling or query.shape[-1] ** -0.5, softcap, sliding_window)
+    layer: int = getattr(module, "layer_idx")  # noqa: B009 - every attention of transformers has it, but no type says so
+    chunks, beginnings = packed.cache.chunks(layer), packed.cache.beginnings(layer)
+    dtype = _held_type(chunks, beginnings)
+    queries, keys, values = (states[0].to(dtype) for states in (query, key, value))
+    heads, count, width = queries.shape
+    found = _Found(queries.new_empty(count, heads, width), queries.new_empty(count, heads, dtype=torch.float32))
+    _read_own_slots(packed.pack, queries, chunks, manner, found)
+    _read_own_prompts(packed.pack, queries, keys, values, manner, found)
+    if packed.pack.groups:
+        read = _read_together if packed.together else _read_in_turn
+        shared, sums = read(packed.pack, queries.transpose(0, 1)[packed.pack.sharers], beginnings, manner)
+        found.join(packed.pack.sharers, shared, sums)
+    return found.out[None].to(query.dtype), None
+
+
+def _held_type(chunks: Sequence[KeysAndValues], beginnings: Mapping[int, KeysAndValues]) -> torch.dtype:
+    keys, _ = chunks[0] if chunks else next(iter(beginnings.values()))
+    return keys.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What tokens have read so far [N, H, D], and the logarithm of the sum of the weights of that [N, H]."""
+
+    out: torch.Tensor
+    sums: torch.Tensor
+
+    def join(self, tokens: slice | torch.Tensor, more: torch.Tensor, sums: torch.Tensor) -> None:
+        """Join to it what some tokens read elsewhere."""
+        before = self.sums[tokens]
+        weight = torch.sigmoid(sums - before)[..., None].to(more.dtype)
+        self.out[tokens] = torch.lerp(self.out[tokens], more, weight)
+        self.sums[tokens] = torch.logaddexp(before, sums)
+
+
+def _read_own_slots(
+    pack: Pack, queries: torch.Tensor, chunks: Sequence[KeysAndValues], manner: Manner, found: _Found
+) -> None:
+    """Let each decoding row read its slot; the query heads of one key head stand together, as if they were tokens."""
+    heads, _, width = queries.shape
+    for segment in pack.segments:
+        keys, values = chunks[segment.chunk]
+        some = queries[:, segment.rows].transpose(0, 1).unflatten(1, (keys.shape[1], heads // keys.shape[1]))
+        read = (segment.rows, slice(None), slice(segment.reach))
+        mask = pack.mask(segment, manner.window, queries.dtype)
+        out, sums = attend(some, keys[read], values[read], manner, mask)
+        out, sums = out.reshape(-1, heads, width), sums.reshape(-1, heads)
+        if segment.chunk == 0:
+            found.out[segment.rows], found.sums[segment.rows] = out, sums
+        else:
+            found.join(segment.rows, out, sums)
+
+
+def _read_own_prompts(
+    pack: Pack, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, manner: Manner, found: _Found
+) -> None:
+    """Let the tokens of each prompt or beginning read those before them."""
+    per_key = len(queries) // len(keys)
+    for run in pack.runs:
+        own, own_keys, own_values = (
+            states[:, run.tokens].unflatten(1, (-1, run.length)).transpose(0, 1) for states in (queries, keys, values)
+        )
+        if per_key > 1:
+            own_keys, own_values = (one.repeat_interleave(per_key, dim=1) for one in (own_keys, own_values))
+        mask = pack.mask(run, manner.window, queries.dtype)
+        out, sums = attend(own, own_keys, own_values, manner, mask, causal=mask is None)
+        found.out[run.tokens] = out.transpose(1, 2).flatten(0, 1)
+        found.sums[run.tokens] = sums.transpose(1, 2).flatten(0, 1)
+
+
+def _read_in_turn(
+    pack: Pack, queries: torch.Tensor, beginnings: Mapping[int, KeysAndValues], manner: Manner
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what sharers [n, H, D] read of their beginnings, and the sums [n, H]; one beginning after the other."""
+    outs, sums = [], []
+    for group in pack.groups:
+        keys, values = beginnings[group.held.slot]
+        own = pack.mask(group, manner.window, queries.dtype)
+        mask = None if own is None else own[None]
+        out, own_sums = _read_beginning(queries[group.sharers][None], keys, values, manner, mask)
+        outs.append(out[0])
+        sums.append(own_sums[0])
+    return torch.cat(outs), torch.cat(sums)
+
+
+def _read_together(
+    pack: Pack, queries: torch.Tensor, beginnings: Mapping[int, KeysAndValues], manner: Manner
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the same in one batch, padded to the largest group and the longest beginning."""
+    sizes = [group.sharers.stop - group.sharers.start for group in pack.groups]
+    longest = max(group.held.length for group in pack.groups)
+    sample, _ = beginnings[pack.groups[0].held.slot]
+    keys = sample.new_zeros(len(sizes), sample.shape[1], longest, sample.shape[3])
+    values = torch.zeros_like(keys)
+    batch = queries.new_zeros(len(sizes), max(sizes), *queries.shape[1:])
+    mask = queries.new_full((len(sizes), max(sizes), longest), NEVER)
+    for number, (group, size) in enumerate(zip(pack.groups, sizes, strict=True)):
+        length = group.held.length
+        keys[number, :, :length], values[number, :, :length] = beginnings[group.held.slot]
+        batch[number, :size] = queries[group.sharers]
+        own = pack.mask(group, manner.window, queries.dtype)
+        mask[number, :size, :length] = 0 if own is None else own
+    outs, sums = _read_beginning(batch, keys, values, manner, mask)
+    return (
+        torch.cat([one[:size] for one, size in zip(outs, sizes, strict=True)]),
+        torch.cat([one[:size] for one, size in zip(sums, sizes, strict=True)]),
+    )
+
+
+def _read_beginning(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, manner: Manner, mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what tokens [G, n, H, D] read of beginnings [G, K, L, D], and sums [G, n, H]; mask [G, n, L]."""
+    per_key = queries.shape[2] // keys.shape[1]
+    folded = queries.unflatten(2, (-1, per_key)).transpose(1, 2).flatten(2, 3)
+    if mask is not None:
+        mask = mask.repeat_interleave(per_key, dim=1)[:, None]
+    out, sums = attend(folded, keys, values, manner, mask)
+    return (
+        out.unflatten(2, (-1, per_key)).transpose(1, 2).flatten(2, 3),
+        sums.unflatten(2, (-1, per_key)).transpose(1, 2).flatten(2, 3),
+    )
+
+
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, manner: Manner, mask: torch.Tensor | None, *,
+    causal: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Return attention [B, H, L, D] and the logarithm of the sums of weights [B, H, L]."""
+    if query.device.type == "cpu" and manner.softcap is None:
+        if mask is not None:
+            mask = mask.expand(-1, -1, query.shape[2], -1)
+        found: tuple[torch.Tensor, torch.Tensor] = _CPU_KERNEL(
+            query, key, value, 0.0, causal, attn_mask=mask, scale=manner.scale
+        )
+        return found
+    return attend_plainly(query, key, value, manner, mask, causal=causal)
+
+
+def attend_plainly(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, manner: Manner, mask: torch.Tensor | None, *,
+    causal: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Return the same by its definition, on any device."""
+    scores = (query * manner.scale) @ key.transpose(-1, -2)
+    if manner.softcap is not None:
+        scores = manner.softcap * torch.tanh(scores / manner.softcap)
+    if causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(later, NEVER)
+    if mask is not None:
+        scores = scores + mask
+    sums = scores.float().logsumexp(dim=-1)
+    weights = (scores.float() - sums[..., None]).exp().to(value.dtype)
+    return weights @ value, sums
+
+
+# The kernel that scaled_dot_product_attention uses on a CPU; only under this name does it also return the sums.
+_CPU_KERNEL: Callable[..., Any] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001 - no public name returns them
+AttentionInterface.register(NAME, read_slots)

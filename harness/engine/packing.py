@@ -1,0 +1,258 @@
+"""One forward pass, packed: which token belongs to which row, what it reads and where its keys go.
+
+The tokens of a pass stand in one line, without padding: first the next token of every row that is being answered, then
+prompts, then beginnings that prompts share. Every part has its own positions and reads only what it continues.
+"""
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+
+CHUNK = 128
+_SEGMENT = 16
+# Not infinite: a query that may read nothing must get a weight of zero, not of NaN.
+NEVER = -1e30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A shared beginning that has a slot.
+
+    Attributes:
+        slot: Among the beginnings.
+        length: Its tokens.
+    """
+
+    slot: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """New tokens of one row.
+
+    Attributes:
+        slot: Of the row.
+        place: Of the first of them in the slot.
+        length: How many.
+        after: The beginning that the slot continues, if any.
+    """
+
+    slot: int
+    place: int
+    length: int
+    after: Held | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where new keys and values of rows go, in one chunk of places.
+
+    Attributes:
+        chunk: Number of the chunk.
+        tokens: Those of the pass that go there.
+        slots: Slot of each [n].
+        places: Place of each within the chunk [n].
+    """
+
+    chunk: int
+    tokens: slice | torch.Tensor
+    slots: torch.Tensor
+    places: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """What neighbouring rows that decode one token each read of one chunk: as far as the longest of them.
+
+    Attributes:
+        rows: Their slots, and their tokens in the pass.
+        chunk: Number of the chunk.
+        reach: Places of it that are read.
+    """
+
+    rows: slice
+    chunk: int
+    reach: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Neighbouring prompts or beginnings of the same length.
+
+    Attributes:
+        tokens: Of all of them.
+        length: Of each.
+    """
+
+    tokens: slice
+    length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Tokens that continue the same beginning.
+
+    Attributes:
+        held: The beginning.
+        sharers: Where they stand in `Pack.sharers`.
+    """
+
+    held: Held
+    sharers: slice
+
+
+class Pack:
+    """The plan of one forward pass.
+
+    Args:
+        steps: The next token of each row; row by row, in the order of their slots.
+        prompts: Whole prompts, or what follows their beginnings; in slots behind those of `steps`.
+        beginnings: What prompts share and nobody has computed yet.
+        device: Of the decoder.
+
+    Attributes:
+        count: Tokens in all.
+        positions: Position of each [1, N].
+        read: Tokens whose logits are wanted, rows before prompts [R].
+        targets: Where the keys of rows and prompts go.
+        beginnings: New beginnings and their tokens.
+        segments: Of the decoding rows.
+        runs: Of prompts and beginnings.
+        groups: By beginning.
+        sharers: Tokens that continue a beginning, group by group [n].
+    """
+
+    def __init__(
+        self, steps: Sequence[Part], prompts: Sequence[Part], beginnings: Sequence[Held], device: torch.device
+    ) -> None:
+        shared = [Part(slot=held.slot, place=0, length=held.length) for held in beginnings]
+        parts = [*steps, *prompts]
+        spans = list(_spans([*parts, *shared]))
+        self._device = device
+        self._places = self._long([part.place for part in steps])
+        self.count = spans[-1][1]
+        self.positions = self._long(_positions([*parts, *shared]))[None]
+        self.read = self._long([end - 1 for _, end in spans[: len(parts)]])
+        self.targets = tuple(self._targets(parts))
+        self.beginnings = tuple(
+            (held, slice(*span)) for held, span in zip(beginnings, spans[len(parts) :], strict=True)
+        )
+        self.segments = tuple(_segments(steps, _SEGMENT if device.type == "cpu" else max(1, len(steps))))
+        self.runs = tuple(_runs([*prompts, *shared], len(steps)))
+        self.groups, sharers = _groups(parts)
+        self.sharers = self._long(sharers)
+        self._masks: dict[Hashable, torch.Tensor | None] = {}
+
+    def mask(self, of: Segment | Run | Group, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
+        """Return what may be read, as a mask that is added; None for everything. Layers that read alike share it."""
+        key = (id(of), window)
+        if key not in self._masks:
+            if isinstance(of, Segment):
+                self._masks[key] = self._segment_mask(of, window, dtype)
+            else:
+                self._masks[key] = (
+                    self._run_mask(of, window, dtype) if isinstance(of, Run) else self._group_mask(of, window, dtype)
+                )
+        return self._masks[key]
+
+    def _segment_mask(self, segment: Segment, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
+        """[n, 1, 1, reach], of a chunk of the rows' slots."""
+        places = self._places[segment.rows, None]
+        keys = torch.arange(segment.reach, device=self._device) + segment.chunk * CHUNK
+        allowed = keys <= places
+        if window is not None:
+            allowed &= places - keys < window
+        return self._additive(allowed, dtype, (-1, 1, 1, segment.reach))
+
+    def _run_mask(self, run: Run, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
+        """[1, 1, L, L], of a prompt itself; None for everything before."""
+        if window is None or run.length <= window:
+            return None
+        places = torch.arange(run.length, device=self._device)
+        distance = places[:, None] - places
+        return self._additive((distance >= 0) & (distance < window), dtype, (1, 1, run.length, run.length))
+
+    def _group_mask(self, group: Group, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
+        """[n, length], of a beginning."""
+        if window is None:
+            return None
+        positions = self.positions[0, self.sharers[group.sharers], None]
+        keys = torch.arange(group.held.length, device=self._device)
+        return self._additive(positions - keys < window, dtype, (-1, group.held.length))
+
+    def _additive(self, allowed: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor | None:
+        if bool(allowed.all()):
+            return None
+        mask = torch.zeros(allowed.shape, dtype=dtype, device=self._device)
+        return mask.masked_fill_(~allowed, NEVER).view(shape)
+
+    def _targets(self, parts: Sequence[Part]) -> Iterator[Target]:
+        chunks: dict[int, list[tuple[int, int, int]]] = {}
+        for part, (start, _) in zip(parts, _spans(parts), strict=True):
+            for step in range(part.length):
+                chunk, place = divmod(part.place + step, CHUNK)
+                chunks.setdefault(chunk, []).append((start + step, part.slot, place))
+        for chunk, written in chunks.items():
+            tokens, slots, places = zip(*written, strict=True)
+            first, last = tokens[0], tokens[-1]
+            together = last - first + 1 == len(tokens)
+            yield Target(
+                chunk=chunk, tokens=slice(first, last + 1) if together else self._long(tokens),
+                slots=self._long(slots), places=self._long(places),
+            )  # fmt: skip
+
+    def _long(self, values: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.long, device=self._device)
+
+
+def _positions(parts: Sequence[Part]) -> list[int]:
+    starts = [part.place + (part.after.length if part.after else 0) for part in parts]
+    return [start + step for start, part in zip(starts, parts, strict=True) for step in range(part.length)]
+
+
+def _spans(parts: Sequence[Part], first: int = 0) -> Iterator[tuple[int, int]]:
+    """Yield where each part's tokens begin and end."""
+    for part in parts:
+        yield first, first + part.length
+        first += part.length
+
+
+def _segments(steps: Sequence[Part], size: int) -> Iterator[Segment]:
+    """Yield, chunk after chunk, neighbours that reach it; what a row never wrote is not even touched."""
+    longest = max((part.place for part in steps), default=-1)
+    for chunk in range(longest // CHUNK + 1):
+        first = chunk * CHUNK
+        for reaching, some in groupby(enumerate(steps), key=lambda numbered: numbered[1].place >= first):
+            if reaching:
+                yield from _cut(list(some), chunk, size)
+
+
+def _cut(neighbours: Sequence[tuple[int, Part]], chunk: int, size: int) -> Iterator[Segment]:
+    for start in range(0, len(neighbours), size):
+        some = neighbours[start : start + size]
+        reach = max(part.place for _, part in some) + 1 - chunk * CHUNK
+        yield Segment(rows=slice(some[0][0], some[-1][0] + 1), chunk=chunk, reach=min(CHUNK, reach))
+
+
+def _runs(parts: Sequence[Part], first: int) -> Iterator[Run]:
+    start = first
+    for number, (part, (_, end)) in enumerate(zip(parts, _spans(parts, first), strict=True)):
+        if number + 1 == len(parts) or parts[number + 1].length != part.length:
+            yield Run(tokens=slice(start, end), length=part.length)
+            start = end
+
+
+def _groups(parts: Sequence[Part]) -> tuple[tuple[Group, ...], list[int]]:
+    members: dict[Held, list[int]] = {}
+    for part, (start, end) in zip(parts, _spans(parts), strict=True):
+        if part.after is not None:
+            members.setdefault(part.after, []).extend(range(start, end))
+    groups = []
+    sharers: list[int] = []
+    for held, tokens in members.items():
+        groups.append(Group(held=held, sharers=slice(len(sharers), len(sharers) + len(tokens))))
+        sharers += tokens
+    return tuple(groups), sharers
