@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.answers.box_space import BoxSpace
 from tasks.foundation.errors import UsageError
@@ -159,6 +159,19 @@ class DirectAdapter(Adapter):
         """
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowStates:
+    """What the rows of a forward pass read besides their tokens, for a decoder with cross-attention.
+
+    Attributes:
+        states: Of every row, as `LocalAdapter.row_state` made them.
+        rows: Row of every token [N] of a packed pass [1, N]; None if the rows of the batch are the rows.
+    """
+
+    states: tuple[Any, ...]
+    rows: "torch.Tensor | None" = None
+
+
 class LocalAdapter(Adapter):
     """A torch model that the generation engine drives; it renders, encodes and embeds, and schedules nothing.
 
@@ -169,12 +182,15 @@ class LocalAdapter(Adapter):
         shares_beginnings: Whether the keys of a prompt's beginning depend on nothing behind it, so that questions of
             one image may share them. Not so with bidirectional attention among visual tokens or vision that reads
             the question.
+        has_row_states: Whether the decoder reads images by cross-attention. Then every forward pass gets
+            `row_states=RowStates(...)`, and no beginnings are shared.
     """
 
     decoder: "PreTrainedModel"
     end_ids: frozenset[int]
     image_tokens: int
     shares_beginnings: bool = True
+    has_row_states: bool = False
 
     @abstractmethod
     def render(self, sample: Sample, spec: TaskSpec) -> Prompt:
@@ -191,6 +207,14 @@ class LocalAdapter(Adapter):
     @abstractmethod
     def project(self, features: "torch.Tensor", kind: Kind) -> "torch.Tensor":
         """Return visual tokens [B, V, D] of features [B, ...] for a kind of task."""
+
+    def row_state(self, features: "Sequence[torch.Tensor]", kind: Kind) -> object:
+        """Return what a row reads by cross-attention, of the features [...] of its images in order.
+
+        It stays with the row: keys and values of the cross-attention are computed here, once for all tokens.
+        """
+        del features, kind
+        raise NotImplementedError(f"{type(self).__name__} says that it has row states, and makes none.")
 
     @abstractmethod
     def embed_tokens(self, ids: "torch.Tensor") -> "torch.Tensor":

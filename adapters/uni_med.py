@@ -85,7 +85,7 @@ class UniMedAdapter(LocalAdapter):
 
     def encode_images(self, pixels: "torch.Tensor") -> "torch.Tensor":
         """Return resampled features [B, V, C_v] of pixels [B, 3, S, S]."""
-        return self._model.encode_images(pixels.to(self._model.device, self._model.dtype))
+        return self._model.encode_images(pixels.to(self._model.device, self._model.dtype, non_blocking=True))
 
     def project(self, features: "torch.Tensor", kind: Kind) -> "torch.Tensor":
         """Return visual tokens [B, V, D] routed for the kind of task."""

@@ -39,6 +39,14 @@ def publish(path: Path) -> None:
     help="Type of the weights.  [default: auto: float32 on the CPU, bfloat16 elsewhere]",
 )
 @click.option("--seed", type=click.IntRange(0, MAX_SEED), help="Seed of everything random.  [default: 0]")
+@click.option("--temperature", type=click.FloatRange(0, 100), help="Of sampling.  [default: 0, the likeliest token]")
+@click.option("--top-k", type=click.IntRange(min=0), help="Sample among so many tokens.  [default: 0, all]")
+@click.option(
+    "--top-p", type=click.FloatRange(0, 1, min_open=True), help="Sample within this probability.  [default: 1]"
+)
+@click.option("--repetition-penalty", type=click.FloatRange(0, 100, min_open=True), help="[default: 1, none]")
+@click.option("--beams", type=click.IntRange(min=1), help="Width of a beam search.  [default: 1, none]")
+@click.option("--compile", is_flag=True, default=None, help="Let torch.compile fuse the decoder's layers.")
 @click.option("--config", type=click.Path(path_type=Path), help="A run.yaml to run again; options override it.")
 @click.option(
     "--overwrite",
@@ -75,6 +83,12 @@ def _show_phases(phases: Phases) -> None:
     rows = [[phase, f"{seconds:.1f}", f"{100 * seconds / total:.0f}"] for phase, seconds in spent if total]
     beside = [[f"{phase} (beside)", f"{seconds:.1f}", ""] for phase, seconds in sorted(phases.background.items())]
     emit_table(["phase", "seconds", "%"], [*rows, *beside], title="Where the time went")
+    if phases.tasks:
+        rates = [
+            [task, f"{rate.output_tokens:,}", f"{rate.seconds:.1f}", f"{rate.tokens_per_second:,.0f}"]
+            for task, rate in sorted(phases.tasks.items(), key=lambda item: -item[1].seconds)
+        ]
+        emit_table(["task", "output tokens", "seconds", "tokens/s"], rates, title="Where the engine's time went")
     efficiency, counts = phases.efficiency(), phases.counts
     if efficiency:
         say(

@@ -66,6 +66,7 @@ def write_environment(path: Path, adapter: Adapter, phases: Phases) -> None:
             "dtype": adapter.dtype,
             "weights": adapter.weights_fingerprint,
         },
+        "engine": phases.notes,
         "phases": phases.as_json(),
     }
     write_atomically(path, canonical_json(document, indent=2) + "\n")

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import IO
 
 from adapters.base import Adapter, DirectAdapter, LocalAdapter
-from harness.engine.request import Outcome, Request, make_request
+from harness.engine.request import GREEDY, Choosing, Outcome, Request, make_request
 from harness.phases import Phases
 from harness.records import GenerationRecord, RecordFile, append
 from harness.rundir import RunDirectory
+from harness.settings import Settings
 from harness.workload import TaskLoad, Workload
 from tasks.foundation.console import Meter, meter, say
 from tasks.foundation.errors import RunError, SampleError
@@ -55,9 +56,7 @@ def make_plan(workload: Workload, adapter: Adapter, directory: RunDirectory) -> 
     return Plan(loads=loads, missing=missing, recorded=recorded)
 
 
-def generate(
-    plan: Plan, adapter: Adapter, directory: RunDirectory, phases: Phases, *, batch_size: int | None
-) -> list[str]:
+def generate(plan: Plan, adapter: Adapter, directory: RunDirectory, phases: Phases, settings: Settings) -> list[str]:
     """Answer what is missing, appending each answer as it comes; then put every file in its final order.
 
     Returns:
@@ -71,7 +70,7 @@ def generate(
             for load in plan.loads
         }
         states: Counter[str] = Counter()
-        for outcomes in _outcomes(plan, adapter, phases, batch_size):
+        for outcomes in _outcomes(plan, adapter, directory, phases, settings):
             with phases.time("write"):
                 _write(outcomes, directory.identity, streams)
             _show(progress, outcomes, states)
@@ -88,11 +87,13 @@ def _record_file(directory: RunDirectory, load: TaskLoad) -> RecordFile:
     return directory.generations(load.spec.name, [sample.sample_id for sample in load.samples])
 
 
-def _outcomes(plan: Plan, adapter: Adapter, phases: Phases, batch_size: int | None) -> Iterator[list[Outcome]]:
+def _outcomes(
+    plan: Plan, adapter: Adapter, directory: RunDirectory, phases: Phases, settings: Settings
+) -> Iterator[list[Outcome]]:
     if isinstance(adapter, DirectAdapter):
         yield from _answer_directly(plan, adapter, phases)
     elif isinstance(adapter, LocalAdapter):
-        yield from _drive_engine(plan, adapter, phases, batch_size)
+        yield from _drive_engine(plan, adapter, directory, phases, settings)
     else:
         raise RunError(
             f"The model {adapter.card.name!r} is neither direct nor local.", "Use a model of `medbench models`."
@@ -112,22 +113,24 @@ def _answer_directly(plan: Plan, adapter: DirectAdapter, phases: Phases) -> Iter
         yield outcomes
 
 
-def _drive_engine(plan: Plan, adapter: LocalAdapter, phases: Phases, batch_size: int | None) -> Iterator[list[Outcome]]:
-    from harness.engine.budget import auto_budget
-    from harness.engine.engine import Engine
+def _drive_engine(
+    plan: Plan, adapter: LocalAdapter, directory: RunDirectory, phases: Phases, settings: Settings
+) -> Iterator[list[Outcome]]:
+    from harness.driving import choosing_of, drive, note_agreement
 
-    engine = Engine(adapter, auto_budget(adapter.decoder, rows=batch_size), phases)
-    yield from engine.generate(requests_of(plan, adapter, phases))
+    requests = requests_of(plan, adapter, phases, choosing_of(settings))
+    yield from drive(adapter, requests, directory, phases, settings)
+    note_agreement(adapter, plan.loads, directory, phases, settings)
 
 
-def requests_of(plan: Plan, adapter: LocalAdapter, phases: Phases) -> Iterator[Request]:
+def requests_of(plan: Plan, adapter: LocalAdapter, phases: Phases, choosing: Choosing = GREEDY) -> Iterator[Request]:
     """Yield the missing samples as rendered requests, tasks with long answers first."""
     from harness.engine.grouping import LONG_ANSWERS_FIRST
 
     for load in sorted(plan.loads, key=lambda load: LONG_ANSWERS_FIRST.index(load.spec.kind)):
         for sample in plan.missing[load.spec.name]:
             with phases.time("render"):
-                request = make_request(adapter, sample, load.spec, load.prepared.source)
+                request = make_request(adapter, sample, load.spec, load.prepared.source, choosing)
             yield request
 
 

@@ -4,15 +4,40 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(slots=True)
+class TaskRate:
+    """What was written for a task, and its share of the time of the passes, by tokens computed."""
+
+    seconds: float = 0.0
+    output_tokens: int = 0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens of answers in a second of the task's own."""
+        return self.output_tokens / self.seconds if self.seconds else 0.0
 
 
 class Phases:
-    """Seconds and counts by phase; phases do not nest, so that their sum is the time spent in them."""
+    """Seconds and counts by phase; phases do not nest, so that their sum is the time spent in them.
+
+    Attributes:
+        seconds: By phase.
+        background: Seconds that passed beside the phases, in other threads.
+        counts: Of whatever was counted.
+        tasks: How fast each task was answered.
+        notes: What else a reader of the run should know of how it was answered.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self.background: dict[str, float] = defaultdict(float)
         self.counts: dict[str, int] = defaultdict(int)
+        self.tasks: dict[str, TaskRate] = defaultdict(TaskRate)
+        self.notes: dict[str, Any] = {}
 
     @contextmanager
     def time(self, phase: str) -> Iterator[None]:
@@ -24,15 +49,17 @@ class Phases:
             self.seconds[phase] += time.perf_counter() - started
 
     @contextmanager
-    def share(self, parts: Mapping[str, int]) -> Iterator[None]:
-        """Add the time of the block to several phases, by what each did in it."""
+    def share(self, parts: Mapping[str, int], tasks: Mapping[str, int]) -> Iterator[None]:
+        """Add the time of the block to several phases and tasks, by the tokens that each had in it."""
         started = time.perf_counter()
         try:
             yield
         finally:
-            seconds, whole = time.perf_counter() - started, max(1, sum(parts.values()))
+            seconds = time.perf_counter() - started
             for phase, part in parts.items():
-                self.seconds[phase] += seconds * part / whole
+                self.seconds[phase] += seconds * part / max(1, sum(parts.values()))
+            for task, part in tasks.items():
+                self.tasks[task].seconds += seconds * part / max(1, sum(tasks.values()))
 
     def add_background(self, phase: str, seconds: float) -> None:
         """Add seconds that passed beside the phases, in another thread."""
@@ -62,11 +89,19 @@ class Phases:
             "output_tokens_per_second": round(written / seconds, 1) if seconds else 0.0,
         }
 
-    def as_json(self) -> dict[str, dict[str, float]]:
+    def as_json(self) -> dict[str, Any]:
         """Return seconds by phase and counts, rounded for people."""
         return {
             "seconds": {phase: round(value, 3) for phase, value in sorted(self.seconds.items())},
             "background_seconds": {phase: round(value, 3) for phase, value in sorted(self.background.items())},
             "efficiency": self.efficiency(),
+            "tasks": {
+                task: {
+                    "seconds": round(rate.seconds, 3),
+                    "output_tokens": rate.output_tokens,
+                    "output_tokens_per_second": round(rate.tokens_per_second, 1),
+                }
+                for task, rate in sorted(self.tasks.items())
+            },
             "counts": dict(sorted(self.counts.items())),
         }

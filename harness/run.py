@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.base import Adapter, AdapterEntry, LoadOptions
+from adapters.base import Adapter, AdapterEntry, LoadOptions, LocalAdapter
 from adapters.catalog import find_adapter
 from harness.environment import write_environment
 from harness.generate import answerable, generate, make_plan
@@ -52,6 +52,7 @@ def run(settings: Settings, publish: Publish, *, overwrite: str = "never") -> Ru
         _refuse_ignored(settings, entry)
         workload = load_workload(settings)
         adapter = entry.load(load_options(settings, variant, workload))
+        _refuse_decoding(settings, adapter)
     _warn_loudly(workload, adapter)
     with open_run(settings, workload, adapter, overwrite=overwrite) as directory:
         finished = finished_results(directory)
@@ -60,7 +61,7 @@ def run(settings: Settings, publish: Publish, *, overwrite: str = "never") -> Ru
             return RunOutcome(path=directory.path, results=finished, phases=None)
         _start_scorer_early(workload)
         plan = make_plan(workload, adapter, directory)
-        failures = generate(plan, adapter, directory, phases, batch_size=settings.batch_size)
+        failures = generate(plan, adapter, directory, phases, settings)
         with phases.time("score"):
             results = score_run(workload, adapter, entry, directory, settings)
         publish(directory.path)
@@ -103,6 +104,16 @@ def _refuse_ignored(settings: Settings, entry: AdapterEntry) -> None:
     ignored = [f"--{name}" for name, is_given in given.items() if is_given and name not in entry.takes]
     if ignored:
         raise UsageError(f"The model {entry.card.name!r} does not take {', '.join(ignored)}.", "Leave the option out.")
+
+
+def _refuse_decoding(settings: Settings, adapter: Adapter) -> None:
+    """Refuse options of the engine for a model that it does not drive."""
+    given = [f"--{name.replace('_', '-')}" for name in (*settings.decoding(), *(("compile",) * settings.compile))]
+    if given and not isinstance(adapter, LocalAdapter):
+        raise UsageError(
+            f"The model {adapter.card.name!r} chooses its tokens itself and does not take {', '.join(given)}.",
+            "Leave the option out.",
+        )
 
 
 def load_options(settings: Settings, variant: str, workload: Workload) -> LoadOptions:

@@ -50,6 +50,11 @@ class RunDirectory:
         return self.path / "scores" / f"{task}.jsonl"
 
     @property
+    def budget(self) -> Path:
+        """What the engine learned to hold at once, after memory ran out."""
+        return self.path / "budget.json"
+
+    @property
     def results(self) -> Path:
         """The aggregate file."""
         return self.path / "results.json"
@@ -70,6 +75,8 @@ def run_identity(settings: Settings, workload: Workload, adapter: Adapter) -> di
         "device": adapter.device.partition(":")[0],
         "limit": settings.limit,
         "seed": settings.seed,
+        **({"decoding": settings.decoding()} if settings.decoding() else {}),
+        **({"compile": True} if settings.compile else {}),
         "suite": workload.suite,
         "tasks": {
             load.spec.name: {

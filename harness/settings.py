@@ -12,6 +12,7 @@ from tasks.foundation.errors import UsageError
 from tasks.foundation.yaml_tables import read_yaml_table
 
 MAX_SEED = 2**63 - 1
+CHOOSING = ("temperature", "top_k", "top_p", "repetition_penalty", "beams")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,12 @@ class Settings:
         device: Where the model runs.
         dtype: Type of the model's weights.
         seed: Of everything random; greedy answers do not depend on it.
+        temperature: Of sampling; 0 takes the likeliest token.
+        top_k: Sample among this many likeliest tokens; 0 for all.
+        top_p: Sample among the likeliest tokens that together have this probability.
+        repetition_penalty: Divides the positive and multiplies the negative scores of tokens already written.
+        beams: Width of the beam search.
+        compile: Whether the decoder's layers go through `torch.compile`.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -43,6 +50,18 @@ class Settings:
     device: Device = "auto"
     dtype: Dtype = "auto"
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+    temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] = 1.0
+    beams: PositiveInt = 1
+    compile: bool = False
+
+    def decoding(self) -> dict[str, float]:
+        """Return how tokens are chosen, without what was left at its default: plain greedy decoding is empty."""
+        default = Settings(model=self.model)
+        chosen = {name: getattr(self, name) for name in CHOOSING}
+        return {name: value for name, value in chosen.items() if value != getattr(default, name)}
 
     def as_yaml(self) -> dict[str, Any]:
         """Return the settings as plain values; paths are absolute, so that the file works from anywhere."""

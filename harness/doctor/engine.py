@@ -1,21 +1,18 @@
 """`medbench doctor engine`: the engine under several schedules against transformers' `generate`, one by one."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
-import torch
-
-from adapters.base import Generation, LocalAdapter, TextSegment
+from adapters.base import Generation, LocalAdapter
+from harness.engine.alone import generate_alone
 from harness.engine.budget import Budget, auto_budget
-from harness.engine.choosing import Row, outcome_of
 from harness.engine.engine import Engine
 from harness.engine.request import Request, make_request
 from harness.phases import Phases
 from harness.workload import TaskLoad
 from tasks.foundation.errors import SampleError
-from tasks.images import open_image
 
 Answers = Mapping[tuple[str, str], Generation]
 
@@ -137,39 +134,3 @@ def _agreement(schedule: str, found: Answers, alone: Answers) -> Agreement:
 
 def _key(request: Request) -> tuple[str, str]:
     return request.spec.name, request.sample.sample_id
-
-
-@torch.inference_mode()
-def generate_alone(adapter: LocalAdapter, request: Request) -> Generation:
-    """Return what transformers' `generate` makes of one request, greedily.
-
-    Raises:
-        SampleError: If an image is missing or broken.
-    """
-    embeddings = torch.cat(list(_parts(adapter, request)))[None].to(adapter.decoder.dtype)
-    decoding = request.decoding
-    written = cast("Any", adapter.decoder).generate(
-        inputs_embeds=embeddings,
-        attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device),
-        do_sample=False,
-        max_new_tokens=decoding.max_new_tokens,
-        eos_token_id=sorted(decoding.end_ids) or None,
-        pad_token_id=min(decoding.end_ids, default=0),
-    )
-    row = Row(request=request)
-    for token in written[0].tolist():
-        if row.stop is None:
-            row.write(token, adapter.detokenise)
-    generation = outcome_of(row, adapter.detokenise).generation
-    if generation is None:
-        raise SampleError(f"{request.sample.sample_id} got no answer.")
-    return generation
-
-
-def _parts(adapter: LocalAdapter, request: Request) -> Iterator[torch.Tensor]:
-    for segment in request.prompt.segments:
-        if isinstance(segment, TextSegment):
-            yield adapter.embed_tokens(torch.tensor(segment.ids, dtype=torch.long))
-        else:
-            pixels = adapter.pixels(open_image(request.source, segment.image))
-            yield adapter.project(adapter.encode_images(pixels[None]), request.spec.kind)[0]

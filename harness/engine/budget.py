@@ -41,12 +41,18 @@ def auto_budget(decoder: Any, *, rows: int | None = None) -> Budget:  # noqa: AN
     """
     on_gpu = decoder.device.type == "cuda"
     free = torch.cuda.mem_get_info(decoder.device)[0] if on_gpu else psutil.virtual_memory().available
-    tokens = int(_SHARE_OF_FREE_MEMORY * free / bytes_per_token(decoder.config, decoder.dtype))
+    tokens = int(_SHARE_OF_FREE_MEMORY * free / bytes_per_token(decoder.config, held_type(decoder)))
     return Budget(
         rows=rows or (_GPU_ROWS if on_gpu else _CPU_ROWS),
         tokens=min(max(tokens, 1), _MOST_TOKENS),
         prefill=_GPU_PREFILL if on_gpu else _CPU_PREFILL,
     )
+
+
+def held_type(decoder: Any) -> torch.dtype:  # noqa: ANN401 - a decoder of transformers
+    """Return the type of keys and values: float32 on a CPU, where half precision only costs time to convert."""
+    dtype: torch.dtype = decoder.dtype
+    return torch.float32 if decoder.device.type == "cpu" else dtype
 
 
 def bytes_per_token(config: Any, dtype: torch.dtype) -> int:  # noqa: ANN401 - any configuration of transformers

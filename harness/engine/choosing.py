@@ -41,7 +41,7 @@ class Row:
 
 def write_next(rows: Sequence[Row], logits: torch.Tensor, detokenise: Detokenise) -> None:
     """Append a token to each row by its logits [R, V], and note which rows end with it."""
-    plain = all(row.request.decoding.temperature == 0 and row.request.decoding.repetition_penalty == 1 for row in rows)
+    plain = all(row.request.decoding.greedy for row in rows)
     tokens = (
         logits.argmax(dim=-1).tolist() if plain else [_choose(row, own) for row, own in zip(rows, logits, strict=True)]
     )

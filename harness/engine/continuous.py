@@ -1,12 +1,13 @@
 """Continuous batching: finished rows leave, waiting prompts enter, and what they share is computed once."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from adapters.base import LocalAdapter
-from harness.engine.budget import Budget
+from harness.engine.budget import Budget, held_type
 from harness.engine.choosing import Row, outcome_of, write_next
 from harness.engine.grouping import Beginning, Member
 from harness.engine.packing import Held, Part
@@ -21,11 +22,12 @@ from harness.phases import Phases
 
 @dataclass(slots=True, eq=False)
 class _Slot:
-    """A member, its answer and the beginning that it continues."""
+    """A member, its answer, the beginning that it continues and what it reads by cross-attention."""
 
     member: Member
     row: Row
     after: Held | None
+    state: object
 
     @property
     def own_length(self) -> int:
@@ -60,7 +62,7 @@ class ContinuousBatching:
 
     def _begin_afresh(self) -> None:
         layers = int(self._adapter.decoder.config.num_hidden_layers)
-        self._cache = SlotCache(layers, Room(self.budget.rows, self.budget.tokens))
+        self._cache = SlotCache(layers, Room(self.budget.rows, self.budget.tokens, held_type(self._adapter.decoder)))
         self._passes = Passes(self._adapter.decoder, self._cache)
         self._held: dict[Beginning, Held] = {}
         self._free: list[int] = []
@@ -107,22 +109,34 @@ class ContinuousBatching:
         sound, outcomes = self._vision.sound(joining)
         if outcomes:
             self._forget([member for member in joining if member not in sound])
-        sound.sort(key=lambda member: -member.own_length)
-        rows = [slot.row for slot in self._slots]
-        if sound or rows:
-            beginnings = self._beginnings(sound)
-            prompts = self._prompts(sound)
-            computed = sum(member.own_length for member in sound) + sum(new.length for new, _ in beginnings)
-            with self._phases.share({"prefill": computed, "decode": len(rows)}):
-                logits = self._passes.run([row.written[-1] for row in rows], self._steps(), prompts, beginnings)
-            self._slots += [
-                _Slot(member, Row(request=member.request), part.after)
-                for member, (part, _) in zip(sound, prompts, strict=True)
-            ]
-            with self._phases.time("choose"):
-                write_next([slot.row for slot in self._slots], logits, self._adapter.detokenise)
-            self._count(len(rows), computed, sound)
+        if sound or self._slots:
+            self._pass(sorted(sound, key=lambda member: -member.own_length))
         return [*outcomes, *self._leave()]
+
+    def _pass(self, joining: Sequence[Member]) -> None:
+        """Write the next token of every row, and the first of those that join."""
+        rows = [slot.row for slot in self._slots]
+        steps = self._steps()
+        beginnings = self._beginnings(joining)
+        prompts = self._prompts(joining)
+        joined = [
+            _Slot(member, Row(request=member.request), part.after, state)
+            for member, (part, _), state in zip(joining, prompts, self._embedder.states(joining), strict=True)
+        ]
+        states = [slot.state for slot in [*self._slots, *joined]] if self._adapter.has_row_states else None
+        computed = sum(member.own_length for member in joining) + sum(held.length for held, _ in beginnings)
+        with self._phases.share({"prefill": computed, "decode": len(rows)}, self._tokens_of_tasks(joining)):
+            logits = self._passes.run([row.written[-1] for row in rows], steps, prompts, beginnings, states)
+        self._slots += joined
+        with self._phases.time("choose"):
+            write_next([slot.row for slot in self._slots], logits, self._adapter.detokenise)
+        self._count(len(rows), computed, joining)
+
+    def _tokens_of_tasks(self, joining: Sequence[Member]) -> Counter[str]:
+        tokens = Counter(slot.member.request.spec.name for slot in self._slots)
+        for member in joining:
+            tokens[member.request.spec.name] += member.own_length
+        return tokens
 
     def _steps(self) -> list[Part]:
         return [
@@ -181,6 +195,8 @@ class ContinuousBatching:
         self._phases.count("prompt tokens", sum(slot.row.request.length for slot in done))
         self._phases.count("output tokens", sum(len(slot.row.written) for slot in done))
         self._phases.count("answers", len(done))
+        for slot in done:
+            self._phases.tasks[slot.member.request.spec.name].output_tokens += len(slot.row.written)
         with self._phases.time("detokenise"):
             return [outcome_of(slot.row, self._adapter.detokenise) for slot in done]
 

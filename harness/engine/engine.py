@@ -59,7 +59,7 @@ class Engine:
         windows = in_order(
             requests,
             image_tokens=self._adapter.image_tokens,
-            share=continuous and self._adapter.shares_beginnings,
+            share=continuous and self._adapter.shares_beginnings and not self._adapter.has_row_states,
             window_tokens=max(1, self.budget.tokens // _SHARE_OF_BEGINNINGS),
         )
         upcoming = Upcoming(windows, pictures)

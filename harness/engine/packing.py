@@ -116,6 +116,7 @@ class Pack:
     Attributes:
         count: Tokens in all.
         positions: Position of each [1, N].
+        row_of: Row or prompt of each token of these [n], which come before beginnings.
         read: Tokens whose logits are wanted, rows before prompts [R].
         targets: Where the keys of rows and prompts go.
         beginnings: New beginnings and their tokens.
@@ -135,6 +136,7 @@ class Pack:
         self._places = self._long([part.place for part in steps])
         self.count = spans[-1][1]
         self.positions = self._long(_positions([*parts, *shared]))[None]
+        self.row_of = self._long([row for row, part in enumerate(parts) for _ in range(part.length)])
         self.read = self._long([end - 1 for _, end in spans[: len(parts)]])
         self.targets = tuple(self._targets(parts))
         self.beginnings = tuple(

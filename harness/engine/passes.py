@@ -1,12 +1,13 @@
 """Packed forward passes of an unmodified decoder of transformers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from adapters.base import RowStates
 from harness.engine.attention import NAME, Packed
 from harness.engine.packing import Held, Pack, Part
 from harness.engine.slots import SlotCache
@@ -55,6 +56,7 @@ class Passes:
         steps: Sequence[Part],
         prompts: Sequence[tuple[Part, torch.Tensor]],
         beginnings: Sequence[tuple[Held, torch.Tensor]],
+        states: Sequence[object] | None = None,
     ) -> torch.Tensor:
         """Append tokens to rows and write prompts and beginnings into slots, all in one pass.
 
@@ -63,6 +65,7 @@ class Passes:
             steps: Where each goes.
             prompts: Whole prompts, or what follows their beginnings, with embeddings [L, D].
             beginnings: What they share and nobody computed yet, with embeddings [L, D].
+            states: What rows and prompts read by cross-attention; None for a decoder without.
 
         Returns:
             Logits [R + P, V] behind every row and every prompt.
@@ -72,9 +75,10 @@ class Passes:
         embeddings = [own for _, own in [*prompts, *beginnings]]
         if tokens:
             embeddings.insert(0, self._decoder.get_input_embeddings()(torch.tensor(tokens, device=device)))
-        return self._forward(pack, torch.cat(embeddings)[None].to(self._decoder.dtype))
+        more = {} if states is None else {"row_states": RowStates(states=tuple(states), rows=pack.row_of)}
+        return self._forward(pack, torch.cat(embeddings)[None].to(self._decoder.dtype), more)
 
-    def _forward(self, pack: Pack, embeddings: torch.Tensor) -> torch.Tensor:
+    def _forward(self, pack: Pack, embeddings: torch.Tensor, more: Mapping[str, object]) -> torch.Tensor:
         self._cache.aim(pack)
         with ExitStack() as stack:
             stack.enter_context(_attention(self._decoder))
@@ -84,7 +88,7 @@ class Passes:
                     stack.enter_context(_only(module, pack.read, spread=True))
             output = self._decoder(
                 inputs_embeds=embeddings, position_ids=pack.positions, past_key_values=self._cache, use_cache=True,
-                packed=Packed(pack, self._cache, self._together),
+                packed=Packed(pack, self._cache, self._together), **more,
             )  # fmt: skip
         logits: torch.Tensor = output.logits[0]
         return logits

@@ -27,6 +27,15 @@ class Embedder:
         """Return the embeddings of what is each one's own."""
         return self._embed([(one.request.source, one.request.spec.kind, one.own) for one in members])
 
+    def states(self, members: Sequence[Member]) -> list[object]:
+        """Return what members read by cross-attention; None for each if the decoder has none."""
+        if not self._adapter.has_row_states:
+            return [None] * len(members)
+        return [
+            self._adapter.row_state(self._vision.features(member.request), member.request.spec.kind)
+            for member in members
+        ]
+
     def _embed(self, parts: Sequence[tuple[Path, Kind, Segments]]) -> list[torch.Tensor]:
         visual = self._visual(parts)
         texts = iter(self._texts([segment.ids for _, _, segments in parts for segment in _text(segments)]))

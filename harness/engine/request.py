@@ -1,6 +1,6 @@
 """What the engine is asked and what it answers."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from adapters.base import Generation, LocalAdapter, Prompt
@@ -9,13 +9,10 @@ from tasks.spec import TaskSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decoding:
-    """How tokens are chosen and when an answer ends.
+class Choosing:
+    """How tokens are chosen.
 
     Attributes:
-        max_new_tokens: Longest answer, the end token included.
-        end_ids: Token ids that end an answer.
-        stop_strings: Texts that end an answer; it is cut before the first of them.
         temperature: Of sampling; 0 takes the likeliest token.
         top_k: Sample among this many likeliest tokens; 0 for all.
         top_p: Sample among the likeliest tokens that together have this probability.
@@ -25,15 +22,35 @@ class Decoding:
         seed: Of sampling; every sample draws from a generator of its own.
     """
 
-    max_new_tokens: int
-    end_ids: frozenset[int] = frozenset()
-    stop_strings: tuple[str, ...] = ()
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
     repetition_penalty: float = 1.0
     beams: int = 1
     seed: int = 0
+
+    @property
+    def greedy(self) -> bool:
+        """Whether every token is simply the likeliest."""
+        return self.temperature == 0 and self.repetition_penalty == 1 and self.beams == 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding(Choosing):
+    """How tokens are chosen and when an answer ends.
+
+    Attributes:
+        max_new_tokens: Longest answer, the end token included.
+        end_ids: Token ids that end an answer.
+        stop_strings: Texts that end an answer; it is cut before the first of them.
+    """
+
+    max_new_tokens: int
+    end_ids: frozenset[int] = frozenset()
+    stop_strings: tuple[str, ...] = ()
+
+
+GREEDY = Choosing()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,13 +84,16 @@ class Outcome:
     error: str = ""
 
 
-def make_request(adapter: LocalAdapter, sample: Sample, spec: TaskSpec, source: Path) -> Request:
-    """Return a sample as a request, answered greedily until one of the adapter's end tokens."""
+def make_request(
+    adapter: LocalAdapter, sample: Sample, spec: TaskSpec, source: Path, choosing: Choosing = GREEDY
+) -> Request:
+    """Return a sample as a request, answered until one of the adapter's end tokens or stop strings."""
     prompt = adapter.render(sample, spec)
     length = prompt.text_tokens() + len(prompt.images()) * adapter.image_tokens
     decoding = Decoding(
-        max_new_tokens=spec.max_new_tokens, end_ids=adapter.end_ids, stop_strings=adapter.stop_strings(spec)
-    )
+        max_new_tokens=spec.max_new_tokens, end_ids=adapter.end_ids, stop_strings=adapter.stop_strings(spec),
+        **asdict(choosing),
+    )  # fmt: skip
     return Request(sample=sample, spec=spec, source=source, prompt=prompt, length=length, decoding=decoding)
 
 

@@ -1,12 +1,13 @@
 """Static batches, for decoders that cannot be driven row by row and for beam search."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from adapters.base import LocalAdapter
+from adapters.base import LocalAdapter, RowStates
 from harness.engine.budget import Budget
 from harness.engine.choosing import Row, outcome_of, write_next
 from harness.engine.grouping import Member
@@ -15,6 +16,8 @@ from harness.engine.request import Decoding, Outcome, Request, out_of_memory
 from harness.engine.upcoming import Upcoming
 from harness.engine.vision import Vision
 from harness.phases import Phases
+
+States = Sequence[object] | None
 
 
 class StaticBatching:
@@ -66,10 +69,15 @@ class StaticBatching:
             return outcomes
         rows = [Row(request=member.request) for member in sound]
         embeddings = self._embedder.own(sound)
-        if rows[0].request.decoding.beams > 1:
-            self._search(rows, embeddings)
-        else:
-            self._write(rows, embeddings)
+        states = self._embedder.states(sound) if self._adapter.has_row_states else None
+        tasks = Counter(row.request.spec.name for row in rows)
+        with self._phases.share({}, tasks):
+            if rows[0].request.decoding.beams > 1:
+                self._search(rows, embeddings, states)
+            else:
+                self._write(rows, embeddings, states)
+        for row in rows:
+            self._phases.tasks[row.request.spec.name].output_tokens += len(row.written)
         self._phases.count("prompt tokens", sum(row.request.length for row in rows))
         self._phases.count("output tokens", sum(len(row.written) for row in rows))
         self._phases.count("answers", len(rows))
@@ -78,9 +86,9 @@ class StaticBatching:
         with self._phases.time("detokenise"):
             return [*outcomes, *(outcome_of(row, self._adapter.detokenise) for row in rows)]
 
-    def _write(self, rows: Sequence[Row], embeddings: Sequence[torch.Tensor]) -> None:
+    def _write(self, rows: Sequence[Row], embeddings: Sequence[torch.Tensor], states: States) -> None:
         with self._phases.time("prefill"):
-            batch = _Batch(self._adapter.decoder, rows, embeddings)
+            batch = _Batch(self._adapter.decoder, rows, embeddings, states)
             write_next(batch.rows, batch.logits, self._adapter.detokenise)
         with self._phases.time("decode"):
             while batch.leave():
@@ -89,7 +97,7 @@ class StaticBatching:
                 batch.step()
                 write_next(batch.rows, batch.logits, self._adapter.detokenise)
 
-    def _search(self, rows: Sequence[Row], embeddings: Sequence[torch.Tensor]) -> None:
+    def _search(self, rows: Sequence[Row], embeddings: Sequence[torch.Tensor], states: States) -> None:
         decoding = rows[0].request.decoding
         padded, mask = _left_padded(embeddings)
         with self._phases.time("decode"):
@@ -102,6 +110,7 @@ class StaticBatching:
                 eos_token_id=sorted(decoding.end_ids) or None,
                 pad_token_id=min(decoding.end_ids, default=0),
                 repetition_penalty=decoding.repetition_penalty,
+                **_row_states(states, each=decoding.beams),
             )
         for row, ids in zip(rows, written.tolist(), strict=True):
             _take_until_the_end(row, ids, self._adapter)
@@ -115,6 +124,13 @@ class StaticBatching:
         self.budget = self.budget.halved(len(members))
         self._upcoming.put_back(members)
         return []
+
+
+def _row_states(states: States, each: int = 1) -> dict[str, RowStates]:
+    """Return the argument of a decoder with cross-attention; in a beam search a row stands there `each` times."""
+    if states is None:
+        return {}
+    return {"row_states": RowStates(states=tuple(state for state in states for _ in range(each)))}
 
 
 def _search_of(request: Request) -> Decoding | None:
@@ -132,8 +148,11 @@ def _take_until_the_end(row: Row, ids: Sequence[int], adapter: LocalAdapter) -> 
 class _Batch:
     """The rows that are still being written; finished ones leave, and their share of the cache with them."""
 
-    def __init__(self, decoder: PreTrainedModel, rows: Sequence[Row], embeddings: Sequence[torch.Tensor]) -> None:
+    def __init__(
+        self, decoder: PreTrainedModel, rows: Sequence[Row], embeddings: Sequence[torch.Tensor], states: States
+    ) -> None:
         self._decoder = decoder
+        self._states = states
         self._cache = DynamicCache(config=decoder.config)
         self.rows = list(rows)
         padded, self._mask = _left_padded(embeddings)
@@ -149,6 +168,7 @@ class _Batch:
             self._mask, self._next_position = self._mask[index], self._next_position[index]
             self._cache.batch_select_indices(index)
         self.rows = [self.rows[place] for place in places]
+        self._states = None if self._states is None else [self._states[place] for place in places]
         return bool(self.rows)
 
     def step(self) -> None:
@@ -160,7 +180,12 @@ class _Batch:
 
     def _forward(self, **inputs: torch.Tensor) -> torch.Tensor:
         output = self._decoder(
-            attention_mask=self._mask, past_key_values=self._cache, use_cache=True, logits_to_keep=1, **inputs
+            attention_mask=self._mask,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **inputs,
+            **_row_states(self._states),
         )
         logits: torch.Tensor = output.logits[:, -1]
         return logits

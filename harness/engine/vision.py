@@ -59,6 +59,10 @@ class Vision:
                 sound.append(member)
         return sound, errors
 
+    def features(self, request: Request) -> list[torch.Tensor]:
+        """Return the features of a request's images, which must be prepared, in order."""
+        return [self._features.get(self._digest(key)) for key in image_keys([request])]
+
     def visual_tokens(self, keys: Iterable[ImageKey], kind: Kind) -> dict[ImageKey, torch.Tensor]:
         """Return visual tokens [V, D] of prepared images for a kind of task."""
         unique = list(dict.fromkeys(keys))
@@ -94,10 +98,15 @@ class Vision:
         for start in range(0, len(waiting), TOGETHER):
             self._encode(waiting[start : start + TOGETHER])
 
+    def _stacked(self, digests: Sequence[str]) -> torch.Tensor:
+        pixels = torch.stack([self._pixels[digest] for digest in digests])
+        # Pinned memory is copied to a GPU while it still computes.
+        return pixels.pin_memory() if self._adapter.device.startswith("cuda") else pixels
+
     def _encode(self, digests: list[str]) -> None:
         try:
             with self._phases.time("encode"):
-                encoded = self._adapter.encode_images(torch.stack([self._pixels[digest] for digest in digests]))
+                encoded = self._adapter.encode_images(self._stacked(digests))
         except torch.OutOfMemoryError:
             if len(digests) == 1:
                 raise

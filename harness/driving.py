@@ -1,0 +1,111 @@
+"""A local model in a run: its engine, the budget that the run learned, and how far answers depend on batches."""
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import islice, zip_longest
+from pathlib import Path
+
+from adapters.base import LocalAdapter
+from harness.engine.alone import generate_alone
+from harness.engine.budget import Budget, auto_budget
+from harness.engine.compiling import compile_layers
+from harness.engine.engine import Engine
+from harness.engine.request import Choosing, Outcome, Request, make_request
+from harness.phases import Phases
+from harness.rundir import RunDirectory
+from harness.settings import Settings
+from harness.workload import TaskLoad
+from tasks.foundation.console import say
+from tasks.foundation.errors import SampleError
+from tasks.foundation.files import canonical_json, write_atomically
+from tasks.sample import Sample
+
+_FEWEST, _MOST = 4, 24
+
+
+def choosing_of(settings: Settings) -> Choosing:
+    """Return how a run's tokens are chosen."""
+    return Choosing(
+        temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p,
+        repetition_penalty=settings.repetition_penalty, beams=settings.beams, seed=settings.seed,
+    )  # fmt: skip
+
+
+def drive(
+    adapter: LocalAdapter, requests: Iterator[Request], directory: RunDirectory, phases: Phases, settings: Settings
+) -> Iterator[list[Outcome]]:
+    """Yield outcomes as they come; what the engine learns about memory stays with the run."""
+    if settings.compile:
+        compile_layers(adapter.decoder)
+    budget = _remembered(directory.budget, auto_budget(adapter.decoder, rows=settings.batch_size))
+    engine = Engine(adapter, budget, phases)
+    if engine.why_static:
+        say(f"Static batches instead of continuous ones: {engine.why_static}.")
+    for outcomes in engine.generate(requests):
+        if engine.budget != budget:
+            budget = engine.budget
+            write_atomically(directory.budget, canonical_json(_as_json(budget)) + "\n")
+        yield outcomes
+    phases.notes |= {
+        "batching": f"static: {engine.why_static}" if engine.why_static else "continuous",
+        "budget": _as_json(engine.budget),
+        "compiled": settings.compile,
+    }
+
+
+def _as_json(budget: Budget) -> dict[str, int]:
+    return {"rows": budget.rows, "tokens": budget.tokens, "prefill": budget.prefill}
+
+
+def _remembered(path: Path, budget: Budget) -> Budget:
+    """Return a budget no larger than what an earlier part of the run learned to hold."""
+    if not path.exists():
+        return budget
+    try:
+        learned = json.loads(path.read_text(encoding="utf-8"))
+        return Budget(
+            rows=min(budget.rows, int(learned["rows"])),
+            tokens=min(budget.tokens, int(learned["tokens"])),
+            prefill=min(budget.prefill, int(learned["prefill"])),
+        )
+    except (ValueError, KeyError, TypeError):
+        # It only spares a retry: a file cut short is no reason to stop.
+        return budget
+
+
+def note_agreement(
+    adapter: LocalAdapter, loads: Sequence[TaskLoad], directory: RunDirectory, phases: Phases, settings: Settings
+) -> None:
+    """Note how many answers of a run in low precision are also those of `generate`, one by one.
+
+    In float32 schedules do not change an answer, so nothing is measured.
+    """
+    if adapter.dtype == "float32" or not choosing_of(settings).greedy:
+        return
+    equal = total = 0
+    # One by one is slow: a tenth of a small run, no more than a few answers of a large one.
+    compared = min(_MOST, max(_FEWEST, sum(len(load.samples) for load in loads) // 10))
+    with phases.time("agreement"):
+        for load, sample, text in islice(_answered(loads, directory), compared):
+            try:
+                alone = generate_alone(adapter, make_request(adapter, sample, load.spec, load.prepared.source))
+            except SampleError:
+                continue
+            equal += alone.text == text
+            total += 1
+    phases.notes["agreement"] = {"with": "generate, one by one", "dtype": adapter.dtype, "equal": equal, "of": total}
+    say(f"In {adapter.dtype} {equal} of {total} answers are those of one-by-one generation.")
+
+
+def _answered(loads: Sequence[TaskLoad], directory: RunDirectory) -> Iterator[tuple[TaskLoad, Sample, str]]:
+    """Yield samples that have answers, one of every task in turn."""
+    for turn in zip_longest(*(_of_task(load, directory) for load in loads)):
+        yield from (one for one in turn if one is not None)
+
+
+def _of_task(load: TaskLoad, directory: RunDirectory) -> Iterator[tuple[TaskLoad, Sample, str]]:
+    records = directory.generations(load.spec.name, [sample.sample_id for sample in load.samples]).read()
+    for sample in load.samples:
+        record = records.get(sample.sample_id)
+        if record is not None and not record.error:
+            yield load, sample, record.text

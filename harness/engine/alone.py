@@ -1,0 +1,59 @@
+"""One sample at a time through transformers' own `generate`: what the engine has to equal."""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+
+from adapters.base import Generation, LocalAdapter, RowStates, TextSegment
+from harness.engine.choosing import Row, outcome_of
+from harness.engine.request import Request
+from tasks.foundation.errors import SampleError
+from tasks.images import open_image
+from tasks.sample import ImageRef
+
+
+@torch.inference_mode()
+def generate_alone(adapter: LocalAdapter, request: Request) -> Generation:
+    """Return what transformers' `generate` makes of one request, greedily.
+
+    Raises:
+        SampleError: If an image is missing or broken.
+    """
+    embeddings = torch.cat(list(_parts(adapter, request)))[None].to(adapter.decoder.dtype)
+    decoding = request.decoding
+    more = {"row_states": RowStates(states=(_state(adapter, request),))} if adapter.has_row_states else {}
+    written = cast("Any", adapter.decoder).generate(
+        inputs_embeds=embeddings,
+        attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device),
+        do_sample=False,
+        max_new_tokens=decoding.max_new_tokens,
+        eos_token_id=sorted(decoding.end_ids) or None,
+        pad_token_id=min(decoding.end_ids, default=0),
+        **more,
+    )
+    row = Row(request=request)
+    for token in written[0].tolist():
+        if row.stop is None:
+            row.write(token, adapter.detokenise)
+    generation = outcome_of(row, adapter.detokenise).generation
+    if generation is None:
+        raise SampleError(f"{request.sample.sample_id} got no answer.")
+    return generation
+
+
+def _state(adapter: LocalAdapter, request: Request) -> object:
+    features = [_features(adapter, request, image) for image in request.prompt.images()]
+    return adapter.row_state([one[0] for one in features], request.spec.kind)
+
+
+def _features(adapter: LocalAdapter, request: Request, image: ImageRef) -> torch.Tensor:
+    return adapter.encode_images(adapter.pixels(open_image(request.source, image))[None])
+
+
+def _parts(adapter: LocalAdapter, request: Request) -> Iterator[torch.Tensor]:
+    for segment in request.prompt.segments:
+        if isinstance(segment, TextSegment):
+            yield adapter.embed_tokens(torch.tensor(segment.ids, dtype=torch.long))
+        else:
+            yield adapter.project(_features(adapter, request, segment.image), request.spec.kind)[0]
