@@ -1,4 +1,4 @@
-"""What the engine is compared with: transformers' `generate` one by one, as the official loop, and length-sorted."""
+"""The engine and its peers: transformers' `generate` one by one, as the official loop, and sorted by length."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -6,11 +6,23 @@ from typing import Any, cast
 import torch
 
 from adapters.base import LocalAdapter, TextSegment
+from harness.engine.budget import Budget
+from harness.engine.engine import Engine
 from harness.engine.request import Request
+from harness.phases import Phases
 from tasks.images import open_image
 
 OFFICIAL_BATCH = 40
 Answers = dict[str, list[int]]
+
+
+def engine_answers(adapter: LocalAdapter, requests: Sequence[Request], budget: Budget, phases: Phases) -> Answers:
+    """Answer them with the engine; the adapter's texts are ids."""
+    return {
+        outcome.sample_id: [int(word) for word in outcome.generation.text.split()] if outcome.generation else []
+        for outcomes in Engine(adapter, budget, phases).generate(requests)
+        for outcome in outcomes
+    }
 
 
 def one_by_one(adapter: LocalAdapter, requests: Sequence[Request]) -> Answers:
@@ -44,7 +56,7 @@ def _forties(requests: Sequence[Request]) -> list[Sequence[Request]]:
 def _in_batches(adapter: LocalAdapter, batches: Sequence[Sequence[Request]]) -> Answers:
     answers: Answers = {}
     for batch in batches:
-        padded, mask = _left_padded(_embeddings(adapter, batch))
+        padded, mask = _left_padded([own.to(adapter.decoder.dtype) for own in _embeddings(adapter, batch)])
         longest = max(request.decoding.max_new_tokens for request in batch)
         written = cast("Any", adapter.decoder).generate(
             inputs_embeds=padded, attention_mask=mask, do_sample=False, max_new_tokens=longest,

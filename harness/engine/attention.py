@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from harness.engine.packing import NEVER, Pack
@@ -131,6 +132,13 @@ def _read_own_prompts(
         if per_key > 1:
             own_keys, own_values = (one.repeat_interleave(per_key, dim=1) for one in (own_keys, own_values))
         mask = pack.mask(run, manner.window, queries.dtype)
+        if run.whole and manner.softcap is None:
+            # Nothing is joined, so the sums are not needed, and any device has a kernel without them.
+            out = scaled_dot_product_attention(
+                own, own_keys, own_values, attn_mask=mask, is_causal=mask is None, scale=manner.scale
+            )
+            found.out[run.tokens] = out.transpose(1, 2).flatten(0, 1)
+            continue
         out, sums = attend(own, own_keys, own_values, manner, mask, causal=mask is None)
         found.out[run.tokens] = out.transpose(1, 2).flatten(0, 1)
         found.sums[run.tokens] = sums.transpose(1, 2).flatten(0, 1)

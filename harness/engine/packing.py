@@ -85,10 +85,12 @@ class Run:
     Attributes:
         tokens: Of all of them.
         length: Of each.
+        whole: Whether they continue no beginning, so that nothing is joined to what they read.
     """
 
     tokens: slice
     length: int
+    whole: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,8 +244,10 @@ def _cut(neighbours: Sequence[tuple[int, Part]], chunk: int, size: int) -> Itera
 def _runs(parts: Sequence[Part], first: int) -> Iterator[Run]:
     start = first
     for number, (part, (_, end)) in enumerate(zip(parts, _spans(parts, first), strict=True)):
-        if number + 1 == len(parts) or parts[number + 1].length != part.length:
-            yield Run(tokens=slice(start, end), length=part.length)
+        following = parts[number + 1] if number + 1 < len(parts) else None
+        alike = following is not None and following.length == part.length
+        if following is None or not alike or bool(following.after) != bool(part.after):
+            yield Run(tokens=slice(start, end), length=part.length, whole=part.after is None)
             start = end
 
 

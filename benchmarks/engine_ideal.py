@@ -1,0 +1,71 @@
+"""How near the engine comes to what the processor can do: needed work at the speed of matrix products, and overhead."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.engine_model import IMAGE_SIDE, MidSize
+
+_ROUNDS = 5
+
+
+def gemm_peak() -> float:
+    """Return the floating point operations per second of a large product of matrices, now and on these threads."""
+    rows, inner, columns = 512, 512, 1376
+    left, right = torch.randn(rows, inner), torch.randn(columns, inner)
+    best = 0.0
+    for _ in range(_ROUNDS):
+        started = time.perf_counter()
+        for _ in range(10):
+            torch.nn.functional.linear(left, right)
+        best = max(best, 10 * 2 * rows * inner * columns / (time.perf_counter() - started))
+    return best
+
+
+def needed_operations(model: MidSize, counts: Mapping[str, int]) -> float:
+    """Return the operations of an engine that computes nothing twice and nothing for padding; attention is left out.
+
+    Args:
+        model: The model.
+        counts: Of one run: prompt tokens with every shared beginning once, rows of decode steps, answers, images.
+    """
+    decoder: Any = model.decoder
+    layers = decoder.get_decoder().layers
+    tail = _weights(layers[-1].mlp) + _weights(layers[-1].self_attn.o_proj)
+    body = sum(_weights(layer) for layer in layers) - tail
+    head = _weights(decoder.get_output_embeddings())
+    read = counts["decode row steps"] + counts["answers"]
+    tokens = counts["prompt tokens computed"] + counts["decode row steps"]
+    images = counts.get("images encoded", 0) * _operations_of_an_image(model)
+    return 2.0 * (tokens * body + read * (tail + head)) + images
+
+
+def _weights(module: torch.nn.Module) -> int:
+    return sum(one.weight.numel() for one in module.modules() if isinstance(one, torch.nn.Linear))
+
+
+@torch.inference_mode()
+def _operations_of_an_image(model: MidSize) -> int:
+    with FlopCounterMode(display=False) as counter:
+        model.project(model.encode_images(torch.zeros(1, 3, IMAGE_SIDE, IMAGE_SIDE)), "vqa")
+    return int(counter.get_total_flops())
+
+
+@contextmanager
+def seconds_inside(module: torch.nn.Module) -> Iterator[list[float]]:
+    """Yield a list to which every call of a module adds its seconds."""
+    seconds: list[float] = []
+    started: list[float] = []
+    handles = [
+        module.register_forward_pre_hook(lambda *_: started.append(time.perf_counter())),
+        module.register_forward_hook(lambda *_: seconds.append(time.perf_counter() - started.pop())),
+    ]
+    try:
+        yield seconds
+    finally:
+        for handle in handles:
+            handle.remove()
