@@ -13,10 +13,10 @@ from benchmarks.engine_model import IMAGE_SIDE, MidSize
 _ROUNDS = 5
 
 
-def gemm_peak() -> float:
+def gemm_peak(dtype: torch.dtype = torch.float32) -> float:
     """Return the floating point operations per second of a large product of matrices, now and on these threads."""
     rows, inner, columns = 512, 512, 1376
-    left, right = torch.randn(rows, inner), torch.randn(columns, inner)
+    left, right = torch.randn(rows, inner).to(dtype), torch.randn(columns, inner).to(dtype)
     best = 0.0
     for _ in range(_ROUNDS):
         started = time.perf_counter()

@@ -55,6 +55,11 @@ class MidSize(LocalAdapter):
         self.image_tokens = config.visual_tokens
         self.weights_fingerprint = "random"
 
+    def to_bfloat16(self) -> None:
+        """Let all weights be bfloat16."""
+        torch.nn.Module.to(self._model, torch.bfloat16)
+        self.dtype = "bfloat16"
+
     def parameters(self) -> int:
         """Return the number of all parameters."""
         return sum(parameter.numel() for parameter in self._model.parameters())

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
 
+import torch
+
 from adapters.base import LocalAdapter
 from harness.engine.alone import generate_alone
 from harness.engine.budget import Budget, auto_budget
@@ -68,7 +70,7 @@ def _remembered(path: Path, budget: Budget) -> Budget:
             tokens=min(budget.tokens, int(learned["tokens"])),
             prefill=min(budget.prefill, int(learned["prefill"])),
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         # It only spares a retry: a file cut short is no reason to stop.
         return budget
 
@@ -89,7 +91,8 @@ def note_agreement(
         for load, sample, text in islice(_answered(loads, directory), compared):
             try:
                 alone = generate_alone(adapter, make_request(adapter, sample, load.spec, load.prepared.source))
-            except SampleError:
+            except (SampleError, torch.OutOfMemoryError):
+                # A comparison that is not possible costs no answer.
                 continue
             equal += alone.text == text
             total += 1

@@ -24,6 +24,7 @@ _PACKAGES = (
 _ALL = tuple(f"{room}/**/*.py" for room in ("tasks", "adapters", "harness", "leaderboard", "unimed"))
 _ANSWERING = (
     "adapters/**/*.py",
+    "harness/driving.py",
     "harness/engine/**/*.py",
     "unimed/*.py",
     "unimed/official/*.py",

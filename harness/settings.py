@@ -82,10 +82,22 @@ def load_settings(path: Path | None, overrides: Mapping[str, Any]) -> Settings:
     if "model" not in values:
         raise UsageError("No model was given.", "Write --model NAME; `medbench models` lists them.")
     try:
-        return TypeAdapter(Settings).validate_python(values)
+        settings = TypeAdapter(Settings).validate_python(values)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise UsageError(f"The settings are not valid: {problems}.", "See `medbench run --help`.") from error
+    _refuse_contradictions(settings)
+    return settings
+
+
+def _refuse_contradictions(settings: Settings) -> None:
+    """Refuse options that would stand in a run's settings and change nothing."""
+    sampling = [name for name in ("temperature", "top_k", "top_p") if name in settings.decoding()]
+    words = ", ".join(f"--{name.replace('_', '-')}" for name in sampling)
+    if sampling and settings.beams > 1:
+        raise UsageError(f"A beam search does not sample, but {words} was given.", "Leave out one of them.")
+    if sampling and settings.temperature == 0:
+        raise UsageError(f"At temperature 0 nothing is sampled, but {words} was given.", "Give --temperature too.")
 
 
 def _settings_of(path: Path) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Small(LocalAdapter):
         values = {
             "vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": 3,
             "num_attention_heads": 4, "initializer_range": 0.4, "max_position_embeddings": 512, "eos_token_id": END,
-            "bos_token_id": 1, "pad_token_id": 0, **FAMILIES[family], **settings,
+            "bos_token_id": 1, "pad_token_id": 0, **FAMILIES.get(family, {}), **settings,
         }  # fmt: skip
         kernel = values.pop("attn_implementation", "sdpa")
         config = AutoConfig.for_model(family, **values)

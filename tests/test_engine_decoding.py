@@ -170,6 +170,42 @@ def test_decoders_of_another_kind_get_static_batches(picture_folder: Path) -> No
     assert texts(answer(stubborn, requests, WIDE)) == texts(answer(Small(), requests, WIDE))
 
 
+def test_linear_attention_is_answered_in_static_batches(picture_folder: Path) -> None:
+    linear, full = "linear_attention", "full_attention"
+    adapter = Small(
+        "qwen3_next", num_key_value_heads=2, head_dim=16, layer_types=[linear, full, linear], num_experts=0,
+        linear_num_value_heads=2, linear_num_key_heads=2, linear_key_head_dim=8, linear_value_head_dim=8,
+    )  # fmt: skip
+    assert why_not_packed(adapter.decoder)
+    requests = make_requests(picture_folder, 12, seed=1)
+    alone = {one.sample.sample_id: generate_alone(adapter, one) for one in requests}
+    assert texts(answer(adapter, requests, Budget(rows=5, tokens=4096))) == alone
+
+
+class Crowded(Small):
+    """Runs out of memory whenever slots were made for more than one row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder.register_forward_hook(self._refuse, with_kwargs=True)
+
+    @staticmethod
+    def _refuse(_: torch.nn.Module, __: object, given: dict[str, Any], ___: object) -> None:
+        [keys, _], *_ = given["past_key_values"].chunks(0)
+        if len(keys) > 1:
+            raise torch.OutOfMemoryError("pretended")
+
+
+def test_a_row_alone_is_tried_in_slots_of_its_own_before_it_fails(picture_folder: Path, small_llama: Small) -> None:
+    requests = make_requests(picture_folder, 1, seed=8)
+    assert texts(answer(Crowded(), requests, WIDE)) == texts(answer(small_llama, requests, WIDE))
+
+
+def test_a_temperature_near_nothing_takes_the_likeliest(picture_folder: Path) -> None:
+    [request] = with_decoding(make_requests(picture_folder, 1, seed=2), temperature=1e-40)
+    assert set(draws(request, torch.tensor([1.0, 5.0, -2.0]), 20)) == {1}
+
+
 def test_a_budget_follows_the_free_memory() -> None:
     decoder = Small().decoder
     assert bytes_per_token(decoder.config, torch.float32) == 2 * 3 * 4 * 8 * 4

@@ -54,6 +54,8 @@ def test_sampling_beams_and_penalties_make_other_runs(tmp_path: Path) -> None:
         (["--model", "blind", "--temperature", "0.5"], "does not take --temperature"),
         (["--model", "blind", "--compile"], "does not take --compile"),
         (["--model", "mock", "--top-p", "1.5"], "--top-p"),
+        (["--model", "mock", "--top-p", "0.5"], "At temperature 0 nothing is sampled"),
+        (["--model", "mock", "--temperature", "1", "--beams", "2"], "A beam search does not sample"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(tmp_path: Path, options: list[str], told: str) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
+from transformers import GenerationConfig
 
 from adapters.base import Generation, LocalAdapter, RowStates, TextSegment
 from harness.engine.choosing import Row, outcome_of
@@ -24,6 +25,7 @@ def generate_alone(adapter: LocalAdapter, request: Request) -> Generation:
     decoding = request.decoding
     more = {"row_states": RowStates(states=(_state(adapter, request),))} if adapter.has_row_states else {}
     written = cast("Any", adapter.decoder).generate(
+        generation_config=GenerationConfig(),
         inputs_embeds=embeddings,
         attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device),
         do_sample=False,

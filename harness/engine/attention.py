@@ -111,7 +111,7 @@ def _read_own_slots(
         keys, values = chunks[segment.chunk]
         some = queries[:, segment.rows].transpose(0, 1).unflatten(1, (keys.shape[1], heads // keys.shape[1]))
         read = (segment.rows, slice(None), slice(segment.reach))
-        mask = pack.mask(segment, manner.window, queries.dtype)
+        mask = pack.mask(segment, manner.window)
         out, sums = attend(some, keys[read], values[read], manner, mask)
         out, sums = out.reshape(-1, heads, width), sums.reshape(-1, heads)
         if segment.chunk == 0:
@@ -131,11 +131,16 @@ def _read_own_prompts(
         )
         if per_key > 1:
             own_keys, own_values = (one.repeat_interleave(per_key, dim=1) for one in (own_keys, own_values))
-        mask = pack.mask(run, manner.window, queries.dtype)
+        mask = pack.mask(run, manner.window)
         if run.whole and manner.softcap is None:
             # Nothing is joined, so the sums are not needed, and any device has a kernel without them.
             out = scaled_dot_product_attention(
-                own, own_keys, own_values, attn_mask=mask, is_causal=mask is None, scale=manner.scale
+                own,
+                own_keys,
+                own_values,
+                attn_mask=None if mask is None else mask == 0,
+                is_causal=mask is None,
+                scale=manner.scale,
             )
             found.out[run.tokens] = out.transpose(1, 2).flatten(0, 1)
             continue
@@ -151,7 +156,7 @@ def _read_in_turn(
     outs, sums = [], []
     for group in pack.groups:
         keys, values = beginnings[group.held.slot]
-        own = pack.mask(group, manner.window, queries.dtype)
+        own = pack.mask(group, manner.window)
         mask = None if own is None else own[None]
         out, own_sums = _read_beginning(queries[group.sharers][None], keys, values, manner, mask)
         outs.append(out[0])
@@ -169,12 +174,12 @@ def _read_together(
     keys = sample.new_zeros(len(sizes), sample.shape[1], longest, sample.shape[3])
     values = torch.zeros_like(keys)
     batch = queries.new_zeros(len(sizes), max(sizes), *queries.shape[1:])
-    mask = queries.new_full((len(sizes), max(sizes), longest), NEVER)
+    mask = queries.new_full((len(sizes), max(sizes), longest), NEVER, dtype=torch.float32)
     for number, (group, size) in enumerate(zip(pack.groups, sizes, strict=True)):
         length = group.held.length
         keys[number, :, :length], values[number, :, :length] = beginnings[group.held.slot]
         batch[number, :size] = queries[group.sharers]
-        own = pack.mask(group, manner.window, queries.dtype)
+        own = pack.mask(group, manner.window)
         mask[number, :size, :length] = 0 if own is None else own
     outs, sums = _read_beginning(batch, keys, values, manner, mask)
     return (
@@ -218,7 +223,7 @@ def attend_plainly(
     causal: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Return the same by its definition, on any device."""
-    scores = (query * manner.scale) @ key.transpose(-1, -2)
+    scores = ((query * manner.scale) @ key.transpose(-1, -2)).float()
     if manner.softcap is not None:
         scores = manner.softcap * torch.tanh(scores / manner.softcap)
     if causal:
@@ -226,8 +231,8 @@ def attend_plainly(
         scores = scores.masked_fill(later, NEVER)
     if mask is not None:
         scores = scores + mask
-    sums = scores.float().logsumexp(dim=-1)
-    weights = (scores.float() - sums[..., None]).exp().to(value.dtype)
+    sums = scores.logsumexp(dim=-1)
+    weights = (scores - sums[..., None]).exp().to(value.dtype)
     return weights @ value, sums
 
 

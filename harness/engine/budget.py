@@ -6,7 +6,9 @@ from typing import Any
 import psutil
 import torch
 
-_SHARE_OF_FREE_MEMORY = 0.4
+# Slots are made for the longest rows, so they may take more than twice the tokens that are ever held together. Only a
+# GPU makes them before they are used.
+_CPU_SHARE, _GPU_SHARE = 0.4, 0.25
 _MOST_TOKENS = 1 << 20
 _CPU_ROWS, _GPU_ROWS = 96, 256
 _CPU_PREFILL, _GPU_PREFILL = 512, 8192
@@ -18,7 +20,7 @@ class Budget:
 
     Attributes:
         rows: Most rows.
-        tokens: Most tokens: rows times the longest of prompt and answer. One row always fits.
+        tokens: Most tokens: rows times the longest of prompt and answer, in whole chunks. One row always fits.
         prefill: Most tokens of prompts in one forward pass. One prompt always fits.
     """
 
@@ -41,7 +43,8 @@ def auto_budget(decoder: Any, *, rows: int | None = None) -> Budget:  # noqa: AN
     """
     on_gpu = decoder.device.type == "cuda"
     free = torch.cuda.mem_get_info(decoder.device)[0] if on_gpu else psutil.virtual_memory().available
-    tokens = int(_SHARE_OF_FREE_MEMORY * free / bytes_per_token(decoder.config, held_type(decoder)))
+    share = _GPU_SHARE if on_gpu else _CPU_SHARE
+    tokens = int(share * free / bytes_per_token(decoder.config, held_type(decoder)))
     return Budget(
         rows=rows or (_GPU_ROWS if on_gpu else _CPU_ROWS),
         tokens=min(max(tokens, 1), _MOST_TOKENS),

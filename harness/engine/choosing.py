@@ -66,7 +66,7 @@ def _choose(row: Row, logits: torch.Tensor) -> int:
 
 def _probabilities(scores: torch.Tensor, request: Request) -> torch.Tensor:
     decoding = request.decoding
-    ordered, tokens = (scores / decoding.temperature).sort(descending=True, stable=True)
+    ordered, tokens = ((scores - scores.max()) / decoding.temperature).sort(descending=True, stable=True)
     if decoding.top_k:
         ordered[decoding.top_k :] = float("-inf")
     before = ordered.softmax(dim=0).cumsum(dim=0).roll(1)

@@ -1,8 +1,9 @@
 """Continuous batching: finished rows leave, waiting prompts enter, and what they share is computed once."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -10,7 +11,7 @@ from adapters.base import LocalAdapter
 from harness.engine.budget import Budget, held_type
 from harness.engine.choosing import Row, outcome_of, write_next
 from harness.engine.grouping import Beginning, Member
-from harness.engine.packing import Held, Part
+from harness.engine.packing import CHUNK, Held, Part
 from harness.engine.passes import Passes
 from harness.engine.prompts import Embedder
 from harness.engine.request import Outcome, out_of_memory
@@ -58,6 +59,7 @@ class ContinuousBatching:
         self._phases = phases
         self._slots: list[_Slot] = []
         self._first_budget = self.budget = budget
+        self._suspended: Budget | None = None
         self._begin_afresh()
 
     def _begin_afresh(self) -> None:
@@ -86,7 +88,8 @@ class ContinuousBatching:
         longest = max((_longest(slot.member) for slot in self._slots), default=0)
         shared = sum(held.length for held in self._held.values())
         new: set[Beginning] = set()
-        tokens = len(self._slots)
+        # Many rows must not keep prompts out for good.
+        tokens = min(len(self._slots), self.budget.prefill // 2)
         while (member := self._upcoming.peek()) is not None:
             longest = max(longest, _longest(member))
             cost = member.own_length
@@ -192,6 +195,9 @@ class ContinuousBatching:
             self._slots[hole] = self._slots[mover]
         del self._slots[remaining:]
         self._forget([slot.member for slot in done])
+        if self._suspended is not None:
+            self.budget, self._suspended = self._suspended, None
+            self._begin_afresh()
         self._phases.count("prompt tokens", sum(slot.row.request.length for slot in done))
         self._phases.count("output tokens", sum(len(slot.row.written) for slot in done))
         self._phases.count("answers", len(done))
@@ -220,9 +226,16 @@ class ContinuousBatching:
             self.budget = self.budget.halved(len(members))
             self._upcoming.put_back(members)
             failed: list[Outcome] = []
+        elif self.budget.rows > 1:
+            # The last of many rows: their slots took the memory. Alone in fresh ones it may well fit.
+            self._suspended = self.budget
+            self.budget = replace(self.budget, rows=1)
+            self._upcoming.put_back(members)
+            failed = []
         else:
             # What was impossible alone is what took the memory: the others need no smaller budget for it.
-            self.budget = self._first_budget
+            self.budget = self._suspended or self._first_budget
+            self._suspended = None
             self._upcoming.forget(members)
             failed = [out_of_memory(member.request) for member in members]
         self._begin_afresh()
@@ -230,5 +243,5 @@ class ContinuousBatching:
 
 
 def _longest(member: Member) -> int:
-    """Return how long a member's own slot may become."""
-    return member.own_length + member.request.decoding.max_new_tokens
+    """Return how many places a member's own slot may take: whole chunks."""
+    return CHUNK * math.ceil((member.own_length + member.request.decoding.max_new_tokens) / CHUNK)

@@ -150,47 +150,45 @@ class Pack:
         self.sharers = self._long(sharers)
         self._masks: dict[Hashable, torch.Tensor | None] = {}
 
-    def mask(self, of: Segment | Run | Group, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
+    def mask(self, of: Segment | Run | Group, window: int | None) -> torch.Tensor | None:
         """Return what may be read, as a mask that is added; None for everything. Layers that read alike share it."""
         key = (id(of), window)
         if key not in self._masks:
             if isinstance(of, Segment):
-                self._masks[key] = self._segment_mask(of, window, dtype)
+                self._masks[key] = self._segment_mask(of, window)
             else:
-                self._masks[key] = (
-                    self._run_mask(of, window, dtype) if isinstance(of, Run) else self._group_mask(of, window, dtype)
-                )
+                self._masks[key] = self._run_mask(of, window) if isinstance(of, Run) else self._group_mask(of, window)
         return self._masks[key]
 
-    def _segment_mask(self, segment: Segment, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
+    def _segment_mask(self, segment: Segment, window: int | None) -> torch.Tensor | None:
         """[n, 1, 1, reach], of a chunk of the rows' slots."""
         places = self._places[segment.rows, None]
         keys = torch.arange(segment.reach, device=self._device) + segment.chunk * CHUNK
         allowed = keys <= places
         if window is not None:
             allowed &= places - keys < window
-        return self._additive(allowed, dtype, (-1, 1, 1, segment.reach))
+        return self._additive(allowed, (-1, 1, 1, segment.reach))
 
-    def _run_mask(self, run: Run, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
+    def _run_mask(self, run: Run, window: int | None) -> torch.Tensor | None:
         """[1, 1, L, L], of a prompt itself; None for everything before."""
         if window is None or run.length <= window:
             return None
         places = torch.arange(run.length, device=self._device)
         distance = places[:, None] - places
-        return self._additive((distance >= 0) & (distance < window), dtype, (1, 1, run.length, run.length))
+        return self._additive((distance >= 0) & (distance < window), (1, 1, run.length, run.length))
 
-    def _group_mask(self, group: Group, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
+    def _group_mask(self, group: Group, window: int | None) -> torch.Tensor | None:
         """[n, length], of a beginning."""
         if window is None:
             return None
         positions = self.positions[0, self.sharers[group.sharers], None]
         keys = torch.arange(group.held.length, device=self._device)
-        return self._additive(positions - keys < window, dtype, (-1, group.held.length))
+        return self._additive(positions - keys < window, (-1, group.held.length))
 
-    def _additive(self, allowed: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor | None:
+    def _additive(self, allowed: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor | None:
         if bool(allowed.all()):
             return None
-        mask = torch.zeros(allowed.shape, dtype=dtype, device=self._device)
+        mask = torch.zeros(allowed.shape, device=self._device)
         return mask.masked_fill_(~allowed, NEVER).view(shape)
 
     def _targets(self, parts: Sequence[Part]) -> Iterator[Target]:

@@ -30,6 +30,10 @@ def why_not_packed(decoder: Any) -> str:  # noqa: ANN401 - any model of transfor
     unknown = set(getattr(config, "layer_types", None) or ()) - _KNOWN_LAYERS
     if unknown:
         return f"{type(decoder).__name__} has layers of {' and '.join(sorted(unknown))}"
+    if getattr(config, "v_head_dim", None) or getattr(config, "num_kv_shared_layers", 0):
+        return f"{type(decoder).__name__} keeps its keys and values in a way of its own"
+    if (getattr(config, "rope_parameters", None) or {}).get("rope_type") in {"longrope", "dynamic"}:
+        return f"{type(decoder).__name__} turns positions by the longest row of a pass"
     if any(hasattr(module, "sinks") for module in decoder.modules()):
         return f"{type(decoder).__name__} has attention sinks"
     return ""

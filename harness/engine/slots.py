@@ -86,7 +86,7 @@ class Room:
 
     Args:
         rows: Most rows.
-        tokens: Most rows times the length of the longest; one row always fits.
+        tokens: Most rows times the chunks of the longest, in places; one row always fits.
         dtype: Type that keys and values are held and read in; None for the decoder's own.
     """
 
@@ -101,7 +101,7 @@ class Room:
 
     def make(self, chunk: int, like: torch.Tensor) -> torch.Tensor:
         """Return zeros for a chunk, with the heads and width of new keys [1, H, N, D]."""
-        slots = max(1, min(self._rows, self._tokens // (chunk * CHUNK + 1)))
+        slots = max(1, min(self._rows, self._tokens // ((chunk + 1) * CHUNK)))
         shape = (slots, like.shape[1], CHUNK, like.shape[3])
         return _zeros(shape, self._dtype or like.dtype, like.device)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
 from adapters.base import LocalAdapter, RowStates
 from harness.engine.budget import Budget
@@ -102,7 +102,8 @@ class StaticBatching:
         padded, mask = _left_padded(embeddings)
         with self._phases.time("decode"):
             written = cast("Any", self._adapter.decoder).generate(
-                inputs_embeds=padded,
+                generation_config=GenerationConfig(),
+                inputs_embeds=padded.to(self._adapter.decoder.dtype),
                 attention_mask=mask,
                 num_beams=decoding.beams,
                 do_sample=False,
@@ -121,7 +122,7 @@ class StaticBatching:
         if len(members) == 1:
             self.budget = self._first_budget
             return [out_of_memory(member.request) for member in members]
-        self.budget = self.budget.halved(len(members))
+        self.budget = self.budget.halved(sum(member.request.decoding.beams for member in members))
         self._upcoming.put_back(members)
         return []
 
@@ -166,7 +167,10 @@ class _Batch:
         if len(places) < len(self.rows) and places:
             index = torch.tensor(places, device=self._mask.device)
             self._mask, self._next_position = self._mask[index], self._next_position[index]
-            self._cache.batch_select_indices(index)
+            for layer in self._cache.layers:
+                # Layers of another memory than keys and values know only the other name.
+                select: Any = getattr(layer, "batch_select_indices", layer.reorder_cache)
+                select(index)
         self.rows = [self.rows[place] for place in places]
         self._states = None if self._states is None else [self._states[place] for place in places]
         return bool(self.rows)

@@ -104,13 +104,8 @@ class Vision:
         return pixels.pin_memory() if self._adapter.device.startswith("cuda") else pixels
 
     def _encode(self, digests: list[str]) -> None:
-        try:
-            with self._phases.time("encode"):
-                encoded = self._adapter.encode_images(self._stacked(digests))
-        except torch.OutOfMemoryError:
-            if len(digests) == 1:
-                raise
-            torch.cuda.empty_cache()
+        encoded = self._encoded(digests)
+        if encoded is None:
             half = len(digests) // 2
             self._encode(digests[:half])
             self._encode(digests[half:])
@@ -120,3 +115,14 @@ class Vision:
             # A copy of its own: a slice would keep the whole batch alive.
             self._features.put(digest, features.clone())
             del self._pixels[digest]
+
+    def _encoded(self, digests: Sequence[str]) -> torch.Tensor | None:
+        """Return features, or None if memory ran out on several; what was tried is let go before fewer are."""
+        try:
+            with self._phases.time("encode"):
+                return self._adapter.encode_images(self._stacked(digests))
+        except torch.OutOfMemoryError:
+            if len(digests) == 1:
+                raise
+        torch.cuda.empty_cache()
+        return None
