@@ -1,7 +1,7 @@
 """The mixed sweep with bfloat16 weights and float32 keys on two threads, against the official loop in both.
 
-Wall time; a part of the requests, since a processor without bfloat16 instructions is slow at it: the last line tells
-how fast its products of matrices are in either type. `python -m benchmarks.engine_bf16`, some minutes.
+Wall time. A processor without bfloat16 instructions is slow at it: the last line tells how fast its products of
+matrices are in either type. `python -m benchmarks.engine_bf16`, some minutes.
 """
 
 import tempfile
@@ -21,7 +21,6 @@ from harness.phases import Phases
 from tasks.foundation.console import emit_table, say
 
 THREADS = 2
-EVERY = 3
 BUDGET = Budget(rows=96, tokens=1 << 17)
 
 
@@ -29,7 +28,7 @@ def main() -> None:
     """Measure and print."""
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as folder:
-        requests = mixed(Path(folder))[::EVERY]
+        requests = mixed(Path(folder))
         plain, half = MidSize(), MidSize()
         half.to_bfloat16()
         rows = [
