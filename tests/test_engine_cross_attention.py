@@ -16,7 +16,7 @@ from harness.engine.budget import Budget
 from harness.phases import Phases
 from tasks.spec import Kind
 
-HEADLESS = 4
+SEEN_TOKENS = 4
 
 
 class Looking(torch.nn.Module):
@@ -62,7 +62,7 @@ class CrossAttending(Small):
             decoder.model.layers[place] = Looking(decoder.model.layers[place])
         decoder.train(mode=False)
         self.decoder = decoder
-        self._values = torch.randn(3, HEADLESS, WIDTH)
+        self._values = torch.randn(3, SEEN_TOKENS, WIDTH)
 
     def project(self, features: torch.Tensor, kind: Kind) -> torch.Tensor:
         del kind

@@ -133,6 +133,7 @@ class ContinuousBatching:
         self._slots += joined
         with self._phases.time("choose"):
             write_next([slot.row for slot in self._slots], logits, self._adapter.detokenise)
+        self._phases.count("prefill tokens run", sum(len(own) for _, own in [*prompts, *beginnings]))
         self._count(len(rows), computed, joining)
 
     def _tokens_of_tasks(self, joining: Sequence[Member]) -> Counter[str]:
@@ -176,7 +177,6 @@ class ContinuousBatching:
         self._phases.count("decode steps", bool(rows))
         self._phases.count("decode row steps", rows)
         self._phases.count("prompt tokens computed", computed)
-        self._phases.count("prefill tokens run", computed)
         shared = sum(member.beginning.length for member in joined if member.beginning is not None)
         self._phases.count("prompt tokens shared", shared)
 
