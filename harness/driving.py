@@ -40,7 +40,8 @@ def drive(
     if settings.compile:
         compile_layers(adapter.decoder)
     budget = _remembered(directory.budget, auto_budget(adapter.decoder, rows=settings.batch_size))
-    engine = Engine(adapter, budget, phases)
+    graphs = settings.compile and adapter.device.startswith("cuda")
+    engine = Engine(adapter, budget, phases, fixed_steps=graphs)
     if engine.why_static:
         say(f"Static batches instead of continuous ones: {engine.why_static}.")
     for outcomes in engine.generate(requests):
@@ -52,6 +53,7 @@ def drive(
         "batching": f"static: {engine.why_static}" if engine.why_static else "continuous",
         "budget": _as_json(engine.budget),
         "compiled": settings.compile,
+        "cuda graphs": graphs,
     }
 
 

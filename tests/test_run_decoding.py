@@ -19,6 +19,7 @@ from harness.phases import Phases
 from harness.rundir import RunDirectory
 from harness.settings import Settings
 from harness.workload import load_workload
+from tasks.foundation.errors import UsageError
 
 
 def run(output: Path, *options: object) -> tuple[Path, list[str], dict[str, Any]]:
@@ -116,3 +117,18 @@ def test_layers_are_given_to_the_compiler(monkeypatch: pytest.MonkeyPatch) -> No
     compile_layers(decoder)
     layers = decoder.get_decoder().layers  # type: ignore[no-untyped-call]
     assert compiled == [getattr(layer, name) for layer in layers[:-1] for name in COMPILED]
+
+
+def test_a_machine_without_a_compiler_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def no_compiler(module: torch.nn.Module, **_: object) -> None:
+        def fail(*_: object) -> None:
+            raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nand more")
+
+        module.forward = fail
+
+    monkeypatch.setattr(torch.nn.Module, "compile", no_compiler)
+    with pytest.raises(UsageError, match="does not work here: InvalidCxxCompiler: No working C") as raised:
+        compile_layers(RandomMock(LoadOptions()).decoder)
+    assert "CXX" in str(raised.value)

@@ -5,7 +5,7 @@ places; each part is attended by itself with the logarithm of its sum of weights
 softmax, split (Dao, FlashAttention-2, section 2.3).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,14 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from harness.engine.packing import NEVER, Pack
+from harness.engine.packing import NEVER, Group, Plan
 from harness.engine.slots import KeysAndValues, SlotCache
 
 NAME = "medbench_slots"
+# Of one head in one padded batch: half a gigabyte with 32 heads. A group of few is padded to some more all the same,
+# since its keys take room too.
+MOST_SCORES = 1 << 22
+_LEAST_SIZE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,7 @@ class Packed:
         together: Whether beginnings are read in one padded batch, which suits a GPU, or one after the other.
     """
 
-    pack: Pack
+    plan: Plan
     cache: SlotCache
     together: bool
 
@@ -73,12 +77,12 @@ def read_slots(
     queries, keys, values = (states[0].to(dtype) for states in (query, key, value))
     heads, count, width = queries.shape
     found = _Found(queries.new_empty(count, heads, width), queries.new_empty(count, heads, dtype=torch.float32))
-    _read_own_slots(packed.pack, queries, chunks, manner, found)
-    _read_own_prompts(packed.pack, queries, keys, values, manner, found)
-    if packed.pack.groups:
+    _read_own_slots(packed.plan, queries, chunks, manner, found)
+    _read_own_prompts(packed.plan, queries, keys, values, manner, found)
+    if packed.plan.groups:
         read = _read_together if packed.together else _read_in_turn
-        shared, sums = read(packed.pack, queries.transpose(0, 1)[packed.pack.sharers], beginnings, manner)
-        found.join(packed.pack.sharers, shared, sums)
+        shared, sums = read(packed.plan, queries.transpose(0, 1)[packed.plan.sharers], beginnings, manner)
+        found.join(packed.plan.sharers, shared, sums)
     return found.out[None].to(query.dtype), None
 
 
@@ -103,15 +107,15 @@ class _Found:
 
 
 def _read_own_slots(
-    pack: Pack, queries: torch.Tensor, chunks: Sequence[KeysAndValues], manner: Manner, found: _Found
+    plan: Plan, queries: torch.Tensor, chunks: Sequence[KeysAndValues], manner: Manner, found: _Found
 ) -> None:
     """Let each decoding row read its slot; the query heads of one key head stand together, as if they were tokens."""
     heads, _, width = queries.shape
-    for segment in pack.segments:
+    for segment in plan.segments:
         keys, values = chunks[segment.chunk]
         some = queries[:, segment.rows].transpose(0, 1).unflatten(1, (keys.shape[1], heads // keys.shape[1]))
         read = (segment.rows, slice(None), slice(segment.reach))
-        mask = pack.mask(segment, manner.window)
+        mask = plan.mask(segment, manner.window)
         out, sums = attend(some, keys[read], values[read], manner, mask)
         out, sums = out.reshape(-1, heads, width), sums.reshape(-1, heads)
         if segment.chunk == 0:
@@ -121,17 +125,17 @@ def _read_own_slots(
 
 
 def _read_own_prompts(
-    pack: Pack, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, manner: Manner, found: _Found
+    plan: Plan, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, manner: Manner, found: _Found
 ) -> None:
     """Let the tokens of each prompt or beginning read those before them."""
     per_key = len(queries) // len(keys)
-    for run in pack.runs:
+    for run in plan.runs:
         own, own_keys, own_values = (
             states[:, run.tokens].unflatten(1, (-1, run.length)).transpose(0, 1) for states in (queries, keys, values)
         )
         if per_key > 1:
             own_keys, own_values = (one.repeat_interleave(per_key, dim=1) for one in (own_keys, own_values))
-        mask = pack.mask(run, manner.window)
+        mask = plan.mask(run, manner.window)
         if run.whole and manner.softcap is None:
             # Nothing is joined, so the sums are not needed, and any device has a kernel without them.
             out = scaled_dot_product_attention(
@@ -150,13 +154,13 @@ def _read_own_prompts(
 
 
 def _read_in_turn(
-    pack: Pack, queries: torch.Tensor, beginnings: Mapping[int, KeysAndValues], manner: Manner
+    plan: Plan, queries: torch.Tensor, beginnings: Mapping[int, KeysAndValues], manner: Manner
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what sharers [n, H, D] read of their beginnings, and the sums [n, H]; one beginning after the other."""
     outs, sums = [], []
-    for group in pack.groups:
+    for group in plan.groups:
         keys, values = beginnings[group.held.slot]
-        own = pack.mask(group, manner.window)
+        own = plan.mask(group, manner.window)
         mask = None if own is None else own[None]
         out, own_sums = _read_beginning(queries[group.sharers][None], keys, values, manner, mask)
         outs.append(out[0])
@@ -165,27 +169,48 @@ def _read_in_turn(
 
 
 def _read_together(
-    pack: Pack, queries: torch.Tensor, beginnings: Mapping[int, KeysAndValues], manner: Manner
+    plan: Plan, queries: torch.Tensor, beginnings: Mapping[int, KeysAndValues], manner: Manner
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the same in one batch, padded to the largest group and the longest beginning."""
-    sizes = [group.sharers.stop - group.sharers.start for group in pack.groups]
-    longest = max(group.held.length for group in pack.groups)
-    sample, _ = beginnings[pack.groups[0].held.slot]
-    keys = sample.new_zeros(len(sizes), sample.shape[1], longest, sample.shape[3])
+    """Return the same in few batches, padded to their largest group and longest beginning."""
+    out, sums = torch.empty_like(queries), queries.new_empty(queries.shape[:2], dtype=torch.float32)
+    for groups in _batches(plan.groups):
+        for group, found, found_sums in zip(
+            groups, *_read_batch(plan, groups, queries, beginnings, manner), strict=True
+        ):
+            out[group.sharers], sums[group.sharers] = found[: group.size], found_sums[: group.size]
+    return out, sums
+
+
+def _batches(groups: Sequence[Group]) -> Iterator[list[Group]]:
+    """Yield groups of like size, so many together that their padded scores stay small; at least one."""
+    batch: list[Group] = []
+    for group in sorted(groups, key=lambda group: group.size):
+        longest = max(one.held.length for one in [*batch, group])
+        # By size the last is the largest.
+        if batch and (len(batch) + 1) * longest * max(group.size, _LEAST_SIZE) > MOST_SCORES:
+            yield batch
+            batch = []
+        batch.append(group)
+    yield batch
+
+
+def _read_batch(
+    plan: Plan, groups: Sequence[Group], queries: torch.Tensor, beginnings: Mapping[int, KeysAndValues], manner: Manner
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what the sharers of each group read [G, n, H, D], padded, and the sums [G, n, H]."""
+    largest, longest = max(group.size for group in groups), max(group.held.length for group in groups)
+    sample, _ = beginnings[groups[0].held.slot]
+    keys = sample.new_zeros(len(groups), sample.shape[1], longest, sample.shape[3])
     values = torch.zeros_like(keys)
-    batch = queries.new_zeros(len(sizes), max(sizes), *queries.shape[1:])
-    mask = queries.new_full((len(sizes), max(sizes), longest), NEVER, dtype=torch.float32)
-    for number, (group, size) in enumerate(zip(pack.groups, sizes, strict=True)):
+    batch = queries.new_zeros(len(groups), largest, *queries.shape[1:])
+    mask = queries.new_full((len(groups), largest, longest), NEVER, dtype=torch.float32)
+    for number, group in enumerate(groups):
         length = group.held.length
         keys[number, :, :length], values[number, :, :length] = beginnings[group.held.slot]
-        batch[number, :size] = queries[group.sharers]
-        own = pack.mask(group, manner.window)
-        mask[number, :size, :length] = 0 if own is None else own
-    outs, sums = _read_beginning(batch, keys, values, manner, mask)
-    return (
-        torch.cat([one[:size] for one, size in zip(outs, sizes, strict=True)]),
-        torch.cat([one[:size] for one, size in zip(sums, sizes, strict=True)]),
-    )
+        batch[number, : group.size] = queries[group.sharers]
+        own = plan.mask(group, manner.window)
+        mask[number, : group.size, :length] = 0 if own is None else own
+    return _read_beginning(batch, keys, values, manner, mask)
 
 
 def _read_beginning(

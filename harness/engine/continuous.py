@@ -2,18 +2,19 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from adapters.base import LocalAdapter
+from harness.engine.batching import Batching
 from harness.engine.budget import Budget, held_type
-from harness.engine.choosing import Row, outcome_of, write_next
+from harness.engine.choosing import Row, write_next
+from harness.engine.fixed import FixedSteps
 from harness.engine.grouping import Beginning, Member
 from harness.engine.packing import CHUNK, Held, Part
 from harness.engine.passes import Passes
-from harness.engine.prompts import Embedder
 from harness.engine.request import Outcome, out_of_memory
 from harness.engine.slots import Move, Room, SlotCache
 from harness.engine.upcoming import Upcoming
@@ -36,7 +37,7 @@ class _Slot:
         return self.row.length - (self.after.length if self.after else 0)
 
 
-class ContinuousBatching:
+class ContinuousBatching(Batching):
     """Answers members of `Upcoming`, `budget.rows` of them at a time.
 
     Every pass writes the next token of each row and, while tokens of the budget are left, reads prompts that wait.
@@ -47,51 +48,42 @@ class ContinuousBatching:
         upcoming: What is to be answered.
         budget: What may be held at once; made smaller when memory runs out.
         phases: Where time and counts are kept.
+        fixed_steps: Whether passes without prompts have a fixed shape. Then rows hold copies of what they share.
     """
 
     def __init__(
-        self, adapter: LocalAdapter, vision: Vision, upcoming: Upcoming, budget: Budget, phases: Phases
-    ) -> None:
-        self._adapter = adapter
-        self._vision = vision
-        self._embedder = Embedder(adapter, vision)
-        self._upcoming = upcoming
-        self._phases = phases
+        self, adapter: LocalAdapter, vision: Vision, upcoming: Upcoming, budget: Budget, phases: Phases, *,
+        fixed_steps: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(adapter, vision, upcoming, budget, phases)
         self._slots: list[_Slot] = []
-        self._first_budget = self.budget = budget
         self._suspended: Budget | None = None
+        self._copies = fixed_steps
         self._begin_afresh()
 
     def _begin_afresh(self) -> None:
-        layers = int(self._adapter.decoder.config.num_hidden_layers)
-        self._cache = SlotCache(layers, Room(self.budget.rows, self.budget.tokens, held_type(self._adapter.decoder)))
-        self._passes = Passes(self._adapter.decoder, self._cache)
+        decoder = self._adapter.decoder
+        layers = int(decoder.config.num_hidden_layers)
+        self._cache = SlotCache(layers, Room(self.budget.rows, self.budget.tokens, held_type(decoder)))
+        self._passes = Passes(decoder, self._cache)
+        self._steps = FixedSteps(decoder, self._cache, self._passes, self.budget.rows) if self._copies else None
         self._held: dict[Beginning, Held] = {}
         self._free: list[int] = []
 
-    def run(self) -> Iterator[list[Outcome]]:
-        """Yield outcomes as rows finish; their order is the engine's."""
-        while self._upcoming.peek() is not None or self._slots:
-            joining: list[Member] = []
-            try:
-                with torch.inference_mode():
-                    joining = self._joining()
-                    outcomes = self._advance(joining)
-            except torch.OutOfMemoryError:
-                outcomes = self._shrink(joining)
-            if outcomes:
-                yield outcomes
+    @property
+    def _holds_rows(self) -> bool:
+        return bool(self._slots)
 
-    def _joining(self) -> list[Member]:
+    def _next(self) -> list[Member]:
         """Take members as long as their rows fit and their prompts are worth this pass."""
         joining: list[Member] = []
-        longest = max((_longest(slot.member) for slot in self._slots), default=0)
+        longest = max((self._longest(slot.member) for slot in self._slots), default=0)
         shared = sum(held.length for held in self._held.values())
         new: set[Beginning] = set()
         # Many rows must not keep prompts out for good.
         tokens = min(len(self._slots), self.budget.prefill // 2)
         while (member := self._upcoming.peek()) is not None:
-            longest = max(longest, _longest(member))
+            longest = max(longest, self._longest(member))
             cost = member.own_length
             if member.beginning is not None and member.beginning not in self._held and member.beginning not in new:
                 cost += member.beginning.length
@@ -107,6 +99,11 @@ class ContinuousBatching:
             joining.append(self._upcoming.take())
         return joining
 
+    def _longest(self, member: Member) -> int:
+        """Return how many places a member's own slot may take: whole chunks."""
+        length = member.request.length if self._copies else member.own_length
+        return CHUNK * math.ceil((length + member.request.decoding.max_new_tokens) / CHUNK)
+
     def _advance(self, joining: Sequence[Member]) -> list[Outcome]:
         """Run one pass; return the outcomes of what cannot be answered and of rows that end with it."""
         sound, outcomes = self._vision.sound(joining)
@@ -119,22 +116,25 @@ class ContinuousBatching:
     def _pass(self, joining: Sequence[Member]) -> None:
         """Write the next token of every row, and the first of those that join."""
         rows = [slot.row for slot in self._slots]
-        steps = self._steps()
         beginnings = self._beginnings(joining)
         prompts = self._prompts(joining)
         joined = [
-            _Slot(member, Row(request=member.request), part.after, state)
+            _Slot(member, Row(request=member.request), None if part.copies else part.after, state)
             for member, (part, _), state in zip(joining, prompts, self._embedder.states(joining), strict=True)
         ]
         states = [slot.state for slot in [*self._slots, *joined]] if self._adapter.has_row_states else None
         computed = sum(member.own_length for member in joining) + sum(held.length for held, _ in beginnings)
         with self._phases.share({"prefill": computed, "decode": len(rows)}, self._tokens_of_tasks(joining)):
-            logits = self._passes.run([row.written[-1] for row in rows], steps, prompts, beginnings, states)
+            tokens = [row.written[-1] for row in rows]
+            if joining or self._steps is None:
+                logits = self._passes.run(tokens, self._next_places(), prompts, beginnings, states)
+            else:
+                logits = self._steps.run(tokens, [slot.own_length for slot in self._slots])
         self._slots += joined
         with self._phases.time("choose"):
             write_next([slot.row for slot in self._slots], logits, self._adapter.detokenise)
         self._phases.count("prefill tokens run", sum(len(own) for _, own in [*prompts, *beginnings]))
-        self._count(len(rows), computed, joining)
+        self._count(len(rows), computed)
 
     def _tokens_of_tasks(self, joining: Sequence[Member]) -> Counter[str]:
         tokens = Counter(slot.member.request.spec.name for slot in self._slots)
@@ -142,7 +142,7 @@ class ContinuousBatching:
             tokens[member.request.spec.name] += member.own_length
         return tokens
 
-    def _steps(self) -> list[Part]:
+    def _next_places(self) -> list[Part]:
         return [
             Part(slot=place, place=slot.own_length, length=1, after=slot.after)
             for place, slot in enumerate(self._slots)
@@ -163,22 +163,20 @@ class ContinuousBatching:
         """Give slots behind those of all rows to members, and embed what is their own."""
         first = len(self._slots)
         embeddings = self._embedder.own(members)
-        parts = [
-            Part(slot=slot, place=0, length=member.own_length, after=self._after(member))
-            for slot, member in enumerate(members, start=first)
-        ]
+        parts = [self._part(slot, member) for slot, member in enumerate(members, start=first)]
         return list(zip(parts, embeddings, strict=True))
 
-    def _after(self, member: Member) -> Held | None:
-        return self._held[member.beginning] if member.beginning is not None else None
+    def _part(self, slot: int, member: Member) -> Part:
+        after = self._held[member.beginning] if member.beginning is not None else None
+        copies = self._copies and after is not None
+        place = after.length if after is not None and copies else 0
+        return Part(slot=slot, place=place, length=member.own_length, after=after, copies=copies)
 
-    def _count(self, rows: int, computed: int, joined: Sequence[Member]) -> None:
+    def _count(self, rows: int, computed: int) -> None:
         self._phases.count("passes")
         self._phases.count("decode steps", bool(rows))
         self._phases.count("decode row steps", rows)
         self._phases.count("prompt tokens computed", computed)
-        shared = sum(member.beginning.length for member in joined if member.beginning is not None)
-        self._phases.count("prompt tokens shared", shared)
 
     def _leave(self) -> list[Outcome]:
         """Take finished rows out; the last rows move into their slots."""
@@ -198,13 +196,9 @@ class ContinuousBatching:
         if self._suspended is not None:
             self.budget, self._suspended = self._suspended, None
             self._begin_afresh()
-        self._phases.count("prompt tokens", sum(slot.row.request.length for slot in done))
-        self._phases.count("output tokens", sum(len(slot.row.written) for slot in done))
-        self._phases.count("answers", len(done))
-        for slot in done:
-            self._phases.tasks[slot.member.request.spec.name].output_tokens += len(slot.row.written)
-        with self._phases.time("detokenise"):
-            return [outcome_of(slot.row, self._adapter.detokenise) for slot in done]
+        shared = (slot.member.beginning.length for slot in done if slot.member.beginning is not None)
+        self._phases.count("prompt tokens shared", sum(shared))
+        return self._outcomes([slot.row for slot in done])
 
     def _forget(self, members: Sequence[Member]) -> None:
         """Free the slots of beginnings that only these members needed."""
@@ -220,7 +214,7 @@ class ContinuousBatching:
         self._slots.clear()
         self._phases.count("out of memory")
         # The old cache goes before a new one is made.
-        del self._passes, self._cache
+        del self._steps, self._passes, self._cache
         torch.cuda.empty_cache()
         if len(members) > 1:
             self.budget = self.budget.halved(len(members))
@@ -240,8 +234,3 @@ class ContinuousBatching:
             failed = [out_of_memory(member.request) for member in members]
         self._begin_afresh()
         return failed
-
-
-def _longest(member: Member) -> int:
-    """Return how many places a member's own slot may take: whole chunks."""
-    return CHUNK * math.ceil((member.own_length + member.request.decoding.max_new_tokens) / CHUNK)

@@ -27,12 +27,18 @@ class Engine:
         budget: What may be held at once; made smaller when memory runs out.
         phases: Where time and counts are kept.
         continuous: False for static batches even where more is possible.
+        fixed_steps: Whether decode steps have a fixed shape, which a GPU captures in CUDA graphs. Not with
+            cross-attention, where the shape is that of every row's image.
     """
 
-    def __init__(self, adapter: LocalAdapter, budget: Budget, phases: Phases, *, continuous: bool = True) -> None:
+    def __init__(
+        self, adapter: LocalAdapter, budget: Budget, phases: Phases, *, continuous: bool = True,
+        fixed_steps: bool = False,
+    ) -> None:  # fmt: skip
         self._adapter = adapter
         self._phases = phases
         self._why_static = why_not_packed(adapter.decoder) if continuous else "static batches were asked for"
+        self._fixed_steps = fixed_steps and not adapter.has_row_states
         self.budget = budget
 
     @property
@@ -63,8 +69,8 @@ class Engine:
             window_tokens=max(1, self.budget.tokens // _SHARE_OF_BEGINNINGS),
         )
         upcoming = Upcoming(windows, pictures)
-        kind = ContinuousBatching if continuous else StaticBatching
-        batching = kind(self._adapter, vision, upcoming, self.budget, self._phases)
+        parts = (self._adapter, vision, upcoming, self.budget, self._phases)
+        batching = ContinuousBatching(*parts, fixed_steps=self._fixed_steps) if continuous else StaticBatching(*parts)
         for outcomes in batching.run():
             self.budget = batching.budget
             yield outcomes

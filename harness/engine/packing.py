@@ -4,6 +4,7 @@ The tokens of a pass stand in one line, without padding: first the next token of
 prompts, then beginnings that prompts share. Every part has its own positions and reads only what it continues.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -38,12 +39,19 @@ class Part:
         place: Of the first of them in the slot.
         length: How many.
         after: The beginning that the slot continues, if any.
+        copies: Whether the slot holds a copy of that beginning, in the places before `place`.
     """
 
     slot: int
     place: int
     length: int
     after: Held | None = None
+    copies: bool = False
+
+    @property
+    def position(self) -> int:
+        """Of the first token in what the decoder reads."""
+        return self.place + (self.after.length if self.after and not self.copies else 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +63,27 @@ class Target:
         tokens: Those of the pass that go there.
         slots: Slot of each [n].
         places: Place of each within the chunk [n].
+        only: Which of them really do [n]; None for all.
     """
 
     chunk: int
     tokens: slice | torch.Tensor
     slots: torch.Tensor
     places: torch.Tensor
+    only: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """A beginning that slots get a copy of.
+
+    Attributes:
+        held: The beginning.
+        slots: Where to [n].
+    """
+
+    held: Held
+    slots: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,15 +128,14 @@ class Group:
     held: Held
     sharers: slice
 
+    @property
+    def size(self) -> int:
+        """How many tokens."""
+        return int(self.sharers.stop - self.sharers.start)
 
-class Pack:
-    """The plan of one forward pass.
 
-    Args:
-        steps: The next token of each row; row by row, in the order of their slots.
-        prompts: Whole prompts, or what follows their beginnings; in slots behind those of `steps`.
-        beginnings: What prompts share and nobody has computed yet.
-        device: Of the decoder.
+class Plan(ABC):
+    """What a forward pass needs to know.
 
     Attributes:
         count: Tokens in all.
@@ -122,10 +144,38 @@ class Pack:
         read: Tokens whose logits are wanted, rows before prompts [R].
         targets: Where the keys of rows and prompts go.
         beginnings: New beginnings and their tokens.
+        copies: Of beginnings, into slots.
         segments: Of the decoding rows.
         runs: Of prompts and beginnings.
         groups: By beginning.
         sharers: Tokens that continue a beginning, group by group [n].
+    """
+
+    count: int
+    positions: torch.Tensor
+    row_of: torch.Tensor
+    read: torch.Tensor
+    targets: tuple[Target, ...]
+    beginnings: tuple[tuple[Held, slice], ...] = ()
+    copies: tuple[Copy, ...] = ()
+    segments: tuple[Segment, ...]
+    runs: tuple[Run, ...] = ()
+    groups: tuple[Group, ...] = ()
+    sharers: torch.Tensor
+
+    @abstractmethod
+    def mask(self, of: Segment | Run | Group, window: int | None) -> torch.Tensor | None:
+        """Return what may be read, as a mask that is added; None for everything. Layers that read alike share it."""
+
+
+class Pack(Plan):
+    """The plan of a forward pass over any rows, prompts and beginnings.
+
+    Args:
+        steps: The next token of each row; row by row, in the order of their slots.
+        prompts: Whole prompts, or what follows their beginnings; in slots behind those of `steps`.
+        beginnings: What prompts share and nobody has computed yet.
+        device: Of the decoder.
     """
 
     def __init__(
@@ -144,6 +194,7 @@ class Pack:
         self.beginnings = tuple(
             (held, slice(*span)) for held, span in zip(beginnings, spans[len(parts) :], strict=True)
         )
+        self.copies = tuple(self._copies(parts))
         self.segments = tuple(_segments(steps, _SEGMENT if device.type == "cpu" else max(1, len(steps))))
         self.runs = tuple(_runs([*prompts, *shared], len(steps)))
         self.groups, sharers = _groups(parts)
@@ -151,7 +202,7 @@ class Pack:
         self._masks: dict[Hashable, torch.Tensor | None] = {}
 
     def mask(self, of: Segment | Run | Group, window: int | None) -> torch.Tensor | None:
-        """Return what may be read, as a mask that is added; None for everything. Layers that read alike share it."""
+        """Return the mask of a plan's part; none where everything may be read."""
         key = (id(of), window)
         if key not in self._masks:
             if isinstance(of, Segment):
@@ -206,13 +257,20 @@ class Pack:
                 slots=self._long(slots), places=self._long(places),
             )  # fmt: skip
 
+    def _copies(self, parts: Sequence[Part]) -> Iterator[Copy]:
+        slots: dict[Held, list[int]] = {}
+        for part in parts:
+            if part.after is not None and part.copies:
+                slots.setdefault(part.after, []).append(part.slot)
+        for held, own in slots.items():
+            yield Copy(held=held, slots=self._long(own))
+
     def _long(self, values: Sequence[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self._device)
 
 
 def _positions(parts: Sequence[Part]) -> list[int]:
-    starts = [part.place + (part.after.length if part.after else 0) for part in parts]
-    return [start + step for start, part in zip(starts, parts, strict=True) for step in range(part.length)]
+    return [part.position + step for part in parts for step in range(part.length)]
 
 
 def _spans(parts: Sequence[Part], first: int = 0) -> Iterator[tuple[int, int]]:

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from adapters.base import RowStates
 from harness.engine.attention import NAME, Packed
-from harness.engine.packing import Held, Pack, Part
+from harness.engine.packing import Held, Pack, Part, Plan
 from harness.engine.slots import SlotCache
 
 _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
@@ -80,19 +80,20 @@ class Passes:
         if tokens:
             embeddings.insert(0, self._decoder.get_input_embeddings()(torch.tensor(tokens, device=device)))
         more = {} if states is None else {"row_states": RowStates(states=tuple(states), rows=pack.row_of)}
-        return self._forward(pack, torch.cat(embeddings)[None].to(self._decoder.dtype), more)
+        return self.follow(pack, torch.cat(embeddings)[None].to(self._decoder.dtype), more)
 
-    def _forward(self, pack: Pack, embeddings: torch.Tensor, more: Mapping[str, object]) -> torch.Tensor:
-        self._cache.aim(pack)
+    def follow(self, plan: Plan, embeddings: torch.Tensor, more: Mapping[str, object] | None = None) -> torch.Tensor:
+        """Return the logits [R, V] of the tokens that a plan wants, from the embeddings [1, N, D] of all."""
+        self._cache.aim(plan)
         with ExitStack() as stack:
             stack.enter_context(_attention(self._decoder))
-            if len(pack.read) < pack.count:
-                stack.enter_context(_only(self._decoder.get_output_embeddings(), pack.read))
+            if len(plan.read) < plan.count:
+                stack.enter_context(_only(self._decoder.get_output_embeddings(), plan.read))
                 for module in self._last_layer:
-                    stack.enter_context(_only(module, pack.read, spread=True))
+                    stack.enter_context(_only(module, plan.read, spread=True))
             output = self._decoder(
-                inputs_embeds=embeddings, position_ids=pack.positions, past_key_values=self._cache, use_cache=True,
-                packed=Packed(pack, self._cache, self._together), **more,
+                inputs_embeds=embeddings, position_ids=plan.positions, past_key_values=self._cache, use_cache=True,
+                packed=Packed(plan, self._cache, self._together), **(more or {}),
             )  # fmt: skip
         logits: torch.Tensor = output.logits[0]
         return logits

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from harness.engine.packing import CHUNK, Pack, Target
+from harness.engine.packing import CHUNK, Copy, Plan, Target
 
 KeysAndValues = tuple[torch.Tensor, torch.Tensor]
 
@@ -40,7 +40,7 @@ class _SlotLayer(CacheLayerMixin):
     def __init__(self, room: "Room") -> None:
         super().__init__()
         self._room = room
-        self.pack: Pack | None = None
+        self.plan: Plan | None = None
         self.chunks: list[KeysAndValues] = []
         self.beginnings: dict[int, KeysAndValues] = {}
 
@@ -53,20 +53,37 @@ class _SlotLayer(CacheLayerMixin):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the new keys and values [1, H, N, D]; return them, since attention reads the slots itself."""
         del args, kwargs
-        if self.pack is None:
+        if self.plan is None:
             raise RuntimeError("A forward pass came without a place for its keys.")
-        for target in self.pack.targets:
+        for target in self.plan.targets:
             self._write(key_states, value_states, target)
-        for held, tokens in self.pack.beginnings:
+        for held, tokens in self.plan.beginnings:
             own = tuple(self._room.cast(states[:, :, tokens]).contiguous() for states in (key_states, value_states))
             self.beginnings[held.slot] = (own[0], own[1])
+        for copy in self.plan.copies:
+            self._copy(copy)
         return key_states, value_states
 
-    def _write(self, keys: torch.Tensor, values: torch.Tensor, target: Target) -> None:
-        while len(self.chunks) <= target.chunk:
+    def reach(self, chunks: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Make room up to a chunk, for keys and values like these."""
+        while len(self.chunks) < chunks:
             self.chunks.append((self._room.make(len(self.chunks), keys), self._room.make(len(self.chunks), values)))
-        for chunk, new in zip(self.chunks[target.chunk], (keys, values), strict=True):
-            chunk[target.slots, :, target.places] = new[0].transpose(0, 1)[target.tokens].to(chunk.dtype)
+
+    def _write(self, keys: torch.Tensor, values: torch.Tensor, target: Target) -> None:
+        self.reach(target.chunk + 1, keys, values)
+        for chunk, states in zip(self.chunks[target.chunk], (keys, values), strict=True):
+            new = states[0].transpose(0, 1)[target.tokens].to(chunk.dtype)
+            if target.only is not None:
+                new = torch.where(target.only[:, None, None], new, chunk[target.slots, :, target.places])
+            chunk[target.slots, :, target.places] = new
+
+    def _copy(self, copy: Copy) -> None:
+        states = self.beginnings[copy.held.slot]
+        self.reach(math.ceil(copy.held.length / CHUNK), *states)
+        for number, chunk in enumerate(self.chunks[: math.ceil(copy.held.length / CHUNK)]):
+            for store, own in zip(chunk, states, strict=True):
+                part = own[0, :, number * CHUNK : (number + 1) * CHUNK]
+                store[copy.slots, :, : part.shape[1]] = part
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return what a mask would cover; attention brings its own."""
@@ -131,10 +148,10 @@ class SlotCache(Cache):
         self._held = [_SlotLayer(room) for _ in range(layers)]
         super().__init__(layers=list(self._held))
 
-    def aim(self, pack: Pack) -> None:
+    def aim(self, plan: Plan) -> None:
         """Say where the tokens of the next forward pass are written."""
         for layer in self._held:
-            layer.pack = pack
+            layer.plan = plan
 
     def chunks(self, layer: int) -> list[KeysAndValues]:
         """Return the rows' own keys and values in a layer, chunk after chunk."""
@@ -143,6 +160,12 @@ class SlotCache(Cache):
     def beginnings(self, layer: int) -> dict[int, KeysAndValues]:
         """Return the shared keys and values in a layer, by slot."""
         return self._held[layer].beginnings
+
+    def reach(self, chunks: int) -> int:
+        """Make room for rows of this many chunks, behind rows that are there; return how many rows may be so long."""
+        for layer in self._held:
+            layer.reach(chunks, *layer.chunks[0])
+        return len(self._held[0].chunks[chunks - 1][0])
 
     def drop(self, slots: Iterable[int]) -> None:
         """Free the slots of beginnings."""

@@ -1,54 +1,25 @@
 """Static batches, for decoders that cannot be driven row by row and for beam search."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
 from adapters.base import LocalAdapter, RowStates
-from harness.engine.budget import Budget
-from harness.engine.choosing import Row, outcome_of, write_next
+from harness.engine.batching import Batching
+from harness.engine.choosing import Row, write_next
 from harness.engine.grouping import Member
-from harness.engine.prompts import Embedder
 from harness.engine.request import Decoding, Outcome, Request, out_of_memory
-from harness.engine.upcoming import Upcoming
-from harness.engine.vision import Vision
-from harness.phases import Phases
 
 States = Sequence[object] | None
 
 
-class StaticBatching:
-    """Answers members batch by batch, by tokens; finished rows leave the batch, nobody enters it.
+class StaticBatching(Batching):
+    """Answers members batch by batch, by tokens; finished rows leave the batch, nobody enters it."""
 
-    Args: as of `ContinuousBatching`.
-    """
-
-    def __init__(
-        self, adapter: LocalAdapter, vision: Vision, upcoming: Upcoming, budget: Budget, phases: Phases
-    ) -> None:
-        self._adapter = adapter
-        self._vision = vision
-        self._embedder = Embedder(adapter, vision)
-        self._upcoming = upcoming
-        self._phases = phases
-        self._first_budget = self.budget = budget
-
-    def run(self) -> Iterator[list[Outcome]]:
-        """Yield the outcomes of one batch at a time."""
-        while self._upcoming.peek() is not None:
-            batch = self._next_batch()
-            try:
-                with torch.inference_mode():
-                    outcomes = self._answer(batch)
-            except torch.OutOfMemoryError:
-                outcomes = self._shrink(batch)
-            if outcomes:
-                yield outcomes
-
-    def _next_batch(self) -> list[Member]:
+    def _next(self) -> list[Member]:
         batch: list[Member] = []
         while (following := self._upcoming.peek()) is not None and self._fits([*batch, following]):
             batch.append(self._upcoming.take())
@@ -63,7 +34,7 @@ class StaticBatching:
         searched_alike = len({_search_of(request) for request in requests}) == 1
         return searched_alike and rows <= self.budget.rows and rows * longest <= self.budget.tokens
 
-    def _answer(self, members: Sequence[Member]) -> list[Outcome]:
+    def _advance(self, members: Sequence[Member]) -> list[Outcome]:
         sound, outcomes = self._vision.sound(members)
         if not sound:
             return outcomes
@@ -76,15 +47,9 @@ class StaticBatching:
                 self._search(rows, embeddings, states)
             else:
                 self._write(rows, embeddings, states)
-        for row in rows:
-            self._phases.tasks[row.request.spec.name].output_tokens += len(row.written)
-        self._phases.count("prompt tokens", sum(row.request.length for row in rows))
-        self._phases.count("output tokens", sum(len(row.written) for row in rows))
-        self._phases.count("answers", len(rows))
         self._phases.count("prompt tokens computed", sum(row.request.length for row in rows))
         self._phases.count("prefill tokens run", len(rows) * max(row.request.length for row in rows))
-        with self._phases.time("detokenise"):
-            return [*outcomes, *(outcome_of(row, self._adapter.detokenise) for row in rows)]
+        return [*outcomes, *self._outcomes(rows)]
 
     def _write(self, rows: Sequence[Row], embeddings: Sequence[torch.Tensor], states: States) -> None:
         with self._phases.time("prefill"):

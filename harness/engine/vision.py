@@ -9,6 +9,7 @@ from harness.engine.features import Features
 from harness.engine.grouping import Member
 from harness.engine.pictures import ImageKey, Pictures
 from harness.engine.request import Outcome, Request, failed
+from harness.engine.uploads import Upload, Uploads
 from harness.phases import Phases
 from tasks.foundation.errors import SampleError
 from tasks.spec import Kind
@@ -32,7 +33,8 @@ class Vision:
         self._pictures = pictures
         self._phases = phases
         self._features = Features()
-        self._pixels: dict[str, torch.Tensor] = {}
+        self._uploads = Uploads(adapter.device)
+        self._pixels: dict[str, Upload] = {}
         self._broken: dict[ImageKey, str] = {}
 
     def prepare(self, keys: Sequence[ImageKey]) -> dict[ImageKey, str]:
@@ -41,9 +43,10 @@ class Vision:
         for key in unique:
             self._take(key)
         if any(self._digest(key) in self._pixels for key in unique if key not in self._broken):
-            for key in self._pictures.ready()[:TOGETHER]:
-                self._take(key)
+            self._take_ready()
             self._encode_all()
+            if self._uploads.ahead:
+                self._take_ready()
         return {key: self._broken[key] for key in unique if key in self._broken}
 
     def sound(self, members: Sequence[Member]) -> tuple[list[Member], list[Outcome]]:
@@ -74,6 +77,10 @@ class Vision:
         self._phases.count("images projected", len(unique))
         return dict(zip(unique, tokens, strict=True))
 
+    def _take_ready(self) -> None:
+        for key in self._pictures.ready()[:TOGETHER]:
+            self._take(key)
+
     def _take(self, key: ImageKey) -> None:
         if key in self._broken or self._pictures.digest(key) is not None:
             return
@@ -83,7 +90,7 @@ class Vision:
             self._broken[key] = str(error)
             return
         if picture.pixels is not None:
-            self._pixels[picture.digest] = picture.pixels
+            self._pixels[picture.digest] = self._uploads.start(picture.pixels)
         elif picture.digest not in self._features and picture.digest not in self._pixels:
             self._broken[key] = self._broken[self._pictures.first(picture.digest)]
 
@@ -97,11 +104,6 @@ class Vision:
         waiting = list(self._pixels)
         for start in range(0, len(waiting), TOGETHER):
             self._encode(waiting[start : start + TOGETHER])
-
-    def _stacked(self, digests: Sequence[str]) -> torch.Tensor:
-        pixels = torch.stack([self._pixels[digest] for digest in digests])
-        # Pinned memory is copied to a GPU while it still computes.
-        return pixels.pin_memory() if self._adapter.device.startswith("cuda") else pixels
 
     def _encode(self, digests: list[str]) -> None:
         encoded = self._encoded(digests)
@@ -120,7 +122,7 @@ class Vision:
         """Return features, or None if memory ran out on several; what was tried is let go before fewer are."""
         try:
             with self._phases.time("encode"):
-                return self._adapter.encode_images(self._stacked(digests))
+                return self._adapter.encode_images(torch.stack([self._pixels[digest].arrived() for digest in digests]))
         except torch.OutOfMemoryError:
             if len(digests) == 1:
                 raise
