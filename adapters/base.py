@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.answers.box_space import BoxSpace
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 StopReason = Literal["eos", "stop", "length"]
+Size = tuple[int, int]
+"""Width and height in pixels."""
+SizeOf = Callable[[ImageRef], Size]
+"""Reads a picture's size from its header; raises SampleError if it is missing or broken."""
+Pixels = Any
+"""One picture as a vision tower wants it: a tensor, or a mapping of tensors by name."""
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -78,9 +85,20 @@ class TextSegment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSlot:
-    """The place of one image in a prompt."""
+    """The place of one image, or of a stretch of its visual tokens, in a prompt.
+
+    Attributes:
+        image: The image.
+        tokens: Visual tokens that stand here; 0 where the decoder reads images by cross-attention.
+        first: The first of them among the image's visual tokens.
+        grid: Frames, rows and columns of the tokens for decoders with positions in three dimensions; such a slot takes
+            as many positions as its longest side. None where every token takes a position.
+    """
 
     image: ImageRef
+    tokens: int
+    first: int = 0
+    grid: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,11 +109,18 @@ class Prompt:
 
     def images(self) -> tuple[ImageRef, ...]:
         """Return the images in order."""
-        return tuple(segment.image for segment in self.segments if isinstance(segment, ImageSlot))
+        slots = (segment for segment in self.segments if isinstance(segment, ImageSlot))
+        return tuple(slot.image for slot in slots if slot.first == 0)
 
-    def text_tokens(self) -> int:
-        """Return the number of text tokens."""
-        return sum(len(segment.ids) for segment in self.segments if isinstance(segment, TextSegment))
+    @property
+    def length(self) -> int:
+        """Tokens, visual ones included."""
+        return sum(map(tokens_of, self.segments))
+
+
+def tokens_of(segment: TextSegment | ImageSlot) -> int:
+    """Return the tokens of a part of a prompt."""
+    return segment.tokens if isinstance(segment, ImageSlot) else len(segment.ids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +133,9 @@ class LoadOptions:
         device: Where to run.
         dtype: Type of the weights.
         seed: Seed of everything random.
-        train_samples: Train split of a task by name, for models that are made from it.
+        train_samples: Train split of a task by name, for models that are made from it or shown examples of it.
+        source_of: Folder that the images of a task start from, by the task's name.
+        arguments: Values of `--model-arg`, one for each argument that the entry declares.
     """
 
     variant: str = ""
@@ -117,6 +144,8 @@ class LoadOptions:
     dtype: Dtype = "auto"
     seed: int = 0
     train_samples: Callable[[str], Sequence[Sample]] = lambda _: ()
+    source_of: Callable[[str], Path] = lambda _: Path()
+    arguments: Mapping[str, str] = field(default_factory=dict)
 
 
 class Adapter(ABC):
@@ -176,45 +205,60 @@ class LocalAdapter(Adapter):
     """A torch model that the generation engine drives; it renders, encodes and embeds, and schedules nothing.
 
     Attributes:
-        decoder: A causal language model of transformers that takes `inputs_embeds` and a cache.
+        decoder: A model of transformers that takes `inputs_embeds` and a cache and returns logits.
         end_ids: Token ids that end an answer.
-        image_tokens: Visual tokens of one image in the decoder's input.
+        attention: What a prompt's token may read besides the tokens before it: `causal` nothing; `images` all visual
+            tokens of its own image; `prompt` the whole prompt.
         shares_beginnings: Whether the keys of a prompt's beginning depend on nothing behind it, so that questions of
-            one image may share them. Not so with bidirectional attention among visual tokens or vision that reads
-            the question.
+            one image may share them. Not so where vision reads the question, or with attention to the whole prompt.
         has_row_states: Whether the decoder reads images by cross-attention. Then every forward pass gets
             `row_states=RowStates(...)`, and no beginnings are shared.
+        decoding: How tokens are chosen where the user says nothing, by the names of the command line's options
+            (`temperature`, `top_k`, `top_p`, `repetition_penalty`); greedily by default.
     """
 
     decoder: "PreTrainedModel"
     end_ids: frozenset[int]
-    image_tokens: int
+    attention: Literal["causal", "images", "prompt"] = "causal"
     shares_beginnings: bool = True
     has_row_states: bool = False
+    decoding: Mapping[str, float] = MappingProxyType({})
 
     @abstractmethod
-    def render(self, sample: Sample, spec: TaskSpec) -> Prompt:
-        """Return the prompt of `sample`; pure."""
+    def render(self, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
+        """Return the prompt of `sample`; pure but for `size_of`, which only models need whose tokens depend on sizes.
+
+        Raises:
+            SampleError: If it cannot be rendered.
+        """
 
     @abstractmethod
-    def pixels(self, image: "Image.Image") -> "torch.Tensor":
-        """Return one picture as the vision tower wants it, on the CPU."""
+    def pixels(self, image: "Image.Image") -> Pixels:
+        """Return one picture as the vision tower wants it, on the CPU; called in threads beside the decoder."""
 
     @abstractmethod
-    def encode_images(self, pixels: "torch.Tensor") -> "torch.Tensor":
-        """Return features [B, ...] of stacked pixels [B, ...]; must not depend on the task."""
+    def encode_images(self, pixels: Sequence[Pixels]) -> "Sequence[torch.Tensor]":
+        """Return features [...] of each picture; must depend on nothing but the picture."""
 
     @abstractmethod
-    def project(self, features: "torch.Tensor", kind: Kind) -> "torch.Tensor":
-        """Return visual tokens [B, V, D] of features [B, ...] for a kind of task."""
+    def project(self, features: "Sequence[torch.Tensor]", kind: Kind) -> "Sequence[torch.Tensor]":
+        """Return visual tokens [V, D] of the features of each picture, for a kind of task."""
 
-    def row_state(self, features: "Sequence[torch.Tensor]", kind: Kind) -> object:
+    def row_state(self, features: "Sequence[torch.Tensor]", prompt: Prompt, kind: Kind) -> object:
         """Return what a row reads by cross-attention, of the features [...] of its images in order.
 
         It stays with the row: keys and values of the cross-attention are computed here, once for all tokens.
         """
-        del features, kind
+        del features, prompt, kind
         raise NotImplementedError(f"{type(self).__name__} says that it has row states, and makes none.")
+
+    def written_alone(self, sample: Sample, spec: TaskSpec, images: "Sequence[Image.Image]") -> Sequence[int] | None:
+        """Return the ids that the model's own library writes to one sample, greedily, up to the task's limit.
+
+        None if that is `generate` over the prompt's embeddings, which the engine is then compared with.
+        """
+        del sample, spec, images
+        return None
 
     @abstractmethod
     def embed_tokens(self, ids: "torch.Tensor") -> "torch.Tensor":
@@ -224,6 +268,10 @@ class LocalAdapter(Adapter):
     def detokenise(self, ids: Sequence[int]) -> str:
         """Return the text of generated ids without special tokens."""
 
+    def max_new_tokens(self, spec: TaskSpec) -> int:
+        """Return the longest answer to a task, in tokens: the task's own limit unless the authors used another."""
+        return spec.max_new_tokens
+
     def stop_strings(self, spec: TaskSpec) -> tuple[str, ...]:
         """Return texts that end an answer to a task, beside the end tokens; none unless the authors used some."""
         del spec
@@ -231,6 +279,21 @@ class LocalAdapter(Adapter):
 
 
 Parser = Callable[[str, Sample, TaskSpec], Answer]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Argument:
+    """A choice of one model, given as `--model-arg NAME=VALUE`.
+
+    Attributes:
+        help: What it does.
+        default: Value where none is given.
+        choices: Allowed values; empty for any.
+    """
+
+    help: str
+    default: str = ""
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +308,7 @@ class AdapterEntry:
         parse: What a text of the model means; pure.
         takes: Which of `checkpoint`, `device` and `dtype` the loader heeds; giving another is a usage error.
         variants: Allowed words after the colon, with their meaning; `*` allows any.
+        arguments: What `--model-arg` may choose, by name.
         boxes: How the model writes boxes; None if it draws none. What its notation cannot express, even a perfect
             model cannot score: that ceiling stands beside its numbers.
     """
@@ -254,6 +318,7 @@ class AdapterEntry:
     parse: Parser
     takes: frozenset[str] = frozenset()
     variants: Mapping[str, str] = field(default_factory=dict)
+    arguments: Mapping[str, Argument] = field(default_factory=dict)
     boxes: BoxSpace | None = None
 
 

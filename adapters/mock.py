@@ -20,7 +20,9 @@ from adapters.base import (
     LoadOptions,
     LocalAdapter,
     ModelCard,
+    Pixels,
     Prompt,
+    SizeOf,
     TextSegment,
     answer_with_box,
 )
@@ -99,7 +101,6 @@ class RandomMock(LocalAdapter):
 
     card = CARD
     end_ids = frozenset({byte_tokenizer.EOS_ID})
-    image_tokens = _IMAGE_TOKENS
 
     def __init__(self, options: LoadOptions) -> None:
         import torch
@@ -121,10 +122,11 @@ class RandomMock(LocalAdapter):
         self._eyes = torch.randn(_SIDE * _SIDE * 3 // _IMAGE_TOKENS, _HIDDEN)
         self.weights_fingerprint = fingerprint({"mock": "random", "seed": options.seed})
 
-    def render(self, sample: Sample, spec: TaskSpec) -> Prompt:
+    def render(self, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
         """Return the images, then the instruction as bytes."""
+        del size_of
         text = spec.instruction(sample, box=_box_text(sample))
-        slots = tuple(ImageSlot(image=image) for image in sample.images)
+        slots = tuple(ImageSlot(image=image, tokens=_IMAGE_TOKENS) for image in sample.images)
         return Prompt(segments=(*slots, TextSegment(ids=tuple(byte_tokenizer.encode(text)))))
 
     def pixels(self, image: "Image.Image") -> "torch.Tensor":
@@ -135,13 +137,13 @@ class RandomMock(LocalAdapter):
         small = np.asarray(image.resize((_SIDE, _SIDE)), dtype=np.float32) / 255.0
         return torch.from_numpy(small).permute(2, 0, 1)
 
-    def encode_images(self, pixels: "torch.Tensor") -> "torch.Tensor":
-        """Return features [B, 4, 48]."""
-        return pixels.reshape(len(pixels), _IMAGE_TOKENS, -1)
+    def encode_images(self, pixels: Sequence[Pixels]) -> "Sequence[torch.Tensor]":
+        """Return features [4, 48]."""
+        return [one.reshape(_IMAGE_TOKENS, -1) for one in pixels]
 
-    def project(self, features: "torch.Tensor", kind: Kind) -> "torch.Tensor":
-        """Return visual tokens [B, 4, 32], shifted by the kind of task."""
-        return features @ self._eyes + len(kind)
+    def project(self, features: "Sequence[torch.Tensor]", kind: Kind) -> "Sequence[torch.Tensor]":
+        """Return visual tokens [4, 32], shifted by the kind of task."""
+        return [one @ self._eyes + len(kind) for one in features]
 
     def embed_tokens(self, ids: "torch.Tensor") -> "torch.Tensor":
         """Return embeddings [L, 32]."""

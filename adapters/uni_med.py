@@ -11,7 +11,9 @@ from adapters.base import (
     LoadOptions,
     LocalAdapter,
     ModelCard,
+    Pixels,
     Prompt,
+    SizeOf,
     TextSegment,
     answer_with_box,
 )
@@ -51,7 +53,6 @@ class UniMedAdapter(LocalAdapter):
         self._processor = checkpoint.processor
         self.decoder = checkpoint.model.language_model
         self.end_ids = frozenset({int(checkpoint.processor.tokenizer.eos_token_id)})
-        self.image_tokens = checkpoint.processor.visual_tokens
         self.weights_fingerprint = checkpoint.fingerprint
         self.device = str(checkpoint.model.device)
         self.dtype = str(checkpoint.model.dtype).removeprefix("torch.")
@@ -68,33 +69,38 @@ class UniMedAdapter(LocalAdapter):
         """The tasks of the recipe that lies beside the weights."""
         return self._trained_on
 
-    def render(self, sample: Sample, spec: TaskSpec) -> Prompt:
+    def render(self, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
         """Return the wrapped instruction with a slot per image."""
+        del size_of
         box = "" if sample.box is None or sample.image_size is None else UNI_MED.write(sample.box, sample.image_size)
         instruction = instruct(spec, sample, self._processor.form, box=box)
         prompt = wrap(spec.kind, instruction, images=len(sample.images), form=self._processor.form)
         first, *others = self._processor.segment_ids(prompt)
         segments: list[TextSegment | ImageSlot] = [TextSegment(ids=tuple(first))]
         for image, ids in zip(sample.images, others, strict=True):
-            segments += [ImageSlot(image=image), TextSegment(ids=tuple(ids))]
+            segments += [ImageSlot(image=image, tokens=self._processor.visual_tokens), TextSegment(ids=tuple(ids))]
         return Prompt(segments=tuple(segments))
 
     def pixels(self, image: "Image.Image") -> "torch.Tensor":
         """Return normalised pixels [3, S, S]."""
         return self._processor.pixels(image)
 
-    def encode_images(self, pixels: "torch.Tensor") -> "torch.Tensor":
-        """Return resampled features [B, V, C_v] of pixels [B, 3, S, S]."""
-        return self._model.encode_images(pixels.to(self._model.device, self._model.dtype, non_blocking=True))
+    def encode_images(self, pixels: Sequence[Pixels]) -> "Sequence[torch.Tensor]":
+        """Return resampled features [V, C_v] of pixels [3, S, S]."""
+        import torch
 
-    def project(self, features: "torch.Tensor", kind: Kind) -> "torch.Tensor":
-        """Return visual tokens [B, V, D] routed for the kind of task."""
+        together = torch.stack(list(pixels)).to(self._model.device, self._model.dtype, non_blocking=True)
+        return list(self._model.encode_images(together))
+
+    def project(self, features: "Sequence[torch.Tensor]", kind: Kind) -> "Sequence[torch.Tensor]":
+        """Return visual tokens [V, D] routed for the kind of task."""
         import torch
 
         from unimed.configuration import CONNECTOR_TASKS
 
         task = CONNECTOR_TASKS.index(CONNECTOR_TASK[kind])
-        return self._model.project(features, torch.full((len(features),), task, device=features.device))
+        together = torch.stack(list(features))
+        return list(self._model.project(together, torch.full((len(together),), task, device=together.device)))
 
     def embed_tokens(self, ids: "torch.Tensor") -> "torch.Tensor":
         """Return embeddings [L, D]."""

@@ -51,7 +51,7 @@ def _weights(module: torch.nn.Module) -> int:
 @torch.inference_mode()
 def _operations_of_an_image(model: MidSize) -> int:
     with FlopCounterMode(display=False) as counter:
-        model.project(model.encode_images(torch.zeros(1, 3, IMAGE_SIDE, IMAGE_SIDE)), "vqa")
+        model.project(model.encode_images([torch.zeros(3, IMAGE_SIDE, IMAGE_SIDE)]), "vqa")
     return int(counter.get_total_flops())
 
 

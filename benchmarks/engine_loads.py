@@ -79,15 +79,14 @@ def make_requests(load: Load, folder: Path, seed: int = 0) -> list[Request]:
     for number in range(load.questions):
         question = _ids(draw, load.question(draw))
         images = (pictures[number % len(pictures)],) if pictures else ()
-        slots = tuple(ImageSlot(image=image) for image in images)
+        slots = tuple(ImageSlot(image=image, tokens=IMAGE_TOKENS) for image in images)
         prompt = Prompt(segments=(TextSegment(ids=template[:5]), *slots, TextSegment(ids=template[5:] + question)))
         sample = Sample(
             sample_id=f"{load.name}-{number:04d}", task=spec.name, split="test", images=images, reference=""
         )
-        length = prompt.text_tokens() + IMAGE_TOKENS * len(images)
         decoding = Decoding(max_new_tokens=load.answer(draw))
         requests.append(
-            Request(sample=sample, spec=spec, source=folder, prompt=prompt, length=length, decoding=decoding)
+            Request(sample=sample, spec=spec, source=folder, prompt=prompt, length=prompt.length, decoding=decoding)
         )
     return requests
 

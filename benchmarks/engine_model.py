@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from adapters.base import LocalAdapter, ModelCard, Prompt
+from adapters.base import LocalAdapter, ModelCard, Pixels, Prompt, SizeOf
 from tasks.sample import Sample
 from tasks.spec import Kind, TaskSpec
 from unimed.configuration import CONNECTOR_TASKS, UniMedConfig
@@ -52,7 +52,6 @@ class MidSize(LocalAdapter):
         self._model.train(mode=False)
         self._model.merge_lora()
         self.decoder = self._model.language_model
-        self.image_tokens = config.visual_tokens
         self.weights_fingerprint = "random"
 
     def to_bfloat16(self) -> None:
@@ -64,7 +63,7 @@ class MidSize(LocalAdapter):
         """Return the number of all parameters."""
         return sum(parameter.numel() for parameter in self._model.parameters())
 
-    def render(self, sample: Sample, spec: TaskSpec) -> Prompt:
+    def render(self, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
         """Prompts are made by the workloads."""
         raise NotImplementedError
 
@@ -76,16 +75,14 @@ class MidSize(LocalAdapter):
         pixels: torch.Tensor = torch.from_numpy(small).permute(2, 0, 1).contiguous()
         return pixels
 
-    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return features [B, 64, 768]."""
-        features: torch.Tensor = self._model.encode_images(pixels.to(self._model.dtype))
-        return features
+    def encode_images(self, pixels: Sequence[Pixels]) -> Sequence[torch.Tensor]:
+        """Return features [64, 768]."""
+        return list(self._model.encode_images(torch.stack(list(pixels)).to(self._model.dtype)))
 
-    def project(self, features: torch.Tensor, kind: Kind) -> torch.Tensor:
-        """Return visual tokens [B, 64, 512]."""
+    def project(self, features: Sequence[torch.Tensor], kind: Kind) -> Sequence[torch.Tensor]:
+        """Return visual tokens [64, 512]."""
         task = CONNECTOR_TASKS.index(CONNECTOR_TASK[kind])
-        tokens: torch.Tensor = self._model.project(features, torch.full((len(features),), task))
-        return tokens
+        return list(self._model.project(torch.stack(list(features)), torch.full((len(features),), task)))
 
     def embed_tokens(self, ids: torch.Tensor) -> torch.Tensor:
         """Return embeddings [L, 512]."""

@@ -69,7 +69,7 @@ def _in_batches(adapter: LocalAdapter, batches: Sequence[Sequence[Request]]) -> 
 
 def _embeddings(adapter: LocalAdapter, batch: Sequence[Request]) -> list[torch.Tensor]:
     pixels = [adapter.pixels(open_image(one.source, image)) for one in batch for image in one.prompt.images()]
-    visual = iter(adapter.project(adapter.encode_images(torch.stack(pixels)), batch[0].spec.kind) if pixels else ())
+    visual = iter(adapter.project(adapter.encode_images(pixels), batch[0].spec.kind) if pixels else ())
     return [
         torch.cat(
             [

@@ -43,7 +43,7 @@ def main() -> None:
 
 def _compare(adapter: LocalAdapter, load: TaskLoad) -> list[str]:
     plan = Plan(loads=(load,), missing={load.spec.name: load.samples}, recorded=0)
-    requests = list(requests_of(plan, adapter, Phases()))
+    requests = list(requests_of(plan, adapter, Phases(), []))
     seconds: dict[Budget, list[float]] = {ONE_BY_ONE: [], BATCHED: []}
     answers: dict[Budget, dict[str, str]] = {}
     for _ in range(REPEATS):

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -25,12 +26,10 @@ from tasks.sample import Sample
 _FEWEST, _MOST = 4, 24
 
 
-def choosing_of(settings: Settings) -> Choosing:
-    """Return how a run's tokens are chosen."""
-    return Choosing(
-        temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p,
-        repetition_penalty=settings.repetition_penalty, beams=settings.beams, seed=settings.seed,
-    )  # fmt: skip
+def choosing_of(settings: Settings, adapter: LocalAdapter) -> Choosing:
+    """Return how a run's tokens are chosen: as the model's preset says, unless the user says otherwise."""
+    chosen = settings.decoding() or adapter.decoding
+    return Choosing(seed=settings.seed, **cast("Any", dict(chosen)))
 
 
 def drive(
@@ -84,7 +83,7 @@ def note_agreement(
 
     In float32 schedules do not change an answer, so nothing is measured.
     """
-    if adapter.dtype == "float32" or not choosing_of(settings).greedy:
+    if adapter.dtype == "float32" or not choosing_of(settings, adapter).greedy:
         return
     equal = total = 0
     # One by one is slow: a tenth of a small run, no more than a few answers of a large one.

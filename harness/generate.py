@@ -118,19 +118,27 @@ def _drive_engine(
 ) -> Iterator[list[Outcome]]:
     from harness.driving import choosing_of, drive, note_agreement
 
-    requests = requests_of(plan, adapter, phases, choosing_of(settings))
+    refused: list[Outcome] = []
+    requests = requests_of(plan, adapter, phases, refused, choosing_of(settings, adapter))
     yield from drive(adapter, requests, directory, phases, settings)
+    yield refused
     note_agreement(adapter, plan.loads, directory, phases, settings)
 
 
-def requests_of(plan: Plan, adapter: LocalAdapter, phases: Phases, choosing: Choosing = GREEDY) -> Iterator[Request]:
-    """Yield the missing samples as rendered requests, tasks with long answers first."""
+def requests_of(
+    plan: Plan, adapter: LocalAdapter, phases: Phases, refused: list[Outcome], choosing: Choosing = GREEDY
+) -> Iterator[Request]:
+    """Yield the missing samples as rendered requests, tasks with long answers first; note what cannot be rendered."""
     from harness.engine.grouping import LONG_ANSWERS_FIRST
 
     for load in sorted(plan.loads, key=lambda load: LONG_ANSWERS_FIRST.index(load.spec.kind)):
         for sample in plan.missing[load.spec.name]:
-            with phases.time("render"):
-                request = make_request(adapter, sample, load.spec, load.prepared.source, choosing)
+            try:
+                with phases.time("render"):
+                    request = make_request(adapter, sample, load.spec, load.prepared.source, choosing)
+            except SampleError as error:
+                refused.append(Outcome(task=load.spec.name, sample_id=sample.sample_id, error=str(error)))
+                continue
             yield request
 
 

@@ -104,6 +104,15 @@ def image_size(path: Path) -> tuple[int, int]:
         raise _undecodable(path, error) from error
 
 
+def size_of_image(source: Path, ref: ImageRef) -> tuple[int, int]:
+    """Return width and height in pixels of one image, without decoding a file.
+
+    Raises:
+        SampleError: Like `open_image`.
+    """
+    return open_image(source, ref).size if ref.member else image_size(locate(source, ref.path))
+
+
 def open_mask(path: Path) -> Image.Image:
     """Decode a mask file as it is, without conversion; raises like `open_image`."""
     try:

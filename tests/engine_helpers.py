@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from adapters.base import ImageSlot, LocalAdapter, ModelCard, Prompt, TextSegment
+from adapters.base import ImageSlot, LocalAdapter, ModelCard, Pixels, Prompt, SizeOf, TextSegment
 from harness.engine.budget import Budget
 from harness.engine.engine import Engine
 from harness.engine.request import Decoding, Outcome, Request
@@ -38,7 +38,6 @@ class Small(LocalAdapter):
     """A random decoder of a family; a picture is six tokens of its mean colour, told apart by the kind of task."""
 
     end_ids = frozenset({END})
-    image_tokens = IMAGE_TOKENS
     weights_fingerprint = "random"
     card = ModelCard(name="small", title="Small", kinds=frozenset({"vqa"}), weights="random", licence="Apache-2.0")
 
@@ -55,17 +54,17 @@ class Small(LocalAdapter):
         self.decoder.train(mode=False)
         self._eyes = torch.randn(IMAGE_TOKENS, 3, WIDTH)
 
-    def render(self, sample: Sample, spec: TaskSpec) -> Prompt:
+    def render(self, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
         raise NotImplementedError
 
     def pixels(self, image: "Image.Image") -> torch.Tensor:
         return torch.tensor(image.resize((1, 1)).getpixel((0, 0))) / 255.0
 
-    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
-        return pixels
+    def encode_images(self, pixels: Sequence[Pixels]) -> Sequence[torch.Tensor]:
+        return list(pixels)
 
-    def project(self, features: torch.Tensor, kind: Kind) -> torch.Tensor:
-        return torch.einsum("bc,tcd->btd", features, self._eyes) * (1 + len(kind))
+    def project(self, features: Sequence[torch.Tensor], kind: Kind) -> Sequence[torch.Tensor]:
+        return list(torch.einsum("bc,tcd->btd", torch.stack(list(features)), self._eyes) * (1 + len(kind)))
 
     def embed_tokens(self, ids: torch.Tensor) -> torch.Tensor:
         return cast("torch.Tensor", self.decoder.get_input_embeddings()(ids))
@@ -92,7 +91,7 @@ def make_requests(folder: Path, number: int, seed: int, **decoding: Any) -> list
         )  # fmt: skip
         template = tuple(random.Random(spec.name).randrange(3, VOCABULARY) for _ in range(5))
         question = tuple(draw.randrange(3, VOCABULARY) for _ in range(draw.randint(1, 12)))
-        slots = tuple(ImageSlot(image=image) for image in images)
+        slots = tuple(ImageSlot(image=image, tokens=IMAGE_TOKENS) for image in images)
         prompt = Prompt(
             segments=(TextSegment(ids=(1, *template[:2])), *slots, TextSegment(ids=template[2:] + question))
         )
@@ -102,7 +101,7 @@ def make_requests(folder: Path, number: int, seed: int, **decoding: Any) -> list
         requests.append(
             Request(
                 sample=sample, spec=spec, source=folder, prompt=prompt,
-                length=prompt.text_tokens() + IMAGE_TOKENS * len(images), decoding=Decoding(**settings),
+                length=prompt.length, decoding=Decoding(**settings),
             )
         )  # fmt: skip
     return requests
@@ -128,7 +127,7 @@ def generate_alone(adapter: Small, request: Request, *, forever: bool = False, *
         else:
             with Image.open(request.source / segment.image.path) as image:
                 pixels = adapter.pixels(image)
-            parts.append(adapter.project(adapter.encode_images(pixels[None]), request.spec.kind)[0])
+            parts.append(adapter.project(adapter.encode_images([pixels]), request.spec.kind)[0])
     embeddings = torch.cat(parts)[None]
     written = cast("Any", adapter.decoder).generate(
         inputs_embeds=embeddings, attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long), do_sample=False,

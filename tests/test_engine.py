@@ -67,7 +67,7 @@ def test_answers_do_not_depend_on_neighbours_or_order(adapter: RandomMock, sourc
 def test_the_engine_writes_what_generate_writes(adapter: RandomMock, source: Path) -> None:
     one = request(adapter, source, 1)
     [outcome] = answers(adapter, [one], 1)
-    visual = adapter.project(adapter.encode_images(adapter.pixels(Image.open(source / "1.png"))[None]), "vqa")[0]
+    visual = adapter.project(adapter.encode_images([adapter.pixels(Image.open(source / "1.png"))]), "vqa")[0]
     text = next(segment for segment in one.prompt.segments if isinstance(segment, TextSegment))
     embeddings = torch.cat([visual, adapter.embed_tokens(torch.tensor(text.ids))])[None]
     mask = torch.ones(embeddings.shape[:2], dtype=torch.long)
@@ -104,5 +104,7 @@ def test_a_broken_image_and_a_prompt_that_is_too_long_cost_only_themselves(adapt
 
 
 def test_a_prompt_counts_its_images() -> None:
-    prompt = Prompt(segments=(ImageSlot(image=ImageRef(path="a")), TextSegment(ids=(1, 2)), TextSegment(ids=(3,))))
-    assert (prompt.images(), prompt.text_tokens()) == ((ImageRef(path="a"),), 3)
+    image = ImageRef(path="a")
+    tiles = (ImageSlot(image=image, tokens=4), TextSegment(ids=(1, 2)), ImageSlot(image=image, tokens=5, first=4))
+    prompt = Prompt(segments=(*tiles, TextSegment(ids=(3,))))
+    assert (prompt.images(), prompt.length) == ((image,), 12)

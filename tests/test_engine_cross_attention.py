@@ -10,9 +10,10 @@ import torch
 from engine_helpers import END, VOCABULARY, WIDTH, Small, answer, make_requests, texts
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from adapters.base import RowStates
+from adapters.base import ImageSlot, Prompt, RowStates
 from harness.engine.alone import generate_alone
 from harness.engine.budget import Budget
+from harness.engine.request import Request
 from harness.phases import Phases
 from tasks.spec import Kind
 
@@ -46,7 +47,6 @@ class LookingLlama(LlamaForCausalLM):  # type: ignore[no-untyped-call]
 class CrossAttending(Small):
     """Prompts without visual tokens; pictures are read in two layers of three."""
 
-    image_tokens = 0
     has_row_states = True
 
     def __init__(self) -> None:
@@ -64,11 +64,11 @@ class CrossAttending(Small):
         self.decoder = decoder
         self._values = torch.randn(3, SEEN_TOKENS, WIDTH)
 
-    def project(self, features: torch.Tensor, kind: Kind) -> torch.Tensor:
-        del kind
-        return features.new_zeros(len(features), 0, WIDTH)
+    def project(self, features: Sequence[torch.Tensor], kind: Kind) -> Sequence[torch.Tensor]:
+        raise AssertionError(f"no prompt has visual tokens, but {len(features)} of a {kind} were asked for")
 
-    def row_state(self, features: Sequence[torch.Tensor], kind: Kind) -> object:
+    def row_state(self, features: Sequence[torch.Tensor], prompt: Prompt, kind: Kind) -> object:
+        assert len(features) == len(prompt.images())
         seen = [torch.einsum("c,cmd->md", one, self._values) * (1 + len(kind)) for one in features]
         keys = torch.cat([torch.zeros(0, WIDTH), *seen])
         return keys, keys * 2
@@ -80,7 +80,16 @@ def adapter() -> CrossAttending:
 
 
 def requests_of(folder: Path, seed: int) -> Any:  # noqa: ANN401 - requests
-    return [replace(one, length=one.prompt.text_tokens()) for one in make_requests(folder, 20, seed)]
+    return [_looking(one) for one in make_requests(folder, 20, seed)]
+
+
+def _looking(request: Request) -> Request:
+    """Return a request whose images take no place in the prompt."""
+    segments = [
+        replace(segment, tokens=0) if isinstance(segment, ImageSlot) else segment for segment in request.prompt.segments
+    ]
+    prompt = Prompt(segments=tuple(segments))
+    return replace(request, prompt=prompt, length=prompt.length)
 
 
 @pytest.mark.parametrize("continuous", [True, False])

@@ -31,7 +31,6 @@ def test_every_family_writes_what_generate_writes(family: str, picture_folder: P
 
 def test_rows_may_grow_over_chunks_and_start_in_a_later_one(picture_folder: Path) -> None:
     adapter = Small("mistral")
-    adapter.image_tokens = 6
     requests = [
         replace(request, decoding=replace(request.decoding, max_new_tokens=length, end_ids=frozenset()))
         for request, length in zip(make_requests(picture_folder, 5, seed=12), (300, 20, 140, 1, 260), strict=True)
@@ -53,7 +52,7 @@ def test_a_beginning_longer_than_a_chunk_is_copied_whole() -> None:
         part = Part(slot=0, place=place, length=4, after=held, copies=copies)
         first = passes.run([], [], [(part, own)], [(held, shared)])
         if copies:
-            return torch.cat([first, FixedSteps(decoder, cache, passes, 2).run([7], [place + 4])])
+            return torch.cat([first, FixedSteps(decoder, cache, passes, 2).run([7], [place + 4], [place + 4])])
         return torch.cat([first, passes.run([7], [Part(slot=0, place=4, length=1, after=held)], [], [])])
 
     torch.testing.assert_close(logits(copies=True), logits(copies=False), atol=2e-5, rtol=1e-4)
@@ -65,12 +64,12 @@ def test_memory_that_runs_out_starts_fixed_steps_again(picture_folder: Path, mon
     expected = texts(answer(adapter, requests, Budget(rows=6, tokens=4096)))
     run, calls = FixedSteps.run, 0
 
-    def run_out(self: FixedSteps, tokens: list[int], places: list[int]) -> torch.Tensor:
+    def run_out(self: FixedSteps, tokens: list[int], places: list[int], positions: list[int]) -> torch.Tensor:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise torch.OutOfMemoryError("injected")
-        return run(self, tokens, places)
+        return run(self, tokens, places, positions)
 
     monkeypatch.setattr(FixedSteps, "run", run_out)
     phases = Phases()
@@ -109,7 +108,7 @@ def test_a_step_does_the_same_whatever_its_tensors_hold(family: str) -> None:
         with torch.no_grad():
             passes.run([], [], [(Part(slot=slot, place=0, length=3), torch.randn(3, 32)) for slot in range(3)], [])
             steps = FixedSteps(decoder, cache, passes, 4)
-            steps.run(tokens, places)
+            steps.run(tokens, places, places)
             plan = next(iter(steps._plans.values()))
             with _Recorder() as recorder:
                 steps._compute(plan)
@@ -128,10 +127,10 @@ def test_a_plan_keeps_its_tensors_and_knows_rows_alone() -> None:
     _, cache, passes = parts
     with torch.inference_mode():
         passes.run([], [], [(Part(slot=slot, place=0, length=3), torch.randn(3, 32)) for slot in range(3)], [])
-        steps.run([1, 2, 3], [3, 3, 3])
+        steps.run([1, 2, 3], [3, 3, 3], [3, 3, 3])
         plan = next(iter(steps._plans.values()))
         where = plan.tokens.data_ptr(), plan.places.data_ptr(), cache.chunks(0)[0][0].data_ptr()
-        steps.run([4, 5, 6, 7], [4, 4, 4, 0])
+        steps.run([4, 5, 6, 7], [4, 4, 4, 0], [4, 4, 4, 0])
     assert list(steps._plans) == [(4, 1)]
     assert where == (plan.tokens.data_ptr(), plan.places.data_ptr(), cache.chunks(0)[0][0].data_ptr())
     with pytest.raises(TypeError, match="no Group"):

@@ -60,7 +60,7 @@ def test_what_questions_share_is_computed_once(picture_folder: Path, small_llama
     assert counts["prompt tokens shared"] > total / 4
     beginnings = {
         member.beginning
-        for window in in_order(requests, image_tokens=small_llama.image_tokens, share=True, window_tokens=10_000)
+        for window in in_order(requests, share=True, window_tokens=10_000)
         for member in window
         if member.beginning
     }
@@ -88,7 +88,7 @@ def test_no_row_is_computed_for_nothing(picture_folder: Path, small_llama: Small
 
 def test_like_lengths_stand_together(picture_folder: Path) -> None:
     requests = make_requests(picture_folder, 300, seed=7)
-    windows = list(in_order(requests, image_tokens=6, share=True, window_tokens=10_000))
+    windows = list(in_order(requests, share=True, window_tokens=10_000))
     assert sorted(member.request.sample.sample_id for window in windows for member in window) == sorted(
         request.sample.sample_id for request in requests
     )

@@ -104,8 +104,12 @@ def test_settings_become_choosing() -> None:
     settings = Settings(model="m", temperature=0.7, top_k=5, seed=9)
     assert settings.decoding() == {"temperature": 0.7, "top_k": 5}
     assert Settings(model="m").decoding() == {}
-    choosing = choosing_of(settings)
+    adapter = RandomMock(LoadOptions())
+    choosing = choosing_of(settings, adapter)
     assert (choosing.temperature, choosing.top_k, choosing.seed, choosing.greedy) == (0.7, 5, 9, False)
+    adapter.decoding = {"temperature": 0.5}
+    assert choosing_of(Settings(model="m"), adapter).temperature == 0.5
+    assert choosing_of(settings, adapter).temperature == 0.7
 
 
 def test_layers_are_given_to_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,6 @@ def test_many_samples_are_planned_and_packed_without_their_images(data: Path, tm
     adapter = RandomMock(LoadOptions())
     plan = make_plan(workload, adapter, RunDirectory(path=tmp_path, identity="0" * 12))
     assert plan.total == MANY
-    requests = requests_of(plan, adapter, Phases())
-    windows = in_order(requests, image_tokens=adapter.image_tokens, share=True, window_tokens=10_000)
+    requests = requests_of(plan, adapter, Phases(), [])
+    windows = in_order(requests, share=True, window_tokens=10_000)
     assert sum(len(window) for window in windows) == MANY

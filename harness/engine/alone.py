@@ -1,6 +1,6 @@
 """One sample at a time through transformers' own `generate`: what the engine has to equal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -16,11 +16,17 @@ from tasks.sample import ImageRef
 
 @torch.inference_mode()
 def generate_alone(adapter: LocalAdapter, request: Request) -> Generation:
-    """Return what transformers' `generate` makes of one request, greedily.
+    """Return what transformers' `generate` makes of one request, greedily; of the model's own inputs, if it has some.
 
     Raises:
         SampleError: If an image is missing or broken.
     """
+    images = [open_image(request.source, image) for image in request.sample.images]
+    ids = adapter.written_alone(request.sample, request.spec, images)
+    return _said(adapter, request, _written(adapter, request) if ids is None else ids)
+
+
+def _written(adapter: LocalAdapter, request: Request) -> Sequence[int]:
     embeddings = torch.cat(list(_parts(adapter, request)))[None].to(adapter.decoder.dtype)
     decoding = request.decoding
     more = {"row_states": RowStates(states=(_state(adapter, request),))} if adapter.has_row_states else {}
@@ -34,8 +40,13 @@ def generate_alone(adapter: LocalAdapter, request: Request) -> Generation:
         pad_token_id=min(decoding.end_ids, default=0),
         **more,
     )
+    ids: list[int] = written[0].tolist()
+    return ids
+
+
+def _said(adapter: LocalAdapter, request: Request, ids: Sequence[int]) -> Generation:
     row = Row(request=request)
-    for token in written[0].tolist():
+    for token in ids:
         if row.stop is None:
             row.write(token, adapter.detokenise)
     generation = outcome_of(row, adapter.detokenise).generation
@@ -46,16 +57,17 @@ def generate_alone(adapter: LocalAdapter, request: Request) -> Generation:
 
 def _state(adapter: LocalAdapter, request: Request) -> object:
     features = [_features(adapter, request, image) for image in request.prompt.images()]
-    return adapter.row_state([one[0] for one in features], request.spec.kind)
+    return adapter.row_state(features, request.prompt, request.spec.kind)
 
 
 def _features(adapter: LocalAdapter, request: Request, image: ImageRef) -> torch.Tensor:
-    return adapter.encode_images(adapter.pixels(open_image(request.source, image))[None])
+    return adapter.encode_images([adapter.pixels(open_image(request.source, image))])[0]
 
 
 def _parts(adapter: LocalAdapter, request: Request) -> Iterator[torch.Tensor]:
     for segment in request.prompt.segments:
         if isinstance(segment, TextSegment):
             yield adapter.embed_tokens(torch.tensor(segment.ids, dtype=torch.long))
-        else:
-            yield adapter.project(_features(adapter, request, segment.image), request.spec.kind)[0]
+        elif segment.tokens:
+            [tokens] = adapter.project([_features(adapter, request, segment.image)], request.spec.kind)
+            yield tokens[segment.first : segment.first + segment.tokens]

@@ -6,6 +6,8 @@ from typing import Any
 import psutil
 import torch
 
+from harness.engine.layout import text_config
+
 # Slots are made for the longest rows, so they may take more than twice the tokens that are ever held together. Only a
 # GPU makes them before they are used.
 _CPU_SHARE, _GPU_SHARE = 0.4, 0.25
@@ -44,7 +46,7 @@ def auto_budget(decoder: Any, *, rows: int | None = None) -> Budget:  # noqa: AN
     on_gpu = decoder.device.type == "cuda"
     free = torch.cuda.mem_get_info(decoder.device)[0] if on_gpu else psutil.virtual_memory().available
     share = _GPU_SHARE if on_gpu else _CPU_SHARE
-    tokens = int(share * free / bytes_per_token(decoder.config, held_type(decoder)))
+    tokens = int(share * free / bytes_per_token(text_config(decoder), held_type(decoder)))
     return Budget(
         rows=rows or (_GPU_ROWS if on_gpu else _CPU_ROWS),
         tokens=min(max(tokens, 1), _MOST_TOKENS),

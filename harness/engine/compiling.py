@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from harness.engine.layout import text_config
 from tasks.foundation.errors import UsageError
 
 COMPILED = ("input_layernorm", "post_attention_layernorm", "mlp")
@@ -33,7 +34,7 @@ def _try(decoder: Any, layer: Any) -> None:  # noqa: ANN401 - of any model of tr
     part = next((getattr(layer, name) for name in COMPILED if hasattr(layer, name)), torch.nn.Identity())
     try:
         with torch.inference_mode():
-            part(torch.zeros(1, 2, decoder.config.hidden_size, device=decoder.device, dtype=decoder.dtype))
+            part(torch.zeros(1, 2, text_config(decoder).hidden_size, device=decoder.device, dtype=decoder.dtype))
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise UsageError(

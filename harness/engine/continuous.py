@@ -13,6 +13,7 @@ from harness.engine.budget import Budget, held_type
 from harness.engine.choosing import Row, write_next
 from harness.engine.fixed import FixedSteps
 from harness.engine.grouping import Beginning, Member
+from harness.engine.layout import layout_of, text_config
 from harness.engine.packing import CHUNK, Held, Part
 from harness.engine.passes import Passes
 from harness.engine.request import Outcome, out_of_memory
@@ -35,6 +36,11 @@ class _Slot:
     def own_length(self) -> int:
         """Tokens whose keys are in the slot."""
         return self.row.length - (self.after.length if self.after else 0)
+
+    @property
+    def shift(self) -> int:
+        """Positions minus tokens of what is in the slot."""
+        return self.row.request.shift - (self.after.layout.shift if self.after else 0)
 
 
 class ContinuousBatching(Batching):
@@ -63,7 +69,7 @@ class ContinuousBatching(Batching):
 
     def _begin_afresh(self) -> None:
         decoder = self._adapter.decoder
-        layers = int(decoder.config.num_hidden_layers)
+        layers = int(text_config(decoder).num_hidden_layers)
         self._cache = SlotCache(layers, Room(self.budget.rows, self.budget.tokens, held_type(decoder)))
         self._passes = Passes(decoder, self._cache)
         self._steps = FixedSteps(decoder, self._cache, self._passes, self.budget.rows) if self._copies else None
@@ -129,7 +135,8 @@ class ContinuousBatching(Batching):
             if joining or self._steps is None:
                 logits = self._passes.run(tokens, self._next_places(), prompts, beginnings, states)
             else:
-                logits = self._steps.run(tokens, [slot.own_length for slot in self._slots])
+                places = [slot.own_length for slot in self._slots]
+                logits = self._steps.run(tokens, places, [slot.row.position for slot in self._slots])
         self._slots += joined
         with self._phases.time("choose"):
             write_next([slot.row for slot in self._slots], logits, self._adapter.detokenise)
@@ -144,7 +151,7 @@ class ContinuousBatching(Batching):
 
     def _next_places(self) -> list[Part]:
         return [
-            Part(slot=place, place=slot.own_length, length=1, after=slot.after)
+            Part(slot=place, place=slot.own_length, length=1, after=slot.after, shift=slot.shift)
             for place, slot in enumerate(self._slots)
         ]
 
@@ -155,7 +162,8 @@ class ContinuousBatching(Batching):
         new.sort(key=lambda beginning: beginning.length)
         for beginning in new:
             slot = self._free.pop() if self._free else len(self._held)
-            self._held[beginning] = Held(slot=slot, length=beginning.length)
+            layout = layout_of(beginning.segments, self._adapter.attention)
+            self._held[beginning] = Held(slot=slot, length=beginning.length, layout=layout)
         embeddings = self._embedder.beginnings(new)
         return [(self._held[beginning], own) for beginning, own in zip(new, embeddings, strict=True)]
 
@@ -170,7 +178,8 @@ class ContinuousBatching(Batching):
         after = self._held[member.beginning] if member.beginning is not None else None
         copies = self._copies and after is not None
         place = after.length if after is not None and copies else 0
-        return Part(slot=slot, place=place, length=member.own_length, after=after, copies=copies)
+        layout = layout_of(member.own, self._adapter.attention)
+        return Part(slot=slot, place=place, length=member.own_length, after=after, copies=copies, layout=layout)
 
     def _count(self, rows: int, computed: int) -> None:
         self._phases.count("passes")

@@ -6,13 +6,15 @@ from adapters.base import LocalAdapter
 from harness.engine.budget import Budget
 from harness.engine.continuous import ContinuousBatching
 from harness.engine.grouping import in_order
+from harness.engine.layout import text_config
 from harness.engine.passes import why_not_packed
 from harness.engine.pictures import Pictures
-from harness.engine.request import Outcome, Request, refuse_too_long
+from harness.engine.request import Outcome, Request, failed, refuse_too_long
 from harness.engine.static import StaticBatching
 from harness.engine.upcoming import Upcoming
 from harness.engine.vision import Vision
 from harness.phases import Phases
+from tasks.foundation.errors import UsageError
 
 _SHARE_OF_BEGINNINGS = 4
 
@@ -38,6 +40,12 @@ class Engine:
         self._adapter = adapter
         self._phases = phases
         self._why_static = why_not_packed(adapter.decoder) if continuous else "static batches were asked for"
+        if self._why_static and adapter.attention != "causal":
+            raise UsageError(
+                f"{adapter.title} lets visual tokens read one another, which static batches cannot do, and "
+                f"{self._why_static}.",
+                "This model cannot be run; name another.",
+            )
         self._fixed_steps = fixed_steps and not adapter.has_row_states
         self.budget = budget
 
@@ -64,7 +72,6 @@ class Engine:
     ) -> Iterator[list[Outcome]]:
         windows = in_order(
             requests,
-            image_tokens=self._adapter.image_tokens,
             share=continuous and self._adapter.shares_beginnings and not self._adapter.has_row_states,
             window_tokens=max(1, self.budget.tokens // _SHARE_OF_BEGINNINGS),
         )
@@ -79,11 +86,13 @@ class Engine:
         self, requests: Iterable[Request], refused: list[Outcome], searched: list[Request]
     ) -> Iterator[Request]:
         """Yield what can be answered row by row; note what is too long, and what needs a beam search."""
-        limit = int(getattr(self._adapter.decoder.config, "max_position_embeddings", 0) or 0)
+        limit = int(getattr(text_config(self._adapter.decoder), "max_position_embeddings", 0) or 0)
         for request in requests:
             error = refuse_too_long(request, limit)
             if error is not None:
                 refused.append(error)
+            elif request.decoding.beams > 1 and (self._adapter.attention != "causal" or request.shift):
+                refused.append(failed(request, "A beam search cannot place this model's images; leave --beams out."))
             elif request.decoding.beams > 1:
                 searched.append(request)
             else:

@@ -25,12 +25,14 @@ class FixedPlan(Plan):
     Attributes:
         tokens: Last token of each row [R], to be filled in.
         places: Where its keys go in the row's slot [R], to be filled in.
+        steps: Its position [R], to be filled in.
     """
 
     def __init__(self, rows: int, chunks: int, device: torch.device) -> None:
         self.count = rows
         self.tokens, self.places = (torch.zeros(rows, dtype=torch.long, device=device) for _ in range(2))
-        self.positions = self.places[None]
+        self.steps = torch.zeros_like(self.places)
+        self.positions = self.steps[None]
         self.row_of = self.read = torch.arange(rows, device=device)
         self.sharers = self.row_of[:0]
         self.segments = tuple(Segment(rows=slice(rows), chunk=chunk, reach=CHUNK) for chunk in range(chunks))
@@ -83,12 +85,13 @@ class FixedSteps:
         self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
         self._pool: Any = None
 
-    def run(self, tokens: list[int], places: list[int]) -> torch.Tensor:
+    def run(self, tokens: list[int], places: list[int], positions: list[int]) -> torch.Tensor:
         """Append the last token of each row to it; return logits [R, V], which the next step overwrites.
 
         Args:
             tokens: Of each row, in the order of their slots.
             places: Where each goes.
+            positions: Of each.
         """
         chunks = max(places) // CHUNK + 1
         rows = min(_rounded(len(tokens)), self._rows, self._cache.reach(chunks))
@@ -97,6 +100,7 @@ class FixedSteps:
         missing = [0] * (rows - len(tokens))
         plan.tokens.copy_(torch.tensor(tokens + missing))
         plan.places.copy_(torch.tensor(places + missing))
+        plan.steps.copy_(torch.tensor(positions + missing))
         logits = self._compute(plan) if self._device.type != "cuda" else self._replay((rows, chunks), plan)
         return logits[: len(tokens)]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from adapters.base import ImageSlot, TextSegment
+from adapters.base import ImageSlot, TextSegment, tokens_of
 from harness.engine.request import Request
 from tasks.spec import Kind
 
@@ -54,9 +54,7 @@ class Member:
         return self.request.length - (self.beginning.length if self.beginning else 0)
 
 
-def in_order(
-    requests: Iterable[Request], *, image_tokens: int, share: bool, window_tokens: int
-) -> Iterator[list[Member]]:
+def in_order(requests: Iterable[Request], *, share: bool, window_tokens: int) -> Iterator[list[Member]]:
     """Yield windows of members: questions of one image meet, and within a window like lengths stand together.
 
     Long answers start early, so that short ones fill up what they leave. Requests are read a few thousand at a time,
@@ -64,7 +62,6 @@ def in_order(
 
     Args:
         requests: In the order of their tasks.
-        image_tokens: Visual tokens of one image.
         share: Whether prompts may share their beginnings.
         window_tokens: Tokens of shared beginnings that one window may hold at the same time.
     """
@@ -73,7 +70,7 @@ def in_order(
         members: list[Member] = []
         pool.sort(key=lambda request: LONG_ANSWERS_FIRST.index(request.spec.kind))
         for alike in _alike(pool):
-            members += _members(alike, image_tokens) if share and len(alike) > 1 else _alone(alike)
+            members += _members(alike) if share and len(alike) > 1 else _alone(alike)
         yield from _windows(members, window_tokens)
 
 
@@ -97,14 +94,14 @@ def _alone(requests: Iterable[Request]) -> list[Member]:
     return [Member(request=request, beginning=None, own=request.prompt.segments) for request in requests]
 
 
-def _members(requests: Sequence[Request], image_tokens: int) -> list[Member]:
+def _members(requests: Sequence[Request]) -> list[Member]:
     first = requests[0]
     head = _head(first.prompt.segments)
     tails = [_ids(request.prompt.segments[len(head) :]) for request in requests]
     # Every prompt keeps a token of its own: the first answer token is read from it.
     common = min(_common_length(tails), min(map(len, tails)) - 1)
     segments = (*head, TextSegment(ids=tails[0][:common])) if common > 0 else head
-    length = sum(image_tokens if isinstance(segment, ImageSlot) else len(segment.ids) for segment in segments)
+    length = sum(map(tokens_of, segments))
     if length < LEAST_SHARED or common < 0:
         return _alone(requests)
     beginning = Beginning(source=first.source, kind=first.spec.kind, segments=segments, length=length)

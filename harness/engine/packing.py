@@ -11,6 +11,8 @@ from itertools import groupby
 
 import torch
 
+from harness.engine.layout import PLAIN, Layout, Place
+
 CHUNK = 128
 _SEGMENT = 16
 # Not infinite: a query that may read nothing must get a weight of zero, not of NaN.
@@ -24,10 +26,12 @@ class Held:
     Attributes:
         slot: Among the beginnings.
         length: Its tokens.
+        layout: How they stand.
     """
 
     slot: int
     length: int
+    layout: Layout = PLAIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +44,8 @@ class Part:
         length: How many.
         after: The beginning that the slot continues, if any.
         copies: Whether the slot holds a copy of that beginning, in the places before `place`.
+        shift: Positions minus tokens of what the slot holds before it, without the beginning.
+        layout: How the new tokens stand.
     """
 
     slot: int
@@ -47,11 +53,15 @@ class Part:
     length: int
     after: Held | None = None
     copies: bool = False
+    shift: int = 0
+    layout: Layout = PLAIN
 
     @property
     def position(self) -> int:
         """Of the first token in what the decoder reads."""
-        return self.place + (self.after.length if self.after and not self.copies else 0)
+        if self.after is None:
+            return self.place + self.shift
+        return self.place + self.shift + self.after.layout.shift + (0 if self.copies else self.after.length)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,11 +119,13 @@ class Run:
         tokens: Of all of them.
         length: Of each.
         whole: Whether they continue no beginning, so that nothing is joined to what they read.
+        mutual: Stretches of each whose tokens read one another.
     """
 
     tokens: slice
     length: int
     whole: bool
+    mutual: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +151,7 @@ class Plan(ABC):
 
     Attributes:
         count: Tokens in all.
-        positions: Position of each [1, N].
+        positions: Position of each [1, N], or [3, 1, N] in three dimensions.
         row_of: Row or prompt of each token of these [n], which come before beginnings.
         read: Tokens whose logits are wanted, rows before prompts [R].
         targets: Where the keys of rows and prompts go.
@@ -181,13 +193,13 @@ class Pack(Plan):
     def __init__(
         self, steps: Sequence[Part], prompts: Sequence[Part], beginnings: Sequence[Held], device: torch.device
     ) -> None:
-        shared = [Part(slot=held.slot, place=0, length=held.length) for held in beginnings]
+        shared = [Part(slot=held.slot, place=0, length=held.length, layout=held.layout) for held in beginnings]
         parts = [*steps, *prompts]
         spans = list(_spans([*parts, *shared]))
         self._device = device
         self._places = self._long([part.place for part in steps])
         self.count = spans[-1][1]
-        self.positions = self._long(_positions([*parts, *shared]))[None]
+        self.positions = self._positions([*parts, *shared])
         self.row_of = self._long([row for row, part in enumerate(parts) for _ in range(part.length)])
         self.read = self._long([end - 1 for _, end in spans[: len(parts)]])
         self.targets = tuple(self._targets(parts))
@@ -199,6 +211,7 @@ class Pack(Plan):
         self.runs = tuple(_runs([*prompts, *shared], len(steps)))
         self.groups, sharers = _groups(parts)
         self.sharers = self._long(sharers)
+        self._behind = self._long(_places_behind(parts))[self.sharers]
         self._masks: dict[Hashable, torch.Tensor | None] = {}
 
     def mask(self, of: Segment | Run | Group, window: int | None) -> torch.Tensor | None:
@@ -212,7 +225,7 @@ class Pack(Plan):
         return self._masks[key]
 
     def _segment_mask(self, segment: Segment, window: int | None) -> torch.Tensor | None:
-        """[n, 1, 1, reach], of a chunk of the rows' slots."""
+        """[n, 1, 1, reach], of a chunk of the rows' slots; windows count tokens, not positions."""
         places = self._places[segment.rows, None]
         keys = torch.arange(segment.reach, device=self._device) + segment.chunk * CHUNK
         allowed = keys <= places
@@ -222,25 +235,34 @@ class Pack(Plan):
 
     def _run_mask(self, run: Run, window: int | None) -> torch.Tensor | None:
         """[1, 1, L, L], of a prompt itself; None for everything before."""
-        if window is None or run.length <= window:
+        if (window is None or run.length <= window) and not run.mutual:
             return None
         places = torch.arange(run.length, device=self._device)
         distance = places[:, None] - places
-        return self._additive((distance >= 0) & (distance < window), (1, 1, run.length, run.length))
+        allowed = (distance >= 0) & (distance < (window or run.length))
+        for start, end in run.mutual:
+            allowed[start:end, start:end] = True
+        return self._additive(allowed, (1, 1, run.length, run.length))
 
     def _group_mask(self, group: Group, window: int | None) -> torch.Tensor | None:
         """[n, length], of a beginning."""
         if window is None:
             return None
-        positions = self.positions[0, self.sharers[group.sharers], None]
         keys = torch.arange(group.held.length, device=self._device)
-        return self._additive(positions - keys < window, (-1, group.held.length))
+        return self._additive(self._behind[group.sharers, None] - keys < window, (-1, group.held.length))
 
     def _additive(self, allowed: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor | None:
         if bool(allowed.all()):
             return None
         mask = torch.zeros(allowed.shape, device=self._device)
         return mask.masked_fill_(~allowed, NEVER).view(shape)
+
+    def _positions(self, parts: Sequence[Part]) -> torch.Tensor:
+        """Return [1, N] where all dimensions agree, which is what decoders of one dimension take."""
+        if not any(part.layout.grids for part in parts):
+            return self._long([part.position + step for part in parts for step in range(part.length)])[None]
+        places = [place for part in parts for place in part.layout.positions(part.position, part.length)]
+        return self._long(places).T[:, None]
 
     def _targets(self, parts: Sequence[Part]) -> Iterator[Target]:
         chunks: dict[int, list[tuple[int, int, int]]] = {}
@@ -265,12 +287,14 @@ class Pack(Plan):
         for held, own in slots.items():
             yield Copy(held=held, slots=self._long(own))
 
-    def _long(self, values: Sequence[int]) -> torch.Tensor:
+    def _long(self, values: Sequence[int] | Sequence[Place]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self._device)
 
 
-def _positions(parts: Sequence[Part]) -> list[int]:
-    return [part.position + step for part in parts for step in range(part.length)]
+def _places_behind(parts: Sequence[Part]) -> list[int]:
+    """Return how many tokens come before each, those of beginnings included."""
+    starts = [part.place + (part.after.length if part.after and not part.copies else 0) for part in parts]
+    return [start + step for start, part in zip(starts, parts, strict=True) for step in range(part.length)]
 
 
 def _spans(parts: Sequence[Part], first: int = 0) -> Iterator[tuple[int, int]]:
@@ -301,9 +325,12 @@ def _runs(parts: Sequence[Part], first: int) -> Iterator[Run]:
     start = first
     for number, (part, (_, end)) in enumerate(zip(parts, _spans(parts, first), strict=True)):
         following = parts[number + 1] if number + 1 < len(parts) else None
-        alike = following is not None and following.length == part.length
+        alike = following is not None and (following.length, following.layout.mutual) == (
+            part.length,
+            part.layout.mutual,
+        )
         if following is None or not alike or bool(following.after) != bool(part.after):
-            yield Run(tokens=slice(start, end), length=part.length, whole=part.after is None)
+            yield Run(tokens=slice(start, end), length=part.length, whole=part.after is None, mutual=part.layout.mutual)
             start = end
 
 

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from adapters.base import RowStates
 from harness.engine.attention import NAME, Packed
+from harness.engine.layout import text_config
 from harness.engine.packing import Held, Pack, Part, Plan
 from harness.engine.slots import SlotCache
 
@@ -24,7 +25,7 @@ def why_not_packed(decoder: Any) -> str:  # noqa: ANN401 - any model of transfor
     Not possible are layers with another memory than keys and values (linear attention, chunks), attention that takes
     no other kernel, and weights of attention that no key has (sinks).
     """
-    config = decoder.config
+    config = text_config(decoder)
     if not getattr(decoder, "_supports_attention_backend", False):
         return f"{type(decoder).__name__} takes no attention but its own"
     unknown = set(getattr(config, "layer_types", None) or ()) - _KNOWN_LAYERS
@@ -111,7 +112,7 @@ def _last_layer(decoder: PreTrainedModel) -> list[torch.nn.Module]:
 @contextmanager
 def _attention(decoder: Any) -> Iterator[None]:  # noqa: ANN401 - any model of transformers
     """Let the decoder's layers read slots."""
-    config = decoder.config
+    config = text_config(decoder)
     before = getattr(config, _KERNEL)
     setattr(config, _KERNEL, NAME)
     try:

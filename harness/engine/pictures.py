@@ -12,9 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import torch
-
-from adapters.base import LocalAdapter
+from adapters.base import LocalAdapter, Pixels
 from harness.phases import Phases
 from tasks.foundation.errors import SampleError
 from tasks.images import locate, open_image
@@ -36,7 +34,7 @@ class Picture:
     """
 
     digest: str
-    pixels: torch.Tensor | None
+    pixels: Pixels | None
     seconds: tuple[float, float] = (0.0, 0.0)
 
 

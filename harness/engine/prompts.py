@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from adapters.base import ImageSlot, LocalAdapter, TextSegment
+from adapters.base import ImageSlot, LocalAdapter, TextSegment, tokens_of
 from harness.engine.grouping import Beginning, Member, Segments
 from harness.engine.pictures import ImageKey
 from harness.engine.vision import Vision
@@ -32,7 +32,9 @@ class Embedder:
         if not self._adapter.has_row_states:
             return [None] * len(members)
         return [
-            self._adapter.row_state(self._vision.features(member.request), member.request.spec.kind)
+            self._adapter.row_state(
+                self._vision.features(member.request), member.request.prompt, member.request.spec.kind
+            )
             for member in members
         ]
 
@@ -42,9 +44,11 @@ class Embedder:
         return [
             torch.cat(
                 [
-                    next(texts) if isinstance(segment, TextSegment) else visual[kind, (source, segment.image)]
+                    next(texts)
+                    if isinstance(segment, TextSegment)
+                    else visual[kind, (source, segment.image)][segment.first : segment.first + segment.tokens]
                     for segment in segments
-                    if isinstance(segment, ImageSlot) or segment.ids
+                    if tokens_of(segment)
                 ]
             )
             for source, kind, segments in parts
@@ -54,7 +58,7 @@ class Embedder:
         keys: dict[Kind, list[ImageKey]] = {}
         for source, kind, segments in parts:
             keys.setdefault(kind, []).extend(
-                (source, segment.image) for segment in segments if isinstance(segment, ImageSlot)
+                (source, segment.image) for segment in segments if isinstance(segment, ImageSlot) and segment.tokens
             )
         return {
             (kind, key): tokens

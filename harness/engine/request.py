@@ -1,9 +1,12 @@
 """What the engine is asked and what it answers."""
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from adapters.base import Generation, LocalAdapter, Prompt
+from harness.engine.layout import layout_of
+from tasks.images import size_of_image
 from tasks.sample import Sample
 from tasks.spec import TaskSpec
 
@@ -63,6 +66,7 @@ class Request:
         source: Folder that the sample's image references start from.
         prompt: What the adapter rendered.
         length: Tokens of the prompt, visual ones included.
+        shift: Positions of the prompt minus its tokens; less than 0 where images stand in grids.
         decoding: How it is answered.
     """
 
@@ -72,6 +76,7 @@ class Request:
     prompt: Prompt
     length: int
     decoding: Decoding
+    shift: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,14 +92,20 @@ class Outcome:
 def make_request(
     adapter: LocalAdapter, sample: Sample, spec: TaskSpec, source: Path, choosing: Choosing = GREEDY
 ) -> Request:
-    """Return a sample as a request, answered until one of the adapter's end tokens or stop strings."""
-    prompt = adapter.render(sample, spec)
-    length = prompt.text_tokens() + len(prompt.images()) * adapter.image_tokens
+    """Return a sample as a request, answered until one of the adapter's end tokens or stop strings.
+
+    Raises:
+        SampleError: If it cannot be rendered.
+    """
+    prompt = adapter.render(sample, spec, partial(size_of_image, source))
     decoding = Decoding(
-        max_new_tokens=spec.max_new_tokens, end_ids=adapter.end_ids, stop_strings=adapter.stop_strings(spec),
+        max_new_tokens=adapter.max_new_tokens(spec), end_ids=adapter.end_ids, stop_strings=adapter.stop_strings(spec),
         **asdict(choosing),
     )  # fmt: skip
-    return Request(sample=sample, spec=spec, source=source, prompt=prompt, length=length, decoding=decoding)
+    return Request(
+        sample=sample, spec=spec, source=source, prompt=prompt, length=prompt.length, decoding=decoding,
+        shift=layout_of(prompt.segments, "causal").shift,
+    )  # fmt: skip
 
 
 def failed(request: Request, error: str) -> Outcome:

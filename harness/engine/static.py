@@ -11,6 +11,7 @@ from adapters.base import LocalAdapter, RowStates
 from harness.engine.batching import Batching
 from harness.engine.choosing import Row, write_next
 from harness.engine.grouping import Member
+from harness.engine.layout import layout_of
 from harness.engine.request import Decoding, Outcome, Request, out_of_memory
 
 States = Sequence[object] | None
@@ -122,8 +123,9 @@ class _Batch:
         self._cache = DynamicCache(config=decoder.config)
         self.rows = list(rows)
         padded, self._mask = _left_padded(embeddings)
-        self._next_position = self._mask.sum(dim=1)
-        positions = (self._mask.cumsum(dim=1) - 1).clamp(min=0)
+        shifts = torch.tensor([row.request.shift for row in rows], device=self._mask.device)
+        self._next_position = self._mask.sum(dim=1) + shifts
+        positions = _positions(rows, self._mask)
         self.logits = self._forward(inputs_embeds=padded.to(decoder.dtype), position_ids=positions)
 
     def leave(self) -> bool:
@@ -158,6 +160,18 @@ class _Batch:
         )
         logits: torch.Tensor = output.logits[:, -1]
         return logits
+
+
+def _positions(rows: Sequence[Row], mask: torch.Tensor) -> torch.Tensor:
+    """Return positions [B, L] of prompts behind their padding, or [3, B, L] where images stand in grids."""
+    if not any(row.request.shift for row in rows):
+        return (mask.cumsum(dim=1) - 1).clamp(min=0)
+    positions = mask.new_zeros(3, *mask.shape)
+    for place, row in enumerate(rows):
+        request = row.request
+        own = layout_of(request.prompt.segments, "causal").positions(0, request.length)
+        positions[:, place, mask.shape[1] - request.length :] = torch.tensor(own, device=mask.device).T
+    return positions
 
 
 def _left_padded(embeddings: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -72,8 +72,7 @@ class Vision:
         if not unique:
             return {}
         with self._phases.time("connector"):
-            features = torch.stack([self._features.get(self._digest(key)) for key in unique])
-            tokens = self._adapter.project(features, kind)
+            tokens = self._adapter.project([self._features.get(self._digest(key)) for key in unique], kind)
         self._phases.count("images projected", len(unique))
         return dict(zip(unique, tokens, strict=True))
 
@@ -114,15 +113,16 @@ class Vision:
             return
         self._phases.count("images encoded", len(digests))
         for digest, features in zip(digests, encoded, strict=True):
-            # A copy of its own: a slice would keep the whole batch alive.
-            self._features.put(digest, features.clone())
+            # A slice of a batch would keep the whole batch alive.
+            whole = features.untyped_storage().nbytes() == features.nbytes
+            self._features.put(digest, features if whole else features.clone())
             del self._pixels[digest]
 
-    def _encoded(self, digests: Sequence[str]) -> torch.Tensor | None:
+    def _encoded(self, digests: Sequence[str]) -> Sequence[torch.Tensor] | None:
         """Return features, or None if memory ran out on several; what was tried is let go before fewer are."""
         try:
             with self._phases.time("encode"):
-                return self._adapter.encode_images(torch.stack([self._pixels[digest].arrived() for digest in digests]))
+                return self._adapter.encode_images([self._pixels[digest].arrived() for digest in digests])
         except torch.OutOfMemoryError:
             if len(digests) == 1:
                 raise
