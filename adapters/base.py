@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.answers.box_space import BoxSpace
-from tasks.foundation.errors import UsageError
+from tasks.foundation.errors import UsageError, unknown_name
 from tasks.sample import Box, ImageRef, Sample
 from tasks.spec import Kind, TaskSpec
 
@@ -311,6 +312,8 @@ class AdapterEntry:
         arguments: What `--model-arg` may choose, by name.
         boxes: How the model writes boxes; None if it draws none. What its notation cannot express, even a perfect
             model cannot score: that ceiling stands beside its numbers.
+        spaces: Other ways of writing boxes, one of which the argument `boxes` chooses.
+        defaults: Arguments that follow from a variant, where the user gives none.
     """
 
     card: ModelCard
@@ -320,6 +323,32 @@ class AdapterEntry:
     variants: Mapping[str, str] = field(default_factory=dict)
     arguments: Mapping[str, Argument] = field(default_factory=dict)
     boxes: BoxSpace | None = None
+    spaces: Mapping[str, BoxSpace] = field(default_factory=dict)
+    defaults: Callable[[str], Mapping[str, str]] = lambda _: {}
+
+    def settled(self, variant: str, given: Mapping[str, str]) -> dict[str, str]:
+        """Return all arguments: as given, or by the variant, or by default.
+
+        Raises:
+            UsageError: If an argument is unknown, or has a value that is not allowed.
+        """
+        for name, value in given.items():
+            if name not in self.arguments:
+                raise unknown_name(f"argument of {self.card.name}", name, self.arguments)
+            choices = self.arguments[name].choices
+            if choices and value not in choices:
+                raise UsageError(f"--model-arg {name}={value} is not allowed.", f"Allowed: {', '.join(choices)}.")
+        defaults = {name: argument.default for name, argument in self.arguments.items()}
+        return {**defaults, **self.defaults(variant), **given}
+
+    def space(self, arguments: Mapping[str, str]) -> BoxSpace | None:
+        """Return how boxes are written under a run's arguments."""
+        return self.spaces[arguments["boxes"]] if self.spaces and "boxes" in arguments else self.boxes
+
+    def parser(self, arguments: Mapping[str, str]) -> Parser:
+        """Return the parser under a run's arguments."""
+        space = self.space(arguments)
+        return self.parse if space is None or space is self.boxes else partial(answer_with_box, space)
 
 
 def plain_answer(text: str, _sample: Sample, _spec: TaskSpec) -> Answer:

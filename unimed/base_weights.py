@@ -52,7 +52,7 @@ class BaseWeights:
 
     def identity(self) -> dict[str, str]:
         """Return a fingerprint of each part: sizes and samples of the files, so that 15 GB need not be read."""
-        return {name: fingerprint(_sampled(Path(path))) for name, path in asdict(self.resolved()).items()}
+        return {name: fingerprint(sampled_files(Path(path))) for name, path in asdict(self.resolved()).items()}
 
 
 def _language_folder(name: str) -> Path:
@@ -68,7 +68,8 @@ def _language_folder(name: str) -> Path:
         ) from error
 
 
-def _sampled(path: Path) -> dict[str, str]:
+def sampled_files(path: Path) -> dict[str, str]:
+    """Return digests of the size and of samples of a file or of a folder's weights and configuration."""
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     weights = [
         file for file in files if file.suffix in {".safetensors", ".bin", ".pth", ".pt"} or file.name == "config.json"

@@ -136,6 +136,7 @@ def _read_own_prompts(
         if per_key > 1:
             own_keys, own_values = (one.repeat_interleave(per_key, dim=1) for one in (own_keys, own_values))
         mask = plan.mask(run, manner.window)
+        causal = mask is None and not run.mutual
         if run.whole and manner.softcap is None:
             # Nothing is joined, so the sums are not needed, and any device has a kernel without them.
             out = scaled_dot_product_attention(
@@ -143,12 +144,12 @@ def _read_own_prompts(
                 own_keys,
                 own_values,
                 attn_mask=None if mask is None else mask == 0,
-                is_causal=mask is None,
+                is_causal=causal,
                 scale=manner.scale,
             )
             found.out[run.tokens] = out.transpose(1, 2).flatten(0, 1)
             continue
-        out, sums = attend(own, own_keys, own_values, manner, mask, causal=mask is None)
+        out, sums = attend(own, own_keys, own_values, manner, mask, causal=causal)
         found.out[run.tokens] = out.transpose(1, 2).flatten(0, 1)
         found.sums[run.tokens] = sums.transpose(1, 2).flatten(0, 1)
 

@@ -234,7 +234,7 @@ class Pack(Plan):
         return self._additive(allowed, (-1, 1, 1, segment.reach))
 
     def _run_mask(self, run: Run, window: int | None) -> torch.Tensor | None:
-        """[1, 1, L, L], of a prompt itself; None for everything before."""
+        """[1, 1, L, L], of a prompt itself; None for everything before, with mutual stretches for everything."""
         if (window is None or run.length <= window) and not run.mutual:
             return None
         places = torch.arange(run.length, device=self._device)

@@ -39,6 +39,7 @@ _A_NUMBER = re.compile(_NUMBER)
 _NAMED_NUMBER = re.compile(rf"""["']?\b([A-Za-z]+[12]?)["']?\s*[:=]\s*({_NUMBER})""")
 _ANY_NUMBER = re.compile(rf"(?<![\w.]){_NUMBER}(?![\w]|\.\d)")
 _BARE_NUMBERS = 4
+_LEAST_SQUARES, _MOST_SQUARES = 4, 16_384
 _PERCENT = 100
 _OFFICIAL = re.compile(r"\{<(\d{1,3})><(\d{1,3})><(\d{1,3})><(\d{1,3})>\}")
 
@@ -55,6 +56,8 @@ class BoxSpace:
         digits: Decimals that are written.
         rounding: What happens to further decimals.
         highest: The largest number that can be written, where that is less than `units`.
+        multiple: Pixels are those of the image scaled to sides of multiples of this number (Qwen2.5-VL: 28), with at
+            least 4 and at most 16,384 such squares; 0 for pixels of the original.
         notation: `any` reads every notation of this module; `official` only what the official Uni-Med evaluation reads.
     """
 
@@ -65,6 +68,7 @@ class BoxSpace:
     digits: int = 0
     rounding: Rounding = "nearest"
     highest: float | None = None
+    multiple: int = 0
     notation: Notation = "any"
 
     def write(self, box: Box, image_size: tuple[int, int]) -> str:
@@ -112,11 +116,30 @@ class BoxSpace:
     def _scaled(self, box: Box, image_size: tuple[int, int]) -> Box:
         # Divided first, as the official code does: 29 of 100 pixels is 28.999..., which truncates to 28.
         units = self.units
+        if self.multiple:
+            wide, high = self._scale(image_size)
+            return box.scaled(wide, high)
         return box if units is None else Box(*(edge / side * units for edge, side in _edges(box, image_size)))
 
     def _unscaled(self, box: Box, image_size: tuple[int, int]) -> Box:
         units = self.units
+        if self.multiple:
+            wide, high = self._scale(image_size)
+            return box.scaled(1 / wide, 1 / high)
         return box if units is None else Box(*(edge / units * side for edge, side in _edges(box, image_size)))
+
+    def _scale(self, image_size: tuple[int, int]) -> tuple[float, float]:
+        """Return by how much width and height are scaled to whole squares."""
+        width, height = image_size
+        columns, rows = (round(side / self.multiple) for side in image_size)
+        share = width * height / self.multiple**2
+        if columns * rows > _MOST_SQUARES:
+            shrink = math.sqrt(_MOST_SQUARES / share)
+            columns, rows = (max(1, math.floor(side * shrink / self.multiple)) for side in image_size)
+        elif columns * rows < _LEAST_SQUARES:
+            grow = math.sqrt(_LEAST_SQUARES / share)
+            columns, rows = (math.ceil(side * grow / self.multiple) for side in image_size)
+        return columns * self.multiple / width, rows * self.multiple / height
 
     def _rounded(self, number: float) -> float | int:
         number = number if self.highest is None else min(number, self.highest)
@@ -218,9 +241,11 @@ BOX_SPACES: Mapping[str, BoxSpace] = {
         BoxSpace(name="permille", units=1000),
         BoxSpace(name="permille-yxyx", units=1000, order="yxyx"),
         BoxSpace(name="pixels", units=None),
+        BoxSpace(name="pixels-28", units=None, multiple=28),
         BoxSpace(name="pixels-xywh", units=None, order="xywh"),
         BoxSpace(name="loc1024", units=1024, order="yxyx", template="<loc{:04d}>" * 4, highest=1023),
     )
 }
-"""Spaces by name: LLaVA and Shikra write fractions, Qwen2-VL, InternVL and CogVLM thousandths, Qwen2.5-VL pixels,
+"""Spaces by name: LLaVA and Shikra write fractions, Qwen2-VL, InternVL and CogVLM thousandths, Qwen2.5-VL pixels of
+the image as it was scaled to whole squares of 28,
 Gemini and Gemma thousandths with y first, PaliGemma location tokens out of 1024 with y first."""

@@ -1,0 +1,1 @@
+"""Any current vision-language model of transformers, without code for it."""

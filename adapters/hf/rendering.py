@@ -1,0 +1,160 @@
+"""Token ids of a prompt whose pictures are known by their sizes alone."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+from PIL import Image
+
+from adapters.base import ImageSlot, Size, TextSegment
+from adapters.hf.remembering import RememberingImageProcessor
+from tasks.foundation.errors import DataError
+from tasks.sample import ImageRef
+
+_SIZES = 512
+Segment = TextSegment | ImageSlot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What a picture of some size becomes.
+
+    Attributes:
+        tokens: Its visual tokens.
+        grid: Frames, rows and columns of them, for positions in three dimensions.
+    """
+
+    tokens: int
+    grid: tuple[int, int, int] | None = None
+
+
+class Renderer:
+    """Lets a processor write prompts, with blank pictures whose pixels are computed once per size.
+
+    Args:
+        processor: Of transformers.
+        image_token_id: Stands once for every visual token.
+        in_grids: Whether visual tokens have positions in three dimensions.
+        chat: More for the chat template.
+        images: More for the image processor.
+        system: A message before the question; empty for none.
+    """
+
+    def __init__(
+        self,
+        processor: Any,  # noqa: ANN401 - any of transformers
+        image_token_id: int,
+        *,
+        in_grids: bool,
+        chat: dict[str, Any],
+        images: dict[str, Any],
+        system: str,
+    ) -> None:
+        self._processor = processor
+        self._blank = copy.copy(processor)
+        self._blank.image_processor = RememberingImageProcessor(processor.image_processor)
+        self._image_token_id = image_token_id
+        self._in_grids = in_grids
+        self._chat = chat
+        self._images = images
+        self._system = system
+        self.shape = lru_cache(maxsize=_SIZES)(self._shape)
+
+    def text(self, question: str, images: int) -> str:
+        """Return the prompt as text, with one mark per picture, pictures first."""
+        if not self._has_template:
+            return self._mark * images + question
+        content = [*({"type": "image"} for _ in range(images)), {"type": "text", "text": question}]
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        if self._system:
+            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": self._system}]})
+        return str(
+            self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **self._chat)
+        )
+
+    def inputs(self, texts: Sequence[str], images: Sequence[Sequence[Image.Image]]) -> dict[str, Any]:
+        """Return what the model itself takes for prompts with their pictures, padded on the left."""
+        return self._inputs(self._processor, texts, images)
+
+    def _inputs(
+        self,
+        processor: Any,  # noqa: ANN401 - any of transformers
+        texts: Sequence[str],
+        images: Sequence[Sequence[Image.Image]],
+    ) -> dict[str, Any]:
+        given = [list(own) for own in images]
+        inputs = processor(
+            text=list(texts),
+            images=given if any(given) else None,
+            padding=True,
+            return_tensors="pt",
+            **({"add_special_tokens": False} if self._brings_bos(texts[0]) else {}),
+            **(self._images if any(given) else {}),
+        )
+        return {name: value for name, value in inputs.items() if name != "labels"}
+
+    def segments(self, question: str, images: Sequence[ImageRef], sizes: Sequence[Size]) -> tuple[Segment, ...]:
+        """Return the prompt in parts: text, and slots of pictures of these sizes.
+
+        Raises:
+            DataError: If the processor wrote another number of visual tokens than the sizes promise.
+        """
+        blanks = [[Image.new("RGB", size) for size in sizes]]
+        ids: list[int] = self._inputs(self._blank, [self.text(question, len(images))], blanks)["input_ids"][0].tolist()
+        shapes = [self.shape(size) for size in sizes]
+        if ids.count(self._image_token_id) != sum(shape.tokens for shape in shapes):
+            raise DataError(
+                f"The processor writes {ids.count(self._image_token_id)} visual tokens for pictures of {list(sizes)}.",
+                "Its pictures depend on each other, which medbench cannot follow; use the model behind a server.",
+            )
+        return tuple(_cut(ids, self._image_token_id, list(zip(images, shapes, strict=True))))
+
+    def _shape(self, size: Size) -> Shape:
+        inputs = self._inputs(self._blank, [self.text("", 1)], [[Image.new("RGB", size)]])
+        tokens = int((inputs["input_ids"] == self._image_token_id).sum())
+        if not self._in_grids:
+            return Shape(tokens=tokens)
+        frames, rows, columns = inputs["image_grid_thw"][0].tolist()
+        side = int(self._processor.image_processor.merge_size)
+        return Shape(tokens=tokens, grid=(frames, rows // side, columns // side))
+
+    @cached_property
+    def _has_template(self) -> bool:
+        return bool(getattr(self._processor, "chat_template", None) or self._processor.tokenizer.chat_template)
+
+    @cached_property
+    def _mark(self) -> str:
+        return str(getattr(self._processor, "image_token", None) or "<image>")
+
+    def _brings_bos(self, text: str) -> bool:
+        """Whether a template has written the token that the tokenizer would write again."""
+        bos = self._processor.tokenizer.bos_token
+        return self._has_template and bos is not None and text.startswith(bos)
+
+
+def _cut(ids: Sequence[int], image_token_id: int, pictures: list[tuple[ImageRef, Shape]]) -> Iterator[Segment]:
+    """Yield texts and slots; a picture whose tokens stand apart gets a slot for each stretch."""
+    text: list[int] = []
+    place = taken = 0
+    while place < len(ids):
+        if ids[place] != image_token_id:
+            text.append(ids[place])
+            place += 1
+            continue
+        if text:
+            yield TextSegment(ids=tuple(text))
+            text = []
+        ref, shape = pictures[0]
+        end = place
+        while end < len(ids) and ids[end] == image_token_id and end - place < shape.tokens - taken:
+            end += 1
+        yield ImageSlot(image=ref, tokens=end - place, first=taken, grid=shape.grid)
+        taken += end - place
+        place = end
+        if taken == shape.tokens:
+            pictures.pop(0)
+            taken = 0
+    if text:
+        yield TextSegment(ids=tuple(text))
