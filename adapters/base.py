@@ -207,6 +207,8 @@ class LocalAdapter(Adapter):
 
     Attributes:
         decoder: A model of transformers that takes `inputs_embeds` and a cache and returns logits.
+        only_whole: Why the engine cannot take the decoder apart from its vision; then `written_whole` answers. Empty if
+            it can.
         end_ids: Token ids that end an answer.
         attention: What a prompt's token may read besides the tokens before it: `causal` nothing; `images` all visual
             tokens of its own image; `prompt` the whole prompt.
@@ -219,6 +221,7 @@ class LocalAdapter(Adapter):
     """
 
     decoder: "PreTrainedModel"
+    only_whole: str = ""
     end_ids: frozenset[int]
     attention: Literal["causal", "images", "prompt"] = "causal"
     shares_beginnings: bool = True
@@ -253,12 +256,18 @@ class LocalAdapter(Adapter):
         del features, prompt, kind
         raise NotImplementedError(f"{type(self).__name__} says that it has row states, and makes none.")
 
-    def written_alone(self, sample: Sample, spec: TaskSpec, images: "Sequence[Image.Image]") -> Sequence[int] | None:
-        """Return the ids that the model's own library writes to one sample, greedily, up to the task's limit.
+    def written_whole(
+        self, asked: "Sequence[tuple[Sample, TaskSpec, Sequence[Image.Image]]]", max_new_tokens: int
+    ) -> Sequence[Sequence[int]] | None:
+        """Return the ids that the model's own library writes to a batch, greedily; the engine is compared with it.
 
-        None if that is `generate` over the prompt's embeddings, which the engine is then compared with.
+        None if that is `generate` over the prompt's embeddings.
+
+        Args:
+            asked: Samples with their tasks and pictures.
+            max_new_tokens: Longest answer.
         """
-        del sample, spec, images
+        del asked, max_new_tokens
         return None
 
     @abstractmethod

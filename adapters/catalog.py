@@ -1,6 +1,10 @@
 """The model catalogue: names to entries, open to other distributions."""
 
-from adapters.base import AdapterEntry, split_model_name
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from adapters.base import AdapterEntry, Parser, split_model_name
+from tasks.answers.box_space import BoxSpace
 from tasks.foundation.errors import UsageError
 from tasks.foundation.registry import Registry
 
@@ -8,11 +12,52 @@ ADAPTERS: Registry[AdapterEntry] = Registry(
     "model",
     {
         "uni-med": "adapters.uni_med:ENTRY",
+        "med-flamingo": "adapters.med_flamingo.entry:ENTRY",
+        "radfm": "adapters.radfm.entry:ENTRY",
+        "llava-med": "adapters.llava_med.entry:ENTRY",
+        "xraygpt": "adapters.xraygpt.entry:ENTRY",
+        "hf": "adapters.hf.entry:ENTRY",
+        "openai": "adapters.openai.entry:ENTRY",
         "blind": "adapters.blind:ENTRY",
         "mock": "adapters.mock:ENTRY",
     },
     group="medbench.adapters",
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChosenModel:
+    """A model with everything that its user chose.
+
+    Attributes:
+        entry: Its line in the catalogue.
+        variant: What followed the colon.
+        arguments: Every argument of the entry, as given or by default.
+    """
+
+    entry: AdapterEntry
+    variant: str
+    arguments: Mapping[str, str]
+
+    @property
+    def parse(self) -> Parser:
+        """What a text of the model means."""
+        return self.entry.parser(self.arguments)
+
+    @property
+    def boxes(self) -> BoxSpace | None:
+        """How the model writes boxes."""
+        return self.entry.space(self.arguments)
+
+
+def choose_model(model: str, arguments: Mapping[str, str]) -> ChosenModel:
+    """Return the model that a user named, with its arguments.
+
+    Raises:
+        UsageError: If there is no such model, variant or argument, or an argument has a value that is not allowed.
+    """
+    entry, variant = find_adapter(model)
+    return ChosenModel(entry=entry, variant=variant, arguments=entry.settled(variant, arguments))
 
 
 def find_adapter(model: str) -> tuple[AdapterEntry, str]:

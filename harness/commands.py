@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from harness.options import as_table
 from harness.phases import Phases
 from harness.results import MetricResult, Results, TaskResult
 from harness.settings import MAX_SEED, load_settings
@@ -26,6 +27,10 @@ def publish(path: Path) -> None:
 
 @click.command("run")
 @click.option("-m", "--model", help="Model as NAME or NAME:VARIANT; see `medbench models`.")
+@click.option(
+    "--model-arg", "model_args", multiple=True, callback=as_table, metavar="NAME=VALUE",
+    help="A choice of the model; see `medbench models NAME`.",
+)  # fmt: skip
 @click.option("-t", "--tasks", multiple=True, help="Names, kinds, globs or `all`, comma-separated; repeatable.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Folder of weights.  [default: the model's own]")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Prepared tasks.  [default: the bundled mini suite]")

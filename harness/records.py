@@ -1,14 +1,15 @@
 """Generation records: append-only JSON lines that are the checkpoint of a run."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from adapters.base import StopReason
+from adapters.remote import Served, ServedGeneration
 from harness.engine.request import Outcome
 from tasks.foundation.errors import RunError
 from tasks.foundation.files import canonical_json, json_lines, read_numbered_json_lines, write_atomically
@@ -26,6 +27,7 @@ class GenerationRecord:
         prompt_tokens: Tokens read, visual ones included.
         output_tokens: Tokens written.
         error: Why the sample failed; empty otherwise.
+        served: What a server said of its answer; None, and not written, for a model that is not served.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -37,13 +39,22 @@ class GenerationRecord:
     prompt_tokens: int = 0
     output_tokens: int = 0
     error: str = ""
+    served: Served | None = None
 
     @classmethod
     def of(cls, run: str, outcome: Outcome) -> "GenerationRecord":
         """Return the record of an outcome."""
-        if outcome.generation is None:
+        said = outcome.generation
+        if said is None:
             return cls(run=run, sample_id=outcome.sample_id, error=outcome.error)
-        return cls(run=run, sample_id=outcome.sample_id, **asdict(outcome.generation))
+        return cls(
+            run=run, sample_id=outcome.sample_id, text=said.text, stop=said.stop, prompt_tokens=said.prompt_tokens,
+            output_tokens=said.output_tokens, served=said.served if isinstance(said, ServedGeneration) else None,
+        )  # fmt: skip
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the record as plain values."""
+        return {name: value for name, value in asdict(self).items() if name != "served" or value is not None}
 
 
 _VALIDATOR = TypeAdapter(GenerationRecord)
@@ -93,29 +104,43 @@ class RecordFile:
 
     def open_for_appending(self) -> IO[bytes]:
         """Return the file, cut behind its last whole line, ready for more."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            stream = self.path.open("a+b")
-            stream.seek(0)
-            stream.truncate(stream.read().rfind(b"\n") + 1)
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
-        return stream
+        return open_whole_lines(self.path)
 
     def rewrite(self, records: Iterable[GenerationRecord]) -> None:
         """Replace the file by `records`: the bytes of a finished run do not depend on the order of work."""
-        write_atomically(self.path, json_lines(asdict(record) for record in records))
+        write_atomically(self.path, json_lines(record.as_json() for record in records))
 
 
 def append(stream: IO[bytes], records: Iterable[GenerationRecord]) -> None:
-    """Append records, each flushed, all synced to the disk at the end.
+    """Append records; raises like `append_lines`."""
+    append_lines(stream, (record.as_json() for record in records))
+
+
+def open_whole_lines(path: Path) -> IO[bytes]:
+    """Return a file of JSON lines, cut behind its last whole line, ready for more.
+
+    Raises:
+        RunError: If it cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a+b")
+        stream.seek(0)
+        stream.truncate(stream.read().rfind(b"\n") + 1)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return stream
+
+
+def append_lines(stream: IO[bytes], lines: Iterable[Mapping[str, Any]]) -> None:
+    """Append JSON lines, each flushed, all synced to the disk at the end.
 
     Raises:
         RunError: If the disk takes no more; what was appended before stays.
     """
     try:
-        for record in records:
-            stream.write(f"{canonical_json(asdict(record))}\n".encode())
+        for line in lines:
+            stream.write(f"{canonical_json(line)}\n".encode())
             stream.flush()
         os.fsync(stream.fileno())
     except OSError as error:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from adapters.catalog import find_adapter
+from adapters.catalog import choose_model
 from harness.results import Results, read_results, write_results
 from harness.rundir import RunDirectory, read_run
 from harness.score import score_tasks
@@ -29,9 +29,9 @@ def rescore(path: Path, data_dir: Path | None) -> Results:
     workload = load_workload(replace(settings, tasks=tuple(before.tasks), limit=document["identity_of"]["limit"]))
     directory = RunDirectory(path=path, identity=document["identity"])
     _refuse_other_data(workload, before)
-    entry, _ = find_adapter(document["identity_of"]["model"])
+    model = choose_model(document["identity_of"]["model"], settings.model_args)
     results = summarise(
-        score_tasks(workload.loads, directory, entry),
+        score_tasks(workload.loads, directory, model),
         run=before.run,
         model=before.model,
         suite=before.suite,

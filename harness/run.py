@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.base import Adapter, AdapterEntry, LoadOptions, LocalAdapter
-from adapters.catalog import find_adapter
+from adapters.catalog import ChosenModel, choose_model
 from harness.environment import write_environment
 from harness.generate import answerable, generate, make_plan
 from harness.phases import Phases
@@ -48,13 +48,13 @@ def run(settings: Settings, publish: Publish, *, overwrite: str = "never") -> Ru
     """
     phases = Phases()
     with phases.time("load"):
-        entry, variant = find_adapter(settings.model)
-        _refuse_ignored(settings, entry)
+        model = choose_model(settings.model, settings.model_args)
+        _refuse_ignored(settings, model.entry)
         workload = load_workload(settings)
-        adapter = entry.load(load_options(settings, variant, workload))
+        adapter = model.entry.load(load_options(settings, model, workload))
         _refuse_decoding(settings, adapter)
     _warn_loudly(workload, adapter)
-    with open_run(settings, workload, adapter, overwrite=overwrite) as directory:
+    with open_run(settings, workload, adapter, model, overwrite=overwrite) as directory:
         finished = finished_results(directory)
         if finished is not None:
             say(f"{directory.path} is complete; nothing to do. Start afresh with --overwrite always.")
@@ -63,7 +63,7 @@ def run(settings: Settings, publish: Publish, *, overwrite: str = "never") -> Ru
         plan = make_plan(workload, adapter, directory)
         failures = generate(plan, adapter, directory, phases, settings)
         with phases.time("score"):
-            results = score_run(workload, adapter, entry, directory, settings)
+            results = score_run(workload, adapter, model, directory, settings)
         publish(directory.path)
         write_environment(directory.path / "env.json", adapter, phases)
         if not failures:
@@ -116,25 +116,27 @@ def _refuse_decoding(settings: Settings, adapter: Adapter) -> None:
         )
 
 
-def load_options(settings: Settings, variant: str, workload: Workload) -> LoadOptions:
+def load_options(settings: Settings, model: ChosenModel, workload: Workload) -> LoadOptions:
     """Return what the model's loader gets."""
     return LoadOptions(
-        variant=variant,
+        variant=model.variant,
+        arguments=model.arguments,
         checkpoint=settings.checkpoint,
         device=settings.device,
         dtype=settings.dtype,
         seed=settings.seed,
         train_samples=workload.train_samples,
+        source_of=workload.source_of,
     )
 
 
 def score_run(
-    workload: Workload, adapter: Adapter, entry: AdapterEntry, directory: RunDirectory, settings: Settings
+    workload: Workload, adapter: Adapter, model: ChosenModel, directory: RunDirectory, settings: Settings
 ) -> Results:
     """Score what was generated and write `scores/` and `results.json`."""
     loads = answerable(workload, adapter)
     results = summarise(
-        score_tasks(loads, directory, entry),
+        score_tasks(loads, directory, model),
         run=directory.identity,
         model=_model_info(adapter),
         suite=workload.suite,

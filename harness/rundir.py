@@ -13,6 +13,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from adapters.base import Adapter
+from adapters.catalog import ChosenModel
 from harness.environment import answering_code_hash
 from harness.records import RecordFile
 from harness.settings import Settings
@@ -64,12 +65,13 @@ class RunDirectory:
         write_atomically(self.path / "done", f"{self.identity}\n")
 
 
-def run_identity(settings: Settings, workload: Workload, adapter: Adapter) -> dict[str, object]:
+def run_identity(settings: Settings, workload: Workload, adapter: Adapter, model: ChosenModel) -> dict[str, object]:
     """Return everything that can change an answer; batch size, output folder and data folder cannot."""
     return {
         "code": answering_code_hash(),
         "libraries": {name: version(name) for name in ("torch", "transformers", "tokenizers", "pillow")},
         "model": settings.model,
+        **({"arguments": dict(model.arguments)} if model.arguments else {}),
         "weights": adapter.weights_fingerprint,
         "dtype": adapter.dtype,
         "device": adapter.device.partition(":")[0],
@@ -90,19 +92,22 @@ def run_identity(settings: Settings, workload: Workload, adapter: Adapter) -> di
 
 
 @contextmanager
-def open_run(settings: Settings, workload: Workload, adapter: Adapter, *, overwrite: str) -> Iterator[RunDirectory]:
+def open_run(
+    settings: Settings, workload: Workload, adapter: Adapter, model: ChosenModel, *, overwrite: str
+) -> Iterator[RunDirectory]:
     """Make or reopen the folder of the run that these settings name, and hold it against other processes.
 
     Args:
         settings: What the user asked for.
         workload: Tasks and data.
         adapter: The loaded model.
+        model: What the user chose of it.
         overwrite: `never`, or `always` to throw away what an earlier run of the same identity left.
 
     Raises:
         RunError: If the folder cannot be written to, is in use, or holds another run.
     """
-    parts = run_identity(settings, workload, adapter)
+    parts = run_identity(settings, workload, adapter, model)
     identity = fingerprint(parts)[:_IDENTITY_DIGITS]
     slug = re.sub(r"[^a-z0-9.]+", "-", settings.model.lower()).strip("-")
     path = settings.output_dir.absolute() / f"{slug}-{workload.suite}-{identity}"

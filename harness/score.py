@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from adapters.base import AdapterEntry, Parser
+from adapters.base import Parser
+from adapters.catalog import ChosenModel
 from harness.records import GenerationRecord
 from harness.rundir import RunDirectory
 from harness.workload import TaskLoad
@@ -43,11 +44,11 @@ class ScoredTask:
     ceilings: Ceilings
 
 
-def score_tasks(loads: Sequence[TaskLoad], directory: RunDirectory, entry: AdapterEntry) -> list[ScoredTask]:
+def score_tasks(loads: Sequence[TaskLoad], directory: RunDirectory, model: ChosenModel) -> list[ScoredTask]:
     """Score the recorded generations of tasks and write them to `scores/<task>.jsonl`."""
-    predicted = [(load, read_items(load, directory, entry.parse)) for load in loads]
+    predicted = [(load, read_items(load, directory, model.parse)) for load in loads]
     tokenise_together((load.spec.name, load.spec.kind, items) for load, items in predicted)
-    return [_score_items(load, items, directory, entry.boxes) for load, items in predicted]
+    return [_score_items(load, items, directory, model.boxes) for load, items in predicted]
 
 
 def read_items(load: TaskLoad, directory: RunDirectory, parse: Parser) -> list[Item]:

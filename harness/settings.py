@@ -1,7 +1,7 @@
 """The settings of a run: what the user asked for, validated where it enters."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +35,7 @@ class Settings:
         top_p: Sample among the likeliest tokens that together have this probability.
         repetition_penalty: Divides the positive and multiplies the negative scores of tokens already written.
         beams: Width of the beam search.
+        model_args: Choices of the model, by name.
         compile: Whether the decoder's layers go through `torch.compile`.
     """
 
@@ -55,6 +56,7 @@ class Settings:
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] = 1.0
     beams: PositiveInt = 1
+    model_args: Mapping[str, str] = field(default_factory=dict)
     compile: bool = False
 
     def decoding(self) -> dict[str, float]:

@@ -47,6 +47,10 @@ class Workload:
         """Return the train split of a task."""
         return load_prepared(self.data_dir, task).samples("train")
 
+    def source_of(self, task: str) -> Path:
+        """Return the folder that the images of a task start from."""
+        return load_prepared(self.data_dir, task).source
+
 
 def load_workload(settings: Settings) -> Workload:
     """Read the prepared tasks that the settings name; without a data folder, prepare the mini suite.

@@ -108,7 +108,7 @@ def make_requests(folder: Path, number: int, seed: int, **decoding: Any) -> list
 
 
 def answer(
-    adapter: LocalAdapter, requests: Sequence[Request], budget: Budget, phases: Phases | None = None, **options: bool
+    adapter: LocalAdapter, requests: Sequence[Request], budget: Budget, phases: Phases | None = None, **options: Any
 ) -> dict[str, Outcome]:
     """Return outcomes by sample id."""
     engine = Engine(adapter, budget, phases or Phases(), **options)

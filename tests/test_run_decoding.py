@@ -10,6 +10,7 @@ from command_line import medbench
 
 from adapters.base import LoadOptions
 from adapters.mock import RandomMock
+from harness import driving
 from harness.driving import choosing_of, drive
 from harness.engine.budget import Budget
 from harness.engine.compiling import COMPILED, compile_layers
@@ -17,6 +18,7 @@ from harness.engine.engine import Engine
 from harness.engine.request import Outcome, make_request
 from harness.phases import Phases
 from harness.rundir import RunDirectory
+from harness.self_test import Tested
 from harness.settings import Settings
 from harness.workload import load_workload
 from tasks.foundation.errors import UsageError
@@ -91,6 +93,7 @@ def test_a_run_remembers_what_its_memory_holds(tmp_path: Path, monkeypatch: pyte
         yield []
 
     monkeypatch.setattr(Engine, "generate", learning)
+    monkeypatch.setattr(driving, "self_test", lambda *_: Tested())
     requests = [make_request(adapter, sample, load.spec, load.prepared.source) for sample in load.samples]
     for _ in range(2):
         list(drive(adapter, iter(requests), directory, Phases(), settings))

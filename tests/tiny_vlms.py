@@ -1,4 +1,5 @@
 """Random vision-language models of current families, saved with their processors as a repository would hold them."""
+# ruff: noqa: ANN401 - classes and configurations of transformers
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,12 +8,13 @@ from typing import Any, cast
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
-    AutoModelForImageTextToText,
     CONFIG_MAPPING,
+    AutoModelForImageTextToText,
     PreTrainedTokenizerFast,
 )
 
 WIDTH = 32
+_CONFIGS = cast("Any", CONFIG_MAPPING)
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}MARK{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|end|>{% endfor %}"
@@ -50,8 +52,8 @@ def _save(folder: Path, config: Any, processor: Any, mark: str) -> Path:
     model.generation_config.eos_token_id = 2
     for name, parameter in model.named_parameters():
         # Otherwise pictures hardly matter to random layers.
-        if "vision" in name or "visual" in name or "project" in name or "connector" in name:
-            torch.nn.init.normal_(parameter, std=0.3) if parameter.dim() > 1 else None
+        if parameter.dim() > 1 and any(part in name for part in ("vision", "visual", "project", "connector")):
+            torch.nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(folder)
     processor.chat_template = TEMPLATE.replace("MARK", mark) if mark else None
     processor.save_pretrained(folder)
@@ -76,7 +78,7 @@ def llava(folder: Path) -> Path:
     from transformers import CLIPImageProcessorPil, LlavaProcessor
 
     words = tokenizer("<image>")
-    config = CONFIG_MAPPING["llava"](
+    config = _CONFIGS["llava"](
         vision_config=_clip(56), text_config=_text("llama", len(words)), image_token_index=8,
         vision_feature_layer=-2, vision_feature_select_strategy="default",
     )  # fmt: skip
@@ -93,7 +95,7 @@ def llava_next(folder: Path) -> Path:
 
     words = tokenizer("<image>")
     pinpoints = [[56, 112], [112, 56], [112, 112]]
-    config = CONFIG_MAPPING["llava_next"](
+    config = _CONFIGS["llava_next"](
         vision_config=_clip(56), text_config=_text("mistral", len(words), sliding_window=None), image_token_index=8,
         image_grid_pinpoints=pinpoints,
     )  # fmt: skip
@@ -110,9 +112,11 @@ def gemma3(folder: Path) -> Path:
 
     names = {"boi_token": "<start_of_image>", "image_token": "<image_soft_token>", "eoi_token": "<end_of_image>"}
     words = tokenizer(*names.values(), **names)
-    config = CONFIG_MAPPING["gemma3"](
+    config = _CONFIGS["gemma3"](
         vision_config=_siglip(56, vision_use_head=False),
-        text_config=_text("gemma3_text", len(words), sliding_window=12, layer_types=["sliding_attention"] * 2 + ["full_attention"]),
+        text_config=_text(
+            "gemma3_text", len(words), sliding_window=12, layer_types=["sliding_attention"] * 2 + ["full_attention"]
+        ),
         boi_token_index=8, image_token_index=9, eoi_token_index=10, mm_tokens_per_image=4,
     )  # fmt: skip
     images = Gemma3ImageProcessorPil(size={"height": 56, "width": 56})
@@ -123,12 +127,12 @@ def paligemma(folder: Path) -> Path:
     from transformers import PaliGemmaProcessor, SiglipImageProcessorPil
 
     words = tokenizer("<image>")
-    config = CONFIG_MAPPING["paligemma"](
+    config = _CONFIGS["paligemma"](
         vision_config=_siglip(56, vision_use_head=False, projection_dim=WIDTH),
         text_config=_text("gemma", len(words) + 1152), image_token_index=8, projection_dim=WIDTH, hidden_size=WIDTH,
     )  # fmt: skip
     images = SiglipImageProcessorPil(size={"height": 56, "width": 56})
-    images.image_seq_length = 16
+    cast("Any", images).image_seq_length = 16
     return _save(folder, config, PaliGemmaProcessor(images, words), "")
 
 
@@ -149,7 +153,7 @@ def qwen2_5_vl(folder: Path) -> Path:
         "depth": 2, "hidden_size": WIDTH, "intermediate_size": 48, "num_heads": 4, "out_hidden_size": WIDTH,
         "fullatt_block_indexes": [1], "window_size": 56, "patch_size": 14,
     }  # fmt: skip
-    config = CONFIG_MAPPING["qwen2_5_vl"](
+    config = _CONFIGS["qwen2_5_vl"](
         vision_config=vision, text_config=_text("qwen2_5_vl_text", len(words), rope_parameters=rope), **_QWEN_IDS
     )
     return _save(folder, config, _images_only(Qwen2_5_VLProcessor, Qwen2VLImageProcessorPil(), words), _QWEN_MARK)
@@ -161,7 +165,7 @@ def qwen2_vl(folder: Path) -> Path:
     words = _qwen_words()
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
     vision = {"depth": 2, "embed_dim": WIDTH, "hidden_size": WIDTH, "num_heads": 4, "mlp_ratio": 2, "patch_size": 14}
-    config = CONFIG_MAPPING["qwen2_vl"](
+    config = _CONFIGS["qwen2_vl"](
         vision_config=vision, text_config=_text("qwen2_vl_text", len(words), rope_parameters=rope), **_QWEN_IDS
     )
     return _save(folder, config, _images_only(Qwen2VLProcessor, Qwen2VLImageProcessorPil(), words), _QWEN_MARK)
@@ -171,7 +175,7 @@ def idefics3(folder: Path) -> Path:
     from transformers import Idefics3ImageProcessorPil, Idefics3Processor
 
     words = tokenizer("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
-    config = CONFIG_MAPPING["idefics3"](
+    config = _CONFIGS["idefics3"](
         vision_config={**_siglip(56), "model_type": "idefics3_vision"}, text_config=_text("llama", len(words)),
         image_token_id=8, scale_factor=2,
     )  # fmt: skip
@@ -191,7 +195,7 @@ def internvl(folder: Path) -> Path:
         "model_type": "internvl_vision", "hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": 2,
         "num_attention_heads": 4, "image_size": [56, 56], "patch_size": [14, 14],
     }  # fmt: skip
-    config = CONFIG_MAPPING["internvl"](
+    config = _CONFIGS["internvl"](
         vision_config=vision, text_config=_text("qwen2", len(words)), image_token_id=10, vision_feature_layer=-1
     )
     images = GotOcr2ImageProcessorPil(size={"height": 56, "width": 56}, crop_to_patches=True, max_patches=4)
@@ -206,6 +210,5 @@ def _images_only(kind: Any, images: Any, words: Any, **more: Any) -> Any:
 
 
 FAMILIES: dict[str, Callable[[Path], Path]] = {
-    one.__name__: one
-    for one in (llava, llava_next, gemma3, paligemma, qwen2_vl, qwen2_5_vl, idefics3, internvl)
+    one.__name__: one for one in (llava, llava_next, gemma3, paligemma, qwen2_vl, qwen2_5_vl, idefics3, internvl)
 }

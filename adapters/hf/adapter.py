@@ -132,10 +132,6 @@ class HfAdapter(LocalAdapter):
         """Return the text without special tokens."""
         return str(self._processor.tokenizer.decode(list(ids), skip_special_tokens=True))
 
-    def written_alone(self, sample: Sample, spec: TaskSpec, images: Sequence[Image.Image]) -> Sequence[int]:
-        """Return what the model's own `generate` writes to its own processor's inputs."""
-        return self.written_whole([(sample, spec, images)], self.max_new_tokens(spec))[0]
-
     @torch.inference_mode()
     def written_whole(
         self, asked: Sequence[tuple[Sample, TaskSpec, Sequence[Image.Image]]], max_new_tokens: int
@@ -145,8 +141,11 @@ class HfAdapter(LocalAdapter):
         inputs = self._renderer.inputs(texts, [images for _, _, images in asked])
         moved = {name: value.to(self._model.device) for name, value in inputs.items()}
         written = self._model.generate(
-            **moved, generation_config=GenerationConfig(), do_sample=False, max_new_tokens=max_new_tokens,
-            eos_token_id=sorted(self.end_ids) or None, pad_token_id=self._processor.tokenizer.pad_token_id,
+            **moved,
+            generation_config=GenerationConfig(
+                do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=sorted(self.end_ids) or None,
+                pad_token_id=self._processor.tokenizer.pad_token_id,
+            ),
         )  # fmt: skip
         ids: list[list[int]] = written[:, inputs["input_ids"].shape[1] :].tolist()
         return ids

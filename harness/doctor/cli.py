@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from adapters.base import Device, Dtype
+from harness.options import as_table
 from tasks.foundation.console import emit, emit_table, say
 from tasks.foundation.errors import EXIT_FAILED, DataError, UsageError
 from tasks.foundation.files import canonical_json
@@ -63,6 +64,9 @@ def scorers_command(tasks: str | None, data_dir: Path | None, limit: int | None,
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights.  [default: the model's own]")
 @click.option("--device", type=click.Choice(get_args(Device)), default="auto", show_default=True)
 @click.option("--dtype", type=click.Choice(get_args(Dtype)), default="auto", show_default=True)
+@click.option(
+    "--model-arg", "model_args", multiple=True, callback=as_table, help="NAME=VALUE; see `medbench models NAME`."
+)
 @click.option("--samples", type=click.IntRange(min=1), default=48, show_default=True, help="How many are compared.")
 def engine_command(model: str, tasks: str, samples: int, **options: Any) -> int:
     """Prove on this machine that a model's answers do not depend on the engine's schedule.
@@ -75,16 +79,16 @@ def engine_command(model: str, tasks: str, samples: int, **options: Any) -> int:
     Example:  medbench doctor engine --model uni-med --samples 24
     """
     from adapters.base import LocalAdapter
-    from adapters.catalog import find_adapter
+    from adapters.catalog import choose_model
     from harness.doctor.engine import examine_engine
     from harness.run import load_options
     from harness.settings import load_settings
     from harness.workload import load_workload
 
     settings = load_settings(None, {"model": model, "tasks": (tasks,), **options})
-    entry, variant = find_adapter(model)
+    chosen = choose_model(model, settings.model_args)
     workload = load_workload(settings)
-    adapter = entry.load(load_options(settings, variant, workload))
+    adapter = chosen.entry.load(load_options(settings, chosen, workload))
     if not isinstance(adapter, LocalAdapter):
         raise UsageError(f"The model {model!r} does not use the engine.", "Name a local model, such as uni-med.")
     loads = [load for load in workload.loads if load.spec.kind in adapter.card.kinds]

@@ -22,8 +22,8 @@ def generate_alone(adapter: LocalAdapter, request: Request) -> Generation:
         SampleError: If an image is missing or broken.
     """
     images = [open_image(request.source, image) for image in request.sample.images]
-    ids = adapter.written_alone(request.sample, request.spec, images)
-    return _said(adapter, request, _written(adapter, request) if ids is None else ids)
+    whole = adapter.written_whole([(request.sample, request.spec, images)], request.decoding.max_new_tokens)
+    return _said(adapter, request, _written(adapter, request) if whole is None else whole[0])
 
 
 def _written(adapter: LocalAdapter, request: Request) -> Sequence[int]:
@@ -31,13 +31,14 @@ def _written(adapter: LocalAdapter, request: Request) -> Sequence[int]:
     decoding = request.decoding
     more = {"row_states": RowStates(states=(_state(adapter, request),))} if adapter.has_row_states else {}
     written = cast("Any", adapter.decoder).generate(
-        generation_config=GenerationConfig(),
         inputs_embeds=embeddings,
         attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device),
-        do_sample=False,
-        max_new_tokens=decoding.max_new_tokens,
-        eos_token_id=sorted(decoding.end_ids) or None,
-        pad_token_id=min(decoding.end_ids, default=0),
+        generation_config=GenerationConfig(
+            do_sample=False,
+            max_new_tokens=decoding.max_new_tokens,
+            eos_token_id=sorted(decoding.end_ids) or None,
+            pad_token_id=min(decoding.end_ids, default=0),
+        ),
         **more,
     )
     ids: list[int] = written[0].tolist()
@@ -46,9 +47,7 @@ def _written(adapter: LocalAdapter, request: Request) -> Sequence[int]:
 
 def _said(adapter: LocalAdapter, request: Request, ids: Sequence[int]) -> Generation:
     row = Row(request=request)
-    for token in ids:
-        if row.stop is None:
-            row.write(token, adapter.detokenise)
+    row.take(ids, adapter.detokenise)
     generation = outcome_of(row, adapter.detokenise).generation
     if generation is None:
         raise SampleError(f"{request.sample.sample_id} got no answer.")

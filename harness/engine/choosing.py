@@ -43,6 +43,12 @@ class Row:
         self.written.append(token)
         self.stop = _stop_of(self, detokenise)
 
+    def take(self, ids: Sequence[int], detokenise: Detokenise) -> None:
+        """Append what others wrote, up to where the row would have ended by itself."""
+        for token in ids:
+            if self.stop is None:
+                self.write(token, detokenise)
+
 
 def write_next(rows: Sequence[Row], logits: torch.Tensor, detokenise: Detokenise) -> None:
     """Append a token to each row by its logits [R, V], and note which rows end with it."""

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
-from adapters.base import LocalAdapter, RowStates
+from adapters.base import RowStates
 from harness.engine.batching import Batching
 from harness.engine.choosing import Row, write_next
 from harness.engine.grouping import Member
@@ -80,7 +80,7 @@ class StaticBatching(Batching):
                 **_row_states(states, each=decoding.beams),
             )
         for row, ids in zip(rows, written.tolist(), strict=True):
-            _take_until_the_end(row, ids, self._adapter)
+            row.take(ids, self._adapter.detokenise)
 
     def _shrink(self, members: Sequence[Member]) -> list[Outcome]:
         torch.cuda.empty_cache()
@@ -103,13 +103,6 @@ def _row_states(states: States, each: int = 1) -> dict[str, RowStates]:
 def _search_of(request: Request) -> Decoding | None:
     """Return what a beam search depends on, the longest answer included; None without a search."""
     return request.decoding if request.decoding.beams > 1 else None
-
-
-def _take_until_the_end(row: Row, ids: Sequence[int], adapter: LocalAdapter) -> None:
-    """Write what a search found, up to where the row would have ended by itself."""
-    for token in ids:
-        if row.stop is None:
-            row.write(token, adapter.detokenise)
 
 
 class _Batch:

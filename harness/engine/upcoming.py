@@ -11,7 +11,7 @@ from harness.engine.vision import image_keys
 class Upcoming:
     """Members in their order; their pictures are read ahead, and who still needs a beginning is known."""
 
-    def __init__(self, windows: Iterator[list[Member]], pictures: Pictures) -> None:
+    def __init__(self, windows: Iterator[list[Member]], pictures: Pictures | None) -> None:
         self._windows = windows
         self._pictures = pictures
         self._members: deque[Member] = deque()
@@ -24,7 +24,8 @@ class Upcoming:
             if window is None:
                 break
             self._members.extend(window)
-            self._pictures.expect(image_keys(member.request for member in window))
+            if self._pictures is not None:
+                self._pictures.expect(image_keys(member.request for member in window))
             self._note_users(window)
         return self._members[0] if self._members else None
 

@@ -1,0 +1,1 @@
+"""Med-Flamingo: CLIP and a perceiver, read by gated cross-attention in LLaMA-7B."""

@@ -1,0 +1,184 @@
+"""A served model behind the adapter contract: one question, one request, one answer understood."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapters.base import ModelCard
+from adapters.openai.address import Address
+from adapters.openai.body import body_of
+from adapters.openai.failures import Refusal, failure_of
+from adapters.openai.messages import SPACES, messages_of, question_of
+from adapters.openai.options import Options
+from adapters.openai.pictures import Pictures
+from adapters.openai.profiles import Profile
+from adapters.openai.replies import Reading, parse_json, read_reply, status_within
+from adapters.openai.secret import Key
+from adapters.remote import Complete, RemoteAdapter, Reply, Scaled, TryAgainError
+from tasks.foundation.errors import SampleError, UsageError
+from tasks.foundation.files import fingerprint
+from tasks.sample import Sample
+from tasks.spec import TaskSpec
+
+if TYPE_CHECKING:
+    import httpx2
+
+_SUCCESSES = range(200, 300)
+_CONNECT_SECONDS = 10.0
+# No answer of a benchmark comes near it; a server that never stops must not fill the memory.
+_MOST_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """One question ready to be sent.
+
+    Attributes:
+        body: The request's body; questions of one picture share its text.
+        scaled: Pictures that were made smaller.
+    """
+
+    body: dict[str, Any]
+    scaled: tuple[Scaled, ...]
+
+
+class ServedModel(RemoteAdapter):
+    """A model of a server that speaks OpenAI's chat completions.
+
+    Attributes:
+        pictures: What was encoded.
+
+    Args:
+        card: What every served model is.
+        address: Which model of which server.
+        profile: What the server understands.
+        options: What the user chose.
+        key: The server's key.
+        seed: Seed of the run.
+
+    Raises:
+        UsageError: If no request can be sent to the address.
+    """
+
+    def __init__(
+        self, card: ModelCard, address: Address, profile: Profile, options: Options, *, key: Key, seed: int
+    ) -> None:
+        self.card = card
+        self.host = address.server
+        self.on_this_machine = address.on_this_machine
+        self.may_send_credentialed = options.may_send_credentialed
+        self.patience = options.patience
+        self.notices = _notices(address)
+        self.pictures = Pictures(options.max_pixels)
+        _refuse_unusable(address)
+        self._address = address
+        self._profile = profile
+        self._options = options
+        self._key = key
+        self._seed = seed
+        self._reading = Reading(stop=options.stop, prices=options.prices, clean=key.hidden_in)
+        self.weights_fingerprint = fingerprint(
+            {
+                "model": address.model,
+                "server": address.base,
+                "profile": profile.name,
+                "seed": seed,
+                **options.changing_answers(),
+            }
+        )
+
+    @property
+    def title(self) -> str:
+        """Name of the model, without the folders before it, and its server."""
+        name = self._address.model.rstrip("/").rpartition("/")[2] or self._address.model
+        return f"{name} ({self.host})"
+
+    def prepare(self, sample: Sample, spec: TaskSpec, source: Path) -> Envelope:
+        """Return the request's body, the pictures encoded."""
+        pictures = [self.pictures.picture(source, ref) for ref in sample.images]
+        question = question_of(sample, spec, SPACES[self._options.boxes])
+        body = body_of(
+            self._address.model,
+            messages_of(question, [picture.uri for picture in pictures], self._options.system),
+            self._options, self._profile, length=self._options.max_tokens or spec.max_new_tokens, seed=self._seed,
+        )  # fmt: skip
+        return Envelope(body=body, scaled=tuple(picture.scaled for picture in pictures if picture.scaled))
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Complete]:
+        """Open connections to the server, as many as may be under way, and keep them."""
+        import httpx2
+
+        most = self.patience.max_concurrency
+        async with httpx2.AsyncClient(
+            headers={"User-Agent": "medbench", **self._key.headers()},
+            # The harness ends what takes too long; here only an unreachable server is noticed sooner.
+            timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS),
+            limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most),
+            follow_redirects=False,
+            trust_env=not self.on_this_machine,
+        ) as client:
+
+            async def complete(letter: Envelope) -> Reply:
+                return await self._complete(client, letter)
+
+            yield complete
+
+    async def _complete(self, client: "httpx2.AsyncClient", envelope: Envelope) -> Reply:
+        import httpx2
+
+        content = json.dumps(envelope.body).encode()
+        try:
+            refusal = await _post(client, self._address.url, content)
+        except httpx2.HTTPError as error:
+            raise self._trouble(error) from error
+        if refusal.status not in _SUCCESSES:
+            raise failure_of(refusal, self._address, self._reading)
+        document = parse_json(refusal.content)
+        within = status_within(document)
+        if within is not None:
+            raise failure_of(replace(refusal, status=within), self._address, self._reading)
+        return read_reply(document, envelope.scaled, self._reading)
+
+    def _trouble(self, error: "httpx2.HTTPError") -> TryAgainError:
+        import httpx2
+
+        # The server's words may be in the error's text, and the key in the server's words.
+        said = self._key.hidden_in(" ".join(str(error).split())) or type(error).__name__
+        if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError):
+            return TryAgainError("unreachable", f"{self.host} cannot be reached: {said}")
+        if isinstance(error, httpx2.TimeoutException):
+            return TryAgainError("timeout", f"{self.host} did not answer in time.")
+        return TryAgainError("cut off", f"The connection to {self.host} broke: {said}")
+
+
+async def _post(client: "httpx2.AsyncClient", url: str, content: bytes) -> Refusal:
+    """Return a server's answer, a bounded part of it at most."""
+    headers = {"Content-Type": "application/json", "Accept": "application/json"}
+    async with client.stream("POST", url, content=content, headers=headers) as response:
+        received = bytearray()
+        async for chunk in response.aiter_bytes():
+            received += chunk
+            if len(received) > _MOST_BYTES:
+                raise SampleError(f"The server's answer is longer than {_MOST_BYTES // 2**20} MiB.")
+        names = {name.lower(): value for name, value in response.headers.items()}
+        return Refusal(status=response.status_code, headers=names, content=bytes(received))
+
+
+def _refuse_unusable(address: Address) -> None:
+    import httpx2
+
+    try:
+        httpx2.URL(address.url)
+    except httpx2.InvalidURL as error:
+        raise UsageError(f"The base URL {address.base!r} is none: {error}.", "Check the server's name.") from error
+
+
+def _notices(address: Address) -> tuple[str, ...]:
+    if address.on_this_machine:
+        return ()
+    sent = f"SENT ELSEWHERE: the questions and pictures of this run go to {address.server}"
+    return (f"{sent}." if address.encrypted else f"{sent}, and they and the key travel unencrypted.",)

@@ -1,0 +1,70 @@
+"""RadFM's line in the catalogue.
+
+In bfloat16 its weights take 26 GB (13.0 G parameters of LLaMA), and its vision in float32 0.43 GB; the keys and values
+of one token 0.8 MB. A GPU of 40 GB is enough; in float32 it takes 53 GB.
+"""
+
+from typing import cast
+
+from adapters.base import AdapterEntry, Argument, LoadOptions, LocalAdapter, ModelCard, plain_answer
+from tasks.foundation.errors import UsageError
+
+CARD = ModelCard(
+    name="radfm",
+    title="RadFM",
+    kinds=frozenset({"vqa", "report", "cls"}),
+    weights=(
+        "--checkpoint DIR with pytorch_model.bin (chaoyi-wu/RadFM on the Hub, 53 GB; 27 GB of GPU memory in bfloat16) "
+        "and tokenizer.model (from Quick_demo/Language_files of its repository), or a folder converted from them"
+    ),
+    licence="none stated for the weights; code MIT",
+    # Its authors' training lists name the train splits of Slake and MedPix and the chest X-rays of MIMIC-CXR.
+    trained_on=frozenset({"slake-vqa", "mpx-single", "mimic-cxr", "mimic-cxr-impression", "mimic-cxr-both"}),
+)
+ARGUMENTS = {
+    "image_position": Argument(
+        help="Where images stand: before the question, before its last character, or (auto) there for chest reports "
+        "only, which the authors always wrote so; for other questions they tossed a coin.",
+        default="auto",
+        choices=("auto", "start", "end"),
+    ),
+    "crop": Argument(
+        help="Which part of a picture is seen: all of it, or (random) the authors' random 80 to 100 %, by --seed.",
+        default="none",
+        choices=("none", "random"),
+    ),
+}
+
+
+def load(options: LoadOptions) -> LocalAdapter:
+    """Load the authors' checkpoint, or a converted folder.
+
+    Raises:
+        UsageError: If no checkpoint was given, or the device is not there.
+        DataError: If a file is missing or broken, or a weight is missing, unexpected or of another shape.
+    """
+    from adapters.radfm.adapter import RadFMAdapter
+    from adapters.radfm.loading import load_radfm
+    from adapters.radfm.prompts import Position
+    from unimed.checkpoint import resolve_device, resolve_dtype
+
+    if options.checkpoint is None:
+        raise UsageError("RadFM needs weights.", f"Give {CARD.weights}.")
+    chosen = {name: argument.default for name, argument in ARGUMENTS.items()} | dict(options.arguments)
+    device = resolve_device(options.device)
+    loaded = load_radfm(options.checkpoint, device=device, dtype=resolve_dtype(options.dtype, device))
+    return RadFMAdapter(
+        CARD,
+        loaded,
+        position=cast("Position", chosen["image_position"]),
+        crop_seed=options.seed if chosen["crop"] == "random" else None,
+    )
+
+
+ENTRY = AdapterEntry(
+    card=CARD,
+    load=load,
+    parse=plain_answer,
+    takes=frozenset({"checkpoint", "device", "dtype"}),
+    arguments=ARGUMENTS,
+)

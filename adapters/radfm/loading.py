@@ -1,0 +1,95 @@
+"""Loading RadFM, from the authors' file or from a folder that `convert` made."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import LlamaForCausalLM
+
+from adapters.layers.filling import fill, filled_llama
+from adapters.layers.segment_tokenizer import SegmentTokenizer, read_tokenizer
+from adapters.llava_med.identity import identity_of
+from adapters.llava_med.shards import open_shards
+from adapters.radfm.model import RadFM, RadFMVision
+from adapters.radfm.sizes import SIZES_FILE, RadFMSizes, read_sizes
+from adapters.radfm.state import CHECKPOINT, read_state
+from tasks.foundation.errors import DataError
+
+TOKENIZER_FILE = "tokenizer.model"
+LANGUAGE_FOLDER, VISION_FILE = "language_model", "vision.safetensors"
+State = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedRadFM:
+    """A model with its tokenizer and the identity of its files."""
+
+    model: RadFM
+    tokenizer: SegmentTokenizer
+    fingerprint: str
+
+
+def load_radfm(folder: Path, *, device: torch.device, dtype: torch.dtype) -> LoadedRadFM:
+    """Load a folder with the authors' `pytorch_model.bin`, or one that the converter wrote.
+
+    Args:
+        folder: With tokenizer.model and either pytorch_model.bin or radfm.json, vision.safetensors, language_model/.
+        device: Where the model goes.
+        dtype: Of the language model; vision stays in float32.
+
+    Raises:
+        DataError: If a file is missing or broken, or a weight is missing, unexpected or of another shape.
+    """
+    tokenizer = read_tokenizer(folder / TOKENIZER_FILE)
+    language, vision, sizes = _read(folder)
+    _refuse_small_vocabulary(folder, tokenizer, sizes)
+    source = str(folder)
+    llama = filled_llama(LlamaForCausalLM, sizes.llama_config(), language, source, device=device, dtype=dtype)
+    return LoadedRadFM(
+        model=RadFM(language_model=llama, vision=_vision(sizes, vision, source, device), sizes=sizes),
+        tokenizer=tokenizer,
+        fingerprint=identity_of(
+            {name: folder / name for name in _parts(folder) if (folder / name).exists()}
+        ),
+    )  # fmt: skip
+
+
+def _read(folder: Path) -> tuple[State, State, RadFMSizes]:
+    """Return the weights of the language model and of vision, and the sizes of both."""
+    if (folder / CHECKPOINT).is_file():
+        state = read_state(folder / CHECKPOINT)
+        return state.language_model, state.vision, state.sizes
+    if not (folder / VISION_FILE).is_file():
+        raise DataError(
+            f"{folder} holds no RadFM: neither {CHECKPOINT} nor {VISION_FILE}.",
+            f"Give a folder with the authors' {CHECKPOINT} and {TOKENIZER_FILE}, or one that the converter wrote.",
+        )
+    shards = open_shards(folder / LANGUAGE_FOLDER)
+    try:
+        vision = load_file(folder / VISION_FILE)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{folder / VISION_FILE} cannot be read: {error}", "Convert the checkpoint again.") from error
+    return {name: shards.tensor(name) for name in shards.files}, vision, read_sizes(folder / SIZES_FILE)
+
+
+def _vision(sizes: RadFMSizes, state: State, source: str, device: torch.device) -> RadFMVision:
+    with torch.device("meta"):
+        vision = RadFMVision(sizes)
+    fill(vision, state, source, device=device, dtype=torch.float32)
+    return vision
+
+
+def _refuse_small_vocabulary(folder: Path, tokenizer: SegmentTokenizer, sizes: RadFMSizes) -> None:
+    rows = int(sizes.language_model["vocab_size"])
+    if tokenizer.size > rows:
+        raise DataError(
+            f"{folder / TOKENIZER_FILE} has {tokenizer.size} pieces, but the model knows {rows}.",
+            "Copy tokenizer.model from Quick_demo/Language_files of RadFM's repository.",
+        )
+
+
+def _parts(folder: Path) -> tuple[str, ...]:
+    own = (CHECKPOINT,) if (folder / CHECKPOINT).is_file() else (LANGUAGE_FOLDER, VISION_FILE)
+    return (*own, SIZES_FILE, TOKENIZER_FILE)

@@ -1,0 +1,160 @@
+"""What a remote adapter is: the code that lets a served model answer a sample. Imports no torch and no HTTP library.
+
+The harness (`harness.remote`) decides when a question is sent, how many are under way, and what is sent again; the
+adapter decides what is sent, and what the server's answer means.
+"""
+
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from adapters.base import Adapter, Generation, Size
+from tasks.sample import Sample
+from tasks.spec import TaskSpec
+
+Letter = Any
+"""One question ready to be sent, as its adapter wants it; kept until it is answered."""
+Trouble = Literal["rate limit", "overloaded", "timeout", "unreachable", "cut off", "server error", "malformed"]
+"""Why a question must be asked again. The first four say that the server has too much to do, or is not there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaled:
+    """A picture that was sent smaller than it is: width and height in pixels, its own and as sent."""
+
+    original: Size
+    sent: Size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What a server said of an answer, as far as the same question would bring it again.
+
+    Attributes:
+        model: The model that answered, in the server's own words; a name such as `latest` may come back more exact.
+        finish_reason: Why it ended, in the server's own words.
+        scaled: Pictures that were sent smaller than they are, in the order of the sample's images.
+    """
+
+    model: str
+    finish_reason: str
+    scaled: tuple[Scaled, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedGeneration(Generation):
+    """What a served model said."""
+
+    served: Served
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a reply took, as the server counted it; it may differ when the same question is asked again.
+
+    Attributes:
+        prompt_tokens: Tokens of the prompt, visual ones included.
+        output_tokens: Tokens written, thoughts included.
+        cached_tokens: Those of the prompt that the server remembered from an earlier one.
+        cost: Price in the currency of the prices that the user gave; None where none were given.
+        fingerprint: The server's own mark of its software and settings, or empty.
+    """
+
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cost: float | None = None
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A server's last word on a question: a generation, or why it gave none (a content filter, say).
+
+    Attributes:
+        generation: What the model said; None if it said nothing.
+        error: Why there is none; empty otherwise.
+        usage: What it took, also where there is no generation.
+    """
+
+    generation: ServedGeneration | None = None
+    error: str = ""
+    usage: Usage = field(default_factory=Usage)
+
+
+class TryAgainError(Exception):
+    """The question was not answered, and may be when it is asked again.
+
+    Args:
+        trouble: What kind of failure it was.
+        problem: What happened, for people.
+        retry_after: Seconds that the server asks to wait; None where it says nothing.
+    """
+
+    def __init__(self, trouble: Trouble, problem: str, retry_after: float | None = None) -> None:
+        super().__init__(problem)
+        self.trouble: Trouble = trouble
+        self.retry_after = retry_after
+
+
+Complete = Callable[[Letter], Awaitable[Reply]]
+"""Asks the server once. Raises TryAgainError, SampleError (this question is refused) or RunError (all would be)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How hard a server is asked; changes no answer.
+
+    Attributes:
+        concurrency: Requests under way at first.
+        max_concurrency: Most requests under way, ever.
+        attempts: Most requests for one sample.
+        deadline: Most seconds for one sample, waiting included.
+        timeout: Most seconds for one request.
+        backoff: Seconds before the second request for a sample; doubled for each further one.
+    """
+
+    concurrency: int = 4
+    max_concurrency: int = 64
+    attempts: int = 8
+    deadline: float = 900.0
+    timeout: float = 300.0
+    backoff: float = 1.0
+
+
+class RemoteAdapter(Adapter):
+    """A model behind a server: it prepares a question, asks once, and understands the answer; it schedules nothing.
+
+    Attributes:
+        host: The server, for people.
+        on_this_machine: Whether what is sent stays on this machine.
+        may_send_credentialed: Whether the user said that data under a signed agreement may go to this server.
+        patience: How hard it is asked.
+    """
+
+    device = "remote"
+    dtype = "unknown"
+    host: str
+    on_this_machine: bool = False
+    may_send_credentialed: bool = False
+    patience: Patience = Patience()
+
+    @abstractmethod
+    def prepare(self, sample: Sample, spec: TaskSpec, source: Path) -> Letter:
+        """Return a question ready to be sent; called in threads, ahead of the sending.
+
+        Args:
+            sample: The question.
+            spec: Its task.
+            source: Folder that the sample's image references start from.
+
+        Raises:
+            SampleError: If it cannot be prepared, say because of a broken image.
+        """
+
+    @abstractmethod
+    def session(self) -> AbstractAsyncContextManager[Complete]:
+        """Return a connection to the server, to be opened in the event loop that asks through it."""

@@ -1,0 +1,1 @@
+"""XrayGPT: MiniGPT-4's recipe on chest X-rays."""

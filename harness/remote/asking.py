@@ -1,0 +1,263 @@
+"""Asks a server all questions, each until it is answered, refused or given up."""
+
+import asyncio
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import count
+
+from adapters.remote import Complete, Letter, RemoteAdapter, Reply, TryAgainError, Usage
+from harness.engine.request import Outcome
+from harness.remote.order import Question
+from harness.remote.pacing import Gate, Ticket, Window
+from tasks.foundation.errors import MedbenchError, RunError, SampleError
+
+_STRAIN = frozenset({"rate limit", "overloaded", "timeout", "unreachable"})
+_LONGEST_WAIT = 60.0
+_MOST_AHEAD = 32
+_FIRST_CONTACTS = 4
+_GIVEN_UP_IN_A_ROW = 5
+_KEPT = "What was answered is on disk; the same command continues."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A question that is done.
+
+    Attributes:
+        question: The question.
+        outcome: What became of it.
+        attempts: Requests that it took; 0 if it was never sent.
+        seconds: The last request, from its sending to its answer.
+        usage: What its replies took.
+        served_by: The model that answered, in the server's words; empty if none did.
+    """
+
+    question: Question
+    outcome: Outcome
+    attempts: int = 0
+    seconds: float = 0.0
+    usage: Usage = field(default_factory=Usage)
+    served_by: str = ""
+
+
+class Backoff:
+    """Seconds to wait before asking again: doubled each time, up to a minute, and drawn from their upper half.
+
+    Args:
+        first: Seconds after the first failure.
+        draw: Draws from 0 to 1.
+    """
+
+    def __init__(self, first: float, draw: Callable[[], float] = random.random) -> None:
+        self._first = first
+        self._draw = draw
+
+    def __call__(self, failures: int) -> float:
+        """Return the seconds after so many failures in a row."""
+        longest = min(_LONGEST_WAIT, self._first * 2.0 ** min(failures - 1, 30))
+        return longest * (1 + self._draw()) / 2
+
+
+class Asking:
+    """Asks a served model; lives in one event loop.
+
+    Args:
+        adapter: The model.
+        report: Is told of every question that is done, as soon as it is.
+        draw: Draws from 0 to 1, for waits that do not all end at once.
+    """
+
+    def __init__(
+        self, adapter: RemoteAdapter, report: Callable[[Finished], None], draw: Callable[[], float] = random.random
+    ) -> None:
+        patience = adapter.patience
+        self._adapter = adapter
+        self._report = report
+        self._patience = patience
+        self._backoff = Backoff(patience.backoff, draw)
+        self.gate = Gate(Window(patience.concurrency, patience.max_concurrency), self._backoff)
+        # Samples that wait to be asked again keep their pictures; so many may, beside those under way.
+        self._begun = asyncio.Semaphore(2 * patience.max_concurrency)
+        self._reached = False
+        self._given_up = 0
+        self._last_word = 0.0
+        self._all_begun = False
+        self.troubles: Counter[str] = Counter()
+
+    async def ask(self, questions: Iterable[Question]) -> None:
+        """Ask all questions; each is reported once.
+
+        Raises:
+            RunError: If the server refuses everything, cannot be reached, or answers no more. What was not reported
+                by then was not answered.
+        """
+        self._last_word = asyncio.get_running_loop().time()
+        async with self._adapter.session() as complete:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    await self._begin_all(questions, complete, group)
+            except ExceptionGroup as errors:
+                raise _first_of(errors) from errors
+
+    async def _begin_all(self, questions: Iterable[Question], complete: Complete, group: asyncio.TaskGroup) -> None:
+        """Prepare questions some way ahead, and send them in their order."""
+        ahead: deque[tuple[Question, asyncio.Task[Letter | SampleError]]] = deque()
+        for question in questions:
+            ahead.append((question, group.create_task(self._prepare(question))))
+            if len(ahead) > min(_MOST_AHEAD, self.gate.window.limit):
+                await self._begin(*ahead.popleft(), complete, group)
+        while ahead:
+            await self._begin(*ahead.popleft(), complete, group)
+        self._all_begun = True
+
+    async def _prepare(self, question: Question) -> Letter | SampleError:
+        try:
+            return await asyncio.to_thread(self._adapter.prepare, question.sample, question.spec, question.source)
+        except SampleError as error:
+            return error
+
+    async def _begin(
+        self,
+        question: Question,
+        preparing: "asyncio.Task[Letter | SampleError]",
+        complete: Complete,
+        group: asyncio.TaskGroup,
+    ) -> None:
+        letter = await preparing
+        if isinstance(letter, SampleError):
+            self._report(_failed(question, str(letter)))
+            return
+        await self._begun.acquire()
+        ticket = await self.gate.enter()
+        asked = _Asked(question=question, letter=letter, complete=complete)
+        group.create_task(self._see_through(asked, ticket)).add_done_callback(lambda _: self._begun.release())
+
+    async def _see_through(self, asked: "_Asked", ticket: Ticket) -> None:
+        """Ask one question until it is answered, refused or given up."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._patience.deadline
+        for attempt in count(1):
+            asked.attempts, sent = attempt, loop.time()
+            try:
+                reply = await self._attempt(asked, ticket, deadline)
+            except SampleError as error:
+                self._done(_failed(asked.question, str(error), asked, loop.time() - sent))
+                return
+            except TryAgainError as error:
+                seconds = loop.time() - sent
+                again = await self._wait(error, attempt, deadline)
+                if again is None:
+                    self._give_up(_failed(asked.question, _given_up(error, attempt), asked, seconds), error)
+                    return
+                ticket = again
+            else:
+                self._done(_finished(asked, reply, loop.time() - sent))
+                return
+
+    async def _attempt(self, asked: "_Asked", ticket: Ticket, deadline: float) -> Reply:
+        now = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout_at(min(now + self._patience.timeout, deadline)):
+                reply = await asked.complete(asked.letter)
+        except TimeoutError:
+            error = TryAgainError("timeout", f"{self._adapter.host} did not answer in time.")
+            self._note(error, ticket)
+            raise error from None
+        except TryAgainError as error:
+            self._note(error, ticket)
+            raise
+        except SampleError:
+            self.gate.leave(ticket, "neutral")
+            raise
+        self.gate.leave(ticket, "answered")
+        return reply
+
+    def _note(self, error: TryAgainError, ticket: Ticket) -> None:
+        self.troubles[error.trouble] += 1
+        self.gate.leave(ticket, "strained" if error.trouble in _STRAIN else "neutral", wait=error.retry_after or 0.0)
+        self._reached = self._reached or error.trouble not in {"timeout", "unreachable"}
+        never = error.trouble == "unreachable" and not self._reached
+        # Every sign of strain closes the gate for longer: so many take some seconds, not the deadline of a sample.
+        if never and self.gate.window.epoch >= min(_FIRST_CONTACTS, self._patience.attempts):
+            raise RunError(str(error), f"Is the server running, and is its address right? {_KEPT}")
+
+    async def _wait(self, error: TryAgainError, attempt: int, deadline: float) -> Ticket | None:
+        """Return leave to ask once more, or None if attempts or time are used up."""
+        loop = asyncio.get_running_loop()
+        wait = max(self._backoff(attempt), error.retry_after or 0.0)
+        if attempt >= self._patience.attempts or loop.time() + wait >= deadline:
+            return None
+        await asyncio.sleep(wait)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self.gate.enter(again=True)
+        except TimeoutError:
+            return None
+
+    def _done(self, finished: Finished) -> None:
+        self._reached, self._given_up = True, 0
+        self._last_word = asyncio.get_running_loop().time()
+        self._report(finished)
+
+    def _give_up(self, finished: Finished, error: TryAgainError) -> None:
+        self._report(finished)
+        self._given_up += 1
+        deadline = self._patience.deadline
+        if error.retry_after is not None and error.retry_after >= deadline:
+            raise RunError(
+                f"{self._adapter.host} asks to wait {error.retry_after:.0f} s, longer than a sample may take.",
+                f"Wait, then give the same command again, or raise --model-arg deadline={deadline:g}.",
+            )
+        silent = asyncio.get_running_loop().time() - self._last_word
+        if self._given_up >= _GIVEN_UP_IN_A_ROW and silent >= deadline and not self._all_begun:
+            raise RunError(
+                f"{self._adapter.host} has answered nothing for {silent:.0f} s. The last: {finished.outcome.error}",
+                f"It seems to be down or too slow. {_KEPT}",
+            )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Asked:
+    """A question under way."""
+
+    question: Question
+    letter: Letter
+    complete: Complete
+    attempts: int = 0
+
+
+def _first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the error that a person should read: one of ours, if there is one."""
+    flat: list[BaseException] = []
+    rest: list[BaseException] = [*errors.exceptions]
+    while rest:
+        error = rest.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            rest += error.exceptions
+        else:
+            flat.append(error)
+    return next((error for error in flat if isinstance(error, MedbenchError)), flat[0])
+
+
+def _given_up(error: TryAgainError, attempts: int) -> str:
+    return f"No answer after {attempts} {'attempt' if attempts == 1 else 'attempts'}. The last time: {error}"
+
+
+def _failed(question: Question, error: str, asked: _Asked | None = None, seconds: float = 0.0) -> Finished:
+    outcome = Outcome(task=question.spec.name, sample_id=question.sample.sample_id, error=error)
+    return Finished(
+        question=question, outcome=outcome, attempts=asked.attempts if asked else 0, seconds=seconds if asked else 0.0
+    )
+
+
+def _finished(asked: _Asked, reply: Reply, seconds: float) -> Finished:
+    question = asked.question
+    outcome = Outcome(
+        task=question.spec.name, sample_id=question.sample.sample_id, generation=reply.generation, error=reply.error
+    )
+    return Finished(
+        question=question, outcome=outcome, attempts=asked.attempts, seconds=seconds, usage=reply.usage,
+        served_by=reply.generation.served.model if reply.generation else "",
+    )  # fmt: skip

@@ -1,0 +1,101 @@
+"""A served model in a run: what may be sent to it, its outcomes as they come, and what they took."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from adapters.remote import RemoteAdapter
+from harness.engine.request import Outcome
+from harness.phases import Phases
+from harness.remote.asking import Asking, Finished
+from harness.remote.background import in_background
+from harness.remote.calls import CALLS_FILE, CallLog
+from harness.remote.order import in_order
+from harness.workload import TaskLoad
+from tasks.foundation.console import say, warn
+from tasks.foundation.errors import UsageError
+from tasks.sample import Sample
+from tasks.suite import suite_of
+
+
+def answer_remotely(
+    adapter: RemoteAdapter,
+    loads: Sequence[TaskLoad],
+    missing: Mapping[str, Sequence[Sample]],
+    folder: Path,
+    phases: Phases,
+) -> Iterator[list[Outcome]]:
+    """Yield outcomes as they come; what they took goes to `calls.jsonl` of the run's folder, and its sums to `phases`.
+
+    Args:
+        adapter: The model.
+        loads: The tasks.
+        missing: Samples to answer, by task.
+        folder: Folder of the run.
+        phases: Where the time goes.
+
+    Raises:
+        UsageError: If a task's data must not be sent to the server.
+        RunError: If the server refuses everything, cannot be reached, or answers no more.
+    """
+    refuse_to_send(adapter, [load for load in loads if missing[load.spec.name]])
+    questions = in_order(loads, missing)
+    begun: list[Asking] = []
+
+    async def work(put: Callable[[Finished], None]) -> None:
+        begun.append(Asking(adapter, put))
+        await begun[0].ask(questions)
+
+    with closing(CallLog(folder / CALLS_FILE)) as calls:
+        with closing(in_background(work)) as batches:
+            while True:
+                with phases.time("answer"):
+                    finished = next(batches, None)
+                if finished is None:
+                    break
+                calls.append(finished)
+                yield [one.outcome for one in finished]
+        phases.notes["server"] = _notes(adapter, begun[0], calls)
+        _tell(phases.notes["server"])
+
+
+def refuse_to_send(adapter: RemoteAdapter, loads: Sequence[TaskLoad]) -> None:
+    """Refuse to send data under a signed agreement to another machine, unless the user said that it may go there.
+
+    The mini suite's stand-ins for such data are free.
+
+    Raises:
+        UsageError: If there are such data.
+    """
+    if adapter.on_this_machine or adapter.may_send_credentialed:
+        return
+    closed = [load.spec.name for load in loads if load.spec.credentialed and suite_of([load.prepared]) != "mini"]
+    if closed:
+        raise UsageError(
+            f"The data of {', '.join(closed)} are under a signed agreement and must not be sent to {adapter.host}.",
+            "Leave them out with --tasks, serve the model on this machine, or, if your agreement covers that server, "
+            "say --model-arg credentialed=send.",
+        )
+
+
+def _notes(adapter: RemoteAdapter, asking: Asking, calls: CallLog) -> dict[str, Any]:
+    """Return sums over all parts of the run, and what this part saw of the server's strength."""
+    window = asking.gate.window
+    return {
+        "host": adapter.host,
+        "concurrency": {"start": adapter.patience.concurrency, "highest": window.highest, "last": window.limit},
+        "troubles": dict(sorted(asking.troubles.items())),
+        **calls.summary(),
+    }
+
+
+def _tell(notes: Mapping[str, Any]) -> None:
+    cost = f", cost {notes['cost']:,.4f}" if "cost" in notes else ""
+    say(
+        f"Server: {notes['answered']:,} answered, {notes['failed']:,} failed, {notes['requests']:,} requests, "
+        f"{notes['prompt_tokens']:,} tokens read ({notes['cached_tokens']:,} remembered), "
+        f"{notes['output_tokens']:,} written{cost}; up to {notes['concurrency']['highest']} at once."
+    )
+    if len(notes["models"]) > 1:
+        warn(f"Several models answered under one name: {', '.join(notes['models'])}. Their answers are not comparable.")

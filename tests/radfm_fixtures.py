@@ -1,0 +1,117 @@
+"""The original RadFM's inputs and outputs, its checkpoint as the authors lay it out, and prompts of its ids."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from fixture_root import fixtures
+from PIL import Image
+from safetensors.torch import load_file
+
+from adapters.base import ImageSlot, LoadOptions, LocalAdapter, Prompt, TextSegment
+from adapters.radfm.adapter import RadFMAdapter
+from adapters.radfm.entry import CARD, ENTRY
+from adapters.radfm.loading import load_radfm
+from harness.engine.request import Decoding, Request
+from tasks.catalog import get_task
+from tasks.sample import ImageRef, Sample
+
+SIZES = {"vision": {"heads": 3}, "perceiver": {"heads": 2}, "language_model": {"max_position_embeddings": 512}}
+"""What shapes do not tell of the tiny model."""
+SINGLE = ("case1_single_2d", "case2_two_3d_nonsquare", "case3_depth_floor", "case4_text_only")
+LIMIT = 200
+UPSTREAM_END = 1
+
+
+@cache
+def case(name: str) -> dict[str, torch.Tensor]:
+    return load_file(fixtures() / "radfm" / f"{name}.safetensors")
+
+
+@cache
+def document(name: str) -> Any:  # noqa: ANN401 - a JSON document
+    return json.loads((fixtures() / "radfm" / name).read_text(encoding="utf-8"))
+
+
+@cache
+def state() -> dict[str, torch.Tensor]:
+    return load_file(fixtures() / "radfm" / "state_dict.safetensors")
+
+
+def write_checkpoint(folder: Path, weights: dict[str, torch.Tensor] | None = None) -> Path:
+    """Write what the authors publish, with the sizes that shapes do not tell."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(state() if weights is None else weights, folder / "pytorch_model.bin")
+    shutil.copyfile(fixtures() / "tiny_llama_tokenizer.model", folder / "tokenizer.model")
+    (folder / "radfm.json").write_text(json.dumps(SIZES), encoding="utf-8")
+    return folder
+
+
+def load(folder: Path, **arguments: str) -> RadFMAdapter:
+    options = LoadOptions(checkpoint=folder, device="cpu", dtype="float32", arguments=arguments)
+    adapter = ENTRY.load(options)
+    assert isinstance(adapter, RadFMAdapter)
+    return adapter
+
+
+def prompt_of(ids: Sequence[int]) -> Prompt:
+    """Return recorded ids as a prompt; the images are `0.png`, `1.png`, ..."""
+    marks = document("config.json")["ids"]
+    segments: list[TextSegment | ImageSlot] = []
+    text: list[int] = []
+    for token in ids:
+        if token < marks["figure_open"]:
+            text.append(token)
+        elif token == marks["figure_open"]:
+            segments.append(TextSegment(ids=tuple(text)))
+            text = []
+        elif token == marks["figure_close"]:
+            number = sum(isinstance(segment, ImageSlot) for segment in segments)
+            segments.append(ImageSlot(image=ImageRef(path=f"{number}.png"), tokens=marks["tokens_per_image"] + 2))
+    return Prompt(segments=(*segments, TextSegment(ids=tuple(text))))
+
+
+def embedded(adapter: LocalAdapter, prompt: Prompt, volumes: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the embeddings [L, D] that the adapter makes of a prompt with these volumes as its images."""
+    visual = list(adapter.project(adapter.encode_images(volumes), "vqa")) if volumes else []
+    parts = []
+    for segment in prompt.segments:
+        if isinstance(segment, ImageSlot):
+            parts.append(visual.pop(0))
+        elif segment.ids:
+            parts.append(adapter.embed_tokens(torch.tensor(segment.ids)))
+    return torch.cat(parts)
+
+
+class OnVolumes(RadFMAdapter):
+    """The shipped adapter, shown recorded volumes in the place of pictures whose red is their number."""
+
+    def __init__(self, folder: Path, volumes: Sequence[torch.Tensor]) -> None:
+        loaded = load_radfm(folder, device=torch.device("cpu"), dtype=torch.float32)
+        super().__init__(CARD, loaded, position="auto", crop_seed=None)
+        self._volumes = volumes
+
+    def pixels(self, image: Image.Image) -> torch.Tensor:
+        red = image.getpixel((0, 0))
+        assert isinstance(red, tuple)
+        return self._volumes[int(red[0])]
+
+
+def request_of(name: str, ids: Sequence[int], first: int, folder: Path) -> Request:
+    """Return recorded ids as a request whose images are numbered from `first`."""
+    prompt = prompt_of(ids)
+    segments = tuple(
+        ImageSlot(image=ImageRef(path=f"{first + int(segment.image.path[0])}.png"), tokens=segment.tokens)
+        if isinstance(segment, ImageSlot)
+        else segment
+        for segment in prompt.segments
+    )
+    prompt = Prompt(segments=segments)
+    spec = get_task("slake-vqa")
+    sample = Sample(sample_id=name, task=spec.name, split="test", images=prompt.images(), reference="")
+    decoding = Decoding(max_new_tokens=LIMIT, end_ids=frozenset({UPSTREAM_END}))
+    return Request(sample=sample, spec=spec, source=folder, prompt=prompt, length=prompt.length, decoding=decoding)

@@ -1,0 +1,692 @@
+"""Served models: addresses, keys, options, what is sent, and what the answers mean."""
+
+import asyncio
+import base64
+import io
+import json
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fault_server import Answer, Asked, Behaviour, completion, fault_server, refusal
+from PIL import Image, PngImagePlugin
+from task_helpers import question
+
+from adapters.base import LoadOptions
+from adapters.openai.address import read_address
+from adapters.openai.client import Envelope, ServedModel
+from adapters.openai.entry import ENTRY, load
+from adapters.openai.failures import Refusal, failure_of, retry_after
+from adapters.openai.messages import SPACES, messages_of, question_of
+from adapters.openai.options import ARGUMENTS, read_options
+from adapters.openai.pictures import Pictures, data_uri, size_within
+from adapters.openai.profiles import PROFILES, profile_of
+from adapters.openai.replies import Reading, parse_json, read_reply
+from adapters.openai.secret import Key, read_key
+from adapters.remote import Reply, TryAgainError
+from tasks.catalog import get_task
+from tasks.foundation.errors import RunError, SampleError, UsageError
+from tasks.images import open_image
+from tasks.prepared import load_prepared
+from tasks.sample import Box, ImageRef, Sample
+
+HERE = "my-model@http://127.0.0.1:8000/v1"
+SECRET = "sk-very-secret-0123456789"
+
+
+def model(address: str = HERE, **arguments: str) -> ServedModel:
+    adapter = load(LoadOptions(variant=address, arguments=arguments, seed=3))
+    assert isinstance(adapter, ServedModel)
+    return adapter
+
+
+def prepared(sample: Sample, folder: Path | None = None, **arguments: str) -> Envelope:
+    return model(HERE, **arguments).prepare(sample, get_task("slake-vqa"), folder or Path())
+
+
+def pixels_of(uri: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+
+
+# Addresses and keys
+
+
+@pytest.mark.parametrize(
+    ("variant", "name", "url", "host", "here"),
+    [
+        (HERE, "my-model", "http://127.0.0.1:8000/v1/chat/completions", "127.0.0.1", True),
+        ("org/m@http://localhost", "org/m", "http://localhost/v1/chat/completions", "localhost", True),
+        ("m@main@https://[::1]:9/x/", "m@main", "https://[::1]:9/x/chat/completions", "::1", True),
+        ("gpt@https://API.openai.com/v1", "gpt", "https://api.openai.com/v1/chat/completions", "api.openai.com", False),
+        ("m@http://10.0.0.7:80", "m", "http://10.0.0.7:80/v1/chat/completions", "10.0.0.7", False),
+    ],
+)
+def test_a_model_of_a_server_is_named(variant: str, name: str, url: str, host: str, here: bool) -> None:
+    address = read_address(variant)
+    assert (address.model, address.url, address.host, address.on_this_machine) == (name, url, host, here)
+    assert address.encrypted == url.startswith("https")
+
+
+@pytest.mark.parametrize(
+    ("variant", "says"),
+    [
+        ("", "needs a model's name and a server's base URL"),
+        ("gpt-4o", "needs a model's name"),
+        ("@http://127.0.0.1/v1", "needs a model's name"),
+        ("m@ftp://127.0.0.1/v1", "needs a model's name"),
+        ("m@httpx://127.0.0.1/v1", "no http or https URL"),
+        ("m@http://", "no http or https URL"),
+        ("m@http://127.0.0.1:99999/v1", "no http or https URL"),
+        ("m@http://a b/v1", "no http or https URL"),
+        ("m@http://a..b/v1", "no http or https URL"),
+        (f"m@http://{'a' * 64}.org/v1", "no http or https URL"),
+        ("m@http://[::zz]/v1", "no http or https URL"),
+        ("m@https://me:hunter2secret@example.org/v1", "carries credentials"),
+        ("m@https://example.org/v1?api-key=hunter2secret", "has a query"),
+        ("m@https://example.org/v1#x", "has a query or a fragment"),
+        ("m@https://example.org/v1/chat/completions", "which is added to it"),
+    ],
+)
+def test_what_is_no_address_is_refused_and_secrets_in_it_are_not_repeated(variant: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says) as caught:
+        read_address(variant)
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.hint
+
+
+def test_a_name_that_no_server_can_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    with pytest.raises(UsageError, match="is none"):
+        model("m@https://\u2603.example/v1")
+
+
+def test_the_key_comes_from_the_named_variable_and_shows_itself_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", f"{SECRET}\n")
+    key = read_key("MY_KEY", read_address("m@https://example.org"))
+    assert key.headers() == {"Authorization": f"Bearer {SECRET}"}
+    assert SECRET not in f"{key!r} {key}"
+    assert key.hidden_in(f"Wrong key: {SECRET}!") == "Wrong key: [key]!"
+
+
+def test_short_words_that_stand_for_no_key_leave_texts_alone() -> None:
+    assert Key("EMPTY").hidden_in("EMPTY stomach") == "EMPTY stomach"
+    assert (Key("").headers(), bool(Key(""))) == ({}, False)
+
+
+@pytest.mark.parametrize("name", [SECRET, "sk", "my key", "", "A" * 65])
+def test_a_key_in_place_of_its_name_is_refused_and_not_repeated(name: str) -> None:
+    with pytest.raises(UsageError, match="not the name of an environment variable") as caught:
+        read_key(name, read_address(HERE))
+    assert SECRET not in str(caught.value)
+
+
+def test_only_a_server_of_this_machine_may_do_without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert not read_key("OPENAI_API_KEY", read_address(HERE))
+    with pytest.raises(UsageError, match="OPENAI_API_KEY is not set"):
+        read_key("OPENAI_API_KEY", read_address("m@https://example.org"))
+    monkeypatch.setenv("OPENAI_API_KEY", "two words")
+    with pytest.raises(UsageError, match="characters that no key has") as caught:
+        read_key("OPENAI_API_KEY", read_address(HERE))
+    assert "two words" not in str(caught.value)
+
+
+# Options
+
+
+def test_every_option_has_a_default_that_is_allowed() -> None:
+    options = read_options({}, PROFILES["vllm"])
+    assert (options.temperature, options.max_pixels, options.patience.max_concurrency) == (0.0, None, 64)
+    assert set(ENTRY.arguments) == set(ARGUMENTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", "hot"), ("temperature", "-1"), ("temperature", "nan"), ("top_p", "1.5"), ("max_tokens", "0"),
+        ("max_tokens", "1.5"), ("max_pixels", "many"), ("concurrency", "0"), ("attempts", "-3"), ("timeout", "0"),
+        ("deadline", "inf"), ("backoff", "-1"), ("price_in", "cheap"), ("send_seed", "maybe"), ("stop", '["", "a"]'),
+        ("stop", "[1]"), ("extra_body", "[1]"), ("extra_body", "{"), ("boxes", "inches"), ("credentialed", "yes"),
+    ],
+)  # fmt: skip
+def test_a_value_that_is_not_allowed_is_named(name: str, value: str) -> None:
+    with pytest.raises(UsageError, match=name) as caught:
+        read_options({name: value}, PROFILES["vllm"])
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("profile", "fields", "says"),
+    [
+        ("vllm", {"messages": []}, "has messages, which the adapter sends itself"),
+        ("vllm", {"stream": True}, "has stream"),
+        ("vllm", {"temperature": 1}, "has temperature"),
+        ("openai", {"top_k": 3}, "does not take top_k"),
+        ("transformers", {"top_k": 3}, "does not take top_k"),
+        ("vllm", {"api_key": SECRET}, "seems to hold a key"),
+        ("sglang", {"Authorization": SECRET}, "seems to hold a key"),
+    ],
+)
+def test_fields_that_must_not_be_added_are_refused(profile: str, fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says) as caught:
+        read_options({"extra_body": json.dumps(fields)}, PROFILES[profile])
+    assert SECRET not in str(caught.value)
+
+
+def test_boxes_in_pixels_and_smaller_pictures_do_not_go_together() -> None:
+    with pytest.raises(UsageError, match="mean those of the original picture"):
+        read_options({"boxes": "pixels", "max_pixels": "1000"}, PROFILES["vllm"])
+
+
+def test_the_profile_follows_from_the_host_alone() -> None:
+    hosts = {
+        "m@https://api.openai.com/v1": "openai", "m@https://x.openai.azure.com/openai/v1": "openai",
+        "m@https://notopenai.com/v1": "vllm", HERE: "vllm",
+    }  # fmt: skip
+    assert {address: profile_of("auto", read_address(address)).name for address in hosts} == hosts
+    assert profile_of("sglang", read_address(HERE)).name == "sglang"
+
+
+def test_what_changes_answers_changes_the_fingerprint_and_nothing_else_does() -> None:
+    plain = model().weights_fingerprint
+    same = {"concurrency": "1", "attempts": "2", "price_in": "3", "key_env": "OTHER_KEY", "timeout": "9"}
+    assert model(**same).weights_fingerprint == plain
+    others = {
+        "temperature": "0.5", "top_p": "0.9", "system": "Be brief.", "max_tokens": "9", "stop": "#", "boxes": "percent",
+        "max_pixels": "100", "extra_body": '{"top_k": 2}', "profile": "sglang", "send_seed": "no",
+    }  # fmt: skip
+    prints = {model(**{name: value}).weights_fingerprint for name, value in others.items()}
+    assert len({plain, model("other@http://127.0.0.1:8000/v1").weights_fingerprint, *prints}) == len(others) + 2
+
+
+def test_a_model_is_loaded_without_torch_or_an_http_library() -> None:
+    check = (
+        "import sys; import adapters.openai.entry; import adapters.remote; "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'httpx2', 'numpy')))"
+    )
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+def test_a_server_elsewhere_is_said_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    assert model().notices == ()
+    assert "go to api.openai.com." in model("m@https://api.openai.com/v1").notices[0]
+    assert "unencrypted" in model("m@http://example.org/v1").notices[0]
+    assert model("org/m-7b@https://example.org/v1").title == "m-7b (example.org)"
+
+
+# What is sent
+
+
+def test_a_request_has_the_fields_that_all_servers_know(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 2), (1, 2, 3)).save(tmp_path / "a.png")
+    sample = question(1, images=(ImageRef(path="a.png"),), inputs={"question": "Is it <image>red?"})
+    body = prepared(sample, tmp_path, system="Be brief.").body
+    text = "Based on the image, respond to this question with a short answer: Is it red?"
+    [system, user] = body.pop("messages")
+    assert body == {"model": "my-model", "max_tokens": 100, "temperature": 0, "seed": 3}
+    assert system == {"role": "system", "content": "Be brief."}
+    assert [part["type"] for part in user["content"]] == ["image_url", "text"]
+    assert user["content"][1]["text"] == text
+    assert user["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"profile": "openai"}, {"max_completion_tokens": 100, "temperature": 0, "seed": 3}),
+        (
+            {"temperature": "0.7", "top_p": "0.9", "stop": '["###", "\\n"]', "max_tokens": "7"},
+            {"max_tokens": 7, "temperature": 0.7, "top_p": 0.9, "seed": 3, "stop": ["###", "\n"]},
+        ),
+        ({"profile": "transformers", "stop": "###"}, {"max_tokens": 100, "temperature": 0, "seed": 3}),
+        ({"temperature": "unset", "send_seed": "no"}, {"max_tokens": 100}),
+        (
+            {"profile": "sglang", "extra_body": '{"top_k": 1, "regex": "a+"}'},
+            {"max_tokens": 100, "temperature": 0, "seed": 3, "top_k": 1, "regex": "a+"},
+        ),
+    ],
+)
+def test_what_is_sent_follows_the_profile_and_the_options(arguments: dict[str, str], expected: dict[str, Any]) -> None:
+    body = prepared(question(1), None, **arguments).body
+    assert {name: value for name, value in body.items() if name not in {"model", "messages"}} == expected
+    assert isinstance(body["messages"][0]["content"], str)
+
+
+def test_choices_are_told_where_the_instruction_lacks_them() -> None:
+    spec = get_task("slake-vqa")
+    told = question(1, inputs={"question": "Is it: yes or no?"}, choices={"yes": "yes", "no": "no"})
+    untold = replace(told, inputs={"question": "Is it known?"})
+    lettered = replace(told, inputs={"question": "Which?"}, choices={"A": "warfarin", "B": "heparin"})
+    assert question_of(told, spec).endswith("Is it: yes or no?")
+    assert question_of(untold, spec).endswith("Is it known?\nChoose one of: yes, no.")
+    assert question_of(lettered, spec).endswith(
+        "Which?\nA. warfarin\nB. heparin\nAnswer with the letter of the right option."
+    )
+
+
+@pytest.mark.parametrize("name", ["medqa", "pubmedqa", "dermamnist", "organsmnist", "slake-vqa", "mimic-cxr"])
+def test_our_own_tasks_say_all_there_is_to_say(name: str, small_data: Path) -> None:
+    spec = get_task(name)
+    for sample in load_prepared(small_data, name).samples("test"):
+        assert question_of(sample, spec) == spec.instruction(sample)
+
+
+@pytest.mark.parametrize(
+    ("space", "form", "box"),
+    [
+        ("permille", "[left, top, right, bottom] in whole numbers from 0 to 1000", "[100, 250, 500, 1000]"),
+        ("permille-yxyx", "[top, left, bottom, right] in whole numbers from 0 to 1000", "[250, 100, 1000, 500]"),
+        ("fraction", "[left, top, right, bottom] in numbers from 0 to 1", "[0.1, 0.25, 0.5, 1.0]"),
+        ("pixels", "in pixels of the image, which is 200 wide and 40 high", "[20, 10, 100, 40]"),
+        ("pixels-xywh", "[left, top, width, height] in pixels", "[20, 10, 80, 30]"),
+    ],
+)
+def test_how_boxes_are_written_is_told_and_read(space: str, form: str, box: str) -> None:
+    sample = question(1, inputs={"object": "liver"}, box=Box(20, 10, 100, 40), image_size=(200, 40), reference="liver")
+    find, name = get_task("slake-rec"), get_task("slake-reg")
+    asked = question_of(sample, find, SPACES[space])
+    assert asked.startswith("give me the location of liver\nAnswer with the bounding box alone, as [")
+    assert form in asked
+    assert f"what object is in this location {box}" in question_of(sample, name, SPACES[space])
+    read = ENTRY.parser({"boxes": space})(f"It is {box}.", sample, find)
+    assert read.box == pytest.approx((20, 10, 100, 40))
+    assert ENTRY.space({"boxes": space}) is SPACES[space]
+
+
+def test_questions_of_one_picture_begin_alike(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 2)).save(tmp_path / "a.png")
+    image = (ImageRef(path="a.png"),)
+    adapter = model(system="Be brief.")
+    bodies = [
+        json.dumps(adapter.prepare(question(1, images=image, inputs=inputs), get_task(task), tmp_path).body["messages"])
+        for task, inputs in (("slake-vqa", {"question": "?"}), ("slake-rec", {"object": "liver"}))
+    ]
+    common = next(place for place, (a, b) in enumerate(zip(*bodies, strict=False)) if a != b)
+    assert "data:image/png" in bodies[0][:common]
+    assert adapter.pictures.encoded == 1
+
+
+# Pictures
+
+
+def test_pictures_keep_their_pixels_and_nothing_else_of_their_files(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (33, 21, 3), dtype=np.uint8)
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("Patient", "an invented name")
+    Image.fromarray(noise).save(tmp_path / "a.png", pnginfo=notes, dpi=(72, 72), icc_profile=b"a profile")
+    uri = Pictures().picture(tmp_path, ImageRef(path="a.png")).uri
+    sent = pixels_of(uri)
+    assert (sent.format, sent.mode, sent.info) == ("PNG", "RGB", {})
+    assert np.array_equal(np.asarray(sent), noise)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK", "I;16"])
+def test_every_kind_of_file_is_sent_as_eight_bit_rgb(tmp_path: Path, mode: str) -> None:
+    name = "a.tif" if mode == "CMYK" else "a.png"
+    if mode == "I;16":
+        Image.fromarray(np.arange(0, 60000, 1000, dtype=np.uint16).reshape(6, 10)).save(tmp_path / name)
+    else:
+        Image.new("RGBA", (10, 6), (200, 30, 90, 128)).convert("RGB" if mode == "CMYK" else "RGBA").convert(mode).save(
+            tmp_path / name
+        )
+    sent = pixels_of(Pictures().picture(tmp_path, ImageRef(path=name)).uri)
+    assert (sent.mode, sent.size) == ("RGB", (10, 6))
+    assert np.array_equal(np.asarray(sent), np.asarray(open_image(tmp_path, ImageRef(path=name))))
+
+
+def test_larger_pictures_are_scaled_down_and_that_is_said(tmp_path: Path) -> None:
+    Image.new("RGB", (400, 300)).save(tmp_path / "large.png")
+    Image.new("RGB", (40, 30)).save(tmp_path / "small.png")
+    images = (ImageRef(path="large.png"), ImageRef(path="small.png"))
+    envelope = prepared(question(1, images=images), tmp_path, max_pixels="1200")
+    [scaled] = envelope.scaled
+    assert (scaled.original, scaled.sent) == ((400, 300), (40, 30))
+    uris = [part["image_url"]["url"] for part in envelope.body["messages"][0]["content"][:2]]
+    assert [pixels_of(uri).size for uri in uris] == [(40, 30), (40, 30)]
+
+
+@pytest.mark.parametrize(
+    ("size", "pixels"), [((400, 300), 1200), ((1, 5000), 100), ((5000, 1), 100), ((7, 3), 1), ((999, 2), 10)]
+)
+def test_a_scaled_picture_has_a_pixel_and_no_more_than_allowed(size: tuple[int, int], pixels: int) -> None:
+    width, height = size_within(size, pixels)
+    assert 1 <= width * height <= pixels
+    assert size_within((10, 10), 100) == (10, 10)
+
+
+def test_a_picture_is_encoded_once_however_many_ask(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    pictures = Pictures()
+    together = threading.Barrier(8)
+
+    def picture(_: int) -> str:
+        together.wait()
+        return pictures.picture(tmp_path, ImageRef(path="a.png")).uri
+
+    with ThreadPoolExecutor(8) as pool:
+        uris = set(pool.map(picture, range(8)))
+    assert (len(uris), pictures.encoded) == (1, 1)
+
+
+def test_what_is_kept_of_pictures_is_bounded(tmp_path: Path) -> None:
+    for name in "abc":
+        Image.new("RGB", (8, 8), (ord(name), 0, 0)).save(tmp_path / f"{name}.png")
+    room = int(2.5 * len(data_uri(Image.new("RGB", (8, 8), (ord("a"), 0, 0)))))
+    pictures = Pictures(room=room)
+    for name in "abacab":
+        pictures.picture(tmp_path, ImageRef(path=f"{name}.png"))
+    # `b` was dropped for `c`, since `a` was asked for later, and is encoded again.
+    assert pictures.encoded == 4
+
+
+def test_a_broken_picture_is_an_error_of_its_sample(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(SampleError, match="cannot be decoded"):
+        prepared(question(1, images=(ImageRef(path="a.png"),)), tmp_path)
+
+
+# Answers
+
+
+def read(document: object, **reading: Any) -> Reply:
+    return read_reply(document, (), Reading(**reading))
+
+
+def error_of(document: object) -> str:
+    reply = read(document)
+    assert reply.generation is None
+    return reply.error
+
+
+def test_an_answer_is_read_with_what_it_took() -> None:
+    reply = read(completion(" yes it is "))
+    assert reply.generation is not None
+    assert (reply.generation.text, reply.generation.stop) == (" yes it is ", "eos")
+    assert (reply.generation.prompt_tokens, reply.generation.output_tokens) == (100, 4)
+    assert reply.generation.served.model == "tiny-2024-05-01"
+    assert (reply.usage.cached_tokens, reply.usage.cost, reply.error) == (40, None, "")
+
+
+def test_an_answer_at_the_limit_is_truncated() -> None:
+    reply = read(completion("a long", "length"))
+    assert reply.generation is not None
+    assert (reply.generation.stop, reply.generation.served.finish_reason) == ("length", "length")
+
+
+def test_an_empty_answer_is_an_answer() -> None:
+    reply = read(completion(""))
+    assert reply.generation is not None
+    assert reply.generation.text == ""
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        (completion("bad words", "content_filter"), "content filter held the answer back"),
+        (completion(None, "content_filter"), "content filter"),
+        (completion(None, "stop"), "the content is null"),
+        (completion(None, "length"), "Raise --model-arg max_tokens"),
+        (completion(None, "stop", refusal="I cannot help with that."), "refused to answer: I cannot help with that."),
+        (completion(None, "tool_calls", tool_calls=[{"id": 1}]), "called a tool"),
+        (completion("x", "mystery"), "reason of its own ('mystery')"),
+        ({**completion("x"), "choices": []}, "list of choices is empty"),
+    ],
+)
+def test_what_is_no_answer_says_so(document: object, says: str) -> None:
+    assert says in error_of(document)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        [], "text", 3, None, {}, {"choices": None}, {"choices": [3]}, {"choices": [{}]}, {"choices": [{"message": 1}]},
+        {"error": {"message": "overloaded"}}, {"error": "overloaded"}, completion("half", None),
+        completion("half", "abort"), {"choices": [{"message": {"content": 5}, "finish_reason": "stop"}]},
+    ],
+)  # fmt: skip
+def test_what_is_not_understood_is_asked_again(document: object) -> None:
+    with pytest.raises(TryAgainError):
+        read(document)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"<html>", b"[" * 100_000, b"\xff\xfe"])
+def test_what_is_no_json_is_asked_again(content: bytes) -> None:
+    with pytest.raises(TryAgainError, match="not JSON"):
+        parse_json(content)
+
+
+@pytest.mark.parametrize(
+    "usage", [None, 3, [], {}, {"prompt_tokens": "x", "completion_tokens": -1}, {"prompt_tokens": True}]
+)
+def test_counts_that_make_no_sense_count_nothing(usage: object) -> None:
+    reply = read({**completion("a"), "usage": usage})
+    assert (reply.usage.prompt_tokens, reply.usage.output_tokens) == (0, 0)
+    assert reply.generation is not None
+
+
+def test_texts_of_a_server_can_be_written_to_a_file() -> None:
+    document = json.loads(json.dumps(completion("a\ud800b\0c")))
+    reply = read({**document, "model": 7, "system_fingerprint": ["x"]})
+    assert reply.generation is not None
+    assert reply.generation.text.encode() == "a\ufffdb\0c".encode()
+    assert (reply.generation.served.model, reply.usage.fingerprint) == ("", "")
+
+
+def test_parts_of_text_are_one_text() -> None:
+    parts = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "ye"}, {"type": "text", "text": "s"}]
+    document = completion("x")
+    document["choices"][0]["message"]["content"] = parts
+    reply = read(document)
+    assert reply.generation is not None
+    assert reply.generation.text == "yes"
+
+
+def test_an_answer_is_cut_where_the_server_was_not_told_to() -> None:
+    reply = read(completion("yes ### no\nmaybe", "length"), stop=("\n", "###"))
+    assert reply.generation is not None
+    assert (reply.generation.text, reply.generation.stop) == ("yes ", "stop")
+
+
+def test_a_server_may_say_that_it_cut_itself() -> None:
+    document = completion("yes")
+    document["choices"][0]["stop_reason"] = "###"
+    told = read(document).generation
+    document["choices"][0]["stop_reason"] = 128001
+    ended = read(document).generation
+    assert told is not None
+    assert ended is not None
+    assert (told.stop, ended.stop) == ("stop", "eos")
+
+
+def test_the_cost_counts_what_was_remembered_apart() -> None:
+    prices = read_options({"price_in": "2", "price_out": "10", "price_cached": "0.5"}, PROFILES["vllm"]).prices
+    reply = read(completion("a b c"), prices=prices)
+    assert reply.usage.cost == pytest.approx((60 * 2 + 40 * 0.5 + 4 * 10) / 1e6)
+    filtered = read(completion("a b c", "content_filter"), prices=prices)
+    assert filtered.usage.cost == reply.usage.cost
+    only_in = read_options({"price_in": "2"}, PROFILES["vllm"]).prices
+    assert read(completion("a"), prices=only_in).usage.cost == pytest.approx(100 * 2 / 1e6)
+
+
+# Failures
+
+
+def failure(status: int, body: object = None, **headers: str) -> Exception:
+    content = body if isinstance(body, bytes) else json.dumps(body or {"error": {"message": "why not"}}).encode()
+    names = {name.replace("_", "-"): text for name, text in headers.items()}
+    reading = Reading(clean=Key(SECRET).hidden_in)
+    return failure_of(Refusal(status=status, headers=names, content=content), read_address(HERE), reading)
+
+
+@pytest.mark.parametrize(
+    ("status", "trouble"),
+    [
+        (408, "timeout"), (409, "server error"), (425, "server error"), (429, "rate limit"), (500, "server error"),
+        (502, "server error"), (503, "overloaded"), (504, "timeout"), (520, "server error"), (529, "overloaded"),
+    ],
+)  # fmt: skip
+def test_failures_that_pass_are_asked_again(status: int, trouble: str) -> None:
+    error = failure(status)
+    assert isinstance(error, TryAgainError)
+    assert (error.trouble, error.retry_after) == (trouble, None)
+    assert "why not" in str(error)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 401, 402, 403, 404, 405])
+def test_failures_that_all_would_meet_end_the_run(status: int) -> None:
+    error = failure(status)
+    assert isinstance(error, RunError)
+    assert f"HTTP {status}" in error.problem
+    assert error.hint
+
+
+@pytest.mark.parametrize("status", [400, 413, 415, 422, 501])
+def test_failures_of_one_question_stay_its_own(status: int) -> None:
+    assert isinstance(failure(status), SampleError)
+
+
+def test_an_empty_account_is_no_haste() -> None:
+    assert isinstance(failure(429, {"error": {"message": "quota", "code": "insufficient_quota"}}), RunError)
+
+
+def test_a_refused_field_comes_with_its_way_out() -> None:
+    error = failure(400, {"error": {"message": "Unsupported value: 'temperature' does not support 0"}})
+    assert isinstance(error, SampleError)
+    assert "temperature=unset" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"error": {"message": "too  long\nby far"}}, "too long by far"),
+        ({"error": "plain"}, "plain"),
+        ({"detail": [{"loc": ["body"], "msg": "field required"}]}, "field required"),
+        ({"detail": "Unexpected fields in the request"}, "Unexpected fields"),
+        ({"object": "error", "message": "vllm says"}, "vllm says"),
+        ([{"error": {"message": "in a list"}}], "in a list"),
+        ({"error": {"message": "x" * 5000}}, "x" * 300 + "..."),
+        ({"error": {"message": f"bad key {SECRET}"}}, "bad key [key]"),
+    ],
+)
+def test_what_a_server_says_is_found_and_bounded(body: object, says: str) -> None:
+    problem = str(failure(400, body))
+    assert says in problem
+    assert SECRET not in problem
+    assert len(problem) < 400
+
+
+@pytest.mark.parametrize("body", [b"<html><body>nginx</body></html>", b"", b"\xff", b"null"])
+def test_a_body_that_says_nothing_is_left_out(body: bytes) -> None:
+    assert (
+        str(failure(500, body, content_type="text/html")) == "127.0.0.1:8000 answers HTTP 500 (Internal Server Error)"
+    )
+
+
+NOW = datetime(2024, 5, 1, 12, 0, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": " 0.5 "}, 0.5),
+        ({"retry-after": "-3"}, 0.0),
+        ({"retry-after": "Wed, 01 May 2024 12:00:09 GMT"}, 9.0),
+        ({"retry-after": "Wed, 01 May 2024 11:00:00 GMT"}, 0.0),
+        ({"retry-after": "Wed, 01 May 2024 13:00:09 GMT", "date": "Wed, 01 May 2024 13:00:04 GMT"}, 5.0),
+        ({"retry-after-ms": "250", "retry-after": "1"}, 0.25),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "Wed, 99 May 2024 13:00:09 GMT"}, None),
+    ],
+)
+def test_a_server_says_how_long_to_wait(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers, NOW) == seconds
+
+
+# One request
+
+
+def complete(behaviour: Behaviour, **arguments: str) -> Reply:
+    with fault_server(behaviour) as server:
+        adapter = model(f"m@{server.url}", **arguments)
+
+        async def once() -> Reply:
+            async with adapter.session() as ask:
+                return await ask(adapter.prepare(question(1), get_task("slake-vqa"), Path()))
+
+        return asyncio.run(once())
+
+
+def test_a_question_is_answered_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    seen: list[Asked] = []
+
+    def answer(asked: Asked) -> Answer:
+        seen.append(asked)
+        return Answer(body=completion("yes"))
+
+    reply = complete(answer)
+    assert reply.generation is not None
+    assert reply.generation.text == "yes"
+    assert seen[0].headers["authorization"] == f"Bearer {SECRET}"
+
+
+@pytest.mark.parametrize(
+    ("answer", "trouble"),
+    [
+        (Answer(body=completion("yes"), cut="half"), "cut off"),
+        (Answer(cut="silent"), "cut off"),
+        (Answer(body=b'{"choices": [{"mess'), "malformed"),
+        (Answer(body=b"not gzip", headers={"Content-Encoding": "gzip"}), "cut off"),
+        (refusal(429, Retry_After="3"), "rate limit"),
+        (Answer(status=200, body={"error": {"message": "busy", "code": 503}}), "overloaded"),
+    ],
+)
+def test_a_broken_answer_is_asked_again(answer: Answer, trouble: str) -> None:
+    with pytest.raises(TryAgainError) as caught:
+        complete(lambda _: answer)
+    assert caught.value.trouble == trouble
+
+
+def test_a_server_that_is_not_there_is_unreachable() -> None:
+    async def once() -> None:
+        adapter = model("m@http://127.0.0.1:9/v1")
+        async with adapter.session() as ask:
+            await ask(adapter.prepare(question(1), get_task("slake-vqa"), Path()))
+
+    with pytest.raises(TryAgainError, match="cannot be reached") as caught:
+        asyncio.run(once())
+    assert caught.value.trouble == "unreachable"
+
+
+def test_an_endless_answer_is_given_up() -> None:
+    with pytest.raises(SampleError, match="longer than 16 MiB"):
+        complete(lambda _: Answer(body=b" " * (17 * 2**20)))
+
+
+def test_a_key_that_a_server_echoes_reaches_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    echo = {**completion(f"Your key is {SECRET}"), "model": SECRET, "system_fingerprint": SECRET}
+    reply = complete(lambda _: Answer(body=echo))
+    assert SECRET not in repr(reply)
+    assert "Your key is [key]" in repr(reply)
+
+
+def test_images_go_before_the_text() -> None:
+    [message] = messages_of("What?", ["data:a", "data:b"], "")
+    assert [part.get("text") or part["image_url"]["url"] for part in message["content"]] == [
+        "data:a",
+        "data:b",
+        "What?",
+    ]

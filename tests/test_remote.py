@@ -1,0 +1,490 @@
+"""How a served model is asked: pace, patience, order, and what is left when it ends early. In virtual time."""
+
+import asyncio
+import dataclasses
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import pytest
+from task_helpers import question, slake_prepared
+from virtual_time import in_virtual_time
+
+from adapters.base import ModelCard
+from adapters.remote import (
+    Complete,
+    Letter,
+    Patience,
+    RemoteAdapter,
+    Reply,
+    Scaled,
+    Served,
+    ServedGeneration,
+    Trouble,
+    TryAgainError,
+    Usage,
+)
+from harness.engine.request import Outcome
+from harness.records import GenerationRecord, RecordFile, append
+from harness.remote.asking import Asking, Backoff, Finished
+from harness.remote.background import in_background
+from harness.remote.calls import CallLog
+from harness.remote.order import Question, in_order
+from harness.remote.pacing import Window
+from harness.workload import TaskLoad
+from tasks.catalog import get_task
+from tasks.foundation.errors import RunError, SampleError
+from tasks.sample import ImageRef, Sample
+from tasks.spec import TaskSpec
+
+FULL_DRAW = 1.0
+Server = Callable[[str, int], object]
+
+
+class Scripted(RemoteAdapter):
+    """A model whose server is a function of the sample's id and of how often it was asked."""
+
+    card = ModelCard(name="scripted", title="Scripted", kinds=frozenset({"vqa"}), weights="none", licence="none")
+    weights_fingerprint = "scripted"
+    host = "somewhere"
+
+    def __init__(self, server: Server, **patience: Any) -> None:
+        self.server = server
+        self.patience = Patience(**patience)
+        self.asked: dict[str, list[float]] = {}
+        self.order: list[str] = []
+        self.under_way = self.most = 0
+
+    def prepare(self, sample: Sample, spec: TaskSpec, source: Path) -> Letter:
+        del spec, source
+        if sample.sample_id.startswith("broken"):
+            raise SampleError("The picture is broken.")
+        return sample.sample_id
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Complete]:
+        yield self.complete
+
+    async def complete(self, letter: Letter) -> Reply:
+        times = self.asked.setdefault(letter, [])
+        times.append(asyncio.get_running_loop().time())
+        self.order.append(letter)
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        try:
+            result = self.server(letter, len(times))
+            if isinstance(result, Exception):
+                raise result
+            await asyncio.sleep(cast("float", result))
+        finally:
+            self.under_way -= 1
+        return replied(letter)
+
+
+def replied(text: str) -> Reply:
+    served = Served(model="m", finish_reason="stop")
+    return Reply(generation=ServedGeneration(text=text, served=served), usage=Usage(prompt_tokens=3, output_tokens=2))
+
+
+def questions(*names: str) -> list[Question]:
+    spec = get_task("slake-vqa")
+    samples = (dataclasses.replace(question(1), sample_id=name) for name in names)
+    return [Question(sample=sample, spec=spec, source=Path()) for sample in samples]
+
+
+def numbered(count: int) -> list[Question]:
+    return questions(*(f"q{number:03d}" for number in range(count)))
+
+
+@pytest.fixture(autouse=True)
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Preparation takes real threads; in virtual time it happens at once."""
+
+    async def at_once(work: Callable[..., object], *arguments: object) -> object:
+        return work(*arguments)
+
+    monkeypatch.setattr("harness.remote.asking.asyncio.to_thread", at_once)
+
+
+def ask(adapter: Scripted, asked: Sequence[Question]) -> tuple[list[Finished], Asking]:
+    finished: list[Finished] = []
+    asking = Asking(adapter, finished.append, lambda: FULL_DRAW)
+    in_virtual_time(asking.ask(asked))
+    assert sorted(one.outcome.sample_id for one in finished) == sorted(one.sample.sample_id for one in asked)
+    return finished, asking
+
+
+def errors(finished: Sequence[Finished]) -> dict[str, str]:
+    return {one.outcome.sample_id: one.outcome.error for one in finished if one.outcome.generation is None}
+
+
+def try_again(trouble: Trouble, retry_after: float | None = None) -> TryAgainError:
+    return TryAgainError(trouble, f"It was: {trouble}.", retry_after)
+
+
+def test_waits_double_up_to_a_minute_and_are_drawn_from_their_upper_half() -> None:
+    shortest, longest = Backoff(1.0, lambda: 0.0), Backoff(1.0, lambda: 1.0)
+    assert [longest(failures) for failures in (1, 2, 3, 4, 7, 8, 5000)] == [1, 2, 4, 8, 60, 60, 60]
+    assert [shortest(failures) for failures in (1, 2, 3)] == [0.5, 1, 2]
+    assert Backoff(0.0)(5) == 0
+
+
+def test_a_question_is_asked_again_after_growing_waits() -> None:
+    adapter = Scripted(lambda _, attempt: try_again("server error") if attempt < 4 else 1.0)
+    [finished], asking = ask(adapter, numbered(1))
+    assert adapter.asked["q000"] == [0, 1, 3, 7]
+    assert (finished.attempts, finished.seconds, asking.troubles) == (4, 1.0, {"server error": 3})
+    assert finished.outcome.generation is not None
+
+
+def test_the_server_says_when_and_everybody_waits() -> None:
+    slow_down = try_again("rate limit", retry_after=30)
+    adapter = Scripted(lambda name, attempt: slow_down if (name, attempt) == ("q000", 1) else 0.5, concurrency=1)
+    ask(adapter, numbered(3))
+    assert adapter.asked["q000"] == [0, 30]
+    assert min(times[-1] for times in adapter.asked.values()) == 30
+
+
+def test_attempts_run_out() -> None:
+    adapter = Scripted(lambda *_: try_again("malformed"), attempts=3)
+    finished, _ = ask(adapter, numbered(2))
+    assert [len(times) for times in adapter.asked.values()] == [3, 3]
+    assert set(errors(finished).values()) == {"No answer after 3 attempts. The last time: It was: malformed."}
+
+
+def test_time_runs_out() -> None:
+    adapter = Scripted(lambda *_: try_again("server error"), deadline=10, attempts=100)
+    finished, _ = ask(adapter, numbered(1))
+    assert adapter.asked["q000"] == [0, 1, 3, 7]
+    assert "No answer after 4 attempts" in errors(finished)["q000"]
+
+
+def test_a_request_that_hangs_is_ended_and_asked_again() -> None:
+    adapter = Scripted(lambda _, attempt: 1e9 if attempt == 1 else 1.0, timeout=20)
+    [finished], asking = ask(adapter, numbered(1))
+    assert adapter.asked["q000"] == [0, 21]
+    assert (finished.outcome.error, asking.troubles) == ("", {"timeout": 1})
+
+
+def test_no_request_outlives_its_sample() -> None:
+    adapter = Scripted(lambda *_: 1e9, timeout=300, deadline=400, attempts=9)
+    finished, asking = ask(adapter, numbered(1))
+    assert adapter.asked["q000"] == [0, 301]
+    assert "did not answer in time" in errors(finished)["q000"]
+    assert asking.troubles == {"timeout": 2}
+
+
+def test_a_refused_question_is_not_asked_again_and_costs_no_other() -> None:
+    adapter = Scripted(lambda name, _: SampleError("Too long.") if name == "q001" else 1.0)
+    finished, _ = ask(adapter, numbered(3))
+    assert errors(finished) == {"q001": "Too long."}
+    assert [len(times) for times in adapter.asked.values()] == [1, 1, 1]
+
+
+def test_a_broken_picture_is_never_sent() -> None:
+    adapter = Scripted(lambda *_: 1.0)
+    finished, _ = ask(adapter, questions("a", "broken", "b"))
+    assert errors(finished) == {"broken": "The picture is broken."}
+    assert (adapter.order, finished[0].attempts) == (["a", "b"], 0)
+
+
+def test_what_every_request_would_meet_ends_the_run_at_once() -> None:
+    adapter = Scripted(lambda name, _: RunError("Wrong key.", "Set it.") if name == "q005" else 1.0, concurrency=2)
+    finished: list[Finished] = []
+    with pytest.raises(RunError, match=r"Wrong key\."):
+        in_virtual_time(Asking(adapter, finished.append).ask(numbered(50)))
+    assert 2 <= len(finished) <= 6
+    assert len(adapter.asked) < 12
+
+
+def test_a_server_that_was_never_there_ends_the_run_in_seconds() -> None:
+    adapter = Scripted(lambda *_: try_again("unreachable"), concurrency=8)
+    finished: list[Finished] = []
+
+    async def clocked() -> float:
+        with pytest.raises(RunError, match="It was: unreachable") as caught:
+            await Asking(adapter, finished.append, lambda: FULL_DRAW).ask(numbered(50))
+        assert "Is the server running" in caught.value.hint
+        return asyncio.get_running_loop().time()
+
+    assert in_virtual_time(clocked()) == 7.0
+    assert finished == []
+
+
+def test_a_server_that_went_away_is_waited_for() -> None:
+    adapter = Scripted(lambda *_: try_again("unreachable") if 5 <= len(adapter.order) < 15 else 1.0, attempts=50)
+    finished, _ = ask(adapter, numbered(20))
+    assert errors(finished) == {}
+
+
+def test_a_server_that_stays_away_ends_the_run() -> None:
+    adapter = Scripted(lambda *_: 1.0 if len(adapter.order) < 5 else try_again("unreachable"), deadline=100)
+    finished: list[Finished] = []
+    with pytest.raises(RunError, match="has answered nothing for") as caught:
+        in_virtual_time(Asking(adapter, finished.append).ask(numbered(400)))
+    assert "the same command continues" in caught.value.hint
+    assert len(finished) < 40
+
+
+def test_samples_that_hang_the_server_at_the_end_are_errors_and_no_end() -> None:
+    adapter = Scripted(lambda name, _: 1.0 if name < "q010" else 1e9, timeout=50, deadline=60)
+    finished, _ = ask(adapter, numbered(14))
+    assert sorted(errors(finished)) == ["q010", "q011", "q012", "q013"]
+
+
+def test_a_wait_beyond_the_deadline_is_said_and_not_slept() -> None:
+    adapter = Scripted(lambda *_: try_again("rate limit", retry_after=3600), concurrency=1)
+    finished: list[Finished] = []
+    with pytest.raises(RunError, match="asks to wait 3600 s"):
+        in_virtual_time(Asking(adapter, finished.append).ask(numbered(5)))
+    assert list(errors(finished)) == ["q000"]
+
+
+def test_one_at_a_time_keeps_the_order() -> None:
+    adapter = Scripted(lambda *_: 1.0, concurrency=1, max_concurrency=1)
+    ask(adapter, numbered(40))
+    assert adapter.order == sorted(adapter.order)
+    assert adapter.most == 1
+
+
+def test_requests_are_sent_in_their_order_however_many_are_under_way() -> None:
+    adapter = Scripted(lambda *_: 1.0, concurrency=8)
+    ask(adapter, numbered(200))
+    assert adapter.order == sorted(adapter.order)
+
+
+def test_questions_that_are_asked_again_go_first() -> None:
+    adapter = Scripted(lambda name, attempt: try_again("rate limit") if (name, attempt) == ("q000", 1) else 1.0)
+    adapter.patience = Patience(concurrency=2, max_concurrency=2)
+    ask(adapter, numbered(20))
+    assert adapter.order.index("q000", 1) <= 3
+
+
+def model_of_rate(server_slots: int, seconds: float = 1.0) -> Scripted:
+    """Return a model whose server works on so many requests at a time; further ones wait."""
+    free: list[float] = [0.0] * server_slots
+
+    def server(_: str, __: int) -> float:
+        now = asyncio.get_running_loop().time()
+        place = free.index(min(free))
+        free[place] = max(now, free[place]) + seconds
+        return free[place] - now
+
+    return Scripted(server)
+
+
+def test_concurrency_grows_while_the_server_gets_faster() -> None:
+    adapter = model_of_rate(64)
+    _, asking = ask(adapter, numbered(1000))
+    assert asking.gate.window.highest == 64
+    assert adapter.most == 64
+
+
+def test_concurrency_stops_growing_where_the_server_gets_no_faster() -> None:
+    adapter = model_of_rate(6)
+    _, asking = ask(adapter, numbered(1000))
+    assert asking.gate.window.highest <= 16
+    assert 4 <= asking.gate.window.limit <= 16
+
+
+def test_a_server_that_does_one_thing_at_a_time_is_not_flooded() -> None:
+    adapter = model_of_rate(1)
+    _, asking = ask(adapter, numbered(300))
+    assert asking.gate.window.highest <= 8
+
+
+def test_a_rate_limit_halves_concurrency_and_nothing_is_lost() -> None:
+    def server(_: str, __: int) -> object:
+        return try_again("rate limit") if adapter.under_way > 10 else 1.0
+
+    adapter = Scripted(server, attempts=30)
+    finished, asking = ask(adapter, numbered(600))
+    assert errors(finished) == {}
+    assert 1 <= asking.gate.window.limit <= 10 + 4
+    assert sum(map(len, adapter.asked.values())) < 700
+
+
+def test_a_window_halves_once_for_all_that_were_sent_before() -> None:
+    window = Window(start=16, ceiling=64)
+    assert [window.strained(0) for _ in range(16)] == [True, *[False] * 15]
+    assert (window.limit, window.epoch) == (8, 1)
+    assert window.strained(1)
+    assert window.limit == 4
+    for epoch in range(2, 9):
+        window.strained(epoch)
+    assert window.limit == 1
+
+
+class Rounds:
+    """Answers full rounds, each at a rate; gives the limits after each."""
+
+    def __init__(self, window: Window) -> None:
+        self._window = window
+        self._now = 0.0
+        window.answered(self._now, busy=True)
+
+    def __call__(self, *rates: float) -> list[int]:
+        return [self._round(rate) for rate in rates]
+
+    def _round(self, rate: float) -> int:
+        for _ in range(max(2 * self._window.limit, 8)):
+            self._now += 1 / rate
+            self._window.answered(self._now, busy=True)
+        return self._window.limit
+
+
+def test_a_window_doubles_until_it_brings_too_little_then_rests_longer_each_time() -> None:
+    rounds = Rounds(Window(start=4, ceiling=64))
+    assert rounds(4, 8, 8.4) == [8, 16, 8]
+    # One round of rest, then a step of 4; taken back again, two rounds of rest, then four.
+    assert rounds(8, 8, 8) == [8, 12, 8]
+    assert rounds(8, 8, 8, 8) == [8, 8, 12, 8]
+    assert rounds(8, 8, 8, 8, 8, 14, 18, 22) == [8, 8, 8, 8, 12, 16, 20, 24]
+
+
+def test_rounds_that_are_not_full_show_nothing() -> None:
+    window = Window(start=4, ceiling=64)
+    for now in range(100):
+        window.answered(float(now), busy=False)
+    assert window.limit == 4
+
+
+def test_after_strain_a_window_grows_by_steps() -> None:
+    window = Window(start=4, ceiling=64)
+    rounds = Rounds(window)
+    assert rounds(4, 8, 16) == [8, 16, 32]
+    window.strained(window.epoch)
+    assert Rounds(window)(16, 16, 20, 24) == [16, 20, 24, 28]
+
+
+def test_questions_of_one_picture_follow_one_another_across_tasks(tmp_path: Path) -> None:
+    prepared = slake_prepared(tmp_path)
+    first, second = (ImageRef(path=f"{name}.png") for name in "ab")
+    vqa, rec, report, qa = (get_task(name) for name in ("slake-vqa", "slake-rec", "mimic-cxr", "medqa"))
+    samples = {
+        qa.name: [question(20), question(21)],
+        vqa.name: [question(1, images=(first,)), question(2, images=(second,)), question(3, images=(first,))],
+        rec.name: [question(4, images=(second,)), question(5, images=(first,))],
+        report.name: [question(9, images=(ImageRef(path="x.png"),))],
+    }
+    loads = [TaskLoad(spec=spec, prepared=prepared, samples=samples[spec.name]) for spec in (qa, vqa, rec, report)]
+    ordered = in_order(loads, samples)
+    assert [one.sample.sample_id for one in ordered] == ["q9", "q20", "q21", "q1", "q3", "q5", "q2", "q4"]
+    assert [one.spec.kind for one in ordered] == ["report", "qa", "qa", "vqa", "vqa", "rec", "vqa", "rec"]
+
+
+def test_what_the_background_brings_comes_as_it_comes_and_its_error_last() -> None:
+    async def work(put: Callable[[int], None]) -> None:
+        for number in range(5):
+            put(number)
+            await asyncio.sleep(0)
+        raise RunError("The end.")
+
+    found: list[int] = []
+    with pytest.raises(RunError, match=r"The end\."):
+        found.extend(item for items in in_background(work) for item in items)
+    assert found == list(range(5))
+
+
+def test_leaving_early_cancels_the_background() -> None:
+    cancelled = threading.Event()
+
+    async def work(put: Callable[[int], None]) -> None:
+        put(1)
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    batches = in_background(work)
+    assert next(batches) == [1]
+    batches.close()
+    assert cancelled.is_set()
+
+
+def test_an_interrupt_keeps_what_was_brought(monkeypatch: pytest.MonkeyPatch) -> None:
+    brought = threading.Event()
+
+    async def work(put: Callable[[int], None]) -> None:
+        put(1)
+        put(2)
+        brought.set()
+        await asyncio.sleep(3600)
+
+    def interrupted(_: object) -> NoReturn:
+        brought.wait(10)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harness.remote.background._batches", interrupted)
+    batches = in_background(work)
+    assert next(batches) == [1, 2]
+    with pytest.raises(KeyboardInterrupt):
+        next(batches)
+
+
+def test_the_background_works_beside_a_loop_of_the_caller() -> None:
+    async def work(put: Callable[[int], None]) -> None:
+        put(7)
+
+    async def notebook() -> list[list[int]]:
+        return list(in_background(work))
+
+    assert asyncio.run(notebook()) == [[7]]
+
+
+def test_records_of_served_models_say_who_answered_and_others_stay_as_they_are(tmp_path: Path) -> None:
+    scaled = Scaled(original=(400, 200), sent=(200, 100))
+    served = Served(model="m-2024", finish_reason="length", scaled=(scaled,))
+    said = ServedGeneration(text="a", stop="length", prompt_tokens=5, output_tokens=1, served=served)
+    plain = GenerationRecord(run="r", sample_id="q1", text="yes")
+    records = [plain, GenerationRecord.of("r", Outcome(task="t", sample_id="q2", generation=said))]
+    file = RecordFile(tmp_path / "t.jsonl", "r", ["q1", "q2"])
+    with file.open_for_appending() as stream:
+        append(stream, records)
+    lines = file.path.read_text().splitlines()
+    assert lines[0] == (
+        '{"error":"","output_tokens":0,"prompt_tokens":0,"run":"r","sample_id":"q1","stop":"eos","text":"yes"}'
+    )
+    assert (
+        '"served":{"finish_reason":"length","model":"m-2024","scaled":[{"original":[400,200],"sent":[200,100]}]}'
+        in (lines[1])
+    )
+    assert list(file.read().values()) == records
+    before = file.path.read_bytes()
+    file.rewrite(file.read().values())
+    assert file.path.read_bytes() == before
+
+
+def test_the_log_of_calls_sums_all_parts_of_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "calls.jsonl"
+    usage = Usage(prompt_tokens=100, output_tokens=7, cached_tokens=60, cost=0.25, fingerprint="fp")
+    asked = numbered(3)
+    answered = Outcome(task="slake-vqa", sample_id="q", generation=replied("x").generation)
+    done = [
+        Finished(question=asked[0], outcome=answered, attempts=2, seconds=1.0, usage=usage, served_by="m"),
+        Finished(question=asked[1], outcome=Outcome(task="slake-vqa", sample_id="p", error="no"), attempts=3),
+    ]
+    for part in (done, done[:1]):
+        log = CallLog(path)
+        log.append(part)
+        log.close()
+        path.write_bytes(path.read_bytes() + b'{"task": "torn')
+    summary = CallLog(path).summary()
+    # Once per sample, whatever part it was asked in; what it took counts every time.
+    assert (summary["answered"], summary["failed"]) == (1, 1)
+    assert (summary["requests"], summary["prompt_tokens"], summary["cached_tokens"]) == (7, 200, 120)
+    assert (summary["cost"], summary["models"], summary["fingerprints"]) == (0.5, {"m": 1}, {"fp": 1})
+    assert summary["latency_seconds"] == {"median": 1.0, "p95": 1.0, "longest": 1.0}
+    path.write_text('{"task": 1}\n')
+    with pytest.raises(RunError, match=r"line 1 is no record of a call"):
+        CallLog(path)
+
+
+def test_virtual_time_takes_none() -> None:
+    started = time.monotonic()
+    in_virtual_time(asyncio.sleep(10_000))
+    assert time.monotonic() - started < 5
