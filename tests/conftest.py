@@ -1,7 +1,11 @@
 """Shared fixtures: a home of its own for every test session, and small prepared data of all 12 tasks."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+# Before anything imports torch: the workers of a parallel run would otherwise fight over the same cores.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 from native_data import NATIVE
@@ -18,7 +22,6 @@ def medbench_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("medbench-home")
     patch = pytest.MonkeyPatch()
     patch.setenv("MEDBENCH_HOME", str(home))
-    patch.setenv("OMP_NUM_THREADS", "1")
     return home
 
 
