@@ -39,6 +39,7 @@ class ModelCard:
         kinds: Task kinds that it can answer; others are empty cells, never zeros.
         weights: Which weights are needed and where they come from.
         licence: Licence of the weights.
+        memory: What the published weights take in bfloat16, by their sizes; empty where nothing of the like exists.
         trained_on: Names of the tasks whose train splits the model has seen.
         blind: Whether it never looks at an image.
     """
@@ -48,6 +49,7 @@ class ModelCard:
     kinds: frozenset[Kind]
     weights: str
     licence: str
+    memory: str = ""
     trained_on: frozenset[str] = frozenset()
     blind: bool = False
 
@@ -244,9 +246,13 @@ class LocalAdapter(Adapter):
     def encode_images(self, pixels: Sequence[Pixels]) -> "Sequence[torch.Tensor]":
         """Return features [...] of each picture; must depend on nothing but the picture."""
 
-    @abstractmethod
     def project(self, features: "Sequence[torch.Tensor]", kind: Kind) -> "Sequence[torch.Tensor]":
-        """Return visual tokens [V, D] of the features of each picture, for a kind of task."""
+        """Return visual tokens [V, D] of the features of each picture, for a kind of task.
+
+        By default they are the features: a connector that heeds no task belongs into `encode_images`.
+        """
+        del kind
+        return features
 
     def row_state(self, features: "Sequence[torch.Tensor]", prompt: Prompt, kind: Kind) -> object:
         """Return what a row reads by cross-attention, of the features [...] of its images in order.
@@ -270,13 +276,18 @@ class LocalAdapter(Adapter):
         del asked, max_new_tokens
         return None
 
-    @abstractmethod
     def embed_tokens(self, ids: "torch.Tensor") -> "torch.Tensor":
-        """Return embeddings [L, D] of token ids [L]."""
+        """Return embeddings [L, D] of token ids [L]; by default those of the decoder's table."""
+        embeddings: torch.Tensor = self.decoder.get_input_embeddings()(ids.to(self.decoder.device))
+        return embeddings
 
     @abstractmethod
     def detokenise(self, ids: Sequence[int]) -> str:
         """Return the text of generated ids without special tokens."""
+
+    def readable(self, ids: Sequence[int]) -> str:
+        """Return the text of a prompt's ids for people, special tokens included; by default without them."""
+        return self.detokenise(ids)
 
     def max_new_tokens(self, spec: TaskSpec) -> int:
         """Return the longest answer to a task, in tokens: the task's own limit unless the authors used another."""
@@ -299,11 +310,14 @@ class Argument:
         help: What it does.
         default: Value where none is given.
         choices: Allowed values; empty for any.
+        changes_answers: Whether an answer may depend on it. What does not (a key, a price, how fast a server is asked)
+            may change while a run is under way: it stays the same run.
     """
 
     help: str
     default: str = ""
     choices: tuple[str, ...] = ()
+    changes_answers: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,6 +337,9 @@ class AdapterEntry:
             model cannot score: that ceiling stands beside its numbers.
         spaces: Other ways of writing boxes, one of which the argument `boxes` chooses.
         defaults: Arguments that follow from a variant, where the user gives none.
+        card_of: What is known of a variant before it is loaded; `card` where nothing more is.
+        converter: Import path `module:attribute` of the click command behind `medbench convert NAME`; empty if there is
+            nothing to convert.
     """
 
     card: ModelCard
@@ -334,6 +351,16 @@ class AdapterEntry:
     boxes: BoxSpace | None = None
     spaces: Mapping[str, BoxSpace] = field(default_factory=dict)
     defaults: Callable[[str], Mapping[str, str]] = lambda _: {}
+    card_of: Callable[[str], ModelCard] | None = None
+    converter: str = ""
+
+    def card_for(self, variant: str) -> ModelCard:
+        """Return what is known of a variant."""
+        return self.card if self.card_of is None or not variant else self.card_of(variant)
+
+    def changing_answers(self, arguments: Mapping[str, str]) -> dict[str, str]:
+        """Return the arguments that an answer may depend on: a run of others is another run."""
+        return {name: value for name, value in arguments.items() if self.arguments[name].changes_answers}
 
     def settled(self, variant: str, given: Mapping[str, str]) -> dict[str, str]:
         """Return all arguments: as given, or by the variant, or by default.

@@ -45,6 +45,11 @@ class ChosenModel:
         return self.entry.parser(self.arguments)
 
     @property
+    def identity(self) -> dict[str, str]:
+        """The arguments that an answer may depend on."""
+        return self.entry.changing_answers(self.arguments)
+
+    @property
     def boxes(self) -> BoxSpace | None:
         """How the model writes boxes."""
         return self.entry.space(self.arguments)

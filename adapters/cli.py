@@ -1,26 +1,84 @@
 """The command of this room: `medbench models`."""
 
+from collections.abc import Iterable
+from textwrap import fill
+
 import click
 
-from adapters.catalog import ADAPTERS
-from tasks.foundation.console import emit_table
+from adapters.base import AdapterEntry, Argument
+from adapters.catalog import ADAPTERS, find_adapter
+from tasks.foundation.console import emit, emit_table, say
 from tasks.foundation.errors import MedbenchError
+
+_WIDTH, _INDENT = 110, 15
+_UNDECLARED = "not declared, or only by a checkpoint; not known is not the same as none"
 
 
 @click.command("models")
-def models_command() -> None:
-    """List the models: what each can answer, which weights it needs and under which licence.
+@click.argument("name", required=False)
+def models_command(name: str | None) -> None:
+    """List the models, or show all that is known of one: NAME, or NAME:VARIANT.
 
     \b
     Example:  medbench models
+              medbench models llava-med
+              medbench models hf:google/medgemma-4b-it
     """
-    emit_table(["model", "variants", "kinds", "weights", "licence"], [_row(name) for name in ADAPTERS])
+    if name is None:
+        emit("\n\n".join(_described(name) for name in ADAPTERS))
+        say("With the arguments of one: medbench models NAME")
+        return
+    entry, variant = find_adapter(name)
+    emit(describe(entry, variant))
+    if entry.arguments:
+        rows = [_argument_row(word, argument, value) for word, argument, value in _arguments(entry, variant)]
+        emit_table(["argument", "default", "allowed", "meaning"], rows, title="--model-arg NAME=VALUE")
 
 
-def _row(name: str) -> list[str]:
+def _described(name: str) -> str:
     try:
-        entry = ADAPTERS.load(name)
+        return describe(ADAPTERS.load(name))
     except MedbenchError as error:
-        return [name, "", "", error.problem, ""]
-    variants = ", ".join(f":{word}" for word in entry.variants)
-    return [name, variants, " ".join(sorted(entry.card.kinds)), entry.card.weights, entry.card.licence]
+        return f"{name}: {error.problem}"
+
+
+def describe(entry: AdapterEntry, variant: str = "") -> str:
+    """Return what is known of a model, a line for each thing."""
+    card = entry.card_for(variant)
+    space = entry.space(entry.settled(variant, {}))
+    facts = {
+        "answers": ", ".join(sorted(card.kinds)),
+        "weights": card.weights,
+        "in bfloat16": card.memory,
+        "licence": card.licence,
+        "trained on": ", ".join(sorted(card.trained_on)) or _UNDECLARED,
+        "boxes": space.name if space else "draws none",
+        "options": " ".join(f"--{option}" for option in sorted(entry.takes)),
+        "choices": ", ".join(_choices(entry)),
+        "convert": f"medbench convert {card.name} --help" if entry.converter else "",
+    }
+    named = [(name, value) for name, value in facts.items() if value]
+    if not variant:
+        named += [("variant", f"{card.name}:{word}  {meaning}") for word, meaning in entry.variants.items()]
+    title = f"{card.name}{f':{variant}' if variant else ''}  {card.title if card.title != variant else ''}".rstrip()
+    return "\n".join([title, *(_line(name, value) for name, value in named)])
+
+
+def _choices(entry: AdapterEntry) -> Iterable[str]:
+    return (f"{name}={'|'.join(argument.choices)}" for name, argument in entry.arguments.items() if argument.choices)
+
+
+def _line(name: str, value: str) -> str:
+    return fill(
+        value, _WIDTH, initial_indent=f"  {name:<{_INDENT - 2}}", subsequent_indent=" " * _INDENT,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def _arguments(entry: AdapterEntry, variant: str) -> Iterable[tuple[str, Argument, str]]:
+    settled = entry.settled(variant, {})
+    return ((name, argument, settled[name]) for name, argument in entry.arguments.items())
+
+
+def _argument_row(name: str, argument: Argument, default: str) -> list[str]:
+    return [name, default or "-", " ".join(argument.choices) or "any", argument.help]

@@ -40,6 +40,7 @@ CARD = ModelCard(
     kinds=frozenset({"qa", "vqa", "report", "rec", "reg", "cls"}),
     weights="bundled mini weights, or --checkpoint DIR made by `medbench train` (none were ever published)",
     licence="Apache-2.0 (mini weights); LLaMA-2 licence for checkpoints built on it",
+    memory="15.5 GB: LLaMA-2-7B 13.5 GB, EVA ViT-G/14 2 GB, the rest below 0.1 GB; 8 MB for the mini weights",
 )
 
 
@@ -127,4 +128,5 @@ ENTRY = AdapterEntry(
     parse=partial(answer_with_box, UNI_MED),
     takes=frozenset({"checkpoint", "device", "dtype"}),
     boxes=UNI_MED,
+    converter="unimed.cli:convert_command",
 )

@@ -17,10 +17,10 @@ COMMANDS = {
     "leaderboard": ("leaderboard.cli:leaderboard_command", "Put runs side by side in one table."),
     "tasks": ("tasks.cli:tasks_command", "List the tasks."),
     "data": ("tasks.cli:data_group", "List, prepare and verify datasets."),
-    "models": ("adapters.cli:models_command", "List the models."),
+    "models": ("adapters.cli:models_command", "List the models, or show all that is known of one."),
     "doctor": ("harness.doctor.cli:doctor_group", "Test this installation: what do the scorers say of known models?"),
     "train": ("harness.train_command:train_command", "Train Uni-Med, or show what a training would take."),
-    "convert": ("unimed.cli:convert_command", "Convert Uni-Med checkpoints from and to the authors' format."),
+    "convert": ("adapters.convert_group:convert_group", "Convert published weights of a model, and back."),
 }
 
 

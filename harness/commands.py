@@ -33,6 +33,10 @@ def publish(path: Path) -> None:
 )  # fmt: skip
 @click.option("-t", "--tasks", multiple=True, help="Names, kinds, globs or `all`, comma-separated; repeatable.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Folder of weights.  [default: the model's own]")
+@click.option(
+    "--checkpoint-for", multiple=True, callback=as_table, metavar="TASK=DIR",
+    help="Folder of weights for a task of its own (name, kind or glob); repeatable.",
+)  # fmt: skip
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Prepared tasks.  [default: the bundled mini suite]")
 @click.option("--output-dir", type=click.Path(path_type=Path), help="Where run folders go.  [default: runs]")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N test samples of each task.")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from adapters.base import Adapter
+from harness.model_info import ModelInfo
 from harness.phases import Phases
 from tasks.foundation.files import canonical_json, write_atomically
 
@@ -57,7 +57,7 @@ def _hash_of(patterns: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def write_environment(path: Path, adapter: Adapter, phases: Phases) -> None:
+def write_environment(path: Path, model: ModelInfo, phases: Phases) -> None:
     """Write `env.json`: versions, machine, model and where the time went. Nothing in it enters a score."""
     document = {
         "code": code_hash(),
@@ -65,9 +65,9 @@ def write_environment(path: Path, adapter: Adapter, phases: Phases) -> None:
         "packages": {name: _version(name) for name in _PACKAGES},
         "machine": {"system": platform.platform(), "processors": os.cpu_count()},
         "model": {
-            "device": adapter.device,
-            "dtype": adapter.dtype,
-            "weights": adapter.weights_fingerprint,
+            "device": model.device,
+            "dtype": model.dtype,
+            "weights": model.weights,
         },
         "engine": phases.notes,
         "phases": phases.as_json(),

@@ -1,7 +1,7 @@
 """The middle of a run: what is still to be answered goes to the model, what comes back goes to the disk."""
 
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import IO
@@ -17,6 +17,7 @@ from harness.workload import TaskLoad, Workload
 from tasks.foundation.console import Meter, meter, say
 from tasks.foundation.errors import RunError, SampleError
 from tasks.sample import Sample
+from tasks.spec import Kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,14 +40,14 @@ class Plan:
         return self.recorded + sum(len(samples) for samples in self.missing.values())
 
 
-def answerable(workload: Workload, adapter: Adapter) -> tuple[TaskLoad, ...]:
-    """Return the tasks whose kind the model can answer."""
-    return tuple(load for load in workload.loads if load.spec.kind in adapter.card.kinds)
+def answerable(workload: Workload, kinds: Collection[Kind]) -> tuple[TaskLoad, ...]:
+    """Return the tasks of some kinds, those that the model can answer."""
+    return tuple(load for load in workload.loads if load.spec.kind in kinds)
 
 
-def make_plan(workload: Workload, adapter: Adapter, directory: RunDirectory) -> Plan:
-    """Return what is left to answer; failed samples are tried again."""
-    loads = answerable(workload, adapter)
+def make_plan(workload: Workload, kinds: Collection[Kind], directory: RunDirectory) -> Plan:
+    """Return what is left to answer by a model of these kinds; failed samples are tried again."""
+    loads = answerable(workload, kinds)
     missing: dict[str, list[Sample]] = {}
     recorded = 0
     for load in loads:

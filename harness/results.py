@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
+from harness.model_info import ModelInfo
 from harness.rundir import read_run
 from tasks.foundation.errors import RunError
 from tasks.foundation.files import canonical_json, write_atomically
@@ -85,20 +86,6 @@ class TaskResult:
     def metrics(self, protocol: Protocol) -> Mapping[str, MetricResult]:
         """Return the metrics of a protocol."""
         return self.paper if protocol == "paper" else self.strict
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelInfo:
-    """Which model the numbers belong to."""
-
-    __pydantic_config__ = _STRICT
-
-    name: str
-    title: str
-    weights: str
-    device: str
-    dtype: str
-    trained_on: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,10 +9,11 @@ from adapters.catalog import ChosenModel, choose_model
 from harness.environment import write_environment
 from harness.generate import answerable, generate, make_plan
 from harness.phases import Phases
-from harness.results import ModelInfo, Results, read_results, write_results
+from harness.results import Results, read_results, write_results
 from harness.rundir import RunDirectory, open_run
 from harness.score import score_tasks
 from harness.settings import Settings
+from harness.shares import Seat, Share, Told, files_of, merged, refuse_other_weights, shares_of, told_by
 from harness.summarise import summarise
 from harness.workload import Workload, load_workload
 from tasks.foundation.console import say, warn
@@ -51,25 +52,62 @@ def run(settings: Settings, publish: Publish, *, overwrite: str = "never") -> Ru
         model = choose_model(settings.model, settings.model_args)
         _refuse_ignored(settings, model.entry)
         workload = load_workload(settings)
-        adapter = model.entry.load(load_options(settings, model, workload))
-        _refuse_decoding(settings, adapter)
-    _warn_loudly(workload, adapter)
-    with open_run(settings, workload, adapter, model, overwrite=overwrite) as directory:
+        shares = shares_of(settings, workload)
+        seat = Seat(lambda share: _load(settings, model, workload, share))
+        first = told_by(seat.adapter(shares[0]))
+    for notice in (*workload.notices, *first.notices):
+        warn(notice)
+    with open_run(
+        settings, workload, first.info, model, weights=_weights(shares, first), overwrite=overwrite
+    ) as directory:
         finished = finished_results(directory)
         if finished is not None:
             say(f"{directory.path} is complete; nothing to do. Start afresh with --overwrite always.")
             return RunOutcome(path=directory.path, results=finished, phases=None)
         _start_scorer_early(workload)
-        plan = make_plan(workload, adapter, directory)
-        failures = generate(plan, adapter, directory, phases, settings)
+        answered = [_answer(share, seat, workload, directory, phases, settings) for share in shares]
+        told = merged([(share, one.told) for share, one in zip(shares, answered, strict=True)])
+        failures = [failure for one in answered for failure in one.failures]
         with phases.time("score"):
-            results = score_run(workload, adapter, model, directory, settings)
+            results = score_run(workload, told, model, directory, settings)
         publish(directory.path)
-        write_environment(directory.path / "env.json", adapter, phases)
+        write_environment(directory.path / "env.json", told.info, phases)
         if not failures:
             directory.finish()
     _tell_of_failures(failures)
     return RunOutcome(path=directory.path, results=results, phases=phases)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """What came of a share: what is known of its model, and the error of each sample that failed."""
+
+    told: Told
+    failures: Sequence[str]
+
+
+def _answer(
+    share: Share, seat: Seat, workload: Workload, directory: RunDirectory, phases: Phases, settings: Settings
+) -> Answered:
+    with phases.time("load"):
+        adapter = seat.adapter(share)
+    if settings.checkpoint_for:
+        say(f"{share.checkpoint}: {', '.join(share.tasks)}")
+        refuse_other_weights(directory.weights, share, adapter)
+    plan = make_plan(workload.only(share.tasks), adapter.card.kinds, directory)
+    failures = generate(plan, adapter, directory, phases, settings)
+    return Answered(told=told_by(adapter), failures=failures)
+
+
+def _load(settings: Settings, model: ChosenModel, workload: Workload, share: Share) -> Adapter:
+    adapter = model.entry.load(load_options(settings, model, workload, share.checkpoint))
+    _refuse_decoding(settings, adapter)
+    return adapter
+
+
+def _weights(shares: Sequence[Share], first: Told) -> object:
+    """Return what identifies the weights; of several checkpoints their files, since they are loaded one by one."""
+    return files_of(shares) if len(shares) > 1 else first.info.weights
 
 
 def finished_results(directory: RunDirectory) -> Results | None:
@@ -97,7 +135,7 @@ def _start_scorer_early(workload: Workload) -> None:
 
 def _refuse_ignored(settings: Settings, entry: AdapterEntry) -> None:
     given = {
-        "checkpoint": settings.checkpoint is not None,
+        "checkpoint": settings.checkpoint is not None or bool(settings.checkpoint_for),
         "device": settings.device not in {"auto", "cpu"},
         "dtype": settings.dtype not in {"auto", "float32"},
     }
@@ -116,12 +154,12 @@ def _refuse_decoding(settings: Settings, adapter: Adapter) -> None:
         )
 
 
-def load_options(settings: Settings, model: ChosenModel, workload: Workload) -> LoadOptions:
+def load_options(settings: Settings, model: ChosenModel, workload: Workload, checkpoint: Path | None) -> LoadOptions:
     """Return what the model's loader gets."""
     return LoadOptions(
         variant=model.variant,
         arguments=model.arguments,
-        checkpoint=settings.checkpoint,
+        checkpoint=checkpoint,
         device=settings.device,
         dtype=settings.dtype,
         seed=settings.seed,
@@ -131,35 +169,19 @@ def load_options(settings: Settings, model: ChosenModel, workload: Workload) -> 
 
 
 def score_run(
-    workload: Workload, adapter: Adapter, model: ChosenModel, directory: RunDirectory, settings: Settings
+    workload: Workload, told: Told, model: ChosenModel, directory: RunDirectory, settings: Settings
 ) -> Results:
     """Score what was generated and write `scores/` and `results.json`."""
-    loads = answerable(workload, adapter)
+    loads = answerable(workload, told.kinds)
     results = summarise(
         score_tasks(loads, directory, model),
         run=directory.identity,
-        model=_model_info(adapter),
+        model=told.info,
         suite=workload.suite,
         limit=settings.limit,
         seed=settings.seed,
-        notices=(*workload.notices, *adapter.notices),
+        notices=(*workload.notices, *told.notices),
         unsupported=tuple(load.spec.name for load in workload.loads if load not in loads),
     )
     write_results(directory.results, results)
     return results
-
-
-def _model_info(adapter: Adapter) -> ModelInfo:
-    return ModelInfo(
-        name=adapter.card.name,
-        title=adapter.title,
-        weights=adapter.weights_fingerprint,
-        device=adapter.device.partition(":")[0],
-        dtype=adapter.dtype,
-        trained_on=tuple(sorted(adapter.trained_on)),
-    )
-
-
-def _warn_loudly(workload: Workload, adapter: Adapter) -> None:
-    for notice in (*workload.notices, *adapter.notices):
-        warn(notice)

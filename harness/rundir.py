@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from adapters.base import Adapter
 from adapters.catalog import ChosenModel
 from harness.environment import answering_code_hash
+from harness.model_info import ModelInfo
 from harness.records import RecordFile
 from harness.settings import Settings
 from harness.workload import Workload
@@ -23,6 +23,8 @@ from tasks.foundation.files import fingerprint, write_atomically
 from tasks.foundation.yaml_tables import read_yaml_table
 
 _IDENTITY_DIGITS = 12
+# File systems allow 255 bytes; names of served models with their addresses may be longer.
+_SLUG_CHARACTERS = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,11 @@ class RunDirectory:
         return self.path / "budget.json"
 
     @property
+    def weights(self) -> Path:
+        """Which weights answered which task, where there is more than one checkpoint."""
+        return self.path / "weights.json"
+
+    @property
     def results(self) -> Path:
         """The aggregate file."""
         return self.path / "results.json"
@@ -65,16 +72,18 @@ class RunDirectory:
         write_atomically(self.path / "done", f"{self.identity}\n")
 
 
-def run_identity(settings: Settings, workload: Workload, adapter: Adapter, model: ChosenModel) -> dict[str, object]:
+def run_identity(
+    settings: Settings, workload: Workload, told: ModelInfo, model: ChosenModel, weights: object
+) -> dict[str, object]:
     """Return everything that can change an answer; batch size, output folder and data folder cannot."""
     return {
         "code": answering_code_hash(),
         "libraries": {name: version(name) for name in ("torch", "transformers", "tokenizers", "pillow")},
         "model": settings.model,
-        **({"arguments": dict(model.arguments)} if model.arguments else {}),
-        "weights": adapter.weights_fingerprint,
-        "dtype": adapter.dtype,
-        "device": adapter.device.partition(":")[0],
+        **({"arguments": model.identity} if model.identity else {}),
+        "weights": weights,
+        "dtype": told.dtype,
+        "device": told.device,
         "limit": settings.limit,
         "seed": settings.seed,
         **({"decoding": settings.decoding()} if settings.decoding() else {}),
@@ -93,24 +102,24 @@ def run_identity(settings: Settings, workload: Workload, adapter: Adapter, model
 
 @contextmanager
 def open_run(
-    settings: Settings, workload: Workload, adapter: Adapter, model: ChosenModel, *, overwrite: str
+    settings: Settings, workload: Workload, told: ModelInfo, model: ChosenModel, *, weights: object, overwrite: str
 ) -> Iterator[RunDirectory]:
     """Make or reopen the folder of the run that these settings name, and hold it against other processes.
 
     Args:
         settings: What the user asked for.
         workload: Tasks and data.
-        adapter: The loaded model.
+        told: What is known of the loaded model.
         model: What the user chose of it.
+        weights: What identifies them.
         overwrite: `never`, or `always` to throw away what an earlier run of the same identity left.
 
     Raises:
         RunError: If the folder cannot be written to, is in use, or holds another run.
     """
-    parts = run_identity(settings, workload, adapter, model)
+    parts = run_identity(settings, workload, told, model, weights)
     identity = fingerprint(parts)[:_IDENTITY_DIGITS]
-    slug = re.sub(r"[^a-z0-9.]+", "-", settings.model.lower()).strip("-")
-    path = settings.output_dir.absolute() / f"{slug}-{workload.suite}-{identity}"
+    path = settings.output_dir.absolute() / f"{_slug(settings.model)}-{workload.suite}-{identity}"
     directory = RunDirectory(path=path, identity=identity)
     _make_folder(path)
     with _held(path):
@@ -118,6 +127,11 @@ def open_run(
             _empty(path)
         _write_or_check_settings(directory, settings, parts)
         yield directory
+
+
+def _slug(model: str) -> str:
+    """Return the readable part of a folder's name; what makes it unique is the identity."""
+    return re.sub(r"[^a-z0-9.]+", "-", model.lower())[:_SLUG_CHARACTERS].strip("-.")
 
 
 @contextmanager

@@ -23,6 +23,7 @@ class Settings:
         model: `name` or `name:variant`.
         tasks: Names, kinds, globs or `all`.
         checkpoint: Folder of weights; None means the model's default.
+        checkpoint_for: Folders of weights for some tasks, by the tasks' names, kinds or globs.
         data_dir: Folder of prepared tasks; None means the bundled mini suite.
         output_dir: Folder under which the run's own folder is made.
         limit: Only the first so many test samples of each task.
@@ -44,6 +45,7 @@ class Settings:
     model: str
     tasks: tuple[str, ...] = ("all",)
     checkpoint: Path | None = None
+    checkpoint_for: Mapping[str, Path] = field(default_factory=dict)
     data_dir: Path | None = None
     output_dir: Path = Path("runs")
     limit: PositiveInt | None = None
@@ -67,10 +69,15 @@ class Settings:
 
     def as_yaml(self) -> dict[str, Any]:
         """Return the settings as plain values; paths are absolute, so that the file works from anywhere."""
-        plain = {
-            key: str(value.absolute()) if isinstance(value, Path) else value for key, value in asdict(self).items()
-        }
-        return {**plain, "tasks": list(self.tasks)}
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever YAML can hold
+    if isinstance(value, Path):
+        return str(value.absolute())
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def load_settings(path: Path | None, overrides: Mapping[str, Any]) -> Settings:

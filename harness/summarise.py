@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from harness.intervals import RESAMPLES, cluster_bootstrap
-from harness.results import MetricResult, ModelInfo, Results, TaskResult
+from harness.model_info import ModelInfo
+from harness.results import MetricResult, Results, TaskResult
 from harness.score import ScoredTask
 from tasks.protocols import Evaluation, Item, Protocol, count_states
 from tasks.suite import SuiteName

@@ -1,7 +1,7 @@
 """The tasks of a run with their samples, as they lie on disk."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.settings import Settings
@@ -42,6 +42,10 @@ class Workload:
     data_dir: Path
     loads: tuple[TaskLoad, ...]
     notices: tuple[str, ...] = ()
+
+    def only(self, names: Collection[str]) -> "Workload":
+        """Return the same with some of its tasks."""
+        return replace(self, loads=tuple(load for load in self.loads if load.spec.name in names))
 
     def train_samples(self, task: str) -> Sequence[Sample]:
         """Return the train split of a task."""

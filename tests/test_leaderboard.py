@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from harness.results import MetricResult, ModelInfo, Results, TaskResult
+from harness.model_info import ModelInfo
+from harness.results import MetricResult, Results, TaskResult
 from leaderboard.board import make_board
 from leaderboard.markdown import render_markdown
 from tasks.foundation.errors import UsageError

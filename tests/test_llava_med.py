@@ -357,7 +357,7 @@ def test_a_delta_fits_only_its_base(v10_parts: tuple[Path, Path], tmp_path: Path
     save_file(narrow, other / "model.safetensors")
     with pytest.raises(DataError, match=r"model\.norm\.weight is"):
         convert_delta(other, delta, tmp_path / "out")
-    with pytest.raises(UsageError, match="one of the inputs"):
+    with pytest.raises(UsageError, match="is there already"):
         convert_delta(base, delta, delta)
     with pytest.raises(DataError, match="holds no weights"):
         convert_delta(tmp_path, delta, tmp_path / "out")
@@ -648,7 +648,7 @@ def expanded(ids: Sequence[int], tokens: int) -> list[int]:
 def test_only_version_1_5_is_converted(v10: Path, v15: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"not LLaVA-Med 1\.5"):
         convert_v15(v10, tmp_path / "out")
-    with pytest.raises(UsageError, match="is the input"):
+    with pytest.raises(UsageError, match="is there already"):
         convert_v15(v15, v15)
 
 

@@ -60,7 +60,7 @@ def test_many_samples_are_planned_and_packed_without_their_images(data: Path, tm
     load = TaskLoad(spec=prepared.spec, prepared=prepared, samples=prepared.samples("test"))
     workload = Workload(suite="custom", data_dir=data, loads=(load,))
     adapter = RandomMock(LoadOptions())
-    plan = make_plan(workload, adapter, RunDirectory(path=tmp_path, identity="0" * 12))
+    plan = make_plan(workload, adapter.card.kinds, RunDirectory(path=tmp_path, identity="0" * 12))
     assert plan.total == MANY
     requests = requests_of(plan, adapter, Phases(), [])
     windows = in_order(requests, share=True, window_tokens=10_000)

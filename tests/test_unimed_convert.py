@@ -1,4 +1,4 @@
-"""`medbench convert` and `--dry-run`, on the official fixture and on tiny base weights."""
+"""`medbench convert uni-med` and `--dry-run`, on the official fixture and on tiny base weights."""
 
 from pathlib import Path
 
@@ -32,8 +32,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("converted") / "folder"
     weights = official_base()
     done = medbench(
-        "convert", checkpoint_path(), "--vision-weights", weights.vision, "--language-model", weights.language_model,
-        *sizes(), "--output", output,
+        "convert", "uni-med", checkpoint_path(), "--vision-weights", weights.vision,
+        "--language-model", weights.language_model, *sizes(), "--output", output,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return output
@@ -45,7 +45,7 @@ def test_an_official_checkpoint_becomes_a_folder_and_comes_back(folder: Path, tm
         "base_weights.json",
         "processor_config.json",
     }
-    back = medbench("convert", folder, "--output", tmp_path / "back.pth")
+    back = medbench("convert", "uni-med", folder, "--output", tmp_path / "back.pth")
     assert back.returncode == 0, back.stderr
     official, ours = read_official(checkpoint_path()), read_official(tmp_path / "back.pth")
     assert set(official.tensors) == set(ours.tensors)
@@ -56,7 +56,7 @@ def test_an_official_checkpoint_becomes_a_folder_and_comes_back(folder: Path, tm
 @torch.no_grad()
 @pytest.mark.parametrize("option", ["--standalone", "--merge-lora"])
 def test_a_whole_model_computes_the_same(folder: Path, tmp_path: Path, option: str) -> None:
-    done = medbench("convert", folder, option, "--output", tmp_path / "whole")
+    done = medbench("convert", "uni-med", folder, option, "--output", tmp_path / "whole")
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "whole" / "base_weights.json").exists()
     assert "library_name: transformers" in (tmp_path / "whole" / "README.md").read_text()
@@ -69,7 +69,7 @@ def test_a_whole_model_computes_the_same(folder: Path, tmp_path: Path, option: s
 
 def test_a_merged_model_does_not_go_back(folder: Path, tmp_path: Path) -> None:
     to_whole(folder, tmp_path / "merged", merge_lora=True)
-    done = medbench("convert", tmp_path / "merged", "--output", tmp_path / "back.pth")
+    done = medbench("convert", "uni-med", tmp_path / "merged", "--output", tmp_path / "back.pth")
     assert done.returncode == 1
     assert "merged LoRA" in done.stderr
     assert not (tmp_path / "back.pth").exists()
@@ -110,7 +110,7 @@ def damage(change: str, tmp_path: Path) -> Path:
 def test_a_damaged_official_checkpoint_is_refused(change: str, says: str, tmp_path: Path) -> None:
     weights = official_base()
     done = medbench(
-        "convert", damage(change, tmp_path), "--vision-weights", weights.vision, "--language-model",
+        "convert", "uni-med", damage(change, tmp_path), "--vision-weights", weights.vision, "--language-model",
         weights.language_model, *sizes(), "--output", tmp_path / "folder",
     )  # fmt: skip
     assert done.returncode == 1
@@ -125,7 +125,7 @@ def test_experts_are_read_from_either_of_their_names(tmp_path: Path) -> None:
     torch.save(content, tmp_path / "only_proj.pth")
     weights = official_base()
     done = medbench(
-        "convert", tmp_path / "only_proj.pth", "--vision-weights", weights.vision, "--language-model",
+        "convert", "uni-med", tmp_path / "only_proj.pth", "--vision-weights", weights.vision, "--language-model",
         weights.language_model, *sizes(), "--output", tmp_path / "folder",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -157,7 +157,7 @@ def test_official_configurations_that_crash_late_are_refused_early(settings: dic
     ],
 )
 def test_a_users_mistake_gets_an_answer(words: list[str], says: str) -> None:
-    done = medbench("convert", *words)
+    done = medbench("convert", "uni-med", *words)
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr

@@ -427,7 +427,7 @@ def test_the_converted_folder_is_one_of_transformers(converted: Path) -> None:
 
 
 def test_an_input_is_never_overwritten(four: Path) -> None:
-    with pytest.raises(UsageError, match="is the input"):
+    with pytest.raises(UsageError, match="is there already"):
         convert(four, four)
 
 

@@ -1,6 +1,5 @@
 """The frozen weights that a Uni-Med is built on: a LLaMA-architecture language model and a ViT."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,13 +13,12 @@ from safetensors.torch import load_file
 from transformers import Blip2VisionConfig, LlamaConfig
 
 from tasks.foundation.errors import DataError, UsageError
-from tasks.foundation.files import fingerprint
+from tasks.foundation.files import fingerprint, sampled_sha256
 from unimed.language_model import LanguageModel
 from unimed.official.eva import read_eva
 from unimed.strict_weights import refuse_loading_info, refuse_misfits, refuse_other_shapes
 
 _LANGUAGE_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.bin"]
-_SAMPLED_BYTES = 1 << 20
 _VISION_PREFIX = "vision_model."
 
 
@@ -74,17 +72,7 @@ def sampled_files(path: Path) -> dict[str, str]:
     weights = [
         file for file in files if file.suffix in {".safetensors", ".bin", ".pth", ".pt"} or file.name == "config.json"
     ]
-    return {file.name: _sampled_digest(file) for file in weights}
-
-
-def _sampled_digest(file: Path) -> str:
-    size = file.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with file.open("rb") as stream:
-        for start in sorted({0, max(0, size // 2 - _SAMPLED_BYTES // 2), max(0, size - _SAMPLED_BYTES)}):
-            stream.seek(start)
-            digest.update(stream.read(_SAMPLED_BYTES))
-    return digest.hexdigest()
+    return {file.name: sampled_sha256(file) for file in weights}
 
 
 def read_language_config(folder: Path) -> LlamaConfig:

@@ -1,4 +1,4 @@
-"""The command of this room: `medbench convert`."""
+"""The command of this room: `medbench convert uni-med`."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from tasks.foundation.console import say, warn
 from tasks.foundation.errors import UsageError
 
 
-@click.command("convert")
+@click.command("uni-med")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="New folder, or a .pth file.")
 @click.option("--vision-weights", help="eva_vit_g.pth, or a folder with BLIP-2's safetensors.")
@@ -32,9 +32,9 @@ def convert_command(
 
     \b
     Example:
-    medbench convert checkpoint_0.pth --vision-weights eva_vit_g.pth --language-model Llama-2-7b-chat-hf --output DIR
-    medbench convert DIR --output checkpoint_0.pth
-    medbench convert DIR --standalone --output WHOLE
+    medbench convert uni-med checkpoint_0.pth --vision-weights eva_vit_g.pth --language-model LLAMA --output DIR
+    medbench convert uni-med DIR --output checkpoint_0.pth
+    medbench convert uni-med DIR --standalone --output WHOLE
     """
     from unimed.base_weights import BaseWeights
     from unimed.convert import from_authors, to_authors, to_whole

@@ -1,7 +1,7 @@
 """`hf:FOLDER` or `hf:OWNER/NAME`: what a user may choose, and what is known of some models."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from adapters.base import AdapterEntry, Argument, LoadOptions, ModelCard, plain_answer
@@ -16,6 +16,7 @@ CARD = ModelCard(
     kinds=frozenset({"qa", "vqa", "report", "rec", "reg", "cls"}),
     weights="hf:FOLDER or hf:OWNER/NAME of any AutoModelForImageTextToText with a processor",
     licence="of the model; see its card",
+    memory="2 GB for each thousand million parameters; `medbench models hf:FOLDER` counts them",
 )
 
 
@@ -25,11 +26,14 @@ class Known:
 
     Attributes:
         boxes: How it writes boxes.
+        find: The words with which it was taught to find an `{object}`, answered in `boxes`. A model without such words
+            is told how to write.
         trained_on: Tasks of ours whose datasets its card or paper names among the training data.
         licence: Of its weights.
     """
 
     boxes: str = ""
+    find: str = ""
     trained_on: frozenset[str] = frozenset()
     licence: str = ""
 
@@ -48,8 +52,11 @@ KNOWN: Mapping[str, Known] = {
     "qwen2.5-vl": Known(boxes="pixels-28"),
     "qwen2-vl": Known(boxes="permille"),
     "qwen3-vl": Known(boxes="permille"),
-    "internvl": Known(boxes="permille"),
-    "paligemma": Known(boxes="loc1024"),
+    "internvl": Known(
+        boxes="permille",
+        find="Please provide the bounding box coordinate of the region this sentence describes: <ref>{object}</ref>",
+    ),
+    "paligemma": Known(boxes="loc1024", find="detect {object}"),
     "gemma-3": Known(boxes="permille-yxyx"),
 }
 
@@ -73,6 +80,17 @@ def load(options: LoadOptions) -> "HfAdapter":
     return load_adapter(options)
 
 
+def card_of(variant: str) -> ModelCard:
+    """Return what is known of a model by its name and, if it lies on this machine, by its files."""
+    from adapters.hf.sizes import memory_of
+
+    found = known(variant)
+    return replace(
+        CARD, title=variant, licence=found.licence or CARD.licence, trained_on=found.trained_on,
+        memory=memory_of(variant) or CARD.memory,
+    )  # fmt: skip
+
+
 ENTRY = AdapterEntry(
     card=CARD,
     load=load,
@@ -87,9 +105,12 @@ ENTRY = AdapterEntry(
         ),
         "system": Argument(help="A system message before the question."),
         "chat": Argument(help='JSON of what the chat template takes, e.g. {"enable_thinking": false}.', default="{}"),
-        "images": Argument(help='JSON of what the image processor takes, e.g. {"max_pixels": 1003520}.', default="{}"),
+        "images": Argument(
+            help='JSON of what the image processor takes, e.g. {"do_pan_and_scan": true}.', default="{}"
+        ),
         "revision": Argument(help="Commit, tag or branch of the repository.", default="main"),
     },
     defaults=defaults,
+    card_of=card_of,
     spaces=BOX_SPACES,
 )

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
+from adapters.converting import new_folder
 from adapters.llava_med.shards import SHARD_BYTES, Shards, open_shards, write_shards
-from tasks.foundation.errors import DataError, UsageError
+from tasks.foundation.errors import DataError
 from unimed.strict_weights import refuse_misfits
 
 _BUFFER = "rotary_emb.inv_freq"
@@ -39,15 +40,19 @@ def convert_delta(base: Path, delta: Path, output: Path, *, shard_bytes: int = S
     Args:
         base: Folder of LLaMA-7B in the layout of transformers.
         delta: Folder of the delta, any of the published ones.
-        output: Where to; must be neither of the two.
+        output: New folder.
         shard_bytes: Most bytes in a shard.
 
     Raises:
         DataError: If the two do not belong together, or a file is missing or broken.
-        UsageError: If the output is one of the inputs.
+        UsageError: If the output is there already.
+        RunError: If it cannot be written.
     """
-    if output.resolve() in {base.resolve(), delta.resolve()}:
-        raise UsageError(f"The output {output} is one of the inputs.", "Name another folder.")
+    with new_folder(output) as folder:
+        _write(base, delta, folder, shard_bytes)
+
+
+def _write(base: Path, delta: Path, folder: Path, shard_bytes: int) -> None:
     ours, theirs = open_shards(delta), open_shards(base)
     wanted = [name for name in ours.files if not name.endswith(_BUFFER)]
     refuse_misfits(
@@ -56,10 +61,10 @@ def convert_delta(base: Path, delta: Path, output: Path, *, shard_bytes: int = S
         expected=[name for name in theirs.files if not name.endswith(_BUFFER)],
     )
     bytes_of = {name: prod(ours.size(name)) * _TYPE.itemsize for name in wanted}
-    write_shards(output, bytes_of, lambda name: _sum(name, ours, theirs), shard_bytes=shard_bytes)
+    write_shards(folder, bytes_of, lambda name: _sum(name, ours, theirs), shard_bytes=shard_bytes)
     for file in _COPIED:
         if (delta / file).is_file():
-            shutil.copyfile(delta / file, output / file)
+            shutil.copyfile(delta / file, folder / file)
 
 
 def _sum(name: str, delta: Shards, base: Shards) -> torch.Tensor:

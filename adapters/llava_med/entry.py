@@ -2,7 +2,7 @@
 
 `llava-med` is version 1.5 in its published folder, and whatever else has the format of LLaVA 1.5 (HuatuoGPT-Vision,
 LLaVA itself). `llava-med:v1.0` is LLaMA-7B with one of the published deltas, made whole by
-`adapters.llava_med.delta.convert_delta`. Each data set has a delta of its own; any such folder is a checkpoint here, so
+`medbench convert llava-med`. Each data set has a delta of its own; any such folder is a checkpoint here, so
 a table with the fine-tuned models is made of one run per checkpoint. Say of each what it was tuned on:
 `--model-arg trained_on=slake-vqa`.
 
@@ -29,10 +29,11 @@ CARD = ModelCard(
     kinds=frozenset({"vqa", "report"}),
     weights=(
         "--checkpoint DIR: v1.5 is microsoft/llava-med-v1.5-mistral-7b; v1.0 is LLaMA-7B with a published delta "
-        "(general or fine-tuned on one data set), made by adapters.llava_med.delta.convert_delta, with "
+        "(general or fine-tuned on one data set), made by `medbench convert llava-med`, with "
         "openai/clip-vit-large-patch14 as --model-arg vision_tower=DIR"
     ),
     licence="v1.5: Apache-2.0 (Mistral's), for research; v1.0: Microsoft Research licence and LLaMA's, research only",
+    memory="v1.5: 15.1 GB (Mistral-7B 14.5, CLIP 0.6); v1.0: 14.1 GB (LLaMA-7B 13.5, CLIP 0.6)",
 )
 ARGUMENTS: Mapping[str, Argument] = {
     "template": Argument(
@@ -88,4 +89,5 @@ ENTRY = AdapterEntry(
     },
     arguments=ARGUMENTS,
     defaults=defaults,
+    converter="adapters.llava_med.cli:convert_command",
 )

@@ -13,12 +13,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from adapters.converting import new_folder
 from adapters.llava_med.configuration import LlavaFormat, read_format
 from adapters.llava_med.model import load_model
 from adapters.llava_med.templates import IMAGE
 from adapters.llava_med.text_codec import TextCodec, load_codec
 from adapters.llava_med.vision import SUBFOLDER
-from tasks.foundation.errors import DataError, UsageError
+from tasks.foundation.errors import DataError
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -47,17 +48,20 @@ def convert_v15(
 
     Args:
         source: The published folder.
-        output: Where to; must be another folder.
+        output: New folder.
         vision_tower: Folder of OpenAI's CLIP, to be put in place of the checkpoint's own tower.
         dtype: Type of the weights.
 
     Raises:
         DataError: If a file is missing or broken, or does not fit.
-        UsageError: If the output is the input.
-        OSError, SafetensorError: If the disk is full or not to be written to.
+        UsageError: If the output is there already.
+        RunError: If it cannot be written.
     """
-    if output.resolve() == source.resolve():
-        raise UsageError(f"The output {output} is the input.", "Name another folder.")
+    with new_folder(output) as folder:
+        _write(source, folder, vision_tower, dtype)
+
+
+def _write(source: Path, folder: Path, vision_tower: Path | None, dtype: torch.dtype) -> None:
     inner = source / SUBFOLDER
     tower = vision_tower or (inner if inner.is_dir() else None)
     form = read_format(source, tower)
@@ -67,8 +71,8 @@ def convert_v15(
     tokenizer = _tokenizer(codec)
     _add_image_token(model, codec, int(cast("Any", tokenizer.convert_tokens_to_ids(IMAGE))))
     # Otherwise transformers would give the weights their old names back.
-    model.save_pretrained(output, save_original_format=False)
-    _processor(form, tokenizer).save_pretrained(output)
+    model.save_pretrained(folder, save_original_format=False)
+    _processor(form, tokenizer).save_pretrained(folder)
 
 
 def _refuse_others(source: Path, form: LlavaFormat) -> None:

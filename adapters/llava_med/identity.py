@@ -1,10 +1,9 @@
 """Who the weights are, without reading 15 GB: sizes and samples of the large files, hashes of the small ones."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from tasks.foundation.files import file_sha256, fingerprint
+from tasks.foundation.files import file_sha256, fingerprint, sampled_sha256
 
 _WEIGHTS = frozenset({".safetensors", ".bin", ".pth", ".pt"})
 _SMALL = frozenset(
@@ -17,7 +16,6 @@ _SMALL = frozenset(
         "tokenizer_config.json",
     }
 )
-_SAMPLED_BYTES = 1 << 20
 
 
 def identity_of(parts: Mapping[str, Path]) -> str:
@@ -33,12 +31,4 @@ def _files(path: Path) -> list[Path]:
 
 
 def _digest(file: Path) -> str:
-    if file.suffix not in _WEIGHTS:
-        return file_sha256(file)
-    size = file.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with file.open("rb") as stream:
-        for start in sorted({0, max(0, size // 2 - _SAMPLED_BYTES // 2), max(0, size - _SAMPLED_BYTES)}):
-            stream.seek(start)
-            digest.update(stream.read(_SAMPLED_BYTES))
-    return digest.hexdigest()
+    return sampled_sha256(file) if file.suffix in _WEIGHTS else file_sha256(file)

@@ -16,10 +16,10 @@ CARD = ModelCard(
     kinds=frozenset({"vqa", "report", "cls"}),
     weights=(
         "--checkpoint DIR with model.pt (med-flamingo/med-flamingo on the Hub, 5.2 GB), llama/ (the first LLaMA-7B, "
-        "with tokenizer.model: huggyllama/llama-7b) and clip/ (openai/clip-vit-large-patch14); 18 GB of GPU memory in "
-        "bfloat16"
+        "with tokenizer.model: huggyllama/llama-7b) and clip/ (openai/clip-vit-large-patch14)"
     ),
     licence="none stated for model.pt; LLaMA-1's non-commercial research licence; CLIP and OpenFlamingo's code MIT",
+    memory="17.2 GB: LLaMA-7B with gated blocks 15.7 GB, vision in float32 1.5 GB",
 )
 ARGUMENTS = {
     "media_rule": Argument(

@@ -20,7 +20,9 @@ ARGUMENTS: Mapping[str, Argument] = {
         default=AUTO,
         choices=(AUTO, *PROFILES),
     ),
-    "key_env": Argument(help="Environment variable that holds the key.", default="OPENAI_API_KEY"),
+    "key_env": Argument(
+        help="Environment variable that holds the key.", default="OPENAI_API_KEY", changes_answers=False
+    ),
     "boxes": Argument(
         help="How boxes are asked for and read; the model is told.", default=BOXES.name, choices=tuple(SPACES)
     ),
@@ -36,18 +38,28 @@ ARGUMENTS: Mapping[str, Argument] = {
         help="Whether data under a signed agreement may be sent to another machine.",
         default="refuse",
         choices=("refuse", "send"),
+        changes_answers=False,
     ),
-    "price_in": Argument(help="Price of a million tokens of prompts."),
+    "price_in": Argument(help="Price of a million tokens of prompts.", changes_answers=False),
     "price_cached": Argument(
-        help="Price of a million tokens of prompts that the server remembered; price_in if unset."
+        help="Price of a million tokens of prompts that the server remembered; price_in if unset.",
+        changes_answers=False,
     ),
-    "price_out": Argument(help="Price of a million tokens of answers."),
-    "concurrency": Argument(help="Requests under way at first.", default=str(_PATIENCE.concurrency)),
-    "max_concurrency": Argument(help="Most requests under way, ever.", default=str(_PATIENCE.max_concurrency)),
-    "attempts": Argument(help="Most requests for one sample.", default=str(_PATIENCE.attempts)),
-    "timeout": Argument(help="Most seconds for one request.", default=f"{_PATIENCE.timeout:g}"),
-    "deadline": Argument(help="Most seconds for one sample, waiting included.", default=f"{_PATIENCE.deadline:g}"),
-    "backoff": Argument(help="Seconds before a sample's second request.", default=f"{_PATIENCE.backoff:g}"),
+    "price_out": Argument(help="Price of a million tokens of answers.", changes_answers=False),
+    "concurrency": Argument(
+        help="Requests under way at first.", default=str(_PATIENCE.concurrency), changes_answers=False
+    ),
+    "max_concurrency": Argument(
+        help="Most requests under way, ever.", default=str(_PATIENCE.max_concurrency), changes_answers=False
+    ),
+    "attempts": Argument(help="Most requests for one sample.", default=str(_PATIENCE.attempts), changes_answers=False),
+    "timeout": Argument(help="Most seconds for one request.", default=f"{_PATIENCE.timeout:g}", changes_answers=False),
+    "deadline": Argument(
+        help="Most seconds for one sample, waiting included.", default=f"{_PATIENCE.deadline:g}", changes_answers=False
+    ),
+    "backoff": Argument(
+        help="Seconds before a sample's second request.", default=f"{_PATIENCE.backoff:g}", changes_answers=False
+    ),
 }
 UNSET = "unset"
 OWN_FIELDS = frozenset(

@@ -14,10 +14,11 @@ CARD = ModelCard(
     title="RadFM",
     kinds=frozenset({"vqa", "report", "cls"}),
     weights=(
-        "--checkpoint DIR with pytorch_model.bin (chaoyi-wu/RadFM on the Hub, 53 GB; 27 GB of GPU memory in bfloat16) "
-        "and tokenizer.model (from Quick_demo/Language_files of its repository), or a folder converted from them"
+        "--checkpoint DIR with pytorch_model.bin (chaoyi-wu/RadFM on the Hub, 53 GB) and tokenizer.model (from "
+        "Quick_demo/Language_files of its repository), or a folder that `medbench convert radfm` made of them"
     ),
     licence="none stated for the weights; code MIT",
+    memory="26.5 GB: LLaMA-13B 26.1 GB, vision in float32 0.4 GB",
     # Its authors' training lists name the train splits of Slake and MedPix and the chest X-rays of MIMIC-CXR.
     trained_on=frozenset({"slake-vqa", "mpx-single", "mimic-cxr", "mimic-cxr-impression", "mimic-cxr-both"}),
 )
@@ -67,4 +68,5 @@ ENTRY = AdapterEntry(
     parse=plain_answer,
     takes=frozenset({"checkpoint", "device", "dtype"}),
     arguments=ARGUMENTS,
+    converter="adapters.radfm.cli:convert_command",
 )

@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
+from adapters.converting import new_folder
 from adapters.llava_med.text_codec import TextCodec, load_codec
 from adapters.xraygpt.files import find_files
 from adapters.xraygpt.model import assemble
-from tasks.foundation.errors import UsageError
 
 
 def convert(source: Path, output: Path, *, dtype: torch.dtype = torch.float16) -> None:
@@ -20,24 +20,27 @@ def convert(source: Path, output: Path, *, dtype: torch.dtype = torch.float16) -
 
     Args:
         source: The folder with the authors' four files, see `adapters.xraygpt.files`.
-        output: Where to; must be another folder.
+        output: New folder.
         dtype: Type of the weights, but for the query transformer, which stays in float32.
 
     Raises:
         DataError: If a file is missing or broken, or does not fit.
-        UsageError: If the output is the input.
-        OSError, SafetensorError: If the disk is full or not to be written to.
+        UsageError: If the output is there already.
+        RunError: If it cannot be written.
     """
-    if output.resolve() == source.resolve():
-        raise UsageError(f"The output {output} is the input.", "Name another folder.")
+    with new_folder(output) as folder:
+        _write(source, folder, dtype)
+
+
+def _write(source: Path, folder: Path, dtype: torch.dtype) -> None:
     files = find_files(source)
     codec = load_codec(files.language)
     model = assemble(files, dtype)
     model.generation_config = GenerationConfig(
         eos_token_id=codec.end, pad_token_id=codec.end, bos_token_id=codec.begin[0]
     )
-    model.save_pretrained(output)
-    _tokenizer(codec).save_pretrained(output)
+    model.save_pretrained(folder)
+    _tokenizer(codec).save_pretrained(folder)
 
 
 def _tokenizer(codec: TextCodec) -> PreTrainedTokenizerFast:

@@ -23,9 +23,10 @@ CARD = ModelCard(
     weights=(
         "--checkpoint DIR with eva_vit_g.pth and blip2_pretrained_flant5xxl.pth (both from LAVIS), "
         "xraygpt_pretrained1.pth and the folder Vicuna_Radiology_fp16 (both from the authors), or made of them once by "
-        "adapters.xraygpt.convert.convert"
+        "`medbench convert xraygpt`"
     ),
     licence="CC BY-NC-SA 4.0, with LLaMA's and MIMIC-CXR's own terms",
+    memory="16 GB: Vicuna-7B 13.5 GB, EVA ViT-G/14 2 GB, the query transformer in float32 below 1 GB",
     trained_on=frozenset({"mimic-cxr", "mimic-cxr-impression", "mimic-cxr-both"}),
 )
 ARGUMENTS: Mapping[str, Argument] = {
@@ -60,4 +61,5 @@ ENTRY = AdapterEntry(
     parse=parse,
     takes=frozenset({"checkpoint", "device", "dtype"}),
     arguments=ARGUMENTS,
+    converter="adapters.xraygpt.cli:convert_command",
 )

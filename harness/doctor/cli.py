@@ -88,7 +88,7 @@ def engine_command(model: str, tasks: str, samples: int, **options: Any) -> int:
     settings = load_settings(None, {"model": model, "tasks": (tasks,), **options})
     chosen = choose_model(model, settings.model_args)
     workload = load_workload(settings)
-    adapter = chosen.entry.load(load_options(settings, chosen, workload))
+    adapter = chosen.entry.load(load_options(settings, chosen, workload, settings.checkpoint))
     if not isinstance(adapter, LocalAdapter):
         raise UsageError(f"The model {model!r} does not use the engine.", "Name a local model, such as uni-med.")
     loads = [load for load in workload.loads if load.spec.kind in adapter.card.kinds]

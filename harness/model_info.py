@@ -1,0 +1,28 @@
+"""What is said of a model in a run's files."""
+
+from dataclasses import dataclass
+
+from pydantic import ConfigDict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """Which model the numbers belong to.
+
+    Attributes:
+        name: On the command line.
+        title: In tables.
+        weights: Identity of the weights.
+        device: Where it ran.
+        dtype: Type of its weights.
+        trained_on: Tasks whose train splits these weights have seen.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    name: str
+    title: str
+    weights: str
+    device: str
+    dtype: str
+    trained_on: tuple[str, ...]

@@ -1,0 +1,152 @@
+"""Who answers what: one checkpoint for all tasks, or one for each of some, loaded one after the other."""
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from adapters.base import Adapter
+from harness.model_info import ModelInfo
+from harness.settings import Settings
+from harness.workload import Workload
+from tasks.catalog import select_tasks
+from tasks.foundation.errors import RunError, UsageError
+from tasks.foundation.files import canonical_json, fingerprint, read_json, sampled_folder, write_atomically
+from tasks.spec import Kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """The tasks that one checkpoint answers.
+
+    Attributes:
+        checkpoint: Folder of weights; None for the model's default.
+        tasks: Names of the tasks.
+    """
+
+    checkpoint: Path | None
+    tasks: tuple[str, ...]
+
+
+def shares_of(settings: Settings, workload: Workload) -> tuple[Share, ...]:
+    """Return the shares of a run, in the order of the tasks.
+
+    Raises:
+        UsageError: If a task is named that is unknown or not in the run, or is named twice, or is left without a
+            checkpoint.
+    """
+    names = tuple(load.spec.name for load in workload.loads)
+    if not settings.checkpoint_for:
+        return (Share(checkpoint=settings.checkpoint, tasks=names),)
+    own = _own_checkpoints(settings.checkpoint_for, names)
+    left = [name for name in names if name not in own]
+    if left and settings.checkpoint is None:
+        raise UsageError(
+            f"--checkpoint-for names no weights for {', '.join(left)}.",
+            "Give --checkpoint DIR for the other tasks, or name the tasks to run with --tasks.",
+        )
+    folders = {name: own.get(name, settings.checkpoint) for name in names}
+    return tuple(
+        Share(checkpoint=folder, tasks=tuple(name for name in names if folders[name] == folder))
+        for folder in dict.fromkeys(folders.values())
+    )
+
+
+def _own_checkpoints(given: Mapping[str, Path], names: Sequence[str]) -> dict[str, Path]:
+    own: dict[str, Path] = {}
+    for pattern, folder in given.items():
+        if not folder.is_dir():
+            raise UsageError(f"--checkpoint-for {pattern}: there is no folder {folder}.", "Name a folder of weights.")
+        chosen = [name for name in select_tasks(pattern) if name in names]
+        if not chosen:
+            raise UsageError(f"--checkpoint-for {pattern}: no task of this run.", f"It has {', '.join(names)}.")
+        if twice := [name for name in chosen if own.get(name, folder) != folder]:
+            raise UsageError(f"--checkpoint-for names two folders for {', '.join(twice)}.", "Name one for each task.")
+        own |= dict.fromkeys(chosen, folder)
+    return own
+
+
+def files_of(shares: Sequence[Share]) -> dict[str, str]:
+    """Return the digest of each task's checkpoint, from samples of its files: nothing is loaded for it."""
+    return {
+        task: digest
+        for share in shares
+        if share.checkpoint is not None
+        for digest in [fingerprint(sampled_folder(share.checkpoint))]
+        for task in share.tasks
+    }
+
+
+def refuse_other_weights(path: Path, share: Share, adapter: Adapter) -> None:
+    """Note in a run's folder which weights answer a share; they may lie outside of its checkpoint.
+
+    Raises:
+        RunError: If others did in an earlier part of the run.
+    """
+    noted = read_json(path) if path.exists() else {}
+    ours = dict.fromkeys(share.tasks, adapter.weights_fingerprint)
+    changed = [task for task, weights in ours.items() if noted.get(task, weights) != weights]
+    if changed:
+        raise RunError(
+            f"Other weights answered a part of {', '.join(changed)}.",
+            "Put the weights of the run back, or start afresh with --overwrite always.",
+        )
+    write_atomically(path, canonical_json(noted | ours, indent=2) + "\n")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What is kept of a model when its weights are gone.
+
+    Attributes:
+        info: What `results.json` says of it.
+        kinds: Task kinds that it answers.
+        notices: Lines that the run must show loudly.
+    """
+
+    info: ModelInfo
+    kinds: frozenset[Kind]
+    notices: tuple[str, ...]
+
+
+def told_by(adapter: Adapter) -> Told:
+    """Return what is kept of a model."""
+    info = ModelInfo(
+        name=adapter.card.name, title=adapter.title, weights=adapter.weights_fingerprint,
+        device=adapter.device.partition(":")[0], dtype=adapter.dtype, trained_on=tuple(sorted(adapter.trained_on)),
+    )  # fmt: skip
+    return Told(info=info, kinds=adapter.card.kinds, notices=adapter.notices)
+
+
+def merged(told: Sequence[tuple[Share, Told]]) -> Told:
+    """Return what is to be said of all shares; a task counts as trained on if its own checkpoint was."""
+    [(_, first), *others] = told
+    if not others:
+        return first
+    trained_on = {task for share, one in told for task in share.tasks if task in one.info.trained_on}
+    weights = fingerprint({task: one.info.weights for share, one in told for task in share.tasks})
+    return Told(
+        info=replace(first.info, weights=weights, trained_on=tuple(sorted(trained_on))),
+        kinds=first.kinds,
+        notices=tuple(dict.fromkeys(notice for _, one in told for notice in one.notices)),
+    )
+
+
+class Seat:
+    """Room for one loaded model: the last one leaves before the next is loaded, since two may not fit.
+
+    Args:
+        load: Loads the checkpoint of a share.
+    """
+
+    def __init__(self, load: Callable[[Share], Adapter]) -> None:
+        self._load = load
+        self._seated: tuple[Share, Adapter] | None = None
+
+    def adapter(self, share: Share) -> Adapter:
+        """Return the model of a share. Keep no reference to it longer than it is used."""
+        if self._seated is None or self._seated[0] != share:
+            self._seated = None
+            gc.collect()
+            self._seated = (share, self._load(share))
+        return self._seated[1]
