@@ -178,6 +178,13 @@ class Adapter(ABC):
         """Names of the tasks whose train splits these very weights have seen."""
         return self.card.trained_on
 
+    def expect(self, specs: Sequence[TaskSpec]) -> None:
+        """Get ready for tasks before the first question of a run, or of a part of it that goes on.
+
+        What must be said of a task whether or not a question is left goes to `notices` here.
+        """
+        del specs
+
 
 class DirectAdapter(Adapter):
     """A model that answers one sample at a time without the engine: baselines and test doubles."""

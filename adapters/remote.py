@@ -156,5 +156,9 @@ class RemoteAdapter(Adapter):
         """
 
     @abstractmethod
+    def readable(self, letter: Letter) -> str:
+        """Return a question as it would be sent, for people: pictures named instead of shown, no secrets."""
+
+    @abstractmethod
     def session(self) -> AbstractAsyncContextManager[Complete]:
         """Return a connection to the server, to be opened in the event loop that asks through it."""

@@ -103,14 +103,13 @@ class UniMedAdapter(LocalAdapter):
         together = torch.stack(list(features))
         return list(self._model.project(together, torch.full((len(together),), task, device=together.device)))
 
-    def embed_tokens(self, ids: "torch.Tensor") -> "torch.Tensor":
-        """Return embeddings [L, D]."""
-        embeddings: torch.Tensor = self._model.get_input_embeddings()(ids.to(self._model.device))
-        return embeddings
-
     def detokenise(self, ids: Sequence[int]) -> str:
         """Return the text without special tokens."""
         return str(self._processor.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def readable(self, ids: Sequence[int]) -> str:
+        """Return the text with special tokens."""
+        return str(self._processor.tokenizer.decode(list(ids), skip_special_tokens=False))
 
 
 def load(options: LoadOptions) -> UniMedAdapter:

@@ -9,9 +9,9 @@ import click
 from harness.options import as_table
 from harness.phases import Phases
 from harness.results import MetricResult, Results, TaskResult
-from harness.settings import MAX_SEED, load_settings
+from harness.settings import MAX_SEED, Settings, load_settings
 from tasks.catalog import task_names
-from tasks.foundation.console import emit_table, say
+from tasks.foundation.console import emit, emit_table, say, warn
 from tasks.foundation.errors import EXIT_FAILED, StoppedError
 from tasks.protocols import metric_ids
 
@@ -56,6 +56,7 @@ def publish(path: Path) -> None:
 @click.option("--repetition-penalty", type=click.FloatRange(0, 100, min_open=True), help="[default: 1, none]")
 @click.option("--beams", type=click.IntRange(min=1), help="Width of a beam search.  [default: 1, none]")
 @click.option("--compile", is_flag=True, default=None, help="Let torch.compile fuse the decoder's layers.")
+@click.option("--dry-run", is_flag=True, help="Show prompts, sizes, time and memory; answer nothing, write nothing.")
 @click.option("--config", type=click.Path(path_type=Path), help="A run.yaml to run again; options override it.")
 @click.option(
     "--overwrite",
@@ -64,7 +65,7 @@ def publish(path: Path) -> None:
     show_default=True,
     help="What to do with what an earlier run with these settings left.",
 )
-def run_command(config: Path | None, overwrite: str, tasks: tuple[str, ...], **options: Any) -> int:
+def run_command(config: Path | None, overwrite: str, dry_run: bool, tasks: tuple[str, ...], **options: Any) -> int:
     """Run a model over tasks and write a leaderboard.
 
     An interrupted run continues when the same command is given again.
@@ -75,6 +76,9 @@ def run_command(config: Path | None, overwrite: str, tasks: tuple[str, ...], **o
     from harness.run import run
 
     settings = load_settings(config, {**options, "tasks": tasks or None})
+    if dry_run:
+        _show_dry_run(settings)
+        return 0
     try:
         outcome = run(settings, publish, overwrite=overwrite)
     except KeyboardInterrupt:
@@ -84,6 +88,24 @@ def run_command(config: Path | None, overwrite: str, tasks: tuple[str, ...], **o
         _show_phases(outcome.phases)
     say(f"Leaderboard: {outcome.path / 'leaderboard.md'}")
     return exit_code(outcome.results)
+
+
+def _show_dry_run(settings: Settings) -> None:
+    from harness.dry_run import page
+    from harness.dry_run.dry_run import dry_run
+
+    for dry in dry_run(settings):
+        for notice in dry.notices:
+            warn(notice)
+        emit(page.prompts(dry))
+        title = f"{dry.title}, {dry.dtype} on {dry.device}"
+        emit_table(page.COLUMNS, page.rows(dry), title=title)
+        for failure in page.failures(dry):
+            warn(f"Cannot be asked: {failure}")
+        for line in page.estimated(dry.estimate):
+            say(line)
+        if dry.unsupported:
+            say(f"Not answered by this model: {', '.join(dry.unsupported)}.")
 
 
 def _show_phases(phases: Phases) -> None:

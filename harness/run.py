@@ -50,10 +50,9 @@ def run(settings: Settings, publish: Publish, *, overwrite: str = "never") -> Ru
     phases = Phases()
     with phases.time("load"):
         model = choose_model(settings.model, settings.model_args)
-        _refuse_ignored(settings, model.entry)
         workload = load_workload(settings)
         shares = shares_of(settings, workload)
-        seat = Seat(lambda share: _load(settings, model, workload, share))
+        seat = Seat(lambda share: load_share(settings, model, workload, share))
         first = told_by(seat.adapter(shares[0]))
     for notice in (*workload.notices, *first.notices):
         warn(notice)
@@ -95,11 +94,18 @@ def _answer(
         say(f"{share.checkpoint}: {', '.join(share.tasks)}")
         refuse_other_weights(directory.weights, share, adapter)
     plan = make_plan(workload.only(share.tasks), adapter.card.kinds, directory)
+    adapter.expect([load.spec for load in plan.loads])
     failures = generate(plan, adapter, directory, phases, settings)
     return Answered(told=told_by(adapter), failures=failures)
 
 
-def _load(settings: Settings, model: ChosenModel, workload: Workload, share: Share) -> Adapter:
+def load_share(settings: Settings, model: ChosenModel, workload: Workload, share: Share) -> Adapter:
+    """Load the checkpoint of a share.
+
+    Raises:
+        UsageError: If an option was given that the model does not take.
+    """
+    _refuse_ignored(settings, model.entry)
     adapter = model.entry.load(load_options(settings, model, workload, share.checkpoint))
     _refuse_decoding(settings, adapter)
     return adapter

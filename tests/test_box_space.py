@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 from cpu_growth import QUADRATIC, growth
 from fixture_root import fixtures
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from tasks.answers.box_space import BOX_SPACES, UNI_MED, BoxSpace
@@ -130,6 +130,49 @@ def test_what_is_written_is_read_to_the_precision_of_the_space(
     step = 10**-space.digits / (space.units or 1)
     for edge, wanted, side in zip(found, box, size * 2, strict=True):
         assert abs(edge - wanted) <= 2 * step * (side if space.units else 1) + 1e-6
+
+
+SIDES = st.integers(1, 150) | st.integers(1, 9000)
+
+
+@given(SIDES, SIDES)
+@settings(deadline=None, max_examples=500)
+@example(64, 1)
+@example(8, 8)
+@example(28, 28 * 200)
+@example(9000, 9000)
+def test_pixels_of_whole_squares_are_those_of_the_library(width: int, height: int) -> None:
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+    assume(max(width, height) <= 200 * min(width, height))
+    space = BOX_SPACES["pixels-28"]
+    assert space.scaled_pixels is not None
+    fewest, most = space.scaled_pixels
+    high, wide = smart_resize(height, width, factor=28, min_pixels=fewest, max_pixels=most)
+    whole = Box(0, 0, width, height)
+    assert space.write(whole, (width, height)) == f"[0, 0, {wide}, {high}]"
+    assert space.read(f"[0, 0, {wide}, {high}]", (width, height)) == pytest.approx(whole)
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        ("uni-med", "{<left><top><right><bottom>} in whole numbers from 0 to 100, where 100 is the image's whole"),
+        ("fraction", "[left, top, right, bottom] in numbers from 0 to 1, where 1 is the image's whole width or height"),
+        ("permille-yxyx", "[top, left, bottom, right] in whole numbers from 0 to 1000"),
+        ("pixels", "[left, top, right, bottom] in pixels of the image, which is 64 wide and 48 high, counted from"),
+        ("pixels-28", "[left, top, right, bottom] in pixels of the image, counted from its top left corner"),
+        ("pixels-xywh", "[left, top, width, height] in pixels of the image, which is 64 wide"),
+        ("loc1024", "<loc{top, 4 digits}><loc{left, 4 digits}><loc{bottom, 4 digits}><loc{right, 4 digits}> in whole "),
+    ],
+)
+def test_a_space_says_how_it_is_written(space: str, words: str) -> None:
+    assert BOX_SPACES[space].in_words((64, 48)).startswith(words)
+
+
+def test_what_cannot_be_written_is_not_asked_for() -> None:
+    assert "from 0 to 1023, where 1024 is" in BOX_SPACES["loc1024"].in_words()
+    assert BOX_SPACES["pixels"].in_words() == BOX_SPACES["pixels-28"].in_words((64, 48))
 
 
 @given(st.text(max_size=60) | st.text(alphabet="[](){}<>0123456789.,- e\n\"'xyloc_:", max_size=60), SIZES)

@@ -129,7 +129,7 @@ def test_what_needs_no_conversion_is_told() -> None:
 def test_each_task_may_have_weights_of_its_own(tmp_path: Path) -> None:
     """LLaVA-Med was fine-tuned on each data set apart; one run takes all these checkpoints."""
     plain, tuned = llava_med_fixtures.make_v15(tmp_path / "plain"), llava_med_fixtures.make_v15(tmp_path / "tuned")
-    weights = sorted(tuned.glob("*.safetensors"))[0]
+    weights = min(tuned.glob("*.safetensors"))
     state = load_file(weights)
     save_file({name: -one for name, one in state.items()}, weights, metadata={"format": "pt"})
     words = ["run", "--model", "llava-med", "--limit", "3", "--model-arg", "trained_on=slake-vqa", "--tasks", "vqa"]

@@ -24,13 +24,14 @@ from adapters.openai.address import read_address
 from adapters.openai.client import Envelope, ServedModel
 from adapters.openai.entry import ENTRY, load
 from adapters.openai.failures import Refusal, failure_of, retry_after
-from adapters.openai.messages import SPACES, messages_of, question_of
+from adapters.openai.messages import BOXES, SPACES, messages_of
 from adapters.openai.options import ARGUMENTS, read_options
 from adapters.openai.pictures import Pictures, data_uri, size_within
 from adapters.openai.profiles import PROFILES, profile_of
 from adapters.openai.replies import Reading, parse_json, read_reply
 from adapters.openai.secret import Key, read_key
 from adapters.remote import Reply, TryAgainError
+from adapters.wording import question_of
 from tasks.catalog import get_task
 from tasks.foundation.errors import RunError, SampleError, UsageError
 from tasks.images import open_image
@@ -265,9 +266,9 @@ def test_choices_are_told_where_the_instruction_lacks_them() -> None:
     told = question(1, inputs={"question": "Is it: yes or no?"}, choices={"yes": "yes", "no": "no"})
     untold = replace(told, inputs={"question": "Is it known?"})
     lettered = replace(told, inputs={"question": "Which?"}, choices={"A": "warfarin", "B": "heparin"})
-    assert question_of(told, spec).endswith("Is it: yes or no?")
-    assert question_of(untold, spec).endswith("Is it known?\nChoose one of: yes, no.")
-    assert question_of(lettered, spec).endswith(
+    assert question_of(told, spec, BOXES).endswith("Is it: yes or no?")
+    assert question_of(untold, spec, BOXES).endswith("Is it known?\nChoose one of: yes, no.")
+    assert question_of(lettered, spec, BOXES).endswith(
         "Which?\nA. warfarin\nB. heparin\nAnswer with the letter of the right option."
     )
 
@@ -276,7 +277,7 @@ def test_choices_are_told_where_the_instruction_lacks_them() -> None:
 def test_our_own_tasks_say_all_there_is_to_say(name: str, small_data: Path) -> None:
     spec = get_task(name)
     for sample in load_prepared(small_data, name).samples("test"):
-        assert question_of(sample, spec) == spec.instruction(sample)
+        assert question_of(sample, spec, BOXES) == spec.instruction(sample)
 
 
 @pytest.mark.parametrize(

@@ -354,7 +354,8 @@ def test_pictures_that_were_made_smaller_are_in_the_records(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("space", ["permille", "pixels"])
 def test_a_model_that_draws_boxes_as_told_is_right(small_data: Path, tmp_path: Path, space: str) -> None:
-    from adapters.openai.messages import SPACES, question_of
+    from adapters.openai.messages import SPACES
+    from adapters.wording import question_of
 
     spec, boxes = get_task("sa-med2d-rec"), SPACES[space]
     samples = load_prepared(small_data, spec.name).samples("test")

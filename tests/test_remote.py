@@ -64,6 +64,9 @@ class Scripted(RemoteAdapter):
             raise SampleError("The picture is broken.")
         return sample.sample_id
 
+    def readable(self, letter: Letter) -> str:
+        return f"to the server: {letter}"
+
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Complete]:
         yield self.complete

@@ -144,6 +144,10 @@ class LlavaMedAdapter(LocalAdapter):
         """Return the text without special tokens."""
         return self._weights.codec.text(ids)
 
+    def readable(self, ids: Sequence[int]) -> str:
+        """Return the text with special tokens."""
+        return self._weights.codec.readable(ids)
+
     def max_new_tokens(self, spec: TaskSpec) -> int:
         """Return the task's limit, or the authors' in their preset."""
         return spec.max_new_tokens if self._manner.longest is None else self._manner.longest

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -39,6 +40,15 @@ class TextCodec:
         hidden = frozenset(self.added.values())
         decoded: str = self.backend.decode([one for one in ids if one not in hidden], skip_special_tokens=True)
         return decoded
+
+    def readable(self, ids: Sequence[int]) -> str:
+        """Return the text of ids with special and added tokens, for people."""
+        names = {number: token for token, number in self.added.items()}
+        runs = groupby(ids, key=names.get)
+        return "".join(
+            name * len(list(run)) if name is not None else self.backend.decode(list(run), skip_special_tokens=False)
+            for name, run in runs
+        )
 
     def id_of(self, token: str) -> int | None:
         """Return the id of one token by its text, None if there is no such token."""

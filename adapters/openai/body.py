@@ -1,6 +1,7 @@
 """The body of a request: what all servers understand, and what the user adds."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adapters.openai.options import Options
@@ -30,6 +31,22 @@ def body_of(
     if options.stop and profile.takes_stop:
         body["stop"] = list(options.stop)
     return body | dict(options.extra_body)
+
+
+def shown(body: Mapping[str, Any]) -> str:
+    """Return a body for people: JSON, with the kind and size of a picture in its place."""
+    return json.dumps(_without_pictures(body), ensure_ascii=False, indent=2)
+
+
+def _without_pictures(part: Any) -> Any:  # noqa: ANN401 - any JSON
+    if isinstance(part, Mapping):
+        return {name: _without_pictures(value) for name, value in part.items()}
+    if isinstance(part, list):
+        return [_without_pictures(value) for value in part]
+    if isinstance(part, str) and part.startswith("data:"):
+        kind, _, content = part.partition(",")
+        return f"{kind},⟨{len(content):,} characters⟩"
+    return part
 
 
 def _plain(number: float) -> float | int:

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from adapters.base import ModelCard
 from adapters.openai.address import Address
-from adapters.openai.body import body_of
+from adapters.openai.body import body_of, shown
 from adapters.openai.failures import Refusal, failure_of
-from adapters.openai.messages import SPACES, messages_of, question_of
+from adapters.openai.messages import SPACES, messages_of
 from adapters.openai.options import Options
 from adapters.openai.pictures import Pictures
 from adapters.openai.profiles import Profile
 from adapters.openai.replies import Reading, parse_json, read_reply, status_within
 from adapters.openai.secret import Key
 from adapters.remote import Complete, RemoteAdapter, Reply, Scaled, TryAgainError
+from adapters.wording import question_of
 from tasks.foundation.errors import SampleError, UsageError
 from tasks.foundation.files import fingerprint
 from tasks.sample import Sample
@@ -106,6 +107,10 @@ class ServedModel(RemoteAdapter):
             self._options, self._profile, length=self._options.max_tokens or spec.max_new_tokens, seed=self._seed,
         )  # fmt: skip
         return Envelope(body=body, scaled=tuple(picture.scaled for picture in pictures if picture.scaled))
+
+    def readable(self, letter: Envelope) -> str:
+        """Return the request's body, its pictures by their sizes."""
+        return shown(letter.body)
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Complete]:

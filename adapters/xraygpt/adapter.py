@@ -104,6 +104,10 @@ class XrayGptAdapter(LocalAdapter):
         """Return the text without special tokens."""
         return self._weights.codec.text(ids)
 
+    def readable(self, ids: Sequence[int]) -> str:
+        """Return the text with special tokens."""
+        return self._weights.codec.readable(ids)
+
     def max_new_tokens(self, spec: TaskSpec) -> int:
         """Return the task's limit, or the authors' in their preset."""
         return AUTHORS_TOKENS if self._author else spec.max_new_tokens

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from string import Formatter
 from typing import Literal
 
 from tasks.sample import Box
@@ -17,6 +18,12 @@ Order = Literal["xyxy", "yxyx", "xywh", "cxcywh"]
 Notation = Literal["any", "official"]
 Rounding = Literal["truncate", "nearest"]
 Numbers = tuple[float, float, float, float]
+_IN_WORDS: Mapping[Order, tuple[str, str, str, str]] = {
+    "xyxy": ("left", "top", "right", "bottom"),
+    "yxyx": ("top", "left", "bottom", "right"),
+    "xywh": ("left", "top", "width", "height"),
+    "cxcywh": ("horizontal centre", "vertical centre", "width", "height"),
+}
 
 _NUMBER = r"-?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
 _GAP = r"(?:\s*,\s*|\s+)"
@@ -71,6 +78,12 @@ class BoxSpace:
     multiple: int = 0
     notation: Notation = "any"
 
+    @property
+    def scaled_pixels(self) -> tuple[int, int] | None:
+        """Fewest and most pixels of an image that was scaled to whole squares; None where it is not scaled."""
+        area = self.multiple**2
+        return (_LEAST_SQUARES * area, _MOST_SQUARES * area) if area else None
+
     def write(self, box: Box, image_size: tuple[int, int]) -> str:
         """Return a box in pixels as text of this space.
 
@@ -94,6 +107,24 @@ class BoxSpace:
         if corners is None:
             return None
         return self._unscaled(Box(*corners), image_size)
+
+    def in_words(self, image_size: tuple[int, int] | None = None) -> str:
+        """Return how a box is written, as a model is told that may know many ways.
+
+        Args:
+            image_size: Width and height of the original image in pixels, which pixels are counted in.
+        """
+        form = "".join(_written_out(self.template, _IN_WORDS[self.order]))
+        if self.units is None:
+            # Scaled to whole squares, the image has a size that only such a model knows.
+            known = image_size is not None and not self.multiple
+            size = f", which is {image_size[0]} wide and {image_size[1]} high" if known and image_size else ""
+            return f"{form} in pixels of the image{size}, counted from its top left corner"
+        numbers = "numbers" if self.digits else "whole numbers"
+        return (
+            f"{form} in {numbers} from 0 to {self.highest or self.units:g}, where {self.units:g} is the image's whole "
+            "width or height, counted from its top left corner"
+        )
 
     def as_written(self, box: Box, image_size: tuple[int, int]) -> Box | None:
         """Return what is left of a box in pixels after it was written and read: the best that a model can score."""
@@ -130,14 +161,15 @@ class BoxSpace:
 
     def _scale(self, image_size: tuple[int, int]) -> tuple[float, float]:
         """Return by how much width and height are scaled to whole squares."""
+        # The order of operations is the library's: the other way round some sides come out a square smaller.
         width, height = image_size
         columns, rows = (round(side / self.multiple) for side in image_size)
-        share = width * height / self.multiple**2
+        fewest, most = _LEAST_SQUARES * self.multiple**2, _MOST_SQUARES * self.multiple**2
         if columns * rows > _MOST_SQUARES:
-            shrink = math.sqrt(_MOST_SQUARES / share)
-            columns, rows = (max(1, math.floor(side * shrink / self.multiple)) for side in image_size)
+            shrink = math.sqrt(width * height / most)
+            columns, rows = (max(1, math.floor(side / shrink / self.multiple)) for side in image_size)
         elif columns * rows < _LEAST_SQUARES:
-            grow = math.sqrt(_LEAST_SQUARES / share)
+            grow = math.sqrt(fewest / (width * height))
             columns, rows = (math.ceil(side * grow / self.multiple) for side in image_size)
         return columns * self.multiple / width, rows * self.multiple / height
 
@@ -146,6 +178,15 @@ class BoxSpace:
         if self.digits:
             return round(number, self.digits)
         return int(number) if self.rounding == "truncate" else round(number)
+
+
+def _written_out(template: str, words: Sequence[str]) -> Iterator[str]:
+    """Yield a template's parts, with words in place of the numbers; what is padded stands in braces."""
+    left = iter(words)
+    for literal, field, digits, _ in Formatter().parse(template):
+        yield literal
+        if field is not None:
+            yield f"{{{next(left)}, {int(digits.rstrip('d'))} digits}}" if digits else next(left)
 
 
 def _edges(box: Box, image_size: tuple[int, int]) -> Iterator[tuple[float, int]]:

@@ -1,0 +1,54 @@
+"""What a model that answers many is told: the task's own words, what its choices are, and how boxes are written."""
+
+import re
+
+from tasks.answers.box_space import BoxSpace
+from tasks.sample import Sample
+from tasks.spec import TaskSpec
+
+# Placeholders of images in many chat templates; in a dataset's text they would count as images of their own.
+_PLACEHOLDER = "<image>"
+
+
+def question_of(sample: Sample, spec: TaskSpec, space: BoxSpace, *, find: str = "") -> str:
+    """Return the user's words: the task's instruction, its choices if it lacks them, and how boxes are written.
+
+    Args:
+        sample: The question.
+        spec: Its task.
+        space: How the model is to write boxes, and how those in questions are written.
+        find: The words with which the model was taught to find an `{object}`; it knows then what to write and is told
+            no more. Empty for a model that was taught none.
+    """
+    if find and spec.kind == "rec" and "object" in sample.inputs:
+        return _plain(find.format(object=sample.inputs["object"]))
+    box = "" if sample.box is None or sample.image_size is None else space.write(sample.box, sample.image_size)
+    instruction = _plain(spec.instruction(sample, box=box))
+    return "\n".join(part for part in (instruction, _choices(sample, instruction), _note(sample, spec, space)) if part)
+
+
+def _plain(text: str) -> str:
+    return text.replace(_PLACEHOLDER, "").strip()
+
+
+def _note(sample: Sample, spec: TaskSpec, space: BoxSpace) -> str:
+    """Return how boxes are written: no model that answers many can be expected to know."""
+    if spec.kind == "rec":
+        return f"Answer with the bounding box alone, as {space.in_words(sample.image_size)}."
+    return f"The location is {space.in_words(sample.image_size)}." if spec.kind == "reg" else ""
+
+
+def _choices(sample: Sample, instruction: str) -> str:
+    """Return the sample's choices, or nothing where the instruction names them all."""
+    told = instruction.lower()
+    if all(_named(text or key, told) for key, text in sample.choices.items()):
+        return ""
+    if all(text in {"", key} for key, text in sample.choices.items()):
+        return f"Choose one of: {', '.join(sample.choices)}."
+    lines = [f"{key}. {text}" for key, text in sample.choices.items()]
+    return "\n".join([*lines, "Answer with the letter of the right option."])
+
+
+def _named(choice: str, told: str) -> bool:
+    # `no` is not named by `known`.
+    return re.search(rf"(?<!\w){re.escape(choice.lower())}(?!\w)", told) is not None
