@@ -10,7 +10,10 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
+from adapters.base import ModelCard
 from adapters.catalog import ADAPTERS
+from adapters.hf.apart import TAKEN_APART
+from adapters.hf.entry import KNOWN
 from harness.cli import COMMANDS
 from harness.doctor.pseudo_models import PSEUDO_MODELS
 from harness.doctor.scorers import examine_scorers
@@ -37,7 +40,6 @@ from unimed.training.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 MINI_RESULTS = ROOT / "docs" / "mini"
-OWN_MODELS = ("uni-med", "blind", "mock")
 PRESETS = ("official", "paper", "mini")
 DOCTOR_ROWS = {
     ("path-vqa", "closed_accuracy"),
@@ -78,9 +80,38 @@ def layouts() -> str:
 
 
 def models() -> str:
-    """Return the models and the weights that they need."""
-    cards = [ADAPTERS.load(name).card for name in OWN_MODELS]
-    return table(["model", "weights", "licence"], [[f"`{card.name}`", card.weights, card.licence] for card in cards])
+    """Return the models and what they answer."""
+    cards = [ADAPTERS.load(name).card for name in ADAPTERS]
+    return table(["model", "title", "answers"], [[f"`{card.name}`", card.title, kinds_of(card)] for card in cards])
+
+
+def all_models() -> str:
+    """Return the models with weights, memory and licence."""
+    cards = [ADAPTERS.load(name).card for name in ADAPTERS]
+    header = ["model", "answers", "weights", "in bfloat16", "licence of the weights"]
+    return table(
+        header, [[f"`{card.name}`", kinds_of(card), card.weights, card.memory or "-", card.licence] for card in cards]
+    )
+
+
+def kinds_of(card: ModelCard) -> str:
+    """Return the kinds that a model answers."""
+    return " ".join(sorted(card.kinds))
+
+
+def hf_known() -> str:
+    """Return what is known of published models by their names."""
+    rows = [
+        [f"`*{name}*`", f"`{known.boxes}`" if known.boxes else "-", " ".join(sorted(known.trained_on)) or "-",
+         known.licence or "see its card"]
+        for name, known in KNOWN.items()
+    ]  # fmt: skip
+    return table(["name", "boxes", "trained on", "licence"], rows)
+
+
+def hf_families() -> str:
+    """Return the families that tests hold against their own `generate`, by their `model_type`."""
+    return ", ".join(f"`{name}`" for name in sorted(TAKEN_APART))
 
 
 def mini_suite() -> str:
@@ -215,6 +246,9 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "tasks": tasks,
     "layouts": layouts,
     "models": models,
+    "all-models": all_models,
+    "hf-known": hf_known,
+    "hf-families": hf_families,
     "mini-suite": mini_suite,
     "mini-board": mini_board,
     "mini-rerun": mini_rerun,

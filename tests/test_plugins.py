@@ -2,14 +2,21 @@
 
 import json
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 from command_line import medbench
+from safetensors.torch import save_file
+from tiny_vlms import tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tasks.foundation.errors import EXIT_FAILED, EXIT_USAGE
 
-EXAMPLE = Path(__file__).resolve().parent.parent / "docs" / "examples" / "echo_plugin.py"
+EXAMPLES = Path(__file__).resolve().parent.parent / "docs" / "examples"
+EXAMPLE = EXAMPLES / "echo_plugin.py"
+PACKAGE = EXAMPLES / "patch_vlm"
 
 
 def install(folder: Path, entry_points: str) -> dict[str, str]:
@@ -67,3 +74,49 @@ def test_a_broken_plugin_is_one_message(tmp_path: Path) -> None:
     assert listed.returncode == 0
     assert "uni-med" in listed.stdout
     assert "cannot be imported" in " ".join(listed.stdout.split())
+
+
+def install_package(folder: Path) -> dict[str, str]:
+    """Install the example package by what its pyproject.toml says; return the environment that finds it."""
+    project = tomllib.loads((PACKAGE / "pyproject.toml").read_text(encoding="utf-8"))
+    [module] = project["tool"]["setuptools"]["py-modules"]
+    shutil.copy(PACKAGE / f"{module}.py", folder)
+    info = folder / "patch_vlm-1.0.dist-info"
+    info.mkdir()
+    described = project["project"]
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {described['name']}\nVersion: {described['version']}\n"
+    )
+    groups = [
+        f"[{group}]\n" + "".join(f"{name} = {path}\n" for name, path in entries.items())
+        for group, entries in described["entry-points"].items()
+    ]
+    (info / "entry_points.txt").write_text("".join(groups))
+    return {"PYTHONPATH": str(folder)}
+
+
+def test_a_local_model_of_a_third_party_goes_through_the_engine(tmp_path: Path) -> None:
+    env = install_package(tmp_path)
+    weights = tmp_path / "weights"
+    torch.manual_seed(4)
+    config = LlamaConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        initializer_range=0.5, bos_token_id=1, eos_token_id=2, pad_token_id=3, max_position_embeddings=4096,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(weights)
+    tokenizer().save_pretrained(weights)
+    save_file({"eyes": torch.randn(768, 32)}, weights / "eyes.safetensors")
+    run = ("run", "--model", "patch-vlm", "--tasks", "slake-vqa,medqa,cls", "--output-dir", tmp_path / "runs")
+    done = medbench(*run, "--checkpoint", weights, "--limit", "4", env=env)
+    assert done.returncode == 0, done.stderr
+    [results] = (tmp_path / "runs").glob("*/results.json")
+    found = json.loads(results.read_text(encoding="utf-8"))
+    assert {name: task["states"].get("error", 0) for name, task in found["tasks"].items()} == {
+        "slake-vqa": 0, "medqa": 0,
+    }  # fmt: skip
+    assert sorted(found["unsupported"]) == ["dermamnist", "organsmnist"]
+    engine = json.loads((results.parent / "env.json").read_text(encoding="utf-8"))["engine"]
+    assert engine["batching"] == "continuous"
+    assert engine["self-test"] == {"equal": 2, "of": 2}
+    refused = medbench(*run, env=env)
+    assert (refused.returncode, "Give --checkpoint DIR." in refused.stderr) == (EXIT_USAGE, True)
