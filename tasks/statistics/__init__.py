@@ -1,0 +1,1 @@
+"""What numbers are worth: intervals, paired comparisons, ranks. Pure functions over per-sample statistics."""

@@ -1,0 +1,43 @@
+"""Samples that belong together (one image, patient, volume, document), and how whole clusters are drawn again."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.metrics.metric import FloatArray
+
+_AT_ONCE = 250
+
+
+def membership(clusters: Sequence[str]) -> npt.NDArray[np.intp]:
+    """Return the number of each sample's cluster [N], by the order of names: no order of samples matters."""
+    _, numbers = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+    return np.asarray(numbers, dtype=np.intp)
+
+
+def totals_by_cluster(statistics: FloatArray, numbers: npt.NDArray[np.intp]) -> FloatArray:
+    """Return summed statistics [C, K] of samples [N, K]."""
+    count = int(numbers.max()) + 1 if len(numbers) else 0
+    totals = np.zeros((count, statistics.shape[1]))
+    np.add.at(totals, numbers, statistics)
+    return totals
+
+
+def resampled(totals: FloatArray, *, resamples: int, seed: int) -> FloatArray:
+    """Return summed statistics [B, K] of as many clusters as there are, drawn with replacement B times.
+
+    The same number of clusters and seed give the same draws, so that two models stay paired.
+    """
+    drawn = [draws @ totals for draws in _draws(len(totals), resamples, seed)]
+    return np.concatenate(drawn) if drawn else np.zeros((0, totals.shape[1]))
+
+
+def _draws(clusters: int, resamples: int, seed: int) -> Iterator[FloatArray]:
+    """Yield how often each cluster was drawn [b, C], a few hundred resamples at a time."""
+    generator = np.random.default_rng(seed)
+    for start in range(0, resamples, _AT_ONCE):
+        rows = min(_AT_ONCE, resamples - start)
+        chosen = generator.integers(0, clusters, size=(rows, clusters))
+        flat = (chosen + clusters * np.arange(rows)[:, None]).ravel()
+        yield np.bincount(flat, minlength=rows * clusters).reshape(rows, clusters).astype(np.float64)
