@@ -13,6 +13,7 @@ from tasks.foundation.errors import RunError
 from tasks.foundation.files import canonical_json, write_atomically
 from tasks.protocols import Protocol, State
 from tasks.spec import Kind
+from tasks.statistics.intervals import Method
 from tasks.suite import SuiteName
 from tasks.validation import parse_json_file
 
@@ -21,6 +22,23 @@ RESULTS_FILE = "results.json"
 Fraction = Annotated[float, Field(ge=0, le=1)]
 _NO_LIMIT = 0.99995
 _STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntervalInfo:
+    """How an interval was made.
+
+    Attributes:
+        method: See `tasks.statistics.intervals`.
+        clusters: Images, patients, volumes or documents behind it.
+        design_effect: How many times the variance is that of as many independent samples; None if not defined.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    method: Method
+    clusters: int
+    design_effect: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +55,7 @@ class MetricResult:
         empty: Samples without an answer.
         ceiling: What a perfect model scores that must write boxes as this one does; None for other metrics.
         signature: The exact definition behind the number.
+        interval: How the interval was made; None if there is none.
     """
 
     __pydantic_config__ = _STRICT
@@ -50,6 +69,7 @@ class MetricResult:
     empty: int
     signature: str
     ceiling: Fraction | None = None
+    interval: IntervalInfo | None = None
 
     @property
     def limiting_ceiling(self) -> float | None:

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness.intervals import RESAMPLES, cluster_bootstrap
 from harness.model_info import ModelInfo
-from harness.results import MetricResult, Results, TaskResult
+from harness.results import IntervalInfo, MetricResult, Results, TaskResult
 from harness.score import ScoredTask
 from tasks.protocols import Evaluation, Item, Protocol, count_states
+from tasks.statistics.intervals import Interval, interval
 from tasks.suite import SuiteName
 
 _DIGITS = 10
@@ -68,20 +68,30 @@ def metric_result(
     metric = evaluation.metric
     clusters = [groups[index] for index in evaluation.indices]
     value = evaluation.value if len(evaluation.indices) else float("nan")
-    interval = None
-    if not np.isnan(value):
-        interval = cluster_bootstrap(metric, evaluation.statistics, clusters, seed=seed)
+    found = None if np.isnan(value) else interval(metric, evaluation.statistics, clusters, seed=seed)
     states = _states_where_it_applies(items, evaluation)
     return MetricResult(
         value=None if np.isnan(value) else round(value, _DIGITS),
-        ci=None if interval is None else (round(interval[0], _DIGITS), round(interval[1], _DIGITS)),
+        ci=None if found is None else (_fraction(found.low), _fraction(found.high)),
+        interval=None if found is None else _interval_info(found),
         n=len(clusters),
         errors=states["error"],
         unparsed=states["unparsed"],
         truncated=states["truncated"],
         empty=states["empty"],
         ceiling=None if ceiling is None or np.isnan(ceiling) else round(ceiling, _DIGITS),
-        signature=f"{metric.signature}|ci=bootstrap{RESAMPLES}:{unit}|n={len(clusters)}",
+        signature=f"{metric.signature}|ci=clustered:{unit}|n={len(clusters)}",
+    )
+
+
+def _fraction(value: float) -> float:
+    return round(min(1.0, max(0.0, value)), _DIGITS)
+
+
+def _interval_info(found: Interval) -> IntervalInfo:
+    effect = found.design_effect
+    return IntervalInfo(
+        method=found.method, clusters=found.clusters, design_effect=None if np.isnan(effect) else round(effect, 4)
     )
 
 

@@ -47,7 +47,7 @@ def _notices(board: Board) -> list[str]:
 
 
 def _legend(board: Board) -> str:
-    lines = ["Percentages with 95 % intervals (bootstrap over images, patients, volumes or documents)."]
+    lines = ["Percentages with 95 % intervals that heed images, patients, volumes or documents."]
     if any(ceiling_note(cell) for rows in board.rows.values() for row in rows for cell in row.cells if cell):
         lines.append("`of`: what a perfect model scores that must write its boxes in this model's notation.")
     if len(board.runs) > 1:

@@ -83,6 +83,12 @@ def test_taking_slices_for_independent_would_be_wrong() -> None:
     assert alone.design_effect == pytest.approx(1, abs=0.01)
 
 
+def test_repeated_questions_about_one_image_do_not_narrow_it() -> None:
+    scores, clusters = np.asarray([1.0, 0.0] * 10), [str(place) for place in range(20)]
+    once, often = found(MEAN, scores, clusters), found(MEAN, np.tile(scores, 10), clusters * 10)
+    assert (once.low, once.high) == pytest.approx((often.low, often.high))
+
+
 def test_wilson_is_scipys() -> None:
     for right, samples in ((3, 10), (0, 7), (50, 50), (417, 1000)):
         theirs = stats.binomtest(right, samples).proportion_ci(method="wilson")
