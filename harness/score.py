@@ -22,6 +22,8 @@ from tasks.protocols import PROTOCOLS, Evaluation, Item, Protocol, evaluate, sta
 from tasks.sample import Box, Sample
 from tasks.spec import TaskSpec
 
+_BOX_SIZES = ((0.01, "small, below 1 %"), (0.1, "medium, 1 to 10 %"))
+_LARGE = "large, 10 % and more"
 Ceilings = Mapping[Protocol, Mapping[str, float]]
 
 
@@ -121,10 +123,21 @@ def _score_records(samples: Sequence[Sample], scored: ScoredTask) -> list[dict[s
             "state": scored.items[index].state,
             "prediction": scored.items[index].scorable.prediction,
             "box": scored.items[index].scorable.predicted_box,
+            "labels": labels_of(sample),
             **{protocol: columns[index] for protocol, columns in by_protocol.items()},
         }
         for index, sample in enumerate(samples)
     ]
+
+
+def labels_of(sample: Sample) -> dict[str, str]:
+    """Return the dataset's own labels of a sample, and for boxes how much of the image they take."""
+    if sample.box is None or sample.image_size is None:
+        return dict(sample.labels)
+    width, height = sample.image_size
+    share = (sample.box.right - sample.box.left) * (sample.box.bottom - sample.box.top) / (width * height)
+    size = next((name for most, name in _BOX_SIZES if share < most), _LARGE)
+    return {**sample.labels, "box_size": size}
 
 
 def _statistics_by_item(count: int, evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
