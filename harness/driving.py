@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any, cast
@@ -16,11 +17,11 @@ from harness.engine.engine import Engine
 from harness.engine.request import Choosing, Outcome, Request, make_request
 from harness.phases import Phases
 from harness.rundir import RunDirectory
-from harness.self_test import self_test
+from harness.self_test import Tested, self_test
 from harness.settings import Settings
 from harness.workload import TaskLoad
-from tasks.foundation.console import say
-from tasks.foundation.errors import SampleError
+from tasks.foundation.console import say, warn
+from tasks.foundation.errors import SampleError, UsageError
 from tasks.foundation.files import canonical_json, write_atomically
 from tasks.sample import Sample
 
@@ -44,8 +45,12 @@ def drive(
     graphs = settings.compile and adapter.device.startswith("cuda")
     first, requests = _some_of(requests)
     tested = self_test(adapter, first, budget)
+    _tell(tested, adapter)
+    if tested.one_by_one:
+        budget = replace(budget, rows=1)
     engine = Engine(adapter, budget, phases, fixed_steps=graphs, whole=tested.whole)
     if engine.why_whole:
+        _refuse_choosing(choosing_of(settings, adapter), adapter)
         say(f"The model's own library answers, batch by batch: {engine.why_whole}.")
     if engine.why_static:
         say(f"Static batches instead of continuous ones: {engine.why_static}.")
@@ -61,6 +66,24 @@ def drive(
         "compiled": settings.compile,
         "cuda graphs": graphs,
     }
+
+
+def _refuse_choosing(choosing: Choosing, adapter: LocalAdapter) -> None:
+    if not choosing.greedy:
+        raise UsageError(
+            f"{adapter.title} is answered by its own library, which takes the likeliest token.",
+            "Leave out --temperature, --top-k, --top-p, --repetition-penalty and --beams.",
+        )
+
+
+def _tell(tested: Tested, adapter: LocalAdapter) -> None:
+    """Say what the self-test found; aloud where answers differ."""
+    if not tested.total:
+        return
+    line = f"Self-test: {tested.equal} of {tested.total} answers are those of one-by-one generation in {adapter.dtype}."
+    (say if tested.equal == tested.total else warn)(line)
+    if tested.one_by_one:
+        warn("Even its own library writes other tokens to batches than one by one: every sample is asked alone.")
 
 
 def _some_of(requests: Iterator[Request]) -> tuple[list[Request], Iterator[Request]]:

@@ -3,7 +3,7 @@
 It catches what makes whole tables wrong: padding on the wrong side, pictures in the wrong order, positions that slip.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,6 +17,8 @@ from harness.phases import Phases
 from tasks.foundation.errors import RunError, SampleError
 
 _TOKENS = 8
+Name = tuple[str, str]
+Said = tuple[str, int] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,13 +27,15 @@ class Tested:
 
     Attributes:
         equal: Answers that are equal.
-        total: Answers that were compared.
+        total: Answers that were compared; none if a picture is broken or memory ran out, which the run will report.
         whole: Why the model must be answered by its own library; empty if the engine may.
+        one_by_one: Whether even its own library writes other tokens to batches, so that every sample is its own.
     """
 
     equal: int = 0
     total: int = 0
     whole: str = ""
+    one_by_one: bool = False
 
     def as_json(self) -> dict[str, int]:
         """Return what env.json says."""
@@ -40,6 +44,8 @@ class Tested:
 
 def self_test(adapter: LocalAdapter, requests: Sequence[Request], budget: Budget) -> Tested:
     """Answer two requests of unlike lengths, a few tokens each, together by the engine and one by one by the library.
+
+    In 16 bits a difference has no consequence, since sums in another order decide close calls.
 
     Args:
         adapter: The model.
@@ -51,24 +57,36 @@ def self_test(adapter: LocalAdapter, requests: Sequence[Request], budget: Budget
     """
     asked = [_shortened(request) for request in _two_of(requests)]
     try:
-        alone = {(request.spec.name, request.sample.sample_id): generate_alone(adapter, request) for request in asked}
-        engine = Engine(adapter, replace(budget, rows=max(2, budget.rows)), Phases())
-        outcomes = [outcome for some in engine.generate(asked) for outcome in some]
+        alone = {_name_of(request): _said(generate_alone(adapter, request)) for request in asked}
+        equal = _equal(adapter, asked, budget, alone)
+        if equal is None:
+            return Tested()
+        if equal == len(alone) or adapter.dtype != "float32":
+            return Tested(equal=equal, total=len(alone))
     except (SampleError, torch.OutOfMemoryError):
         # Broken pictures and prompts that are too long are the run's to report.
         return Tested()
-    together = {(outcome.task, outcome.sample_id): outcome.generation for outcome in outcomes}
-    if not all(together.values()):
-        return Tested()
-    equal = sum(_said(alone[name]) == _said(together.get(name)) for name in alone)
-    if equal == len(alone) or adapter.dtype != "float32":
-        return Tested(equal=equal, total=len(alone))
-    return Tested(equal=equal, total=len(alone), whole=_consequence(adapter))
+    whole = _why_whole(adapter, budget)
+    together = _equal(adapter, asked, budget, alone, whole=whole)
+    return Tested(equal=equal, total=len(alone), whole=whole, one_by_one=together != len(alone))
 
 
-def _consequence(adapter: LocalAdapter) -> str:
+def _equal(
+    adapter: LocalAdapter, asked: Sequence[Request], budget: Budget, alone: Mapping[Name, Said], whole: str = ""
+) -> int | None:
+    """Return how many answers are the same together as alone, or None if one failed."""
+    engine = Engine(adapter, replace(budget, rows=max(2, budget.rows)), Phases(), whole=whole)
+    outcomes = [outcome for some in engine.generate(asked) for outcome in some]
+    if not all(outcome.generation for outcome in outcomes):
+        return None
+    return sum(_said(outcome.generation) == alone[outcome.task, outcome.sample_id] for outcome in outcomes)
+
+
+def _why_whole(adapter: LocalAdapter, budget: Budget) -> str:
+    """Return why a model that failed the test is answered by its own library from now on."""
     if type(adapter).written_whole is not LocalAdapter.written_whole:
-        return "in the engine it wrote other tokens than in its own library"
+        by_itself = Engine(adapter, budget, Phases()).why_whole
+        return by_itself or "in the engine it wrote other tokens than in its own library"
     raise RunError(
         f"{adapter.title} writes other tokens in the engine than one by one, so no number of it could be trusted.",
         "See which by `medbench doctor engine --model ...`, and report it.",
@@ -92,5 +110,9 @@ def _shortened(request: Request) -> Request:
     return replace(request, decoding=plain)
 
 
-def _said(generation: Generation | None) -> tuple[str, int] | None:
+def _name_of(request: Request) -> Name:
+    return request.spec.name, request.sample.sample_id
+
+
+def _said(generation: Generation | None) -> Said:
     return None if generation is None else (generation.text, generation.output_tokens)

@@ -11,6 +11,7 @@ import torch
 from engine_helpers import END, Small, answer, generate_alone, make_requests, pictures, texts
 
 from adapters.base import TextSegment
+from harness.engine.alone import generate_alone as one_by_one
 from harness.engine.budget import Budget, auto_budget, bytes_per_token
 from harness.engine.choosing import Row, write_next
 from harness.engine.features import Features
@@ -272,3 +273,17 @@ def test_features_beyond_the_bound_lie_on_the_disk() -> None:
         assert name in features
         assert torch.equal(features.get(name), tensor)
     assert "other" not in features
+
+
+def test_what_a_models_folder_says_of_writing_changes_no_answer(picture_folder: Path) -> None:
+    """`generate` would take over a published penalty, in a beam search and in what the engine is compared with."""
+    requests = make_requests(picture_folder, 6, seed=3)
+    searched = with_decoding(requests, beams=3)
+    plain, told = Small(), Small()
+    expected, found = texts(answer(plain, requests, WIDE)), texts(answer(plain, searched, WIDE))
+    for sought in (requests, searched):
+        told.decoder.generation_config.repetition_penalty = 1.7
+        told.decoder.generation_config.no_repeat_ngram_size = 2
+        assert texts(answer(told, sought, WIDE)) == (expected if sought is requests else found)
+    told.decoder.generation_config.repetition_penalty = 1.7
+    assert {one.sample.sample_id: one_by_one(told, one).text for one in requests} == expected

@@ -54,6 +54,9 @@ def _save(folder: Path, config: Any, processor: Any, mark: str) -> Path:
         # Otherwise pictures hardly matter to random layers.
         if parameter.dim() > 1 and any(part in name for part in ("vision", "visual", "project", "connector")):
             torch.nn.init.normal_(parameter, std=0.3)
+        if name.endswith("_gate"):
+            # A fresh one lets nothing of the pictures through.
+            torch.nn.init.ones_(parameter)
     model.save_pretrained(folder)
     processor.chat_template = TEMPLATE.replace("MARK", mark) if mark else None
     processor.save_pretrained(folder)
@@ -171,6 +174,78 @@ def qwen2_vl(folder: Path) -> Path:
     return _save(folder, config, _images_only(Qwen2VLProcessor, Qwen2VLImageProcessorPil(), words), _QWEN_MARK)
 
 
+def qwen3_vl(folder: Path) -> Path:
+    from transformers import Qwen2VLImageProcessorPil, Qwen3VLProcessor
+
+    words = _qwen_words()
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2], "mrope_interleaved": True}
+    vision = {
+        "depth": 3, "hidden_size": WIDTH, "intermediate_size": 48, "num_heads": 4, "out_hidden_size": WIDTH,
+        "patch_size": 16, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1],
+    }  # fmt: skip
+    config = _CONFIGS["qwen3_vl"](
+        vision_config=vision, text_config=_text("qwen3_vl_text", len(words), rope_parameters=rope), **_QWEN_IDS
+    )
+    images = Qwen2VLImageProcessorPil(patch_size=16)
+    return _save(folder, config, _images_only(Qwen3VLProcessor, images, words), _QWEN_MARK)
+
+
+def mllama(folder: Path) -> Path:
+    from transformers import MllamaImageProcessorPil, MllamaProcessor
+
+    words = tokenizer("<|image|>")
+    vision = {
+        "hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": 2, "num_global_layers": 1,
+        "attention_heads": 4, "image_size": 56, "patch_size": 14, "vision_output_dim": 2 * WIDTH,
+        "intermediate_layers_indices": [0], "max_num_tiles": 2, "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]],
+    }  # fmt: skip
+    config = _CONFIGS["mllama"](
+        vision_config=vision, text_config=_text("mllama_text_model", len(words), cross_attention_layers=[1]),
+        image_token_index=8,
+    )  # fmt: skip
+    images = MllamaImageProcessorPil(size={"height": 56, "width": 56}, max_image_tiles=2)
+    return _save(folder, config, MllamaProcessor(images, words), "<|image|>")
+
+
+def glm4v(folder: Path) -> Path:
+    from transformers import Glm4vImageProcessorPil, Glm4vProcessor
+
+    marks = ("<|begin_of_image|>", "<|end_of_image|>", "<|image|>", "<|video|>", "<|begin_of_video|>")
+    words = tokenizer(*marks, "<|end_of_video|>")
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0, "mrope_section": [1, 1, 2]}
+    vision = {
+        "depth": 2, "hidden_size": WIDTH, "intermediate_size": 48, "num_heads": 4, "out_hidden_size": WIDTH,
+        "patch_size": 14, "image_size": 56,
+    }  # fmt: skip
+    config = _CONFIGS["glm4v"](
+        vision_config=vision, text_config=_text("glm4v_text", len(words), rope_parameters=rope),
+        image_start_token_id=8, image_end_token_id=9, image_token_id=10, video_token_id=11, video_start_token_id=12,
+        video_end_token_id=13,
+    )  # fmt: skip
+    mark = "<|begin_of_image|><|image|><|end_of_image|>"
+    return _save(folder, config, _images_only(Glm4vProcessor, Glm4vImageProcessorPil(), words), mark)
+
+
+def idefics2(folder: Path) -> Path:
+    from transformers import Idefics2ImageProcessorPil, Idefics2Processor
+
+    words = tokenizer("<image>", "<fake_token_around_image>", "<end_of_utterance>")
+    vision = {
+        "model_type": "idefics2_vision", "hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "image_size": 112, "patch_size": 14,
+    }  # fmt: skip
+    perceiver = {
+        "model_type": "idefics2_perceiver", "hidden_size": WIDTH, "resampler_n_latents": 4, "resampler_depth": 1,
+        "resampler_n_heads": 4, "resampler_head_dim": 8, "num_key_value_heads": 2,
+    }  # fmt: skip
+    config = _CONFIGS["idefics2"](
+        vision_config=vision, text_config=_text("mistral", len(words), sliding_window=None),
+        perceiver_config=perceiver, image_token_id=8,
+    )  # fmt: skip
+    images = Idefics2ImageProcessorPil(size={"shortest_edge": 28, "longest_edge": 112}, do_image_splitting=True)
+    return _save(folder, config, Idefics2Processor(images, words, image_seq_len=4), "<image>")
+
+
 def idefics3(folder: Path) -> Path:
     from transformers import Idefics3ImageProcessorPil, Idefics3Processor
 
@@ -210,5 +285,19 @@ def _images_only(kind: Any, images: Any, words: Any, **more: Any) -> Any:
 
 
 FAMILIES: dict[str, Callable[[Path], Path]] = {
-    one.__name__: one for one in (llava, llava_next, gemma3, paligemma, qwen2_vl, qwen2_5_vl, idefics3, internvl)
+    one.__name__: one
+    for one in (
+        llava,
+        llava_next,
+        gemma3,
+        paligemma,
+        glm4v,
+        qwen2_vl,
+        qwen2_5_vl,
+        idefics2,
+        idefics3,
+        internvl,
+    )
 }
+WHOLE: dict[str, Callable[[Path], Path]] = {one.__name__: one for one in (qwen3_vl, mllama)}
+"""Families whose decoders need more than embeddings."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cached_property
 from inspect import signature
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
@@ -20,23 +20,23 @@ from adapters.base import (
     Prompt,
     SizeOf,
 )
+from adapters.hf.apart import TAKEN_APART, why_only_whole
 from adapters.hf.entry import CARD, known
 from adapters.hf.loading import Loaded, load_model
 from adapters.hf.rendering import Renderer
+from adapters.wording import question_of
 from tasks.answers.box_space import BoxSpace
 from tasks.foundation.errors import DataError, RunError, UsageError
 from tasks.sample import Sample
 from tasks.spec import Kind, TaskSpec
 
-# What a prompt's tokens read besides those before them. What is not here reads nothing else.
-_ATTENTION: Mapping[str, Literal["images", "prompt"]] = {
-    "gemma3": "images", "paligemma": "prompt", "gemma4": "images", "gemma4_unified": "images",
-}  # fmt: skip
 _TOKENS = "tokens"
+# Two names of the same choice of an image processor.
+_SCALED_WITHIN = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
 
 
 class HfAdapter(LocalAdapter):
-    """A model whose visual tokens stand in its prompt where its processor wants them."""
+    """A model whose visual tokens stand in its prompt where its processor wants them; or one that is left whole."""
 
     def __init__(self, loaded: Loaded, name: str, arguments: Mapping[str, str], space: BoxSpace) -> None:
         self._model = loaded.model
@@ -53,8 +53,10 @@ class HfAdapter(LocalAdapter):
         )  # fmt: skip
         self.decoder = loaded.model
         self.end_ids = _end_ids(loaded)
-        self.attention = _ATTENTION.get(loaded.model.config.model_type, "causal")
+        self.only_whole = why_only_whole(loaded.model)
+        self.attention = TAKEN_APART.get(loaded.model.config.model_type, "causal")
         self.shares_beginnings = self.attention != "prompt"
+        self.notices = _other_scaling(space, loaded.processor.image_processor, self._images)
         self.weights_fingerprint = loaded.fingerprint
         self.device = str(loaded.model.device)
         self.dtype = str(loaded.model.dtype).removeprefix("torch.")
@@ -63,7 +65,12 @@ class HfAdapter(LocalAdapter):
     def card(self) -> ModelCard:  # type: ignore[override]
         """What is known of this very model."""
         found = known(self._name)
-        return replace(CARD, licence=found.licence or CARD.licence, trained_on=found.trained_on)
+        kinds = CARD.kinds if self._takes_text_alone else CARD.kinds - {"qa"}
+        return replace(CARD, kinds=kinds, licence=found.licence or CARD.licence, trained_on=found.trained_on)
+
+    @cached_property
+    def _takes_text_alone(self) -> bool:
+        return self._renderer.takes_text_alone()
 
     @property
     def title(self) -> str:
@@ -73,14 +80,12 @@ class HfAdapter(LocalAdapter):
     def render(self, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
         """Return the question in the model's chat template, pictures first."""
         sizes = [size_of(image) for image in sample.images]
-        return Prompt(segments=self._renderer.segments(self._question(sample, spec), sample.images, sizes))
+        write = self._renderer.whole if self.only_whole else self._renderer.segments
+        return Prompt(segments=write(self._question(sample, spec), sample.images, sizes))
 
     def _question(self, sample: Sample, spec: TaskSpec) -> str:
-        box = ""
-        if sample.box is not None and sample.image_size is not None:
-            box = self._space.write(sample.box, sample.image_size)
-        # Marks in a dataset's text would be taken for pictures.
-        return spec.instruction(sample, box=box).replace("<image>", "").strip()
+        found = known(self._name)
+        return question_of(sample, spec, self._space, find=found.find if self._space.name == found.boxes else "")
 
     def pixels(self, image: Image.Image) -> Pixels:
         """Return what the processor makes of one picture, and the number of its visual tokens."""
@@ -104,7 +109,7 @@ class HfAdapter(LocalAdapter):
 
     def _encode(self, pixels: Sequence[Pixels]) -> list[torch.Tensor]:
         names = [name for name in pixels[0] if name != _TOKENS]
-        together = {name: torch.cat([one[name] for one in pixels]).to(self._model.device) for name in names}
+        together = self._moved({name: torch.cat([one[name] for one in pixels]) for name in names})
         output = self._model.get_image_features(**together, return_dict=True)
         found = getattr(output, "pooler_output", output)
         parts = [found] if isinstance(found, torch.Tensor) else list(found)
@@ -136,19 +141,43 @@ class HfAdapter(LocalAdapter):
     def written_whole(
         self, asked: Sequence[tuple[Sample, TaskSpec, Sequence[Image.Image]]], max_new_tokens: int
     ) -> list[list[int]]:
-        """Return the ids that `generate` writes to a batch, padded on the left, greedily; ends and what follows too."""
+        """Return the ids that `generate` writes to a batch, padded on the left, greedily; ends and what follows too.
+
+        Questions with as many pictures make batches of their own: some processors mix no others, and where a decoder
+        reads pictures by cross-attention, those that fill up a row would be read by another row's first tokens.
+        """
+        places = range(len(asked))
+        written: dict[int, list[int]] = {}
+        for pictures in {len(images) for _, _, images in asked}:
+            alike = [place for place in places if len(asked[place][2]) == pictures]
+            written |= zip(alike, self._write([asked[place] for place in alike], max_new_tokens), strict=True)
+        return [written[place] for place in places]
+
+    def _write(
+        self, asked: Sequence[tuple[Sample, TaskSpec, Sequence[Image.Image]]], max_new_tokens: int
+    ) -> list[list[int]]:
         texts = [self._renderer.text(self._question(sample, spec), len(images)) for sample, spec, images in asked]
-        inputs = self._renderer.inputs(texts, [images for _, _, images in asked])
-        moved = {name: value.to(self._model.device) for name, value in inputs.items()}
+        inputs = self._moved(self._renderer.inputs(texts, [images for _, _, images in asked]))
         written = self._model.generate(
-            **moved,
+            **inputs,
             generation_config=GenerationConfig(
                 do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=sorted(self.end_ids) or None,
                 pad_token_id=self._processor.tokenizer.pad_token_id,
             ),
         )  # fmt: skip
-        ids: list[list[int]] = written[:, inputs["input_ids"].shape[1] :].tolist()
+        prompt = inputs["input_ids"]
+        # Some models return the prompt too, some the answer alone.
+        start = prompt.shape[1] if torch.equal(written[:, : prompt.shape[1]], prompt) else 0
+        ids: list[list[int]] = written[:, start:].tolist()
         return ids
+
+    def _moved(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return inputs where the model is, floating ones in its type."""
+        place, kind = self._model.device, self._model.dtype
+        return {
+            name: value.to(place, kind) if value.is_floating_point() else value.to(place)
+            for name, value in inputs.items()
+        }
 
 
 def load_adapter(options: LoadOptions) -> HfAdapter:
@@ -160,6 +189,23 @@ def load_adapter(options: LoadOptions) -> HfAdapter:
         options.variant, revision=arguments["revision"], device=options.device, dtype=options.dtype
     )  # fmt: skip
     return HfAdapter(loaded, options.variant, arguments, BOX_SPACES[arguments["boxes"]])
+
+
+def _other_scaling(space: BoxSpace, scaler: Any, images: Mapping[str, Any]) -> tuple[str, ...]:  # noqa: ANN401 - any
+    """Return a notice if boxes are read in pixels of scaled pictures and the processor scales them otherwise."""
+    if space.scaled_pixels is None:
+        return ()
+    size = {**dict(getattr(scaler, "size", None) or {}), **images.get("size", {})}
+    fewest, most = (images.get(old, size.get(new)) for old, new in _SCALED_WITHIN.items())
+    square = getattr(scaler, "patch_size", 0) * getattr(scaler, "merge_size", 0)
+    if (fewest, most) == space.scaled_pixels and square == space.multiple:
+        return ()
+    notice = (
+        f"Boxes are read as {space.name}: in pictures scaled to whole squares of {space.multiple} pixels and within "
+        f"{space.scaled_pixels} pixels. This processor scales to squares of {square} and within ({fewest}, {most}), so "
+        "boxes are read wrongly in pictures that come out otherwise."
+    )
+    return (notice,)
 
 
 def _shape_of(pixels: Pixels) -> tuple[object, ...]:

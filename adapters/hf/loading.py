@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from adapters.hf.processors import load_processor
+from adapters.plain_generation import forget_decoding
 from tasks.foundation.errors import DataError, UsageError
 from tasks.foundation.files import fingerprint
 from unimed.base_weights import sampled_files
@@ -65,6 +66,7 @@ def load_model(name: str, *, revision: str, device: str, dtype: str) -> Loaded:
         raise DataError(f"The model in {folder} cannot be read: {error}", "Download it again.") from error
     model, info = loaded
     refuse_loading_info(str(folder), info)
+    forget_decoding(model)
     model = model.to(place).eval()
     return Loaded(model=model, processor=processor, fingerprint=fingerprint(sampled_files(folder)))
 
@@ -101,5 +103,10 @@ def _config(folder: Path) -> Any:  # noqa: ANN401 - any configuration of transfo
         raise UsageError(
             f"{config.model_type} is no vision-language model of transformers.",
             "Name a model whose pipeline is image-text-to-text.",
+        )
+    if config.is_encoder_decoder:
+        raise UsageError(
+            f"{config.model_type} encodes its prompt apart from its answer, which `hf` does not drive.",
+            "Name a model that continues its prompt.",
         )
     return config

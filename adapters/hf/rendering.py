@@ -10,7 +10,7 @@ from PIL import Image
 
 from adapters.base import ImageSlot, Size, TextSegment
 from adapters.hf.remembering import RememberingImageProcessor
-from tasks.foundation.errors import DataError
+from tasks.foundation.errors import SampleError
 from tasks.sample import ImageRef
 
 _SIZES = 512
@@ -85,31 +85,57 @@ class Renderer:
         images: Sequence[Sequence[Image.Image]],
     ) -> dict[str, Any]:
         given = [list(own) for own in images]
-        inputs = processor(
-            text=list(texts),
-            images=given if any(given) else None,
-            padding=True,
-            return_tensors="pt",
-            **({"add_special_tokens": False} if self._brings_bos(texts[0]) else {}),
-            **(self._images if any(given) else {}),
-        )
+        try:
+            inputs = processor(
+                text=list(texts),
+                images=given if any(given) else None,
+                padding=True,
+                return_tensors="pt",
+                **({"add_special_tokens": False} if self._brings_bos(texts[0]) else {}),
+                **(self._images if any(given) else {}),
+            )
+        except (ValueError, TypeError, IndexError) as error:
+            # Each says in its own way what it does not take, such as a question without a picture.
+            raise SampleError(f"The model's processor does not take this prompt: {error}") from error
         return {name: value for name, value in inputs.items() if name != "labels"}
 
-    def segments(self, question: str, images: Sequence[ImageRef], sizes: Sequence[Size]) -> tuple[Segment, ...]:
-        """Return the prompt in parts: text, and slots of pictures of these sizes.
+    def takes_text_alone(self) -> bool:
+        """Whether a question may come without a picture."""
+        try:
+            self._inputs(self._blank, [self.text("?", 0)], [[]])
+        except SampleError:
+            return False
+        return True
+
+    def whole(self, question: str, images: Sequence[ImageRef], sizes: Sequence[Size]) -> tuple[Segment, ...]:
+        """Return a prompt as one text with its pictures before it: of the right length, but not to be driven.
 
         Raises:
-            DataError: If the processor wrote another number of visual tokens than the sizes promise.
+            SampleError: If the processor does not take it.
         """
-        blanks = [[Image.new("RGB", size) for size in sizes]]
-        ids: list[int] = self._inputs(self._blank, [self.text(question, len(images))], blanks)["input_ids"][0].tolist()
+        slots = (ImageSlot(image=image, tokens=0) for image in images)
+        return (*slots, TextSegment(ids=tuple(self._ids(question, sizes))))
+
+    def segments(self, question: str, images: Sequence[ImageRef], sizes: Sequence[Size]) -> tuple[Segment, ...]:
+        """Return a prompt in parts: text, and slots of pictures of these sizes.
+
+        Raises:
+            SampleError: If the processor does not take it, or wrote another number of visual tokens than the sizes
+                promise.
+        """
+        ids = self._ids(question, sizes)
         shapes = [self.shape(size) for size in sizes]
         if ids.count(self._image_token_id) != sum(shape.tokens for shape in shapes):
-            raise DataError(
-                f"The processor writes {ids.count(self._image_token_id)} visual tokens for pictures of {list(sizes)}.",
-                "Its pictures depend on each other, which medbench cannot follow; use the model behind a server.",
+            raise SampleError(
+                f"The model's processor writes {ids.count(self._image_token_id)} visual tokens for pictures of "
+                f"{list(sizes)}, not the {sum(shape.tokens for shape in shapes)} that it writes for each alone."
             )
         return tuple(_cut(ids, self._image_token_id, list(zip(images, shapes, strict=True))))
+
+    def _ids(self, question: str, sizes: Sequence[Size]) -> list[int]:
+        blanks = [[Image.new("RGB", size) for size in sizes]]
+        ids: list[int] = self._inputs(self._blank, [self.text(question, len(sizes))], blanks)["input_ids"][0].tolist()
+        return ids
 
     def _shape(self, size: Size) -> Shape:
         inputs = self._inputs(self._blank, [self.text("", 1)], [[Image.new("RGB", size)]])

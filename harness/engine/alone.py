@@ -7,6 +7,7 @@ import torch
 from transformers import GenerationConfig
 
 from adapters.base import Generation, LocalAdapter, RowStates, TextSegment
+from adapters.plain_generation import forget_decoding
 from harness.engine.choosing import Row, outcome_of
 from harness.engine.request import Request
 from tasks.foundation.errors import SampleError
@@ -21,6 +22,7 @@ def generate_alone(adapter: LocalAdapter, request: Request) -> Generation:
     Raises:
         SampleError: If an image is missing or broken.
     """
+    forget_decoding(adapter.decoder)
     images = [open_image(request.source, image) for image in request.sample.images]
     whole = adapter.written_whole([(request.sample, request.spec, images)], request.decoding.max_new_tokens)
     return _said(adapter, request, _written(adapter, request) if whole is None else whole[0])

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from adapters.base import LocalAdapter
+from adapters.plain_generation import forget_decoding
 from harness.engine.budget import Budget
 from harness.engine.continuous import ContinuousBatching
 from harness.engine.grouping import in_order
@@ -42,6 +43,7 @@ class Engine:
         self, adapter: LocalAdapter, budget: Budget, phases: Phases, *, continuous: bool = True,
         fixed_steps: bool = False, whole: str = "",
     ) -> None:  # fmt: skip
+        forget_decoding(adapter.decoder)
         self._adapter = adapter
         self._phases = phases
         self._why_static = why_not_packed(adapter.decoder) if continuous else "static batches were asked for"

@@ -1,0 +1,155 @@
+"""The self-test before a run: what it finds, and what follows from it."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from engine_helpers import Small, make_requests
+from whole_models import Mistaken, MistakenWithLibrary, SmallWithLibrary
+
+from adapters.base import LocalAdapter
+from harness import driving
+from harness.driving import drive
+from harness.engine.budget import Budget
+from harness.engine.engine import Engine
+from harness.engine.request import Outcome, Request
+from harness.phases import Phases
+from harness.rundir import RunDirectory
+from harness.self_test import Tested, self_test
+from harness.settings import Settings
+from tasks.foundation.errors import RunError, UsageError
+
+BUDGET = Budget(rows=4, tokens=4000)
+
+
+@pytest.fixture
+def requests(picture_folder: Path) -> list[Request]:
+    return make_requests(picture_folder, 12, 3)
+
+
+def test_a_sound_model_passes(requests: list[Request]) -> None:
+    tested = self_test(Small(), requests, BUDGET)
+    assert tested == Tested(equal=2, total=2)
+    assert tested.as_json() == {"equal": 2, "of": 2}
+
+
+def test_a_model_that_the_engine_drives_wrongly_is_left_to_its_library(requests: list[Request]) -> None:
+    tested = self_test(MistakenWithLibrary(requests), requests, BUDGET)
+    assert tested.equal < tested.total == 2
+    assert "wrote other tokens than in its own library" in tested.whole
+    assert not tested.one_by_one
+
+
+def test_without_a_library_the_run_ends(requests: list[Request]) -> None:
+    with pytest.raises(RunError, match="no number of it could be trusted") as raised:
+        self_test(Mistaken(), requests, BUDGET)
+    assert "medbench doctor engine" in str(raised.value)
+
+
+def test_a_library_that_mixes_its_batches_is_asked_one_by_one(requests: list[Request]) -> None:
+    adapter = SmallWithLibrary(requests)
+    adapter.heeds_others = True
+    assert self_test(adapter, requests, BUDGET) == Tested(equal=2, total=2)
+    adapter.only_whole = "its layers are its own"
+    tested = self_test(adapter, requests, BUDGET)
+    assert (tested.whole, tested.one_by_one) == ("its layers are its own", True)
+    assert tested.equal < 2
+
+
+def test_in_16_bits_a_difference_has_no_consequence(requests: list[Request]) -> None:
+    adapter = Mistaken()
+    adapter.dtype = "bfloat16"
+    tested = self_test(adapter, requests, BUDGET)
+    assert tested.equal < tested.total == 2
+    assert tested.whole == ""
+
+
+def test_broken_pictures_and_long_prompts_are_left_to_the_run(requests: list[Request], tmp_path: Path) -> None:
+    lost = [replace(request, source=tmp_path) for request in requests]
+    assert self_test(Small(), lost, BUDGET) == Tested()
+    assert self_test(Small(max_position_embeddings=8), requests, BUDGET) == Tested()
+    assert self_test(Small(), [], BUDGET) == Tested()
+
+
+def test_the_shortest_and_the_longest_with_pictures_are_asked(requests: list[Request]) -> None:
+    adapter = SmallWithLibrary(requests)
+    self_test(adapter, requests, BUDGET)
+    seeing = sorted((one.length, one.sample.sample_id) for one in requests if one.prompt.images())
+    assert [[name] for _, name in (seeing[0], seeing[-1])] == adapter.batches
+
+
+def test_sampling_and_long_answers_are_no_part_of_it(requests: list[Request]) -> None:
+    hot = [replace(one, decoding=replace(one.decoding, temperature=2.0, max_new_tokens=300)) for one in requests]
+    assert self_test(Small(), hot, BUDGET) == Tested(equal=2, total=2)
+
+
+def driven(
+    adapter: LocalAdapter, requests: list[Request], folder: Path, **more: float
+) -> tuple[dict[str, Outcome], Phases]:
+    phases = Phases()
+    directory = RunDirectory(path=folder, identity="x")
+    settings = replace(Settings(model="small", batch_size=4), **cast("Any", more))
+    outcomes = [one for some in drive(adapter, iter(requests), directory, phases, settings) for one in some]
+    return {one.sample_id: one for one in outcomes}, phases
+
+
+def test_a_run_says_why_its_library_answers(
+    requests: list[Request], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = MistakenWithLibrary(requests)
+    outcomes, phases = driven(adapter, requests, tmp_path)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "of 2 answers are those of one-by-one generation in float32" in said
+    assert "The model's own library answers, batch by batch: in the engine it wrote other tokens" in said
+    assert str(phases.notes["batching"]).startswith("whole: in the engine it wrote other tokens")
+    sound = driven(SmallWithLibrary(requests), requests, tmp_path / "sound")[0]
+    assert {key: one.generation for key, one in outcomes.items()} == {key: one.generation for key, one in sound.items()}
+    assert max(map(len, adapter.batches)) > 1
+
+
+def test_one_by_one_is_said_and_done(
+    requests: list[Request], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = SmallWithLibrary(requests)
+    adapter.only_whole, adapter.heeds_others = "its layers are its own", True
+    outcomes, _ = driven(adapter, requests, tmp_path)
+    tested, asked = adapter.batches[:3], adapter.batches[3:]
+    assert [len(batch) for batch in tested] == [1, 1, 2]
+    # Then the test's second try, as whole batches, and the run itself.
+    assert [len(batch) for batch in asked if len(batch) > 1] == [2]
+    assert len(outcomes) == len(requests)
+    assert "every sample is asked alone" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_run_without_a_test_says_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nothing(_: Engine, __: object) -> Iterator[list[Outcome]]:
+        yield []
+
+    monkeypatch.setattr(Engine, "generate", nothing)
+    monkeypatch.setattr(driving, "self_test", lambda *_: Tested())
+    driven(Small(), [], tmp_path)
+    assert "Self-test" not in capsys.readouterr().err
+
+
+def test_a_library_whose_batches_do_not_fit_is_still_tested(requests: list[Request]) -> None:
+    adapter = MistakenWithLibrary(requests)
+    adapter.most = 1
+    tested = self_test(adapter, requests, BUDGET)
+    assert tested.equal < tested.total
+    assert "wrote other tokens" in tested.whole
+    assert not tested.one_by_one
+
+
+@pytest.mark.parametrize("more", [{"temperature": 0.5}, {"repetition_penalty": 1.1}, {"beams": 2}])
+def test_a_model_that_is_left_whole_does_not_sample(
+    requests: list[Request], tmp_path: Path, more: dict[str, float]
+) -> None:
+    adapter = SmallWithLibrary(requests)
+    adapter.only_whole = "its layers are its own"
+    with pytest.raises(UsageError, match="takes the likeliest token") as raised:
+        driven(adapter, requests, tmp_path, **more)
+    assert "Leave out --temperature" in str(raised.value)
