@@ -1,6 +1,7 @@
 """Intervals and paired tests: against scipy, on real answers, and by simulation of clustered data."""
 
 import csv
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tasks.metrics.metric import FloatArray, Metric, mean_of_scores, score_statistics
+from tasks.statistics import paired
 from tasks.statistics.intervals import Interval, interval, wilson
 from tasks.statistics.paired import difference, holm, mcnemar
 
@@ -206,6 +208,31 @@ def test_mcnemar_is_scipys() -> None:
 def test_few_clusters_are_exchanged_in_all_ways() -> None:
     first, second = np.ones((5, 2)), np.zeros((5, 2))
     assert compared(first, second, names(5, 2)) == pytest.approx(2 / 32)
+
+
+def test_many_clusters_give_the_p_of_exchanges(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(2)
+    first, second = models(generator, 900, 2, 0.12)
+    exchanged = compared(first, second, names(900, 2))
+    monkeypatch.setattr(paired, "MANY", 100)
+    assert compared(first, second, names(900, 2)) == pytest.approx(exchanged, abs=0.02)
+    assert compared(first, first, names(900, 2)) == 1
+
+
+def test_a_hundred_thousand_samples_take_seconds() -> None:
+    """As a ratio: ten times the samples take no more than some twenty times as long."""
+    generator = np.random.default_rng(4)
+
+    def seconds(count: int) -> float:
+        scores = score_statistics(generator.random(count).tolist())
+        clusters = [str(place) for place in range(count)]
+        started = time.process_time()
+        interval(MEAN, scores, clusters, seed=0)
+        difference(MEAN, scores, scores[::-1].copy(), clusters, seed=0)
+        return time.process_time() - started
+
+    seconds(10_000)
+    assert seconds(100_000) < 25 * seconds(10_000)
 
 
 def test_holm_is_the_textbooks() -> None:

@@ -7,7 +7,12 @@ import numpy.typing as npt
 
 from tasks.metrics.metric import FloatArray
 
-_AT_ONCE = 250
+_CELLS_AT_ONCE = 4_000_000
+
+
+def rows_at_once(clusters: int) -> int:
+    """Return how many draws of so many clusters are held in memory together."""
+    return max(1, _CELLS_AT_ONCE // max(1, clusters))
 
 
 def membership(clusters: Sequence[str]) -> npt.NDArray[np.intp]:
@@ -34,10 +39,11 @@ def resampled(totals: FloatArray, *, resamples: int, seed: int) -> FloatArray:
 
 
 def _draws(clusters: int, resamples: int, seed: int) -> Iterator[FloatArray]:
-    """Yield how often each cluster was drawn [b, C], a few hundred resamples at a time."""
+    """Yield how often each cluster was drawn [b, C], some resamples at a time."""
     generator = np.random.default_rng(seed)
-    for start in range(0, resamples, _AT_ONCE):
-        rows = min(_AT_ONCE, resamples - start)
+    at_once = rows_at_once(clusters)
+    for start in range(0, resamples, at_once):
+        rows = min(at_once, resamples - start)
         chosen = generator.integers(0, clusters, size=(rows, clusters))
         flat = (chosen + clusters * np.arange(rows)[:, None]).ravel()
         yield np.bincount(flat, minlength=rows * clusters).reshape(rows, clusters).astype(np.float64)

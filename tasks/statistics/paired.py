@@ -13,18 +13,19 @@ import numpy as np
 from scipy import stats
 
 from tasks.metrics.metric import FloatArray, Metric, mean_of_scores
-from tasks.statistics.clusters import membership, resampled, totals_by_cluster
+from tasks.statistics.clusters import membership, resampled, rows_at_once, totals_by_cluster
 from tasks.statistics.intervals import LEVEL, RESAMPLES, standard_error, t_quantile
 
 PERMUTATIONS = 9999
 ENUMERATED = 13
 """With so few clusters all exchanges are tried."""
+MANY = 5000
+"""With so many clusters the difference over its standard error is normal, and exchanges would find the same p."""
 _TAIL = (1 - LEVEL) / 2
 _POWER = 0.8
-_AT_ONCE = 500
 _SLACK = 1e-9
 
-Test = Literal["mcnemar", "exchange of clusters", "none"]
+Test = Literal["mcnemar", "exchange of clusters", "standard error", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,7 @@ def difference(
     if np.isnan(value):
         return None
     low, high, error = _spread(metric, ours, theirs, value, seed)
-    p, test = _tested(metric, (first, second), (ours, theirs), value, seed)
+    p, test = _tested(metric, (first, second), (ours, theirs), value, error, seed)
     return Difference(
         value=value, low=low, high=high, p=p, test=test, samples=len(first), clusters=len(ours),
         detectable=min(1.0, float(stats.norm.ppf(1 - _TAIL) + stats.norm.ppf(_POWER)) * error),
@@ -98,18 +99,17 @@ def _spread(
 
 
 def _tested(
-    metric: Metric,
-    samples: tuple[FloatArray, FloatArray],
-    totals: tuple[FloatArray, FloatArray],
-    value: float,
-    seed: int,
-) -> tuple[float, Test]:
+    metric: Metric, samples: tuple[FloatArray, FloatArray], totals: tuple[FloatArray, FloatArray], value: float,
+    error: float, seed: int,
+) -> tuple[float, Test]:  # fmt: skip
     first, second = samples
     ours, theirs = totals
     if len(ours) == 1:
         return 1.0, "none"
     if len(ours) == len(first) and metric.compute is mean_of_scores and _right_or_wrong(first, second):
         return mcnemar(int((first[:, 0] > second[:, 0]).sum()), int((first[:, 0] < second[:, 0]).sum())), "mcnemar"
+    if len(ours) > MANY:
+        return (float(2 * stats.norm.sf(abs(value) / error)) if error > 0 else float(value == 0)), "standard error"
     return _exchanged(metric, ours, theirs, abs(value), seed), "exchange of clusters"
 
 
@@ -127,8 +127,8 @@ def _exchanged(metric: Metric, ours: FloatArray, theirs: FloatArray, size: float
     """Return the share of exchanges, the real assignment among them, with a difference at least as large."""
     as_large = total = 0
     for kept in _exchanges(len(ours), seed):
-        first = kept @ ours + (1 - kept) @ theirs
-        second = (1 - kept) @ ours + kept @ theirs
+        moved = kept @ (ours - theirs)
+        first, second = theirs.sum(axis=0) + moved, ours.sum(axis=0) - moved
         values = np.abs(metric.compute(first) - metric.compute(second))
         as_large += int((np.nan_to_num(values) >= size - _SLACK).sum())
         total += len(kept)
@@ -144,9 +144,10 @@ def _exchanges(clusters: int, seed: int) -> Iterator[FloatArray]:
         yield (ways & 1).astype(np.float64)
         return
     generator = np.random.default_rng(seed)
-    for start in range(0, PERMUTATIONS, _AT_ONCE):
-        rows = min(_AT_ONCE, PERMUTATIONS - start)
-        yield generator.integers(0, 2, size=(rows, clusters)).astype(np.float64)
+    at_once = rows_at_once(clusters)
+    for start in range(0, PERMUTATIONS, at_once):
+        rows = min(at_once, PERMUTATIONS - start)
+        yield generator.integers(0, 2, size=(rows, clusters), dtype=np.int8).astype(np.float64)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
