@@ -24,6 +24,7 @@ SINGLE = ("case1_one_image", "case2_two_images_text_tail", "case3_three_images_n
 BATCH = ("case2_two_images_text_tail", "case1_one_image", "case4_text_only")
 NEW_TOKENS = 24
 VOCABULARY, IMAGE, PAD = 448, 449, 450
+TOLERANCE = 2e-4
 
 
 def root() -> Path:
@@ -103,3 +104,18 @@ class OnPixels:
 def numbered_pictures(folder: Path, number: int) -> None:
     for place in range(number):
         Image.new("RGB", (2, 2), (place, 0, 0)).save(folder / f"{place}.png")
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = TOLERANCE) -> None:
+    torch.testing.assert_close(ours.float(), theirs.float(), atol=tolerance, rtol=0)
+
+
+def own_pixels(given: dict[str, torch.Tensor], row: int = 0) -> torch.Tensor:
+    """Return the pixels [T, 3, S, S] of a recorded row."""
+    return given["vision_x"][row, :, 0]
+
+
+def sample_of(number: int, task: str = "slake-vqa", **inputs: str) -> Sample:
+    given = inputs or {"question": f"What is in <image>picture {number}?"}
+    images = (ImageRef(path=f"{number % 8}.png"),)
+    return Sample(sample_id=f"q{number}", task=task, split="train", images=images, inputs=given, reference=f"a{number}")

@@ -24,6 +24,7 @@ SIZES = {"vision": {"heads": 3}, "perceiver": {"heads": 2}, "language_model": {"
 """What shapes do not tell of the tiny model."""
 SINGLE = ("case1_single_2d", "case2_two_3d_nonsquare", "case3_depth_floor", "case4_text_only")
 LIMIT = 200
+TOLERANCE = 2e-4
 UPSTREAM_END = 1
 
 
@@ -115,3 +116,7 @@ def request_of(name: str, ids: Sequence[int], first: int, folder: Path) -> Reque
     sample = Sample(sample_id=name, task=spec.name, split="test", images=prompt.images(), reference="")
     decoding = Decoding(max_new_tokens=LIMIT, end_ids=frozenset({UPSTREAM_END}))
     return Request(sample=sample, spec=spec, source=folder, prompt=prompt, length=prompt.length, decoding=decoding)
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = TOLERANCE) -> None:
+    torch.testing.assert_close(ours.float(), theirs.float(), atol=tolerance, rtol=0)

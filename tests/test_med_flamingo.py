@@ -1,8 +1,6 @@
 """Med-Flamingo against the original code on recorded cases: every stage, both rules, the loader and the engine."""
 
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from command_line import medbench
-from fixture_root import realdata
 from med_flamingo_fixtures import (
     BATCH,
     IMAGE,
@@ -22,37 +19,29 @@ from med_flamingo_fixtures import (
     VOCABULARY,
     OnPixels,
     case,
+    close,
     document,
     load,
     numbered_pictures,
+    own_pixels,
     prompt_of,
     request_of,
     root,
-    trained,
     write_checkpoint,
 )
 from PIL import Image
-from transformers import CLIPConfig, CLIPModel, GenerationConfig
+from transformers import GenerationConfig
 
-from adapters.base import ImageSlot, LoadOptions, Prompt, RowStates
-from adapters.layers.segment_tokenizer import SegmentTokenizer, read_tokenizer
+from adapters.base import RowStates
 from adapters.med_flamingo.adapter import MedFlamingoAdapter
 from adapters.med_flamingo.decoder import GatedLayer
-from adapters.med_flamingo.entry import ENTRY
-from adapters.med_flamingo.examples import AUTHORS, drawn_examples
 from adapters.med_flamingo.looking import Media, looks_of, seen_images
 from adapters.med_flamingo.pictures import clip_pixels
-from adapters.med_flamingo.prompts import Mark, Part, Words, prompt_parts
 from harness.engine.alone import generate_alone
 from harness.engine.budget import Budget
 from harness.engine.engine import Engine
-from harness.engine.request import Request, make_request
+from harness.engine.request import Request
 from harness.phases import Phases
-from tasks.catalog import get_task
-from tasks.foundation.errors import DataError, UsageError
-from tasks.sample import ImageRef, Sample
-
-TOLERANCE = 2e-4
 
 
 @pytest.fixture(scope="module")
@@ -66,19 +55,10 @@ def adapters(folder: Path) -> dict[str, MedFlamingoAdapter]:
     return {rule: load(folder, media_rule=rule) for rule in RULES}
 
 
-def close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = TOLERANCE) -> None:
-    torch.testing.assert_close(ours.float(), theirs.float(), atol=tolerance, rtol=0)
-
-
 def state_of(adapter: MedFlamingoAdapter, ids: Sequence[int], pixels: torch.Tensor) -> Media:
     prompt = prompt_of(ids)
     images = pixels[: len(prompt.images())]
     return adapter.row_state(adapter.encode_images(list(images)) if len(images) else [], prompt, "vqa")
-
-
-def own_pixels(given: dict[str, torch.Tensor], row: int = 0) -> torch.Tensor:
-    """Return the pixels [T, 3, S, S] of a recorded row."""
-    return given["vision_x"][row, :, 0]
 
 
 def generated(
@@ -302,367 +282,37 @@ def test_pixels_equal_those_of_the_pinned_transform() -> None:
         assert torch.equal(clip_pixels(Image.fromarray(picture), pixels.shape[-1]), torch.from_numpy(pixels))
 
 
-class Recorded:
-    """A vocabulary that knows the recorded stretches of text, and nothing else."""
-
-    def __init__(self, words: dict[str, tuple[int, ...]]) -> None:
-        self._words = words
-
-    def get_piece_size(self) -> int:
-        return 32000
-
-    def is_control(self, token: int) -> bool:
-        return token in {1, 2}
-
-    def is_unknown(self, token: int) -> bool:
-        return token == 0
-
-    def encode(self, text: str) -> tuple[int, ...]:
-        return self._words[text]
-
-
-def recorded_parts(text: str) -> list[Part]:
-    parts: list[Part] = [text]
-    for word, mark in (("<image>", Mark.IMAGE), ("<|endofchunk|>", Mark.END_OF_CHUNK)):
-        cut: list[Part] = []
-        for part in parts:
-            if isinstance(part, Mark):
-                cut.append(part)
-                continue
-            first, *others = part.split(word)
-            cut += [first, *(piece for other in others for piece in (mark, other))]
-        parts = cut
-    return [part for part in parts if part != ""]
-
-
-def recorded_ids(tokenizer: SegmentTokenizer, text: str, bos: int) -> list[int]:
-    ids = [bos]
-    for part in tokenizer.encode(recorded_parts(text)):
-        ids += [32000 + part.value] if isinstance(part, Mark) else part
-    return ids
-
-
-def recorded_cases() -> list[tuple[dict[str, Any], int]]:
-    variants = document("tokenization.json")["variants"].values()
-    return [(one, variant["bos_id"]) for variant in variants for one in variant["cases"]]
-
-
-def test_stretches_of_text_are_those_of_the_recorded_tokenizer() -> None:
-    words: dict[str, tuple[int, ...]] = {}
-    for one, bos in recorded_cases():
-        assert one["input_ids"][0] == bos
-        texts = [part.strip() for part in recorded_parts(one["text"]) if isinstance(part, str)]
-        stretches: list[tuple[int, ...]] = []
-        run: list[int] = []
-        for token in [*one["input_ids"][1:], 32000]:
-            if token < 32000:
-                run.append(token)
-            elif run:
-                stretches.append(tuple(run))
-                run = []
-        for text, ids in zip(texts, stretches, strict=True):
-            assert words.setdefault(text, ids) == ids
-    tokenizer = SegmentTokenizer(Recorded(words))
-    for one, bos in recorded_cases():
-        assert recorded_ids(tokenizer, one["text"], bos) == one["input_ids"]
-
-
-def test_token_ids_of_the_real_llama_tokenizer() -> None:
-    place = os.environ.get("MEDBENCH_LLAMA_TOKENIZER")
-    if not place:
-        pytest.skip("LLaMA's tokenizer.model may not be passed on: set MEDBENCH_LLAMA_TOKENIZER to a folder with it")
-    tokenizer = read_tokenizer(Path(place) / "tokenizer.model")
-    for one, bos in recorded_cases():
-        assert recorded_ids(tokenizer, one["text"], bos) == one["input_ids"]
-
-
-def test_the_prompt_is_the_authors_own() -> None:
-    [recorded] = {one["text"] for one, _ in recorded_cases() if one["name"] == "demo_6shot"}
-    examples = [Words(question=question, answer=answer) for _, question, answer in AUTHORS]
-    parts = prompt_parts("Where is the largest mass located in the cerebellum?", 1, examples)
-    names = {Mark.IMAGE: "<image>", Mark.END_OF_CHUNK: "<|endofchunk|>"}
-    assert "".join(part if isinstance(part, str) else names[part] for part in parts) == recorded
-
-
-def sample_of(number: int, task: str = "slake-vqa", **inputs: str) -> Sample:
-    given = inputs or {"question": f"What is in <image>picture {number}?"}
-    images = (ImageRef(path=f"{number % 8}.png"),)
-    return Sample(sample_id=f"q{number}", task=task, split="train", images=images, inputs=given, reference=f"a{number}")
-
-
-@pytest.fixture
-def colours(tmp_path: Path) -> Path:
-    draw = np.random.default_rng(3)
-    for number in range(8):
-        Image.fromarray(draw.integers(0, 256, (40, 36, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
-    return tmp_path
-
-
-def words_of(adapter: MedFlamingoAdapter, prompt: Prompt) -> str:
-    """Return a prompt as text; the images that have slots are `[name]`."""
-    names = {VOCABULARY: "<|endofchunk|>", IMAGE: "<image>", 0: "<0>", 1: "<1>"}
-    text = ""
-    for segment in prompt.segments:
-        if isinstance(segment, ImageSlot):
-            text += f"[{segment.image.path}]"
-            continue
-        run: list[int] = []
-        for token in (*segment.ids, -1):
-            if token in names or token < 0:
-                text += adapter.detokenise(run) + names.get(token, "")
-                run = []
-            else:
-                run.append(token)
-    return text
-
-
-def test_without_examples_the_question_stands_alone(folder: Path) -> None:
-    adapter = load(folder, shots="0", bos_token_id="1")
-    spec = get_task("slake-vqa")
-    prompt = adapter.render(sample_of(3), spec, lambda _: (1, 1))
-    assert words_of(adapter, prompt) == (
-        "<1>You are a helpful medical assistant. You are being provided with images and a question about the image, "
-        "please answer the question.<image>[3.png]Question: What is in picture 3? Answer:"
-    )
-    assert adapter.notices == ("Med-Flamingo answers slake-vqa without examples.",)
-    assert prompt.images() == (ImageRef(path="3.png"),)
-
-
-def test_examples_come_from_the_train_split(colours: Path, tmp_path: Path) -> None:
-    wide = write_checkpoint(tmp_path / "wide", context=2048)
-    (colours / "2.png").write_bytes(b"no picture")
-    train = [sample_of(number) for number in range(40)]
-    spec = get_task("slake-vqa")
-    adapter = load(wide, train_samples=lambda _: train, source_of=lambda _: colours)
-    prompt = adapter.render(sample_of(3), spec, lambda _: (1, 1))
-    text = words_of(adapter, prompt)
-    assert text.count("<image>Question: What is in picture ") == 6
-    assert text.endswith("<|endofchunk|><image>[3.png]Question: What is in picture 3? Answer:")
-    assert text.startswith("<0>You are a helpful medical assistant. You are being provided with images, a question")
-    [notice] = adapter.notices
-    shown = notice.removeprefix("Med-Flamingo is shown 6 examples for slake-vqa, of its train split: ").split(", ")
-    pictures = {int(name[1:]) % 8 for name in shown}
-    assert len(pictures) == 6
-    assert 2 not in pictures
-    for name in shown:
-        assert f"picture {name[1:]}? Answer: a{name[1:]}.<|endofchunk|>" in text
-    again = drawn_examples(spec, train[::-1], colours, lambda _: True)
-    assert [example.name for example in again] == shown
-    assert adapter.render(sample_of(4), spec, lambda _: (1, 1)) != prompt
-    assert len(adapter.notices) == 1
-
-
-def test_examples_that_are_too_long_for_the_context_are_passed_over(folder: Path, colours: Path) -> None:
-    train = [sample_of(number, question=f"What is in picture {number}? " * 9) for number in range(40)]
-    adapter = load(folder, train_samples=lambda _: train, source_of=lambda _: colours)
-    adapter.render(sample_of(3), get_task("slake-vqa"), lambda _: (1, 1))
-    assert adapter.notices == ("Med-Flamingo answers slake-vqa without examples.",)
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_the_pictures_of_examples_are_read_like_the_questions_own(colours: Path, tmp_path: Path, rule: str) -> None:
-    """A prompt with examples equals one whose images all have slots, and its rows can be batched."""
-    wide = write_checkpoint(tmp_path / "wide", context=2048)
-    train = [sample_of(number) for number in range(40)]
-    spec = get_task("slake-vqa")
-    adapter = load(wide, media_rule=rule, train_samples=lambda _: train, source_of=lambda _: colours)
-    requests = [make_request(adapter, sample_of(number), spec, colours) for number in range(6)]
-    examples = adapter._examples.of(spec)
-    pictures = [image for example in examples for image in example.images]
-    with torch.inference_mode():
-        features = adapter.encode_images([adapter.pixels(image) for image in pictures])
-        own = adapter.encode_images([adapter.pixels(Image.open(colours / "0.png").convert("RGB"))])
-        state = adapter.row_state(own, requests[0].prompt, "vqa")
-        plain = Prompt(segments=requests[0].prompt.segments)
-        whole = adapter.row_state([*features, *own], plain, "vqa")
-    assert len(state.images) == len(whole.images) == 7
-    for one, other in zip(state.images, whole.images, strict=True):
-        close(one, other, 1e-5)
-    assert torch.equal(state.seen, whole.seen)
-    assert int(state.seen[-1]) == (7 if rule == "previous" else 0)
-    alone = {one.sample.sample_id: generate_alone(adapter, one) for one in requests}
-    engine = Engine(adapter, Budget(rows=4, tokens=16384), Phases())
-    found = {outcome.sample_id: outcome.generation for some in engine.generate(requests) for outcome in some}
-    assert found == alone
-    if rule == "previous":
-        assert len({generation.text for generation in alone.values()}) > 2
-
-
-def test_the_authors_examples_need_their_pictures(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="their pictures are not given"):
-        load(folder, shots="6")
-    with pytest.raises(UsageError, match=r"does not give the authors' pictures(.|\n)*synpic50962\.jpg is missing"):
-        load(folder, demo_images=str(tmp_path))
-    for number, (name, _, _) in enumerate(AUTHORS):
-        Image.new("RGB", (20, 30), (40 * number, 0, 0)).save(tmp_path / name)
-    given = load(folder, demo_images=str(tmp_path))
-    prompt = given.render(sample_of(3), get_task("slake-vqa"), lambda _: (1, 1))
-    assert prompt.images() == (ImageRef(path="3.png"),)
-    assert given.notices == (
-        "Med-Flamingo is shown 6 examples for slake-vqa, the authors': " + ", ".join(name for name, _, _ in AUTHORS),
-    )
-    state = given.row_state([torch.zeros(64, 64)], prompt, "vqa")
-    assert len(state.images) == 7
-    bare = load(folder)
-    assert given.weights_fingerprint != bare.weights_fingerprint
-    assert load(folder, demo_images=str(tmp_path), shots="0").weights_fingerprint == bare.weights_fingerprint
-    with pytest.raises(DataError, match="0 usable examples; shots=6 needs 6"):
-        load(folder, demo_images=str(tmp_path), shots="6").render(
-            sample_of(3, "mpx-single"), get_task("mpx-single"), lambda _: (1, 1)
-        )
-
-
-def test_the_authors_pictures_are_those_of_vqa_rad(folder: Path) -> None:
-    pictures = realdata("vqa_rad") / "images"
-    adapter = load(folder, demo_images=str(pictures), shots="6")
-    assert [example.images[0].mode for example in adapter._examples.of(get_task("path-vqa"))] == ["RGB"] * 6
-
-
-@pytest.mark.parametrize(
-    ("task", "text", "answer"),
-    [
-        ("slake-vqa", " yes.\nQuestion: and?", "yes."),
-        ("slake-vqa", "the liver. Question: and?", "the liver."),
-        ("slake-vqa", "<unk> pons<|endofchunk|>", "pons"),
-        ("dermamnist", "nevus<image>", "nevus"),
-        ("mpx-single", "two lines\nof a report Answer: no", "two lines\nof a report"),
-        ("slake-vqa", "\n", ""),
-    ],
-)
-def test_answers_are_cut_where_the_authors_cut_them(
-    adapters: dict[str, MedFlamingoAdapter], task: str, text: str, answer: str
-) -> None:
-    spec = get_task(task)
-    assert ENTRY.parse(text, sample_of(0, task), spec).text == answer
-    stops = adapters["previous"].stop_strings(spec)
-    assert set(stops) >= {"<|endofchunk|>", "<image>", "Question", "Answer"}
-    assert ("\n" in stops) == (spec.kind != "report")
-
-
-def test_limits_and_card(adapters: dict[str, MedFlamingoAdapter]) -> None:
-    adapter = adapters["previous"]
-    assert adapter.max_new_tokens(get_task("slake-vqa")) == 10
-    assert adapter.max_new_tokens(get_task("mimic-cxr")) == get_task("mimic-cxr").max_new_tokens
-    assert adapter.end_ids == {2}
-    assert adapter.decoder.lm_head.weight.shape[0] == VOCABULARY
-    assert adapter.decoder.model.embed_tokens.weight.shape[0] == VOCABULARY + 3
-    assert ENTRY.card.kinds == {"vqa", "report", "cls"}
-    with pytest.raises(NotImplementedError):
-        adapter.project([], "vqa")
-
-
-def test_the_checkpoints_embeddings_replace_those_of_llama(adapters: dict[str, MedFlamingoAdapter]) -> None:
-    embeddings = adapters["next"].embed_tokens(torch.arange(VOCABULARY + 3))
-    assert torch.equal(embeddings, trained()["lang_encoder.model.embed_tokens.weight"])
-
-
-def test_the_leading_word_of_wrapped_training_is_accepted(
-    adapters: dict[str, MedFlamingoAdapter], tmp_path: Path
-) -> None:
-    """So is a checkpoint that holds the blocks once."""
-    once = {name: one for name, one in trained().items() if ".gated_cross_attn_layer." not in name}
-    wrapped = load(write_checkpoint(tmp_path, {f"module.{name}": one for name, one in once.items()}))
-    given = adapters["previous"].decoder.state_dict()
-    assert all(torch.equal(one, given[name]) for name, one in wrapped.decoder.state_dict().items())
-
-
-BLOCK = "lang_encoder.gated_cross_attn_layers.3.attn_gate"
-COPY = "lang_encoder.model.layers.3.gated_cross_attn_layer.attn_gate"
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({BLOCK: None, COPY: None}, r"1 missing: model\.layers\.3\.gated\.attn_gate"),
-        ({BLOCK: torch.ones(1)}, r"model\.layers\.3\.gated\.attn_gate twice, and differently"),
-        ({"lang_encoder.gated_cross_attn_layers.4.attn_gate": torch.ones(1)}, r"1 unexpected: model\.layers\.4"),
-        ({"perceiver.norm.bias": None}, r"1 missing: norm\.bias"),
-        ({"perceiver.extra": torch.ones(1)}, "1 unexpected: extra"),
-        ({"perceiver.latents": None}, "lacks 'latents' of the perceiver"),
-        ({"perceiver.norm.bias": torch.ones(3)}, "of another shape"),
-        ({"vision_encoder.proj": torch.ones(1)}, r"also holds vision_encoder\.proj"),
-        ({"lang_encoder.model.embed_tokens.weight": None}, "lacks embeddings"),
-        ({"lang_encoder.model.embed_tokens.weight": torch.ones(448, 64)}, "has 448 embeddings"),
-    ],
-)
-def test_weights_that_do_not_fit_are_refused(change: dict[str, torch.Tensor | None], said: str, tmp_path: Path) -> None:
-    weights = {name: tensor for name, tensor in {**trained(), **change}.items() if tensor is not None}
-    with pytest.raises(DataError, match=said):
-        load(write_checkpoint(tmp_path, weights))
-
-
-def test_parts_that_are_not_there_are_said(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(UsageError, match="needs weights"):
-        ENTRY.load(LoadOptions())
-    with pytest.raises(UsageError, match=r"model\.pt is missing"):
-        load(tmp_path)
-    shutil.copyfile(folder / "model.pt", tmp_path / "model.pt")
-    with pytest.raises(UsageError, match="llama is no folder"):
-        load(tmp_path)
-    with pytest.raises(UsageError, match="clip is no folder"):
-        load(tmp_path, llama=str(folder / "llama"))
-    elsewhere = load(tmp_path, llama=str(folder / "llama"), clip=str(folder / "clip"))
-    assert elsewhere.weights_fingerprint == load(folder).weights_fingerprint
-    shutil.copytree(folder / "llama", tmp_path / "llama")
-    (tmp_path / "llama" / "tokenizer.model").unlink()
-    with pytest.raises(DataError, match=r"tokenizer\.model is missing"):
-        load(tmp_path, clip=str(folder / "clip"))
-
-
-def test_other_base_models_are_refused(tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path)
-    config = folder / "llama" / "config.json"
-    values = json.loads(config.read_text(encoding="utf-8"))
-    config.write_text(json.dumps({**values, "max_position_embeddings": 4096}), encoding="utf-8")
-    assert "as LLaMA-2 does" in load(folder).notices[0]
-    config.write_text(json.dumps({**values, "num_hidden_layers": 7}), encoding="utf-8")
-    with pytest.raises(DataError, match=r"unexpected: model\.layers\.7"):
-        load(folder)
-    config.write_text(json.dumps({**values, "model_type": "mistral"}), encoding="utf-8")
-    with pytest.raises(DataError, match="'mistral'"):
-        load(folder)
-    config.write_text("{", encoding="utf-8")
-    with pytest.raises(DataError, match=r"no usable config\.json"):
-        load(folder)
-
-
-def test_clip_may_be_the_whole_model_and_must_fit(
-    folder: Path, adapters: dict[str, MedFlamingoAdapter], tmp_path: Path
-) -> None:
-    values = json.loads((folder / "clip" / "config.json").read_text(encoding="utf-8"))
-    text = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 16}
-    for name, width in (("whole", 64), ("wide", 32)):
-        vision = {**values, "hidden_size": width}
-        model = cast("Any", CLIPModel)(
-            CLIPConfig(vision_config=vision, text_config={**text, "vocab_size": 32}, projection_dim=16)
-        )
-        if name == "whole":
-            inner: torch.nn.Module = getattr(model.vision_model, "vision_model", model.vision_model)
-            given = cast("torch.nn.Module", adapters["previous"]._vision.clip)
-            inner.load_state_dict({key.removeprefix("vision_model."): one for key, one in given.state_dict().items()})
-        model.save_pretrained(tmp_path / name)
-    whole = load(folder, clip=str(tmp_path / "whole"))
-    pixels = own_pixels(case("case1_one_image"))
-    with torch.inference_mode():
-        assert torch.equal(whole._vision(pixels), adapters["previous"]._vision(pixels))
-    with pytest.raises(DataError, match="tokens of width 32, the perceiver reads 64"):
-        load(folder, clip=str(tmp_path / "wide"))
-    (tmp_path / "whole" / "config.json").unlink()
-    with pytest.raises(DataError, match=r"config\.json is missing"):
-        load(folder, clip=str(tmp_path / "whole"))
-    (tmp_path / "whole" / "config.json").write_text('{"model_type": "siglip"}', encoding="utf-8")
-    with pytest.raises(DataError, match="holds no CLIP"):
-        load(folder, clip=str(tmp_path / "whole"))
-
-
 def test_a_run_on_the_mini_suite(tmp_path: Path) -> None:
+    """It goes on where it was cut off, and says the same of itself as one that was not."""
     folder = write_checkpoint(tmp_path / "checkpoint", context=4096)
-    result = medbench(
-        "run", "--model", "med-flamingo", "--checkpoint", folder, "--tasks", "vqa,cls,report", "--limit", "2",
-        "--output-dir", tmp_path / "runs", "--device", "cpu", "--model-arg", "media_rule=next",
+    words = (
+        "run", "--model", "med-flamingo", "--checkpoint", folder, "--tasks", "slake-vqa,mimic-cxr,dermamnist",
+        "--limit", "2", "--output-dir", tmp_path / "runs", "--device", "cpu", "--model-arg", "media_rule=next",
     )  # fmt: skip
+    result = medbench(*words)
     assert result.returncode == 0, result.stderr
     [results] = (tmp_path / "runs").glob("med-flamingo-mini-*/results.json")
-    scored = json.loads(results.read_text(encoding="utf-8"))
-    assert {"slake-vqa", "mimic-cxr", "dermamnist"} <= set(scored["tasks"])
-    assert any("is shown 6 examples for slake-vqa" in notice for notice in scored["notices"])
+    whole = results.read_bytes()
+    scored = json.loads(whole)
+    assert set(scored["tasks"]) == {"slake-vqa", "mimic-cxr", "dermamnist"}
+    for task in scored["tasks"]:
+        assert any(f"is shown 6 examples for {task}, of its train split: " in notice for notice in scored["notices"])
+    for file in (results, results.with_name("done"), results.parent / "generations" / "dermamnist.jsonl"):
+        file.unlink()
+    result = medbench(*words)
+    assert result.returncode == 0, result.stderr
+    assert results.read_bytes() == whole
+
+
+def test_the_mistakes_of_a_command_line_end_without_a_traceback(folder: Path, tmp_path: Path) -> None:
+    for words, said in (
+        (("--checkpoint", tmp_path / "nowhere"), "nowhere is no folder"),
+        (("--checkpoint", folder, "--model-arg", "media_rule=both"), "media_rule=both is not allowed"),
+        (("--checkpoint", folder, "--model-arg", f"demo_images={tmp_path}"), "does not give the authors' pictures"),
+    ):
+        result = medbench(
+            "run", "--model", "med-flamingo", "--tasks", "slake-vqa", "--output-dir", tmp_path / "runs", *words
+        )
+        assert result.returncode == 2, result.stderr
+        assert said in " ".join(result.stderr.split())
+        assert "Traceback" not in result.stderr

@@ -1,8 +1,6 @@
 """RadFM against the original code on recorded cases: every stage, the loader, the prompts and the engine."""
 
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +16,7 @@ from radfm_fixtures import (
     UPSTREAM_END,
     OnVolumes,
     case,
+    close,
     document,
     embedded,
     load,
@@ -28,22 +27,15 @@ from radfm_fixtures import (
 )
 from transformers import GenerationConfig
 
-from adapters.base import ImageSlot, LoadOptions, TextSegment
-from adapters.layers.segment_tokenizer import SegmentTokenizer, read_tokenizer
+from adapters.base import LoadOptions
 from adapters.radfm.adapter import RadFMAdapter
-from adapters.radfm.convert import convert
 from adapters.radfm.entry import ENTRY
-from adapters.radfm.pictures import random_square, slices_of, square, target_depth, volume_pixels
-from adapters.radfm.prompts import question_of, with_images
+from adapters.radfm.pictures import random_square, slices_of, square, target_depth, volume_pixels, volumes_of
 from harness.engine.alone import generate_alone
 from harness.engine.budget import Budget
 from harness.engine.engine import Engine
 from harness.phases import Phases
-from tasks.catalog import get_task
-from tasks.foundation.errors import DataError, SampleError, UsageError
-from tasks.sample import ImageRef, Sample
-
-TOLERANCE = 2e-4
+from tasks.foundation.errors import SampleError
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +46,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def adapter(folder: Path) -> RadFMAdapter:
     return load(folder)
-
-
-def close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = TOLERANCE) -> None:
-    torch.testing.assert_close(ours.float(), theirs.float(), atol=tolerance, rtol=0)
 
 
 def generated(
@@ -194,97 +182,6 @@ def test_the_engine_writes_what_the_original_wrote(folder: Path, tmp_path: Path,
         assert {name: outcome.generation for name, outcome in found.items()} == alone
 
 
-def test_a_converted_folder_is_the_same_model(adapter: RadFMAdapter, folder: Path, tmp_path: Path) -> None:
-    output = tmp_path / "converted"
-    convert(folder, output, dtype="float32", shard_bytes=100_000)
-    assert len(list((output / "language_model").glob("*.safetensors"))) > 3
-    converted = load(output)
-    assert converted._model.sizes == adapter._model.sizes
-    for ours, theirs in (
-        (converted._model.language_model, adapter._model.language_model),
-        (converted._model.vision, adapter._model.vision),
-    ):
-        weights = cast("torch.nn.Module", theirs).state_dict()
-        assert all(torch.equal(one, weights[name]) for name, one in ours.state_dict().items())
-    assert converted.weights_fingerprint != adapter.weights_fingerprint
-    with pytest.raises(UsageError, match="is there already"):
-        convert(folder, output)
-
-
-def test_converting_to_bfloat16_halves_the_language_model(adapter: RadFMAdapter, folder: Path, tmp_path: Path) -> None:
-    convert(folder, tmp_path / "half")
-    loaded = load(tmp_path / "half")
-    given, halved = (one._model.language_model.state_dict() for one in (adapter, loaded))
-    assert all(torch.equal(halved[name], given[name].bfloat16().float()) for name in given)
-    assert torch.equal(loaded._model.vision.fc.weight, adapter._model.vision.fc.weight)
-
-
-def test_a_failed_conversion_leaves_nothing(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no type 'int8'"):
-        convert(folder, tmp_path / "out", dtype="int8")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"lacks pytorch_model\.bin, tokenizer\.model"):
-        convert(tmp_path / "empty", tmp_path / "out")
-    broken = write_checkpoint(tmp_path / "broken", {**state(), "embedding_layer.fc.weight": torch.zeros(3, 3)})
-    with pytest.raises(DataError, match=r"fc\.weight"):
-        convert(broken, tmp_path / "out")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "empty"]
-
-
-def test_the_leading_word_of_wrapped_training_is_accepted(adapter: RadFMAdapter, tmp_path: Path) -> None:
-    wrapped = write_checkpoint(tmp_path, {f"module.{name}": tensor for name, tensor in state().items()})
-    loaded = load(wrapped)
-    assert torch.equal(loaded._model.language_model.lm_head.weight, adapter._model.language_model.lm_head.weight)
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"lang_model.model.layers.1.mlp.up_proj.weight": None}, "1 missing: model.layers.1.mlp.up_proj.weight"),
-        ({"embedding_layer.perceiver.norm.bias": None}, "1 missing: perceiver.norm.bias"),
-        ({"embedding_layer.fc.bias": torch.zeros(5)}, "of another shape: fc.bias"),
-        ({"lang_model.model.layers.7.mlp.up_proj.weight": torch.zeros(1)}, "missing"),
-        ({"embedding_layer.new_part.weight": torch.zeros(1)}, "1 unexpected: new_part.weight"),
-        ({"another.weight": torch.zeros(1)}, "holds what no RadFM has: another.weight"),
-        ({"embedding_layer.weight": torch.zeros(448, 64)}, "embedding_layer.weight twice, and differently"),
-        ({"embedding_layer.perceiver.latents": None}, "no RadFM"),
-    ],
-)
-def test_weights_that_do_not_fit_are_refused(change: dict[str, torch.Tensor | None], said: str, tmp_path: Path) -> None:
-    weights = {name: tensor for name, tensor in {**state(), **change}.items() if tensor is not None}
-    with pytest.raises(DataError, match=said):
-        load(write_checkpoint(tmp_path, weights))
-
-
-@pytest.mark.parametrize(
-    ("sizes", "said"),
-    [
-        ({"visoin": {}}, "no table of sizes"),
-        ({"vision": {"head": 3}}, "impossible sizes: head"),
-        ({"vision": {"heads": "three"}}, "no RadFM|impossible sizes"),
-        ({"language_model": {"num_attention_heads": 5}}, "sizes of the language model cannot be"),
-    ],
-)
-def test_sizes_that_cannot_be_are_refused(sizes: dict[str, Any], said: str, tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path)
-    (folder / "radfm.json").write_text(json.dumps(sizes), encoding="utf-8")
-    with pytest.raises(DataError, match=said):
-        load(folder)
-
-
-def test_what_is_not_there_is_said(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(UsageError, match="needs weights"):
-        ENTRY.load(LoadOptions())
-    with pytest.raises(DataError, match=r"tokenizer\.model is missing"):
-        load(tmp_path)
-    shutil.copyfile(folder / "tokenizer.model", tmp_path / "tokenizer.model")
-    with pytest.raises(DataError, match=r"neither pytorch_model\.bin nor vision\.safetensors"):
-        load(tmp_path)
-    (tmp_path / "tokenizer.model").write_bytes(b"no model")
-    with pytest.raises(DataError, match="no SentencePiece model"):
-        load(tmp_path)
-
-
 def test_the_depth_rule_is_the_originals() -> None:
     rule = document("depth_rule.json")
     assert {depth: target_depth([int(depth)]) for depth in rule["target_depth"]} == rule["target_depth"]
@@ -302,6 +199,27 @@ def test_volumes_are_scaled_by_their_own_range() -> None:
     nearest = whole[torch.arange(12) // 2][:, torch.arange(12) // 3][:, :, (torch.arange(8) * 1.25).long()]
     close(pixels, nearest.expand(3, -1, -1, -1), 1e-6)
     assert not volume_pixels(np.full((4, 4, 4), 7), 4, 8).any()
+
+
+def test_all_images_of_a_sample_get_the_depth_of_the_deepest(adapter: RadFMAdapter) -> None:
+    """As in the recorded example: a volume of 30 slices, a picture, and a volume of 11."""
+    draw = np.random.default_rng(5)
+    depths = document("depth_rule.json")["mixed_example"]["input_depths"]
+    assert depths == [30, None, 11]
+    picture = Image.fromarray(draw.integers(0, 256, (40, 30, 3), dtype=np.uint8))
+    deep, shallow = (draw.normal(size=(40, 36, depth)) for depth in (30, 11))
+    first, second, third = volumes_of([deep, picture, shallow], 64)
+    assert {tuple(volume.shape) for volume in (first, second, third)} == {(3, 64, 64, 28)}
+    assert torch.equal(first, volume_pixels(deep, 28, 64))
+    assert torch.equal(third, volume_pixels(shallow, 28, 64))
+    assert torch.equal(second, slices_of(square(picture, 64)).expand(-1, -1, -1, 4)[..., :1].expand(-1, -1, -1, 28))
+    with torch.inference_mode():
+        tokens = adapter.project(adapter.encode_images([first, second, third]), "vqa")
+    assert [one.shape for one in tokens] == [torch.Size([10, 64])] * 3
+    [alone] = volumes_of([picture], 64)
+    assert torch.equal(alone, slices_of(square(picture, 64)))
+    with pytest.raises(SampleError, match=r"this one has the shape \[4, 4\]"):
+        volumes_of([np.zeros((4, 4))], 64)
 
 
 def test_pictures_become_squares_of_equal_slices(adapter: RadFMAdapter) -> None:
@@ -342,127 +260,6 @@ def test_volumes_of_any_shape_are_encoded_together_and_impossible_ones_are_refus
             adapter.encode_images([torch.rand(3, 64, 60, 4)])
         with pytest.raises(SampleError, match="5 patches along one axis"):
             adapter.encode_images([torch.rand(3, 80, 64, 4)])
-
-
-class Recorded:
-    """A vocabulary that knows the recorded stretches of text, and nothing else."""
-
-    def __init__(self, words: dict[str, tuple[int, ...]]) -> None:
-        self._words = words
-
-    def get_piece_size(self) -> int:
-        return 32000
-
-    def is_control(self, token: int) -> bool:
-        return token in {1, 2}
-
-    def is_unknown(self, token: int) -> bool:
-        return token == 0
-
-    def encode(self, text: str) -> tuple[int, ...]:
-        return self._words[text]
-
-
-def recorded_parts(text: str) -> list[str | ImageRef]:
-    """Return a recorded text, in which `{IMG k}` stands for an image, as texts and images."""
-    first, *others = text.split("{IMG ")
-    parts: list[str | ImageRef] = [first]
-    for other in others:
-        number, _, rest = other.partition("}")
-        parts += [ImageRef(path=number), rest]
-    return [part for part in parts if part]
-
-
-def recorded_ids(parts: Sequence[tuple[int, ...] | ImageRef]) -> list[int]:
-    given = document("tokenization.json")
-    ids = [given["bos"]]
-    for part in parts:
-        if isinstance(part, ImageRef):
-            first = given["first_image_token"] + given["tokens_per_image"] * int(part.path)
-            ids += [given["figure_open"], *range(first, first + given["tokens_per_image"]), given["figure_close"]]
-        else:
-            ids += part
-    return ids
-
-
-def test_stretches_of_text_are_those_of_the_recorded_tokenizer() -> None:
-    """Each stretch without the white space beside images has ids of its own, the same wherever it stands."""
-    given = document("tokenization.json")
-    words: dict[str, tuple[int, ...]] = {}
-    for one in given["cases"]:
-        texts = [part.strip() for part in recorded_parts(one["text"]) if isinstance(part, str)]
-        stretches: list[tuple[int, ...]] = []
-        run: list[int] = []
-        for token in [*one["input_ids"][1:], given["figure_open"]]:
-            if token < given["figure_open"]:
-                run.append(token)
-            elif run:
-                stretches.append(tuple(run))
-                run = []
-        for text, ids in zip([text for text in texts if text], stretches, strict=True):
-            assert words.setdefault(text, ids) == ids
-    tokenizer = SegmentTokenizer(Recorded(words))
-    for one in given["cases"]:
-        assert recorded_ids(tokenizer.encode(recorded_parts(one["text"]))) == one["input_ids"]
-
-
-def test_token_ids_of_the_real_llama_tokenizer() -> None:
-    place = os.environ.get("MEDBENCH_LLAMA_TOKENIZER")
-    if not place:
-        pytest.skip("LLaMA's tokenizer.model may not be passed on: set MEDBENCH_LLAMA_TOKENIZER to a folder with it")
-    tokenizer = read_tokenizer(Path(place) / "tokenizer.model")
-    given = document("tokenization.json")
-    for one in given["cases"]:
-        assert recorded_ids(tokenizer.encode(recorded_parts(one["text"]))) == one["input_ids"]
-    for one in given["decode_skip_special"]:
-        assert tokenizer.decode(one["ids"]) == one["text"]
-
-
-def sample_of(task: str, images: int = 1, **inputs: str) -> Sample:
-    refs = tuple(ImageRef(path=f"{number}.png") for number in range(images))
-    return Sample(sample_id="s", task=task, split="test", images=refs, inputs=inputs, reference="")
-
-
-def written_prompt(adapter: RadFMAdapter, sample: Sample) -> list[str]:
-    """Return the parts of a prompt as words."""
-    prompt = adapter.render(sample, get_task(sample.task), lambda _: (1, 1))
-    assert all(segment.tokens == 10 for segment in prompt.segments if isinstance(segment, ImageSlot))
-    assert prompt.segments[0] == TextSegment(ids=(1,))
-    return [
-        segment.image.path if isinstance(segment, ImageSlot) else adapter.detokenise(segment.ids)
-        for segment in prompt.segments[1:]
-    ]
-
-
-def test_images_stand_where_the_authors_put_them(adapter: RadFMAdapter, folder: Path) -> None:
-    question = sample_of("slake-vqa", question=" Is <image>the liver shown? ")
-    assert written_prompt(adapter, question) == ["0.png", "Is the liver shown?"]
-    chest = sample_of("mimic-cxr", images=2)
-    text = "Can you provide a radiology report for this medical image"
-    assert written_prompt(adapter, chest) == [text, "0.png", "1.png", "?"]
-    assert written_prompt(load(folder, image_position="end"), question) == ["Is the liver shown", "0.png", "?"]
-    assert written_prompt(load(folder, image_position="start"), chest) == ["0.png", "1.png", f"{text}?"]
-    assert written_prompt(adapter, sample_of("slake-vqa", images=0, question="Is it?")) == ["Is it?"]
-    assert with_images("", [], "end") == ("", "")
-
-
-def test_each_kind_is_asked_in_its_words() -> None:
-    spec = get_task("mimic-cxr-impression")
-    assert question_of(sample_of(spec.name), spec) == "Could you provide an impression for this chest scan?"
-    spec = get_task("mpx-single")
-    assert question_of(sample_of(spec.name), spec) == "Describe this input image."
-    spec = get_task("dermamnist")
-    given = sample_of(spec.name, subject="skin lesion", classes="a, b")
-    assert question_of(given, spec) == "Which category does this skin lesion belong to: a, b?"
-
-
-def test_the_card_and_the_limits(adapter: RadFMAdapter) -> None:
-    assert adapter.end_ids == {2}
-    assert adapter.max_new_tokens(get_task("medqa-options")) == 200
-    assert ENTRY.card.kinds == {"vqa", "report", "cls"}
-    assert ENTRY.card.trained_on >= {"slake-vqa", "mpx-single"}
-    assert adapter.decoder.config.eos_token_id == 2
-    assert cast("Any", adapter.decoder.config)._attn_implementation == "sdpa"
 
 
 def test_a_run_on_the_mini_suite(folder: Path, tmp_path: Path) -> None:

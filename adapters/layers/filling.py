@@ -8,11 +8,13 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from tasks.foundation.errors import DataError
+from tasks.foundation.errors import DataError, RunError
 from unimed.strict_weights import refuse_misfits, refuse_other_shapes, some_of
 
 LlamaT = TypeVar("LlamaT", bound=LlamaForCausalLM)
 _WRAPPED = "module."
+# What libraries raise of a configuration whose values are read, but are impossible or unknown to them.
+IMPOSSIBLE = (KeyError, ValueError, TypeError, AttributeError, RuntimeError, ZeroDivisionError)
 
 
 def unwrapped(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -23,6 +25,16 @@ def unwrapped(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def part_of(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     """Return what begins with `prefix`, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def layers_in(names: Iterable[str], prefix: str) -> int:
+    """Return how many layers there are whose names go on with a number behind `prefix`, whatever the numbers are.
+
+    A layer that is missing between others is so found when the module is filled, and a number of nine digits makes no
+    module of as many layers.
+    """
+    behind = (name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix))
+    return len({number for number in behind if number.isdecimal()})
 
 
 def refuse_different(source: str, copies: Iterable[tuple[str, torch.Tensor, torch.Tensor]]) -> None:
@@ -45,14 +57,37 @@ def fill(
     """Give a module of the meta device its weights, one after another, so that no second copy is held.
 
     Raises:
-        DataError: If a weight is missing, unexpected or of another shape.
+        DataError: If a weight is missing, unexpected, of another shape or no floating-point number.
+        RunError: If the device has no room for them.
     """
     expected = module.state_dict()
     refuse_misfits(source, given=state, expected=expected)
     refuse_other_shapes(source, state, expected)
-    moved = {name: tensor.to(device=device, dtype=dtype) for name, tensor in state.items()}
+    refuse_other_numbers(source, state)
+    try:
+        moved = {name: tensor.to(device=device, dtype=dtype) for name, tensor in state.items()}
+    except torch.OutOfMemoryError as error:
+        needed = sum(tensor.numel() for tensor in state.values()) * dtype.itemsize / 1e9
+        raise RunError(
+            f"{source} does not fit: {needed:.3g} GB of weights are too much for the memory of {device} that is free.",
+            "Give --dtype bfloat16, free some memory, or take a larger device or --device cpu.",
+        ) from error
     module.load_state_dict(moved, strict=True, assign=True)
     module.train(mode=False).requires_grad_(requires_grad=False)
+
+
+def refuse_other_numbers(source: str, state: Mapping[str, torch.Tensor]) -> None:
+    """Look that weights are floating-point numbers.
+
+    Raises:
+        DataError: If some are not, as in quantised checkpoints.
+    """
+    other = [f"{name} of {tensor.dtype}" for name, tensor in state.items() if not tensor.is_floating_point()]
+    if other:
+        raise DataError(
+            f"{source} holds weights that are no floating-point numbers: {some_of(other)}.",
+            "Give the published weights, not quantised ones.",
+        )
 
 
 def filled_llama(
@@ -70,13 +105,21 @@ def filled_llama(
         dtype: Of its weights.
 
     Raises:
-        DataError: If a weight is missing, unexpected or of another shape.
+        DataError: If a weight is missing, unexpected or of another shape, or there can be no model of this `config`.
+        RunError: If the device has no room for it.
     """
-    with torch.device("meta"):
-        model = kind(config)
+    try:
+        with torch.device("meta"):
+            model = kind(config)
+        # The frequencies are no weights: no checkpoint sets them, and on the meta device they have no values.
+        frequencies = LlamaRotaryEmbedding(config)
+    except IMPOSSIBLE as error:
+        raise DataError(
+            f"The configuration of the language model of {source} cannot be used: {type(error).__name__} {error}.",
+            "Copy the configuration that belongs to the weights.",
+        ) from error
     fill(model, state, source, device=device, dtype=dtype)
-    # The frequencies are no weights: no checkpoint sets them, and on the meta device they have no values.
-    model.model.rotary_emb = LlamaRotaryEmbedding(config).to(device)
+    model.model.rotary_emb = frequencies.to(device)
     refuse_meta(model, source)
     return model
 

@@ -11,6 +11,9 @@ from typing import cast
 import torch
 from torch import nn
 
+from adapters.layers.filling import layers_in
+from tasks.foundation.errors import DataError
+
 HEAD_WIDTH = 64
 """Width of a head in all published checkpoints; no shape tells it."""
 
@@ -36,22 +39,30 @@ class PerceiverSizes:
     ff_mult: int = 4
 
 
-def sizes_of(state: Mapping[str, torch.Tensor], *, heads: int | None = None) -> PerceiverSizes:
+def sizes_of(state: Mapping[str, torch.Tensor], source: str, *, heads: int | None = None) -> PerceiverSizes:
     """Return the sizes of a state, by its shapes.
 
     Args:
         state: Tensors by the names of `PerceiverResampler`.
+        source: What they are from, for messages.
         heads: Heads of attention; by default as many as are 64 wide.
 
     Raises:
-        KeyError: If there is no first layer, or there are no latents.
+        DataError: If there is no first layer, or there are no latents, or they have other axes.
     """
-    num_latents, dim = state["latents"].shape
-    inner = state["layers.0.0.to_q.weight"].shape[0]
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    try:
+        num_latents, dim = shapes["latents"]
+        inner, _ = shapes["layers.0.0.to_q.weight"]
+        wide, _ = shapes["layers.0.1.1.weight"]
+    except KeyError as error:
+        raise DataError(f"{source} lacks {error} of the perceiver.", "Download it again.") from error
+    except ValueError as error:
+        raise DataError(f"The perceiver in {source} has weights of unknown axes.", "Download it again.") from error
     many = heads or max(1, inner // HEAD_WIDTH)
     return PerceiverSizes(
-        dim=dim, depth=1 + max(int(name.split(".")[1]) for name in state if name.startswith("layers.")), heads=many,
-        dim_head=inner // many, num_latents=num_latents, ff_mult=state["layers.0.1.1.weight"].shape[0] // dim,
+        dim=dim, depth=layers_in(state, "layers."), heads=many, dim_head=inner // many, num_latents=num_latents,
+        ff_mult=wide // max(1, dim),
     )  # fmt: skip
 
 

@@ -10,12 +10,13 @@ from PIL import Image
 from adapters.base import ImageSlot, LocalAdapter, ModelCard, Pixels, Prompt, SizeOf, TextSegment
 from adapters.layers.segment_tokenizer import EOS_ID
 from adapters.med_flamingo.decoder import MedFlamingoLlama
-from adapters.med_flamingo.examples import ExampleShelf, ExampleSource
+from adapters.med_flamingo.examples import Example, ExampleShelf, ExampleSource
 from adapters.med_flamingo.loading import LoadedMedFlamingo
 from adapters.med_flamingo.looking import Media, MediaRule, seen_images
 from adapters.med_flamingo.pictures import clip_pixels
 from adapters.med_flamingo.prompts import (
     LONGEST_VQA_ANSWER,
+    NAMES,
     Mark,
     Part,
     Words,
@@ -75,20 +76,30 @@ class MedFlamingoAdapter(LocalAdapter):
         self._examples = ExampleShelf(examples, self._fits)
         self._shown: dict[str, tuple[torch.Tensor, ...]] = {}
 
+    def expect(self, specs: Sequence[TaskSpec]) -> None:
+        """Choose the examples of tasks and say which they are.
+
+        Raises:
+            DataError: If six are insisted on and a train split does not have them.
+        """
+        for spec in specs:
+            self._examples_of(spec)
+
+    def _examples_of(self, spec: TaskSpec) -> tuple[Example, ...]:
+        if spec.name not in self._examples:
+            notice = self._examples.notice(spec)
+            self.notices = (*self.notices, notice)
+            say(notice)
+        return self._examples.of(spec)
+
     def render(self, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
         """Return examples and the question; each of its images has a slot of no tokens behind its `<image>`."""
         del size_of
-        if spec.name not in self._examples:
-            self._tell(self._examples.notice(spec))
-        examples = [example.words for example in self._examples.of(spec)]
+        examples = [example.words for example in self._examples_of(spec)]
         parts = prompt_parts(question_of(sample, spec), len(sample.images), examples)
         shown = sum(example.images for example in examples)
         segments = tuple(self._segments(parts, [None] * shown + list(sample.images)))
         return ShownPrompt(segments=segments, examples_of=spec.name)
-
-    def _tell(self, notice: str) -> None:
-        self.notices = (*self.notices, notice)
-        say(notice)
 
     def _segments(self, parts: Sequence[Part], images: Sequence[ImageRef | None]) -> Iterator[TextSegment | ImageSlot]:
         """Yield the ids, cut behind every `<image>` that has a slot."""
@@ -145,14 +156,13 @@ class MedFlamingoAdapter(LocalAdapter):
                 self._shown[task] = tuple(self.decoder.media(torch.stack(list(latents)))) if latents else ()
         return self._shown[task]
 
-    def embed_tokens(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return embeddings [L, D]; also of the marks, which are never written."""
-        embedding = self.decoder.get_input_embeddings()
-        return cast("torch.Tensor", embedding(ids.to(self.decoder.device)))
-
     def detokenise(self, ids: Sequence[int]) -> str:
         """Return the text without special tokens."""
         return self._tokenizer.decode(ids)
+
+    def readable(self, ids: Sequence[int]) -> str:
+        """Return the text of a prompt's ids with BOS, `<image>` and `<|endofchunk|>`."""
+        return self._tokenizer.readable(ids, {self._id_of(mark): NAMES[mark] for mark in Mark})
 
     def max_new_tokens(self, spec: TaskSpec) -> int:
         """Return the authors' 10 for VQA, and the task's own limit for what they never asked."""

@@ -52,9 +52,11 @@ def load(options: LoadOptions) -> LocalAdapter:
     """Load the trained weights on LLaMA-7B and CLIP.
 
     Raises:
-        UsageError: If a part or a picture of the authors' examples is not there.
+        UsageError: If a part or a picture of the authors' examples is not there, or the device is not.
         DataError: If a file is broken, or a weight is missing, unexpected or of another shape.
+        RunError: If the device has no room for it.
     """
+    from adapters.layers.titles import card_as_chosen
     from adapters.med_flamingo.adapter import MedFlamingoAdapter
     from adapters.med_flamingo.examples import AUTHORS, ExampleSource, Shots, refuse_missing_pictures
     from adapters.med_flamingo.loading import load_med_flamingo, places_of
@@ -73,8 +75,8 @@ def load(options: LoadOptions) -> LocalAdapter:
     device = resolve_device(options.device)
     loaded = load_med_flamingo(places, device=device, dtype=resolve_dtype(options.dtype, device), more=pictures)
     return MedFlamingoAdapter(
-        CARD, loaded, media_rule=cast("MediaRule", chosen["media_rule"]), bos_id=int(chosen["bos_token_id"]),
-        examples=examples,
+        card_as_chosen(CARD, ARGUMENTS, chosen), loaded, media_rule=cast("MediaRule", chosen["media_rule"]),
+        bos_id=int(chosen["bos_token_id"]), examples=examples,
     )  # fmt: skip
 
 

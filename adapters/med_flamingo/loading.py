@@ -1,6 +1,6 @@
 """Loading Med-Flamingo: what was trained, on the LLaMA-7B and the CLIP that it was trained on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,9 +10,9 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig
 
-from adapters.layers.filling import fill, filled_llama
+from adapters.layers.filling import IMPOSSIBLE, fill, filled_llama
 from adapters.layers.perceiver import HEAD_WIDTH, PerceiverResampler, sizes_of
-from adapters.layers.segment_tokenizer import BOS_ID, EOS_ID, SegmentTokenizer, read_tokenizer
+from adapters.layers.segment_tokenizer import BOS_ID, EOS_ID, SegmentTokenizer, read_tokenizer, refuse_other_vocabulary
 from adapters.llava_med.identity import identity_of
 from adapters.llava_med.shards import open_shards
 from adapters.llava_med.vision import read_tower
@@ -22,13 +22,17 @@ from tasks.foundation.errors import DataError, UsageError
 from tasks.foundation.files import read_json
 
 TRAINED_FILE, LLAMA_FOLDER, CLIP_FOLDER = "model.pt", "llama", "clip"
+TOKENIZER_FILE = "tokenizer.model"
 _EMBEDDINGS = "model.embed_tokens.weight"
 _ROTARY = "rotary_emb.inv_freq"
-_FIRST_LLAMA_LENGTH = 2048
-_SECOND_LLAMA = (
-    "The LLaMA in {folder} reads {length} tokens, as LLaMA-2 does. Med-Flamingo was trained on the first LLaMA-7B, and "
-    "on another its answers mean nothing."
+_FIRST_LLAMA_LENGTH, _FIRST_LLAMA_EPSILON = 2048, 1e-6
+_OTHER_LLAMA = (
+    "The LLaMA in {folder} {what}, as LLaMA-2 does. Med-Flamingo was trained on the first LLaMA-7B, and on another its "
+    "answers mean nothing."
 )
+_PUBLISHED_CLIP = {1024: (224, 14)}
+"""Sides of the picture and of a patch of the published CLIP, by its width: no shape of a weight tells them all."""
+_CLIP_HINT = "Give openai/clip-vit-large-patch14."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,11 +93,11 @@ def places_of(checkpoint: Path | None, llama: str, clip: str) -> Places:
     Raises:
         UsageError: If a part is not there.
     """
+    hint = f"Give --checkpoint DIR with {TRAINED_FILE}, {LLAMA_FOLDER}/ and {CLIP_FOLDER}/."
     if checkpoint is None:
-        raise UsageError(
-            "Med-Flamingo needs weights.",
-            f"Give --checkpoint DIR with {TRAINED_FILE}, {LLAMA_FOLDER}/ and {CLIP_FOLDER}/.",
-        )
+        raise UsageError("Med-Flamingo needs weights.", hint)
+    if not checkpoint.is_dir():
+        raise UsageError(f"{checkpoint} is no folder.", hint)
     places = Places(
         trained=checkpoint / TRAINED_FILE,
         llama=Path(llama).expanduser() if llama else checkpoint / LLAMA_FOLDER,
@@ -125,17 +129,14 @@ def load_med_flamingo(
 
     Raises:
         DataError: If a file is missing or broken, or a weight is missing, unexpected or of another shape.
+        RunError: If the device has no room for it.
     """
-    tokenizer = read_tokenizer(places.llama / "tokenizer.model")
+    tokenizer = read_tokenizer(places.llama / TOKENIZER_FILE)
     config = _llama_config(places.llama)
+    refuse_other_vocabulary(places.llama / TOKENIZER_FILE, tokenizer, int(config.vocab_size))
     state = read_state(places.trained)
     vision = _vision(places, state, device)
     decoder = _decoder(places, config, state, device=device, dtype=dtype)
-    if tokenizer.size > int(config.vocab_size):
-        raise DataError(
-            f"The tokenizer in {places.llama} has {tokenizer.size} pieces, but the model knows {config.vocab_size}.",
-            "Copy tokenizer.model of the same LLaMA.",
-        )
     return LoadedMedFlamingo(
         decoder=decoder,
         vision=vision,
@@ -149,9 +150,13 @@ def load_med_flamingo(
 
 def _llama_config(folder: Path) -> LlamaConfig:
     """Return the configuration of the base LLaMA, without the odd special tokens of its early conversions."""
+    if not (folder / "config.json").is_file():
+        raise DataError(f"{folder / 'config.json'} is missing.", "Give a LLaMA-7B folder.")
     try:
         values, _ = LlamaConfig.get_config_dict(folder)
-        given = {**values, "bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": None}
+        special = {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": None}
+        # The head has no rows for the added tokens, so that it cannot be the table of embeddings.
+        given = {**values, **special, "tie_word_embeddings": False}
         config = LlamaConfig.from_dict(given)
     except (StrictDataclassError, OSError, ValueError, TypeError, ZeroDivisionError) as error:
         raise DataError(f"{folder} has no usable config.json: {error}", "Give a LLaMA-7B folder.") from error
@@ -185,20 +190,13 @@ def _refuse_other_vocabulary(places: Places, config: LlamaConfig, trained: Train
 
 def _media_sizes(trained: TrainedState) -> MediaSizes:
     """Return the sizes of the first block; what is missing in it is said when it is filled."""
-    name = f"model.layers.{EVERY - 1}.gated.attn.to_q.weight"
-    heads = len(trained.decoder[name]) // HEAD_WIDTH if name in trained.decoder else MediaSizes(width=1).heads
-    return MediaSizes(width=_perceiver_width(trained.perceiver), heads=heads)
-
-
-def _perceiver_width(state: Mapping[str, torch.Tensor]) -> int:
-    return int(state["latents"].shape[1])
+    queries = trained.decoder.get(f"model.layers.{EVERY - 1}.gated.attn.to_q.weight")
+    heads = MediaSizes(width=1).heads if queries is None else max(1, queries.shape[0] // HEAD_WIDTH)
+    return MediaSizes(width=int(trained.perceiver["latents"].shape[1]), heads=heads)
 
 
 def _vision(places: Places, state: TrainedState, device: torch.device) -> MedFlamingoVision:
-    try:
-        sizes = sizes_of(state.perceiver)
-    except (KeyError, ValueError) as error:
-        raise DataError(f"{places.trained} lacks {error} of the perceiver.", "Download it again.") from error
+    sizes = sizes_of(state.perceiver, str(places.trained))
     with torch.device("meta"):
         perceiver = PerceiverResampler(sizes)
     fill(perceiver, state.perceiver, str(places.trained), device=device, dtype=torch.float32)
@@ -206,36 +204,59 @@ def _vision(places: Places, state: TrainedState, device: torch.device) -> MedFla
     if int(clip.config.hidden_size) != sizes.dim:
         raise DataError(
             f"CLIP in {places.clip} has tokens of width {clip.config.hidden_size}, the perceiver reads {sizes.dim}.",
-            "Give openai/clip-vit-large-patch14.",
+            _CLIP_HINT,
         )
     return MedFlamingoVision(clip, perceiver).eval()
 
 
 def _clip(folder: Path, device: torch.device) -> CLIPVisionModel:
     """Load CLIP's vision strictly, from a folder of it alone or of the whole model."""
-    clip = CLIPVisionModel(_clip_config(folder))
-    nn.Module.to(clip, device=device, dtype=torch.float32)
+    config = _clip_config(folder)
+    try:
+        clip = CLIPVisionModel(config)
+    except IMPOSSIBLE as error:
+        raise DataError(f"{folder / 'config.json'} cannot be used: {error}", _CLIP_HINT) from error
     # Versions of transformers differ in whether the tower is the model itself.
     tower: nn.Module = getattr(clip, "vision_model", clip)
     state = read_tower(folder, tower.state_dict())
     tower.load_state_dict(state, strict=True)
+    nn.Module.to(clip, device=device, dtype=torch.float32)
     clip.train(mode=False).requires_grad_(requires_grad=False)
     return clip
 
 
 def _clip_config(folder: Path) -> CLIPVisionConfig:
     values = read_json(folder / "config.json")
-    own = values.get("vision_config", values) if isinstance(values, dict) else {}
-    if not isinstance(own, dict) or values.get("model_type") not in {"clip", CLIPVisionConfig.model_type}:
-        raise DataError(f"{folder} holds no CLIP.", "Give openai/clip-vit-large-patch14.")
+    table = values if isinstance(values, dict) else {}
+    own = table.get("vision_config", table)
+    if not isinstance(own, dict) or table.get("model_type") not in {"clip", CLIPVisionConfig.model_type}:
+        raise DataError(f"{folder} holds no CLIP.", _CLIP_HINT)
     try:
-        return CLIPVisionConfig.from_dict(own)
+        config = CLIPVisionConfig.from_dict(own)
     except (StrictDataclassError, ValueError, TypeError) as error:
         raise DataError(f"{folder / 'config.json'} cannot be used: {error}", "Copy it again.") from error
+    _refuse_other_clip(folder, config)
+    return config
+
+
+def _refuse_other_clip(folder: Path, config: CLIPVisionConfig) -> None:
+    """Refuse towers that fit by their shapes and see otherwise, such as LAION's, or OpenAI's for larger pictures."""
+    sides = (config.image_size, config.patch_size)
+    if config.hidden_act != "quick_gelu" or sides != _PUBLISHED_CLIP.get(int(config.hidden_size), sides):
+        raise DataError(
+            f"{folder} holds a CLIP with {config.hidden_act} for pictures of {config.image_size} pixels in patches of "
+            f"{config.patch_size}; Med-Flamingo was trained with OpenAI's, with quick_gelu, 224 and 14.",
+            _CLIP_HINT,
+        )
 
 
 def _notices(places: Places, config: LlamaConfig) -> tuple[str, ...]:
-    length = int(config.max_position_embeddings)
-    if length <= _FIRST_LLAMA_LENGTH:
-        return ()
-    return (_SECOND_LLAMA.format(folder=places.llama, length=length),)
+    return tuple(_OTHER_LLAMA.format(folder=places.llama, what=what) for what in _unlike_the_first(config))[:1]
+
+
+def _unlike_the_first(config: LlamaConfig) -> Iterator[str]:
+    """Yield what a LLaMA does that the first does not; their weights have the same shapes."""
+    if int(config.max_position_embeddings) > _FIRST_LLAMA_LENGTH:
+        yield f"reads {config.max_position_embeddings} tokens"
+    if float(config.rms_norm_eps) > _FIRST_LLAMA_EPSILON:
+        yield f"adds {config.rms_norm_eps} in its norms"

@@ -37,6 +37,7 @@ class Mark(Enum):
     IMAGE = 1
 
 
+NAMES = {Mark.END_OF_CHUNK: END_OF_CHUNK, Mark.IMAGE: IMAGE}
 Part = str | Mark
 
 

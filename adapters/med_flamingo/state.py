@@ -47,11 +47,15 @@ def read_state(path: Path) -> TrainedState:
     refuse_different(str(path), ((name, gated[name], copies[name]) for name in sorted(shared)))
     known = (_GATED, _COPY, re.compile(HARMLESS), re.compile(re.escape(_PERCEIVER) + ".+"), re.compile(_EMBEDDINGS))
     strangers = [name for name in state if not any(pattern.fullmatch(name) for pattern in known)]
-    if strangers or _EMBEDDINGS not in state or not gated | copies:
+    blocks = {**copies, **gated}
+    if strangers or _EMBEDDINGS not in state or not blocks:
         said = f"it also holds {some_of(strangers)}" if strangers else "it lacks embeddings or gated blocks"
         raise DataError(f"{path} is no Med-Flamingo checkpoint: {said}.", _HINT)
-    embeddings = {"model.embed_tokens.weight": state[_EMBEDDINGS]}
-    return TrainedState(perceiver=part_of(state, _PERCEIVER), decoder={**copies, **gated, **embeddings})
+    decoder = {**blocks, "model.embed_tokens.weight": state[_EMBEDDINGS]}
+    single = [name for name, tensor in decoder.items() if not tensor.ndim]
+    if single:
+        raise DataError(f"{path} is no Med-Flamingo checkpoint: {some_of(single)} is a single number.", _HINT)
+    return TrainedState(perceiver=part_of(state, _PERCEIVER), decoder=decoder)
 
 
 def _matching(state: Mapping[str, torch.Tensor], pattern: re.Pattern[str]) -> dict[str, torch.Tensor]:

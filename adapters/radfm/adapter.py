@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from PIL import Image
@@ -83,14 +82,13 @@ class RadFMAdapter(LocalAdapter):
         del kind
         return list(self._model.vision.tokens(torch.stack(list(features))).to(self.decoder.dtype))
 
-    def embed_tokens(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return embeddings [L, D]."""
-        embedding = self.decoder.get_input_embeddings()
-        return cast("torch.Tensor", embedding(ids.to(self.decoder.device)))
-
     def detokenise(self, ids: Sequence[int]) -> str:
         """Return the text without special tokens."""
         return self._tokenizer.decode(ids)
+
+    def readable(self, ids: Sequence[int]) -> str:
+        """Return the text of a prompt's ids, BOS included."""
+        return self._tokenizer.readable(ids, {})
 
     def max_new_tokens(self, spec: TaskSpec) -> int:
         """Return the authors' 200, whatever the task."""

@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
 
+from adapters.converting import new_folder
+from adapters.layers.filling import refuse_other_numbers
+from adapters.layers.segment_tokenizer import read_tokenizer, refuse_other_vocabulary
 from adapters.llava_med.shards import SHARD_BYTES, write_shards
 from adapters.radfm.loading import LANGUAGE_FOLDER, TOKENIZER_FILE, VISION_FILE
 from adapters.radfm.model import RadFMVision
 from adapters.radfm.sizes import SIZES_FILE
 from adapters.radfm.state import CHECKPOINT, PublishedState, read_state
-from tasks.foundation.errors import DataError, RunError, UsageError
+from tasks.foundation.errors import DataError, UsageError
 from tasks.foundation.files import canonical_json
 from unimed.strict_weights import refuse_misfits, refuse_other_shapes
 
@@ -42,28 +44,31 @@ def convert(source: Path, output: Path, *, dtype: str = "bfloat16", shard_bytes:
 
     Raises:
         DataError: If a file is missing or broken, or a weight is missing, unexpected or of another shape.
-        UsageError: If `output` is there already, or there is no such type.
+        UsageError: If `source` is no folder, `output` is there already, or there is no such type.
         RunError: If `output` cannot be written.
     """
-    if output.exists():
-        raise UsageError(f"{output} is there already.", "Give another folder.")
     if dtype not in _DTYPES:
         raise UsageError(f"There is no type {dtype!r} of weights.", f"Allowed: {', '.join(_DTYPES)}.")
+    if not source.is_dir():
+        raise UsageError(f"{source} is no folder.", f"Give one with {CHECKPOINT} and {TOKENIZER_FILE}.")
     missing = [name for name in (CHECKPOINT, TOKENIZER_FILE) if not (source / name).is_file()]
     if missing:
-        raise DataError(f"{source} lacks {', '.join(missing)}.", "Put the authors' two files into one folder.")
+        raise DataError(
+            f"{source} lacks {', '.join(missing)}.", "Put the authors' two files, unpacked, into one folder."
+        )
+    with new_folder(output) as folder:
+        state = _read(source)
+        _write(state, folder, getattr(torch, dtype), shard_bytes)
+        shutil.copyfile(source / TOKENIZER_FILE, folder / TOKENIZER_FILE)
+
+
+def _read(source: Path) -> PublishedState:
+    """Return what is to be written, after a look that a model can be made of it."""
+    tokenizer = read_tokenizer(source / TOKENIZER_FILE)
     state = read_state(source / CHECKPOINT)
+    refuse_other_vocabulary(source / TOKENIZER_FILE, tokenizer, state.sizes.language_model.vocab_size)
     _refuse_misfits(state, str(source))
-    # A folder that was only half written must not be taken for a whole one.
-    partial = output.with_name(f".{output.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        _write(state, partial, getattr(torch, dtype), shard_bytes)
-        shutil.copyfile(source / TOKENIZER_FILE, partial / TOKENIZER_FILE)
-        partial.rename(output)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise RunError(f"{output} cannot be written: {error}", "Free some space or give another folder.") from error
+    return state
 
 
 def _refuse_misfits(state: PublishedState, source: str) -> None:
@@ -73,6 +78,7 @@ def _refuse_misfits(state: PublishedState, source: str) -> None:
         expected = cast("torch.nn.Module", module).state_dict()
         refuse_misfits(source, given=given, expected=expected)
         refuse_other_shapes(source, given, expected)
+        refuse_other_numbers(source, given)
 
 
 def _write(state: PublishedState, folder: Path, dtype: torch.dtype, shard_bytes: int) -> None:

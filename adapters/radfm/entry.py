@@ -41,9 +41,11 @@ def load(options: LoadOptions) -> LocalAdapter:
     """Load the authors' checkpoint, or a converted folder.
 
     Raises:
-        UsageError: If no checkpoint was given, or the device is not there.
+        UsageError: If no checkpoint was given, or the folder or the device is not there.
         DataError: If a file is missing or broken, or a weight is missing, unexpected or of another shape.
+        RunError: If the device has no room for it.
     """
+    from adapters.layers.titles import card_as_chosen
     from adapters.radfm.adapter import RadFMAdapter
     from adapters.radfm.loading import load_radfm
     from adapters.radfm.prompts import Position
@@ -55,7 +57,7 @@ def load(options: LoadOptions) -> LocalAdapter:
     device = resolve_device(options.device)
     loaded = load_radfm(options.checkpoint, device=device, dtype=resolve_dtype(options.dtype, device))
     return RadFMAdapter(
-        CARD,
+        card_as_chosen(CARD, ARGUMENTS, chosen),
         loaded,
         position=cast("Position", chosen["image_position"]),
         crop_seed=options.seed if chosen["crop"] == "random" else None,

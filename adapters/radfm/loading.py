@@ -9,13 +9,13 @@ from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
 from adapters.layers.filling import fill, filled_llama
-from adapters.layers.segment_tokenizer import SegmentTokenizer, read_tokenizer
+from adapters.layers.segment_tokenizer import SegmentTokenizer, read_tokenizer, refuse_other_vocabulary
 from adapters.llava_med.identity import identity_of
 from adapters.llava_med.shards import open_shards
 from adapters.radfm.model import RadFM, RadFMVision
 from adapters.radfm.sizes import SIZES_FILE, RadFMSizes, read_sizes
 from adapters.radfm.state import CHECKPOINT, read_state
-from tasks.foundation.errors import DataError
+from tasks.foundation.errors import DataError, UsageError
 
 TOKENIZER_FILE = "tokenizer.model"
 LANGUAGE_FOLDER, VISION_FILE = "language_model", "vision.safetensors"
@@ -40,11 +40,14 @@ def load_radfm(folder: Path, *, device: torch.device, dtype: torch.dtype) -> Loa
         dtype: Of the language model; vision stays in float32.
 
     Raises:
+        UsageError: If there is no such folder, or it holds no RadFM.
         DataError: If a file is missing or broken, or a weight is missing, unexpected or of another shape.
+        RunError: If the device has no room for it.
     """
+    _refuse_other_folder(folder)
     tokenizer = read_tokenizer(folder / TOKENIZER_FILE)
     language, vision, sizes = _read(folder)
-    _refuse_small_vocabulary(folder, tokenizer, sizes)
+    refuse_other_vocabulary(folder / TOKENIZER_FILE, tokenizer, sizes.language_model.vocab_size)
     source = str(folder)
     llama = filled_llama(LlamaForCausalLM, sizes.llama_config(), language, source, device=device, dtype=dtype)
     return LoadedRadFM(
@@ -61,11 +64,6 @@ def _read(folder: Path) -> tuple[State, State, RadFMSizes]:
     if (folder / CHECKPOINT).is_file():
         state = read_state(folder / CHECKPOINT)
         return state.language_model, state.vision, state.sizes
-    if not (folder / VISION_FILE).is_file():
-        raise DataError(
-            f"{folder} holds no RadFM: neither {CHECKPOINT} nor {VISION_FILE}.",
-            f"Give a folder with the authors' {CHECKPOINT} and {TOKENIZER_FILE}, or one that the converter wrote.",
-        )
     shards = open_shards(folder / LANGUAGE_FOLDER)
     try:
         vision = load_file(folder / VISION_FILE)
@@ -81,13 +79,15 @@ def _vision(sizes: RadFMSizes, state: State, source: str, device: torch.device) 
     return vision
 
 
-def _refuse_small_vocabulary(folder: Path, tokenizer: SegmentTokenizer, sizes: RadFMSizes) -> None:
-    rows = int(sizes.language_model["vocab_size"])
-    if tokenizer.size > rows:
-        raise DataError(
-            f"{folder / TOKENIZER_FILE} has {tokenizer.size} pieces, but the model knows {rows}.",
-            "Copy tokenizer.model from Quick_demo/Language_files of RadFM's repository.",
-        )
+def _refuse_other_folder(folder: Path) -> None:
+    hint = f"Give a folder with the authors' {CHECKPOINT} and {TOKENIZER_FILE}, or one that the converter wrote."
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder.", hint)
+    if (folder / CHECKPOINT).is_file() or (folder / VISION_FILE).is_file():
+        return
+    archives = sorted(file.name for file in folder.glob("*.zip"))
+    unpack = f"Unpack {archives[0]} first, which the authors publish it in. " if archives else ""
+    raise UsageError(f"{folder} holds no RadFM: neither {CHECKPOINT} nor {VISION_FILE}.", unpack + hint)
 
 
 def _parts(folder: Path) -> tuple[str, ...]:

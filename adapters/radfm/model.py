@@ -16,7 +16,7 @@ class RadFMVision(nn.Module):
 
     def __init__(self, sizes: RadFMSizes) -> None:
         super().__init__()
-        width = int(sizes.language_model["hidden_size"])
+        width = sizes.language_model.hidden_size
         self.vision_encoder = VisionTransformer3D(sizes.vision)
         self.perceiver = PerceiverResampler(sizes.perceiver)
         self.fc = nn.Linear(sizes.perceiver.dim, width)

@@ -2,7 +2,8 @@
 
 A picture becomes a square by a bicubic resize that does not keep its shape, in [0, 1], and stands as four equal slices.
 The authors cut a random part of 80 to 100 % out of every picture, in testing too; that is `crop=random`, and no default
-here, since an answer must not depend on a draw. Volumes are scaled by their own lowest and highest value.
+here, since an answer must not depend on a draw. Volumes are scaled by their own lowest and highest value. All images of
+a sample get one depth, that of its deepest volume by the authors' rule; `volumes_of` makes them so.
 """
 
 import hashlib
@@ -15,6 +16,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from tasks.foundation.errors import SampleError
+
 SLICES = 4
 """Of a picture, and the step in which volumes grow deeper."""
 DEEPEST = 64
@@ -22,6 +25,7 @@ _TRIES = 10
 _AREA = (0.8, 1.0)
 _SHAPE = (3 / 4, 4 / 3)
 _BITS = 255
+_VOLUME_AXES = 3
 
 
 def square(image: Image.Image, side: int) -> torch.Tensor:
@@ -82,9 +86,31 @@ def volume_pixels(volume: np.ndarray, depth: int, side: int) -> torch.Tensor:
         volume: Values of any range [H, W, D], the slices last.
         depth: Slices that it gets, by `target_depth` over all images of its sample.
         side: Height and width in pixels.
+
+    Raises:
+        SampleError: If it has other axes, or nothing in it.
     """
+    if volume.ndim != _VOLUME_AXES or not volume.size:
+        raise SampleError(f"A volume has rows, columns and slices; this one has the shape {list(volume.shape)}.")
     values = torch.from_numpy(np.array(volume, dtype=np.float32))
     low, high = values.min(), values.max()
     scaled = (values - low) / (high - low) if high > low else torch.zeros_like(values)
     resized = nn.functional.interpolate(scaled[None, None], size=(side, side, depth), mode="nearest")
     return resized[0].expand(3, -1, -1, -1)
+
+
+def volumes_of(images: Sequence[Image.Image | np.ndarray], side: int) -> list[torch.Tensor]:
+    """Return the pictures and volumes of one sample as volumes [3, side, side, D] in [0, 1] of the same depth.
+
+    Args:
+        images: Pictures, and volumes of any range [H, W, D].
+        side: Height and width in pixels.
+
+    Raises:
+        SampleError: If a volume has other axes.
+    """
+    depth = target_depth([None if isinstance(image, Image.Image) else image.shape[-1] for image in images])
+    return [
+        slices_of(square(image, side), depth) if isinstance(image, Image.Image) else volume_pixels(image, depth, side)
+        for image in images
+    ]

@@ -41,6 +41,8 @@ def position_of(spec: TaskSpec, chosen: Position) -> Literal["start", "end"]:
 def with_images(
     question: str, images: Sequence[ImageRef], position: Literal["start", "end"]
 ) -> tuple[str | ImageRef, ...]:
-    """Return a question as texts and images; an empty text counts for nothing."""
+    """Return a question as texts and images; an empty text counts for nothing, and without images nothing is parted."""
+    if not images:
+        return (question,)
     place = 0 if position == "start" else max(0, len(question) - 1)
     return (question[:place], *images, question[place:])

@@ -6,7 +6,7 @@
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from huggingface_hub.errors import StrictDataclassError
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from transformers import LlamaConfig
 
-from adapters.layers.filling import part_of
+from adapters.layers.filling import layers_in, part_of
 from adapters.layers.perceiver import PerceiverSizes, sizes_of
 from adapters.radfm.vit3d import VisionSizes
 from tasks.foundation.errors import DataError
@@ -25,14 +25,39 @@ from tasks.foundation.files import read_json
 SIZES_FILE = "radfm.json"
 LANGUAGE, VISION = "lang_model.", "embedding_layer."
 _TOWER, _PERCEIVER = f"{VISION}vision_encoder.", f"{VISION}perceiver."
+PUBLISHED_HINT = "Give the state dictionary that RadFM's authors publish as pytorch_model.bin."
 _PARTS = ("language_model", "vision", "perceiver")
 _LLAMA_HEAD_WIDTH = 128
 _TOWER_HEAD_WIDTH = 64
 _PUBLISHED = VisionSizes()
 _ROTARY = "model.layers.0.self_attn.rotary_emb.inv_freq"
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageSizes:
+    """Sizes of LLaMA, by the names of its configuration in transformers.
+
+    Attributes:
+        vocab_size: Tokens that it knows.
+        hidden_size: Width of a token.
+        intermediate_size: Width of the feed-forward.
+        num_hidden_layers: Layers.
+        num_attention_heads: Heads of attention.
+        max_position_embeddings: Tokens of the longest prompt with its answer.
+        rms_norm_eps: Of the norms.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    max_position_embeddings: int = 2048
+    rms_norm_eps: float = 1e-6
+
+
 # An unknown name in a file that people write by hand is a mistake.
-for _sizes in (VisionSizes, PerceiverSizes):
+for _sizes in (LanguageSizes, VisionSizes, PerceiverSizes):
     with_config(ConfigDict(extra="forbid"))(_sizes)
 
 
@@ -41,12 +66,12 @@ class RadFMSizes:
     """Sizes of the whole model.
 
     Attributes:
-        language_model: Settings of a `LlamaConfig`.
+        language_model: Of LLaMA.
         vision: Of the vision transformer.
         perceiver: Of the resampler.
     """
 
-    language_model: Mapping[str, Any]
+    language_model: LanguageSizes
     vision: VisionSizes
     perceiver: PerceiverSizes
 
@@ -62,17 +87,13 @@ class RadFMSizes:
             DataError: If a setting is impossible.
         """
         try:
-            return LlamaConfig(**{**self.language_model, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None})
+            return LlamaConfig(**asdict(self.language_model), bos_token_id=1, eos_token_id=2, pad_token_id=None)
         except (StrictDataclassError, ValueError, TypeError, ZeroDivisionError) as error:
             raise DataError(f"The sizes of the language model cannot be: {error}", f"Correct {SIZES_FILE}.") from error
 
     def as_json(self) -> dict[str, Any]:
         """Return the sizes as `radfm.json` has them."""
-        return {
-            "language_model": dict(self.language_model),
-            "vision": asdict(self.vision),
-            "perceiver": asdict(self.perceiver),
-        }
+        return asdict(self)
 
 
 def read_sizes(path: Path) -> RadFMSizes:
@@ -84,11 +105,12 @@ def read_sizes(path: Path) -> RadFMSizes:
     return _checked(path, _read_table(path))
 
 
-def sizes_of_state(state: Mapping[str, torch.Tensor], file: Path) -> RadFMSizes:
+def sizes_of_state(state: Mapping[str, torch.Tensor], source: str, file: Path) -> RadFMSizes:
     """Return the sizes of the published state, with what `file` says, if it is there, on top.
 
     Args:
         state: Tensors under their published names.
+        source: Where they are from, for messages.
         file: A `radfm.json` that may be missing or hold a part.
 
     Raises:
@@ -100,13 +122,12 @@ def sizes_of_state(state: Mapping[str, torch.Tensor], file: Path) -> RadFMSizes:
         found = {
             "language_model": _llama_sizes(part_of(state, LANGUAGE)),
             "vision": _vision_sizes(part_of(state, _TOWER), told["vision"].get("heads")),
-            "perceiver": asdict(sizes_of(part_of(state, _PERCEIVER), heads=told["perceiver"].get("heads"))),
+            "perceiver": asdict(sizes_of(part_of(state, _PERCEIVER), source, heads=told["perceiver"].get("heads"))),
         }
-    except (KeyError, ValueError, ZeroDivisionError, TypeError) as error:
-        raise DataError(
-            f"The checkpoint is no RadFM: {error} cannot be found.",
-            "Give the state dictionary that RadFM's authors publish as pytorch_model.bin.",
-        ) from error
+    except KeyError as error:
+        raise DataError(f"{source} is no RadFM: {error} is missing.", PUBLISHED_HINT) from error
+    except (ValueError, ZeroDivisionError, TypeError, IndexError) as error:
+        raise DataError(f"{source} is no RadFM: its sizes cannot be told ({error}).", PUBLISHED_HINT) from error
     return _checked(file, {part: found[part] | told[part] for part in _PARTS})
 
 
@@ -123,14 +144,23 @@ def _checked(path: Path, table: Mapping[str, Any]) -> RadFMSizes:
     if missing:
         raise DataError(f"{path} lacks {', '.join(missing)}.", "Convert the checkpoint again.")
     try:
-        return RadFMSizes(
-            language_model=table["language_model"],
+        sizes = RadFMSizes(
+            language_model=TypeAdapter(LanguageSizes).validate_python(table["language_model"]),
             vision=TypeAdapter(VisionSizes).validate_python(table["vision"]),
             perceiver=TypeAdapter(PerceiverSizes).validate_python(table["perceiver"]),
         )
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise DataError(f"{path} holds impossible sizes: {problems}.", "Correct the file.") from error
+    wrong = list(_not_positive(sizes))
+    if wrong:
+        raise DataError(f"{path} holds impossible sizes: {', '.join(wrong)}.", "Sizes are larger than 0.")
+    return sizes
+
+
+def _not_positive(sizes: RadFMSizes) -> Iterator[str]:
+    for part, values in asdict(sizes).items():
+        yield from (f"{part}.{name} {value}" for name, value in values.items() if not value > 0)
 
 
 def _llama_sizes(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
@@ -141,10 +171,8 @@ def _llama_sizes(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         "vocab_size": vocabulary,
         "hidden_size": hidden,
         "intermediate_size": state["model.layers.0.mlp.gate_proj.weight"].shape[0],
-        "num_hidden_layers": _depth(state, "model.layers."),
+        "num_hidden_layers": layers_in(state, "model.layers."),
         "num_attention_heads": max(1, hidden // width),
-        "max_position_embeddings": 2048,
-        "rms_norm_eps": 1e-6,
     }
 
 
@@ -162,13 +190,9 @@ def _vision_sizes(state: Mapping[str, torch.Tensor], heads: int | None) -> dict[
         "patch_size": patch,
         "frame_patch_size": slices,
         "dim": dim,
-        "depth": _depth(state, "transformer.layers."),
+        "depth": layers_in(state, "transformer.layers."),
         "heads": many,
         "dim_head": inner // many,
         "mlp_dim": state[f"{first}.1.fn.net.0.weight"].shape[0],
         "channels": channels,
     }
-
-
-def _depth(state: Mapping[str, torch.Tensor], prefix: str) -> int:
-    return 1 + max(int(name.removeprefix(prefix).split(".")[0]) for name in state if name.startswith(prefix))

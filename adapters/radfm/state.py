@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from adapters.layers.filling import part_of, refuse_different, unwrapped
-from adapters.radfm.sizes import LANGUAGE, SIZES_FILE, VISION, RadFMSizes, sizes_of_state
+from adapters.radfm.sizes import LANGUAGE, PUBLISHED_HINT, SIZES_FILE, VISION, RadFMSizes, sizes_of_state
 from tasks.foundation.errors import DataError
 from unimed.official.reading import read_tensors
 from unimed.strict_weights import some_of
@@ -48,16 +48,13 @@ def read_state(path: Path) -> PublishedState:
         DataError: If the file cannot be read, its two copies of the embeddings differ, or it holds something unknown.
     """
     state = unwrapped(read_tensors(path))
-    sizes = sizes_of_state(state, path.with_name(SIZES_FILE))
+    sizes = sizes_of_state(state, str(path), path.with_name(SIZES_FILE))
     if _COPY in state:
         refuse_different(str(path), [(_COPY, state.pop(_COPY), state[_ORIGINAL])])
     needed = {name: tensor for name, tensor in state.items() if not _harmless(name)}
     strangers = [name for name in needed if not name.startswith((LANGUAGE, VISION))]
     if strangers:
-        raise DataError(
-            f"{path} holds what no RadFM has: {some_of(strangers)}.",
-            "Give the state dictionary that RadFM's authors publish as pytorch_model.bin.",
-        )
+        raise DataError(f"{path} holds what no RadFM has: {some_of(strangers)}.", PUBLISHED_HINT)
     return PublishedState(language_model=part_of(needed, LANGUAGE), vision=part_of(needed, VISION), sizes=sizes)
 
 

@@ -1,6 +1,7 @@
 """Reading the authors' files without trusting them: tensors only."""
 
 import pickle
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,12 @@ import torch
 from tasks.foundation.errors import DataError
 from unimed.strict_weights import some_of
 
+# torch's own reader of pickles raises those of the second line on bytes that are no pickle.
+_UNREADABLE = (
+    OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError,
+    KeyError, IndexError, TypeError, AttributeError, struct.error,
+)  # fmt: skip
+
 
 def read_torch_file(path: Path) -> Mapping[str, Any]:
     """Return what `torch.save` wrote, tensors and plain values only.
@@ -20,7 +27,7 @@ def read_torch_file(path: Path) -> Mapping[str, Any]:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+    except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path} cannot be read: {reason}", "Copy the file again; only tensors are read.") from error
     if not isinstance(content, Mapping):
