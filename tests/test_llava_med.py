@@ -22,7 +22,7 @@ from adapters.llava_med.hugging_face import convert_v15
 from adapters.llava_med.images import clip_pixels
 from adapters.llava_med.loading import mark_ids
 from adapters.llava_med.templates import TEMPLATES, question_of
-from adapters.llava_med.text_codec import load_codec
+from adapters.parts.text_codec import load_codec
 from harness.engine.alone import generate_alone
 from harness.engine.budget import Budget
 from harness.engine.engine import Engine

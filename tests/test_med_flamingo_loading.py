@@ -19,10 +19,10 @@ from med_flamingo_fixtures import (
 from transformers import CLIPConfig, CLIPModel, LlamaConfig
 
 from adapters.base import LoadOptions
-from adapters.layers.perceiver import PerceiverResampler, PerceiverSizes
 from adapters.med_flamingo.adapter import MedFlamingoAdapter
 from adapters.med_flamingo.decoder import MedFlamingoLlama
 from adapters.med_flamingo.entry import ENTRY
+from adapters.parts.perceiver import PerceiverResampler, PerceiverSizes
 from tasks.foundation.errors import DataError, UsageError
 
 

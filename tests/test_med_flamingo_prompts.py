@@ -20,11 +20,11 @@ from med_flamingo_fixtures import (
 from PIL import Image
 
 from adapters.base import ImageSlot, Prompt
-from adapters.layers.segment_tokenizer import SegmentTokenizer, read_tokenizer
 from adapters.med_flamingo.adapter import MedFlamingoAdapter
 from adapters.med_flamingo.entry import ENTRY
 from adapters.med_flamingo.examples import AUTHORS, drawn_examples
 from adapters.med_flamingo.prompts import Mark, Part, Words, prompt_parts
+from adapters.parts.segment_tokenizer import SegmentTokenizer, read_tokenizer
 from harness.engine.alone import generate_alone
 from harness.engine.budget import Budget
 from harness.engine.engine import Engine

@@ -12,8 +12,8 @@ from radfm_fixtures import SINGLE, case, close, embedded, load, prompt_of, state
 from transformers import LlamaForCausalLM
 
 from adapters.base import LoadOptions
-from adapters.layers.filling import fill
-from adapters.layers.perceiver import PerceiverSizes
+from adapters.parts.filling import fill
+from adapters.parts.perceiver import PerceiverSizes
 from adapters.radfm.adapter import RadFMAdapter
 from adapters.radfm.convert import convert
 from adapters.radfm.entry import ENTRY

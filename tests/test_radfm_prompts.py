@@ -13,7 +13,7 @@ from radfm_fixtures import (
 )
 
 from adapters.base import ImageSlot, TextSegment
-from adapters.layers.segment_tokenizer import SegmentTokenizer, read_tokenizer
+from adapters.parts.segment_tokenizer import SegmentTokenizer, read_tokenizer
 from adapters.radfm.adapter import RadFMAdapter
 from adapters.radfm.entry import ENTRY
 from adapters.radfm.prompts import question_of, with_images

@@ -12,7 +12,7 @@ from adapters.llava_med.configuration import LlavaFormat
 from adapters.llava_med.entry import CARD
 from adapters.llava_med.images import clip_pixels
 from adapters.llava_med.templates import Template, question_of
-from adapters.llava_med.text_codec import TextCodec
+from adapters.parts.text_codec import TextCodec
 from tasks.foundation.errors import SampleError
 from tasks.sample import Sample
 from tasks.spec import Kind, TaskSpec

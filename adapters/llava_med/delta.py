@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from adapters.converting import new_folder
-from adapters.llava_med.shards import SHARD_BYTES, Shards, open_shards, write_shards
+from adapters.parts.shards import SHARD_BYTES, Shards, open_shards, write_shards
 from tasks.foundation.errors import DataError
 from unimed.strict_weights import refuse_misfits
 

@@ -17,8 +17,8 @@ from adapters.converting import new_folder
 from adapters.llava_med.configuration import LlavaFormat, read_format
 from adapters.llava_med.model import load_model
 from adapters.llava_med.templates import IMAGE
-from adapters.llava_med.text_codec import TextCodec, load_codec
 from adapters.llava_med.vision import SUBFOLDER
+from adapters.parts.text_codec import TextCodec, load_codec
 from tasks.foundation.errors import DataError
 
 CHAT_TEMPLATE = (

@@ -9,11 +9,11 @@ import torch
 from adapters.base import LoadOptions
 from adapters.llava_med.adapter import AUTHORS_TOKENS, LlavaMedAdapter, Manner, Weights
 from adapters.llava_med.configuration import LlavaFormat, read_format
-from adapters.llava_med.identity import identity_of
 from adapters.llava_med.model import load_model
 from adapters.llava_med.templates import TEMPLATES, Template
-from adapters.llava_med.text_codec import TextCodec, load_codec
 from adapters.llava_med.vision import SUBFOLDER
+from adapters.parts.identity import identity_of
+from adapters.parts.text_codec import TextCodec, load_codec
 from tasks.catalog import get_task
 from tasks.foundation.errors import DataError, UsageError
 from unimed.checkpoint import resolve_device, resolve_dtype

@@ -8,7 +8,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPVisionConfig
 
-from adapters.llava_med.shards import open_shards
+from adapters.parts.shards import open_shards
 from tasks.foundation.errors import DataError
 from tasks.foundation.files import read_json
 from unimed.strict_weights import refuse_misfits, refuse_other_shapes

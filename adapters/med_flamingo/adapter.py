@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from adapters.base import ImageSlot, LocalAdapter, ModelCard, Pixels, Prompt, SizeOf, TextSegment
-from adapters.layers.segment_tokenizer import EOS_ID
 from adapters.med_flamingo.decoder import MedFlamingoLlama
 from adapters.med_flamingo.examples import Example, ExampleShelf, ExampleSource
 from adapters.med_flamingo.loading import LoadedMedFlamingo
@@ -25,6 +24,7 @@ from adapters.med_flamingo.prompts import (
     question_of,
     stops_of,
 )
+from adapters.parts.segment_tokenizer import EOS_ID
 from tasks.foundation.console import say
 from tasks.sample import ImageRef, Sample
 from tasks.spec import Kind, TaskSpec

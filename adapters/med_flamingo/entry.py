@@ -56,11 +56,11 @@ def load(options: LoadOptions) -> LocalAdapter:
         DataError: If a file is broken, or a weight is missing, unexpected or of another shape.
         RunError: If the device has no room for it.
     """
-    from adapters.layers.titles import card_as_chosen
     from adapters.med_flamingo.adapter import MedFlamingoAdapter
     from adapters.med_flamingo.examples import AUTHORS, ExampleSource, Shots, refuse_missing_pictures
     from adapters.med_flamingo.loading import load_med_flamingo, places_of
     from adapters.med_flamingo.looking import MediaRule
+    from adapters.parts.titles import card_as_chosen
     from unimed.checkpoint import resolve_device, resolve_dtype
 
     chosen = {name: argument.default for name, argument in ARGUMENTS.items()} | dict(options.arguments)

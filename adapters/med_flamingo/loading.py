@@ -10,14 +10,14 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig
 
-from adapters.layers.filling import IMPOSSIBLE, fill, filled_llama
-from adapters.layers.perceiver import HEAD_WIDTH, PerceiverResampler, sizes_of
-from adapters.layers.segment_tokenizer import BOS_ID, EOS_ID, SegmentTokenizer, read_tokenizer, refuse_other_vocabulary
-from adapters.llava_med.identity import identity_of
-from adapters.llava_med.shards import open_shards
 from adapters.llava_med.vision import read_tower
 from adapters.med_flamingo.decoder import ADDED_TOKENS, EVERY, MedFlamingoLlama, MediaSizes
 from adapters.med_flamingo.state import TrainedState, read_state
+from adapters.parts.filling import IMPOSSIBLE, fill, filled_llama
+from adapters.parts.identity import identity_of
+from adapters.parts.perceiver import HEAD_WIDTH, PerceiverResampler, sizes_of
+from adapters.parts.segment_tokenizer import BOS_ID, EOS_ID, SegmentTokenizer, read_tokenizer, refuse_other_vocabulary
+from adapters.parts.shards import open_shards
 from tasks.foundation.errors import DataError, UsageError
 from tasks.foundation.files import read_json
 

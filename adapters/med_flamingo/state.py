@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from adapters.layers.filling import part_of, refuse_different, unwrapped
+from adapters.parts.filling import part_of, refuse_different, unwrapped
 from tasks.foundation.errors import DataError
 from unimed.official.reading import read_tensors
 from unimed.strict_weights import some_of

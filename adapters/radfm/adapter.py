@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from adapters.base import ImageSlot, LocalAdapter, ModelCard, Pixels, Prompt, SizeOf, TextSegment
-from adapters.layers.segment_tokenizer import BOS_ID, EOS_ID
+from adapters.parts.segment_tokenizer import BOS_ID, EOS_ID
 from adapters.radfm.loading import LoadedRadFM
 from adapters.radfm.pictures import random_square, slices_of, square
 from adapters.radfm.prompts import Position, position_of, question_of, with_images

@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
 
 from adapters.converting import new_folder
-from adapters.layers.filling import refuse_other_numbers
-from adapters.layers.segment_tokenizer import read_tokenizer, refuse_other_vocabulary
-from adapters.llava_med.shards import SHARD_BYTES, write_shards
+from adapters.parts.filling import refuse_other_numbers
+from adapters.parts.segment_tokenizer import read_tokenizer, refuse_other_vocabulary
+from adapters.parts.shards import SHARD_BYTES, write_shards
 from adapters.radfm.loading import LANGUAGE_FOLDER, TOKENIZER_FILE, VISION_FILE
 from adapters.radfm.model import RadFMVision
 from adapters.radfm.sizes import SIZES_FILE

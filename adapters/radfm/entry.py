@@ -45,7 +45,7 @@ def load(options: LoadOptions) -> LocalAdapter:
         DataError: If a file is missing or broken, or a weight is missing, unexpected or of another shape.
         RunError: If the device has no room for it.
     """
-    from adapters.layers.titles import card_as_chosen
+    from adapters.parts.titles import card_as_chosen
     from adapters.radfm.adapter import RadFMAdapter
     from adapters.radfm.loading import load_radfm
     from adapters.radfm.prompts import Position

@@ -8,10 +8,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
-from adapters.layers.filling import fill, filled_llama
-from adapters.layers.segment_tokenizer import SegmentTokenizer, read_tokenizer, refuse_other_vocabulary
-from adapters.llava_med.identity import identity_of
-from adapters.llava_med.shards import open_shards
+from adapters.parts.filling import fill, filled_llama
+from adapters.parts.identity import identity_of
+from adapters.parts.segment_tokenizer import SegmentTokenizer, read_tokenizer, refuse_other_vocabulary
+from adapters.parts.shards import open_shards
 from adapters.radfm.model import RadFM, RadFMVision
 from adapters.radfm.sizes import SIZES_FILE, RadFMSizes, read_sizes
 from adapters.radfm.state import CHECKPOINT, read_state

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
-from adapters.layers.perceiver import PerceiverResampler
+from adapters.parts.perceiver import PerceiverResampler
 from adapters.radfm.sizes import RadFMSizes
 from adapters.radfm.vit3d import VisionTransformer3D
 

@@ -16,8 +16,8 @@ from huggingface_hub.errors import StrictDataclassError
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from transformers import LlamaConfig
 
-from adapters.layers.filling import layers_in, part_of
-from adapters.layers.perceiver import PerceiverSizes, sizes_of
+from adapters.parts.filling import layers_in, part_of
+from adapters.parts.perceiver import PerceiverSizes, sizes_of
 from adapters.radfm.vit3d import VisionSizes
 from tasks.foundation.errors import DataError
 from tasks.foundation.files import read_json

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from adapters.layers.filling import part_of, refuse_different, unwrapped
+from adapters.parts.filling import part_of, refuse_different, unwrapped
 from adapters.radfm.sizes import LANGUAGE, PUBLISHED_HINT, SIZES_FILE, VISION, RadFMSizes, sizes_of_state
 from tasks.foundation.errors import DataError
 from unimed.official.reading import read_tensors

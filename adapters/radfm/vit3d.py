@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from adapters.layers.perceiver import join_heads, split_heads
+from adapters.parts.perceiver import join_heads, split_heads
 from tasks.foundation.errors import SampleError
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 from transformers import Blip2ForConditionalGeneration, PreTrainedModel
 
 from adapters.base import ImageSlot, LoadOptions, LocalAdapter, Pixels, Prompt, SizeOf, TextSegment
-from adapters.llava_med.identity import identity_of
-from adapters.llava_med.text_codec import TextCodec, load_codec
+from adapters.parts.identity import identity_of
+from adapters.parts.text_codec import TextCodec, load_codec
 from adapters.xraygpt.entry import CARD
 from adapters.xraygpt.files import find_files
 from adapters.xraygpt.model import assemble, load_converted

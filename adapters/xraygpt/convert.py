@@ -6,7 +6,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from adapters.converting import new_folder
-from adapters.llava_med.text_codec import TextCodec, load_codec
+from adapters.parts.text_codec import TextCodec, load_codec
 from adapters.xraygpt.files import find_files
 from adapters.xraygpt.model import assemble
 

@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from adapters.layers.filling import layers_in
+from adapters.parts.filling import layers_in
 from tasks.foundation.errors import DataError
 
 HEAD_WIDTH = 64

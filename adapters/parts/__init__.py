@@ -1,0 +1,1 @@
+"""What several adapters are made of: modules, tokenizers, files of weights."""
