@@ -15,6 +15,8 @@ COMMANDS = {
     "run": ("harness.commands:run_command", "Run a model over tasks and write a leaderboard."),
     "score": ("harness.score_command:score_command", "Score a run's answers again, or anybody's predictions."),
     "leaderboard": ("leaderboard.cli:leaderboard_command", "Put runs side by side in one table."),
+    "compare": ("leaderboard.compare_commands:compare_command", "Compare two runs sample by sample."),
+    "gate": ("leaderboard.compare_commands:gate_command", "Tell a script whether a run may replace another."),
     "tasks": ("tasks.cli:tasks_command", "List the tasks."),
     "data": ("tasks.cli:data_group", "List, prepare and verify datasets."),
     "models": ("adapters.cli:models_command", "List the models, or show all that is known of one."),

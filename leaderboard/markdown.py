@@ -43,7 +43,7 @@ def render_markdown(board: Board) -> str:
 
 
 def _notices(board: Board) -> list[str]:
-    return [_text(notice) for notice in dict.fromkeys(notice for run in board.runs for notice in run.notices)]
+    return [markdown_text(notice) for notice in dict.fromkeys(notice for run in board.runs for notice in run.notices)]
 
 
 def _legend(board: Board) -> str:
@@ -60,16 +60,16 @@ def _legend(board: Board) -> str:
 
 def render_scores(board: Board, protocol: Protocol) -> str:
     """Return the numbers of one protocol as a markdown table."""
-    header = ["Task", "Metric", *map(_text, board.names)]
+    header = ["Task", "Metric", *map(markdown_text, board.names)]
     cells = [
-        [_text(row.title), _metric_title(row.metric), *map(_score, row.cells, row.standings)]
+        [markdown_text(row.title), _metric_title(row.metric), *map(_score, row.cells, row.standings)]
         for row in board.rows[protocol]
     ]
-    return _table(header, _without_repeats(cells), right=len(board.names))
+    return markdown_table(header, _without_repeats(cells), right=len(board.names))
 
 
 def _metric_title(metric: str) -> str:
-    return METRIC_TITLES.get(metric) or _text(metric)
+    return METRIC_TITLES.get(metric) or markdown_text(metric)
 
 
 def _score(cell: MetricResult | None, standing: Standing) -> str:
@@ -89,16 +89,18 @@ def ceiling_note(cell: MetricResult) -> str:
 
 
 def _states(board: Board) -> str:
-    rows = [row for name, run in zip(board.names, board.runs, strict=True) for row in _state_rows(_text(name), run)]
-    return _table(["Model", "Task", "Samples", *STATES], _without_repeats(rows), right=len(STATES) + 1)
+    rows = [
+        row for name, run in zip(board.names, board.runs, strict=True) for row in _state_rows(markdown_text(name), run)
+    ]
+    return markdown_table(["Model", "Task", "Samples", *STATES], _without_repeats(rows), right=len(STATES) + 1)
 
 
 def _state_rows(name: str, run: Results) -> list[list[str]]:
     asked = [
-        [name, _text(task.title), str(task.samples), *(str(task.states.get(state, 0)) for state in STATES)]
+        [name, markdown_text(task.title), str(task.samples), *(str(task.states.get(state, 0)) for state in STATES)]
         for task in run.tasks.values()
     ]
-    return asked + [[name, _text(task), "not supported", *[""] * len(STATES)] for task in run.unsupported]
+    return asked + [[name, markdown_text(task), "not supported", *[""] * len(STATES)] for task in run.unsupported]
 
 
 def _definitions(board: Board) -> str:
@@ -109,21 +111,23 @@ def _definitions(board: Board) -> str:
         for cell in row.cells
         if cell is not None
     }
-    rows = [[_text(task), metric, protocol, _code(text)] for (task, metric, protocol), text in signatures.items()]
-    table = _table(["Task", "Metric", "Protocol", "Signature"], rows)
+    rows = [
+        [markdown_text(task), metric, protocol, _code(text)] for (task, metric, protocol), text in signatures.items()
+    ]
+    table = markdown_table(["Task", "Metric", "Protocol", "Signature"], rows)
     return f"<details><summary>The exact definition behind each number</summary>\n\n{table}\n\n</details>"
 
 
 def _runs(board: Board) -> str:
     rows = [
         [
-            _text(name),
+            markdown_text(name),
             *map(_code, (run.run, run.model.weights[:12], run.model.device, run.model.dtype)),
             str(run.limit or "none"),
         ]
         for name, run in zip(board.names, board.runs, strict=True)
     ]
-    return "## Runs\n\n" + _table(["Model", "Run", "Weights", "Device", "Type", "Limit"], rows)
+    return "## Runs\n\n" + markdown_table(["Model", "Run", "Weights", "Device", "Type", "Limit"], rows)
 
 
 def _without_repeats(rows: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -134,7 +138,8 @@ def _without_repeats(rows: Sequence[Sequence[str]]) -> list[list[str]]:
     return shown
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: int = 0) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: int = 0) -> str:
+    """Return a table whose last `right` columns are aligned to the right; cells are taken as they are."""
     left = len(header) - right
     rule = ["---"] * left + ["---:"] * right
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, rule, *rows])
@@ -144,7 +149,7 @@ def _code(text: str) -> str:
     return "`" + text.replace("`", "'").replace("|", "\\|") + "`"
 
 
-def _text(text: str) -> str:
+def markdown_text(text: str) -> str:
     """Return `text` without anything that markdown or HTML would take for its own."""
     flat = " ".join(text.split())
     return re.sub(r"([\\|<>*_`\[\]])", r"\\\1", flat) if re.search(r"[|<>`\[\]\\]", flat) else flat

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -129,6 +128,9 @@ def _column(metric: Metric, records: Sequence[ScoreRecord], protocol: Protocol) 
         for row, record in enumerate(records)
         if (found := record.scores(protocol).get(metric.metric_id)) is not None
     ]
-    rows: Any = [row for row, _ in there]
-    statistics = np.asarray([numbers for _, numbers in there], dtype=np.float64)
-    return Column(metric=metric, rows=np.asarray(rows, dtype=np.intp), statistics=statistics.reshape(len(there), -1))
+    width = len(there[0][1]) if there else metric.statistics(()).shape[1]
+    return Column(
+        metric=metric,
+        rows=np.asarray([row for row, _ in there], dtype=np.intp),
+        statistics=np.asarray([numbers for _, numbers in there], dtype=np.float64).reshape(len(there), width),
+    )

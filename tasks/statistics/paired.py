@@ -23,6 +23,7 @@ MANY = 5000
 """With so many clusters the difference over its standard error is normal, and exchanges would find the same p."""
 _TAIL = (1 - LEVEL) / 2
 _POWER = 0.8
+_STANDARD_ERRORS = float(stats.norm.ppf(1 - _TAIL) + stats.norm.ppf(_POWER))
 _SLACK = 1e-9
 
 Test = Literal["mcnemar", "exchange of clusters", "standard error", "none"]
@@ -40,7 +41,8 @@ class Difference:
         test: How it was found; `none` with a single cluster, where p is 1.
         samples: Shared samples.
         clusters: Their clusters.
-        detectable: Smallest true difference that such data show with a probability of 80 %.
+        detectable: Smallest true difference that such data show with a probability of 80 %; NaN where the two do not
+            differ on a single cluster, which says nothing of it.
     """
 
     value: float
@@ -76,7 +78,7 @@ def difference(
     p, test = _tested(metric, (first, second), (ours, theirs), value, error, seed)
     return Difference(
         value=value, low=low, high=high, p=p, test=test, samples=len(first), clusters=len(ours),
-        detectable=min(1.0, float(stats.norm.ppf(1 - _TAIL) + stats.norm.ppf(_POWER)) * error),
+        detectable=min(1.0, _STANDARD_ERRORS * error) if error > 0 else float("nan"),
     )  # fmt: skip
 
 

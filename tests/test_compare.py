@@ -1,0 +1,178 @@
+"""`medbench compare` and `medbench gate`: on invented scores, and through the real command line."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import medbench
+
+from harness.model_info import ModelInfo
+from harness.results import Results, TaskResult
+from leaderboard.compare import Comparison, Side, compare, shared_tasks
+from leaderboard.compare_page import p_text, render_comparison, summary
+from leaderboard.gate import decide
+from leaderboard.score_table import Column, ItemScore, ScoreRecord, ScoreTable
+from tasks.foundation.errors import EXIT_USAGE, UsageError
+from tasks.metrics.metric import FloatArray
+from tasks.protocols import PROTOCOLS, STATES, State, metrics_for
+
+
+def results(title: str, tasks: Sequence[str], *, suite: str = "custom") -> Results:
+    none: dict[State, int] = dict.fromkeys(STATES, 0)
+    return Results(
+        run=title.ljust(12, "0"), suite=suite, limit=None, seed=0, notices=(), unsupported=(),  # type: ignore[arg-type]
+        model=ModelInfo(name="m", title=title, weights="w", device="cpu", dtype="float32", trained_on=()),
+        tasks={
+            name: TaskResult(title=name, kind="cls", version=1, data="d", samples=1, states=none, paper={}, strict={})
+            for name in tasks
+        },
+    )  # fmt: skip
+
+
+def table(task: str, right: FloatArray, *, saying: str = "a", first: int = 0) -> ScoreTable:
+    """Return a classification's scores [C, size], a cluster for each row."""
+    flat = right.ravel()
+    item = [ItemScore(statistics=(float(one), 1.0), value=float(one)) for one in flat]
+    records = [
+        ScoreRecord(
+            sample_id=f"s{first + place}", group=f"g{place // right.shape[1]}", state="ok", prediction=saying, box=None,
+            paper={"accuracy": item[place]}, strict={"accuracy": item[place]}, labels={},
+        )
+        for place in range(len(flat))
+    ]  # fmt: skip
+    statistics = np.stack([flat, np.ones_like(flat)], axis=1)
+    [metric] = [one for one in metrics_for(task, "cls", "strict") if one.metric_id == "accuracy"]
+    column = Column(metric=metric, rows=np.arange(len(flat)), statistics=statistics)
+    return ScoreTable(task=task, records=records, columns={protocol: {"accuracy": column} for protocol in PROTOCOLS})
+
+
+def compared(pairs: dict[str, tuple[FloatArray, FloatArray]], suite: str = "custom") -> Comparison:
+    sides = [
+        Side(
+            results=results(title, list(pairs), suite=suite),
+            tables={name: table(name, pair[place], saying=title) for name, pair in pairs.items()},
+        )
+        for place, title in enumerate(("one", "other"))
+    ]
+    return compare(sides[0], sides[1], "strict")
+
+
+def answers(seed: int, share: float, clusters: int = 60, size: int = 5) -> FloatArray:
+    return (np.random.default_rng(seed).random((clusters, size)) < share).astype(np.float64)
+
+
+def test_a_clear_gain_is_better_and_noise_is_not() -> None:
+    found = compared({
+        "dermamnist": (answers(1, 0.9), answers(2, 0.6)), "organsmnist": (answers(3, 0.7), answers(3, 0.7)[::-1]),
+    })  # fmt: skip
+    assert [row.verdict for row in found.rows] == ["better", "not distinguishable"]
+    assert found.rows[0].found.low > 0.2
+    assert "better on 1, worse on 0, not distinguishable on 1 of 2 tasks" in summary(found)
+    swapped = compared({"dermamnist": (answers(2, 0.6), answers(1, 0.9))})
+    assert swapped.rows[0].verdict == "worse"
+    assert swapped.rows[0].found.value == pytest.approx(-found.rows[0].found.value)
+
+
+def test_holm_heeds_the_number_of_tasks() -> None:
+    close = (answers(5, 0.72), answers(6, 0.61))
+    alone = compared({"dermamnist": close}).rows[0]
+    beside = compared({"dermamnist": close, "organsmnist": (answers(7, 0.5), answers(8, 0.5))}).rows[0]
+    assert alone.p_adjusted == alone.found.p
+    assert beside.p_adjusted == pytest.approx(min(1, 2 * alone.found.p))
+
+
+def test_only_samples_that_both_scored_are_paired() -> None:
+    one, other = answers(1, 0.8, clusters=10), answers(2, 0.8, clusters=10)
+    sides = [
+        Side(results=results(title, ["dermamnist"]), tables={"dermamnist": table("dermamnist", right, first=first)})
+        for title, right, first in (("one", one, 0), ("other", other, 7))
+    ]
+    found = compare(sides[0], sides[1], "strict")
+    assert found.rows[0].found.samples == 43
+    assert found.unpaired == {"dermamnist": (7, 7)}
+    assert "dermamnist: 7 by the first, 7 by the second" in render_comparison(found)
+    assert {change.sample_id for change in found.changed} <= {f"s{place}" for place in range(7, 50)}
+
+
+def test_what_cannot_be_compared_is_told() -> None:
+    one = results("one", ["dermamnist"])
+    with pytest.raises(UsageError, match="One run was given twice"):
+        shared_tasks(one, one)
+    with pytest.raises(UsageError, match="suite 'custom', the other 'mini'"):
+        shared_tasks(one, results("other", ["dermamnist"], suite="mini"))
+    with pytest.raises(UsageError, match="share no task"):
+        shared_tasks(one, results("other", ["organsmnist"]))
+    other = results("other", ["dermamnist"])
+    changed = {"dermamnist": replace(other.tasks["dermamnist"], data="e")}
+    with pytest.raises(UsageError, match="different data of dermamnist"):
+        shared_tasks(one, replace(other, tasks=changed))
+
+
+def test_texts_of_credentialed_data_are_withheld() -> None:
+    pair = (answers(1, 0.9), answers(2, 0.5))
+    found = compared({"dermamnist": pair})
+    page = render_comparison(found)
+    assert "| one | other |" in page
+    closed = render_comparison(replace(found, withheld=frozenset({"dermamnist"})))
+    assert "withheld: data under a signed agreement" in closed
+    assert closed.count("| one | other |") < page.count("| one | other |")
+
+
+def test_hostile_answers_stay_text() -> None:
+    one = answers(1, 0.9, clusters=3)
+    sides = [
+        Side(results=results(title, ["dermamnist"]), tables={"dermamnist": table("dermamnist", right, saying=saying)})
+        for title, right, saying in (("one", one, "<script>x</script> | a"), ("other", 1 - one, "b"))
+    ]
+    page = render_comparison(compare(sides[0], sides[1], "strict"))
+    assert "<script>" not in page
+    assert "\\<script\\>x\\</script\\> \\| a" in page
+
+
+def test_the_gate_has_three_answers() -> None:
+    equal = answers(1, 0.8, clusters=300)
+    assert decide(compared({"dermamnist": (equal, equal)}), 0.01).decision == "pass"
+    assert decide(compared({"dermamnist": (answers(2, 0.5), answers(3, 0.9))}), 0.01).decision == "worse"
+    few = compared({"dermamnist": (answers(4, 0.7, clusters=12), answers(5, 0.7, clusters=12))})
+    assert decide(few, 0.01).decision == "undecidable"
+    assert decide(few, 0.9).decision == "pass"
+    unread = replace(compared({"dermamnist": (equal, equal)}), unpaired={"dermamnist": (0, 40)})
+    assert decide(unread, 0.01).decision == "undecidable"
+    assert decide(unread, 0.01).reasons
+    slightly = compared({"dermamnist": (answers(2, 0.5), answers(3, 0.9))})
+    assert decide(slightly, 0.6).decision == "pass"
+
+
+@pytest.mark.parametrize(("p", "text"), [(0.5, "0.5000"), (0.00001, "< 0.0001")])
+def test_p_values_are_for_people(p: float, text: str) -> None:
+    assert p_text(p) == text
+
+
+def test_the_command_line_compares_and_decides(tmp_path: Path) -> None:
+    runs = {}
+    for model in ("mock:oracle", "mock:constant"):
+        folder = tmp_path / model.partition(":")[2]
+        done = medbench("run", "--model", model, "--tasks", "vqa,cls", "--output-dir", folder)
+        assert done.returncode == 0, done.stderr
+        [runs[model]] = folder.glob("mock*")
+    page = tmp_path / "page.md"
+    done = medbench("compare", runs["mock:oracle"], runs["mock:constant"], "--protocol", "paper", "--output", page)
+    assert done.returncode == 0, done.stderr
+    assert "Mock (oracle) against Mock (constant): better on 4" in done.stdout
+    assert "MINI SUITE" in page.read_text(encoding="utf-8")
+    assert medbench("gate", runs["mock:oracle"], "--baseline", runs["mock:constant"]).returncode == 0
+    strict = medbench("compare", runs["mock:constant"], runs["mock:oracle"], "--tasks", "cls")
+    assert "dermamnist: 0 by the first, 400 by the second" in strict.stderr
+    unread = medbench("gate", runs["mock:constant"], "--baseline", runs["mock:oracle"], "--tasks", "cls")
+    assert (unread.returncode, "were not scored for the candidate" in unread.stderr) == (4, True)
+    worse = medbench("gate", runs["mock:constant"], "--baseline", runs["mock:oracle"], "--tasks", "vqa")
+    assert (worse.returncode, worse.stdout.strip().splitlines()[-1]) == (3, "worse")
+    none = medbench("compare", runs["mock:oracle"], runs["mock:constant"], "--tasks", "medqa")
+    assert (none.returncode, "share none of medqa" in none.stderr) == (EXIT_USAGE, True)
+    for command in (("compare", tmp_path, tmp_path), ("gate", tmp_path, "--baseline", tmp_path)):
+        refused = medbench(*command)
+        assert refused.returncode != 0
+        assert "is no run" in refused.stderr
+        assert "Traceback" not in refused.stderr
