@@ -40,7 +40,8 @@ class ModelCard:
         weights: Which weights are needed and where they come from.
         licence: Licence of the weights.
         memory: What the published weights take in bfloat16, by their sizes; empty where nothing of the like exists.
-        trained_on: Names of the tasks whose train splits the model has seen.
+        trained_on: Names of the tasks whose train splits the model has seen; empty if it is known to have seen none,
+            None if nobody has said.
         blind: Whether it never looks at an image.
     """
 
@@ -50,7 +51,7 @@ class ModelCard:
     weights: str
     licence: str
     memory: str = ""
-    trained_on: frozenset[str] = frozenset()
+    trained_on: frozenset[str] | None = None
     blind: bool = False
 
 
@@ -174,8 +175,8 @@ class Adapter(ABC):
         return self.card.title
 
     @property
-    def trained_on(self) -> frozenset[str]:
-        """Names of the tasks whose train splits these very weights have seen."""
+    def trained_on(self) -> frozenset[str] | None:
+        """Names of the tasks whose train splits these very weights have seen; None if nobody has said."""
         return self.card.trained_on
 
     def expect(self, specs: Sequence[TaskSpec]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from adapters.base import AdapterEntry, DirectAdapter, Generation, LoadOptions, ModelCard, answer_with_box
 from tasks.answers.box_space import BoxSpace
+from tasks.catalog import benchmark_names
 from tasks.foundation.errors import DataError
 from tasks.foundation.files import fingerprint
 from tasks.sample import Box, Sample
@@ -23,6 +24,7 @@ CARD = ModelCard(
     kinds=frozenset({"qa", "vqa", "report", "rec", "reg", "cls"}),
     weights="none: counts the train split of each task",
     licence="Apache-2.0",
+    trained_on=frozenset(benchmark_names()),
     blind=True,
 )
 BOXES = BoxSpace(name="fraction", units=1, digits=6)

@@ -5,13 +5,13 @@ from textwrap import fill
 
 import click
 
-from adapters.base import AdapterEntry, Argument
+from adapters.base import AdapterEntry, Argument, ModelCard
 from adapters.catalog import ADAPTERS, find_adapter
 from tasks.foundation.console import emit, emit_table, say
 from tasks.foundation.errors import MedbenchError
 
 _WIDTH, _INDENT = 110, 15
-_UNDECLARED = "not declared, or only by a checkpoint; not known is not the same as none"
+_UNDECLARED = "not declared here, perhaps by the checkpoint; not known is not the same as none"
 
 
 @click.command("models")
@@ -51,7 +51,7 @@ def describe(entry: AdapterEntry, variant: str = "") -> str:
         "weights": card.weights,
         "in bfloat16": card.memory,
         "licence": card.licence,
-        "trained on": ", ".join(sorted(card.trained_on)) or _UNDECLARED,
+        "trained on": _trained_on(card),
         "boxes": space.name if space else "draws none",
         "options": " ".join(f"--{option}" for option in sorted(entry.takes)),
         "choices": ", ".join(_choices(entry)),
@@ -62,6 +62,12 @@ def describe(entry: AdapterEntry, variant: str = "") -> str:
         named += [("variant", f"{card.name}:{word}  {meaning}") for word, meaning in entry.variants.items()]
     title = f"{card.name}{f':{variant}' if variant else ''}  {card.title if card.title != variant else ''}".rstrip()
     return "\n".join([title, *(_line(name, value) for name, value in named)])
+
+
+def _trained_on(card: ModelCard) -> str:
+    if card.trained_on is None:
+        return _UNDECLARED
+    return ", ".join(sorted(card.trained_on)) or "none of these tasks"
 
 
 def _choices(entry: AdapterEntry) -> Iterable[str]:

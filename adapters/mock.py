@@ -42,6 +42,7 @@ CARD = ModelCard(
     kinds=frozenset({"qa", "vqa", "report", "rec", "reg", "cls"}),
     weights="none: random, or no model at all",
     licence="Apache-2.0",
+    trained_on=frozenset(),
 )
 _HIDDEN = 32
 _SIDE = 8

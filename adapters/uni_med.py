@@ -66,9 +66,9 @@ class UniMedAdapter(LocalAdapter):
         return f"{self.card.title} (mini)" if self.notices else self.card.title
 
     @property
-    def trained_on(self) -> frozenset[str]:
+    def trained_on(self) -> frozenset[str] | None:
         """The tasks of the recipe that lies beside the weights."""
-        return self._trained_on
+        return self._trained_on or None
 
     def render(self, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
         """Return the wrapped instruction with a slot per image."""

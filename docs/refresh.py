@@ -102,7 +102,7 @@ def kinds_of(card: ModelCard) -> str:
 def hf_known() -> str:
     """Return what is known of published models by their names."""
     rows = [
-        [f"`*{name}*`", f"`{known.boxes}`" if known.boxes else "-", " ".join(sorted(known.trained_on)) or "-",
+        [f"`*{name}*`", f"`{known.boxes}`" if known.boxes else "-", " ".join(sorted(known.trained_on or ())) or "-",
          known.licence or "see its card"]
         for name, known in KNOWN.items()
     ]  # fmt: skip

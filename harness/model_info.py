@@ -16,6 +16,7 @@ class ModelInfo:
         device: Where it ran.
         dtype: Type of its weights.
         trained_on: Tasks whose train splits these weights have seen.
+        declared: Whether that was said at all; an empty list says nothing otherwise.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -26,3 +27,8 @@ class ModelInfo:
     device: str
     dtype: str
     trained_on: tuple[str, ...]
+    declared: bool = False
+
+    def is_zero_shot_on(self, task: str) -> bool:
+        """Return whether the model is known not to have seen a task's train split."""
+        return self.declared and task not in self.trained_on

@@ -111,9 +111,11 @@ class Told:
 
 def told_by(adapter: Adapter) -> Told:
     """Return what is kept of a model."""
+    trained_on = adapter.trained_on
     info = ModelInfo(
         name=adapter.card.name, title=adapter.title, weights=adapter.weights_fingerprint,
-        device=adapter.device.partition(":")[0], dtype=adapter.dtype, trained_on=tuple(sorted(adapter.trained_on)),
+        device=adapter.device.partition(":")[0], dtype=adapter.dtype, trained_on=tuple(sorted(trained_on or ())),
+        declared=trained_on is not None,
     )  # fmt: skip
     return Told(info=info, kinds=adapter.card.kinds, notices=adapter.notices)
 
@@ -126,7 +128,12 @@ def merged(told: Sequence[tuple[Share, Told]]) -> Told:
     trained_on = {task for share, one in told for task in share.tasks if task in one.info.trained_on}
     weights = fingerprint({task: one.info.weights for share, one in told for task in share.tasks})
     return Told(
-        info=replace(first.info, weights=weights, trained_on=tuple(sorted(trained_on))),
+        info=replace(
+            first.info,
+            weights=weights,
+            trained_on=tuple(sorted(trained_on)),
+            declared=all(one.info.declared for _, one in told),
+        ),
         kinds=first.kinds,
         notices=tuple(dict.fromkeys(notice for _, one in told for notice in one.notices)),
     )

@@ -423,8 +423,9 @@ def test_the_speaker_is_no_part_of_the_answer() -> None:
 
 
 def test_a_tuned_checkpoint_says_what_it_was_tuned_on(v15: Path) -> None:
-    assert load(v15).trained_on == frozenset()
-    assert load(v15, trained_on="slake-vqa, path-vqa").trained_on == {"slake-vqa", "path-vqa"}
+    assert load(v15).trained_on is None
+    assert load(v15, trained_on="none").trained_on == frozenset()
+    assert load(v15, trained_on="slake-vqa, path-vqa").trained_on == frozenset({"slake-vqa", "path-vqa"})
     with pytest.raises(UsageError, match="slake-vq"):
         load(v15, trained_on="slake-vq")
 

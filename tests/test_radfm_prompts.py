@@ -172,6 +172,6 @@ def test_the_card_and_the_limits(adapter: RadFMAdapter) -> None:
     assert adapter.end_ids == {2}
     assert adapter.max_new_tokens(get_task("medqa-options")) == 200
     assert ENTRY.card.kinds == {"vqa", "report", "cls"}
-    assert ENTRY.card.trained_on >= {"slake-vqa", "mpx-single"}
+    assert (ENTRY.card.trained_on or frozenset()) >= {"slake-vqa", "mpx-single"}
     assert adapter.decoder.config.eos_token_id == 2
     assert cast("Any", adapter.decoder.config)._attn_implementation == "sdpa"

@@ -97,6 +97,7 @@ def averaged_training(recipe: Recipe, data: Path) -> dict[str, torch.Tensor]:
 
 
 SHARDED = """
+import os
 import sys
 import torch
 import torch.distributed as dist
@@ -134,7 +135,10 @@ step(model, optimizer, inputs)
 after = gathered_weights(model, only_trained=True)
 if dist.get_rank() == 0:
     torch.save(after, sys.argv[1] + ".after")
+# No worker leaves while another still talks to it, and none lets torch's threads abort it on its way out.
+dist.barrier()
 dist.destroy_process_group()
+os._exit(0)
 """
 
 

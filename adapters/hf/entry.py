@@ -34,7 +34,7 @@ class Known:
 
     boxes: str = ""
     find: str = ""
-    trained_on: frozenset[str] = frozenset()
+    trained_on: frozenset[str] | None = None
     licence: str = ""
 
 

@@ -31,7 +31,7 @@ class Manner:
         behind: Ids behind every image.
         decoding: How tokens are chosen where the user says nothing.
         longest: Most tokens of every answer; None for each task's own limit.
-        trained_on: Tasks that the checkpoint was fine-tuned on.
+        trained_on: Tasks that the checkpoint was fine-tuned on; None if nobody has said.
     """
 
     version: str
@@ -40,7 +40,7 @@ class Manner:
     behind: tuple[int, ...] = ()
     decoding: Mapping[str, float] = field(default_factory=dict)
     longest: int | None = None
-    trained_on: frozenset[str] = frozenset()
+    trained_on: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ class LlavaMedAdapter(LocalAdapter):
         return f"{self.card.title} {self._manner.version}"
 
     @property
-    def trained_on(self) -> frozenset[str]:
+    def trained_on(self) -> frozenset[str] | None:
         """The tasks that the user named."""
         return self._manner.trained_on
 

@@ -57,7 +57,9 @@ ARGUMENTS: Mapping[str, Argument] = {
         default="greedy",
         choices=("greedy", "author"),
     ),
-    "trained_on": Argument(help="tasks that this checkpoint was fine-tuned on, separated by commas"),
+    "trained_on": Argument(
+        help="tasks that this checkpoint was fine-tuned on, separated by commas; `none` if it was on none of them"
+    ),
 }
 
 

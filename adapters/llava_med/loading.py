@@ -47,6 +47,9 @@ def load_llava_med(options: LoadOptions) -> LlavaMedAdapter:
     return LlavaMedAdapter(weights, _with_marks(manner, weights))
 
 
+_NONE = "none"
+
+
 def _checkpoint(options: LoadOptions) -> Path:
     if options.checkpoint is None:
         raise UsageError(
@@ -65,7 +68,12 @@ def _template(version: str, name: str) -> Template:
     return templates[name]
 
 
-def _tasks(names: str) -> frozenset[str]:
+def _tasks(names: str) -> frozenset[str] | None:
+    """Return the tasks that the user names, none of `none`, None if nothing was said."""
+    if not names.strip():
+        return None
+    if names.strip() == _NONE:
+        return frozenset()
     return frozenset(get_task(name.strip()).name for name in names.split(",") if name.strip())
 
 

@@ -19,6 +19,8 @@ CARD = ModelCard(
         "with tokenizer.model: huggyllama/llama-7b) and clip/ (openai/clip-vit-large-patch14)"
     ),
     licence="none stated for model.pt; LLaMA-1's non-commercial research licence; CLIP and OpenFlamingo's code MIT",
+    # Its authors trained it on textbooks and PMC-OA; the six examples of a prompt are no training.
+    trained_on=frozenset(),
     memory="17.2 GB: LLaMA-7B with gated blocks 15.7 GB, vision in float32 1.5 GB",
 )
 ARGUMENTS = {

@@ -104,6 +104,9 @@ def train(
         with stop_request() as stop:
             _run_steps(session, start.step, log, stop)
     _finish(session)
+    if accelerator.num_processes > 1:
+        # Workers leave together, or one that lingers is taken for failed.
+        accelerator.end_training()
     return output
 
 
