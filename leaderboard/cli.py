@@ -1,29 +1,39 @@
 """The command of this room: `medbench leaderboard`."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from tasks.foundation.console import emit, say
 from tasks.foundation.files import write_atomically
+from tasks.protocols import PROTOCOLS
+
+LAYOUT_NAMES = ("table2", "table3", "table5", "table6")
 
 
 @click.command("leaderboard")
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--format", "form", type=click.Choice(["markdown"]), default="markdown", show_default=True)
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--format", "form", type=click.Choice(["markdown", "csv", "latex", "json"]), default="markdown", show_default=True
+)
+@click.option("--protocol", type=click.Choice(PROTOCOLS), help="One protocol alone.  [default: both; latex: paper]")
+@click.option("--layout", type=click.Choice(LAYOUT_NAMES), help="Rows as in a table of the Uni-Med paper.")
+@click.option("--models-as-rows", is_flag=True, help="A row for each model (markdown).")
+@click.option("--mean", "grouped", is_flag=True, help="One column for all runs of a model: mean ± std.")
+@click.option("--reported", multiple=True, help="Numbers of a paper beside: table3, or a YAML file of your own.")
+@click.option("--baseline", help="Name of the model that gains are counted against.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write to this file.  [default: standard output]")
-def leaderboard_command(runs: tuple[Path, ...], form: str, output: Path | None) -> None:
-    """Put RUNS side by side in one table.
+def leaderboard_command(runs: tuple[Path, ...], output: Path | None, **wishes: Any) -> None:
+    """Put RUNS side by side in one table, or the numbers of a paper alone.
 
     \b
     Example:  medbench leaderboard runs/uni-med-mini-* runs/blind-mini-*
+              medbench leaderboard --reported table3 --layout table3 --format latex
     """
-    from harness.results import read_results
-    from leaderboard.board import make_board
-    from leaderboard.markdown import render_markdown
+    from leaderboard.page import Wanted, make_page
 
-    renderers = {"markdown": render_markdown}
-    page = renderers[form](make_board([read_results(run) for run in runs]))
+    page = make_page(runs, Wanted(**wishes))
     if output is None:
         emit(page)
         return

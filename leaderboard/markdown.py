@@ -4,8 +4,12 @@ import re
 from collections.abc import Sequence
 
 from harness.results import MetricResult, Results
-from leaderboard.board import Board, Standing, definition_of
+from leaderboard.board import Board, definition_of
+from leaderboard.cells import uncertainty_text, value_text
+from leaderboard.table import Cell, Table, make_table
 from tasks.protocols import STATES, Protocol
+
+ZERO_SHOT = "<sup>zs</sup>"
 
 METRIC_TITLES = {
     "accuracy": "Accuracy",
@@ -29,58 +33,96 @@ PROTOCOL_TEXTS: dict[Protocol, str] = {
 }
 
 
-def render_markdown(board: Board) -> str:
-    """Return the board as a markdown document."""
-    parts = [
-        "# Leaderboard",
-        *(f"> **{notice}**" for notice in _notices(board)),
-        _legend(board),
-    ]
-    for protocol in board.rows:
-        parts += [PROTOCOL_TEXTS[protocol], render_scores(board, protocol)]
-    parts += ["## What happened to the samples", _states(board), "## Definitions", _definitions(board), _runs(board)]
+def render_markdown(board: Board, tables: Sequence[Table] | None = None, sections: Sequence[str] = ()) -> str:
+    """Return the board as a markdown document.
+
+    Args:
+        board: The runs.
+        tables: What to show of them, one table a protocol; plain ones of both protocols if there are none.
+        sections: Further sections, ready-made, behind the tables.
+    """
+    shown = [make_table(board, protocol) for protocol in board.rows] if tables is None else tables
+    parts = ["# Leaderboard", *notes(notices_of(board)), legend(shown)]
+    for table in shown:
+        parts += [PROTOCOL_TEXTS[table.protocol], render_table(table)]
+    parts += [
+        *sections, "## What happened to the samples", _states(board), "## Definitions", _definitions(board),
+        _runs(board),
+    ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _notices(board: Board) -> list[str]:
-    return [markdown_text(notice) for notice in dict.fromkeys(notice for run in board.runs for notice in run.notices)]
+def notices_of(board: Board) -> list[str]:
+    """Return what must be said beside the numbers of all runs, each once."""
+    return list(dict.fromkeys(notice for run in board.runs for notice in run.notices))
 
 
-def _legend(board: Board) -> str:
-    lines = ["Percentages with 95 % intervals that heed images, patients, volumes or documents."]
-    if any(ceiling_note(cell) for rows in board.rows.values() for row in rows for cell in row.cells if cell):
-        lines.append("`of`: what a perfect model scores that must write its boxes in this model's notation.")
-    if len(board.runs) > 1:
-        lines.append(
-            "Best **bold**, second <u>underlined</u>, only where all were scored on equally many samples; "
-            "a difference inside overlapping intervals is no difference."
-        )
-    return " ".join(lines)
+def notes(notices: Sequence[str]) -> list[str]:
+    """Return notices as quotes that cannot be overlooked."""
+    return [f"> **{markdown_text(notice)}**" for notice in notices]
+
+
+def legend(tables: Sequence[Table]) -> str:
+    """Return what the marks in these tables mean; only of marks that are there."""
+    cells = [cell for table in tables for line in table.lines for cell in line.cells if cell is not None]
+    kinds = {column.kind for table in tables for column in table.columns}
+    told = {
+        "Percentages with 95 % intervals that heed images, patients, volumes or documents.": any(
+            cell.ci for cell in cells
+        ),
+        "`±`: standard deviation over several runs of a model.": any(cell.spread is not None for cell in cells),
+        "`of`: what a perfect model scores that must write its boxes in this model's notation.": any(
+            cell.ceiling is not None for cell in cells
+        ),
+        "Best **bold**, second <u>underlined</u>, only where all were scored on equally many samples; "
+        "a difference inside overlapping intervals is no difference.": any(cell.standing != "none" for cell in cells),
+        f"{ZERO_SHOT}: zero-shot, the model is known not to have seen the task's train split.": any(
+            cell.zero_shot for cell in cells
+        ),
+        "`*`: there is evidence that the model has seen the test split; such a number leads nobody.": any(
+            cell.leaked for cell in cells
+        ),
+        "(reported): numbers of a paper, not made here.": "reported" in kinds,
+    }
+    return " ".join(text for text, needed in told.items() if needed)
 
 
 def render_scores(board: Board, protocol: Protocol) -> str:
     """Return the numbers of one protocol as a markdown table."""
-    header = ["Task", "Metric", *map(markdown_text, board.names)]
-    cells = [
-        [markdown_text(row.title), _metric_title(row.metric), *map(_score, row.cells, row.standings)]
-        for row in board.rows[protocol]
-    ]
-    return markdown_table(header, _without_repeats(cells), right=len(board.names))
+    return render_table(make_table(board, protocol))
+
+
+def render_table(table: Table, *, models_as_rows: bool = False) -> str:
+    """Return a table: a line for each metric of each task, or for each model."""
+    names = [f"{markdown_text(column.name)}{_reported(column.kind)}" for column in table.columns]
+    heads = [(markdown_text(line.title), _metric_title(line.metric)) for line in table.lines]
+    if models_as_rows:
+        columns = [f"{title} {metric}" for title, metric in heads]
+        rows = [
+            [name, *(_score(line.cells[place]) for line in table.lines)] for place, name in enumerate(names)
+        ]  # fmt: skip
+        return markdown_table(["Model", *columns], rows, right=len(columns))
+    rows = [[*head, *map(_score, line.cells)] for head, line in zip(heads, table.lines, strict=True)]
+    return markdown_table(["Task", "Metric", *names], _without_repeats(rows), right=len(names))
+
+
+def _reported(kind: str) -> str:
+    return " (reported)" if kind == "reported" else ""
 
 
 def _metric_title(metric: str) -> str:
     return METRIC_TITLES.get(metric) or markdown_text(metric)
 
 
-def _score(cell: MetricResult | None, standing: Standing) -> str:
+def _score(cell: Cell | None) -> str:
     if cell is None:
         return ""
-    if cell.value is None:
-        return "n/a"
-    value = f"{100 * cell.value:.2f}"
-    marked = {"best": f"**{value}**", "second": f"<u>{value}</u>", "none": value}[standing]
-    interval = "" if cell.ci is None else f" [{100 * cell.ci[0]:.1f}, {100 * cell.ci[1]:.1f}]"
-    return f"{marked}{interval}{ceiling_note(cell)}"
+    value = value_text(cell)
+    marked = {"best": f"**{value}**", "second": f"<u>{value}</u>", "none": value}[cell.standing]
+    star = "\\*" if cell.leaked else ""
+    shade = f" {ZERO_SHOT}" if cell.zero_shot else ""
+    ceiling = "" if cell.ceiling is None else f" of {100 * cell.ceiling:.1f}"
+    return f"{marked}{star}{uncertainty_text(cell, plus_minus='±')}{ceiling}{shade}"
 
 
 def ceiling_note(cell: MetricResult) -> str:

@@ -1,16 +1,31 @@
 """The leaderboard as a user gets it: marks, refusals, escapes, the same bytes twice."""
 
+import csv
+import io
+import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
+from command_line import medbench
 
 from harness.model_info import ModelInfo
 from harness.results import MetricResult, Results, TaskResult
 from leaderboard.board import make_board
-from leaderboard.markdown import render_markdown
-from tasks.foundation.errors import UsageError
+from leaderboard.gains import gains_over
+from leaderboard.latex import latex_text, render_latex
+from leaderboard.layouts import LAYOUTS
+from leaderboard.leaks import leaks_of
+from leaderboard.markdown import legend, render_markdown, render_table
+from leaderboard.plain_formats import render_csv, render_json
+from leaderboard.published.read import read_publication
+from leaderboard.table import make_table
+from tasks.foundation.errors import EXIT_USAGE, DataError, UsageError
 from tasks.foundation.files import fingerprint
+from tasks.protocols import PROTOCOLS
+from tasks.statistics.joint import bounds, geometric_gain, ranks, relative_gain
 
 
 def metric(value: float | None, n: int = 50) -> MetricResult:
@@ -118,3 +133,149 @@ def test_the_same_board_gives_the_same_bytes() -> None:
 def test_no_run_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="No run"):
         make_board([])
+
+
+def declared(results_of: Results, *trained_on: str) -> Results:
+    return replace(results_of, model=replace(results_of.model, declared=True, trained_on=trained_on))
+
+
+def test_zero_shot_is_marked_only_where_training_was_declared() -> None:
+    for run, marked in (
+        (results("A", 0.5), False),
+        (declared(results("A", 0.5)), True),
+        (declared(results("A", 0.5), "dermamnist"), False),
+    ):  # fmt: skip
+        page = render_markdown(make_board([run]))
+        assert ("50.00 [40.0, 60.0] <sup>zs</sup>" in page) == marked
+        assert ("zero-shot, the model is known" in page) == marked
+
+
+def test_a_number_with_evidence_of_a_leak_is_starred_and_leads_nobody() -> None:
+    runs = [results("A", 0.9), results("B", 0.6), results("C", 0.5)]
+    table = make_table(make_board(runs), "paper", leaks={runs[0].run: frozenset({"dermamnist"})})
+    assert render_table(table).splitlines()[2] == (
+        "| DermaMNIST | Accuracy | 90.00\\* [80.0, 100.0] | **60.00** [50.0, 70.0] | <u>50.00</u> [40.0, 60.0] |"
+    )
+    assert "such a number leads nobody" in legend([table])
+
+
+def test_runs_of_one_model_become_mean_and_standard_deviation() -> None:
+    runs = [results("A", value) for value in (0.5, 0.6, 0.7)]
+    three = make_table(make_board(runs), "paper", grouped=True)
+    assert render_table(three).splitlines()[2] == "| DermaMNIST | Accuracy | 60.00 ± 10.00 |"
+    two = make_table(make_board(runs[:2]), "paper", grouped=True)
+    # The standard deviation of two numbers says nothing.
+    assert render_table(two).splitlines()[2] == "| DermaMNIST | Accuracy | 55.00 |"
+    assert two.columns[0].kind == "runs"
+    missing = [*runs, replace(results("A", 0.1), tasks={})]
+    assert make_table(make_board(missing), "paper", grouped=True).lines == ()
+
+
+TABLE_3 = read_publication("table3")
+
+
+def test_the_papers_table_3_is_rebuilt_with_its_marks() -> None:
+    table = make_table(None, "paper", published=[TABLE_3], layout=LAYOUTS["table3"])
+    page = render_table(table)
+    assert page == (Path(__file__).parent / "golden" / "table3.md").read_text(encoding="utf-8").rstrip("\n")
+    by_row = {(line.task, line.metric): line.cells for line in table.lines}
+    radfm = by_row["mpx-single", "bleu1"][1]
+    assert radfm is not None
+    assert (radfm.leaked, radfm.standing, radfm.value) == (True, "none", 0.2101)
+    assert by_row["slake-vqa", "bleu1"][3] is None
+    latex = render_latex(table, "Table 3 & more")
+    assert latex == (Path(__file__).parent / "golden" / "table3.tex").read_text(encoding="utf-8")
+    for mark in (r"\textbf{82.12}", r"\underline{81.66}", "21.01$^{*}$", r"\cellcolor[gray]{0.9}21.51", r"\& more"):
+        assert mark in latex
+
+
+def test_published_numbers_stand_only_beside_the_papers_data_and_protocol() -> None:
+    mini, paper = make_board([results("A", 0.5)]), make_board([results("A", 0.5, suite="paper")])
+    with pytest.raises(UsageError, match="never stand beside the suite 'mini'"):
+        make_table(mini, "paper", published=[TABLE_3])
+    with pytest.raises(UsageError, match="not 'strict'"):
+        make_table(paper, "strict", published=[TABLE_3])
+    beside = make_table(paper, "paper", published=[TABLE_3])
+    [line] = beside.lines
+    assert [column.kind for column in beside.columns] == ["run", *["reported"] * 5]
+    assert [cell and cell.standing for cell in line.cells] == ["none"] * 3 + [None, None, "none"]
+
+
+def test_other_forms_hold_the_same_numbers() -> None:
+    runs = [results("=A|b", 0.5), declared(results("B", 0.4))]
+    tables = [make_table(make_board(runs), protocol) for protocol in PROTOCOLS]
+    rows = list(csv.DictReader(io.StringIO(render_csv(tables))))
+    assert [(row["protocol"], row["model"], row["value"], row["zero_shot"]) for row in rows[:2]] == [
+        ("paper", "'=A|b", "0.5", "False"), ("paper", "B", "0.4", "True"),
+    ]  # fmt: skip
+    document = json.loads(render_json(tables, ["MINI SUITE: say so"]))
+    assert document["notices"] == ["MINI SUITE: say so"]
+    assert document["tables"][0]["lines"][0]["cells"][1]["zero_shot"] is True
+    turned = render_table(tables[0], models_as_rows=True)
+    assert turned.splitlines()[0] == "| Model | DermaMNIST Accuracy |"
+    assert len(turned.splitlines()) == 4
+    assert latex_text(r"50 % of a_b & {c} \ ~^#$") == (
+        r"50 \% of a\_b \& \{c\} \textbackslash{} \textasciitilde{}\textasciicircum{}\#\$"
+    )
+
+
+def test_the_papers_gain_is_both_ways_positive_and_the_geometric_is_not() -> None:
+    ours, theirs = np.asarray([0.20, 0.50]), np.asarray([0.10, 1.00])
+    assert relative_gain(ours, theirs) == pytest.approx(0.25)
+    assert relative_gain(theirs, ours) == pytest.approx(0.25)
+    assert geometric_gain(ours, theirs) == pytest.approx(0)
+    zero = np.asarray([0.0, 0.5])
+    assert relative_gain(ours, zero) == pytest.approx(0)
+    assert np.isnan(relative_gain(ours, np.zeros(2)))
+
+
+def test_gains_count_what_both_have_and_nothing_that_leaked() -> None:
+    table = make_table(None, "paper", published=[TABLE_3], layout=LAYOUTS["table2"])
+    total = dict(zip([column.name for column in table.columns], gains_over(table, "Med-Flamingo"), strict=True))
+    assert total["Uni-Med"].datasets == 6
+    assert total["RadFM"].datasets == 5
+    assert total["XrayGPT"].datasets == 2
+    assert total["Med-Flamingo"].relative == 0
+    with pytest.raises(UsageError, match="No model of the table is called 'GPT'"):
+        gains_over(table, "GPT")
+
+
+def test_ranks_share_and_are_intervals() -> None:
+    assert ranks(np.asarray([[0.3, 0.9, 0.3]])).tolist() == [[2.5, 1.0, 2.5]]
+    low, high = bounds(np.asarray([[1.0, 2.0]] * 97 + [[2.0, 1.0]] * 3))
+    assert (low.tolist(), high.tolist()) == ([1.0, 1.0], [2.0, 2.0])
+
+
+def test_the_command_line_ranks_and_tells_gains(tmp_path: Path) -> None:
+    for model in ("mock:oracle", "mock:constant", "blind"):
+        done = medbench("run", "--model", model, "--tasks", "vqa,qa", "--output-dir", tmp_path)
+        assert done.returncode == 0, done.stderr
+    runs = sorted(folder for folder in tmp_path.iterdir() if folder.is_dir())
+    page = medbench("leaderboard", *runs, "--baseline", "Blind baseline")
+    assert page.returncode == 0, page.stderr
+    assert "## Ranks" in page.stdout
+    ranked = page.stdout.partition("## Ranks")[2]
+    [line] = [line for line in ranked.splitlines() if line.startswith("| Slake-VQA | BLEU-1 |")]
+    assert line.endswith(" | 1 |")
+    assert "## Gain over a baseline" in page.stdout
+    assert medbench("leaderboard", *runs, "--baseline", "Blind baseline").stdout == page.stdout
+    for form, first in (("csv", "protocol,task,metric"), ("json", "{"), ("latex", "% \\usepackage")):
+        assert medbench("leaderboard", *runs, "--format", form).stdout.startswith(first)
+    refused = medbench("leaderboard", *runs, "--reported", "table3")
+    assert (refused.returncode, "never stand beside the suite 'mini'" in refused.stderr) == (EXIT_USAGE, True)
+    unknown = medbench("leaderboard", "--reported", "table33")
+    assert (unknown.returncode, "Did you mean table3?" in unknown.stderr) == (EXIT_USAGE, True)
+    none = medbench("leaderboard")
+    assert (none.returncode, "No run was given." in none.stderr) == (EXIT_USAGE, True)
+
+
+def test_evidence_is_read_from_the_audit_of_this_run_alone(tmp_path: Path) -> None:
+    run = results("A", 0.5)
+    file = tmp_path / "audit" / "audit.json"
+    file.parent.mkdir()
+    assert leaks_of([tmp_path], [run]) == {}
+    file.write_text(json.dumps({"run": run.run, "verdicts": {"dermamnist": "strong", "medqa": "no_evidence"}}))
+    assert leaks_of([tmp_path], [run]) == {run.run: frozenset({"dermamnist"})}
+    file.write_text(json.dumps({"run": "another", "verdicts": {}}))
+    with pytest.raises(DataError, match="is no audit of this run"):
+        leaks_of([tmp_path], [run])

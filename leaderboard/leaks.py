@@ -1,0 +1,33 @@
+"""Which runs carry evidence of a leak: what `medbench audit` left in their folders."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.results import Results
+from tasks.foundation.errors import DataError
+from tasks.foundation.files import read_json
+
+AUDIT_FILE = Path("audit") / "audit.json"
+_LEAKED = frozenset({"suspicious", "strong"})
+
+
+def leaks_of(paths: Sequence[Path], runs: Sequence[Results]) -> dict[str, frozenset[str]]:
+    """Return the tasks with evidence by the identity of each run that was audited.
+
+    Raises:
+        DataError: If an audit's file is broken, or belongs to another run.
+    """
+    found = {}
+    for path, run in zip(paths, runs, strict=True):
+        file = path / AUDIT_FILE
+        if file.is_file():
+            found[run.run] = _tasks_in(file, run)
+    return found
+
+
+def _tasks_in(file: Path, run: Results) -> frozenset[str]:
+    document = read_json(file)
+    verdicts = document.get("verdicts") if isinstance(document, dict) else None
+    if not isinstance(verdicts, dict) or document.get("run") != run.run:
+        raise DataError(f"{file} is no audit of this run.", "Make it again: medbench audit model RUN")
+    return frozenset(task for task, verdict in verdicts.items() if verdict in _LEAKED)

@@ -1,0 +1,126 @@
+"""From folders and wishes to the page of `medbench leaderboard`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.results import read_results
+from leaderboard.board import Board, make_board
+from leaderboard.compare import Side
+from leaderboard.latex import render_latex
+from leaderboard.layouts import LAYOUTS
+from leaderboard.leaks import leaks_of
+from leaderboard.markdown import PROTOCOL_TEXTS, legend, notes, notices_of, render_markdown, render_table
+from leaderboard.plain_formats import render_csv, render_json
+from leaderboard.published.read import Publication, read_publication
+from leaderboard.ranking import rank_runs
+from leaderboard.score_table import read_score_table
+from leaderboard.sections import render_gains, render_layout, render_ranks
+from leaderboard.table import Table, make_table
+from tasks.foundation.errors import UsageError
+from tasks.protocols import PROTOCOLS, Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the user wants to see.
+
+    Attributes:
+        form: `markdown`, `csv`, `latex` or `json`.
+        protocol: One alone, or None for all that fit.
+        layout: Name of a table of the paper, or None.
+        models_as_rows: Whether models are the rows.
+        grouped: Whether runs of one model become one column.
+        reported: Published numbers to show.
+        baseline: Model that gains are counted against.
+    """
+
+    form: str = "markdown"
+    protocol: Protocol | None = None
+    layout: str | None = None
+    models_as_rows: bool = False
+    grouped: bool = False
+    reported: tuple[str, ...] = ()
+    baseline: str | None = None
+
+
+def make_page(paths: Sequence[Path], wanted: Wanted) -> str:
+    """Return the page.
+
+    Raises:
+        UsageError: If runs or options do not fit together.
+        RunError: If a folder is no finished run.
+        DataError: If an audit's file is broken.
+    """
+    published = [read_publication(name) for name in wanted.reported]
+    if not paths and not published:
+        raise UsageError("No run was given.", "Give folders that `medbench run` made, or --reported table3.")
+    runs = [read_results(path) for path in paths]
+    board = make_board(runs) if runs else None
+    layout = LAYOUTS[wanted.layout] if wanted.layout else None
+    tables = [
+        make_table(
+            board, protocol, grouped=wanted.grouped, published=published, leaks=leaks_of(paths, runs), layout=layout
+        )
+        for protocol in _protocols(wanted, published)
+    ]
+    notices = notices_of(board) if board else []
+    if wanted.form == "csv":
+        return render_csv(tables)
+    if wanted.form == "json":
+        return render_json(tables, notices)
+    if wanted.form == "latex":
+        captions = [f"Protocol {table.protocol}. {_plain(legend([table]))}" for table in tables]
+        return "\n".join(render_latex(table, caption, notices) for table, caption in zip(tables, captions, strict=True))
+    return _markdown(board, paths, tables, published, wanted)
+
+
+def _protocols(wanted: Wanted, published: Sequence[Publication]) -> tuple[Protocol, ...]:
+    if wanted.protocol is not None:
+        return (wanted.protocol,)
+    if published:
+        return tuple(dict.fromkeys(publication.protocol for publication in published))
+    return ("paper",) if wanted.form == "latex" else PROTOCOLS
+
+
+def _plain(text: str) -> str:
+    for mark in ("`", "**", "<u>", "</u>", "<sup>", "</sup>"):
+        text = text.replace(mark, "")
+    return text
+
+
+def _markdown(
+    board: Board | None,
+    paths: Sequence[Path],
+    tables: Sequence[Table],
+    published: Sequence[Publication],
+    wanted: Wanted,
+) -> str:
+    sections = _sections(board, paths, tables, wanted)
+    if board is not None and wanted.layout is None and not wanted.models_as_rows:
+        return render_markdown(board, tables, sections)
+    notices = notices_of(board) if board else []
+    parts = ["# Leaderboard", *notes(notices), legend(tables)]
+    for table in tables:
+        parts.append(PROTOCOL_TEXTS[table.protocol])
+        if wanted.layout:
+            parts.append(render_layout(table, LAYOUTS[wanted.layout], wanted.baseline))
+        else:
+            parts.append(render_table(table, models_as_rows=wanted.models_as_rows))
+    parts += sections if wanted.layout is None else []
+    parts += [f"Source: {publication.source}." for publication in published]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _sections(board: Board | None, paths: Sequence[Path], tables: Sequence[Table], wanted: Wanted) -> list[str]:
+    sections = []
+    if board is not None and len(board.runs) > 1 and not wanted.grouped:
+        sides = [
+            Side(results=run, tables={task: read_score_table(path, run, task) for task in run.tasks})
+            for path, run in zip(paths, board.runs, strict=True)
+        ]
+        sections.append(render_ranks(board.names, rank_runs(sides, tables[0].protocol)))
+    if wanted.baseline is not None and wanted.layout is None:
+        primary = make_table(board, tables[0].protocol, grouped=wanted.grouped, layout=LAYOUTS["table2"])
+        sections.append(render_gains(primary, wanted.baseline))
+    return sections

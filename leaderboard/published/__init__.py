@@ -1,0 +1,1 @@
+"""Numbers of papers, to stand beside runs: read from files that name their source."""
