@@ -24,7 +24,7 @@ def read_pair(first: Path, second: Path, tasks: str | None) -> tuple[Side, Side]
     """
     results = read_results(first), read_results(second)
     shared = shared_tasks(*results)
-    wanted = _wanted(shared, tasks)
+    wanted = chosen_tasks(shared, tasks)
     ours, theirs = (
         Side(results=found, tables={name: read_score_table(path, found, name) for name in wanted})
         for path, found in zip((first, second), results, strict=True)
@@ -32,10 +32,15 @@ def read_pair(first: Path, second: Path, tasks: str | None) -> tuple[Side, Side]
     return ours, theirs
 
 
-def _wanted(shared: Collection[str], tasks: str | None) -> tuple[str, ...]:
+def chosen_tasks(there: Collection[str], tasks: str | None) -> tuple[str, ...]:
+    """Return those of the tasks at hand that a user named; all if nothing was named.
+
+    Raises:
+        UsageError: If none of them is there.
+    """
     if tasks is None:
-        return tuple(shared)
-    wanted = tuple(name for name in select_tasks(tasks) if name in shared)
+        return tuple(there)
+    wanted = tuple(name for name in select_tasks(tasks) if name in there)
     if not wanted:
-        raise UsageError(f"The two runs share none of {tasks}.", f"They share {', '.join(shared)}.")
+        raise UsageError(f"There is none of {tasks}.", f"There are {', '.join(there)}.")
     return wanted

@@ -170,7 +170,7 @@ def test_the_command_line_compares_and_decides(tmp_path: Path) -> None:
     worse = medbench("gate", runs["mock:constant"], "--baseline", runs["mock:oracle"], "--tasks", "vqa")
     assert (worse.returncode, worse.stdout.strip().splitlines()[-1]) == (3, "worse")
     none = medbench("compare", runs["mock:oracle"], runs["mock:constant"], "--tasks", "medqa")
-    assert (none.returncode, "share none of medqa" in none.stderr) == (EXIT_USAGE, True)
+    assert (none.returncode, "There is none of medqa" in none.stderr) == (EXIT_USAGE, True)
     for command in (("compare", tmp_path, tmp_path), ("gate", tmp_path, "--baseline", tmp_path)):
         refused = medbench(*command)
         assert refused.returncode != 0

@@ -255,7 +255,7 @@ def test_the_command_line_ranks_and_tells_gains(tmp_path: Path) -> None:
     assert page.returncode == 0, page.stderr
     assert "## Ranks" in page.stdout
     ranked = page.stdout.partition("## Ranks")[2]
-    [line] = [line for line in ranked.splitlines() if line.startswith("| Slake-VQA | BLEU-1 |")]
+    line = next(line for line in ranked.splitlines() if line.startswith("| Slake-VQA | BLEU-1 |"))
     assert line.endswith(" | 1 |")
     assert "## Gain over a baseline" in page.stdout
     assert medbench("leaderboard", *runs, "--baseline", "Blind baseline").stdout == page.stdout
