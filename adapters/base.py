@@ -297,6 +297,10 @@ class LocalAdapter(Adapter):
         """Return the text of a prompt's ids for people, special tokens included; by default without them."""
         return self.detokenise(ids)
 
+    def observed(self) -> Mapping[str, Any]:
+        """Return what the model showed of its workings while it answered, for `env.json`; nothing by default."""
+        return {}
+
     def max_new_tokens(self, spec: TaskSpec) -> int:
         """Return the longest answer to a task, in tokens: the task's own limit unless the authors used another."""
         return spec.max_new_tokens

@@ -1,9 +1,9 @@
 """Uni-Med behind the adapter contract; without a checkpoint, the bundled mini weights."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adapters.base import (
     AdapterEntry,
@@ -17,6 +17,7 @@ from adapters.base import (
     TextSegment,
     answer_with_box,
 )
+from adapters.uni_med_routing import Routing
 from tasks.answers.box_space import UNI_MED
 from tasks.sample import Sample
 from tasks.spec import Kind, TaskSpec
@@ -59,6 +60,7 @@ class UniMedAdapter(LocalAdapter):
         self.dtype = str(checkpoint.model.dtype).removeprefix("torch.")
         self.notices = notices
         self._trained_on = checkpoint.trained_on
+        self._routing = Routing()
 
     @property
     def title(self) -> str:
@@ -101,7 +103,13 @@ class UniMedAdapter(LocalAdapter):
 
         task = CONNECTOR_TASKS.index(CONNECTOR_TASK[kind])
         together = torch.stack(list(features))
-        return list(self._model.project(together, torch.full((len(together),), task, device=together.device)))
+        with self._routing.watching(self._model.connector, kind, images=len(together)):
+            return list(self._model.project(together, torch.full((len(together),), task, device=together.device)))
+
+    def observed(self) -> Mapping[str, Any]:
+        """Return the mean weight of each expert of the connector, by kind of task."""
+        means = self._routing.means()
+        return {"routing": means} if means else {}
 
     def detokenise(self, ids: Sequence[int]) -> str:
         """Return the text without special tokens."""

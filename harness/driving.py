@@ -65,6 +65,7 @@ def drive(
         "budget": _as_json(engine.budget),
         "compiled": settings.compile,
         "cuda graphs": graphs,
+        **adapter.observed(),
     }
 
 

@@ -69,8 +69,8 @@ def run(settings: Settings, publish: Publish, *, overwrite: str = "never") -> Ru
         failures = [failure for one in answered for failure in one.failures]
         with phases.time("score"):
             results = score_run(workload, told, model, directory, settings)
-        publish(directory.path)
         write_environment(directory.path / "env.json", told.info, phases)
+        publish(directory.path)
         if not failures:
             directory.finish()
     _tell_of_failures(failures)

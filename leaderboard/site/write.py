@@ -1,0 +1,89 @@
+"""A site on disk: pages, data and copied reports, in a folder that is the site's own."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.results import MetricResult
+from leaderboard.board import Board
+from leaderboard.export.public import results_text
+from leaderboard.site.collect import REPORT_FILE, Collection
+from leaderboard.site.index_page import render_index
+from leaderboard.site.run_page import render_run
+from tasks.foundation.errors import DataError, UsageError
+from tasks.foundation.files import canonical_json, inside, read_json, write_atomically
+from tasks.protocols import PROTOCOLS
+
+MARK = "medbench-site.json"
+"""Lists the files of a site, so that the next one made in its folder takes away what it no longer has."""
+
+
+def site_files(found: Collection, title: str) -> dict[str, str]:
+    """Return the content of every file of a site by its path; the same runs give the same bytes."""
+    names = {run.run: name for board in found.boards for run, name in zip(board.runs, board.names, strict=True)}
+    files = {
+        "index.html": render_index(found, title),
+        "data/boards.json": canonical_json([_board(board) for board in found.boards], indent=2) + "\n",
+    }
+    for identity, run in found.runs.items():
+        files[f"runs/{identity}.html"] = render_run(run, names[identity])
+        files[f"data/{identity}.json"] = results_text(run.results)
+        if run.report:
+            files[f"runs/{identity}/{REPORT_FILE}"] = _report(run.public.path / REPORT_FILE)
+    return files
+
+
+def _report(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read: {error}.", "Make it again: medbench report RUN") from error
+
+
+def _board(board: Board) -> dict[str, Any]:
+    return {
+        "suite": board.suite,
+        "notices": list(dict.fromkeys(notice for run in board.runs for notice in run.notices)),
+        "runs": [{"run": run.run, "name": name} for run, name in zip(board.runs, board.names, strict=True)],
+        "rows": {
+            protocol: [
+                {"task": row.task, "metric": row.metric, "cells": [_cell(cell) for cell in row.cells]}
+                for row in board.rows[protocol]
+            ]
+            for protocol in PROTOCOLS
+        },
+    }
+
+
+def _cell(cell: MetricResult | None) -> Mapping[str, Any] | None:
+    if cell is None:
+        return None
+    failed = {"errors": cell.errors, "unparsed": cell.unparsed, "truncated": cell.truncated, "empty": cell.empty}
+    return {"value": cell.value, "ci": cell.ci, "n": cell.n, "ceiling": cell.ceiling, **failed}
+
+
+def write_site(folder: Path, files: Mapping[str, str]) -> None:
+    """Write a site, and take away the files of an earlier one that are no longer part of it.
+
+    Raises:
+        UsageError: If the folder holds anything that no site wrote.
+        RunError: If it cannot be written to.
+    """
+    before = _files_before(folder)
+    for name, text in files.items():
+        write_atomically(folder / name, text)
+    for name in sorted(set(before).difference(files)):
+        inside(folder, name).unlink(missing_ok=True)
+    write_atomically(folder / MARK, canonical_json({"files": sorted(files)}, indent=2) + "\n")
+
+
+def _files_before(folder: Path) -> list[str]:
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return []
+    if not (folder / MARK).is_file():
+        raise UsageError(f"{folder} holds other things than a site.", "Give an empty or a new folder with --output.")
+    document = read_json(folder / MARK)
+    files = document.get("files") if isinstance(document, dict) else None
+    if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
+        raise UsageError(f"{folder / MARK} is not the list of a site's files.", "Give an empty or a new folder.")
+    return files
