@@ -25,6 +25,7 @@ COMMANDS = {
     "export": ("leaderboard.export.cli:export_command", "Write a run's results in a format that others read."),
     "push": ("leaderboard.export.cli:push_command", "Upload a run's results to a dataset repository on the Hub."),
     "site": ("leaderboard.site.cli:site_command", "Make a folder of runs into a static leaderboard site."),
+    "audit": ("leaderboard.audit.cli:audit_group", "Look for leaks: in outputs, in data, in what was declared."),
     "tasks": ("tasks.cli:tasks_command", "List the tasks."),
     "data": ("tasks.cli:data_group", "List, prepare and verify datasets."),
     "models": ("adapters.cli:models_command", "List the models, or show all that is known of one."),

@@ -71,7 +71,16 @@ def test_every_metric_says_what_it_counted(quick_run: Path) -> None:
 
 def test_a_run_holds_what_the_design_promises(quick_run: Path) -> None:
     names = {path.name for path in quick_run.iterdir()}
-    assert names == {"run.yaml", "env.json", "generations", "scores", "results.json", "leaderboard.md", "done"}
+    assert names == {
+        "run.yaml",
+        "env.json",
+        "generations",
+        "scores",
+        "results.json",
+        "leaderboard.md",
+        "report.html",
+        "done",
+    }
     assert "sample_id" in (quick_run / "generations" / "slake-vqa.jsonl").read_text()
 
 

@@ -1,0 +1,75 @@
+// The first page: every number with its interval, and what became of the samples.
+
+function runLegend() {
+  return el("ul", { class: "legend", "aria-label": "Runs" }, RUNS.map((run, place) =>
+    el("li", null, legendMark(place), el("span", null, run.name), el("code", null, run.run))));
+}
+
+function drawSummary() {
+  const protocol = route.protocol;
+  const ticks = along(0, 100);
+  return [
+    el("h2", null, "Scores"),
+    el("p", { class: "quiet" }, "Percentages with 95 % intervals that heed images, patients, volumes or documents. ",
+      TASKS.some((task) => task.scores[protocol].some((row) => row.cells.some((cell) => cell && cell.ceiling !== null)))
+        ? "“of”, and the dashed line: what a perfect model scores that must write boxes in this model's notation. " : "",
+      RUNS.length > 1 ? "Whether runs differ is decided on the samples that they share: see Compare. " : ""),
+    runLegend(),
+    table(null, ["Task", "Metric", ...RUNS.map((run) => head(run.name)), el("th", { scope: "col", class: "plotted" }, axis(ticks, SHARES))],
+      TASKS.flatMap((task) => scoreRows(task, protocol, true)), "scores"),
+    el("h2", null, "What happened to the samples"),
+    stateTable(),
+    missingList(),
+  ];
+}
+
+function scoreRows(task, protocol, named) {
+  const rows = task.scores[protocol];
+  return rows.map((row, place) => {
+    const title = metricTitle(row.metric);
+    const signatures = [...new Set(row.cells.filter(Boolean).map((cell) => cell.signature))].join("\n");
+    return [
+      ...(named ? (place ? [] : [el("th", { scope: "rowgroup", rowspan: rows.length }, taskLink(task))]) : []),
+      el("td", { class: "metric", title: signatures }, title, row.metric === task.primary[protocol] ? el("span", { class: "star", title: "the task's primary metric" }, " ●") : null),
+      ...row.cells.map((cell, run) => numberCell(cell ? [scoreText(cell), el("small", null, `n = ${count(cell.n)}`)] : el("span", { class: "quiet" }, unansweredText(task, run)))),
+      el("td", { class: "plotted" }, scorePlot(row.cells, `${task.title}, ${title}`)),
+    ];
+  });
+}
+
+function unansweredText(task, run) {
+  return RUNS[run].unsupported.includes(task.name) ? "not supported" : "";
+}
+
+function taskLink(task) {
+  return el("a", { href: linkTo({ view: "samples", task: task.name }) }, task.title);
+}
+
+function stateTable() {
+  const rows = TASKS.flatMap((task) => RUNS.map((run, place) => [task, run, place])).filter(([task, , place]) => task.states[place]);
+  return [
+    el("ul", { class: "legend", "aria-label": "States" }, STATES.map((state) => el("li", null, el("span", { class: `swatch ${state}`, "aria-hidden": "true" }), state))),
+    table(null, ["Task", ...(RUNS.length > 1 ? ["Run"] : []), ...STATES.map((state) => head(state)), el("th", { scope: "col", class: "plotted" })],
+      rows.map(([task, run, place], at) => [
+        ...(at && rows[at - 1][0] === task ? [] : [el("th", { scope: "rowgroup", rowspan: task.states.filter(Boolean).length }, taskLink(task))]),
+        ...(RUNS.length > 1 ? [el("td", null, legendMark(place), " ", run.name)] : []),
+        ...STATES.map((state) => numberCell(stateCount(task, place, state))),
+        el("td", { class: "plotted" }, stackedBar(STATES.map((state) => [state, task.states[place][state] || 0]), `${task.title}, ${run.name}`)),
+      ]), "scores"),
+  ];
+}
+
+function stateCount(task, run, state) {
+  const number = task.states[run][state] || 0;
+  if (!number || state === "ok") return count(number);
+  return el("a", { href: linkTo({ view: "samples", task: task.name, state, run }) }, count(number));
+}
+
+function missingList() {
+  const lines = [
+    ...RUNS.flatMap((run) => run.missing.map((line) => `${run.name}: ${line}`)),
+    ...TASKS.filter((task) => task.missing).map((task) => `${task.title}, prompts, references and images: ${task.missing}`),
+    ...TASKS.filter((task) => task.withheld).map((task) => `${task.title}: its data need a signed agreement, so texts and images are left out.`),
+  ];
+  return lines.length ? [el("h2", null, "Not in this report"), el("ul", { class: "missing" }, lines.map((line) => el("li", null, line)))] : null;
+}
