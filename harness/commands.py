@@ -9,6 +9,7 @@ import click
 from harness.options import as_table
 from harness.phases import Phases
 from harness.results import MetricResult, Results, TaskResult
+from harness.run import PAGE, REPORT
 from harness.settings import MAX_SEED, Settings, load_settings
 from tasks.catalog import task_names
 from tasks.foundation.console import emit, emit_table, say, warn
@@ -86,7 +87,9 @@ def run_command(config: Path | None, overwrite: str, dry_run: bool, tasks: tuple
     show_results(outcome.results)
     if outcome.phases is not None:
         _show_phases(outcome.phases)
-    say(f"Leaderboard: {outcome.path / 'leaderboard.md'}")
+    for page in (PAGE, REPORT):
+        if (outcome.path / page).exists():
+            say(f"{outcome.path / page}")
     return exit_code(outcome.results)
 
 

@@ -22,6 +22,7 @@ from tasks.metrics.meteor import start_meteor
 
 Publish = Callable[[Path], None]
 PAGE = "leaderboard.md"
+REPORT = "report.html"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,9 +7,10 @@ from typing import Literal
 import numpy as np
 
 from harness.results import Results
+from leaderboard.credentialed import is_credentialed
 from leaderboard.primary import primary_metric
 from leaderboard.score_table import Column, IndexArray, ScoreTable
-from tasks.catalog import get_task, task_names
+from tasks.catalog import task_names
 from tasks.foundation.errors import UsageError
 from tasks.protocols import Protocol
 from tasks.statistics.paired import Difference, difference, holm
@@ -164,13 +165,8 @@ def compare(first: Side, second: Side, protocol: Protocol) -> Comparison:
         left_out=tuple(sorted(set(first.results.tasks) ^ set(second.results.tasks))),
         unpaired={name: counts for name, counts in unpaired.items() if any(counts)},
         notices=tuple(dict.fromkeys((*first.results.notices, *second.results.notices))),
-        withheld=frozenset(name for name in first.tables if is_withheld(name, first.results.suite)),
+        withheld=frozenset(name for name in first.tables if is_credentialed(first.results, name)),
     )
-
-
-def is_withheld(task: str, suite: str) -> bool:
-    """Return whether texts of a task may not be shown: credentialed data, but not the mini suite's phantoms."""
-    return suite != "mini" and (task not in task_names() or get_task(task).credentialed)
 
 
 def _names(first: Results, second: Results) -> tuple[str, str]:

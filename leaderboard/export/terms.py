@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.results import Results
+from leaderboard.credentialed import is_bundled
 from tasks.catalog import TASKS, get_task
-from tasks.prepared import is_prepared, load_prepared
 from tasks.spec import TaskSpec
-from tasks.suite import prepare_mini_suite
 
 # Licences under which a text may be passed on as long as its source is named.
 _FREE = re.compile(r"Apache\b|(?:MIT|CC0|CC[ -]BY(?:-NC)?(?:-SA)?)(?:[ -]\d|(?![\w-]))")
@@ -37,7 +36,7 @@ def terms_of(results: Results, task: str) -> Terms:
     """
     if task not in TASKS:
         return Terms(openness="closed", reason="this installation does not know the task, so neither its licence")
-    if results.suite == "mini" and _is_bundled(task, results.tasks[task].data):
+    if is_bundled(results, task):
         return Terms(openness="open", reason="")
     return declared_terms(get_task(task))
 
@@ -51,8 +50,3 @@ def declared_terms(spec: TaskSpec) -> Terms:
             openness="no texts", reason=f"its licence does not say that texts may be passed on: {spec.licence}"
         )
     return Terms(openness="open", reason="")
-
-
-def _is_bundled(task: str, data: str) -> bool:
-    bundled = prepare_mini_suite()
-    return is_prepared(bundled, task) and load_prepared(bundled, task).manifest.data_fingerprint == data

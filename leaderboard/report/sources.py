@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.results import Results, read_results
 from harness.rundir import RunDirectory, read_run
+from leaderboard.credentialed import is_credentialed
 from leaderboard.score_table import ScoreTable, read_score_table
 from tasks.catalog import get_task
 from tasks.foundation.errors import DataError, MedbenchError, UsageError
@@ -157,7 +158,7 @@ def read_task_source(task: str, runs: Sequence[RunSource], data_dir: Path | None
     """
     run = next(run for run in runs if task in run.results.tasks)
     spec = _known(task)
-    withheld = not reveal and _is_credentialed(spec, run.results, task)
+    withheld = not reveal and is_credentialed(run.results, task)
     try:
         there = data_dir or _data_dir(run)
     except MedbenchError as error:
@@ -173,21 +174,6 @@ def _known(task: str) -> TaskSpec | None:
     try:
         return get_task(task)
     except UsageError:
-        return None
-
-
-def _is_credentialed(spec: TaskSpec | None, results: Results, task: str) -> bool:
-    # Of a task that is not known here nobody can say, so it is treated as if it were.
-    if spec is not None and not spec.credentialed:
-        return False
-    return results.suite != "mini" or results.tasks[task].data != _bundled_data(task)
-
-
-def _bundled_data(task: str) -> str | None:
-    """Return the fingerprint of the mini suite's stand-in, which anybody may see; None if it has none."""
-    try:
-        return load_prepared(prepare_mini_suite(), task).manifest.data_fingerprint
-    except MedbenchError:
         return None
 
 
