@@ -33,6 +33,6 @@ def _score(part: Part) -> str:
 
 def render_breakdown(results: Results, protocol: Protocol, parts: Sequence[Part]) -> str:
     """Return the page."""
-    table = markdown_table(_HEADER, [[markdown_text(cell) for cell in row] for row in rows(parts)])
+    table = markdown_table(_HEADER, [[*map(markdown_text, row[:3]), *row[3:]] for row in rows(parts)])
     title = f"# {markdown_text(results.model.title)} by the labels of the data"
     return "\n\n".join([title, *notes(results.notices), PROTOCOL_TEXTS[protocol], table]) + "\n"
