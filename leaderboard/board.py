@@ -1,7 +1,7 @@
 """A board: runs that may stand side by side, and which of their numbers lead."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from harness.results import MetricResult, Results, TaskResult
@@ -10,6 +10,7 @@ from tasks.foundation.errors import UsageError
 from tasks.protocols import PROTOCOLS, Protocol, metric_ids
 
 Standing = Literal["best", "second", "none"]
+Leaks = Mapping[str, frozenset[str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +40,17 @@ class Board:
         runs: Their results, in the order given.
         names: Their names, made distinct.
         rows: By protocol, in the order of the tasks and metrics.
+        leaks: Tasks with evidence of a leak, by the identity of the run; such numbers lead nobody.
     """
 
     runs: tuple[Results, ...]
     names: tuple[str, ...]
     rows: Mapping[Protocol, tuple[Row, ...]]
+    leaks: Leaks = field(default_factory=dict)
+
+    def is_leaked(self, run: Results, task: str) -> bool:
+        """Return whether there is evidence that a run's model has seen a task's test split."""
+        return task in self.leaks.get(run.run, ())
 
     @property
     def suite(self) -> str:
@@ -51,8 +58,12 @@ class Board:
         return self.runs[0].suite
 
 
-def make_board(runs: Sequence[Results]) -> Board:
+def make_board(runs: Sequence[Results], leaks: Leaks | None = None) -> Board:
     """Put runs side by side.
+
+    Args:
+        runs: Their results.
+        leaks: Tasks with evidence of a leak, by the identity of the run.
 
     Raises:
         UsageError: If there is none, or they answered different suites or different data.
@@ -62,9 +73,10 @@ def make_board(runs: Sequence[Results]) -> Board:
     _refuse_mixtures(runs)
     tasks = _in_catalogue_order({name for run in runs for name in run.tasks})
     rows = {
-        protocol: tuple(row for task in tasks for row in _task_rows(task, runs, protocol)) for protocol in PROTOCOLS
+        protocol: tuple(row for task in tasks for row in _task_rows(task, runs, protocol, leaks or {}))
+        for protocol in PROTOCOLS
     }
-    return Board(runs=tuple(runs), names=_distinct_names(runs), rows=rows)
+    return Board(runs=tuple(runs), names=_distinct_names(runs), rows=rows, leaks=leaks or {})
 
 
 def _in_catalogue_order(names: set[str]) -> list[str]:
@@ -116,13 +128,16 @@ def _distinct_names(runs: Sequence[Results]) -> tuple[str, ...]:
     )
 
 
-def _task_rows(task: str, runs: Sequence[Results], protocol: Protocol) -> list[Row]:
+def _task_rows(task: str, runs: Sequence[Results], protocol: Protocol, leaks: Leaks) -> list[Row]:
     having = [run.tasks[task] for run in runs if task in run.tasks]
     metrics = _in_table_order(task, having, protocol)
+    leaked = [task in leaks.get(run.run, ()) for run in runs]
     rows = []
     for metric in metrics:
         cells = tuple(run.tasks[task].metrics(protocol).get(metric) if task in run.tasks else None for run in runs)
-        rows.append(Row(task=task, title=having[0].title, metric=metric, cells=cells, standings=_standings(cells)))
+        rows.append(
+            Row(task=task, title=having[0].title, metric=metric, cells=cells, standings=_standings(cells, leaked))
+        )
     return rows
 
 
@@ -132,11 +147,12 @@ def _in_table_order(task: str, having: Sequence[TaskResult], protocol: Protocol)
     return known + sorted(there.difference(known))
 
 
-def _standings(cells: Sequence[MetricResult | None]) -> tuple[Standing, ...]:
+def _standings(cells: Sequence[MetricResult | None], leaked: Sequence[bool]) -> tuple[Standing, ...]:
     none: Standing = "none"
-    values = [None if cell is None else cell.value for cell in cells]
+    clean = [None if leak else cell for cell, leak in zip(cells, leaked, strict=True)]
+    values = [None if cell is None else cell.value for cell in clean]
     there = sorted({round(value, 4) for value in values if value is not None}, reverse=True)
-    counts = {cell.n for cell in cells if cell is not None}
+    counts = {cell.n for cell in clean if cell is not None}
     if len(counts) > 1 or sum(value is not None for value in values) < 2:  # noqa: PLR2004 - one model leads nobody
         return (none,) * len(cells)
     return tuple(_standing(value, there) for value in values)

@@ -56,12 +56,10 @@ def make_page(paths: Sequence[Path], wanted: Wanted) -> str:
     if not paths and not published:
         raise UsageError("No run was given.", "Give folders that `medbench run` made, or --reported table3.")
     runs = [read_results(path) for path in paths]
-    board = make_board(runs) if runs else None
+    board = make_board(runs, leaks_of(paths, runs)) if runs else None
     layout = LAYOUTS[wanted.layout] if wanted.layout else None
     tables = [
-        make_table(
-            board, protocol, grouped=wanted.grouped, published=published, leaks=leaks_of(paths, runs), layout=layout
-        )
+        make_table(board, protocol, grouped=wanted.grouped, published=published, layout=layout)
         for protocol in _protocols(wanted, published)
     ]
     notices = notices_of(board) if board else []

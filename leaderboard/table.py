@@ -1,6 +1,6 @@
 """A table ready for any renderer: columns of runs, of several runs of one model, or of a paper; cells with marks."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -16,8 +16,6 @@ from tasks.foundation.errors import UsageError
 from tasks.protocols import Protocol
 
 Kind = Literal["run", "runs", "reported"]
-Leaks = Mapping[str, frozenset[str]]
-"""Tasks with evidence of a leak, by the identity of the run."""
 _FEWEST_FOR_SPREAD = 3
 _DIGITS = 4
 
@@ -85,7 +83,7 @@ class Table:
 
 def make_table(
     board: Board | None, protocol: Protocol, *, grouped: bool = False, published: Sequence[Publication] = (),
-    leaks: Leaks | None = None, layout: Layout | None = None,
+    layout: Layout | None = None,
 ) -> Table:  # fmt: skip
     """Return the table of a board, of published numbers, or of both.
 
@@ -94,14 +92,13 @@ def make_table(
         protocol: Whose definitions.
         grouped: Whether runs of one title become one column: their mean, and from three runs on the standard deviation.
         published: Numbers of papers, in columns of their own.
-        leaks: Evidence of leaks.
         layout: Which rows; all that the runs have if there is none.
 
     Raises:
         UsageError: If published numbers follow another protocol or would stand beside another suite than the paper's.
     """
     _refuse_mixtures(board, protocol, published)
-    runs = [] if board is None else _run_columns(board, protocol, leaks or {}, grouped=grouped)
+    runs = [] if board is None else _run_columns(board, protocol, grouped=grouped)
     papers = [_paper_column(publication, name) for publication in published for name in publication.models]
     columns = [*runs, *papers]
     lines = [
@@ -151,10 +148,10 @@ def _rows(
     return [(task, get_task(task).title, metric) for task, metric in sorted(there, key=lambda row: order[row[0]])]
 
 
-def _run_columns(board: Board, protocol: Protocol, leaks: Leaks, *, grouped: bool) -> list[tuple[Column, CellOf]]:
+def _run_columns(board: Board, protocol: Protocol, *, grouped: bool) -> list[tuple[Column, CellOf]]:
     if not grouped:
         return [
-            (Column(name=name, kind="run", source=run.run), partial(_cell, run, protocol, leaks))
+            (Column(name=name, kind="run", source=run.run), partial(_cell, board, run, protocol))
             for name, run in zip(board.names, board.runs, strict=True)
         ]
     columns: list[tuple[Column, CellOf]] = []
@@ -162,11 +159,11 @@ def _run_columns(board: Board, protocol: Protocol, leaks: Leaks, *, grouped: boo
     for title, group in groupby(alike, key=lambda run: run.model.title):
         runs = list(group)
         column = Column(name=title, kind="runs" if len(runs) > 1 else "run", source=" ".join(run.run for run in runs))
-        columns.append((column, partial(_mean_cell, runs, protocol, leaks)))
+        columns.append((column, partial(_mean_cell, board, runs, protocol)))
     return columns
 
 
-def _cell(run: Results, protocol: Protocol, leaks: Leaks, task: str, metric: str) -> Cell | None:
+def _cell(board: Board, run: Results, protocol: Protocol, task: str, metric: str) -> Cell | None:
     if task not in run.tasks:
         return None
     found: MetricResult | None = run.tasks[task].metrics(protocol).get(metric)
@@ -174,12 +171,12 @@ def _cell(run: Results, protocol: Protocol, leaks: Leaks, task: str, metric: str
         return None
     return Cell(
         value=found.value, ci=found.ci, n=found.n, ceiling=found.limiting_ceiling,
-        zero_shot=run.model.is_zero_shot_on(task), leaked=task in leaks.get(run.run, ()),
+        zero_shot=run.model.is_zero_shot_on(task), leaked=board.is_leaked(run, task),
     )  # fmt: skip
 
 
-def _mean_cell(runs: Sequence[Results], protocol: Protocol, leaks: Leaks, task: str, metric: str) -> Cell | None:
-    cells = [cell for run in runs if (cell := _cell(run, protocol, leaks, task, metric)) is not None]
+def _mean_cell(board: Board, runs: Sequence[Results], protocol: Protocol, task: str, metric: str) -> Cell | None:
+    cells = [cell for run in runs if (cell := _cell(board, run, protocol, task, metric)) is not None]
     if len(cells) < len(runs):
         # A mean over some of the runs would not be the model's.
         return None

@@ -152,7 +152,7 @@ def test_zero_shot_is_marked_only_where_training_was_declared() -> None:
 
 def test_a_number_with_evidence_of_a_leak_is_starred_and_leads_nobody() -> None:
     runs = [results("A", 0.9), results("B", 0.6), results("C", 0.5)]
-    table = make_table(make_board(runs), "paper", leaks={runs[0].run: frozenset({"dermamnist"})})
+    table = make_table(make_board(runs, {runs[0].run: frozenset({"dermamnist"})}), "paper")
     assert render_table(table).splitlines()[2] == (
         "| DermaMNIST | Accuracy | 90.00\\* [80.0, 100.0] | **60.00** [50.0, 70.0] | <u>50.00</u> [40.0, 60.0] |"
     )

@@ -1,12 +1,13 @@
 """Which runs lie in a folder, and which of them may share a table."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.results import Results
-from leaderboard.board import Board, make_board
+from leaderboard.board import Board, Leaks, make_board
 from leaderboard.export.public import PublicRun, read_public
+from leaderboard.leaks import leaks_of
 from tasks.catalog import TASKS
 from tasks.foundation.errors import MedbenchError, UsageError
 
@@ -35,11 +36,13 @@ class SiteRun:
         public: The run as it may be shown.
         report: Whether its report is copied.
         no_report: Why it is not; empty if it is, or if there is none.
+        leaked: Tasks with evidence of a leak.
     """
 
     public: PublicRun
     report: bool
     no_report: str
+    leaked: frozenset[str] = frozenset()
 
     @property
     def results(self) -> Results:
@@ -80,16 +83,19 @@ def collect(folder: Path, *, all_reports: bool) -> Collection:
         name = path.relative_to(folder).as_posix()
         try:
             public = read_public(path)
+            leaked = leaks_of([path], [public.results]).get(public.results.run, frozenset())
         except MedbenchError as error:
             skipped.append(SkippedRun(name=name, reason=error.problem.replace(str(path), name)))
             continue
         if public.results.run in runs:
             skipped.append(SkippedRun(name=name, reason=f"run {public.results.run} is there already"))
             continue
-        runs[public.results.run] = _with_report(public, all_reports=all_reports)
+        runs[public.results.run] = replace(_with_report(public, all_reports=all_reports), leaked=leaked)
     if not runs:
         raise UsageError(f"{folder} holds no finished run.", "Give a folder below which `medbench run` made runs.")
-    return Collection(runs=runs, boards=group([run.results for run in runs.values()]), skipped=tuple(skipped))
+    leaks = {name: run.leaked for name, run in runs.items() if run.leaked}
+    boards = group([run.results for run in runs.values()], leaks)
+    return Collection(runs=runs, boards=boards, skipped=tuple(skipped))
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:
@@ -115,7 +121,7 @@ def _why_not(public: PublicRun, file: Path, *, all_reports: bool) -> str:
     return ""
 
 
-def group(runs: Sequence[Results]) -> tuple[Board, ...]:
+def group(runs: Sequence[Results], leaks: Leaks | None = None) -> tuple[Board, ...]:
     """Return boards of runs that may stand side by side: one suite, the same data and definitions of every task.
 
     A run joins the first board that takes it. The paper's suite comes first, then by the runs' models and identities.
@@ -128,7 +134,7 @@ def group(runs: Sequence[Results]) -> tuple[Board, ...]:
             groups.append([run])
         else:
             home.append(run)
-    return tuple(make_board(members) for members in groups)
+    return tuple(make_board(members, leaks) for members in groups)
 
 
 def _fits(runs: Sequence[Results]) -> bool:

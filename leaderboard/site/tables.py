@@ -9,6 +9,7 @@ from leaderboard.primary import primary_metric
 from leaderboard.site.markup import Markup, element, join
 from tasks.protocols import Protocol
 
+_LEAKED = "There is evidence that the model has seen the test split; this number leads nobody."
 Columns = Sequence[tuple[str, Row]]
 
 
@@ -66,7 +67,13 @@ def _table(board: Board, heads: Sequence[Markup], columns: Columns, caption: str
             "tr",
             element("th", element("a", name, href=run_link(run.run)), scope="row"),
             *(
-                _cell(row.cells[place], row.standings[place], row.task, zero_shot=run.model.is_zero_shot_on(row.task))
+                _cell(
+                    row.cells[place],
+                    row.standings[place],
+                    row.task,
+                    zero_shot=run.model.is_zero_shot_on(row.task),
+                    leaked=board.is_leaked(run, row.task),
+                )
                 for _, row in columns
             ),
             data_model=name.lower(),
@@ -89,7 +96,7 @@ def run_link(run: str) -> str:
     return f"./runs/{run}.html"
 
 
-def _cell(cell: MetricResult | None, standing: Standing, task: str, *, zero_shot: bool) -> Markup:
+def _cell(cell: MetricResult | None, standing: Standing, task: str, *, zero_shot: bool, leaked: bool) -> Markup:
     if cell is None:
         return element("td", data_task=task)
     if cell.value is None:
@@ -98,6 +105,7 @@ def _cell(cell: MetricResult | None, standing: Standing, task: str, *, zero_shot
     return element(
         "td",
         value,
+        element("abbr", "*", title=_LEAKED) if leaked else join(),
         interval(cell),
         whisker(cell),
         _failed(cell),
