@@ -265,6 +265,24 @@ def test_zero_shot_is_shaded_only_where_it_is_known(tmp_path: Path) -> None:
     assert "zero-shot" not in without_assets(site_files(found(tmp_path / "others"), "A board")["index.html"])
 
 
+def test_a_number_with_evidence_of_a_leak_is_starred_and_leads_nobody(tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    write_run(folder, invented({"slake-vqa": 0.9}, title="Leaky"))
+    write_run(folder, invented({"slake-vqa": 0.5}, title="Clean"))
+    write_run(folder, invented({"slake-vqa": 0.4}, title="Other"))
+    page = site_files(found(folder), "Title")["index.html"]
+    assert "<b>90.00</b>" in page
+    written = {path.parent: json.loads(path.read_text(encoding="utf-8")) for path in folder.rglob("results.json")}
+    [(path, identity)] = [(path, one["run"]) for path, one in written.items() if one["model"]["title"] == "Leaky"]
+    (path / "audit").mkdir()
+    document = {"run": identity, "verdicts": {"slake-vqa": "strong"}}
+    (path / "audit" / "audit.json").write_text(json.dumps(document), encoding="utf-8")
+    page = site_files(found(folder), "Title")["index.html"]
+    assert "<b>90.00</b>" not in page
+    assert "<b>50.00</b>" in page
+    assert re.search(r"90\.00</span><abbr[^>]*>\*</abbr>", page)
+
+
 def test_a_page_without_runs_is_a_page() -> None:
     assert tags(render_page("t", element("p", "x")))[0][0] == "html"
 
