@@ -14,6 +14,7 @@ from harness.settings import MAX_SEED, Settings, load_settings
 from tasks.catalog import task_names
 from tasks.foundation.console import emit, emit_table, say, warn
 from tasks.foundation.errors import EXIT_FAILED, StoppedError
+from tasks.probes import PROBES
 from tasks.protocols import metric_ids
 
 PAGES = "leaderboard.publish:publish_run"
@@ -57,6 +58,7 @@ def publish(path: Path) -> None:
 @click.option("--repetition-penalty", type=click.FloatRange(0, 100, min_open=True), help="[default: 1, none]")
 @click.option("--beams", type=click.IntRange(min=1), help="Width of a beam search.  [default: 1, none]")
 @click.option("--compile", is_flag=True, default=None, help="Let torch.compile fuse the decoder's layers.")
+@click.option("--probe", type=click.Choice(list(PROBES)), help="Ask in another way, for `medbench audit probe`.")
 @click.option("--dry-run", is_flag=True, help="Show prompts, sizes, time and memory; answer nothing, write nothing.")
 @click.option("--config", type=click.Path(path_type=Path), help="A run.yaml to run again; options override it.")
 @click.option(

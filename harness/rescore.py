@@ -39,6 +39,7 @@ def rescore(path: Path, data_dir: Path | None) -> Results:
         seed=before.seed,
         notices=before.notices,
         unsupported=before.unsupported,
+        probe=before.probe,
     )
     write_results(directory.results, results)
     return results

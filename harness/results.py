@@ -121,6 +121,7 @@ class Results:
         notices: What must be said beside the numbers.
         tasks: Results by task, in catalogue order.
         unsupported: Tasks that the model cannot answer: empty cells, not zeros.
+        probe: In which other way the questions were asked; empty for results.
         schema: Version of this layout.
     """
 
@@ -134,6 +135,7 @@ class Results:
     notices: tuple[str, ...]
     tasks: Mapping[str, TaskResult]
     unsupported: tuple[str, ...]
+    probe: str = ""
     schema: Literal[1] = field(default=SCHEMA)
 
 

@@ -189,6 +189,7 @@ def score_run(
         seed=settings.seed,
         notices=(*workload.notices, *told.notices),
         unsupported=tuple(load.spec.name for load in workload.loads if load not in loads),
+        probe=settings.probe,
     )
     write_results(directory.results, results)
     return results

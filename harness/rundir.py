@@ -88,6 +88,7 @@ def run_identity(
         "seed": settings.seed,
         **({"decoding": settings.decoding()} if settings.decoding() else {}),
         **({"compile": True} if settings.compile else {}),
+        **({"probe": settings.probe} if settings.probe else {}),
         "suite": workload.suite,
         "tasks": {
             load.spec.name: {
@@ -119,7 +120,8 @@ def open_run(
     """
     parts = run_identity(settings, workload, told, model, weights)
     identity = fingerprint(parts)[:_IDENTITY_DIGITS]
-    path = settings.output_dir.absolute() / f"{_slug(settings.model)}-{workload.suite}-{identity}"
+    probe = f"-{settings.probe}" if settings.probe else ""
+    path = settings.output_dir.absolute() / f"{_slug(settings.model)}-{workload.suite}{probe}-{identity}"
     directory = RunDirectory(path=path, identity=identity)
     _make_folder(path)
     with _held(path):

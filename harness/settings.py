@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationErro
 from adapters.base import Device, Dtype
 from tasks.foundation.errors import UsageError
 from tasks.foundation.yaml_tables import read_yaml_table
+from tasks.probes import refuse_unknown
 
 MAX_SEED = 2**63 - 1
 CHOOSING = ("temperature", "top_k", "top_p", "repetition_penalty", "beams")
@@ -38,6 +39,7 @@ class Settings:
         beams: Width of the beam search.
         model_args: Choices of the model, by name.
         compile: Whether the decoder's layers go through `torch.compile`.
+        probe: Another way of asking, see `tasks.probes`; empty for the tasks as they are.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -60,6 +62,7 @@ class Settings:
     beams: PositiveInt = 1
     model_args: Mapping[str, str] = field(default_factory=dict)
     compile: bool = False
+    probe: str = ""
 
     def decoding(self) -> dict[str, float]:
         """Return how tokens are chosen, without what was left at its default: plain greedy decoding is empty."""
@@ -96,6 +99,8 @@ def load_settings(path: Path | None, overrides: Mapping[str, Any]) -> Settings:
         problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise UsageError(f"The settings are not valid: {problems}.", "See `medbench run --help`.") from error
     _refuse_contradictions(settings)
+    if settings.probe:
+        refuse_unknown(settings.probe)
     return settings
 
 

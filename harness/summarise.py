@@ -101,7 +101,7 @@ def _states_where_it_applies(items: Sequence[Item], evaluation: Evaluation) -> C
 
 def summarise(
     tasks: Sequence[ScoredTask], *, run: str, model: ModelInfo, suite: SuiteName, limit: int | None, seed: int,
-    notices: tuple[str, ...], unsupported: tuple[str, ...],
+    notices: tuple[str, ...], unsupported: tuple[str, ...], probe: str = "",
 ) -> Results:  # fmt: skip
     """Return the results of a run."""
     return Results(
@@ -113,4 +113,5 @@ def summarise(
         notices=notices,
         tasks={scored.load.spec.name: summarise_task(scored, seed=seed) for scored in tasks},
         unsupported=unsupported,
+        probe=probe,
     )

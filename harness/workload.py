@@ -6,8 +6,9 @@ from pathlib import Path
 
 from harness.settings import Settings
 from tasks.catalog import get_task, select_tasks
-from tasks.foundation.errors import DataError
+from tasks.foundation.errors import DataError, UsageError
 from tasks.prepared import MANIFEST_NAME, Prepared, is_prepared, load_prepared
+from tasks.probes import PROBES, probed
 from tasks.sample import Sample
 from tasks.spec import TaskSpec
 from tasks.suite import SuiteName, prepare_mini_suite, suite_of
@@ -16,6 +17,8 @@ MINI_NOTICE = (
     "MINI SUITE: these are the bundled mini tasks (no --data-dir was given, or it holds them). Their stand-ins and "
     "phantoms are not the paper's datasets, and the numbers must never be shown beside the paper's."
 )
+
+PROBE_NOTICE = "PROBE {}: {}. These numbers are no results; read them with `medbench audit probe`."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +79,26 @@ def load_workload(settings: Settings) -> Workload:
     loads = tuple(_load_task(data_dir, name, settings.limit) for name in names)
     suite = suite_of(load.prepared for load in loads)
     notices = (MINI_NOTICE,) if suite == "mini" else ()
+    if settings.probe:
+        loads = _probed(loads, settings)
+        notices = (*notices, PROBE_NOTICE.format(settings.probe, PROBES[settings.probe].meaning))
     return Workload(suite=suite, data_dir=data_dir, loads=loads, notices=notices)
+
+
+def _probed(loads: Sequence[TaskLoad], settings: Settings) -> tuple[TaskLoad, ...]:
+    changed = []
+    for load in loads:
+        asked = probed(settings.probe, load.spec, load.samples, settings.seed)
+        if asked is not None:
+            spec, samples = asked
+            changed.append(replace(load, spec=spec, samples=samples))
+    if not changed:
+        names = ", ".join(load.spec.name for load in loads)
+        raise UsageError(
+            f"The probe {settings.probe!r} changes nothing of {names}.",
+            "Name tasks that it applies to; options need `medqa-options`.",
+        )
+    return tuple(changed)
 
 
 def _in_suite(names: Sequence[str], data_dir: Path, selection: Sequence[str]) -> tuple[str, ...]:

@@ -90,6 +90,10 @@ def _refuse_mixtures(runs: Sequence[Results]) -> None:
             f"The runs answered different suites: {', '.join(sorted({run.suite for run in runs}))}.",
             "The mini suite's numbers are never shown beside others; make one table of each suite.",
         )
+    if len({run.probe for run in runs}) > 1:
+        raise UsageError(
+            "Some of the runs asked in another way (--probe).", "A probe is no result: see `medbench audit probe`."
+        )
     if len({run.run for run in runs}) < len(runs):
         raise UsageError("One run was given twice.", "Give each run once.")
     for name in {name for run in runs for name in run.tasks}:

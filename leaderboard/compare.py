@@ -113,6 +113,8 @@ def shared_tasks(first: Results, second: Results) -> tuple[str, ...]:
     """
     if first.run == second.run:
         raise UsageError("One run was given twice.", "Give two runs.")
+    if first.probe != second.probe:
+        raise UsageError("One of the runs asked in another way (--probe).", "Read it with `medbench audit probe`.")
     if first.suite != second.suite:
         raise UsageError(
             f"One run answered the suite {first.suite!r}, the other {second.suite!r}.", "Compare runs of one suite."

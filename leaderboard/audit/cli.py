@@ -13,6 +13,10 @@ QUESTIONS = {
         "Is a planted leak found in your own predictions, and a shuffled control not?",
     ),
     "data": ("leaderboard.audit.data_command:data_command", "Do test and training data overlap?"),
+    "probe": (
+        "leaderboard.audit.probe_command:probe_command",
+        "What do answers rest on? A run beside one that asked in another way.",
+    ),
     "provenance": (
         "leaderboard.audit.provenance_command:provenance_command",
         "Do a model's declared training data contain test items?",

@@ -1,0 +1,145 @@
+"""Questions asked in another way, to see what answers rest on: without their picture, say, or with another one.
+
+A probe changes samples before a run and nothing else. A drop is no sign of a leak by itself: a harder question is
+harder for all. `medbench audit probe` compares a model's drop with that of its peers.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from tasks.foundation.errors import UsageError, unknown_name
+from tasks.sample import Sample
+from tasks.spec import Kind, TaskSpec
+
+Change = Callable[[TaskSpec, Sequence[Sample], int], tuple[TaskSpec, list[Sample]]]
+_LETTERS = "ABCDEFGHIJ"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """One way of asking.
+
+    Attributes:
+        meaning: What is changed and what it tells.
+        kinds: Kinds of tasks that it can change.
+        change: From a task, its test samples and a seed to what is asked.
+    """
+
+    meaning: str
+    kinds: frozenset[Kind]
+    change: Change
+
+
+def probed(name: str, spec: TaskSpec, samples: Sequence[Sample], seed: int) -> tuple[TaskSpec, list[Sample]] | None:
+    """Return a task and its samples as a probe asks them; None if the probe does not apply to the task.
+
+    Args:
+        name: Name of the probe.
+        spec: The task.
+        samples: Its test samples.
+        seed: Of what is drawn.
+
+    Raises:
+        UsageError: If there is no such probe.
+    """
+    if name not in PROBES:
+        raise unknown_name("probe", name, PROBES)
+    probe = PROBES[name]
+    if spec.kind not in probe.kinds or not samples:
+        return None
+    try:
+        return probe.change(spec, samples, seed)
+    except _NotApplicableError:
+        return None
+
+
+class _NotApplicableError(Exception):
+    """The samples of a task have nothing that the probe changes."""
+
+
+def _without_images(spec: TaskSpec, samples: Sequence[Sample], seed: int) -> tuple[TaskSpec, list[Sample]]:
+    del seed
+    if not any(sample.images for sample in samples):
+        raise _NotApplicableError
+    return spec, [replace(sample, images=()) for sample in samples]
+
+
+def _with_other_images(spec: TaskSpec, samples: Sequence[Sample], seed: int) -> tuple[TaskSpec, list[Sample]]:
+    """Give each group the images of another one; no group keeps its own."""
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.groups.get(spec.group_key, sample.sample_id), []).append(sample)
+    names = sorted(groups)
+    if len(names) < 2 or not any(sample.images for sample in samples):  # noqa: PLR2004 - nobody to swap with
+        raise _NotApplicableError
+    order = list(names)
+    random.Random(seed).shuffle(order)
+    # Along a shuffled circle everybody has a neighbour who is not himself.
+    giver = dict(zip(order, order[1:] + order[:1], strict=True))
+    changed = []
+    for sample in samples:
+        others = groups[giver[sample.groups.get(spec.group_key, sample.sample_id)]]
+        like = next((other for other in others if len(other.images) == len(sample.images)), others[0])
+        changed.append(replace(sample, images=like.images))
+    return spec, changed
+
+
+def _with_other_options(spec: TaskSpec, samples: Sequence[Sample], seed: int) -> tuple[TaskSpec, list[Sample]]:
+    """Put the options under other letters; the right one moves too."""
+    if not all("options" in sample.inputs and set(sample.choices) <= set(_LETTERS) for sample in samples):
+        raise _NotApplicableError
+    return spec, [_reordered(sample, random.Random(f"{seed} {sample.sample_id}")) for sample in samples]
+
+
+def _reordered(sample: Sample, generator: random.Random) -> Sample:
+    letters = list(sample.choices)
+    # A rotation moves every option.
+    shift = generator.randrange(1, len(letters)) if len(letters) > 1 else 0
+    texts = list(sample.choices.values())
+    moved = dict(zip(letters, texts[shift:] + texts[:shift], strict=True))
+    right = letters[(letters.index(sample.reference) - shift) % len(letters)]
+    options = "\n".join(f"{letter}. {text}" for letter, text in moved.items())
+    return replace(sample, choices=moved, reference=right, inputs={**sample.inputs, "options": options})
+
+
+def _in_other_words(spec: TaskSpec, samples: Sequence[Sample], seed: int) -> tuple[TaskSpec, list[Sample]]:
+    """Ask by another of the task's training instructions."""
+    others = [prompt for prompt in spec.train_prompts if prompt != spec.prompt]
+    if not others:
+        raise _NotApplicableError
+    return replace(spec, prompt=random.Random(seed).choice(others)), list(samples)
+
+
+PROBES: Mapping[str, Probe] = {
+    "image-off": Probe(
+        meaning="no picture: what is still right rests on the question alone",
+        kinds=frozenset({"vqa", "report", "cls", "reg"}),
+        change=_without_images,
+    ),
+    "image-shuffled": Probe(
+        meaning="the picture of another patient: what is still right does not rest on the picture",
+        kinds=frozenset({"vqa", "report", "cls"}),
+        change=_with_other_images,
+    ),
+    "options-shuffled": Probe(
+        meaning="the options under other letters: a model that knows the letter by heart falls",
+        kinds=frozenset({"qa"}),
+        change=_with_other_options,
+    ),
+    "paraphrase": Probe(
+        meaning="another instruction: a model that knows the question by heart falls",
+        kinds=frozenset({"qa", "vqa", "report", "rec", "reg", "cls"}),
+        change=_in_other_words,
+    ),
+}
+
+
+def refuse_unknown(name: str) -> None:
+    """Refuse a name that is no probe.
+
+    Raises:
+        UsageError: With the probes that there are.
+    """
+    if name not in PROBES:
+        raise UsageError(f"There is no probe {name!r}.", f"Allowed: {', '.join(PROBES)}.")
