@@ -23,6 +23,9 @@ LAYOUT_NAMES = ("table2", "table3", "table5", "table6")
 @click.option("--mean", "grouped", is_flag=True, help="One column for all runs of a model: mean ± std.")
 @click.option("--reported", multiple=True, help="Numbers of a paper beside: table3, or a YAML file of your own.")
 @click.option("--baseline", help="Name of the model that gains are counted against.")
+@click.option(
+    "--data-audit", type=click.Path(path_type=Path), help="audit-data.json of `medbench audit data`: marks ‡."
+)
 @click.option("--output", type=click.Path(path_type=Path), help="Write to this file.  [default: standard output]")
 def leaderboard_command(runs: tuple[Path, ...], output: Path | None, **wishes: Any) -> None:
     """Put RUNS side by side in one table, or the numbers of a paper alone.

@@ -43,7 +43,8 @@ def _body(table: Table) -> list[str]:
     for place, line in enumerate(table.lines):
         repeated = place > 0 and table.lines[place - 1].task == line.task
         rows += [r"    \addlinespace"] if place > 0 and not repeated else []
-        title = "" if repeated else latex_text(line.title)
+        overlap = r" $\ddagger$" if line.overlaps else ""
+        title = "" if repeated else f"{latex_text(line.title)}{overlap}"
         metric = latex_text(METRIC_TITLES.get(line.metric, line.metric))
         rows.append(f"    {' & '.join([title, metric, *map(_cell, line.cells)])} \\\\")
     return rows

@@ -25,6 +25,19 @@ def leaks_of(paths: Sequence[Path], runs: Sequence[Results]) -> dict[str, frozen
     return found
 
 
+def overlaps_in(file: Path) -> frozenset[str]:
+    """Return the tasks that an audit of the data marked: their test and training data overlap.
+
+    Raises:
+        DataError: If the file is missing or is no such audit.
+    """
+    document = read_json(file)
+    marks = document.get("marks") if isinstance(document, dict) else None
+    if not isinstance(marks, dict):
+        raise DataError(f"{file} is no audit of data.", "Make one: medbench audit data --output DIR")
+    return frozenset(task for task, mark in marks.items() if mark)
+
+
 def _tasks_in(file: Path, run: Results) -> frozenset[str]:
     document = read_json(file)
     verdicts = document.get("verdicts") if isinstance(document, dict) else None

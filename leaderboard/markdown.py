@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from harness.results import MetricResult, Results
 from leaderboard.board import Board, definition_of
 from leaderboard.cells import uncertainty_text, value_text
-from leaderboard.table import Cell, Table, make_table
+from leaderboard.table import Cell, Line, Table, make_table
 from tasks.protocols import STATES, Protocol
 
 ZERO_SHOT = "<sup>zs</sup>"
@@ -82,6 +82,8 @@ def legend(tables: Sequence[Table]) -> str:
         "`*`: there is evidence that the model has seen the test split; such a number leads nobody.": any(
             cell.leaked for cell in cells
         ),
+        "‡: test and training data of the task overlap, see the audit of the data; it concerns every model trained on "
+        "it.": any(line.overlaps for table in tables for line in table.lines),
         "(reported): numbers of a paper, not made here.": "reported" in kinds,
     }
     return " ".join(text for text, needed in told.items() if needed)
@@ -95,7 +97,7 @@ def render_scores(board: Board, protocol: Protocol) -> str:
 def render_table(table: Table, *, models_as_rows: bool = False) -> str:
     """Return a table: a line for each metric of each task, or for each model."""
     names = [f"{markdown_text(column.name)}{_reported(column.kind)}" for column in table.columns]
-    heads = [(markdown_text(line.title), _metric_title(line.metric)) for line in table.lines]
+    heads = [(f"{markdown_text(line.title)}{_overlap(line)}", _metric_title(line.metric)) for line in table.lines]
     if models_as_rows:
         columns = [f"{title} {metric}" for title, metric in heads]
         rows = [
@@ -104,6 +106,10 @@ def render_table(table: Table, *, models_as_rows: bool = False) -> str:
         return markdown_table(["Model", *columns], rows, right=len(columns))
     rows = [[*head, *map(_score, line.cells)] for head, line in zip(heads, table.lines, strict=True)]
     return markdown_table(["Task", "Metric", *names], _without_repeats(rows), right=len(names))
+
+
+def _overlap(line: Line) -> str:
+    return " ‡" if line.overlaps else ""
 
 
 def _reported(kind: str) -> str:

@@ -9,7 +9,7 @@ from leaderboard.board import Board, make_board
 from leaderboard.compare import Side
 from leaderboard.latex import render_latex
 from leaderboard.layouts import LAYOUTS
-from leaderboard.leaks import leaks_of
+from leaderboard.leaks import leaks_of, overlaps_in
 from leaderboard.markdown import PROTOCOL_TEXTS, legend, notes, notices_of, render_markdown, render_table
 from leaderboard.plain_formats import render_csv, render_json
 from leaderboard.published.read import Publication, read_publication
@@ -33,6 +33,7 @@ class Wanted:
         grouped: Whether runs of one model become one column.
         reported: Published numbers to show.
         baseline: Model that gains are counted against.
+        data_audit: File of an audit of the data, whose marks stand beside the tasks.
     """
 
     form: str = "markdown"
@@ -42,6 +43,7 @@ class Wanted:
     grouped: bool = False
     reported: tuple[str, ...] = ()
     baseline: str | None = None
+    data_audit: Path | None = None
 
 
 def make_page(paths: Sequence[Path], wanted: Wanted) -> str:
@@ -58,8 +60,9 @@ def make_page(paths: Sequence[Path], wanted: Wanted) -> str:
     runs = [read_results(path) for path in paths]
     board = make_board(runs, leaks_of(paths, runs)) if runs else None
     layout = LAYOUTS[wanted.layout] if wanted.layout else None
+    overlapping = overlaps_in(wanted.data_audit) if wanted.data_audit else frozenset()
     tables = [
-        make_table(board, protocol, grouped=wanted.grouped, published=published, layout=layout)
+        make_table(board, protocol, grouped=wanted.grouped, published=published, layout=layout, overlapping=overlapping)
         for protocol in _protocols(wanted, published)
     ]
     notices = notices_of(board) if board else []

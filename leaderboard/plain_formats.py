@@ -11,7 +11,7 @@ from tasks.foundation.files import canonical_json
 
 HEADER = (
     "protocol", "task", "metric", "model", "kind", "source", "value", "low", "high", "n", "std", "runs", "ceiling",
-    "zero_shot", "leaked", "standing",
+    "zero_shot", "leaked", "standing", "overlaps",
 )  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def _rows(table: Table) -> Iterator[list[Any]]:
             yield [
                 table.protocol, line.task, line.metric, _no_formula(column.name), column.kind, column.source,
                 cell.value, low, high, cell.n, cell.spread, cell.runs, cell.ceiling, cell.zero_shot, cell.leaked,
-                cell.standing,
+                cell.standing, line.overlaps,
             ]  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """A table ready for any renderer: columns of runs, of several runs of one model, or of a paper; cells with marks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -64,12 +64,21 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One metric of one task: a cell for each column, None where a model does not answer it."""
+    """One metric of one task.
+
+    Attributes:
+        task: Name of the task.
+        title: Name of the task in tables.
+        metric: Id of the metric.
+        cells: One for each column, None where a model does not answer it.
+        overlaps: Whether test and training data of the task overlap, as an audit of the data found.
+    """
 
     task: str
     title: str
     metric: str
     cells: tuple[Cell | None, ...]
+    overlaps: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +92,7 @@ class Table:
 
 def make_table(
     board: Board | None, protocol: Protocol, *, grouped: bool = False, published: Sequence[Publication] = (),
-    layout: Layout | None = None,
+    layout: Layout | None = None, overlapping: Collection[str] = (),
 ) -> Table:  # fmt: skip
     """Return the table of a board, of published numbers, or of both.
 
@@ -93,6 +102,7 @@ def make_table(
         grouped: Whether runs of one title become one column: their mean, and from three runs on the standard deviation.
         published: Numbers of papers, in columns of their own.
         layout: Which rows; all that the runs have if there is none.
+        overlapping: Tasks whose test and training data overlap.
 
     Raises:
         UsageError: If published numbers follow another protocol or would stand beside another suite than the paper's.
@@ -102,9 +112,12 @@ def make_table(
     papers = [_paper_column(publication, name) for publication in published for name in publication.models]
     columns = [*runs, *papers]
     lines = [
-        Line(task=task, title=title, metric=metric, cells=_ranked([cell_of(task, metric) for _, cell_of in columns]))
+        Line(
+            task=task, title=title, metric=metric, overlaps=task in overlapping,
+            cells=_ranked([cell_of(task, metric) for _, cell_of in columns]),
+        )
         for task, title, metric in _rows(board, protocol, published, layout)
-    ]
+    ]  # fmt: skip
     return Table(
         protocol=protocol,
         columns=tuple(column for column, _ in columns),

@@ -17,7 +17,7 @@ from leaderboard.board import make_board
 from leaderboard.gains import gains_over
 from leaderboard.latex import latex_text, render_latex
 from leaderboard.layouts import LAYOUTS
-from leaderboard.leaks import leaks_of
+from leaderboard.leaks import leaks_of, overlaps_in
 from leaderboard.markdown import legend, render_markdown, render_table
 from leaderboard.plain_formats import render_csv, render_json
 from leaderboard.published.read import read_publication
@@ -157,6 +157,19 @@ def test_a_number_with_evidence_of_a_leak_is_starred_and_leads_nobody() -> None:
         "| DermaMNIST | Accuracy | 90.00\\* [80.0, 100.0] | **60.00** [50.0, 70.0] | <u>50.00</u> [40.0, 60.0] |"
     )
     assert "such a number leads nobody" in legend([table])
+
+
+def test_tasks_whose_data_overlap_are_marked(tmp_path: Path) -> None:
+    file = tmp_path / "audit-data.json"
+    file.write_text(json.dumps({"marks": {"dermamnist": "‡", "medqa": ""}}), encoding="utf-8")
+    assert overlaps_in(file) == {"dermamnist"}
+    table = make_table(make_board([results("A", 0.5)]), "paper", overlapping=overlaps_in(file))
+    assert render_table(table).splitlines()[2].startswith("| DermaMNIST ‡ | Accuracy |")
+    assert "every model trained on it" in legend([table])
+    assert r"DermaMNIST $\ddagger$" in render_latex(table, "A")
+    file.write_text("[]", encoding="utf-8")
+    with pytest.raises(DataError, match="is no audit of data"):
+        overlaps_in(file)
 
 
 def test_runs_of_one_model_become_mean_and_standard_deviation() -> None:
