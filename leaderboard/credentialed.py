@@ -19,7 +19,7 @@ def is_credentialed(results: Results, task: str) -> bool:
 
 def is_bundled(results: Results, task: str) -> bool:
     """Return whether a run answered the mini suite's own samples of a task."""
-    if results.suite != "mini":
+    if results.suite != "mini" or task not in TASKS:
         return False
     bundled = prepare_mini_suite()
     return (

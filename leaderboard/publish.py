@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from harness.results import read_results
+from leaderboard.audit.write import audit_after_run
 from leaderboard.board import make_board
+from leaderboard.leaks import leaks_of
 from leaderboard.markdown import render_markdown
 from leaderboard.report.document import ReportOptions
 from leaderboard.report.pictures import AT_THE_END_OF_A_RUN
@@ -14,8 +16,10 @@ from tasks.foundation.files import write_atomically
 
 
 def publish_run(path: Path) -> None:
-    """Write `leaderboard.md` of one run from its `results.json`, and `report.html` from all of its folder."""
-    write_atomically(path / "leaderboard.md", render_markdown(make_board([read_results(path)])))
+    """Audit a run's outputs, then write `leaderboard.md` and `report.html` from all of its folder."""
+    audit_after_run(path)
+    results = read_results(path)
+    write_atomically(path / "leaderboard.md", render_markdown(make_board([results], leaks_of([path], [results]))))
     try:
         page = report_of([path], ReportOptions(budget=AT_THE_END_OF_A_RUN))
         write_atomically(path / REPORT_FILE, page)

@@ -79,6 +79,7 @@ def test_a_run_holds_what_the_design_promises(quick_run: Path) -> None:
         "results.json",
         "leaderboard.md",
         "report.html",
+        "audit",
         "done",
     }
     assert "sample_id" in (quick_run / "generations" / "slake-vqa.jsonl").read_text()

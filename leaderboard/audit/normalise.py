@@ -1,0 +1,86 @@
+"""The form in which an audit compares texts: versioned, and the same for a text wherever it stands.
+
+Compatibility forms (full-width letters, ligatures) and upper case go, dashes inside a word are deleted (`bi-lateral` is
+`bilateral`), all other marks become spaces, runs of spaces one. Digits, negations and articles stay. A dash between two
+digits is a mark like others, so that `3-5` is not `35`. What a character becomes depends on its neighbours alone, never
+on what else the text has: the official normaliser of answers deletes all marks where one of them touches a space.
+
+A missing text is None and equals nothing, the text `None` least of all.
+"""
+
+import math
+import re
+import unicodedata
+
+NORM_VERSION = "norm_v1"
+MIN_WORDS = 8
+
+_DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
+_DASH_IN_WORD = re.compile(r"(?<=[^\W_])-(?=[^\W\d_])|(?<=[^\W\d_])-(?=[^\W_])")
+_PLAIN_DASHES = str.maketrans(dict.fromkeys(_DASHES, "-"))
+# What pandas writes where there was no answer.
+_NOT_A_NUMBER = "nan"
+
+
+class _Marks(dict[int, str | None]):
+    """What each character becomes: itself, a space, or nothing; filled as characters come."""
+
+    def __missing__(self, code: int) -> str | None:
+        character = chr(code)
+        category = unicodedata.category(character)
+        found: str | None = " "
+        if category[0] in "LNM":
+            found = character
+        elif category == "Cf":
+            found = None
+        self[code] = found
+        return found
+
+
+_MARKS = _Marks()
+_INVISIBLE = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
+
+
+def norm_v1(text: object) -> str | None:
+    """Return a text in the form in which it is compared; None where there is none.
+
+    Args:
+        text: A text, or what files hold in place of one. A number stands for its digits.
+
+    Returns:
+        Words with single spaces between them. None for None, NaN, a text without letters and digits, and the text
+        `nan`, which is what pandas makes of a missing one; None equals no other text (`is_same`).
+    """
+    if text is None or (isinstance(text, float) and math.isnan(text)):
+        return None
+    found = _normalised(text if isinstance(text, str) else str(text))
+    return None if found in {"", _NOT_A_NUMBER} else found
+
+
+def _normalised(text: str) -> str:
+    if text.isascii():
+        plain = text.lower()
+    else:
+        visible = _INVISIBLE.sub("", text)
+        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold())
+        plain = folded.translate(_PLAIN_DASHES)
+    joined = _DASH_IN_WORD.sub("", plain) if "-" in plain else plain
+    spaced = joined.translate(_MARKS)
+    if not text.isascii():
+        spaced = unicodedata.normalize("NFKC", spaced)
+    return " ".join(spaced.split())
+
+
+def is_same(first: str | None, second: str | None) -> bool:
+    """Return whether two texts in this form are equal; a missing one equals nothing, not even another missing one."""
+    return first is not None and first == second
+
+
+def word_count(text: str | None) -> int:
+    """Return the number of words of a text in this form."""
+    return 0 if text is None else text.count(" ") + 1
+
+
+def is_long(text: str | None, min_words: int = MIN_WORDS) -> bool:
+    """Return whether a text in this form has so many words that two people hardly ever write it alike."""
+    return word_count(text) >= min_words

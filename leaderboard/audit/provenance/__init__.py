@@ -1,0 +1,1 @@
+"""What a model's declared training data hold of the test items, by fingerprint, version and language."""
