@@ -95,12 +95,13 @@ def _holds_credentialed(given: "DataAuditInput") -> bool:
 def _show(audit: "DataAudit", fingerprints: dict[str, str], output: Path | None, form: str) -> None:
     from leaderboard.audit.overlap.document import document_of
     from leaderboard.audit.overlap.page import render_page
+    from leaderboard.html_document import write_page
     from tasks.foundation.files import canonical_json, write_atomically
 
     document = document_of(audit, fingerprints)
     texts = {"json": f"{canonical_json(document, indent=1)}\n", "markdown": render_page(document)}
     if output is not None:
         write_atomically(output / JSON_NAME, texts["json"])
-        write_atomically(output / PAGE_NAME, texts["markdown"])
+        write_page(output / PAGE_NAME, "Leakage audit of data", texts["markdown"])
         say(f"Wrote {output / JSON_NAME} and {output / PAGE_NAME}.")
     emit(texts[form])

@@ -40,6 +40,7 @@ def provenance_command(
     from leaderboard.audit.provenance.audit import audit_provenance
     from leaderboard.audit.provenance.page import document_of, render_page
     from leaderboard.audit.provenance.sources import read_sources
+    from leaderboard.html_document import write_page
     from tasks.foundation.files import canonical_json, write_atomically
 
     manifests = (*((read_sources(manifest),) if manifest else ()), read_sources())
@@ -52,7 +53,7 @@ def provenance_command(
     texts = {"json": f"{canonical_json(document, indent=1)}\n", "markdown": render_page(document)}
     if output is not None:
         write_atomically(output / JSON_NAME, texts["json"])
-        write_atomically(output / PAGE_NAME, texts["markdown"])
+        write_page(output / PAGE_NAME, "Leakage audit of declared training data", texts["markdown"])
         say(f"Wrote {output / JSON_NAME} and {output / PAGE_NAME}.")
     emit(texts[form])
     return audit.code

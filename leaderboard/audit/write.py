@@ -5,6 +5,7 @@ from pathlib import Path
 from leaderboard.audit.document import Document, audit_text, run_document
 from leaderboard.audit.page import render_audit
 from leaderboard.audit.run_audit import OutputAudit, audit_run
+from leaderboard.html_document import write_page
 from leaderboard.leaks import AUDIT_FILE
 from tasks.foundation.console import warn
 from tasks.foundation.errors import MedbenchError
@@ -14,9 +15,9 @@ PAGE_NAME = "audit.md"
 
 
 def write_audit(folder: Path, audit: OutputAudit, document: Document, *, command: str) -> None:
-    """Write `audit.json` and `audit.md` into a folder."""
+    """Write `audit.json`, `audit.md` and `audit.html` into a folder."""
     write_atomically(folder / AUDIT_FILE.name, audit_text(document))
-    write_atomically(folder / PAGE_NAME, render_audit(audit, command=command))
+    write_page(folder / PAGE_NAME, f"Leakage audit: {audit.model}", render_audit(audit, command=command))
 
 
 def audit_after_run(path: Path) -> OutputAudit | None:
