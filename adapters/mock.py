@@ -146,11 +146,6 @@ class RandomMock(LocalAdapter):
         """Return visual tokens [4, 32], shifted by the kind of task."""
         return [one @ self._eyes + len(kind) for one in features]
 
-    def embed_tokens(self, ids: "torch.Tensor") -> "torch.Tensor":
-        """Return embeddings [L, 32]."""
-        embeddings: torch.Tensor = self.decoder.get_input_embeddings()(ids)
-        return embeddings
-
     def detokenise(self, ids: Sequence[int]) -> str:
         """Return the text of the bytes."""
         return byte_tokenizer.decode(ids)

@@ -4,14 +4,13 @@ The markdown is our own, with everything from data escaped. The parser is told b
 images, and the Content-Security-Policy admits nothing but one style sheet.
 """
 
-import base64
-import hashlib
 from functools import cache
 from html import escape
 from pathlib import Path
 
 from markdown_it import MarkdownIt
 
+from leaderboard.policy import hash_source
 from tasks.foundation.files import write_atomically
 
 _STYLE = Path(__file__).parent / "assets" / "document.css"
@@ -21,7 +20,7 @@ _NEVER = ("link", "image", "autolink", "html_inline", "html_block", "reference")
 def html_document(title: str, markdown: str) -> str:
     """Return a markdown page as an HTML document; the same bytes for the same page."""
     style = _style()
-    policy = f"default-src 'none'; style-src 'sha256-{_sha256(style)}'; base-uri 'none'; form-action 'none'"
+    policy = f"default-src 'none'; style-src {hash_source(style)}; base-uri 'none'; form-action 'none'"
     # The policy admits no attribute of style, which is how the parser aligns columns.
     body = _parser().render(markdown).replace(' style="text-align:right"', ' class="right"')
     return (
@@ -55,7 +54,3 @@ def _parser() -> MarkdownIt:
 @cache
 def _style() -> str:
     return _STYLE.read_text(encoding="utf-8")
-
-
-def _sha256(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -148,3 +148,11 @@ def question_in(prompt: str) -> str:
     for behind in (" [/INST]", " ASSISTANT:", "###"):
         text = text.partition(behind)[0]
     return text
+
+
+def damaged(folder: Path, **changes: torch.Tensor | None) -> Path:
+    checkpoint = make_v15(folder, shards=1)
+    state = {**tensors("v15_checkpoint.safetensors"), **changes}
+    kept = {name: one for name, one in state.items() if one is not None}
+    write_in_shards(checkpoint, kept, 1)
+    return checkpoint

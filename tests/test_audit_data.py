@@ -11,13 +11,14 @@ from command_line import medbench
 from native_data import medqa, mimic_cxr, mpx_row, write_csv, write_picture
 from PIL import Image
 
-from leaderboard.audit.overlap.audit import DataAuditInput, TrainingFile, audit_data, strongest
+from leaderboard.audit.overlap.audit import DataAuditInput, TrainingFile, audit_data
 from leaderboard.audit.overlap.document import document_of
 from leaderboard.audit.overlap.findings import Finding, Null, judge
 from leaderboard.audit.overlap.items import Item, picture_names
 from leaderboard.audit.overlap.null_split import null_split
 from leaderboard.audit.overlap.page import render_page
 from leaderboard.audit.overlap.training_files import training_rows
+from leaderboard.audit.verdicts import exit_code, strongest
 from leaderboard.leaks import overlaps_in
 from tasks.catalog import get_task
 from tasks.foundation.errors import EXIT_FAILED, EXIT_USAGE, DataError
@@ -417,6 +418,10 @@ def test_unknown_never_turns_into_no_evidence() -> None:
     assert strongest(["no_evidence", "not_testable"]) == "not_testable"
     assert strongest(["not_testable", "suspicious"]) == "suspicious"
     assert strongest([]) == "not_testable"
+    assert exit_code(["no_evidence", "not_testable"]) == 0
+    assert exit_code(["no_evidence", "not_testable"], incomplete=True) == 5
+    assert exit_code(["suspicious"], incomplete=True) == 3
+    assert exit_code(["not_testable"]) == 5
 
 
 def test_groups_of_a_small_share_of_items_count() -> None:

@@ -30,7 +30,7 @@ from harness.engine.passes import why_not_packed
 from harness.engine.request import Decoding, Request, make_request
 from harness.phases import Phases
 from tasks.catalog import get_task
-from tasks.foundation.errors import DataError, MedbenchError, SampleError, UsageError
+from tasks.foundation.errors import DataError, SampleError, UsageError
 from tasks.sample import ImageRef
 
 CASES = (
@@ -440,58 +440,9 @@ def test_titles_name_the_version(old: LlavaMedAdapter, new: LlavaMedAdapter) -> 
     assert (old.title, new.title) == ("LLaVA-Med v1.0", "LLaVA-Med v1.5")
 
 
-def damaged(folder: Path, **changes: torch.Tensor | None) -> Path:
-    checkpoint = fixture.make_v15(folder, shards=1)
-    state = {**tensors("v15_checkpoint.safetensors"), **changes}
-    kept = {name: one for name, one in state.items() if one is not None}
-    fixture.write_in_shards(checkpoint, kept, 1)
-    return checkpoint
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"model.norm.weight": None}, "missing: model.language_model.norm.weight"),
-        ({"model.extra.weight": torch.ones(2)}, "unexpected: model.extra.weight"),
-        ({"model.norm.weight": torch.ones(2)}, "mismatched: model.language_model.norm.weight"),
-        ({"model.mm_projector.2.bias": None}, "missing: model.multi_modal_projector.linear_2.bias"),
-        (
-            {"model.vision_tower.vision_tower.vision_model.pre_layrnorm.bias": None},
-            "missing: model.vision_tower.pre_layrnorm.bias",
-        ),
-    ],
-)
-def test_weights_must_fit(changes: dict[str, torch.Tensor | None], told: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError) as caught:
-        load(damaged(tmp_path / "checkpoint", **changes))
-    assert told in str(caught.value)
-
-
-def test_old_buffers_are_no_weights(tmp_path: Path) -> None:
-    buffers = {
-        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
-        "model.vision_tower.vision_tower.vision_model.embeddings.position_ids": torch.arange(10)[None],
-    }
-    load(damaged(tmp_path / "checkpoint", **buffers))
-
-
-def test_the_published_model_has_as_many_weights_as_its_files(tmp_path: Path) -> None:
-    from adapters.llava_med.configuration import read_format
-
-    mistral = {
-        "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-        "num_attention_heads": 32, "num_key_value_heads": 8,
-    }  # fmt: skip
-    fixture.write_config(tmp_path, "v15_config.json", mm_vision_tower="openai/clip-vit-large-patch14-336", **mistral)
-    with torch.device("meta"):
-        model = LlavaForConditionalGeneration(read_format(tmp_path, None).config)
-    sizes = [one.numel() for one in model.parameters()]
-    assert (len(sizes), round(sum(sizes) / 1e9, 3)) == (686, 7.566)
-
-
 def test_a_checkpoint_without_a_tower_needs_one(tmp_path: Path, clip: Path, pictures: Path) -> None:
     tower = {name: None for name in tensors("v15_checkpoint.safetensors") if "vision_tower" in name}
-    checkpoint = damaged(tmp_path / "checkpoint", **tower)
+    checkpoint = fixture.damaged(tmp_path / "checkpoint", **tower)
     with pytest.raises(DataError, match="holds no vision tower") as caught:
         load(checkpoint)
     assert "vision_source=base" in str(caught.value)
@@ -502,67 +453,6 @@ def test_a_checkpoint_without_a_tower_needs_one(tmp_path: Path, clip: Path, pict
     case = case_of("single_wide", "base")
     prompts = {"single_wide": prompt_of(adapter, case)}
     assert written(adapter, prompts, pictures)["single_wide"] == case["greedy_ids"][1:]
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"text_config": {}}, "--model hf:"),
-        ({"model_type": "mistral"}, "of type 'mistral'"),
-        ({"mm_projector_type": "resampler"}, "mm_projector_type is 'resampler'"),
-        ({"image_aspect_ratio": "anyres"}, "image_aspect_ratio is 'anyres'"),
-        ({"mm_vision_tower": "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"}, "BiomedCLIP"),
-        ({"mm_use_im_start_end": True}, "llava-med:v1.0"),
-        ({"num_attention_heads": "many"}, "cannot be used"),
-    ],
-)
-def test_other_formats_are_refused(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError) as caught:
-        load(fixture.make_v15(tmp_path / "checkpoint", **changes))
-    assert told in str(caught.value)
-
-
-def test_the_sizes_of_openais_towers_are_known(tmp_path: Path, v15: Path) -> None:
-    from adapters.llava_med.configuration import read_format
-
-    fixture.write_config(tmp_path, "v15_config.json", mm_vision_tower="openai/clip-vit-large-patch14-336")
-    assert read_format(tmp_path, None).visual_tokens == 576
-    fixture.write_config(tmp_path, "v10_config.json", mm_vision_tower="openai/clip-vit-large-patch14")
-    form = read_format(tmp_path, None)
-    assert (form.visual_tokens, form.linear, form.pads, form.marks) == (256, True, False, True)
-    assert cast("Any", form.config.text_config).rope_parameters["rope_theta"] == 10000
-    assert cast("Any", read_format(v15, v15 / "vision_tower").config.text_config).rope_parameters["rope_theta"] == 1e6
-    fixture.write_config(tmp_path, "v15_config.json", mm_vision_tower="google/siglip")
-    with pytest.raises(DataError, match="'google/siglip' is unknown"):
-        read_format(tmp_path, None)
-
-
-@pytest.mark.parametrize(
-    ("variant", "given", "told"),
-    [
-        ("v1.5", {"template": "simple"}, "no template 'simple'"),
-        ("v1.0", {"template": "vicuna_v1"}, "no template 'vicuna_v1'"),
-        ("v1.0", {"vision_source": "checkpoint"}, "holds no vision tower"),
-        ("v1.5", {"vision_tower": "/nowhere"}, "is no folder"),
-        ("v1.0", {}, "Run it as --model llava-med:v1.5"),
-    ],
-)
-def test_arguments_must_make_sense(variant: str, given: dict[str, str], told: str, v15: Path) -> None:
-    with pytest.raises(MedbenchError) as caught:
-        load(v15, variant, **given)
-    assert told in str(caught.value)
-
-
-def test_weights_must_be_given(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="needs its weights"):
-        ENTRY.load(LoadOptions(arguments=ENTRY.settled("", {})))
-    with pytest.raises(UsageError, match="is no folder"):
-        load(tmp_path / "nowhere")
-    broken = fixture.make_v15(tmp_path / "checkpoint")
-    for name in ("tokenizer.json", "tokenizer.model"):
-        (broken / name).unlink()
-    with pytest.raises(DataError, match="neither"):
-        load(broken)
 
 
 def test_half_precision_keeps_the_positions_exact(v15: Path) -> None:
@@ -580,8 +470,8 @@ def test_what_changes_an_answer_changes_the_fingerprint(new: LlavaMedAdapter, tm
     config = json.loads((again / "config.json").read_text())
     (again / "config.json").write_text(json.dumps({**config, "image_aspect_ratio": "square"}))
     assert load(again).weights_fingerprint != new.weights_fingerprint
-    other = damaged(tmp_path / "other", **{"model.norm.weight": torch.full((64,), 0.9)})
-    assert load(other).weights_fingerprint != load(damaged(tmp_path / "same")).weights_fingerprint
+    other = fixture.damaged(tmp_path / "other", **{"model.norm.weight": torch.full((64,), 0.9)})
+    assert load(other).weights_fingerprint != load(fixture.damaged(tmp_path / "same")).weights_fingerprint
 
 
 @pytest.mark.parametrize(("kind", "family"), [("llava_llama", "llama"), ("llava", "llama"), ("llava_qwen2", "qwen2")])

@@ -168,24 +168,19 @@ def test_a_corpus_metric_is_tested_alike() -> None:
     assert np.mean(np.asarray(ps[1::2]) < 0.05) > 0.8
 
 
-def test_a_better_model_is_found_as_often_as_promised() -> None:
+def test_a_difference_of_the_detectable_size_is_found_in_four_of_five_cases() -> None:
+    gain = 0.5
     generator = np.random.default_rng(13)
-    hits, detectable = 0, []
-    for run in range(100):
-        first, second = models(generator, 60, 6, 0.62)
-        one = difference(
-            MEAN,
-            score_statistics(first.ravel().tolist()),
-            score_statistics(second.ravel().tolist()),
-            names(60, 6),
-            seed=run,
-        )
-        assert one is not None
-        hits += one.p < 0.05
-        detectable.append(one.detectable / 0.16)
-    true = np.mean([np.subtract(*models(generator, 4000, 6, 0.62)).mean() for _ in range(5)])
-    # The data show such a difference with the probability that `detectable` says.
-    assert (np.mean(detectable) * 0.16 < true) == (hits > 80)
+    true = float(np.mean([np.subtract(*models(generator, 4000, 6, gain)).mean() for _ in range(5)]))
+    found = []
+    for run in range(200):
+        first, second = (score_statistics(one.ravel().tolist()) for one in models(generator, 60, 6, gain))
+        found.append(difference(MEAN, first, second, names(60, 6), seed=run))
+    power = float(np.mean([one is not None and one.p < 0.05 for one in found]))
+    ratio = true / float(np.mean([one.detectable for one in found if one is not None]))
+    # With a normal statistic the power at `ratio` times the detectable size follows from the two quantiles.
+    promised = float(stats.norm.cdf(ratio * (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) - stats.norm.ppf(0.975)))
+    assert power == pytest.approx(promised, abs=0.1)
 
 
 def test_a_model_equals_itself() -> None:

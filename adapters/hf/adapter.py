@@ -28,7 +28,7 @@ from adapters.wording import question_of
 from tasks.answers.box_space import BoxSpace
 from tasks.foundation.errors import DataError, RunError, UsageError
 from tasks.sample import Sample
-from tasks.spec import Kind, TaskSpec
+from tasks.spec import TaskSpec
 
 _TOKENS = "tokens"
 # Two names of the same choice of an image processor.
@@ -121,17 +121,6 @@ class HfAdapter(LocalAdapter):
                 "The processor's configuration does not fit the model (patch_size, num_additional_image_tokens).",
             )
         return list(lines.split(counts))
-
-    def project(self, features: Sequence[torch.Tensor], kind: Kind) -> Sequence[torch.Tensor]:
-        """Return the features: they are visual tokens already."""
-        del kind
-        return features
-
-    @torch.inference_mode()
-    def embed_tokens(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return embeddings [L, D]."""
-        embeddings: torch.Tensor = self._model.get_input_embeddings()(ids.to(self._model.device))
-        return embeddings
 
     def detokenise(self, ids: Sequence[int]) -> str:
         """Return the text without special tokens."""

@@ -134,12 +134,6 @@ class LlavaMedAdapter(LocalAdapter):
         del kind
         return list(self._weights.model.model.multi_modal_projector(torch.stack(list(features))))
 
-    def embed_tokens(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return embeddings [L, D] of token ids [L]."""
-        model = self._weights.model
-        embeddings: torch.Tensor = model.get_input_embeddings()(ids.to(model.device))
-        return embeddings
-
     def detokenise(self, ids: Sequence[int]) -> str:
         """Return the text without special tokens."""
         return self._weights.codec.text(ids)

@@ -95,11 +95,6 @@ class XrayGptAdapter(LocalAdapter):
         del kind
         return list(self._weights.model.language_projection(torch.stack(list(features))))
 
-    def embed_tokens(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return embeddings [L, D] of token ids [L]."""
-        embeddings: torch.Tensor = self.decoder.get_input_embeddings()(ids.to(self.decoder.device))
-        return embeddings
-
     def detokenise(self, ids: Sequence[int]) -> str:
         """Return the text without special tokens."""
         return self._weights.codec.text(ids)

@@ -104,7 +104,7 @@ def _run(
     if audit.revealed:
         warn(f"{folder} holds texts of credentialed datasets. Do not pass it on.")
     say(f"Written to {folder}")
-    return exit_code(audit.verdicts.values())
+    return exit_code(audit.verdicts.values(), incomplete=bool(audit.problems))
 
 
 def _predictions(
@@ -122,7 +122,7 @@ def _predictions(
     _show(audit, document, form, command)
     if output is not None:
         say(f"Written to {output}")
-    return exit_code(audit.verdicts.values())
+    return exit_code(audit.verdicts.values(), incomplete=bool(audit.problems))
 
 
 def _command(what: str, *, peers: int, train: bool, reveal: bool) -> str:

@@ -1,12 +1,12 @@
 """The document of a report as one HTML file that runs its own script and no other."""
 
-import base64
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+
+from leaderboard.policy import hash_source
 
 _ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = (
@@ -63,15 +63,11 @@ def _policy(style: str, script: str) -> str:
     rules = {
         "default-src": "'none'",
         "img-src": "data:",
-        "style-src": _hash_source(style),
-        "script-src": _hash_source(script),
+        "style-src": hash_source(style),
+        "script-src": hash_source(script),
         "base-uri": "'none'",
         "form-action": "'none'",
         "require-trusted-types-for": "'script'",
         "trusted-types": "'none'",
     }
     return "; ".join(f"{name} {value}" for name, value in rules.items())
-
-
-def _hash_source(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

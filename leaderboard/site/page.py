@@ -1,10 +1,9 @@
 """The frame of every page: one style, one script, and a policy that admits nothing else."""
 
-import base64
-import hashlib
 from functools import cache
 from pathlib import Path
 
+from leaderboard.policy import hash_source
 from leaderboard.site.markup import Markup, element, join
 
 _ASSETS = Path(__file__).parent / "assets"
@@ -39,18 +38,14 @@ def render_page(title: str, *body: str) -> str:
 def _policy(style: str, script: str) -> str:
     rules = [
         "default-src 'none'",
-        f"style-src {_hash(style)}",
-        f"script-src {_hash(script)}",
+        f"style-src {hash_source(style)}",
+        f"script-src {hash_source(script)}",
         "base-uri 'none'",
         "form-action 'none'",
         "require-trusted-types-for 'script'",
         "trusted-types 'none'",
     ]
     return "; ".join(rules)
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 @cache

@@ -1,6 +1,6 @@
 """The audit of data: every chosen task's test split against every body of training data."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from leaderboard.audit.overlap.tally import CHECKS, Tally
 from leaderboard.audit.overlap.test_side import TestSide
 from leaderboard.audit.overlap.training_files import row_count, training_rows
 from leaderboard.audit.overlap.watching import watched
-from leaderboard.audit.verdicts import EXIT_CODES, Verdict, exit_code
+from leaderboard.audit.verdicts import EXIT_CODES, Verdict, strongest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,19 +87,7 @@ class DataAudit:
     @property
     def code(self) -> int:
         """Exit code: 5 where nothing was found and something needed could not be seen."""
-        verdict = strongest(task.verdict for task in self.tasks)
-        return EXIT_CODES[verdict]
-
-
-def strongest(verdicts: Iterable[Verdict]) -> Verdict:
-    """Return the strongest finding; without one, `not_testable` if any check could not be made."""
-    found = list(verdicts)
-    if "not_testable" in found and exit_code(found) == EXIT_CODES["no_evidence"]:
-        return "not_testable"
-    for verdict in ("strong", "suspicious", "no_evidence"):
-        if verdict in found:
-            return verdict
-    return "not_testable"
+        return EXIT_CODES[strongest(task.verdict for task in self.tasks)]
 
 
 def audit_data(given: DataAuditInput) -> DataAudit:

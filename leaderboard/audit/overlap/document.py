@@ -5,13 +5,14 @@ from dataclasses import asdict
 from typing import Any
 
 from leaderboard.audit.normalise import MIN_WORDS, NORM_VERSION
-from leaderboard.audit.overlap.audit import DataAudit, TaskAudit, strongest
+from leaderboard.audit.overlap.audit import DataAudit, TaskAudit
 from leaderboard.audit.overlap.findings import MARK_EXCESS, MARK_SHARE, Finding, Overlap
 from leaderboard.audit.overlap.minhash import BANDS, PERMUTATIONS
 from leaderboard.audit.overlap.pixels import MIN_QUALITY, MIN_SIDE, MIN_STD, NEAR, REVIEW, VIEWS
 from leaderboard.audit.overlap.tally import Check, Witness
 from leaderboard.audit.overlap.test_side import TestSide
 from leaderboard.audit.overlap.texts import CONTAINMENT, GRAM, JACCARD, SHINGLE
+from leaderboard.audit.verdicts import strongest
 
 SCHEMA = 1
 _SHOWN = 3

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.declared import Declared, declared_by
-from leaderboard.audit.overlap.audit import strongest
 from leaderboard.audit.overlap.findings import MARK_SHARE
 from leaderboard.audit.overlap.items import TaskItems
 from leaderboard.audit.provenance.fingerprints import ItemPrints, prints_of
@@ -20,7 +19,7 @@ from leaderboard.audit.provenance.sources import (
     inherited,
     source_of,
 )
-from leaderboard.audit.verdicts import EXIT_CODES, Verdict
+from leaderboard.audit.verdicts import EXIT_CODES, Verdict, strongest
 from tasks.foundation.errors import UsageError, unknown_name
 from tasks.foundation.files import inside
 from tasks.prepared import Prepared

@@ -5,10 +5,10 @@ from dataclasses import asdict
 from typing import Any
 
 from leaderboard.audit.normalise import NORM_VERSION
-from leaderboard.audit.overlap.audit import strongest
 from leaderboard.audit.overlap.findings import MARK_SHARE
 from leaderboard.audit.overlap.page import table
 from leaderboard.audit.provenance.audit import ProvenanceAudit, TaskProvenance
+from leaderboard.audit.verdicts import strongest
 
 SCHEMA = 1
 _LEGEND = (
