@@ -11,6 +11,8 @@ from tasks.protocols import PROTOCOLS, Protocol, metric_ids
 
 Standing = Literal["best", "second", "none"]
 Leaks = Mapping[str, frozenset[str]]
+_DIGITS = 4
+"""Numbers that look the same in a table share their standing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,19 +154,27 @@ def _in_table_order(task: str, having: Sequence[TaskResult], protocol: Protocol)
 
 
 def _standings(cells: Sequence[MetricResult | None], leaked: Sequence[bool]) -> tuple[Standing, ...]:
+    return standings_of(
+        [
+            None if cell is None or cell.value is None or leak else (cell.value, cell.n)
+            for cell, leak in zip(cells, leaked, strict=True)
+        ]
+    )
+
+
+def standings_of(numbers: Sequence[tuple[float, int | None] | None]) -> tuple[Standing, ...]:
+    """Return who leads among numbers with their counts of samples; None takes no part.
+
+    Nobody leads alone, or where the numbers rest on unequally many samples. Equal ones share their standing.
+    """
     none: Standing = "none"
-    clean = [None if leak else cell for cell, leak in zip(cells, leaked, strict=True)]
-    values = [None if cell is None else cell.value for cell in clean]
-    there = sorted({round(value, 4) for value in values if value is not None}, reverse=True)
-    counts = {cell.n for cell in clean if cell is not None}
-    if len(counts) > 1 or sum(value is not None for value in values) < 2:  # noqa: PLR2004 - one model leads nobody
-        return (none,) * len(cells)
-    return tuple(_standing(value, there) for value in values)
+    there = [number for number in numbers if number is not None]
+    if len(there) < 2 or len({count for _, count in there}) > 1:  # noqa: PLR2004 - one model leads nobody
+        return (none,) * len(numbers)
+    ranked = sorted({round(value, _DIGITS) for value, _ in there}, reverse=True)
+    return tuple(none if number is None else _standing(ranked.index(round(number[0], _DIGITS))) for number in numbers)
 
 
-def _standing(value: float | None, ranked: Sequence[float]) -> Standing:
-    if value is None:
-        return "none"
-    place = ranked.index(round(value, 4))
+def _standing(place: int) -> Standing:
     words: tuple[Standing, ...] = ("best", "second")
     return words[place] if place < len(words) else "none"

@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from typing import Literal
 
 from harness.results import MetricResult, Results
-from leaderboard.board import Board, Standing
+from leaderboard.board import Board, Standing, standings_of
 from leaderboard.layouts import Layout
 from leaderboard.published.read import Publication, Reported
 from tasks.catalog import get_task, task_names
@@ -17,7 +17,6 @@ from tasks.protocols import Protocol
 
 Kind = Literal["run", "runs", "reported"]
 _FEWEST_FOR_SPREAD = 3
-_DIGITS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,23 +225,7 @@ def _reported_cell(reported: Reported, task: str, metric: str) -> Cell | None:
 
 
 def _ranked(cells: Sequence[Cell | None]) -> tuple[Cell | None, ...]:
-    """Return cells with the first two marked, where all that lead were scored on equally many samples.
-
-    A number with evidence of a leak leads nobody.
-    """
-    clean = [cell for cell in cells if cell is not None and cell.value is not None and not cell.leaked]
-    if len({cell.n for cell in clean}) > 1 or len(clean) < 2:  # noqa: PLR2004 - one model leads nobody
-        return tuple(cells)
-    order = sorted({_rounded(cell) for cell in clean}, reverse=True)
-    return tuple(cell and replace(cell, standing=_standing(cell, order)) for cell in cells)
-
-
-def _rounded(cell: Cell) -> float:
-    return round(cell.value or 0.0, _DIGITS)
-
-
-def _standing(cell: Cell, order: Sequence[float]) -> Standing:
-    if cell.value is None or cell.leaked:
-        return "none"
-    place = order.index(_rounded(cell))
-    return ("best", "second", "none")[min(place, 2)]
+    """Return cells with the first two marked; a number with evidence of a leak leads nobody."""
+    numbers = [None if cell is None or cell.value is None or cell.leaked else (cell.value, cell.n) for cell in cells]
+    marked = zip(cells, standings_of(numbers), strict=True)
+    return tuple(cell and replace(cell, standing=standing) for cell, standing in marked)
