@@ -8,6 +8,7 @@ import numpy as np
 from harness.model_info import ModelInfo
 from harness.results import IntervalInfo, MetricResult, Results, TaskResult
 from harness.score import ScoredTask
+from tasks.answers.thoughts import SIGNATURE
 from tasks.protocols import Evaluation, Item, Protocol, count_states
 from tasks.statistics.intervals import Interval, interval
 from tasks.suite import SuiteName
@@ -26,6 +27,7 @@ def summarise_task(scored: ScoredTask, *, seed: int) -> TaskResult:
         data=scored.load.prepared.manifest.data_fingerprint,
         samples=len(scored.items),
         states=dict(count_states(scored.items)),
+        written=scored.written,
         paper=_metric_results(scored, "paper", seed),
         strict=_metric_results(scored, "strict", seed),
     )
@@ -79,9 +81,23 @@ def metric_result(
         unparsed=states["unparsed"],
         truncated=states["truncated"],
         empty=states["empty"],
+        refused=states["refused"],
+        bounds=None
+        if evaluation.bounds is None
+        else (_fraction(evaluation.bounds[0]), _fraction(evaluation.bounds[1])),
+        answered=_share(states["ok"], states.total() - states["error"]),
+        among_answered=_number(evaluation.value_among_answered),
         ceiling=None if ceiling is None or np.isnan(ceiling) else round(ceiling, _DIGITS),
-        signature=f"{metric.signature}|ci=clustered:{unit}|n={len(clusters)}",
+        signature=f"{metric.signature}|{SIGNATURE}|ci=clustered:{unit}|n={len(clusters)}",
     )
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(part / whole, _DIGITS) if whole else None
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else round(value, _DIGITS)
 
 
 def _fraction(value: float) -> float:
