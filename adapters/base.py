@@ -309,6 +309,10 @@ class LocalAdapter(Adapter):
         """Return the longest answer to a task, in tokens: the task's own limit unless the authors used another."""
         return spec.max_new_tokens
 
+    def longest_answer(self, spec: TaskSpec) -> int:
+        """Return the longest answer to a task, in tokens, as the user says or else as `max_new_tokens` does."""
+        return spec.max_new_tokens if spec.limit_chosen else self.max_new_tokens(spec)
+
     def stop_strings(self, spec: TaskSpec) -> tuple[str, ...]:
         """Return texts that end an answer to a task, beside the end tokens; none unless the authors used some."""
         del spec

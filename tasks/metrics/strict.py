@@ -76,7 +76,7 @@ def _of_reports() -> tuple[Metric, ...]:
     return (
         *corpus_bleu_metrics(_STRICT, whole_texts),
         *(
-            pair_metric(name, f"{name}|google0.1.2|f|no-stemmer|{_STRICT}", score, whole_texts)
+            pair_metric(name, f"{name}|google0.1.2|f|no-stemmer|all-scripts|{_STRICT}", score, whole_texts)
             for name, score in GOOGLE_ROUGE.items()
         ),
         meteor_metric(_STRICT, whole_texts),
