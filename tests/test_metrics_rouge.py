@@ -131,14 +131,11 @@ def test_subsequences_have_the_right_length(first: list[str], second: list[str])
     ("text", "other"),
     [
         ("\u5fc3\u80ba\u672a\u89c1\u5f02\u5e38\u3002", "\u5fc3\u5f71\u589e\u5927"),
-        (
-            "\u041b\u0435\u0433\u043a\u0438\u0435 \u0431\u0435\u0437 \u043e\u0441\u043e\u0431\u0435\u043d\u043d\u043e\u0441\u0442\u0435\u0439.",
-            "\u0421\u0435\u0440\u0434\u0446\u0435 \u0431\u0435\u0437 \u043e\u0441\u043e\u0431\u0435\u043d\u043d\u043e\u0441\u0442\u0435\u0439.",
-        ),
+        ("\u041b\u0435\u0433\u043a\u0438\u0435 \u0447\u0438\u0441\u0442\u044b.", "\u041b\u0435\u0433\u043a\u0438\u0435."),
         ("M\u00e9ni\u00e8re disease", "M\u00e9ni\u00e8re syndrome"),
     ],
 )
 def test_google_rouge_has_words_in_every_script(text: str, other: str) -> None:
     for score in GOOGLE_ROUGE.values():
         assert score(text, text) == 1
-    assert 0 < google_rouge1(text, other) < 1
+    assert 0 < GOOGLE_ROUGE["rouge1"](text, other) < 1
