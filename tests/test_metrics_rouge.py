@@ -131,7 +131,7 @@ def test_subsequences_have_the_right_length(first: list[str], second: list[str])
     ("text", "other"),
     [
         ("\u5fc3\u80ba\u672a\u89c1\u5f02\u5e38\u3002", "\u5fc3\u5f71\u589e\u5927"),
-        ("\u041b\u0435\u0433\u043a\u0438\u0435 \u0447\u0438\u0441\u0442\u044b.", "\u041b\u0435\u0433\u043a\u0438\u0435."),
+        ("\u041b\u0435\u0433\u043a\u0438\u0435 \u0447\u0438\u0441\u0442\u044b", "\u041b\u0435\u0433\u043a\u0438\u0435"),
         ("M\u00e9ni\u00e8re disease", "M\u00e9ni\u00e8re syndrome"),
     ],
 )
