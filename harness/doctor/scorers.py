@@ -36,7 +36,7 @@ class Diagnosis:
 
     @property
     def fault(self) -> str:
-        """What is wrong: a thought that is read; under `strict` an oracle below 1 or silence above 0; empty if all is well."""
+        """What is wrong: thoughts that are read; under `strict` an oracle below 1, or silence above 0; else empty."""
         oracle, thinking = self.values["oracle"], self.values["thinking"]
         if thinking != oracle:
             return f"the oracle scores {_told(oracle)}, and {_told(thinking)} if it thinks first"
