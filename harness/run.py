@@ -1,13 +1,14 @@
 """The main path on one page: load, plan, generate, score, summarise, publish."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adapters.base import Adapter, AdapterEntry, LoadOptions, LocalAdapter
 from adapters.catalog import ChosenModel, choose_model
 from harness.environment import write_environment
 from harness.generate import answerable, generate, make_plan
+from harness.locking import held_before_loading
 from harness.phases import Phases
 from harness.results import Results, read_results, write_results
 from harness.rundir import RunDirectory, open_run
@@ -40,18 +41,32 @@ class RunOutcome:
     phases: Phases | None
 
 
-def run(settings: Settings, publish: Publish, *, overwrite: str = "never") -> RunOutcome:
+def run(
+    settings: Settings, publish: Publish, *, overwrite: str = "never", workload: Workload | None = None
+) -> RunOutcome:
     """Run a model over tasks; the same settings continue what an interrupted run left.
 
     Args:
         settings: What to do.
         publish: Writes the pages of a run's folder from its `results.json`.
         overwrite: `never`, or `always` to start afresh.
+        workload: Its tasks, if they were read already.
     """
     phases = Phases()
     with phases.time("load"):
         model = choose_model(settings.model, settings.model_args)
-        workload = load_workload(settings)
+        workload = workload or load_workload(settings)
+    workload.say_left_out()
+    # What was said by a kind, a pattern or `prepared` means the same tasks when run.yaml is run again.
+    settings = replace(settings, tasks=workload.names)
+    with held_before_loading(settings, workload, model):
+        return _run(settings, workload, model, publish, phases, overwrite)
+
+
+def _run(
+    settings: Settings, workload: Workload, model: ChosenModel, publish: Publish, phases: Phases, overwrite: str
+) -> RunOutcome:
+    with phases.time("load"):
         shares = shares_of(settings, workload)
         seat = Seat(lambda share: load_share(settings, model, workload, share))
         first = told_by(seat.adapter(shares[0]))
