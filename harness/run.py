@@ -6,6 +6,7 @@ from pathlib import Path
 
 from adapters.base import Adapter, AdapterEntry, LoadOptions, LocalAdapter
 from adapters.catalog import ChosenModel, choose_model
+from adapters.guarding import named, plugin_faults
 from harness.environment import write_environment
 from harness.generate import answerable, generate, make_plan
 from harness.locking import held_before_loading
@@ -18,7 +19,8 @@ from harness.shares import Seat, Share, Told, files_of, merged, refuse_other_wei
 from harness.summarise import summarise
 from harness.workload import Workload, load_workload
 from tasks.foundation.console import say, warn
-from tasks.foundation.errors import MedbenchError, UsageError
+from tasks.foundation.errors import MedbenchError, RunError, UsageError
+from tasks.foundation.memory import room_for
 from tasks.metrics.meteor import start_meteor
 
 Publish = Callable[[Path], None]
@@ -69,7 +71,11 @@ def _run(
     with phases.time("load"):
         shares = shares_of(settings, workload)
         seat = Seat(lambda share: load_share(settings, model, workload, share))
-        first = told_by(seat.adapter(shares[0]))
+        adapter = seat.adapter(shares[0])
+        with plugin_faults(settings.model.partition(":")[0], "what it says of itself", type(adapter).__module__):
+            first = told_by(adapter)
+        # Only the seat may hold a model: two may not fit.
+        del adapter
     for notice in (*workload.notices, *first.notices):
         warn(notice)
     with open_run(
@@ -110,7 +116,8 @@ def _answer(
         say(f"{share.checkpoint}: {', '.join(share.tasks)}")
         refuse_other_weights(directory.weights, share, adapter)
     plan = make_plan(workload.only(share.tasks), adapter.card.kinds, directory)
-    adapter.expect([load.spec for load in plan.loads])
+    with plugin_faults(adapter.card.name, "expect()", type(adapter).__module__):
+        adapter.expect([load.spec for load in plan.loads])
     failures = generate(plan, adapter, directory, phases, settings)
     return Answered(told=told_by(adapter), failures=failures)
 
@@ -122,7 +129,11 @@ def load_share(settings: Settings, model: ChosenModel, workload: Workload, share
         UsageError: If an option was given that the model does not take.
     """
     _refuse_ignored(settings, model.entry)
-    adapter = model.entry.load(load_options(settings, model, workload, share.checkpoint))
+    name = model.entry.card.name
+    with room_for(f"The model {name!r}"), plugin_faults(name, "load()"):
+        adapter = model.entry.load(load_options(settings, model, workload, share.checkpoint))
+    if not isinstance(adapter, Adapter):
+        raise RunError(f"{named(name)} returned from load() a {type(adapter).__name__}, which is no Adapter.", "")
     _refuse_decoding(settings, adapter)
     return adapter
 

@@ -9,13 +9,15 @@ import numpy as np
 
 from adapters.base import Parser
 from adapters.catalog import ChosenModel
+from adapters.guarding import understood
 from harness.records import GenerationRecord
 from harness.rundir import RunDirectory
 from harness.workload import TaskLoad
 from tasks.answers.box_space import BoxSpace
 from tasks.answers.choice import read_choice
 from tasks.ceiling import rec_ceilings
-from tasks.foundation.errors import RunError
+from tasks.foundation.console import say, warn
+from tasks.foundation.errors import RunError, SampleError
 from tasks.foundation.files import json_lines, write_atomically
 from tasks.metrics.metric import Scorable
 from tasks.protocols import PROTOCOLS, Evaluation, Item, Protocol, evaluate, state_of, tokenise_together
@@ -49,8 +51,15 @@ class ScoredTask:
 def score_tasks(loads: Sequence[TaskLoad], directory: RunDirectory, model: ChosenModel) -> list[ScoredTask]:
     """Score the recorded generations of tasks and write them to `scores/<task>.jsonl`."""
     predicted = [(load, read_items(load, directory, model.parse)) for load in loads]
+    _tell_of_parser([item.error for _, items in predicted for item in items if item.error], directory)
     tokenise_together((load.spec.name, load.spec.kind, items) for load, items in predicted)
     return [_score_items(load, items, directory, model.boxes) for load, items in predicted]
+
+
+def _tell_of_parser(errors: Sequence[str], directory: RunDirectory) -> None:
+    if errors:
+        warn(f"The model's parser failed on {len(errors)} answers, which are counted as errors. The first: {errors[0]}")
+        say(f"They are read again, without the model, by: medbench score {directory.path}")
 
 
 def read_items(load: TaskLoad, directory: RunDirectory, parse: Parser) -> list[Item]:
@@ -90,7 +99,10 @@ def predict(record: GenerationRecord, sample: Sample, spec: TaskSpec, parse: Par
     """Return the prediction in a record with its state; a failure is a state, never an answer."""
     if record.error:
         return Item(state="error", scorable=_scorable(sample, "", None))
-    answer = parse(record.text, sample, spec)
+    try:
+        answer = understood(parse, record.text, sample, spec)
+    except SampleError as error:
+        return Item(state="error", scorable=_scorable(sample, "", None), error=str(error))
     scorable = _scorable(sample, answer.text, _finite(answer.box))
     truncated = record.stop == "length" and bool(scorable.prediction.strip())
     return Item(state="truncated" if truncated else state_of(scorable, spec.kind), scorable=scorable)
@@ -124,6 +136,7 @@ def _score_records(samples: Sequence[Sample], scored: ScoredTask) -> list[dict[s
             "prediction": scored.items[index].scorable.prediction,
             "box": scored.items[index].scorable.predicted_box,
             "labels": labels_of(sample),
+            **({"error": scored.items[index].error} if scored.items[index].error else {}),
             **{protocol: columns[index] for protocol, columns in by_protocol.items()},
         }
         for index, sample in enumerate(samples)

@@ -35,7 +35,7 @@ _BUILTIN = {
     "mimic-cxr-both": "tasks.datasets.mimic_cxr:MIMIC_CXR_BOTH",
 }
 
-TASKS: Registry[TaskSpec] = Registry("task", _BUILTIN, "medbench.tasks")
+TASKS: Registry[TaskSpec] = Registry("task", _BUILTIN, "medbench.tasks", TaskSpec)
 
 LOCK_FILE = Path(__file__).with_name("versions.lock.json")
 LOCK_COMMAND = "python -m tasks.catalog --lock"
