@@ -130,7 +130,7 @@ def load_share(settings: Settings, model: ChosenModel, workload: Workload, share
     """
     _refuse_ignored(settings, model.entry)
     name = model.entry.card.name
-    with room_for(f"The model {name!r}"), plugin_faults(name, "load()"):
+    with plugin_faults(name, "load()"), room_for(f"The model {name!r}"):
         adapter = model.entry.load(load_options(settings, model, workload, share.checkpoint))
     if not isinstance(adapter, Adapter):
         raise RunError(f"{named(name)} returned from load() a {type(adapter).__name__}, which is no Adapter.", "")
