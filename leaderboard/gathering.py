@@ -40,8 +40,11 @@ def gather(given: Sequence[Path]) -> Gathered:
     most of them are of, of other data, or of other definitions than the first.
 
     Raises:
+        UsageError: If a folder is named twice.
         RunError: If a path leads nowhere, or no run is left.
     """
+    if len({path.absolute() for path in given}) < len(given):
+        raise UsageError("One run was given twice.", "Give each run once.")
     found = Gathered()
     read: list[tuple[Path, Results]] = []
     for path in given:

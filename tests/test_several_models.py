@@ -1,13 +1,16 @@
 """Several models in one command, and what is said twice."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from in_process import Terminal
 
 import adapters.mock
-from adapters.base import LoadOptions
+from adapters.base import Adapter, AdapterEntry, LoadOptions
+from adapters.catalog import ADAPTERS
 from harness import several
 from harness.cli import COMMANDS, cli
 from harness.several import Said, settings_of
@@ -55,7 +58,7 @@ def test_a_model_that_fails_does_not_take_the_others_along(
 ) -> None:
     whole = adapters.mock.ENTRY.load
 
-    def load(options: LoadOptions) -> object:
+    def load(options: LoadOptions) -> Adapter:
         if options.variant == "empty":
             raise fault
         return whole(options)
@@ -71,11 +74,7 @@ def test_a_model_that_fails_does_not_take_the_others_along(
     assert "Mock (rambling)" in (tmp_path / "leaderboard.md").read_text()
 
 
-def _with_loader(load: object) -> object:
-    from dataclasses import replace
-
-    from adapters.catalog import ADAPTERS
-
+def _with_loader(load: Callable[[LoadOptions], Adapter]) -> Callable[[str], AdapterEntry]:
     before = ADAPTERS.load
     return lambda name: replace(before(name), load=load) if name == "mock" else before(name)
 

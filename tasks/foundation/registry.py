@@ -34,7 +34,7 @@ class Registry(Generic[T]):
     def _plugins(self) -> dict[str, EntryPoint]:
         found: dict[str, EntryPoint] = {}
         for entry in entry_points(group=self._group):
-            owner = _owner(entry)
+            owner = entry.dist.name if entry.dist else "an unnamed distribution"
             if entry.name in self._builtin or entry.name in found:
                 raise UsageError(
                     f"The {self._kind} {entry.name!r} of {owner} has a name that is already taken.",
