@@ -57,6 +57,7 @@ _DECLARED = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _THIS_IS = re.compile(r"\b(?:it|this|that|which)(?:'s|\s+is)\s*\Z", re.IGNORECASE)
+_MAY_BE = re.compile(r"\b(?:may|might|could)\s+(?:also\s+|well\s+)?be\s*\Z", re.IGNORECASE)
 _DOES_NOT_KNOW = re.compile(
     r"""[\s,.;:!-]*(?:but\s+|sorry,?\s*(?:but\s+)?)?(?:i\s+am\s+sorry|i'm\s+sorry
        |(?:i|we)\s*(?:do\s+not|don't|cannot|can't|can\s+not|am\s+not|'m\s+not|am\s+unable\s+to|could\s+not|couldn't)\s+(?:really\s+)?
@@ -137,4 +138,6 @@ def _is_mentioned(text: str, token: re.Match[str]) -> bool:
     start, end = token.span(1)
     behind = text[end : end + 8]
     closed = _IS_CLOSED.match(behind) is not None and not _IS_NUMBER.match(behind)
-    return closed and not is_denied_before(text, start) and not is_supposed(text, start)
+    if not closed or is_denied_before(text, start):
+        return False
+    return _MAY_BE.search(before(text, start)) is not None or not is_supposed(text, start)

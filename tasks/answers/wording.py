@@ -30,18 +30,21 @@ _DENIED_BEFORE = re.compile(
             \s+(?:say|tell|determine|confirm|conclude|know|decide|answer|see)|unsure|uncertain|unclear
             |(?<!no\s)(?<!without\s)(?<!\ba\s)(?<!any\s)doubts?|doubtful|unlikely)\b
           (?:(?!\bbut\b)[^.;:!?\n]){0,80}\Z
-       |\b(?:wrong|incorrect|false|worst|bad|poor|least(?:\s+\w+)?|second[\s-]best)\s*\Z""",
+       |\b(?:wrong|incorrect|false|worst|bad|poor|least(?:\s+\w+)?|second[\s-]best)\s*(?:(?:that|to)\s*)?\Z""",
     re.IGNORECASE | re.VERBOSE,
 )
 _DENIED_BEHIND = re.compile(
-    r"""[^.;\n]{0,80}?\b(?:(?:is|are|was|were|be|being|seems?|looks?)\s+(?:clearly\s+|also\s+|probably\s+|definitely\s+|highly\s+|very\s+|less\s+)?
-          (?:not|incorrect|wrong|false|unlikely|excluded|ruled\s+out|never|likely\s+wrong|out)\b|isn't\b|aren't\b|wasn't\b
-          |(?:can|could)\s*(?:not|n't)\b|(?:does|do|did|would|should)\s*(?:not|n't)\b)""",
+    r"""(?:\s*,\s*which\b)?(?:(?!\b(?:because|since|as|due|given|based|while|whereas|but|and|so)\b)[^.,;:!?\n(]){0,80}?
+        \b(?:(?:is|are|was|were|be|being|seems?|looks?)\s+
+          (?:(?:clearly|also|probably|definitely|highly|very|likely|most\s+likely|therefore|thus|almost\s+certainly)\s+){0,2}
+          (?:not|incorrect|wrong|false|unlikely|excluded|eliminated|ruled\s+out|never|out|less|inappropriate|contraindicated|inadequate
+            |insufficient|harmful|absent)\b
+         |(?:is|are|was|were|does|do|did|would|should|can|could)n't\b|(?:can|could|does|do|did|would|should)\s*not\b|cannot\b)""",
     re.IGNORECASE | re.VERBOSE,
 )
 # Supposed by somebody, or at first, or under a condition: said, but not claimed.
 _SUPPOSED_CLAUSE = re.compile(
-    r"""\b(?:might|may|could|some|many|others|another|people|students?|doctors?|physicians?|candidates?|textbooks?|someone|everyone
+    r"""\b(?:might|may|could|some|many|others|another|people|students?|doctors?|physicians?|candidates?|textbooks?|someone|everyone|most\s+(?:would|will|of)
           |one\s+(?:would|can)|you|they|he|she|patient|tempt\w+|mistake\w*|traps?|distractors?|assum\w+|suppos\w+|whether|suggest(?:s|ed)?\s+that
           |imagine|says?\s+that|said|asked|claims?|claimed|argue[sd]?|pretend\w*|were|thought|had)\b(?:(?!\bbut\b)[^.;:,!?\n])*\Z""",
     re.IGNORECASE | re.VERBOSE,
