@@ -69,9 +69,15 @@ _WEAK = re.compile(
            (?:\s+that\b)?\s*[,:]?(?:\s+(?:it|this|that)(?:'s|\s+(?:is|must\s+be|should\s+be|would\s+be|has\s+to\s+be))\b)?""",
     re.IGNORECASE | re.VERBOSE,
 )
-_NOT_THIS_BUT = re.compile(r"\s*(?:clearly\s+|definitely\s+)?not\s+[^.;\n]{1,60}?[,;]?\s+but\s+(?:rather\s+)?", re.IGNORECASE)
-_CONTRAST = re.compile(r"[^.;\n]{0,120}?\b(?:but|however|though|although|yet|or|actually|instead|alternatively)\b", re.IGNORECASE)
-_SENTENCE = re.compile(r"(?:[^.!?;\n]|[.](?=\S)){0,160}")
+_NOT_THIS_BUT = re.compile(
+    r"\s*(?:clearly\s+|definitely\s+)?not\s+[^.;\n]{1,60}?[,;]?\s+but\s+(?:rather\s+)?", re.IGNORECASE
+)
+_CONTRAST = re.compile(
+    r"[^.;\n]{0,120}?\b(?:but|however|though|although|yet|or|actually|instead|alternatively)\b", re.IGNORECASE
+)
+# A letter before a period may be an option: `or C. Clindamycin`.
+_SENTENCE = re.compile(r"(?:[^.!?;\n]|(?<=\b\w)[.]|[.](?=\S)){0,200}")
+_ASIDE = re.compile(r"\b(?:because|since|as|due|while|whereas|unlike|not)\b", re.IGNORECASE)
 _CONFIRMS = re.compile(
     r"""\s*[,)]?\s*(?:is|was|would\s+be|must\s+be|seems|looks|remains|:)\s*(?:also\s+|\w+ly\s+|still\s+)?(?:the\s+|my\s+)?
         (?:(?:most\s+|more\s+|single\s+)?(?:correct|right|best|appropriate|accurate|likely)(?:\s+(?:correct|likely|appropriate))?
@@ -84,18 +90,26 @@ _NOT_ALONE_BEFORE = re.compile(r"(?:\b(?:and|or|nor|neither|either|both)|[(\[]?\
 _POINTED = r"(?:corresponds?\s+to|match(?:es)?|which\s+is|that\s+is,?|i\.e\.,?|namely|equals|consistent\s+with|best\s+fits|[(\[])"
 _LIST_ENDS = re.compile(r"\n\s*(?:\n|explanation|because|reason|rationale|justification)", re.IGNORECASE)
 _LABEL = re.compile(
-    r"\A\s*(?:(?:the|my)\s+)?(?:(?:final|correct|best)\s+)?(?:option|choice|answer|letter|ans)\b\s*[.:#=-]*\s*(?=\S)", re.IGNORECASE
+    r"\A\s*(?:(?:the|my)\s+)?(?:(?:final|correct|best)\s+)?(?:option|choice|answer|letter|ans)\b\s*[.:#=-]*\s*(?=\S)",
+    re.IGNORECASE,
 )
-_GREETING = re.compile(r"\A\s*(?:sure|certainly|of\s+course|okay|ok|great\s+question|hello|hi)\b\s*[!,.:]\s*", re.IGNORECASE)
+_GREETING = re.compile(
+    r"\A\s*(?:sure|certainly|of\s+course|okay|ok|great\s+question|hello|hi)\b\s*[!,.:]\s*", re.IGNORECASE
+)
 _GIVES_REASONS = re.compile(r"\s*[,.:;)-]*\s*(?:because|since|as|due|given|based|explanation|reason)\b", re.IGNORECASE)
 _DOES_NOT_KNOW = re.compile(
     r"[\s)\].:,;-]*(?:i\s+(?:do\s+not|don't|cannot|can't|am\s+not)|i'm\s+not|unknown|unsure|n/a|none)\b", re.IGNORECASE
 )
-_REJECTED = re.compile(r"[)\].:,;\s-]*(?:(?:is|are|was)\s+)?(?:wrong|incorrect|false|no|not\s+(?:correct|right))\b", re.IGNORECASE)
+_REJECTED = re.compile(
+    r"[)\].:,;\s-]*(?:(?:is|are|was)\s+)?(?:wrong\b|incorrect\b|false\b|no\s*(?:\Z|[.,;!])|not\s+(?:correct|right)\b)", re.IGNORECASE
+)
 _SEPARATORS = re.compile(r"[\s)\].:-]*")
 _ANSWER_LABEL = re.compile(r"\A\s*A\s*:")
 _ALSO = re.compile(r"\b(?:also|too|as\s+well|equally)\b", re.IGNORECASE)
 _NO_LONGER = re.compile(r"(?:(?<=[.!?\n,;])|(?<=\.\.)|(?<=\s-)|(?<=\u2026))\s*no\s*[,.!:;-]+\s+", re.IGNORECASE)
+
+_LINES = 40
+_KEY_LINE = 8
 
 _Claims = Sequence[Keys]
 
@@ -125,7 +139,7 @@ def taken_choices(text: str, choices: Mapping[str, str]) -> frozenset[str]:
     fields = answer_fields(said)
     if fields is None:
         return _taken(said, choices)
-    read = [_taken(value, choices) for value in fields.values if value]
+    read = [_taken(value, choices, in_field=True) for value in fields.values if value]
     beside = _declared_beside(fields.beside, choices)
     return _common([keys for keys in (*read, *beside) if keys])
 
@@ -138,7 +152,7 @@ def _spoken(text: str) -> str:
     return plain.strip(" {}\n") if marked else plain.strip()
 
 
-def _taken(text: str, choices: Mapping[str, str]) -> Keys:
+def _taken(text: str, choices: Mapping[str, str], *, in_field: bool = False) -> Keys:
     """Return what a plain text takes, read by the reader of its kind of choices."""
     keys = {key.lower() for key in choices}
     words = all(key.lower() == text.lower() or not text.strip() for key, text in choices.items())
@@ -148,7 +162,7 @@ def _taken(text: str, choices: Mapping[str, str]) -> Keys:
     if words and max(map(len, keys)) > 1:
         found = read_class(text, tuple(choices))
         return Keys() if found is None else Keys({found})
-    return _Letters(_options(tuple(choices.items()))).taken_by(text)
+    return _Letters(_options(tuple(choices.items())), in_field=in_field).taken_by(text)
 
 
 def _declared_beside(text: str, choices: Mapping[str, str]) -> _Claims:
@@ -162,6 +176,14 @@ def _common(claims: _Claims) -> Keys:
     return Keys.intersection(*claims) if claims else Keys()
 
 
+def _sentence(text: str, place: int) -> tuple[int, int]:
+    """Return where the sentence begins and ends that goes on at a place, behind the marks of a key."""
+    separators = _SEPARATORS.match(text, place)
+    start = separators.end() if separators else place
+    sentence = _SENTENCE.match(text, start)
+    return start, sentence.end() if sentence else start
+
+
 @lru_cache(maxsize=256)
 def _options(choices: tuple[tuple[str, str], ...]) -> Options:
     return Options(dict(choices))
@@ -170,21 +192,30 @@ def _options(choices: tuple[tuple[str, str], ...]) -> Options:
 class _Letters:
     """The reader of options that have a letter (or a number) and a text."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, *, in_field: bool = False) -> None:
         self._options = options
+        # A field holds the answer itself: the `not` behind its letter is that of the option.
+        self._in_field = in_field
         key = options.key_pattern()
         self._confirmed = re.compile(
             rf"(?:\A|(?<=[.;:!?\n,])|\b(?P<label>option|choice|answer|letter)|\b(?:so|thus|therefore|hence|that|think|believe|only|but))"
             rf"\s*[(\[\"']?(?P<key>{key})(?![\w'-])(?P<close>[)\]]?)[\"']?",
             re.IGNORECASE,
         )
+        self._bracketed = re.compile(rf"(?<![\w'-])[(\[]?({key})[)\]](?=\s|\Z|[.,;])", re.IGNORECASE)
+        self._listed_too = re.compile(
+            rf"(?:\b(?:or|and|plus|also)\s|[,;/&+])\s*(?:(?:option|choice)\s+)?[(\[]?({key})[)\].:][)\]]?\s*(?=\S)", re.IGNORECASE
+        )
         self._pointed = re.compile(
-            rf"{_POINTED}\s*(?:the\s+)?(?:option|choice|answer|letter)\s*:?\s*[(\[\"']?({key})(?!\w|-\w)[)\]\"']*", re.IGNORECASE
+            rf"{_POINTED}\s*(?:the\s+)?(?:option|choice|answer|letter)\s*:?\s*[(\[\"']?({key})(?!\w|-\w)[)\]\"']*",
+            re.IGNORECASE,
         )
 
     def taken_by(self, text: str) -> Keys:
         """Return what an answer takes in its last version."""
-        parts = [part for version in versions(text) for part in _NO_LONGER.split(version)]
+        parts = versions(text)
+        if not self._options.polar:
+            parts = [part for version in parts for part in _NO_LONGER.split(version)]
         last = self._one_version(parts[-1].lstrip(" ,.:;!-\n\u2026"))
         if len(parts) == 1 or last or any(self._claims(part) for part in parts[:-1]):
             return last
@@ -221,29 +252,29 @@ class _Letters:
 
     def _declared_at(self, text: str, match: re.Match[str]) -> _Claims:
         """Return what stands right behind a declaration: one option, or all of its alternatives."""
-        if is_denied_before(text, match.start()) or is_supposed(text, match.start()):
-            return ()
         preamble = _PREAMBLE.match(text, match.end())
         denied = _NOT_THIS_BUT.match(text, match.end())
         places = [match.end(), *([preamble.end()] if preamble else [])] if denied is None else [denied.end()]
         mention = next((found for place in places if (found := self._options.named_at(text, place))), None)
         if mention is None or is_denied_behind(text, mention.end) or is_conditional(text, mention.end):
             return ()
+        if is_denied_before(text, match.start()) or is_supposed(text, match.start()):
+            return ()
         return [mention.keys, *self._others_behind(text, mention.end)]
 
     def _others_behind(self, text: str, place: int) -> list[Keys]:
         """Return the options that a sentence sets beside one that it has named: `or C`, `, but C is possible`."""
+        start, end = _sentence(text, place)
+        reason = _ASIDE.search(text, start, end)
+        listed = self._listed_too.finditer(text, start, reason.start() if reason else end)
         others = self._options.alternatives_at(text, place)
-        label = self._options.alternatives_at(text, others and place or place)
-        sentence = _SENTENCE.match(text, place)
-        contrast = _CONTRAST.match(text, place, sentence.end()) if sentence else None
-        if contrast is None or sentence is None:
-            return others or label
-        rest = text[contrast.end() : sentence.end()]
+        others += [Keys({self._options.key_of(match.group(1))}) for match in listed]
+        contrast = _CONTRAST.match(text, start, end)
+        rest = text[contrast.end() : end] if contrast else ""
         return others + [
             mention.keys
-            for start, mention in self._options.mentions_in(rest)
-            if not is_denied_before(rest, start) and not is_denied_behind(rest, mention.end)
+            for where, mention in self._options.mentions_in(rest)
+            if not is_denied_before(rest, where) and not is_denied_behind(rest, mention.end)
         ]
 
     def _confirmed_at(self, text: str, match: re.Match[str]) -> _Claims:
@@ -267,7 +298,7 @@ class _Letters:
         if begun and not begun[0]:
             return begun
         # A model that lists all options has taken none.
-        if not begun or any(other and not other & begun[0] for line in others for other in self._begun_by(line)[:1]):
+        if not begun or any(other and not other & begun[0] for line in others[:_LINES] for other in self._begun_by(line)[:1]):
             return []
         listed = [keys for start, keys in self._options.listed_in(opening) if not self._is_aside(opening, start)]
         return [] if any(not keys & begun[0] for keys in listed) else begun
@@ -286,8 +317,9 @@ class _Letters:
         behind = line[mention.end :]
         if _DOES_NOT_KNOW.match(behind):
             return []
-        sentence = _SEPARATORS.match(line, mention.end)
-        places = (mention.end, *([sentence.end()] if sentence and line[mention.end : sentence.end()].strip() else []))
+        start = _sentence(line, mention.end)[0]
+        separated = bool(line[mention.end : start].strip()) and not self._in_field
+        places = (mention.end, start) if separated else (mention.end,)
         if not _GIVES_REASONS.match(behind) and any(is_denied_behind(line, place) for place in places):
             return []
         if _REJECTED.match(behind):
@@ -296,24 +328,28 @@ class _Letters:
 
     def _bracketed_in(self, line: str, place: int) -> list[Keys]:
         """Return the options whose letter stands in brackets in the same sentence, where no reason is given."""
-        sentence = _SENTENCE.match(line, place)
-        end = sentence.end() if sentence else place
-        reason = re.search(r"\b(?:because|since|as|due|while|whereas|unlike|not)\b", line[place:end], re.IGNORECASE)
-        stretch = line[place : place + reason.start() if reason else end]
-        pattern = re.compile(rf"(?<![\w'-])[(\[]?({self._options.key_pattern()})[)\]](?=\s|\Z|[.,;])", re.IGNORECASE)
-        return [Keys({self._options.key_of(match.group(1))}) for match in pattern.finditer(stretch)]
+        start, end = _sentence(line, place)
+        reason = _ASIDE.search(line, start, end)
+        found = self._bracketed.finditer(line, start, reason.start() if reason else end)
+        return [Keys({self._options.key_of(match.group(1))}) for match in found]
 
     def _last_line(self, text: str) -> list[Keys]:
         """Return the option whose key alone is the last line, where no other line is one."""
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        alone = [line for line in lines if len(line) <= 8 and self._is_key(line)]
-        if not alone or alone[-1] is not lines[-1]:
+        if not lines or not self._is_key(lines[-1]):
             return []
+        alone = [line for line in dict.fromkeys(lines) if self._is_key(line)]
         return [self._options.whole(line) for line in alone]
 
     def _is_key(self, line: str) -> bool:
         bare = line.strip(" ()[].*:")
-        return bool(bare) and not bare.islower() and len(self._options.whole(bare)) == 1 and self._options.key_at(line, 0) is not None
+        return (
+            bool(bare)
+            and len(line) <= _KEY_LINE
+            and not bare.islower()
+            and len(self._options.whole(bare)) == 1
+            and self._options.key_at(line, 0) is not None
+        )
 
     def _pointed_out(self, text: str) -> list[Keys]:
         """Return the options that are pointed out by their letter at the end of a sentence: `E. coli (option A)`."""

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from tasks.answers.plain import plain_text
-from tasks.answers.wording import before, is_conditional, is_denied_before, is_denied_behind, is_supposed, versions
+from tasks.answers.wording import (
+    afterthought,
+    before,
+    is_conditional,
+    is_denied_before,
+    is_denied_behind,
+    is_supposed,
+    versions,
+)
 
 _DENIAL = re.compile(
     r"\b(?:not?|non|never|cannot|without|neither|nor|negative|unlikely|unable|sorry|unsure|uncertain|unclear"
@@ -20,7 +28,7 @@ _DENIAL = re.compile(
 _OTHER_MATTER = re.compile(
     r"\b(?:history|risk|mimic\w*|resembl\w*|similar|unlike|than|versus|vs|compared|differential|if|whether|unless|example|such\s+as|e\.g"
     r"|or|either|options?|choices|classes|categories|behind|beneath|below|above|adjacent|next\s+to|near|beside|surrounding|follow(?:s|ing)?"
-    r"|after|before|rather|instead)\b",
+    r"|after|before|rather|instead|at\s+first|initial(?:ly)?|first\s+(?:glance|impression))\b",
     re.IGNORECASE,
 )
 _HEADS = (
@@ -32,11 +40,15 @@ _GOES_ON = re.compile(
     rf"|\s+{_HEADS}\b",
     re.IGNORECASE,
 )
-_END = re.compile(r"\s*(?:\Z|[).,:;!\"'\]}(\n]|\s-|-\s)|\s+(?:because|since|as|due|given|based|which|not|rather|instead)\b|" + rf"\s+{_HEADS}\b", re.IGNORECASE)
+_END = re.compile(
+    r"\s*(?:\Z|[).,:;!\"'\]}(\n]|\s-|-\s)|\s+(?:because|since|as|due|given|based|which|not|rather|instead)\b|"
+     rf"\s+{_HEADS}\b",
+    re.IGNORECASE,
+)
 _DECLARES = re.compile(
-    rf"""(?:\b(?:answer|option|choice|diagnosis|finding|category|class|label|decision|conclusion|verdict|prediction|organ|grade|type
+    r"""(?:\b(?:answer|option|choice|diagnosis|finding|category|class|label|decision|conclusion|verdict|prediction|organ|grade|type
               |classification|result|impression|severity|stage)
-            (?:\s+(?:to|for|of|in|here)\b[^.;:,\n]{{0,60}}?)?
+            (?:\s+(?:to|for|of|in|here)\b[^.;:,\n]{0,60}?)?
             (?:\s*(?:'s|\s(?:is|was|would\s+be|should\s+be|must\s+be|appears\s+to\s+be|seems\s+to\s+be))\b\s*:?|\s*[:=]|\s+-|\n)
           |\b(?:it|this|that)(?:'s|\s+(?:is|must\s+be|should\s+be|would\s+be))\b|\b(?:belongs?\s+to|classified\s+as|labell?ed\s+as|diagnosed\s+as)
           |\b(?:therefore|thus|hence|so)\b\s*,?
@@ -45,6 +57,8 @@ _DECLARES = re.compile(
         \s*(?:(?:a|an|the|option|class|category)\s+)*[\"'(\[]?\Z""",
     re.IGNORECASE | re.VERBOSE,
 )
+_TAKEN_BACK = re.compile(r"\Ano\s*[,.!;:-]+\s*", re.IGNORECASE)
+_MARKS = " ,.:;!-\n"
 _REACH = 120
 _DETERMINERS = frozenset({"no"})
 
@@ -63,9 +77,14 @@ def read_class(text: str, classes: tuple[str, ...]) -> str | None:
         text: The answer, without thoughts.
         classes: All classes of the task.
     """
-    last = versions(plain_text(text))[-1].strip(" ,.:;!-\n")
     reader = _reader(classes)
-    return reader.whole(last) or reader.declared(last) or reader.only_one_in(last)
+    last = _TAKEN_BACK.sub("", versions(plain_text(text))[-1].strip(_MARKS))
+    again = afterthought(last)
+    return (None if again is None else _named_in(reader, again.strip(_MARKS))) or _named_in(reader, last)
+
+
+def _named_in(reader: "_Classes", text: str) -> str | None:
+    return reader.whole(text) or reader.declared(text) or reader.only_one_in(text)
 
 
 class _Classes:
@@ -78,12 +97,19 @@ class _Classes:
             for form in _other_forms(_folded(name)):
                 forms.setdefault(form, name)
         self._forms = forms
-        longest_first = "|".join(re.escape(form).replace(r"\ ", r"[\s_-]+") for form in sorted(forms, key=len, reverse=True))
+        longest_first = "|".join(
+            re.escape(form).replace(r"\ ", r"[\s_-]+") for form in sorted(forms, key=len, reverse=True)
+        )
         self._pattern = re.compile(rf"(?<![\w-])(?=({longest_first})(?![\w-]|'\w))", re.IGNORECASE)
 
     def whole(self, text: str) -> str | None:
         """Return the class that a whole text is, a label or an article before it aside."""
-        bare = re.sub(r"\A(?:the\s+)?(?:option|choice|answer|class|category|label|an?|the)\b\s*:?\s*", "", text, flags=re.IGNORECASE)
+        bare = re.sub(
+            r"\A(?:the\s+)?(?:option|choice|answer|class|category|label|an?|the)\b\s*:?\s*",
+            "",
+            text,
+            flags=re.IGNORECASE,
+        )
         return self._forms.get(_folded(text)) or self._forms.get(_folded(bare))
 
     def declared(self, text: str) -> str | None:
@@ -125,14 +151,18 @@ class _Classes:
         if declares is None and not first:
             return False
         start = max(0, place.start - len(ahead)) + declares.start() if declares else place.start
-        denied = is_denied_before(text, start) or is_denied_before(text, place.start) or is_denied_behind(text, place.end)
+        denied = (
+            is_denied_before(text, start) or is_denied_before(text, place.start) or is_denied_behind(text, place.end)
+        )
         return not denied and not is_supposed(text, start)
 
     def _beside(self, text: str, place: _Place, places: list[_Place]) -> bool:
         """Return whether the same sentence sets another class beside one: `melanoma or nevi`, `melanoma, but maybe nevi`."""
         end = place.end + len(re.split(r"[.;!?\n]", text[place.end : place.end + _REACH], maxsplit=1)[0])
         others = [other for other in places if place.end <= other.start < end and other.name != place.name]
-        return any(not is_denied_before(text, other.start) and not is_denied_behind(text, other.end) for other in others)
+        return any(
+            not is_denied_before(text, other.start) and not is_denied_behind(text, other.end) for other in others
+        )
 
 
 @lru_cache(maxsize=64)

@@ -26,12 +26,17 @@ _SEPARATORS = re.compile(r"[\s)\].:,;\"'}(\[-]*")
 _WORD = re.compile(r"\w[\w'-]*")
 # What begins a sentence, and no name of a species, cell or person.
 _SENTENCE_WORDS = frozenset(
-    """because since as due given the this that these those it its he she his her they we i there therefore thus so hence
-    which while although in on for with without from based explanation reason reasoning rationale justification option
-    answer all both most patient patients according to among by both if not and but however please note"""
-    .split()
+    ["because", "since", "as", "due", "given", "the", "this", "that", "these", "those", "it", "its", "he", "she", "his", "her", "they", "we", "i", "there", "therefore", "thus", "so", "hence", "which", "while", "although", "in", "on", "for", "with", "without", "from", "based", "explanation", "reason", "reasoning", "rationale", "justification", "option", "answer", "all", "both", "most", "patient", "patients", "according", "to", "among", "by", "both", "if", "not", "and", "but", "however", "please", "note"]
 )
-_NOT_A_SENTENCE = frozenset("diff difficile strep staph vivax fib flutter section cell cells dimer peptide hominis".split())
+# Enough of them for `E. Coli`; in lower case no word but those above is taken for a sentence anyway.
+_EPITHETS = frozenset(
+    """coli aureus pylori difficile diff pneumoniae influenzae pertussis anthracis cereus fragilis henselae burgdorferi
+    dermatitidis albicans tetani botulinum perfringens trachomatis jejuni burnetii psittaci diphtheriae neoformans immitis
+    auris epidermidis pyogenes agalactiae viridans saprophyticus faecalis faecium histolytica lamblia vermicularis
+    lumbricoides duodenale fumigatus baumannii meningitidis gonorrhoeae monocytogenes mirabilis aeruginosa typhi pestis
+    tuberculosis leprae vivax falciparum strep staph fib flutter""".split()
+)
+_PARTS_OF_NAMES = frozenset({"section", "cell", "cells", "dimer", "peptide"})
 _LATIN_ENDINGS = ("i", "us", "um", "is", "ae", "a", "ans", "ens", "es", "ii", "e", "on", "ax", "or", "ix", "ex")
 _GAP = re.compile(
     r"""(?:[\s,;/&+|>~-]|\b(?:or|and|plus|then|perhaps|possibly|maybe|probably|even|also|as\s+well\s+as|with|to|through|versus|vs\b\.?
@@ -70,6 +75,9 @@ class Options:
                 self._texts[plain] = self._texts.get(plain, Keys()) | {key}
                 normal = _folded(plain)
                 self._normal[normal] = self._normal.get(normal, Keys()) | {key}
+        self._own_words = {
+            key: frozenset(text.split()) for text, keys in self._texts.items() for key in keys if " " in text
+        }
         self._text_pattern = _texts_pattern(tuple(self._texts)) if self._texts else None
         free = tuple(text for text in self._texts if text not in POLAR_WORDS)
         self._free_pattern = _texts_pattern(free) if free else None
@@ -177,13 +185,17 @@ class Options:
         if word is None:
             return True
         said = word.group().lower()
-        if said in self._keys or said in _SENTENCE_WORDS:
+        if said in self._keys or said in _SENTENCE_WORDS or len(key) > 1 or said[0].isdigit():
             return True
-        if len(key) > 1:
+        if self._abbreviates(key, said) or said in _EPITHETS or (word.group() in _PARTS_OF_NAMES):
+            return False
+        if said in self._own_words.get(key, ()):
             return True
-        name = said.endswith(_LATIN_ENDINGS) or said in _NOT_A_SENTENCE or self._abbreviates(key, said)
+        if not self._texts:
+            # Nobody told what the options say: what follows may be the text of one.
+            return not word.group().islower() or not said.isascii()
         more = _WORD.search(behind.lstrip().split("\n", 1)[0], word.end())
-        return word.group()[0].isupper() and not name and more is not None
+        return word.group()[0].isupper() and not said.endswith(_LATIN_ENDINGS) and more is not None
 
     def _abbreviates(self, initial: str, word: str) -> bool:
         return any(text.startswith(initial.lower()) and word in text.split()[1:] for text in self._texts)
@@ -241,13 +253,12 @@ class Options:
 
 def _bare(text: str) -> str:
     """Return a text without the quotes around it and the period behind it."""
-    return text.strip("\"").rstrip(" .").strip("\" ")
+    return text.strip('"').rstrip(" .").strip('" ')
 
 
 def _folded(text: str) -> str:
     """Return the words of a text; an article goes at its beginning only, since `hepatitis A` is no `hepatitis`."""
-    words = re.findall(r"\w+", text)
-    return " ".join(words[1:] if len(words) > 1 and words[0] in {"a", "an", "the"} else words)
+    return " ".join(re.findall(r"\w+", re.sub(r"\A(?:an?|the)\s+(?=\w)", "", text)))
 
 
 def _alternatives(names: tuple[str, ...]) -> str:
@@ -263,7 +274,8 @@ def _texts_pattern(texts: tuple[str, ...]) -> re.Pattern[str]:
 @lru_cache(maxsize=256)
 def _keys_pattern(keys: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(
-        rf"\s*[(\[{{\"']*\s?(?P<key>{_alternatives(keys)})(?!\w|'\w|[+%°])[\"']?(?:\s?(?P<close>[)\]}}]))?[\"']?", re.IGNORECASE
+        rf"\s*[(\[{{\"']*\s?(?P<key>{_alternatives(keys)})(?!\w|'\w|[+%°])[\"']?(?:\s?(?P<close>[)\]}}]))?[\"']?",
+        re.IGNORECASE,
     )
 
 
@@ -280,5 +292,6 @@ def _listed_pattern(keys: tuple[str, ...]) -> re.Pattern[str]:
 @lru_cache(maxsize=256)
 def _label_pattern(keys: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(
-        rf"\s*[,;]?\s*[(\[]\s*(?:(?:option|choice|answer|letter)\s*:?\s*)?[(\[]?({_alternatives(keys)})[)\]]?\s*[)\]]", re.IGNORECASE
+        rf"\s*[,;]?\s*[(\[]\s*(?:(?:option|choice|answer|letter)\s*:?\s*)?[(\[]?({_alternatives(keys)})[)\]]?\s*[)\]]",
+        re.IGNORECASE,
     )

@@ -7,6 +7,7 @@ answer that takes itself back, the last version counts.
 """
 
 import re
+from functools import lru_cache
 from typing import Literal
 
 from tasks.answers.plain import plain_text
@@ -42,9 +43,7 @@ _YES_GOES_ON = re.compile(
     re.IGNORECASE,
 )
 _BEGINS = re.compile(r"(?:\A|[.!?;:,\n(\[{\"'>|=]|(?:\A|\s)-+)\s*\Z")
-_SUBJECT = (
-    r"(?:answer|decision|conclusion|verdict|response|result|reply|prediction|output|label|choice|option|guess|vote|judge?ment|opinion|assessment)"
-)
+_SUBJECT = r"(?:answer|decision|conclusion|verdict|response|result|reply|prediction|output|label|choice|option|guess|vote|judge?ment|opinion|assessment)"
 _DECLARED = re.compile(
     rf"""(?:\b{_SUBJECT}\s+(?:(?:here|to|for|of)\b[^.;:,\n]{{0,60}}?)?(?:is|was|would\s+be|should\s+be|must\s+be|remains)
           |\b(?:i|i'd|we|i'll)\s+(?:would\s+|will\s+|must\s+|therefore\s+)?(?:say|think|believe|guess|answer|choose|select|pick|vote|lean)(?:\s+that)?
@@ -100,6 +99,8 @@ def _agreed(text: str) -> Polar | None:
         meaning = _MEANINGS[token.group(1).lower()]
         if _is_asserted(said, token):
             asserted.add(meaning)
+            if len(asserted) > 1:
+                return None
         elif _is_mentioned(said, token):
             mentioned.add(meaning)
     return next(iter(asserted)) if len(asserted) == 1 and mentioned <= asserted else None
@@ -119,8 +120,13 @@ def _is_asserted(text: str, token: re.Match[str]) -> bool:
     if _THIS_IS.search(ahead) and not behind.strip():
         # `It is no` may have been cut off.
         return False
-    begins = _BEGINS.search(ahead) is not None or _DECLARED.search(ahead) is not None
-    return begins and not is_denied_before(text, start) and not is_supposed(text, start)
+    return _begins(ahead) and not is_denied_before(text, start) and not is_supposed(text, start)
+
+
+@lru_cache(maxsize=1024)
+def _begins(ahead: str) -> bool:
+    """Return whether what follows begins a clause or is declared to be the answer; cached for texts that go in circles."""
+    return _BEGINS.search(ahead) is not None or _DECLARED.search(ahead) is not None
 
 
 def _stands(token: re.Match[str], behind: str, *, first: bool) -> bool:

@@ -5,6 +5,7 @@ place stays linear in the length of the text.
 """
 
 import re
+from functools import lru_cache
 
 _REACH = 120
 
@@ -50,7 +51,8 @@ _SUPPOSED_CLAUSE = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _SUPPOSED_SENTENCE = re.compile(
-    r"\b(?:at\s+first|first\s+(?:glance|thought|impression|guess)|initial(?:ly)?|originally|previously|if|unless)\b", re.IGNORECASE
+    r"\b(?:at\s+first|first\s+(?:glance|thought|impression|guess)|initial(?:ly)?|originally|previously|if|unless)\b",
+    re.IGNORECASE,
 )
 _FORCED = re.compile(
     r"\bif\s+(?:i\s+(?:had|have|were|was)\s+(?:forced\s+)?to\s+\w+(?:\s+(?:one|an\s+answer))?|forced(?:\s+to\s+\w+)?|pressed|in\s+doubt)\b",
@@ -58,7 +60,8 @@ _FORCED = re.compile(
 )
 _SENTENCE_ENDS = re.compile(r"[.!?\n](?=\s|\Z)|\n")
 _CONDITION = re.compile(
-    r"[\s,)\]\"']*(?:(?:but\s+)?only\s+)?(?:if|unless|when|assuming|provided|otherwise|were|or\s+not)\b|\s*[)\]\"']?\s*\?", re.IGNORECASE
+    r"[\s,)\]\"']*(?:(?:but\s+)?only\s+)?(?:if|unless|when|assuming|provided|otherwise|were|or\s+not)\b|\s*[)\]\"']?\s*\?",
+    re.IGNORECASE,
 )
 
 
@@ -86,7 +89,7 @@ def before(text: str, place: int) -> str:
 
 def is_denied_before(text: str, place: int) -> bool:
     """Return whether the words before a place deny what follows: `it is not`, `rather than`, `I doubt that it is`."""
-    return _DENIED_BEFORE.search(before(text, place)) is not None
+    return _denies(_within_sentence(before(text, place)))
 
 
 def is_denied_behind(text: str, place: int) -> bool:
@@ -96,8 +99,24 @@ def is_denied_behind(text: str, place: int) -> bool:
 
 def is_supposed(text: str, place: int) -> bool:
     """Return whether what follows a place is only supposed: `one might think that`, `at first`, `if it were acute,`."""
-    sentence = _FORCED.sub("", _SENTENCE_ENDS.split(before(text, place))[-1])
-    return _SUPPOSED_CLAUSE.search(sentence) is not None or _SUPPOSED_SENTENCE.search(sentence) is not None
+    return _supposes(_within_sentence(before(text, place)))
+
+
+def _within_sentence(stretch: str) -> str:
+    """Return what belongs to the sentence that a stretch ends in."""
+    return _SENTENCE_ENDS.split(stretch)[-1]
+
+
+# Cached for texts that repeat themselves without end.
+@lru_cache(maxsize=1024)
+def _denies(sentence: str) -> bool:
+    return _DENIED_BEFORE.search(sentence) is not None
+
+
+@lru_cache(maxsize=1024)
+def _supposes(sentence: str) -> bool:
+    claimed = _FORCED.sub("", sentence)
+    return _SUPPOSED_CLAUSE.search(claimed) is not None or _SUPPOSED_SENTENCE.search(claimed) is not None
 
 
 def is_conditional(text: str, place: int) -> bool:
