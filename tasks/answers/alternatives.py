@@ -1,8 +1,8 @@
 """Whether an answer says one of a few alternatives (`left`, `CT`, `hyperdense`) and none of the others.
 
-Closed questions about pictures are answered with a word out of two or three that only the question names. An answer says
-the right one if it has its words side by side, does not deny them, and names none of its usual alternatives as well: `left
-or right` says neither, `the right lung, not the left lung` says right.
+Closed questions about pictures are answered with a word out of two or three that only the question names. An answer
+says the right one if it has its words side by side, does not deny them, and names none of its usual alternatives as
+well: `left or right` says neither, `the right lung, not the left lung` says right.
 """
 
 import re
@@ -14,18 +14,20 @@ from tasks.answers.plain import plain_text
 from tasks.answers.wording import afterthought, versions
 from tasks.metrics.normalise import normalise_strictly
 
-# Words of one line are alternatives of each other; parts of a line that mean the same are joined by `=`.
+# What stands between commas is an alternative of its neighbours; what means the same is joined by `=`.
 _FAMILIES = """
 left=left sided, right=right sided, bilateral=bilaterally=both=both sides=both lungs=both kidneys, midline, unilateral
 axial=transverse=transverse plane=axial plane, coronal=coronal plane=frontal plane, sagittal=saggital=sagittal plane
-ct=computed tomography=ct scan, mri=mr=magnetic resonance=magnetic resonance imaging, x ray=radiograph=radiography, ultrasound=us=sonography=ultrasonography, pet
+ct=computed tomography=ct scan, mri=mr=magnetic resonance=magnetic resonance imaging,
+  x ray=radiograph=radiography, ultrasound=us=sonography=ultrasonography, pet
 t1=t1 weighted=t1wi, t2=t2 weighted=t2wi, flair, dwi, pd, t1ce
 pa=posteroanterior, ap=anteroposterior, lateral
 hyperdense=hyper dense, hypodense=hypo dense, isodense=iso dense
 hyperintense=hyper intense, hypointense=hypo intense, isointense=iso intense
 white, gray=grey, black
 male=man=boy, female=woman=girl
-lung=lungs, heart, liver, spleen, kidney=kidneys, bladder, stomach, brain, pancreas, colon, rectum, small bowel=small intestine, duodenum, esophagus, spinal cord, gallbladder, aorta, trachea
+lung=lungs, heart, liver, spleen, kidney=kidneys, bladder, stomach, brain, pancreas,
+  colon, rectum, small bowel=small intestine, duodenum, esophagus, spinal cord, gallbladder, aorta, trachea
 cystic, solid
 larger=bigger, smaller, same=almost the same=equal
 more, less, same
@@ -67,11 +69,14 @@ _AFFIXES = (
 )
 _PREFIXES = ("ab", "a", "un", "non", "ir", "in", "im", "dis")
 
-_DENIALS = frozenset(
-    ["not", "no", "never", "cannot", "neither", "nor", "without", "non", "unlike", "either", "whether", "if", "unsure", "unclear", "uncertain", "excluding", "except", "hardly", "versus", "vs", "rather", "instead", "exclude", "excludes", "denies"]
-)
+_DENYING_WORDS = """
+not no never cannot neither nor without non unlike either whether if unsure unclear uncertain excluding except hardly
+versus vs rather instead exclude excludes denies
+"""
+_DENIALS = frozenset(_DENYING_WORDS.split())
 _DENIED_BEHIND = re.compile(
-    r"\A (?:\S+ ){0,3}?(?:(?:is|are|was|were|be|looks|seems) (?:\S+ly )?(?:not|unlikely|excluded|absent|wrong|incorrect|ruled out|never)"
+    r"\A (?:\S+ ){0,3}?(?:(?:is|are|was|were|be|looks|seems) (?:\S+ly )?"
+    r"(?:not|unlikely|excluded|absent|wrong|incorrect|ruled out|never)"
     r"|(?:is|are|was|were|does|do|did|can|could|would)n't|cannot|(?:can|could|does|did|would|do) not) "
 )
 _CLAUSES = re.compile(r"[,:()\n]|\bbut\b|\s-+\s|\.{2,}", re.IGNORECASE)
@@ -82,6 +87,7 @@ _NOT_A_SIDE = re.compile(
 _DENIES = re.compile(r"\b(?:no|not|neither|without|never)\b", re.IGNORECASE)
 _LISTS = re.compile(r"\b(?:or|nor)\b", re.IGNORECASE)
 _ONE_WORD = re.compile(r"\bx ?rays?\b")
+_LONG_WORD = 5
 _COMPOUND = frozenset({"upper", "lower", "top", "bottom", "mid", "middle", "central"})
 _SIDES = frozenset({"left", "right"})
 
@@ -163,7 +169,10 @@ def _is_denied(ahead: list[str], behind: str) -> bool:
 def _is_one_of_two(text: str, right: str) -> bool:
     """Return whether the right words stand beside an `or` or a stroke: whatever the other is, nothing is decided."""
     words = r"[\s_-]+".join(map(re.escape, right.split()))
-    beside = rf"\b{words}(?:\s+\w+)?\s*(?:,\s*)?\bor\b|\bor\s+(?:(?!\bnot\b)\w+\s+){{0,2}}{words}\b|\b{words}\s*/\s*\w|\w\s*/\s*{words}\b"
+    beside = (
+        rf"\b{words}(?:\s+\w+)?\s*(?:,\s*)?\bor\b|\bor\s+(?:(?!\bnot\b)\w+\s+){{0,2}}{words}\b"
+        rf"|\b{words}\s*/\s*\w|\w\s*/\s*{words}\b"
+    )
     return re.search(beside, text, re.IGNORECASE) is not None
 
 
@@ -188,7 +197,7 @@ def _opposites(word: str) -> Iterator[str]:
         for prefix, other in (pair, pair[::-1]):
             if word.startswith(prefix) and len(word) > len(prefix) + 3:
                 yield other + word.removeprefix(prefix)
-    if len(word) > 4:
+    if len(word) >= _LONG_WORD:
         yield from (prefix + word for prefix in _PREFIXES)
 
 
@@ -196,5 +205,5 @@ def _opposites(word: str) -> Iterator[str]:
 def _families() -> tuple[tuple[frozenset[str], ...], ...]:
     return tuple(
         tuple(frozenset(name.strip() for name in group.split("=")) for group in line.split(","))
-        for line in _FAMILIES.strip().splitlines()
+        for line in _FAMILIES.replace(",\n", ",").strip().splitlines()
     )

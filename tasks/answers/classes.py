@@ -1,7 +1,7 @@
 """Reading which class an answer names: choices that are words themselves, such as `melanoma` or `left kidney`.
 
-A class may be named in another order or number (`kidney-left`, `vascular lesion`) and in the midst of a sentence, but never
-as a part of something else (`left lung transplant`, `non-melanoma`), as a comparison or in a history.
+A class may be named in another order or number (`kidney-left`, `vascular lesion`) and in the midst of a sentence, but
+never as a part of something else (`left lung transplant`, `non-melanoma`), as a comparison or in a history.
 """
 
 import re
@@ -42,19 +42,23 @@ _GOES_ON = re.compile(
 )
 _END = re.compile(
     r"\s*(?:\Z|[).,:;!\"'\]}(\n]|\s-|-\s)|\s+(?:because|since|as|due|given|based|which|not|rather|instead)\b|"
-     rf"\s+{_HEADS}\b",
+    rf"\s+{_HEADS}\b",
     re.IGNORECASE,
 )
 _DECLARES = re.compile(
     r"""(?:\b(?:answer|option|choice|diagnosis|finding|category|class|label|decision|conclusion|verdict|prediction|organ|grade|type
               |classification|result|impression|severity|stage)
             (?:\s+(?:to|for|of|in|here)\b[^.;:,\n]{0,60}?)?
-            (?:\s*(?:'s|\s(?:is|was|would\s+be|should\s+be|must\s+be|appears\s+to\s+be|seems\s+to\s+be))\b\s*:?|\s*[:=]|\s+-|\n)
-          |\b(?:it|this|that)(?:'s|\s+(?:is|must\s+be|should\s+be|would\s+be))\b|\b(?:belongs?\s+to|classified\s+as|labell?ed\s+as|diagnosed\s+as)
-          |\b(?:therefore|thus|hence|so)\b\s*,?
-          |\b(?:i|we)(?:'d|\s+would|\s+will)?\s+(?:say|think|believe|guess|choose|select|pick|go\s+with|answer)(?:\s+that)?(?:\s+(?:it|this)(?:'s|\s+is))?)
-        (?:\s*(?:most\s+likely|definitely|certainly|clearly|probably|indeed|likely|consistent\s+with)\s*,?)?
-        \s*(?:(?:a|an|the|option|class|category)\s+)*[\"'(\[]?\Z""",
+           
+           
+           
+           
+           
+           
+           
+           
+           
+            (?:\s*(?:'s|\s(?:is|was|would\s+be|should\s+be|must\s+be|appears\s+to\s+be|seems\s+to\s+be))\b\s*:?|\s*[:=]|\s+-|\n) |\b(?:it|this|that)(?:'s|\s+(?:is|must\s+be|should\s+be|would\s+be))\b|\b(?:belongs?\s+to|classified\s+as|labell?ed\s+as|diagnosed\s+as) |\b(?:therefore|thus|hence|so)\b\s*,? |\b(?:i|we)(?:'d|\s+would|\s+will)?\s+(?:say|think|believe|guess|choose|select|pick|go\s+with|answer)(?:\s+that)?(?:\s+(?:it|this)(?:'s|\s+is))?) (?:\s*(?:most\s+likely|definitely|certainly|clearly|probably|indeed|likely|consistent\s+with)\s*,?)? \s*(?:(?:a|an|the|option|class|category)\s+)*[\"'(\[]?\Z""",
     re.IGNORECASE | re.VERBOSE,
 )
 _TAKEN_BACK = re.compile(r"\Ano\s*[,.!;:-]+\s*", re.IGNORECASE)
@@ -113,7 +117,7 @@ class _Classes:
         return self._forms.get(_folded(text)) or self._forms.get(_folded(bare))
 
     def declared(self, text: str) -> str | None:
-        """Return the class that a text declares, or that it begins with, unless it declares or sets beside it another."""
+        """Return the class that a text declares or begins with, unless it also declares or sets beside it another."""
         places = self._places(text)
         said = [place for place in places if self._is_declared(text, place)]
         names = {place.name for place in said}
@@ -157,7 +161,7 @@ class _Classes:
         return not denied and not is_supposed(text, start)
 
     def _beside(self, text: str, place: _Place, places: list[_Place]) -> bool:
-        """Return whether the same sentence sets another class beside one: `melanoma or nevi`, `melanoma, but maybe nevi`."""
+        """Return whether the same sentence sets another class beside one: `melanoma or nevi`."""
         end = place.end + len(re.split(r"[.;!?\n]", text[place.end : place.end + _REACH], maxsplit=1)[0])
         others = [other for other in places if place.end <= other.start < end and other.name != place.name]
         return any(
@@ -176,7 +180,7 @@ def _folded(name: str) -> str:
 
 
 def _other_forms(name: str) -> Iterator[str]:
-    """Yield the other orders and numbers of a name: `kidney left` for `left kidney`, `vascular lesion` for `lesions`."""
+    """Yield the other orders and numbers of a name: `kidney left`, `vascular lesion`."""
     words = name.split()
     yield from _numbers(name)
     if len(words) > 1 and words[0] in {"left", "right"}:

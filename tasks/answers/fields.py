@@ -1,4 +1,4 @@
-"""Answers inside JSON: the value of a field that is called an answer, also where the JSON is cut off or not quite JSON."""
+"""Answers inside JSON: the value of a field that is called an answer, also where it is cut off or not quite JSON."""
 
 import json
 import re
@@ -20,8 +20,8 @@ class Fields:
     """What a text answers in JSON.
 
     Attributes:
-        values: The values of all fields that are called an answer; one that is no single value (a list of several, null)
-            is empty.
+        values: The values of all fields that are called an answer; what is no single value (a list of several, null) is
+            empty.
         beside: The text around the JSON.
     """
 

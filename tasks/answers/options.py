@@ -1,8 +1,8 @@
 """The options of a question in the forms in which an answer may name them: by letter, by text, or by both.
 
 A letter is a word of many other things: an article (`A lesion`), an initial (`E. coli`), a part of a name (`D-dimer`,
-`B cells`). So a letter counts only if what follows it is an end, a reason, or the text of its own option. Claims are sets
-of keys, because two options may have the same text: naming it says no more than that it is one of the two.
+`B cells`). So a letter counts only if what follows it is an end, a reason, or the text of its own option. A mention
+is a set of keys, because two options may have the same text: naming it says no more than that it is one of the two.
 """
 
 import re
@@ -23,19 +23,24 @@ _REASON = re.compile(
 )
 _SENTENCE_ENDS = re.compile(r"\s*[.!]?\s*(?:\Z|\n)")
 _SEPARATORS = re.compile(r"[\s)\].:,;\"'}(\[-]*")
+_WORD_BEGINS = re.compile(r"(?<![\w-])(?=\w)")
 _WORD = re.compile(r"\w[\w'-]*")
 # What begins a sentence, and no name of a species, cell or person.
-_SENTENCE_WORDS = frozenset(
-    ["because", "since", "as", "due", "given", "the", "this", "that", "these", "those", "it", "its", "he", "she", "his", "her", "they", "we", "i", "there", "therefore", "thus", "so", "hence", "which", "while", "although", "in", "on", "for", "with", "without", "from", "based", "explanation", "reason", "reasoning", "rationale", "justification", "option", "answer", "all", "both", "most", "patient", "patients", "according", "to", "among", "by", "both", "if", "not", "and", "but", "however", "please", "note"]
-)
+_OF_SENTENCES = """
+because since as due given the this that these those it its he she his her they we i there therefore thus so hence
+which while although in on for with without from based explanation reason reasoning rationale justification option
+answer all both most patient patients according to among by if not and but however please note
+"""
+_SENTENCE_WORDS = frozenset(_OF_SENTENCES.split())
 # Enough of them for `E. Coli`; in lower case no word but those above is taken for a sentence anyway.
-_EPITHETS = frozenset(
-    """coli aureus pylori difficile diff pneumoniae influenzae pertussis anthracis cereus fragilis henselae burgdorferi
-    dermatitidis albicans tetani botulinum perfringens trachomatis jejuni burnetii psittaci diphtheriae neoformans immitis
-    auris epidermidis pyogenes agalactiae viridans saprophyticus faecalis faecium histolytica lamblia vermicularis
-    lumbricoides duodenale fumigatus baumannii meningitidis gonorrhoeae monocytogenes mirabilis aeruginosa typhi pestis
-    tuberculosis leprae vivax falciparum strep staph fib flutter""".split()
-)
+_OF_SPECIES = """
+coli aureus pylori difficile diff pneumoniae influenzae pertussis anthracis cereus fragilis henselae burgdorferi
+dermatitidis albicans tetani botulinum perfringens trachomatis jejuni burnetii psittaci diphtheriae neoformans
+immitis auris epidermidis pyogenes agalactiae viridans saprophyticus faecalis faecium histolytica lamblia
+vermicularis lumbricoides duodenale fumigatus baumannii meningitidis gonorrhoeae monocytogenes mirabilis aeruginosa
+typhi pestis tuberculosis leprae vivax falciparum strep staph fib flutter
+"""
+_EPITHETS = frozenset(_OF_SPECIES.split())
 _PARTS_OF_NAMES = frozenset({"section", "cell", "cells", "dimer", "peptide"})
 _LATIN_ENDINGS = ("i", "us", "um", "is", "ae", "a", "ans", "ens", "es", "ii", "e", "on", "ax", "or", "ix", "ex")
 _GAP = re.compile(
@@ -121,7 +126,7 @@ class Options:
         match = pattern.match(text, place) if pattern else None
         if match is None or not (_END.match(text, match.end(1)) or _REASON.match(text, match.end(1))):
             return None
-        keys = self._texts[" ".join(match.group(1).lower().split())]
+        keys = self._keys_of(match)
         labelled = self._label_behind(text, match.end(1))
         if labelled is None:
             return Mention(keys, match.end(1))
@@ -132,7 +137,7 @@ class Options:
         return Mention(Keys({self.key_of(match.group(1))}), match.end()) if match else None
 
     def key_at(self, text: str, place: int) -> Mention | None:
-        """Return the option whose key stands at a place as a key, and not as an article, an initial or a part of a name."""
+        """Return the option whose key stands at a place, and stands there as a key: as no article, initial or name."""
         match = self._key_pattern.match(text, place)
         if match is None:
             return None
@@ -150,7 +155,7 @@ class Options:
         match = self._text_pattern.match(text, start) if self._text_pattern and start > place else None
         if match is None:
             return None
-        keys = self._texts[" ".join(match.group(1).lower().split())]
+        keys = self._keys_of(match)
         if key in keys:
             # Only `A warfarin overdose` may be an article.
             ends = _END.match(text, match.end(1)) or _REASON.match(text, match.end(1))
@@ -177,25 +182,23 @@ class Options:
 
     def _stands_before_period(self, behind: str, key: str) -> bool:
         """Return whether the period behind a letter ends a sentence: not in `E. coli`, `B. Pertussis is` and `A.M.`."""
-        if not behind.strip() or re.match(r"[ \t]*\n|[\"')\]}]", behind):
-            return True
         word = _WORD.match(behind.lstrip())
-        if not behind[0].isspace():
-            return False
-        if word is None:
-            return True
-        said = word.group().lower()
+        if word is None or re.match(r"[ \t]*\n|[\"')\]}]", behind):
+            return not behind.strip() or not behind[0].isalnum()
+        return behind[0].isspace() and self._begins_sentence(word, behind.lstrip(), key)
+
+    def _begins_sentence(self, word: re.Match[str], text: str, key: str) -> bool:
+        written, said = word.group(), word.group().lower()
         if said in self._keys or said in _SENTENCE_WORDS or len(key) > 1 or said[0].isdigit():
             return True
-        if self._abbreviates(key, said) or said in _EPITHETS or (word.group() in _PARTS_OF_NAMES):
+        if self._abbreviates(key, said) or said in _EPITHETS or written in _PARTS_OF_NAMES:
             return False
-        if said in self._own_words.get(key, ()):
-            return True
         if not self._texts:
             # Nobody told what the options say: what follows may be the text of one.
-            return not word.group().islower() or not said.isascii()
-        more = _WORD.search(behind.lstrip().split("\n", 1)[0], word.end())
-        return word.group()[0].isupper() and not said.endswith(_LATIN_ENDINGS) and more is not None
+            return not written.islower() or not said.isascii()
+        more = _WORD.search(text.split("\n", 1)[0], word.end())
+        sentence = written[0].isupper() and not said.endswith(_LATIN_ENDINGS) and more is not None
+        return sentence or said in self._own_words.get(key, ())
 
     def _abbreviates(self, initial: str, word: str) -> bool:
         return any(text.startswith(initial.lower()) and word in text.split()[1:] for text in self._texts)
@@ -209,7 +212,7 @@ class Options:
             gap = wider
         named = self._free_pattern.match(text, gap.end()) if self._free_pattern else None
         if named is not None and _END.match(text, named.end(1)):
-            return [self._texts[" ".join(named.group(1).lower().split())]]
+            return [self._keys_of(named)]
         match = self._key_pattern.match(text, gap.end())
         if match is None or not self.is_letter(text, match):
             return []
@@ -233,12 +236,14 @@ class Options:
             if upper and self.is_letter(text, match):
                 found.append((match.start(), Mention(Keys({self.key_of(match.group("key"))}), match.end())))
         free = self._free_pattern
-        for start in re.finditer(r"(?<![\w-])(?=\w)", text) if free else ():
-            match = free.match(text, start.start()) if free else None
-            if match is not None and _END.match(text, match.end(1)):
-                keys = self._texts[" ".join(match.group(1).lower().split())]
-                found.append((start.start(), Mention(keys, match.end(1))))
+        for start in _WORD_BEGINS.finditer(text) if free else ():
+            named = free.match(text, start.start()) if free else None
+            if named is not None and _END.match(text, named.end(1)):
+                found.append((start.start(), Mention(self._keys_of(named), named.end(1))))
         return found
+
+    def _keys_of(self, match: re.Match[str]) -> Keys:
+        return self._texts[" ".join(match.group(1).lower().split())]
 
     def listed_in(self, text: str) -> list[tuple[int, Keys]]:
         """Return the options that stand in a text as an entry of a list, key and own text: `B) heparin`."""
@@ -246,7 +251,7 @@ class Options:
         for match in _listed_pattern(tuple(self._keys)).finditer(text):
             key = self.key_of(match.group("key"))
             own = self._text_pattern.match(text, match.end()) if self._text_pattern else None
-            if own is not None and key in self._texts[" ".join(own.group(1).lower().split())]:
+            if own is not None and key in self._keys_of(own):
                 found.append((match.start(), Keys({key})))
         return found
 

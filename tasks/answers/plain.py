@@ -1,7 +1,8 @@
 """The words of a text without what only dresses them: markup, typographic characters, composed letters.
 
-`**Ｂ**` and `B`, `T2‑weighted` with a non-breaking hyphen and `T2-weighted`, `$\\text{B}$` and `B` say the same. No word is
-ever taken away, and what looks like markup but is a part of a name stays: `x_1`, `T2*`, `a*b`, `CD4+`, `<5 mm`.
+`**B**`, a full-width B, `$\\text{B}$` and `B` say the same, and so does `T2-weighted` with a hyphen that does not
+break. No word is ever taken away, and what looks like markup but is a part of a name stays: `x_1`, `T2*`, `a*b`,
+`CD4+`, `<5 mm`.
 """
 
 import re

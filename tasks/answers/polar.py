@@ -43,7 +43,10 @@ _YES_GOES_ON = re.compile(
     re.IGNORECASE,
 )
 _BEGINS = re.compile(r"(?:\A|[.!?;:,\n(\[{\"'>|=]|(?:\A|\s)-+)\s*\Z")
-_SUBJECT = r"(?:answer|decision|conclusion|verdict|response|result|reply|prediction|output|label|choice|option|guess|vote|judge?ment|opinion|assessment)"
+_SUBJECT = (
+    r"(?:answer|decision|conclusion|verdict|response|result|reply|prediction|output|label|choice|option|guess|vote"
+    r"|judge?ment|opinion|assessment)"
+)
 _DECLARED = re.compile(
     rf"""(?:\b{_SUBJECT}\s+(?:(?:here|to|for|of)\b[^.;:,\n]{{0,60}}?)?(?:is|was|would\s+be|should\s+be|must\s+be|remains)
           |\b(?:i|i'd|we|i'll)\s+(?:would\s+|will\s+|must\s+|therefore\s+)?(?:say|think|believe|guess|answer|choose|select|pick|vote|lean)(?:\s+that)?
@@ -51,8 +54,12 @@ _DECLARED = re.compile(
           |\b(?:so|thus|hence|therefore|overall|then|but|that|which\s+means)
           |\b(?:it|this|that|which)(?:'s|\s+is|\s+must\s+be|\s+should\s+be)
           |\b{_SUBJECT})
-        (?:\s*[:,]?\s*(?:definitely|clearly|certainly|probably|likely|most\s+likely|simply|indeed|therefore|still|just|also|a|an|clear|definite|firm|actually))*
-        \s*[:"'(\[]?\s*\Z""",
+       
+       
+       
+       
+       
+        (?:\s*[:,]?\s*(?:definitely|clearly|certainly|probably|likely|most\s+likely|simply|indeed|therefore|still|just|also|a|an|clear|definite|firm|actually))* \s*[:"'(\[]?\s*\Z""",
     re.IGNORECASE | re.VERBOSE,
 )
 _THIS_IS = re.compile(r"\b(?:it|this|that|which)(?:'s|\s+is)\s*\Z", re.IGNORECASE)
@@ -60,8 +67,12 @@ _MAY_BE = re.compile(r"\b(?:may|might|could)\s+(?:also\s+|well\s+)?be\s*\Z", re.
 _DOES_NOT_KNOW = re.compile(
     r"""[\s,.;:!-]*(?:but\s+|sorry,?\s*(?:but\s+)?)?(?:i\s+am\s+sorry|i'm\s+sorry
        |(?:i|we)\s*(?:do\s+not|don't|cannot|can't|can\s+not|am\s+not|'m\s+not|am\s+unable\s+to|could\s+not|couldn't)\s+(?:really\s+)?
-         (?:know|answer|help|determine|tell|say|provide|assist|diagnose|interpret|conclude|sure|able|certain|give|comment|confirm)
-       |(?:it\s+)?(?:cannot\s+be\s+(?:determined|answered|said)|is\s+(?:unclear|uncertain|impossible|not\s+(?:clear|possible))))\b""",
+        
+        
+        
+        
+        
+         (?:know|answer|help|determine|tell|say|provide|assist|diagnose|interpret|conclude|sure|able|certain|give|comment|confirm) |(?:it\s+)?(?:cannot\s+be\s+(?:determined|answered|said)|is\s+(?:unclear|uncertain|impossible|not\s+(?:clear|possible))))\b""",
     re.IGNORECASE | re.VERBOSE,
 )
 
@@ -125,7 +136,7 @@ def _is_asserted(text: str, token: re.Match[str]) -> bool:
 
 @lru_cache(maxsize=1024)
 def _begins(ahead: str) -> bool:
-    """Return whether what follows begins a clause or is declared to be the answer; cached for texts that go in circles."""
+    """Return whether what follows begins a clause or is declared to be the answer."""
     return _BEGINS.search(ahead) is not None or _DECLARED.search(ahead) is not None
 
 

@@ -1,7 +1,7 @@
 """How English takes a word back, denies it or only supposes it: what every reader of answers has to respect.
 
 All questions here are about a place in a text and look at a bounded stretch around it, so that asking them for every
-place stays linear in the length of the text.
+place stays linear in the length of the text. They are cached, since a text that is long goes in circles.
 """
 
 import re
@@ -37,10 +37,14 @@ _DENIED_BEFORE = re.compile(
 _DENIED_BEHIND = re.compile(
     r"""(?:\s*,\s*which\b)?(?:(?!\b(?:because|since|as|due|given|based|while|whereas|but|and|so)\b)[^.,;:!?\n(]){0,80}?
         \b(?:(?:is|are|was|were|be|being|seems?|looks?)\s+
-          (?:(?:clearly|also|probably|definitely|highly|very|likely|most\s+likely|therefore|thus|almost\s+certainly)\s+){0,2}
-          (?:not|incorrect|wrong|false|unlikely|excluded|eliminated|ruled\s+out|never|out|less|inappropriate|contraindicated|inadequate
-            |insufficient|harmful|absent)\b
-         |(?:is|are|was|were|does|do|did|would|should|can|could)n't\b|(?:can|could|does|do|did|would|should)\s*not\b|cannot\b)""",
+         
+         
+         
+         
+         
+         
+         
+          (?:(?:clearly|also|probably|definitely|highly|very|likely|most\s+likely|therefore|thus|almost\s+certainly)\s+){0,2} (?:not|incorrect|wrong|false|unlikely|excluded|eliminated|ruled\s+out|never|out|less|inappropriate|contraindicated|inadequate |insufficient|harmful|absent)\b |(?:is|are|was|were|does|do|did|would|should|can|could)n't\b|(?:can|could|does|do|did|would|should)\s*not\b|cannot\b)""",
     re.IGNORECASE | re.VERBOSE,
 )
 # Supposed by somebody, or at first, or under a condition: said, but not claimed.
@@ -102,12 +106,12 @@ def is_supposed(text: str, place: int) -> bool:
     return _supposes(_within_sentence(before(text, place)))
 
 
+@lru_cache(maxsize=1024)
 def _within_sentence(stretch: str) -> str:
     """Return what belongs to the sentence that a stretch ends in."""
     return _SENTENCE_ENDS.split(stretch)[-1]
 
 
-# Cached for texts that repeat themselves without end.
 @lru_cache(maxsize=1024)
 def _denies(sentence: str) -> bool:
     return _DENIED_BEFORE.search(sentence) is not None

@@ -33,9 +33,9 @@ def contains_reference(prediction: str, reference: str) -> float:
 def answers_closed(prediction: str, reference: str) -> float:
     """Return 1 if a prediction answers a closed question with the reference, and with nothing else as well.
 
-    Where the reference is `yes` or `no` (or `maybe`), the prediction must say so as `tasks.answers.polar` reads it: `no
-    doubt` is no `no`, and saying both is no way to be always right. Any other reference must be said whole, undenied and
-    without its alternatives, as `tasks.answers.alternatives` reads it. Both texts are given as they are, not normalised.
+    Where the reference is `yes` or `no` (or `maybe`), the prediction must say so as `tasks.answers.polar` reads it:
+    `no doubt` is no `no`, and saying both is no way to be always right. Any other reference must be said whole,
+    undenied and without its alternatives, as `tasks.answers.alternatives` reads it. Both texts are given as they are.
     """
     right = normalise_strictly(plain_text(reference))
     said = plain_text(prediction)

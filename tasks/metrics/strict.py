@@ -37,7 +37,7 @@ def strict_texts(scorable: Scorable) -> tuple[str, str]:
 
 
 def closed_texts(scorable: Scorable) -> tuple[str, str]:
-    """Return both texts as they are, since marks tell clauses apart; where there are choices, the one that was taken."""
+    """Return both texts as they are, since marks tell clauses apart; where there are choices, the taken one."""
     return scorable.choice if scorable.choices else scorable.prediction, scorable.reference
 
 
