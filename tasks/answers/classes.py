@@ -49,16 +49,12 @@ _DECLARES = re.compile(
     r"""(?:\b(?:answer|option|choice|diagnosis|finding|category|class|label|decision|conclusion|verdict|prediction|organ|grade|type
               |classification|result|impression|severity|stage)
             (?:\s+(?:to|for|of|in|here)\b[^.;:,\n]{0,60}?)?
-           
-           
-           
-           
-           
-           
-           
-           
-           
-            (?:\s*(?:'s|\s(?:is|was|would\s+be|should\s+be|must\s+be|appears\s+to\s+be|seems\s+to\s+be))\b\s*:?|\s*[:=]|\s+-|\n) |\b(?:it|this|that)(?:'s|\s+(?:is|must\s+be|should\s+be|would\s+be))\b|\b(?:belongs?\s+to|classified\s+as|labell?ed\s+as|diagnosed\s+as) |\b(?:therefore|thus|hence|so)\b\s*,? |\b(?:i|we)(?:'d|\s+would|\s+will)?\s+(?:say|think|believe|guess|choose|select|pick|go\s+with|answer)(?:\s+that)?(?:\s+(?:it|this)(?:'s|\s+is))?) (?:\s*(?:most\s+likely|definitely|certainly|clearly|probably|indeed|likely|consistent\s+with)\s*,?)? \s*(?:(?:a|an|the|option|class|category)\s+)*[\"'(\[]?\Z""",
+            (?:\s*(?:'s|\s(?:is|was|would\s+be|should\s+be|must\s+be|appears\s+to\s+be|seems\s+to\s+be))\b\s*:?|\s*[:=]|\s+-|\n)
+          |\b(?:it|this|that)(?:'s|\s+(?:is|must\s+be|should\s+be|would\s+be))\b|\b(?:belongs?\s+to|classified\s+as|labell?ed\s+as|diagnosed\s+as)
+          |\b(?:therefore|thus|hence|so)\b\s*,?
+          |\b(?:i|we)(?:'d|\s+would|\s+will)?\s+(?:say|think|believe|guess|choose|select|pick|go\s+with|answer)(?:\s+that)?(?:\s+(?:it|this)(?:'s|\s+is))?)
+        (?:\s*(?:most\s+likely|definitely|certainly|clearly|probably|indeed|likely|consistent\s+with)\s*,?)?
+        \s*(?:(?:a|an|the|option|class|category)\s+)*[\"'(\[]?\Z""",
     re.IGNORECASE | re.VERBOSE,
 )
 _TAKEN_BACK = re.compile(r"\Ano\s*[,.!;:-]+\s*", re.IGNORECASE)

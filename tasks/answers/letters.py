@@ -25,12 +25,8 @@ _HEDGE = (
 )
 _PREAMBLE = re.compile(
     rf"""\s*(?:{_HEDGE}\s*,?\s+){{0,2}}
-        
-        
-        
-        
-        
-         (?:(?:(?:the|my)\s+)?(?:(?:correct|right|best|final)\s+)?(?:option|choice|answer|letter|number|\#)\s*:?\s*(?=[\s(\[\"']|\w\W) (?!\s*(?:is|was|would|should|must)\b))?""",
+         (?:(?:(?:the|my)\s+)?(?:(?:correct|right|best|final)\s+)?(?:option|choice|answer|letter|number|\#)\s*:?\s*(?=[\s(\[\"']|\w\W)
+            (?!\s*(?:is|was|would|should|must)\b))?""",
     re.IGNORECASE | re.VERBOSE,
 )
 _IS = r"(?:is|was|(?:would|should|must|will|has\s+to|ought\s+to|appears\s+to|seems\s+to)\s+be|remains|becomes)"
@@ -42,15 +38,11 @@ _STRONG = re.compile(
     rf"""(?:\b{_NAMES}|\u7b54\u6848|\b(?:right|correct|best|most\s+\w+)\s+one)(?:\b|(?<=\u6848)|s?(?=:))
          (?:\s+(?:choice|option|letter|here|now|then|therefore|thus))?
          (?:\s+(?:to|for|in|of|from|among|based\s+on|given)\b[^.;:,\n?]{{0,60}}?)?
-        
-        
-        
-        
-        
-        
-        
-        
-         (?:(?:\s+{_IS}|'s|\s*[\u662f\u4e3a\u70ba])(?:\s+that)?\b\s*:?|\s*(?::|=|->|=>|\u2192)|\s+-|\.\s*:|\s*\n(?=\s*\S)|(?<=\bans)\.) |(?:\A|(?<=[.!?:;,\n])|\b(?:i|we|i'd|i'll|we'd|would|will|must|should|let's|let\s+me|let\s+us|going\s+to|therefore|thus|so|am|i'm) (?:\s+\w+ly)?) \s*\b(?:choose|select|pick|go(?:ing)?\s+(?:with|for)|opt(?:ing)?\s+for|settl(?:e|ing)\s+(?:on|for)|lean(?:ing)?\s+(?:towards?|to) |vot(?:e|ing)\s+for|answer|chose|selected|picked)\b\s*:?""",
+         (?:(?:\s+{_IS}|'s|\s*[\u662f\u4e3a\u70ba])(?:\s+that)?\b\s*:?|\s*(?::|=|->|=>|\u2192)|\s+-|\.\s*:|\s*\n(?=\s*\S)|(?<=\bans)\.)
+       |(?:\A|(?<=[.!?:;,\n])|\b(?:i|we|i'd|i'll|we'd|would|will|must|should|let's|let\s+me|let\s+us|going\s+to|therefore|thus|so|am|i'm)
+            (?:\s+\w+ly)?)
+         \s*\b(?:choose|select|pick|go(?:ing)?\s+(?:with|for)|opt(?:ing)?\s+for|settl(?:e|ing)\s+(?:on|for)|lean(?:ing)?\s+(?:towards?|to)
+            |vot(?:e|ing)\s+for|answer|chose|selected|picked)\b\s*:?""",
     re.IGNORECASE | re.VERBOSE,
 )
 _WEAK = re.compile(
@@ -58,10 +50,6 @@ _WEAK = re.compile(
            (?:\s*(?:'s|\s{_IS})\s*:?|\s*:)(?=\s)
        |\b(?:therefore|thus|hence|so)\b\s*[,:]?
        |\b(?:i|we)(?:'d|\s+would|\s+will|'ll)?\s+(?:\w+ly\s+|also\s+|do\s+)?(?:say|think|believe|guess|suspect|conclude|feel|reckon)\b
-          
-          
-          
-          
            (?:\s+that\b)?\s*[,:]?(?:\s+(?:it|this|that)(?:'s|\s+(?:is|must\s+be|should\s+be|would\s+be|has\s+to\s+be))\b)?""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -76,14 +64,10 @@ _SENTENCE = re.compile(r"(?:[^.!?;\n]|(?<=\b\w)[.]|[.](?=\S)){0,200}")
 _ASIDE = re.compile(r"\b(?:because|since|as|due|while|whereas|unlike|not)\b", re.IGNORECASE)
 _CONFIRMS = re.compile(
     r"""\s*[,)]?\s*(?:is|was|would\s+be|must\s+be|seems|looks|remains|:)\s*(?:also\s+|\w+ly\s+|still\s+)?(?:the\s+|my\s+)?
-       
-       
-       
-       
-       
-       
-       
-        (?:(?:most\s+|more\s+|single\s+)?(?:correct|right|best|appropriate|accurate|likely)(?:\s+(?:correct|likely|appropriate))? (?=\s*(?:\Z|[.,;:!)\n]|-\s|because\b|since\b|as\b|than\b|here\b|answer\b|option\b|choice\b|one\b|diagnosis\b|response\b |treatment\b|explanation\b|step\b|next\b|management\b|fit\b|given\b|in\s+this\b|for\s+this\b)) |answer\b|choice\b)(?!\s+(?:to\s+exclude|only\s+if)\b)""",
+        (?:(?:most\s+|more\s+|single\s+)?(?:correct|right|best|appropriate|accurate|likely)(?:\s+(?:correct|likely|appropriate))?
+             (?=\s*(?:\Z|[.,;:!)\n]|-\s|because\b|since\b|as\b|than\b|here\b|answer\b|option\b|choice\b|one\b|diagnosis\b|response\b
+                |treatment\b|explanation\b|step\b|next\b|management\b|fit\b|given\b|in\s+this\b|for\s+this\b))
+           |answer\b|choice\b)(?!\s+(?:to\s+exclude|only\s+if)\b)""",
     re.IGNORECASE | re.VERBOSE,
 )
 _NOT_ALONE_BEFORE = re.compile(r"(?:\b(?:and|or|nor|neither|either|both)|[(\[]?\b\w[)\]]?\s*[,/&])\s*\Z", re.IGNORECASE)

@@ -54,12 +54,8 @@ _DECLARED = re.compile(
           |\b(?:so|thus|hence|therefore|overall|then|but|that|which\s+means)
           |\b(?:it|this|that|which)(?:'s|\s+is|\s+must\s+be|\s+should\s+be)
           |\b{_SUBJECT})
-       
-       
-       
-       
-       
-        (?:\s*[:,]?\s*(?:definitely|clearly|certainly|probably|likely|most\s+likely|simply|indeed|therefore|still|just|also|a|an|clear|definite|firm|actually))* \s*[:"'(\[]?\s*\Z""",
+        (?:\s*[:,]?\s*(?:definitely|clearly|certainly|probably|likely|most\s+likely|simply|indeed|therefore|still|just|also|a|an|clear|definite|firm|actually))*
+        \s*[:"'(\[]?\s*\Z""",
     re.IGNORECASE | re.VERBOSE,
 )
 _THIS_IS = re.compile(r"\b(?:it|this|that|which)(?:'s|\s+is)\s*\Z", re.IGNORECASE)
@@ -67,12 +63,8 @@ _MAY_BE = re.compile(r"\b(?:may|might|could)\s+(?:also\s+|well\s+)?be\s*\Z", re.
 _DOES_NOT_KNOW = re.compile(
     r"""[\s,.;:!-]*(?:but\s+|sorry,?\s*(?:but\s+)?)?(?:i\s+am\s+sorry|i'm\s+sorry
        |(?:i|we)\s*(?:do\s+not|don't|cannot|can't|can\s+not|am\s+not|'m\s+not|am\s+unable\s+to|could\s+not|couldn't)\s+(?:really\s+)?
-        
-        
-        
-        
-        
-         (?:know|answer|help|determine|tell|say|provide|assist|diagnose|interpret|conclude|sure|able|certain|give|comment|confirm) |(?:it\s+)?(?:cannot\s+be\s+(?:determined|answered|said)|is\s+(?:unclear|uncertain|impossible|not\s+(?:clear|possible))))\b""",
+         (?:know|answer|help|determine|tell|say|provide|assist|diagnose|interpret|conclude|sure|able|certain|give|comment|confirm)
+       |(?:it\s+)?(?:cannot\s+be\s+(?:determined|answered|said)|is\s+(?:unclear|uncertain|impossible|not\s+(?:clear|possible))))\b""",
     re.IGNORECASE | re.VERBOSE,
 )
 

@@ -37,14 +37,10 @@ _DENIED_BEFORE = re.compile(
 _DENIED_BEHIND = re.compile(
     r"""(?:\s*,\s*which\b)?(?:(?!\b(?:because|since|as|due|given|based|while|whereas|but|and|so)\b)[^.,;:!?\n(]){0,80}?
         \b(?:(?:is|are|was|were|be|being|seems?|looks?)\s+
-         
-         
-         
-         
-         
-         
-         
-          (?:(?:clearly|also|probably|definitely|highly|very|likely|most\s+likely|therefore|thus|almost\s+certainly)\s+){0,2} (?:not|incorrect|wrong|false|unlikely|excluded|eliminated|ruled\s+out|never|out|less|inappropriate|contraindicated|inadequate |insufficient|harmful|absent)\b |(?:is|are|was|were|does|do|did|would|should|can|could)n't\b|(?:can|could|does|do|did|would|should)\s*not\b|cannot\b)""",
+          (?:(?:clearly|also|probably|definitely|highly|very|likely|most\s+likely|therefore|thus|almost\s+certainly)\s+){0,2}
+          (?:not|incorrect|wrong|false|unlikely|excluded|eliminated|ruled\s+out|never|out|less|inappropriate|contraindicated|inadequate
+            |insufficient|harmful|absent)\b
+         |(?:is|are|was|were|does|do|did|would|should|can|could)n't\b|(?:can|could|does|do|did|would|should)\s*not\b|cannot\b)""",
     re.IGNORECASE | re.VERBOSE,
 )
 # Supposed by somebody, or at first, or under a condition: said, but not claimed.
