@@ -12,6 +12,7 @@ from adapters.catalog import ChosenModel
 from harness.records import GenerationRecord
 from harness.rundir import RunDirectory
 from harness.workload import TaskLoad
+from tasks.answers.box_check import doubt_about_boxes
 from tasks.answers.box_space import BoxSpace
 from tasks.answers.choice import read_choice
 from tasks.ceiling import rec_ceilings
@@ -51,6 +52,28 @@ def score_tasks(loads: Sequence[TaskLoad], directory: RunDirectory, model: Chose
     predicted = [(load, read_items(load, directory, model.parse)) for load in loads]
     tokenise_together((load.spec.name, load.spec.kind, items) for load, items in predicted)
     return [_score_items(load, items, directory, model.boxes) for load, items in predicted]
+
+
+def doubts_about_boxes(scored: Sequence[ScoredTask], model: ChosenModel) -> tuple[str, ...]:
+    """Return a warning for each task most of whose boxes cover nothing, which is what the wrong space looks like."""
+    space = model.boxes
+    if space is None:
+        return ()
+    declared_by = (
+        "--model-arg boxes=..." if "boxes" in model.entry.arguments else f"the adapter {model.entry.card.name}"
+    )
+    doubts = (
+        doubt_about_boxes(task.load.spec.name, _sized_boxes(task), space=space.name, declared_by=declared_by)
+        for task in scored
+        if task.load.spec.kind == "rec"
+    )
+    return tuple(filter(None, doubts))
+
+
+def _sized_boxes(task: ScoredTask) -> list[tuple[Box, tuple[int, int]]]:
+    pairs = zip(task.load.samples, task.items, strict=True)
+    found = ((item.scorable.predicted_box, sample.image_size) for sample, item in pairs)
+    return [(box, size) for box, size in found if box is not None and size is not None]
 
 
 def read_items(load: TaskLoad, directory: RunDirectory, parse: Parser) -> list[Item]:
