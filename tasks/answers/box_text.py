@@ -60,7 +60,9 @@ _TAKEN_BACK = re.compile(
     r"|take (?:it|that) back)\b"
 )
 _OR = re.compile(r"\W*(?:or|oder|或)\b[^\d]{0,40}$")
-_UNIT_SAID = re.compile(r"\b(percent(?:age)?s?|pixels?)\b(?: (?:coordinates|values))?[ :()\n]*[a-z_ \"'{]{0,20}[=: ]*$")
+_UNIT_SAID = re.compile(
+    r"(?<!\d )(?<!\d)\b(percent(?:age)?s?|pixels?)\b(?: (?:coordinates|values))?[ :()\n]*[a-z_ \"'{]{0,20}[=: ]*$"
+)
 _REACH = 160
 
 
