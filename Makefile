@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 RUNS ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format types bench bench-audit bench-engine bench-statistics docs mini-suite mini-weights clean
+.PHONY: help demo test check lint format types bench bench-audit bench-engine bench-reading bench-statistics docs mini-suite mini-weights clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -52,6 +52,9 @@ bench-engine: $(STAMP)  ## Measure the generation engine against transformers' g
 bench-audit: $(STAMP)  ## Simulate honest and memorising models for the audit of outputs; time the audit of data
 	$(BIN)/python -m benchmarks.audit
 	$(BIN)/python -m benchmarks.audit_data
+
+bench-reading: $(STAMP)  ## Read thousands of outputs with known answers; writes build/bench-reading.json; fails if one is invented
+	$(BIN)/python -m benchmarks.reading
 
 bench-statistics: $(STAMP)  ## Simulate intervals and paired tests on clustered data; writes build/bench-statistics.json
 	$(BIN)/python -m benchmarks.statistics

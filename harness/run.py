@@ -13,7 +13,7 @@ from harness.locking import held_before_loading
 from harness.phases import Phases
 from harness.results import Results, read_results, write_results
 from harness.rundir import RunDirectory, open_run
-from harness.score import score_tasks
+from harness.score import doubts_about_boxes, score_tasks
 from harness.settings import Settings
 from harness.shares import Seat, Share, Told, files_of, merged, refuse_other_weights, shares_of, told_by
 from harness.summarise import summarise
@@ -206,14 +206,18 @@ def score_run(
 ) -> Results:
     """Score what was generated and write `scores/` and `results.json`."""
     loads = answerable(workload, told.kinds)
+    scored = score_tasks(loads, directory, model)
+    doubts = doubts_about_boxes(scored, model)
+    for doubt in doubts:
+        warn(doubt)
     results = summarise(
-        score_tasks(loads, directory, model),
+        scored,
         run=directory.identity,
         model=told.info,
         suite=workload.suite,
         limit=settings.limit,
         seed=settings.seed,
-        notices=(*workload.notices, *told.notices),
+        notices=(*workload.notices, *told.notices, *doubts),
         unsupported=tuple(load.spec.name for load in workload.loads if load not in loads),
         probe=settings.probe,
     )

@@ -14,6 +14,7 @@ from harness.records import GenerationRecord
 from harness.results import Written
 from harness.rundir import RunDirectory
 from harness.workload import TaskLoad
+from tasks.answers.box_check import doubt_about_boxes
 from tasks.answers.box_space import BoxSpace
 from tasks.answers.choice import read_choice
 from tasks.answers.thoughts import take_apart
@@ -67,6 +68,28 @@ def _tell_of_parser(errors: Sequence[str], directory: RunDirectory) -> None:
     if errors:
         warn(f"The model's parser failed on {len(errors)} answers, which are counted as errors. The first: {errors[0]}")
         say(f"They are read again, without the model, by: medbench score {directory.path}")
+
+
+def doubts_about_boxes(scored: Sequence[ScoredTask], model: ChosenModel) -> tuple[str, ...]:
+    """Return a warning for each task most of whose boxes cover nothing, which is what the wrong space looks like."""
+    space = model.boxes
+    if space is None:
+        return ()
+    declared_by = (
+        "--model-arg boxes=..." if "boxes" in model.entry.arguments else f"the adapter {model.entry.card.name}"
+    )
+    doubts = (
+        doubt_about_boxes(task.load.spec.name, _sized_boxes(task), space=space.name, declared_by=declared_by)
+        for task in scored
+        if task.load.spec.kind == "rec"
+    )
+    return tuple(filter(None, doubts))
+
+
+def _sized_boxes(task: ScoredTask) -> list[tuple[Box, tuple[int, int]]]:
+    pairs = zip(task.load.samples, task.items, strict=True)
+    found = ((item.scorable.predicted_box, sample.image_size) for sample, item in pairs)
+    return [(box, size) for box, size in found if box is not None and size is not None]
 
 
 def read_records(load: TaskLoad, directory: RunDirectory) -> list[GenerationRecord]:

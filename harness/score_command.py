@@ -10,7 +10,7 @@ from harness.commands import exit_code, percent, publish, show_results
 from harness.predictions.catalog import DEFAULT_FORMAT, FORMATS
 from tasks.answers.box_space import BOX_SPACES, UNI_MED, BoxSpace
 from tasks.catalog import get_task
-from tasks.foundation.console import emit, emit_table, say
+from tasks.foundation.console import emit, emit_table, say, warn
 from tasks.foundation.errors import EXIT_FAILED, UsageError
 from tasks.foundation.files import canonical_json
 from tasks.protocols import PROTOCOLS
@@ -133,6 +133,8 @@ def _title(scores: "PredictionScores") -> str:
 def _verdict(scores: "PredictionScores") -> int:
     if scores.samples and scores.states["unparsed"] == scores.samples - scores.states["error"]:
         say("No answer could be read. Is --boxes the space that the model writes in, or --from another format?")
+    if scores.doubt:
+        warn(scores.doubt)
     if any(metric.value is not None for metrics in scores.protocols.values() for metric in metrics.values()):
         return 0
     say("Nothing could be scored.")
