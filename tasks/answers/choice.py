@@ -26,11 +26,8 @@ from tasks.answers.letters import Claims, common, letters_reader
 from tasks.answers.options import Keys
 from tasks.answers.plain import plain_text
 from tasks.answers.polar import POLAR_WORDS, read_polar
+from tasks.answers.thoughts import final_answer
 
-_THOUGHTS = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
-_ORPHANED_THOUGHTS = re.compile(r"\A.*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
-_MARKED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}|<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
-_END_TOKENS = re.compile(r"</?s>|<\|?(?:im_end|eot_id|endoftext)\|?>")
 _STRUCK_OUT = re.compile(r"~~[^~\n]{1,200}~~")
 
 
@@ -66,10 +63,7 @@ def taken_choices(text: str, choices: Mapping[str, str]) -> frozenset[str]:
 
 def _spoken(text: str) -> str:
     """Return an answer without thoughts and markup; of a marked answer only what is marked."""
-    said = _ORPHANED_THOUGHTS.sub("", _THOUGHTS.sub("", text))
-    marked = [next(group for group in match.groups() if group is not None) for match in _MARKED.finditer(said)]
-    plain = plain_text(_STRUCK_OUT.sub("", _END_TOKENS.sub("", marked[-1] if marked else said)))
-    return plain.strip(" {}\n") if marked else plain.strip()
+    return plain_text(_STRUCK_OUT.sub("", final_answer(text)))
 
 
 def _taken(text: str, choices: Mapping[str, str], *, in_field: bool = False) -> Keys:
