@@ -48,8 +48,8 @@ _SAYS = r"(?:think|say|argue|believe|choose|pick|select|claim|suggest|assume|gue
 _SUPPOSED_CLAUSE = re.compile(
     rf"""\b(?:might|may|could|people|students?|doctors?|physicians?|candidates?|textbooks?|colleagues?|someone|somebody|everyone
           |others|most\s+(?:would|will|of)|one\s+(?:would|can)|(?:some|many|most|few|you|they|he|she)\s+(?:\w+\s+)?{_SAYS}s?
-          |(?:another|an?|the|my)\s+\w+\s+{_SAYS}s|tempt\w+|mistakes?|mistaken\w*|traps?|distractors?|assum\w+|suppos\w+|whether
-          |(?:says?|suggests?)\s+that|imagine|said|asked|claimed|argued|believed|suggested|pretend\w*|thought
+          |(?:another|an?|the|my)\s+(?!evidence|image|scan|picture|study|data|finding|result|abstract|context)\w+\s+{_SAYS}s|tempt\w+|mistakes?|mistaken\w*|traps?|distractors?|assum\w+|suppos\w+|whether
+          |says?\s+that|imagine|said|asked|claimed|argued|believed|pretend\w*|thought
           )\b(?:(?!\b(?:but|so|therefore|thus|hence)\b)[^.;:,!?\n])*\Z""",
     re.IGNORECASE | re.VERBOSE,
 )
