@@ -125,7 +125,12 @@ def _says(text: str, right: str) -> bool:
 
 
 def _mentions(text: str, right: str) -> bool:
-    return any(_has(clause.words, word) for part in _statements(text) for clause in _clauses(part) for word in (right, *_alternatives_of(right)))
+    return any(
+        _has(clause.words, word)
+        for part in _statements(text)
+        for clause in _clauses(part)
+        for word in (right, *_alternatives_of(right))
+    )
 
 
 def _statements(text: str) -> list[str]:

@@ -227,6 +227,8 @@ class Letters:
         labelled = match.group("label") or match.group("close") or len(key) > 1
         if not labelled and (match.group("key").islower() or _NOT_ALONE_BEFORE.search(text[max(0, start - 8) : start])):
             return ()
+        if not _CONFIRMS.match(text, match.end()) and not self._options.text_behind(text, match.end()):
+            return ()
         mention = self._options.key_at(text, start)
         end = mention.end if mention and mention.end > match.end() else match.end()
         confirmed = _CONFIRMS.match(text, end)

@@ -152,13 +152,13 @@ class Options:
         if match is None:
             return None
         key, end = self.key_of(match.group("key")), match.end()
-        own = self._text_behind(text, end)
+        own = self.text_behind(text, end)
         if own is not None and (key in self._keys_of(own) or _END.match(text, own.end(1))):
             return self._with_text(text, match, own)
         stands = self._stands_dressed(text, match) if match.group("close") else self._stands_bare(text, match)
         return Mention(Keys({key}), end) if stands else None
 
-    def _text_behind(self, text: str, place: int) -> re.Match[str] | None:
+    def text_behind(self, text: str, place: int) -> re.Match[str] | None:
         """Return the text of an option that follows a key."""
         separators = _SEPARATORS.match(text, place)
         start = separators.end() if separators else place

@@ -44,7 +44,9 @@ _DENIED_BEHIND = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 # Supposed by somebody, or at first, or under a condition: said, but not claimed.
-_SAYS = r"(?:think|say|argue|believe|choose|pick|select|claim|suggest|assume|guess|suspect|answer|prefer|favou?r|go|vote)"
+_SAYS = (
+    r"(?:think|say|argue|believe|choose|pick|select|claim|suggest|assume|guess|suspect|answer|prefer|favou?r|go|vote)"
+)
 _SUPPOSED_CLAUSE = re.compile(
     rf"""\b(?:might|may|could|people|students?|doctors?|physicians?|candidates?|textbooks?|colleagues?|someone|somebody|everyone
           |others|most\s+(?:would|will|of)|one\s+(?:would|can)|(?:some|many|most|few|you|they|he|she)\s+(?:\w+\s+)?{_SAYS}s?
