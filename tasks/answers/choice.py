@@ -58,18 +58,22 @@ def taken_choices(text: str, choices: Mapping[str, str]) -> frozenset[str]:
         return Keys()
     fields = answer_fields(said)
     if fields is None:
-        return _taken(said, choices)
-    read = [_taken(value, choices, in_field=True) for value in fields.values if value]
-    beside = _declared_beside(fields.beside, choices)
+        return _taken(_words(said), choices)
+    read = [_taken(_words(value), choices, in_field=True) for value in fields.values if value]
+    beside = _declared_beside(_words(fields.beside), choices)
     return common([keys for keys in (*read, *beside) if keys])
 
 
 def _spoken(text: str) -> str:
-    """Return an answer without thoughts and markup; of a marked answer only what is marked."""
-    said = _ORPHANED_THOUGHTS.sub("", _THOUGHTS.sub("", text))
+    """Return an answer without thoughts and end tokens; of a marked answer only what is marked."""
+    said = _END_TOKENS.sub("", _ORPHANED_THOUGHTS.sub("", _THOUGHTS.sub("", text)))
     marked = [next(group for group in match.groups() if group is not None) for match in _MARKED.finditer(said)]
-    plain = plain_text(_STRUCK_OUT.sub("", _END_TOKENS.sub("", marked[-1] if marked else said)))
-    return plain.strip(" {}\n") if marked else plain.strip()
+    return marked[-1] if marked else said
+
+
+def _words(text: str) -> str:
+    """Return a text without markup, and without what was struck out."""
+    return plain_text(_STRUCK_OUT.sub("", text))
 
 
 def _taken(text: str, choices: Mapping[str, str], *, in_field: bool = False) -> Keys:

@@ -24,7 +24,7 @@ _HEDGE = (
     r"|actually)"
 )
 _PREAMBLE = re.compile(
-    rf"""\s*(?:{_HEDGE}\s*,?\s+){{0,2}}
+    rf"""\s*(?:{_HEDGE}\s*,?\s+){{0,2}}[(\[\"']?
          (?:(?:(?:the|my)\s+)?(?:(?:correct|right|best|final)\s+)?(?:option|choice|answer|letter|number|\#)\s*:?\s*(?=[\s(\[\"']|\w\W)
             (?!\s*(?:is|was|would|should|must)\b))?""",
     re.IGNORECASE | re.VERBOSE,
@@ -141,7 +141,7 @@ class Letters:
         self._in_field = in_field
         key = options.key_pattern()
         self._confirmed = re.compile(
-            rf"(?:\A|(?<=[.;:!?\n,])|\b(?P<label>option|choice|answer|letter)|\b(?:so|thus|therefore|hence|that|think|believe|only|but))"
+            rf"(?:\A|(?<=[.;:!?\n,])(?<!Mr\.)(?<!Dr\.)(?<!Ms\.)(?<!Mrs\.)|\b(?P<label>option|choice|answer|letter)|\b(?:so|thus|therefore|hence|that|think|believe|only|but))"
             rf"\s*[(\[\"']?(?P<key>{key})(?![\w'-])(?P<close>[)\]]?)[\"']?",
             re.IGNORECASE,
         )

@@ -25,6 +25,7 @@ _SENTENCE_ENDS = re.compile(r"\s*[.!]?\s*(?:\Z|\n)")
 _SEPARATORS = re.compile(r"[\s)\].:,;\"'}(\[-]*")
 _WORD_BEGINS = re.compile(r"(?<![\w-])(?=\w)")
 _WORD = re.compile(r"\w[\w'-]*")
+_AUTHORS = re.compile(r",?\s+(?:et\s+al|and\s+colleagues)\b")
 # What begins a sentence, and no name of a species, cell or person.
 _OF_SENTENCES = """
 because since as due given the this that these those it its he she his her they we i there therefore thus so hence
@@ -38,7 +39,7 @@ coli aureus pylori difficile diff pneumoniae influenzae pertussis anthracis cere
 dermatitidis albicans tetani botulinum perfringens trachomatis jejuni burnetii psittaci diphtheriae neoformans
 immitis auris epidermidis pyogenes agalactiae viridans saprophyticus faecalis faecium histolytica lamblia
 vermicularis lumbricoides duodenale fumigatus baumannii meningitidis gonorrhoeae monocytogenes mirabilis aeruginosa
-typhi pestis tuberculosis leprae vivax falciparum strep staph fib flutter
+typhi pestis tuberculosis leprae latum vivax falciparum strep staph fib flutter
 """
 _EPITHETS = frozenset(_OF_SPECIES.split())
 _PARTS_OF_NAMES = frozenset({"section", "cell", "cells", "dimer", "peptide"})
@@ -210,7 +211,12 @@ class Options:
         written, said = word.group(), word.group().lower()
         if said in self._keys or said in _SENTENCE_WORDS or len(key) > 1 or said[0].isdigit():
             return True
-        if self._abbreviates(key, said) or said in _EPITHETS or written in _PARTS_OF_NAMES:
+        if (
+            _AUTHORS.match(text, word.end())
+            or self._abbreviates(key, said)
+            or said in _EPITHETS
+            or written in _PARTS_OF_NAMES
+        ):
             return False
         if not self._texts:
             # Nobody told what the options say: what follows may be the text of one.
@@ -232,7 +238,7 @@ class Options:
         return Mention(keys & labelled.keys, labelled.end) if labelled else Mention(keys, match.end(1))
 
     def alternatives_at(self, text: str, place: int) -> list[tuple[int, Mention]]:
-        """Return the options that follow one as alternatives (`or C`, `, C`, `/C`, `and (D)`, `B C`), with their places."""
+        """Return the options that follow one as alternatives (`or C`, `, C`, `/C`, `B C`), with their places."""
         gap = _GAP.match(text, place) or _CLOSES.match(text, place)
         if gap is None:
             return []

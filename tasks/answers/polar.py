@@ -41,10 +41,14 @@ _IS_CLOSED = re.compile(_ENDS, re.IGNORECASE)
 _IS_NUMBER = re.compile(r"\.\s*\d")
 # Behind a `yes` at the very beginning nearly everything is an explanation: `yes fracture is visible`.
 _YES_GOES_ON = re.compile(
-    r"\s+(?!(?:yes|no|maybe|or|and|nor|if|unless|when|only|to|is|was|would|could|may|might|should|can|seems?|answers?|options?|votes?|man|for)\b|\d+\s*%)\w",
+    r"\s+(?!(?:yes|no|maybe|or|and|nor|if|unless|when|only|to|is|was|would|could|may|might|should|can|seems?|answers?"
+    r"|options?|votes?|man|for)\b|\d+\s*%)\w",
     re.IGNORECASE,
 )
-_SURELY = r"(?:\s*[:,]?\s*(?:definitely|clearly|certainly|probably|likely|most\s+likely|simply|indeed|therefore|still|just|also|actually))*"
+_SURELY = (
+    r"(?:\s*[:,]?\s*(?:definitely|clearly|certainly|probably|likely|most\s+likely|simply|indeed|therefore|still|just"
+    r"|also|actually))*"
+)
 _BEGINS = re.compile(rf"(?:\A|[.!?;:,\n(\[{{\"'>|=]|(?:\A|\s)-+){_SURELY}\s*[,:]?\s*\Z", re.IGNORECASE)
 _SUBJECT = (
     r"(?:answer|decision|conclusion|verdict|response|result|reply|prediction|output|label|choice|option|guess|vote"
@@ -63,6 +67,7 @@ _DECLARED = re.compile(
 )
 _THIS_IS = re.compile(r"\b(?:it|this|that|which)(?:'s|\s+is)\s*\Z", re.IGNORECASE)
 _WRONG = re.compile(r"\b(?:wrong|incorrect|false|worst|least(?:\s+\w+)?|alternative|other)\s*\Z", re.IGNORECASE)
+_MANY = 400
 _MAY_BE = re.compile(r"\b(?:may|might|could)\s+(?:also\s+|well\s+)?be\s*\Z", re.IGNORECASE)
 _DOES_NOT_KNOW = re.compile(
     r"""[\s,.;:!-]*(?:but\s+|sorry,?\s*(?:but\s+)?)?(?:i\s+am\s+sorry|i'm\s+sorry
@@ -102,7 +107,9 @@ def _agreed(text: str) -> Polar | None:
     said = _LIST.sub(_shortened, text)
     asserted: set[Polar] = set()
     mentioned: set[Polar] = set()
-    for token in _TOKEN.finditer(said):
+    tokens = list(_TOKEN.finditer(said))
+    # Who says it a thousand times is told by the first and the last ones.
+    for token in tokens if len(tokens) <= _MANY else tokens[: _MANY // 2] + tokens[-_MANY // 2 :]:
         meaning = _MEANINGS[token.group(1).lower()]
         if _is_asserted(said, token):
             asserted.add(meaning)
