@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from harness.options import as_table
+from harness.options import as_limits, as_table
 from harness.phases import Phases
 from harness.results import MetricResult, Results, TaskResult
 from harness.run import PAGE, REPORT
@@ -50,6 +50,10 @@ def publish(path: Path) -> None:
     help="Type of the weights.  [default: auto: float32 on the CPU, bfloat16 elsewhere]",
 )
 @click.option("--seed", type=click.IntRange(0, MAX_SEED), help="Seed of everything random.  [default: 0]")
+@click.option(
+    "--max-new-tokens", multiple=True, callback=as_limits, metavar="N | TASK=N,...",
+    help="Longest answer in tokens, thoughts included, for all tasks or by name, kind or glob.",
+)  # fmt: skip
 @click.option("--temperature", type=click.FloatRange(0, 100), help="Of sampling.  [default: 0, the likeliest token]")
 @click.option("--top-k", type=click.IntRange(min=0), help="Sample among so many tokens.  [default: 0, all]")
 @click.option(
@@ -77,6 +81,7 @@ def run_command(config: Path | None, overwrite: str, dry_run: bool, tasks: tuple
     Example:  medbench run --model uni-med --tasks slake-vqa,cls --limit 20
     """
     from harness.run import run
+    from harness.summarise import felt_limits
 
     settings = load_settings(config, {**options, "tasks": tasks or None})
     if dry_run:
@@ -87,6 +92,8 @@ def run_command(config: Path | None, overwrite: str, dry_run: bool, tasks: tuple
     except KeyboardInterrupt:
         raise StoppedError("What was answered is on disk; the same command continues.") from None
     show_results(outcome.results)
+    for line in felt_limits(outcome.results.tasks):
+        warn(line)
     if outcome.phases is not None:
         _show_phases(outcome.phases)
     for page in (PAGE, REPORT):

@@ -14,6 +14,7 @@ from harness.records import GenerationRecord, RecordFile, append
 from harness.rundir import RunDirectory
 from harness.settings import Settings
 from harness.workload import TaskLoad, Workload
+from tasks.answers.thoughts import take_apart
 from tasks.foundation.console import Meter, meter, say
 from tasks.foundation.errors import RunError, SampleError
 from tasks.sample import Sample
@@ -168,6 +169,7 @@ def _show(progress: Meter, outcomes: Sequence[Outcome], states: "Counter[str]") 
 
 
 def _word(text: str, stop: str) -> str:
-    if not text.strip():
-        return "empty"
-    return "truncated" if stop == "length" else "answered"
+    said = take_apart(text)
+    if said.unfinished or (stop == "length" and text.strip()):
+        return "truncated"
+    return "answered" if said.answer else "empty"

@@ -95,6 +95,8 @@ def run_identity(
                 "version": load.spec.version,
                 "spec": load.spec.fingerprint(),
                 "data": load.prepared.manifest.data_fingerprint,
+                # The declaration's own limit may give way to one of the model's authors; a user's does not.
+                **({"max_new_tokens": load.spec.max_new_tokens} if load.spec.limit_chosen else {}),
             }
             for load in workload.loads
         },

@@ -127,7 +127,7 @@ def _title(scores: "PredictionScores") -> str:
 
 
 def _verdict(scores: "PredictionScores") -> int:
-    if scores.states["unparsed"] == scores.samples:
+    if scores.samples and scores.states["unparsed"] == scores.samples - scores.states["error"]:
         say("No answer could be read. Is --boxes the space that the model writes in, or --from another format?")
     if any(metric.value is not None for metrics in scores.protocols.values() for metric in metrics.values()):
         return 0

@@ -1,9 +1,10 @@
 """The tasks of a run with their samples, as they lie on disk."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from harness.limits import with_limits
 from harness.settings import Settings
 from tasks.catalog import get_task, select_tasks
 from tasks.foundation.errors import DataError, UsageError
@@ -76,13 +77,18 @@ def load_workload(settings: Settings) -> Workload:
     if settings.data_dir is None:
         names = _in_suite(names, data_dir, settings.tasks)
     _refuse_unprepared(names, data_dir)
-    loads = tuple(_load_task(data_dir, name, settings.limit) for name in names)
+    loads = _limited([_load_task(data_dir, name, settings.limit) for name in names], settings.max_new_tokens)
     suite = suite_of(load.prepared for load in loads)
     notices = (MINI_NOTICE,) if suite == "mini" else ()
     if settings.probe:
         loads = _probed(loads, settings)
         notices = (*notices, PROBE_NOTICE.format(settings.probe, PROBES[settings.probe].meaning))
     return Workload(suite=suite, data_dir=data_dir, loads=loads, notices=notices)
+
+
+def _limited(loads: Sequence[TaskLoad], limits: Mapping[str, int]) -> tuple[TaskLoad, ...]:
+    specs = with_limits([load.spec for load in loads], limits)
+    return tuple(replace(load, spec=spec) for load, spec in zip(loads, specs, strict=True))
 
 
 def _probed(loads: Sequence[TaskLoad], settings: Settings) -> tuple[TaskLoad, ...]:

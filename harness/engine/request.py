@@ -99,7 +99,7 @@ def make_request(
     """
     prompt = adapter.render(sample, spec, partial(size_of_image, source))
     decoding = Decoding(
-        max_new_tokens=adapter.max_new_tokens(spec), end_ids=adapter.end_ids, stop_strings=adapter.stop_strings(spec),
+        max_new_tokens=adapter.longest_answer(spec), end_ids=adapter.end_ids, stop_strings=adapter.stop_strings(spec),
         **asdict(choosing),
     )  # fmt: skip
     return Request(

@@ -52,6 +52,7 @@ class Metric:
             tasks can be tokenised at once.
         weights: Maps statistics [N, K] to what hangs on each sample [N], up to a factor, for intervals; None where all
             weigh alike, or where the metric is a mean, whose counts say it.
+        adds: Whether statistics of several calls can be added; where columns follow from the references of a call, not.
     """
 
     metric_id: str
@@ -61,6 +62,7 @@ class Metric:
     applies: Callable[[Scorable], bool] = lambda _: True
     tokenised: Callable[[Scorable], tuple[str, str]] | None = None
     weights: Callable[[FloatArray], FloatArray] | None = None
+    adds: bool = True
 
 
 def mean_of_scores(totals: FloatArray) -> FloatArray:
