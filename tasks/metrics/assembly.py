@@ -143,11 +143,8 @@ def macro_f1_metric(definition: str, texts: Texts, classes: Sequence[str] = ()) 
         statistics=partial(_macro_f1_statistics, texts, tuple(classes)),
         compute=macro_f1,
         applies=everything,
-<<<<<<< HEAD
         weights=macro_f1_weights,
-=======
         adds=bool(classes),
->>>>>>> main
     )
 
 
