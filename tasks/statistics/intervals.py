@@ -15,7 +15,7 @@ import numpy as np
 from tasks.metrics.metric import FloatArray, Metric
 from tasks.statistics.clusters import membership, totals_by_cluster
 from tasks.statistics.linear import pulls_of, weights_of
-from tasks.statistics.spread import reach, spread_of
+from tasks.statistics.spread import reach, reach_from_the_edge, spread_of
 
 Method = Literal["score", "one cluster", "wilson", "cluster-t", "bootstrap-t", "bootstrap"]
 """How an interval was made; the last four stand in files of earlier versions only."""
@@ -58,10 +58,10 @@ def interval(metric: Metric, statistics: FloatArray, clusters: Sequence[str]) ->
     if spread.clusters == 1:
         # One cluster says nothing of others: every fraction is possible.
         return Interval(low=0.0, high=1.0, method="one cluster", clusters=1, design_effect=float("nan"))
-    value = float(np.clip(found, 0.0, 1.0))
+    value, edge = float(np.clip(found, 0.0, 1.0)), reach_from_the_edge(spread)
     return Interval(
-        low=max(0.0, value - reach(spread, value, upwards=False)),
-        high=min(1.0, value + reach(spread, 1 - value, upwards=True)),
+        low=max(0.0, min(value - reach(spread, value, upwards=False), 1 - edge)),
+        high=min(1.0, max(value + reach(spread, 1 - value, upwards=True), edge)),
         method="score",
         clusters=spread.clusters,
         design_effect=spread.design_effect,

@@ -9,8 +9,10 @@ at 0 and 100 % and where scores are rare. For independent answers that are right
 - How fast it grows is a matter of skewness (the third moment over the second), estimated from the data and one event of
   the largest size beside them: what was not seen may be larger than what was.
 - How large that event is, is a matter of how alike a cluster's samples are. Their correlation is estimated from the
-  clusters that differ from the middle one and half a cluster beside them that is all of a piece: where all are right,
-  nothing tells of it, and each cluster counts once.
+  clusters that differ from the middle one, and drawn towards one half where these are few: where all are right, or all
+  but one, nothing tells of it.
+- Of scores from 0 to 1 no upper bound lies below that of scores that are all 0 (no lower one above that of all 1): a
+  sample that is partly right must not speak for a worse model.
 - On the near side the skewness of what was seen shifts the bound outwards (Johnson 1978): Wilson's own interval goes
   down to 90 % near the edges, this one to 94 %.
 
@@ -28,6 +30,7 @@ from tasks.metrics.metric import FloatArray
 LEVEL = 0.95
 TAIL = (1 - LEVEL) / 2
 _UNSEEN_CLUSTERS = 0.5
+_UNSEEN_ALIKE = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +43,14 @@ class Spread:
         alone: The same, were all samples independent.
         chunk: Sum of squared weights of what may turn out right or wrong as one: 1 / C if clusters are all of a piece,
             1 / N if samples are independent.
+        unseen: The same where nothing tells how alike samples are.
     """
 
     pulls: FloatArray
     error: float
     alone: float
     chunk: float
+    unseen: float
 
     @property
     def clusters(self) -> int:
@@ -74,7 +79,10 @@ def spread_of(pulls: FloatArray, by_sample: FloatArray, weights: FloatArray, num
     error, alone = standard_error(pulls), standard_error(by_sample)
     apart, together = float(np.square(weights).sum()), float(np.square(shares).sum())
     alike = _alike(pulls, shares, error, alone, together / apart) if together > apart else 1.0
-    return Spread(pulls=pulls, error=error, alone=alone, chunk=alike * together + (1 - alike) * apart)
+    return Spread(
+        pulls=pulls, error=error, alone=alone, chunk=alike * together + (1 - alike) * apart,
+        unseen=_UNSEEN_ALIKE * together + (1 - _UNSEEN_ALIKE) * apart,
+    )  # fmt: skip
 
 
 def standard_error(pulls: FloatArray) -> float:
@@ -84,12 +92,13 @@ def standard_error(pulls: FloatArray) -> float:
 
 
 def _alike(pulls: FloatArray, shares: FloatArray, error: float, alone: float, size: float) -> float:
-    """Return the correlation within clusters, drawn towards 1 where few clusters tell of it."""
+    """Return the correlation within clusters, drawn towards one half where few clusters tell of it."""
     levels = np.divide(pulls, shares, out=np.zeros_like(pulls), where=shares > 0)
     apart = np.abs(pulls - np.median(levels) * shares)
-    telling = apart.sum() ** 2 / np.square(apart).sum() if apart.any() else 0.0
-    seen = np.clip(((error / alone) ** 2 - 1) / (size - 1), 0, 1) if alone > 0 else 1.0
-    return float((telling * seen + _UNSEEN_CLUSTERS) / (telling + _UNSEEN_CLUSTERS))
+    # Kish's number of clusters; one cluster tells nothing of others.
+    telling = max(0.0, apart.sum() ** 2 / np.square(apart).sum() - 1) if apart.any() else 0.0
+    seen = np.clip(((error / alone) ** 2 - 1) / (size - 1), 0, 1) if alone > 0 else _UNSEEN_ALIKE
+    return float((telling * seen + _UNSEEN_CLUSTERS * _UNSEEN_ALIKE) / (telling + _UNSEEN_CLUSTERS))
 
 
 def t_quantile(clusters: int, tail: float = TAIL) -> float:
@@ -109,6 +118,11 @@ def reach(spread: Spread, room: float, *, upwards: bool) -> float:
     pulls = spread.pulls if upwards else -spread.pulls
     shift = max(0.0, -_skewness(pulls)) * (quantile**2 - 1) / 6
     return _solved(spread.error**2, growth(spread, room, upwards=upwards), room, quantile, shift)
+
+
+def reach_from_the_edge(spread: Spread) -> float:
+    """Return how far the truth may lie from 0 where all scores are 0, or from 1 where all are 1."""
+    return _solved(0.0, spread.unseen, 1.0, t_quantile(spread.clusters))
 
 
 def growth(spread: Spread, room: float, *, upwards: bool) -> float:
