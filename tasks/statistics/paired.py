@@ -50,6 +50,7 @@ class Difference:
         clusters: Their clusters.
         error: Standard error of the difference.
         growth: Variance that a true difference of one adds to it.
+        degrees: Degrees of freedom of the error.
     """
 
     value: float
@@ -62,6 +63,7 @@ class Difference:
     clusters: int
     error: float
     growth: float
+    degrees: float
 
     @property
     def detectable(self) -> float:
@@ -79,7 +81,7 @@ class Difference:
         """
         if self.least_p >= level:
             return math.nan
-        quantiles = t_quantile(self.clusters, level / 2) + t_quantile(self.clusters, _UNPOWERED)
+        quantiles = t_quantile(self.degrees, level / 2) + t_quantile(self.degrees, _UNPOWERED)
         return smallest_shown(self.error, self.growth, quantiles)
 
 
@@ -127,11 +129,12 @@ def _spread(
 
 def _bounds(value: float, spread: Spread) -> dict[str, float]:
     if spread.clusters == 1:
-        return {"low": -1.0, "high": 1.0, "error": 1.0, "growth": 1.0}
+        return {"low": -1.0, "high": 1.0, "error": 1.0, "growth": 1.0, "degrees": 1.0}
     return {
         "low": value - reach(spread, 1 + value, upwards=False),
         "high": value + reach(spread, 1 - value, upwards=True),
         "error": spread.error,
+        "degrees": spread.degrees,
         "growth": max(growth(spread, 1.0, upwards=upwards) for upwards in (True, False)),
     }
 

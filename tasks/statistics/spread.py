@@ -5,7 +5,8 @@ Wilson's interval of a share asks of each possible truth whether what was seen w
 taken as: a part of the data comes out wholly right instead. So the spread grows with the distance, and there is a width
 at 0 and 100 % and where scores are rare. For independent answers that are right or wrong this is Wilson's interval.
 
-- The spread of what was seen is the cluster-robust standard error (CR1), with Student's t for C clusters.
+- The spread of what was seen is the cluster-robust standard error (CR1), with Student's t for as many clusters as there
+  would be of like size (Kish).
 - How fast it grows is a matter of skewness (the third moment over the second), estimated from the data and one event of
   the largest size beside them: what was not seen may be larger than what was.
 - How large that event is, is a matter of how alike a cluster's samples are. Their correlation is estimated from the
@@ -44,6 +45,7 @@ class Spread:
         chunk: Sum of squared weights of what may turn out right or wrong as one: 1 / C if clusters are all of a piece,
             1 / N if samples are independent.
         unseen: The same where nothing tells how alike samples are.
+        degrees: Degrees of freedom of the standard error.
     """
 
     pulls: FloatArray
@@ -51,6 +53,7 @@ class Spread:
     alone: float
     chunk: float
     unseen: float
+    degrees: float
 
     @property
     def clusters(self) -> int:
@@ -81,7 +84,7 @@ def spread_of(pulls: FloatArray, by_sample: FloatArray, weights: FloatArray, num
     alike = _alike(pulls, shares, error, alone, together / apart) if together > apart else 1.0
     return Spread(
         pulls=pulls, error=error, alone=alone, chunk=alike * together + (1 - alike) * apart,
-        unseen=_UNSEEN_ALIKE * together + (1 - _UNSEEN_ALIKE) * apart,
+        unseen=_UNSEEN_ALIKE * together + (1 - _UNSEEN_ALIKE) * apart, degrees=max(1.0, 1 / together - 1),
     )  # fmt: skip
 
 
@@ -101,9 +104,9 @@ def _alike(pulls: FloatArray, shares: FloatArray, error: float, alone: float, si
     return float((telling * seen + _UNSEEN_CLUSTERS * _UNSEEN_ALIKE) / (telling + _UNSEEN_CLUSTERS))
 
 
-def t_quantile(clusters: int, tail: float = TAIL) -> float:
-    """Return the upper quantile of Student's t for so many clusters."""
-    return float(stats.t.ppf(1 - tail, max(1, clusters - 1)))
+def t_quantile(degrees: float, tail: float = TAIL) -> float:
+    """Return the upper quantile of Student's t."""
+    return float(stats.t.ppf(1 - tail, degrees))
 
 
 def reach(spread: Spread, room: float, *, upwards: bool) -> float:
@@ -114,7 +117,7 @@ def reach(spread: Spread, room: float, *, upwards: bool) -> float:
         room: Distance to the largest (or smallest) possible value.
         upwards: Which side.
     """
-    quantile = t_quantile(spread.clusters)
+    quantile = t_quantile(spread.degrees)
     pulls = spread.pulls if upwards else -spread.pulls
     shift = max(0.0, -_skewness(pulls)) * (quantile**2 - 1) / 6
     return _solved(spread.error**2, growth(spread, room, upwards=upwards), room, quantile, shift)
@@ -122,7 +125,7 @@ def reach(spread: Spread, room: float, *, upwards: bool) -> float:
 
 def reach_from_the_edge(spread: Spread) -> float:
     """Return how far the truth may lie from 0 where all scores are 0, or from 1 where all are 1."""
-    return _solved(0.0, spread.unseen, 1.0, t_quantile(spread.clusters))
+    return _solved(0.0, spread.unseen, 1.0, t_quantile(spread.degrees))
 
 
 def growth(spread: Spread, room: float, *, upwards: bool) -> float:
