@@ -10,6 +10,7 @@ from command_line import medbench
 
 from harness.model_info import ModelInfo
 from harness.results import Results, TaskResult
+from leaderboard.cells import OVERLAP_TEXT
 from leaderboard.compare import Comparison, Side, compare, shared_tasks
 from leaderboard.compare_page import p_text, render_comparison, summary
 from leaderboard.gate import decide
@@ -198,6 +199,15 @@ def test_the_p_of_each_metric_is_printed_as_it_is() -> None:
     assert row.p_adjusted is not None
     assert f"| {p_text(row.found.p)} | {p_text(row.p_adjusted)} |" in render_comparison(found)
     assert row.found.p < row.p_adjusted
+
+
+def test_no_text_takes_overlapping_intervals_for_no_difference() -> None:
+    root = Path(__file__).parents[1]
+    files = [root / "README.md", *(root / "docs").rglob("*.md"), *(root / "leaderboard").rglob("*.[pj]*")]
+    texts = {file: " ".join(file.read_text(encoding="utf-8").split()) for file in files if file.suffix != ".pyc"}
+    assert len(texts) > 80
+    assert [file for file, text in texts.items() if "is no difference" in text or "overlap the order" in text] == []
+    assert "decide nothing about a difference: medbench compare does" in OVERLAP_TEXT
 
 
 @pytest.mark.parametrize(("p", "text"), [(0.5, "0.5000"), (0.00001, "< 0.0001")])

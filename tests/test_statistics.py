@@ -177,7 +177,8 @@ def test_corpus_metrics_have_a_width_at_the_extremes_too(right: bool) -> None:
         value = float(metric.compute(statistics.sum(axis=0)))
         assert value == pytest.approx(float(right), abs=1e-6), metric.metric_id
         assert one.low - 1e-9 <= value <= one.high + 1e-9
-        assert 0.05 < one.high - one.low < 0.15, metric.metric_id
+        width = stats.t.ppf(0.975, 39) ** 2
+        assert one.high - one.low == pytest.approx(width / (40 + width), rel=1e-6), metric.metric_id
 
 
 def test_rows_that_count_nothing_change_nothing() -> None:

@@ -11,6 +11,8 @@ import numpy as np
 from tasks.metrics.metric import FloatArray, Metric, mean_of_scores
 from tasks.statistics.clusters import rows_at_once
 
+_NOISE = 1e-10
+
 
 def pulls_of(metric: Metric, parts: FloatArray) -> FloatArray:
     """Return how far each part of the data pulls a metric its way [P]; the pulls of a mean cancel.
@@ -25,8 +27,9 @@ def pulls_of(metric: Metric, parts: FloatArray) -> FloatArray:
         return np.asarray((parts[:, 0] - value * parts[:, 1]) / totals[1])
     at_once = rows_at_once(parts.shape[1])
     without = [metric.compute(totals - parts[start : start + at_once]) for start in range(0, len(parts), at_once)]
-    # Where nothing is left to compute with, a part tells nothing.
-    return np.nan_to_num(value - np.concatenate(without)) * (1 - 1 / len(parts))
+    # Where nothing is left to compute with, a part tells nothing; nor do the constants that BLEU divides by.
+    pulls = np.nan_to_num(value - np.concatenate(without)) * (1 - 1 / len(parts))
+    return np.where(np.abs(pulls) < _NOISE, 0.0, pulls)
 
 
 def weights_of(metric: Metric, statistics: FloatArray) -> FloatArray:

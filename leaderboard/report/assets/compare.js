@@ -6,7 +6,7 @@ let allMetrics = false;
 function drawCompare() {
   return [
     el("h2", null, "Compared on the same samples"),
-    el("p", { class: "quiet" }, "The difference is the first run's score minus the other's, in points, with its 95 % interval. A verdict is given on the primary metric (●) of each task, with p adjusted over all tasks by Holm's method; other metrics describe. “Detectable” is the smallest true difference that such data show four times in five. A task's name leads to the samples where the runs differ."),
+    el("p", { class: "quiet" }, "The difference is the first run's score minus the other's, in points, with its 95 % interval. A verdict is given on the primary metric (●) of each task, with p adjusted over all tasks by Holm's method; other metrics describe. “Too few clusters”: with so many images, patients, volumes or documents the test finds nothing, whatever the answers. “Detectable” is the smallest true difference that would lead to a verdict four times in five. A task's name leads to the samples where the runs differ."),
     el("label", { class: "check" }, el("input", { type: "checkbox", id: "all-metrics", checked: allMetrics, onchange: (event) => { allMetrics = event.target.checked; draw(); byId("all-metrics").focus(); } }), " all metrics"),
     DOC.pairs.map(drawPair),
   ];
