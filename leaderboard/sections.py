@@ -22,8 +22,9 @@ def render_ranks(names: Sequence[str], ranking: Ranking) -> str:
     overall = [["**All tasks**", "mean rank", *map(_mean_rank, ranking.overall)]]
     table = markdown_table(["Task", "Metric", *map(markdown_text, names)], [*rows, *overall], right=len(names))
     told = (
-        "By the primary metric of each task, with the 95 % interval of ranks when test cases are drawn again. Where "
-        "intervals overlap the order is not established. Kinds of tasks weigh alike in the mean."
+        "By the primary metric of each task, with the 95 % interval of ranks when test cases are drawn again. "
+        "They are of each rank alone: whether two runs differ, `medbench compare` tells. Kinds of tasks weigh alike in "
+        "the mean."
     )
     if ranking.left_out:
         left = ", ".join(map(markdown_text, ranking.left_out))

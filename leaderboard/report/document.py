@@ -194,7 +194,7 @@ def _difference(row: Compared) -> dict[str, Any]:
         "p": row.found.p,
         "adjusted": row.p_adjusted,
         "verdict": row.verdict,
-        "detectable": row.found.detectable if math.isfinite(row.found.detectable) else None,
+        "detectable": row.detectable if math.isfinite(row.detectable) else None,
         "samples": row.found.samples,
         "clusters": row.found.clusters,
     }

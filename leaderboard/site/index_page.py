@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from leaderboard.board import Board
+from leaderboard.cells import OVERLAP_TEXT
 from leaderboard.site.collect import Collection, task_title, tasks_of
 from leaderboard.site.markup import Markup, element, join
 from leaderboard.site.page import render_page
@@ -117,8 +118,7 @@ def _legend(board: Board) -> Markup:
             element("b", "bold"),
             ", second ",
             element("u", "underlined"),
-            ", only where all were scored on equally many samples; ",
-            "a difference inside overlapping intervals is no difference.",
+            f", only where all were scored on equally many samples; {OVERLAP_TEXT}",
         ]
     return join(*parts)
 

@@ -137,3 +137,8 @@ def corpus_meteor(totals: FloatArray) -> FloatArray:
     words = np.where(matched, totals[..., _WORD_MATCHES].mean(axis=-1), 1.0)
     penalty = _GAMMA * (totals[..., _CHUNKS] / words) ** _BETA
     return np.where(totals[..., _COUNT] > 0, np.where(matched, mean * (1 - penalty), 0.0), np.nan)
+
+
+def corpus_meteor_weights(statistics: FloatArray) -> FloatArray:
+    """Return what of METEOR hangs on each sample [N]: the words of its reference."""
+    return statistics[:, _LENGTHS][:, 1]
