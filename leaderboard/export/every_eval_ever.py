@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from uuid import UUID
 
 from harness.results import MetricResult, TaskResult
+from leaderboard.counts import not_ok
 from leaderboard.export.public import PublicRun
 from leaderboard.markdown import METRIC_TITLES
 from tasks.catalog import TASKS, get_task
@@ -244,9 +245,11 @@ def _source_data(run: PublicRun, name: str, task: TaskResult) -> Document:
 
 def _score(task: TaskResult, metric: MetricResult) -> Document:
     details: dict[str, float | None] = {
-        "n": metric.n, "samples": task.samples, "errors": metric.errors, "unparsed": metric.unparsed,
-        "truncated": metric.truncated, "empty": metric.empty, "ceiling": metric.ceiling,
+        "n": metric.n, "samples": task.samples, **not_ok(metric), "answered": metric.answered,
+        "among_answered": metric.among_answered, "ceiling": metric.ceiling,
     }  # fmt: skip
+    if metric.bounds is not None:
+        details |= {"if_failed_wrong": metric.bounds[0], "if_failed_right": metric.bounds[1]}
     if metric.interval is not None:
         details |= {"clusters": metric.interval.clusters, "design_effect": metric.interval.design_effect}
     found: Document = {

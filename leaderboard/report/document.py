@@ -8,6 +8,14 @@ from typing import Any
 from harness.results import MetricResult, Results
 from leaderboard.board import make_board
 from leaderboard.compare import Compared, Side, compare
+from leaderboard.counts import (
+    WRITTEN_HEADS,
+    beside,
+    is_partly_answered,
+    not_ok,
+    writes_to_tell,
+    written_cells,
+)
 from leaderboard.markdown import METRIC_TITLES
 from leaderboard.primary import primary_metric
 from leaderboard.report.facts import audit_findings, provenance, routing, timing
@@ -59,6 +67,7 @@ def make_document(
         "schema": SCHEMA,
         "states": list(STATES),
         "protocols": list(PROTOCOLS),
+        "writtenHeads": list(WRITTEN_HEADS),
         "metricTitles": METRIC_TITLES,
         "revealed": options.reveal_credentialed and any(_needs_agreement(source) for source in data.values()),
         "notices": list(dict.fromkeys(notice for run in runs for notice in run.results.notices)),
@@ -118,6 +127,7 @@ def _task(name: str, runs: Sequence[RunSource], source: TaskSource, shelves: She
         "missing": source.missing,
         "scores": {protocol: _scores(name, results, protocol) for protocol in PROTOCOLS},
         "states": [_states(result, name) for result in results],
+        "written": [_written(result, name) for result in results],
         "primary": {protocol: _primary(name, results, protocol) for protocol in PROTOCOLS},
         "sampleMetrics": {protocol: metrics_shown(columns, protocol) for protocol in PROTOCOLS},
         **columns,
@@ -131,6 +141,12 @@ def _primary(name: str, results: Sequence[Results], protocol: Protocol) -> str |
 
 def _states(result: Results, name: str) -> dict[str, int] | None:
     return {str(state): number for state, number in result.tasks[name].states.items()} if name in result.tasks else None
+
+
+def _written(result: Results, name: str) -> list[str] | None:
+    """Return what a run wrote on a task, if it thought there or met the limit of tokens."""
+    task = result.tasks.get(name)
+    return written_cells(task) if task is not None and task in writes_to_tell(result) else None
 
 
 def _scores(name: str, results: Sequence[Results], protocol: Protocol) -> list[dict[str, Any]]:
@@ -155,12 +171,9 @@ def _cell(metric: MetricResult | None) -> dict[str, Any] | None:
         "value": metric.value,
         "interval": list(metric.ci) if metric.ci else None,
         "n": metric.n,
-        "left out": {
-            "errors": metric.errors,
-            "unparsed": metric.unparsed,
-            "truncated": metric.truncated,
-            "empty": metric.empty,
-        },
+        "left out": not_ok(metric),
+        "beside": beside(metric.answered, metric.bounds),
+        "amongAnswered": metric.among_answered if is_partly_answered(metric.answered) else None,
         "ceiling": metric.limiting_ceiling,
         "method": metric.interval.method if metric.interval else None,
         "clusters": metric.interval.clusters if metric.interval else None,
