@@ -102,7 +102,7 @@ def _reason(scored: int, runs: int, taking: int, shared: int) -> str:
     if not scored:
         return "nothing was scored"
     if runs > 1 and taking < _PAIR:
-        return f"fewer than two of the runs scored {_TAKES_PART:.0%} of the {scored} samples"
+        return f"fewer than two of the runs scored {100 * _TAKES_PART:.0f} % of the {scored} samples"
     if shared < _LEAST_SHARED * scored:
         return f"the runs have only {shared} of {scored} samples in common"
     return ""

@@ -229,8 +229,12 @@ def _source_data(run: PublicRun, name: str, task: TaskResult) -> Document:
             "source_type": "other",
             "additional_details": details,
         }
-    if name in TASKS:
-        details |= {"source": get_task(name).source, "licence": get_task(name).licence}
+    licence = run.terms[name].licence
+    if not licence:
+        # Nothing says whose data they are but their layout, which says nothing.
+        title = f"data in the layout of {task.title}"
+        return {"dataset_name": title, "source_type": "other", "additional_details": details}
+    details |= {"licence": licence, **({"source": get_task(name).source} if name in TASKS else {})}
     source = SOURCES.get(name)
     if run.results.suite != "paper" or not isinstance(source, HubSource):
         return {"dataset_name": task.title, "source_type": "other", "additional_details": details}
