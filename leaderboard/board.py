@@ -147,11 +147,11 @@ def _task_rows(task: str, board: Board, protocol: Protocol, scores: Scores) -> l
     having = [run.tasks[task] for run in board.runs if task in run.tasks]
     rows = []
     for metric in _in_table_order(task, having, protocol):
-        cells = tuple(run.tasks[task].metrics(protocol).get(metric) if task in run.tasks else None for run in board.runs)
-        compared, remark = _compared(task, metric, cells, board, protocol, scores)
-        rows.append(
-            Row(task=task, title=having[0].title, metric=metric, cells=cells, compared=compared, remark=remark)
+        cells = tuple(
+            run.tasks[task].metrics(protocol).get(metric) if task in run.tasks else None for run in board.runs
         )
+        compared, remark = _compared(task, metric, cells, board, protocol, scores)
+        rows.append(Row(task=task, title=having[0].title, metric=metric, cells=cells, compared=compared, remark=remark))
     return rows
 
 
@@ -183,4 +183,3 @@ def _in_table_order(task: str, having: Sequence[TaskResult], protocol: Protocol)
     there = {metric for result in having for metric in result.metrics(protocol)}
     known = [metric for metric in metric_ids(task, having[0].kind, protocol) if metric in there]
     return known + sorted(there.difference(known))
-

@@ -1,7 +1,7 @@
 """The paper's gain over a baseline, beside two that are easier to defend.
 
-Like is compared with like: runs on the samples that they share, a paper's numbers with each other as they are. A run stands
-beside a paper's number only where none of its samples failed, so that both are of the whole test split.
+Like is compared with like: runs on the samples that they share, a paper's numbers with each other as they are. A run
+stands beside a paper's number only where none of its samples failed, so that both are of the whole test split.
 """
 
 from collections.abc import Sequence

@@ -88,8 +88,8 @@ def legend(tables: Sequence[Table]) -> str:
         "`answered`: share of the answers that could be read; under `strict` the others are wrong.": any(
             is_partly_answered(cell.answered) for cell in cells
         ),
-        "`failures`: the number had all samples that a machine failed on been wrong, and had all been right; they are left "
-        "out of it.": any(cell.bounds for cell in cells),
+        "`failures`: the number had all samples that a machine failed on been wrong, and had all been right; they are "
+        "left out of it.": any(cell.bounds for cell in cells),
         "(reported): numbers of a paper, not made here.": "reported" in kinds,
     }
     return " ".join(text for text, needed in told.items() if needed)
@@ -140,9 +140,7 @@ def _score(cell: Cell | None) -> str:
 
 def told_under(table: Table) -> list[str]:
     """Return what must stand under a table: who was compared on which samples, and numbers among the answered."""
-    remarks = {
-        f"{line.title}, {METRIC_TITLES.get(line.metric, line.metric)}": line.remark for line in table.lines
-    }
+    remarks = {f"{line.title}, {METRIC_TITLES.get(line.metric, line.metric)}": line.remark for line in table.lines}
     return [part for part in (remark_list(remarks), _among_answered(table)) if part]
 
 

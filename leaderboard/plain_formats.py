@@ -12,8 +12,8 @@ from tasks.foundation.files import canonical_json
 
 HEADER = (
     "protocol", "task", "metric", "model", "kind", "source", "value", "low", "high", "n", "std", "runs", "ceiling",
-    "zero_shot", "leaked", "standing", "overlaps", "compared", "remark", "answered", "among_answered", "if_failed_wrong",
-    "if_failed_right", *NOT_OK,
+    "zero_shot", "leaked", "standing", "overlaps", "compared", "remark", "answered", "among_answered",
+    "if_failed_wrong", "if_failed_right", *NOT_OK,
 )  # fmt: skip
 
 
@@ -36,8 +36,8 @@ def _rows(table: Table) -> Iterator[list[Any]]:
             yield [
                 table.protocol, line.task, line.metric, _no_formula(column.name), column.kind, column.source,
                 cell.value, low, high, cell.n, cell.spread, cell.runs, cell.ceiling, cell.zero_shot, cell.leaked,
-                cell.standing, line.overlaps, cell.compared, line.remark, cell.answered, cell.among_answered, wrong, right,
-                *(cell.not_ok.get(why) for why in NOT_OK),
+                cell.standing, line.overlaps, cell.compared, line.remark, cell.answered, cell.among_answered, wrong,
+                right, *(cell.not_ok.get(why) for why in NOT_OK),
             ]  # fmt: skip
 
 

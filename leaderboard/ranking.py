@@ -1,8 +1,8 @@
 """Who stands where, as intervals: on each task by its primary metric, and over all tasks by the mean rank.
 
-Test cases are drawn again, whole clusters for all models alike; an interval of ranks holds 95 % of what comes out. A task
-is decided on the samples that the runs share (`leaderboard.standings`); a model that cannot do a task, or whose number has
-evidence of a leak, is not last there, it has no rank. The mean counts the tasks on which all have one.
+Test cases are drawn again, whole clusters for all models alike; an interval of ranks holds 95 % of what comes out. A
+task is decided on the samples that the runs share (`leaderboard.standings`); a model that cannot do a task, or whose
+number has evidence of a leak, is not last there, it has no rank. The mean counts the tasks on which all have one.
 """
 
 from collections.abc import Mapping, Sequence

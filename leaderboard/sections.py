@@ -15,11 +15,14 @@ def render_ranks(names: Sequence[str], ranking: Ranking) -> str:
     """Return the ranks with their intervals, and why tasks have none."""
     if not ranking.tasks and not ranking.left_out:
         return ""
+    told = (
+        "By the primary metric of each task on the samples that the runs share, with the 95 % interval of ranks when "
+        "test cases are drawn again. Where intervals overlap the order is not established. Kinds of tasks weigh alike "
+        "in the mean, which counts the tasks on which all have a rank."
+    )
     parts = [
         "## Ranks",
-        "By the primary metric of each task on the samples that the runs share, with the 95 % interval of ranks when test "
-        "cases are drawn again. Where intervals overlap the order is not established. Kinds of tasks weigh alike in the "
-        "mean, which counts the tasks on which all have a rank.",
+        told,
         _rank_table(names, ranking) if ranking.tasks else "",
         remark_list({one.title: one.remark for one in ranking.tasks}),
         remark_list({title: f"no rank: {reason}" for title, reason in ranking.left_out.items()}),
@@ -70,15 +73,16 @@ def render_gains(table: Table, baseline: str) -> str:
     told = (
         f"Against {markdown_text(baseline)}. Δ is the paper's: the mean of (ours - baseline) / baseline over data "
         "sets, which those with low baselines dominate, and which can be positive both ways. `geometric`: exp(mean of "
-        "log ratios) - 1. `points`: mean difference in percentage points. Starred numbers count on neither side, and runs "
-        "are compared on the samples that they share."
+        "log ratios) - 1. `points`: mean difference in percentage points. Starred numbers count on neither side, and "
+        "runs are compared on the samples that they share."
     )
     left_out = {
         column.name: f"without {', '.join(gain.left_out)}, of which not the same samples were scored"
         for column, gain in zip(table.columns, total, strict=True)
         if gain.left_out
     }
-    parts = ["## Gain over a baseline", told, markdown_table(header, rows, right=len(header) - 1), remark_list(left_out)]
+    shown = markdown_table(header, rows, right=len(header) - 1)
+    parts = ["## Gain over a baseline", told, shown, remark_list(left_out)]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -45,7 +45,7 @@ class Terms:
         openness: `open`: scores, answers and labels; `no texts`: scores by sample; `closed`: scores under running
             numbers, since even the names of samples and patients may say whose they are.
         reason: Why not everything; empty if it is open.
-        licence: Of these data, as far as anybody knows; empty for the mini suite, whose every item has its own.
+        licence: Of these data, as far as anybody knows; empty for the mini suite, whose items have their own.
     """
 
     openness: Openness
@@ -90,7 +90,8 @@ def terms_of_data(task: str, fingerprint: str, *, bundled: bool, licence: str) -
         return Terms(openness="closed", reason="this installation does not know the task, so neither its licence")
     spec = get_task(task)
     if spec.credentialed:
-        return Terms(openness="closed", reason=f"its data are under a signed agreement ({spec.licence})")
+        reason = f"its data are under a signed agreement ({spec.licence})"
+        return Terms(openness="closed", reason=reason, licence=spec.licence)
     known = spec.licence if fingerprint in known_data().get(task, ()) else licence
     if not known:
         return Terms(openness="closed", reason=NOBODY_SAID)
@@ -100,7 +101,7 @@ def terms_of_data(task: str, fingerprint: str, *, bundled: bool, licence: str) -
 def _by_licence(spec: TaskSpec, licence: str) -> Terms:
     if _FREE.match(licence):
         return Terms(openness="open", licence=licence)
-    reason = f"the licence of its data does not say that texts may be passed on: {licence}"
+    reason = f"its licence does not say that texts may be passed on: {licence}"
     # The names of a published dataset's samples are known to everybody.
     return Terms(openness="no texts" if licence == spec.licence else "closed", reason=reason, licence=licence)
 
@@ -114,8 +115,8 @@ def checked_licence(spec: TaskSpec, licence: str) -> str:
     said = " ".join(licence.split())
     if said and spec.credentialed:
         raise UsageError(
-            f"--licence has no effect on {spec.name}: data in its layout count as under a signed agreement, since nothing "
-            "tells yours from those that are.",
+            f"--licence has no effect on {spec.name}: data in its layout count as under a signed agreement, since "
+            "nothing tells yours from those that are.",
             "Leave --licence out.",
         )
     return said

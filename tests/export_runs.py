@@ -130,7 +130,7 @@ def _environment(planted: Planted) -> dict[str, Any]:
 
 def _scores(found: TaskResult, planted: Planted) -> list[dict[str, Any]]:
     ids = [planted.sample, "b/2", "c/3"]
-    items = {name: {"statistics": [1.0, 2.0], "value": 0.5} for name in found.paper}
+    items = {name: {"statistics": [2 * (number.value or 0), 2.0], "value": 0.5} for name, number in found.paper.items()}
     return [
         {
             "sample_id": sample_id,

@@ -22,7 +22,6 @@ from leaderboard.export.every_eval_ever import EveryEvalOptions
 from leaderboard.export.every_eval_samples import write_every_eval
 from leaderboard.export.parquet import parquet_metadata, write_parquet
 from leaderboard.export.public import PublicRun, read_public, read_public_scores
-from tasks.catalog import get_task, task_names
 from tasks.foundation.errors import DataError, RunError, UsageError
 from tasks.prepared import load_prepared
 from tasks.suite import prepare_mini_suite

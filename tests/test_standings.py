@@ -29,12 +29,13 @@ def scores(right: Sequence[float], *, failed: Collection[int] = (), samples: int
     """Return the scores of samples s0, s1, ...; those that failed have none."""
     there = [place for place in range(samples or len(right)) if place not in failed]
     items = {place: ItemScore(statistics=(right[place], 1.0), value=right[place]) for place in there}
+    by_metric = [{"accuracy": items[place]} if place in items else {} for place in range(samples or len(right))]
     records = [
         ScoreRecord(
-            sample_id=f"s{place}", group=f"g{place}", state="ok" if place in items else "error", prediction="a", box=None,
-            labels={}, **{protocol: {"accuracy": items[place]} if place in items else {} for protocol in PROTOCOLS},
+            sample_id=f"s{place}", group=f"g{place}", state="ok" if one else "error", prediction="a", box=None,
+            labels={}, paper=one, strict=one,
         )
-        for place in range(samples or len(right))
+        for place, one in enumerate(by_metric)
     ]  # fmt: skip
     [accuracy] = [one for one in metrics_for(TASK, "cls", "strict") if one.metric_id == "accuracy"]
     statistics = np.asarray([[right[place], 1.0] for place in there], dtype=np.float64).reshape(len(there), 2)
@@ -48,8 +49,8 @@ def run_of(title: str, table: ScoreTable, *, suite: str = "mini") -> Results:
     value = float(statistics[:, 0].sum() / len(statistics)) if len(statistics) else None
     run = results(title, value, suite=suite, samples=len(table.records))
     number = replace(metric(value, len(statistics)), errors=len(table.records) - len(statistics))
-    numbers = {protocol: {"accuracy": number} for protocol in PROTOCOLS}
-    return replace(run, tasks={TASK: replace(run.tasks[TASK], **numbers)})
+    numbers = {"accuracy": number}
+    return replace(run, tasks={TASK: replace(run.tasks[TASK], paper=numbers, strict=numbers)})
 
 
 def board_of(tables: Mapping[str, ScoreTable], leaked: Collection[str] = (), suite: str = "mini") -> Board:

@@ -22,7 +22,7 @@ from tasks.cli import data_group
 from tasks.foundation.errors import EXIT_USAGE
 from tasks.prepare import prepare_task
 from tasks.prepared import load_prepared
-from tasks.suite import prepare_mini_suite
+from tasks.suite import SuiteName, prepare_mini_suite
 from tasks.terms import (
     KNOWN_FILE,
     NOBODY_SAID,
@@ -92,7 +92,7 @@ def test_as_many_samples_as_the_papers_prove_nothing(tmp_path: Path) -> None:
     source = tmp_path / "own"
     source.mkdir()
     (source / "ori_pqal.json").write_text(json.dumps(rows), encoding="utf-8")
-    truth = {name: "yes" for name in list(rows)[:500]}
+    truth = dict.fromkeys(list(rows)[:500], "yes")
     (source / "test_ground_truth.json").write_text(json.dumps(truth), encoding="utf-8")
     prepared = prepare_task(get_task("pubmedqa"), source, tmp_path / "data", {})
     assert prepared.manifest.counts["test"] == prepared.spec.counts["test"]
@@ -100,12 +100,13 @@ def test_as_many_samples_as_the_papers_prove_nothing(tmp_path: Path) -> None:
 
 
 def test_own_data_in_the_layout_of_an_open_dataset_stay(tmp_path: Path) -> None:
-    for suite in ("paper", "custom"):
-        own = invented({"slake-vqa": 0.5, "dermamnist": 0.5}, title=suite, suite=suite, owned=False)  # type: ignore[arg-type]
+    suites: tuple[SuiteName, ...] = ("paper", "custom")
+    for suite in suites:
+        own = invented({"slake-vqa": 0.5, "dermamnist": 0.5}, title=suite, suite=suite, owned=False)
         path = write_run(tmp_path / suite, own, Planted())
         (path / "report.html").write_text(GATED, encoding="utf-8")
         run = read_public(path, {})
-        left = plan_push(run).files
+        left = dict(plan_push(run).files)
         files = write_every_eval(
             tmp_path / f"{suite}-every", run, EveryEvalOptions(timestamp=1), data_dir=None, with_inputs=True
         )

@@ -86,8 +86,8 @@ def warn_of_sending(adapter: RemoteAdapter, loads: Sequence[TaskLoad]) -> None:
     told = [load.spec.name for load in loads if terms_of_prepared(load.prepared).openness == "closed"]
     if told and not adapter.on_this_machine:
         warn(
-            f"The questions and images of {', '.join(told)} are sent to {adapter.host}, and nothing says that these data may "
-            "be passed on. Stop now if they may not."
+            f"The questions and images of {', '.join(told)} are sent to {adapter.host}, and nothing says that these "
+            "data may be passed on. Stop now if they may not."
         )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from leaderboard.board import Board
+from leaderboard.counts import beside
 from leaderboard.site.collect import Collection, task_title, tasks_of
 from leaderboard.site.markup import Markup, element, join
 from leaderboard.site.page import render_page
@@ -112,10 +113,12 @@ def _legend(board: Board) -> Markup:
     parts = ["The line under a number is its interval on a scale from 0 to 100."]
     if any(run.model.is_zero_shot_on(task) for run in board.runs for task in run.tasks):
         parts.append(" Shaded: zero-shot, the model is known not to have seen the task's train split.")
-    parts.append(
-        " “Answered”: share of the answers that could be read; under strict the others are wrong. “Failures”: the number "
-        "had all samples that a machine failed on been wrong, and had all been right."
-    )
+    cells = [cell for rows in board.rows.values() for row in rows for cell in row.cells if cell is not None]
+    if any(beside(cell.answered, cell.bounds) for cell in cells):
+        parts.append(
+            " “Answered”: share of the answers that could be read; under strict the others are wrong. “Failures”: the "
+            "number had all samples that a machine failed on been wrong, and had all been right."
+        )
     if len(board.runs) > 1:
         parts += [
             " Best ",

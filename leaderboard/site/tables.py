@@ -12,6 +12,7 @@ from leaderboard.standings import Standing
 from tasks.protocols import Protocol
 
 _LEAKED = "There is evidence that the model has seen the test split; this number leads nobody."
+_WHY = {"errors": "failed"}
 Columns = Sequence[tuple[str, Row]]
 
 
@@ -138,6 +139,6 @@ def whisker(cell: MetricResult) -> Markup:
 
 def _failed(cell: MetricResult) -> Markup:
     """Return what must be read with a number: the share answered, bounds, and how many have no answer, by why."""
-    counts = ", ".join(f"{count} {why}" for why, count in not_ok(cell).items() if count)
+    counts = ", ".join(f"{count} {_WHY.get(why, why)}" for why, count in not_ok(cell).items() if count)
     texts = [*beside(cell.answered, cell.bounds), *([counts] if counts else [])]
     return join(*(element("small", text, class_="failed") for text in texts))

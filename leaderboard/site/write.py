@@ -49,11 +49,13 @@ def _board(board: Board) -> dict[str, Any]:
         "rows": {
             protocol: [
                 {
-                    "task": row.task, "metric": row.metric, "remark": row.remark,
+                    "task": row.task,
+                    "metric": row.metric,
+                    "remark": row.remark,
                     "cells": [_cell(cell, compared) for cell, compared in zip(row.cells, row.compared, strict=True)],
                 }
                 for row in board.rows[protocol]
-            ]  # fmt: skip
+            ]
             for protocol in PROTOCOLS
         },
     }
