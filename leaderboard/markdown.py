@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from harness.results import MetricResult, Results
 from leaderboard.board import Board, definition_of
-from leaderboard.cells import uncertainty_text, value_text
+from leaderboard.cells import OVERLAP_TEXT, uncertainty_text, value_text
 from leaderboard.counts import WRITTEN_HEADS, beside, is_partly_answered, writes_to_tell, written_cells
 from leaderboard.table import Cell, Line, Table, make_table
 from tasks.protocols import STATES, Protocol
@@ -76,7 +76,7 @@ def legend(tables: Sequence[Table]) -> str:
             cell.ceiling is not None for cell in cells
         ),
         "Best **bold**, second <u>underlined</u>, decided on the samples that the runs share; nobody leads at zero; "
-        "a difference inside overlapping intervals is no difference.": any(cell.standing != "none" for cell in cells),
+        f"{OVERLAP_TEXT}": any(cell.standing != "none" for cell in cells),
         f"{ZERO_SHOT}: zero-shot, the model is known not to have seen the task's train split.": any(
             cell.zero_shot for cell in cells
         ),

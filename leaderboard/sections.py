@@ -17,8 +17,8 @@ def render_ranks(names: Sequence[str], ranking: Ranking) -> str:
         return ""
     told = (
         "By the primary metric of each task on the samples that the runs share, with the 95 % interval of ranks when "
-        "test cases are drawn again. Where intervals overlap the order is not established. Kinds of tasks weigh alike "
-        "in the mean, which counts the tasks on which all have a rank."
+        "test cases are drawn again. They are of each rank alone: whether two runs differ, `medbench compare` tells. "
+        "Kinds of tasks weigh alike in the mean, which counts the tasks on which all have a rank."
     )
     parts = [
         "## Ranks",

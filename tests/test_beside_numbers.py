@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from export_runs import invented, write_run
@@ -27,6 +28,7 @@ from leaderboard.report.write import report_of
 from leaderboard.site.collect import collect
 from leaderboard.site.write import site_files
 from leaderboard.table import make_table
+from tasks.foundation.files import write_atomically
 from tasks.protocols import STATES, State
 
 SILENT = {"errors": 10, "unparsed": 20, "refused": 30, "truncated": 4, "empty": 6}
@@ -109,15 +111,29 @@ def test_the_site_shows_them_on_the_first_page_and_on_the_runs(tmp_path: Path) -
     assert json.loads(files["data/boards.json"])[0]["rows"]["strict"][0]["cells"][0]["refused"] == 30
 
 
+def document_of(page: str) -> dict[str, Any]:
+    text = page.partition('<script type="application/json" id="document">')[2].partition("</script>")[0]
+    document: dict[str, Any] = json.loads(text)
+    return document
+
+
+def test_the_report_stars_a_number_with_evidence_of_a_leak(tmp_path: Path) -> None:
+    path = on_disk(tmp_path)
+    verdicts = {"run": path.name.rpartition("-")[2], "verdicts": {"dermamnist": "strong"}}
+    write_atomically(path / "audit" / "audit.json", json.dumps(verdicts))
+    [shown] = document_of(report_of([path], ReportOptions(budget=None)))["tasks"]
+    assert shown["leaked"] == [True]
+
+
 def test_the_report_holds_them(tmp_path: Path) -> None:
     written = Written(answers=90, at_limit=30, thinking=80, cut_thoughts=7, thought_share=0.875)
-    page = report_of([on_disk(tmp_path, written)], ReportOptions(budget=None))
-    document = json.loads(page.partition('<script type="application/json" id="document">')[2].partition("</script>")[0])
+    document = document_of(report_of([on_disk(tmp_path, written)], ReportOptions(budget=None)))
     [shown] = document["tasks"]
     cell = shown["scores"]["strict"][0]["cells"][0]
     assert cell["left out"] == SILENT
     assert cell["beside"] == ["33.3 % answered", "failures wrong 27.00, right 37.00"]
     assert cell["amongAnswered"] == 1.0
+    assert shown["leaked"] == [False]
     assert shown["written"] == [["80 of 90", "87.5 %", "7", "30 (33.3 %)"]]
     assert "refused" in document["states"]
 

@@ -16,6 +16,7 @@ from leaderboard.counts import (
     writes_to_tell,
     written_cells,
 )
+from leaderboard.leaks import leaked_in
 from leaderboard.markdown import METRIC_TITLES
 from leaderboard.primary import primary_metric
 from leaderboard.report.facts import audit_findings, provenance, routing, timing
@@ -26,6 +27,7 @@ from leaderboard.report.text_table import TextTable
 from tasks.catalog import task_names
 from tasks.protocols import PROTOCOLS, STATES, Protocol, metric_ids
 from tasks.spec import Kind
+from tasks.terms import needs_agreement
 
 SCHEMA = 1
 
@@ -69,7 +71,7 @@ def make_document(
         "protocols": list(PROTOCOLS),
         "writtenHeads": list(WRITTEN_HEADS),
         "metricTitles": METRIC_TITLES,
-        "revealed": options.reveal_credentialed and any(_needs_agreement(source) for source in data.values()),
+        "revealed": options.reveal_credentialed and any(map(needs_agreement, data)),
         "notices": list(dict.fromkeys(notice for run in runs for notice in run.results.notices)),
         "runs": [_run(name, run, withheld) for name, run in zip(names, runs, strict=True)],
         "tasks": tasks,
@@ -84,10 +86,6 @@ def tasks_of(runs: Sequence[RunSource]) -> tuple[str, ...]:
     """Return the tasks that any of the runs has, in catalogue order."""
     there = {name for run in runs for name in run.results.tasks}
     return tuple(dict.fromkeys(name for name in (*task_names(), *sorted(there)) if name in there))
-
-
-def _needs_agreement(source: TaskSource) -> bool:
-    return source.spec is None or source.spec.credentialed
 
 
 def _picture_columns(pictures: Pictures, embedded: Embedded, *, asked: bool) -> dict[str, Any]:
@@ -126,12 +124,18 @@ def _task(name: str, runs: Sequence[RunSource], source: TaskSource, shelves: She
         "withheld": source.withheld,
         "missing": source.missing,
         "scores": {protocol: _scores(name, results, protocol) for protocol in PROTOCOLS},
+        "leaked": [_is_leaked(run, name) for run in runs],
         "states": [_states(result, name) for result in results],
         "written": [_written(result, name) for result in results],
         "primary": {protocol: _primary(name, results, protocol) for protocol in PROTOCOLS},
         "sampleMetrics": {protocol: metrics_shown(columns, protocol) for protocol in PROTOCOLS},
         **columns,
     }
+
+
+def _is_leaked(run: RunSource, name: str) -> bool:
+    verdicts = run.audit.get("verdicts") if isinstance(run.audit, dict) else None
+    return isinstance(verdicts, dict) and name in leaked_in(verdicts)
 
 
 def _primary(name: str, results: Sequence[Results], protocol: Protocol) -> str | None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from leaderboard.board import Board
+from leaderboard.cells import OVERLAP_TEXT
 from leaderboard.counts import beside
 from leaderboard.site.collect import Collection, task_title, tasks_of
 from leaderboard.site.markup import Markup, element, join
@@ -125,8 +126,7 @@ def _legend(board: Board) -> Markup:
             element("b", "bold"),
             ", second ",
             element("u", "underlined"),
-            ", decided on the samples that the runs share; nobody leads at zero; ",
-            "a difference inside overlapping intervals is no difference.",
+            f", decided on the samples that the runs share; nobody leads at zero; {OVERLAP_TEXT}",
         ]
     return join(*parts)
 

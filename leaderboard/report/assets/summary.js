@@ -15,6 +15,7 @@ function drawSummary() {
         ? "“of”, and the dashed line: what a perfect model scores that must write boxes in this model's notation. " : "",
       TASKS.some((task) => task.scores[protocol].some((row) => row.cells.some((cell) => cell && cell.beside.length)))
         ? "“answered”: share of the answers that could be read; under strict the others are wrong, and the number among these is never to be compared. “failures”: the number had all samples that a machine failed on been wrong, and had all been right. " : "",
+      TASKS.some((task) => task.leaked.some(Boolean)) ? `“*”: ${LEAKED} ` : "",
       RUNS.length > 1 ? "Whether runs differ is decided on the samples that they share: see Compare. " : ""),
     runLegend(),
     table(null, ["Task", "Metric", ...RUNS.map((run) => head(run.name)), el("th", { scope: "col", class: "plotted" }, axis(ticks, SHARES))],
@@ -34,11 +35,13 @@ function scoreRows(task, protocol, named) {
     return [
       ...(named ? (place ? [] : [el("th", { scope: "rowgroup", rowspan: rows.length }, taskLink(task))]) : []),
       el("td", { class: "metric", title: signatures }, title, row.metric === task.primary[protocol] ? el("span", { class: "star", title: "the task's primary metric" }, " ●") : null),
-      ...row.cells.map((cell, run) => numberCell(cell ? [scoreText(cell), el("small", null, `n = ${count(cell.n)}`), besideNumber(cell)] : el("span", { class: "quiet" }, unansweredText(task, run)))),
+      ...row.cells.map((cell, run) => numberCell(cell ? [scoreText(cell), task.leaked[run] ? el("abbr", { title: LEAKED }, "*") : null, el("small", null, `n = ${count(cell.n)}`), besideNumber(cell)] : el("span", { class: "quiet" }, unansweredText(task, run)))),
       el("td", { class: "plotted" }, scorePlot(row.cells, `${task.title}, ${title}`)),
     ];
   });
 }
+
+const LEAKED = "There is evidence that the model has seen the test split; such a number leads nobody. See Audit.";
 
 function besideNumber(cell) {
   const among = cell.amongAnswered === null ? [] : [`among these ${percent(cell.amongAnswered)}`];
