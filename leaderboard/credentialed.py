@@ -1,8 +1,11 @@
 """What of a run's data may be shown and passed on: `tasks.terms` for the data that its results name."""
 
+from collections.abc import Mapping
+from functools import cache
+
 from harness.results import Results
 from tasks.catalog import TASKS
-from tasks.prepared import is_prepared, load_prepared
+from tasks.prepared import load_prepared, prepared_names
 from tasks.suite import prepare_mini_suite
 from tasks.terms import Terms, needs_agreement, terms_of_data
 
@@ -23,10 +26,11 @@ def is_bundled(results: Results, task: str) -> bool:
 
     They are known by their fingerprint, since a folder may hold them beside real data.
     """
-    if results.suite != "mini" or task not in TASKS:
-        return False
-    bundled = prepare_mini_suite()
-    return (
-        is_prepared(bundled, task)
-        and load_prepared(bundled, task).manifest.data_fingerprint == results.tasks[task].data
-    )
+    return results.suite == "mini" and task in TASKS and _bundled_data().get(task) == results.tasks[task].data
+
+
+@cache
+def _bundled_data() -> Mapping[str, str]:
+    """Return the fingerprints of the bundled suite's data by task."""
+    folder = prepare_mini_suite()
+    return {name: load_prepared(folder, name).manifest.data_fingerprint for name in prepared_names(folder)}

@@ -121,7 +121,9 @@ def _description(spec: TaskSpec) -> str:
     help="prepared: hash every image file that a sample names; none: leave them unread, and out of the fingerprint.",
 )
 @click.option(
-    "--licence", default="", metavar="TEXT",
+    "--licence",
+    default="",
+    metavar="TEXT",
     help="Under which the data may be passed on, if you may say so: 'CC BY 4.0'. Without it their texts stay here.",
 )
 def prepare_command(

@@ -16,6 +16,7 @@ from leaderboard.counts import (
     writes_to_tell,
     written_cells,
 )
+from leaderboard.credentialed import terms_of
 from leaderboard.leaks import leaked_in
 from leaderboard.markdown import METRIC_TITLES
 from leaderboard.primary import primary_metric
@@ -123,6 +124,7 @@ def _task(name: str, runs: Sequence[RunSource], source: TaskSource, shelves: She
         "kind": having.kind,
         "withheld": source.withheld,
         "missing": source.missing,
+        "open": all(terms_of(result, name).openness == "open" for result in results if name in result.tasks),
         "scores": {protocol: _scores(name, results, protocol) for protocol in PROTOCOLS},
         "leaked": [_is_leaked(run, name) for run in runs],
         "states": [_states(result, name) for result in results],

@@ -127,7 +127,8 @@ def _with_report(public: PublicRun, *, all_reports: bool) -> SiteRun:
 def _why_not(public: PublicRun, file: Path, *, all_reports: bool) -> str:
     held_back = [task for task, terms in public.terms.items() if terms.openness != "open"]
     if held_back and not all_reports:
-        return f"it may show texts of {', '.join(held_back)}"
+        reasons = dict.fromkeys(public.terms[task].reason for task in held_back)
+        return f"it may show texts of {', '.join(held_back)}: {'; '.join(reasons)}"
     if public.scrubber.leaks(file.read_text(encoding="utf-8", errors="replace")):
         return "it names a folder or a secret of this machine"
     return ""

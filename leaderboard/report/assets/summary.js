@@ -24,7 +24,14 @@ function drawSummary() {
     stateTable(),
     writtenTable(),
     missingList(),
+    keptHere(),
   ];
+}
+
+function keptHere() {
+  const titles = TASKS.filter((task) => !task.open && !task.withheld).map((task) => task.title);
+  return titles.length ? [el("h2", null, "Before you pass this report on"),
+    el("p", null, `It may show texts and images of ${titles.join(", ")}, and nothing says that these data may be passed on.`)] : null;
 }
 
 function scoreRows(task, protocol, named) {
