@@ -71,7 +71,7 @@ _PREFIXES = ("ab", "a", "un", "non", "ir", "in", "im", "dis")
 
 _DENYING_WORDS = """
 not no never cannot neither nor without non unlike either whether if unsure unclear uncertain excluding except hardly
-versus vs rather instead exclude excludes denies
+doubt doubtful unlikely wrong incorrect false rather instead exclude excludes denies
 """
 _DENIALS = frozenset(_DENYING_WORDS.split())
 _DENIED_BEHIND = re.compile(
@@ -87,6 +87,8 @@ _NOT_A_SIDE = re.compile(
 _DENIES = re.compile(r"\b(?:no|not|neither|without|never)\b", re.IGNORECASE)
 _LISTS = re.compile(r"\b(?:or|nor)\b", re.IGNORECASE)
 _ONE_WORD = re.compile(r"\bx ?rays?\b")
+_OR = r"(?:or|vs|versus|nor)"
+_DENIED_NAME = re.compile(r"(?:non|no|without) (.+)")
 _LONG_WORD = 5
 _COMPOUND = frozenset({"upper", "lower", "top", "bottom", "mid", "middle", "central"})
 _SIDES = frozenset({"left", "right"})
@@ -114,38 +116,45 @@ def says_alternative(text: str, reference: str) -> bool:
 
 
 def _says(text: str, right: str) -> bool:
-    clauses = list(_clauses(text))
+    clauses = [clause for sentence in _statements(text) for clause in _clauses(sentence)]
     if not any(_names(clause, right) for clause in clauses):
         return False
-    if _is_one_of_two(text, right):
+    if any(_is_one_of_two(sentence, right) for sentence in _statements(text)):
         return False
     return not any(_names(clause, other, beside=right) for clause in clauses for other in _alternatives_of(right))
 
 
 def _mentions(text: str, right: str) -> bool:
-    return any(_has(clause.words, word) for clause in _clauses(text) for word in (right, *_alternatives_of(right)))
+    return any(
+        _has(clause.words, word)
+        for part in _statements(text)
+        for clause in _clauses(part)
+        for word in (right, *_alternatives_of(right))
+    )
 
 
-def _clauses(text: str) -> Iterator[_Clause]:
-    """Yield the clauses of all sentences that are no question, in the normal form in which answers are compared."""
-    for sentence in _SENTENCES.split(text):
-        if sentence.rstrip().endswith("?"):
-            continue
-        # `no left, right or upper lesion` denies all three.
-        denial, lists = _DENIES.search(sentence), [match.end() for match in _LISTS.finditer(sentence)]
-        last = lists[-1] if denial and lists and "," in sentence else 0
-        place = 0
-        for part in _CLAUSES.split(sentence):
-            words = _ONE_WORD.sub("x ray", normalise_strictly(part))
-            if words:
-                yield _Clause(_NOT_A_SIDE.sub("", words), denial is not None and denial.start() <= place < last)
-            place += len(part) + 1
+def _statements(text: str) -> list[str]:
+    """Return the sentences of a text that are no question."""
+    return [sentence for sentence in _SENTENCES.split(text) if not sentence.rstrip().endswith("?")]
+
+
+def _clauses(sentence: str) -> Iterator[_Clause]:
+    """Yield the clauses of a sentence in the normal form in which answers are compared."""
+    # `no left, right or upper lesion` denies all three.
+    denial, lists = _DENIES.search(sentence), [match.end() for match in _LISTS.finditer(sentence)]
+    last = lists[-1] if denial and lists and "," in sentence else 0
+    place = 0
+    for part in _CLAUSES.split(sentence):
+        words = _ONE_WORD.sub("x ray", normalise_strictly(part))
+        if words:
+            yield _Clause(_NOT_A_SIDE.sub("", words), denial is not None and denial.start() <= place < last)
+        place += len(part) + 1
 
 
 def _names(clause: _Clause, words: str, *, beside: str = "") -> bool:
     """Return whether a clause names an alternative without denying it, outside of the words of the right one."""
     padded = f" {clause.words} "
-    if beside and not _has(beside, words):
+    if beside:
         padded = padded.replace(f" {beside} ", " | ")
     if clause.denied:
         return False
@@ -170,7 +179,7 @@ def _is_one_of_two(text: str, right: str) -> bool:
     """Return whether the right words stand beside an `or` or a stroke: whatever the other is, nothing is decided."""
     words = r"[\s_-]+".join(map(re.escape, right.split()))
     beside = (
-        rf"\b{words}(?:\s+\w+)?\s*(?:,\s*)?\bor\b|\bor\s+(?:(?!\bnot\b)\w+\s+){{0,2}}{words}\b"
+        rf"\b{words}(?:\s+\w+)?\s*(?:,\s*)?\b{_OR}\b|\b{_OR}\s+(?:(?!\bnot\b)\w+\s+){{0,2}}{words}\b"
         rf"|\b{words}\s*/\s*\w|\w\s*/\s*{words}\b"
     )
     return re.search(beside, text, re.IGNORECASE) is not None
@@ -189,7 +198,8 @@ def _alternatives_of(right: str) -> tuple[str, ...]:
         if groups:
             found |= {name for group in family if group not in groups for name in group}
     found |= {opposite for word in right.split() for opposite in _opposites(word)}
-    return tuple(sorted(name for name in found if not _has(right, name)))
+    denied = _DENIED_NAME.match(right)
+    return tuple(sorted({name for name in found if not _has(right, name)} | ({denied.group(1)} if denied else set())))
 
 
 def _opposites(word: str) -> Iterator[str]:

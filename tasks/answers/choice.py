@@ -50,20 +50,20 @@ def taken_choices(text: str, choices: Mapping[str, str]) -> frozenset[str]:
         text: The answer.
         choices: As for `read_choice`.
     """
-    said = _spoken(text)
+    said = final_answer(text)
     if not said or not choices:
         return Keys()
     fields = answer_fields(said)
     if fields is None:
-        return _taken(said, choices)
-    read = [_taken(value, choices, in_field=True) for value in fields.values if value]
-    beside = _declared_beside(fields.beside, choices)
+        return _taken(_words(said), choices)
+    read = [_taken(_words(value), choices, in_field=True) for value in fields.values if value]
+    beside = _declared_beside(_words(fields.beside), choices)
     return common([keys for keys in (*read, *beside) if keys])
 
 
-def _spoken(text: str) -> str:
-    """Return an answer without thoughts and markup; of a marked answer only what is marked."""
-    return plain_text(_STRUCK_OUT.sub("", final_answer(text)))
+def _words(text: str) -> str:
+    """Return a text without markup, and without what was struck out."""
+    return plain_text(_STRUCK_OUT.sub("", text))
 
 
 def _taken(text: str, choices: Mapping[str, str], *, in_field: bool = False) -> Keys:

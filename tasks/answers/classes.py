@@ -22,7 +22,7 @@ from tasks.answers.wording import (
 
 _DENIAL = re.compile(
     r"\b(?:not?|non|never|cannot|without|neither|nor|negative|unlikely|unable|sorry|unsure|uncertain|unclear"
-    r"|exclud\w+|rul(?:e|ed|es|ing)\s+out|incorrect|wrong|absent|absence|denies|denied|doubt\w*)\b|n't\b|\?",
+    r"|exclud\w+|reject\w*|eliminat\w+|removed|resected|less\s+likely|least|rul(?:e|ed|es|ing)\s+out|incorrect|wrong|absent|absence|denies|denied|doubt\w*)\b|n't\b|\?",
     re.IGNORECASE,
 )
 _OTHER_MATTER = re.compile(
@@ -50,6 +50,7 @@ _DECLARES = re.compile(
               |classification|result|impression|severity|stage)
             (?:\s+(?:to|for|of|in|here)\b[^.;:,\n]{0,60}?)?
             (?:\s*(?:'s|\s(?:is|was|would\s+be|should\s+be|must\s+be|appears\s+to\s+be|seems\s+to\s+be))\b\s*:?|\s*[:=]|\s+-|\n)
+          |\b(?:it|this|that)(?:'s|\s+is)\s+not\b[^.;\n]{{1,80}}?\bbut(?:\s+rather)?
           |\b(?:it|this|that)(?:'s|\s+(?:is|must\s+be|should\s+be|would\s+be))\b|\b(?:belongs?\s+to|classified\s+as|labell?ed\s+as|diagnosed\s+as)
           |\b(?:therefore|thus|hence|so)\b\s*,?
           |\b(?:i|we)(?:'d|\s+would|\s+will)?\s+(?:say|think|believe|guess|choose|select|pick|go\s+with|answer)(?:\s+that)?(?:\s+(?:it|this)(?:'s|\s+is))?)
@@ -59,6 +60,8 @@ _DECLARES = re.compile(
 )
 _TAKEN_BACK = re.compile(r"\Ano\s*[,.!;:-]+\s*", re.IGNORECASE)
 _MARKS = " ,.:;!-\n"
+_SENTENCE_ENDS = re.compile(r"[.;!?\n]|\b(?:because|since|as|while|whereas|unlike)\b", re.IGNORECASE)
+_LISTED = re.compile(r"\n[ \t]*(?:[-+]|\(?\w[.)])?[ \t]*\Z")
 _REACH = 120
 _DETERMINERS = frozenset({"no"})
 
@@ -104,6 +107,8 @@ class _Classes:
 
     def whole(self, text: str) -> str | None:
         """Return the class that a whole text is, a label or an article before it aside."""
+        if text.endswith("?"):
+            return None
         bare = re.sub(
             r"\A(?:the\s+)?(?:option|choice|answer|class|category|label|an?|the)\b\s*:?\s*",
             "",
@@ -127,6 +132,8 @@ class _Classes:
         names = {place.name for place in places}
         rest = _without(text, places)
         if len(names) != 1 or _DENIAL.search(rest) or _OTHER_MATTER.search(rest):
+            return None
+        if any(is_supposed(text, place.start) for place in places):
             return None
         if any(_folded(place.name) in _DETERMINERS or not _GOES_ON.match(text, place.end) for place in places):
             return None
@@ -158,8 +165,11 @@ class _Classes:
 
     def _beside(self, text: str, place: _Place, places: list[_Place]) -> bool:
         """Return whether the same sentence sets another class beside one: `melanoma or nevi`."""
-        end = place.end + len(re.split(r"[.;!?\n]", text[place.end : place.end + _REACH], maxsplit=1)[0])
-        others = [other for other in places if place.end <= other.start < end and other.name != place.name]
+        end = place.end + len(_SENTENCE_ENDS.split(text[place.end : place.end + _REACH], maxsplit=1)[0])
+        different = [other for other in places if other.name != place.name]
+        if any(_LISTED.search(before(text, other.start)) for other in different):
+            return True
+        others = [other for other in different if place.end <= other.start < end]
         return any(
             not is_denied_before(text, other.start) and not is_denied_behind(text, other.end) for other in others
         )

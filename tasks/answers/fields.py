@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.answers.plain import plain_characters
+
 _NAME = (
     r"(?:(?:the|my|final|correct|predicted|best|chosen|selected)_)*(?:answer|choice|option|prediction)"
     r"(?:_(?:choice|option|idx|index|letter|key|label|text))?"
@@ -34,10 +36,11 @@ def answer_fields(text: str) -> Fields | None:
     if "{" not in text:
         return None
     start, end = text.find("{"), text.rfind("}") + 1
-    document = _document(text[start:end])
+    document = _document(text[start:end]) or _document(plain_characters(text[start:end]))
     if document is not None:
         values = [_single(value) for key, value in document.items() if _IS_NAME.fullmatch(key)]
         return Fields(values, f"{text[:start]}\n{text[end:]}") if values else None
+    text = plain_characters(text)
     found = [_value_behind(text, match.end()) for match in _NAMED.finditer(text)]
     return Fields(found, "") if found else None
 

@@ -24,7 +24,7 @@ _HEDGE = (
     r"|actually)"
 )
 _PREAMBLE = re.compile(
-    rf"""\s*(?:{_HEDGE}\s*,?\s+){{0,2}}
+    rf"""\s*(?:{_HEDGE}\s*,?\s+){{0,2}}[(\[\"']?
          (?:(?:(?:the|my)\s+)?(?:(?:correct|right|best|final)\s+)?(?:option|choice|answer|letter|number|\#)\s*:?\s*(?=[\s(\[\"']|\w\W)
             (?!\s*(?:is|was|would|should|must)\b))?""",
     re.IGNORECASE | re.VERBOSE,
@@ -56,6 +56,7 @@ _WEAK = re.compile(
 _NOT_THIS_BUT = re.compile(
     r"\s*(?:clearly\s+|definitely\s+)?not\s+[^.;\n]{1,60}?[,;]?\s+but\s+(?:rather\s+)?", re.IGNORECASE
 )
+_NOT_THIS_FIRST = re.compile(rf"\A{_NOT_THIS_BUT.pattern}", re.IGNORECASE)
 _CONTRAST = re.compile(
     r"[^.;\n]{0,120}?\b(?:but|however|though|although|yet|or|actually|instead|alternatively)\b", re.IGNORECASE
 )
@@ -88,12 +89,13 @@ _DOES_NOT_KNOW = re.compile(
     r"[\s)\].:,;-]*(?:i\s+(?:do\s+not|don't|cannot|can't|am\s+not)|i'm\s+not|unknown|unsure|n/a|none)\b", re.IGNORECASE
 )
 _REJECTED = re.compile(
-    r"[)\].:,;\s-]*(?:(?:is|are|was)\s+)?(?:wrong\b|incorrect\b|false\b|no\s*(?:\Z|[.,;!])|not\s+(?:correct|right)\b)",
+    r"[)\].:,;\s(-]*(?:(?:is|are|was)\s+)?(?:wrong\b|unlikely\b|excluded\b|ruled\s+out\b|rejected\b|incorrect\b|false\b|no\s*(?:\Z|[.,;!])|not\s+(?:correct|right)\b)",
     re.IGNORECASE,
 )
 _SEPARATORS = re.compile(r"[\s)\].:-]*")
 _ANSWER_LABEL = re.compile(r"\A\s*A\s*:")
 _ALSO = re.compile(r"\b(?:also|too|as\s+well|equally)\b", re.IGNORECASE)
+_CLAUSE_BEGINS = re.compile(r"\A|(?<!\b\w)[.;:!?\n,]\s+")
 _NO_LONGER = re.compile(r"(?:(?<=[.!?\n,;])|(?<=\.\.)|(?<=\s-)|(?<=\u2026))\s*no\s*[,.!:;-]+\s+", re.IGNORECASE)
 
 _LINES = 40
@@ -139,7 +141,7 @@ class Letters:
         self._in_field = in_field
         key = options.key_pattern()
         self._confirmed = re.compile(
-            rf"(?:\A|(?<=[.;:!?\n,])|\b(?P<label>option|choice|answer|letter)|\b(?:so|thus|therefore|hence|that|think|believe|only|but))"
+            rf"(?:\A|(?<=[.;:!?\n,])(?<!Mr\.)(?<!Dr\.)(?<!Ms\.)(?<!Mrs\.)|\b(?P<label>option|choice|answer|letter)|\b(?:so|thus|therefore|hence|that|think|believe|only|but))"
             rf"\s*[(\[\"']?(?P<key>{key})(?![\w'-])(?P<close>[)\]]?)[\"']?",
             re.IGNORECASE,
         )
@@ -170,6 +172,7 @@ class Letters:
             *(claim for match in _STRONG.finditer(text) for claim in self._declared_at(text, match)),
             *(claim for match in _WEAK.finditer(text) for claim in self._declared_at(text, match)),
             *(claim for match in self._confirmed.finditer(text) for claim in self._confirmed_at(text, match)),
+            *(claim for match in _CLAUSE_BEGINS.finditer(text) for claim in self._confirmed_text_at(text, match.end())),
         ]
 
     def _one_version(self, text: str) -> Keys:
@@ -182,13 +185,13 @@ class Letters:
 
     def _claims(self, text: str) -> Claims:
         """Return what a text claims, in the strongest way in which it claims anything."""
-        text = _GREETING.sub("", text)
+        text = _NOT_THIS_FIRST.sub("", _GREETING.sub("", text))
         declared = self.declared(text)
         if declared:
             begun = () if _ANSWER_LABEL.match(text) else self._at_the_start(text)
             return [*declared, *begun]
         whole = self._options.whole(_LABEL.sub("", text))
-        if whole:
+        if whole and not text.rstrip(" \"')").endswith("?"):
             return [whole]
         return self._at_the_start(text) or self._last_line(text) or self._pointed_out(text) or self._by_polar_text(text)
 
@@ -209,14 +212,13 @@ class Letters:
         start, end = _sentence(text, place)
         reason = _ASIDE.search(text, start, end)
         listed = self._listed_too.finditer(text, start, reason.start() if reason else end)
-        others = self._options.alternatives_at(text, place)
-        others += [Keys({self._options.key_of(match.group(1))}) for match in listed]
+        others = [Keys({self._options.key_of(match.group(1))}) for match in listed]
         contrast = _CONTRAST.match(text, start, end)
-        rest = text[contrast.end() : end] if contrast else ""
+        mentions = self._options.mentions_in(text, contrast.end(), end) if contrast else []
         return others + [
             mention.keys
-            for where, mention in self._options.mentions_in(rest)
-            if not is_denied_before(rest, where) and not is_denied_behind(rest, mention.end)
+            for where, mention in [*self._options.alternatives_at(text, place), *mentions]
+            if not is_denied_before(text, where) and not is_denied_behind(text, mention.end)
         ]
 
     def _confirmed_at(self, text: str, match: re.Match[str]) -> Claims:
@@ -225,6 +227,8 @@ class Letters:
         labelled = match.group("label") or match.group("close") or len(key) > 1
         if not labelled and (match.group("key").islower() or _NOT_ALONE_BEFORE.search(text[max(0, start - 8) : start])):
             return ()
+        if not _CONFIRMS.match(text, match.end()) and not self._options.text_behind(text, match.end()):
+            return ()
         mention = self._options.key_at(text, start)
         end = mention.end if mention and mention.end > match.end() else match.end()
         confirmed = _CONFIRMS.match(text, end)
@@ -232,6 +236,15 @@ class Letters:
             return ()
         keys = mention.keys if mention else Keys({key})
         return () if is_conditional(text, confirmed.end()) else [keys]
+
+    def _confirmed_text_at(self, text: str, place: int) -> Claims:
+        """Return the option of `warfarin is correct`."""
+        named = self._options.confirmed_text_at(text, place)
+        if named is None or not _CONFIRMS.match(text, named.end):
+            return ()
+        if is_denied_before(text, place) or is_supposed(text, place):
+            return ()
+        return [named.keys]
 
     def _at_the_start(self, text: str) -> list[Keys]:
         opening = _LIST_ENDS.split(text, maxsplit=1)[0]

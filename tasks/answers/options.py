@@ -25,11 +25,12 @@ _SENTENCE_ENDS = re.compile(r"\s*[.!]?\s*(?:\Z|\n)")
 _SEPARATORS = re.compile(r"[\s)\].:,;\"'}(\[-]*")
 _WORD_BEGINS = re.compile(r"(?<![\w-])(?=\w)")
 _WORD = re.compile(r"\w[\w'-]*")
+_AUTHORS = re.compile(r",?\s+(?:et\s+al|and\s+colleagues)\b")
 # What begins a sentence, and no name of a species, cell or person.
 _OF_SENTENCES = """
 because since as due given the this that these those it its he she his her they we i there therefore thus so hence
 which while although in on for with without from based explanation reason reasoning rationale justification option
-answer all both most patient patients according to among by if not and but however please note
+answer all both most patient patients according to among by not and but however please note
 """
 _SENTENCE_WORDS = frozenset(_OF_SENTENCES.split())
 # Enough of them for `E. Coli`; in lower case no word but those above is taken for a sentence anyway.
@@ -38,7 +39,7 @@ coli aureus pylori difficile diff pneumoniae influenzae pertussis anthracis cere
 dermatitidis albicans tetani botulinum perfringens trachomatis jejuni burnetii psittaci diphtheriae neoformans
 immitis auris epidermidis pyogenes agalactiae viridans saprophyticus faecalis faecium histolytica lamblia
 vermicularis lumbricoides duodenale fumigatus baumannii meningitidis gonorrhoeae monocytogenes mirabilis aeruginosa
-typhi pestis tuberculosis leprae vivax falciparum strep staph fib flutter
+typhi pestis tuberculosis leprae latum vivax falciparum strep staph fib flutter
 """
 _EPITHETS = frozenset(_OF_SPECIES.split())
 _PARTS_OF_NAMES = frozenset({"section", "cell", "cells", "dimer", "peptide"})
@@ -48,6 +49,14 @@ _GAP = re.compile(
         |option|options|choice|answer|either|both|too|alternatively|and/or|else)\b|[(\[]){1,12}""",
     re.IGNORECASE | re.VERBOSE,
 )
+_CLOSES = re.compile(r"[)\]\"']\s*|\.\s*(?=[,;/&+|]|(?:and|or|plus|as\s+well\s+as)\b)")
+# A sentence about an option, not one that takes it: `(A) should be avoided`, `A (aspirin) for adults`.
+_SPEAKS_OF = re.compile(
+    r"""\s+(?:is|are|was|were|be|has|have|had|would|should|could|can|cannot|may|might|must|does|do|did|will|seems?|looks?
+        |appears?|followed|then|for|if|unless|when|plus|than|until|after|before)\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_CLOSERS = re.compile(r"[)\]\"']*")
 _MEANS_WORD = re.compile(r"\s+[a-z]")
 _INNER = re.compile(r"\s*\(\s*([^()\n]{0,200})\)")
 _PARENTHESIS_ENDS = re.compile(r"\s*(?:\Z|[.,;:!\n]|-+\s|(?:is|was|would\s+be|because|since|as)\b)", re.IGNORECASE)
@@ -130,6 +139,8 @@ class Options:
         labelled = self._label_behind(text, match.end(1))
         if labelled is None:
             return Mention(keys, match.end(1))
+        if self._is_spoken_of(text, labelled.end):
+            return None
         return Mention(keys & labelled.keys, labelled.end)
 
     def _label_behind(self, text: str, place: int) -> Mention | None:
@@ -142,30 +153,39 @@ class Options:
         if match is None:
             return None
         key, end = self.key_of(match.group("key")), match.end()
-        own = self._own_text(text, end, key, dressed=bool(match.group("close")))
-        if own is not None:
-            return own
+        own = self.text_behind(text, end)
+        if own is not None and (key in self._keys_of(own) or _END.match(text, own.end(1))):
+            return self._with_text(text, match, own)
         stands = self._stands_dressed(text, match) if match.group("close") else self._stands_bare(text, match)
         return Mention(Keys({key}), end) if stands else None
 
-    def _own_text(self, text: str, place: int, key: str, *, dressed: bool) -> Mention | None:
-        """Return a key together with the text behind it; with the text of another option the two name nothing."""
+    def text_behind(self, text: str, place: int) -> re.Match[str] | None:
+        """Return the text of an option that follows a key."""
         separators = _SEPARATORS.match(text, place)
         start = separators.end() if separators else place
-        match = self._text_pattern.match(text, start) if self._text_pattern and start > place else None
-        if match is None:
+        return self._text_pattern.match(text, start) if self._text_pattern and start > place else None
+
+    def _with_text(self, text: str, letter: re.Match[str], named: re.Match[str]) -> Mention | None:
+        """Return a key together with the text behind it; with the text of another option the two name nothing."""
+        keys = self._keys_of(named) & {self.key_of(letter.group("key"))}
+        ends = _END.match(text, named.end(1)) or _REASON.match(text, named.end(1))
+        # `A warfarin overdose` is none of aspirin, and `A. Warfarin should be avoided` does not take it.
+        article = not letter.group("close") and text[letter.end() : named.start(1)].isspace()
+        if (article and not ends) or self._is_spoken_of(text, named.end(1)):
             return None
-        keys = self._keys_of(match)
-        if key in keys:
-            # Only `A warfarin overdose` may be an article.
-            ends = _END.match(text, match.end(1)) or _REASON.match(text, match.end(1))
-            article = not dressed and text[place:start].isspace() and not ends
-            return None if article else Mention(Keys({key}), match.end(1))
-        return Mention(Keys(), match.end(1)) if _END.match(text, match.end(1)) else None
+        return Mention(keys, named.end(1))
 
     def _stands_dressed(self, text: str, match: re.Match[str]) -> bool:
         # `(S)-ketamine` and `(E)-isomer` are names; so is `(B)-cell`.
-        return re.match(r"-\w|\w", text[match.end() :][:2]) is None
+        if re.match(r"-\w|\w", text[match.end() : match.end() + 2]):
+            return False
+        return not self._is_spoken_of(text, match.end())
+
+    def _is_spoken_of(self, text: str, place: int) -> bool:
+        """Return whether a sentence goes on to speak of an option, so that it does not take it."""
+        closes = _CLOSERS.match(text, place)
+        end = closes.end() if closes else place
+        return _SPEAKS_OF.match(text, end) is not None and _REASON.match(text, end) is None
 
     def _stands_bare(self, text: str, match: re.Match[str]) -> bool:
         key, letter, end = self.key_of(match.group("key")), match.group("key"), match.end()
@@ -191,7 +211,12 @@ class Options:
         written, said = word.group(), word.group().lower()
         if said in self._keys or said in _SENTENCE_WORDS or len(key) > 1 or said[0].isdigit():
             return True
-        if self._abbreviates(key, said) or said in _EPITHETS or written in _PARTS_OF_NAMES:
+        if (
+            _AUTHORS.match(text, word.end())
+            or self._abbreviates(key, said)
+            or said in _EPITHETS
+            or written in _PARTS_OF_NAMES
+        ):
             return False
         if not self._texts:
             # Nobody told what the options say: what follows may be the text of one.
@@ -203,20 +228,29 @@ class Options:
     def _abbreviates(self, initial: str, word: str) -> bool:
         return any(text.startswith(initial.lower()) and word in text.split()[1:] for text in self._texts)
 
-    def alternatives_at(self, text: str, place: int) -> list[Keys]:
-        """Return the options that follow one as alternatives: `or C`, `, C`, `/C`, `and (D)`, `B C`."""
-        gap = _GAP.match(text, place) or re.compile(r"[)\]\"']\s*").match(text, place)
+    def confirmed_text_at(self, text: str, place: int) -> Mention | None:
+        """Return the option whose text stands at a place, whatever follows."""
+        match = self._free_pattern.match(text, place) if self._free_pattern else None
+        if match is None:
+            return None
+        labelled = self._label_behind(text, match.end(1))
+        keys = self._keys_of(match)
+        return Mention(keys & labelled.keys, labelled.end) if labelled else Mention(keys, match.end(1))
+
+    def alternatives_at(self, text: str, place: int) -> list[tuple[int, Mention]]:
+        """Return the options that follow one as alternatives (`or C`, `, C`, `/C`, `B C`), with their places."""
+        gap = _GAP.match(text, place) or _CLOSES.match(text, place)
         if gap is None:
             return []
         while (wider := _GAP.match(text, gap.end())) is not None:
             gap = wider
         named = self._free_pattern.match(text, gap.end()) if self._free_pattern else None
         if named is not None and _END.match(text, named.end(1)):
-            return [self._keys_of(named)]
+            return [(gap.end(), Mention(self._keys_of(named), named.end(1)))]
         match = self._key_pattern.match(text, gap.end())
         if match is None or not self.is_letter(text, match):
             return []
-        return [Keys({self.key_of(match.group("key"))})]
+        return [(gap.end(), Mention(Keys({self.key_of(match.group("key"))}), match.end()))]
 
     def is_letter(self, text: str, match: re.Match[str]) -> bool:
         """Return whether a match of a key is no article, pronoun or part of a word."""
@@ -226,20 +260,22 @@ class Options:
         if match.group("close"):
             return True
         means_word = letter in {"A", "I"} and _MEANS_WORD.match(behind) is not None
+        if letter == "A" and _SPEAKS_OF.match(text, match.end()):
+            means_word = False
         return not means_word and (len(letter) > 1 or not letter.islower() or letter not in {"a", "i"})
 
-    def mentions_in(self, text: str) -> list[tuple[int, Mention]]:
+    def mentions_in(self, text: str, start: int, end: int) -> list[tuple[int, Mention]]:
         """Return every standing letter and every text of an option in a stretch of text, with its place."""
         found: list[tuple[int, Mention]] = []
-        for match in _standing_pattern(tuple(self._keys)).finditer(text):
+        for match in _standing_pattern(tuple(self._keys)).finditer(text, start, end):
             upper = not match.group("key").islower() or bool(match.group("close"))
             if upper and self.is_letter(text, match):
                 found.append((match.start(), Mention(Keys({self.key_of(match.group("key"))}), match.end())))
         free = self._free_pattern
-        for start in _WORD_BEGINS.finditer(text) if free else ():
-            named = free.match(text, start.start()) if free else None
-            if named is not None and _END.match(text, named.end(1)):
-                found.append((start.start(), Mention(self._keys_of(named), named.end(1))))
+        for word in _WORD_BEGINS.finditer(text, start, end) if free else ():
+            named = free.match(text, word.start(), end) if free else None
+            if named is not None:
+                found.append((word.start(), Mention(self._keys_of(named), named.end(1))))
         return found
 
     def _keys_of(self, match: re.Match[str]) -> Keys:

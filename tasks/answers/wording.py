@@ -16,10 +16,10 @@ _TAKES_BACK = re.compile(
        |\bhold\s+on\b|\b(?:scratch|strike)\s+that\b|\bcorrection\b(?=\s*[:,!.-])|\bon\s+second\s+thoughts?\b
        |\blet\s+me\s+(?:reconsider|rethink|re-think|think\s+again|re-?check|re-?evaluate|re-?read|correct|revise)\b
        |\bi\s+(?:take\s+(?:that|it)\s+back|was\s+wrong|made\s+an?\s+(?:mistake|error)|misread|misspoke|changed\s+my\s+mind)\b
-       |\bmy\s+(?:mistake|bad)\b|\boops\b|\bi\s+mean\b(?!s)|\bor\s+rather\b""",
+       |\bmy\s+(?:mistake|bad)\b|\boops\b|\bi\s+mean\b(?!s)|\bor\s+rather\b|(?<=[-,.;!]\s)sorry\s*[,:-]""",
     re.IGNORECASE | re.VERBOSE,
 )
-_SAYS_ANEW = re.compile(r"(?:^|[.!?;\n,]|\.\.\.|\s-)\s*(?:actually|hmm+|rather)\b[\s,:]*", re.IGNORECASE)
+_SAYS_ANEW = re.compile(r"(?:^|[.!?;\n,]|\.\.\.|\s-)\s*(?:(?:actually|hmm+|rather|well)\b[\s,:.]*)+", re.IGNORECASE)
 
 _DENIED_BEFORE = re.compile(
     r"""(?:\b(?:not|never|cannot|neither|nor|hardly|without|than|instead\s+of|except|excluding|excludes?|excluded|unlike
@@ -44,15 +44,21 @@ _DENIED_BEHIND = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 # Supposed by somebody, or at first, or under a condition: said, but not claimed.
+_SAYS = (
+    r"(?:think|say|argue|believe|choose|pick|select|claim|suggest|assume|guess|suspect|answer|prefer|favou?r|go|vote)"
+)
 _SUPPOSED_CLAUSE = re.compile(
-    r"""\b(?:might|may|could|some|many|others|another|people|students?|doctors?|physicians?|candidates?|textbooks?|someone|everyone|most\s+(?:would|will|of)
-          |one\s+(?:would|can)|you|they|he|she|patient|tempt\w+|mistake\w*|traps?|distractors?|assum\w+|suppos\w+|whether|suggest(?:s|ed)?\s+that
-          |imagine|says?\s+that|said|asked|claims?|claimed|argue[sd]?|pretend\w*|were|thought|had)\b(?:(?!\bbut\b)[^.;:,!?\n])*\Z""",
+    rf"""\b(?:might|may|could|people|students?|doctors?|physicians?|candidates?|textbooks?|colleagues?|someone|somebody|everyone
+          |others|most\s+(?:would|will|of)|one\s+(?:would|can)|(?:some|many|most|few|you|they|he|she)\s+(?:\w+\s+)?{_SAYS}s?
+          |(?:another|an?|the|my)\s+(?!evidence|image|scan|picture|study|data|finding|result|abstract|context)\w+\s+{_SAYS}s|tempt\w+|mistakes?|mistaken\w*|traps?|distractors?|assum\w+|suppos\w+|whether
+          |says?\s+that|imagine|said|asked|claimed|argued|believed|pretend\w*|thought
+          )\b(?:(?!\b(?:but|so|therefore|thus|hence)\b)[^.;:,!?\n])*\Z""",
     re.IGNORECASE | re.VERBOSE,
 )
 _SUPPOSED_SENTENCE = re.compile(
-    r"\b(?:at\s+first|first\s+(?:glance|thought|impression|guess)|initial(?:ly)?|originally|previously|if|unless)\b",
-    re.IGNORECASE,
+    r"""\b(?:at\s+first|first\s+(?:glance|thought|impression|guess)|initial(?:ly)?|originally|previously|if|unless
+        |had\s+(?:\w+\s+){1,3}been)\b""",
+    re.IGNORECASE | re.VERBOSE,
 )
 _FORCED = re.compile(
     r"\bif\s+(?:i\s+(?:had|have|were|was)\s+(?:forced\s+)?to\s+\w+(?:\s+(?:one|an\s+answer))?|forced(?:\s+to\s+\w+)?|pressed|in\s+doubt)\b",
@@ -60,7 +66,7 @@ _FORCED = re.compile(
 )
 _SENTENCE_ENDS = re.compile(r"[.!?\n](?=\s|\Z)|\n")
 _CONDITION = re.compile(
-    r"[\s,)\]\"']*(?:(?:but\s+)?only\s+)?(?:if|unless|when|assuming|provided|otherwise|were|or\s+not)\b|\s*[)\]\"']?\s*\?",
+    r"[\s,)\]\"']*(?:(?:but\s+)?only\s+)?(?:if|unless|when|assuming|provided|otherwise|were|or\s+not)\b|\s*[.)\]\"']{0,2}\s*\?",
     re.IGNORECASE,
 )
 

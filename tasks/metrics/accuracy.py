@@ -40,8 +40,8 @@ def answers_closed(prediction: str, reference: str) -> float:
     right = normalise_strictly(plain_text(reference))
     said = plain_text(prediction)
     if not right or normalise_strictly(said) == right:
-        return float(bool(right))
-    fields = answer_fields(said)
+        return float(bool(right) and (not said.endswith("?") or said == plain_text(reference)))
+    fields = answer_fields(prediction)
     answers = [said] if fields is None else [value for value in fields.values if value]
     if right in POLAR_WORDS:
         return float(bool(answers) and all(read_polar(answer) == right for answer in answers))
