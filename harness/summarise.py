@@ -26,6 +26,7 @@ def summarise_task(scored: ScoredTask) -> TaskResult:
         kind=spec.kind,
         version=spec.version,
         data=scored.load.prepared.manifest.data_fingerprint,
+        licence=scored.load.prepared.manifest.licence,
         samples=len(scored.items),
         states=dict(count_states(scored.items)),
         written=scored.written,

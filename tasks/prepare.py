@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import Field, TypeAdapter
@@ -40,6 +41,7 @@ def prepare_task(
     options: Mapping[str, str],
     *,
     image_hashes: ImageHashes = "prepared",
+    licence: str = "",
 ) -> Prepared:
     """Read a native folder and write samples, skipped items, hashes and manifest to `<data_dir>/<task>/`.
 
@@ -54,6 +56,7 @@ def prepare_task(
         options: Reader options; see `spec.options`.
         image_hashes: `prepared` to hash every image file that a sample names, so that the identity of the data covers
             them; `none` to leave them unread.
+        licence: Under which the data's owner says that they may be passed on; see `tasks.terms`.
 
     Raises:
         UsageError: If an option does not exist or is malformed.
@@ -72,7 +75,7 @@ def prepare_task(
     images = hash_images(source, checked.images, f"{spec.name} images") if image_hashes == "prepared" else None
     folder = data_dir / spec.name
     _write_parts(folder, checked, images)
-    manifest = _manifest(spec, source, options, reading.split_method, checked, folder)
+    manifest = replace(_manifest(spec, source, options, reading.split_method, checked, folder), licence=licence)
     text = canonical_json(MANIFEST.dump_python(manifest, mode="json"), indent=2)
     write_atomically(folder / MANIFEST_NAME, f"{text}\n")
     return Prepared(folder=folder, spec=spec, manifest=manifest)

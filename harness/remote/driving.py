@@ -16,7 +16,7 @@ from harness.workload import TaskLoad
 from tasks.foundation.console import say, warn
 from tasks.foundation.errors import UsageError
 from tasks.sample import Sample
-from tasks.suite import suite_of
+from tasks.terms import is_under_agreement, terms_of_prepared
 
 
 def answer_remotely(
@@ -39,7 +39,9 @@ def answer_remotely(
         UsageError: If a task's data must not be sent to the server.
         RunError: If the server refuses everything, cannot be reached, or answers no more.
     """
-    refuse_to_send(adapter, [load for load in loads if missing[load.spec.name]])
+    to_send = [load for load in loads if missing[load.spec.name]]
+    refuse_to_send(adapter, to_send)
+    warn_of_sending(adapter, to_send)
     questions = in_order(loads, missing)
     begun: list[Asking] = []
 
@@ -70,12 +72,22 @@ def refuse_to_send(adapter: RemoteAdapter, loads: Sequence[TaskLoad]) -> None:
     """
     if adapter.on_this_machine or adapter.may_send_credentialed:
         return
-    closed = [load.spec.name for load in loads if load.spec.credentialed and suite_of([load.prepared]) != "mini"]
+    closed = [load.spec.name for load in loads if is_under_agreement(load.prepared)]
     if closed:
         raise UsageError(
             f"The data of {', '.join(closed)} are under a signed agreement and must not be sent to {adapter.host}.",
             "Leave them out with --tasks, serve the model on this machine, or, if your agreement covers that server, "
             "say --model-arg credentialed=send.",
+        )
+
+
+def warn_of_sending(adapter: RemoteAdapter, loads: Sequence[TaskLoad]) -> None:
+    """Say loudly which data go to another machine although nobody has said that they may be passed on."""
+    told = [load.spec.name for load in loads if terms_of_prepared(load.prepared).openness == "closed"]
+    if told and not adapter.on_this_machine:
+        warn(
+            f"The questions and images of {', '.join(told)} are sent to {adapter.host}, and nothing says that these "
+            "data may be passed on. Stop now if they may not."
         )
 
 
