@@ -10,16 +10,21 @@ from typing import TYPE_CHECKING, Any
 from adapters.base import ModelCard
 from adapters.openai.address import Address
 from adapters.openai.body import body_of, shown
-from adapters.openai.failures import Refusal, failure_of
+from adapters.openai.certificates import problem_of, trusted
+from adapters.openai.failures import Refusal, failure_of, page_instead, words_of
+from adapters.openai.hints import Asked, filtered, pictures_in
 from adapters.openai.messages import SPACES, messages_of
 from adapters.openai.options import Options
 from adapters.openai.pictures import Pictures
 from adapters.openai.profiles import Profile
-from adapters.openai.replies import Reading, parse_json, read_reply, status_within
+from adapters.openai.reading import Reading
+from adapters.openai.replies import Sent, parse_json, read_reply, withheld_reply
 from adapters.openai.secret import Key
+from adapters.openai.streams import assembled, is_stream
+from adapters.openai.within import status_within
 from adapters.remote import Complete, RemoteAdapter, Reply, Scaled, TryAgainError
 from adapters.wording import question_of
-from tasks.foundation.errors import SampleError, UsageError
+from tasks.foundation.errors import MedbenchError, RunError, SampleError, UsageError
 from tasks.foundation.files import fingerprint
 from tasks.sample import Sample
 from tasks.spec import TaskSpec
@@ -28,6 +33,9 @@ if TYPE_CHECKING:
     import httpx2
 
 _SUCCESSES = range(200, 300)
+_KEPT = "What was answered is on disk; the same command continues."
+# Statuses with which a filter refuses one question.
+_FILTERS = frozenset({400, 403, 422, 451})
 _CONNECT_SECONDS = 10.0
 # No answer of a benchmark comes near it; a server that never stops must not fill the memory.
 _MOST_BYTES = 16 * 2**20
@@ -75,6 +83,9 @@ class ServedModel(RemoteAdapter):
         self.notices = _notices(address)
         self.pictures = Pictures(options.max_pixels)
         _refuse_unusable(address)
+        if options.ca_file and not address.encrypted:
+            raise UsageError("ca_file is of no use with http://.", "Leave it out, or write https:// in the base URL.")
+        self._certificates = trusted(options.ca_file) if address.encrypted else None
         self._address = address
         self._profile = profile
         self._options = options
@@ -124,6 +135,7 @@ class ServedModel(RemoteAdapter):
             timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS),
             limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most),
             follow_redirects=False,
+            verify=self._certificates or True,
             trust_env=not self.on_this_machine,
         ) as client:
 
@@ -137,20 +149,44 @@ class ServedModel(RemoteAdapter):
 
         content = json.dumps(envelope.body).encode()
         try:
-            refusal = await _post(client, self._address.url, content)
+            answer = await _post(client, self._address.url, content)
         except httpx2.HTTPError as error:
             raise self._trouble(error) from error
-        if refusal.status not in _SUCCESSES:
-            raise failure_of(refusal, self._address, self._reading)
-        document = parse_json(refusal.content)
+        return self._understood(answer, envelope)
+
+    def _understood(self, answer: Refusal, envelope: Envelope) -> Reply:
+        """Return what a server's answer says."""
+        sent = Sent(scaled=envelope.scaled, limit=envelope.body[self._profile.length_field])
+        if answer.status not in _SUCCESSES:
+            return self._filtered_or_raise(answer, sent, envelope)
+        if answer.page:
+            raise page_instead(answer, self._address, self._reading)
+        streamed = is_stream(answer.content, answer.headers)
+        document = assembled(answer.content) if streamed else parse_json(answer.content)
         within = status_within(document)
         if within is not None:
-            raise failure_of(replace(refusal, status=within), self._address, self._reading)
-        return read_reply(document, envelope.scaled, self._reading)
+            return self._filtered_or_raise(replace(answer, status=within), sent, envelope, document)
+        return read_reply(document, sent, self._reading)
 
-    def _trouble(self, error: "httpx2.HTTPError") -> TryAgainError:
+    def _filtered_or_raise(self, answer: Refusal, sent: Sent, envelope: Envelope, document: object = None) -> Reply:
+        """Return the reply of a filter that held a question back; raise what any other failure means."""
+        is_within = document is not None
+        if (is_within or answer.status in _FILTERS) and filtered(words_of(answer, self._reading, document)):
+            return withheld_reply(sent)
+        asked = Asked(
+            length_field=self._profile.length_field,
+            limit=sent.limit,
+            pictures=pictures_in(envelope.body),
+            fields=frozenset(self._options.extra_body),
+        )
+        raise failure_of(answer, self._address, self._reading, asked=asked, document=document, within=is_within)
+
+    def _trouble(self, error: "httpx2.HTTPError") -> MedbenchError | TryAgainError:
         import httpx2
 
+        found = problem_of(error)
+        if found is not None:
+            return RunError(f"{self.host} cannot be asked: {found[0]}.", f"{found[1]} {_KEPT}")
         # The server's words may be in the error's text, and the key in the server's words.
         said = self._key.hidden_in(" ".join(str(error).split())) or type(error).__name__
         if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError):
