@@ -116,10 +116,10 @@ def test_whatever_passes_is_asked_again_and_leaves_no_trace(tmp_path: Path) -> N
 
 
 STATES: Mapping[str, Answer] = {
-    "content filter": Answer(body=completion("yes", "content_filter")),
-    "content is null": Answer(body=completion(None)),
+    "filed the whole answer as a thought": Answer(body=completion("", reasoning_content="It is yes.")),
+    "model `tiny` is not loaded": Answer(body={"object": "error", "message": "The model `tiny` is not loaded."}),
+    "web page (HTML)": Answer(body=b"<html><title>Sign in</title></html>"),
     "list of choices is empty": Answer(body={**completion("yes"), "choices": []}),
-    "refused to answer": Answer(body=completion(None, refusal="I'm sorry, I can't help with that.")),
     "HTTP 400 (Bad Request): too long": refusal(400, "too long"),
     "HTTP 422": refusal(422),
     "HTTP 501": refusal(501),
@@ -337,7 +337,7 @@ def test_what_answers_took_is_counted(tmp_path: Path) -> None:
     assert (notes["prompt_tokens"], notes["output_tokens"], notes["cached_tokens"]) == (2000, 80, 800)
     assert set(notes["latency_seconds"]) == {"median", "p95", "longest"}
     for record in records_of(tmp_path).values():
-        assert record["served"] == {"finish_reason": "stop", "model": "tiny-2024-05-01", "scaled": []}
+        assert record["served"] == {"finish_reason": "stop", "model": "tiny-2024-05-01", "scaled": [], "withheld": ""}
         assert (record["prompt_tokens"], record["output_tokens"]) == (100, 4)
     assert re.search(r"Server: 20 answered, 0 failed, 40 requests, 2,000 tokens read", result.stderr)
 

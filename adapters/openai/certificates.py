@@ -8,8 +8,7 @@ from pathlib import Path
 from tasks.foundation.errors import UsageError
 
 # OpenSSL's own names, then those of widely used clients.
-_FILES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-_FOLDERS = ("SSL_CERT_DIR",)
+_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _OF_ONES_OWN = (
     "If the server has a certificate of its own, or one of your organisation: --model-arg ca_file=PATH names the file "
     "of it, or of the authority that signed it (the environment variable SSL_CERT_FILE does too). The name in the base "
@@ -18,31 +17,39 @@ _OF_ONES_OWN = (
 
 
 def trusted(ca_file: str) -> ssl.SSLContext | None:
-    """Return whom to trust: the authorities in `ca_file`, or those that the environment names; None for the machine's.
+    """Return whom to trust: the authorities in `ca_file`, or all that the environment names; None for the machine's.
 
     Raises:
-        UsageError: If the file or folder holds no certificate that can be read.
+        UsageError: If a file or folder holds no certificate that can be read.
     """
-    if ca_file:
-        return _context("--model-arg ca_file", ca_file)
-    named = next((name for name in (*_FILES, *_FOLDERS) if os.environ.get(name)), "")
-    return _context(f"The environment variable {named}", os.environ[named]) if named else None
+    given = {"--model-arg ca_file": ca_file}
+    told = {f"The environment variable {name}": os.environ.get(name, "") for name in _VARIABLES}
+    named = {who: path for who, path in (given if ca_file else told).items() if path}
+    if not named:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for who, path in named.items():
+        _trust(context, who, path)
+    # A server's own certificate, named as such, is trusted though its authority is not known; forms that an authority
+    # of one's own often lacks are not asked for. Its name, its dates and its signature are checked all the same.
+    context.verify_flags = (context.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN) & ~ssl.VERIFY_X509_STRICT
+    return context
 
 
-def _context(who: str, path: str) -> ssl.SSLContext:
-    is_folder = Path(path).is_dir()
+def _trust(context: ssl.SSLContext, who: str, path: str) -> None:
+    # Variables of folders may name several.
+    folders = [part for part in path.split(os.pathsep) if Path(part).is_dir()]
     try:
-        context = ssl.create_default_context(capath=path) if is_folder else ssl.create_default_context(cafile=path)
+        for folder in folders:
+            context.load_verify_locations(capath=folder)
+        if not folders:
+            context.load_verify_locations(cafile=path)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{who} names {path!r}, which holds no certificates that can be read: {error}.",
             "Name a file in PEM format (-----BEGIN CERTIFICATE-----) with the certificate of the authority that signed "
             "the server's, or with the server's own.",
         ) from error
-    # A server's own certificate, named as such, is trusted though its authority is not known; forms that an authority
-    # of one's own often lacks are not asked for. Its name, its dates and its signature are checked all the same.
-    context.verify_flags = (context.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN) & ~ssl.VERIFY_X509_STRICT
-    return context
 
 
 def problem_of(error: BaseException) -> tuple[str, str] | None:

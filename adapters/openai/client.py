@@ -193,7 +193,8 @@ class ServedModel(RemoteAdapter):
             return TryAgainError("unreachable", f"{self.host} cannot be reached: {said}")
         if isinstance(error, httpx2.TimeoutException):
             return TryAgainError("timeout", f"{self.host} did not answer in time.")
-        return TryAgainError("cut off", f"The connection to {self.host} broke: {said}")
+        maybe = "" if self._address.encrypted else ". If it always does, the server may want https://"
+        return TryAgainError("cut off", f"The connection to {self.host} broke: {said}{maybe}")
 
 
 async def _post(client: "httpx2.AsyncClient", url: str, content: bytes) -> Refusal:

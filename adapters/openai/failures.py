@@ -95,8 +95,10 @@ def failure_of(
         return SampleError(problem, hint_for(said, asked))
     if _code(document) in _OUT_OF_CREDIT:
         return RunError(problem, f"{_HOPELESS[402]} {_KEPT}")
-    again = _again(refusal, problem, now)
-    return again or _final(refusal.status, problem, said, asked)
+    if within and refusal.status == HTTPStatus.NOT_FOUND:
+        # Read out of the words alone: surely of this question, most likely of all.
+        return SampleError(problem, _HOPELESS[refusal.status])
+    return _again(refusal, problem, now) or _final(refusal.status, problem, said, asked)
 
 
 def words_of(refusal: Refusal, reading: Reading, document: object = None) -> str:
@@ -125,7 +127,7 @@ def _final(status: int, problem: str, said: str, asked: Asked) -> MedbenchError:
 
 
 def page_instead(refusal: Refusal, address: Address, reading: Reading) -> Exception:
-    """Return the error that a web page in place of an answer means: a sign-in is there for every request."""
+    """Return the error that a web page in place of an answer means: a sign-in does not go away by asking again."""
     page = refusal.page
     title = _title(page) or _TAGS.sub(" ", page)
     words = message_of(unescape(title), reading.clean)
@@ -135,7 +137,7 @@ def page_instead(refusal: Refusal, address: Address, reading: Reading) -> Except
         "that of a web site: it usually ends with /v1."
     )
     if _SIGN_IN.search(page):
-        return RunError(problem, f"{hint} {_KEPT}")
+        return SampleError(problem, hint)
     return TryAgainError("malformed", f"{problem} {hint}", most=_DOUBTFUL_ATTEMPTS)
 
 

@@ -44,7 +44,8 @@ _STREAMS_ONLY = re.compile(
 )  # fmt: skip
 _FILTERED = re.compile(
     r"content[_ ]?(?:filter|policy|management|moderation)|responsible\s?ai"
-    r"|data_?inspection_?failed|inappropriate\s+content|prohibited[_ ]content|moderation[_ ]blocked|\bflagged\b|safety\s+(?:system|filter|settings)",
+    r"|data_?inspection_?failed|inappropriate\s+content|prohibited[_ ]content|moderation[_ ]blocked|\bflagged\b"
+    r"|safety\s+(?:system|filter|settings)",
     re.IGNORECASE,
 )
 
@@ -95,7 +96,7 @@ def _about_pictures(said: str, asked: Asked) -> str:
         )
     if asked.pictures and _TOO_MANY.search(said):
         return "The server takes fewer pictures for one question: with vLLM, serve with --limit-mm-per-prompt image=N."
-    if asked.pictures and _PICTURE_TOO_LARGE.search(said):
+    if asked.pictures and _PICTURE_TOO_LARGE.search(said) and not too_long(said):
         return "The pictures are too large for the server: --model-arg max_pixels=N sends smaller ones."
     return ""
 
