@@ -66,7 +66,7 @@ class Usage:
         thought_tokens: Those of them that are thoughts.
         cached_tokens: Those of the prompt that the server remembered from an earlier one.
         cost: Price in the currency of the prices that the user gave; None where none were given.
-        fingerprint: The server's own mark of its software and settings, or empty.
+        fingerprint: The server's own mark of its software, its settings or the weights it serves, or empty.
     """
 
     prompt_tokens: int = 0

@@ -102,6 +102,7 @@ class FaultServer:
     Attributes:
         url: Base URL.
         behave: What it does.
+        told: What is to be read at a path, by GET.
         seconds: How long every answer takes.
         seen: Requests in the order in which they came.
         most: Most requests at the same time.
@@ -109,6 +110,7 @@ class FaultServer:
 
     url: str = ""
     behave: Behaviour = echo
+    told: dict[str, Mapping[str, Any] | bytes] = field(default_factory=dict)
     seconds: float = 0.0
     seen: list[Asked] = field(default_factory=list)
     most: int = 0
@@ -160,6 +162,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
         del format, arguments
+
+    def do_GET(self) -> None:
+        told = self.faults.told.get(self.path)
+        self.send(Answer(status=404, body={"detail": "Not Found"}) if told is None else Answer(body=told))
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -302,6 +302,48 @@ def test_a_server_that_changes_while_it_answers_is_said_loudly() -> None:
     assert "fp_1 (4), fp_2 (6)" in server
 
 
+MODELS = {
+    "data": [
+        {"id": "other", "root": "/models/other"},
+        {
+            "id": "tiny",
+            "root": "/models/first",
+            "owned_by": "vllm",
+            "created": 1,
+            "max_model_len": 4096,
+            "permission": [],
+        },
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("told", "mark"),
+    [
+        ({}, ""),
+        ({"/v1/models": MODELS}, "root=/models/first max_model_len=4096"),
+        ({"/v1/models": MODELS, "/version": {"version": "0.11.0"}},
+         "root=/models/first max_model_len=4096 vllm=0.11.0"),
+        ({"/v1/models": {"data": [{"id": "tiny", "meta": {"n_params": 7, "size": 9}}]}}, "n_params=7 size=9"),
+        ({"/v1/models": {"data": [{"id": "tiny", "created": 5, "owned_by": "me"}]}}, ""),
+        ({"/v1/models": b"<html>Please sign in</html>"}, ""), ({"/v1/models": b" " * 5_000_000}, ""),
+        ({"/v1/models": {"data": [3, {"id": "tiny", "root": ["x"]}]}}, ""), ({"/v1/models": b"[1]"}, ""),
+    ],
+)  # fmt: skip
+def test_what_a_server_tells_of_itself_marks_its_answers(told: dict[str, Any], mark: str) -> None:
+    with fault_server() as server:
+        server.told = told
+        finished = answers(server, asked_of(2))
+    assert {one.usage.fingerprint for one in finished} == {mark}
+
+
+def test_a_mark_in_an_answer_goes_before_what_was_told_at_first() -> None:
+    with fault_server(lambda _: Answer(body={**completion("yes"), "system_fingerprint": "fp_1"})) as server:
+        server.told = {"/v1/models": MODELS}
+        [finished] = answers(server, asked_of(1))
+    assert finished.usage.fingerprint == "fp_1"
+
+
 # Certificates
 
 

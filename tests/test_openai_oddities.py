@@ -189,6 +189,19 @@ def test_an_answer_that_a_filter_held_back_is_refused_even_where_some_came_throu
     assert state(document) == "refused"
 
 
+def test_a_filter_may_leave_no_message_at_all() -> None:
+    document = completion(None, "content_filter")
+    document["choices"][0]["message"] = None
+    assert state(document) == "refused"
+
+
+def test_what_a_server_says_of_an_answer_that_it_broke_off_is_said() -> None:
+    document = completion("half", "error")
+    document["choices"][0]["error"] = {"message": "the upstream went away", "code": 502}
+    with pytest.raises(TryAgainError, match="the upstream went away"):
+        said(document)
+
+
 def test_a_call_of_a_tool_that_nobody_offered_is_no_answer() -> None:
     document = completion(None, "tool_calls", tool_calls=[{"id": 1}])
     assert (said(document).text, said(document).served.withheld, state(document)) == ("", "tool call", "empty")

@@ -1,9 +1,11 @@
 """A served model behind the adapter contract: one question, one request, one answer understood."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ from adapters.openai.reading import Reading
 from adapters.openai.replies import Sent, parse_json, read_reply, withheld_reply
 from adapters.openai.secret import Key
 from adapters.openai.streams import assembled, is_stream
+from adapters.openai.told import mark_of
 from adapters.openai.within import status_within
 from adapters.remote import Complete, RemoteAdapter, Reply, Scaled, TryAgainError
 from adapters.wording import question_of
@@ -37,6 +40,8 @@ _KEPT = "What was answered is on disk; the same command continues."
 # Statuses with which a filter refuses one question.
 _FILTERS = frozenset({400, 403, 422, 451})
 _CONNECT_SECONDS = 10.0
+_TELLING_SECONDS = 5.0
+_MOST_TOLD = 2**22
 # No answer of a benchmark comes near it; a server that never stops must not fill the memory.
 _MOST_BYTES = 16 * 2**20
 
@@ -91,6 +96,7 @@ class ServedModel(RemoteAdapter):
         self._options = options
         self._key = key
         self._seed = seed
+        self._mark = ""
         self._reading = Reading(stop=options.stop, prices=options.prices, clean=key.hidden_in)
         self.weights_fingerprint = fingerprint(
             {
@@ -138,9 +144,12 @@ class ServedModel(RemoteAdapter):
             verify=self._certificates or True,
             trust_env=not self.on_this_machine,
         ) as client:
+            self._mark = await mark_of(self._address, partial(_get, client), self._reading)
 
             async def complete(letter: Envelope) -> Reply:
-                return await self._complete(client, letter)
+                reply = await self._complete(client, letter)
+                # Servers that mark no answer may have told at first what they are.
+                return replace(reply, usage=replace(reply.usage, fingerprint=reply.usage.fingerprint or self._mark))
 
             yield complete
 
@@ -198,7 +207,11 @@ class ServedModel(RemoteAdapter):
 
 
 async def _post(client: "httpx2.AsyncClient", url: str, content: bytes) -> Refusal:
-    """Return a server's answer, a bounded part of it at most."""
+    """Return a server's answer.
+
+    Raises:
+        SampleError: If it is longer than any answer of a benchmark.
+    """
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
     async with client.stream("POST", url, content=content, headers=headers) as response:
         received = bytearray()
@@ -208,6 +221,21 @@ async def _post(client: "httpx2.AsyncClient", url: str, content: bytes) -> Refus
                 raise SampleError(f"The server's answer is longer than {_MOST_BYTES // 2**20} MiB.")
         names = {name.lower(): value for name, value in response.headers.items()}
         return Refusal(status=response.status_code, headers=names, content=bytes(received))
+
+
+async def _get(client: "httpx2.AsyncClient", url: str) -> bytes:
+    """Return what stands at a URL of the server, or nothing: no run depends on it."""
+    import httpx2
+
+    received = bytearray()
+    with suppress(httpx2.HTTPError, TimeoutError):
+        async with asyncio.timeout(_TELLING_SECONDS), client.stream("GET", url) as response:
+            async for chunk in response.aiter_bytes():
+                received += chunk
+                if len(received) > _MOST_TOLD:
+                    return b""
+            return bytes(received) if response.status_code in _SUCCESSES else b""
+    return b""
 
 
 def _refuse_unusable(address: Address) -> None:

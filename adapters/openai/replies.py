@@ -7,7 +7,7 @@ from typing import Any
 
 from adapters.openai.contents import Message, read_message
 from adapters.openai.endings import Ending, ending_of
-from adapters.openai.reading import Reading
+from adapters.openai.reading import Reading, message_of
 from adapters.remote import Reply, Scaled, Served, ServedGeneration, TryAgainError, Usage, Withheld
 
 _MOST_TOKENS = 10**12
@@ -60,14 +60,22 @@ def read_reply(document: object, sent: Sent, reading: Reading) -> Reply:
     if not choices:
         return Reply(error="The server gave no answer: the list of choices is empty.", usage=usage)
     choice = choices[0]
-    if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
+    if not isinstance(choice, dict):
         raise TryAgainError("malformed", "The server's answer has no message.")
     served = Served(
         model=reading.name(document.get("model")),
         finish_reason=reading.name(choice.get("finish_reason")),
         scaled=sent.scaled,
     )
-    return _reply(choice, served, usage, sent, reading)
+    ending = ending_of(served.finish_reason)
+    if ending == "broken off":
+        said = message_of(choice.get("error"), reading.clean) or f"finish_reason {served.finish_reason!r}"
+        raise TryAgainError("server error", f"The server broke the answer off: {said}")
+    # A filter may leave no message at all.
+    message = choice.get("message") or ({} if ending == "filtered" else None)
+    if not isinstance(message, dict):
+        raise TryAgainError("malformed", "The server's answer has no message.")
+    return _reply({**choice, "message": message}, served, usage, sent, reading)
 
 
 def withheld_reply(sent: Sent, usage: Usage | None = None) -> Reply:
@@ -79,10 +87,6 @@ def withheld_reply(sent: Sent, usage: Usage | None = None) -> Reply:
 def _reply(choice: Mapping[str, Any], served: Served, usage: Usage, sent: Sent, reading: Reading) -> Reply:
     message, ending = read_message(choice["message"], reading), ending_of(served.finish_reason)
     silent = not message.text.strip()
-    if ending == "broken off":
-        raise TryAgainError(
-            "server error", f"The server broke the answer off (finish_reason {served.finish_reason!r})."
-        )
     if ending == "unsaid":
         if silent and not (message.reasoning or message.refusal or message.calls):
             raise TryAgainError("malformed", "The server's answer has neither a text nor a reason for its end.")
