@@ -70,6 +70,9 @@ def hint(said: str, status: int = 400, **asked: Any) -> str:
         ("max_tokens is too large: 512. This model supports at most 256 completion tokens", {}, "--max-new-tokens N"),
         ("The image exceeds the maximum size of 5 MB", {}, "max_pixels"),
         ("At most 1 image(s) may be provided in one prompt.", {"pictures": 2}, "--limit-mm-per-prompt"),
+        ("System role not supported", {"system": True}, "Leave out --model-arg system"),
+        ("Conversation roles must alternate user/assistant/user/assistant/...", {"system": True}, "--model-arg system"),
+        ("System role not supported", {}, ""),
         ("The patient's file is broken", {}, ""),
         ("The kidney was not seeded: please stop", {}, ""),
     ],
@@ -205,6 +208,7 @@ def asked_of(count: int, folder: Path | None = None, first: int = 0) -> list[Que
     [
         (Answer(body={"object": "error", "message": "The model is not loaded.", "code": 40301}), 1, "not loaded"),
         (Answer(body={"error": "something of its own"}), 3, "something of its own"),
+        (Answer(body=b"The cluster is asleep", headers={"Content-Type": "text/plain"}), 8, "'The cluster is asleep'"),
         (Answer(body={"error": {"message": "busy", "code": 503}}), 8, "busy"),
         (Answer(body=b"<html><body>Sign in</body></html>", headers={"Content-Type": "text/html"}), 1, "'Sign in'"),
         (Answer(body=b"<!DOCTYPE html><title>Hi &amp; hello</title>"), 3, "(HTML) in place of JSON: 'Hi & hello'"),
@@ -246,6 +250,18 @@ def test_a_server_that_streams_unasked_answers_all_the_same() -> None:
         finished = answers(server, asked_of(3))
         assert [asked.body["stream"] for asked in server.seen] == [False] * 3
     assert [one.outcome.generation and one.outcome.generation.text for one in finished] == ["Yes"] * 3
+
+
+def test_a_server_that_streams_only_is_asked_for_a_stream() -> None:
+    body = b'data: {"choices": [{"delta": {"content": "Yes"}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+    no = refusal(400, "This model only support stream mode, please enable the stream parameter to access the model.")
+    with fault_server(lambda asked: Answer(body=body) if asked.body["stream"] else no) as server:
+        finished = answers(server, asked_of(9), concurrency="1", max_concurrency="1")
+        assert len(server.seen) == 10
+        assert server.seen[-1].body["stream_options"] == {"include_usage": True}
+        told_not_to = answers(server, asked_of(1), extra_body='{"stream": false}')
+    assert [one.outcome.generation and one.outcome.generation.text for one in finished] == ["Yes"] * 9
+    assert '"stream": true' in told_not_to[0].outcome.error
 
 
 # Refusals of everything

@@ -14,9 +14,9 @@ from adapters.openai.address import Address
 from adapters.openai.body import body_of, shown
 from adapters.openai.certificates import problem_of, trusted
 from adapters.openai.failures import Refusal, failure_of, page_instead, words_of
-from adapters.openai.hints import Asked, filtered, pictures_in
+from adapters.openai.hints import Asked, filtered, pictures_in, streams_only
 from adapters.openai.messages import SPACES, messages_of
-from adapters.openai.options import Options
+from adapters.openai.options import STREAM, Options
 from adapters.openai.pictures import Pictures
 from adapters.openai.profiles import Profile
 from adapters.openai.reading import Reading
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _SUCCESSES = range(200, 300)
 _KEPT = "What was answered is on disk; the same command continues."
+_STREAMED = {STREAM: True, "stream_options": {"include_usage": True}}
 # Statuses with which a filter refuses one question.
 _FILTERS = frozenset({400, 403, 422, 451})
 _CONNECT_SECONDS = 10.0
@@ -97,6 +98,7 @@ class ServedModel(RemoteAdapter):
         self._key = key
         self._seed = seed
         self._mark = ""
+        self._streams = False
         self._reading = Reading(stop=options.stop, prices=options.prices, clean=key.hidden_in)
         self.weights_fingerprint = fingerprint(
             {
@@ -156,11 +158,16 @@ class ServedModel(RemoteAdapter):
     async def _complete(self, client: "httpx2.AsyncClient", envelope: Envelope) -> Reply:
         import httpx2
 
-        content = json.dumps(envelope.body).encode()
+        body = envelope.body | (_STREAMED if self._streams else {})
         try:
-            answer = await _post(client, self._address.url, content)
+            answer = await _post(client, self._address.url, json.dumps(body).encode())
         except httpx2.HTTPError as error:
             raise self._trouble(error) from error
+        if answer.status not in _SUCCESSES and body.get(STREAM) is False and STREAM not in self._options.extra_body:
+            # The same answer comes as a stream from servers that give none otherwise.
+            self._streams = self._streams or streams_only(words_of(answer, self._reading))
+            if self._streams:
+                return await self._complete(client, envelope)
         return self._understood(answer, envelope)
 
     def _understood(self, answer: Refusal, envelope: Envelope) -> Reply:
@@ -171,7 +178,7 @@ class ServedModel(RemoteAdapter):
         if answer.page:
             raise page_instead(answer, self._address, self._reading)
         streamed = is_stream(answer.content, answer.headers)
-        document = assembled(answer.content) if streamed else parse_json(answer.content)
+        document = assembled(answer.content) if streamed else parse_json(answer.content, self._reading.clean)
         within = status_within(document)
         if within is not None:
             return self._filtered_or_raise(replace(answer, status=within), sent, envelope, document)
@@ -187,6 +194,7 @@ class ServedModel(RemoteAdapter):
             limit=sent.limit,
             pictures=pictures_in(envelope.body),
             fields=frozenset(self._options.extra_body),
+            system=bool(self._options.system),
         )
         raise failure_of(answer, self._address, self._reading, asked=asked, document=document, within=is_within)
 

@@ -42,6 +42,7 @@ _STREAMS_ONLY = re.compile(
     r"only\s+supports?\s+(?:the\s+)?stream|stream\w*\s+(?:mode\s+)?(?:is\s+)?(?:required|must)|must\s+(?:be\s+)?(?:set\s+)?stream"
     r"|enable\s+the\s+stream|non-?stream\w*\b.{0,60}not\s+(?:supported|allowed)|requires?\s+stream", re.IGNORECASE,
 )  # fmt: skip
+_NO_SYSTEM = re.compile(r"system\s+(?:role|message|prompt)|roles\s+must\s+alternate", re.IGNORECASE)
 _FILTERED = re.compile(
     r"content[_ ]?(?:filter|policy|management|moderation)|responsible\s?ai"
     r"|data_?inspection_?failed|inappropriate\s+content|prohibited[_ ]content|moderation[_ ]blocked|\bflagged\b"
@@ -59,12 +60,14 @@ class Asked:
         limit: Longest answer in tokens.
         pictures: How many pictures were sent.
         fields: Names of the user's own fields.
+        system: Whether a system prompt was sent.
     """
 
     length_field: str = "max_tokens"
     limit: int = 0
     pictures: int = 0
     fields: frozenset[str] = field(default_factory=frozenset)
+    system: bool = False
 
 
 def cannot_see(said: str, asked: Asked) -> bool:
@@ -80,6 +83,11 @@ def too_long(said: str) -> bool:
 def filtered(said: str) -> bool:
     """Return whether a server says that its filter let a question not through."""
     return _FILTERED.search(said) is not None
+
+
+def streams_only(said: str) -> bool:
+    """Return whether a server says that it answers in streams alone."""
+    return _STREAMS_ONLY.search(said) is not None
 
 
 def hint_for(said: str, asked: Asked) -> str:
@@ -115,7 +123,7 @@ def _about_room(said: str, asked: Asked) -> str:
 
 
 def _about_streams(said: str, _asked: Asked) -> str:
-    if not _STREAMS_ONLY.search(said):
+    if not streams_only(said):
         return ""
     return (
         "The server only streams, which is understood: --model-arg "
@@ -137,6 +145,8 @@ _WAYS_OUT: Mapping[str, str] = {
 
 def _about_fields(said: str, asked: Asked) -> str:
     """Return how not to send a field that a server does not take, if it names one that is sent."""
+    if asked.system and _NO_SYSTEM.search(said):
+        return _WAYS_OUT["system"]
     if not _NOT_TAKEN.search(said):
         return ""
     named = [name for name in sorted(asked.fields) if _names(said, name)]

@@ -1,16 +1,17 @@
 """What a server's answer means. Everything in it is hostile: its shape, its texts and its numbers."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from adapters.openai.contents import Message, read_message
 from adapters.openai.endings import Ending, ending_of
-from adapters.openai.reading import Reading, message_of
+from adapters.openai.reading import Reading, message_of, short
 from adapters.remote import Reply, Scaled, Served, ServedGeneration, TryAgainError, Usage, Withheld
 
 _MOST_TOKENS = 10**12
+_LOOKED_AT = 4096
 MISFILED = (
     "The server filed the whole answer as a thought: the content is empty, and all that was written stands in the "
     "reasoning, {length:,} characters.\n"
@@ -33,7 +34,7 @@ class Sent:
     limit: int = 0
 
 
-def parse_json(content: bytes) -> Any:  # noqa: ANN401 - a server may say anything
+def parse_json(content: bytes, clean: Callable[[str], str] = str) -> Any:  # noqa: ANN401 - a server may say anything
     """Return a server's JSON.
 
     Raises:
@@ -42,7 +43,10 @@ def parse_json(content: bytes) -> Any:  # noqa: ANN401 - a server may say anythi
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise TryAgainError("malformed", "The server's answer is not JSON, or was cut off.") from error
+        begins = content[:_LOOKED_AT].decode("utf-8", "replace").strip()
+        # What begins as JSON was cut off, and its beginning explains nothing.
+        words = "" if not begins or begins[0] in '{["' else f": {short(clean(begins))!r}"
+        raise TryAgainError("malformed", f"The server's answer is not JSON, or was cut off{words}.") from error
 
 
 def read_reply(document: object, sent: Sent, reading: Reading) -> Reply:
