@@ -1,18 +1,23 @@
 """What today's servers say otherwise than the protocol has it: reasons, thoughts, refusals, streams."""
 
 import json
+import random
+from collections import Counter
 from typing import Any
 
 import pytest
 from fault_server import completion
 
 from adapters.base import plain_answer
+from adapters.openai.address import read_address
 from adapters.openai.contents import MOST_REASONING
 from adapters.openai.endings import ending_of
+from adapters.openai.failures import Refusal, failure_of
 from adapters.openai.reading import Reading
 from adapters.openai.replies import Sent, read_reply
 from adapters.openai.secret import Key
 from adapters.openai.streams import assembled, is_stream
+from adapters.openai.within import status_within
 from adapters.remote import Reply, ServedGeneration, TryAgainError
 from harness.records import GenerationRecord
 from harness.score import predict
@@ -22,6 +27,7 @@ from tasks.sample import Sample
 
 SECRET = "sk-very-secret-0123456789"
 LIMIT = 10
+HERE = read_address("m@http://127.0.0.1:8000/v1")
 
 
 def said(document: object, limit: int = LIMIT) -> ServedGeneration:
@@ -305,3 +311,50 @@ def test_an_error_in_the_midst_of_a_stream_is_what_it_says(failure: dict[str, An
 def test_what_is_no_stream_is_not_taken_for_one(content: bytes) -> None:
     assert not is_stream(content, {"content-type": "application/json"})
     assert is_stream(content, {"content-type": "text/event-stream; charset=utf-8"})
+
+
+# Anything else
+
+NAMES = (
+    "choices", "message", "content", "finish_reason", "error", "code", "usage", "completion_tokens", "delta", "index",
+    "type", "text", "thinking", "reasoning", "refusal", "tool_calls", "detail", "success", "base_resp", "status_code",
+)  # fmt: skip
+VALUES = (None, True, False, 0, 404, 40301, -1, 10**30, 1.5, "", "stop", "length", "Yes", "\ud800", "429", "\u00b2")
+
+
+def anything(draw: random.Random, depth: int = 4) -> Any:  # noqa: ANN401 - any JSON
+    kind = draw.random() if depth else 0.0
+    if kind < 0.35:
+        return draw.choice(VALUES)
+    if kind < 0.55:
+        return [anything(draw, depth - 1) for _ in range(draw.randint(0, 3))]
+    return {draw.choice(NAMES): anything(draw, depth - 1) for _ in range(draw.randint(0, 5))}
+
+
+def one_choice(draw: random.Random, place: str) -> Any:  # noqa: ANN401 - any JSON
+    message = {"content": anything(draw, 3), draw.choice(NAMES): anything(draw, 3)}
+    choice = {place: message, "finish_reason": anything(draw, 1), "index": draw.choice((0, 0, anything(draw, 1)))}
+    return {"choices": [choice], draw.choice(NAMES): anything(draw, 3)}
+
+
+def understood(draw: random.Random) -> str:
+    """Return what becomes of an answer that is anything at all, whole or in a stream."""
+    whole = draw.choice((anything(draw), one_choice(draw, "message")))
+    pieces = [draw.choice((anything(draw), one_choice(draw, "delta"))) for _ in range(3)]
+    try:
+        document = json.loads(json.dumps(whole)) if draw.random() < 0.5 else assembled(events(*pieces))
+        status = status_within(document)
+        if status is None:
+            generation = read_reply(document, Sent(limit=LIMIT), Reading()).generation
+            (generation.text + generation.reasoning if generation else "").encode()
+            return "read"
+        refusal = Refusal(status=status, headers={}, content=b"")
+        return type(failure_of(refusal, HERE, Reading(), document=document, within=True)).__name__
+    except TryAgainError:
+        return "asked again"
+
+
+def test_nothing_that_a_server_may_say_is_more_than_a_failure() -> None:
+    became = Counter(understood(random.Random(seed)) for seed in range(4000))
+    assert set(became) >= {"read", "asked again", "TryAgainError", "SampleError"}
+    assert became["read"] > 400

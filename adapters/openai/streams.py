@@ -85,8 +85,9 @@ class _Whole:
         if not isinstance(chunk, dict):
             return
         self._lasting |= {name: chunk[name] for name in _LASTING if chunk.get(name)}
-        for choice in chunk.get("choices") or []:
-            if isinstance(choice, dict) and choice.get("index") in {0, None}:
+        choices = chunk.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if isinstance(choice, dict) and choice.get("index") in (0, None):
                 self._grow(choice)
 
     def _grow(self, choice: Mapping[str, Any]) -> None:

@@ -33,6 +33,7 @@ _LASTING = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _KEYS = re.compile(r"(?:invalid|incorrect|missing|wrong|expired) (?:api )?(?:key|token)|unauthori[sz]ed", re.IGNORECASE)
+_NUMBER = re.compile(r"[0-9]{1,6}")
 UNKNOWN = 200
 """Where a failure says nothing of its kind: whether it passes is not known."""
 
@@ -71,7 +72,7 @@ def _statuses(document: Mapping[str, Any]) -> Iterator[int]:
 
 
 def _status(code: object) -> int | None:
-    if isinstance(code, str) and not code.strip().isdigit():
+    if isinstance(code, str) and not _NUMBER.fullmatch(code.strip()):
         return _NAMED.get(code.strip().lower())
     if isinstance(code, bool) or not isinstance(code, int | str):
         return None
