@@ -147,8 +147,10 @@ def predict(record: GenerationRecord, sample: Sample, spec: TaskSpec, parse: Par
     except SampleError as error:
         return Item(state="error", scorable=_scorable(sample, "", None), error=str(error))
     scorable = _scorable(sample, answer.text, _finite(answer.box))
-    written = bool(scorable.prediction.strip()) or bool(said.thought) or bool(record.reasoning)
-    cut_off = said.unfinished or (record.stop == "length" and written)
+    if record.served is not None and record.served.withheld in {"refusal", "content filter"}:
+        return Item(state="refused", scorable=scorable)
+    thought = bool(said.thought) or bool(record.reasoning) or bool(record.thought_tokens)
+    cut_off = said.unfinished or (record.stop == "length" and (bool(scorable.prediction.strip()) or thought))
     return Item(state="truncated" if cut_off else state_of(scorable, spec.kind), scorable=scorable)
 
 

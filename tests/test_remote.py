@@ -456,8 +456,8 @@ def test_records_of_served_models_say_who_answered_and_others_stay_as_they_are(t
         '{"error":"","output_tokens":0,"prompt_tokens":0,"run":"r","sample_id":"q1","stop":"eos","text":"yes"}'
     )
     assert (
-        '"served":{"finish_reason":"length","model":"m-2024","scaled":[{"original":[400,200],"sent":[200,100]}]}'
-        in (lines[1])
+        '"served":{"finish_reason":"length","model":"m-2024","scaled":[{"original":[400,200],"sent":[200,100]}],'
+        '"withheld":""}' in (lines[1])
     )
     assert list(file.read().values()) == records
     before = file.path.read_bytes()

@@ -46,7 +46,7 @@ def answer_remotely(
     begun: list[Asking] = []
 
     async def work(put: Callable[[Finished], None]) -> None:
-        begun.append(Asking(adapter, put))
+        begun.append(Asking(adapter, put, answered=_answered_before(loads, missing)))
         await begun[0].ask(questions)
 
     with closing(CallLog(folder / CALLS_FILE)) as calls:
@@ -59,7 +59,10 @@ def answer_remotely(
                 calls.append(finished)
                 yield [one.outcome for one in finished]
         phases.notes["server"] = _notes(adapter, begun[0], calls)
-        _tell(phases.notes["server"])
+        changes = changes_in(phases.notes["server"])
+        # They stand beside the numbers as well, not only in the log.
+        adapter.notices = (*adapter.notices, *changes)
+        _tell(phases.notes["server"], changes)
 
 
 def refuse_to_send(adapter: RemoteAdapter, loads: Sequence[TaskLoad]) -> None:
@@ -102,12 +105,38 @@ def _notes(adapter: RemoteAdapter, asking: Asking, calls: CallLog) -> dict[str, 
     }
 
 
-def _tell(notes: Mapping[str, Any]) -> None:
+def _answered_before(loads: Sequence[TaskLoad], missing: Mapping[str, Sequence[Sample]]) -> set[bool]:
+    """Return whether questions with pictures (True), or without (False), have an answer already."""
+    still = {load.spec.name: {sample.sample_id for sample in missing[load.spec.name]} for load in loads}
+    return {
+        bool(sample.images)
+        for load in loads
+        for sample in load.samples
+        if sample.sample_id not in still[load.spec.name]
+    }
+
+
+def changes_in(notes: Mapping[str, Any]) -> list[str]:
+    """Return what must be said loudly where a server did not stay the same while it answered a run."""
+    said = {
+        "models": "THE MODEL CHANGED: several answered under one name",
+        "fingerprints": "THE SERVER CHANGED: its software or settings had several marks (system_fingerprint)",
+    }
+    counted = {
+        name: ", ".join(f"{mark} ({count:,})" for mark, count in notes[name].items())
+        for name in said
+        if len(notes[name]) > 1
+    }
+    return [f"{said[name]}: {marks}. Their answers need not be comparable." for name, marks in counted.items()]
+
+
+def _tell(notes: Mapping[str, Any], changes: Sequence[str]) -> None:
+    thought = f" ({notes['thought_tokens']:,} of them thoughts)" if notes["thought_tokens"] else ""
     cost = f", cost {notes['cost']:,.4f}" if "cost" in notes else ""
     say(
         f"Server: {notes['answered']:,} answered, {notes['failed']:,} failed, {notes['requests']:,} requests, "
         f"{notes['prompt_tokens']:,} tokens read ({notes['cached_tokens']:,} remembered), "
-        f"{notes['output_tokens']:,} written{cost}; up to {notes['concurrency']['highest']} at once."
+        f"{notes['output_tokens']:,} written{thought}{cost}; up to {notes['concurrency']['highest']} at once."
     )
-    if len(notes["models"]) > 1:
-        warn(f"Several models answered under one name: {', '.join(notes['models'])}. Their answers are not comparable.")
+    for change in changes:
+        warn(change)
