@@ -45,6 +45,7 @@ from tasks.datasets.sa_med2d_raw import (
     read_release,
 )
 from tasks.foundation.errors import SampleError
+from tasks.foundation.litter import is_litter
 from tasks.images import image_size
 from tasks.sample import ImageRef, Split
 from tasks.spec import Reading, Skipped, TaskSpec
@@ -88,7 +89,7 @@ def _bundle_regions(source: Path, split: Split, modalities: tuple[str, ...]) -> 
     if not folder.is_dir():
         yield Skipped(item=folder.name, reason="folder is missing")
         return
-    for path in sorted(folder.glob("*/*.json")):
+    for path in sorted(path for path in folder.glob("*/*.json") if not is_litter(path.name)):
         modality = path.parent.name
         if any(modality == wanted or modality.startswith(f"{wanted}_") for wanted in modalities):
             yield from _regions_of_file(source, split, path)
