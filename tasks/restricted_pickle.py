@@ -13,7 +13,6 @@ import numpy as np
 
 from tasks.foundation.errors import DataError
 
-
 _PLAIN_TYPE = re.compile(r"[<>|=]?([biuf]\d{1,2}|U\d{1,9})")
 
 

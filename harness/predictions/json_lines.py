@@ -7,9 +7,9 @@ One object a line; blank lines and unknown fields are ignored::
     {"prediction": "[12, 40, 90, 120]", "box": [10.0, 38.5, 92.0, 121.0], "image_size": [512, 512]}
     {"prediction": null, "reference": "No acute findings.", "sample_id": "s50000000"}
 
-`prediction` is what the model said, or null (or NaN) where it failed. `reference` is the right answer, a key of `choices` where
-the question showed some; a REC prediction has `box` (left, top, right, bottom) and `image_size` (width, height)
-instead, both in pixels of the original image. `answer_type` is OPEN or CLOSED, `group` is what ties predictions
+`prediction` is what the model said, or null (or NaN) where it failed. `reference` is the right answer, a key of
+`choices` where the question showed some; a REC prediction has `box` (left, top, right, bottom) and `image_size` (width,
+height) instead, both in pixels of the original image. `answer_type` is OPEN or CLOSED, `group` is what ties predictions
 together (an image, a patient), `sample_id` is a name that occurs once. A number stands for its text, and null for an
 optional field that is left out.
 """

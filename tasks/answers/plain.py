@@ -22,9 +22,7 @@ _CHARACTERS: dict[int, str] = {
     ord("\u3011"): "]",
     ord("\u2044"): "/",
 }
-_INVISIBLE = re.compile(
-    "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff]"
-)
+_INVISIBLE = re.compile("[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff]")
 _LONG_DASH = re.compile("[ \t]*[\u2014\u2015\u2e3a\u2e3b\ufe31\ufe32]+[ \t]*")
 # NFKC alone would make 105 of ten to the fifth, and 11/2 of one and a half.
 _EXPONENT = re.compile("(?<=\\d)(?=[\u2070\u00b9\u00b2\u00b3\u2074-\u207b])")

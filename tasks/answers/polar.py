@@ -42,7 +42,9 @@ _YES_GOES_ON = re.compile(
     re.IGNORECASE,
 )
 _BEGINS = re.compile(r"(?:\A|[.!?;:,\n(\[{\"'>|=]|(?:\A|\s)-+)\s*\Z")
-_SUBJECT = r"(?:answer|decision|conclusion|verdict|response|result|reply|prediction|output|label|choice|option|guess|vote|judge?ment|opinion|assessment)"
+_SUBJECT = (
+    r"(?:answer|decision|conclusion|verdict|response|result|reply|prediction|output|label|choice|option|guess|vote|judge?ment|opinion|assessment)"
+)
 _DECLARED = re.compile(
     rf"""(?:\b{_SUBJECT}\s+(?:(?:here|to|for|of)\b[^.;:,\n]{{0,60}}?)?(?:is|was|would\s+be|should\s+be|must\s+be|remains)
           |\b(?:i|i'd|we|i'll)\s+(?:would\s+|will\s+|must\s+|therefore\s+)?(?:say|think|believe|guess|answer|choose|select|pick|vote|lean)(?:\s+that)?

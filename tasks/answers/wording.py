@@ -47,8 +47,7 @@ _SUPPOSED_CLAUSE = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _SUPPOSED_SENTENCE = re.compile(
-    r"\b(?:at\s+first|first\s+(?:glance|thought|impression|guess)|initial(?:ly)?|originally|previously|if|unless)\b",
-    re.IGNORECASE,
+    r"\b(?:at\s+first|first\s+(?:glance|thought|impression|guess)|initial(?:ly)?|originally|previously|if|unless)\b", re.IGNORECASE
 )
 _FORCED = re.compile(
     r"\bif\s+(?:i\s+(?:had|have|were|was)\s+(?:forced\s+)?to\s+\w+(?:\s+(?:one|an\s+answer))?|forced(?:\s+to\s+\w+)?|pressed|in\s+doubt)\b",
@@ -56,8 +55,7 @@ _FORCED = re.compile(
 )
 _SENTENCE_ENDS = re.compile(r"[.!?\n](?=\s|\Z)|\n")
 _CONDITION = re.compile(
-    r"[\s,)\]\"']*(?:(?:but\s+)?only\s+)?(?:if|unless|when|assuming|provided|otherwise|were|or\s+not)\b|\s*[)\]\"']?\s*\?",
-    re.IGNORECASE,
+    r"[\s,)\]\"']*(?:(?:but\s+)?only\s+)?(?:if|unless|when|assuming|provided|otherwise|were|or\s+not)\b|\s*[)\]\"']?\s*\?", re.IGNORECASE
 )
 
 

@@ -15,6 +15,7 @@ from tasks.datasets.native import collect, rank, refuse_options, seed_option
 from tasks.datasets.report_sections import ReportSections, SectionName, split_report
 from tasks.foundation.errors import DataError, UsageError
 from tasks.foundation.text import decoded, table_rows
+from tasks.missing import MISSING
 from tasks.sample import ImageRef, Sample, Split
 from tasks.spec import Reading, Skipped
 from tasks.validation import read_bytes
@@ -183,7 +184,7 @@ class _Studies:
 
     def sample(self, view: _View) -> Sample | Skipped:
         if not (self._images / view.image_path).is_file():
-            return Skipped(item=view.sample_id, reason="image is missing")
+            return Skipped(item=view.sample_id, reason=MISSING, looked_for=f"{_IMAGES}/{view.image_path}")
         reference = self._reference(view.study_path)
         if reference.problem:
             return Skipped(item=view.sample_id, reason=reference.problem)

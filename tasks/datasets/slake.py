@@ -226,7 +226,6 @@ def _rows_by_folder(files: Sequence[Path], folders: Sequence[str]) -> tuple[dict
 
 
 def _question_sample(folder: _Folder, sample_id: str, row: _Question) -> Sample:
-    # Metrics ask for OPEN and CLOSED by their very letters.
     labels = {
         "answer_type": row.answer_type.strip().upper(),
         "modality": row.modality,
@@ -250,7 +249,8 @@ def _regions(folder: _Folder) -> Iterator[Region | Skipped]:
         size = image_size(folder.path / "source.jpg")
         entries = parse_json_file(_DETECTIONS, path) if path.is_file() else None
     except SampleError:
-        yield Skipped(item=f"{folder.name}/source.jpg", reason="image is missing or unreadable")
+        item, lost = f"{folder.name}/source.jpg", "" if (folder.path / "source.jpg").exists() else folder.image.path
+        yield Skipped(item=item, reason="image is missing or unreadable", looked_for=lost)
         return
     if entries is None:
         yield Skipped(item=f"{folder.name}/detection.json", reason="file is missing")

@@ -1,4 +1,4 @@
-"""What systems and programs leave among anybody's files: never data, never a picture, never a reason for another split."""
+"""What systems and programs leave among files: never data, never a picture, never a reason for another split."""
 
 _LITTER = frozenset(
     {"__macosx", "__pycache__", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "system volume information"}

@@ -1,7 +1,7 @@
-"""Files of text that somebody's editor saved: byte order marks, UTF-16, half characters, and tables of any spreadsheet.
+"""Files of text that some editor saved: byte order marks, UTF-16, half characters, and tables of any spreadsheet.
 
-UTF-8 is read, and UTF-16 and UTF-32 where they can be told: by their mark, or by the zeros between plain letters. What is
-none of them is refused with its line: a guess at an old code page would make other letters of it without a word.
+UTF-8 is read, and UTF-16 and UTF-32 where they can be told: by their mark, or by the zeros between plain letters. What
+is none of them is refused with its line: a guess at an old code page would make other letters of it without a word.
 """
 
 import codecs
@@ -29,7 +29,7 @@ _ESCAPE = re.compile(
 
 _DELIMITERS = ",;\t"
 _SAID_DELIMITER = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
-# The module refuses more than 131,072 characters by itself; an answer that loops has more. More than this no C long holds.
+# By itself the module refuses 131,073 characters, which an answer that loops has. More than this no C long holds.
 _LONGEST_FIELD = 2**31 - 1
 
 
@@ -102,8 +102,7 @@ def table_rows(data: bytes, where: str, fits: Callable[[Sequence[str]], bool]) -
     csv.field_size_limit(_LONGEST_FIELD)
     try:
         delimiter = said.group(1) if said else _delimiter(body, fits)
-        reader = _reader(body, delimiter)
-        yield from ((reader.line_num + bool(said), row) for row in reader if row)
+        yield from ((line + bool(said), row) for line, row in _rows(body, delimiter))
     except csv.Error as error:
         raise DataError(f"{where} is not a readable CSV file: {error}.", "Save or download it again.") from error
 
@@ -111,12 +110,13 @@ def table_rows(data: bytes, where: str, fits: Callable[[Sequence[str]], bool]) -
 def _delimiter(text: str, fits: Callable[[Sequence[str]], bool]) -> str:
     for delimiter in _DELIMITERS:
         try:
-            if fits(next(_reader(text, delimiter), [])):
+            if fits(next(_rows(text, delimiter), (0, []))[1]):
                 return delimiter
         except csv.Error:
             continue
     return _DELIMITERS[0]
 
 
-def _reader(text: str, delimiter: str) -> "csv._reader":
-    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+def _rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    return ((reader.line_num, row) for row in reader if row)
