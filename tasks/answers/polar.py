@@ -7,6 +7,7 @@ answer that takes itself back, the last version counts.
 """
 
 import re
+from functools import lru_cache
 from typing import Literal
 
 from tasks.answers.plain import plain_text
@@ -43,7 +44,8 @@ _YES_GOES_ON = re.compile(
 )
 _BEGINS = re.compile(r"(?:\A|[.!?;:,\n(\[{\"'>|=]|(?:\A|\s)-+)\s*\Z")
 _SUBJECT = (
-    r"(?:answer|decision|conclusion|verdict|response|result|reply|prediction|output|label|choice|option|guess|vote|judge?ment|opinion|assessment)"
+    r"(?:answer|decision|conclusion|verdict|response|result|reply|prediction|output|label|choice|option|guess|vote"
+    r"|judge?ment|opinion|assessment)"
 )
 _DECLARED = re.compile(
     rf"""(?:\b{_SUBJECT}\s+(?:(?:here|to|for|of)\b[^.;:,\n]{{0,60}}?)?(?:is|was|would\s+be|should\s+be|must\s+be|remains)
@@ -57,6 +59,7 @@ _DECLARED = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _THIS_IS = re.compile(r"\b(?:it|this|that|which)(?:'s|\s+is)\s*\Z", re.IGNORECASE)
+_MAY_BE = re.compile(r"\b(?:may|might|could)\s+(?:also\s+|well\s+)?be\s*\Z", re.IGNORECASE)
 _DOES_NOT_KNOW = re.compile(
     r"""[\s,.;:!-]*(?:but\s+|sorry,?\s*(?:but\s+)?)?(?:i\s+am\s+sorry|i'm\s+sorry
        |(?:i|we)\s*(?:do\s+not|don't|cannot|can't|can\s+not|am\s+not|'m\s+not|am\s+unable\s+to|could\s+not|couldn't)\s+(?:really\s+)?
@@ -99,6 +102,8 @@ def _agreed(text: str) -> Polar | None:
         meaning = _MEANINGS[token.group(1).lower()]
         if _is_asserted(said, token):
             asserted.add(meaning)
+            if len(asserted) > 1:
+                return None
         elif _is_mentioned(said, token):
             mentioned.add(meaning)
     return next(iter(asserted)) if len(asserted) == 1 and mentioned <= asserted else None
@@ -118,8 +123,13 @@ def _is_asserted(text: str, token: re.Match[str]) -> bool:
     if _THIS_IS.search(ahead) and not behind.strip():
         # `It is no` may have been cut off.
         return False
-    begins = _BEGINS.search(ahead) is not None or _DECLARED.search(ahead) is not None
-    return begins and not is_denied_before(text, start) and not is_supposed(text, start)
+    return _begins(ahead) and not is_denied_before(text, start) and not is_supposed(text, start)
+
+
+@lru_cache(maxsize=1024)
+def _begins(ahead: str) -> bool:
+    """Return whether what follows begins a clause or is declared to be the answer."""
+    return _BEGINS.search(ahead) is not None or _DECLARED.search(ahead) is not None
 
 
 def _stands(token: re.Match[str], behind: str, *, first: bool) -> bool:
@@ -137,4 +147,6 @@ def _is_mentioned(text: str, token: re.Match[str]) -> bool:
     start, end = token.span(1)
     behind = text[end : end + 8]
     closed = _IS_CLOSED.match(behind) is not None and not _IS_NUMBER.match(behind)
-    return closed and not is_denied_before(text, start) and not is_supposed(text, start)
+    if not closed or is_denied_before(text, start):
+        return False
+    return _MAY_BE.search(before(text, start)) is not None or not is_supposed(text, start)
