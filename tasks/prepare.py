@@ -65,7 +65,8 @@ def prepare_task(
     for name in options:
         if name not in spec.options:
             raise unknown_name(f"option of {spec.name}", name, spec.options)
-    source = source.resolve()
+    source = _writable("source", source.resolve(), source.absolute())
+    _writable("data-dir", data_dir.absolute())
     reading = spec.reader(source, options)
     checked = check_reading(spec, source, reading)
     if not any(checked.lines.values()):
@@ -77,6 +78,21 @@ def prepare_task(
     text = canonical_json(MANIFEST.dump_python(manifest, mode="json"), indent=2)
     write_atomically(folder / MANIFEST_NAME, f"{text}\n")
     return Prepared(folder=folder, spec=spec, manifest=manifest)
+
+
+def _writable(option: str, *paths: Path) -> Path:
+    """Return the first of several paths of one folder that a manifest can hold as text.
+
+    Raises:
+        UsageError: If no name is UTF-8, as on disks that another system or an old program wrote.
+    """
+    path = next((path for path in paths if encodable(str(path)) == str(path)), None)
+    if path is None:
+        raise UsageError(
+            f"The folder given with --{option} has a name that is not UTF-8: {encodable(str(paths[0]))!r}.",
+            "Rename it, or give a link to it: ln -s FOLDER NEW-NAME",
+        )
+    return path
 
 
 def _write_parts(folder: Path, checked: Checked, images: Mapping[str, str] | None) -> None:
