@@ -1,6 +1,7 @@
 """The main path on one page: load, plan, generate, score, summarise, publish."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from harness.locking import held_before_loading
 from harness.phases import Phases
 from harness.results import Results, read_results, write_results
 from harness.rundir import RunDirectory, open_run
-from harness.score import doubts_about_boxes, score_tasks
+from harness.score import Scores, doubts_about_boxes, score_tasks
 from harness.settings import Settings
 from harness.shares import Seat, Share, Told, files_of, merged, refuse_other_weights, shares_of, told_by
 from harness.summarise import summarise
@@ -90,12 +91,13 @@ def _run(
         told = merged([(share, one.told) for share, one in zip(shares, answered, strict=True)])
         failures = [failure for one in answered for failure in one.failures]
         with phases.time("score"):
-            results = score_run(workload, told, model, directory, settings)
+            results, scores = score_run(workload, told, model, directory, settings)
         write_environment(directory.path / "env.json", told.info, phases)
         publish(directory.path)
-        if not failures:
+        if not failures and not scores.failed:
             directory.finish()
     _tell_of_failures(failures)
+    scores.raise_if_failed(f"The numbers of the other tasks are in {directory.path}; the same command scores again.")
     return RunOutcome(path=directory.path, results=results, phases=phases)
 
 
@@ -163,7 +165,9 @@ def _tell_of_failures(failures: Sequence[str]) -> None:
 def _start_scorer_early(workload: Workload) -> None:
     # METEOR reads a 62 MB table before its first pair; it does so while the model writes.
     if any(load.spec.kind == "report" for load in workload.loads):
-        start_meteor()
+        with suppress(MedbenchError):
+            # What keeps it from starting is said where it is needed, and keeps no other task from its numbers.
+            start_meteor()
 
 
 def _refuse_ignored(settings: Settings, entry: AdapterEntry) -> None:
@@ -203,15 +207,17 @@ def load_options(settings: Settings, model: ChosenModel, workload: Workload, che
 
 def score_run(
     workload: Workload, told: Told, model: ChosenModel, directory: RunDirectory, settings: Settings
-) -> Results:
+) -> tuple[Results, Scores]:
     """Score what was generated and write `scores/` and `results.json`."""
     loads = answerable(workload, told.kinds)
-    scored = score_tasks(loads, directory, model)
-    doubts = doubts_about_boxes(scored, model)
+    scores = score_tasks(loads, directory, model)
+    if not scores.tasks:
+        scores.raise_if_failed("The answers are kept.")
+    doubts = (*scores.notices(), *doubts_about_boxes(scores.tasks, model))
     for doubt in doubts:
         warn(doubt)
     results = summarise(
-        scored,
+        scores.tasks,
         run=directory.identity,
         model=told.info,
         suite=workload.suite,
@@ -222,4 +228,4 @@ def score_run(
         probe=settings.probe,
     )
     write_results(directory.results, results)
-    return results
+    return results, scores
