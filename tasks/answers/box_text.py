@@ -111,9 +111,10 @@ class _Telling:
         self._names: list[Name] = []
         self._corner: Name | None = None
         self._runs: list[list[Item]] = []
-        self._of_image = self._between = self._loosely = self._box_just_ended = self._more_than_bare = False
+        self._of_image = self._image_sized = self._between = self._loosely = False
+        self._box_just_ended = self._more_than_bare = False
         # What makes names unreliable: one edge told twice, sizes told twice, a centre whose x and y go unnamed.
-        self._contradicted = self._sizes_twice = self._loose_centre = False
+        self._contradicted = self._sizes_twice = self._sizes_apart = self._loose_centre = False
 
     def boxes(self) -> list[ToldBox]:
         """Return all boxes in the order in which they begin."""
@@ -169,7 +170,7 @@ class _Telling:
     def _point(self, item: Item) -> None:
         edges = self._pending()
         if self._of_image or (item.kind == "size" and edges[-_TWO:] != _WIDTH_HEIGHT):
-            self._of_image = False
+            self._of_image = self._image_sized = False
             return
         self._more_than_bare = True
         if len(edges) == 1 and edges[0] in _RANGES:
@@ -182,6 +183,8 @@ class _Telling:
         run, end = self._run(place)
         edges = self._pending()
         if self._of_image:
+            # `image 3` is a number of an image, no size.
+            self._of_image = self._image_sized
             return end
         if not edges:
             self._runs.append(run)
@@ -225,8 +228,9 @@ class _Telling:
     def _name(self, item: Item) -> None:
         for name in names_in(item.text):
             if self._of_image and set(name.edges(y_first=False)) <= _SIZES:
+                self._image_sized = True
                 continue
-            self._of_image = False
+            self._of_image = self._image_sized = False
             if self._corner == HIGH and self._begins(name):
                 self._corner = None
             meant = name.of(self._corner)
@@ -242,9 +246,13 @@ class _Telling:
         return low is not None and bool(self._edges) and not {low, name.across or name.down} & set(self._edges)
 
     def _mark(self, text: str) -> None:
+        if text in "{." and self._edges and set(self._edges) <= _SIZES:
+            self._sizes_apart = True
         if text in ".}":
             self._forget_names()
-            self._corner, self._of_image = None, False
+            self._corner, self._image_sized = None, False
+        if text in ".},":
+            self._of_image = self._image_sized
         if text == "}" and not self._names:
             self._close()
 
@@ -253,9 +261,10 @@ class _Telling:
         self._more_than_bare = self._more_than_bare or item.kind == "numbers"
         if text in _IMAGE:
             self._forget_names()
-            self._of_image = True
+            self._of_image, self._image_sized = True, False
             return
         self._of_image = self._of_image and text in _BEFORE_A_SIZE
+        self._image_sized = self._image_sized and self._of_image
         # `top and left corner (1, 2)` does not say that y stands first.
         self._loosely = bool(self._names)
         if text in _FROM:
@@ -297,12 +306,13 @@ class _Telling:
 
     def _begin_anew(self, edge: str) -> None:
         first = next(iter(self._edges))
-        if edge in _SIZES and first in _SIZES and not set(self._edges) <= _SIZES and not self._sizes_twice:
-            # Sizes before the place and again behind it: the first ones are those of the image.
+        sizes_first = edge in _SIZES and first in _SIZES
+        if sizes_first and self._sizes_apart and not self._sizes_twice:
+            # Sizes in a sentence of their own, or around an object with others, are those of the image.
             self._edges = {name: number for name, number in self._edges.items() if name not in _SIZES}
             self._sizes_twice = True
             return
-        if self._sizes_twice or not self._close():
+        if sizes_first or self._sizes_twice or not self._close():
             self._contradicted = True
         self._edges, self._tellers = {}, []
 
@@ -310,11 +320,14 @@ class _Telling:
         """Take the edges told so far for a box if they make one."""
         if self._loose_centre and {"x", "y"} & set(self._edges):
             return False
-        numbers = box_of(self._edges)
+        # Sizes in a sentence of their own may be those of the image.
+        apart = self._sizes_apart and not self._sizes_twice
+        numbers = box_of({edge: self._edges[edge] for edge in self._edges if not (apart and edge in _SIZES)})
         if numbers is None:
             return False
         self._boxes.append(_told(numbers, "xyxy", self._tellers))
-        self._edges, self._tellers, self._sizes_twice = {}, [], False
+        self._edges, self._tellers = {}, []
+        self._sizes_twice = self._sizes_apart = False
         return True
 
     def _bare(self) -> list[ToldBox]:
