@@ -315,6 +315,12 @@ def test_no_box_is_made_of_what_tells_none(text: str) -> None:
         "x from 100 to 300, y from 200 to 400",
         "[x1, y1, x2, y2] = [100, 200, 300, 400]",
         "[100, 200, 300, 400] (xyxy)",
+        "bbox: 100 200 300 400 (x1 y1 x2 y2)",
+        "(x, y): (100, 200), (300, 400)",
+        "In [x1, y1, x2, y2] format, the box is [100, 200, 300, 400].",
+        "The box is [100, 200, 300, 400] in the format [x_min, y_min, x_max, y_max].",
+        "The coordinates [x_min, y_min, x_max, y_max] of the left lung are [100, 200, 300, 400].",
+        "The format is [left, top, width, height]. The liver: [100, 200, 200, 200]",
     ],
 )
 def test_names_go_before_the_order_of_the_space(text: str) -> None:

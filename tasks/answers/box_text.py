@@ -10,7 +10,7 @@ tells one box:
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -110,9 +110,11 @@ class _Telling:
         # Names whose numbers are still to come, and the corner or centre that a plain `x` or `y` belongs to.
         self._names: list[Name] = []
         self._corner: Name | None = None
+        # Four names without numbers of their own, and numbers without names.
+        self._legends: set[tuple[str, ...]] = set()
         self._runs: list[list[Item]] = []
         self._of_image = self._image_sized = self._between = self._loosely = False
-        self._box_just_ended = self._more_than_bare = False
+        self._more_than_bare = False
         # What makes names unreliable: one edge told twice, sizes told twice, a centre whose x and y go unnamed.
         self._contradicted = self._sizes_twice = self._sizes_apart = self._loose_centre = False
 
@@ -124,16 +126,20 @@ class _Telling:
         self._forget_names()
         self._close()
         found = self._boxes if self._boxes or self._more_than_bare else self._bare()
-        orders = {_ORDERS[item.text] for item in self._items if item.text in _ORDERS}
-        return sorted(self._ordered(found, orders), key=lambda box: box.start)
+        return sorted(self._ordered(found), key=lambda box: box.start)
 
-    def _ordered(self, boxes: Sequence[ToldBox], orders: set[Told]) -> Iterator[ToldBox]:
-        """Yield the boxes, with the order of their numbers where the answer tells one: `(xywh)`."""
+    def _ordered(self, boxes: Sequence[ToldBox]) -> Iterator[ToldBox]:
+        """Yield the boxes, with the order of their numbers where the answer tells one: `(xywh)`, `(x1, y1, x2, y2)`."""
+        orders = {_ORDERS[item.text] for item in self._items if item.text in _ORDERS}
         for box in boxes:
             if box.order == "xyxy":
                 if not self._contradicted:
                     yield box
-            elif len(orders) < _TWO:
+            elif self._legends and len(orders | self._legends) == 1:
+                numbers = _by_names(self._legends, box.numbers)
+                if numbers is not None:
+                    yield replace(box, numbers=numbers, order="xyxy")
+            elif len(orders | self._legends) < _TWO:
                 yield replace(box, order=next(iter(orders), box.order))
 
     def _step(self, place: int) -> int:
@@ -155,17 +161,24 @@ class _Telling:
     def _four(self, item: Item) -> None:
         edges = self._pending()
         if len(edges) >= _FOUR:
-            self._add_named(edges[-_FOUR:], item)
+            self._add_named(edges[-_FOUR:], [item])
         elif not {"cx", "width"} & set(edges):
             order: Told = "points" if item.text == "to" else "space"
-            self._boxes.append(_told(item.numbers, order, [item]))
+            self._boxes.append(_told(item.numbers, self._axes_told(edges) or order, [item]))
         self._names, self._corner = [], None
-        self._more_than_bare = self._box_just_ended = True
+        self._more_than_bare = True
 
-    def _add_named(self, edges: Sequence[str], item: Item) -> None:
-        numbers = box_of(dict(zip(edges, item.numbers, strict=True))) if len(set(edges)) == _FOUR else None
-        if numbers is not None:
-            self._boxes.append(_told(numbers, "xyxy", [item]))
+    def _axes_told(self, edges: Sequence[str]) -> Told | None:
+        """Return the order that `(x, y)` before two points tells, where the space has another one."""
+        if edges == ["x", "y"] and self._y_first:
+            return "xyxy"
+        return "yxyx" if edges == ["y", "x"] and not self._y_first else None
+
+    def _add_named(self, edges: Sequence[str], tellers: Sequence[Item]) -> None:
+        numbers = [number for item in tellers for number in item.numbers]
+        found = box_of(dict(zip(edges, numbers, strict=True))) if len(set(edges)) == _FOUR else None
+        if found is not None:
+            self._boxes.append(_told(found, "xyxy", tellers))
 
     def _point(self, item: Item) -> None:
         edges = self._pending()
@@ -251,6 +264,8 @@ class _Telling:
         if text in ".}":
             self._forget_names()
             self._corner, self._image_sized = None, False
+        if text in ")]":
+            self._note_legend()
         if text in ".},":
             self._of_image = self._image_sized
         if text == "}" and not self._names:
@@ -265,8 +280,6 @@ class _Telling:
             return
         self._of_image = self._of_image and text in _BEFORE_A_SIZE
         self._image_sized = self._image_sized and self._of_image
-        # `top and left corner (1, 2)` does not say that y stands first.
-        self._loosely = bool(self._names)
         if text in _FROM:
             self._between = text == "between"
             self._begin_corner(LOW)
@@ -275,7 +288,9 @@ class _Telling:
                 self._begin_corner(HIGH)
         elif text not in _LINKS and text != _AND and item.kind != "tag":
             self._forget_names()
-            self._corner, self._box_just_ended = None, False
+            self._corner = None
+        # `top and left corner (1, 2)` does not say that y stands first.
+        self._loosely = bool(self._names)
 
     def _begin_corner(self, corner: Name) -> None:
         if not self._names:
@@ -286,13 +301,16 @@ class _Telling:
 
     def _forget_names(self) -> None:
         edges = self._pending()
-        if len(edges) == _FOUR and self._box_just_ended and self._boxes[-1].order == "space":
-            # The names of the numbers stand behind them: `[1, 2, 3, 4] (x1, y1, x2, y2)`.
-            numbers = self._boxes.pop()
-            found = box_of(dict(zip(edges, numbers.numbers, strict=True))) if len(set(edges)) == _FOUR else None
-            self._boxes += [replace(numbers, numbers=found, order="xyxy")] if found else []
+        self._note_legend()
+        self._loosely = False
         self._loose_centre = self._loose_centre or "cx" in edges
         self._names = []
+
+    def _note_legend(self) -> None:
+        """Keep four names of numbers that stand elsewhere: `[1, 2, 3, 4] (x1, y1, x2, y2)`."""
+        edges = self._pending()
+        if len(edges) == _FOUR and not self._loosely:
+            self._legends.add(tuple(edges))
 
     def _tell(self, edges: Sequence[str], tellers: Sequence[Item]) -> None:
         """Take numbers for edges; a second box begins where an edge of the first is told anew."""
@@ -339,6 +357,12 @@ class _Telling:
         if len(self._runs) != 1 or len(run) != _FOUR or counted or any(item.text.endswith(".") for item in run):
             return []
         return [_told(numbers, "space", run)]
+
+
+def _by_names(legends: Iterable[tuple[str, ...]], numbers: Numbers) -> Numbers | None:
+    """Return the box of numbers whose names are told elsewhere."""
+    edges = next(iter(legends))
+    return box_of(dict(zip(edges, numbers, strict=True))) if len(set(edges)) == _FOUR else None
 
 
 def _told(numbers: Sequence[float], order: Told, tellers: Sequence[Item]) -> ToldBox:
