@@ -64,6 +64,7 @@ docs: $(STAMP)  ## Make the lists and tables of README.md and docs/ anew
 
 mini-suite: $(STAMP)  ## Build the bundled mini suite again (needs ../shared/realdata)
 	$(BIN)/python -m tasks.mini_suite.build --realdata ../shared/realdata --output tasks/mini_suite/data --licences tasks/mini_suite/LICENSES.md
+	$(BIN)/python -m tasks.suite --record
 
 mini-weights: $(STAMP)  ## Train the bundled mini weights again, into checkpoints/mini (under an hour on two cores)
 	$(BIN)/medbench train --config mini --output checkpoints/mini

@@ -68,16 +68,20 @@ class Generation:
     """What a model said.
 
     Attributes:
-        text: The raw text, special tokens removed, nothing else.
+        text: The raw text: special tokens removed but for those that set thoughts apart, nothing else.
         stop: Why it ended: `eos`, a `stop` string, or `length`.
         prompt_tokens: Tokens of the prompt, visual ones included; 0 where nobody counts.
-        output_tokens: Tokens of the answer, the end token included.
+        output_tokens: Tokens of the answer, thoughts and the end token included.
+        thought_tokens: Those of them that are thoughts; 0 where there are none or nobody counts.
+        reasoning: Thoughts that a server files apart from the text; others stand in `text`.
     """
 
     text: str
     stop: StopReason = "eos"
     prompt_tokens: int = 0
     output_tokens: int = 0
+    thought_tokens: int = 0
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,6 +308,10 @@ class LocalAdapter(Adapter):
     def max_new_tokens(self, spec: TaskSpec) -> int:
         """Return the longest answer to a task, in tokens: the task's own limit unless the authors used another."""
         return spec.max_new_tokens
+
+    def longest_answer(self, spec: TaskSpec) -> int:
+        """Return the longest answer to a task, in tokens, as the user says or else as `max_new_tokens` does."""
+        return spec.max_new_tokens if spec.limit_chosen else self.max_new_tokens(spec)
 
     def stop_strings(self, spec: TaskSpec) -> tuple[str, ...]:
         """Return texts that end an answer to a task, beside the end tokens; none unless the authors used some."""

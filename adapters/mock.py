@@ -2,7 +2,8 @@
 
 `mock` is a tiny random LLaMA behind a byte tokenizer and goes through the generation engine.
 The variants answer directly: `mock:oracle` repeats the reference, `mock:empty` says nothing, `mock:constant`
-always says yes, `mock:rambling` never stops, `mock:failing` fails on every third sample.
+always says yes, `mock:rambling` never stops, `mock:failing` fails on every third sample, `mock:refusal` declines.
+`mock:thinking` is the oracle that thinks first, of everything but the answer; `mock:pondering` never gets done with it.
 """
 
 import hashlib
@@ -62,6 +63,17 @@ def _oracle(sample: Sample, spec: TaskSpec) -> Generation:
     return Generation(text=sample.reference)
 
 
+def _thought(sample: Sample, spec: TaskSpec) -> str:
+    """Return a thought that names wrong answers: whoever reads it as an answer is found out."""
+    wrong = [key for key in sample.choices if key != sample.reference] or ["no", "liver"]
+    box = "[1, 2, 3, 4]" if spec.kind == "rec" else ""
+    return f"<think>Is it {' or '.join(wrong)}? The answer is {wrong[0]}. {box} Let me look again."
+
+
+def _thinking(sample: Sample, spec: TaskSpec) -> Generation:
+    return Generation(text=f"{_thought(sample, spec)}</think>\n\n{_oracle(sample, spec).text}")
+
+
 def _failing(sample: Sample, spec: TaskSpec) -> Generation:
     if hashlib.sha256(sample.sample_id.encode()).digest()[0] % 3 == 0:
         raise SampleError(f"The mock refuses sample {sample.sample_id!r}.")
@@ -74,6 +86,9 @@ _SAYINGS: dict[str, Callable[[Sample, TaskSpec], Generation]] = {
     "constant": lambda *_: Generation(text="yes"),
     "rambling": lambda *_: Generation(text="yes " * 100, stop="length"),
     "failing": _failing,
+    "refusal": lambda *_: Generation(text="I'm sorry, but I cannot help with medical images."),
+    "thinking": _thinking,
+    "pondering": lambda sample, spec: Generation(text=_thought(sample, spec)),
 }
 
 
@@ -167,5 +182,8 @@ ENTRY = AdapterEntry(
         "constant": "always says yes",
         "rambling": "never stops",
         "failing": "fails on every third sample",
+        "refusal": "declines to answer",
+        "thinking": "thinks of wrong answers, then repeats the reference",
+        "pondering": "thinks and never answers",
     },
 )

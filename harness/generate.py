@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from adapters.base import Adapter, DirectAdapter, LocalAdapter
+from adapters.guarding import answered, plugin_faults
 from adapters.remote import RemoteAdapter
 from harness.engine.request import GREEDY, Choosing, Outcome, Request, make_request
 from harness.phases import Phases
@@ -14,6 +15,7 @@ from harness.records import GenerationRecord, RecordFile, append
 from harness.rundir import RunDirectory
 from harness.settings import Settings
 from harness.workload import TaskLoad, Workload
+from tasks.answers.thoughts import take_apart
 from tasks.foundation.console import Meter, meter, say
 from tasks.foundation.errors import RunError, SampleError
 from tasks.sample import Sample
@@ -94,6 +96,13 @@ def _record_file(directory: RunDirectory, load: TaskLoad) -> RecordFile:
 def _outcomes(
     plan: Plan, adapter: Adapter, directory: RunDirectory, phases: Phases, settings: Settings
 ) -> Generator[list[Outcome], None, None]:
+    with plugin_faults(adapter.card.name, "answering", type(adapter).__module__):
+        yield from _outcomes_of(plan, adapter, directory, phases, settings)
+
+
+def _outcomes_of(
+    plan: Plan, adapter: Adapter, directory: RunDirectory, phases: Phases, settings: Settings
+) -> Generator[list[Outcome], None, None]:
     if isinstance(adapter, DirectAdapter):
         yield from _answer_directly(plan, adapter, phases)
     elif isinstance(adapter, LocalAdapter):
@@ -115,7 +124,7 @@ def _answer_directly(plan: Plan, adapter: DirectAdapter, phases: Phases) -> Iter
         for sample in plan.missing[load.spec.name]:
             try:
                 with phases.time("answer"):
-                    generation = adapter.answer(sample, load.spec)
+                    generation = answered(adapter, sample, load.spec)
                 outcomes.append(Outcome(task=load.spec.name, sample_id=sample.sample_id, generation=generation))
             except SampleError as error:
                 outcomes.append(Outcome(task=load.spec.name, sample_id=sample.sample_id, error=str(error)))
@@ -168,6 +177,7 @@ def _show(progress: Meter, outcomes: Sequence[Outcome], states: "Counter[str]") 
 
 
 def _word(text: str, stop: str) -> str:
-    if not text.strip():
-        return "empty"
-    return "truncated" if stop == "length" else "answered"
+    said = take_apart(text)
+    if said.unfinished or (stop == "length" and text.strip()):
+        return "truncated"
+    return "answered" if said.answer else "empty"

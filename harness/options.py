@@ -22,3 +22,14 @@ def as_table(_: click.Context, option: click.Parameter, given: Sequence[str]) ->
             raise UsageError(f"{option.opts[0]} {name} was given twice.", "Give it once.")
         table[name] = value
     return table or None
+
+
+def as_limits(_: click.Context, __: click.Parameter, given: Sequence[str]) -> dict[str, int] | None:
+    """Return `--max-new-tokens` as a table, or None if it was not given; a callback of click.
+
+    Raises:
+        UsageError: If it has another form.
+    """
+    from harness.limits import read_limits
+
+    return read_limits(given) if given else None

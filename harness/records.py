@@ -11,8 +11,11 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from adapters.base import StopReason
 from adapters.remote import Served, ServedGeneration
 from harness.engine.request import Outcome
+from tasks.checks import encodable
 from tasks.foundation.errors import RunError
 from tasks.foundation.files import canonical_json, json_lines, read_numbered_json_lines, write_atomically
+
+_ONLY_IF_SET = frozenset({"thought_tokens", "reasoning", "served"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,11 +25,13 @@ class GenerationRecord:
     Attributes:
         run: Identity of the run that made it.
         sample_id: The sample.
-        text: Raw text of the model; empty when `error` is set.
+        text: Raw text of the model, with its thoughts; empty when `error` is set.
         stop: Why it ended.
         prompt_tokens: Tokens read, visual ones included.
-        output_tokens: Tokens written.
+        output_tokens: Tokens written, thoughts included.
         error: Why the sample failed; empty otherwise.
+        thought_tokens: Those of the written tokens that are thoughts; not written where there are none.
+        reasoning: Thoughts that a server files apart from the text; not written where there are none.
         served: What a server said of its answer; None, and not written, for a model that is not served.
     """
 
@@ -39,6 +44,8 @@ class GenerationRecord:
     prompt_tokens: int = 0
     output_tokens: int = 0
     error: str = ""
+    thought_tokens: int = 0
+    reasoning: str = ""
     served: Served | None = None
 
     @classmethod
@@ -46,15 +53,17 @@ class GenerationRecord:
         """Return the record of an outcome."""
         said = outcome.generation
         if said is None:
-            return cls(run=run, sample_id=outcome.sample_id, error=outcome.error)
+            return cls(run=run, sample_id=outcome.sample_id, error=encodable(outcome.error))
         return cls(
-            run=run, sample_id=outcome.sample_id, text=said.text, stop=said.stop, prompt_tokens=said.prompt_tokens,
-            output_tokens=said.output_tokens, served=said.served if isinstance(said, ServedGeneration) else None,
+            run=run, sample_id=outcome.sample_id, text=encodable(said.text), stop=said.stop,
+            prompt_tokens=said.prompt_tokens, output_tokens=said.output_tokens, thought_tokens=said.thought_tokens,
+            reasoning=encodable(said.reasoning),
+            served=said.served if isinstance(said, ServedGeneration) else None,
         )  # fmt: skip
 
     def as_json(self) -> dict[str, Any]:
         """Return the record as plain values."""
-        return {name: value for name, value in asdict(self).items() if name != "served" or value is not None}
+        return {name: value for name, value in asdict(self).items() if value or name not in _ONLY_IF_SET}
 
 
 _VALIDATOR = TypeAdapter(GenerationRecord)

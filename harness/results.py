@@ -21,6 +21,7 @@ SCHEMA: Literal[1] = 1
 RESULTS_FILE = "results.json"
 Fraction = Annotated[float, Field(ge=0, le=1)]
 _NO_LIMIT = 0.99995
+_FEW_AT_LIMIT = 0.02
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -48,11 +49,16 @@ class MetricResult:
     Attributes:
         value: Fraction from 0 to 1; None where nothing could be scored.
         ci: 95 % interval, or None.
-        n: Samples that were scored.
-        errors: Samples of this metric that failed.
+        n: Samples that were scored; under `strict` all that did not fail.
+        errors: Samples of this metric that failed: a server, memory or a file, not the model.
         unparsed: Samples whose answer could not be read.
-        truncated: Samples whose answer hit the length limit.
+        truncated: Samples whose answer or thought was cut off by the limit of tokens.
         empty: Samples without an answer.
+        refused: Samples that the model declined to answer.
+        bounds: The value had all failures been wrong answers, and had all been right; None where nothing failed.
+        answered: Share of the samples that did not fail whose answer could be read.
+        among_answered: The value among those alone. Never to be compared: it rises when a model is silent where it
+            would be wrong.
         ceiling: What a perfect model scores that must write boxes as this one does; None for other metrics.
         signature: The exact definition behind the number.
         interval: How the interval was made; None if there is none.
@@ -70,11 +76,41 @@ class MetricResult:
     signature: str
     ceiling: Fraction | None = None
     interval: IntervalInfo | None = None
+    refused: int = 0
+    bounds: tuple[Fraction, Fraction] | None = None
+    answered: Fraction | None = None
+    among_answered: Fraction | None = None
 
     @property
     def limiting_ceiling(self) -> float | None:
         """The ceiling, if it lies so low that two decimals of a percentage show it."""
         return self.ceiling if self.ceiling is not None and self.ceiling < _NO_LIMIT else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """How much a model wrote on a task, and how much of it it thought.
+
+    Attributes:
+        answers: Samples that did not fail.
+        at_limit: Those that were ended by the limit of tokens.
+        thinking: Those that begin with a thought.
+        cut_thoughts: Those whose thought never ended.
+        thought_share: Share of the written tokens that are thoughts; None where nobody counts them.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    answers: int
+    at_limit: int
+    thinking: int = 0
+    cut_thoughts: int = 0
+    thought_share: Fraction | None = None
+
+    @property
+    def limit_is_felt(self) -> bool:
+        """Whether so many answers were cut off that the limit, not the model, decides the numbers."""
+        return self.at_limit > _FEW_AT_LIMIT * self.answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +126,7 @@ class TaskResult:
         states: Samples by state.
         paper: Metrics as the official scripts compute them.
         strict: Metrics as the paper's text and common sense say.
+        written: How much the model wrote; None in files of earlier versions.
     """
 
     __pydantic_config__ = _STRICT
@@ -102,6 +139,7 @@ class TaskResult:
     states: Mapping[State, int]
     paper: Mapping[str, MetricResult]
     strict: Mapping[str, MetricResult]
+    written: Written | None = None
 
     def metrics(self, protocol: Protocol) -> Mapping[str, MetricResult]:
         """Return the metrics of a protocol."""

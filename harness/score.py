@@ -9,14 +9,18 @@ import numpy as np
 
 from adapters.base import Parser
 from adapters.catalog import ChosenModel
+from adapters.guarding import understood
 from harness.records import GenerationRecord
+from harness.results import Written
 from harness.rundir import RunDirectory
 from harness.workload import TaskLoad
 from tasks.answers.box_check import doubt_about_boxes
 from tasks.answers.box_space import BoxSpace
 from tasks.answers.choice import read_choice
+from tasks.answers.thoughts import take_apart
 from tasks.ceiling import rec_ceilings
-from tasks.foundation.errors import RunError
+from tasks.foundation.console import say, warn
+from tasks.foundation.errors import RunError, SampleError
 from tasks.foundation.files import json_lines, write_atomically
 from tasks.metrics.metric import Scorable
 from tasks.protocols import PROTOCOLS, Evaluation, Item, Protocol, evaluate, state_of, tokenise_together
@@ -37,6 +41,7 @@ class ScoredTask:
         items: One per sample, in order.
         groups: The unit of resampling of each item.
         evaluations: By protocol, one per metric.
+        written: How much the model wrote.
         ceilings: For REC, by protocol and metric: the score of a perfect model that writes boxes as this one does.
     """
 
@@ -45,13 +50,24 @@ class ScoredTask:
     groups: Sequence[str]
     evaluations: Mapping[Protocol, Sequence[Evaluation]]
     ceilings: Ceilings
+    written: Written
 
 
 def score_tasks(loads: Sequence[TaskLoad], directory: RunDirectory, model: ChosenModel) -> list[ScoredTask]:
     """Score the recorded generations of tasks and write them to `scores/<task>.jsonl`."""
-    predicted = [(load, read_items(load, directory, model.parse)) for load in loads]
-    tokenise_together((load.spec.name, load.spec.kind, items) for load, items in predicted)
-    return [_score_items(load, items, directory, model.boxes) for load, items in predicted]
+    recorded = [(load, read_records(load, directory)) for load in loads]
+    predicted = [(load, records, read_items(load, records, model.parse)) for load, records in recorded]
+    _tell_of_parser([item.error for _, _, items in predicted for item in items if item.error], directory)
+    tokenise_together((load.spec.name, load.spec.kind, items) for load, _, items in predicted)
+    return [
+        _score_items(load, items, written_on(records), directory, model.boxes) for load, records, items in predicted
+    ]
+
+
+def _tell_of_parser(errors: Sequence[str], directory: RunDirectory) -> None:
+    if errors:
+        warn(f"The model's parser failed on {len(errors)} answers, which are counted as errors. The first: {errors[0]}")
+        say(f"They are read again, without the model, by: medbench score {directory.path}")
 
 
 def doubts_about_boxes(scored: Sequence[ScoredTask], model: ChosenModel) -> tuple[str, ...]:
@@ -76,8 +92,12 @@ def _sized_boxes(task: ScoredTask) -> list[tuple[Box, tuple[int, int]]]:
     return [(box, size) for box, size in found if box is not None and size is not None]
 
 
-def read_items(load: TaskLoad, directory: RunDirectory, parse: Parser) -> list[Item]:
-    """Return the predictions in a task's records, one per sample."""
+def read_records(load: TaskLoad, directory: RunDirectory) -> list[GenerationRecord]:
+    """Return a task's records, one per sample, in order.
+
+    Raises:
+        RunError: If one is missing.
+    """
     spec = load.spec
     records = directory.generations(spec.name, [sample.sample_id for sample in load.samples]).read()
     if len(records) != len(load.samples):
@@ -86,10 +106,17 @@ def read_items(load: TaskLoad, directory: RunDirectory, parse: Parser) -> list[I
             f"{directory.path}.",
             "Give the command of the run again: it answers what is missing.",
         )
-    return [predict(records[sample.sample_id], sample, spec, parse) for sample in load.samples]
+    return [records[sample.sample_id] for sample in load.samples]
 
 
-def _score_items(load: TaskLoad, items: Sequence[Item], directory: RunDirectory, boxes: BoxSpace | None) -> ScoredTask:
+def read_items(load: TaskLoad, records: Sequence[GenerationRecord], parse: Parser) -> list[Item]:
+    """Return the predictions in a task's records, one per sample."""
+    return [predict(record, sample, load.spec, parse) for record, sample in zip(records, load.samples, strict=True)]
+
+
+def _score_items(
+    load: TaskLoad, items: Sequence[Item], written: Written, directory: RunDirectory, boxes: BoxSpace | None
+) -> ScoredTask:
     spec = load.spec
     scored = ScoredTask(
         load=load,
@@ -97,6 +124,7 @@ def _score_items(load: TaskLoad, items: Sequence[Item], directory: RunDirectory,
         groups=[sample.groups.get(spec.group_key, sample.sample_id) for sample in load.samples],
         evaluations={protocol: evaluate(spec.name, spec.kind, protocol, items) for protocol in PROTOCOLS},
         ceilings=_ceilings(spec, load.samples, boxes),
+        written=written,
     )
     write_atomically(directory.scores(spec.name), json_lines(_score_records(load.samples, scored)))
     return scored
@@ -113,10 +141,33 @@ def predict(record: GenerationRecord, sample: Sample, spec: TaskSpec, parse: Par
     """Return the prediction in a record with its state; a failure is a state, never an answer."""
     if record.error:
         return Item(state="error", scorable=_scorable(sample, "", None))
-    answer = parse(record.text, sample, spec)
+    said = take_apart(record.text)
+    try:
+        answer = understood(parse, said.answer, sample, spec)
+    except SampleError as error:
+        return Item(state="error", scorable=_scorable(sample, "", None), error=str(error))
     scorable = _scorable(sample, answer.text, _finite(answer.box))
-    truncated = record.stop == "length" and bool(scorable.prediction.strip())
-    return Item(state="truncated" if truncated else state_of(scorable, spec.kind), scorable=scorable)
+    written = bool(scorable.prediction.strip()) or bool(said.thought) or bool(record.reasoning)
+    cut_off = said.unfinished or (record.stop == "length" and written)
+    return Item(state="truncated" if cut_off else state_of(scorable, spec.kind), scorable=scorable)
+
+
+def written_on(records: Sequence[GenerationRecord]) -> Written:
+    """Return how much a model wrote on a task, and how much of it was thought."""
+    answers = [record for record in records if not record.error]
+    said = [take_apart(record.text) for record in answers]
+    tokens = sum(record.output_tokens for record in answers)
+    thought_tokens = sum(record.thought_tokens for record in answers)
+    thinking = sum(
+        bool(one.thought or one.unfinished or record.reasoning) for one, record in zip(said, answers, strict=True)
+    )
+    return Written(
+        answers=len(answers),
+        at_limit=sum(record.stop == "length" for record in answers),
+        thinking=thinking,
+        cut_thoughts=sum(one.unfinished for one in said),
+        thought_share=round(min(1.0, thought_tokens / tokens), 4) if thought_tokens and tokens else None,
+    )
 
 
 def _finite(box: Box | None) -> Box | None:
@@ -147,6 +198,7 @@ def _score_records(samples: Sequence[Sample], scored: ScoredTask) -> list[dict[s
             "prediction": scored.items[index].scorable.prediction,
             "box": scored.items[index].scorable.predicted_box,
             "labels": labels_of(sample),
+            **({"error": scored.items[index].error} if scored.items[index].error else {}),
             **{protocol: columns[index] for protocol, columns in by_protocol.items()},
         }
         for index, sample in enumerate(samples)

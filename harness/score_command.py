@@ -61,20 +61,24 @@ def score_command(runs: tuple[Path, ...], data_dir: Path | None, task: str | Non
 
 def _score_runs(runs: Sequence[Path], data_dir: Path | None, options: dict[str, Any]) -> int:
     from harness.rescore import rescore
+    from harness.several import Attempt
 
     given = [_FOR_PREDICTIONS[name] for name, value in options.items() if value is not None]
     if given:
         raise UsageError(f"{given[0]} needs --task.", "Add --task NAME; `medbench tasks` lists them.")
     if not runs:
         raise UsageError("There is nothing to score.", "Give folders of runs, or --task NAME --predictions FILE.")
-    code = 0
+    codes = [0]
     for path in runs:
-        results = rescore(path, data_dir)
-        publish(path)
-        say(str(path))
-        show_results(results)
-        code = max(code, exit_code(results))
-    return code
+        # One run that cannot be scored does not keep the others from it.
+        with Attempt(str(path)) as attempt:
+            results = rescore(path, data_dir)
+            publish(path)
+            say(str(path))
+            show_results(results)
+            codes.append(exit_code(results))
+        codes.append(attempt.exit_code)
+    return max(codes)
 
 
 def _score_predictions(
@@ -127,7 +131,7 @@ def _title(scores: "PredictionScores") -> str:
 
 
 def _verdict(scores: "PredictionScores") -> int:
-    if scores.states["unparsed"] == scores.samples:
+    if scores.samples and scores.states["unparsed"] == scores.samples - scores.states["error"]:
         say("No answer could be read. Is --boxes the space that the model writes in, or --from another format?")
     if scores.doubt:
         warn(scores.doubt)

@@ -33,6 +33,7 @@ class Settings:
         dtype: Type of the model's weights.
         seed: Of everything random; greedy answers do not depend on it.
         temperature: Of sampling; 0 takes the likeliest token.
+        max_new_tokens: Longest answers in tokens, by the tasks' names, kinds or globs; the tasks' own by default.
         top_k: Sample among this many likeliest tokens; 0 for all.
         top_p: Sample among the likeliest tokens that together have this probability.
         repetition_penalty: Divides the positive and multiplies the negative scores of tokens already written.
@@ -56,6 +57,7 @@ class Settings:
     dtype: Dtype = "auto"
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
+    max_new_tokens: Mapping[str, PositiveInt] = field(default_factory=dict)
     top_k: Annotated[int, Field(ge=0)] = 0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] = 1.0
@@ -108,6 +110,10 @@ def _refuse_contradictions(settings: Settings) -> None:
     """Refuse options that would stand in a run's settings and change nothing."""
     sampling = [name for name in ("temperature", "top_k", "top_p") if name in settings.decoding()]
     words = ", ".join(f"--{name.replace('_', '-')}" for name in sampling)
+    if settings.max_new_tokens and "max_tokens" in settings.model_args:
+        raise UsageError(
+            "--max-new-tokens and --model-arg max_tokens both say how long an answer may be.", "Leave out the latter."
+        )
     if sampling and settings.beams > 1:
         raise UsageError(f"A beam search does not sample, but {words} was given.", "Leave out one of them.")
     if sampling and settings.temperature == 0:

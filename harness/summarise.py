@@ -1,17 +1,19 @@
 """From per-sample scores to the numbers of `results.json`."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from harness.model_info import ModelInfo
 from harness.results import IntervalInfo, MetricResult, Results, TaskResult
 from harness.score import ScoredTask
+from tasks.answers.thoughts import SIGNATURE
 from tasks.protocols import Evaluation, Item, Protocol, count_states
 from tasks.statistics.intervals import Interval, interval
 from tasks.suite import SuiteName
 
+_LIMIT_HINT = "Raise it with --max-new-tokens N, or for some tasks with --max-new-tokens {}=N: it will be another run."
 _DIGITS = 10
 """Digits kept in files: more than any reader needs, fewer than the last bits that differ between machines."""
 
@@ -26,6 +28,7 @@ def summarise_task(scored: ScoredTask, *, seed: int) -> TaskResult:
         data=scored.load.prepared.manifest.data_fingerprint,
         samples=len(scored.items),
         states=dict(count_states(scored.items)),
+        written=scored.written,
         paper=_metric_results(scored, "paper", seed),
         strict=_metric_results(scored, "strict", seed),
     )
@@ -79,9 +82,23 @@ def metric_result(
         unparsed=states["unparsed"],
         truncated=states["truncated"],
         empty=states["empty"],
+        refused=states["refused"],
+        bounds=None
+        if evaluation.bounds is None
+        else (_fraction(evaluation.bounds[0]), _fraction(evaluation.bounds[1])),
+        answered=_share(states["ok"], states.total() - states["error"]),
+        among_answered=_number(evaluation.value_among_answered),
         ceiling=None if ceiling is None or np.isnan(ceiling) else round(ceiling, _DIGITS),
-        signature=f"{metric.signature}|ci=clustered:{unit}|n={len(clusters)}",
+        signature=f"{metric.signature}|{SIGNATURE}|ci=clustered:{unit}|n={len(clusters)}",
     )
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(part / whole, _DIGITS) if whole else None
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else round(value, _DIGITS)
 
 
 def _fraction(value: float) -> float:
@@ -104,14 +121,30 @@ def summarise(
     notices: tuple[str, ...], unsupported: tuple[str, ...], probe: str = "",
 ) -> Results:  # fmt: skip
     """Return the results of a run."""
+    found = {scored.load.spec.name: summarise_task(scored, seed=seed) for scored in tasks}
     return Results(
         run=run,
         model=model,
         suite=suite,
         limit=limit,
         seed=seed,
-        notices=notices,
-        tasks={scored.load.spec.name: summarise_task(scored, seed=seed) for scored in tasks},
+        notices=tuple(dict.fromkeys((*notices, *felt_limits(found)))),
+        tasks=found,
         unsupported=unsupported,
         probe=probe,
     )
+
+
+def felt_limits(tasks: Mapping[str, TaskResult]) -> tuple[str, ...]:
+    """Return a line for each task whose numbers the limit of tokens decides, not the model alone."""
+    lines = []
+    for name, task in tasks.items():
+        written = task.written
+        if written is not None and written.limit_is_felt:
+            thoughts = f", {written.cut_thoughts} of them in the midst of a thought" if written.cut_thoughts else ""
+            share = 100 * written.at_limit / written.answers
+            lines.append(
+                f"{name}: {written.at_limit} of {written.answers} answers ({share:.0f} %) were cut off by the limit of "
+                f"tokens{thoughts}; under `strict` they count as wrong. {_LIMIT_HINT.format(name)}"
+            )
+    return tuple(lines)

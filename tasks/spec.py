@@ -50,6 +50,7 @@ class TaskSpec:
         prompt: Instruction at evaluation; fields in braces are the sample's inputs and `box`.
         train_prompts: Pool of instructions for training, one drawn per sample.
         max_new_tokens: Longest answer in tokens.
+        limit_chosen: Whether a user chose `max_new_tokens`; then it also stands above what a model's authors used.
         group_key: Which of the sample's groups is the unit of resampling for intervals.
         counts: Samples of the paper's Table 4 by split.
         source: Where the data comes from.
@@ -71,6 +72,7 @@ class TaskSpec:
     prompt: str
     train_prompts: tuple[str, ...]
     max_new_tokens: int = 100
+    limit_chosen: bool = False
     group_key: str
     counts: Mapping[Split, int]
     source: str

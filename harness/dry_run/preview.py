@@ -58,7 +58,7 @@ def preview_local(adapter: LocalAdapter, load: TaskLoad, choosing: Choosing) -> 
         except SampleError as error:
             failures.append(f"{sample.sample_id}: {error}")
     first = requests[0] if requests else None
-    longest = adapter.max_new_tokens(load.spec)
+    longest = adapter.longest_answer(load.spec)
     preview = Preview(
         task=load.spec.name,
         samples=len(load.samples),

@@ -12,6 +12,7 @@ from harness.summarise import metric_result
 from tasks.answers.box_check import doubt_about_boxes
 from tasks.answers.box_space import BoxSpace
 from tasks.answers.choice import read_choice
+from tasks.answers.thoughts import Said, take_apart
 from tasks.ceiling import rec_ceilings
 from tasks.foundation.errors import DataError
 from tasks.metrics.metric import Scorable
@@ -109,18 +110,24 @@ def _doubt(spec: TaskSpec, predictions: Sequence[Prediction], items: Sequence[It
 
 
 def _item(prediction: Prediction, spec: TaskSpec, boxes: BoxSpace | None) -> Item:
-    text = prediction.prediction
+    said = take_apart(prediction.prediction or "")
     choices = prediction.choices or spec.choices_by_key()
     scorable = Scorable(
-        prediction=text or "",
+        prediction=said.answer,
         reference=_reference(prediction, spec, choices),
         choices=choices,
-        choice=read_choice(text or "", choices) or "",
-        predicted_box=_predicted_box(prediction, spec, boxes),
+        choice=read_choice(said.answer, choices) or "",
+        predicted_box=_predicted_box(prediction, said.answer, spec, boxes),
         reference_box=prediction.box,
         labels={"answer_type": prediction.answer_type} if prediction.answer_type else {},
     )
-    return Item(state="error" if text is None else state_of(scorable, spec.kind), scorable=scorable)
+    return Item(state=_state(prediction, scorable, spec, said), scorable=scorable)
+
+
+def _state(prediction: Prediction, scorable: Scorable, spec: TaskSpec, said: Said) -> State:
+    if prediction.prediction is None:
+        return "error"
+    return "truncated" if said.unfinished else state_of(scorable, spec.kind)
 
 
 def _reference(prediction: Prediction, spec: TaskSpec, choices: Mapping[str, str]) -> str:
@@ -137,7 +144,7 @@ def _reference(prediction: Prediction, spec: TaskSpec, choices: Mapping[str, str
     return key
 
 
-def _predicted_box(prediction: Prediction, spec: TaskSpec, boxes: BoxSpace | None) -> Box | None:
+def _predicted_box(prediction: Prediction, answer: str, spec: TaskSpec, boxes: BoxSpace | None) -> Box | None:
     if spec.kind != "rec" or boxes is None:
         return prediction.predicted_box
     if prediction.box is None or prediction.image_size is None:
@@ -145,4 +152,4 @@ def _predicted_box(prediction: Prediction, spec: TaskSpec, boxes: BoxSpace | Non
             f"{prediction.where} has no box or no image_size, which {spec.name} is scored by.",
             "Give the right box as `box` [x1, y1, x2, y2] in pixels and the image's `image_size` [width, height].",
         )
-    return boxes.read(prediction.prediction or "", prediction.image_size)
+    return boxes.read(answer, prediction.image_size)

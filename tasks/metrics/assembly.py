@@ -141,6 +141,7 @@ def macro_f1_metric(definition: str, texts: Texts, classes: Sequence[str] = ()) 
         statistics=partial(_macro_f1_statistics, texts, tuple(classes)),
         compute=macro_f1,
         applies=everything,
+        adds=bool(classes),
     )
 
 

@@ -50,6 +50,7 @@ class Metric:
         applies: Which scorables count at all (closed questions only, say); all of them by default.
         tokenised: Gives the two texts whose PTB tokens are compared, for metrics of tokens; so that the texts of many
             tasks can be tokenised at once.
+        adds: Whether statistics of several calls can be added; where columns follow from the references of a call, not.
     """
 
     metric_id: str
@@ -58,6 +59,7 @@ class Metric:
     compute: Callable[[FloatArray], FloatArray]
     applies: Callable[[Scorable], bool] = lambda _: True
     tokenised: Callable[[Scorable], tuple[str, str]] | None = None
+    adds: bool = True
 
 
 def mean_of_scores(totals: FloatArray) -> FloatArray:

@@ -3,6 +3,8 @@
 import re
 from functools import lru_cache
 
+from tasks.answers.plain import plain_text
+
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _NUMBERS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS)} | {"none": "0"}
@@ -71,11 +73,13 @@ def _numbered(words: list[str]) -> list[str]:
 def normalise_strictly(text: str) -> str:
     """Return `text` as the strict protocol compares it: the official rules without their accidents.
 
+    Markup and typographic characters go first (`tasks.answers.plain`), so that `**T2\u2011weighted**` is `T2-weighted`.
     Every mark becomes a space wherever it stands, a comma that groups thousands and every period that is no
     decimal point go, and an answer never becomes empty: articles stay if there is nothing else, and so do
     marks. Hence every answer that is not blank equals itself, which the official form does not grant to the
     answer `A`.
     """
+    text = plain_text(text) or text
     unmarked = _THOUSANDS.sub("", text).translate(_STRICT_MARKS_SPACED)
     words = _numbered(_PERIOD.sub("", unmarked).lower().split())
     content = [word for word in words if word not in _ARTICLES] or words

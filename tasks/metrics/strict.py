@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from tasks.answers.plain import plain_text
 from tasks.metrics.accuracy import answers_closed, exact_answer
 from tasks.metrics.assembly import (
     box_metric,
@@ -21,19 +22,25 @@ from tasks.metrics.rouge import GOOGLE_ROUGE
 from tasks.spec import Kind
 
 _STRICT = "strict"
+_PLAIN = f"plain|{_STRICT}"
 KINDS_WITH_CHOICES: frozenset[Kind] = frozenset({"qa", "cls"})
 """Kinds whose questions may come with a closed list of answers."""
 
 
 def whole_texts(scorable: Scorable) -> tuple[str, str]:
-    """Return both texts as they are."""
-    return scorable.prediction, scorable.reference
+    """Return both texts whole, without markup and typographic characters."""
+    return plain_text(scorable.prediction), plain_text(scorable.reference)
 
 
 def strict_texts(scorable: Scorable) -> tuple[str, str]:
     """Return both texts in the normal form of the strict protocol; where there are choices, the one that was taken."""
     prediction = scorable.choice if scorable.choices else scorable.prediction
     return normalise_strictly(prediction), normalise_strictly(scorable.reference)
+
+
+def closed_texts(scorable: Scorable) -> tuple[str, str]:
+    """Return both texts as they are, since marks tell clauses apart; where there are choices, the taken one."""
+    return scorable.choice if scorable.choices else scorable.prediction, scorable.reference
 
 
 def strict_metrics(kind: Kind, classes: Sequence[str] = ()) -> Mapping[str, Metric]:
@@ -54,7 +61,7 @@ def strict_metrics(kind: Kind, classes: Sequence[str] = ()) -> Mapping[str, Metr
 
 def _of_answers(kind: Kind, classes: Sequence[str]) -> tuple[Metric, ...]:
     read = "choice-if-any|" if kind in KINDS_WITH_CHOICES else ""
-    form, texts = f"{read}normalised-strictly|{_STRICT}", strict_texts
+    form, texts = f"{read}normalised-strictly|{_PLAIN}", strict_texts
     return (
         pair_metric("bleu1", f"bleu1|sentence|{form}", sentence_bleu1, texts),
         pair_metric("f1", f"f1|clipped|{form}", clipped_f1, texts),
@@ -62,9 +69,9 @@ def _of_answers(kind: Kind, classes: Sequence[str]) -> tuple[Metric, ...]:
         macro_f1_metric(form, texts, classes),
         pair_metric(
             "closed_accuracy",
-            f"closed_accuracy|whole-words|closed|{form}",
+            f"closed_accuracy|one-reading|closed|{read}{_STRICT}",
             answers_closed,
-            texts,
+            closed_texts,
             applies=is_closed,
         ),
         pair_metric("open_f1", f"open_f1|clipped|open|{form}", clipped_f1, texts, applies=is_open),
@@ -74,12 +81,12 @@ def _of_answers(kind: Kind, classes: Sequence[str]) -> tuple[Metric, ...]:
 
 def _of_reports() -> tuple[Metric, ...]:
     return (
-        *corpus_bleu_metrics(_STRICT, whole_texts),
+        *corpus_bleu_metrics(_PLAIN, whole_texts),
         *(
-            pair_metric(name, f"{name}|google0.1.2|f|no-stemmer|{_STRICT}", score, whole_texts)
+            pair_metric(name, f"{name}|google0.1.2|f|no-stemmer|all-scripts|{_PLAIN}", score, whole_texts)
             for name, score in GOOGLE_ROUGE.items()
         ),
-        meteor_metric(_STRICT, whole_texts),
+        meteor_metric(_PLAIN, whole_texts),
     )
 
 

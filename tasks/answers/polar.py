@@ -1,0 +1,171 @@
+"""Reading yes, no and maybe: one reader for PubMedQA, closed questions about pictures, and options that say yes and no.
+
+A bare `no` is a word of every second sentence (`No doubt there is a fracture.`), so a word counts only where it is an
+answer: at the beginning of a clause or behind a declaration (`the answer is`), and with an end or a reason behind it,
+never as the determiner of a noun. Whatever is denied, asked or set beside its opposite (`yes and no`) is unread; of an
+answer that takes itself back, the last version counts.
+"""
+
+import re
+from functools import lru_cache
+from typing import Literal
+
+from tasks.answers.plain import plain_text
+from tasks.answers.wording import afterthought, before, is_denied_before, is_supposed, versions
+
+Polar = Literal["yes", "no", "maybe"]
+
+POLAR_WORDS: frozenset[str] = frozenset({"yes", "no", "maybe"})
+"""The answers that this module reads."""
+
+_MEANINGS: dict[str, Polar] = {
+    "yes": "yes", "yeah": "yes", "yep": "yes", "no": "no", "nope": "no", "maybe": "maybe",
+}  # fmt: skip
+_WORD = r"(?:yes|yeah|yep|nope|no|maybe)"
+_TOKEN = re.compile(rf"(?<![\w-])(?<!\w')({_WORD})(?!\w|'\w|-\w)", re.IGNORECASE)
+# `yes or no`, `yes/no/maybe`, `yes, no`: a list, whoever made it. `Yes, no fracture` is none.
+_LIST = re.compile(
+    rf"""(?<![\w'-]){_WORD}\b(?:[\s"')\].]*(?:[/|]|,?\s*(?:\bor\b|\bnor\b|\bvs\b\.?|\bversus\b))[\s"'(\[]*(?:maybe\s+)?{_WORD}\b
+       |[\s"')\]]*(?:,\s*(?:and|or)?|\band\b|&|\+)[\s"'(\[]*(?:also\s+)?{_WORD}\b(?!-\w)(?!\s+\w))+""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_ENDS = r"\s*(?:\Z|[.,;:!)\]}\"'\n]|\s-+(?=\s|\Z)|-\s)"
+_REASON = (
+    r"\s+(?:but|though|although|rather|instead|not|it|there|this|that|these|those|they|he|she|we|because|since|as|due|given|based|the|according|is\s+(?:the|my)\s+"
+    r"(?:(?:correct|right|best|final)\s+)?(?:answer|choice|one)|is\s+(?:correct|right))\b"
+)
+_STANDS = re.compile(rf"{_ENDS}|{_REASON}|\s*\([^()]*\)\s*(?:\Z|[.,;!\n])", re.IGNORECASE)
+_MAYBE_STANDS = re.compile(rf"{_ENDS}|\s+(?:because|since|as|due|rather|instead|but)\b|\s*\(", re.IGNORECASE)
+_QUALIFIED = re.compile(r"\s+(?:for|on|in|at|if|when|otherwise)\b", re.IGNORECASE)
+_IS_CLOSED = re.compile(_ENDS, re.IGNORECASE)
+_IS_NUMBER = re.compile(r"\.\s*\d")
+# Behind a `yes` at the very beginning nearly everything is an explanation: `yes fracture is visible`.
+_YES_GOES_ON = re.compile(
+    r"\s+(?!(?:yes|no|maybe|or|and|nor|if|unless|when|only|to|is|was|would|could|may|might|should|can|seems?|answers?"
+    r"|options?|votes?|man|for)\b|\d+\s*%)\w",
+    re.IGNORECASE,
+)
+_SURELY = (
+    r"(?:\s*[:,]?\s*(?:definitely|clearly|certainly|probably|likely|most\s+likely|simply|indeed|therefore|still|just"
+    r"|also|actually))*"
+)
+_BEGINS = re.compile(rf"(?:\A|[.!?;:,\n(\[{{\"'>|=]|(?:\A|\s)-+){_SURELY}\s*[,:]?\s*\Z", re.IGNORECASE)
+_SUBJECT = (
+    r"(?:answer|decision|conclusion|verdict|response|result|reply|prediction|output|label|choice|option|guess|vote"
+    r"|judge?ment|opinion|assessment)"
+)
+_DECLARED = re.compile(
+    rf"""(?:\b{_SUBJECT}\s+(?:(?:here|to|for|of)\b[^.;:,\n]{{0,60}}?)?(?:is|was|would\s+be|should\s+be|must\s+be|remains)
+          |\b(?:i|i'd|we|i'll)\s+(?:would\s+|will\s+|must\s+|therefore\s+)?(?:say|think|believe|guess|answer|choose|select|pick|vote|lean)(?:\s+that)?
+          |\bi\s+am\s+leaning|\blean(?:ing)?(?:\s+towards?)?
+          |\b(?:so|thus|hence|therefore|overall|then|but|that|which\s+means)
+          |\b(?:it|this|that|which)(?:'s|\s+is|\s+must\s+be|\s+should\s+be)
+          |\b{_SUBJECT})
+        (?:\s*[:,]?\s*(?:definitely|clearly|certainly|probably|likely|most\s+likely|simply|indeed|therefore|still|just|also|a|an|clear|definite|firm|actually))*
+        \s*[:"'(\[]?\s*\Z""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_THIS_IS = re.compile(r"\b(?:it|this|that|which)(?:'s|\s+is)\s*\Z", re.IGNORECASE)
+_WRONG = re.compile(r"\b(?:wrong|incorrect|false|worst|least(?:\s+\w+)?|alternative|other)\s*\Z", re.IGNORECASE)
+_MANY = 400
+_MAY_BE = re.compile(r"\b(?:may|might|could)\s+(?:also\s+|well\s+)?be\s*\Z", re.IGNORECASE)
+_DOES_NOT_KNOW = re.compile(
+    r"""[\s,.;:!-]*(?:but\s+|sorry,?\s*(?:but\s+)?)?(?:i\s+am\s+sorry|i'm\s+sorry
+       |(?:i|we)\s*(?:do\s+not|don't|cannot|can't|can\s+not|am\s+not|'m\s+not|am\s+unable\s+to|could\s+not|couldn't)\s+(?:really\s+)?
+         (?:know|answer|help|determine|tell|say|provide|assist|diagnose|interpret|conclude|sure|able|certain|give|comment|confirm)
+       |(?:it\s+)?(?:cannot\s+be\s+(?:determined|answered|said)|is\s+(?:unclear|uncertain|impossible|not\s+(?:clear|possible))))\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def read_polar(text: str) -> Polar | None:
+    """Return whether an answer says yes, no or maybe; None if it says none of them, or more than one.
+
+    Args:
+        text: The answer, without thoughts.
+    """
+    return _read(plain_text(text))
+
+
+def _read(text: str) -> Polar | None:
+    *earlier, last = versions(text)
+    found = _one_version(last)
+    if found is None and not any(_one_version(version) for version in earlier):
+        # Nothing was taken back that had been said.
+        return _one_version(text) if earlier else None
+    return found
+
+
+def _one_version(text: str) -> Polar | None:
+    again = afterthought(text)
+    anew = None if again is None else _agreed(again)
+    return anew if anew is not None else _agreed(text)
+
+
+def _agreed(text: str) -> Polar | None:
+    """Return the word that a text answers with, if it answers with one only and mentions no other as one."""
+    said = _LIST.sub(_shortened, text)
+    asserted: set[Polar] = set()
+    mentioned: set[Polar] = set()
+    tokens = list(_TOKEN.finditer(said))
+    # Who says it a thousand times is told by the first and the last ones.
+    for token in tokens if len(tokens) <= _MANY else tokens[: _MANY // 2] + tokens[-_MANY // 2 :]:
+        meaning = _MEANINGS[token.group(1).lower()]
+        if _is_asserted(said, token):
+            asserted.add(meaning)
+            if len(asserted) > 1:
+                return None
+        elif _is_mentioned(said, token):
+            mentioned.add(meaning)
+    return next(iter(asserted)) if len(asserted) == 1 and mentioned <= asserted else None
+
+
+def _shortened(match: re.Match[str]) -> str:
+    """Return a list of answers as a mark that answers nothing; the same word twice is that word."""
+    words = {_MEANINGS[word.lower()] for word in re.findall(_WORD, match.group(), re.IGNORECASE)}
+    return next(iter(words)) if len(words) == 1 else "/"
+
+
+def _is_asserted(text: str, token: re.Match[str]) -> bool:
+    start, end = token.span(1)
+    behind, ahead = text[end : end + 120], before(text, start)
+    if not _stands(token, behind, first=not text[:start].strip(" \t\n\"'([-")) or _DOES_NOT_KNOW.match(behind):
+        return False
+    if _THIS_IS.search(ahead) and not behind.strip():
+        # `It is no` may have been cut off.
+        return False
+    declared = _begins(ahead)
+    if declared is None or _WRONG.search(before(text, start - declared)):
+        return False
+    return not is_denied_before(text, start) and not is_supposed(text, start)
+
+
+@lru_cache(maxsize=1024)
+def _begins(ahead: str) -> int | None:
+    """Return how far before a word its clause or declaration begins; None if it is in the midst of one."""
+    if _BEGINS.search(ahead):
+        return 0
+    declared = _DECLARED.search(ahead)
+    return len(ahead) - declared.start() if declared else None
+
+
+def _stands(token: re.Match[str], behind: str, *, first: bool) -> bool:
+    """Return whether a word stands alone: at an end, before a reason, or as the `yes` that begins an answer."""
+    if _IS_NUMBER.match(behind):
+        return False
+    meaning = _MEANINGS[token.group(1).lower()]
+    if meaning == "maybe":
+        return _MAYBE_STANDS.match(behind) is not None
+    goes_on = first and meaning == "yes" and _YES_GOES_ON.match(behind) is not None
+    return goes_on or _STANDS.match(behind) is not None
+
+
+def _is_mentioned(text: str, token: re.Match[str]) -> bool:
+    """Return whether a word is said as an answer that is not claimed: `it may be no`, `no for the right`."""
+    start, end = token.span(1)
+    behind = text[end : end + 12]
+    aside = _QUALIFIED.match(behind) is not None and _BEGINS.search(before(text, start)) is not None
+    closed = _IS_CLOSED.match(behind) is not None and not _IS_NUMBER.match(behind)
+    if not (closed or aside) or is_denied_before(text, start):
+        return False
+    return _MAY_BE.search(before(text, start)) is not None or not is_supposed(text, start)

@@ -1,0 +1,216 @@
+"""What a model thinks before it answers, taken out in one place before an answer of any kind is read.
+
+Models mark their thoughts in many ways: in tags (`<think>`, `<thinking>`, `<reasoning>`, `[THINK]`, `◁think▷`), in
+channels (gpt-oss, Gemma 4), between tokens of their own (MedGemma, Command A), under headings (HuatuoGPT-o1). Often the
+chat template writes the beginning, so that only the end is in the answer. A thought that never ends is one that was cut
+off: what stands in it is no answer, however much it looks like one.
+
+Behind the thoughts, an answer may be marked (`<answer>...</answer>`, `\\boxed{...}`); then it is what is marked. Tokens
+that end a turn end the answer.
+"""
+
+import re
+from dataclasses import dataclass
+
+SIGNATURE = "answer=final"
+"""Part of a number's signature: thoughts, marks of the answer and end tokens were taken out as this module does."""
+
+_TAGS = (
+    r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|rationale|reflection|analysis|scratchpad|seed:think|seed_think|cot"
+    r"|chain_of_thought|inner_monologue)"
+)
+# Each way of marking has a beginning and an end; text between them is a thought. A heading begins one at the very start
+# of a text only, and ends only what a heading began: reports have headings too.
+_MARK = re.compile(
+    rf"""(?P<begin>(?:<|&lt;)\s?{_TAGS}(?:\s[^<>]{{0,100}})?(?:>|&gt;)
+           |\[think(?:ing)?\]|◁think(?:ing)?▷|<unused94>(?:thought\b)?
+           |<\|(?:begin_of_thought|start_thinking|thinking_start|start_of_thinking|think_start)\|>
+           |<\|channel>\s?(?:thought|analysis)\b)
+       |(?P<end>(?:<|&lt;)\s?/\s?{_TAGS}\s?(?:>|&gt;)
+           |\[/think(?:ing)?\]|◁/think(?:ing)?▷|<unused95>
+           |<\|(?:end_of_thought|end_thinking|thinking_end|end_of_thinking|think_end)\|>
+           |<channel\|>)
+       |(?P<begin_heading>\A\s*(?:\#{{1,6}}|\*\*)[ ]?thinking(?:[ ]process)?:?(?:\*\*)?[ ]*\n)
+       |(?P<end_heading>^[ ]*(?:\#{{1,6}}|\*\*)[ ]?final[ ](?:response|answer):?(?:\*\*)?:?[ ]*$)""",
+    re.IGNORECASE | re.VERBOSE | re.MULTILINE,
+)
+_ANSWER_BEGINS = re.compile(r"<(?:answer|final_answer|conclusion)>", re.IGNORECASE)
+_ANSWER_ENDS = re.compile(r"</(?:answer|final_answer|conclusion)>\Z", re.IGNORECASE)
+
+_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>", re.IGNORECASE)
+# The same where special tokens were left out of the text: the names of the channels run into it.
+_BARE_CHANNEL = re.compile(r"\A\s*(?:assistant\s*)?analysis(?=[A-Z\"'(*\d])")
+_BARE_ENDS = "assistantfinal"
+
+_MARKED = re.compile(
+    r"""<(answer|final_answer|conclusion)>(?P<tag>.*?)(?:</\1>|\Z)
+       |<\|begin_of_(box|solution)\|>(?P<token>.*?)(?:<\|end_of_\3\|>|\Z)
+       |\\(?:boxed|fbox)\s*\{(?P<boxed>(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}""",
+    re.DOTALL | re.IGNORECASE | re.VERBOSE,
+)
+# Marks side by side (`\boxed{A} or \boxed{B}`) are one answer that names several.
+_BETWEEN = re.compile(r"[\s,;/&$.]*(?:and|or)?[\s,;/&$.]*", re.IGNORECASE)
+_NESTED = 3
+_ANSWER_PREFIX = re.compile(r"\A\s*<\|(?:start_response|response_start)\|>\s*", re.IGNORECASE)
+
+_TURN_BEGINS = re.compile(
+    r"\A(?:\s*(?:<s>|<bos>|<\|begin_of_text\|>|<\|startoftext\|>|<\|im_start\|>(?:\s*assistant\b)?"
+    r"|<start_of_turn>(?:\s*model\b)?|<\|start\|>(?:\s*assistant\b)?|<\|start_header_id\|>\s*assistant\s*"
+    r"<\|end_header_id\|>|<\|assistant\|>|<\|CHATBOT_TOKEN\|>|<\|START_OF_TURN_TOKEN\|>))+",
+    re.IGNORECASE,
+)
+_TURN_ENDS = re.compile(
+    r"</s>|<eos>|<pad>|<\|im_end\|>|<\|im_start\|>|<\|eot_id\|>|<\|eom_id\|>|<\|end_of_text\|>|<\|endoftext\|>"
+    r"|<end_of_turn>|<start_of_turn>|<end_of_utterance>|<\|end\|>|<\|return\|>|<\|call\|>|<\|user\|>|<\|assistant\|>"
+    r"|<\|end_of_turn\|>|<\|END_OF_TURN_TOKEN\|>|<\|END_RESPONSE\|>|<\|endofassistant\|>|<\uff5cend\u2581of\u2581sentence\uff5c>"
+    r"|<\|start_header_id\|>|<\|start\|>|\[EOS\]|\[/INST\]|<turn\|>|<\|turn>",
+    re.IGNORECASE,
+)
+
+MARKS: tuple[str, ...] = (
+    "<think>", "</think>", "<thinking>", "</thinking>", "<reasoning>", "</reasoning>", "<seed:think>", "</seed:think>",
+    "[THINK]", "[/THINK]", "◁think▷", "◁/think▷", "<unused94>", "<unused95>", "<|begin_of_thought|>",
+    "<|end_of_thought|>", "<|begin_of_solution|>", "<|end_of_solution|>", "<|begin_of_box|>", "<|end_of_box|>",
+    "<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|channel|>", "<|message|>",
+    "<|channel>", "<channel|>", "<answer>", "</answer>", "<|start|>", "<|end|>", "<|return|>", "<|constrain|>",
+)  # fmt: skip
+"""Tokens that set thoughts or answers apart. Where a tokenizer calls them special, they must stay in a model's text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """A model's text taken apart.
+
+    Attributes:
+        answer: What it answers, without thoughts, marks and end tokens; empty if it never came to an answer.
+        thought: What it thought; empty if it did not, or not in the open.
+        unfinished: Whether a thought was cut off.
+    """
+
+    answer: str
+    thought: str = ""
+    unfinished: bool = False
+
+
+def take_apart(text: str) -> Said:
+    """Return the answer and the thought in a model's raw text; pure, and linear in its length."""
+    said = _of_channels(text) or _of_bare_channels(text) or _of_marks(text)
+    if said.unfinished:
+        return said
+    return Said(answer=_marked(_turn(said.answer)), thought=said.thought)
+
+
+def final_answer(text: str) -> str:
+    """Return the answer in a model's raw text; what is one already stays as it is, but for blanks around it."""
+    return take_apart(text).answer
+
+
+def thought_end(text: str) -> int:
+    """Return how many characters of a raw text pass until its last thought is over; all of them if it never is."""
+    said = take_apart(text)
+    if said.unfinished:
+        return len(text)
+    if not said.thought:
+        return 0
+    bare = text.rfind(_BARE_ENDS) + len(_BARE_ENDS) if _BARE_CHANNEL.match(text) else 0
+    marks = [match.end() for match in _MARK.finditer(text) if (match.lastgroup or "").startswith("end")]
+    return max([bare, *marks, *(match.end() for match in _CHANNEL.finditer(text))])
+
+
+def _of_channels(text: str) -> Said | None:
+    """Take the channels of gpt-oss apart; None if there are none."""
+    channels = list(_CHANNEL.finditer(text))
+    if not channels:
+        return None
+    parts = [
+        (match.group(1).lower(), text[match.end() : after.start() if after else len(text)])
+        for match, after in zip(channels, [*channels[1:], None], strict=True)
+    ]
+    thoughts = "\n".join(_until_turn_ends(part) for name, part in parts if name != "final").strip()
+    finals = [part for name, part in parts if name == "final"]
+    return Said(answer=finals[-1] if finals else "", thought=thoughts, unfinished=not finals)
+
+
+def _of_bare_channels(text: str) -> Said | None:
+    begun = _BARE_CHANNEL.match(text)
+    if begun is None:
+        return None
+    thought, ended, answer = text[begun.end() :].rpartition(_BARE_ENDS)
+    if not ended:
+        return Said(answer="", thought=answer.strip(), unfinished=True)
+    return Said(answer=answer, thought=thought.strip())
+
+
+def _of_marks(text: str) -> Said:
+    """Take out what stands between marks; an end without a beginning ends what the chat template began."""
+    kept: list[str] = []
+    thoughts: list[str] = []
+    place, open_mark = 0, ""
+    for mark in _MARK.finditer(text):
+        kind = mark.lastgroup or ""
+        if kind.startswith("begin") and not open_mark:
+            kept.append(text[place : mark.start()])
+            place, open_mark = mark.end(), kind
+        elif kind == "end" or (kind == "end_heading" and open_mark == "begin_heading"):
+            if not open_mark:
+                # Everything before was thought, also what stood between thoughts.
+                thoughts += kept
+                kept = []
+            thoughts.append(text[place : mark.start()])
+            place, open_mark = mark.end(), ""
+    forgotten = _answer_at_the_end(text, place) if open_mark else None
+    if forgotten is not None:
+        # The end was forgotten, but the answer is marked as such, and nothing follows.
+        thoughts.append(text[place:forgotten])
+        place, open_mark = forgotten, ""
+    (thoughts if open_mark else kept).append(text[place:])
+    thought = "\n".join(filter(None, map(str.strip, thoughts)))
+    return Said(answer="" if open_mark else "".join(kept).strip(), thought=thought, unfinished=bool(open_mark))
+
+
+def _answer_at_the_end(text: str, place: int) -> int | None:
+    begins = [match.start() for match in _ANSWER_BEGINS.finditer(text, place)]
+    ending = _TURN_ENDS.sub("", text[begins[-1] :]).rstrip() if begins else ""
+    return begins[-1] if _ANSWER_ENDS.search(ending) else None
+
+
+def _turn(text: str) -> str:
+    """Return what stands in the model's own turn."""
+    return _until_turn_ends(_ANSWER_PREFIX.sub("", _TURN_BEGINS.sub("", text))).strip()
+
+
+def _until_turn_ends(text: str) -> str:
+    place = 0
+    for match in _TURN_ENDS.finditer(text):
+        if text[place : match.start()].strip():
+            return text[place : match.start()]
+        place = match.end()
+    return text[place:]
+
+
+def _marked(text: str) -> str:
+    """Return what an answer marks as its answer, the last time it does; the whole text if it marks nothing."""
+    marks = list(_MARKED.finditer(text))
+    if not marks:
+        return text
+    first = len(marks) - 1
+    while first and _BETWEEN.fullmatch(text, marks[first - 1].end(), marks[first].start()):
+        first -= 1
+    parts = [_inside(marks[first])]
+    for before, mark in zip(marks[first:], marks[first + 1 :], strict=False):
+        between = text[before.end() : mark.start()].strip(" \n\t$") or "or"
+        if _inside(mark) != parts[-1]:
+            parts += [between, _inside(mark)]
+    return " ".join(parts).strip() or text
+
+
+def _inside(mark: re.Match[str]) -> str:
+    """Return what a mark holds; an answer in a tag may be boxed as well."""
+    found = ""
+    for _ in range(_NESTED):
+        found = next(mark.group(name) for name in ("tag", "token", "boxed") if mark.group(name) is not None)
+        within = _MARKED.search(found)
+        if within is None:
+            break
+        mark = within
+    return found.strip()
