@@ -29,7 +29,8 @@ BOXES: Mapping[str, tuple[str, ...]] = {
     "points": (
         "({p}), ({q})", "<|box_start|>({p}),({q})<|box_end|>", "<box>({p}),({q})</box>", "[[{p}], [{q}]]",
         "<|object_ref_start|>left lung<|object_ref_end|><|box_start|>({p}),({q})<|box_end|><|im_end|>",
-        "<ref>the liver</ref><box>({p}),({q})</box>", "\uff08{p}\uff09\uff0c\uff08{q}\uff09", "({p})\n({q})",
+        "<|ref|>liver<|/ref|><|det|>[[{p}], [{q}]]<|/det|>", "<ref>the liver</ref><box>({p}),({q})</box>",
+        "\uff08{p}\uff09\uff0c\uff08{q}\uff09", "({p})\n({q})",
     ),
     "JSON lists": (
         '{{"bbox_2d": [{o}], "label": "left lung"}}', '```json\n[\n  {{"bbox_2d": [{o}], "label": "liver"}}\n]\n```',
@@ -62,6 +63,9 @@ BOXES: Mapping[str, tuple[str, ...]] = {
         "[x_min, y_min, x_max, y_max] = [{l}, {t}, {r}, {b}]", "[ymin, xmin, ymax, xmax]: [{t}, {l}, {b}, {r}]",
         "(x, y, w, h) = ({l}, {t}, {w}, {h})", "[{l}, {t}, {r}, {b}] (x1, y1, x2, y2)",
         "x1, y1, x2, y2: {l}, {t}, {r}, {b}",
+        "In [x1, y1, x2, y2] format, the box is [{l}, {t}, {r}, {b}].",
+        "The coordinates [x_min, y_min, x_max, y_max] of the left lung are [{l}, {t}, {r}, {b}].",
+        "<xmin>{l}</xmin><ymin>{t}</ymin><xmax>{r}</xmax><ymax>{b}</ymax>", "{{'x': [{l}, {r}], 'y': [{t}, {b}]}}",
         "[{l}, {t}, {w}, {h}] (xywh)", "$x_{{\\min}} = {l}, y_{{\\min}} = {t}, x_{{\\max}} = {r}, y_{{\\max}} = {b}$",
         "| x1 | y1 | x2 | y2 |\n|---|---|---|---|\n| {l} | {t} | {r} | {b} |",
         '{{"box": {{"xmin": {l}, "ymin": {t}, "xmax": {r}, "ymax": {b}}}, "score": 0.98}}',

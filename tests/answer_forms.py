@@ -12,7 +12,12 @@ BACTERIA = {
     "E": "Proteus mirabilis",
 }
 DRUGS = {"A": "aspirin", "B": "warfarin", "C": "heparin", "D": "ibuprofen"}
-VITAMINS = {"A": "Vitamin B12 deficiency", "B": "Iron deficiency", "C": "Vitamin C deficiency", "D": "Vitamin D deficiency"}
+VITAMINS = {
+    "A": "Vitamin B12 deficiency",
+    "B": "Iron deficiency",
+    "C": "Vitamin C deficiency",
+    "D": "Vitamin D deficiency",
+}
 VIRUSES = {"A": "Hepatitis A", "B": "Hepatitis B", "C": "Hepatitis C", "D": "Hepatitis D"}
 LETTERS = dict.fromkeys("ABCD", "")
 STEPS = {

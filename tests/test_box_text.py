@@ -1,5 +1,7 @@
 """Which box an answer tells: names, points, sizes, percents, boxes taken back, and what tells none."""
 
+from random import Random
+
 import pytest
 
 from tasks.answers.box_names import NAME, box_of, names_in
@@ -313,6 +315,12 @@ def test_no_box_is_made_of_what_tells_none(text: str) -> None:
         "x from 100 to 300, y from 200 to 400",
         "[x1, y1, x2, y2] = [100, 200, 300, 400]",
         "[100, 200, 300, 400] (xyxy)",
+        "bbox: 100 200 300 400 (x1 y1 x2 y2)",
+        "(x, y): (100, 200), (300, 400)",
+        "In [x1, y1, x2, y2] format, the box is [100, 200, 300, 400].",
+        "The box is [100, 200, 300, 400] in the format [x_min, y_min, x_max, y_max].",
+        "The coordinates [x_min, y_min, x_max, y_max] of the left lung are [100, 200, 300, 400].",
+        "The format is [left, top, width, height]. The liver: [100, 200, 200, 200]",
     ],
 )
 def test_names_go_before_the_order_of_the_space(text: str) -> None:
@@ -398,3 +406,54 @@ def test_edges_make_a_box_or_contradict_each_other(
     told: dict[str, float], corners: tuple[float, float, float, float] | None
 ) -> None:
     assert box_of(told) == corners
+
+
+STYLES = (
+    ("x_min", "y_min", "x_max", "y_max"),
+    ("xMin", "yMin", "xMax", "yMax"),
+    ("min x", "min y", "max x", "max y"),
+    ("x0", "y0", "x1", "y1"),
+    ("x1", "y1", "x2", "y2"),
+    ("left", "top", "right", "bottom"),
+    ("bbox_left", "bbox_top", "bbox_right", "bbox_bottom"),
+    ("top_left_x", "top_left_y", "bottom_right_x", "bottom_right_y"),
+    ("x-left", "y-top", "x-right", "y-bottom"),
+    ("startX", "startY", "endX", "endY"),
+)
+BEFORE = (
+    "",
+    "In this 512x512 image, ",
+    "Slice 3: ",
+    "The left lung (3 cm) ",
+    "Width 512, height 512 image. ",
+    "Confidence 95%. ",
+    "In the upper left quadrant: ",
+    '{"label": "left kidney", "id": 3, ',
+)
+BEHIND = (
+    "",
+    ".",
+    ", score: 0.9}",
+    " (confidence 95%)",
+    ". It measures 20 x 30 mm.",
+    " The center is at (200, 300).",
+    ", width 512, height 512",
+    "\nThe image is 512x512.",
+)
+
+
+def test_names_in_any_order_between_other_numbers_are_never_mixed_up() -> None:
+    random = Random(16)
+    unread = 0
+    for _ in range(3000):
+        left, top = random.randint(1, 400), random.randint(1, 400)
+        edges = (left, top, left + random.randint(5, 500), top + random.randint(5, 500))
+        told = list(zip(random.choice(STYLES), edges, strict=True))
+        random.shuffle(told)
+        equals, gap = random.choice((": ", "=", " is ", " at ", ": ~")), random.choice((", ", "; ", "\n", " ", " | "))
+        body = gap.join(f"{name}{equals}{number}" for name, number in told)
+        text = random.choice(BEFORE) + body + random.choice(BEHIND)
+        found = PERMILLE.read(text, SIZE)
+        assert found in {None, Box(*edges)}, text
+        unread += found is None
+    assert unread < 30

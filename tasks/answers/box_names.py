@@ -56,7 +56,7 @@ _LONGEST_FIRST = "|".join(_WORDS)
 _NAMING = "|".join(word for word in _WORDS if word not in _FILLERS)
 NAME = (
     rf"(?<![a-z0-9])(?!(?:try|why)\b)(?:{_NAMING})(?:[ _/-]?(?:{_LONGEST_FIRST})){{0,5}}(?![a-z0-9])"
-    rf"|(?<![a-z0-9])[{''.join(_LETTERS)}](?=[\"']?\ ?[=:,)\]])"
+    rf"|(?<![a-z0-9])[{''.join(_LETTERS)}](?=[\"']?\ ?[=:,)\]]|\ (?:is|at|of|about)\ -?\d|\ \d)"
 )
 """What a name looks like in lower case, its words side by side or joined by `_`, `-` or `/`."""
 _WORD = re.compile(_LONGEST_FIRST)

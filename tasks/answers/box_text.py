@@ -10,7 +10,7 @@ tells one box:
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -110,10 +110,13 @@ class _Telling:
         # Names whose numbers are still to come, and the corner or centre that a plain `x` or `y` belongs to.
         self._names: list[Name] = []
         self._corner: Name | None = None
+        # Four names without numbers of their own, and numbers without names.
+        self._legends: set[tuple[str, ...]] = set()
         self._runs: list[list[Item]] = []
-        self._of_image = self._between = self._loosely = self._box_just_ended = self._more_than_bare = False
+        self._of_image = self._image_sized = self._between = self._loosely = False
+        self._more_than_bare = False
         # What makes names unreliable: one edge told twice, sizes told twice, a centre whose x and y go unnamed.
-        self._contradicted = self._sizes_twice = self._loose_centre = False
+        self._contradicted = self._sizes_twice = self._sizes_apart = self._loose_centre = False
 
     def boxes(self) -> list[ToldBox]:
         """Return all boxes in the order in which they begin."""
@@ -123,16 +126,20 @@ class _Telling:
         self._forget_names()
         self._close()
         found = self._boxes if self._boxes or self._more_than_bare else self._bare()
-        orders = {_ORDERS[item.text] for item in self._items if item.text in _ORDERS}
-        return sorted(self._ordered(found, orders), key=lambda box: box.start)
+        return sorted(self._ordered(found), key=lambda box: box.start)
 
-    def _ordered(self, boxes: Sequence[ToldBox], orders: set[Told]) -> Iterator[ToldBox]:
-        """Yield the boxes, with the order of their numbers where the answer tells one: `(xywh)`."""
+    def _ordered(self, boxes: Sequence[ToldBox]) -> Iterator[ToldBox]:
+        """Yield the boxes, with the order of their numbers where the answer tells one: `(xywh)`, `(x1, y1, x2, y2)`."""
+        orders = {_ORDERS[item.text] for item in self._items if item.text in _ORDERS}
         for box in boxes:
             if box.order == "xyxy":
                 if not self._contradicted:
                     yield box
-            elif len(orders) < _TWO:
+            elif self._legends and len(orders | self._legends) == 1:
+                numbers = _by_names(self._legends, box.numbers)
+                if numbers is not None:
+                    yield replace(box, numbers=numbers, order="xyxy")
+            elif len(orders | self._legends) < _TWO:
                 yield replace(box, order=next(iter(orders), box.order))
 
     def _step(self, place: int) -> int:
@@ -154,22 +161,29 @@ class _Telling:
     def _four(self, item: Item) -> None:
         edges = self._pending()
         if len(edges) >= _FOUR:
-            self._add_named(edges[-_FOUR:], item)
+            self._add_named(edges[-_FOUR:], [item])
         elif not {"cx", "width"} & set(edges):
             order: Told = "points" if item.text == "to" else "space"
-            self._boxes.append(_told(item.numbers, order, [item]))
+            self._boxes.append(_told(item.numbers, self._axes_told(edges) or order, [item]))
         self._names, self._corner = [], None
-        self._more_than_bare = self._box_just_ended = True
+        self._more_than_bare = True
 
-    def _add_named(self, edges: Sequence[str], item: Item) -> None:
-        numbers = box_of(dict(zip(edges, item.numbers, strict=True))) if len(set(edges)) == _FOUR else None
-        if numbers is not None:
-            self._boxes.append(_told(numbers, "xyxy", [item]))
+    def _axes_told(self, edges: Sequence[str]) -> Told | None:
+        """Return the order that `(x, y)` before two points tells, where the space has another one."""
+        if edges == ["x", "y"] and self._y_first:
+            return "xyxy"
+        return "yxyx" if edges == ["y", "x"] and not self._y_first else None
+
+    def _add_named(self, edges: Sequence[str], tellers: Sequence[Item]) -> None:
+        numbers = [number for item in tellers for number in item.numbers]
+        found = box_of(dict(zip(edges, numbers, strict=True))) if len(set(edges)) == _FOUR else None
+        if found is not None:
+            self._boxes.append(_told(found, "xyxy", tellers))
 
     def _point(self, item: Item) -> None:
         edges = self._pending()
         if self._of_image or (item.kind == "size" and edges[-_TWO:] != _WIDTH_HEIGHT):
-            self._of_image = False
+            self._of_image = self._image_sized = False
             return
         self._more_than_bare = True
         if len(edges) == 1 and edges[0] in _RANGES:
@@ -182,6 +196,8 @@ class _Telling:
         run, end = self._run(place)
         edges = self._pending()
         if self._of_image:
+            # `image 3` is a number of an image, no size.
+            self._of_image = self._image_sized
             return end
         if not edges:
             self._runs.append(run)
@@ -225,8 +241,9 @@ class _Telling:
     def _name(self, item: Item) -> None:
         for name in names_in(item.text):
             if self._of_image and set(name.edges(y_first=False)) <= _SIZES:
+                self._image_sized = True
                 continue
-            self._of_image = False
+            self._of_image = self._image_sized = False
             if self._corner == HIGH and self._begins(name):
                 self._corner = None
             meant = name.of(self._corner)
@@ -242,9 +259,15 @@ class _Telling:
         return low is not None and bool(self._edges) and not {low, name.across or name.down} & set(self._edges)
 
     def _mark(self, text: str) -> None:
+        if text in "{." and self._edges and set(self._edges) <= _SIZES:
+            self._sizes_apart = True
         if text in ".}":
             self._forget_names()
-            self._corner, self._of_image = None, False
+            self._corner, self._image_sized = None, False
+        if text in ")]":
+            self._note_legend()
+        if text in ".},":
+            self._of_image = self._image_sized
         if text == "}" and not self._names:
             self._close()
 
@@ -253,11 +276,10 @@ class _Telling:
         self._more_than_bare = self._more_than_bare or item.kind == "numbers"
         if text in _IMAGE:
             self._forget_names()
-            self._of_image = True
+            self._of_image, self._image_sized = True, False
             return
         self._of_image = self._of_image and text in _BEFORE_A_SIZE
-        # `top and left corner (1, 2)` does not say that y stands first.
-        self._loosely = bool(self._names)
+        self._image_sized = self._image_sized and self._of_image
         if text in _FROM:
             self._between = text == "between"
             self._begin_corner(LOW)
@@ -266,7 +288,9 @@ class _Telling:
                 self._begin_corner(HIGH)
         elif text not in _LINKS and text != _AND and item.kind != "tag":
             self._forget_names()
-            self._corner, self._box_just_ended = None, False
+            self._corner = None
+        # `top and left corner (1, 2)` does not say that y stands first.
+        self._loosely = bool(self._names)
 
     def _begin_corner(self, corner: Name) -> None:
         if not self._names:
@@ -277,13 +301,16 @@ class _Telling:
 
     def _forget_names(self) -> None:
         edges = self._pending()
-        if len(edges) == _FOUR and self._box_just_ended and self._boxes[-1].order == "space":
-            # The names of the numbers stand behind them: `[1, 2, 3, 4] (x1, y1, x2, y2)`.
-            numbers = self._boxes.pop()
-            found = box_of(dict(zip(edges, numbers.numbers, strict=True))) if len(set(edges)) == _FOUR else None
-            self._boxes += [replace(numbers, numbers=found, order="xyxy")] if found else []
+        self._note_legend()
+        self._loosely = False
         self._loose_centre = self._loose_centre or "cx" in edges
         self._names = []
+
+    def _note_legend(self) -> None:
+        """Keep four names of numbers that stand elsewhere: `[1, 2, 3, 4] (x1, y1, x2, y2)`."""
+        edges = self._pending()
+        if len(edges) == _FOUR and not self._loosely:
+            self._legends.add(tuple(edges))
 
     def _tell(self, edges: Sequence[str], tellers: Sequence[Item]) -> None:
         """Take numbers for edges; a second box begins where an edge of the first is told anew."""
@@ -297,12 +324,13 @@ class _Telling:
 
     def _begin_anew(self, edge: str) -> None:
         first = next(iter(self._edges))
-        if edge in _SIZES and first in _SIZES and not set(self._edges) <= _SIZES and not self._sizes_twice:
-            # Sizes before the place and again behind it: the first ones are those of the image.
+        sizes_first = edge in _SIZES and first in _SIZES
+        if sizes_first and self._sizes_apart and not self._sizes_twice:
+            # Sizes in a sentence of their own, or around an object with others, are those of the image.
             self._edges = {name: number for name, number in self._edges.items() if name not in _SIZES}
             self._sizes_twice = True
             return
-        if self._sizes_twice or not self._close():
+        if sizes_first or self._sizes_twice or not self._close():
             self._contradicted = True
         self._edges, self._tellers = {}, []
 
@@ -310,11 +338,14 @@ class _Telling:
         """Take the edges told so far for a box if they make one."""
         if self._loose_centre and {"x", "y"} & set(self._edges):
             return False
-        numbers = box_of(self._edges)
+        # Sizes in a sentence of their own may be those of the image.
+        apart = self._sizes_apart and not self._sizes_twice
+        numbers = box_of({edge: self._edges[edge] for edge in self._edges if not (apart and edge in _SIZES)})
         if numbers is None:
             return False
         self._boxes.append(_told(numbers, "xyxy", self._tellers))
-        self._edges, self._tellers, self._sizes_twice = {}, [], False
+        self._edges, self._tellers = {}, []
+        self._sizes_twice = self._sizes_apart = False
         return True
 
     def _bare(self) -> list[ToldBox]:
@@ -326,6 +357,12 @@ class _Telling:
         if len(self._runs) != 1 or len(run) != _FOUR or counted or any(item.text.endswith(".") for item in run):
             return []
         return [_told(numbers, "space", run)]
+
+
+def _by_names(legends: Iterable[tuple[str, ...]], numbers: Numbers) -> Numbers | None:
+    """Return the box of numbers whose names are told elsewhere."""
+    edges = next(iter(legends))
+    return box_of(dict(zip(edges, numbers, strict=True))) if len(set(edges)) == _FOUR else None
 
 
 def _told(numbers: Sequence[float], order: Told, tellers: Sequence[Item]) -> ToldBox:

@@ -43,7 +43,7 @@ _UNIT = r"%|‰|percent\b|per\ cent\b|px\b|pixels?\b"
 _TOKEN = re.compile(
     rf"""(?P<tag></?\|?[a-z_][a-z_ ]*\|?>)
        |(?P<location><loc_?(?P<place>\d+(?:\.\d+)?)>)
-       |(?P<size>(?<![a-z\d_.]){_LENGTH}(?:\ ?x\ ?{_LENGTH})+(?![a-z\d_]|\.\d|\ ?[=:]|\ y))
+       |(?P<size>(?<![a-z\d_.]){_LENGTH}(?:(?:x|\ x\ ){_LENGTH})+(?![a-z\d_]|\.\d|\ ?[=:]|\ y))
        |(?P<number>(?<![a-z\d_.])(?P<value>{_NUMBER})(?:\ ?(?P<unit>{_UNIT}))?(?![a-z\d_]|\.\d))
        |(?P<order>(?<![a-z0-9])(?:{"|".join(ORDERS)})(?![a-z0-9]))
        |(?P<name>{NAME})
