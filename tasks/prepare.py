@@ -9,9 +9,10 @@ from pathlib import Path
 
 from pydantic import Field, TypeAdapter
 
-from tasks.catalog import get_task
+from tasks.catalog import TASKS, get_task
 from tasks.checks import Checked, check_reading, encodable
-from tasks.foundation.errors import DataError, RunError, UsageError, unknown_name
+from tasks.foundation.errors import DataError, MedbenchError, RunError, UsageError, unknown_name
+from tasks.foundation.faults import described
 from tasks.foundation.files import canonical_json, file_sha256, fingerprint, inside, json_lines, write_atomically
 from tasks.image_hashes import ImageHashes, hash_images, hash_lines
 from tasks.prepared import (
@@ -27,7 +28,7 @@ from tasks.prepared import (
     load_prepared,
     split_file,
 )
-from tasks.spec import Skipped, TaskSpec
+from tasks.spec import Reading, Skipped, TaskSpec
 from tasks.validation import NativeRow, parse_json_file
 
 __all__ = ["Manifest", "Prepared", "load_prepared", "medbench_home", "prepare_suite", "prepare_task"]
@@ -65,7 +66,7 @@ def prepare_task(
         if name not in spec.options:
             raise unknown_name(f"option of {spec.name}", name, spec.options)
     source = source.resolve()
-    reading = spec.reader(source, options)
+    reading = _read(spec, source, options)
     checked = check_reading(spec, source, reading)
     if not any(checked.lines.values()):
         raise _nothing_usable(spec, source, checked.skipped)
@@ -76,6 +77,26 @@ def prepare_task(
     text = canonical_json(MANIFEST.dump_python(manifest, mode="json"), indent=2)
     write_atomically(folder / MANIFEST_NAME, f"{text}\n")
     return Prepared(folder=folder, spec=spec, manifest=manifest)
+
+
+def _read(spec: TaskSpec, source: Path, options: Mapping[str, str]) -> Reading:
+    """Return what a task's reader finds; what a plugin's raises or returns wrongly is told in a sentence."""
+    whose = TASKS.origin(spec.name)
+    try:
+        reading: object = spec.reader(source, options)
+    except MedbenchError:
+        raise
+    except Exception as error:
+        if not whose:
+            raise
+        home = getattr(getattr(spec.reader, "__code__", None), "co_filename", "")
+        raise DataError(
+            f"The task {spec.name!r} of {whose} could not read {source}: {described(error, home)}.",
+            f"Expected layout: {spec.layout}",
+        ) from error
+    if not isinstance(reading, Reading):
+        raise DataError(f"The reader of {spec.name!r} returned a {type(reading).__name__}, not a Reading.", whose)
+    return reading
 
 
 def _write_parts(folder: Path, checked: Checked, images: Mapping[str, str] | None) -> None:
