@@ -10,9 +10,10 @@ from pathlib import Path
 
 from pydantic import Field, TypeAdapter
 
-from tasks.catalog import get_task
+from tasks.catalog import TASKS, get_task
 from tasks.checks import Checked, check_reading, encodable
-from tasks.foundation.errors import DataError, RunError, UsageError, unknown_name
+from tasks.foundation.errors import DataError, MedbenchError, RunError, UsageError, unknown_name
+from tasks.foundation.faults import described
 from tasks.foundation.files import canonical_json, file_sha256, fingerprint, inside, json_lines, write_atomically
 from tasks.image_hashes import ImageHashes, hash_images, hash_lines
 from tasks.missing import missing_files
@@ -29,7 +30,7 @@ from tasks.prepared import (
     load_prepared,
     split_file,
 )
-from tasks.spec import TaskSpec
+from tasks.spec import Reading, TaskSpec
 from tasks.validation import NativeRow, parse_json_file
 
 __all__ = ["Manifest", "Prepared", "load_prepared", "medbench_home", "prepare_suite", "prepare_task"]
@@ -70,7 +71,7 @@ def prepare_task(
             raise unknown_name(f"option of {spec.name}", name, spec.options)
     source = _writable("source", source.resolve(), source.absolute())
     _writable("data-dir", data_dir.absolute())
-    reading = spec.reader(source, options)
+    reading = _read(spec, source, options)
     checked = check_reading(spec, source, reading)
     if not any(checked.lines.values()):
         raise _nothing_usable(spec, source, checked)
@@ -96,6 +97,26 @@ def _writable(option: str, *paths: Path) -> Path:
             "Rename it, or give a link to it: ln -s FOLDER NEW-NAME",
         )
     return path
+
+
+def _read(spec: TaskSpec, source: Path, options: Mapping[str, str]) -> Reading:
+    """Return what a task's reader finds; what a plugin's raises or returns wrongly is told in a sentence."""
+    whose = TASKS.origin(spec.name)
+    try:
+        reading: object = spec.reader(source, options)
+    except MedbenchError:
+        raise
+    except Exception as error:
+        if not whose:
+            raise
+        home = getattr(getattr(spec.reader, "__code__", None), "co_filename", "")
+        raise DataError(
+            f"The task {spec.name!r} of {whose} could not read {source}: {described(error, home)}.",
+            f"Expected layout: {spec.layout}",
+        ) from error
+    if not isinstance(reading, Reading):
+        raise DataError(f"The reader of {spec.name!r} returned a {type(reading).__name__}, not a Reading.", whose)
+    return reading
 
 
 def _write_parts(folder: Path, checked: Checked, images: Mapping[str, str] | None) -> None:
