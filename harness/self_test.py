@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from adapters.base import Generation, LocalAdapter
-from harness.engine.alone import generate_alone
+from harness.engine.alone import NoNumbersError, generate_alone
 from harness.engine.budget import Budget
 from harness.engine.engine import Engine
 from harness.engine.request import GREEDY, Request
@@ -53,11 +53,12 @@ def self_test(adapter: LocalAdapter, requests: Sequence[Request], budget: Budget
         budget: Of the engine.
 
     Raises:
-        RunError: If they differ in float32 and the library has no batches of its own; the run would be worth nothing.
+        RunError: If they differ in float32 and the library has no batches of its own, or if neither has logits that are
+            numbers; the run would be worth nothing.
     """
     asked = [_shortened(request) for request in _two_of(requests)]
     try:
-        alone = {_name_of(request): _said(generate_alone(adapter, request)) for request in asked}
+        alone = _alone(adapter, asked)
         equal = _equal(adapter, asked, budget, alone)
         if equal is None:
             return Tested()
@@ -69,6 +70,33 @@ def self_test(adapter: LocalAdapter, requests: Sequence[Request], budget: Budget
     whole = _why_whole(adapter, budget)
     together = _equal(adapter, asked, budget, alone, whole=whole)
     return Tested(equal=equal, total=len(alone), whole=whole, one_by_one=together != len(alone))
+
+
+def _alone(adapter: LocalAdapter, asked: Sequence[Request]) -> dict[Name, Said]:
+    """Return what the library answers one by one.
+
+    Raises:
+        RunError: If no answer has logits that are numbers.
+        SampleError: If some have none.
+    """
+    alone: dict[Name, Said] = {}
+    broken: list[NoNumbersError] = []
+    for request in asked:
+        try:
+            alone[_name_of(request)] = _said(generate_alone(adapter, request))
+        except NoNumbersError as error:
+            broken.append(error)
+    if broken and not alone:
+        raise RunError(
+            f"{adapter.title} cannot be run in {adapter.dtype}: all logits of the self-test are NaN or infinite, so "
+            "every answer would be noise.",
+            "The weights are broken: download them again."
+            if adapter.dtype == "float32"
+            else "Give --dtype float32 or bfloat16, which hold larger numbers.",
+        )
+    if broken:
+        raise broken[0]
+    return alone
 
 
 def _equal(
