@@ -13,7 +13,7 @@ from pathlib import Path
 from adapters.base import ModelCard
 from adapters.catalog import ADAPTERS
 from adapters.hf.apart import TAKEN_APART
-from adapters.hf.families import FAMILIES, KNOWN, Known, known
+from adapters.hf.families import FAMILIES, KNOWN, Known
 from harness.cli import COMMANDS
 from harness.doctor.pseudo_models import PSEUDO_MODELS
 from harness.doctor.scorers import examine_scorers
@@ -102,9 +102,7 @@ def kinds_of(card: ModelCard) -> str:
 def hf_known() -> str:
     """Return what is known of published models by their types and by their names."""
     rows = [[f"`{family}`", "any", *_known_row(one)] for family, one in FAMILIES.items()]
-    for name in KNOWN:
-        families = " ".join(f"`{family}`" for family in sorted(KNOWN[name].families))
-        rows.append([families or "any", f"`*{name}*`", *_known_row(known(name))])
+    rows += [["by its configuration", f"`*{name}*`", *_known_row(one)] for name, one in KNOWN.items()]
     return table(["`model_type`", "name", "boxes", "trained on", "licence"], rows)
 
 

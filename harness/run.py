@@ -6,6 +6,7 @@ from pathlib import Path
 
 from adapters.base import Adapter, AdapterEntry, LoadOptions, LocalAdapter
 from adapters.catalog import ChosenModel, choose_model
+from harness.answering_code import made_of
 from harness.environment import write_environment
 from harness.generate import answerable, generate, make_plan
 from harness.phases import Phases
@@ -55,10 +56,11 @@ def run(settings: Settings, publish: Publish, *, overwrite: str = "never") -> Ru
         shares = shares_of(settings, workload)
         seat = Seat(lambda share: load_share(settings, model, workload, share))
         first = told_by(seat.adapter(shares[0]))
+        parts = made_of(seat.adapter(shares[0]), [load.spec.name for load in workload.loads])
     for notice in (*workload.notices, *first.notices):
         warn(notice)
     with open_run(
-        settings, workload, first.info, model, weights=_weights(shares, first), overwrite=overwrite
+        settings, workload, first.info, model, weights=_weights(shares, first), made_of=parts, overwrite=overwrite
     ) as directory:
         finished = finished_results(directory)
         if finished is not None:

@@ -26,7 +26,7 @@ from adapters.hf.entry import CARD
 from adapters.hf.families import known, short_name
 from adapters.hf.loading import Loaded, load_model
 from adapters.hf.rendering import Renderer
-from adapters.hf.special_tokens import dropped_ids
+from adapters.hf.special_tokens import dropped_ids, kept_marks
 from adapters.hf.templates import ChatTemplate
 from adapters.plain_generation import Watch
 from adapters.wording import question_of
@@ -71,7 +71,7 @@ class HfAdapter(LocalAdapter):
             *loaded.notices, *template.notices, *_other_scaling(space, loaded.processor.image_processor, self._images)
         )  # fmt: skip
         self.weights_fingerprint = loaded.fingerprint
-        self.made_of = loaded.made_of
+        self.made_of = {**loaded.made_of, **kept_marks(loaded.processor.tokenizer)}
         self.device = str(loaded.model.device)
         self.dtype = str(loaded.model.dtype).removeprefix("torch.")
 

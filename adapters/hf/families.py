@@ -1,14 +1,14 @@
 """What is known of published models, by the type that their configuration names and by the last part of their names.
 
-The folder above says nothing: `/data/paligemma-experiments/llava-1.5-7b-hf` is a LLaVA. Nor does a name that
-contradicts the configuration beside it.
+The folder above says nothing: `/data/paligemma-experiments/llava-1.5-7b-hf` is a LLaVA. Nor does a name say how boxes
+are written where it contradicts the configuration beside it.
 """
 
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 _CACHED = re.compile(r"models--.+?--(.+)")
@@ -26,14 +26,12 @@ class Known:
             is told how to write.
         trained_on: Tasks of ours whose datasets its card or paper names among the training data.
         licence: Of its weights.
-        families: Types that a configuration of such a model names; empty for any.
     """
 
     boxes: str = ""
     find: str = ""
     trained_on: frozenset[str] | None = None
     licence: str = ""
-    families: frozenset[str] = frozenset()
 
 
 FAMILIES: Mapping[str, Known] = {
@@ -51,15 +49,9 @@ FAMILIES: Mapping[str, Known] = {
 }
 _SLAKE = frozenset({"slake-vqa"})
 KNOWN: Mapping[str, Known] = {
-    # By a part of the name's last part, the most specific first; it refines what the family says.
-    "medgemma": Known(
-        trained_on=_SLAKE | {"mimic-cxr"},
-        licence="Health AI Developer Foundations terms",
-        families=frozenset({"gemma3"}),
-    ),
-    "lingshu": Known(
-        trained_on=_SLAKE | {"path-vqa", "mimic-cxr", "medqa"}, licence="MIT", families=frozenset({"qwen2_5_vl"})
-    ),
+    # By a part of the name's last part, the most specific first. How boxes are written, the family says before it.
+    "medgemma": Known(trained_on=_SLAKE | {"mimic-cxr"}, licence="Health AI Developer Foundations terms"),
+    "lingshu": Known(trained_on=_SLAKE | {"path-vqa", "mimic-cxr", "medqa"}, licence="MIT"),
     "huatuogpt-vision": Known(licence="Apache-2.0"),
     "llava-med": Known(boxes="fraction", licence="Apache-2.0, on Mistral's and CLIP's weights"),
 }
@@ -95,13 +87,12 @@ def known(name: str, family: str = "") -> Known:
         name: Folder, or repository on the Hub.
         family: Type that its configuration names; looked up if it is not given, and else taken as the name promises.
     """
-    plain = _plain(short_name(name))
-    family = family or family_of(name) or next((one for part, one in _PROMISED.items() if _plain(part) in plain), "")
-    named = (one for part, one in KNOWN.items() if _plain(part) in plain)
-    refined = next((one for one in named if not one.families or not family or family in one.families), Known())
-    of_family = FAMILIES.get(family, Known())
-    if refined.boxes and refined.boxes != of_family.boxes:
-        return refined
+    own = short_name(name)
+    promised = (one for part, one in _PROMISED.items() if _pattern(part).search(own))
+    family = family or family_of(name) or next(promised, "")
+    named = (one for part, one in KNOWN.items() if _pattern(part).search(own))
+    refined = next(named, Known())
+    of_family = FAMILIES.get(family, refined)
     return replace(refined, boxes=of_family.boxes, find=of_family.find)
 
 
@@ -125,15 +116,15 @@ def asked_family(name: str) -> str:
     Without it the run that downloads a model would know less of it than the next one.
     """
     from httpx2 import HTTPError
-    from huggingface_hub import constants, get_session, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub import constants, get_session, get_token, hf_hub_url
 
     if not _REPOSITORY.fullmatch(name) or constants.HF_HUB_OFFLINE:
         return ""
+    token = get_token()
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        answer = get_session().get(
-            hf_hub_url(name, "config.json"), headers=build_hf_headers(), timeout=_ASK_SECONDS, follow_redirects=True
-        )
+        address = hf_hub_url(name, "config.json")
+        answer = get_session().get(address, headers=headers, timeout=_ASK_SECONDS, follow_redirects=True)
         return str(answer.json()["model_type"]) if answer.is_success else ""
     except (HTTPError, OSError, ValueError, KeyError, TypeError):
         # Whatever went wrong, the loader meets it again and says it.
@@ -151,6 +142,8 @@ def _cached_config(name: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def _plain(text: str) -> str:
-    """Return a name without what writers of names differ in: `Qwen2.5VL` is `qwen2.5-vl`."""
-    return re.sub(r"[^a-z0-9]", "", text.lower())
+@cache
+def _pattern(part: str) -> re.Pattern[str]:
+    """Return what finds a part of a name, whatever its words are joined by: `Qwen2.5VL` has `qwen2.5-vl`."""
+    words = "[-_. ]?".join(re.findall("[a-z0-9]+", part))
+    return re.compile(rf"(?<![a-z]){words}" + (r"(?!\d)" if part[-1].isdigit() else ""), re.IGNORECASE)

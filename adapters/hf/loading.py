@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -122,12 +122,6 @@ def _made_of(processor: Processor, commit: str) -> dict[str, str]:
     images = type(processor.image_processor)
     made = {"image processor": f"{images.__module__}.{images.__qualname__}"}
     if any(base.__name__ == "TorchvisionBackend" for base in images.__mro__):
-        made["torchvision"] = _version("torchvision")
+        # There is no class for PIL then.
+        made["torchvision"] = version("torchvision")
     return made | ({"commit": commit} if commit else {})
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
