@@ -8,6 +8,7 @@ from pathlib import Path
 from adapters.base import Adapter, AdapterEntry, LoadOptions, LocalAdapter
 from adapters.catalog import ChosenModel, choose_model
 from adapters.guarding import named, plugin_faults
+from harness.answering_code import made_of
 from harness.environment import write_environment
 from harness.generate import answerable, generate, make_plan
 from harness.locking import held_before_loading
@@ -75,12 +76,13 @@ def _run(
         adapter = seat.adapter(shares[0])
         with plugin_faults(settings.model.partition(":")[0], "what it says of itself", type(adapter).__module__):
             first = told_by(adapter)
+            parts = made_of(adapter, [load.spec.name for load in workload.loads])
         # Only the seat may hold a model: two may not fit.
         del adapter
     for notice in (*workload.notices, *first.notices):
         warn(notice)
     with open_run(
-        settings, workload, first.info, model, weights=_weights(shares, first), overwrite=overwrite
+        settings, workload, first.info, model, weights=_weights(shares, first), made_of=parts, overwrite=overwrite
     ) as directory:
         finished = finished_results(directory)
         if finished is not None:

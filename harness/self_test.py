@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from adapters.base import Generation, LocalAdapter
-from harness.engine.alone import generate_alone
+from harness.engine.alone import NoNumbersError, generate_alone
 from harness.engine.budget import Budget
 from harness.engine.engine import Engine
 from harness.engine.request import GREEDY, Request
@@ -59,7 +59,8 @@ def self_test(adapter: LocalAdapter, requests: Sequence[Request], budget: Budget
         budget: Of the engine.
 
     Raises:
-        RunError: If they differ in float32 and the library has no batches of its own; the run would be worth nothing.
+        RunError: If they differ in float32 and the library has no batches of its own, or if neither has logits that are
+            numbers; the run would be worth nothing.
     """
     try:
         asked, alone, problem = _answered_alone(adapter, requests)
@@ -76,10 +77,14 @@ def self_test(adapter: LocalAdapter, requests: Sequence[Request], budget: Budget
 
 
 def _answered_alone(adapter: LocalAdapter, requests: Sequence[Request]) -> tuple[list[Request], dict[Name, Said], str]:
-    """Return the shortest and the longest request that can be answered, the answers, and the last problem met."""
+    """Return the shortest and the longest request that can be answered, the answers, and the last problem met.
+
+    Raises:
+        RunError: If no answer has logits that are numbers.
+    """
     asked: list[Request] = []
     alone: dict[Name, Said] = {}
-    problem = ""
+    problem, broken = "", False
     ordered = _by_length(requests)
     for candidates in (ordered, ordered[::-1]):
         for request in map(_shortened, candidates[:_TRIED]):
@@ -88,11 +93,23 @@ def _answered_alone(adapter: LocalAdapter, requests: Sequence[Request]) -> tuple
             try:
                 alone[_name_of(request)] = _said(generate_alone(adapter, request))
             except SampleError as error:
-                problem = error.problem
+                problem, broken = error.problem, broken or isinstance(error, NoNumbersError)
                 continue
             asked.append(request)
             break
+    if broken and not alone:
+        raise _no_numbers(adapter)
     return asked, alone, problem
+
+
+def _no_numbers(adapter: LocalAdapter) -> RunError:
+    return RunError(
+        f"{adapter.title} cannot be run in {adapter.dtype}: all logits of the self-test are NaN or infinite, so "
+        "every answer would be noise.",
+        "The weights are broken: download them again."
+        if adapter.dtype == "float32"
+        else "Give --dtype float32 or bfloat16, which hold larger numbers.",
+    )
 
 
 def _equal(
