@@ -35,10 +35,10 @@ _NAMES = (
     r"|antwort|respuesta|r\u00e9ponse|resposta|risposta|\u7b54\u6848)"
 )
 _STRONG = re.compile(
-    rf"""(?:\b{_NAMES}|\u7b54\u6848|\b(?:right|correct|best|most\s+\w+)\s+one)(?:\b|(?<=\u6848)|s?(?=:))
+    rf"""(?:\b{_NAMES}|\u7b54\u6848|\b(?:right|correct|best|most\s+\w+)\s+one)(?:\b|(?<=\u6848)|(?<=\banswer)s(?=:))
          (?:\s+(?:choice|option|letter|here|now|then|therefore|thus))?
          (?:\s+(?:to|for|in|of|from|among|based\s+on|given)\b[^.;:,\n?]{{0,60}}?)?
-         (?:(?:\s+{_IS}|'s|\s*[\u662f\u4e3a\u70ba])(?:\s+that)?\b\s*:?|\s*(?::|=|->|=>|\u2192)|\s+-|\.\s*:|\s*\n(?=\s*\S)|(?<=\bans)\.)
+         (?:(?:\s+{_IS}\b|'s\b|\s*[\u662f\u4e3a\u70ba])(?:\s+that\b)?\s*:?|\s*(?::|=|->|=>|\u2192)|\s+-|\.\s*:|\s*\n(?=\s*\S)|(?<=\bans)\.)
        |(?:\A|(?<=[.!?:;,\n])|\b(?:i|we|i'd|i'll|we'd|would|will|must|should|let's|let\s+me|let\s+us|going\s+to|therefore|thus|so|am|i'm)
             (?:\s+\w+ly)?)
          \s*\b(?:choose|select|pick|go(?:ing)?\s+(?:with|for)|opt(?:ing)?\s+for|settl(?:e|ing)\s+(?:on|for)|lean(?:ing)?\s+(?:towards?|to)
@@ -78,15 +78,18 @@ _POINTED = (
 )
 _LIST_ENDS = re.compile(r"\n\s*(?:\n|explanation|because|reason|rationale|justification)", re.IGNORECASE)
 _LABEL = re.compile(
-    r"\A\s*(?:(?:the|my)\s+)?(?:(?:final|correct|best)\s+)?(?:option|choice|answer|letter|ans)\b\s*[.:#=-]*\s*(?=\S)",
+    r"\A\s*[\[(]?(?:(?:the|my)\s+)?(?:(?:final|correct|best)\s+)?(?:option|choice|answer|letter|ans)\b\]?\s*[.:#=-]*\s*(?=\S)",
     re.IGNORECASE,
 )
 _GREETING = re.compile(
-    r"\A\s*(?:sure|certainly|of\s+course|okay|ok|great\s+question|hello|hi)\b\s*[!,.:]\s*", re.IGNORECASE
+    r"""\A\s*(?:(?:sure|certainly|of\s+course|okay|ok|great\s+question|hello|hi)\b\s*[!,.:]\s*
+        |(?:only|just|(?:most\s+)?(?:likely|probably)|definitely|clearly|obviously|certainly)\b\s*[,:]?\s+)""",
+    re.IGNORECASE | re.VERBOSE,
 )
 _GIVES_REASONS = re.compile(r"\s*[,.:;)-]*\s*(?:because|since|as|due|given|based|explanation|reason)\b", re.IGNORECASE)
 _DOES_NOT_KNOW = re.compile(
-    r"[\s)\].:,;-]*(?:i\s+(?:do\s+not|don't|cannot|can't|am\s+not)|i'm\s+not|unknown|unsure|n/a|none)\b", re.IGNORECASE
+    r"[\s)\].:,;-]*(?:i\s+(?:do\s+not|don't|cannot|can't|am\s+not)|i'm\s+(?:not|sorry)|i\s+am\s+sorry|sorry|unknown|unsure|n/a|none)\b",
+    re.IGNORECASE,
 )
 _REJECTED = re.compile(
     r"[)\].:,;\s(-]*(?:(?:is|are|was)\s+)?(?:wrong\b|unlikely\b|excluded\b|ruled\s+out\b|rejected\b|incorrect\b|false\b|no\s*(?:\Z|[.,;!])|not\s+(?:correct|right)\b)",
