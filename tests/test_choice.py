@@ -305,6 +305,20 @@ def test_lesions(text: str, expected: str | None) -> None:
     assert read_choice(text, LESIONS) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("No, there is none.", "no"),
+        ("It is uncertain.", "uncertain"),
+        ("No fracture", None),
+        ("There is no fracture.", None),
+        ("I am uncertain if yes or no", None),
+    ],
+)
+def test_yes_and_no_among_other_words(text: str, expected: str | None) -> None:
+    assert read_choice(text, {word: word for word in ("yes", "no", "uncertain")}) == expected
+
+
 def test_a_class_with_a_denial_in_its_name_is_read() -> None:
     assert read_choice("This image shows no diabetic retinopathy.", GRADES) == "no diabetic retinopathy"
     assert read_choice("There is no proliferative diabetic retinopathy", GRADES) is None

@@ -22,6 +22,11 @@ from tasks.answers.choice import read_choice, taken_choices
 TEN = {key: f"option text {number}" for number, key in enumerate("ABCDEFGHIJ")}
 SAME_TEXT = {"A": "mode minus mean", "B": "mean minus mode", "C": "median", "D": "mean minus mode"}
 POLAR = {"A": "yes", "B": "no", "C": "maybe"}
+NUMBERS = {"1": "aspirin", "2": "warfarin", "3": "heparin"}
+ROMAN = {"I": "aspirin", "II": "warfarin", "III": "heparin", "IV": "ibuprofen"}
+DOSES = {"A": "5 mg", "B": "10 mg", "C": "15 mg", "D": "2.5 mg"}
+PAIRS = {"A": "Aspirin", "B": "Aspirin and clopidogrel", "C": "Clopidogrel", "D": "Neither drug"}
+SIGNS = {"A": "CD4+", "B": "CD8+"}
 DISEASES = {"A": "Iron deficiency", "B": "Hepatitis B", "C": "Vitamin D deficiency", "D": "Lung"}
 
 
@@ -101,6 +106,21 @@ def test_a_letter_that_is_an_article_an_initial_or_a_part_of_a_name_is_no_option
         (DISEASES, "The answer is lung cancer", None),
         (DISEASES, "Hepatitis B is correct.", "B"),
         (DISEASES, "vitamin D", None),
+        (NUMBERS, "The answer is 2.", "2"),
+        (NUMBERS, "2 mg", None),
+        (NUMBERS, "The answer is 2.5", None),
+        (ROMAN, "The answer is II.", "II"),
+        (ROMAN, "The answer is IV fluids.", None),
+        (ROMAN, "I and II", None),
+        (DOSES, "The answer is 2.5 mg.", "D"),
+        (DOSES, "12.5 mg", None),
+        (DOSES, "5 mg/kg", None),
+        (PAIRS, "The answer is aspirin and clopidogrel.", "B"),
+        (PAIRS, "The answer is clopidogrel and aspirin", None),
+        (PAIRS, "A. Aspirin and clopidogrel", None),
+        (PAIRS, "The answer is neither drug.", "D"),
+        (SIGNS, "CD4+", "A"),
+        (SIGNS, "CD4-", None),
         (LETTERS, "B. Labetalol", "B"),
         (LETTERS, "OPTION B IS CORRECT.", "B"),
         (LETTERS, "Hepatitis B is correct.", None),
