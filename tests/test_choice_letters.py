@@ -61,6 +61,20 @@ def test_a_letter_that_is_an_article_an_initial_or_a_part_of_a_name_is_no_option
     assert [(text, found) for text in texts if (found := read_choice(text, choices)) is not None] == []
 
 
+def test_what_is_said_before_and_after_never_changes_what_is_taken_into_another_option() -> None:
+    before, after = list(said(NOT_TAKEN, count=3000)), list(said(TAKEN, count=3000))
+    by_question = {id(choices): [case for case in after if case[3] is choices] for *_, choices in after}
+    read = total = 0
+    for number, (denied, _, _, choices) in enumerate(before):
+        fitting = by_question[id(choices)]
+        taken, key, _, _ = fitting[number % len(fitting)]
+        found = read_choice(f"{denied.rstrip('.')}.\n{taken}", choices)
+        assert found in {key, None}, (denied, taken)
+        total += 1
+        read += found == key
+    assert read > 0.85 * total
+
+
 @pytest.mark.parametrize(
     ("choices", "text", "expected"),
     [
@@ -78,6 +92,18 @@ def test_a_letter_that_is_an_article_an_initial_or_a_part_of_a_name_is_no_option
         (DRUGS, "Option A: aspirin\nOption B: warfarin\nOption C: heparin", None),
         (DRUGS, "A. aspirin\nB. warfarin\n\nThe answer is B.", "B"),
         (DRUGS, "The INR matters.\nAspirin is inferior.\n\nB", "B"),
+        (DRUGS, "The INR matters.\n\n**B) warfarin**", "B"),
+        (DRUGS, "The INR matters.\n\nOption B.", "B"),
+        (DRUGS, "A) aspirin\nB) warfarin\nC) heparin\nD) ibuprofen", None),
+        (DRUGS, "Options:\nA) aspirin\nB) warfarin\nC) heparin\nD) ibuprofen\n\nB", "B"),
+        (DRUGS, "A 20%, B 80%", None),
+        (DRUGS, "Option A is incorrect. Option B is correct because of the INR. Option C is incorrect.", "B"),
+        (DRUGS, "While A is tempting, the answer is B.", "B"),
+        (DRUGS, "A. I'm sorry, I cannot answer.", None),
+        (DRUGS, "A common answer is B.", None),
+        (DRUGS, "If the patient were young, A. Otherwise, B.", None),
+        (DRUGS, "Most likely B.", "B"),
+        (DRUGS, "A doctor would say B.", None),
         (DRUGS, "B (not A)", "B"),
         (DRUGS, "~~A~~ B", "B"),
         (DRUGS, "B is the right ventricle", None),

@@ -102,7 +102,8 @@ _CLAUSE_BEGINS = re.compile(r"\A|(?<!\b\w)[.;:!?\n,]\s+")
 _NO_LONGER = re.compile(r"(?:(?<=[.!?\n,;])|(?<=\.\.)|(?<=\s-)|(?<=\u2026))\s*no\s*[,.!:;-]+\s+", re.IGNORECASE)
 
 _LINES = 40
-_KEY_LINE = 8
+_MANY_LINES = 400
+_BARE = 5
 
 Claims = Sequence[Keys]
 
@@ -294,22 +295,21 @@ class Letters:
         return [Keys({self._options.key_of(match.group(1))}) for match in found]
 
     def _last_line(self, text: str) -> list[Keys]:
-        """Return the option whose key alone is the last line, where no other line is one."""
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        if not lines or not self._is_key(lines[-1]):
+        """Return the option that the last line is, its key alone or with its text, and those that other lines are."""
+        lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+        last = text.rstrip().rsplit("\n", 1)[-1].strip()
+        if len(lines) > _MANY_LINES or not self._is_option(last):
             return []
-        alone = [line for line in dict.fromkeys(lines) if self._is_key(line)]
-        return [self._options.whole(line) for line in alone]
+        # A bare key may follow the list of all options, which is told from it by its texts.
+        bare = len(last) <= _BARE
+        return [self._is_option(line) for line in lines if self._is_option(line) and not (bare and len(line) > _BARE)]
 
-    def _is_key(self, line: str) -> bool:
-        bare = line.strip(" ()[].*:")
-        return (
-            bool(bare)
-            and len(line) <= _KEY_LINE
-            and not bare.islower()
-            and len(self._options.whole(bare)) == 1
-            and self._options.key_at(line, 0) is not None
-        )
+    def _is_option(self, line: str) -> Keys:
+        label = _LABEL.match(line)
+        mention = self._options.key_at(line, label.end() if label else 0)
+        if mention is None or line[mention.end :].strip(" .!)]*\"'"):
+            return Keys()
+        return Keys() if line[:1].islower() and label is None else mention.keys
 
     def _pointed_out(self, text: str) -> list[Keys]:
         """Return the options that are pointed out by their letter at the end of a sentence: `E. coli (option A)`."""
