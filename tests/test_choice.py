@@ -9,10 +9,84 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.answers.choice import read_choice
+from tasks.datasets.medmnist import LABEL_SETS, LabelSet
 
 DRUGS = {"A": "warfarin", "B": "heparin", "C": "aspirin", "D": "a beta blocker"}
+ORGANS = {name: name for name in LABEL_SETS["organsmnist"].spoken}
+LESIONS = {name: name for name in LABEL_SETS["dermamnist"].spoken}
+GRADES = {name: name for name in LABEL_SETS["retinamnist"].spoken}
 DECISIONS = {word: word for word in ("yes", "no", "maybe")}
 CLASSES = {word: word for word in ("melanoma", "melanocytic nevi", "left lung", "right lung", "lung")}
+
+
+CLASS_TAKEN = (
+    "{m}",
+    "{m}.",
+    "**{m}**",
+    "{M}",
+    "The answer is {m}.",
+    "It is {m}.",
+    "It is the {m}.",
+    "Answer: {m}",
+    '"{m}"',
+    "({m})",
+    "This is a {m}.",
+    "I think it is {m}.",
+    '{{"answer": "{m}"}}',
+    "The image shows {m}.",
+    "category: {m}",
+    "belongs to the {m} category",
+    "It belongs to the {m} class.",
+    "The diagnosis is {m}.",
+    "Most likely {m}.",
+    "{m}\n\nExplanation: dark.",
+    "{m} because of the look.",
+    "Therefore, the answer is **{m}**.",
+    "{m} (see the border)",
+    "{n}. Wait, {m}.",
+    "{n}. Actually, {m}.",
+    "It is {n}. No wait, it is {m}.",
+    "It is {m}, not {n}.",
+    "{m} rather than {n}",
+    "Some would say {n}, but it is {m}.",
+    "It is not {n}, it is {m}.",
+    "{m}, because {n} would look different.",
+)
+CLASS_NOT_TAKEN = (
+    "{m} or {n}",
+    "{m}/{n}",
+    "{m} and {n}",
+    "not {m}",
+    "It is not {m}.",
+    "Neither {m} nor {n}.",
+    "Is it {m}?",
+    "{m}?",
+    "It could be {m} or {n}.",
+    "{m}, {n}",
+    "{m} vs {n}",
+    "{m} is not seen.",
+    "{m} is excluded.",
+    "I doubt that it is {m}.",
+    "It is unlikely to be {m}.",
+    "{m} is less likely.",
+    "The wrong answer is {m}.",
+    "First I thought {m}.",
+    "Some would say {m}.",
+    "It resembles {m}.",
+    "History of {m}.",
+    "No evidence of {m}.",
+    "The classes are {m} and {n}.",
+    "{m} transplant",
+    "non-{m}",
+    "{m}-like",
+    "The answer is {m} or {n}.",
+    "If it were larger, it would be {m}.",
+    "{m}. Wait, no.",
+    "The answer is {m}. The answer is {n}.",
+    "{m}\n{n}",
+    "1. {m}\n2. {n}",
+    "absence of {m}",
+)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +261,78 @@ def test_decisions(text: str, expected: str | None) -> None:
 )
 def test_classes(text: str, expected: str | None) -> None:
     assert read_choice(text, CLASSES) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("kidney-left", "left kidney"),
+        ("kidney left", "left kidney"),
+        ("left_kidney", "left kidney"),
+        ("**Left Kidney**", "left kidney"),
+        ("It belongs to the liver category.", "liver"),
+        ("belongs to the liver category", "liver"),
+        ("It is the liver. Wait, no, the spleen.", "spleen"),
+        ("The answer is liver, not spleen.", "liver"),
+        ("kidney-left or kidney-right", None),
+        ("kidney left or right", None),
+        ("kidney", None),
+        ("lung", None),
+        ("liver tumor", None),
+        ("the liver and the spleen", None),
+        ("The liver is not visible; the spleen is.", None),
+        ("At first glance it is the liver.", None),
+        ("liver?", None),
+    ],
+)
+def test_organs(text: str, expected: str | None) -> None:
+    assert read_choice(text, ORGANS) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a melanoma lesion", "melanoma"),
+        ("vascular lesion", "vascular lesions"),
+        ("This is a melanocytic nevus.", "melanocytic nevi"),
+        ("It could be melanoma, but the answer is dermatofibroma.", "dermatofibroma"),
+        ("The lesion resembles melanoma", None),
+        ("history of melanoma", None),
+        ("benign", None),
+    ],
+)
+def test_lesions(text: str, expected: str | None) -> None:
+    assert read_choice(text, LESIONS) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("No, there is none.", "no"),
+        ("It is uncertain.", "uncertain"),
+        ("No fracture", None),
+        ("There is no fracture.", None),
+        ("I am uncertain if yes or no", None),
+    ],
+)
+def test_yes_and_no_among_other_words(text: str, expected: str | None) -> None:
+    assert read_choice(text, {word: word for word in ("yes", "no", "uncertain")}) == expected
+
+
+def test_a_class_with_a_denial_in_its_name_is_read() -> None:
+    assert read_choice("This image shows no diabetic retinopathy.", GRADES) == "no diabetic retinopathy"
+    assert read_choice("There is no proliferative diabetic retinopathy", GRADES) is None
+    assert read_choice("non-proliferative diabetic retinopathy", GRADES) is None
+
+
+@pytest.mark.parametrize("label_set", LABEL_SETS.values(), ids=list(LABEL_SETS))
+def test_every_class_is_taken_in_its_usual_forms_and_never_out_of_a_denial(label_set: LabelSet) -> None:
+    choices = {name: name for name in label_set.spoken}
+    for name, other in zip(label_set.spoken, (*label_set.spoken[1:], label_set.spoken[0]), strict=True):
+        for form in CLASS_TAKEN:
+            assert read_choice(form.format(m=name, n=other, M=name.upper()), choices) == name, form
+        for form in CLASS_NOT_TAKEN:
+            assert read_choice(form.format(m=name, n=other), choices) is None, form
 
 
 def test_the_text_of_an_option_goes_before_a_letter_that_it_begins_with() -> None:

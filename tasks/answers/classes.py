@@ -81,7 +81,10 @@ def read_class(text: str, classes: tuple[str, ...]) -> str | None:
         classes: All classes of the task.
     """
     reader = _reader(classes)
-    last = _TAKEN_BACK.sub("", versions(plain_text(text))[-1].strip(_MARKS))
+    *earlier, last = versions(plain_text(text))
+    last = last.strip(_MARKS)
+    if earlier and "no" not in map(str.lower, classes):
+        last = _TAKEN_BACK.sub("", last)
     again = afterthought(last)
     return (None if again is None else _named_in(reader, again.strip(_MARKS))) or _named_in(reader, last)
 

@@ -35,10 +35,10 @@ _NAMES = (
     r"|antwort|respuesta|r\u00e9ponse|resposta|risposta|\u7b54\u6848)"
 )
 _STRONG = re.compile(
-    rf"""(?:\b{_NAMES}|\u7b54\u6848|\b(?:right|correct|best|most\s+\w+)\s+one)(?:\b|(?<=\u6848)|s?(?=:))
+    rf"""(?:\b{_NAMES}|\u7b54\u6848|\b(?:right|correct|best|most\s+\w+)\s+one)(?:\b|(?<=\u6848)|(?<=\banswer)s(?=:))
          (?:\s+(?:choice|option|letter|here|now|then|therefore|thus))?
          (?:\s+(?:to|for|in|of|from|among|based\s+on|given)\b[^.;:,\n?]{{0,60}}?)?
-         (?:(?:\s+{_IS}|'s|\s*[\u662f\u4e3a\u70ba])(?:\s+that)?\b\s*:?|\s*(?::|=|->|=>|\u2192)|\s+-|\.\s*:|\s*\n(?=\s*\S)|(?<=\bans)\.)
+         (?:(?:\s+{_IS}\b|'s\b|\s*[\u662f\u4e3a\u70ba])(?:\s+that\b)?\s*:?|\s*(?::|=|->|=>|\u2192)|\s+-|\.\s*:|\s*\n(?=\s*\S)|(?<=\bans)\.)
        |(?:\A|(?<=[.!?:;,\n])|\b(?:i|we|i'd|i'll|we'd|would|will|must|should|let's|let\s+me|let\s+us|going\s+to|therefore|thus|so|am|i'm)
             (?:\s+\w+ly)?)
          \s*\b(?:choose|select|pick|go(?:ing)?\s+(?:with|for)|opt(?:ing)?\s+for|settl(?:e|ing)\s+(?:on|for)|lean(?:ing)?\s+(?:towards?|to)
@@ -78,15 +78,18 @@ _POINTED = (
 )
 _LIST_ENDS = re.compile(r"\n\s*(?:\n|explanation|because|reason|rationale|justification)", re.IGNORECASE)
 _LABEL = re.compile(
-    r"\A\s*(?:(?:the|my)\s+)?(?:(?:final|correct|best)\s+)?(?:option|choice|answer|letter|ans)\b\s*[.:#=-]*\s*(?=\S)",
+    r"\A\s*[\[(]?(?:(?:the|my)\s+)?(?:(?:final|correct|best)\s+)?(?:option|choice|answer|letter|ans)\b\]?\s*[.:#=-]*\s*(?=\S)",
     re.IGNORECASE,
 )
 _GREETING = re.compile(
-    r"\A\s*(?:sure|certainly|of\s+course|okay|ok|great\s+question|hello|hi)\b\s*[!,.:]\s*", re.IGNORECASE
+    r"""\A\s*(?:(?:sure|certainly|of\s+course|okay|ok|great\s+question|hello|hi)\b\s*[!,.:]\s*
+        |(?:only|just|(?:most\s+)?(?:likely|probably)|definitely|clearly|obviously|certainly)\b\s*[,:]?\s+)""",
+    re.IGNORECASE | re.VERBOSE,
 )
 _GIVES_REASONS = re.compile(r"\s*[,.:;)-]*\s*(?:because|since|as|due|given|based|explanation|reason)\b", re.IGNORECASE)
 _DOES_NOT_KNOW = re.compile(
-    r"[\s)\].:,;-]*(?:i\s+(?:do\s+not|don't|cannot|can't|am\s+not)|i'm\s+not|unknown|unsure|n/a|none)\b", re.IGNORECASE
+    r"[\s)\].:,;-]*(?:i\s+(?:do\s+not|don't|cannot|can't|am\s+not)|i'm\s+(?:not|sorry)|i\s+am\s+sorry|sorry|unknown|unsure|n/a|none)\b",
+    re.IGNORECASE,
 )
 _REJECTED = re.compile(
     r"[)\].:,;\s(-]*(?:(?:is|are|was)\s+)?(?:wrong\b|unlikely\b|excluded\b|ruled\s+out\b|rejected\b|incorrect\b|false\b|no\s*(?:\Z|[.,;!])|not\s+(?:correct|right)\b)",
@@ -99,7 +102,8 @@ _CLAUSE_BEGINS = re.compile(r"\A|(?<!\b\w)[.;:!?\n,]\s+")
 _NO_LONGER = re.compile(r"(?:(?<=[.!?\n,;])|(?<=\.\.)|(?<=\s-)|(?<=\u2026))\s*no\s*[,.!:;-]+\s+", re.IGNORECASE)
 
 _LINES = 40
-_KEY_LINE = 8
+_MANY_LINES = 400
+_BARE = 5
 
 Claims = Sequence[Keys]
 
@@ -291,22 +295,21 @@ class Letters:
         return [Keys({self._options.key_of(match.group(1))}) for match in found]
 
     def _last_line(self, text: str) -> list[Keys]:
-        """Return the option whose key alone is the last line, where no other line is one."""
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        if not lines or not self._is_key(lines[-1]):
+        """Return the option that the last line is, its key alone or with its text, and those that other lines are."""
+        lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+        last = text.rstrip().rsplit("\n", 1)[-1].strip()
+        if len(lines) > _MANY_LINES or not self._is_option(last):
             return []
-        alone = [line for line in dict.fromkeys(lines) if self._is_key(line)]
-        return [self._options.whole(line) for line in alone]
+        # A bare key may follow the list of all options, which is told from it by its texts.
+        bare = len(last) <= _BARE
+        return [self._is_option(line) for line in lines if self._is_option(line) and not (bare and len(line) > _BARE)]
 
-    def _is_key(self, line: str) -> bool:
-        bare = line.strip(" ()[].*:")
-        return (
-            bool(bare)
-            and len(line) <= _KEY_LINE
-            and not bare.islower()
-            and len(self._options.whole(bare)) == 1
-            and self._options.key_at(line, 0) is not None
-        )
+    def _is_option(self, line: str) -> Keys:
+        label = _LABEL.match(line)
+        mention = self._options.key_at(line, label.end() if label else 0)
+        if mention is None or line[mention.end :].strip(" .!)]*\"'"):
+            return Keys()
+        return Keys() if line[:1].islower() and label is None else mention.keys
 
     def _pointed_out(self, text: str) -> list[Keys]:
         """Return the options that are pointed out by their letter at the end of a sentence: `E. coli (option A)`."""

@@ -23,6 +23,8 @@ _REASON = re.compile(
 )
 _SENTENCE_ENDS = re.compile(r"\s*[.!]?\s*(?:\Z|\n)")
 _SEPARATORS = re.compile(r"[\s)\].:,;\"'}(\[-]*")
+# Words and the signs that make another word of one: `CD4+` and `CD4-`.
+_SAID = re.compile(r"\w+|[%+<>=\u2191\u2193\u00b1]|(?<=\w)-(?=[\s,;.)]|\Z)")
 _WORD_BEGINS = re.compile(r"(?<![\w-])(?=\w)")
 _WORD = re.compile(r"\w[\w'-]*")
 _AUTHORS = re.compile(r",?\s+(?:et\s+al|and\s+colleagues)\b")
@@ -299,7 +301,7 @@ def _bare(text: str) -> str:
 
 def _folded(text: str) -> str:
     """Return the words of a text; an article goes at its beginning only, since `hepatitis A` is no `hepatitis`."""
-    return " ".join(re.findall(r"\w+", re.sub(r"\A(?:an?|the)\s+(?=\w)", "", text)))
+    return " ".join(_SAID.findall(re.sub(r"\A(?:an?|the)\s+(?=\w)", "", text)))
 
 
 def _alternatives(names: tuple[str, ...]) -> str:

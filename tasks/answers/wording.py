@@ -31,7 +31,9 @@ _DENIED_BEFORE = re.compile(
             \s+(?:say|tell|determine|confirm|conclude|know|decide|answer|see)|unsure|uncertain|unclear
             |(?<!no\s)(?<!without\s)(?<!\ba\s)(?<!any\s)doubts?|doubtful|unlikely)\b
           (?:(?!\bbut\b)[^.;:!?\n]){0,80}\Z
-       |\b(?:wrong|incorrect|false|worst|bad|poor|least(?:\s+\w+)?|second[\s-]best)\s*(?:(?:that|to)\s*)?\Z""",
+       |\b(?:wrong|incorrect|false|worst|bad|poor|least(?:\s+\w+)?|second[\s-]best
+            |common|popular|possible|plausible|potential|alternative|another|other|initial|previous|students?(?:'s)?|tempting
+            |attractive|frequent|usual)\s*(?:(?:that|to)\s*)?\Z""",
     re.IGNORECASE | re.VERBOSE,
 )
 _DENIED_BEHIND = re.compile(
