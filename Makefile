@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 RUNS ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format types bench bench-audit bench-engine bench-statistics docs mini-suite mini-weights clean
+.PHONY: help demo test check lint format types bench bench-audit bench-engine bench-reading bench-statistics docs mini-suite mini-weights clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -53,6 +53,9 @@ bench-audit: $(STAMP)  ## Simulate honest and memorising models for the audit of
 	$(BIN)/python -m benchmarks.audit
 	$(BIN)/python -m benchmarks.audit_data
 
+bench-reading: $(STAMP)  ## Read thousands of outputs with known answers; writes build/bench-reading.json; fails if one is invented
+	$(BIN)/python -m benchmarks.reading
+
 bench-statistics: $(STAMP)  ## Simulate intervals and paired tests on clustered data; writes build/bench-statistics.json
 	$(BIN)/python -m benchmarks.statistics
 
@@ -61,6 +64,7 @@ docs: $(STAMP)  ## Make the lists and tables of README.md and docs/ anew
 
 mini-suite: $(STAMP)  ## Build the bundled mini suite again (needs ../shared/realdata)
 	$(BIN)/python -m tasks.mini_suite.build --realdata ../shared/realdata --output tasks/mini_suite/data --licences tasks/mini_suite/LICENSES.md
+	$(BIN)/python -m tasks.suite --record
 
 mini-weights: $(STAMP)  ## Train the bundled mini weights again, into checkpoints/mini (under an hour on two cores)
 	$(BIN)/medbench train --config mini --output checkpoints/mini

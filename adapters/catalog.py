@@ -22,6 +22,7 @@ ADAPTERS: Registry[AdapterEntry] = Registry(
         "mock": "adapters.mock:ENTRY",
     },
     group="medbench.adapters",
+    expected=AdapterEntry,
 )
 
 

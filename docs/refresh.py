@@ -14,6 +14,7 @@ from adapters.base import ModelCard
 from adapters.catalog import ADAPTERS
 from adapters.hf.apart import TAKEN_APART
 from adapters.hf.entry import KNOWN
+from benchmarks.reading import HEADER, all_of, cells, generated, measure, read
 from harness.cli import COMMANDS
 from harness.doctor.pseudo_models import PSEUDO_MODELS
 from harness.doctor.scorers import examine_scorers
@@ -154,6 +155,13 @@ def box_spaces() -> str:
     return table(["space", "left 64, top 96, right 320, bottom 240 of 640 x 480 pixels", "order"], rows)
 
 
+def reading() -> str:
+    """Return how well the generated outputs of `make bench-reading` are read, by form."""
+    outputs = generated()
+    rows = measure(outputs, read(outputs))
+    return table(HEADER, [cells(row) for row in [*rows, all_of(rows)]])
+
+
 def formats() -> str:
     """Return the formats of other harnesses that predictions are read from."""
     rows = [[f"`{entry.name}`", entry.title, entry.description] for entry in FORMATS.values()]
@@ -254,6 +262,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "mini-rerun": mini_rerun,
     "box-spaces": box_spaces,
     "formats": formats,
+    "reading": reading,
     "doctor": doctor,
     "variants": variants,
     "sources": sources,

@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -35,6 +37,49 @@ COMMANDS = {
 }
 
 
+def refuse_repeated(command: click.Command, name: str | None, words: Sequence[str], parent: click.Context) -> None:
+    """Refuse what is said twice where only the last word would count, in a command and in those below it.
+
+    Options of one value, switches with an opposite, and `NAME=VALUE` of one name.
+
+    Raises:
+        UsageError: If something is.
+    """
+    context = command.context_class(command, info_name=name, parent=parent)
+    try:
+        given, rest, order = command.make_parser(context).parse_args(list(words))
+    except click.UsageError:
+        # What cannot be read at all is told when the command reads it.
+        return
+    times = Counter(option.name for option in order)
+    for option in dict.fromkeys(order):
+        if isinstance(option, click.Option):
+            _refuse_twice(option, times[option.name], given.get(option.name or ""))
+    if isinstance(command, click.Group) and rest:
+        below = command.get_command(context, rest[0])
+        if below is not None:
+            refuse_repeated(below, rest[0], rest[1:], context)
+
+
+def _refuse_twice(option: click.Option, times: int, values: object) -> None:
+    word = option.opts[-1]
+    if option.multiple:
+        if isinstance(values, Sequence) and "=" in (option.metavar or ""):
+            names = Counter(_name_in(str(value)) for value in values)
+            if twice := [name for name, count in names.items() if count > 1]:
+                raise UsageError(f"{word} {twice[0]}".rstrip() + " was given twice.", "Give it once.")
+        return
+    harmless = option.count or (option.is_flag and not option.secondary_opts and option.is_bool_flag)
+    if times > 1 and not harmless:
+        raise UsageError(f"{word} was given {times} times, and takes one value.", "Give it once.")
+
+
+def _name_in(pair: str) -> str:
+    """Return the name in `NAME=VALUE`; empty for a value that stands for all."""
+    name, equals, _ = pair.partition("=")
+    return name if equals else ""
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called, so that `--help` answers at once."""
 
@@ -58,7 +103,10 @@ class LazyGroup(click.Group):
         """Resolve a command, with a guess for a mistyped name."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise unknown_name("command", args[0], COMMANDS)
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None:
+            refuse_repeated(command, name, rest, ctx)
+        return name, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table without importing anything."""
@@ -81,7 +129,7 @@ def main() -> NoReturn:
     """Run the command line; end with the exit code that the errors define."""
     _quiet_libraries()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(_run_and_explain())
+    sys.exit(answer(sys.argv[1:]))
 
 
 def _quiet_libraries() -> None:
@@ -90,9 +138,10 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def _run_and_explain() -> int:
+def answer(words: Sequence[str]) -> int:
+    """Do what the words of a command line say; explain every error, and return the exit code."""
     try:
-        outcome: Any = cli.main(prog_name="medbench", standalone_mode=False)
+        outcome: Any = cli.main(args=list(words), prog_name="medbench", standalone_mode=False)
     except MedbenchError as error:
         show_error(error)
         return error.exit_code
@@ -100,7 +149,7 @@ def _run_and_explain() -> int:
         say(error.format_message())
         return EXIT_USAGE
     except click.ClickException as error:
-        show_error(UsageError(error.format_message(), _help_hint(error)))
+        show_error(UsageError(error.format_message(), _help_hint(error, words)))
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         show_error(StoppedError())
@@ -108,11 +157,11 @@ def _run_and_explain() -> int:
     return outcome if isinstance(outcome, int) else 0
 
 
-def _help_hint(error: click.ClickException) -> str:
+def _help_hint(error: click.ClickException, given: Sequence[str]) -> str:
     context = getattr(error, "ctx", None)
     if context is not None:
         return f"See `{context.command_path} --help`."
-    words = [word for word in sys.argv[1:2] if word in COMMANDS]
+    words = [word for word in given[:1] if word in COMMANDS]
     return f"See `{' '.join(['medbench', *words])} --help`."
 
 

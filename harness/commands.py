@@ -1,5 +1,7 @@
 """The command `medbench run`."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -10,31 +12,44 @@ from harness.options import as_limits, as_table
 from harness.phases import Phases
 from harness.results import MetricResult, Results, TaskResult
 from harness.run import PAGE, REPORT
-from harness.settings import MAX_SEED, Settings, load_settings
+from harness.settings import MAX_SEED, Settings
+from harness.workload import Workload
 from tasks.catalog import task_names
 from tasks.foundation.console import emit, emit_table, say, warn
 from tasks.foundation.errors import EXIT_FAILED, StoppedError
 from tasks.probes import PROBES
 from tasks.protocols import metric_ids
 
-PAGES = "leaderboard.publish:publish_run"
-"""Writes a run's pages; named, not imported, since the leaderboard is built on the harness."""
+PAGES = "leaderboard.publish"
+"""Writes the pages of runs; named, not imported, since the leaderboard is built on the harness."""
 
 
 def publish(path: Path) -> None:
     """Write the pages of a run's folder."""
-    module, _, attribute = PAGES.partition(":")
-    getattr(import_module(module), attribute)(path)
+    import_module(PAGES).publish_run(path)
+
+
+def publish_together(paths: Sequence[Path], folder: Path) -> None:
+    """Write one leaderboard of several runs into a folder, and show it."""
+    import_module(PAGES).publish_together(paths, folder)
 
 
 @click.command("run")
-@click.option("-m", "--model", help="Model as NAME or NAME:VARIANT; see `medbench models`.")
 @click.option(
-    "--model-arg", "model_args", multiple=True, callback=as_table, metavar="NAME=VALUE",
-    help="A choice of the model; see `medbench models NAME`.",
+    "-m", "--model", "models", multiple=True, metavar="NAME[:VARIANT]",
+    help="See `medbench models`. Repeated: one run after the other, and one leaderboard.",
 )  # fmt: skip
-@click.option("-t", "--tasks", multiple=True, help="Names, kinds, globs or `all`, comma-separated; repeatable.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Folder of weights.  [default: the model's own]")
+@click.option(
+    "--model-arg", "model_args", multiple=True, callback=as_table, metavar="[MODEL:]NAME=VALUE",
+    help="A choice of the model, or of one of several; see `medbench models NAME`.",
+)  # fmt: skip
+@click.option(
+    "-t", "--tasks", multiple=True, help="Names, kinds, globs, `prepared` or `all`, comma-separated.  [default: all]"
+)
+@click.option(
+    "--checkpoint", "checkpoints", multiple=True, metavar="[MODEL=]DIR",
+    help="Folder of weights, once for each model.  [default: the model's own]",
+)  # fmt: skip
 @click.option(
     "--checkpoint-for", multiple=True, callback=as_table, metavar="TASK=DIR",
     help="Folder of weights for a task of its own (name, kind or glob); repeatable.",
@@ -72,25 +87,56 @@ def publish(path: Path) -> None:
     show_default=True,
     help="What to do with what an earlier run with these settings left.",
 )
-def run_command(config: Path | None, overwrite: str, dry_run: bool, tasks: tuple[str, ...], **options: Any) -> int:
-    """Run a model over tasks and write a leaderboard.
+def run_command(
+    models: tuple[str, ...],
+    model_args: dict[str, str] | None,
+    checkpoints: tuple[str, ...],
+    config: Path | None,
+    overwrite: str,
+    dry_run: bool,
+    **options: Any,
+) -> int:
+    """Run a model over tasks and write a leaderboard; several models one after the other.
 
     An interrupted run continues when the same command is given again.
 
     \b
     Example:  medbench run --model uni-med --tasks slake-vqa,cls --limit 20
+              medbench run --model uni-med --model blind --tasks prepared --data-dir data
     """
+    from harness.several import Said, settings_of, tell_whose
+
+    said = Said(
+        models=models, arguments=model_args or {}, checkpoints=checkpoints,
+        others={**options, "tasks": options["tasks"] or None},
+    )  # fmt: skip
+    found = settings_of(config, said)
+    tell_whose(said, found)
+    if dry_run:
+        for settings in found:
+            _show_dry_run(settings)
+        return 0
+    try:
+        if len(found) == 1:
+            return _run_one(found[0], overwrite).exit_code
+        return _run_several(found, overwrite)
+    except KeyboardInterrupt:
+        raise StoppedError("What was answered is on disk; the same command continues.") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ended:
+    """A run that came to its end: its folder, and whether anything could be scored."""
+
+    path: Path
+    exit_code: int
+
+
+def _run_one(settings: Settings, overwrite: str, workload: Workload | None = None) -> _Ended:
     from harness.run import run
     from harness.summarise import felt_limits
 
-    settings = load_settings(config, {**options, "tasks": tasks or None})
-    if dry_run:
-        _show_dry_run(settings)
-        return 0
-    try:
-        outcome = run(settings, publish, overwrite=overwrite)
-    except KeyboardInterrupt:
-        raise StoppedError("What was answered is on disk; the same command continues.") from None
+    outcome = run(settings, publish, overwrite=overwrite, workload=workload)
     show_results(outcome.results)
     for line in felt_limits(outcome.results.tasks):
         warn(line)
@@ -99,7 +145,30 @@ def run_command(config: Path | None, overwrite: str, dry_run: bool, tasks: tuple
     for page in (PAGE, REPORT):
         if (outcome.path / page).exists():
             say(f"{outcome.path / page}")
-    return exit_code(outcome.results)
+    return _Ended(path=outcome.path, exit_code=exit_code(outcome.results))
+
+
+def _run_several(found: Sequence[Settings], overwrite: str) -> int:
+    """Run models one after the other; return failure if one of them failed."""
+    from harness.several import one_by_one
+    from harness.workload import load_workload
+
+    workload = load_workload(found[0])
+    workload.say_left_out()
+    ended: dict[str, _Ended] = {}
+
+    def run_one(settings: Settings) -> None:
+        ended[settings.model] = _run_one(settings, overwrite, workload)
+
+    one_by_one(found, run_one)
+    scored = [run.path for run in ended.values() if run.exit_code == 0]
+    if scored:
+        publish_together(scored, found[0].output_dir)
+    failed = [one.model for one in found if one.model not in ended or ended[one.model].exit_code]
+    if failed:
+        warn(f"{len(failed)} of {len(found)} models have no numbers: {', '.join(failed)}.")
+        say("The same command tries them again, and leaves the others as they are.")
+    return EXIT_FAILED if failed else 0
 
 
 def _show_dry_run(settings: Settings) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from adapters.base import Adapter, DirectAdapter, LocalAdapter
+from adapters.guarding import answered, plugin_faults
 from adapters.remote import RemoteAdapter
 from harness.engine.request import GREEDY, Choosing, Outcome, Request, make_request
 from harness.phases import Phases
@@ -95,6 +96,13 @@ def _record_file(directory: RunDirectory, load: TaskLoad) -> RecordFile:
 def _outcomes(
     plan: Plan, adapter: Adapter, directory: RunDirectory, phases: Phases, settings: Settings
 ) -> Generator[list[Outcome], None, None]:
+    with plugin_faults(adapter.card.name, "answering", type(adapter).__module__):
+        yield from _outcomes_of(plan, adapter, directory, phases, settings)
+
+
+def _outcomes_of(
+    plan: Plan, adapter: Adapter, directory: RunDirectory, phases: Phases, settings: Settings
+) -> Generator[list[Outcome], None, None]:
     if isinstance(adapter, DirectAdapter):
         yield from _answer_directly(plan, adapter, phases)
     elif isinstance(adapter, LocalAdapter):
@@ -116,7 +124,7 @@ def _answer_directly(plan: Plan, adapter: DirectAdapter, phases: Phases) -> Iter
         for sample in plan.missing[load.spec.name]:
             try:
                 with phases.time("answer"):
-                    generation = adapter.answer(sample, load.spec)
+                    generation = answered(adapter, sample, load.spec)
                 outcomes.append(Outcome(task=load.spec.name, sample_id=sample.sample_id, generation=generation))
             except SampleError as error:
                 outcomes.append(Outcome(task=load.spec.name, sample_id=sample.sample_id, error=str(error)))

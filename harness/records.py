@@ -11,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from adapters.base import StopReason
 from adapters.remote import Served, ServedGeneration
 from harness.engine.request import Outcome
+from tasks.checks import encodable
 from tasks.foundation.errors import RunError
 from tasks.foundation.files import canonical_json, json_lines, read_numbered_json_lines, write_atomically
 
@@ -52,10 +53,11 @@ class GenerationRecord:
         """Return the record of an outcome."""
         said = outcome.generation
         if said is None:
-            return cls(run=run, sample_id=outcome.sample_id, error=outcome.error)
+            return cls(run=run, sample_id=outcome.sample_id, error=encodable(outcome.error))
         return cls(
-            run=run, sample_id=outcome.sample_id, text=said.text, stop=said.stop, prompt_tokens=said.prompt_tokens,
-            output_tokens=said.output_tokens, thought_tokens=said.thought_tokens, reasoning=said.reasoning,
+            run=run, sample_id=outcome.sample_id, text=encodable(said.text), stop=said.stop,
+            prompt_tokens=said.prompt_tokens, output_tokens=said.output_tokens, thought_tokens=said.thought_tokens,
+            reasoning=encodable(said.reasoning),
             served=said.served if isinstance(said, ServedGeneration) else None,
         )  # fmt: skip
 

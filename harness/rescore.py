@@ -6,10 +6,11 @@ from pathlib import Path
 from adapters.catalog import choose_model
 from harness.results import Results, read_results, write_results
 from harness.rundir import RunDirectory, read_run
-from harness.score import score_tasks
+from harness.score import doubts_about_boxes, score_tasks
 from harness.settings import load_settings
 from harness.summarise import summarise
 from harness.workload import Workload, load_workload
+from tasks.foundation.console import warn
 from tasks.foundation.errors import RunError
 
 
@@ -30,14 +31,18 @@ def rescore(path: Path, data_dir: Path | None) -> Results:
     directory = RunDirectory(path=path, identity=document["identity"])
     _refuse_other_data(workload, before)
     model = choose_model(document["identity_of"]["model"], settings.model_args)
+    scored = score_tasks(workload.loads, directory, model)
+    doubts = doubts_about_boxes(scored, model)
+    for doubt in doubts:
+        warn(doubt)
     results = summarise(
-        score_tasks(workload.loads, directory, model),
+        scored,
         run=before.run,
         model=before.model,
         suite=before.suite,
         limit=before.limit,
         seed=before.seed,
-        notices=before.notices,
+        notices=tuple(dict.fromkeys((*before.notices, *doubts))),
         unsupported=before.unsupported,
         probe=before.probe,
     )

@@ -1,23 +1,26 @@
 """The main path on one page: load, plan, generate, score, summarise, publish."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adapters.base import Adapter, AdapterEntry, LoadOptions, LocalAdapter
 from adapters.catalog import ChosenModel, choose_model
+from adapters.guarding import named, plugin_faults
 from harness.environment import write_environment
 from harness.generate import answerable, generate, make_plan
+from harness.locking import held_before_loading
 from harness.phases import Phases
 from harness.results import Results, read_results, write_results
 from harness.rundir import RunDirectory, open_run
-from harness.score import score_tasks
+from harness.score import doubts_about_boxes, score_tasks
 from harness.settings import Settings
 from harness.shares import Seat, Share, Told, files_of, merged, refuse_other_weights, shares_of, told_by
 from harness.summarise import summarise
 from harness.workload import Workload, load_workload
 from tasks.foundation.console import say, warn
-from tasks.foundation.errors import MedbenchError, UsageError
+from tasks.foundation.errors import MedbenchError, RunError, UsageError
+from tasks.foundation.memory import room_for
 from tasks.metrics.meteor import start_meteor
 
 Publish = Callable[[Path], None]
@@ -40,21 +43,39 @@ class RunOutcome:
     phases: Phases | None
 
 
-def run(settings: Settings, publish: Publish, *, overwrite: str = "never") -> RunOutcome:
+def run(
+    settings: Settings, publish: Publish, *, overwrite: str = "never", workload: Workload | None = None
+) -> RunOutcome:
     """Run a model over tasks; the same settings continue what an interrupted run left.
 
     Args:
         settings: What to do.
         publish: Writes the pages of a run's folder from its `results.json`.
         overwrite: `never`, or `always` to start afresh.
+        workload: Its tasks, if they were read already.
     """
     phases = Phases()
     with phases.time("load"):
         model = choose_model(settings.model, settings.model_args)
-        workload = load_workload(settings)
+        workload = workload or load_workload(settings)
+    workload.say_left_out()
+    # What was said by a kind, a pattern or `prepared` means the same tasks when run.yaml is run again.
+    settings = replace(settings, tasks=workload.names)
+    with held_before_loading(settings, workload, model):
+        return _run(settings, workload, model, publish, phases, overwrite)
+
+
+def _run(
+    settings: Settings, workload: Workload, model: ChosenModel, publish: Publish, phases: Phases, overwrite: str
+) -> RunOutcome:
+    with phases.time("load"):
         shares = shares_of(settings, workload)
         seat = Seat(lambda share: load_share(settings, model, workload, share))
-        first = told_by(seat.adapter(shares[0]))
+        adapter = seat.adapter(shares[0])
+        with plugin_faults(settings.model.partition(":")[0], "what it says of itself", type(adapter).__module__):
+            first = told_by(adapter)
+        # Only the seat may hold a model: two may not fit.
+        del adapter
     for notice in (*workload.notices, *first.notices):
         warn(notice)
     with open_run(
@@ -95,7 +116,8 @@ def _answer(
         say(f"{share.checkpoint}: {', '.join(share.tasks)}")
         refuse_other_weights(directory.weights, share, adapter)
     plan = make_plan(workload.only(share.tasks), adapter.card.kinds, directory)
-    adapter.expect([load.spec for load in plan.loads])
+    with plugin_faults(adapter.card.name, "expect()", type(adapter).__module__):
+        adapter.expect([load.spec for load in plan.loads])
     failures = generate(plan, adapter, directory, phases, settings)
     return Answered(told=told_by(adapter), failures=failures)
 
@@ -107,7 +129,11 @@ def load_share(settings: Settings, model: ChosenModel, workload: Workload, share
         UsageError: If an option was given that the model does not take.
     """
     _refuse_ignored(settings, model.entry)
-    adapter = model.entry.load(load_options(settings, model, workload, share.checkpoint))
+    name = model.entry.card.name
+    with plugin_faults(name, "load()"), room_for(f"The model {name!r}"):
+        adapter = model.entry.load(load_options(settings, model, workload, share.checkpoint))
+    if not isinstance(adapter, Adapter):
+        raise RunError(f"{named(name)} returned from load() a {type(adapter).__name__}, which is no Adapter.", "")
     _refuse_decoding(settings, adapter)
     return adapter
 
@@ -180,14 +206,18 @@ def score_run(
 ) -> Results:
     """Score what was generated and write `scores/` and `results.json`."""
     loads = answerable(workload, told.kinds)
+    scored = score_tasks(loads, directory, model)
+    doubts = doubts_about_boxes(scored, model)
+    for doubt in doubts:
+        warn(doubt)
     results = summarise(
-        score_tasks(loads, directory, model),
+        scored,
         run=directory.identity,
         model=told.info,
         suite=workload.suite,
         limit=settings.limit,
         seed=settings.seed,
-        notices=(*workload.notices, *told.notices),
+        notices=(*workload.notices, *told.notices, *doubts),
         unsupported=tuple(load.spec.name for load in workload.loads if load not in loads),
         probe=settings.probe,
     )

@@ -1,6 +1,5 @@
 """A run's folder: what it holds, who may write to it, and when it is done."""
 
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from adapters.catalog import ChosenModel
 from harness.environment import answering_code_hash
+from harness.locking import held, slug, unwritable
 from harness.model_info import ModelInfo
 from harness.records import RecordFile
 from harness.settings import Settings
@@ -23,8 +22,6 @@ from tasks.foundation.files import fingerprint, write_atomically
 from tasks.foundation.yaml_tables import read_yaml_table
 
 _IDENTITY_DIGITS = 12
-# File systems allow 255 bytes; names of served models with their addresses may be longer.
-_SLUG_CHARACTERS = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,30 +120,14 @@ def open_run(
     parts = run_identity(settings, workload, told, model, weights)
     identity = fingerprint(parts)[:_IDENTITY_DIGITS]
     probe = f"-{settings.probe}" if settings.probe else ""
-    path = settings.output_dir.absolute() / f"{_slug(settings.model)}-{workload.suite}{probe}-{identity}"
+    path = settings.output_dir.absolute() / f"{slug(settings.model)}-{workload.suite}{probe}-{identity}"
     directory = RunDirectory(path=path, identity=identity)
     _make_folder(path)
-    with _held(path):
+    with held(path.with_name(f".{path.name}.lock"), f"Another process is writing to {path}."):
         if overwrite == "always":
             _empty(path)
         _write_or_check_settings(directory, settings, parts)
         yield directory
-
-
-def _slug(model: str) -> str:
-    """Return the readable part of a folder's name; what makes it unique is the identity."""
-    return re.sub(r"[^a-z0-9.]+", "-", model.lower())[:_SLUG_CHARACTERS].strip("-.")
-
-
-@contextmanager
-def _held(path: Path) -> Iterator[None]:
-    try:
-        with FileLock(path.with_name(f".{path.name}.lock"), timeout=0):
-            yield
-    except Timeout as error:
-        raise RunError(
-            f"Another process is writing to {path}.", "Wait for it, or give another --output-dir."
-        ) from error
 
 
 def _empty(path: Path) -> None:
@@ -163,10 +144,7 @@ def _make_folder(path: Path) -> None:
         (path / ".writable").touch()
         (path / ".writable").unlink()
     except OSError as error:
-        raise RunError(
-            f"The output folder {path.parent} cannot be written to: {error.strerror}.",
-            "Give a folder that you may write to with --output-dir.",
-        ) from error
+        raise unwritable(path.parent, error) from error
 
 
 def _write_or_check_settings(directory: RunDirectory, settings: Settings, parts: dict[str, object]) -> None:

@@ -9,15 +9,18 @@ import numpy as np
 
 from adapters.base import Parser
 from adapters.catalog import ChosenModel
+from adapters.guarding import understood
 from harness.records import GenerationRecord
 from harness.results import Written
 from harness.rundir import RunDirectory
 from harness.workload import TaskLoad
+from tasks.answers.box_check import doubt_about_boxes
 from tasks.answers.box_space import BoxSpace
 from tasks.answers.choice import read_choice
 from tasks.answers.thoughts import take_apart
 from tasks.ceiling import rec_ceilings
-from tasks.foundation.errors import RunError
+from tasks.foundation.console import say, warn
+from tasks.foundation.errors import RunError, SampleError
 from tasks.foundation.files import json_lines, write_atomically
 from tasks.metrics.metric import Scorable
 from tasks.protocols import PROTOCOLS, Evaluation, Item, Protocol, evaluate, state_of, tokenise_together
@@ -54,10 +57,39 @@ def score_tasks(loads: Sequence[TaskLoad], directory: RunDirectory, model: Chose
     """Score the recorded generations of tasks and write them to `scores/<task>.jsonl`."""
     recorded = [(load, read_records(load, directory)) for load in loads]
     predicted = [(load, records, read_items(load, records, model.parse)) for load, records in recorded]
+    _tell_of_parser([item.error for _, _, items in predicted for item in items if item.error], directory)
     tokenise_together((load.spec.name, load.spec.kind, items) for load, _, items in predicted)
     return [
         _score_items(load, items, written_on(records), directory, model.boxes) for load, records, items in predicted
     ]
+
+
+def _tell_of_parser(errors: Sequence[str], directory: RunDirectory) -> None:
+    if errors:
+        warn(f"The model's parser failed on {len(errors)} answers, which are counted as errors. The first: {errors[0]}")
+        say(f"They are read again, without the model, by: medbench score {directory.path}")
+
+
+def doubts_about_boxes(scored: Sequence[ScoredTask], model: ChosenModel) -> tuple[str, ...]:
+    """Return a warning for each task most of whose boxes cover nothing, which is what the wrong space looks like."""
+    space = model.boxes
+    if space is None:
+        return ()
+    declared_by = (
+        "--model-arg boxes=..." if "boxes" in model.entry.arguments else f"the adapter {model.entry.card.name}"
+    )
+    doubts = (
+        doubt_about_boxes(task.load.spec.name, _sized_boxes(task), space=space.name, declared_by=declared_by)
+        for task in scored
+        if task.load.spec.kind == "rec"
+    )
+    return tuple(filter(None, doubts))
+
+
+def _sized_boxes(task: ScoredTask) -> list[tuple[Box, tuple[int, int]]]:
+    pairs = zip(task.load.samples, task.items, strict=True)
+    found = ((item.scorable.predicted_box, sample.image_size) for sample, item in pairs)
+    return [(box, size) for box, size in found if box is not None and size is not None]
 
 
 def read_records(load: TaskLoad, directory: RunDirectory) -> list[GenerationRecord]:
@@ -110,7 +142,10 @@ def predict(record: GenerationRecord, sample: Sample, spec: TaskSpec, parse: Par
     if record.error:
         return Item(state="error", scorable=_scorable(sample, "", None))
     said = take_apart(record.text)
-    answer = parse(said.answer, sample, spec)
+    try:
+        answer = understood(parse, said.answer, sample, spec)
+    except SampleError as error:
+        return Item(state="error", scorable=_scorable(sample, "", None), error=str(error))
     scorable = _scorable(sample, answer.text, _finite(answer.box))
     written = bool(scorable.prediction.strip()) or bool(said.thought) or bool(record.reasoning)
     cut_off = said.unfinished or (record.stop == "length" and written)
@@ -163,6 +198,7 @@ def _score_records(samples: Sequence[Sample], scored: ScoredTask) -> list[dict[s
             "prediction": scored.items[index].scorable.prediction,
             "box": scored.items[index].scorable.predicted_box,
             "labels": labels_of(sample),
+            **({"error": scored.items[index].error} if scored.items[index].error else {}),
             **{protocol: columns[index] for protocol, columns in by_protocol.items()},
         }
         for index, sample in enumerate(samples)

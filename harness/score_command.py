@@ -10,7 +10,7 @@ from harness.commands import exit_code, percent, publish, show_results
 from harness.predictions.catalog import DEFAULT_FORMAT, FORMATS
 from tasks.answers.box_space import BOX_SPACES, UNI_MED, BoxSpace
 from tasks.catalog import get_task
-from tasks.foundation.console import emit, emit_table, say
+from tasks.foundation.console import emit, emit_table, say, warn
 from tasks.foundation.errors import EXIT_FAILED, UsageError
 from tasks.foundation.files import canonical_json
 from tasks.protocols import PROTOCOLS
@@ -61,20 +61,24 @@ def score_command(runs: tuple[Path, ...], data_dir: Path | None, task: str | Non
 
 def _score_runs(runs: Sequence[Path], data_dir: Path | None, options: dict[str, Any]) -> int:
     from harness.rescore import rescore
+    from harness.several import Attempt
 
     given = [_FOR_PREDICTIONS[name] for name, value in options.items() if value is not None]
     if given:
         raise UsageError(f"{given[0]} needs --task.", "Add --task NAME; `medbench tasks` lists them.")
     if not runs:
         raise UsageError("There is nothing to score.", "Give folders of runs, or --task NAME --predictions FILE.")
-    code = 0
+    codes = [0]
     for path in runs:
-        results = rescore(path, data_dir)
-        publish(path)
-        say(str(path))
-        show_results(results)
-        code = max(code, exit_code(results))
-    return code
+        # One run that cannot be scored does not keep the others from it.
+        with Attempt(str(path)) as attempt:
+            results = rescore(path, data_dir)
+            publish(path)
+            say(str(path))
+            show_results(results)
+            codes.append(exit_code(results))
+        codes.append(attempt.exit_code)
+    return max(codes)
 
 
 def _score_predictions(
@@ -129,6 +133,8 @@ def _title(scores: "PredictionScores") -> str:
 def _verdict(scores: "PredictionScores") -> int:
     if scores.samples and scores.states["unparsed"] == scores.samples - scores.states["error"]:
         say("No answer could be read. Is --boxes the space that the model writes in, or --from another format?")
+    if scores.doubt:
+        warn(scores.doubt)
     if any(metric.value is not None for metrics in scores.protocols.values() for metric in metrics.values()):
         return 0
     say("Nothing could be scored.")

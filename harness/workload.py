@@ -6,9 +6,10 @@ from pathlib import Path
 
 from harness.limits import with_limits
 from harness.settings import Settings
-from tasks.catalog import get_task, select_tasks
+from tasks.catalog import PREPARED, Selected, get_task, select_among, task_names
+from tasks.foundation.console import say
 from tasks.foundation.errors import DataError, UsageError
-from tasks.prepared import MANIFEST_NAME, Prepared, is_prepared, load_prepared
+from tasks.prepared import MANIFEST_NAME, Prepared, load_prepared, prepared_names
 from tasks.probes import PROBES, probed
 from tasks.sample import Sample
 from tasks.spec import TaskSpec
@@ -40,12 +41,27 @@ class Workload:
         data_dir: Where the prepared tasks lie.
         loads: The tasks, in catalogue order.
         notices: Lines that the run must show loudly.
+        left_out: Tasks that were asked for by a kind, a pattern or `prepared`, and that are left out.
     """
 
     suite: SuiteName
     data_dir: Path
     loads: tuple[TaskLoad, ...]
     notices: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the tasks."""
+        return tuple(load.spec.name for load in self.loads)
+
+    def say_left_out(self) -> None:
+        """Say which tasks a kind, a pattern or `prepared` did not bring, and why."""
+        missing = [name for name in self.left_out if not _is_there(self.data_dir, name)]
+        if missing:
+            say(f"Left out, since they are not prepared in {self.data_dir}: {', '.join(missing)}.")
+        if variants := [name for name in self.left_out if name not in missing]:
+            say(f"Left out, since variants run only when they are named: {', '.join(variants)}.")
 
     def only(self, names: Collection[str]) -> "Workload":
         """Return the same with some of its tasks."""
@@ -67,23 +83,22 @@ def load_workload(settings: Settings) -> Workload:
         UsageError: If a task name is unknown.
         DataError: If a task is not prepared, or its test split is empty.
     """
-    names = select_tasks(",".join(settings.tasks))
+    # A mistyped task is told before anything is prepared.
+    select_among(",".join(settings.tasks), ())
     data_dir = prepare_mini_suite() if settings.data_dir is None else settings.data_dir
     if not data_dir.is_dir():
         raise DataError(
             f"The data folder {data_dir} does not exist.",
             "Prepare tasks into it: medbench data prepare TASK --source DIR --data-dir DIR",
         )
-    if settings.data_dir is None:
-        names = _in_suite(names, data_dir, settings.tasks)
-    _refuse_unprepared(names, data_dir)
-    loads = _limited([_load_task(data_dir, name, settings.limit) for name in names], settings.max_new_tokens)
-    suite = suite_of(load.prepared for load in loads)
+    selected = _selected(settings, data_dir)
+    loads = _limited([_load_task(data_dir, name, settings.limit) for name in selected.names], settings.max_new_tokens)
+    suite: SuiteName = "mini" if settings.data_dir is None else suite_of(load.prepared for load in loads)
     notices = (MINI_NOTICE,) if suite == "mini" else ()
     if settings.probe:
         loads = _probed(loads, settings)
         notices = (*notices, PROBE_NOTICE.format(settings.probe, PROBES[settings.probe].meaning))
-    return Workload(suite=suite, data_dir=data_dir, loads=loads, notices=notices)
+    return Workload(suite=suite, data_dir=data_dir, loads=loads, notices=notices, left_out=selected.left_out)
 
 
 def _limited(loads: Sequence[TaskLoad], limits: Mapping[str, int]) -> tuple[TaskLoad, ...]:
@@ -107,20 +122,38 @@ def _probed(loads: Sequence[TaskLoad], settings: Settings) -> tuple[TaskLoad, ..
     return tuple(changed)
 
 
-def _in_suite(names: Sequence[str], data_dir: Path, selection: Sequence[str]) -> tuple[str, ...]:
+def _selected(settings: Settings, data_dir: Path) -> Selected:
+    """Return the tasks to run, after a look that all of them are prepared."""
+    there = [name for name in task_names() if _is_there(data_dir, name)]
+    selected = select_among(",".join(settings.tasks), there)
+    if settings.data_dir is None:
+        selected = replace(selected, names=_in_suite(selected.names, there, settings.tasks))
+    if not selected.names:
+        prepared_names(data_dir)
+        raise DataError(f"In {data_dir} only variants are prepared: {', '.join(there)}.", "Name them with --tasks.")
+    _refuse_unprepared([name for name in selected.names if name not in there], there, data_dir)
+    return selected
+
+
+def _is_there(data_dir: Path, name: str) -> bool:
+    return (data_dir / name / MANIFEST_NAME).is_file()
+
+
+def _in_suite(names: Sequence[str], there: Collection[str], selection: Sequence[str]) -> tuple[str, ...]:
     # `all` on the mini suite means all of the suite; a plugin's task must be named to be missed.
     named = {word.strip() for part in selection for word in part.split(",")}
-    return tuple(name for name in names if name in named or is_prepared(data_dir, name))
+    return tuple(name for name in names if name in named or name in there)
 
 
-def _refuse_unprepared(names: Sequence[str], data_dir: Path) -> None:
-    missing = [name for name in names if not (data_dir / name / MANIFEST_NAME).is_file()]
-    if missing:
-        raise DataError(
-            f"Not prepared in {data_dir}: {', '.join(missing)}.",
-            f"Prepare each: medbench data prepare {missing[0]} --source DIR --data-dir {data_dir}\n"
-            "or name the tasks to run with --tasks.",
-        )
+def _refuse_unprepared(missing: Sequence[str], there: Sequence[str], data_dir: Path) -> None:
+    if not missing:
+        return
+    others = f" ({', '.join(there)})" if there else ""
+    raise DataError(
+        f"Not prepared in {data_dir}: {', '.join(missing)}.",
+        f"Prepare each: medbench data prepare {missing[0]} --source DIR --data-dir {data_dir}\n"
+        f"or give --tasks {PREPARED} for those that are{others}, or name the tasks to run.",
+    )
 
 
 def _load_task(data_dir: Path, name: str, limit: int | None) -> TaskLoad:

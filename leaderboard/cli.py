@@ -30,13 +30,20 @@ LAYOUT_NAMES = ("table2", "table3", "table5", "table6")
 def leaderboard_command(runs: tuple[Path, ...], output: Path | None, **wishes: Any) -> None:
     """Put RUNS side by side in one table, or the numbers of a paper alone.
 
+    RUNS are folders of runs, or folders that hold some. What is not finished, or is of another suite than the others,
+    is left out with a line.
+
     \b
-    Example:  medbench leaderboard runs/uni-med-mini-* runs/blind-mini-*
+    Example:  medbench leaderboard runs
+              medbench leaderboard runs/uni-med-mini-* runs/blind-mini-*
               medbench leaderboard --reported table3 --layout table3 --format latex
     """
+    from leaderboard.gathering import Gathered, gather
     from leaderboard.page import Wanted, make_page
 
-    page = make_page(runs, Wanted(**wishes))
+    found = gather(runs) if runs else Gathered()
+    found.tell()
+    page = make_page(found.paths, Wanted(**wishes))
     if output is None:
         emit(page)
         return

@@ -42,6 +42,7 @@ class ScoreRecord:
     paper: Mapping[str, ItemScore]
     strict: Mapping[str, ItemScore]
     labels: Mapping[str, str]
+    error: str = ""
 
     def scores(self, protocol: Protocol) -> Mapping[str, ItemScore]:
         """Return the scores under a protocol by metric; metrics that do not apply are absent."""

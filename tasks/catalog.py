@@ -4,7 +4,8 @@
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, get_args
@@ -34,11 +35,13 @@ _BUILTIN = {
     "mimic-cxr-both": "tasks.datasets.mimic_cxr:MIMIC_CXR_BOTH",
 }
 
-TASKS: Registry[TaskSpec] = Registry("task", _BUILTIN, "medbench.tasks")
+TASKS: Registry[TaskSpec] = Registry("task", _BUILTIN, "medbench.tasks", TaskSpec)
 
 LOCK_FILE = Path(__file__).with_name("versions.lock.json")
 LOCK_COMMAND = "python -m tasks.catalog --lock"
 
+PREPARED = "prepared"
+"""The word for all tasks that are prepared in a data folder."""
 _PATTERN_MARKS = frozenset("*?[")
 
 
@@ -76,11 +79,60 @@ def select_tasks(selection: str) -> tuple[str, ...]:
     Raises:
         UsageError: If a part names nothing; the message has the closest names.
     """
-    parts = [part.strip() for part in selection.split(",") if part.strip()]
+    parts = _parts(selection)
     if not parts:
         raise UsageError("No task was named.", f"Name some of: all, {', '.join((*get_args(Kind), *TASKS))}.")
-    chosen = {name for part in parts for name in _matches(part)}
-    return tuple(name for name in TASKS if name in chosen)
+    return _in_order({name for part in parts for name in _matches(part)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selected:
+    """What a selection names in a folder of prepared tasks.
+
+    Attributes:
+        names: The tasks, in catalogue order; those named in full, and those of `all`, whether they are there or not.
+        left_out: Tasks that a kind or a pattern matches and that are not there, and variants that are there but run
+            only when they are named.
+    """
+
+    names: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def select_among(selection: str, there: Collection[str]) -> Selected:
+    """Return what a selection means where only the tasks `there` are prepared.
+
+    A kind or a pattern stands for those of its tasks that are there, or for all of them if none is; `prepared` stands
+    for all that are there. A name in full, and `all`, mean what they say.
+
+    Raises:
+        UsageError: If a part names nothing; the message has the closest names.
+    """
+    if PREPARED not in _parts(selection):
+        named = select_tasks(selection)
+        wanted = {name for part in _parts(selection) for name in _there(part, there)}
+        return Selected(names=_in_order(wanted), left_out=_in_order(set(named) - wanted))
+    others = [part for part in _parts(selection) if part != PREPARED]
+    more = select_among(",".join(others), there) if others else Selected(names=(), left_out=())
+    wanted = {*more.names, *(name for name in main_task_names() if name in there)}
+    left_out = {*more.left_out, *(name for name in TASKS if name in there)} - wanted
+    return Selected(
+        names=tuple(name for name in TASKS if name in wanted),
+        left_out=tuple(name for name in TASKS if name in left_out),
+    )
+
+
+def _there(part: str, there: Collection[str]) -> set[str]:
+    matches = _matches(part)
+    return matches if part == "all" or part in TASKS else matches.intersection(there) or matches
+
+
+def _in_order(names: Collection[str]) -> tuple[str, ...]:
+    return tuple(name for name in TASKS if name in names)
+
+
+def _parts(selection: str) -> list[str]:
+    return [part.strip() for part in selection.split(",") if part.strip()]
 
 
 def _matches(part: str) -> set[str]:

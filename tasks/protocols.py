@@ -68,10 +68,12 @@ class Item:
     Attributes:
         state: How the prediction came out.
         scorable: The prediction beside its reference.
+        error: Why the model's own parser could make nothing of an answer; empty otherwise.
     """
 
     state: State
     scorable: Scorable
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

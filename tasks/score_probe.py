@@ -7,6 +7,7 @@ touches. Metrics that need Java are present by their signature only; parity test
 from collections.abc import Sequence
 
 from tasks.answers.choice import read_choice
+from tasks.answers.thoughts import final_answer
 from tasks.foundation.files import fingerprint
 from tasks.metrics.metric import Scorable
 from tasks.protocols import PROTOCOLS, Item, metrics_for, scored_items, state_of
@@ -22,6 +23,11 @@ _PAIRS = (
     ("two 1,000 mL chest tubes. No pneumothorax.", "2 chest tubes. no pneumothorax", "OPEN"),
     ("A", "a", "OPEN"),
     ("", "liver", "OPEN"),
+    ("<think>No, the heart.</think> **Yes**", "yes", "CLOSED"),
+    ("No doubt, the left or the right lung.", "right", "CLOSED"),
+    ("I cannot tell.", "yes", "CLOSED"),
+    ("\\boxed{T2\u2011weighted}</s>", "T2-weighted", "OPEN"),
+    ("\u5fc3\u80ba", "\u5fc3\u80ba\u672a\u89c1", "OPEN"),
     (" ".join(f"w{number % 7}" for number in range(60)), " ".join(f"w{number % 9}" for number in range(70)), "OPEN"),
 )
 _CHOICES = {"yes": "yes", "no": "no", "a": "a"}
@@ -63,12 +69,13 @@ def _of_texts(kind: Kind) -> list[Scorable]:
     choices = _CHOICES if kind == "cls" else {}
     return [
         Scorable(
-            prediction=prediction,
+            prediction=answer,
             reference=reference.lower() if choices else reference,
             choices=choices,
-            choice=read_choice(prediction, choices) or "",
+            choice=read_choice(answer, choices) or "",
             labels={"answer_type": answer_type},
         )
-        for prediction, reference, answer_type in _PAIRS
+        for text, reference, answer_type in _PAIRS
+        for answer in [final_answer(text)]
         if not choices or reference.lower() in choices
     ]

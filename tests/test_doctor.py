@@ -38,17 +38,15 @@ def test_every_metric_of_every_task_is_examined(table: Table) -> None:
     assert all(set(values) == set(PSEUDO_MODELS) for values in table.values())
 
 
-def test_strict_gives_the_oracle_100_and_the_empty_model_0(table: Table) -> None:
+def test_strict_gives_the_oracle_100_and_silence_0(table: Table) -> None:
     for (_, protocol, _), values in table.items():
         if protocol == "strict":
             assert values["oracle"] == pytest.approx(1, abs=1e-6)
-            assert values["empty"] == 0
+            assert values["empty"] == values["refusal"] == 0
 
 
-def test_strict_scores_no_refusal_as_a_right_answer(table: Table) -> None:
-    for (_, protocol, metric), values in table.items():
-        if protocol == "strict" and metric in {"accuracy", "closed_accuracy", "macro_f1", "r_at_0.5"}:
-            assert not values["refusal"]
+def test_thinking_first_changes_nothing(table: Table) -> None:
+    assert all(values["thinking"] == values["oracle"] for values in table.values())
 
 
 def test_the_officials_take_a_refusal_for_a_no(table: Table) -> None:
@@ -70,18 +68,22 @@ def test_a_constant_model_gets_the_base_rate(table: Table) -> None:
 
 
 def test_faults_are_found() -> None:
-    sound = Diagnosis(task="t", protocol="strict", metric="f1", values={"oracle": 1.0, "empty": 0.0})
+    values = {"oracle": 1.0, "thinking": 1.0, "empty": 0.0, "refusal": 0.0}
+    sound = Diagnosis(task="t", protocol="strict", metric="f1", values=values)
     assert sound.fault == ""
-    assert "oracle scores 99.00 %" in replace(sound, values={"oracle": 0.99, "empty": 0.0}).fault
-    assert "empty model scores 20.00 %" in replace(sound, values={"oracle": 1.0, "empty": 0.2}).fault
-    assert replace(sound, protocol="paper", values={"oracle": 0.5, "empty": 0.2}).fault == ""
+    assert "oracle scores 99.00 %" in replace(sound, values={**values, "oracle": 0.99, "thinking": 0.99}).fault
+    assert "`empty` scores 20.00 %" in replace(sound, values={**values, "empty": 0.2}).fault
+    assert "`refusal` scores 20.00 %" in replace(sound, values={**values, "refusal": 0.2}).fault
+    assert "20.00 % if it thinks first" in replace(sound, values={**values, "thinking": 0.2}).fault
+    officially = {**values, "oracle": 0.5, "thinking": 0.5, "empty": 0.2}
+    assert replace(sound, protocol="paper", values=officially).fault == ""
 
 
 def test_variants_are_examined_when_named() -> None:
     result = medbench("doctor", "scorers", "--tasks", "medqa-options,pubmedqa-context")
     assert result.returncode == 0, result.stderr
     assert "medqa-options" in result.stdout
-    assert "the empty model 0 everywhere" in result.stderr
+    assert "and silence 0" in result.stderr
 
 
 def test_bad_input_is_an_error(tmp_path: Path) -> None:

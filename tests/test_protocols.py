@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 from typing import cast
 
@@ -139,12 +140,12 @@ def test_unknown_names_are_errors_with_suggestions() -> None:
 @pytest.mark.parametrize(
     ("protocol", "kind", "expected"),
     [
-        ("paper", "vqa", ["ok", "unparsed", "empty", "truncated"]),
-        ("paper", "rec", ["ok", "unparsed", "empty", "truncated"]),
-        ("paper", "report", ["ok", "unparsed", "truncated"]),
-        ("strict", "vqa", ["ok", "empty"]),
-        ("strict", "rec", ["ok", "empty"]),
-        ("strict", "report", ["ok", "empty"]),
+        ("paper", "vqa", ["ok", "unparsed", "empty", "refused", "truncated"]),
+        ("paper", "rec", ["ok", "unparsed", "empty", "refused", "truncated"]),
+        ("paper", "report", ["ok", "unparsed", "refused", "truncated"]),
+        ("strict", "vqa", ["ok", "unparsed", "empty", "refused", "truncated"]),
+        ("strict", "rec", ["ok", "unparsed", "empty", "refused", "truncated"]),
+        ("strict", "report", ["ok", "unparsed", "empty", "refused", "truncated"]),
     ],
 )
 def test_states_that_are_scored(protocol: Protocol, kind: Kind, expected: list[State]) -> None:
@@ -160,8 +161,9 @@ def test_reports_without_text_are_left_out_officially() -> None:
     assert scored_items("strict", "report", items)[0].tolist() == [0, 1, 2, 3]
 
 
-def test_an_empty_state_is_an_empty_prediction_under_strict_whatever_text_it_has() -> None:
-    items = [item("empty", "left lung", "left lung")]
+@pytest.mark.parametrize("state", ["unparsed", "empty", "refused", "truncated"])
+def test_what_is_no_answer_is_wrong_under_strict_whatever_text_it_has(state: State) -> None:
+    items = [item(state, "left lung", "left lung")]
     assert [found.value for found in evaluate("any", "reg", "strict", items)] == [0, 0, 0]
     assert [found.value for found in evaluate("any", "reg", "paper", items)] == [1, 1, 1]
 
@@ -175,12 +177,65 @@ def test_indices_lead_back_to_the_items() -> None:
         for state, prediction, kind in zip(states, predictions, kinds, strict=True)
     ]
     found = {evaluation.metric.metric_id: evaluation for evaluation in evaluate("any", "vqa", "strict", items)}
-    assert found["f1"].indices.tolist() == [0, 1, 4]
+    assert found["f1"].indices.tolist() == [0, 1, 3, 4]
     assert found["closed_accuracy"].indices.tolist() == [1, 4]
-    assert found["open_f1"].indices.tolist() == [0]
+    assert found["open_f1"].indices.tolist() == [0, 3]
     assert found["closed_accuracy"].per_sample().tolist() == [1, 0]
     assert found["closed_accuracy"].value == 0.5
-    assert count_states(items) == {"ok": 3, "unparsed": 0, "empty": 0, "truncated": 1, "error": 1}
+    assert count_states(items) == {"ok": 3, "unparsed": 0, "empty": 0, "refused": 0, "truncated": 1, "error": 1}
+
+
+def test_abstaining_never_pays_under_strict() -> None:
+    silent = [choosing("A", "A")] * 30 + [choosing("I cannot tell.", "A")] * 70
+    trying = [choosing("A", "A")] * 90 + [choosing("B", "A")] * 10
+    [abstained] = evaluate("medqa-options", "qa", "strict", silent)
+    [answered] = evaluate("medqa-options", "qa", "strict", trying)
+    assert (abstained.value, answered.value) == (0.3, 0.9)
+    assert (abstained.value_among_answered, answered.value_among_answered) == (1.0, 0.9)
+    assert abstained.answered.sum() == 30
+    assert count_states(silent)["refused"] == 70
+
+
+@given(
+    st.lists(st.sampled_from(["A", "B", "I cannot tell.", "", "neither", "<think>"]), min_size=1, max_size=12),
+    st.data(),
+)
+@settings(deadline=None, max_examples=100)
+def test_replacing_an_answer_by_silence_never_raises_a_strict_number(texts: list[str], data: st.DataObject) -> None:
+    place = data.draw(st.integers(0, len(texts) - 1))
+    silent = data.draw(st.sampled_from(["", "I'm sorry, but I cannot help.", "..."]))
+    before = [choosing(text, "A") for text in texts]
+    after = [*before[:place], choosing(silent, "A"), *before[place + 1 :]]
+    [first] = evaluate("medqa-options", "qa", "strict", before)
+    [second] = evaluate("medqa-options", "qa", "strict", after)
+    assert second.value <= first.value
+
+
+def test_what_a_machine_failed_to_bring_is_bounded() -> None:
+    items = [choosing("A", "A"), choosing("B", "A"), Item(state="error", scorable=choosing("", "B").scorable)]
+    for protocol in PROTOCOLS:
+        [accuracy] = evaluate("medqa-options", "qa", protocol, items)
+        assert accuracy.value == 0.5
+        assert accuracy.bounds == pytest.approx((1 / 3, 2 / 3))
+    [without] = evaluate("medqa-options", "qa", "strict", items[:2])
+    assert without.bounds is None
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("kind", [kind for kind in _KINDS if kind != "report"])
+def test_bounds_are_the_numbers_of_the_worst_and_the_best_model(protocol: Protocol, kind: Kind) -> None:
+    box = Box(0, 0, 10, 10)
+    named = [
+        replace(scorable(text, right, answer_type), predicted_box=box, reference_box=box)
+        for text, right, answer_type in (("no", "no", "CLOSED"), ("lung", "liver", "OPEN"), ("x", "spleen", "OPEN"))
+    ]
+    items = [Item(state="ok", scorable=one) for one in named[:2]]
+    failed = [*items, Item(state="error", scorable=named[2])]
+    best = [*items, Item(state="ok", scorable=replace(named[2], prediction="spleen"))]
+    for found, right in zip(evaluate("x", kind, protocol, failed), evaluate("x", kind, protocol, best), strict=True):
+        if found.bounds is not None:
+            assert found.bounds[0] <= found.value <= found.bounds[1] + 1e-12
+            assert found.bounds[1] == pytest.approx(right.value)
 
 
 @pytest.mark.parametrize("kind", _KINDS)
@@ -291,14 +346,14 @@ def test_option_a_is_right_only_for_those_who_take_it(protocol: Protocol) -> Non
     assert accuracy.per_sample().tolist() == [1, 1, 0]
 
 
-def test_an_unread_choice_is_wrong_officially_and_counted_under_strict() -> None:
-    items = [choosing("I cannot help.", "A"), choosing("", "A"), choosing("B", "B")]
-    assert [item.state for item in items] == ["unparsed", "empty", "ok"]
+def test_an_unread_choice_is_wrong_under_both_protocols() -> None:
+    items = [choosing("Both are given.", "A"), choosing("I cannot help.", "A"), choosing("", "A"), choosing("B", "B")]
+    assert [item.state for item in items] == ["unparsed", "refused", "empty", "ok"]
     [paper] = evaluate("medqa-options", "qa", "paper", items)
     [strict] = evaluate("medqa-options", "qa", "strict", items)
-    assert paper.per_sample().tolist() == [0, 0, 1]
-    assert strict.indices.tolist() == [1, 2]
-    assert strict.per_sample().tolist() == [0, 1]
+    assert paper.per_sample().tolist() == [0, 0, 0, 1]
+    assert strict.indices.tolist() == [0, 1, 2, 3]
+    assert strict.per_sample().tolist() == [0, 0, 0, 1]
 
 
 def test_a_class_is_read_out_of_a_sentence_only_under_strict() -> None:

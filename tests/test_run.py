@@ -64,8 +64,8 @@ def test_every_metric_says_what_it_counted(quick_run: Path) -> None:
     for task in json.loads((quick_run / "results.json").read_text())["tasks"].values():
         assert set(task["states"]) == set(STATES)
         for result in task["paper"].values():
-            counted = {"n", "errors", "unparsed", "truncated", "empty"}
-            assert set(result) == counted | {"value", "ci", "interval", "ceiling", "signature"}
+            counted = {"n", "errors", "unparsed", "truncated", "empty", "refused", "answered", "among_answered"}
+            assert set(result) == counted | {"value", "ci", "interval", "ceiling", "bounds", "signature"}
             assert result["signature"].endswith(f"n={result['n']}")
 
 
@@ -92,12 +92,15 @@ def test_an_empty_model_scores_zero_and_is_counted(small_data: Path, tmp_path: P
         assert {result["value"] for result in task["strict"].values() if result["n"]} == {0.0}
 
 
-def test_truncated_answers_are_a_state_and_strict_does_not_score_them(small_data: Path, tmp_path: Path) -> None:
+def test_truncated_answers_are_a_state_and_wrong_under_strict(small_data: Path, tmp_path: Path) -> None:
     assert run_mock(small_data, tmp_path, "--tasks", "slake-vqa", model="mock:rambling") == 0
-    task = json.loads((run_folder(tmp_path) / "results.json").read_text())["tasks"]["slake-vqa"]
+    results = json.loads((run_folder(tmp_path) / "results.json").read_text())
+    task = results["tasks"]["slake-vqa"]
     assert task["states"]["truncated"] == task["samples"]
-    assert task["strict"]["f1"]["value"] is None
+    assert task["strict"]["f1"]["value"] == 0
     assert task["strict"]["f1"]["truncated"] == task["samples"]
+    assert task["written"]["at_limit"] == task["samples"]
+    assert any("cut off by the limit" in notice for notice in results["notices"])
 
 
 def test_failed_samples_are_errors_and_the_rest_is_scored(small_data: Path, tmp_path: Path) -> None:
@@ -107,6 +110,9 @@ def test_failed_samples_are_errors_and_the_rest_is_scored(small_data: Path, tmp_
     assert task["paper"]["accuracy"]["value"] == 1.0
     assert task["paper"]["accuracy"]["n"] == task["samples"] - task["states"]["error"]
     assert task["paper"]["accuracy"]["errors"] == task["states"]["error"]
+    for protocol in ("paper", "strict"):
+        low, high = task[protocol]["accuracy"]["bounds"]
+        assert (low, high) == (pytest.approx(1 - task["states"]["error"] / task["samples"]), 1)
     assert not (run_folder(tmp_path) / "done").exists()
     again = medbench(
         "run", "--model", "mock:failing", "--tasks", "dermamnist", "--data-dir", small_data, "--output-dir", tmp_path

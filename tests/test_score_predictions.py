@@ -44,12 +44,12 @@ def test_the_document(tmp_path: Path) -> None:
     document = score(tmp_path, "slake-vqa", rows)
     assert document["task"] == "slake-vqa"
     assert document["n"] == 4
-    assert document["states"] == {"ok": 2, "unparsed": 0, "empty": 1, "truncated": 0, "error": 1}
+    assert document["states"] == {"ok": 2, "unparsed": 0, "empty": 1, "refused": 0, "truncated": 0, "error": 1}
     assert set(document["protocols"]) == {"paper", "strict"}
     f1 = document["protocols"]["strict"]["f1"]
     assert f1["value"] == pytest.approx((0.5 + 1 + 0) / 3)
     assert (f1["n"], f1["errors"], f1["empty"]) == (3, 1, 1)
-    assert f1["signature"] == "f1|clipped|normalised-strictly|strict|ci=clustered:group|n=3"
+    assert f1["signature"] == "f1|clipped|normalised-strictly|plain|strict|answer=final|ci=clustered:group|n=3"
     assert document["protocols"]["strict"]["closed_accuracy"]["value"] == 1
 
 
@@ -63,13 +63,16 @@ def test_boxes_are_read_in_the_declared_space(tmp_path: Path) -> None:
     official = score(tmp_path, "slake-rec", rows)
     assert official["states"]["unparsed"] == 1
     assert official["protocols"]["paper"]["iou"]["value"] == 0.5
-    assert official["protocols"]["strict"]["iou"]["value"] == 1
+    assert official["protocols"]["strict"]["iou"]["value"] == 0.5
+    assert official["protocols"]["strict"]["iou"]["among_answered"] == 1
+    assert official["protocols"]["strict"]["iou"]["answered"] == 0.5
     percent = score(tmp_path, "slake-rec", rows, "--boxes", "percent")
     assert percent["states"]["ok"] == 2
     assert percent["protocols"]["paper"]["iou"]["value"] == 1
     fraction = score(tmp_path, "slake-rec", rows, "--boxes", "fraction")
-    assert fraction["states"] == {"ok": 0, "unparsed": 2, "empty": 0, "truncated": 0, "error": 0}
-    assert fraction["protocols"]["strict"]["iou"]["value"] is None
+    assert fraction["states"] == {"ok": 0, "unparsed": 2, "empty": 0, "refused": 0, "truncated": 0, "error": 0}
+    assert fraction["protocols"]["strict"]["iou"]["value"] == 0
+    assert fraction["protocols"]["strict"]["iou"]["among_answered"] is None
 
 
 def test_the_ceiling_stands_beside_the_score(tmp_path: Path) -> None:
@@ -94,9 +97,9 @@ def test_choices_are_read_where_the_task_has_them(tmp_path: Path) -> None:
         {"prediction": "I cannot say.", "reference": "yes"},
     ]
     document = score(tmp_path, "pubmedqa", rows)
-    assert document["states"]["unparsed"] == 1
-    assert document["protocols"]["strict"]["accuracy"]["value"] == 1
-    assert document["protocols"]["strict"]["accuracy"]["unparsed"] == 1
+    assert document["states"]["refused"] == 1
+    assert document["protocols"]["strict"]["accuracy"]["value"] == 0.5
+    assert document["protocols"]["strict"]["accuracy"]["refused"] == 1
     assert document["protocols"]["paper"]["accuracy"]["value"] == 0.5
 
 

@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from tasks.foundation.errors import DataError, UsageError
 from tasks.foundation.files import canonical_json, file_sha256, fingerprint, read_json
+from tasks.foundation.memory import room_for
 from tasks.foundation.yaml_tables import read_yaml_table
 from unimed.assembly import assemble
 from unimed.base_weights import BaseWeights
@@ -56,15 +57,17 @@ def load_checkpoint(folder: Path, *, device: str = "auto", dtype: str = "auto", 
     Raises:
         DataError: If a file is missing or broken, or a weight is missing, unexpected or of another shape.
         UsageError: If the device or the base weights are not there.
+        RunError: If there is no room for it.
     """
     files = _weight_files(folder)
     transformers_logging.disable_progress_bar()
     chosen = resolve_device(device)
-    model = _load_model(folder, resolve_dtype(dtype, chosen))
-    if merge:
-        model.merge_lora()
-    _cast_parameters(model, resolve_dtype(dtype, chosen))
-    torch.nn.Module.to(model, chosen).eval()
+    with room_for(f"The checkpoint {folder}"):
+        model = _load_model(folder, resolve_dtype(dtype, chosen))
+        if merge:
+            model.merge_lora()
+        _cast_parameters(model, resolve_dtype(dtype, chosen))
+        torch.nn.Module.to(model, chosen).eval()
     processor = UniMedProcessor.of_model(_load_tokenizer(folder), model.config)
     identity = fingerprint({name: _identity_of(folder / name) for name in (*ALWAYS, *files)})
     return LoadedCheckpoint(

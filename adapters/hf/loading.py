@@ -14,6 +14,7 @@ from adapters.hf.processors import load_processor
 from adapters.plain_generation import forget_decoding
 from tasks.foundation.errors import DataError, UsageError
 from tasks.foundation.files import fingerprint
+from tasks.foundation.memory import room_for
 from unimed.base_weights import sampled_files
 from unimed.checkpoint import resolve_device, resolve_dtype
 from unimed.strict_weights import refuse_loading_info
@@ -59,15 +60,17 @@ def load_model(name: str, *, revision: str, device: str, dtype: str) -> Loaded:
         raise UsageError(f"{config.model_type} gives no numbers in float16.", "Give --dtype bfloat16 or float32.")
     processor = load_processor(folder, config)
     try:
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            folder, config=config, dtype=kind, output_loading_info=True, ignore_mismatched_sizes=True
-        )
+        with room_for(f"The model in {folder}"):
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                folder, config=config, dtype=kind, output_loading_info=True, ignore_mismatched_sizes=True
+            )
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"The model in {folder} cannot be read: {error}", "Download it again.") from error
     model, info = loaded
     refuse_loading_info(str(folder), info)
     forget_decoding(model)
-    model = model.to(place).eval()
+    with room_for(f"The model in {folder}"):
+        model = model.to(place).eval()
     return Loaded(model=model, processor=processor, fingerprint=fingerprint(sampled_files(folder)))
 
 

@@ -16,6 +16,7 @@ from adapters.parts.identity import identity_of
 from adapters.parts.text_codec import TextCodec, load_codec
 from tasks.catalog import get_task
 from tasks.foundation.errors import DataError, UsageError
+from tasks.foundation.memory import room_for
 from unimed.checkpoint import resolve_device, resolve_dtype
 
 DEFAULT_VERSION = "v1.5"
@@ -43,7 +44,8 @@ def load_llava_med(options: LoadOptions) -> LlavaMedAdapter:
         trained_on=_tasks(options.arguments["trained_on"]),
     )
     from_base = _is_from_base(version, options.arguments["vision_source"])
-    weights = _load(options, folder, version, from_base=from_base)
+    with room_for(f"LLaVA-Med in {folder}"):
+        weights = _load(options, folder, version, from_base=from_base)
     return LlavaMedAdapter(weights, _with_marks(manner, weights))
 
 

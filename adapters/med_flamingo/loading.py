@@ -20,6 +20,7 @@ from adapters.parts.segment_tokenizer import BOS_ID, EOS_ID, SegmentTokenizer, r
 from adapters.parts.shards import open_shards
 from tasks.foundation.errors import DataError, UsageError
 from tasks.foundation.files import read_json
+from tasks.foundation.memory import room_for
 
 TRAINED_FILE, LLAMA_FOLDER, CLIP_FOLDER = "model.pt", "llama", "clip"
 TOKENIZER_FILE = "tokenizer.model"
@@ -134,9 +135,10 @@ def load_med_flamingo(
     tokenizer = read_tokenizer(places.llama / TOKENIZER_FILE)
     config = _llama_config(places.llama)
     refuse_other_vocabulary(places.llama / TOKENIZER_FILE, tokenizer, int(config.vocab_size))
-    state = read_state(places.trained)
-    vision = _vision(places, state, device)
-    decoder = _decoder(places, config, state, device=device, dtype=dtype)
+    with room_for(f"Med-Flamingo in {places.trained.parent}"):
+        state = read_state(places.trained)
+        vision = _vision(places, state, device)
+        decoder = _decoder(places, config, state, device=device, dtype=dtype)
     return LoadedMedFlamingo(
         decoder=decoder,
         vision=vision,

@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from tasks.foundation.errors import DataError, RunError
+from tasks.foundation.memory import HINT, ran_out_of_memory
 from unimed.strict_weights import refuse_misfits, refuse_other_shapes, some_of
 
 LlamaT = TypeVar("LlamaT", bound=LlamaForCausalLM)
@@ -66,11 +67,13 @@ def fill(
     refuse_other_numbers(source, state)
     try:
         moved = {name: tensor.to(device=device, dtype=dtype) for name, tensor in state.items()}
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out_of_memory(error):
+            raise
         needed = sum(tensor.numel() for tensor in state.values()) * dtype.itemsize / 1e9
         raise RunError(
             f"{source} does not fit: {needed:.3g} GB of weights are too much for the memory of {device} that is free.",
-            "Give --dtype bfloat16, free some memory, or take a larger device or --device cpu.",
+            HINT,
         ) from error
     module.load_state_dict(moved, strict=True, assign=True)
     module.train(mode=False).requires_grad_(requires_grad=False)

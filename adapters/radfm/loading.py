@@ -16,6 +16,7 @@ from adapters.radfm.model import RadFM, RadFMVision
 from adapters.radfm.sizes import SIZES_FILE, RadFMSizes, read_sizes
 from adapters.radfm.state import CHECKPOINT, read_state
 from tasks.foundation.errors import DataError, UsageError
+from tasks.foundation.memory import room_for
 
 TOKENIZER_FILE = "tokenizer.model"
 LANGUAGE_FOLDER, VISION_FILE = "language_model", "vision.safetensors"
@@ -46,12 +47,14 @@ def load_radfm(folder: Path, *, device: torch.device, dtype: torch.dtype) -> Loa
     """
     _refuse_other_folder(folder)
     tokenizer = read_tokenizer(folder / TOKENIZER_FILE)
-    language, vision, sizes = _read(folder)
-    refuse_other_vocabulary(folder / TOKENIZER_FILE, tokenizer, sizes.language_model.vocab_size)
     source = str(folder)
-    llama = filled_llama(LlamaForCausalLM, sizes.llama_config(), language, source, device=device, dtype=dtype)
+    with room_for(source):
+        language, vision, sizes = _read(folder)
+        refuse_other_vocabulary(folder / TOKENIZER_FILE, tokenizer, sizes.language_model.vocab_size)
+        llama = filled_llama(LlamaForCausalLM, sizes.llama_config(), language, source, device=device, dtype=dtype)
+        model = RadFM(language_model=llama, vision=_vision(sizes, vision, source, device), sizes=sizes)
     return LoadedRadFM(
-        model=RadFM(language_model=llama, vision=_vision(sizes, vision, source, device), sizes=sizes),
+        model=model,
         tokenizer=tokenizer,
         fingerprint=identity_of(
             {name: folder / name for name in _parts(folder) if (folder / name).exists()}

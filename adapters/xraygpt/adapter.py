@@ -17,6 +17,7 @@ from adapters.xraygpt.files import find_files
 from adapters.xraygpt.model import assemble, load_converted
 from adapters.xraygpt.prompts import TEMPLATES, TURN_END, Template, question_of
 from tasks.foundation.errors import SampleError, UsageError
+from tasks.foundation.memory import room_for
 from tasks.sample import Sample
 from tasks.spec import Kind, TaskSpec
 from unimed.checkpoint import resolve_device, resolve_dtype
@@ -120,7 +121,9 @@ def load_xraygpt(options: LoadOptions) -> XrayGptAdapter:
         DataError: If a file is missing or broken, or does not fit.
         UsageError: If the checkpoint or the device is not there.
     """
-    weights = _load(_checkpoint(options), options)
+    folder = _checkpoint(options)
+    with room_for(f"XrayGPT in {folder}"):
+        weights = _load(folder, options)
     template = TEMPLATES[options.arguments["template"]]
     return XrayGptAdapter(weights, template, author=options.arguments["preset"] == "author")
 

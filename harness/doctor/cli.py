@@ -130,5 +130,5 @@ def _verdict(diagnoses: "list[Diagnosis]") -> int:
     for found in faults:
         say(f"{found.task} {found.metric} ({found.protocol}): {found.fault}.")
     if not faults:
-        say("strict: the oracle scores 100 and the empty model 0 everywhere. `-`: nothing could be scored.")
+        say("strict: the oracle scores 100, also if it thinks first, and silence 0. `-`: nothing could be scored.")
     return EXIT_FAILED if faults else 0

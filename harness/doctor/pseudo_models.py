@@ -62,6 +62,16 @@ def verbose(spec: TaskSpec, samples: Sequence[Sample]) -> list[str]:
     return [f"{opening} {_right_answer(sample, spec)}{closing}" for sample in samples]
 
 
+def thinking(spec: TaskSpec, samples: Sequence[Sample]) -> list[str]:
+    """Return the right answers behind thoughts that name those of other samples."""
+    others = shuffled(spec, samples)
+    right = oracle(spec, samples)
+    return [
+        f"<think>Is it {other}? The answer is {other}.</think>\n\n{answer}"
+        for other, answer in zip(others, right, strict=True)
+    ]
+
+
 PSEUDO_MODELS: Mapping[str, PseudoModel] = {
     "oracle": oracle,
     "empty": empty,
@@ -69,4 +79,5 @@ PSEUDO_MODELS: Mapping[str, PseudoModel] = {
     "constant": constant,
     "shuffled": shuffled,
     "verbose": verbose,
+    "thinking": thinking,
 }

@@ -13,6 +13,7 @@ from harness.score import predict
 from harness.workload import TaskLoad
 from tasks.protocols import PROTOCOLS, Item, Protocol, evaluate, tokenise_together
 
+_SILENT = ("empty", "refusal")
 _PERFECT = 1 - 1e-6
 """Corpus BLEU has constants against division by zero that keep even the oracle a hair below 1."""
 
@@ -35,13 +36,16 @@ class Diagnosis:
 
     @property
     def fault(self) -> str:
-        """What is wrong under `strict`: an oracle below 1, an empty model above 0; empty if all is well."""
+        """What is wrong: thoughts that are read; under `strict` an oracle below 1, or silence above 0; else empty."""
+        oracle, thinking = self.values["oracle"], self.values["thinking"]
+        if thinking != oracle:
+            return f"the oracle scores {_told(oracle)}, and {_told(thinking)} if it thinks first"
         if self.protocol != "strict":
             return ""
-        oracle, nothing = self.values["oracle"], self.values["empty"]
         if oracle is not None and oracle < _PERFECT:
-            return f"the oracle scores {100 * oracle:.2f} %"
-        return f"the empty model scores {100 * nothing:.2f} %" if nothing else ""
+            return f"the oracle scores {_told(oracle)}"
+        silent = [model for model in _SILENT if self.values[model]]
+        return f"the model `{silent[0]}` scores {_told(self.values[silent[0]])}" if silent else ""
 
     def as_json(self) -> dict[str, Any]:
         """Return the diagnosis as plain values."""
@@ -80,6 +84,10 @@ def _diagnoses(load: TaskLoad, answered: Mapping[tuple[str, str], Sequence[Item]
             metric = evaluation.metric.metric_id
             found.append(Diagnosis(task=spec.name, protocol=protocol, metric=metric, values=values))
     return found
+
+
+def _told(value: float | None) -> str:
+    return "nothing" if value is None else f"{100 * value:.2f} %"
 
 
 def _value(number: float) -> float | None:

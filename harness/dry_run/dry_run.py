@@ -50,6 +50,7 @@ def dry_run(settings: Settings) -> list[DryShare]:
     """
     model = choose_model(settings.model, settings.model_args)
     workload = load_workload(settings)
+    workload.say_left_out()
     seat = Seat(lambda share: load_share(settings, model, workload, share))
     return [_of_share(seat.adapter(share), share, workload, settings) for share in shares_of(settings, workload)]
 

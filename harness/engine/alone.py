@@ -7,6 +7,7 @@ import torch
 from transformers import GenerationConfig
 
 from adapters.base import Generation, LocalAdapter, RowStates, TextSegment
+from adapters.guarding import one_sample
 from adapters.plain_generation import forget_decoding
 from harness.engine.choosing import Row, outcome_of
 from harness.engine.request import Request
@@ -62,7 +63,10 @@ def _state(adapter: LocalAdapter, request: Request) -> object:
 
 
 def _features(adapter: LocalAdapter, request: Request, image: ImageRef) -> torch.Tensor:
-    return adapter.encode_images([adapter.pixels(open_image(request.source, image))])[0]
+    picture = open_image(request.source, image)
+    with one_sample(adapter, f"pixels() of {image.path}"):
+        pixels = adapter.pixels(picture)
+    return adapter.encode_images([pixels])[0]
 
 
 def _parts(adapter: LocalAdapter, request: Request) -> Iterator[torch.Tensor]:

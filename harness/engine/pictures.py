@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from adapters.base import LocalAdapter, Pixels
+from adapters.guarding import one_sample
 from harness.phases import Phases
 from tasks.foundation.errors import SampleError
 from tasks.images import locate, open_image
@@ -112,7 +113,8 @@ class Pictures:
             return Picture(digest=digest, pixels=None)
         image = open_image(source, ref)
         decoded = time.perf_counter()
-        pixels = self._adapter.pixels(image)
+        with one_sample(self._adapter, f"pixels() of {ref.path}"):
+            pixels = self._adapter.pixels(image)
         return Picture(digest=digest, pixels=pixels, seconds=(decoded - started, time.perf_counter() - decoded))
 
 

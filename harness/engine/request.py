@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from adapters.base import Generation, LocalAdapter, Prompt
+from adapters.guarding import rendered
 from harness.engine.layout import layout_of
 from tasks.images import size_of_image
 from tasks.sample import Sample
@@ -97,7 +98,7 @@ def make_request(
     Raises:
         SampleError: If it cannot be rendered.
     """
-    prompt = adapter.render(sample, spec, partial(size_of_image, source))
+    prompt = rendered(adapter, sample, spec, partial(size_of_image, source))
     decoding = Decoding(
         max_new_tokens=adapter.longest_answer(spec), end_ids=adapter.end_ids, stop_strings=adapter.stop_strings(spec),
         **asdict(choosing),

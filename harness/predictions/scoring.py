@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from harness.predictions.record import Prediction
 from harness.results import MetricResult
 from harness.summarise import metric_result
+from tasks.answers.box_check import doubt_about_boxes
 from tasks.answers.box_space import BoxSpace
 from tasks.answers.choice import read_choice
 from tasks.answers.thoughts import Said, take_apart
@@ -31,12 +32,14 @@ class PredictionScores:
         samples: Number of predictions.
         states: Predictions by state.
         protocols: By protocol and metric.
+        doubt: Why the boxes may have been read in the wrong space, or empty.
     """
 
     task: str
     samples: int
     states: dict[State, int]
     protocols: dict[Protocol, dict[str, MetricResult]]
+    doubt: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return the document that `medbench score --format json` prints."""
@@ -87,7 +90,20 @@ def score_predictions(
         samples=len(items),
         states=count_states(items),
         protocols={protocol: results(protocol) for protocol in protocols},
+        doubt=_doubt(spec, predictions, items, boxes),
     )
+
+
+def _doubt(spec: TaskSpec, predictions: Sequence[Prediction], items: Sequence[Item], boxes: BoxSpace | None) -> str:
+    if boxes is None or spec.kind != "rec":
+        return ""
+    sizes = (prediction.image_size for prediction in predictions)
+    read = [
+        (item.scorable.predicted_box, size)
+        for item, size in zip(items, sizes, strict=True)
+        if item.scorable.predicted_box is not None and size is not None
+    ]
+    return doubt_about_boxes(spec.name, read, space=boxes.name, declared_by="--boxes")
 
 
 def _item(prediction: Prediction, spec: TaskSpec, boxes: BoxSpace | None) -> Item:

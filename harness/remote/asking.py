@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import count
 
+from adapters.guarding import one_sample
 from adapters.remote import Complete, Letter, RemoteAdapter, Reply, TryAgainError, Usage
 from harness.engine.request import Outcome
 from harness.remote.order import Question
@@ -114,7 +115,8 @@ class Asking:
 
     async def _prepare(self, question: Question) -> Letter | SampleError:
         try:
-            return await asyncio.to_thread(self._adapter.prepare, question.sample, question.spec, question.source)
+            with one_sample(self._adapter, "prepare()", question.sample):
+                return await asyncio.to_thread(self._adapter.prepare, question.sample, question.spec, question.source)
         except SampleError as error:
             return error
 
@@ -160,7 +162,8 @@ class Asking:
         now = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout_at(min(now + self._patience.timeout, deadline)):
-                reply = await asked.complete(asked.letter)
+                with one_sample(self._adapter, "its reply", asked.question.sample):
+                    reply = await asked.complete(asked.letter)
         except TimeoutError:
             error = TryAgainError("timeout", f"{self._adapter.host} did not answer in time.")
             self._note(error, ticket)

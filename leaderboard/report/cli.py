@@ -24,19 +24,23 @@ def report_command(
 ) -> None:
     """Put RUNS of the same data into one HTML file to look through, without a network.
 
-    Several runs are shown side by side, and the first is compared with each other one.
+    Several runs are shown side by side, and the first is compared with each other one. RUNS may be folders that hold
+    runs; what is not finished, or is of another suite than the others, is left out with a line.
 
     \b
     Example:  medbench report runs/uni-med-mini-0123456789ab
               medbench report runs/uni-med-* runs/blind-* --output both.html
     """
+    from leaderboard.gathering import gather
     from leaderboard.report.document import ReportOptions
     from leaderboard.report.pictures import MEGABYTE, ImageBudget
     from leaderboard.report.write import REPORT_FILE, report_of
 
     budget = ImageBudget(size=megabytes * MEGABYTE) if megabytes else None
-    page = report_of(runs, ReportOptions(budget=budget, reveal_credentialed=reveal_credentialed), data_dir)
-    target = output or (runs[0] / REPORT_FILE if len(runs) == 1 else Path(REPORT_FILE))
+    found = gather(runs)
+    found.tell()
+    page = report_of(found.paths, ReportOptions(budget=budget, reveal_credentialed=reveal_credentialed), data_dir)
+    target = output or (runs[0] / REPORT_FILE if list(runs) == found.paths and len(runs) == 1 else Path(REPORT_FILE))
     write_atomically(target, page)
     if reveal_credentialed:
         warn(f"{target} holds texts and images of credentialed datasets, if the runs have any. Do not pass it on.")

@@ -73,7 +73,10 @@ def _answers(
     return columns | {
         "text": [texts.place(record.prediction if record else None) for record in found],
         "raw": [texts.place(_raw(record, one)) for record, one in zip(found, said, strict=True)],
-        "error": [texts.place(_without_folder(one.error, source)) for one in said],
+        "error": [
+            texts.place(_without_folder(one.error or (record.error if record else ""), source))
+            for record, one in zip(found, said, strict=True)
+        ],
         "stop": [texts.place(one.stop) for one in said],
         "tokens": [one.tokens for one in said],
         "box": _boxes(record.box if record else None for record in found),

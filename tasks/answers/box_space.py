@@ -1,8 +1,9 @@
 """Boxes as models write them: the coordinate space is declared by the adapter and never guessed from an answer.
 
-The notation is read tolerantly, since models vary it: in brackets, as two points, as a JSON object, each number in
-angle brackets of its own, as location tokens, or bare. What the numbers mean is not: the same four numbers are other
-boxes in pixels than in thousandths, and choosing per answer whichever fits better would be scoring by the reference.
+The notation is read tolerantly, since models vary it (`box_text`). What the numbers mean is not: the same four numbers
+are other boxes in pixels than in thousandths, and choosing per answer whichever fits better would be scoring by the
+reference. What an answer itself says of its numbers is heeded: names go before the order of the space, a percent is a
+hundredth of the image's side in every space, and pixels in a space that counts none are no box.
 """
 
 import math
@@ -12,12 +13,13 @@ from dataclasses import dataclass
 from string import Formatter
 from typing import Literal
 
+from tasks.answers.box_names import Numbers
+from tasks.answers.box_text import ToldBox, told_box
 from tasks.sample import Box
 
 Order = Literal["xyxy", "yxyx", "xywh", "cxcywh"]
 Notation = Literal["any", "official"]
 Rounding = Literal["truncate", "nearest"]
-Numbers = tuple[float, float, float, float]
 _IN_WORDS: Mapping[Order, tuple[str, str, str, str]] = {
     "xyxy": ("left", "top", "right", "bottom"),
     "yxyx": ("top", "left", "bottom", "right"),
@@ -25,29 +27,7 @@ _IN_WORDS: Mapping[Order, tuple[str, str, str, str]] = {
     "cxcywh": ("horizontal centre", "vertical centre", "width", "height"),
 }
 
-_NUMBER = r"-?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
-_GAP = r"(?:\s*,\s*|\s+)"
-_FOUR = _GAP.join([_NUMBER] * 4)
-_POINT = rf"[(\[]\s*{_NUMBER}{_GAP}{_NUMBER}\s*[)\]]"
-_ANGLE = rf"<\s*(?:loc_?)?{_NUMBER}\s*>"
-_CORNERS = ("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom")
-_SIZES = ("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height")
-_NAMES = frozenset(name for names in (*_CORNERS, *_SIZES) for name in names)
-# The numbers of a box in one pair of brackets; as points, each in brackets; each in angle brackets.
-_NOTATIONS = tuple(
-    re.compile(pattern)
-    for pattern in (
-        rf"[\[({{]\s*{_FOUR}\s*[\])}}]|<box>\s*{_FOUR}\s*</box>",
-        rf"(?:{_POINT}\s*,?\s*)+",
-        rf"(?:{_ANGLE}\s*)+",
-    )
-)
-_A_NUMBER = re.compile(_NUMBER)
-_NAMED_NUMBER = re.compile(rf"""["']?\b([A-Za-z]+[12]?)["']?\s*[:=]\s*({_NUMBER})""")
-_ANY_NUMBER = re.compile(rf"(?<![\w.]){_NUMBER}(?![\w]|\.\d)")
-_BARE_NUMBERS = 4
 _LEAST_SQUARES, _MOST_SQUARES = 4, 16_384
-_PERCENT = 100
 _OFFICIAL = re.compile(r"\{<(\d{1,3})><(\d{1,3})><(\d{1,3})><(\d{1,3})>\}")
 
 
@@ -95,7 +75,7 @@ class BoxSpace:
         return self.template.format(*(self._rounded(number) for number in numbers))
 
     def read(self, text: str, image_size: tuple[int, int]) -> Box | None:
-        """Return the first box of an answer in pixels of the original image, or None.
+        """Return the box that an answer tells, in pixels of the original image, or None.
 
         Numbers outside the space (1.5 where 1 is the whole width) are no box. An inverted box is one.
 
@@ -103,10 +83,14 @@ class BoxSpace:
             text: The answer.
             image_size: Width and height of the original image in pixels.
         """
-        corners = self._corners(text)
-        if corners is None:
+        if self.notation == "official":
+            numbers = _official_numbers(text)
+            return None if numbers is None else self._unscaled(Box(*numbers), image_size)
+        told = told_box(text, y_first=self.order == "yxyx")
+        if told is None or told.unit == "?" or (told.unit == "px" and self.units is not None):
             return None
-        return self._unscaled(Box(*corners), image_size)
+        corners = _corners_of(told.numbers, self._order_of(told))
+        return _PERCENTS._placed(corners, image_size) if told.unit == "%" else self._placed(corners, image_size)
 
     def in_words(self, image_size: tuple[int, int] | None = None) -> str:
         """Return how a box is written, as a model is told that may know many ways.
@@ -130,19 +114,18 @@ class BoxSpace:
         """Return what is left of a box in pixels after it was written and read: the best that a model can score."""
         return self.read(self.write(box, image_size), image_size)
 
-    def _corners(self, text: str) -> Numbers | None:
-        if self.notation == "official":
-            return _official_numbers(text)
-        named = _numbers_by_name(text)
-        if named:
-            corners = _named_corners(named)
-        else:
-            numbers = _first_numbers(text, percent=self.units == _PERCENT)
-            corners = None if numbers is None else _corners_of(numbers, self.order)
-        return corners if corners is not None and self._holds(corners) else None
+    def _order_of(self, told: ToldBox) -> Order:
+        if told.order == "space":
+            return self.order
+        if told.order == "points":
+            return "yxyx" if self.order == "yxyx" else "xyxy"
+        return told.order
+
+    def _placed(self, corners: Numbers, image_size: tuple[int, int]) -> Box | None:
+        return self._unscaled(Box(*corners), image_size) if self._holds(corners) else None
 
     def _holds(self, corners: Numbers) -> bool:
-        return self.units is None or all(0 <= number <= self.units for number in corners)
+        return all(math.isfinite(number) and (self.units is None or 0 <= number <= self.units) for number in corners)
 
     def _scaled(self, box: Box, image_size: tuple[int, int]) -> Box:
         # Divided first, as the official code does: 29 of 100 pixels is 28.999..., which truncates to 28.
@@ -201,44 +184,9 @@ def _official_numbers(text: str) -> Numbers | None:
     to 999 pass.
     """
     match = _OFFICIAL.match(text.strip().replace("<unk>", "").replace(" ", ""))
-    return None if match is None else _four(match.groups())
-
-
-def _numbers_by_name(text: str) -> dict[str, float]:
-    """Return the numbers that carry a name of a corner or a size, each name's first one."""
-    found: dict[str, float] = {}
-    for name, number in _NAMED_NUMBER.findall(text):
-        if name.lower() in _NAMES:
-            found.setdefault(name.lower(), float(number))
-    return found
-
-
-def _named_corners(named: Mapping[str, float]) -> Numbers | None:
-    """Return the corners that names give, whatever their order; None if some are missing."""
-    for names in _CORNERS:
-        if all(name in named for name in names):
-            return _four([named[name] for name in names])
-    for names in _SIZES:
-        if all(name in named for name in names):
-            left, top, width, height = (named[name] for name in names)
-            return _four([left, top, left + width, top + height])
-    return None
-
-
-def _first_numbers(text: str, *, percent: bool) -> Numbers | None:
-    matches = [match for notation in _NOTATIONS if (match := notation.search(text))]
-    if matches:
-        # Three points or five numbers are no box, and none is picked out of them.
-        return _four(_A_NUMBER.findall(min(matches, key=re.Match.start).group(0)))
-    bare = _ANY_NUMBER.findall(text)
-    return _four(bare) if len(bare) == _BARE_NUMBERS and (percent or "%" not in text) else None
-
-
-def _four(numbers: Sequence[str | float]) -> Numbers | None:
-    values = [float(number) for number in numbers]
-    if len(values) != _BARE_NUMBERS or not all(map(math.isfinite, values)):
+    if match is None:
         return None
-    first, second, third, fourth = values
+    first, second, third, fourth = map(float, match.groups())
     return first, second, third, fourth
 
 
@@ -264,6 +212,7 @@ def _corners_of(numbers: Numbers, order: Order) -> Numbers:
     return first, second, third, fourth
 
 
+_PERCENTS = BoxSpace(name="percent", units=100)
 UNI_MED = BoxSpace(
     name="uni-med",
     units=100,
@@ -278,7 +227,7 @@ BOX_SPACES: Mapping[str, BoxSpace] = {
     for space in (
         UNI_MED,
         BoxSpace(name="fraction", units=1, digits=3),
-        BoxSpace(name="percent", units=100),
+        _PERCENTS,
         BoxSpace(name="permille", units=1000),
         BoxSpace(name="permille-yxyx", units=1000, order="yxyx"),
         BoxSpace(name="pixels", units=None),

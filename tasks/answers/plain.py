@@ -1,7 +1,8 @@
 """The words of a text without what only dresses them: markup, typographic characters, composed letters.
 
-`**Ｂ**` and `B`, `T2‑weighted` with a non-breaking hyphen and `T2-weighted`, `$\\text{B}$` and `B` say the same. No word is
-ever taken away, and what looks like markup but is a part of a name stays: `x_1`, `T2*`, `a*b`, `CD4+`, `<5 mm`.
+`**B**`, a full-width B, `$\\text{B}$` and `B` say the same, and so does `T2-weighted` with a hyphen that does not
+break. No word is ever taken away, and what looks like markup but is a part of a name stays: `x_1`, `T2*`, `a*b`,
+`CD4+`, `<5 mm`.
 """
 
 import re
@@ -22,7 +23,9 @@ _CHARACTERS: dict[int, str] = {
     ord("\u3011"): "]",
     ord("\u2044"): "/",
 }
-_INVISIBLE = re.compile("[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff]")
+_INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff]"
+)
 _LONG_DASH = re.compile("[ \t]*[\u2014\u2015\u2e3a\u2e3b\ufe31\ufe32]+[ \t]*")
 # NFKC alone would make 105 of ten to the fifth, and 11/2 of one and a half.
 _EXPONENT = re.compile("(?<=\\d)(?=[\u2070\u00b9\u00b2\u00b3\u2074-\u207b])")

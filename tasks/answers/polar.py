@@ -7,6 +7,7 @@ answer that takes itself back, the last version counts.
 """
 
 import re
+from functools import lru_cache
 from typing import Literal
 
 from tasks.answers.plain import plain_text
@@ -21,29 +22,37 @@ _MEANINGS: dict[str, Polar] = {
     "yes": "yes", "yeah": "yes", "yep": "yes", "no": "no", "nope": "no", "maybe": "maybe",
 }  # fmt: skip
 _WORD = r"(?:yes|yeah|yep|nope|no|maybe)"
-_TOKEN = re.compile(rf"(?<![\w'-])({_WORD})(?![\w'])(?!-\w)", re.IGNORECASE)
+_TOKEN = re.compile(rf"(?<![\w-])(?<!\w')({_WORD})(?!\w|'\w|-\w)", re.IGNORECASE)
 # `yes or no`, `yes/no/maybe`, `yes, no`: a list, whoever made it. `Yes, no fracture` is none.
 _LIST = re.compile(
-    rf"""(?<![\w'-]){_WORD}\b(?:[\s"')\]]*(?:[/|]|,?\s*(?:\bor\b|\bnor\b|\bvs\b\.?|\bversus\b))[\s"'(\[]*(?:maybe\s+)?{_WORD}\b
+    rf"""(?<![\w'-]){_WORD}\b(?:[\s"')\].]*(?:[/|]|,?\s*(?:\bor\b|\bnor\b|\bvs\b\.?|\bversus\b))[\s"'(\[]*(?:maybe\s+)?{_WORD}\b
        |[\s"')\]]*(?:,\s*(?:and|or)?|\band\b|&|\+)[\s"'(\[]*(?:also\s+)?{_WORD}\b(?!-\w)(?!\s+\w))+""",
     re.IGNORECASE | re.VERBOSE,
 )
 _ENDS = r"\s*(?:\Z|[.,;:!)\]}\"'\n]|\s-+(?=\s|\Z)|-\s)"
 _REASON = (
-    r"\s+(?:rather|instead|not|it|there|this|that|these|those|they|he|she|we|because|since|as|due|given|based|the|according|is\s+(?:the|my)\s+"
+    r"\s+(?:but|though|although|rather|instead|not|it|there|this|that|these|those|they|he|she|we|because|since|as|due|given|based|the|according|is\s+(?:the|my)\s+"
     r"(?:(?:correct|right|best|final)\s+)?(?:answer|choice|one)|is\s+(?:correct|right))\b"
 )
-_STANDS = re.compile(rf"{_ENDS}|{_REASON}", re.IGNORECASE)
+_STANDS = re.compile(rf"{_ENDS}|{_REASON}|\s*\([^()]*\)\s*(?:\Z|[.,;!\n])", re.IGNORECASE)
+_MAYBE_STANDS = re.compile(rf"{_ENDS}|\s+(?:because|since|as|due|rather|instead|but)\b|\s*\(", re.IGNORECASE)
+_QUALIFIED = re.compile(r"\s+(?:for|on|in|at|if|when|otherwise)\b", re.IGNORECASE)
 _IS_CLOSED = re.compile(_ENDS, re.IGNORECASE)
 _IS_NUMBER = re.compile(r"\.\s*\d")
 # Behind a `yes` at the very beginning nearly everything is an explanation: `yes fracture is visible`.
 _YES_GOES_ON = re.compile(
-    r"\s+(?!(?:yes|no|maybe|or|and|nor|if|unless|when|only|to|is|was|would|could|may|might|should|can|seems?|answers?|options?|votes?|man)\b|\d+\s*%)\w",
+    r"\s+(?!(?:yes|no|maybe|or|and|nor|if|unless|when|only|to|is|was|would|could|may|might|should|can|seems?|answers?"
+    r"|options?|votes?|man|for)\b|\d+\s*%)\w",
     re.IGNORECASE,
 )
-_BEGINS = re.compile(r"(?:\A|[.!?;:,\n(\[{\"'>|=]|(?:\A|\s)-+)\s*\Z")
+_SURELY = (
+    r"(?:\s*[:,]?\s*(?:definitely|clearly|certainly|probably|likely|most\s+likely|simply|indeed|therefore|still|just"
+    r"|also|actually))*"
+)
+_BEGINS = re.compile(rf"(?:\A|[.!?;:,\n(\[{{\"'>|=]|(?:\A|\s)-+){_SURELY}\s*[,:]?\s*\Z", re.IGNORECASE)
 _SUBJECT = (
-    r"(?:answer|decision|conclusion|verdict|response|result|reply|prediction|output|label|choice|option|guess|vote|judge?ment|opinion|assessment)"
+    r"(?:answer|decision|conclusion|verdict|response|result|reply|prediction|output|label|choice|option|guess|vote"
+    r"|judge?ment|opinion|assessment)"
 )
 _DECLARED = re.compile(
     rf"""(?:\b{_SUBJECT}\s+(?:(?:here|to|for|of)\b[^.;:,\n]{{0,60}}?)?(?:is|was|would\s+be|should\s+be|must\s+be|remains)
@@ -57,6 +66,9 @@ _DECLARED = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _THIS_IS = re.compile(r"\b(?:it|this|that|which)(?:'s|\s+is)\s*\Z", re.IGNORECASE)
+_WRONG = re.compile(r"\b(?:wrong|incorrect|false|worst|least(?:\s+\w+)?|alternative|other)\s*\Z", re.IGNORECASE)
+_MANY = 400
+_MAY_BE = re.compile(r"\b(?:may|might|could)\s+(?:also\s+|well\s+)?be\s*\Z", re.IGNORECASE)
 _DOES_NOT_KNOW = re.compile(
     r"""[\s,.;:!-]*(?:but\s+|sorry,?\s*(?:but\s+)?)?(?:i\s+am\s+sorry|i'm\s+sorry
        |(?:i|we)\s*(?:do\s+not|don't|cannot|can't|can\s+not|am\s+not|'m\s+not|am\s+unable\s+to|could\s+not|couldn't)\s+(?:really\s+)?
@@ -95,10 +107,14 @@ def _agreed(text: str) -> Polar | None:
     said = _LIST.sub(_shortened, text)
     asserted: set[Polar] = set()
     mentioned: set[Polar] = set()
-    for token in _TOKEN.finditer(said):
+    tokens = list(_TOKEN.finditer(said))
+    # Who says it a thousand times is told by the first and the last ones.
+    for token in tokens if len(tokens) <= _MANY else tokens[: _MANY // 2] + tokens[-_MANY // 2 :]:
         meaning = _MEANINGS[token.group(1).lower()]
         if _is_asserted(said, token):
             asserted.add(meaning)
+            if len(asserted) > 1:
+                return None
         elif _is_mentioned(said, token):
             mentioned.add(meaning)
     return next(iter(asserted)) if len(asserted) == 1 and mentioned <= asserted else None
@@ -118,8 +134,19 @@ def _is_asserted(text: str, token: re.Match[str]) -> bool:
     if _THIS_IS.search(ahead) and not behind.strip():
         # `It is no` may have been cut off.
         return False
-    begins = _BEGINS.search(ahead) is not None or _DECLARED.search(ahead) is not None
-    return begins and not is_denied_before(text, start) and not is_supposed(text, start)
+    declared = _begins(ahead)
+    if declared is None or _WRONG.search(before(text, start - declared)):
+        return False
+    return not is_denied_before(text, start) and not is_supposed(text, start)
+
+
+@lru_cache(maxsize=1024)
+def _begins(ahead: str) -> int | None:
+    """Return how far before a word its clause or declaration begins; None if it is in the midst of one."""
+    if _BEGINS.search(ahead):
+        return 0
+    declared = _DECLARED.search(ahead)
+    return len(ahead) - declared.start() if declared else None
 
 
 def _stands(token: re.Match[str], behind: str, *, first: bool) -> bool:
@@ -128,13 +155,17 @@ def _stands(token: re.Match[str], behind: str, *, first: bool) -> bool:
         return False
     meaning = _MEANINGS[token.group(1).lower()]
     if meaning == "maybe":
-        return _IS_CLOSED.match(behind) is not None
+        return _MAYBE_STANDS.match(behind) is not None
     goes_on = first and meaning == "yes" and _YES_GOES_ON.match(behind) is not None
     return goes_on or _STANDS.match(behind) is not None
 
 
 def _is_mentioned(text: str, token: re.Match[str]) -> bool:
+    """Return whether a word is said as an answer that is not claimed: `it may be no`, `no for the right`."""
     start, end = token.span(1)
-    behind = text[end : end + 8]
+    behind = text[end : end + 12]
+    aside = _QUALIFIED.match(behind) is not None and _BEGINS.search(before(text, start)) is not None
     closed = _IS_CLOSED.match(behind) is not None and not _IS_NUMBER.match(behind)
-    return closed and not is_denied_before(text, start) and not is_supposed(text, start)
+    if not (closed or aside) or is_denied_before(text, start):
+        return False
+    return _MAY_BE.search(before(text, start)) is not None or not is_supposed(text, start)

@@ -1,10 +1,11 @@
 """How English takes a word back, denies it or only supposes it: what every reader of answers has to respect.
 
 All questions here are about a place in a text and look at a bounded stretch around it, so that asking them for every
-place stays linear in the length of the text.
+place stays linear in the length of the text. They are cached, since a text that is long goes in circles.
 """
 
 import re
+from functools import lru_cache
 
 _REACH = 120
 
@@ -15,10 +16,10 @@ _TAKES_BACK = re.compile(
        |\bhold\s+on\b|\b(?:scratch|strike)\s+that\b|\bcorrection\b(?=\s*[:,!.-])|\bon\s+second\s+thoughts?\b
        |\blet\s+me\s+(?:reconsider|rethink|re-think|think\s+again|re-?check|re-?evaluate|re-?read|correct|revise)\b
        |\bi\s+(?:take\s+(?:that|it)\s+back|was\s+wrong|made\s+an?\s+(?:mistake|error)|misread|misspoke|changed\s+my\s+mind)\b
-       |\bmy\s+(?:mistake|bad)\b|\boops\b|\bi\s+mean\b(?!s)|\bor\s+rather\b""",
+       |\bmy\s+(?:mistake|bad)\b|\boops\b|\bi\s+mean\b(?!s)|\bor\s+rather\b|(?<=[-,.;!]\s)sorry\s*[,:-]""",
     re.IGNORECASE | re.VERBOSE,
 )
-_SAYS_ANEW = re.compile(r"(?:^|[.!?;\n,]|\.\.\.|\s-)\s*(?:actually|hmm+|rather)\b[\s,:]*", re.IGNORECASE)
+_SAYS_ANEW = re.compile(r"(?:^|[.!?;\n,]|\.\.\.|\s-)\s*(?:(?:actually|hmm+|rather|well)\b[\s,:.]*)+", re.IGNORECASE)
 
 _DENIED_BEFORE = re.compile(
     r"""(?:\b(?:not|never|cannot|neither|nor|hardly|without|than|instead\s+of|except|excluding|excludes?|excluded|unlike
@@ -30,24 +31,34 @@ _DENIED_BEFORE = re.compile(
             \s+(?:say|tell|determine|confirm|conclude|know|decide|answer|see)|unsure|uncertain|unclear
             |(?<!no\s)(?<!without\s)(?<!\ba\s)(?<!any\s)doubts?|doubtful|unlikely)\b
           (?:(?!\bbut\b)[^.;:!?\n]){0,80}\Z
-       |\b(?:wrong|incorrect|false|worst|bad|poor|least(?:\s+\w+)?|second[\s-]best)\s*\Z""",
+       |\b(?:wrong|incorrect|false|worst|bad|poor|least(?:\s+\w+)?|second[\s-]best)\s*(?:(?:that|to)\s*)?\Z""",
     re.IGNORECASE | re.VERBOSE,
 )
 _DENIED_BEHIND = re.compile(
-    r"""[^.;\n]{0,80}?\b(?:(?:is|are|was|were|be|being|seems?|looks?)\s+(?:clearly\s+|also\s+|probably\s+|definitely\s+|highly\s+|very\s+|less\s+)?
-          (?:not|incorrect|wrong|false|unlikely|excluded|ruled\s+out|never|likely\s+wrong|out)\b|isn't\b|aren't\b|wasn't\b
-          |(?:can|could)\s*(?:not|n't)\b|(?:does|do|did|would|should)\s*(?:not|n't)\b)""",
+    r"""(?:\s*,\s*which\b)?(?:(?!\b(?:because|since|as|due|given|based|while|whereas|but|and|so)\b)[^.,;:!?\n(]){0,80}?
+        \b(?:(?:is|are|was|were|be|being|seems?|looks?)\s+
+          (?:(?:clearly|also|probably|definitely|highly|very|likely|most\s+likely|therefore|thus|almost\s+certainly)\s+){0,2}
+          (?:not|incorrect|wrong|false|unlikely|excluded|eliminated|ruled\s+out|never|out|less|inappropriate|contraindicated|inadequate
+            |insufficient|harmful|absent)\b
+         |(?:is|are|was|were|does|do|did|would|should|can|could)n't\b|(?:can|could|does|do|did|would|should)\s*not\b|cannot\b)""",
     re.IGNORECASE | re.VERBOSE,
 )
 # Supposed by somebody, or at first, or under a condition: said, but not claimed.
+_SAYS = (
+    r"(?:think|say|argue|believe|choose|pick|select|claim|suggest|assume|guess|suspect|answer|prefer|favou?r|go|vote)"
+)
 _SUPPOSED_CLAUSE = re.compile(
-    r"""\b(?:might|may|could|some|many|others|another|people|students?|doctors?|physicians?|candidates?|textbooks?|someone|everyone
-          |one\s+(?:would|can)|you|they|he|she|patient|tempt\w+|mistake\w*|traps?|distractors?|assum\w+|suppos\w+|whether|suggest(?:s|ed)?\s+that
-          |imagine|says?\s+that|said|asked|claims?|claimed|argue[sd]?|pretend\w*|were|thought|had)\b(?:(?!\bbut\b)[^.;:,!?\n])*\Z""",
+    rf"""\b(?:might|may|could|people|students?|doctors?|physicians?|candidates?|textbooks?|colleagues?|someone|somebody|everyone
+          |others|most\s+(?:would|will|of)|one\s+(?:would|can)|(?:some|many|most|few|you|they|he|she)\s+(?:\w+\s+)?{_SAYS}s?
+          |(?:another|an?|the|my)\s+(?!evidence|image|scan|picture|study|data|finding|result|abstract|context)\w+\s+{_SAYS}s|tempt\w+|mistakes?|mistaken\w*|traps?|distractors?|assum\w+|suppos\w+|whether
+          |says?\s+that|imagine|said|asked|claimed|argued|believed|pretend\w*|thought
+          )\b(?:(?!\b(?:but|so|therefore|thus|hence)\b)[^.;:,!?\n])*\Z""",
     re.IGNORECASE | re.VERBOSE,
 )
 _SUPPOSED_SENTENCE = re.compile(
-    r"\b(?:at\s+first|first\s+(?:glance|thought|impression|guess)|initial(?:ly)?|originally|previously|if|unless)\b", re.IGNORECASE
+    r"""\b(?:at\s+first|first\s+(?:glance|thought|impression|guess)|initial(?:ly)?|originally|previously|if|unless
+        |had\s+(?:\w+\s+){1,3}been)\b""",
+    re.IGNORECASE | re.VERBOSE,
 )
 _FORCED = re.compile(
     r"\bif\s+(?:i\s+(?:had|have|were|was)\s+(?:forced\s+)?to\s+\w+(?:\s+(?:one|an\s+answer))?|forced(?:\s+to\s+\w+)?|pressed|in\s+doubt)\b",
@@ -55,7 +66,8 @@ _FORCED = re.compile(
 )
 _SENTENCE_ENDS = re.compile(r"[.!?\n](?=\s|\Z)|\n")
 _CONDITION = re.compile(
-    r"[\s,)\]\"']*(?:(?:but\s+)?only\s+)?(?:if|unless|when|assuming|provided|otherwise|were|or\s+not)\b|\s*[)\]\"']?\s*\?", re.IGNORECASE
+    r"[\s,)\]\"']*(?:(?:but\s+)?only\s+)?(?:if|unless|when|assuming|provided|otherwise|were|or\s+not)\b|\s*[.)\]\"']{0,2}\s*\?",
+    re.IGNORECASE,
 )
 
 
@@ -83,7 +95,7 @@ def before(text: str, place: int) -> str:
 
 def is_denied_before(text: str, place: int) -> bool:
     """Return whether the words before a place deny what follows: `it is not`, `rather than`, `I doubt that it is`."""
-    return _DENIED_BEFORE.search(before(text, place)) is not None
+    return _denies(_within_sentence(before(text, place)))
 
 
 def is_denied_behind(text: str, place: int) -> bool:
@@ -93,8 +105,24 @@ def is_denied_behind(text: str, place: int) -> bool:
 
 def is_supposed(text: str, place: int) -> bool:
     """Return whether what follows a place is only supposed: `one might think that`, `at first`, `if it were acute,`."""
-    sentence = _FORCED.sub("", _SENTENCE_ENDS.split(before(text, place))[-1])
-    return _SUPPOSED_CLAUSE.search(sentence) is not None or _SUPPOSED_SENTENCE.search(sentence) is not None
+    return _supposes(_within_sentence(before(text, place)))
+
+
+@lru_cache(maxsize=1024)
+def _within_sentence(stretch: str) -> str:
+    """Return what belongs to the sentence that a stretch ends in."""
+    return _SENTENCE_ENDS.split(stretch)[-1]
+
+
+@lru_cache(maxsize=1024)
+def _denies(sentence: str) -> bool:
+    return _DENIED_BEFORE.search(sentence) is not None
+
+
+@lru_cache(maxsize=1024)
+def _supposes(sentence: str) -> bool:
+    claimed = _FORCED.sub("", sentence)
+    return _SUPPOSED_CLAUSE.search(claimed) is not None or _SUPPOSED_SENTENCE.search(claimed) is not None
 
 
 def is_conditional(text: str, place: int) -> bool:

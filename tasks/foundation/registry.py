@@ -1,12 +1,15 @@
 """A lazy table of names, open to third parties through entry points."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from typing import Generic, TypeVar, cast
 
 from tasks.foundation.errors import MedbenchError, UsageError, unknown_name
+from tasks.foundation.faults import described
 
 T = TypeVar("T")
 
@@ -18,10 +21,12 @@ class Registry(Generic[T]):
         kind: The word for one entry in messages, such as `task`.
         builtin: Name to `"module:attribute"`.
         group: The entry-point group through which other distributions add names.
+        expected: What every entry must be.
     """
 
-    def __init__(self, kind: str, builtin: Mapping[str, str], group: str) -> None:
+    def __init__(self, kind: str, builtin: Mapping[str, str], group: str, expected: type[T]) -> None:
         self._kind = kind
+        self._expected = expected
         self._builtin = dict(builtin)
         self._group = group
 
@@ -59,11 +64,38 @@ class Registry(Generic[T]):
             raise unknown_name(self._kind, name, self)
         return self._load_plugin(self._plugins[name])
 
+    def origin(self, name: str) -> str:
+        """Return the distribution and the entry point that brought a name; empty for our own and unknown ones."""
+        entry = self._plugins.get(name)
+        return f"{_owner(entry)} ({entry.value})" if entry is not None else ""
+
+    def module_of(self, name: str) -> str:
+        """Return the module of a plugin; empty for our own and unknown names."""
+        entry = self._plugins.get(name)
+        return entry.module if entry is not None else ""
+
     def _load_plugin(self, entry: EntryPoint) -> T:
+        whose = f"The {self._kind} {entry.name!r} of {_owner(entry)} ({entry.value})"
+        hint = "Reinstall or uninstall the distribution that brings it."
         try:
-            return cast("T", entry.load())
+            loaded: object = entry.load()
         except Exception as error:
-            raise MedbenchError(
-                f"The {self._kind} {entry.name!r} ({entry.value}) cannot be imported: {error!r}.",
-                "Reinstall or uninstall the distribution that brings it.",
-            ) from error
+            home = getattr(sys.modules.get(entry.module), "__file__", None) or _file_of(entry.module)
+            raise MedbenchError(f"{whose} cannot be imported: {described(error, home)}.", hint) from error
+        if not isinstance(loaded, self._expected):
+            wanted = f"{self._expected.__module__}.{self._expected.__qualname__}"
+            raise MedbenchError(f"{whose} is a {type(loaded).__name__}, not a {wanted}.", hint)
+        return loaded
+
+
+def _owner(entry: EntryPoint) -> str:
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unnamed distribution"
+
+
+def _file_of(module: str) -> str:
+    """Return the file of a module that failed to import and so is not among the imported ones."""
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):
+        return ""
+    return (spec.origin if spec else None) or ""

@@ -4,9 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tasks.answers.alternatives import says_alternative
+from tasks.answers.fields import answer_fields
+from tasks.answers.plain import plain_text
+from tasks.answers.polar import POLAR_WORDS, read_polar
 from tasks.metrics.metric import FloatArray
-
-_POLAR = frozenset({"yes", "no"})
+from tasks.metrics.normalise import normalise_strictly
 
 
 def exact_match(prediction: str, reference: str) -> float:
@@ -28,15 +31,21 @@ def contains_reference(prediction: str, reference: str) -> float:
 
 
 def answers_closed(prediction: str, reference: str) -> float:
-    """Return 1 if the prediction has the words of the reference, whole, side by side and in order.
+    """Return 1 if a prediction answers a closed question with the reference, and with nothing else as well.
 
-    Where the reference is `yes` or `no`, the first `yes` or `no` of the prediction must be it: so `yes, there
-    is no fracture` answers yes, and saying both is no way to be always right.
+    Where the reference is `yes` or `no` (or `maybe`), the prediction must say so as `tasks.answers.polar` reads it:
+    `no doubt` is no `no`, and saying both is no way to be always right. Any other reference must be said whole,
+    undenied and without its alternatives, as `tasks.answers.alternatives` reads it. Both texts are given as they are.
     """
-    words = prediction.split()
-    if reference in _POLAR:
-        return float(next((word for word in words if word in _POLAR), "") == reference)
-    return float(bool(reference) and f" {reference} " in f" {prediction} ")
+    right = normalise_strictly(plain_text(reference))
+    said = plain_text(prediction)
+    if not right or normalise_strictly(said) == right:
+        return float(bool(right) and (not said.endswith("?") or said == plain_text(reference)))
+    fields = answer_fields(prediction)
+    answers = [said] if fields is None else [value for value in fields.values if value]
+    if right in POLAR_WORDS:
+        return float(bool(answers) and all(read_polar(answer) == right for answer in answers))
+    return float(bool(answers) and all(says_alternative(answer, right) for answer in answers))
 
 
 def class_statistics(predictions: Sequence[str], references: Sequence[str], classes: Sequence[str]) -> FloatArray:

@@ -38,6 +38,11 @@ def strict_texts(scorable: Scorable) -> tuple[str, str]:
     return normalise_strictly(prediction), normalise_strictly(scorable.reference)
 
 
+def closed_texts(scorable: Scorable) -> tuple[str, str]:
+    """Return both texts as they are, since marks tell clauses apart; where there are choices, the taken one."""
+    return scorable.choice if scorable.choices else scorable.prediction, scorable.reference
+
+
 def strict_metrics(kind: Kind, classes: Sequence[str] = ()) -> Mapping[str, Metric]:
     """Return every metric of the strict protocol that is defined for `kind`, by id.
 
@@ -64,9 +69,9 @@ def _of_answers(kind: Kind, classes: Sequence[str]) -> tuple[Metric, ...]:
         macro_f1_metric(form, texts, classes),
         pair_metric(
             "closed_accuracy",
-            f"closed_accuracy|whole-words|closed|{form}",
+            f"closed_accuracy|one-reading|closed|{read}{_STRICT}",
             answers_closed,
-            texts,
+            closed_texts,
             applies=is_closed,
         ),
         pair_metric("open_f1", f"open_f1|clipped|open|{form}", clipped_f1, texts, applies=is_open),

@@ -1,0 +1,77 @@
+"""One process at a time: who comes second is refused before it loads weights, and again at the run's own folder.
+
+The locks are the operating system's: what a killed process held is free at once.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from adapters.catalog import ChosenModel
+from harness.settings import Settings
+from harness.workload import Workload
+from tasks.foundation.errors import RunError
+from tasks.foundation.files import fingerprint
+
+# File systems allow 255 bytes; names of served models with their addresses may be longer.
+_SLUG_CHARACTERS = 80
+_KEY_DIGITS = 12
+# What changes no answer, or is told better by the data and the model themselves.
+_NOT_IN_THE_KEY = frozenset({"output_dir", "batch_size", "data_dir", "tasks", "model_args"})
+
+
+def slug(model: str) -> str:
+    """Return the readable part of a folder's name; what makes it unique is the identity."""
+    return re.sub(r"[^a-z0-9.]+", "-", model.lower())[:_SLUG_CHARACTERS].strip("-.")
+
+
+@contextmanager
+def held(lock: Path, problem: str) -> Iterator[None]:
+    """Hold a lock file, or say `problem`.
+
+    Raises:
+        RunError: If another process holds it, or its folder cannot be written to.
+    """
+    try:
+        with FileLock(lock, timeout=0):
+            yield
+    except Timeout as error:
+        raise RunError(problem, "Wait for it, or give another --output-dir.") from error
+
+
+@contextmanager
+def held_before_loading(settings: Settings, workload: Workload, model: ChosenModel) -> Iterator[None]:
+    """Hold an output folder for these settings while the weights are loaded and answer.
+
+    A run's identity is known only when its weights are. What a user says of it is known at once, and that nobody
+    else runs the same.
+
+    Raises:
+        RunError: If another process runs the same settings into the same folder, or it cannot be written to.
+    """
+    folder = settings.output_dir.absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = folder / f".loading-{slug(settings.model)}-{_key(settings, workload, model)}.lock"
+        lock.touch()
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    with held(lock, f"Another process is writing to {folder}: {settings.model} with these settings."):
+        yield
+
+
+def unwritable(folder: Path, error: OSError) -> RunError:
+    """Return the error for an output folder that cannot be written to."""
+    return RunError(
+        f"The output folder {folder} cannot be written to: {error.strerror}.",
+        "Give a folder that you may write to with --output-dir.",
+    )
+
+
+def _key(settings: Settings, workload: Workload, model: ChosenModel) -> str:
+    said = {name: value for name, value in settings.as_yaml().items() if name not in _NOT_IN_THE_KEY}
+    data = {load.spec.name: load.prepared.manifest.data_fingerprint for load in workload.loads}
+    return fingerprint({"settings": said, "arguments": model.identity, "data": data})[:_KEY_DIGITS]

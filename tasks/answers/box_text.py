@@ -1,0 +1,361 @@
+"""Which box an answer tells, in whatever notation; what its numbers mean is for `box_space` to say.
+
+A box is told by four numbers that belong together (in brackets, as two points, each in angle brackets), by the names
+of its edges or corners, or by four bare numbers and no others. The size of the image beside it is none. One answer
+tells one box:
+
+- of several the first one counts, since lists of findings begin with what was asked for;
+- unless the answer takes it back (`no, wait`, `corrected`, `final answer`): then the first one behind that;
+- two with `or` between them are no answer, and what is denied (`not at [...]`) or an example is no box.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tasks.answers.box_names import HIGH, LOW, Name, Numbers, box_of, names_in
+from tasks.answers.box_tokens import ORDERS, TO, Item, Unit, common_unit, items_of, plain_text
+
+Told = Literal["space", "points", "xyxy", "yxyx", "xywh", "cxcywh"]
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_IMAGE = _words("image img picture photo photograph scan slice original input canvas resolution shape 图像 图片")
+_BEFORE_A_SIZE = _words("has have is with a an the of its total full are in pixels px and s")
+_LINKS = _words(
+    "is are was at of in on the a its be corner corners point points coordinate coordinates coord coords edge edges "
+    "side border boundary box bounding bbox position located lies about approximately around roughly equals equal "
+    "ranges range ranging spans span spanning goes extends extending runs values value pixel pixels with "
+    "是 为 在 的 角 点 坐 标 于 约"
+)
+_FROM, _AND = frozenset(("from", "between", "从", "von", "desde")), "and"
+_ORDERS: Mapping[str, Told] = dict(zip(ORDERS, ("xyxy", "xyxy", "yxyx", "yxyx", "xywh", "xywh", "cxcywh"), strict=True))
+_RANGES: Mapping[str, tuple[str, str]] = {"x": ("left", "right"), "y": ("top", "bottom")}
+_WIDTH_HEIGHT = ["width", "height"]
+_ACROSS = frozenset({"left", "right"})
+_SIZES = frozenset({"width", "height"})
+_FOUR, _TWO = 4, 2
+
+_RUN_MARKS = frozenset(",;|\n")
+
+_DENIED = re.compile(
+    r"(?:\b(?:not|never|cannot)\b|n't\b):?(?: [a-z]+){0,4} ?$|\bno(?: [a-z]+){1,3} (?:in|at|within|inside)[ :]*$"
+    r"|\b(?:e\.?g\.?|for example|for instance|such as|an example|example:)[ ,:]*$"
+    r"|\b(?:whole|entire|full) (?:image|picture|scan|slice|frame)\b[^.;\n]*$"
+)
+_DENIED_BEHIND = re.compile(
+    r"\W{0,3}(?:is|was|would be) (?:not|wrong|incorrect|false|the (?:whole|entire|full) image)\b"
+)
+_RETRACTED = re.compile(
+    r"\b(?:wait|sorry|actually|correction|rather|mistake|mistaken|wrong|incorrect|scratch that|hmm|on second thoughts?"
+    r"|i mean|i meant)\b|\bno\b ?[,.!:;]"
+    r"|\b(?:correct(?:ed|ing)|revis(?:ed|ing)|refin(?:ed|ing)|adjust(?:ed|ing)|final(?:ly)?)\b[^.;\n]*$"
+)
+_TAKEN_BACK = re.compile(
+    r"\b(?:no,? wait|wait,? (?:no|that)|scratch that|that(?:'s| is| was) (?:wrong|incorrect|not)"
+    r"|take (?:it|that) back)\b"
+)
+_OR = re.compile(r"\W*(?:or|oder|或)\b[^\d]{0,40}$")
+_UNIT_SAID = re.compile(
+    r"(?<!\d )(?<!\d)\b(percent(?:age)?s?|pixels?)\b(?: (?:coordinates|values))?[ :()\n]*[a-z_ \"'{]{0,20}[=: ]*$"
+)
+_REACH = 160
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToldBox:
+    """Four numbers that an answer tells as a box.
+
+    Attributes:
+        numbers: The numbers as they stand; corners (left, top, right, bottom) where `order` is `xyxy`.
+        order: What they are: `space` as the space of the model orders them, `points` two corners that are each
+            written as in that space, otherwise what the answer itself says.
+        unit: The unit that the answer gives to all of them; `?` if it gives several.
+        start: Where the box begins in the plain text.
+        end: Where it ends.
+    """
+
+    numbers: Numbers
+    order: Told
+    unit: Unit
+    start: int
+    end: int
+
+
+def told_box(text: str, *, y_first: bool = False) -> ToldBox | None:
+    """Return the box that an answer tells, or None if it tells none or leaves it open.
+
+    Args:
+        text: The answer.
+        y_first: Whether points are written with y before x where nothing else is said.
+    """
+    plain = plain_text(text)
+    return _chosen(_Telling(items_of(plain), y_first=y_first).boxes(), plain)
+
+
+class _Telling:
+    """Goes through the pieces of an answer and collects the boxes that it tells."""
+
+    def __init__(self, items: Sequence[Item], *, y_first: bool) -> None:
+        self._items = items
+        self._y_first = y_first
+        self._boxes: list[ToldBox] = []
+        # Edges told by name, with the numbers that told them, until they make a box.
+        self._edges: dict[str, float] = {}
+        self._tellers: list[Item] = []
+        # Names whose numbers are still to come, and the corner or centre that a plain `x` or `y` belongs to.
+        self._names: list[Name] = []
+        self._corner: Name | None = None
+        self._runs: list[list[Item]] = []
+        self._of_image = self._between = self._loosely = self._box_just_ended = self._more_than_bare = False
+        # What makes names unreliable: one edge told twice, sizes told twice, a centre whose x and y go unnamed.
+        self._contradicted = self._sizes_twice = self._loose_centre = False
+
+    def boxes(self) -> list[ToldBox]:
+        """Return all boxes in the order in which they begin."""
+        place = 0
+        while place < len(self._items):
+            place = self._step(place)
+        self._forget_names()
+        self._close()
+        found = self._boxes if self._boxes or self._more_than_bare else self._bare()
+        orders = {_ORDERS[item.text] for item in self._items if item.text in _ORDERS}
+        return sorted(self._ordered(found, orders), key=lambda box: box.start)
+
+    def _ordered(self, boxes: Sequence[ToldBox], orders: set[Told]) -> Iterator[ToldBox]:
+        """Yield the boxes, with the order of their numbers where the answer tells one: `(xywh)`."""
+        for box in boxes:
+            if box.order == "xyxy":
+                if not self._contradicted:
+                    yield box
+            elif len(orders) < _TWO:
+                yield replace(box, order=next(iter(orders), box.order))
+
+    def _step(self, place: int) -> int:
+        item = self._items[place]
+        if item.kind == "number":
+            return self._numbers(place)
+        if item.kind == "four":
+            self._four(item)
+        elif item.kind in {"point", "size"}:
+            self._point(item)
+        elif item.kind == "name":
+            self._name(item)
+        elif item.kind == "mark":
+            self._mark(item.text)
+        else:
+            self._word(item)
+        return place + 1
+
+    def _four(self, item: Item) -> None:
+        edges = self._pending()
+        if len(edges) >= _FOUR:
+            self._add_named(edges[-_FOUR:], item)
+        elif not {"cx", "width"} & set(edges):
+            order: Told = "points" if item.text == "to" else "space"
+            self._boxes.append(_told(item.numbers, order, [item]))
+        self._names, self._corner = [], None
+        self._more_than_bare = self._box_just_ended = True
+
+    def _add_named(self, edges: Sequence[str], item: Item) -> None:
+        numbers = box_of(dict(zip(edges, item.numbers, strict=True))) if len(set(edges)) == _FOUR else None
+        if numbers is not None:
+            self._boxes.append(_told(numbers, "xyxy", [item]))
+
+    def _point(self, item: Item) -> None:
+        edges = self._pending()
+        if self._of_image or (item.kind == "size" and edges[-_TWO:] != _WIDTH_HEIGHT):
+            self._of_image = False
+            return
+        self._more_than_bare = True
+        if len(edges) == 1 and edges[0] in _RANGES:
+            self._tell(_RANGES[edges[0]], [item])
+        elif len(edges) >= _TWO and not (self._loosely and edges[-1] in _ACROSS and not self._names[-1].is_pair):
+            self._tell(edges[-_TWO:], [item])
+        self._names, self._loosely = [], False
+
+    def _numbers(self, place: int) -> int:
+        run, end = self._run(place)
+        edges = self._pending()
+        if self._of_image:
+            return end
+        if not edges:
+            self._runs.append(run)
+            return end
+        self._more_than_bare = True
+        if len(run) == 1 and edges[-1] in _RANGES and self._ranges_on(place, end):
+            self._tell(_RANGES[edges[-1]], [run[0], self._items[end + 1]])
+            end += 2
+        elif len(run) == 1 and not self._names[-1].is_pair:
+            self._tell(edges[-1:], run)
+        elif len(run) in {_TWO, _FOUR} and len(edges) >= len(run):
+            self._tell(edges[-len(run) :], run)
+        self._names = []
+        return end
+
+    def _run(self, place: int) -> tuple[list[Item], int]:
+        """Return the bare numbers that follow each other from a place on, and the place behind them."""
+        run, end, look = [self._items[place]], place + 1, place + 1
+        while look < len(self._items):
+            item = self._items[look]
+            if item.kind == "number":
+                run.append(item)
+                end = look + 1
+            elif not self._continues_run(item.text):
+                break
+            look += 1
+        return run, end
+
+    def _continues_run(self, text: str) -> bool:
+        if text == _AND:
+            return not self._names and not self._between
+        return text in _RUN_MARKS and not (text == "\n" and len(self._names) == 1)
+
+    def _ranges_on(self, place: int, end: int) -> bool:
+        """Return whether a number goes on as a range: `x from 100 to 300`, `x between 100 and 300`."""
+        following = self._items[end : end + 2]
+        if len(following) < _TWO or following[1].kind != "number":
+            return False
+        return following[0].text in TO or (following[0].text == _AND and self._items[place - 1].text in _FROM)
+
+    def _name(self, item: Item) -> None:
+        for name in names_in(item.text):
+            if self._of_image and set(name.edges(y_first=False)) <= _SIZES:
+                continue
+            self._of_image = False
+            if self._corner == HIGH and self._begins(name):
+                self._corner = None
+            meant = name.of(self._corner)
+            if name.is_pair and not set(name.edges(y_first=False)) <= _SIZES:
+                self._corner = name
+            elif meant is name and name.edges(y_first=False)[0] not in _RANGES:
+                self._corner = name.corner
+            self._names.append(meant)
+
+    def _begins(self, name: Name) -> bool:
+        """Return whether an axis is told for the first time: the y of `x=1 to x=3 and y=2 to y=4`."""
+        low = {Name(across="x"): "left", Name(down="y"): "top"}.get(name)
+        return low is not None and bool(self._edges) and not {low, name.across or name.down} & set(self._edges)
+
+    def _mark(self, text: str) -> None:
+        if text in ".}":
+            self._forget_names()
+            self._corner, self._of_image = None, False
+        if text == "}" and not self._names:
+            self._close()
+
+    def _word(self, item: Item) -> None:
+        text = item.text
+        self._more_than_bare = self._more_than_bare or item.kind == "numbers"
+        if text in _IMAGE:
+            self._forget_names()
+            self._of_image = True
+            return
+        self._of_image = self._of_image and text in _BEFORE_A_SIZE
+        # `top and left corner (1, 2)` does not say that y stands first.
+        self._loosely = bool(self._names)
+        if text in _FROM:
+            self._between = text == "between"
+            self._begin_corner(LOW)
+        elif text in TO or (text == _AND and self._between):
+            if self._corner == LOW or {"left", "top", "x", "y"} & set(self._edges):
+                self._begin_corner(HIGH)
+        elif text not in _LINKS and text != _AND and item.kind != "tag":
+            self._forget_names()
+            self._corner, self._box_just_ended = None, False
+
+    def _begin_corner(self, corner: Name) -> None:
+        if not self._names:
+            self._names, self._corner = [corner], corner
+
+    def _pending(self) -> list[str]:
+        return [edge for name in self._names for edge in name.edges(y_first=self._y_first)]
+
+    def _forget_names(self) -> None:
+        edges = self._pending()
+        if len(edges) == _FOUR and self._box_just_ended and self._boxes[-1].order == "space":
+            # The names of the numbers stand behind them: `[1, 2, 3, 4] (x1, y1, x2, y2)`.
+            numbers = self._boxes.pop()
+            found = box_of(dict(zip(edges, numbers.numbers, strict=True))) if len(set(edges)) == _FOUR else None
+            self._boxes += [replace(numbers, numbers=found, order="xyxy")] if found else []
+        self._loose_centre = self._loose_centre or "cx" in edges
+        self._names = []
+
+    def _tell(self, edges: Sequence[str], tellers: Sequence[Item]) -> None:
+        """Take numbers for edges; a second box begins where an edge of the first is told anew."""
+        self._loose_centre = self._loose_centre or ("cx" in self._pending() and not {"cx", "cy"} & set(edges))
+        numbers = [number for item in tellers for number in item.numbers]
+        for edge, number in zip(edges, numbers, strict=True):
+            if self._edges.get(edge, number) != number:
+                self._begin_anew(edge)
+            self._edges[edge] = number
+        self._tellers += tellers
+
+    def _begin_anew(self, edge: str) -> None:
+        first = next(iter(self._edges))
+        if edge in _SIZES and first in _SIZES and not set(self._edges) <= _SIZES and not self._sizes_twice:
+            # Sizes before the place and again behind it: the first ones are those of the image.
+            self._edges = {name: number for name, number in self._edges.items() if name not in _SIZES}
+            self._sizes_twice = True
+            return
+        if self._sizes_twice or not self._close():
+            self._contradicted = True
+        self._edges, self._tellers = {}, []
+
+    def _close(self) -> bool:
+        """Take the edges told so far for a box if they make one."""
+        if self._loose_centre and {"x", "y"} & set(self._edges):
+            return False
+        numbers = box_of(self._edges)
+        if numbers is None:
+            return False
+        self._boxes.append(_told(numbers, "xyxy", self._tellers))
+        self._edges, self._tellers, self._sizes_twice = {}, [], False
+        return True
+
+    def _bare(self) -> list[ToldBox]:
+        """Return the box of four bare numbers, if there are no others."""
+        run = [item for run in self._runs for item in run]
+        numbers = [item.numbers[0] for item in run]
+        # `1. 100 200 300` is an item of a list, `5, 6, 7, 8` counts something.
+        counted = [number - numbers[0] for number in numbers] == [0, 1, 2, 3]
+        if len(self._runs) != 1 or len(run) != _FOUR or counted or any(item.text.endswith(".") for item in run):
+            return []
+        return [_told(numbers, "space", run)]
+
+
+def _told(numbers: Sequence[float], order: Told, tellers: Sequence[Item]) -> ToldBox:
+    first, second, third, fourth = numbers
+    return ToldBox(
+        numbers=(first, second, third, fourth), order=order, unit=common_unit(tellers), start=tellers[0].start,
+        end=tellers[-1].end,
+    )  # fmt: skip
+
+
+def _chosen(boxes: Sequence[ToldBox], plain: str) -> ToldBox | None:
+    """Return the box that the answer stands by; the head of this module says which."""
+    ends = [0, *(box.end for box in boxes)]
+    before = [plain[max(end, box.start - _REACH) : box.start] for end, box in zip(ends[:-1], boxes, strict=True)]
+    live = [place for place, box in enumerate(boxes) if not _denied(before[place], plain[box.end : box.end + _REACH])]
+    if not live:
+        return None
+    retracted = [place for place in live[1:] if _RETRACTED.search(before[place])]
+    live = [place for place in live if place >= (retracted[-1] if retracted else 0)]
+    chosen = boxes[live[0]]
+    alternative = any(_OR.match(before[place]) and boxes[place].numbers != chosen.numbers for place in live[1:])
+    taken_back = _TAKEN_BACK.search(plain, boxes[live[-1]].end)
+    return None if alternative or taken_back else _with_unit_said(chosen, before[live[0]])
+
+
+def _with_unit_said(box: ToldBox, before: str) -> ToldBox:
+    """Return a box with the unit that is said before it: `in percent: [10, 20, 30, 40]`."""
+    said = None if box.unit else _UNIT_SAID.search(before)
+    return box if said is None else replace(box, unit="%" if said[1].startswith("percent") else "px")
+
+
+def _denied(before: str, behind: str) -> bool:
+    return _DENIED.search(before) is not None or _DENIED_BEHIND.match(behind) is not None

@@ -1,0 +1,212 @@
+"""Reading which class an answer names: choices that are words themselves, such as `melanoma` or `left kidney`.
+
+A class may be named in another order or number (`kidney-left`, `vascular lesion`) and in the midst of a sentence, but
+never as a part of something else (`left lung transplant`, `non-melanoma`), as a comparison or in a history.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from tasks.answers.plain import plain_text
+from tasks.answers.wording import (
+    afterthought,
+    before,
+    is_conditional,
+    is_denied_before,
+    is_denied_behind,
+    is_supposed,
+    versions,
+)
+
+_DENIAL = re.compile(
+    r"\b(?:not?|non|never|cannot|without|neither|nor|negative|unlikely|unable|sorry|unsure|uncertain|unclear"
+    r"|exclud\w+|reject\w*|eliminat\w+|removed|resected|less\s+likely|least|rul(?:e|ed|es|ing)\s+out|incorrect|wrong|absent|absence|denies|denied|doubt\w*)\b|n't\b|\?",
+    re.IGNORECASE,
+)
+_OTHER_MATTER = re.compile(
+    r"\b(?:history|risk|mimic\w*|resembl\w*|similar|unlike|than|versus|vs|compared|differential|if|whether|unless|example|such\s+as|e\.g"
+    r"|or|either|options?|choices|classes|categories|behind|beneath|below|above|adjacent|next\s+to|near|beside|surrounding|follow(?:s|ing)?"
+    r"|after|before|rather|instead|at\s+first|initial(?:ly)?|first\s+(?:glance|impression))\b",
+    re.IGNORECASE,
+)
+_HEADS = (
+    r"(?:category|categories|class|group|label|type|lesions?|organs?|region|area|structure|tissue|diagnosis|image|scan|slice|view|case|grade"
+    r"|stage|condition|level)"
+)
+_GOES_ON = re.compile(
+    rf"\s*(?:\Z|[^\w\s/&+-]|-\s|\s-|\n)|\s+(?:on|in|of|at|with|which|that|is|as|here|visible|seen|shown|because|since|given|due|based|based)\b"
+    rf"|\s+{_HEADS}\b",
+    re.IGNORECASE,
+)
+_END = re.compile(
+    r"\s*(?:\Z|[).,:;!\"'\]}(\n]|\s-|-\s)|\s+(?:because|since|as|due|given|based|which|not|rather|instead)\b|"
+    rf"\s+{_HEADS}\b",
+    re.IGNORECASE,
+)
+_DECLARES = re.compile(
+    r"""(?:\b(?:answer|option|choice|diagnosis|finding|category|class|label|decision|conclusion|verdict|prediction|organ|grade|type
+              |classification|result|impression|severity|stage)
+            (?:\s+(?:to|for|of|in|here)\b[^.;:,\n]{0,60}?)?
+            (?:\s*(?:'s|\s(?:is|was|would\s+be|should\s+be|must\s+be|appears\s+to\s+be|seems\s+to\s+be))\b\s*:?|\s*[:=]|\s+-|\n)
+          |\b(?:it|this|that)(?:'s|\s+is)\s+not\b[^.;\n]{{1,80}}?\bbut(?:\s+rather)?
+          |\b(?:it|this|that)(?:'s|\s+(?:is|must\s+be|should\s+be|would\s+be))\b|\b(?:belongs?\s+to|classified\s+as|labell?ed\s+as|diagnosed\s+as)
+          |\b(?:therefore|thus|hence|so)\b\s*,?
+          |\b(?:i|we)(?:'d|\s+would|\s+will)?\s+(?:say|think|believe|guess|choose|select|pick|go\s+with|answer)(?:\s+that)?(?:\s+(?:it|this)(?:'s|\s+is))?)
+        (?:\s*(?:most\s+likely|definitely|certainly|clearly|probably|indeed|likely|consistent\s+with)\s*,?)?
+        \s*(?:(?:a|an|the|option|class|category)\s+)*[\"'(\[]?\Z""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_TAKEN_BACK = re.compile(r"\Ano\s*[,.!;:-]+\s*", re.IGNORECASE)
+_MARKS = " ,.:;!-\n"
+_SENTENCE_ENDS = re.compile(r"[.;!?\n]|\b(?:because|since|as|while|whereas|unlike)\b", re.IGNORECASE)
+_LISTED = re.compile(r"\n[ \t]*(?:[-+]|\(?\w[.)])?[ \t]*\Z")
+_REACH = 120
+_DETERMINERS = frozenset({"no"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    name: str
+    start: int
+    end: int
+
+
+def read_class(text: str, classes: tuple[str, ...]) -> str | None:
+    """Return the class that an answer names, or None if it names none or more than one.
+
+    Args:
+        text: The answer, without thoughts.
+        classes: All classes of the task.
+    """
+    reader = _reader(classes)
+    last = _TAKEN_BACK.sub("", versions(plain_text(text))[-1].strip(_MARKS))
+    again = afterthought(last)
+    return (None if again is None else _named_in(reader, again.strip(_MARKS))) or _named_in(reader, last)
+
+
+def _named_in(reader: "_Classes", text: str) -> str | None:
+    return reader.whole(text) or reader.declared(text) or reader.only_one_in(text)
+
+
+class _Classes:
+    """The classes in the forms in which an answer may name them."""
+
+    def __init__(self, classes: tuple[str, ...]) -> None:
+        own = {_folded(name): name for name in classes}
+        forms = dict(own)
+        for name in classes:
+            for form in _other_forms(_folded(name)):
+                forms.setdefault(form, name)
+        self._forms = forms
+        longest_first = "|".join(
+            re.escape(form).replace(r"\ ", r"[\s_-]+") for form in sorted(forms, key=len, reverse=True)
+        )
+        self._pattern = re.compile(rf"(?<![\w-])(?=({longest_first})(?![\w-]|'\w))", re.IGNORECASE)
+
+    def whole(self, text: str) -> str | None:
+        """Return the class that a whole text is, a label or an article before it aside."""
+        if text.endswith("?"):
+            return None
+        bare = re.sub(
+            r"\A(?:the\s+)?(?:option|choice|answer|class|category|label|an?|the)\b\s*:?\s*",
+            "",
+            text,
+            flags=re.IGNORECASE,
+        )
+        return self._forms.get(_folded(text)) or self._forms.get(_folded(bare))
+
+    def declared(self, text: str) -> str | None:
+        """Return the class that a text declares or begins with, unless it also declares or sets beside it another."""
+        places = self._places(text)
+        said = [place for place in places if self._is_declared(text, place)]
+        names = {place.name for place in said}
+        if len(names) != 1:
+            return None
+        return None if any(self._beside(text, place, places) for place in said) else names.pop()
+
+    def only_one_in(self, text: str) -> str | None:
+        """Return the only class that a text names, if it denies nothing and speaks of nothing else."""
+        places = self._places(text)
+        names = {place.name for place in places}
+        rest = _without(text, places)
+        if len(names) != 1 or _DENIAL.search(rest) or _OTHER_MATTER.search(rest):
+            return None
+        if any(is_supposed(text, place.start) for place in places):
+            return None
+        if any(_folded(place.name) in _DETERMINERS or not _GOES_ON.match(text, place.end) for place in places):
+            return None
+        return names.pop()
+
+    def _places(self, text: str) -> list[_Place]:
+        """Return where classes are named; a name inside a longer one (`lung` in `left lung`) is not."""
+        found: list[_Place] = []
+        for match in self._pattern.finditer(text):
+            start, end = match.span(1)
+            if found and end <= found[-1].end:
+                continue
+            found.append(_Place(self._forms[_folded(match.group(1))], start, end))
+        return found
+
+    def _is_declared(self, text: str, place: _Place) -> bool:
+        if _END.match(text, place.end) is None or is_conditional(text, place.end):
+            return False
+        ahead = before(text, place.start)
+        declares = _DECLARES.search(ahead)
+        first = not text[: place.start].strip(" \t\n\"'([-")
+        if declares is None and not first:
+            return False
+        start = max(0, place.start - len(ahead)) + declares.start() if declares else place.start
+        denied = (
+            is_denied_before(text, start) or is_denied_before(text, place.start) or is_denied_behind(text, place.end)
+        )
+        return not denied and not is_supposed(text, start)
+
+    def _beside(self, text: str, place: _Place, places: list[_Place]) -> bool:
+        """Return whether the same sentence sets another class beside one: `melanoma or nevi`."""
+        end = place.end + len(_SENTENCE_ENDS.split(text[place.end : place.end + _REACH], maxsplit=1)[0])
+        different = [other for other in places if other.name != place.name]
+        if any(_LISTED.search(before(text, other.start)) for other in different):
+            return True
+        others = [other for other in different if place.end <= other.start < end]
+        return any(
+            not is_denied_before(text, other.start) and not is_denied_behind(text, other.end) for other in others
+        )
+
+
+@lru_cache(maxsize=64)
+def _reader(classes: tuple[str, ...]) -> _Classes:
+    return _Classes(classes)
+
+
+def _folded(name: str) -> str:
+    """Return a name in lower case, with single blanks for hyphens, underscores and marks."""
+    return " ".join(re.sub(r"[\W_]+", " ", name.lower()).split())
+
+
+def _other_forms(name: str) -> Iterator[str]:
+    """Yield the other orders and numbers of a name: `kidney left`, `vascular lesion`."""
+    words = name.split()
+    yield from _numbers(name)
+    if len(words) > 1 and words[0] in {"left", "right"}:
+        turned = " ".join([*words[1:], words[0]])
+        yield turned
+        yield from (" ".join([number, words[0]]) for number in _numbers(" ".join(words[1:])))
+
+
+def _numbers(name: str) -> Iterator[str]:
+    for plural, singular in (("ses", "sis"), ("i", "us"), ("ies", "y"), ("s", "")):
+        if name.endswith(plural) and not name.endswith("ss"):
+            yield name.removesuffix(plural) + singular
+    for singular, plural in (("sis", "ses"), ("us", "i")):
+        if name.endswith(singular):
+            yield name.removesuffix(singular) + plural
+    if not name.endswith("s"):
+        yield f"{name}s"
+
+
+def _without(text: str, places: list[_Place]) -> str:
+    ends = [0, *(place.end for place in places)]
+    starts = [*(place.start for place in places), len(text)]
+    return " | ".join(text[end:start] for end, start in zip(ends, starts, strict=True))

@@ -1,0 +1,69 @@
+"""Answers inside JSON: the value of a field that is called an answer, also where it is cut off or not quite JSON."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.answers.plain import plain_characters
+
+_NAME = (
+    r"(?:(?:the|my|final|correct|predicted|best|chosen|selected)_)*(?:answer|choice|option|prediction)"
+    r"(?:_(?:choice|option|idx|index|letter|key|label|text))?"
+)
+_IS_NAME = re.compile(_NAME, re.IGNORECASE)
+_NAMED = re.compile(rf"""["']{_NAME}["']\s*:""", re.IGNORECASE)
+_VALUE = re.compile(r"""\s*(?:"((?:[^"\\]|\\.){0,2000})"|'((?:[^'\\]|\\.){0,2000})'|([^,}\n]{0,400}))""")
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """What a text answers in JSON.
+
+    Attributes:
+        values: The values of all fields that are called an answer; what is no single value (a list of several, null) is
+            empty.
+        beside: The text around the JSON.
+    """
+
+    values: Sequence[str]
+    beside: str
+
+
+def answer_fields(text: str) -> Fields | None:
+    """Return the answers that a text gives as fields of JSON; None if it has no such field."""
+    if "{" not in text:
+        return None
+    start, end = text.find("{"), text.rfind("}") + 1
+    document = _document(text[start:end]) or _document(plain_characters(text[start:end]))
+    if document is not None:
+        values = [_single(value) for key, value in document.items() if _IS_NAME.fullmatch(key)]
+        return Fields(values, f"{text[:start]}\n{text[end:]}") if values else None
+    text = plain_characters(text)
+    found = [_value_behind(text, match.end()) for match in _NAMED.finditer(text)]
+    return Fields(found, "") if found else None
+
+
+def _document(text: str) -> dict[str, Any] | None:
+    try:
+        document = json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(document, dict):
+        return None
+    nested = [value for value in document.values() if isinstance(value, dict)]
+    only = nested[0] if len(nested) == 1 and not any(_IS_NAME.fullmatch(key) for key in document) else document
+    return {str(key): value for key, value in only.items()}
+
+
+def _single(value: object) -> str:
+    if isinstance(value, list) and len(value) == 1:
+        return _single(value[0])
+    return str(value).strip() if isinstance(value, str | int) else ""
+
+
+def _value_behind(text: str, place: int) -> str:
+    match = _VALUE.match(text, place)
+    value = next((group for group in match.groups() if group is not None), "").strip() if match else ""
+    return "" if value.startswith(("[", "{")) and not value.endswith(("]", "}")) else value.strip("[]{}\"' ")

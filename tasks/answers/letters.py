@@ -1,0 +1,324 @@
+"""Reading which lettered option an answer takes: what it declares, what it is, what it begins or ends with.
+
+Each way of taking an option yields claims, sets of keys; what all claims have in common is taken. So `the answer is B,
+or perhaps C` takes none, and `B. mean minus mode` takes B where D has the same text.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+from tasks.answers.options import Keys, Options
+from tasks.answers.polar import read_polar
+from tasks.answers.wording import (
+    afterthought,
+    is_conditional,
+    is_denied_before,
+    is_denied_behind,
+    is_supposed,
+    versions,
+)
+
+_HEDGE = (
+    r"(?:most\s+likely|likely|definitely|certainly|clearly|probably|indeed|therefore|thus|simply|obviously|still|just"
+    r"|actually)"
+)
+_PREAMBLE = re.compile(
+    rf"""\s*(?:{_HEDGE}\s*,?\s+){{0,2}}[(\[\"']?
+         (?:(?:(?:the|my)\s+)?(?:(?:correct|right|best|final)\s+)?(?:option|choice|answer|letter|number|\#)\s*:?\s*(?=[\s(\[\"']|\w\W)
+            (?!\s*(?:is|was|would|should|must)\b))?""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_IS = r"(?:is|was|(?:would|should|must|will|has\s+to|ought\s+to|appears\s+to|seems\s+to)\s+be|remains|becomes)"
+_NAMES = (
+    r"(?:answer|option|choice|ans|pick|guess|vote|selection"
+    r"|antwort|respuesta|r\u00e9ponse|resposta|risposta|\u7b54\u6848)"
+)
+_STRONG = re.compile(
+    rf"""(?:\b{_NAMES}|\u7b54\u6848|\b(?:right|correct|best|most\s+\w+)\s+one)(?:\b|(?<=\u6848)|s?(?=:))
+         (?:\s+(?:choice|option|letter|here|now|then|therefore|thus))?
+         (?:\s+(?:to|for|in|of|from|among|based\s+on|given)\b[^.;:,\n?]{{0,60}}?)?
+         (?:(?:\s+{_IS}|'s|\s*[\u662f\u4e3a\u70ba])(?:\s+that)?\b\s*:?|\s*(?::|=|->|=>|\u2192)|\s+-|\.\s*:|\s*\n(?=\s*\S)|(?<=\bans)\.)
+       |(?:\A|(?<=[.!?:;,\n])|\b(?:i|we|i'd|i'll|we'd|would|will|must|should|let's|let\s+me|let\s+us|going\s+to|therefore|thus|so|am|i'm)
+            (?:\s+\w+ly)?)
+         \s*\b(?:choose|select|pick|go(?:ing)?\s+(?:with|for)|opt(?:ing)?\s+for|settl(?:e|ing)\s+(?:on|for)|lean(?:ing)?\s+(?:towards?|to)
+            |vot(?:e|ing)\s+for|answer|chose|selected|picked)\b\s*:?""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_WEAK = re.compile(
+    rf"""\b(?:it|this|that|diagnosis|step|cause|treatment|management|mechanism|drug|explanation|conclusion|verdict|decision)
+           (?:\s*(?:'s|\s{_IS})\s*:?|\s*:)(?=\s)
+       |\b(?:therefore|thus|hence|so)\b\s*[,:]?
+       |\b(?:i|we)(?:'d|\s+would|\s+will|'ll)?\s+(?:\w+ly\s+|also\s+|do\s+)?(?:say|think|believe|guess|suspect|conclude|feel|reckon)\b
+           (?:\s+that\b)?\s*[,:]?(?:\s+(?:it|this|that)(?:'s|\s+(?:is|must\s+be|should\s+be|would\s+be|has\s+to\s+be))\b)?""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_NOT_THIS_BUT = re.compile(
+    r"\s*(?:clearly\s+|definitely\s+)?not\s+[^.;\n]{1,60}?[,;]?\s+but\s+(?:rather\s+)?", re.IGNORECASE
+)
+_NOT_THIS_FIRST = re.compile(rf"\A{_NOT_THIS_BUT.pattern}", re.IGNORECASE)
+_CONTRAST = re.compile(
+    r"[^.;\n]{0,120}?\b(?:but|however|though|although|yet|or|actually|instead|alternatively)\b", re.IGNORECASE
+)
+# A letter before a period may be an option: `or C. Clindamycin`.
+_SENTENCE = re.compile(r"(?:[^.!?;\n]|(?<=\b\w)[.]|[.](?=\S)){0,200}")
+_ASIDE = re.compile(r"\b(?:because|since|as|due|while|whereas|unlike|not)\b", re.IGNORECASE)
+_CONFIRMS = re.compile(
+    r"""\s*[,)]?\s*(?:is|was|would\s+be|must\s+be|seems|looks|remains|:)\s*(?:also\s+|\w+ly\s+|still\s+)?(?:the\s+|my\s+)?
+        (?:(?:most\s+|more\s+|single\s+)?(?:correct|right|best|appropriate|accurate|likely)(?:\s+(?:correct|likely|appropriate))?
+             (?=\s*(?:\Z|[.,;:!)\n]|-\s|because\b|since\b|as\b|than\b|here\b|answer\b|option\b|choice\b|one\b|diagnosis\b|response\b
+                |treatment\b|explanation\b|step\b|next\b|management\b|fit\b|given\b|in\s+this\b|for\s+this\b))
+           |answer\b|choice\b)(?!\s+(?:to\s+exclude|only\s+if)\b)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_NOT_ALONE_BEFORE = re.compile(r"(?:\b(?:and|or|nor|neither|either|both)|[(\[]?\b\w[)\]]?\s*[,/&])\s*\Z", re.IGNORECASE)
+_POINTED = (
+    r"(?:corresponds?\s+to|match(?:es)?|which\s+is|that\s+is,?|i\.e\.,?|namely|equals|consistent\s+with|best\s+fits"
+    r"|[(\[])"
+)
+_LIST_ENDS = re.compile(r"\n\s*(?:\n|explanation|because|reason|rationale|justification)", re.IGNORECASE)
+_LABEL = re.compile(
+    r"\A\s*(?:(?:the|my)\s+)?(?:(?:final|correct|best)\s+)?(?:option|choice|answer|letter|ans)\b\s*[.:#=-]*\s*(?=\S)",
+    re.IGNORECASE,
+)
+_GREETING = re.compile(
+    r"\A\s*(?:sure|certainly|of\s+course|okay|ok|great\s+question|hello|hi)\b\s*[!,.:]\s*", re.IGNORECASE
+)
+_GIVES_REASONS = re.compile(r"\s*[,.:;)-]*\s*(?:because|since|as|due|given|based|explanation|reason)\b", re.IGNORECASE)
+_DOES_NOT_KNOW = re.compile(
+    r"[\s)\].:,;-]*(?:i\s+(?:do\s+not|don't|cannot|can't|am\s+not)|i'm\s+not|unknown|unsure|n/a|none)\b", re.IGNORECASE
+)
+_REJECTED = re.compile(
+    r"[)\].:,;\s(-]*(?:(?:is|are|was)\s+)?(?:wrong\b|unlikely\b|excluded\b|ruled\s+out\b|rejected\b|incorrect\b|false\b|no\s*(?:\Z|[.,;!])|not\s+(?:correct|right)\b)",
+    re.IGNORECASE,
+)
+_SEPARATORS = re.compile(r"[\s)\].:-]*")
+_ANSWER_LABEL = re.compile(r"\A\s*A\s*:")
+_ALSO = re.compile(r"\b(?:also|too|as\s+well|equally)\b", re.IGNORECASE)
+_CLAUSE_BEGINS = re.compile(r"\A|(?<!\b\w)[.;:!?\n,]\s+")
+_NO_LONGER = re.compile(r"(?:(?<=[.!?\n,;])|(?<=\.\.)|(?<=\s-)|(?<=\u2026))\s*no\s*[,.!:;-]+\s+", re.IGNORECASE)
+
+_LINES = 40
+_KEY_LINE = 8
+
+Claims = Sequence[Keys]
+
+
+def letters_reader(choices: Mapping[str, str], *, in_field: bool = False) -> "Letters":
+    """Return the reader of a question's options.
+
+    Args:
+        choices: Key to text.
+        in_field: Whether it reads the value of a field, which holds nothing but the answer.
+    """
+    return _letters(tuple(choices.items()), in_field)
+
+
+def common(claims: "Claims") -> Keys:
+    """Return the options that all claims may mean."""
+    return Keys.intersection(*claims) if claims else Keys()
+
+
+@lru_cache(maxsize=256)
+def _letters(choices: tuple[tuple[str, str], ...], in_field: bool) -> "Letters":
+    return Letters(Options(dict(choices)), in_field=in_field)
+
+
+def _sentence(text: str, place: int) -> tuple[int, int]:
+    """Return where the sentence begins and ends that goes on at a place, behind the marks of a key."""
+    separators = _SEPARATORS.match(text, place)
+    start = separators.end() if separators else place
+    sentence = _SENTENCE.match(text, start)
+    return start, sentence.end() if sentence else start
+
+
+class Letters:
+    """The reader of options that have a letter (or a number) and a text."""
+
+    def __init__(self, options: Options, *, in_field: bool = False) -> None:
+        self._options = options
+        # A field holds the answer itself: the `not` behind its letter is that of the option.
+        self._in_field = in_field
+        key = options.key_pattern()
+        self._confirmed = re.compile(
+            rf"(?:\A|(?<=[.;:!?\n,])(?<!Mr\.)(?<!Dr\.)(?<!Ms\.)(?<!Mrs\.)|\b(?P<label>option|choice|answer|letter)|\b(?:so|thus|therefore|hence|that|think|believe|only|but))"
+            rf"\s*[(\[\"']?(?P<key>{key})(?![\w'-])(?P<close>[)\]]?)[\"']?",
+            re.IGNORECASE,
+        )
+        self._bracketed = re.compile(rf"(?<![\w'-])[(\[]?({key})[)\]](?=\s|\Z|[.,;])", re.IGNORECASE)
+        self._listed_too = re.compile(
+            rf"(?:\b(?:or|and|plus|also)\s|[,;/&+])\s*(?:(?:option|choice)\s+)?[(\[]?({key})[)\].:][)\]]?\s*(?=\S)",
+            re.IGNORECASE,
+        )
+        self._pointed = re.compile(
+            rf"{_POINTED}\s*(?:the\s+)?(?:option|choice|answer|letter)\s*:?\s*[(\[\"']?({key})(?!\w|-\w)[)\]\"']*",
+            re.IGNORECASE,
+        )
+
+    def taken_by(self, text: str) -> Keys:
+        """Return what an answer takes in its last version."""
+        parts = versions(text)
+        if not self._options.polar:
+            parts = [part for version in parts for part in _NO_LONGER.split(version)]
+        last = self._one_version(parts[-1].lstrip(" ,.:;!-\n\u2026"))
+        if len(parts) == 1 or last or any(self._claims(part) for part in parts[:-1]):
+            return last
+        # Nothing had been said that could be taken back.
+        return self._one_version(text)
+
+    def declared(self, text: str) -> list[Keys]:
+        """Return everything that a text declares."""
+        return [
+            *(claim for match in _STRONG.finditer(text) for claim in self._declared_at(text, match)),
+            *(claim for match in _WEAK.finditer(text) for claim in self._declared_at(text, match)),
+            *(claim for match in self._confirmed.finditer(text) for claim in self._confirmed_at(text, match)),
+            *(claim for match in _CLAUSE_BEGINS.finditer(text) for claim in self._confirmed_text_at(text, match.end())),
+        ]
+
+    def _one_version(self, text: str) -> Keys:
+        again = afterthought(text)
+        if again is not None and not _ALSO.search(again):
+            anew = self._claims(again)
+            if anew:
+                return common(anew)
+        return common(self._claims(text))
+
+    def _claims(self, text: str) -> Claims:
+        """Return what a text claims, in the strongest way in which it claims anything."""
+        text = _NOT_THIS_FIRST.sub("", _GREETING.sub("", text))
+        declared = self.declared(text)
+        if declared:
+            begun = () if _ANSWER_LABEL.match(text) else self._at_the_start(text)
+            return [*declared, *begun]
+        whole = self._options.whole(_LABEL.sub("", text))
+        if whole and not text.rstrip(" \"')").endswith("?"):
+            return [whole]
+        return self._at_the_start(text) or self._last_line(text) or self._pointed_out(text) or self._by_polar_text(text)
+
+    def _declared_at(self, text: str, match: re.Match[str]) -> Claims:
+        """Return what stands right behind a declaration: one option, or all of its alternatives."""
+        preamble = _PREAMBLE.match(text, match.end())
+        denied = _NOT_THIS_BUT.match(text, match.end())
+        places = [match.end(), *([preamble.end()] if preamble else [])] if denied is None else [denied.end()]
+        mention = next((found for place in places if (found := self._options.named_at(text, place))), None)
+        if mention is None or is_denied_behind(text, mention.end) or is_conditional(text, mention.end):
+            return ()
+        if is_denied_before(text, match.start()) or is_supposed(text, match.start()):
+            return ()
+        return [mention.keys, *self._others_behind(text, mention.end)]
+
+    def _others_behind(self, text: str, place: int) -> list[Keys]:
+        """Return the options that a sentence sets beside one that it has named: `or C`, `, but C is possible`."""
+        start, end = _sentence(text, place)
+        reason = _ASIDE.search(text, start, end)
+        listed = self._listed_too.finditer(text, start, reason.start() if reason else end)
+        others = [Keys({self._options.key_of(match.group(1))}) for match in listed]
+        contrast = _CONTRAST.match(text, start, end)
+        mentions = self._options.mentions_in(text, contrast.end(), end) if contrast else []
+        return others + [
+            mention.keys
+            for where, mention in [*self._options.alternatives_at(text, place), *mentions]
+            if not is_denied_before(text, where) and not is_denied_behind(text, mention.end)
+        ]
+
+    def _confirmed_at(self, text: str, match: re.Match[str]) -> Claims:
+        """Return the option of `C is correct`, `Option C, warfarin, is the best answer`."""
+        start, key = match.start("key"), self._options.key_of(match.group("key"))
+        labelled = match.group("label") or match.group("close") or len(key) > 1
+        if not labelled and (match.group("key").islower() or _NOT_ALONE_BEFORE.search(text[max(0, start - 8) : start])):
+            return ()
+        if not _CONFIRMS.match(text, match.end()) and not self._options.text_behind(text, match.end()):
+            return ()
+        mention = self._options.key_at(text, start)
+        end = mention.end if mention and mention.end > match.end() else match.end()
+        confirmed = _CONFIRMS.match(text, end)
+        if confirmed is None or is_denied_before(text, match.start()) or is_supposed(text, match.start()):
+            return ()
+        keys = mention.keys if mention else Keys({key})
+        return () if is_conditional(text, confirmed.end()) else [keys]
+
+    def _confirmed_text_at(self, text: str, place: int) -> Claims:
+        """Return the option of `warfarin is correct`."""
+        named = self._options.confirmed_text_at(text, place)
+        if named is None or not _CONFIRMS.match(text, named.end):
+            return ()
+        if is_denied_before(text, place) or is_supposed(text, place):
+            return ()
+        return [named.keys]
+
+    def _at_the_start(self, text: str) -> list[Keys]:
+        opening = _LIST_ENDS.split(text, maxsplit=1)[0]
+        first, *others = [line for line in opening.splitlines() if line.strip()] or [""]
+        begun = self._begun_by(first)
+        if begun and not begun[0]:
+            return begun
+        # A model that lists all options has taken none.
+        if not begun or any(
+            other and not other & begun[0] for line in others[:_LINES] for other in self._begun_by(line)[:1]
+        ):
+            return []
+        listed = [keys for start, keys in self._options.listed_in(opening) if not self._is_aside(opening, start)]
+        return [] if any(not keys & begun[0] for keys in listed) else begun
+
+    def _is_aside(self, text: str, start: int) -> bool:
+        mention = self._options.key_at(text, start)
+        return is_denied_before(text, start) or (mention is not None and is_denied_behind(text, mention.end))
+
+    def _begun_by(self, line: str) -> list[Keys]:
+        """Return the option that a line begins with, and those that it sets beside it."""
+        label = _LABEL.match(line)
+        place = label.end() if label else 0
+        mention = self._options.named_at(line, place)
+        if mention is None or is_conditional(line, mention.end):
+            return []
+        behind = line[mention.end :]
+        if _DOES_NOT_KNOW.match(behind):
+            return []
+        start = _sentence(line, mention.end)[0]
+        separated = bool(line[mention.end : start].strip()) and not self._in_field
+        places = (mention.end, start) if separated else (mention.end,)
+        if not _GIVES_REASONS.match(behind) and any(is_denied_behind(line, place) for place in places):
+            return []
+        if _REJECTED.match(behind):
+            return []
+        return [mention.keys, *self._others_behind(line, mention.end), *self._bracketed_in(line, mention.end)]
+
+    def _bracketed_in(self, line: str, place: int) -> list[Keys]:
+        """Return the options whose letter stands in brackets in the same sentence, where no reason is given."""
+        start, end = _sentence(line, place)
+        reason = _ASIDE.search(line, start, end)
+        found = self._bracketed.finditer(line, start, reason.start() if reason else end)
+        return [Keys({self._options.key_of(match.group(1))}) for match in found]
+
+    def _last_line(self, text: str) -> list[Keys]:
+        """Return the option whose key alone is the last line, where no other line is one."""
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        if not lines or not self._is_key(lines[-1]):
+            return []
+        alone = [line for line in dict.fromkeys(lines) if self._is_key(line)]
+        return [self._options.whole(line) for line in alone]
+
+    def _is_key(self, line: str) -> bool:
+        bare = line.strip(" ()[].*:")
+        return (
+            bool(bare)
+            and len(line) <= _KEY_LINE
+            and not bare.islower()
+            and len(self._options.whole(bare)) == 1
+            and self._options.key_at(line, 0) is not None
+        )
+
+    def _pointed_out(self, text: str) -> list[Keys]:
+        """Return the options that are pointed out by their letter at the end of a sentence: `E. coli (option A)`."""
+        return [
+            Keys({self._options.key_of(match.group(1))})
+            for match in self._pointed.finditer(text)
+            if re.match(r"\s*[.!]?\s*(?:\Z|\n)", text[match.end() : match.end() + 8])
+            and not is_denied_before(text, match.start())
+            and not is_supposed(text, match.start())
+        ]
+
+    def _by_polar_text(self, text: str) -> list[Keys]:
+        polar = self._options.polar
+        word = read_polar(text) if polar else None
+        return [polar[word]] if word and word in polar else []

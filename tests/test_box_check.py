@@ -1,0 +1,61 @@
+"""Boxes without area: what the wrong coordinate space looks like is said, with the argument that declares it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from harness.score_command import score_command
+from tasks.answers.box_check import degenerate_share, doubt_about_boxes
+from tasks.answers.box_space import BOX_SPACES
+from tasks.sample import Box
+
+SIZE = (640, 480)
+
+
+@pytest.mark.parametrize(
+    ("box", "degenerate"),
+    [
+        (Box(0, 0, 0, 0), True),
+        (Box(10, 10, 5, 20), True),
+        (Box(700, 10, 900, 20), True),
+        (Box(0.1, 0.1, 0.5, 0.4), True),
+        (Box(10, 10, 100, 11), False),
+        (Box(64, 96, 320, 240), False),
+        (Box(-10, -10, 2000, 2000), False),
+    ],
+)
+def test_a_box_that_covers_nothing_of_its_image(box: Box, degenerate: bool) -> None:
+    assert degenerate_share([(box, SIZE)]) == float(degenerate)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("fraction", "permille"), ("fraction", "percent"), ("fraction", "pixels"), ("fraction", "loc1024")],
+)
+def test_boxes_written_in_another_space_are_doubted(written: str, read: str) -> None:
+    right = [Box(220 + 9 * step, 160 + 5 * step, 420 + 9 * step, 300 + 5 * step) for step in range(20)]
+    texts = [BOX_SPACES[written].write(box, (640, 480)) for box in right]
+    found = [(box, (640, 480)) for text in texts if (box := BOX_SPACES[read].read(text, (640, 480)))]
+    doubt = doubt_about_boxes("slake-rec", found, space=read, declared_by="--boxes")
+    assert f"read as {read}" in doubt
+    assert "--boxes" in doubt
+
+
+def test_few_boxes_without_area_are_no_reason_for_doubt() -> None:
+    boxes = [(Box(0, 0, 0, 0), SIZE), (Box(0, 0, 100, 100), SIZE)]
+    assert doubt_about_boxes("slake-rec", boxes, space="permille", declared_by="--boxes") == ""
+    assert doubt_about_boxes("slake-rec", [], space="permille", declared_by="--boxes") == ""
+
+
+@pytest.mark.parametrize(("space", "doubted"), [("permille", True), ("fraction", False)])
+def test_the_score_command_names_the_argument(tmp_path: Path, space: str, doubted: bool) -> None:
+    line = {"prediction": "[0.1, 0.2, 0.5, 0.6]", "reference": "liver", "box": [64, 96, 320, 288], "image_size": SIZE}
+    file = tmp_path / "answers.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for _ in range(5)), encoding="utf-8")
+    done = CliRunner().invoke(
+        score_command, ["--task", "slake-rec", "--predictions", str(file), "--boxes", space], standalone_mode=False
+    )
+    assert done.exception is None
+    assert ("5 of 5 boxes have no area" in done.stderr) == doubted
