@@ -1,7 +1,7 @@
 """95 % confidence intervals that heed clusters: what the number might have been with other patients or images.
 
 Questions about one image are not independent. Over 70 volumes with 126 slices each, an interval that takes slices for
-independent covered the truth in 38 of 100 simulations instead of 95. One method serves shares of right answers, means
+independent covered the truth in 39 of 100 simulations instead of 95. One method serves shares of right answers, means
 of scores and corpus metrics: the score interval of `tasks.statistics.spread`, on the x
 (`tasks.statistics.linear`). It stays inside [0, 1], has a width at 0 and 100 %, and draws nothing at random.
 """

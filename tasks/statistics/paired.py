@@ -1,7 +1,7 @@
 """Two models on the same samples: how far apart, how sure, and how small a difference could have been seen.
 
 The difference is tested by exchanging the models' answers cluster by cluster: were they equally good, either could have
-given either. In simulations with clustered data this holds its 5 %, where a test over samples rejects 9 to 61
+given either. In simulations with clustered data this holds its 5 %, where a test over samples rejects 8 to 58
 in 100 equal pairs. With one sample per cluster and right-or-wrong scores it is McNemar's exact test.
 
 Its interval is the score interval of `tasks.statistics.spread`: where no pair differs, a few pairs prove little, and it

@@ -32,6 +32,7 @@ LEVEL = 0.95
 TAIL = (1 - LEVEL) / 2
 _UNSEEN_CLUSTERS = 0.5
 _UNSEEN_ALIKE = 0.5
+_NO_ROOM = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +143,7 @@ def _skewness(pulls: FloatArray) -> float:
 
 def _solved(variance: float, grown: float, room: float, quantile: float, shift: float = 0.0) -> float:
     """Return the distance `d = e * room` with `(d - shift)^2 = quantile^2 (1 - e) (variance + e grown)`."""
-    if room <= 0:
+    if room < _NO_ROOM:
         return 0.0
     shift = min(shift, room, quantile * variance**0.5)
     square = quantile**2
