@@ -17,7 +17,7 @@ from harness.rundir import RunDirectory
 from harness.workload import TaskLoad
 from tasks.answers.box_check import doubt_about_boxes
 from tasks.answers.box_space import BoxSpace
-from tasks.answers.choice import read_choice
+from tasks.answers.choice import choice_beside
 from tasks.answers.thoughts import take_apart
 from tasks.ceiling import rec_ceilings
 from tasks.foundation.console import say, warn
@@ -212,7 +212,7 @@ def _scorable(sample: Sample, text: str, box: Box | None) -> Scorable:
         prediction=text,
         reference=sample.reference,
         choices=sample.choices,
-        choice=read_choice(text, sample.choices) or "",
+        choice=choice_beside(text, sample.choices, sample.reference),
         predicted_box=box,
         reference_box=sample.box,
         labels=sample.labels,

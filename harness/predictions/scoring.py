@@ -11,7 +11,7 @@ from harness.results import MetricResult
 from harness.summarise import metric_result
 from tasks.answers.box_check import doubt_about_boxes
 from tasks.answers.box_space import BoxSpace
-from tasks.answers.choice import read_choice
+from tasks.answers.choice import choice_beside
 from tasks.answers.thoughts import Said, take_apart
 from tasks.ceiling import rec_ceilings
 from tasks.foundation.errors import DataError
@@ -109,11 +109,12 @@ def _doubt(spec: TaskSpec, predictions: Sequence[Prediction], items: Sequence[It
 def _item(prediction: Prediction, spec: TaskSpec, boxes: BoxSpace | None) -> Item:
     said = take_apart(prediction.prediction or "")
     choices = prediction.choices or spec.choices_by_key()
+    reference = _reference(prediction, spec, choices)
     scorable = Scorable(
         prediction=said.answer,
-        reference=_reference(prediction, spec, choices),
+        reference=reference,
         choices=choices,
-        choice=read_choice(said.answer, choices) or "",
+        choice=choice_beside(said.answer, choices, reference),
         predicted_box=_predicted_box(prediction, said.answer, spec, boxes),
         reference_box=prediction.box,
         labels={"answer_type": prediction.answer_type} if prediction.answer_type else {},

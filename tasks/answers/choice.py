@@ -43,6 +43,21 @@ def read_choice(text: str, choices: Mapping[str, str]) -> str | None:
     return next(iter(taken)) if len(taken) == 1 else None
 
 
+def choice_beside(text: str, choices: Mapping[str, str], reference: str) -> str:
+    """Return the key that an answer takes, as it stands beside the right one; empty if it takes none.
+
+    Where several options have one text, an answer that names that text says the same as any of their letters: if the
+    right one is among them it is right, and otherwise it takes none of them.
+
+    Args:
+        text: The answer.
+        choices: As for `read_choice`.
+        reference: Key of the right choice.
+    """
+    taken = taken_choices(text, choices)
+    return reference if reference in taken else next(iter(taken)) if len(taken) == 1 else ""
+
+
 def taken_choices(text: str, choices: Mapping[str, str]) -> frozenset[str]:
     """Return the keys of the choice that an answer takes: several only if it names a text that several options share.
 
