@@ -27,6 +27,8 @@ Pixels = Any
 """One picture as a vision tower wants it: a tensor, or a mapping of tensors by name."""
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+NO_TOKEN = -1
+"""Stands among the ids of an answer where the logits were no numbers; the answer is an error then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +167,8 @@ class Adapter(ABC):
         device: Where it runs.
         dtype: Type of its weights.
         notices: Lines that the run must show loudly (mini weights, stand-ins).
+        made_of: What else an answer depends on beside the weights' files, by name, such as the commit of a repository;
+            part of the run's identity.
     """
 
     card: ModelCard
@@ -172,6 +176,7 @@ class Adapter(ABC):
     device: str = "cpu"
     dtype: str = "float32"
     notices: tuple[str, ...] = ()
+    made_of: Mapping[str, str] = MappingProxyType({})
 
     @property
     def title(self) -> str:
@@ -279,6 +284,8 @@ class LocalAdapter(Adapter):
     ) -> Sequence[Sequence[int]] | None:
         """Return the ids that the model's own library writes to a batch, greedily; the engine is compared with it.
 
+        Where logits are no numbers (`plain_generation.Watch` sees it), the ids end with `NO_TOKEN`.
+
         None if that is `generate` over the prompt's embeddings.
 
         Args:
@@ -295,7 +302,7 @@ class LocalAdapter(Adapter):
 
     @abstractmethod
     def detokenise(self, ids: Sequence[int]) -> str:
-        """Return the text of generated ids without special tokens."""
+        """Return the text of generated ids without special tokens, but for those that set thoughts apart."""
 
     def readable(self, ids: Sequence[int]) -> str:
         """Return the text of a prompt's ids for people, special tokens included; by default without them."""

@@ -1,8 +1,12 @@
-"""Published ways of writing that would leak into a run."""
+"""What goes along with every `generate` of transformers: published ways of writing kept out, broken logits seen."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from transformers import GenerationConfig
+import torch
+from transformers import GenerationConfig, LogitsProcessor
+
+from adapters.base import NO_TOKEN
 
 
 def forget_decoding(decoder: Any) -> None:  # noqa: ANN401 - any model of transformers that can generate
@@ -17,3 +21,33 @@ def forget_decoding(decoder: Any) -> None:  # noqa: ANN401 - any model of transf
             bos_token_id=published.bos_token_id, eos_token_id=published.eos_token_id,
             pad_token_id=published.pad_token_id,
         )  # fmt: skip
+
+
+class Watch(LogitsProcessor):  # type: ignore[misc, unused-ignore]
+    """Sees whether the logits of `generate` are numbers; of NaN it would take the first token of the table, silently.
+
+    Args:
+        each: Rows of one answer, as in a beam search.
+    """
+
+    def __init__(self, *, each: int = 1) -> None:
+        self._each = each
+        self._finite: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Note which rows have numbers; change nothing."""
+        del input_ids
+        self._finite.append(scores.amax(dim=-1).isfinite())
+        return scores
+
+    def cut(self, written: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Return what each answer says before its logits were no numbers, and `NO_TOKEN` in place of the rest."""
+        if not self._finite:
+            return [list(ids) for ids in written]
+        finite = torch.stack(self._finite).cpu().reshape(len(self._finite), -1, self._each).all(dim=-1)
+        return [_until(ids, sound) for ids, sound in zip(written, finite.T.tolist(), strict=True)]
+
+
+def _until(ids: Sequence[int], sound: Sequence[bool]) -> list[int]:
+    first = next((step for step, fine in enumerate(sound) if not fine), None)
+    return list(ids) if first is None else [*ids[:first], NO_TOKEN]

@@ -17,6 +17,8 @@ from tasks.spec import TaskSpec
 
 Letter = Any
 """One question ready to be sent, as its adapter wants it; kept until it is answered."""
+Withheld = Literal["", "refusal", "content filter", "tool call"]
+"""What stands in the place of an answer, by the model's or its service's own decision; empty where an answer stands."""
 Trouble = Literal["rate limit", "overloaded", "timeout", "unreachable", "cut off", "server error", "malformed"]
 """Why a question must be asked again. The first four say that the server has too much to do, or is not there."""
 
@@ -37,11 +39,14 @@ class Served:
         model: The model that answered, in the server's own words; a name such as `latest` may come back more exact.
         finish_reason: Why it ended, in the server's own words.
         scaled: Pictures that were sent smaller than they are, in the order of the sample's images.
+        withheld: What stands in the place of an answer. It is the served model's behaviour, so the answer counts as
+            refused, and a refusal never pays; only what a machine failed to bring stays out of a number.
     """
 
     model: str
     finish_reason: str
     scaled: tuple[Scaled, ...] = ()
+    withheld: Withheld = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +63,15 @@ class Usage:
     Attributes:
         prompt_tokens: Tokens of the prompt, visual ones included.
         output_tokens: Tokens written, thoughts included.
+        thought_tokens: Those of them that are thoughts.
         cached_tokens: Those of the prompt that the server remembered from an earlier one.
         cost: Price in the currency of the prices that the user gave; None where none were given.
-        fingerprint: The server's own mark of its software and settings, or empty.
+        fingerprint: The server's own mark of its software, its settings or the weights it serves, or empty.
     """
 
     prompt_tokens: int = 0
     output_tokens: int = 0
+    thought_tokens: int = 0
     cached_tokens: int = 0
     cost: float | None = None
     fingerprint: str = ""
@@ -72,7 +79,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """A server's last word on a question: a generation, or why it gave none (a content filter, say).
+    """A server's last word on a question: a generation, or why it gave none (it lost the answer, say).
 
     Attributes:
         generation: What the model said; None if it said nothing.
@@ -92,12 +99,16 @@ class TryAgainError(Exception):
         trouble: What kind of failure it was.
         problem: What happened, for people.
         retry_after: Seconds that the server asks to wait; None where it says nothing.
+        most: Requests after which it is known not to pass; None where the user's patience decides.
     """
 
-    def __init__(self, trouble: Trouble, problem: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self, trouble: Trouble, problem: str, retry_after: float | None = None, *, most: int | None = None
+    ) -> None:
         super().__init__(problem)
         self.trouble: Trouble = trouble
         self.retry_after = retry_after
+        self.most = most
 
 
 Complete = Callable[[Letter], Awaitable[Reply]]

@@ -13,7 +13,7 @@ from pathlib import Path
 from adapters.base import ModelCard
 from adapters.catalog import ADAPTERS
 from adapters.hf.apart import TAKEN_APART
-from adapters.hf.entry import KNOWN
+from adapters.hf.families import FAMILIES, KNOWN, Known
 from benchmarks.reading import HEADER, all_of, cells, generated, measure, read
 from harness.cli import COMMANDS
 from harness.doctor.pseudo_models import PSEUDO_MODELS
@@ -101,13 +101,15 @@ def kinds_of(card: ModelCard) -> str:
 
 
 def hf_known() -> str:
-    """Return what is known of published models by their names."""
-    rows = [
-        [f"`*{name}*`", f"`{known.boxes}`" if known.boxes else "-", " ".join(sorted(known.trained_on or ())) or "-",
-         known.licence or "see its card"]
-        for name, known in KNOWN.items()
-    ]  # fmt: skip
-    return table(["name", "boxes", "trained on", "licence"], rows)
+    """Return what is known of published models by their types and by their names."""
+    rows = [[f"`{family}`", "any", *_known_row(one)] for family, one in FAMILIES.items()]
+    rows += [["by its configuration", f"`*{name}*`", *_known_row(one)] for name, one in KNOWN.items()]
+    return table(["`model_type`", "name", "boxes", "trained on", "licence"], rows)
+
+
+def _known_row(one: Known) -> list[str]:
+    boxes = f"`{one.boxes}`" if one.boxes else "by its type"
+    return [boxes, " ".join(sorted(one.trained_on or ())) or "-", one.licence or "see its card"]
 
 
 def hf_families() -> str:

@@ -150,7 +150,7 @@ def _run_one(settings: Settings, overwrite: str, workload: Workload | None = Non
 
 def _run_several(found: Sequence[Settings], overwrite: str) -> int:
     """Run models one after the other; return failure if one of them failed."""
-    from harness.several import one_by_one
+    from harness.several import one_by_one, shown
     from harness.workload import load_workload
 
     workload = load_workload(found[0])
@@ -166,7 +166,7 @@ def _run_several(found: Sequence[Settings], overwrite: str) -> int:
         publish_together(scored, found[0].output_dir)
     failed = [one.model for one in found if one.model not in ended or ended[one.model].exit_code]
     if failed:
-        warn(f"{len(failed)} of {len(found)} models have no numbers: {', '.join(failed)}.")
+        warn(f"{len(failed)} of {len(found)} models have no numbers: {shown(*failed)}.")
         say("The same command tries them again, and leaves the others as they are.")
     return EXIT_FAILED if failed else 0
 

@@ -79,6 +79,8 @@ def _refuse_choosing(choosing: Choosing, adapter: LocalAdapter) -> None:
 
 def _tell(tested: Tested, adapter: LocalAdapter) -> None:
     """Say what the self-test found; aloud where answers differ."""
+    if tested.skipped:
+        warn(f"Self-test not done, nothing could be answered: {tested.skipped}")
     if not tested.total:
         return
     line = f"Self-test: {tested.equal} of {tested.total} answers are those of one-by-one generation in {adapter.dtype}."

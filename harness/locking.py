@@ -4,8 +4,8 @@ The locks are the operating system's: what a killed process held is free at once
 """
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -46,21 +46,35 @@ def held(lock: Path, problem: str) -> Iterator[None]:
 def held_before_loading(settings: Settings, workload: Workload, model: ChosenModel) -> Iterator[None]:
     """Hold an output folder for these settings while the weights are loaded and answer.
 
-    A run's identity is known only when its weights are. What a user says of it is known at once, and that nobody
-    else runs the same.
+    A run's identity is known only when its weights are; what was said of it is known at once. Nothing of it stays:
+    neither the lock, whose name tells no address of a server, nor folders that were made for it and are empty.
 
     Raises:
         RunError: If another process runs the same settings into the same folder, or it cannot be written to.
     """
     folder = settings.output_dir.absolute()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    lock = folder / f".loading-{_key(settings, workload, model)}.lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = folder / f".loading-{slug(settings.model)}-{_key(settings, workload, model)}.lock"
         lock.touch()
     except OSError as error:
         raise unwritable(folder, error) from error
-    with held(lock, f"Another process is writing to {folder}: {settings.model} with these settings."):
-        yield
+    try:
+        with held(lock, f"Another process is writing to {folder}, with this model and these settings."):
+            try:
+                yield
+            finally:
+                _remove(lock.unlink)
+    finally:
+        for path in made:
+            _remove(path.rmdir)
+
+
+def _remove(step: Callable[[], object]) -> None:
+    # What is in use or not empty stays.
+    with suppress(OSError):
+        step()
 
 
 def unwritable(folder: Path, error: OSError) -> RunError:

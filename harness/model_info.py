@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from pydantic import ConfigDict
 
+from tasks.catalog import benchmark_of
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
@@ -30,5 +32,6 @@ class ModelInfo:
     declared: bool = False
 
     def is_zero_shot_on(self, task: str) -> bool:
-        """Return whether the model is known not to have seen a task's train split."""
-        return self.declared and task not in self.trained_on
+        """Return whether the model is known not to have seen a task's train split, in whatever way it was asked."""
+        seen = {benchmark_of(name) for name in self.trained_on}
+        return self.declared and benchmark_of(task) not in seen

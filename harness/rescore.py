@@ -30,13 +30,16 @@ def rescore(path: Path, data_dir: Path | None) -> Results:
     workload = load_workload(replace(settings, tasks=tuple(before.tasks), limit=document["identity_of"]["limit"]))
     directory = RunDirectory(path=path, identity=document["identity"])
     _refuse_other_data(workload, before)
-    model = choose_model(document["identity_of"]["model"], settings.model_args)
-    scored = score_tasks(workload.loads, directory, model)
-    doubts = doubts_about_boxes(scored, model)
+    parts = document["identity_of"]
+    # What the arguments were then, not what would follow today from files that may be gone.
+    model = choose_model(parts["model"], {**settings.model_args, **parts.get("arguments", {})})
+    scores = score_tasks(workload.loads, directory, model)
+    scores.raise_if_failed(f"{directory.results} is as it was.")
+    doubts = doubts_about_boxes(scores.tasks, model)
     for doubt in doubts:
         warn(doubt)
     results = summarise(
-        scored,
+        scores.tasks,
         run=before.run,
         model=before.model,
         suite=before.suite,

@@ -127,6 +127,7 @@ class TaskResult:
         paper: Metrics as the official scripts compute them.
         strict: Metrics as the paper's text and common sense say.
         written: How much the model wrote; None in files of earlier versions.
+        licence: Under which the owner of the data says that they may be passed on; empty if nobody has said.
     """
 
     __pydantic_config__ = _STRICT
@@ -140,6 +141,7 @@ class TaskResult:
     paper: Mapping[str, MetricResult]
     strict: Mapping[str, MetricResult]
     written: Written | None = None
+    licence: str = ""
 
     def metrics(self, protocol: Protocol) -> Mapping[str, MetricResult]:
         """Return the metrics of a protocol."""

@@ -1,19 +1,21 @@
 """The main path on one page: load, plan, generate, score, summarise, publish."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adapters.base import Adapter, AdapterEntry, LoadOptions, LocalAdapter
 from adapters.catalog import ChosenModel, choose_model
 from adapters.guarding import named, plugin_faults
+from harness.answering_code import made_of
 from harness.environment import write_environment
 from harness.generate import answerable, generate, make_plan
 from harness.locking import held_before_loading
 from harness.phases import Phases
 from harness.results import Results, read_results, write_results
 from harness.rundir import RunDirectory, open_run
-from harness.score import doubts_about_boxes, score_tasks
+from harness.score import Scores, doubts_about_boxes, score_tasks
 from harness.settings import Settings
 from harness.shares import Seat, Share, Told, files_of, merged, refuse_other_weights, shares_of, told_by
 from harness.summarise import summarise
@@ -74,12 +76,13 @@ def _run(
         adapter = seat.adapter(shares[0])
         with plugin_faults(settings.model.partition(":")[0], "what it says of itself", type(adapter).__module__):
             first = told_by(adapter)
+            parts = made_of(adapter, [load.spec.name for load in workload.loads])
         # Only the seat may hold a model: two may not fit.
         del adapter
     for notice in (*workload.notices, *first.notices):
         warn(notice)
     with open_run(
-        settings, workload, first.info, model, weights=_weights(shares, first), overwrite=overwrite
+        settings, workload, first.info, model, weights=_weights(shares, first), made_of=parts, overwrite=overwrite
     ) as directory:
         finished = finished_results(directory)
         if finished is not None:
@@ -90,12 +93,13 @@ def _run(
         told = merged([(share, one.told) for share, one in zip(shares, answered, strict=True)])
         failures = [failure for one in answered for failure in one.failures]
         with phases.time("score"):
-            results = score_run(workload, told, model, directory, settings)
+            results, scores = score_run(workload, told, model, directory, settings)
         write_environment(directory.path / "env.json", told.info, phases)
         publish(directory.path)
-        if not failures:
+        if not failures and not scores.failed:
             directory.finish()
     _tell_of_failures(failures)
+    scores.raise_if_failed(f"The numbers of the other tasks are in {directory.path}; the same command scores again.")
     return RunOutcome(path=directory.path, results=results, phases=phases)
 
 
@@ -163,7 +167,9 @@ def _tell_of_failures(failures: Sequence[str]) -> None:
 def _start_scorer_early(workload: Workload) -> None:
     # METEOR reads a 62 MB table before its first pair; it does so while the model writes.
     if any(load.spec.kind == "report" for load in workload.loads):
-        start_meteor()
+        with suppress(MedbenchError):
+            # What keeps it from starting is said where it is needed, and keeps no other task from its numbers.
+            start_meteor()
 
 
 def _refuse_ignored(settings: Settings, entry: AdapterEntry) -> None:
@@ -203,15 +209,17 @@ def load_options(settings: Settings, model: ChosenModel, workload: Workload, che
 
 def score_run(
     workload: Workload, told: Told, model: ChosenModel, directory: RunDirectory, settings: Settings
-) -> Results:
+) -> tuple[Results, Scores]:
     """Score what was generated and write `scores/` and `results.json`."""
     loads = answerable(workload, told.kinds)
-    scored = score_tasks(loads, directory, model)
-    doubts = doubts_about_boxes(scored, model)
+    scores = score_tasks(loads, directory, model)
+    if not scores.tasks:
+        scores.raise_if_failed("The answers are kept.")
+    doubts = (*scores.notices(), *doubts_about_boxes(scores.tasks, model))
     for doubt in doubts:
         warn(doubt)
     results = summarise(
-        scored,
+        scores.tasks,
         run=directory.identity,
         model=told.info,
         suite=workload.suite,
@@ -222,4 +230,4 @@ def score_run(
         probe=settings.probe,
     )
     write_results(directory.results, results)
-    return results
+    return results, scores

@@ -1,17 +1,15 @@
 """A run's folder: what it holds, who may write to it, and when it is done."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from adapters.catalog import ChosenModel
-from harness.environment import answering_code_hash
 from harness.locking import held, slug, unwritable
 from harness.model_info import ModelInfo
 from harness.records import RecordFile
@@ -22,6 +20,7 @@ from tasks.foundation.files import fingerprint, write_atomically
 from tasks.foundation.yaml_tables import read_yaml_table
 
 _IDENTITY_DIGITS = 12
+_ROUNDED = frozenset({"bfloat16", "float16"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,17 +69,26 @@ class RunDirectory:
 
 
 def run_identity(
-    settings: Settings, workload: Workload, told: ModelInfo, model: ChosenModel, weights: object
+    settings: Settings,
+    workload: Workload,
+    told: ModelInfo,
+    model: ChosenModel,
+    *,
+    weights: object,
+    made_of: Mapping[str, object],
 ) -> dict[str, object]:
-    """Return everything that can change an answer; batch size, output folder and data folder cannot."""
+    """Return everything that can change an answer, and nothing else; output folder and data folder cannot.
+
+    In 16 bits sums in another order decide close calls, so there the rows that are computed together are part of it.
+    """
     return {
-        "code": answering_code_hash(),
-        "libraries": {name: version(name) for name in ("torch", "transformers", "tokenizers", "pillow")},
+        **made_of,
         "model": settings.model,
         **({"arguments": model.identity} if model.identity else {}),
         "weights": weights,
         "dtype": told.dtype,
         "device": told.device,
+        **({"batch size": settings.batch_size or "auto"} if told.dtype in _ROUNDED else {}),
         "limit": settings.limit,
         "seed": settings.seed,
         **({"decoding": settings.decoding()} if settings.decoding() else {}),
@@ -102,7 +110,14 @@ def run_identity(
 
 @contextmanager
 def open_run(
-    settings: Settings, workload: Workload, told: ModelInfo, model: ChosenModel, *, weights: object, overwrite: str
+    settings: Settings,
+    workload: Workload,
+    told: ModelInfo,
+    model: ChosenModel,
+    *,
+    weights: object,
+    made_of: Mapping[str, object],
+    overwrite: str,
 ) -> Iterator[RunDirectory]:
     """Make or reopen the folder of the run that these settings name, and hold it against other processes.
 
@@ -112,12 +127,13 @@ def open_run(
         told: What is known of the loaded model.
         model: What the user chose of it.
         weights: What identifies them.
+        made_of: What else answers depend on: code, libraries, parts of the model.
         overwrite: `never`, or `always` to throw away what an earlier run of the same identity left.
 
     Raises:
         RunError: If the folder cannot be written to, is in use, or holds another run.
     """
-    parts = run_identity(settings, workload, told, model, weights)
+    parts = run_identity(settings, workload, told, model, weights=weights, made_of=made_of)
     identity = fingerprint(parts)[:_IDENTITY_DIGITS]
     probe = f"-{settings.probe}" if settings.probe else ""
     path = settings.output_dir.absolute() / f"{slug(settings.model)}-{workload.suite}{probe}-{identity}"

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from tasks.answers.choice import read_choice
 from tasks.answers.thoughts import take_apart
 from tasks.ceiling import rec_ceilings
 from tasks.foundation.console import say, warn
-from tasks.foundation.errors import RunError, SampleError
+from tasks.foundation.errors import MedbenchError, RunError, SampleError
 from tasks.foundation.files import json_lines, write_atomically
 from tasks.metrics.metric import Scorable
 from tasks.protocols import PROTOCOLS, Evaluation, Item, Protocol, evaluate, state_of, tokenise_together
@@ -53,15 +54,45 @@ class ScoredTask:
     written: Written
 
 
-def score_tasks(loads: Sequence[TaskLoad], directory: RunDirectory, model: ChosenModel) -> list[ScoredTask]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """What scoring gave.
+
+    Attributes:
+        tasks: The tasks that were scored.
+        failed: Why the others were not, by task: a scorer that fails takes nothing away from other tasks.
+    """
+
+    tasks: Sequence[ScoredTask]
+    failed: Mapping[str, MedbenchError]
+
+    def notices(self) -> tuple[str, ...]:
+        """Return a line for each task that was not scored."""
+        return tuple(f"{name} is not scored: {error.problem}" for name, error in self.failed.items())
+
+    def raise_if_failed(self, kept: str) -> None:
+        """Raise an error for the tasks that were not scored, if there are any; `kept` says what there is."""
+        if self.failed:
+            first = next(iter(self.failed.values()))
+            raise RunError(f"{', '.join(self.failed)} could not be scored: {first.problem}", f"{first.hint} {kept}")
+
+
+def score_tasks(loads: Sequence[TaskLoad], directory: RunDirectory, model: ChosenModel) -> Scores:
     """Score the recorded generations of tasks and write them to `scores/<task>.jsonl`."""
     recorded = [(load, read_records(load, directory)) for load in loads]
     predicted = [(load, records, read_items(load, records, model.parse)) for load, records in recorded]
     _tell_of_parser([item.error for _, _, items in predicted for item in items if item.error], directory)
-    tokenise_together((load.spec.name, load.spec.kind, items) for load, _, items in predicted)
-    return [
-        _score_items(load, items, written_on(records), directory, model.boxes) for load, records, items in predicted
-    ]
+    with suppress(MedbenchError):
+        # It only saves starts: where it fails, the task that it fails for says why.
+        tokenise_together((load.spec.name, load.spec.kind, items) for load, _, items in predicted)
+    tasks: list[ScoredTask] = []
+    failed: dict[str, MedbenchError] = {}
+    for load, records, items in predicted:
+        try:
+            tasks.append(_score_items(load, items, written_on(records), directory, model.boxes))
+        except MedbenchError as error:
+            failed[load.spec.name] = error
+    return Scores(tasks=tasks, failed=failed)
 
 
 def _tell_of_parser(errors: Sequence[str], directory: RunDirectory) -> None:
@@ -147,8 +178,10 @@ def predict(record: GenerationRecord, sample: Sample, spec: TaskSpec, parse: Par
     except SampleError as error:
         return Item(state="error", scorable=_scorable(sample, "", None), error=str(error))
     scorable = _scorable(sample, answer.text, _finite(answer.box))
-    written = bool(scorable.prediction.strip()) or bool(said.thought) or bool(record.reasoning)
-    cut_off = said.unfinished or (record.stop == "length" and written)
+    if record.served is not None and record.served.withheld in {"refusal", "content filter"}:
+        return Item(state="refused", scorable=scorable)
+    thought = bool(said.thought) or bool(record.reasoning) or bool(record.thought_tokens)
+    cut_off = said.unfinished or (record.stop == "length" and (bool(scorable.prediction.strip()) or thought))
     return Item(state="truncated" if cut_off else state_of(scorable, spec.kind), scorable=scorable)
 
 

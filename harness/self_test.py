@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from adapters.base import Generation, LocalAdapter
-from harness.engine.alone import generate_alone
+from harness.engine.alone import NoNumbersError, generate_alone
 from harness.engine.budget import Budget
 from harness.engine.engine import Engine
 from harness.engine.request import GREEDY, Request
@@ -17,6 +17,8 @@ from harness.phases import Phases
 from tasks.foundation.errors import RunError, SampleError
 
 _TOKENS = 8
+# Where so many from one end cannot be answered, the data are broken and not a picture.
+_TRIED = 16
 Name = tuple[str, str]
 Said = tuple[str, int] | None
 
@@ -27,25 +29,29 @@ class Tested:
 
     Attributes:
         equal: Answers that are equal.
-        total: Answers that were compared; none if a picture is broken or memory ran out, which the run will report.
+        total: Answers that were compared.
         whole: Why the model must be answered by its own library; empty if the engine may.
         one_by_one: Whether even its own library writes other tokens to batches, so that every sample is its own.
+        skipped: Why nothing was compared, where there was something to ask.
     """
 
     equal: int = 0
     total: int = 0
     whole: str = ""
     one_by_one: bool = False
+    skipped: str = ""
 
-    def as_json(self) -> dict[str, int]:
+    def as_json(self) -> dict[str, int | str]:
         """Return what env.json says."""
-        return {"equal": self.equal, "of": self.total}
+        return {"equal": self.equal, "of": self.total, **({"skipped": self.skipped} if self.skipped else {})}
 
 
 def self_test(adapter: LocalAdapter, requests: Sequence[Request], budget: Budget) -> Tested:
     """Answer two requests of unlike lengths, a few tokens each, together by the engine and one by one by the library.
 
-    In 16 bits a difference has no consequence, since sums in another order decide close calls.
+    Requests that cannot be answered (a broken picture, a prompt that is too long) are the run's to report; the next
+    ones are asked in their place. In 16 bits a difference has no consequence, since sums in another order decide close
+    calls.
 
     Args:
         adapter: The model.
@@ -53,22 +59,57 @@ def self_test(adapter: LocalAdapter, requests: Sequence[Request], budget: Budget
         budget: Of the engine.
 
     Raises:
-        RunError: If they differ in float32 and the library has no batches of its own; the run would be worth nothing.
+        RunError: If they differ in float32 and the library has no batches of its own, or if neither has logits that are
+            numbers; the run would be worth nothing.
     """
-    asked = [_shortened(request) for request in _two_of(requests)]
     try:
-        alone = {_name_of(request): _said(generate_alone(adapter, request)) for request in asked}
-        equal = _equal(adapter, asked, budget, alone)
-        if equal is None:
-            return Tested()
-        if equal == len(alone) or adapter.dtype != "float32":
-            return Tested(equal=equal, total=len(alone))
-    except (SampleError, torch.OutOfMemoryError):
-        # Broken pictures and prompts that are too long are the run's to report.
-        return Tested()
+        asked, alone, problem = _answered_alone(adapter, requests)
+        equal = _equal(adapter, asked, budget, alone) if asked else None
+    except torch.OutOfMemoryError:
+        return Tested(skipped="memory ran out")
+    if equal is None:
+        return Tested(skipped=problem or ("an answer failed" if asked else ""))
+    if equal == len(alone) or adapter.dtype != "float32":
+        return Tested(equal=equal, total=len(alone))
     whole = _why_whole(adapter, budget)
     together = _equal(adapter, asked, budget, alone, whole=whole)
     return Tested(equal=equal, total=len(alone), whole=whole, one_by_one=together != len(alone))
+
+
+def _answered_alone(adapter: LocalAdapter, requests: Sequence[Request]) -> tuple[list[Request], dict[Name, Said], str]:
+    """Return the shortest and the longest request that can be answered, the answers, and the last problem met.
+
+    Raises:
+        RunError: If no answer has logits that are numbers.
+    """
+    asked: list[Request] = []
+    alone: dict[Name, Said] = {}
+    problem, broken = "", False
+    ordered = _by_length(requests)
+    for candidates in (ordered, ordered[::-1]):
+        for request in map(_shortened, candidates[:_TRIED]):
+            if _name_of(request) in alone:
+                break
+            try:
+                alone[_name_of(request)] = _said(generate_alone(adapter, request))
+            except SampleError as error:
+                problem, broken = error.problem, broken or isinstance(error, NoNumbersError)
+                continue
+            asked.append(request)
+            break
+    if broken and not alone:
+        raise _no_numbers(adapter)
+    return asked, alone, problem
+
+
+def _no_numbers(adapter: LocalAdapter) -> RunError:
+    return RunError(
+        f"{adapter.title} cannot be run in {adapter.dtype}: all logits of the self-test are NaN or infinite, so "
+        "every answer would be noise.",
+        "The weights are broken: download them again."
+        if adapter.dtype == "float32"
+        else "Give --dtype float32 or bfloat16, which hold larger numbers.",
+    )
 
 
 def _equal(
@@ -93,11 +134,10 @@ def _why_whole(adapter: LocalAdapter, budget: Budget) -> str:
     )
 
 
-def _two_of(requests: Sequence[Request]) -> list[Request]:
-    """Return the shortest and the longest, of those with pictures if there are two."""
+def _by_length(requests: Sequence[Request]) -> list[Request]:
+    """Return the requests, shortest first; those with pictures alone if there are two."""
     seeing = [request for request in requests if request.prompt.images()]
-    chosen = sorted(seeing if len(seeing) > 1 else requests, key=lambda request: request.length)
-    return list({id(request): request for request in (*chosen[:1], *chosen[-1:])}.values())
+    return sorted(seeing if len(seeing) > 1 else requests, key=lambda request: request.length)
 
 
 def _shortened(request: Request) -> Request:

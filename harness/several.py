@@ -1,6 +1,7 @@
 """Several models in one command: what of it is whose, and one run after the other."""
 
 import gc
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,11 @@ class Said:
     others: Mapping[str, Any]
 
 
+def shown(*models: str) -> str:
+    """Return models for people, without what an address may hold of a password."""
+    return ", ".join(re.sub(r"://[^/\s]*@", "://", model) for model in models)
+
+
 def settings_of(config: Path | None, said: Said) -> list[Settings]:
     """Return the settings of each model's run; nothing is loaded, and whatever does not fit is refused here.
 
@@ -53,7 +59,7 @@ def settings_of(config: Path | None, said: Said) -> list[Settings]:
 def _each_once(models: Sequence[str]) -> tuple[str, ...]:
     twice = [model for model in models if models.count(model) > 1]
     if twice:
-        raise UsageError(f"--model {twice[0]} was given twice.", "Give each model once.")
+        raise UsageError(f"--model {shown(twice[0])} was given twice.", "Give each model once.")
     return tuple(models)
 
 
@@ -74,7 +80,7 @@ def _own(model: str, models: Sequence[str], said: Said) -> dict[str, Any]:
             option = f"--{name.replace('_', '-')}"
             _refuse_nobodys(option, takers, models)
             if name == "checkpoint_for" and len(takers) > 1:
-                raise UsageError(f"{option} names weights for {' and '.join(takers)} at once.", "Run them one by one.")
+                raise UsageError(f"{option} names weights for {shown(*takers)} at once.", "Run them one by one.")
             own[name] = own[name] if model in takers else None
     return own
 
@@ -85,7 +91,7 @@ def _entries(models: Sequence[str]) -> dict[str, AdapterEntry]:
 
 def _refuse_nobodys(option: str, takers: Sequence[str], models: Sequence[str]) -> None:
     if not takers:
-        raise UsageError(f"None of {', '.join(models)} takes {option}.", "Leave the option out.")
+        raise UsageError(f"None of {shown(*models)} takes {option}.", "Leave the option out.")
 
 
 def _arguments(model: str, models: Sequence[str], said: Said) -> dict[str, str]:
@@ -121,7 +127,7 @@ def _checkpoint(model: str, models: Sequence[str], said: Said) -> Path | None:
     _refuse_nobodys("--checkpoint", takers, models)
     if len(takers) > 1:
         raise UsageError(
-            f"--checkpoint {common[0]} is one folder, and {' and '.join(takers)} take one each.",
+            f"--checkpoint {common[0]} is one folder, and {shown(*takers)} take one each.",
             f"Say whose it is: {' '.join(f'--checkpoint {one}=DIR' for one in takers)}",
         )
     return Path(common[0]) if model in takers else None
@@ -152,7 +158,7 @@ def tell_whose(said: Said, found: Sequence[Settings]) -> None:
 def _tell(option: str, takers: Sequence[str], models: Sequence[str]) -> None:
     others = [model for model in models if model not in takers]
     if others:
-        warn(f"{option} goes to {', '.join(takers)}; {', '.join(others)} cannot take it and runs without it.")
+        warn(f"{option} goes to {shown(*takers)}; {shown(*others)} cannot take it and runs without it.")
 
 
 class Attempt:
@@ -165,7 +171,7 @@ class Attempt:
     """
 
     def __init__(self, whose: str) -> None:
-        self._whose = whose
+        self._whose = shown(whose)
         self.exit_code = 0
 
     def __enter__(self) -> Self:
@@ -193,7 +199,7 @@ def one_by_one(found: Sequence[Settings], run_one: Callable[[Settings], None]) -
         run_one: Runs one; whatever it raises is told and does not keep the others from running.
     """
     for number, settings in enumerate(found, start=1):
-        say(f"Model {number} of {len(found)}: {settings.model}")
+        say(f"Model {number} of {len(found)}: {shown(settings.model)}")
         with Attempt(settings.model):
             run_one(settings)
         _make_room()

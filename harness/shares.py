@@ -11,7 +11,8 @@ from harness.settings import Settings
 from harness.workload import Workload
 from tasks.catalog import select_tasks
 from tasks.foundation.errors import RunError, UsageError
-from tasks.foundation.files import canonical_json, fingerprint, read_json, sampled_folder, write_atomically
+from tasks.foundation.files import canonical_json, fingerprint, read_json, write_atomically
+from tasks.foundation.model_files import identity_of
 from tasks.spec import Kind
 
 
@@ -72,7 +73,7 @@ def files_of(shares: Sequence[Share]) -> dict[str, str]:
         task: digest
         for share in shares
         if share.checkpoint is not None
-        for digest in [fingerprint(sampled_folder(share.checkpoint))]
+        for digest in [identity_of({"checkpoint": share.checkpoint})]
         for task in share.tasks
     }
 

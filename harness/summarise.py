@@ -18,7 +18,7 @@ _DIGITS = 10
 """Digits kept in files: more than any reader needs, fewer than the last bits that differ between machines."""
 
 
-def summarise_task(scored: ScoredTask, *, seed: int) -> TaskResult:
+def summarise_task(scored: ScoredTask) -> TaskResult:
     """Return the numbers of a task under both protocols."""
     spec = scored.load.spec
     return TaskResult(
@@ -26,15 +26,16 @@ def summarise_task(scored: ScoredTask, *, seed: int) -> TaskResult:
         kind=spec.kind,
         version=spec.version,
         data=scored.load.prepared.manifest.data_fingerprint,
+        licence=scored.load.prepared.manifest.licence,
         samples=len(scored.items),
         states=dict(count_states(scored.items)),
         written=scored.written,
-        paper=_metric_results(scored, "paper", seed),
-        strict=_metric_results(scored, "strict", seed),
+        paper=_metric_results(scored, "paper"),
+        strict=_metric_results(scored, "strict"),
     )
 
 
-def _metric_results(scored: ScoredTask, protocol: Protocol, seed: int) -> dict[str, MetricResult]:
+def _metric_results(scored: ScoredTask, protocol: Protocol) -> dict[str, MetricResult]:
     ceilings = scored.ceilings.get(protocol, {})
     return {
         evaluation.metric.metric_id: metric_result(
@@ -43,7 +44,6 @@ def _metric_results(scored: ScoredTask, protocol: Protocol, seed: int) -> dict[s
             scored.groups,
             unit=scored.load.spec.group_key,
             ceiling=ceilings.get(evaluation.metric.metric_id),
-            seed=seed,
         )
         for evaluation in scored.evaluations[protocol]
     }
@@ -56,7 +56,6 @@ def metric_result(
     *,
     unit: str,
     ceiling: float | None,
-    seed: int,
 ) -> MetricResult:
     """Return one number with its interval, its counts and its signature.
 
@@ -66,12 +65,11 @@ def metric_result(
         groups: The unit of resampling of each, N names.
         unit: What a group is (`image`, `patient`), for the signature.
         ceiling: What a perfect model scores, where its notation limits it.
-        seed: Of the resampling.
     """
     metric = evaluation.metric
     clusters = [groups[index] for index in evaluation.indices]
     value = evaluation.value if len(evaluation.indices) else float("nan")
-    found = None if np.isnan(value) else interval(metric, evaluation.statistics, clusters, seed=seed)
+    found = None if np.isnan(value) else interval(metric, evaluation.statistics, clusters)
     states = _states_where_it_applies(items, evaluation)
     return MetricResult(
         value=None if np.isnan(value) else round(value, _DIGITS),
@@ -121,7 +119,7 @@ def summarise(
     notices: tuple[str, ...], unsupported: tuple[str, ...], probe: str = "",
 ) -> Results:  # fmt: skip
     """Return the results of a run."""
-    found = {scored.load.spec.name: summarise_task(scored, seed=seed) for scored in tasks}
+    found = {scored.load.spec.name: summarise_task(scored) for scored in tasks}
     return Results(
         run=run,
         model=model,

@@ -1,18 +1,18 @@
 """A board: runs that may stand side by side, and which of their numbers lead."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
 
 from harness.results import MetricResult, Results, TaskResult
+from leaderboard.score_table import Column, ScoreTable
+from leaderboard.standings import Standing, field_of, standings_of, values_without_scores
 from tasks.catalog import task_names
 from tasks.foundation.errors import UsageError
 from tasks.protocols import PROTOCOLS, Protocol, metric_ids
 
-Standing = Literal["best", "second", "none"]
 Leaks = Mapping[str, frozenset[str]]
-_DIGITS = 4
-"""Numbers that look the same in a table share their standing."""
+Scores = Mapping[str, Mapping[str, ScoreTable]]
+"""Scores by sample, by the identity of the run and task; of runs whose scores are at hand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,14 +24,21 @@ class Row:
         title: Name of the task in tables.
         metric: Id of the metric.
         cells: One per run.
-        standings: One per run; all `none` where the runs were not scored on equally many samples.
+        compared: By run, the number on the samples that the runs share; None for one that takes no part.
+        remark: What must be said of the comparison: why there is none, or on which samples; empty if on all.
     """
 
     task: str
     title: str
     metric: str
     cells: tuple[MetricResult | None, ...]
-    standings: tuple[Standing, ...]
+    compared: tuple[float | None, ...]
+    remark: str = ""
+
+    @property
+    def standings(self) -> tuple[Standing, ...]:
+        """Who leads, one per run."""
+        return standings_of(self.compared)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +67,13 @@ class Board:
         return self.runs[0].suite
 
 
-def make_board(runs: Sequence[Results], leaks: Leaks | None = None) -> Board:
+def make_board(runs: Sequence[Results], leaks: Leaks | None = None, scores: Scores | None = None) -> Board:
     """Put runs side by side.
 
     Args:
         runs: Their results.
         leaks: Tasks with evidence of a leak, by the identity of the run.
+        scores: Their scores by sample. Without them nobody leads where a sample failed.
 
     Raises:
         UsageError: If there is none, or they answered different suites or different data.
@@ -74,11 +82,12 @@ def make_board(runs: Sequence[Results], leaks: Leaks | None = None) -> Board:
         raise UsageError("No run was given.", "Give one or more folders that `medbench run` made.")
     _refuse_mixtures(runs)
     tasks = _in_catalogue_order({name for run in runs for name in run.tasks})
+    board = Board(runs=tuple(runs), names=_distinct_names(runs), rows={}, leaks=leaks or {})
     rows = {
-        protocol: tuple(row for task in tasks for row in _task_rows(task, runs, protocol, leaks or {}))
+        protocol: tuple(row for task in tasks for row in _task_rows(task, board, protocol, scores or {}))
         for protocol in PROTOCOLS
     }
-    return Board(runs=tuple(runs), names=_distinct_names(runs), rows=rows, leaks=leaks or {})
+    return replace(board, rows=rows)
 
 
 def _in_catalogue_order(names: set[str]) -> list[str]:
@@ -134,47 +143,43 @@ def _distinct_names(runs: Sequence[Results]) -> tuple[str, ...]:
     )
 
 
-def _task_rows(task: str, runs: Sequence[Results], protocol: Protocol, leaks: Leaks) -> list[Row]:
-    having = [run.tasks[task] for run in runs if task in run.tasks]
-    metrics = _in_table_order(task, having, protocol)
-    leaked = [task in leaks.get(run.run, ()) for run in runs]
+def _task_rows(task: str, board: Board, protocol: Protocol, scores: Scores) -> list[Row]:
+    having = [run.tasks[task] for run in board.runs if task in run.tasks]
     rows = []
-    for metric in metrics:
-        cells = tuple(run.tasks[task].metrics(protocol).get(metric) if task in run.tasks else None for run in runs)
-        rows.append(
-            Row(task=task, title=having[0].title, metric=metric, cells=cells, standings=_standings(cells, leaked))
+    for metric in _in_table_order(task, having, protocol):
+        cells = tuple(
+            run.tasks[task].metrics(protocol).get(metric) if task in run.tasks else None for run in board.runs
         )
+        compared, remark = _compared(task, metric, cells, board, protocol, scores)
+        rows.append(Row(task=task, title=having[0].title, metric=metric, cells=cells, compared=compared, remark=remark))
     return rows
+
+
+def _compared(
+    task: str, metric: str, cells: Sequence[MetricResult | None], board: Board, protocol: Protocol, scores: Scores
+) -> tuple[tuple[float | None, ...], str]:
+    """Return the numbers that may be compared, and what must be said of them; a leaked one takes no part."""
+    fair = [
+        None if cell is None or cell.value is None or board.is_leaked(run, task) else cell
+        for cell, run in zip(cells, board.runs, strict=True)
+    ]
+    columns = [
+        None if cell is None else _column(scores.get(run.run, {}).get(task), metric, protocol)
+        for cell, run in zip(fair, board.runs, strict=True)
+    ]
+    there = sum(cell is not None for cell in fair)
+    if there <= 1 or sum(column is not None for column in columns) < there:
+        return values_without_scores(fair)
+    found = field_of(columns)
+    return found.values, found.remark(board.names)
+
+
+def _column(table: ScoreTable | None, metric: str, protocol: Protocol) -> tuple[ScoreTable, Column] | None:
+    column = None if table is None else table.columns[protocol].get(metric)
+    return None if table is None or column is None else (table, column)
 
 
 def _in_table_order(task: str, having: Sequence[TaskResult], protocol: Protocol) -> list[str]:
     there = {metric for result in having for metric in result.metrics(protocol)}
     known = [metric for metric in metric_ids(task, having[0].kind, protocol) if metric in there]
     return known + sorted(there.difference(known))
-
-
-def _standings(cells: Sequence[MetricResult | None], leaked: Sequence[bool]) -> tuple[Standing, ...]:
-    return standings_of(
-        [
-            None if cell is None or cell.value is None or leak else (cell.value, cell.n)
-            for cell, leak in zip(cells, leaked, strict=True)
-        ]
-    )
-
-
-def standings_of(numbers: Sequence[tuple[float, int | None] | None]) -> tuple[Standing, ...]:
-    """Return who leads among numbers with their counts of samples; None takes no part.
-
-    Nobody leads alone, or where the numbers rest on unequally many samples. Equal ones share their standing.
-    """
-    none: Standing = "none"
-    there = [number for number in numbers if number is not None]
-    if len(there) < 2 or len({count for _, count in there}) > 1:  # noqa: PLR2004 - one model leads nobody
-        return (none,) * len(numbers)
-    ranked = sorted({round(value, _DIGITS) for value, _ in there}, reverse=True)
-    return tuple(none if number is None else _standing(ranked.index(round(number[0], _DIGITS))) for number in numbers)
-
-
-def _standing(place: int) -> Standing:
-    words: tuple[Standing, ...] = ("best", "second")
-    return words[place] if place < len(words) else "none"

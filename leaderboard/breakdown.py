@@ -99,7 +99,7 @@ def _parts(
             yield Part(
                 task=table.task, title=result.title, label=label, value=value, metric=column.metric.metric_id,
                 score=None if np.isnan(score) else score,
-                interval=interval(column.metric, statistics, groups, seed=results.seed),
+                interval=interval(column.metric, statistics, groups),
                 n=len(places), samples=samples,
             )  # fmt: skip
 

@@ -2,6 +2,10 @@
 
 from leaderboard.table import Cell
 
+OVERLAP_TEXT = (
+    "overlapping intervals decide nothing about a difference: medbench compare does, on the samples that both scored."
+)
+
 
 def value_text(cell: Cell) -> str:
     """Return the number as a percentage with two decimals, `n/a` where nothing could be scored."""

@@ -21,7 +21,11 @@ LAYOUT_NAMES = ("table2", "table3", "table5", "table6")
 @click.option("--layout", type=click.Choice(LAYOUT_NAMES), help="Rows as in a table of the Uni-Med paper.")
 @click.option("--models-as-rows", is_flag=True, help="A row for each model (markdown).")
 @click.option("--mean", "grouped", is_flag=True, help="One column for all runs of a model: mean ± std.")
-@click.option("--reported", multiple=True, help="Numbers of a paper beside: table3, or a YAML file of your own.")
+@click.option(
+    "--reported",
+    multiple=True,
+    help="Numbers of a paper beside: table2a to table2e, table3, table5, table6, or a YAML file of your own.",
+)
 @click.option("--baseline", help="Name of the model that gains are counted against.")
 @click.option(
     "--data-audit", type=click.Path(path_type=Path), help="audit-data.json of `medbench audit data`: marks ‡."

@@ -1,8 +1,8 @@
 """Two runs on the samples that they share: which is better where, how sure that is, and which samples changed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -13,10 +13,10 @@ from leaderboard.score_table import Column, IndexArray, ScoreTable
 from tasks.catalog import task_names
 from tasks.foundation.errors import UsageError
 from tasks.protocols import Protocol
-from tasks.statistics.paired import Difference, difference, holm
+from tasks.statistics.paired import ALPHA, Difference, difference, holm, levels_to_reach
 
-Verdict = Literal["better", "worse", "not distinguishable"]
-ALPHA = 0.05
+Verdict = Literal["better", "worse", "not distinguishable", "too few clusters"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,7 @@ class Compared:
         second: Value of the second.
         found: What separates them.
         p_adjusted: For the task's primary metric, its p by Holm over all tasks; None for the others, which describe.
+        level: What its own p must be below to be significant, given those of the other tasks.
     """
 
     task: str
@@ -40,15 +41,27 @@ class Compared:
     second: float
     found: Difference
     p_adjusted: float | None
+    level: float = ALPHA
 
     @property
     def verdict(self) -> Verdict | None:
         """Whether the first is better, for a primary metric; None for the others."""
         if self.p_adjusted is None:
             return None
-        if self.p_adjusted >= ALPHA:
-            return "not distinguishable"
-        return "better" if self.found.value > 0 else "worse"
+        if self.p_adjusted < ALPHA:
+            return "better" if self.found.value > 0 else "worse"
+        return "too few clusters" if self.found.least_p >= self.level else "not distinguishable"
+
+    @property
+    def verdict_text(self) -> str:
+        """The verdict for people; empty for other metrics than the primary one."""
+        counted = f" ({self.found.clusters})" if self.verdict == "too few clusters" else ""
+        return f"{self.verdict or ''}{counted}"
+
+    @property
+    def detectable(self) -> float:
+        """Smallest true difference that would have led to a verdict in four of five cases; NaN where none would."""
+        return self.found.detectable_at(self.level)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,14 +228,12 @@ def _compared(
 
 def _adjusted(rows: Sequence[Compared]) -> tuple[Compared, ...]:
     primary = [place for place, row in enumerate(rows) if row.p_adjusted is not None]
-    adjusted = dict(zip(primary, holm([rows[place].found.p for place in primary]), strict=True))
+    ps = [rows[place].found.p for place in primary]
+    adjusted = dict(zip(primary, zip(holm(ps), levels_to_reach(ps), strict=True), strict=True))
     return tuple(
-        Compared(
-            task=row.task, title=row.title, metric=row.metric, first=row.first, second=row.second, found=row.found,
-            p_adjusted=adjusted.get(place),
-        )
+        replace(row, p_adjusted=adjusted[place][0], level=adjusted[place][1]) if place in adjusted else row
         for place, row in enumerate(rows)
-    )  # fmt: skip
+    )
 
 
 def _changed(ours: ScoreTable, theirs: ScoreTable, column: Column, other: Column, pairs: _Pairs) -> list[Changed]:

@@ -3,17 +3,18 @@
 import math
 from collections.abc import Container, Sequence
 
-from leaderboard.compare import Changed, Compared, Comparison
+from leaderboard.compare import VERDICTS, Changed, Compared, Comparison
 from leaderboard.markdown import METRIC_TITLES, PROTOCOL_TEXTS, markdown_table, markdown_text
 
-COLUMNS = ("task", "metric", "first", "second", "difference [95 %]", "p (Holm)", "verdict", "would show")
+COLUMNS = ("task", "metric", "first", "second", "difference [95 %]", "p", "p (Holm)", "verdict", "would show")
 LEGEND = (
     "Differences in percentage points, first minus second, on the samples that both scored, with 95 % intervals that "
-    "heed images, patients, volumes or documents. The verdict is by the task's primary metric, adjusted by Holm over "
-    "the tasks; other metrics describe, their p is unadjusted and in brackets. `would show`: the smallest true "
-    "difference that such data find with a probability of 80 %."
+    "heed images, patients, volumes or documents. The verdict is by the task's primary metric, its p adjusted by Holm "
+    "over the tasks; other metrics describe. `too few clusters`: with so many images, patients, volumes or documents "
+    "the test finds nothing after Holm, whatever the answers. `would show`: the smallest true difference that would "
+    "have led to a verdict with a probability of 80 %, `nothing` if none would."
 )
-_HEADER = ("Difference [95 %]", "p (Holm)", "Verdict", "Would show")
+_HEADER = ("Difference [95 %]", "p", "p (Holm)", "Verdict", "Would show")
 _WITHHELD = "(withheld: data under a signed agreement)"
 _SHOWN = 20
 _LONGEST = 120
@@ -33,9 +34,10 @@ def _row(row: Compared) -> list[str]:
         f"{100 * row.first:.2f}",
         f"{100 * row.second:.2f}",
         f"{100 * found.value:+.2f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]",
-        p_text(row.p_adjusted) if row.p_adjusted is not None else f"({p_text(found.p)})",
-        row.verdict or "",
-        "-" if math.isnan(found.detectable) else f"{100 * found.detectable:.1f}",
+        p_text(found.p),
+        "" if row.p_adjusted is None else p_text(row.p_adjusted),
+        row.verdict_text,
+        "nothing" if math.isnan(row.detectable) else f"{100 * row.detectable:.1f}",
     ]
 
 
@@ -47,12 +49,10 @@ def p_text(p: float) -> str:
 def summary(comparison: Comparison) -> str:
     """Return the verdicts in one sentence."""
     verdicts = [row.verdict for row in comparison.rows if row.verdict is not None]
-    counts = {verdict: verdicts.count(verdict) for verdict in ("better", "worse", "not distinguishable")}
+    counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS}
+    told = [f"{verdict} on {count}" for verdict, count in counts.items() if count or verdict != "too few clusters"]
     first, second = comparison.names
-    return (
-        f"{first} against {second}: better on {counts['better']}, worse on {counts['worse']}, not distinguishable on "
-        f"{counts['not distinguishable']} of {len(verdicts)} tasks."
-    )
+    return f"{first} against {second}: {', '.join(told)} of {len(verdicts)} tasks."
 
 
 def render_comparison(comparison: Comparison) -> str:

@@ -1,28 +1,36 @@
-"""Whose texts and pictures nobody may be shown without asking: data under a signed agreement."""
+"""What of a run's data may be shown and passed on: `tasks.terms` for the data that its results name."""
+
+from collections.abc import Mapping
+from functools import cache
 
 from harness.results import Results
-from tasks.catalog import TASKS, get_task
-from tasks.prepared import is_prepared, load_prepared
+from tasks.catalog import TASKS
+from tasks.prepared import load_prepared, prepared_names
 from tasks.suite import prepare_mini_suite
+from tasks.terms import Terms, needs_agreement, terms_of_data
 
 
 def is_credentialed(results: Results, task: str) -> bool:
-    """Return whether a task of a run has data under a signed agreement.
+    """Return whether the data of a task of a run count as under a signed agreement, so that nobody is shown them."""
+    return needs_agreement(task) and not is_bundled(results, task)
 
-    The mini suite's phantoms are free, whatever task they stand in for. They are known by their fingerprint, since a
-    folder may hold them beside real data. Of a task that is not known here nobody can say, so it counts as one.
-    """
-    if task in TASKS and not get_task(task).credentialed:
-        return False
-    return not is_bundled(results, task)
+
+def terms_of(results: Results, task: str) -> Terms:
+    """Return what may be passed on of a task of a run: by the fingerprint of its data, and what their owner said."""
+    found = results.tasks[task]
+    return terms_of_data(task, found.data, bundled=is_bundled(results, task), licence=found.licence)
 
 
 def is_bundled(results: Results, task: str) -> bool:
-    """Return whether a run answered the mini suite's own samples of a task."""
-    if results.suite != "mini" or task not in TASKS:
-        return False
-    bundled = prepare_mini_suite()
-    return (
-        is_prepared(bundled, task)
-        and load_prepared(bundled, task).manifest.data_fingerprint == results.tasks[task].data
-    )
+    """Return whether a run answered the mini suite's own samples of a task.
+
+    They are known by their fingerprint, since a folder may hold them beside real data.
+    """
+    return results.suite == "mini" and task in TASKS and _bundled_data().get(task) == results.tasks[task].data
+
+
+@cache
+def _bundled_data() -> Mapping[str, str]:
+    """Return the fingerprints of the bundled suite's data by task."""
+    folder = prepare_mini_suite()
+    return {name: load_prepared(folder, name).manifest.data_fingerprint for name in prepared_names(folder)}

@@ -1,6 +1,5 @@
 """Which of the folders that a user names are runs, and which of those may share a table."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,8 +35,8 @@ class Gathered:
 def gather(given: Sequence[Path]) -> Gathered:
     """Return the runs among folders, and among the folders below those that are no runs themselves.
 
-    Left out is what is not finished or broken, and what may not stand beside the others: runs of another suite than
-    most of them are of, of other data, or of other definitions than the first.
+    Left out is what is not finished or broken, and what may not stand beside the others: of the runs that may share a
+    table (one suite, the same data and definitions, no probe) the most are shown.
 
     Raises:
         UsageError: If a folder is named twice.
@@ -53,13 +52,32 @@ def gather(given: Sequence[Path]) -> Gathered:
                 read.append((folder, read_results(folder)))
             except MedbenchError as error:
                 found.skipped.append((folder, error))
-    suites = Counter(results.suite for _, results in read)
-    suite = max(suites, key=lambda name: suites[name], default=None)
-    for folder, results in sorted(read, key=lambda one: one[1].suite != suite):
+    for folder, results in _largest_first(read):
         _add(found, folder, results)
     if not found.runs:
         raise _nothing_left(found)
     return found
+
+
+def _largest_first(read: Sequence[tuple[Path, Results]]) -> list[tuple[Path, Results]]:
+    """Return the runs in their order, the largest group that may share a table before the others."""
+    groups: list[list[tuple[Path, Results]]] = []
+    for one in read:
+        home = next((group for group in groups if _fit([results for _, results in (*group, one)])), None)
+        if home is None:
+            groups.append([one])
+        else:
+            home.append(one)
+    largest = max(groups, key=len, default=[])
+    return [*largest, *(one for one in read if one not in largest)]
+
+
+def _fit(runs: Sequence[Results]) -> bool:
+    try:
+        make_board(list({results.run: results for results in runs}.values()))
+    except UsageError:
+        return False
+    return not any(results.probe for results in runs) or len(runs) == 1
 
 
 def _runs_in(path: Path, found: Gathered) -> Iterator[Path]:

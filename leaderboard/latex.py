@@ -1,9 +1,10 @@
 """A table as LaTeX: `booktabs` rules, bold, underlined, shaded and starred as in the paper's Table 3."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from leaderboard.cells import uncertainty_text, value_text
+from leaderboard.counts import beside
 from leaderboard.markdown import METRIC_TITLES
 from leaderboard.table import Cell, Table
 
@@ -14,7 +15,7 @@ _SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textas
 
 def render_latex(table: Table, caption: str, notices: Sequence[str] = ()) -> str:
     """Return a `table` environment; needs the packages booktabs and xcolor with its option `table`."""
-    comments = [f"% {' '.join(notice.split())}" for notice in notices]
+    comments = [f"% {' '.join(notice.split())}" for notice in (*notices, *_told(table))]
     heads = ["Task", "Metric", *(f"{column.name}{_reported(column.kind)}" for column in table.columns)]
     lines = [
         PACKAGES,
@@ -32,6 +33,18 @@ def render_latex(table: Table, caption: str, notices: Sequence[str] = ()) -> str
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _told(table: Table) -> Iterator[str]:
+    """Yield what a reader of the numbers must know and the cells have no room for."""
+    for line in table.lines:
+        name = f"{line.title}, {METRIC_TITLES.get(line.metric, line.metric)}"
+        if line.remark:
+            yield f"{name}: {line.remark}."
+        for column, cell in zip(table.columns, line.cells, strict=True):
+            texts = [] if cell is None else beside(cell.answered, cell.bounds)
+            if texts:
+                yield f"{name}, {column.name}: {'; '.join(texts)}."
 
 
 def _reported(kind: str) -> str:

@@ -1,6 +1,6 @@
 """Which runs carry evidence of a leak: what `medbench audit` left in their folders."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.results import Results
@@ -43,4 +43,9 @@ def _tasks_in(file: Path, run: Results) -> frozenset[str]:
     verdicts = document.get("verdicts") if isinstance(document, dict) else None
     if not isinstance(verdicts, dict) or document.get("run") != run.run:
         raise DataError(f"{file} is no audit of this run.", "Make it again: medbench audit model RUN")
+    return leaked_in(verdicts)
+
+
+def leaked_in(verdicts: Mapping[str, object]) -> frozenset[str]:
+    """Return the tasks whose verdict speaks of a leak."""
     return frozenset(task for task, verdict in verdicts.items() if verdict in _LEAKED)

@@ -1,11 +1,12 @@
 """A board as markdown; pure, and the same bytes for the same board."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from harness.results import MetricResult, Results
 from leaderboard.board import Board, definition_of
-from leaderboard.cells import uncertainty_text, value_text
+from leaderboard.cells import OVERLAP_TEXT, uncertainty_text, value_text
+from leaderboard.counts import WRITTEN_HEADS, beside, is_partly_answered, writes_to_tell, written_cells
 from leaderboard.table import Cell, Line, Table, make_table
 from tasks.protocols import STATES, Protocol
 
@@ -44,10 +45,10 @@ def render_markdown(board: Board, tables: Sequence[Table] | None = None, section
     shown = [make_table(board, protocol) for protocol in board.rows] if tables is None else tables
     parts = ["# Leaderboard", *notes(notices_of(board)), legend(shown)]
     for table in shown:
-        parts += [PROTOCOL_TEXTS[table.protocol], render_table(table)]
+        parts += [PROTOCOL_TEXTS[table.protocol], render_table(table), *told_under(table)]
     parts += [
-        *sections, "## What happened to the samples", _states(board), "## Definitions", _definitions(board),
-        _runs(board),
+        *sections, "## What happened to the samples", _states(board), _written(board), "## Definitions",
+        _definitions(board), _runs(board),
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -74,8 +75,8 @@ def legend(tables: Sequence[Table]) -> str:
         "`of`: what a perfect model scores that must write its boxes in this model's notation.": any(
             cell.ceiling is not None for cell in cells
         ),
-        "Best **bold**, second <u>underlined</u>, only where all were scored on equally many samples; "
-        "a difference inside overlapping intervals is no difference.": any(cell.standing != "none" for cell in cells),
+        "Best **bold**, second <u>underlined</u>, decided on the samples that the runs share; nobody leads at zero; "
+        f"{OVERLAP_TEXT}": any(cell.standing != "none" for cell in cells),
         f"{ZERO_SHOT}: zero-shot, the model is known not to have seen the task's train split.": any(
             cell.zero_shot for cell in cells
         ),
@@ -84,6 +85,11 @@ def legend(tables: Sequence[Table]) -> str:
         ),
         "‡: test and training data of the task overlap, see the audit of the data; it concerns every model trained on "
         "it.": any(line.overlaps for table in tables for line in table.lines),
+        "`answered`: share of the answers that could be read; under `strict` the others are wrong.": any(
+            is_partly_answered(cell.answered) for cell in cells
+        ),
+        "`failures`: the number had all samples that a machine failed on been wrong, and had all been right; they are "
+        "left out of it.": any(cell.bounds for cell in cells),
         "(reported): numbers of a paper, not made here.": "reported" in kinds,
     }
     return " ".join(text for text, needed in told.items() if needed)
@@ -128,7 +134,38 @@ def _score(cell: Cell | None) -> str:
     star = "\\*" if cell.leaked else ""
     shade = f" {ZERO_SHOT}" if cell.zero_shot else ""
     ceiling = "" if cell.ceiling is None else f" of {100 * cell.ceiling:.1f}"
-    return f"{marked}{star}{uncertainty_text(cell, plus_minus='±')}{ceiling}{shade}"
+    told = "".join(f"; {text}" for text in beside(cell.answered, cell.bounds))
+    return f"{marked}{star}{uncertainty_text(cell, plus_minus='±')}{ceiling}{shade}{told}"
+
+
+def told_under(table: Table) -> list[str]:
+    """Return what must stand under a table: who was compared on which samples, and numbers among the answered."""
+    remarks = {f"{line.title}, {METRIC_TITLES.get(line.metric, line.metric)}": line.remark for line in table.lines}
+    return [part for part in (remark_list(remarks), _among_answered(table)) if part]
+
+
+def remark_list(remarks: Mapping[str, str]) -> str:
+    """Return remarks by what they are about as a list; empty ones are left out."""
+    return "\n".join(f"- {markdown_text(name)}: {markdown_text(text)}." for name, text in remarks.items() if text)
+
+
+def _among_answered(table: Table) -> str:
+    rows = [
+        [markdown_text(line.title), _metric_title(line.metric), markdown_text(column.name), *_answered_cells(cell)]
+        for line in table.lines
+        for column, cell in zip(table.columns, line.cells, strict=True)
+        if cell is not None and is_partly_answered(cell.answered)
+    ]
+    if not rows:
+        return ""
+    shown = markdown_table(["Task", "Metric", "Model", "Answered", "Among these"], _without_repeats(rows), right=2)
+    told = "Numbers among the answers that could be read: never to be compared, since silence raises them"
+    return f"<details><summary>{told}</summary>\n\n{shown}\n\n</details>"
+
+
+def _answered_cells(cell: Cell) -> list[str]:
+    among = "n/a" if cell.among_answered is None else f"{100 * cell.among_answered:.2f}"
+    return ["" if cell.answered is None else f"{100 * cell.answered:.1f} %", among]
 
 
 def ceiling_note(cell: MetricResult) -> str:
@@ -149,6 +186,18 @@ def _state_rows(name: str, run: Results) -> list[list[str]]:
         for task in run.tasks.values()
     ]
     return asked + [[name, markdown_text(task), "not supported", *[""] * len(STATES)] for task in run.unsupported]
+
+
+def _written(board: Board) -> str:
+    rows = [
+        [markdown_text(name), markdown_text(task.title), *written_cells(task)]
+        for name, run in zip(board.names, board.runs, strict=True)
+        for task in writes_to_tell(run)
+    ]
+    if not rows:
+        return ""
+    table = markdown_table(["Model", "Task", *WRITTEN_HEADS], _without_repeats(rows), right=len(WRITTEN_HEADS))
+    return f"## Thoughts, and answers at the limit of tokens\n\n{table}"
 
 
 def _definitions(board: Board) -> str:

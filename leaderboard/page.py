@@ -5,16 +5,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.results import read_results
-from leaderboard.board import Board, make_board
+from leaderboard.board import Board, Scores, make_board
 from leaderboard.compare import Side
 from leaderboard.latex import render_latex
 from leaderboard.layouts import LAYOUTS
 from leaderboard.leaks import leaks_of, overlaps_in
-from leaderboard.markdown import PROTOCOL_TEXTS, legend, notes, notices_of, render_markdown, render_table
+from leaderboard.markdown import (
+    PROTOCOL_TEXTS,
+    legend,
+    notes,
+    notices_of,
+    render_markdown,
+    render_table,
+    told_under,
+)
 from leaderboard.plain_formats import render_csv, render_json
 from leaderboard.published.read import Publication, read_publication
 from leaderboard.ranking import rank_runs
-from leaderboard.score_table import read_score_table
+from leaderboard.read_runs import read_scores
 from leaderboard.sections import render_gains, render_layout, render_ranks
 from leaderboard.table import Table, make_table
 from tasks.foundation.errors import UsageError
@@ -58,7 +66,8 @@ def make_page(paths: Sequence[Path], wanted: Wanted) -> str:
     if not paths and not published:
         raise UsageError("No run was given.", "Give folders that `medbench run` made, or --reported table3.")
     runs = [read_results(path) for path in paths]
-    board = make_board(runs, leaks_of(paths, runs)) if runs else None
+    scores = read_scores(paths, runs) if len(runs) > 1 else {}
+    board = make_board(runs, leaks_of(paths, runs), scores) if runs else None
     layout = LAYOUTS[wanted.layout] if wanted.layout else None
     overlapping = overlaps_in(wanted.data_audit) if wanted.data_audit else frozenset()
     tables = [
@@ -73,7 +82,7 @@ def make_page(paths: Sequence[Path], wanted: Wanted) -> str:
     if wanted.form == "latex":
         captions = [f"Protocol {table.protocol}. {_plain(legend([table]))}" for table in tables]
         return "\n".join(render_latex(table, caption, notices) for table, caption in zip(tables, captions, strict=True))
-    return _markdown(board, paths, tables, published, wanted)
+    return _markdown(board, scores, tables, published, wanted)
 
 
 def _protocols(wanted: Wanted, published: Sequence[Publication]) -> tuple[Protocol, ...]:
@@ -92,14 +101,15 @@ def _plain(text: str) -> str:
 
 def _markdown(
     board: Board | None,
-    paths: Sequence[Path],
+    scores: Scores,
     tables: Sequence[Table],
     published: Sequence[Publication],
     wanted: Wanted,
 ) -> str:
-    sections = _sections(board, paths, tables, wanted)
+    sections = _sections(board, scores, tables, published, wanted)
+    sources = [f"Source: {publication.source}." for publication in published]
     if board is not None and wanted.layout is None and not wanted.models_as_rows:
-        return render_markdown(board, tables, sections)
+        return render_markdown(board, tables, [*sections, *sources])
     notices = notices_of(board) if board else []
     parts = ["# Leaderboard", *notes(notices), legend(tables)]
     for table in tables:
@@ -108,20 +118,22 @@ def _markdown(
             parts.append(render_layout(table, LAYOUTS[wanted.layout], wanted.baseline))
         else:
             parts.append(render_table(table, models_as_rows=wanted.models_as_rows))
-    parts += sections if wanted.layout is None else []
-    parts += [f"Source: {publication.source}." for publication in published]
+        parts += told_under(table)
+    parts += [*(sections if wanted.layout is None else []), *sources]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _sections(board: Board | None, paths: Sequence[Path], tables: Sequence[Table], wanted: Wanted) -> list[str]:
+def _sections(
+    board: Board | None, scores: Scores, tables: Sequence[Table], published: Sequence[Publication], wanted: Wanted
+) -> list[str]:
     sections = []
     if board is not None and len(board.runs) > 1 and not wanted.grouped:
-        sides = [
-            Side(results=run, tables={task: read_score_table(path, run, task) for task in run.tasks})
-            for path, run in zip(paths, board.runs, strict=True)
-        ]
-        sections.append(render_ranks(board.names, rank_runs(sides, tables[0].protocol)))
+        sides = [Side(results=run, tables=dict(scores[run.run])) for run in board.runs]
+        ranking = rank_runs(sides, board.names, tables[0].protocol, board.leaks)
+        sections.append(render_ranks(board.names, ranking))
     if wanted.baseline is not None and wanted.layout is None:
-        primary = make_table(board, tables[0].protocol, grouped=wanted.grouped, layout=LAYOUTS["table2"])
+        primary = make_table(
+            board, tables[0].protocol, grouped=wanted.grouped, published=published, layout=LAYOUTS["table2"]
+        )
         sections.append(render_gains(primary, wanted.baseline))
     return sections

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from leaderboard.counts import NOT_OK
 from leaderboard.table import Table
 from tasks.foundation.files import canonical_json
 
 HEADER = (
     "protocol", "task", "metric", "model", "kind", "source", "value", "low", "high", "n", "std", "runs", "ceiling",
-    "zero_shot", "leaked", "standing", "overlaps",
+    "zero_shot", "leaked", "standing", "overlaps", "compared", "remark", "answered", "among_answered",
+    "if_failed_wrong", "if_failed_right", *NOT_OK,
 )  # fmt: skip
 
 
@@ -30,10 +32,12 @@ def _rows(table: Table) -> Iterator[list[Any]]:
             if cell is None:
                 continue
             low, high = cell.ci or (None, None)
+            wrong, right = cell.bounds or (None, None)
             yield [
                 table.protocol, line.task, line.metric, _no_formula(column.name), column.kind, column.source,
                 cell.value, low, high, cell.n, cell.spread, cell.runs, cell.ceiling, cell.zero_shot, cell.leaked,
-                cell.standing, line.overlaps,
+                cell.standing, line.overlaps, cell.compared, line.remark, cell.answered, cell.among_answered, wrong,
+                right, *(cell.not_ok.get(why) for why in NOT_OK),
             ]  # fmt: skip
 
 

@@ -1,17 +1,19 @@
 """Who stands where, as intervals: on each task by its primary metric, and over all tasks by the mean rank.
 
-Test cases are drawn again, whole clusters for all models alike; an interval of ranks holds 95 % of what comes out. Only
-tasks count that every run scored on the same samples: a model that cannot do a task is not last there, it has no rank.
+Test cases are drawn again, whole clusters for all models alike; an interval of ranks holds 95 % of what comes out. A
+task is decided on the samples that the runs share (`leaderboard.standings`); a model that cannot do a task, or whose
+number has evidence of a leak, is not last there, it has no rank. The mean counts the tasks on which all have one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from leaderboard.board import Leaks
 from leaderboard.compare import Side
 from leaderboard.primary import primary_metric
-from leaderboard.score_table import Column, ScoreTable
+from leaderboard.standings import Field, field_of
 from tasks.catalog import task_names
 from tasks.metrics.metric import FloatArray
 from tasks.protocols import Protocol
@@ -36,12 +38,26 @@ class Rank:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRanks:
-    """The ranks of all models on one task."""
+    """The ranks of all models on one task.
+
+    Attributes:
+        task: Name of the task.
+        title: Name of the task in tables.
+        metric: Its primary metric.
+        ranks: One for each model; None for one that takes no part.
+        remark: On which samples, if not on all, and without whom.
+    """
 
     task: str
     title: str
     metric: str
-    ranks: tuple[Rank, ...]
+    ranks: tuple[Rank | None, ...]
+    remark: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every model has a rank."""
+        return None not in self.ranks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,36 +66,45 @@ class Ranking:
 
     Attributes:
         tasks: By task.
-        overall: Mean over kinds of the mean over their tasks; empty if no task counts.
-        left_out: Tasks that do not count, since not all runs scored the same samples.
+        overall: Mean over kinds of the mean over the tasks on which all have a rank; empty if there is none.
+        left_out: Why a task has no ranks, by its name in tables.
     """
 
     tasks: tuple[TaskRanks, ...]
     overall: tuple[Rank, ...]
-    left_out: tuple[str, ...]
+    left_out: Mapping[str, str]
 
 
-def rank_runs(sides: Sequence[Side], protocol: Protocol) -> Ranking:
+Drawn = tuple[FloatArray, FloatArray]
+
+
+def rank_runs(sides: Sequence[Side], names: Sequence[str], protocol: Protocol, leaks: Leaks | None = None) -> Ranking:
     """Return the ranks of runs that may stand side by side.
 
     Args:
         sides: Two or more runs with their scores.
+        names: What they are called.
         protocol: Whose definitions.
+        leaks: Tasks with evidence of a leak, by the identity of the run.
     """
     found: list[TaskRanks] = []
-    of_kinds: dict[Kind, list[tuple[FloatArray, FloatArray]]] = {}
-    left_out: list[str] = []
+    of_kinds: dict[Kind, list[Drawn]] = {}
+    left_out: dict[str, str] = {}
     for task in _in_catalogue_order({name for side in sides for name in side.results.tasks}):
-        drawn = _drawn(sides, task, protocol)
-        if drawn is None:
-            left_out.append(task)
+        result = next(side.results.tasks[task] for side in sides if task in side.results.tasks)
+        field = _field(sides, task, protocol, leaks or {})
+        if isinstance(field, str):
+            left_out[result.title] = field
             continue
-        metric, values, resampled = drawn
-        result = sides[0].results.tasks[task]
-        own, others = ranks(-_missing_last(-values)), ranks(-_missing_last(-resampled))
-        of_kinds.setdefault(result.kind, []).append((own, others))
-        found.append(TaskRanks(task=task, title=result.title, metric=metric, ranks=_intervals(own, others)))
-    return Ranking(tasks=tuple(found), overall=_overall(of_kinds), left_out=tuple(left_out))
+        own, others = _drawn(field, sides[0].results.seed)
+        one = TaskRanks(
+            task=task, title=result.title, metric=field.metric.metric_id, ranks=_spread(_intervals(own, others), field),
+            remark=field.remark(names),
+        )  # fmt: skip
+        found.append(one)
+        if one.is_whole:
+            of_kinds.setdefault(result.kind, []).append((own, others))
+    return Ranking(tasks=tuple(found), overall=_overall(of_kinds), left_out=left_out)
 
 
 def _in_catalogue_order(names: set[str]) -> list[str]:
@@ -87,31 +112,38 @@ def _in_catalogue_order(names: set[str]) -> list[str]:
     return known + sorted(names.difference(known))
 
 
-def _drawn(sides: Sequence[Side], task: str, protocol: Protocol) -> tuple[str, FloatArray, FloatArray] | None:
-    """Return metric, values [M] and resampled values [B, M]; None unless all scored the same samples."""
-    tables = [side.tables.get(task) for side in sides]
-    there = [table for table in tables if table is not None]
-    if len(there) < len(sides):
-        return None
-    metric = primary_metric(sides[0].results.tasks[task].kind, there[0].columns[protocol])
-    if metric is None:
-        return None
-    columns = [table.columns[protocol][metric] for table in there]
-    scored = [
-        [table.records[row].sample_id for row in column.rows] for table, column in zip(there, columns, strict=True)
+def _field(sides: Sequence[Side], task: str, protocol: Protocol, leaks: Leaks) -> Field | str:
+    """Return the runs on what they share of a task, or why they cannot be ranked."""
+    kind = next(side.results.tasks[task].kind for side in sides if task in side.results.tasks)
+    tables = [
+        None if task in leaks.get(side.results.run, ()) or task not in side.tables else side.tables[task]
+        for side in sides
     ]
-    if not scored[0] or any(ids != scored[0] for ids in scored):
-        return None
-    statistics = [column.statistics for column in columns]
-    compute = columns[0].metric.compute
-    values = np.asarray([float(compute(one.sum(axis=0))) for one in statistics])
-    groups = there[0].groups_of(columns[0].rows)
-    seed = sides[0].results.seed
-    return metric, values, resampled_together(columns[0].metric, statistics, groups, seed=seed)
+    columns = [None if table is None else table.columns[protocol] for table in tables]
+    metric = primary_metric(kind, {name for one in columns if one is not None for name in one})
+    if metric is None:
+        return "this protocol does not have its primary metric"
+    runs = [
+        None if table is None or column is None or metric not in column else (table, column[metric])
+        for table, column in zip(tables, columns, strict=True)
+    ]
+    if sum(run is not None for run in runs) <= 1:
+        return "only one of the runs may be ranked there"
+    field = field_of(runs)
+    return field.reason or field
 
 
-def _scored(table: ScoreTable, column: Column) -> list[str]:
-    return [table.records[row].sample_id for row in column.rows]
+def _drawn(field: Field, seed: int) -> Drawn:
+    """Return the ranks [M] of the runs that take part, and those [B, M] of their resamplings."""
+    statistics = [one for one in field.statistics if one is not None]
+    values = np.asarray([float(field.metric.compute(one.sum(axis=0))) for one in statistics])
+    resampled = resampled_together(field.metric, statistics, field.groups, seed=seed)
+    return ranks(-_missing_last(-values)), ranks(-_missing_last(-resampled))
+
+
+def _spread(found: Sequence[Rank], field: Field) -> tuple[Rank | None, ...]:
+    those = iter(found)
+    return tuple(None if one is None else next(those) for one in field.statistics)
 
 
 def _missing_last(negative: FloatArray) -> FloatArray:

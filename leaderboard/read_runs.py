@@ -1,9 +1,10 @@
 """Runs read for a comparison: results and the scores behind them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from harness.results import read_results
+from harness.results import Results, read_results
+from leaderboard.board import Scores
 from leaderboard.compare import Side, shared_tasks
 from leaderboard.score_table import read_score_table
 from tasks.catalog import select_tasks
@@ -30,6 +31,19 @@ def read_pair(first: Path, second: Path, tasks: str | None) -> tuple[Side, Side]
         for path, found in zip((first, second), results, strict=True)
     )
     return ours, theirs
+
+
+def read_scores(paths: Sequence[Path], runs: Sequence[Results]) -> Scores:
+    """Return the scores by sample of runs.
+
+    Raises:
+        RunError: If a run lacks scores, or they were written by an older version.
+        DataError: If they are malformed.
+    """
+    return {
+        run.run: {task: read_score_table(path, run, task) for task in run.tasks}
+        for path, run in zip(paths, runs, strict=True)
+    }
 
 
 def chosen_tasks(there: Collection[str], tasks: str | None) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from leaderboard.gains import Gain, gains_over
 from leaderboard.layouts import Layout
-from leaderboard.markdown import METRIC_TITLES, markdown_table, markdown_text, render_table
+from leaderboard.markdown import METRIC_TITLES, markdown_table, markdown_text, remark_list, render_table
 from leaderboard.ranking import Rank, Ranking
 from leaderboard.table import Table
 from tasks.catalog import get_task
@@ -12,26 +12,37 @@ from tasks.spec import Kind
 
 
 def render_ranks(names: Sequence[str], ranking: Ranking) -> str:
-    """Return the ranks with their intervals."""
-    if not ranking.tasks:
+    """Return the ranks with their intervals, and why tasks have none."""
+    if not ranking.tasks and not ranking.left_out:
         return ""
+    told = (
+        "By the primary metric of each task on the samples that the runs share, with the 95 % interval of ranks when "
+        "test cases are drawn again. They are of each rank alone: whether two runs differ, `medbench compare` tells. "
+        "Kinds of tasks weigh alike in the mean, which counts the tasks on which all have a rank."
+    )
+    parts = [
+        "## Ranks",
+        told,
+        _rank_table(names, ranking) if ranking.tasks else "",
+        remark_list({one.title: one.remark for one in ranking.tasks}),
+        remark_list({title: f"no rank: {reason}" for title, reason in ranking.left_out.items()}),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _rank_table(names: Sequence[str], ranking: Ranking) -> str:
     rows = [
         [markdown_text(one.title), METRIC_TITLES.get(one.metric, one.metric), *map(_rank, one.ranks)]
         for one in ranking.tasks
     ]
-    overall = [["**All tasks**", "mean rank", *map(_mean_rank, ranking.overall)]]
-    table = markdown_table(["Task", "Metric", *map(markdown_text, names)], [*rows, *overall], right=len(names))
-    told = (
-        "By the primary metric of each task, with the 95 % interval of ranks when test cases are drawn again. Where "
-        "intervals overlap the order is not established. Kinds of tasks weigh alike in the mean."
-    )
-    if ranking.left_out:
-        left = ", ".join(map(markdown_text, ranking.left_out))
-        told += f" Without a rank, since not all were scored on the same samples: {left}."
-    return f"## Ranks\n\n{told}\n\n{table}"
+    if ranking.overall:
+        rows.append(["**All tasks**", "mean rank", *map(_mean_rank, ranking.overall)])
+    return markdown_table(["Task", "Metric", *map(markdown_text, names)], rows, right=len(names))
 
 
-def _rank(rank: Rank) -> str:
+def _rank(rank: Rank | None) -> str:
+    if rank is None:
+        return ""
     low, high = f"{rank.low:g}", f"{rank.high:g}"
     return f"{rank.rank:g}" if low == high else f"{rank.rank:g} ({low} to {high})"
 
@@ -62,9 +73,17 @@ def render_gains(table: Table, baseline: str) -> str:
     told = (
         f"Against {markdown_text(baseline)}. Δ is the paper's: the mean of (ours - baseline) / baseline over data "
         "sets, which those with low baselines dominate, and which can be positive both ways. `geometric`: exp(mean of "
-        "log ratios) - 1. `points`: mean difference in percentage points. Starred numbers count on neither side."
+        "log ratios) - 1. `points`: mean difference in percentage points. Starred numbers count on neither side, and "
+        "runs are compared on the samples that they share."
     )
-    return f"## Gain over a baseline\n\n{told}\n\n{markdown_table(header, rows, right=len(header) - 1)}"
+    left_out = {
+        column.name: f"without {', '.join(gain.left_out)}, of which not the same samples were scored"
+        for column, gain in zip(table.columns, total, strict=True)
+        if gain.left_out
+    }
+    shown = markdown_table(header, rows, right=len(header) - 1)
+    parts = ["## Gain over a baseline", told, shown, remark_list(left_out)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _percent(value: float | None) -> str:

@@ -69,6 +69,11 @@ def main_task_names() -> tuple[str, ...]:
     return tuple(name for name in TASKS if not get_task(name).variant_of)
 
 
+def benchmark_of(name: str) -> str:
+    """Return the task whose data a variant asks about in another way; of any other task its own name."""
+    return (get_task(name).variant_of or name) if name in TASKS else name
+
+
 def select_tasks(selection: str) -> tuple[str, ...]:
     """Return the tasks that a selection names, in catalog order, each once.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from tasks.foundation.errors import DataError, SampleError
 from tasks.foundation.files import canonical_json
 from tasks.images import locate
+from tasks.missing import MISSING, missing_files
 from tasks.prepared import SAMPLE, SPLITS
 from tasks.sample import Sample, Split
 from tasks.spec import Reading, Skipped, TaskSpec
@@ -47,12 +48,13 @@ def check_reading(spec: TaskSpec, source: Path, reading: Reading) -> Checked:
         line = f"{canonical_json(SAMPLE.dump_python(sample, mode='json', exclude_defaults=True))}\n"
         reason = check.problem(sample) or _text_problem(sample, line)
         if reason:
-            skipped.append(Skipped(item=encodable(sample.sample_id), reason=reason))
+            missing = check.first_missing(sample)
+            skipped.append(Skipped(item=encodable(sample.sample_id), reason=reason, looked_for=missing))
             continue
         lines[sample.split].append(line)
         groups[sample.split].add(sample.groups[spec.group_key])
         images.update(ref.path for ref in sample.images)
-    warnings = tuple(_warnings(spec, lines, groups))
+    warnings = (*reading.warnings, *missing_files(source, skipped), *_warnings(spec, lines, groups))
     return Checked(lines=lines, images=tuple(sorted(images)), skipped=skipped, warnings=warnings)
 
 
@@ -79,6 +81,10 @@ class _ImageCheck:
     def problem(self, sample: Sample) -> str:
         return next((problem for ref in sample.images if (problem := self._of(ref.path))), "")
 
+    def first_missing(self, sample: Sample) -> str:
+        """Return the first file of a sample that is missing, or nothing."""
+        return next((ref.path for ref in sample.images if self._of(ref.path) == MISSING), "")
+
     def _of(self, path: str) -> str:
         if path not in self._problems:
             self._problems[path] = self._look(path)
@@ -88,7 +94,7 @@ class _ImageCheck:
         try:
             file = locate(self._source, path)
             if not file.is_file():
-                return "image is missing"
+                return MISSING
             return "" if file.stat().st_size else "image file is empty"
         except (SampleError, OSError):
             return "image path is no path inside the source folder"

@@ -27,6 +27,7 @@ from tasks.prepared import (
     split_file,
 )
 from tasks.spec import TaskSpec
+from tasks.terms import NOBODY_SAID, checked_licence, terms_of_prepared
 
 MINI = "mini"
 
@@ -119,19 +120,26 @@ def _description(spec: TaskSpec) -> str:
     show_default=True,
     help="prepared: hash every image file that a sample names; none: leave them unread, and out of the fingerprint.",
 )
+@click.option(
+    "--licence",
+    default="",
+    metavar="TEXT",
+    help="Under which the data may be passed on, if you may say so: 'CC BY 4.0'. Without it their texts stay here.",
+)
 def prepare_command(
     task: Sequence[str],
     source: Path | None,
     data_dir: Path | None,
     options: Sequence[str],
     image_hashes: ImageHashes,
+    licence: str,
 ) -> None:
     """Read native files and write samples and a manifest. TASK: names, kinds, patterns, or `mini`.
 
     The images stay where they are. `mini` prepares the bundled suite, needs no --source, and shows its folder.
     """
     if MINI in task:
-        _prepare_mini(task, source, data_dir, options, image_hashes)
+        _prepare_mini(task, source, data_dir, (*options, *([licence] if licence else [])), image_hashes)
         return
     if source is None or data_dir is None:
         raise UsageError(
@@ -140,8 +148,9 @@ def prepare_command(
             "(where the prepared samples go).",
         )
     parsed = _parsed_options(options)
-    for name in _selected(task):
-        _report(prepare_task(get_task(name), source, data_dir, parsed, image_hashes=image_hashes))
+    terms = {name: checked_licence(get_task(name), licence) for name in _selected(task)}
+    for name, said in terms.items():
+        _report(prepare_task(get_task(name), source, data_dir, parsed, image_hashes=image_hashes, licence=said))
 
 
 def _prepare_mini(
@@ -179,6 +188,8 @@ def _report(prepared: Prepared) -> None:
         say(f"  every skipped item: {prepared.folder / SKIPPED_NAME}")
     for warning in manifest.warnings:
         warn(f"  {warning}")
+    if terms_of_prepared(prepared).reason == NOBODY_SAID:
+        say(f"  their texts are not passed on: {NOBODY_SAID}")
 
 
 @data_group.command("verify")

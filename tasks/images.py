@@ -3,14 +3,8 @@
 A reference may not climb out of that folder. A symbolic link inside it is followed, so that images may lie on another
 disk: texts of a dataset name paths, they make no links.
 
-How each kind of file becomes RGB:
-
-- 8 bits per channel (black and white, grey, palette, RGB, CMYK, YCbCr, with or without alpha): Pillow's own
-  `convert("RGB")`, which is what the official Uni-Med code does; alpha is dropped, not blended.
-- More than 8 bits (16-bit PNG or TIFF, 32-bit integer, float), where Pillow would clip everything above 255
-  to white: the values of this image are scaled linearly so that its lowest becomes 0 and its highest 255.
-  Values that already fit 0-255 are kept.
-- A row of an `.npz` array, `uint8` [height, width] or [height, width, 3]: as it is; grey is repeated.
+How a file becomes RGB, whatever its depth and transparency, is in `tasks.pixels`. A row of an `.npz` array, `uint8`
+[height, width], [height, width, 1] or [height, width, 3], is taken as it is; grey is repeated.
 """
 
 import hashlib
@@ -27,15 +21,13 @@ from PIL import Image
 
 from tasks.foundation.errors import DataError, SampleError
 from tasks.foundation.files import inside
-from tasks.npz import read_array
+from tasks.npz import COLOUR_STACK, read_array, refuse_other_stacks
+from tasks.pixels import marked_pixels, to_rgb
 from tasks.sample import ImageRef
 
 # Pillow warns from here on; the largest chest X-rays have a sixth of it.
 MAX_PIXELS = 89_478_485
 
-_EIGHT_BITS = 255
-_DEEP_MODES = frozenset({"I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
-_GREY_STACK, _COLOUR_STACK, _CHANNELS = 3, 4, 3
 
 # Pillow's decoders raise these on hostile or damaged bytes.
 _UNDECODABLE = (
@@ -113,13 +105,12 @@ def size_of_image(source: Path, ref: ImageRef) -> tuple[int, int]:
     return open_image(source, ref).size if ref.member else image_size(locate(source, ref.path))
 
 
-def open_mask(path: Path) -> Image.Image:
-    """Decode a mask file as it is, without conversion; raises like `open_image`."""
+def open_mask(path: Path) -> npt.NDArray[np.bool_]:
+    """Return which pixels [height, width] a mask file marks, see `tasks.pixels`; raises like `open_image`."""
     try:
         with Image.open(path) as image:
             _refuse_giant(path, image)
-            image.load()
-            return image
+            return marked_pixels(path, image)
     except _UNDECODABLE as error:
         raise _undecodable(path, error) from error
 
@@ -128,7 +119,7 @@ def _from_file(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             _refuse_giant(path, image)
-            return _deep_to_rgb(image) if image.mode in _DEEP_MODES else image.convert("RGB")
+            return to_rgb(path, image)
     except _UNDECODABLE as error:
         raise _undecodable(path, error) from error
 
@@ -145,14 +136,6 @@ def _undecodable(path: Path, error: BaseException) -> SampleError:
     if isinstance(error, FileNotFoundError):
         return SampleError(f"The image {path} is missing.", "Restore it, then prepare the task again.")
     return SampleError(f"The image {path} cannot be decoded: {error}.", "Download the file again.")
-
-
-def _deep_to_rgb(image: Image.Image) -> Image.Image:
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    low, high = float(values.min()), float(values.max())
-    if low < 0 or high > _EIGHT_BITS:
-        values = (values - low) * (_EIGHT_BITS / (high - low)) if high > low else np.zeros_like(values)
-    return Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB")
 
 
 def _from_array(path: Path, ref: ImageRef) -> Image.Image:
@@ -181,10 +164,5 @@ def _cached_array(path: Path, member: str) -> npt.NDArray[np.uint8]:
 @lru_cache(maxsize=2)
 def _load_array(path: Path, member: str, _changed_at: int) -> npt.NDArray[np.uint8]:
     array: npt.NDArray[Any] = read_array(path, member)
-    grey = array.ndim == _GREY_STACK
-    colour = array.ndim == _COLOUR_STACK and array.shape[-1] == _CHANNELS
-    if array.dtype != np.uint8 or not (grey or colour):
-        raise DataError(
-            f"{path}: {member!r} is {array.dtype} {array.shape}; images are uint8 [N, H, W] or [N, H, W, 3]."
-        )
-    return array
+    refuse_other_stacks(path, member, array.shape, array.dtype)
+    return array[..., 0] if array.ndim == COLOUR_STACK and array.shape[-1] == 1 else array

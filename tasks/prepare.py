@@ -4,16 +4,19 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import Field, TypeAdapter
 
-from tasks.catalog import get_task
+from tasks.catalog import TASKS, get_task
 from tasks.checks import Checked, check_reading, encodable
-from tasks.foundation.errors import DataError, RunError, UsageError, unknown_name
+from tasks.foundation.errors import DataError, MedbenchError, RunError, UsageError, unknown_name
+from tasks.foundation.faults import described
 from tasks.foundation.files import canonical_json, file_sha256, fingerprint, inside, json_lines, write_atomically
 from tasks.image_hashes import ImageHashes, hash_images, hash_lines
+from tasks.missing import missing_files
 from tasks.prepared import (
     IMAGES_NAME,
     MANIFEST,
@@ -27,7 +30,7 @@ from tasks.prepared import (
     load_prepared,
     split_file,
 )
-from tasks.spec import Skipped, TaskSpec
+from tasks.spec import Reading, TaskSpec
 from tasks.validation import NativeRow, parse_json_file
 
 __all__ = ["Manifest", "Prepared", "load_prepared", "medbench_home", "prepare_suite", "prepare_task"]
@@ -40,6 +43,7 @@ def prepare_task(
     options: Mapping[str, str],
     *,
     image_hashes: ImageHashes = "prepared",
+    licence: str = "",
 ) -> Prepared:
     """Read a native folder and write samples, skipped items, hashes and manifest to `<data_dir>/<task>/`.
 
@@ -54,6 +58,7 @@ def prepare_task(
         options: Reader options; see `spec.options`.
         image_hashes: `prepared` to hash every image file that a sample names, so that the identity of the data covers
             them; `none` to leave them unread.
+        licence: Under which the data's owner says that they may be passed on; see `tasks.terms`.
 
     Raises:
         UsageError: If an option does not exist or is malformed.
@@ -64,18 +69,54 @@ def prepare_task(
     for name in options:
         if name not in spec.options:
             raise unknown_name(f"option of {spec.name}", name, spec.options)
-    source = source.resolve()
-    reading = spec.reader(source, options)
+    source = _writable("source", source.resolve(), source.absolute())
+    _writable("data-dir", data_dir.absolute())
+    reading = _read(spec, source, options)
     checked = check_reading(spec, source, reading)
     if not any(checked.lines.values()):
-        raise _nothing_usable(spec, source, checked.skipped)
+        raise _nothing_usable(spec, source, checked)
     images = hash_images(source, checked.images, f"{spec.name} images") if image_hashes == "prepared" else None
     folder = data_dir / spec.name
     _write_parts(folder, checked, images)
-    manifest = _manifest(spec, source, options, reading.split_method, checked, folder)
+    manifest = replace(_manifest(spec, source, options, reading.split_method, checked, folder), licence=licence)
     text = canonical_json(MANIFEST.dump_python(manifest, mode="json"), indent=2)
     write_atomically(folder / MANIFEST_NAME, f"{text}\n")
     return Prepared(folder=folder, spec=spec, manifest=manifest)
+
+
+def _writable(option: str, *paths: Path) -> Path:
+    """Return the first of several paths of one folder that a manifest can hold as text.
+
+    Raises:
+        UsageError: If no name is UTF-8, as on disks that another system or an old program wrote.
+    """
+    path = next((path for path in paths if encodable(str(path)) == str(path)), None)
+    if path is None:
+        raise UsageError(
+            f"The folder given with --{option} has a name that is not UTF-8: {encodable(str(paths[0]))!r}.",
+            "Rename it, or give a link to it: ln -s FOLDER NEW-NAME",
+        )
+    return path
+
+
+def _read(spec: TaskSpec, source: Path, options: Mapping[str, str]) -> Reading:
+    """Return what a task's reader finds; what a plugin's raises or returns wrongly is told in a sentence."""
+    whose = TASKS.origin(spec.name)
+    try:
+        reading: object = spec.reader(source, options)
+    except MedbenchError:
+        raise
+    except Exception as error:
+        if not whose:
+            raise
+        home = getattr(getattr(spec.reader, "__code__", None), "co_filename", "")
+        raise DataError(
+            f"The task {spec.name!r} of {whose} could not read {source}: {described(error, home)}.",
+            f"Expected layout: {spec.layout}",
+        ) from error
+    if not isinstance(reading, Reading):
+        raise DataError(f"The reader of {spec.name!r} returned a {type(reading).__name__}, not a Reading.", whose)
+    return reading
 
 
 def _write_parts(folder: Path, checked: Checked, images: Mapping[str, str] | None) -> None:
@@ -99,10 +140,13 @@ def _withdraw(path: Path) -> None:
         ) from error
 
 
-def _nothing_usable(spec: TaskSpec, source: Path, skipped: Sequence[Skipped]) -> DataError:
-    reasons = Counter(item.reason for item in skipped).most_common(3)
+def _nothing_usable(spec: TaskSpec, source: Path, checked: Checked) -> DataError:
+    reasons = Counter(item.reason for item in checked.skipped).most_common(3)
     listed = "; ".join(f"{count} x {reason}" for reason, count in reasons) or "the files name no items"
-    return DataError(f"{source} gave no usable sample of {spec.name}: {listed}.", f"Expected layout: {spec.layout}")
+    lost = "".join(f" {text}." for text in missing_files(source, checked.skipped))
+    return DataError(
+        f"{source} gave no usable sample of {spec.name}: {listed}.{lost}", f"Expected layout: {spec.layout}"
+    )
 
 
 def _manifest(
@@ -145,6 +189,7 @@ class _Suite(NativeRow):
 _SUITE = TypeAdapter(_Suite)
 _SUITE_FILE = "suite.json"
 _ATTEMPTS = 5
+_DECIDING = ("", "datasets", "foundation")
 
 
 def medbench_home() -> Path:
@@ -161,8 +206,8 @@ def medbench_home() -> Path:
 def prepare_suite(suite_dir: Path, cache_dir: Path | None = None) -> Path:
     """Prepare all tasks of a bundled suite, once: the folder is used again as long as it is whole.
 
-    The folder's name is made of the suite's manifest and of our readers, so that neither an edited suite
-    nor an edited reader meets old samples. It is built aside and moved into place whole, so that several
+    The folder's name is made of the suite's manifest and of the code of this package, so that neither an edited suite
+    nor an edited reader or check meets old samples. It is built aside and moved into place whole, so that several
     processes may ask at once.
 
     Args:
@@ -199,8 +244,10 @@ def prepare_suite(suite_dir: Path, cache_dir: Path | None = None) -> Path:
 
 
 def _suite_key(suite_dir: Path) -> str:
-    readers = sorted((Path(__file__).parent / "datasets").glob("*.py"))
-    return fingerprint([file_sha256(path) for path in (suite_dir / _SUITE_FILE, *readers)])
+    # What is read is decided by the readers; what is written, also by the checks and by whatever both use.
+    here = Path(__file__).parent
+    code = sorted(path for folder in _DECIDING for path in (here / folder).glob("*.py"))
+    return fingerprint([file_sha256(path) for path in (suite_dir / _SUITE_FILE, *code)])
 
 
 def _suite_is_whole(suite: _Suite, suite_dir: Path, target: Path) -> bool:

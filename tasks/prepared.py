@@ -54,6 +54,7 @@ class Manifest:
         images_sha256: Digest of `images.sha256`, or None where the user did without hashes of the images.
         data_fingerprint: Identity of the data: a hash over the digests of splits and images, the same wherever the
             source is.
+        licence: Under which their owner says that the data may be passed on; empty if nobody has said.
     """
 
     task: str
@@ -69,6 +70,7 @@ class Manifest:
     sha256: Mapping[Split, str]
     images_sha256: str | None
     data_fingerprint: str
+    licence: str = ""
 
 
 # The one place where these plain records meet untrusted bytes decides that unknown fields are errors.

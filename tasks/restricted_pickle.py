@@ -1,17 +1,94 @@
-"""Pickles as plain data: containers, numbers and texts load; nothing in the file can name code to run."""
+"""Pickles as plain data: containers, numbers and texts load; nothing in the file can name code to run.
+
+Numbers and texts of numpy, which are in pickles whose makers used it or pandas, come as plain numbers and texts. Their
+pickles name functions of numpy; what is called in their place is ours and makes nothing but a number or a text.
+"""
 
 import pickle
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import numpy as np
 
 from tasks.foundation.errors import DataError
 
-# Dicts, lists, tuples, numbers, texts and None have opcodes of their own; only these two plain containers
-# are spelled as a global by older protocols.
-_PLAIN_GLOBALS = {
+_PLAIN_TYPE = re.compile(r"[<>|=]?([biuf]\d{1,2}|U\d{1,9})")
+
+
+class _NumberType:
+    """What stands in for a `numpy.dtype`: a letter and a size such as `f8`, and the order of its bytes."""
+
+    __slots__ = ("code", "order")
+
+    def __init__(self, code: str) -> None:
+        self.code, self.order = code, "<"
+
+    def __setstate__(self, state: object) -> None:
+        if not isinstance(state, tuple) or state[1:2] not in (("<",), (">",), ("|",), ("=",)):
+            raise pickle.UnpicklingError("the state of a numpy type is malformed")
+        self.order = ">" if state[1] == ">" else "<"
+
+
+class _Maker:
+    """What a pickle may call but not change: the state that it would set is refused."""
+
+    __slots__ = ()
+
+    def __setstate__(self, _state: object) -> None:
+        raise pickle.UnpicklingError("a function takes no state")
+
+
+class _TypeMaker(_Maker):
+    """Stands in for the class `numpy.dtype`."""
+
+    __slots__ = ()
+
+    def __call__(self, code: object, *_: object) -> _NumberType:
+        plain = _PLAIN_TYPE.fullmatch(code) if isinstance(code, str) else None
+        if plain is None:
+            raise pickle.UnpicklingError("a numpy type that is neither of plain numbers nor of texts")
+        return _NumberType(plain[1])
+
+
+class _ValueMaker(_Maker):
+    """Stands in for numpy's making of one value out of a type and bytes."""
+
+    __slots__ = ()
+
+    def __call__(self, kind: object, data: object) -> object:
+        raw = data.encode() if isinstance(data, str) else data
+        if not isinstance(kind, _NumberType) or not isinstance(raw, bytes):
+            raise pickle.UnpicklingError("a numpy value is malformed")
+        if kind.code.startswith("U"):
+            return raw.decode("utf-32-le" if kind.order == "<" else "utf-32-be").rstrip("\0")
+        values = np.frombuffer(raw, dtype=np.dtype(f"{kind.order}{kind.code}"))
+        if len(values) != 1:
+            raise pickle.UnpicklingError("a numpy value has another size than its type")
+        return values[0].item()
+
+
+class _BytesMaker(_Maker):
+    """Stands in for `_codecs.encode`, by which older protocols spell bytes."""
+
+    __slots__ = ()
+
+    def __call__(self, text: object, encoding: object) -> bytes:
+        if not isinstance(text, str) or encoding != "latin1":
+            raise pickle.UnpicklingError("bytes are malformed")
+        return text.encode("latin-1")
+
+
+# Dicts, lists, tuples, numbers, texts and None have opcodes of their own; these are spelled as a global.
+_PLAIN_GLOBALS: Mapping[tuple[str, str], Callable[..., object]] = {
     ("builtins", "set"): set,
     ("builtins", "frozenset"): frozenset,
     ("__builtin__", "set"): set,
     ("__builtin__", "frozenset"): frozenset,
+    ("_codecs", "encode"): _BytesMaker(),
+    ("numpy", "dtype"): _TypeMaker(),
+    ("numpy.core.multiarray", "scalar"): _ValueMaker(),
+    ("numpy._core.multiarray", "scalar"): _ValueMaker(),
 }
 
 # What the unpickler itself raises on bytes that are no pickle: its documentation promises
@@ -31,10 +108,10 @@ _MALFORMED = (
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """An unpickler that knows no class and no function but two containers."""
+    """An unpickler that knows no class and no function but containers and stand-ins."""
 
-    def find_class(self, module_name: str, global_name: str, /) -> type:
-        """Return a plain container, or refuse.
+    def find_class(self, module_name: str, global_name: str, /) -> Callable[..., object]:
+        """Return a plain container or a stand-in, or refuse.
 
         Raises:
             DataError: For every other global.
@@ -49,7 +126,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def load_plain_pickle(path: Path) -> object:
-    """Load a pickle that holds builtin data only.
+    """Load a pickle that holds builtin data and numpy's single values only.
 
     Raises:
         DataError: If the file is missing, is no pickle, or names any class or function; the message has the

@@ -14,10 +14,17 @@ Kind = Literal["qa", "vqa", "report", "rec", "reg", "cls"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skipped:
-    """An item of the native data that became no sample, and why."""
+    """An item of the native data that became no sample, and why.
+
+    Attributes:
+        item: What it is called.
+        reason: The same words for all items of a kind.
+        looked_for: The file, relative to the source folder, where it is one that is missing.
+    """
 
     item: str
     reason: str
+    looked_for: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +35,13 @@ class Reading:
         samples: All samples of both splits, in a stable order.
         skipped: Everything that was left out.
         split_method: How train and test were told apart, e.g. `authors' lists train.txt and test.txt`.
+        warnings: What is odd about the data as a whole.
     """
 
     samples: tuple[Sample, ...]
     skipped: tuple[Skipped, ...]
     split_method: str
+    warnings: tuple[str, ...] = ()
 
 
 Reader = Callable[[Path, Mapping[str, str]], Reading]

@@ -1,13 +1,24 @@
 """Bytes and foreign values become typed records, or an error that names the file, the place and the field."""
 
+import math
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from tasks.foundation.errors import DataError
+from tasks.foundation.text import has_half_characters, utf8, whole_characters
 
 T = TypeVar("T")
+
+
+def empty_for_missing(value: object) -> object:
+    """Return an empty text for null and NaN, and everything else as it is."""
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
+
+
+MaybeText = Annotated[str, BeforeValidator(empty_for_missing)]
+"""A text that a row may lack: null and NaN, which pandas writes for it, are empty."""
 
 
 class NativeRow(BaseModel):
@@ -21,7 +32,7 @@ def parse_json(adapter: TypeAdapter[T], data: bytes, where: str) -> T:
 
     Args:
         adapter: The type that is expected.
-        data: UTF-8 text.
+        data: UTF-8 text; half a character in it becomes the replacement character.
         where: File (and line) for the message.
 
     Raises:
@@ -31,6 +42,8 @@ def parse_json(adapter: TypeAdapter[T], data: bytes, where: str) -> T:
     try:
         return adapter.validate_json(data)
     except ValidationError as error:
+        if has_half_characters(data):
+            return parse_json(adapter, whole_characters(data), where)
         raise _data_error(where, error) from None
 
 
@@ -44,7 +57,16 @@ def parse_value(adapter: TypeAdapter[T], value: object, where: str) -> T:
 
 def parse_json_file(adapter: TypeAdapter[T], path: Path) -> T:
     """Parse and validate a JSON file; raises like `parse_json`, also if the file cannot be read."""
-    return parse_json(adapter, read_bytes(path), str(path))
+    return parse_json(adapter, read_text_bytes(path), str(path))
+
+
+def read_text_bytes(path: Path) -> bytes:
+    """Read a file of text as UTF-8 without a mark in front, whichever way it was saved.
+
+    Raises:
+        DataError: If it is missing, cannot be read or is no text (`tasks.foundation.text`).
+    """
+    return utf8(read_bytes(path), str(path))
 
 
 def read_bytes(path: Path) -> bytes:

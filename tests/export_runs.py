@@ -11,6 +11,7 @@ import yaml
 
 from harness.model_info import ModelInfo
 from harness.results import IntervalInfo, MetricResult, Results, TaskResult, write_results
+from tasks.catalog import get_task
 from tasks.foundation.files import canonical_json, fingerprint, json_lines
 from tasks.protocols import PROTOCOLS
 from tasks.spec import Kind
@@ -52,7 +53,7 @@ def metric(value: float | None, n: int, *, name: str = "bleu1", protocol: str = 
     )
 
 
-def task_result(task: str, value: float | None, data: str) -> TaskResult:
+def task_result(task: str, value: float | None, data: str, *, owned: bool) -> TaskResult:
     kind = KINDS[task]
     by_protocol = {
         protocol: {name: metric(value, 2, name=name, protocol=protocol) for name in METRICS[kind]}
@@ -61,15 +62,15 @@ def task_result(task: str, value: float | None, data: str) -> TaskResult:
     return TaskResult(
         title=TITLES[task], kind=kind, version=1, data=fingerprint(data), samples=3,
         states={"ok": 2, "error": 1, "empty": 0, "truncated": 0, "unparsed": 0},
-        paper=by_protocol["paper"], strict=by_protocol["strict"],
+        paper=by_protocol["paper"], strict=by_protocol["strict"], licence=get_task(task).licence if owned else "",
     )  # fmt: skip
 
 
 def invented(
     values: Mapping[str, float | None], *, title: str, suite: SuiteName = "paper", data: str = "paper",
-    notices: Sequence[str] = (), model: str = "uni-med", limit: int | None = None,
+    notices: Sequence[str] = (), model: str = "uni-med", limit: int | None = None, owned: bool = True,
 ) -> Results:  # fmt: skip
-    """Return results with a run's identity to be set by `write_run`."""
+    """Return results with a run's identity to be set by `write_run`; `owned`: their owner said the licence."""
     return Results(
         run="0" * 12,
         model=ModelInfo(name=model, title=title, weights="w" * 64, device="cpu", dtype="float32", trained_on=()),
@@ -77,7 +78,7 @@ def invented(
         limit=limit,
         seed=0,
         notices=tuple(notices),
-        tasks={task: task_result(task, value, data) for task, value in values.items()},
+        tasks={task: task_result(task, value, data, owned=owned) for task, value in values.items()},
         unsupported=("medqa",),
     )
 
@@ -129,7 +130,7 @@ def _environment(planted: Planted) -> dict[str, Any]:
 
 def _scores(found: TaskResult, planted: Planted) -> list[dict[str, Any]]:
     ids = [planted.sample, "b/2", "c/3"]
-    items = {name: {"statistics": [1.0, 2.0], "value": 0.5} for name in found.paper}
+    items = {name: {"statistics": [2 * (number.value or 0), 2.0], "value": 0.5} for name, number in found.paper.items()}
     return [
         {
             "sample_id": sample_id,

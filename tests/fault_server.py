@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import ssl
 import threading
 import time
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 
@@ -100,6 +102,7 @@ class FaultServer:
     Attributes:
         url: Base URL.
         behave: What it does.
+        told: What is to be read at a path, by GET.
         seconds: How long every answer takes.
         seen: Requests in the order in which they came.
         most: Most requests at the same time.
@@ -107,6 +110,7 @@ class FaultServer:
 
     url: str = ""
     behave: Behaviour = echo
+    told: dict[str, Mapping[str, Any] | bytes] = field(default_factory=dict)
     seconds: float = 0.0
     seen: list[Asked] = field(default_factory=list)
     most: int = 0
@@ -159,6 +163,10 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
         del format, arguments
 
+    def do_GET(self) -> None:
+        told = self.faults.told.get(self.path)
+        self.send(Answer(status=404, body={"detail": "Not Found"}) if told is None else Answer(body=told))
+
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path != "/v1/chat/completions":
@@ -202,11 +210,17 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def fault_server(behave: Behaviour = echo, seconds: float = 0.0) -> Iterator[FaultServer]:
-    """Run a server on a free port of this machine."""
+def fault_server(
+    behave: Behaviour = echo, seconds: float = 0.0, certificate: tuple[Path, Path] | None = None
+) -> Iterator[FaultServer]:
+    """Run a server on a free port of this machine; with a certificate and its key it speaks https."""
     faults = FaultServer(behave=behave, seconds=seconds)
     server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"faults": faults}))
-    faults.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    faults.url = f"http{'s' if certificate else ''}://127.0.0.1:{server.server_address[1]}/v1"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:

@@ -1,6 +1,7 @@
 """`medbench audit data`: what must be found, what must not, what must be said to be unknown; as a user gets it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -409,6 +410,35 @@ LOOSE = Null(unit="image", decisive=False, items=1000, shares={})
 )
 def test_what_a_count_comes_to(one: Finding, null: Null | None, verdict: str) -> None:
     assert judge([one], null, 1000)[0] == verdict
+
+
+@pytest.mark.parametrize("check", ["near_image", "near_item"])
+def test_one_near_picture_in_sixty_is_no_strong_evidence(check: str) -> None:
+    null = replace(DECISIVE, items=60)
+    assert judge([finding(check, 1, of=60, null=0.0)], null, 60)[0] == "suspicious"
+    assert judge([finding(check, 1, of=60, null=1 / 60)], null, 60)[0] == "no_evidence"
+    assert judge([finding(check, 12, of=60, null=1 / 60)], null, 60)[0] == "strong"
+
+
+@pytest.mark.parametrize("null", [DECISIVE, LOOSE])
+@pytest.mark.parametrize("check", ["near_image", "near_item", "text", "near_text"])
+@pytest.mark.parametrize(("of", "units", "others"), [(60, 60, 60), (60, 10, 60), (400, 400, 100)])
+def test_more_found_is_never_less_and_more_in_the_null_never_more(
+    check: str, null: Null, of: int, units: int, others: int
+) -> None:
+    order = ("no_evidence", "suspicious", "strong")
+    grid = [
+        [
+            order.index(
+                judge([finding(check, shared, of=of, null=held / others)], replace(null, items=others), units)[0]
+            )
+            for shared in range(of + 1)
+        ]
+        for held in range(0, others + 1, max(1, others // 20))
+    ]
+    assert all(row == sorted(row) for row in grid)
+    assert all(list(column) == sorted(column, reverse=True) for column in zip(*grid, strict=True))
+    assert {0, 1} <= {level for row in grid for level in row}
 
 
 def test_unknown_never_turns_into_no_evidence() -> None:

@@ -22,8 +22,6 @@ from leaderboard.export.every_eval_ever import EveryEvalOptions
 from leaderboard.export.every_eval_samples import write_every_eval
 from leaderboard.export.parquet import parquet_metadata, write_parquet
 from leaderboard.export.public import PublicRun, read_public, read_public_scores
-from leaderboard.export.terms import declared_terms
-from tasks.catalog import get_task, task_names
 from tasks.foundation.errors import DataError, RunError, UsageError
 from tasks.prepared import load_prepared
 from tasks.suite import prepare_mini_suite
@@ -242,24 +240,6 @@ def test_a_folder_that_cannot_be_written_to_is_explained(run: PublicRun, tmp_pat
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(RunError, match="Choose a folder"):
         write_parquet(tmp_path / "file" / "s.parquet", run)
-
-
-def test_every_task_under_an_agreement_is_closed_and_every_other_has_a_known_licence() -> None:
-    terms = {name: declared_terms(get_task(name)).openness for name in task_names()}
-    assert {name for name, openness in terms.items() if openness == "closed"} == {
-        "mimic-cxr", "mimic-cxr-impression", "mimic-cxr-both",
-    }  # fmt: skip
-    assert {name for name, openness in terms.items() if openness == "no texts"} == {"mpx-single"}
-
-
-@pytest.mark.parametrize(("licence", "openness"), [
-    ("MIT", "open"), ("CC BY 4.0", "open"), ("CC BY-NC-SA 4.0 and more", "open"), ("CC0 1.0", "open"),
-    ("CC-BY-4.0", "open"), ("Apache-2.0", "open"),
-    ("CC BY-ND 4.0", "no texts"), ("CC BY-NC-ND 4.0", "no texts"), ("none stated", "no texts"), ("", "no texts"),
-    ("MITRE internal", "no texts"),
-])  # fmt: skip
-def test_a_licence_opens_only_what_it_says(licence: str, openness: str) -> None:
-    assert declared_terms(replace(get_task("slake-vqa"), licence=licence)).openness == openness
 
 
 def test_only_the_bundled_samples_of_a_closed_task_are_free_not_real_ones_beside_them(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from in_process import Terminal
@@ -97,6 +98,23 @@ def test_the_suite_of_most_runs_is_shown_and_the_other_left_out(runs: Path, term
     assert "| Task | Metric | Blind baseline | Mock (oracle) |" in said.out
     assert f"Not shown: {folder(runs, 'blind-mini')}: The runs answered different suites: custom, mini." in said.err
     assert "MINI SUITE" not in said.out
+
+
+def test_one_odd_run_that_comes_first_does_not_push_the_others_out(runs: Path, terminal: Terminal) -> None:
+    def change(results: dict[str, Any], **values: object) -> None:
+        file.write_text(json.dumps({**results, **values}))
+
+    file = runs / "aa-odd" / "results.json"
+    shutil.copytree(folder(runs, "blind-custom"), file.parent)
+    results = json.loads(file.read_text())
+    (file.parent / "audit" / "audit.json").unlink()
+    older = {name: {**task, "version": task["version"] + 1} for name, task in results["tasks"].items()}
+    for values in ({"probe": "no-image"}, {"tasks": older}):
+        change(results, run="0" * 12, **values)
+        said = terminal("leaderboard", runs)
+        assert said.code == 0, said.err
+        assert "| Task | Metric | Blind baseline | Mock (oracle) |" in said.out
+        assert f"Not shown: {file.parent}: " in said.err
 
 
 def test_a_report_takes_a_folder_and_leaves_out_what_cannot_be_shown(

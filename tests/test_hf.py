@@ -259,23 +259,20 @@ def located(spec: str) -> Sample:
 
 
 @pytest.mark.parametrize(
-    ("name", "asks", "tells"),
+    ("family", "asks", "tells"),
     [
-        ("Qwen2.5-VL-7B", "give me the location of liver\nAnswer with", "pixels of the image, counted"),
-        ("Qwen3-VL-8B", "give me the location of liver\nAnswer with", "whole numbers from 0 to 1000"),
-        ("gemma-3-4b", "give me the location of liver\nAnswer with", "[top, left, bottom, right] in whole numbers"),
-        ("someone", "give me the location of liver\nAnswer with", "numbers from 0 to 1, where 1 is the image's"),
-        ("InternVL3-8B", "this sentence describes: <ref>liver</ref>", "Please provide the bounding box"),
-        ("paligemma-3b", "detect liver", "detect liver"),
+        ("qwen2_5_vl", "give me the location of liver\nAnswer with", "pixels of the image, counted"),
+        ("qwen3_vl", "give me the location of liver\nAnswer with", "whole numbers from 0 to 1000"),
+        ("gemma3", "give me the location of liver\nAnswer with", "[top, left, bottom, right] in whole numbers"),
+        ("llava", "give me the location of liver\nAnswer with", "numbers from 0 to 1, where 1 is the image's"),
+        ("internvl", "this sentence describes: <ref>liver</ref>", "Please provide the bounding box"),
+        ("paligemma", "detect liver", "detect liver"),
     ],
 )
 def test_a_model_is_asked_for_boxes_as_it_was_taught_or_told(
-    name: str, asks: str, tells: str, folder_of: Mapping[str, Path], tmp_path: Path, photos: Path
+    family: str, asks: str, tells: str, folder_of: Mapping[str, Path], photos: Path
 ) -> None:
-    folder = tmp_path / name
-    folder.symlink_to(folder_of["llava"])
-    adapter = load(LoadOptions(variant=str(folder), device="cpu", arguments=ENTRY.settled(name, {})))
-    adapter._name = name
+    adapter = model(folder_of[family])
     for spec in ("slake-rec", "sa-med2d-rec"):
         request = make_request(adapter, located(spec), get_task(spec), photos)
         text = adapter.detokenise([token for part in request.prompt.segments for token in getattr(part, "ids", ())])

@@ -15,7 +15,7 @@ from harness.locking import held_before_loading
 from harness.run import run
 from harness.settings import Settings
 from harness.workload import load_workload
-from tasks.foundation.errors import RunError
+from tasks.foundation.errors import RunError, UsageError
 
 HOLDER = """
 import sys, time
@@ -53,7 +53,7 @@ def test_a_second_process_is_refused_before_it_loads_and_a_killed_one_leaves_not
     try:
         assert first.stdout is not None
         assert first.stdout.readline() == "held\n"
-        with pytest.raises(RunError, match=r"Another process is writing to .*: blind with these settings"):
+        with pytest.raises(RunError, match=r"Another process is writing to .*, with this model and these settings"):
             run(replace(settings, batch_size=3), lambda _: None)
         assert loaded == []
         run(replace(settings, limit=1), lambda _: None)
@@ -63,6 +63,14 @@ def test_a_second_process_is_refused_before_it_loads_and_a_killed_one_leaves_not
         first.wait()
     run(settings, lambda _: None)
     assert loaded == ["blind"] * 2
+    assert not list(tmp_path.glob(".loading-*"))
+
+
+def test_what_cannot_be_loaded_leaves_nothing(small_data: Path, tmp_path: Path) -> None:
+    settings = Settings(model="radfm", tasks=("cls",), data_dir=small_data, output_dir=tmp_path / "made" / "runs")
+    with pytest.raises(UsageError):
+        run(settings, lambda _: None)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_lock_is_held_as_long_as_the_run(small_data: Path, tmp_path: Path, loaded: list[str]) -> None:

@@ -164,7 +164,8 @@ def test_a_value_that_is_not_allowed_is_named(name: str, value: str) -> None:
     ("profile", "fields", "says"),
     [
         ("vllm", {"messages": []}, "has messages, which the adapter sends itself"),
-        ("vllm", {"stream": True}, "has stream"),
+        ("vllm", {"stream": "yes"}, "does not take"),
+        ("vllm", {"n": 2}, "has n"),
         ("vllm", {"temperature": 1}, "has temperature"),
         ("openai", {"top_k": 3}, "does not take top_k"),
         ("transformers", {"top_k": 3}, "does not take top_k"),
@@ -229,7 +230,7 @@ def test_a_request_has_the_fields_that_all_servers_know(tmp_path: Path) -> None:
     body = prepared(sample, tmp_path, system="Be brief.").body
     text = "Based on the image, respond to this question with a short answer: Is it red?"
     [system, user] = body.pop("messages")
-    assert body == {"model": "my-model", "max_tokens": 100, "temperature": 0, "seed": 3}
+    assert body == {"model": "my-model", "max_tokens": 100, "temperature": 0, "seed": 3, "stream": False}
     assert system == {"role": "system", "content": "Be brief."}
     assert [part["type"] for part in user["content"]] == ["image_url", "text"]
     assert user["content"][1]["text"] == text
@@ -250,12 +251,21 @@ def test_a_request_has_the_fields_that_all_servers_know(tmp_path: Path) -> None:
             {"profile": "sglang", "extra_body": '{"top_k": 1, "regex": "a+"}'},
             {"max_tokens": 100, "temperature": 0, "seed": 3, "top_k": 1, "regex": "a+"},
         ),
+        (
+            {"profile": "transformers", "extra_body": '{"stream": true}'},
+            {"max_tokens": 100, "temperature": 0, "seed": 3, "stream": True},
+        ),
     ],
 )
 def test_what_is_sent_follows_the_profile_and_the_options(arguments: dict[str, str], expected: dict[str, Any]) -> None:
     body = prepared(question(1), None, **arguments).body
-    assert {name: value for name, value in body.items() if name not in {"model", "messages"}} == expected
+    sent = {name: value for name, value in body.items() if name not in {"model", "messages"}}
+    assert sent == {"stream": False} | expected
     assert isinstance(body["messages"][0]["content"], str)
+
+
+def test_the_field_that_asks_for_no_stream_can_be_left_out() -> None:
+    assert "stream" not in prepared(question(1), None, extra_body='{"stream": null}').body
 
 
 def test_choices_are_told_where_the_instruction_lacks_them() -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import cycle, groupby
 from pathlib import Path
@@ -116,10 +117,10 @@ def test_whatever_passes_is_asked_again_and_leaves_no_trace(tmp_path: Path) -> N
 
 
 STATES: Mapping[str, Answer] = {
-    "content filter": Answer(body=completion("yes", "content_filter")),
-    "content is null": Answer(body=completion(None)),
+    "filed the whole answer as a thought": Answer(body=completion("", reasoning_content="It is yes.")),
+    "model `tiny` is not loaded": Answer(body={"object": "error", "message": "The model `tiny` is not loaded."}),
+    "web page (HTML)": Answer(body=b"<html><title>Sign in</title></html>"),
     "list of choices is empty": Answer(body={**completion("yes"), "choices": []}),
-    "refused to answer": Answer(body=completion(None, refusal="I'm sorry, I can't help with that.")),
     "HTTP 400 (Bad Request): too long": refusal(400, "too long"),
     "HTTP 422": refusal(422),
     "HTTP 501": refusal(501),
@@ -150,6 +151,37 @@ def test_what_does_not_pass_is_a_state_and_never_an_answer(tmp_path: Path) -> No
             assert metric["n"] <= task["samples"] - task["states"]["error"]
     assert not (run_folder(tmp_path) / "done").exists()
     assert "samples failed and are counted as errors" in result.stderr
+
+
+DECISIONS: Sequence[tuple[str, dict[str, Any]]] = (
+    ("ok", completion("yes", reasoning_content="Is it no?")),
+    ("refused", completion(None, refusal="This is against my policy.")),
+    ("refused", completion("yes", "content_filter")),
+    ("truncated", completion(None, "length", reasoning="Is it")),
+    ("empty", completion("")),
+    ("ok", {**completion("yes", None), "model": "tiny-2024-06-01"}),
+)
+
+
+def test_what_a_model_and_its_service_decide_counts_and_a_change_of_them_is_said_beside_the_numbers(
+    tmp_path: Path,
+) -> None:
+    with fault_server(lambda asked: Answer(body=DECISIONS[asked.number % len(DECISIONS)][1])) as server:
+        args = (*FAST, "concurrency=1", "max_concurrency=1")
+        count = 2 * len(DECISIONS)
+        result = medbench(*words(server, tmp_path, *few(tasks="slake-vqa", limit=count), args=args))
+        assert result.returncode == 0, result.stderr
+    results = json.loads((run_folder(tmp_path) / "results.json").read_text())
+    states = results["tasks"]["slake-vqa"]["states"]
+    expected = Counter(state for state, _ in DECISIONS)
+    assert {state: states[state] for state in ("refused", "truncated", "empty", "error")} == {
+        state: 2 * expected[state] for state in ("refused", "truncated", "empty", "error")
+    }
+    assert {record.get("reasoning", "") for record in records_of(tmp_path).values()} == {"", "Is it no?", "Is it"}
+    [change] = [notice for notice in results["notices"] if "THE MODEL CHANGED" in notice]
+    assert "tiny-2024-05-01 (10), tiny-2024-06-01 (2)" in change
+    assert "THE MODEL CHANGED" in result.stderr
+    assert served(tmp_path)["models"] == {"tiny-2024-05-01": 10, "tiny-2024-06-01": 2}
 
 
 def test_failed_samples_and_no_others_are_asked_by_the_same_command(tmp_path: Path) -> None:
@@ -337,7 +369,7 @@ def test_what_answers_took_is_counted(tmp_path: Path) -> None:
     assert (notes["prompt_tokens"], notes["output_tokens"], notes["cached_tokens"]) == (2000, 80, 800)
     assert set(notes["latency_seconds"]) == {"median", "p95", "longest"}
     for record in records_of(tmp_path).values():
-        assert record["served"] == {"finish_reason": "stop", "model": "tiny-2024-05-01", "scaled": []}
+        assert record["served"] == {"finish_reason": "stop", "model": "tiny-2024-05-01", "scaled": [], "withheld": ""}
         assert (record["prompt_tokens"], record["output_tokens"]) == (100, 4)
     assert re.search(r"Server: 20 answered, 0 failed, 40 requests, 2,000 tokens read", result.stderr)
 

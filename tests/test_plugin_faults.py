@@ -42,6 +42,20 @@ def load(options):
 
 ENTRY = AdapterEntry(card=CARD, load=load, parse=parse)
 """
+TASK = '''
+from tasks.spec import TaskSpec
+
+
+def read(source, options):
+    """Read words."""
+    return {body}
+
+
+TASK = TaskSpec(
+    name="odd", kind="qa", title="Odd", version=1, prompt="{{question}}", train_prompts=(), group_key="document",
+    counts={{}}, source="invented", licence="CC0-1.0", layout="words.txt", reader=read,
+)
+'''
 WHOLE = {"answer": "return Generation(text='MRI')", "parse": "return Answer(text=text)", "load": "return Odd()"}
 
 
@@ -60,7 +74,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     """Return a function that installs a module as the distribution `odd-plugin` in this very process."""
     count = 0
 
-    def make(source: str = "", *, entry: str = "ENTRY", **bodies: str) -> None:
+    def make(source: str = "", *, entry: str = "ENTRY", group: str = "medbench.adapters", **bodies: str) -> None:
         nonlocal count
         count += 1
         name = f"odd_plugin_{tmp_path.name.replace('-', '_')}_{count}"
@@ -68,7 +82,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         info = tmp_path / "odd_plugin-1.5.dist-info"
         info.mkdir(exist_ok=True)
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: odd-plugin\nVersion: 1.5\n")
-        (info / "entry_points.txt").write_text(f"[medbench.adapters]\nodd = {name}:{entry}\n")
+        (info / "entry_points.txt").write_text(f"[{group}]\nodd = {name}:{entry}\n")
         forget_plugins()
 
     monkeypatch.syspath_prepend(tmp_path)
@@ -208,6 +222,26 @@ def test_a_plugin_that_cannot_be_imported_names_its_distribution(
     assert "The model 'odd' of odd-plugin 1.5 (odd_plugin_" in said.err
     assert re.search(told, said.err), said.err
     assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (
+            "(source / 'words.txt').read_text()",
+            r"could not read .*FileNotFoundError.*words\.txt.* \(odd_\w+\.py, line 7",
+        ),
+        ("[]", r"returned a list, not a Reading"),
+    ],
+)
+def test_a_plugins_task_whose_reader_fails_is_a_sentence(
+    body: str, told: str, install: Callable[..., None], terminal: Terminal, tmp_path: Path
+) -> None:
+    install(TASK.format(body=body), entry="TASK", group="medbench.tasks")
+    said = terminal("data", "prepare", "odd", "--source", tmp_path, "--data-dir", tmp_path / "data")
+    assert said.code == EXIT_FAILED
+    assert re.search(told, said.err), said.err
+    assert "odd-plugin 1.5" in said.err
 
 
 @pytest.mark.parametrize("fault", ["raise", "type"])

@@ -47,7 +47,8 @@ def test_every_task_is_prepared_read_back_and_decoded(tmp_path: Path, task: str)
     named = {ref.path for sample in reading.samples for ref in sample.images}
     assert loaded.image_hashes() == {path: file_sha256(loaded.source / path) for path in sorted(named)}
     assert damaged_files(loaded) == ()
-    assert loaded.manifest.warnings == ()
+    # The invented arrays have the few pixels of the sets' smallest size.
+    assert all("28 x 28 pixels" in warning and spec.kind == "cls" for warning in loaded.manifest.warnings)
 
 
 def test_the_manifest_says_everything(tmp_path: Path) -> None:

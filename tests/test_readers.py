@@ -155,7 +155,6 @@ def test_mpx_drops_rows_with_any_empty_column_as_pandas_reads_it(tmp_path: Path)
         (b"", "name"),
         (b'name,type,context\na,caption,"never closed\n', "CSV"),
         (b"name,type,context\na,caption,\xff\n", "CSV"),
-        (b"name,type,context\na,caption," + b"x" * 200_000 + b"\n", "CSV"),
     ],
 )
 def test_an_odd_csv_is_a_data_error(tmp_path: Path, content: bytes, message: str) -> None:
@@ -199,15 +198,17 @@ def test_stand_ins_ask_with_their_own_words(tmp_path: Path, flag: str, last: str
 def test_medmnist_files_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="chestmnist"):
         read("dermamnist", tmp_path, flag="chestmnist")
-    images, labels = np.zeros((2, 3, 3), dtype=np.uint8), np.array([[0], [9]], dtype=np.uint8)
+    images, labels = np.zeros((2, 3, 3), dtype=np.uint8), np.array([[0], [9]], dtype=np.int64)
 
     def write(**arrays: Any) -> None:
         both = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
         np.savez(tmp_path / "dermamnist.npz", **{**both, **arrays})
 
-    write()
-    assert reasons(read("dermamnist", tmp_path)) == {"label 9 is not one of 7 classes": 2}
+    write(train_labels=labels - labels, test_labels=(labels - labels).reshape(-1))
+    assert len(read("dermamnist", tmp_path).samples) == 4
     for arrays in (
+        {},
+        {"train_labels": labels - 8},
         {"test_labels": labels[:1]},
         {"test_labels": labels / 2},
         {"test_labels": labels.astype(np.int8) - 4},

@@ -32,13 +32,16 @@ from harness.records import GenerationRecord, RecordFile, append
 from harness.remote.asking import Asking, Backoff, Finished
 from harness.remote.background import in_background
 from harness.remote.calls import CallLog
+from harness.remote.driving import refuse_to_send, warn_of_sending
 from harness.remote.order import Question, in_order
 from harness.remote.pacing import Window
 from harness.workload import TaskLoad
 from tasks.catalog import get_task
-from tasks.foundation.errors import RunError, SampleError
+from tasks.foundation.errors import RunError, SampleError, UsageError
+from tasks.prepared import load_prepared
 from tasks.sample import ImageRef, Sample
 from tasks.spec import TaskSpec
+from tasks.suite import prepare_mini_suite
 
 FULL_DRAW = 1.0
 Server = Callable[[str, int], object]
@@ -453,8 +456,8 @@ def test_records_of_served_models_say_who_answered_and_others_stay_as_they_are(t
         '{"error":"","output_tokens":0,"prompt_tokens":0,"run":"r","sample_id":"q1","stop":"eos","text":"yes"}'
     )
     assert (
-        '"served":{"finish_reason":"length","model":"m-2024","scaled":[{"original":[400,200],"sent":[200,100]}]}'
-        in (lines[1])
+        '"served":{"finish_reason":"length","model":"m-2024","scaled":[{"original":[400,200],"sent":[200,100]}],'
+        '"withheld":""}' in (lines[1])
     )
     assert list(file.read().values()) == records
     before = file.path.read_bytes()
@@ -491,3 +494,31 @@ def test_virtual_time_takes_none() -> None:
     started = time.monotonic()
     in_virtual_time(asyncio.sleep(10_000))
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("here", "licence", "told"), [(False, "", True), (False, "CC BY 4.0", False), (True, "", False)]
+)
+def test_data_that_nothing_opens_go_to_another_machine_with_a_loud_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], here: bool, licence: str, told: bool
+) -> None:
+    adapter = Scripted(lambda *_: "yes")
+    adapter.on_this_machine = here
+    prepared = slake_prepared(tmp_path)
+    known = dataclasses.replace(prepared, manifest=dataclasses.replace(prepared.manifest, licence=licence))
+    warn_of_sending(adapter, [TaskLoad(spec=prepared.spec, prepared=known, samples=())])
+    shown = "of slake-vqa are sent to somewhere, and nothing says" in " ".join(capsys.readouterr().err.split())
+    assert shown == told
+
+
+def test_data_under_an_agreement_are_refused_and_the_mini_suites_are_not() -> None:
+    prepared = load_prepared(prepare_mini_suite(), "mimic-cxr")
+    refuse_to_send(Scripted(lambda *_: "yes"), [TaskLoad(spec=prepared.spec, prepared=prepared, samples=())])
+    digests = {**prepared.manifest.sha256, "test": "0" * 64}
+    real = dataclasses.replace(prepared, manifest=dataclasses.replace(prepared.manifest, sha256=digests))
+    loads = [TaskLoad(spec=real.spec, prepared=real, samples=())]
+    with pytest.raises(UsageError, match="mimic-cxr are under a signed agreement and must not be sent to somewhere"):
+        refuse_to_send(Scripted(lambda *_: "yes"), loads)
+    adapter = Scripted(lambda *_: "yes")
+    adapter.may_send_credentialed = True
+    refuse_to_send(adapter, loads)

@@ -68,9 +68,29 @@ def test_in_16_bits_a_difference_has_no_consequence(requests: list[Request]) -> 
 
 def test_broken_pictures_and_long_prompts_are_left_to_the_run(requests: list[Request], tmp_path: Path) -> None:
     lost = [replace(request, source=tmp_path) for request in requests]
-    assert self_test(Small(), lost, BUDGET) == Tested()
-    assert self_test(Small(max_position_embeddings=8), requests, BUDGET) == Tested()
+    without_pictures = self_test(Small(), lost, BUDGET)
+    assert (without_pictures.total, "is missing" in without_pictures.skipped) == (0, True)
+    assert without_pictures.as_json()["skipped"] == without_pictures.skipped
+    assert self_test(Small(max_position_embeddings=8), requests, BUDGET).skipped
     assert self_test(Small(), [], BUDGET) == Tested()
+
+
+@pytest.mark.parametrize("end", [0, -1])
+def test_a_broken_picture_does_not_take_the_test_away(
+    requests: list[Request], tmp_path: Path, end: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeing = sorted((one for one in requests if one.prompt.images()), key=lambda one: one.length)
+    broken = [replace(one, source=tmp_path) if one is seeing[end] else one for one in requests]
+    assert self_test(Small(), broken, BUDGET) == Tested(equal=2, total=2)
+    driven(Small(), broken, tmp_path)
+    assert "Self-test: 2 of 2 answers" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_test_that_cannot_be_done_is_said(
+    requests: list[Request], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    driven(Small(), [replace(one, source=tmp_path) for one in requests if one.prompt.images()], tmp_path)
+    assert "Self-test not done" in capsys.readouterr().err
 
 
 def test_the_shortest_and_the_longest_with_pictures_are_asked(requests: list[Request]) -> None:

@@ -91,6 +91,17 @@ def said(
     return Said(models=models, arguments=arguments or {}, checkpoints=checkpoints, others=others)
 
 
+def test_no_password_of_an_address_is_shown(terminal: Terminal, small_data: Path, tmp_path: Path) -> None:
+    model = "openai:tiny@https://me:sk-a-very-secret-key@example.org/v1"
+    words = ("--tasks", "cls", "--data-dir", small_data, "--output-dir", tmp_path)
+    for models in ((model, "blind"), (model, model)):
+        told = terminal("run", "-m", models[0], "-m", models[1], "--model-arg", "key_env=MY_KEY", *words)
+        assert told.code != 0
+        assert "openai:tiny@https://example.org/v1" in told.err
+        assert "sk-a-very" not in told.err + told.out
+    assert not [path for path in tmp_path.rglob("*") if "sk-a-very" in path.name]
+
+
 def test_an_argument_goes_to_the_models_that_take_it(capsys: pytest.CaptureFixture[str]) -> None:
     given = said("hf:a/b", "blind", "llava-med", arguments={"boxes": "permille", "llava-med:preset": "author"})
     found = settings_of(None, given)
@@ -125,7 +136,7 @@ def test_each_model_may_have_a_checkpoint_of_its_own(tmp_path: Path) -> None:
     assert [settings.checkpoint for settings in found] == [tmp_path, Path("other")]
     found = settings_of(None, said("uni-med", "radfm", checkpoints=(f"uni-med={tmp_path}", "other")))
     assert [settings.checkpoint for settings in found] == [tmp_path, Path("other")]
-    with pytest.raises(UsageError, match="is one folder, and uni-med and radfm take one each"):
+    with pytest.raises(UsageError, match="is one folder, and uni-med, radfm take one each"):
         settings_of(None, said("uni-med", "radfm", checkpoints=("one",)))
     with pytest.raises(UsageError, match="None of blind, mock takes --checkpoint"):
         settings_of(None, said("blind", "mock", checkpoints=("one",)))

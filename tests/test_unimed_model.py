@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from tiny_model import small
 
 from tasks.foundation.errors import DataError, UsageError
-from unimed.checkpoint import load_checkpoint, resolve_device
+from unimed.checkpoint import load_checkpoint
+from unimed.devices import resolve_device
 
 
 @pytest.fixture(scope="module")

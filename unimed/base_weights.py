@@ -14,11 +14,13 @@ from transformers import Blip2VisionConfig, LlamaConfig
 
 from tasks.foundation.errors import DataError, UsageError
 from tasks.foundation.files import fingerprint, sampled_sha256
+from tasks.foundation.model_files import digests
 from unimed.language_model import LanguageModel
 from unimed.official.eva import read_eva
 from unimed.strict_weights import refuse_loading_info, refuse_misfits, refuse_other_shapes
 
 _LANGUAGE_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.bin"]
+_IDENTITY_FILES = ("*.safetensors", "*.bin", "*.pth", "*.pt", "config.json")
 _VISION_PREFIX = "vision_model."
 
 
@@ -49,8 +51,17 @@ class BaseWeights:
         return BaseWeights(language_model=str(_language_folder(self.language_model)), vision=str(vision.resolve()))
 
     def identity(self) -> dict[str, str]:
-        """Return a fingerprint of each part: sizes and samples of the files, so that 15 GB need not be read."""
-        return {name: fingerprint(sampled_files(Path(path))) for name, path in asdict(self.resolved()).items()}
+        """Return a fingerprint of each part: sizes and samples of the files, so that 15 GB need not be read.
+
+        Trained checkpoints hold these: they must stay what they are.
+        """
+        return {name: fingerprint(_sampled(Path(path))) for name, path in asdict(self.resolved()).items()}
+
+
+def _sampled(path: Path) -> dict[str, str]:
+    if path.is_file():
+        return {path.name: sampled_sha256(path)}
+    return digests(path, only=_IDENTITY_FILES, digest=sampled_sha256)
 
 
 def _language_folder(name: str) -> Path:
@@ -64,15 +75,6 @@ def _language_folder(name: str) -> Path:
             f"The language model {name!r} is no folder here, and the Hub did not give it: {error}",
             "Give the folder of a LLaMA-architecture model; gated ones need `hf auth login` first.",
         ) from error
-
-
-def sampled_files(path: Path) -> dict[str, str]:
-    """Return digests of the size and of samples of a file or of a folder's weights and configuration."""
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    weights = [
-        file for file in files if file.suffix in {".safetensors", ".bin", ".pth", ".pt"} or file.name == "config.json"
-    ]
-    return {file.name: sampled_sha256(file) for file in weights}
 
 
 def read_language_config(folder: Path) -> LlamaConfig:
@@ -101,8 +103,9 @@ def load_language_model(folder: Path, config: LlamaConfig, dtype: torch.dtype) -
     """
     try:
         loaded: Any = LanguageModel.from_pretrained(
-            folder, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
-        )
+            folder, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+        )  # fmt: skip
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"The language model in {folder} cannot be read: {error}", "Copy it again.") from error
     model, info = loaded

@@ -12,13 +12,15 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from tasks.foundation.errors import DataError, UsageError
+from tasks.foundation.errors import DataError
 from tasks.foundation.files import canonical_json, file_sha256, fingerprint, read_json
 from tasks.foundation.memory import room_for
+from tasks.foundation.stand_ins import refuse_stand_ins
 from tasks.foundation.yaml_tables import read_yaml_table
 from unimed.assembly import assemble
 from unimed.base_weights import BaseWeights
 from unimed.configuration import UniMedConfig
+from unimed.devices import resolve_device, resolve_dtype
 from unimed.modeling import UniMedForConditionalGeneration
 from unimed.processing import UniMedProcessor, load_tokenizer
 from unimed.strict_weights import refuse_loading_info, refuse_misfits, refuse_other_shapes
@@ -27,6 +29,8 @@ WHOLE, TRAINED, BASE_FILE = "model.safetensors", "trained.safetensors", "base_we
 WHOLE_SHARDED = "model.safetensors.index.json"
 ALWAYS = ("config.json", "tokenizer.json", "tokenizer_config.json")
 RECIPE_FILE = "recipe.yaml"
+# Read where they are there, which `medbench train` does not write.
+_MORE_OF_THE_TOKENIZER = ("added_tokens.json", "special_tokens_map.json", "chat_template.jinja")
 JOINED = "+"
 """Joins tasks whose samples are one entry of a mixture, as the official code joins the two MedMNIST sets."""
 State = Mapping[str, torch.Tensor]
@@ -60,6 +64,7 @@ def load_checkpoint(folder: Path, *, device: str = "auto", dtype: str = "auto", 
         RunError: If there is no room for it.
     """
     files = _weight_files(folder)
+    refuse_stand_ins(folder)
     transformers_logging.disable_progress_bar()
     chosen = resolve_device(device)
     with room_for(f"The checkpoint {folder}"):
@@ -69,7 +74,8 @@ def load_checkpoint(folder: Path, *, device: str = "auto", dtype: str = "auto", 
         _cast_parameters(model, resolve_dtype(dtype, chosen))
         torch.nn.Module.to(model, chosen).eval()
     processor = UniMedProcessor.of_model(_load_tokenizer(folder), model.config)
-    identity = fingerprint({name: _identity_of(folder / name) for name in (*ALWAYS, *files)})
+    more = [name for name in _MORE_OF_THE_TOKENIZER if (folder / name).is_file()]
+    identity = fingerprint({name: _identity_of(folder / name) for name in (*ALWAYS, *files, *more)})
     return LoadedCheckpoint(
         model=model, processor=processor, fingerprint=identity, trained_on=_tasks_of_recipe(folder / RECIPE_FILE)
     )
@@ -194,29 +200,6 @@ def _entries(mixture: Mapping[str, Any]) -> Iterator[str]:
         yield from entry.split(JOINED)
 
 
-def resolve_device(device: str) -> torch.device:
-    """Return the device for a word of the command line.
-
-    Raises:
-        UsageError: If this machine or this build of torch does not have it.
-    """
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
-        return torch.device(next(name for name in ("cuda", "mps", "cpu") if available[name]))
-    if not available.get(device.partition(":")[0], False):
-        allowed = ", ".join(name for name, there in available.items() if there)
-        raise UsageError(f"There is no device {device!r} here.", f"Allowed: auto, {allowed}.")
-    return torch.device(device)
-
-
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """Return the type for a word of the command line; `auto` is exact on the CPU and bfloat16 elsewhere."""
-    if dtype == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    resolved: torch.dtype = getattr(torch, dtype)
-    return resolved
-
-
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     try:
         return load_tokenizer(folder)
@@ -255,7 +238,7 @@ def read_config(folder: Path) -> UniMedConfig:
         DataError: If it cannot be read or asks for something impossible.
     """
     try:
-        return UniMedConfig.from_pretrained(folder)
+        return UniMedConfig.from_pretrained(folder, trust_remote_code=False)
     except (StrictDataclassError, OSError, ValueError, TypeError) as error:
         raise DataError(f"{folder / 'config.json'} cannot be read: {error}", "Copy the checkpoint again.") from error
 
@@ -264,8 +247,9 @@ def _load_whole(folder: Path, dtype: torch.dtype) -> UniMedForConditionalGenerat
     config = read_config(folder)
     try:
         loaded: Any = UniMedForConditionalGeneration.from_pretrained(
-            folder, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
-        )
+            folder, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+        )  # fmt: skip
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise DataError(
             f"The checkpoint {folder} cannot be read: {error}", "Copy it again or train it anew."

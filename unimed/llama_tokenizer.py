@@ -130,7 +130,7 @@ def load_language_model_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 def _of_another_kind(folder: Path) -> PreTrainedTokenizerFast:
     """Return a tokenizer that is not SentencePiece's (LLaMA-3), as it is, with the names that Uni-Med needs."""
-    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
         raise DataError(f"The tokenizer in {folder} names no BOS or no EOS.", "Add them to tokenizer_config.json.")
     if tokenizer.pad_token_id is None:

@@ -25,8 +25,8 @@ A Uni-Med (arXiv 2409.17508): frozen ViT, resampler, connector, LLaMA. {tasks}
 import unimed.auto  # from the package medbench
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-processor = AutoProcessor.from_pretrained(FOLDER)
-model = AutoModelForImageTextToText.from_pretrained(FOLDER)
+processor = AutoProcessor.from_pretrained(FOLDER, trust_remote_code=False)
+model = AutoModelForImageTextToText.from_pretrained(FOLDER, trust_remote_code=False)
 inputs = processor.instruct("vqa", ["Which organ is shown?"], [picture])
 answer = model.generate(**inputs, max_new_tokens=40)
 ```

@@ -162,5 +162,5 @@ class UniMedProcessor(ProcessorMixin):
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Return the tokenizer stored in `folder`."""
-    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
     return tokenizer

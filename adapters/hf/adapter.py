@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from functools import cached_property
 from inspect import signature
 from itertools import groupby
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 
 from adapters.base import (
     LoadOptions,
@@ -21,9 +22,13 @@ from adapters.base import (
     SizeOf,
 )
 from adapters.hf.apart import TAKEN_APART, why_only_whole
-from adapters.hf.entry import CARD, known
+from adapters.hf.entry import CARD
+from adapters.hf.families import known, short_name
 from adapters.hf.loading import Loaded, load_model
 from adapters.hf.rendering import Renderer
+from adapters.hf.special_tokens import dropped_ids, kept_marks
+from adapters.hf.templates import ChatTemplate
+from adapters.plain_generation import Watch
 from adapters.wording import question_of
 from tasks.answers.box_space import BoxSpace
 from tasks.foundation.errors import DataError, RunError, UsageError
@@ -43,28 +48,37 @@ class HfAdapter(LocalAdapter):
         self._processor = loaded.processor
         self._name = name
         self._space = space
+        self._known = known(name, loaded.model.config.model_type)
         text = loaded.model.config.get_text_config(decoder=True)
         rope = getattr(text, "rope_parameters", None) or {}
         self._image_token_id = _image_token_id(loaded)
         self._images = _json_of("images", arguments["images"])
-        self._renderer = Renderer(
-            loaded.processor, self._image_token_id, in_grids="mrope_section" in rope, system=arguments["system"],
-            chat=_json_of("chat", arguments["chat"]), images=self._images,
+        template = ChatTemplate(
+            loaded.processor, loaded.model.config.model_type, system=arguments["system"],
+            chat=_json_of("chat", arguments["chat"]), today=_day_of(arguments["date"]),
         )  # fmt: skip
+        self._renderer = Renderer(
+            loaded.processor, self._image_token_id, in_grids="mrope_section" in rope, template=template,
+            images=self._images,
+        )  # fmt: skip
+        self._dropped = dropped_ids(loaded.processor.tokenizer)
         self.decoder = loaded.model
         self.end_ids = _end_ids(loaded)
         self.only_whole = why_only_whole(loaded.model)
         self.attention = TAKEN_APART.get(loaded.model.config.model_type, "causal")
         self.shares_beginnings = self.attention != "prompt"
-        self.notices = _other_scaling(space, loaded.processor.image_processor, self._images)
+        self.notices = (
+            *loaded.notices, *template.notices, *_other_scaling(space, loaded.processor.image_processor, self._images)
+        )  # fmt: skip
         self.weights_fingerprint = loaded.fingerprint
+        self.made_of = {**loaded.made_of, **kept_marks(loaded.processor.tokenizer)}
         self.device = str(loaded.model.device)
         self.dtype = str(loaded.model.dtype).removeprefix("torch.")
 
     @property
     def card(self) -> ModelCard:  # type: ignore[override]
         """What is known of this very model."""
-        found = known(self._name)
+        found = self._known
         kinds = CARD.kinds if self._takes_text_alone else CARD.kinds - {"qa"}
         return replace(CARD, kinds=kinds, licence=found.licence or CARD.licence, trained_on=found.trained_on)
 
@@ -75,7 +89,7 @@ class HfAdapter(LocalAdapter):
     @property
     def title(self) -> str:
         """The name of the repository or of the folder."""
-        return self._name.rstrip("/").rpartition("/")[2] or self._name
+        return short_name(self._name)
 
     def render(self, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
         """Return the question in the model's chat template, pictures first."""
@@ -84,7 +98,7 @@ class HfAdapter(LocalAdapter):
         return Prompt(segments=write(self._question(sample, spec), sample.images, sizes))
 
     def _question(self, sample: Sample, spec: TaskSpec) -> str:
-        found = known(self._name)
+        found = self._known
         return question_of(sample, spec, self._space, find=found.find if self._space.name == found.boxes else "")
 
     def pixels(self, image: Image.Image) -> Pixels:
@@ -123,8 +137,11 @@ class HfAdapter(LocalAdapter):
         return list(lines.split(counts))
 
     def detokenise(self, ids: Sequence[int]) -> str:
-        """Return the text without special tokens."""
-        return str(self._processor.tokenizer.decode(list(ids), skip_special_tokens=True))
+        """Return the text without special tokens, but for those that set thoughts apart."""
+        if self._dropped is None:
+            return str(self._processor.tokenizer.decode(list(ids), skip_special_tokens=True))
+        kept = [one for one in ids if one not in self._dropped]
+        return str(self._processor.tokenizer.decode(kept, skip_special_tokens=False))
 
     @torch.inference_mode()
     def written_whole(
@@ -147,8 +164,10 @@ class HfAdapter(LocalAdapter):
     ) -> list[list[int]]:
         texts = [self._renderer.text(self._question(sample, spec), len(images)) for sample, spec, images in asked]
         inputs = self._moved(self._renderer.inputs(texts, [images for _, _, images in asked]))
+        watch = Watch()
         written = self._model.generate(
             **inputs,
+            logits_processor=LogitsProcessorList([watch]),
             generation_config=GenerationConfig(
                 do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=sorted(self.end_ids) or None,
                 pad_token_id=self._processor.tokenizer.pad_token_id,
@@ -157,8 +176,7 @@ class HfAdapter(LocalAdapter):
         prompt = inputs["input_ids"]
         # Some models return the prompt too, some the answer alone.
         start = prompt.shape[1] if torch.equal(written[:, : prompt.shape[1]], prompt) else 0
-        ids: list[list[int]] = written[:, start:].tolist()
-        return ids
+        return watch.cut(written[:, start:].tolist())
 
     def _moved(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return inputs where the model is, floating ones in its type."""
@@ -215,6 +233,13 @@ def _end_ids(loaded: Loaded) -> frozenset[int]:
     named = loaded.model.generation_config.eos_token_id
     several = named if isinstance(named, list) else [named]
     return frozenset(int(one) for one in (*several, loaded.processor.tokenizer.eos_token_id) if one is not None)
+
+
+def _day_of(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"--model-arg date={text} is no date: {error}", "Write YYYY-MM-DD.") from error
 
 
 def _json_of(name: str, text: str) -> dict[str, Any]:

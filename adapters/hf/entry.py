@@ -1,10 +1,11 @@
 """`hf:FOLDER` or `hf:OWNER/NAME`: what a user may choose, and what is known of some models."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from adapters.base import AdapterEntry, Argument, LoadOptions, ModelCard, plain_answer
+from adapters.hf.families import asked_family, family_of, known
 from tasks.answers.box_space import BOX_SPACES
 
 if TYPE_CHECKING:
@@ -20,56 +21,9 @@ CARD = ModelCard(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """What a published model says of itself.
-
-    Attributes:
-        boxes: How it writes boxes.
-        find: The words with which it was taught to find an `{object}`, answered in `boxes`. A model without such words
-            is told how to write.
-        trained_on: Tasks of ours whose datasets its card or paper names among the training data.
-        licence: Of its weights.
-    """
-
-    boxes: str = ""
-    find: str = ""
-    trained_on: frozenset[str] | None = None
-    licence: str = ""
-
-
-_SLAKE = frozenset({"slake-vqa"})
-KNOWN: Mapping[str, Known] = {
-    # By a part of the name, the most specific first. What is not here is not known, which is not the same as no.
-    "medgemma": Known(
-        boxes="permille-yxyx",
-        trained_on=_SLAKE | {"mimic-cxr"},
-        licence="Health AI Developer Foundations terms",
-    ),
-    "lingshu": Known(boxes="pixels-28", trained_on=_SLAKE | {"path-vqa", "mimic-cxr", "medqa"}, licence="MIT"),
-    "huatuogpt-vision": Known(licence="Apache-2.0"),
-    "llava-med": Known(boxes="fraction", licence="Apache-2.0, on Mistral's and CLIP's weights"),
-    "qwen2.5-vl": Known(boxes="pixels-28"),
-    "qwen2-vl": Known(boxes="permille"),
-    "qwen3-vl": Known(boxes="permille"),
-    "internvl": Known(
-        boxes="permille",
-        find="Please provide the bounding box coordinate of the region this sentence describes: <ref>{object}</ref>",
-    ),
-    "paligemma": Known(boxes="loc1024", find="detect {object}"),
-    "gemma-3": Known(boxes="permille-yxyx"),
-}
-
-
-def known(name: str) -> Known:
-    """Return what is known of a model by its name."""
-    plain = name.lower()
-    return next((found for part, found in KNOWN.items() if part in plain), Known())
-
-
 def defaults(variant: str) -> Mapping[str, str]:
-    """Return the arguments that follow from a model's name."""
-    boxes = known(variant).boxes
+    """Return the arguments that follow from what a model is."""
+    boxes = known(variant, family_of(variant) or asked_family(variant)).boxes
     return {"boxes": boxes} if boxes else {}
 
 
@@ -108,7 +62,15 @@ ENTRY = AdapterEntry(
         "images": Argument(
             help='JSON of what the image processor takes, e.g. {"do_pan_and_scan": true}.', default="{}"
         ),
-        "revision": Argument(help="Commit, tag or branch of the repository.", default="main"),
+        "date": Argument(
+            help="The day that a chat template with a date in it is told, so that prompts stay what they are.",
+            default="2024-07-26",
+        ),
+        "revision": Argument(
+            help="Commit, tag or branch of the repository; the commit that it means enters the run's identity.",
+            default="main",
+            changes_answers=False,
+        ),
     },
     defaults=defaults,
     card_of=card_of,

@@ -1,27 +1,28 @@
-"""From a folder or a repository to a model, its processor and what identifies its weights."""
+"""From a folder or a repository to a model, its processor and what identifies both."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText
 
-from adapters.hf.processors import load_processor
+from adapters.hf.finding import Configuration, find_folder, names_code, plain_attention, read_config, refuse_unfit
+from adapters.hf.processors import Processor, load_processor
 from adapters.plain_generation import forget_decoding
-from tasks.foundation.errors import DataError, UsageError
-from tasks.foundation.files import fingerprint
+from tasks.foundation.errors import DataError, MedbenchError, UsageError
 from tasks.foundation.memory import room_for
-from unimed.base_weights import sampled_files
-from unimed.checkpoint import resolve_device, resolve_dtype
+from tasks.foundation.model_files import identity_of
+from unimed.devices import resolve_device, resolve_dtype
 from unimed.strict_weights import refuse_loading_info
 
-_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 # Its activations exceed what 16 bits with a small exponent hold: answers become padding.
 _NOT_IN_FLOAT16 = frozenset({"gemma3", "gemma3n", "paligemma"})
+_QUANTISED = "quantization_config"
+Model = Any
+"""Any model of transformers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +33,15 @@ class Loaded:
         model: Of `AutoModelForImageTextToText`, ready to answer.
         processor: Its processor, padding on the left.
         fingerprint: Of its files.
+        made_of: What else makes it what it is: the commit of its repository, the class that reads its pictures.
+        notices: What the run must show loudly.
     """
 
-    model: Any
-    processor: Any
+    model: Model
+    processor: Processor
     fingerprint: str
+    made_of: Mapping[str, str] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
 
 
 def load_model(name: str, *, revision: str, device: str, dtype: str) -> Loaded:
@@ -52,64 +57,74 @@ def load_model(name: str, *, revision: str, device: str, dtype: str) -> Loaded:
         UsageError: If it is neither here nor on the Hub, or is no vision-language model, or not for this type.
         DataError: If a weight is missing, unexpected or of another shape, or a file is broken.
     """
-    folder = find_folder(name, revision)
-    config = _config(folder)
+    found = find_folder(name, revision)
+    folder = found.folder
+    refuse_unfit(folder)
+    config = read_config(folder)
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
     if kind == torch.float16 and config.model_type in _NOT_IN_FLOAT16:
         raise UsageError(f"{config.model_type} gives no numbers in float16.", "Give --dtype bfloat16 or float32.")
-    processor = load_processor(folder, config)
+    notices = [_of_own_code(folder), plain_attention(config)]
+    processor, mended = load_processor(folder, config)
+    model = _model(folder, config, kind, place)
+    forget_decoding(model)
+    return Loaded(
+        model=model.eval(), processor=processor, fingerprint=identity_of({"checkpoint": folder}),
+        made_of=_made_of(processor, found.commit), notices=tuple(filter(None, [*notices, *mended])),
+    )  # fmt: skip
+
+
+def _model(folder: Path, config: Configuration, dtype: torch.dtype, device: torch.device) -> Model:
+    # Quantised weights cannot be moved once they are loaded.
+    quantised = _method_of(config)
+    where = {"device_map": {"": device}} if quantised else {}
     try:
         with room_for(f"The model in {folder}"):
             loaded: Any = AutoModelForImageTextToText.from_pretrained(
-                folder, config=config, dtype=kind, output_loading_info=True, ignore_mismatched_sizes=True
-            )
-    except (SafetensorError, OSError, ValueError) as error:
-        raise DataError(f"The model in {folder} cannot be read: {error}", "Download it again.") from error
+                folder, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True,
+                trust_remote_code=False, **where,
+            )  # fmt: skip
+    except (MedbenchError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # each library of quantised weights fails in its own way where it is missing
+        raise _not_loaded(folder, quantised, error) from error
     model, info = loaded
     refuse_loading_info(str(folder), info)
-    forget_decoding(model)
     with room_for(f"The model in {folder}"):
-        model = model.to(place).eval()
-    return Loaded(model=model, processor=processor, fingerprint=fingerprint(sampled_files(folder)))
+        return model if quantised else model.to(device)
 
 
-def find_folder(name: str, revision: str) -> Path:
-    """Return the folder of a model; what lies in the Hub's cache needs no network.
-
-    Raises:
-        UsageError: If there is none.
-    """
-    if not name:
-        raise UsageError("`hf` names no model.", "Write --model hf:FOLDER or --model hf:OWNER/NAME.")
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder.resolve()
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UsageError(
-            f"{name!r} is no folder here, and the Hub did not give it: {error}",
-            "Write hf:FOLDER or hf:OWNER/NAME; gated models need `hf auth login` first.",
-        ) from error
+def _method_of(config: Configuration) -> str:
+    """Return how a checkpoint was quantised; nothing if it was not."""
+    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        told = getattr(part, _QUANTISED, None)
+        values = told if isinstance(told, Mapping) else getattr(told, "__dict__", {})
+        if values:
+            return str(values.get("quant_method") or "an unnamed method")
+    return ""
 
 
-def _config(folder: Path) -> Any:  # noqa: ANN401 - any configuration of transformers
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise UsageError(
-            f"{folder} holds no model that this version of transformers knows: {error}",
-            "Name a folder with a config.json of a supported architecture; code from repositories is not run.",
-        ) from error
-    if type(config) not in AutoModelForImageTextToText._model_mapping:  # noqa: SLF001 - the only public way is to try
-        raise UsageError(
-            f"{config.model_type} is no vision-language model of transformers.",
-            "Name a model whose pipeline is image-text-to-text.",
+def _not_loaded(folder: Path, quantised: str, error: Exception) -> MedbenchError:
+    said = " ".join(str(error).split()) or type(error).__name__
+    if quantised:
+        return UsageError(
+            f"The model in {folder} is quantised ({quantised}), and cannot be loaded here: {said}",
+            "Install the library that the message names, on a device that it serves, or give the weights before they "
+            "were quantised.",
         )
-    if config.is_encoder_decoder:
-        raise UsageError(
-            f"{config.model_type} encodes its prompt apart from its answer, which `hf` does not drive.",
-            "Name a model that continues its prompt.",
-        )
-    return config
+    return DataError(f"The model in {folder} cannot be read: {said}", "Download it again.")
+
+
+def _of_own_code(folder: Path) -> str:
+    return "config.json names code of its own (auto_map); it was not run, transformers' own is." * names_code(folder)
+
+
+def _made_of(processor: Processor, commit: str) -> dict[str, str]:
+    """Return what makes a model what it is beside its files."""
+    images = type(processor.image_processor)
+    made = {"image processor": f"{images.__module__}.{images.__qualname__}"}
+    if any(base.__name__ == "TorchvisionBackend" for base in images.__mro__):
+        # There is no class for PIL then.
+        made["torchvision"] = version("torchvision")
+    return made | ({"commit": commit} if commit else {})

@@ -3,13 +3,14 @@
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from PIL import Image
 
 from adapters.base import ImageSlot, Size, TextSegment
 from adapters.hf.remembering import RememberingImageProcessor
+from adapters.hf.templates import ChatTemplate
 from tasks.foundation.errors import SampleError
 from tasks.sample import ImageRef
 
@@ -37,9 +38,8 @@ class Renderer:
         processor: Of transformers.
         image_token_id: Stands once for every visual token.
         in_grids: Whether visual tokens have positions in three dimensions.
-        chat: More for the chat template.
+        template: Writes prompts as texts.
         images: More for the image processor.
-        system: A message before the question; empty for none.
     """
 
     def __init__(
@@ -48,31 +48,25 @@ class Renderer:
         image_token_id: int,
         *,
         in_grids: bool,
-        chat: dict[str, Any],
+        template: ChatTemplate,
         images: dict[str, Any],
-        system: str,
     ) -> None:
         self._processor = processor
         self._blank = copy.copy(processor)
         self._blank.image_processor = RememberingImageProcessor(processor.image_processor)
         self._image_token_id = image_token_id
         self._in_grids = in_grids
-        self._chat = chat
+        self._template = template
         self._images = images
-        self._system = system
         self.shape = lru_cache(maxsize=_SIZES)(self._shape)
 
     def text(self, question: str, images: int) -> str:
-        """Return the prompt as text, with one mark per picture, pictures first."""
-        if not self._has_template:
-            return self._mark * images + question
-        content = [*({"type": "image"} for _ in range(images)), {"type": "text", "text": question}]
-        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-        if self._system:
-            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": self._system}]})
-        return str(
-            self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **self._chat)
-        )
+        """Return the prompt as text, with one mark per picture, pictures first.
+
+        Raises:
+            SampleError: If the chat template refuses it.
+        """
+        return self._template.text(question, images)
 
     def inputs(self, texts: Sequence[str], images: Sequence[Sequence[Image.Image]]) -> dict[str, Any]:
         """Return what the model itself takes for prompts with their pictures, padded on the left."""
@@ -146,18 +140,10 @@ class Renderer:
         side = int(self._processor.image_processor.merge_size)
         return Shape(tokens=tokens, grid=(frames, rows // side, columns // side))
 
-    @cached_property
-    def _has_template(self) -> bool:
-        return bool(getattr(self._processor, "chat_template", None) or self._processor.tokenizer.chat_template)
-
-    @cached_property
-    def _mark(self) -> str:
-        return str(getattr(self._processor, "image_token", None) or "<image>")
-
     def _brings_bos(self, text: str) -> bool:
         """Whether a template has written the token that the tokenizer would write again."""
         bos = self._processor.tokenizer.bos_token
-        return self._has_template and bos is not None and text.startswith(bos)
+        return self._template.exists and bos is not None and text.startswith(bos)
 
 
 def _cut(ids: Sequence[int], image_token_id: int, pictures: list[tuple[ImageRef, Shape]]) -> Iterator[Segment]:

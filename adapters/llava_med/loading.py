@@ -12,12 +12,13 @@ from adapters.llava_med.configuration import LlavaFormat, read_format
 from adapters.llava_med.model import load_model
 from adapters.llava_med.templates import TEMPLATES, Template
 from adapters.llava_med.vision import SUBFOLDER
-from adapters.parts.identity import identity_of
 from adapters.parts.text_codec import TextCodec, load_codec
 from tasks.catalog import get_task
 from tasks.foundation.errors import DataError, UsageError
 from tasks.foundation.memory import room_for
-from unimed.checkpoint import resolve_device, resolve_dtype
+from tasks.foundation.model_files import identity_of
+from tasks.foundation.stand_ins import refuse_stand_ins
+from unimed.devices import resolve_device, resolve_dtype
 
 DEFAULT_VERSION = "v1.5"
 AUTHORS_DECODING: Mapping[str, Mapping[str, float]] = {"v1.5": {}, "v1.0": {"temperature": 0.7}}
@@ -89,6 +90,7 @@ def _is_from_base(version: str, source: str) -> bool:
 
 def _load(options: LoadOptions, folder: Path, version: str, *, from_base: bool) -> Weights:
     tower = _tower(folder, options.arguments["vision_tower"])
+    refuse_stand_ins(folder, *((tower,) if tower else ()))
     form = read_format(folder, tower)
     _refuse_other_version(form, version, folder)
     codec = load_codec(folder)

@@ -103,7 +103,7 @@ def _read(
         with _quietly():
             model, info = kind.from_pretrained(
                 folder, config=form.config, key_mapping=names, dtype=dtype, output_loading_info=True,
-                ignore_mismatched_sizes=True,
+                ignore_mismatched_sizes=True, trust_remote_code=False,
             )  # fmt: skip
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise DataError(f"The checkpoint {folder} cannot be read: {error}", "Copy it again.") from error

@@ -63,7 +63,7 @@ def load(options: LoadOptions) -> LocalAdapter:
     from adapters.med_flamingo.loading import load_med_flamingo, places_of
     from adapters.med_flamingo.looking import MediaRule
     from adapters.parts.titles import card_as_chosen
-    from unimed.checkpoint import resolve_device, resolve_dtype
+    from unimed.devices import resolve_device, resolve_dtype
 
     chosen = {name: argument.default for name, argument in ARGUMENTS.items()} | dict(options.arguments)
     places = places_of(options.checkpoint, chosen["llama"], chosen["clip"])

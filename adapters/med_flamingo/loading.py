@@ -14,13 +14,14 @@ from adapters.llava_med.vision import read_tower
 from adapters.med_flamingo.decoder import ADDED_TOKENS, EVERY, MedFlamingoLlama, MediaSizes
 from adapters.med_flamingo.state import TrainedState, read_state
 from adapters.parts.filling import IMPOSSIBLE, fill, filled_llama
-from adapters.parts.identity import identity_of
 from adapters.parts.perceiver import HEAD_WIDTH, PerceiverResampler, sizes_of
 from adapters.parts.segment_tokenizer import BOS_ID, EOS_ID, SegmentTokenizer, read_tokenizer, refuse_other_vocabulary
 from adapters.parts.shards import open_shards
 from tasks.foundation.errors import DataError, UsageError
 from tasks.foundation.files import read_json
 from tasks.foundation.memory import room_for
+from tasks.foundation.model_files import identity_of
+from tasks.foundation.stand_ins import refuse_stand_ins
 
 TRAINED_FILE, LLAMA_FOLDER, CLIP_FOLDER = "model.pt", "llama", "clip"
 TOKENIZER_FILE = "tokenizer.model"
@@ -132,6 +133,7 @@ def load_med_flamingo(
         DataError: If a file is missing or broken, or a weight is missing, unexpected or of another shape.
         RunError: If the device has no room for it.
     """
+    refuse_stand_ins(places.trained, places.llama, places.clip)
     tokenizer = read_tokenizer(places.llama / TOKENIZER_FILE)
     config = _llama_config(places.llama)
     refuse_other_vocabulary(places.llama / TOKENIZER_FILE, tokenizer, int(config.vocab_size))

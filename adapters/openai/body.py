@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adapters.openai.options import Options
+from adapters.openai.options import STREAM, Options
 from adapters.openai.profiles import Profile
 
 
@@ -21,7 +21,10 @@ def body_of(
         length: Longest answer in tokens.
         seed: Seed of the run.
     """
-    body: dict[str, Any] = {"model": model, "messages": list(messages), profile.length_field: length}
+    # Some servers stream unless they are told not to.
+    body: dict[str, Any] = {
+        "model": model, "messages": list(messages), profile.length_field: length, STREAM: False,
+    }  # fmt: skip
     if options.temperature is not None:
         body["temperature"] = _plain(options.temperature)
     if options.top_p is not None:
@@ -30,7 +33,8 @@ def body_of(
         body["seed"] = seed
     if options.stop and profile.takes_stop:
         body["stop"] = list(options.stop)
-    return body | dict(options.extra_body)
+    body |= options.extra_body
+    return {name: value for name, value in body.items() if name != STREAM or value is not None}
 
 
 def shown(body: Mapping[str, Any]) -> str:

@@ -1,25 +1,33 @@
 """A served model behind the adapter contract: one question, one request, one answer understood."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapters.base import ModelCard
 from adapters.openai.address import Address
 from adapters.openai.body import body_of, shown
-from adapters.openai.failures import Refusal, failure_of
+from adapters.openai.certificates import problem_of, trusted
+from adapters.openai.failures import Refusal, failure_of, page_instead, words_of
+from adapters.openai.hints import Asked, filtered, pictures_in, streams_only
 from adapters.openai.messages import SPACES, messages_of
-from adapters.openai.options import Options
+from adapters.openai.options import STREAM, Options
 from adapters.openai.pictures import Pictures
 from adapters.openai.profiles import Profile
-from adapters.openai.replies import Reading, parse_json, read_reply, status_within
+from adapters.openai.reading import Reading
+from adapters.openai.replies import Sent, parse_json, read_reply, withheld_reply
 from adapters.openai.secret import Key
+from adapters.openai.streams import assembled, is_stream
+from adapters.openai.told import mark_of
+from adapters.openai.within import status_within
 from adapters.remote import Complete, RemoteAdapter, Reply, Scaled, TryAgainError
 from adapters.wording import question_of
-from tasks.foundation.errors import SampleError, UsageError
+from tasks.foundation.errors import MedbenchError, RunError, SampleError, UsageError
 from tasks.foundation.files import fingerprint
 from tasks.sample import Sample
 from tasks.spec import TaskSpec
@@ -28,7 +36,13 @@ if TYPE_CHECKING:
     import httpx2
 
 _SUCCESSES = range(200, 300)
+_KEPT = "What was answered is on disk; the same command continues."
+_STREAMED = {STREAM: True, "stream_options": {"include_usage": True}}
+# Statuses with which a filter refuses one question.
+_FILTERS = frozenset({400, 403, 422, 451})
 _CONNECT_SECONDS = 10.0
+_TELLING_SECONDS = 5.0
+_MOST_TOLD = 2**22
 # No answer of a benchmark comes near it; a server that never stops must not fill the memory.
 _MOST_BYTES = 16 * 2**20
 
@@ -75,11 +89,16 @@ class ServedModel(RemoteAdapter):
         self.notices = _notices(address)
         self.pictures = Pictures(options.max_pixels)
         _refuse_unusable(address)
+        if options.ca_file and not address.encrypted:
+            raise UsageError("ca_file is of no use with http://.", "Leave it out, or write https:// in the base URL.")
+        self._certificates = trusted(options.ca_file) if address.encrypted else None
         self._address = address
         self._profile = profile
         self._options = options
         self._key = key
         self._seed = seed
+        self._mark = ""
+        self._streams = False
         self._reading = Reading(stop=options.stop, prices=options.prices, clean=key.hidden_in)
         self.weights_fingerprint = fingerprint(
             {
@@ -124,44 +143,83 @@ class ServedModel(RemoteAdapter):
             timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS),
             limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most),
             follow_redirects=False,
+            verify=self._certificates or True,
             trust_env=not self.on_this_machine,
         ) as client:
+            self._mark = await mark_of(self._address, partial(_get, client), self._reading)
 
             async def complete(letter: Envelope) -> Reply:
-                return await self._complete(client, letter)
+                reply = await self._complete(client, letter)
+                # Servers that mark no answer may have told at first what they are.
+                return replace(reply, usage=replace(reply.usage, fingerprint=reply.usage.fingerprint or self._mark))
 
             yield complete
 
     async def _complete(self, client: "httpx2.AsyncClient", envelope: Envelope) -> Reply:
         import httpx2
 
-        content = json.dumps(envelope.body).encode()
+        body = envelope.body | (_STREAMED if self._streams else {})
         try:
-            refusal = await _post(client, self._address.url, content)
+            answer = await _post(client, self._address.url, json.dumps(body).encode())
         except httpx2.HTTPError as error:
             raise self._trouble(error) from error
-        if refusal.status not in _SUCCESSES:
-            raise failure_of(refusal, self._address, self._reading)
-        document = parse_json(refusal.content)
+        if answer.status not in _SUCCESSES and body.get(STREAM) is False and STREAM not in self._options.extra_body:
+            # The same answer comes as a stream from servers that give none otherwise.
+            self._streams = self._streams or streams_only(words_of(answer, self._reading))
+            if self._streams:
+                return await self._complete(client, envelope)
+        return self._understood(answer, envelope)
+
+    def _understood(self, answer: Refusal, envelope: Envelope) -> Reply:
+        """Return what a server's answer says."""
+        sent = Sent(scaled=envelope.scaled, limit=envelope.body[self._profile.length_field])
+        if answer.status not in _SUCCESSES:
+            return self._filtered_or_raise(answer, sent, envelope)
+        if answer.page:
+            raise page_instead(answer, self._address, self._reading)
+        streamed = is_stream(answer.content, answer.headers)
+        document = assembled(answer.content) if streamed else parse_json(answer.content, self._reading.clean)
         within = status_within(document)
         if within is not None:
-            raise failure_of(replace(refusal, status=within), self._address, self._reading)
-        return read_reply(document, envelope.scaled, self._reading)
+            return self._filtered_or_raise(replace(answer, status=within), sent, envelope, document)
+        return read_reply(document, sent, self._reading)
 
-    def _trouble(self, error: "httpx2.HTTPError") -> TryAgainError:
+    def _filtered_or_raise(self, answer: Refusal, sent: Sent, envelope: Envelope, document: object = None) -> Reply:
+        """Return the reply of a filter that held a question back; raise what any other failure means."""
+        is_within = document is not None
+        if (is_within or answer.status in _FILTERS) and filtered(words_of(answer, self._reading, document)):
+            return withheld_reply(sent)
+        asked = Asked(
+            length_field=self._profile.length_field,
+            limit=sent.limit,
+            pictures=pictures_in(envelope.body),
+            fields=frozenset(self._options.extra_body),
+            system=bool(self._options.system),
+        )
+        raise failure_of(answer, self._address, self._reading, asked=asked, document=document, within=is_within)
+
+    def _trouble(self, error: "httpx2.HTTPError") -> MedbenchError | TryAgainError:
         import httpx2
 
+        found = problem_of(error)
+        if found is not None:
+            return RunError(f"{self.host} cannot be asked: {found[0]}.", f"{found[1]} {_KEPT}")
         # The server's words may be in the error's text, and the key in the server's words.
         said = self._key.hidden_in(" ".join(str(error).split())) or type(error).__name__
         if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError):
             return TryAgainError("unreachable", f"{self.host} cannot be reached: {said}")
         if isinstance(error, httpx2.TimeoutException):
             return TryAgainError("timeout", f"{self.host} did not answer in time.")
-        return TryAgainError("cut off", f"The connection to {self.host} broke: {said}")
+        maybe = "" if self._address.encrypted else ". If it always does, the server may want https://"
+        return TryAgainError("cut off", f"The connection to {self.host} broke: {said}{maybe}")
 
 
 async def _post(client: "httpx2.AsyncClient", url: str, content: bytes) -> Refusal:
-    """Return a server's answer, a bounded part of it at most."""
+    """Return a server's answer.
+
+    Raises:
+        SampleError: If it is longer than any answer of a benchmark.
+    """
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
     async with client.stream("POST", url, content=content, headers=headers) as response:
         received = bytearray()
@@ -171,6 +229,21 @@ async def _post(client: "httpx2.AsyncClient", url: str, content: bytes) -> Refus
                 raise SampleError(f"The server's answer is longer than {_MOST_BYTES // 2**20} MiB.")
         names = {name.lower(): value for name, value in response.headers.items()}
         return Refusal(status=response.status_code, headers=names, content=bytes(received))
+
+
+async def _get(client: "httpx2.AsyncClient", url: str) -> bytes:
+    """Return what stands at a URL of the server, or nothing: no run depends on it."""
+    import httpx2
+
+    received = bytearray()
+    with suppress(httpx2.HTTPError, TimeoutError):
+        async with asyncio.timeout(_TELLING_SECONDS), client.stream("GET", url) as response:
+            async for chunk in response.aiter_bytes():
+                received += chunk
+                if len(received) > _MOST_TOLD:
+                    return b""
+            return bytes(received) if response.status_code in _SUCCESSES else b""
+    return b""
 
 
 def _refuse_unusable(address: Address) -> None:

@@ -30,10 +30,18 @@ ARGUMENTS: Mapping[str, Argument] = {
     "temperature": Argument(help="Of sampling; `unset` sends none, for models that refuse it.", default="0"),
     "top_p": Argument(help="Sample within this probability; not sent by default."),
     "send_seed": Argument(help="Whether the run's seed is sent.", default="yes", choices=("yes", "no")),
-    "max_tokens": Argument(help="Longest answer, thoughts included; the task's own limit by default."),
+    "max_tokens": Argument(
+        help="Longest answer to any task, thoughts included; --max-new-tokens says the same of every model. The task's "
+        "own limit by default."
+    ),
     "stop": Argument(help="Text that ends an answer, or a JSON list of such texts."),
     "max_pixels": Argument(help="Larger pictures are scaled down to so many pixels; sent as they are by default."),
     "extra_body": Argument(help="JSON object of further fields of every request."),
+    "ca_file": Argument(
+        help="File or folder of the certificates to trust, for servers with one of their own; by default those of the "
+        "machine, or of SSL_CERT_FILE. They are always checked.",
+        changes_answers=False,
+    ),
     "credentialed": Argument(
         help="Whether data under a signed agreement may be sent to another machine.",
         default="refuse",
@@ -63,8 +71,10 @@ ARGUMENTS: Mapping[str, Argument] = {
 }
 UNSET = "unset"
 OWN_FIELDS = frozenset(
-    {"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop", "stream", "n"}
+    {"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop", "n"}
 )
+STREAM = "stream"
+"""May be added, though the adapter sends it: some servers only stream, others know no such field (null: left out)."""
 _SECRET = re.compile(r"api[-_]?key|authorization|secret|password|access[-_]?token|bearer", re.IGNORECASE)
 _MILLION = 1_000_000
 _DIGITS = 12
@@ -99,6 +109,7 @@ class Options:
         stop: Texts that end an answer.
         max_pixels: Most pixels of a picture; None for no limit.
         extra_body: Further fields of every request.
+        ca_file: Certificates to trust; empty for the machine's.
         may_send_credentialed: Whether data under a signed agreement may be sent to another machine.
         prices: Prices, or None.
         patience: How hard the server is asked.
@@ -113,6 +124,7 @@ class Options:
     stop: tuple[str, ...] = ()
     max_pixels: int | None = None
     extra_body: Mapping[str, Any] = field(default_factory=dict)
+    ca_file: str = ""
     may_send_credentialed: bool = False
     prices: Prices | None = None
     patience: Patience = _PATIENCE
@@ -155,6 +167,7 @@ def read_options(given: Mapping[str, str], profile: Profile) -> Options:
         stop=_texts(values.text("stop")),
         max_pixels=values.maybe_whole("max_pixels", 1),
         extra_body=_extra_body(values.text("extra_body"), profile),
+        ca_file=values.text("ca_file"),
         may_send_credentialed=values.text("credentialed") == "send",
         prices=_prices(values),
         patience=_patience(values),
@@ -256,7 +269,10 @@ def _extra_body(text: str, profile: Profile) -> dict[str, Any]:
             f"extra_body has {', '.join(own)}, which the adapter sends itself.",
             f"Use the options for that: {', '.join(sorted(ARGUMENTS))}.",
         )
-    unknown = sorted((profile.never & fields.keys()) | (fields.keys() - profile.only if profile.only else set()))
+    if not isinstance(fields.get(STREAM), bool | None):
+        raise _not_allowed("extra_body", text, "`stream` is true, false, or null to leave it out.")
+    added = fields.keys() - {STREAM, "stream_options"}
+    unknown = sorted((profile.never & added) | (added - profile.only if profile.only else set()))
     if unknown:
         allowed = f" Allowed: {', '.join(sorted(profile.only))}." if profile.only else ""
         raise UsageError(

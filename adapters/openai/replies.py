@@ -1,45 +1,40 @@
 """What a server's answer means. Everything in it is hostile: its shape, its texts and its numbers."""
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from adapters.base import StopReason
-from adapters.openai.options import Prices
-from adapters.remote import Reply, Scaled, Served, ServedGeneration, TryAgainError, Usage
+from adapters.openai.contents import Message, read_message
+from adapters.openai.endings import Ending, ending_of
+from adapters.openai.reading import Reading, message_of, short
+from adapters.remote import Reply, Scaled, Served, ServedGeneration, TryAgainError, Usage, Withheld
 
-_ENDED: Mapping[str, StopReason] = {"stop": "eos", "length": "length", "eos": "eos", "eos_token": "eos"}
-_FILTERED = frozenset({"content_filter", "safety", "refusal", "recitation", "blocklist", "prohibited_content"})
-_BROKEN_OFF = frozenset({"abort", "error", "cancelled"})
-_SURROGATES = re.compile("[\ud800-\udfff]")
-_FAILURES = range(400, 600)
 _MOST_TOKENS = 10**12
-_NAME_LENGTH = 200
-_SHORT = 300
+_LOOKED_AT = 4096
+MISFILED = (
+    "The server filed the whole answer as a thought: the content is empty, and all that was written stands in the "
+    "reasoning, {length:,} characters.\n"
+    "Its reasoning parser does not fit the model or the chat template. Serve the model without a reasoning parser (the "
+    "thoughts are taken out here), or tell the template whether to think: "
+    """--model-arg extra_body='{{"chat_template_kwargs": {{"enable_thinking": true}}}}'"""
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """How replies are read.
+class Sent:
+    """What a reply answers.
 
     Attributes:
-        stop: Texts that end an answer, where the server was not told so.
-        prices: Prices of tokens, or None.
-        clean: Takes secrets out of a text.
+        scaled: Pictures that were made smaller.
+        limit: Longest answer in tokens that was asked for; 0 where nothing was said.
     """
 
-    stop: tuple[str, ...] = ()
-    prices: Prices | None = None
-    clean: Callable[[str], str] = str
-
-    def words(self, value: object) -> str:
-        """Return a text of the server that can be written to a file, or nothing if it is no text."""
-        return self.clean(_SURROGATES.sub("\ufffd", value)) if isinstance(value, str) else ""
+    scaled: tuple[Scaled, ...] = ()
+    limit: int = 0
 
 
-def parse_json(content: bytes) -> Any:  # noqa: ANN401 - a server may say anything
+def parse_json(content: bytes, clean: Callable[[str], str] = str) -> Any:  # noqa: ANN401 - a server may say anything
     """Return a server's JSON.
 
     Raises:
@@ -48,17 +43,13 @@ def parse_json(content: bytes) -> Any:  # noqa: ANN401 - a server may say anythi
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise TryAgainError("malformed", "The server's answer is not JSON, or was cut off.") from error
+        begins = content[:_LOOKED_AT].decode("utf-8", "replace").strip()
+        # What begins as JSON was cut off, and its beginning explains nothing.
+        words = "" if not begins or begins[0] in '{["' else f": {short(clean(begins))!r}"
+        raise TryAgainError("malformed", f"The server's answer is not JSON, or was cut off{words}.") from error
 
 
-def status_within(document: object) -> int | None:
-    """Return the status of a failure that a gateway reports inside of a success, or None."""
-    error = document.get("error") if isinstance(document, dict) else None
-    code = error.get("code") if isinstance(error, dict) else None
-    return code if type(code) is int and code in _FAILURES else None
-
-
-def read_reply(document: object, scaled: Sequence[Scaled], reading: Reading) -> Reply:
+def read_reply(document: object, sent: Sent, reading: Reading) -> Reply:
     """Return what the JSON of a successful answer says.
 
     Raises:
@@ -66,9 +57,6 @@ def read_reply(document: object, scaled: Sequence[Scaled], reading: Reading) -> 
     """
     if not isinstance(document, dict):
         raise TryAgainError("malformed", "The server's answer is no JSON object.")
-    if document.get("error") and not document.get("choices"):
-        said = message_of(document, reading.clean) or "it says nothing more"
-        raise TryAgainError("server error", f"The server answers with an error: {said}")
     usage = _usage(document, reading)
     choices = document.get("choices")
     if not isinstance(choices, list):
@@ -76,62 +64,59 @@ def read_reply(document: object, scaled: Sequence[Scaled], reading: Reading) -> 
     if not choices:
         return Reply(error="The server gave no answer: the list of choices is empty.", usage=usage)
     choice = choices[0]
-    if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
+    if not isinstance(choice, dict):
         raise TryAgainError("malformed", "The server's answer has no message.")
     served = Served(
-        model=reading.words(document.get("model"))[:_NAME_LENGTH],
-        finish_reason=reading.words(choice.get("finish_reason"))[:_NAME_LENGTH],
-        scaled=tuple(scaled),
+        model=reading.name(document.get("model")),
+        finish_reason=reading.name(choice.get("finish_reason")),
+        scaled=sent.scaled,
     )
-    return _reply(choice, served, usage, reading)
+    ending = ending_of(served.finish_reason)
+    if ending == "broken off":
+        said = message_of(choice.get("error"), reading.clean) or f"finish_reason {served.finish_reason!r}"
+        raise TryAgainError("server error", f"The server broke the answer off: {said}")
+    # A filter may leave no message at all.
+    message = choice.get("message") or ({} if ending == "filtered" else None)
+    if not isinstance(message, dict):
+        raise TryAgainError("malformed", "The server's answer has no message.")
+    return _reply({**choice, "message": message}, served, usage, sent, reading)
 
 
-def _reply(choice: Mapping[str, Any], served: Served, usage: Usage, reading: Reading) -> Reply:
-    message, reason = choice["message"], served.finish_reason
-    if reason.lower() in _FILTERED:
-        return Reply(error=f"The server's content filter held the answer back (finish_reason {reason!r}).", usage=usage)
-    if reason.lower() in _BROKEN_OFF or not reason:
-        raise TryAgainError("server error", f"The server broke the answer off (finish_reason {reason!r}).")
-    text = _text_of(message.get("content"), reading)
-    if text is None:
-        return Reply(error=_why_nothing(message, reason, reading), usage=usage)
-    if reason not in _ENDED:
-        return Reply(error=f"The server ended the answer for a reason of its own ({reason!r}).", usage=usage)
+def withheld_reply(sent: Sent, usage: Usage | None = None) -> Reply:
+    """Return the reply of a service that let nobody answer a question: its filter stopped it before the model."""
+    served = Served(model="", finish_reason="content_filter", scaled=sent.scaled, withheld="content filter")
+    return Reply(generation=ServedGeneration(text="", served=served), usage=usage or Usage())
+
+
+def _reply(choice: Mapping[str, Any], served: Served, usage: Usage, sent: Sent, reading: Reading) -> Reply:
+    message, ending = read_message(choice["message"], reading), ending_of(served.finish_reason)
+    silent = not message.text.strip()
+    if ending == "unsaid":
+        if silent and not (message.reasoning or message.refusal or message.calls):
+            raise TryAgainError("malformed", "The server's answer has neither a text nor a reason for its end.")
+        ending = "length" if 0 < sent.limit <= usage.output_tokens else "eos"
+    withheld = _withheld(message, ending, silent=silent)
+    if silent and not withheld and message.reasoning and ending != "length":
+        return Reply(error=MISFILED.format(length=len(message.reasoning)), usage=usage)
+    text = message.refusal if silent and withheld == "refusal" else message.text
     cut, kept = _cut(text, reading.stop)
     # vLLM names the text that ended an answer; a number is an end token.
-    stopped = cut or (_ENDED[reason] == "eos" and isinstance(choice.get("stop_reason"), str))
+    stopped = cut or ending == "stop" or (ending == "eos" and isinstance(choice.get("stop_reason"), str))
     generation = ServedGeneration(
-        text=kept, stop="stop" if stopped else _ENDED[reason], prompt_tokens=usage.prompt_tokens,
-        output_tokens=usage.output_tokens, served=served,
+        text=kept, stop="stop" if stopped else "length" if ending == "length" else "eos",
+        prompt_tokens=usage.prompt_tokens, output_tokens=usage.output_tokens, thought_tokens=usage.thought_tokens,
+        reasoning=message.reasoning, served=replace(served, withheld=withheld),
     )  # fmt: skip
     return Reply(generation=generation, usage=usage)
 
 
-def _why_nothing(message: Mapping[str, Any], reason: str, reading: Reading) -> str:
-    refusal = reading.words(message.get("refusal"))
-    if refusal:
-        return f"The model refused to answer: {_short(refusal)}"
-    if message.get("tool_calls") or message.get("function_call"):
-        return "The model called a tool instead of answering."
-    if reason == "length":
-        return (
-            "The model wrote no answer within the limit of tokens (finish_reason 'length'): thoughts count as well. "
-            "Raise --model-arg max_tokens."
-        )
-    return f"The server gave no text: the content is null (finish_reason {reason!r})."
-
-
-def _text_of(content: object, reading: Reading) -> str | None:
-    """Return the text of a message, also where it comes in parts; None if it has none."""
-    if isinstance(content, str):
-        return reading.words(content)
-    if isinstance(content, list):
-        parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
-        texts = [part for part in parts if isinstance(part, str)]
-        return reading.words("".join(texts)) if texts else None
-    if content is None:
-        return None
-    raise TryAgainError("malformed", "The content of the server's message is no text.")
+def _withheld(message: Message, ending: Ending, *, silent: bool) -> Withheld:
+    """Return what stands in the place of an answer; the model and its service decided so, and no machine failed."""
+    if ending == "filtered":
+        return "refusal" if message.refusal else "content filter"
+    if silent and message.refusal:
+        return "refusal"
+    return "tool call" if silent and (message.calls or ending == "tool") else ""
 
 
 def _cut(text: str, stops: Sequence[str]) -> tuple[bool, str]:
@@ -143,32 +128,23 @@ def _cut(text: str, stops: Sequence[str]) -> tuple[bool, str]:
 def _usage(document: Mapping[str, Any], reading: Reading) -> Usage:
     usage = document.get("usage")
     usage = usage if isinstance(usage, dict) else {}
-    details = usage.get("prompt_tokens_details")
+    read, written = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    thought = _detail(usage, "completion_tokens_details", "reasoning_tokens") or _count(usage.get("reasoning_tokens"))
+    if thought and _count(usage.get("total_tokens")) == read + written + thought:
+        # Some count thoughts beside what was written, not as part of it.
+        written += thought
     counted = Usage(
-        prompt_tokens=_count(usage.get("prompt_tokens")),
-        output_tokens=_count(usage.get("completion_tokens")),
-        cached_tokens=_count(details.get("cached_tokens")) if isinstance(details, dict) else 0,
-        fingerprint=reading.words(document.get("system_fingerprint"))[:_NAME_LENGTH],
-    )
+        prompt_tokens=read, output_tokens=written, thought_tokens=min(thought, written),
+        cached_tokens=_detail(usage, "prompt_tokens_details", "cached_tokens"),
+        fingerprint=reading.name(document.get("system_fingerprint")),
+    )  # fmt: skip
     return counted if reading.prices is None else replace(counted, cost=reading.prices.of(counted))
+
+
+def _detail(usage: Mapping[str, Any], details: str, name: str) -> int:
+    found = usage.get(details)
+    return _count(found.get(name)) if isinstance(found, dict) else 0
 
 
 def _count(value: object) -> int:
     return value if type(value) is int and 0 <= value <= _MOST_TOKENS else 0
-
-
-def message_of(document: object, clean: Callable[[str], str]) -> str:
-    """Return what a server's error says, on one line of bounded length, in whichever of the usual places it stands."""
-    found: Any = document
-    for _ in range(3):
-        if isinstance(found, list) and found:
-            found = found[0]
-        if isinstance(found, dict):
-            names = ("error", "message", "detail", "msg")
-            found = next((found[name] for name in names if found.get(name)), found.get("code", ""))
-    return _short(clean(_SURROGATES.sub("\ufffd", str(found)))) if isinstance(found, str | int) else ""
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _SHORT else f"{line[:_SHORT]}..."

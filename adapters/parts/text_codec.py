@@ -85,7 +85,7 @@ def _tokenizer(folder: Path) -> tuple[PreTrainedTokenizerFast, int]:
     """Return the tokenizer and the size of its vocabulary."""
     if (folder / "tokenizer.json").is_file():
         read_json(folder / "tokenizer.json")
-        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
+        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
         return tokenizer, len(tokenizer)
     if (folder / "tokenizer.model").is_file():
         pieces = read_pieces(folder / "tokenizer.model")

@@ -49,7 +49,7 @@ def load(options: LoadOptions) -> LocalAdapter:
     from adapters.radfm.adapter import RadFMAdapter
     from adapters.radfm.loading import load_radfm
     from adapters.radfm.prompts import Position
-    from unimed.checkpoint import resolve_device, resolve_dtype
+    from unimed.devices import resolve_device, resolve_dtype
 
     if options.checkpoint is None:
         raise UsageError("RadFM needs weights.", f"Give {CARD.weights}.")

@@ -9,7 +9,6 @@ from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
 from adapters.parts.filling import fill, filled_llama
-from adapters.parts.identity import identity_of
 from adapters.parts.segment_tokenizer import SegmentTokenizer, read_tokenizer, refuse_other_vocabulary
 from adapters.parts.shards import open_shards
 from adapters.radfm.model import RadFM, RadFMVision
@@ -17,6 +16,8 @@ from adapters.radfm.sizes import SIZES_FILE, RadFMSizes, read_sizes
 from adapters.radfm.state import CHECKPOINT, read_state
 from tasks.foundation.errors import DataError, UsageError
 from tasks.foundation.memory import room_for
+from tasks.foundation.model_files import identity_of
+from tasks.foundation.stand_ins import refuse_stand_ins
 
 TOKENIZER_FILE = "tokenizer.model"
 LANGUAGE_FOLDER, VISION_FILE = "language_model", "vision.safetensors"
@@ -46,6 +47,7 @@ def load_radfm(folder: Path, *, device: torch.device, dtype: torch.dtype) -> Loa
         RunError: If the device has no room for it.
     """
     _refuse_other_folder(folder)
+    refuse_stand_ins(*(path for name in _parts(folder) if (path := folder / name).exists()))
     tokenizer = read_tokenizer(folder / TOKENIZER_FILE)
     source = str(folder)
     with room_for(source):

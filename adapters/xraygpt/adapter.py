@@ -10,7 +10,6 @@ from PIL import Image
 from transformers import Blip2ForConditionalGeneration, PreTrainedModel
 
 from adapters.base import ImageSlot, LoadOptions, LocalAdapter, Pixels, Prompt, SizeOf, TextSegment
-from adapters.parts.identity import identity_of
 from adapters.parts.text_codec import TextCodec, load_codec
 from adapters.xraygpt.entry import CARD
 from adapters.xraygpt.files import find_files
@@ -18,9 +17,11 @@ from adapters.xraygpt.model import assemble, load_converted
 from adapters.xraygpt.prompts import TEMPLATES, TURN_END, Template, question_of
 from tasks.foundation.errors import SampleError, UsageError
 from tasks.foundation.memory import room_for
+from tasks.foundation.model_files import identity_of
+from tasks.foundation.stand_ins import refuse_stand_ins
 from tasks.sample import Sample
 from tasks.spec import Kind, TaskSpec
-from unimed.checkpoint import resolve_device, resolve_dtype
+from unimed.devices import resolve_device, resolve_dtype
 from unimed.processing import pixels_of
 
 AUTHORS_DECODING: Mapping[str, float] = {"temperature": 1.0, "top_p": 0.9}
@@ -142,9 +143,11 @@ def _load(folder: Path, options: LoadOptions) -> Weights:
     device = resolve_device(options.device)
     dtype = resolve_dtype(options.dtype, device)
     if (folder / "config.json").is_file():
+        refuse_stand_ins(folder)
         model, language, parts = load_converted(folder, dtype), folder, {"checkpoint": folder}
     else:
         files = find_files(folder)
+        refuse_stand_ins(*dict(files.parts()).values())
         model, language, parts = assemble(files, dtype), files.language, dict(files.parts())
     return Weights(
         model=torch.nn.Module.to(model, device).eval(),

@@ -98,8 +98,9 @@ def _loaded(kind: Any, folder: Path, config: Any, dtype: torch.dtype) -> Any:  #
     transformers_logging.disable_progress_bar()
     try:
         model, info = kind.from_pretrained(
-            folder, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
-        )
+            folder, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+        )  # fmt: skip
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise DataError(f"{folder} cannot be read: {error}", "Copy it again.") from error
     refuse_loading_info(str(folder), info, harmless="rotary_emb.inv_freq")
@@ -113,7 +114,7 @@ def load_converted(folder: Path, dtype: torch.dtype) -> Blip2ForConditionalGener
         DataError: If a weight is missing, unknown or of another shape, or a file is broken.
     """
     try:
-        config = Blip2Config.from_pretrained(folder)
+        config = Blip2Config.from_pretrained(folder, trust_remote_code=False)
     except (StrictDataclassError, OSError, ValueError, TypeError) as error:
         raise DataError(f"{folder / 'config.json'} cannot be used: {error}", "Convert it again.") from error
     model: Blip2ForConditionalGeneration = _loaded(Blip2ForConditionalGeneration, folder, config, dtype)

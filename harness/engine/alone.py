@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 
 from adapters.base import Generation, LocalAdapter, RowStates, TextSegment
 from adapters.guarding import one_sample
-from adapters.plain_generation import forget_decoding
+from adapters.plain_generation import Watch, forget_decoding
 from harness.engine.choosing import Row, outcome_of
 from harness.engine.request import Request
 from tasks.foundation.errors import SampleError
@@ -16,12 +16,16 @@ from tasks.images import open_image
 from tasks.sample import ImageRef
 
 
+class NoNumbersError(SampleError):
+    """The logits of a sample are no numbers, so there is no answer."""
+
+
 @torch.inference_mode()
 def generate_alone(adapter: LocalAdapter, request: Request) -> Generation:
     """Return what transformers' `generate` makes of one request, greedily; of the model's own inputs, if it has some.
 
     Raises:
-        SampleError: If an image is missing or broken.
+        SampleError: If an image is missing or broken, or the logits are no numbers.
     """
     forget_decoding(adapter.decoder)
     images = [open_image(request.source, image) for image in request.sample.images]
@@ -33,8 +37,10 @@ def _written(adapter: LocalAdapter, request: Request) -> Sequence[int]:
     embeddings = torch.cat(list(_parts(adapter, request)))[None].to(adapter.decoder.dtype)
     decoding = request.decoding
     more = {"row_states": RowStates(states=(_state(adapter, request),))} if adapter.has_row_states else {}
+    watch = Watch()
     written = cast("Any", adapter.decoder).generate(
         inputs_embeds=embeddings,
+        logits_processor=LogitsProcessorList([watch]),
         attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device),
         generation_config=GenerationConfig(
             do_sample=False,
@@ -44,17 +50,17 @@ def _written(adapter: LocalAdapter, request: Request) -> Sequence[int]:
         ),
         **more,
     )
-    ids: list[int] = written[0].tolist()
+    ids: list[int] = watch.cut(written.tolist())[0]
     return ids
 
 
 def _said(adapter: LocalAdapter, request: Request, ids: Sequence[int]) -> Generation:
     row = Row(request=request)
     row.take(ids, adapter.detokenise)
-    generation = outcome_of(row, adapter.detokenise).generation
-    if generation is None:
-        raise SampleError(f"{request.sample.sample_id} got no answer.")
-    return generation
+    outcome = outcome_of(row, adapter)
+    if outcome.generation is None:
+        raise NoNumbersError(outcome.error)
+    return outcome.generation
 
 
 def _state(adapter: LocalAdapter, request: Request) -> object:

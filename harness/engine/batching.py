@@ -74,4 +74,4 @@ class Batching(ABC):
         for row in rows:
             self._phases.tasks[row.request.spec.name].output_tokens += len(row.written)
         with self._phases.time("detokenise"):
-            return [outcome_of(row, self._adapter.detokenise) for row in rows]
+            return [outcome_of(row, self._adapter) for row in rows]

@@ -1,13 +1,15 @@
 """From logits to the next token of every row, and when a row is finished."""
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from adapters.base import Generation, StopReason
-from harness.engine.request import Outcome, Request
+from adapters.base import NO_TOKEN, Generation, LocalAdapter, StopReason
+from harness.engine.request import Outcome, Request, failed
+from tasks.answers.thoughts import thought_end
 
 Detokenise = Callable[[Sequence[int]], str]
 
@@ -20,12 +22,14 @@ class Row:
         request: What is answered.
         written: Token ids so far.
         stop: Why it ended, None while it has not.
+        broken: Whether it ended because its logits were no numbers.
         generator: Of sampling, made when first used.
     """
 
     request: Request
     written: list[int] = field(default_factory=list)
     stop: StopReason | None = None
+    broken: bool = False
     generator: torch.Generator | None = None
 
     @property
@@ -39,7 +43,11 @@ class Row:
         return self.length + self.request.shift
 
     def write(self, token: int, detokenise: Detokenise) -> None:
-        """Append a token and note whether the answer ends with it."""
+        """Append a token and note whether the answer ends with it, or cannot go on."""
+        self.broken = token == NO_TOKEN
+        if self.broken:
+            self.stop = "length"
+            return
         self.written.append(token)
         self.stop = _stop_of(self, detokenise)
 
@@ -53,16 +61,28 @@ class Row:
 def write_next(rows: Sequence[Row], logits: torch.Tensor, detokenise: Detokenise) -> None:
     """Append a token to each row by its logits [R, V], and note which rows end with it."""
     plain = all(row.request.decoding.greedy for row in rows)
-    tokens = (
-        logits.argmax(dim=-1).tolist() if plain else [_choose(row, own) for row, own in zip(rows, logits, strict=True)]
-    )
+    tokens = likeliest(logits) if plain else [_choose(row, own) for row, own in zip(rows, logits, strict=True)]
     for row, token in zip(rows, tokens, strict=True):
         row.write(token, detokenise)
+
+
+def likeliest(logits: torch.Tensor) -> list[int]:
+    """Return the likeliest token of each row of logits [R, V]; `NO_TOKEN` where they are no numbers.
+
+    NaN is the largest of all to `argmax`, infinity the next, and minus infinity is the largest where nothing else is:
+    the logit that was chosen tells of all three, and costs no second look at the others.
+    """
+    tokens = logits.argmax(dim=-1, keepdim=True)
+    sound = logits.gather(-1, tokens).isfinite()
+    chosen: list[int] = torch.where(sound, tokens, NO_TOKEN)[:, 0].tolist()
+    return chosen
 
 
 def _choose(row: Row, logits: torch.Tensor) -> int:
     decoding = row.request.decoding
     scores = logits.float().cpu()
+    if likeliest(scores[None]) == [NO_TOKEN]:
+        return NO_TOKEN
     if decoding.repetition_penalty != 1 and row.written:
         seen = torch.tensor(sorted(set(row.written)))
         own = scores[seen]
@@ -103,11 +123,31 @@ def _stop_of(row: Row, detokenise: Detokenise) -> StopReason | None:
     return "length" if len(row.written) >= decoding.max_new_tokens else None
 
 
-def outcome_of(row: Row, detokenise: Detokenise) -> Outcome:
-    """Return what a finished row says."""
+def outcome_of(row: Row, adapter: LocalAdapter) -> Outcome:
+    """Return what a finished row says; an error if its logits were no numbers, since nobody said anything then."""
     request, stop = row.request, row.stop or "length"
-    text = detokenise(row.written[:-1] if stop == "eos" else row.written)
+    if row.broken:
+        return failed(request, no_numbers(adapter.dtype))
+    ids = row.written[:-1] if stop == "eos" else row.written
+    text = adapter.detokenise(ids)
     if stop == "stop":
         text = text[: min(text.index(end) for end in request.decoding.stop_strings if end in text)]
-    generation = Generation(text=text, stop=stop, prompt_tokens=request.length, output_tokens=len(row.written))
+    generation = Generation(
+        text=text, stop=stop, prompt_tokens=request.length, output_tokens=len(row.written),
+        thought_tokens=_thought_tokens(text, ids, adapter.detokenise),
+    )  # fmt: skip
     return Outcome(task=request.spec.name, sample_id=request.sample.sample_id, generation=generation)
+
+
+def no_numbers(dtype: str) -> str:
+    """Return what is said of a sample whose logits are no numbers."""
+    hint = "The weights are broken: download them again." if dtype == "float32" else "Give --dtype float32 or bfloat16."
+    return f"The model's logits are not finite (NaN or infinite) in {dtype}, so it gave no answer. {hint}"
+
+
+def _thought_tokens(text: str, ids: Sequence[int], detokenise: Detokenise) -> int:
+    """Return how many of an answer's tokens pass until its thought is over: the fewest whose text is as long."""
+    end = thought_end(text)
+    if not end:
+        return 0
+    return bisect_left(range(len(ids)), end, key=lambda count: len(detokenise(ids[:count])))

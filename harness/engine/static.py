@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel
+from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, PreTrainedModel
 
 from adapters.base import RowStates
+from adapters.plain_generation import Watch
 from harness.engine.batching import Batching
 from harness.engine.choosing import Row, write_next
 from harness.engine.grouping import Member
@@ -66,9 +67,11 @@ class StaticBatching(Batching):
     def _search(self, rows: Sequence[Row], embeddings: Sequence[torch.Tensor], states: States) -> None:
         decoding = rows[0].request.decoding
         padded, mask = _left_padded(embeddings)
+        watch = Watch(each=decoding.beams)
         with self._phases.time("decode"):
             written = cast("Any", self._adapter.decoder).generate(
                 generation_config=GenerationConfig(),
+                logits_processor=LogitsProcessorList([watch]),
                 inputs_embeds=padded.to(self._adapter.decoder.dtype),
                 attention_mask=mask,
                 num_beams=decoding.beams,
@@ -79,7 +82,7 @@ class StaticBatching(Batching):
                 repetition_penalty=decoding.repetition_penalty,
                 **_row_states(states, each=decoding.beams),
             )
-        for row, ids in zip(rows, written.tolist(), strict=True):
+        for row, ids in zip(rows, watch.cut(written.tolist()), strict=True):
             row.take(ids, self._adapter.detokenise)
 
     def _shrink(self, members: Sequence[Member]) -> list[Outcome]:

@@ -7,14 +7,13 @@ One object a line; blank lines and unknown fields are ignored::
     {"prediction": "[12, 40, 90, 120]", "box": [10.0, 38.5, 92.0, 121.0], "image_size": [512, 512]}
     {"prediction": null, "reference": "No acute findings.", "sample_id": "s50000000"}
 
-`prediction` is what the model said, or null where it failed. `reference` is the right answer, a key of `choices` where
-the question showed some; a REC prediction has `box` (left, top, right, bottom) and `image_size` (width, height)
-instead, both in pixels of the original image. `answer_type` is OPEN or CLOSED, `group` is what ties predictions
+`prediction` is what the model said, or null (or NaN) where it failed. `reference` is the right answer, a key of
+`choices` where the question showed some; a REC prediction has `box` (left, top, right, bottom) and `image_size` (width,
+height) instead, both in pixels of the original image. `answer_type` is OPEN or CLOSED, `group` is what ties predictions
 together (an image, a patient), `sample_id` is a name that occurs once. A number stands for its text, and null for an
 optional field that is left out.
 """
 
-import codecs
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from harness.predictions.record import Prediction
 from tasks.foundation.errors import DataError
 from tasks.sample import Box
 from tasks.spec import TaskSpec
-from tasks.validation import NativeRow, parse_json, read_bytes
+from tasks.validation import NativeRow, empty_for_missing, parse_json, read_text_bytes
 
 T = TypeVar("T")
 
@@ -48,8 +47,9 @@ def _upper_case(value: object) -> object:
     return value.strip().upper() if isinstance(value, str) else value or ""
 
 
-def _text_or_empty(value: object) -> object:
-    return "" if value is None else value
+def _none_for_nan(value: object) -> object:
+    # pandas writes NaN for an answer that is not there.
+    return None if value != "" and empty_for_missing(value) == "" else value
 
 
 def _texts_by_key(value: object) -> object:
@@ -63,6 +63,9 @@ def _texts_by_key(value: object) -> object:
 
 Text = Annotated[str, BeforeValidator(_text_of_number)]
 """A text; a number is taken as its text."""
+
+Said = Annotated[Text | None, BeforeValidator(_none_for_nan)]
+"""What a model said; null or NaN where it failed."""
 
 AnswerType = Annotated[Literal["OPEN", "CLOSED", ""], BeforeValidator(_upper_case)]
 """Whether a question is open; empty where nobody says."""
@@ -83,7 +86,7 @@ UprightBox = Annotated[Numbers, AfterValidator(_upright)]
 
 
 class _Row(NativeRow):
-    prediction: Text | None
+    prediction: Said
     reference: Text
     answer_type: AnswerType = ""
     group: Text | None = None
@@ -100,7 +103,7 @@ _Length = Annotated[int, BeforeValidator(_whole_number), Field(gt=0)]
 
 
 class _BoxRow(_Row):
-    reference: Annotated[Text, BeforeValidator(_text_or_empty)] = ""
+    reference: Annotated[Text, BeforeValidator(empty_for_missing)] = ""
     box: UprightBox
     image_size: tuple[_Length, _Length]
 
@@ -172,8 +175,8 @@ def parse_list(path: Path, adapter: TypeAdapter[list[T]], form: str) -> Iterator
 
 
 def read_document(path: Path) -> bytes:
-    """Return the bytes of a file without the mark that some editors put in front; raises like `read_bytes`."""
-    return read_bytes(path).removeprefix(codecs.BOM_UTF8)
+    """Return a file of text as UTF-8 without a mark, whichever way it was saved; raises like `read_text_bytes`."""
+    return read_text_bytes(path)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from typing import Annotated, Protocol, TypeVar
 from pydantic import AliasChoices, BeforeValidator, Field, TypeAdapter
 
 from harness.predictions.catalog import require_kind, require_references
-from harness.predictions.json_lines import AnswerType, Text, parse_lines, parse_list, read_document
+from harness.predictions.json_lines import AnswerType, Said, Text, parse_lines, parse_list, read_document
 from harness.predictions.record import Prediction
 from tasks.foundation.errors import DataError
 from tasks.spec import TaskSpec
@@ -34,17 +34,17 @@ _QUESTIONS_FORM = (
     'Expected: the question file of LLaVA-Med, a JSON list or JSON lines with "id" and "conversations", or with '
     '"question_id" and "answer".'
 )
-_PATH_VQA_TYPES: Mapping[object, str] = {"yes/no": "CLOSED", "other": "OPEN", "number": "OPEN"}
+_PATH_VQA_TYPES: Mapping[str, str] = {"yes/no": "CLOSED", "other": "OPEN", "number": "OPEN"}
 _MODEL_SPEAKER = "gpt"
 
 
 def _own_type(value: object) -> object:
-    return _PATH_VQA_TYPES.get(value, value) if isinstance(value, str) else value
+    return _PATH_VQA_TYPES.get(value.strip().lower(), value) if isinstance(value, str) else value
 
 
 class _Answer(NativeRow):
     question_id: Text
-    text: Text | None
+    text: Said
 
 
 class _Turn(NativeRow):

@@ -23,7 +23,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from harness.predictions.catalog import require_kind
-from harness.predictions.json_lines import AnswerType, Text, parse_list
+from harness.predictions.json_lines import AnswerType, Said, Text, parse_list
 from harness.predictions.record import Prediction
 from tasks.foundation.console import warn
 from tasks.foundation.errors import DataError
@@ -39,7 +39,7 @@ _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 class _Row(NativeRow):
-    response: Text | None
+    response: Said
 
 
 class _AnswerRow(_Row):

@@ -20,18 +20,17 @@ Source: https://github.com/corentin-ryr/MultiMedEval, `multimedeval/task_familie
   options whose texts they do not hold.
 """
 
-import csv
-import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.predictions.catalog import require_kind
-from harness.predictions.json_lines import read_document
 from harness.predictions.record import Prediction
 from tasks.foundation.errors import DataError
+from tasks.foundation.text import table_rows
 from tasks.spec import Kind, TaskSpec
+from tasks.validation import read_bytes
 
 _FORM = "Expected: the CSV file that MultiMedEval writes for this task into the folder of the run."
 _OPTION = re.compile(r"([A-E]): .*", re.DOTALL)
@@ -48,7 +47,7 @@ def read_answer_log(path: Path, spec: TaskSpec, _references: Path | None) -> Ite
     """
     require_kind("multimedeval", spec)
     layout = _LAYOUTS[spec.kind]
-    rows = _rows(path)
+    rows = _rows(path, layout)
     if layout.header and next(rows, None) != list(layout.header):
         raise DataError(f"{path} does not begin with the row {','.join(layout.header)}.", _FORM)
     for number, row in enumerate(rows, start=2 if layout.header else 1):
@@ -58,12 +57,9 @@ def read_answer_log(path: Path, spec: TaskSpec, _references: Path | None) -> Ite
         yield layout.convert(where, row)
 
 
-def _rows(path: Path) -> Iterator[list[str]]:
-    try:
-        text = read_document(path).decode("utf-8")
-        yield from (row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a readable CSV file: {error}.", _FORM) from error
+def _rows(path: Path, layout: "_Layout") -> Iterator[list[str]]:
+    rows = table_rows(read_bytes(path), str(path), lambda row: len(row) == layout.columns)
+    return (row for _, row in rows)
 
 
 def _answer(where: str, row: Sequence[str]) -> Prediction:

@@ -58,8 +58,6 @@ def score_predictions(
     predictions: Sequence[Prediction],
     boxes: BoxSpace | None,
     protocols: Sequence[Protocol],
-    *,
-    seed: int = 0,
 ) -> PredictionScores:
     """Score predictions of one task.
 
@@ -68,7 +66,6 @@ def score_predictions(
         predictions: All of them, failed ones included.
         boxes: How the model writes boxes (REC only); None if the file holds boxes that its writer has read.
         protocols: Whose definitions.
-        seed: Of the resampling for intervals.
 
     Raises:
         DataError: If a prediction of REC lacks its box or image size, or a reference is no answer of a closed list.
@@ -83,7 +80,7 @@ def score_predictions(
         limits = rec_ceilings(spec.name, right, boxes, protocol) if boxes and right else {}
         return {
             found.metric.metric_id: metric_result(
-                found, items, groups, unit=unit, ceiling=limits.get(found.metric.metric_id), seed=seed
+                found, items, groups, unit=unit, ceiling=limits.get(found.metric.metric_id)
             )
             for found in evaluate(spec.name, spec.kind, protocol, items)
         }

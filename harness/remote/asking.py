@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -19,7 +20,10 @@ _LONGEST_WAIT = 60.0
 _MOST_AHEAD = 32
 _FIRST_CONTACTS = 4
 _GIVEN_UP_IN_A_ROW = 5
+# So many refusals in the same words, and never an answer: all others would be refused as well.
+_SAME_REFUSALS = 5
 _KEPT = "What was answered is on disk; the same command continues."
+_NUMBERS = re.compile(r"\d[\d,.]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +65,30 @@ class Backoff:
         return longest * (1 + self._draw()) / 2
 
 
+class Refusals:
+    """Notices a server that refuses every question with pictures, or every one without, in the same words.
+
+    Args:
+        answered: Whether a question with pictures (True), or one without (False), was answered before.
+    """
+
+    def __init__(self, answered: Iterable[bool] = ()) -> None:
+        self._answered = set(answered)
+        self._refused: dict[bool, tuple[str, int]] = {}
+
+    def answer(self, question: Question) -> None:
+        """Note that a question was answered."""
+        self._answered.add(bool(question.sample.images))
+
+    def refuse(self, question: Question, problem: str) -> bool:
+        """Note that a question was refused; return whether all others like it would be."""
+        has_pictures, words = bool(question.sample.images), _NUMBERS.sub("#", problem)
+        before, times = self._refused.get(has_pictures, ("", 0))
+        times = times + 1 if words == before else 1
+        self._refused[has_pictures] = (words, times)
+        return has_pictures not in self._answered and times >= _SAME_REFUSALS
+
+
 class Asking:
     """Asks a served model; lives in one event loop.
 
@@ -68,11 +96,13 @@ class Asking:
         adapter: The model.
         report: Is told of every question that is done, as soon as it is.
         draw: Draws from 0 to 1, for waits that do not all end at once.
+        answered: Whether questions with pictures (True), or without (False), were answered in an earlier part.
     """
 
     def __init__(
-        self, adapter: RemoteAdapter, report: Callable[[Finished], None], draw: Callable[[], float] = random.random
-    ) -> None:
+        self, adapter: RemoteAdapter, report: Callable[[Finished], None], draw: Callable[[], float] = random.random,
+        *, answered: Iterable[bool] = (),
+    ) -> None:  # fmt: skip
         patience = adapter.patience
         self._adapter = adapter
         self._report = report
@@ -85,6 +115,7 @@ class Asking:
         self._given_up = 0
         self._last_word = 0.0
         self._all_begun = False
+        self._refusals = Refusals(answered)
         self.troubles: Counter[str] = Counter()
 
     async def ask(self, questions: Iterable[Question]) -> None:
@@ -146,6 +177,7 @@ class Asking:
                 reply = await self._attempt(asked, ticket, deadline)
             except SampleError as error:
                 self._done(_failed(asked.question, str(error), asked, loop.time() - sent))
+                self._refuse(asked.question, error)
                 return
             except TryAgainError as error:
                 seconds = loop.time() - sent
@@ -156,6 +188,11 @@ class Asking:
                 ticket = again
             else:
                 self._done(_finished(asked, reply, loop.time() - sent))
+                if reply.generation is None:
+                    problem, _, hint = reply.error.partition("\n")
+                    self._refuse(asked.question, SampleError(problem, hint))
+                elif not reply.generation.served.withheld:
+                    self._refusals.answer(asked.question)
                 return
 
     async def _attempt(self, asked: "_Asked", ticket: Ticket, deadline: float) -> Reply:
@@ -190,7 +227,8 @@ class Asking:
         """Return leave to ask once more, or None if attempts or time are used up."""
         loop = asyncio.get_running_loop()
         wait = max(self._backoff(attempt), error.retry_after or 0.0)
-        if attempt >= self._patience.attempts or loop.time() + wait >= deadline:
+        attempts = min(self._patience.attempts, error.most or self._patience.attempts)
+        if attempt >= attempts or loop.time() + wait >= deadline:
             return None
         await asyncio.sleep(wait)
         try:
@@ -203,6 +241,15 @@ class Asking:
         self._reached, self._given_up = True, 0
         self._last_word = asyncio.get_running_loop().time()
         self._report(finished)
+
+    def _refuse(self, question: Question, error: SampleError) -> None:
+        if self._refusals.refuse(question, error.problem):
+            what = "with pictures" if question.sample.images else "without pictures"
+            raise RunError(
+                f"{self._adapter.host} refuses every question {what}, the first {_SAME_REFUSALS} in the same words: "
+                f"{error.problem}",
+                f"{error.hint} {_KEPT}".strip(),
+            )
 
     def _give_up(self, finished: Finished, error: TryAgainError) -> None:
         self._report(finished)

@@ -34,6 +34,7 @@ class Call:
         seconds: The last request, from its sending to its answer.
         prompt_tokens: Tokens read, as the server counted them.
         output_tokens: Tokens written, thoughts included.
+        thought_tokens: Those of them that are thoughts.
         cached_tokens: Tokens read that the server remembered.
         cost: In the currency of the prices that were given; None where none were.
         model: The model that answered, in the server's words.
@@ -49,6 +50,7 @@ class Call:
     seconds: float
     prompt_tokens: int = 0
     output_tokens: int = 0
+    thought_tokens: int = 0
     cached_tokens: int = 0
     cost: float | None = None
     model: str = ""
@@ -105,10 +107,11 @@ class CallLog:
             "requests": sum(call.attempts for call in calls),
             "prompt_tokens": sum(call.prompt_tokens for call in calls),
             "output_tokens": sum(call.output_tokens for call in calls),
+            "thought_tokens": sum(call.thought_tokens for call in calls),
             "cached_tokens": sum(call.cached_tokens for call in calls),
             **({"cost": round(math.fsum(costs), 6)} if costs else {}),
             "latency_seconds": _spread([call.seconds for call in answered]),
-            "models": dict(sorted(Counter(call.model for call in answered).items())),
+            "models": dict(sorted(Counter(call.model for call in answered if call.model).items())),
             "fingerprints": dict(sorted(Counter(call.fingerprint for call in answered if call.fingerprint).items())),
         }
 

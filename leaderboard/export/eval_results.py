@@ -16,6 +16,7 @@ import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml, parse_eval_result_entries
 
 from harness.results import MetricResult, Results, TaskResult
+from leaderboard.counts import beside, not_ok
 from tasks.catalog import TASKS, get_task
 from tasks.download.sources import SOURCES, HubSource
 from tasks.foundation.errors import RunError, UsageError, unknown_name
@@ -157,12 +158,12 @@ def _notes(results: Results, metric: MetricResult, options: EvalResultsOptions) 
     interval = "" if metric.ci is None else (
         f"95% interval {factor * metric.ci[0]:.{digits}f} to {factor * metric.ci[1]:.{digits}f}"
     )  # fmt: skip
-    failed = [("errors", metric.errors), ("unparsed", metric.unparsed), ("truncated", metric.truncated)]
     parts = [
         f"medbench protocol {options.protocol}",
         interval,
         f"n={metric.n}",
-        *(f"{state}={count}" for state, count in failed if count),
+        *(f"{why}={count}" for why, count in not_ok(metric).items() if count),
+        *beside(metric.answered, metric.bounds),
         f"the first {results.limit} samples only" if results.limit is not None else "",
         metric.signature,
         *results.notices,

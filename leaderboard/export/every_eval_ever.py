@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from uuid import UUID
 
 from harness.results import MetricResult, TaskResult
+from leaderboard.counts import not_ok
 from leaderboard.export.public import PublicRun
 from leaderboard.markdown import METRIC_TITLES
 from tasks.catalog import TASKS, get_task
@@ -228,8 +229,12 @@ def _source_data(run: PublicRun, name: str, task: TaskResult) -> Document:
             "source_type": "other",
             "additional_details": details,
         }
-    if name in TASKS:
-        details |= {"source": get_task(name).source, "licence": get_task(name).licence}
+    licence = run.terms[name].licence
+    if not licence:
+        # Nothing says whose data they are but their layout, which says nothing.
+        title = f"data in the layout of {task.title}"
+        return {"dataset_name": title, "source_type": "other", "additional_details": details}
+    details |= {"licence": licence, **({"source": get_task(name).source} if name in TASKS else {})}
     source = SOURCES.get(name)
     if run.results.suite != "paper" or not isinstance(source, HubSource):
         return {"dataset_name": task.title, "source_type": "other", "additional_details": details}
@@ -244,9 +249,11 @@ def _source_data(run: PublicRun, name: str, task: TaskResult) -> Document:
 
 def _score(task: TaskResult, metric: MetricResult) -> Document:
     details: dict[str, float | None] = {
-        "n": metric.n, "samples": task.samples, "errors": metric.errors, "unparsed": metric.unparsed,
-        "truncated": metric.truncated, "empty": metric.empty, "ceiling": metric.ceiling,
+        "n": metric.n, "samples": task.samples, **not_ok(metric), "answered": metric.answered,
+        "among_answered": metric.among_answered, "ceiling": metric.ceiling,
     }  # fmt: skip
+    if metric.bounds is not None:
+        details |= {"if_failed_wrong": metric.bounds[0], "if_failed_right": metric.bounds[1]}
     if metric.interval is not None:
         details |= {"clusters": metric.interval.clusters, "design_effect": metric.interval.design_effect}
     found: Document = {

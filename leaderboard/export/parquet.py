@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from harness.results import MetricResult
+from leaderboard.counts import not_ok
 from leaderboard.export.files import replaced_when_whole
 from leaderboard.export.public import PublicRun, PublicScore, read_public_scores
 from tasks.foundation.errors import UsageError
@@ -126,6 +127,9 @@ def parquet_metadata(run: PublicRun) -> dict[str, Any]:
 
 def _numbers(metrics: Mapping[str, MetricResult]) -> dict[str, Any]:
     return {
-        name: {"value": metric.value, "ci": metric.ci, "n": metric.n, "signature": metric.signature}
+        name: {
+            "value": metric.value, "ci": metric.ci, "n": metric.n, **not_ok(metric), "answered": metric.answered,
+            "among_answered": metric.among_answered, "bounds": metric.bounds, "signature": metric.signature,
+        }
         for name, metric in metrics.items()
-    }
+    }  # fmt: skip

@@ -10,12 +10,13 @@ from pydantic import TypeAdapter
 
 from harness.results import MetricResult, Results, TaskResult, read_results
 from harness.rundir import read_run
+from leaderboard.credentialed import terms_of
 from leaderboard.export.scrub import Scrubber, machine_scrubber
-from leaderboard.export.terms import Terms, terms_of
 from leaderboard.score_table import ItemScore, ScoreRecord, read_score_table
 from tasks.foundation.errors import DataError, RunError
 from tasks.foundation.files import canonical_json
 from tasks.protocols import Protocol, State
+from tasks.terms import Terms
 
 _TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _RESULTS = TypeAdapter(Results)
@@ -133,7 +134,10 @@ def _public_task(task: TaskResult, scrubber: Scrubber) -> TaskResult:
     def public(metrics: Mapping[str, MetricResult]) -> dict[str, MetricResult]:
         return {name: replace(metric, signature=scrubber.text(metric.signature)) for name, metric in metrics.items()}
 
-    return replace(task, title=scrubber.text(task.title), paper=public(task.paper), strict=public(task.strict))
+    return replace(
+        task, title=scrubber.text(task.title), licence=scrubber.text(task.licence), paper=public(task.paper),
+        strict=public(task.strict),
+    )  # fmt: skip
 
 
 def results_text(results: Results) -> str:

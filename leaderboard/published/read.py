@@ -25,8 +25,10 @@ class Reported:
         scores: Percentages by task and metric.
         zero_shot: Tasks whose train split it has not seen.
         leaked: Tasks whose test split it has, as far as the source says.
-        runs: Trainings behind the numbers, if the source gives their mean.
+        runs: Trainings behind the numbers, if the source gives their mean; None for several that it does not count.
         spread: Standard deviations over these, by task and metric.
+        over: The model that the source counts this one's gain over.
+        gains: That gain as the source prints it, in percent, by kind of task and as `total`.
     """
 
     __pydantic_config__ = _STRICT
@@ -34,8 +36,10 @@ class Reported:
     scores: Mapping[str, Mapping[str, Percentage]]
     zero_shot: frozenset[str] = frozenset()
     leaked: frozenset[str] = frozenset()
-    runs: int = 1
+    runs: int | None = 1
     spread: Mapping[str, Mapping[str, Percentage]] = field(default_factory=dict)
+    over: str = ""
+    gains: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +57,11 @@ class Publication:
     source: str
     protocol: Protocol
     models: Mapping[str, Reported]
+
+    @property
+    def table(self) -> str:
+        """The last part of the source: which table it is."""
+        return self.source.rpartition(", ")[2]
 
 
 def publications() -> list[str]:

@@ -8,6 +8,16 @@ from typing import Any
 from harness.results import MetricResult, Results
 from leaderboard.board import make_board
 from leaderboard.compare import Compared, Side, compare
+from leaderboard.counts import (
+    WRITTEN_HEADS,
+    beside,
+    is_partly_answered,
+    not_ok,
+    writes_to_tell,
+    written_cells,
+)
+from leaderboard.credentialed import terms_of
+from leaderboard.leaks import leaked_in
 from leaderboard.markdown import METRIC_TITLES
 from leaderboard.primary import primary_metric
 from leaderboard.report.facts import audit_findings, provenance, routing, timing
@@ -18,6 +28,7 @@ from leaderboard.report.text_table import TextTable
 from tasks.catalog import task_names
 from tasks.protocols import PROTOCOLS, STATES, Protocol, metric_ids
 from tasks.spec import Kind
+from tasks.terms import needs_agreement
 
 SCHEMA = 1
 
@@ -59,8 +70,9 @@ def make_document(
         "schema": SCHEMA,
         "states": list(STATES),
         "protocols": list(PROTOCOLS),
+        "writtenHeads": list(WRITTEN_HEADS),
         "metricTitles": METRIC_TITLES,
-        "revealed": options.reveal_credentialed and any(_needs_agreement(source) for source in data.values()),
+        "revealed": options.reveal_credentialed and any(map(needs_agreement, data)),
         "notices": list(dict.fromkeys(notice for run in runs for notice in run.results.notices)),
         "runs": [_run(name, run, withheld) for name, run in zip(names, runs, strict=True)],
         "tasks": tasks,
@@ -75,10 +87,6 @@ def tasks_of(runs: Sequence[RunSource]) -> tuple[str, ...]:
     """Return the tasks that any of the runs has, in catalogue order."""
     there = {name for run in runs for name in run.results.tasks}
     return tuple(dict.fromkeys(name for name in (*task_names(), *sorted(there)) if name in there))
-
-
-def _needs_agreement(source: TaskSource) -> bool:
-    return source.spec is None or source.spec.credentialed
 
 
 def _picture_columns(pictures: Pictures, embedded: Embedded, *, asked: bool) -> dict[str, Any]:
@@ -116,12 +124,20 @@ def _task(name: str, runs: Sequence[RunSource], source: TaskSource, shelves: She
         "kind": having.kind,
         "withheld": source.withheld,
         "missing": source.missing,
+        "open": all(terms_of(result, name).openness == "open" for result in results if name in result.tasks),
         "scores": {protocol: _scores(name, results, protocol) for protocol in PROTOCOLS},
+        "leaked": [_is_leaked(run, name) for run in runs],
         "states": [_states(result, name) for result in results],
+        "written": [_written(result, name) for result in results],
         "primary": {protocol: _primary(name, results, protocol) for protocol in PROTOCOLS},
         "sampleMetrics": {protocol: metrics_shown(columns, protocol) for protocol in PROTOCOLS},
         **columns,
     }
+
+
+def _is_leaked(run: RunSource, name: str) -> bool:
+    verdicts = run.audit.get("verdicts") if isinstance(run.audit, dict) else None
+    return isinstance(verdicts, dict) and name in leaked_in(verdicts)
 
 
 def _primary(name: str, results: Sequence[Results], protocol: Protocol) -> str | None:
@@ -131,6 +147,12 @@ def _primary(name: str, results: Sequence[Results], protocol: Protocol) -> str |
 
 def _states(result: Results, name: str) -> dict[str, int] | None:
     return {str(state): number for state, number in result.tasks[name].states.items()} if name in result.tasks else None
+
+
+def _written(result: Results, name: str) -> list[str] | None:
+    """Return what a run wrote on a task, if it thought there or met the limit of tokens."""
+    task = result.tasks.get(name)
+    return written_cells(task) if task is not None and task in writes_to_tell(result) else None
 
 
 def _scores(name: str, results: Sequence[Results], protocol: Protocol) -> list[dict[str, Any]]:
@@ -155,12 +177,9 @@ def _cell(metric: MetricResult | None) -> dict[str, Any] | None:
         "value": metric.value,
         "interval": list(metric.ci) if metric.ci else None,
         "n": metric.n,
-        "left out": {
-            "errors": metric.errors,
-            "unparsed": metric.unparsed,
-            "truncated": metric.truncated,
-            "empty": metric.empty,
-        },
+        "left out": not_ok(metric),
+        "beside": beside(metric.answered, metric.bounds),
+        "amongAnswered": metric.among_answered if is_partly_answered(metric.answered) else None,
         "ceiling": metric.limiting_ceiling,
         "method": metric.interval.method if metric.interval else None,
         "clusters": metric.interval.clusters if metric.interval else None,
@@ -194,7 +213,7 @@ def _difference(row: Compared) -> dict[str, Any]:
         "p": row.found.p,
         "adjusted": row.p_adjusted,
         "verdict": row.verdict,
-        "detectable": row.found.detectable if math.isfinite(row.found.detectable) else None,
+        "detectable": row.detectable if math.isfinite(row.detectable) else None,
         "samples": row.found.samples,
         "clusters": row.found.clusters,
     }

@@ -1,13 +1,15 @@
 """Which runs lie in a folder, and which of them may share a table."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.results import Results
-from leaderboard.board import Board, Leaks, make_board
+from leaderboard.board import Board, Leaks, Scores, make_board
 from leaderboard.export.public import PublicRun, read_public
 from leaderboard.leaks import leaks_of
+from leaderboard.score_table import ScoreTable, read_score_table
 from tasks.catalog import TASKS
 from tasks.foundation.errors import MedbenchError, UsageError
 
@@ -94,8 +96,18 @@ def collect(folder: Path, *, all_reports: bool) -> Collection:
     if not runs:
         raise UsageError(f"{folder} holds no finished run.", "Give a folder below which `medbench run` made runs.")
     leaks = {name: run.leaked for name, run in runs.items() if run.leaked}
-    boards = group([run.results for run in runs.values()], leaks)
+    scores = {name: _scores(run.public) for name, run in runs.items()}
+    boards = group([run.results for run in runs.values()], leaks, scores)
     return Collection(runs=runs, boards=boards, skipped=tuple(skipped))
+
+
+def _scores(public: PublicRun) -> dict[str, ScoreTable]:
+    """Return the scores by sample that are at hand; without them a board says why nobody leads."""
+    found = {}
+    for task in public.results.tasks:
+        with suppress(MedbenchError):
+            found[task] = read_score_table(public.path, public.results, task)
+    return found
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:
@@ -115,13 +127,14 @@ def _with_report(public: PublicRun, *, all_reports: bool) -> SiteRun:
 def _why_not(public: PublicRun, file: Path, *, all_reports: bool) -> str:
     held_back = [task for task, terms in public.terms.items() if terms.openness != "open"]
     if held_back and not all_reports:
-        return f"it may show texts of {', '.join(held_back)}"
+        reasons = dict.fromkeys(public.terms[task].reason for task in held_back)
+        return f"it may show texts of {', '.join(held_back)}: {'; '.join(reasons)}"
     if public.scrubber.leaks(file.read_text(encoding="utf-8", errors="replace")):
         return "it names a folder or a secret of this machine"
     return ""
 
 
-def group(runs: Sequence[Results], leaks: Leaks | None = None) -> tuple[Board, ...]:
+def group(runs: Sequence[Results], leaks: Leaks | None = None, scores: Scores | None = None) -> tuple[Board, ...]:
     """Return boards of runs that may stand side by side: one suite, the same data and definitions of every task.
 
     A run joins the first board that takes it. The paper's suite comes first, then by the runs' models and identities.
@@ -134,7 +147,7 @@ def group(runs: Sequence[Results], leaks: Leaks | None = None) -> tuple[Board, .
             groups.append([run])
         else:
             home.append(run)
-    return tuple(make_board(members, leaks) for members in groups)
+    return tuple(make_board(members, leaks, scores) for members in groups)
 
 
 def _fits(runs: Sequence[Results]) -> bool:

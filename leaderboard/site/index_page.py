@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 from leaderboard.board import Board
+from leaderboard.cells import OVERLAP_TEXT
+from leaderboard.counts import beside
 from leaderboard.site.collect import Collection, task_title, tasks_of
 from leaderboard.site.markup import Markup, element, join
 from leaderboard.site.page import render_page
-from leaderboard.site.tables import overview, task_table
+from leaderboard.site.tables import metric_title, overview, task_table
 from tasks.protocols import PROTOCOLS, Protocol
 
 SUITE_TEXTS = {
@@ -87,6 +89,7 @@ def _section(board: Board, protocol: Protocol, name: str) -> Markup:
         element("p", PROTOCOL_TEXTS[protocol]),
         element("p", _legend(board)),
         overview(board, protocol, "All tasks, each by its primary metric"),
+        _remarks(board, protocol),
         element("h3", "Every metric"),
         element("div", *details, class_="tasks"),
         class_="board",
@@ -111,16 +114,30 @@ def _legend(board: Board) -> Markup:
     parts = ["The line under a number is its interval on a scale from 0 to 100."]
     if any(run.model.is_zero_shot_on(task) for run in board.runs for task in run.tasks):
         parts.append(" Shaded: zero-shot, the model is known not to have seen the task's train split.")
+    cells = [cell for rows in board.rows.values() for row in rows for cell in row.cells if cell is not None]
+    if any(beside(cell.answered, cell.bounds) for cell in cells):
+        parts.append(
+            " “Answered”: share of the answers that could be read; under strict the others are wrong. “Failures”: the "
+            "number had all samples that a machine failed on been wrong, and had all been right."
+        )
     if len(board.runs) > 1:
         parts += [
             " Best ",
             element("b", "bold"),
             ", second ",
             element("u", "underlined"),
-            ", only where all were scored on equally many samples; ",
-            "a difference inside overlapping intervals is no difference.",
+            f", decided on the samples that the runs share; nobody leads at zero; {OVERLAP_TEXT}",
         ]
     return join(*parts)
+
+
+def _remarks(board: Board, protocol: Protocol) -> Markup:
+    told = [
+        element("li", f"{row.title}, {metric_title(row.metric)}: {row.remark}.")
+        for row in board.rows[protocol]
+        if row.remark
+    ]
+    return element("ul", *told, class_="remarks") if told else join()
 
 
 def _skipped(found: Collection) -> Markup:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from harness.results import MetricResult, Results
+from leaderboard.counts import NOT_OK, WRITTEN_HEADS, not_ok, writes_to_tell, written_cells
 from leaderboard.site.collect import SiteRun
 from leaderboard.site.index_page import PROTOCOL_TEXTS, SUITE_TEXTS
 from leaderboard.site.markup import Markup, element, join
@@ -31,6 +32,7 @@ def render_run(run: SiteRun, name: str) -> str:
         _facts(results),
         *(_numbers(results, protocol) for protocol in PROTOCOLS),
         _states(results),
+        _written(results),
         _terms(run),
     )
 
@@ -74,10 +76,10 @@ def _numbers(results: Results, protocol: Protocol) -> Markup:
         "95 % interval",
         "From 0 to 100",
         "n",
-        "Errors",
-        "Unparsed",
-        "Truncated",
-        "Empty",
+        "Answered",
+        "Among answered",
+        "If failures are wrong, right",
+        *(why.capitalize() for why in NOT_OK),
         "Definition",
     ]
     table = element("table", _head(heads), element("tbody", *rows), class_="plain")
@@ -102,7 +104,10 @@ def _ordered(results: Results, task: str, protocol: Protocol) -> list[tuple[str,
 
 def _row(title: str, metric_id: str, metric: MetricResult) -> Markup:
     value = "not scored" if metric.value is None else f"{100 * metric.value:.2f}"
-    counts = (metric.n, metric.errors, metric.unparsed, metric.truncated, metric.empty)
+    answered = "" if metric.answered is None else f"{100 * metric.answered:.1f} %"
+    among = "" if metric.among_answered is None else f"{100 * metric.among_answered:.2f}"
+    bounds = "" if metric.bounds is None else ", ".join(f"{100 * bound:.2f}" for bound in metric.bounds)
+    told = (metric.n, answered, among, bounds, *not_ok(metric).values())
     return element(
         "tr",
         element("th", title, scope="row"),
@@ -110,7 +115,7 @@ def _row(title: str, metric_id: str, metric: MetricResult) -> Markup:
         element("td", value),
         element("td", interval(metric)),
         element("td", whisker(metric), class_="plot"),
-        *(element("td", str(count)) for count in counts),
+        *(element("td", str(one)) for one in told),
         element("td", element("code", metric.signature), class_="text"),
     )
 
@@ -132,6 +137,18 @@ def _states(results: Results) -> Markup:
         class_="plain",
     )
     return element("section", element("h2", "Samples"), _scroll(table, "What happened to the samples"))
+
+
+def _written(results: Results) -> Markup:
+    rows = [
+        element("tr", element("th", task.title, scope="row"), *(element("td", cell) for cell in written_cells(task)))
+        for task in writes_to_tell(results)
+    ]
+    if not rows:
+        return join()
+    title = "Thoughts, and answers at the limit of tokens"
+    table = element("table", _head(["Task", *WRITTEN_HEADS]), element("tbody", *rows), class_="plain")
+    return element("section", element("h2", title), _scroll(table, title))
 
 
 def _terms(run: SiteRun) -> Markup:

@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 
 from harness.results import MetricResult
-from leaderboard.board import Board, Row, Standing, definition_of
+from leaderboard.board import Board, Row, definition_of
+from leaderboard.counts import beside, not_ok
 from leaderboard.markdown import METRIC_TITLES, ceiling_note
 from leaderboard.primary import primary_metric
 from leaderboard.site.markup import Markup, element, join
+from leaderboard.standings import Standing
 from tasks.protocols import Protocol
 
 _LEAKED = "There is evidence that the model has seen the test split; this number leads nobody."
+_WHY = {"errors": "failed"}
 Columns = Sequence[tuple[str, Row]]
 
 
@@ -135,5 +138,7 @@ def whisker(cell: MetricResult) -> Markup:
 
 
 def _failed(cell: MetricResult) -> Markup:
-    failed = cell.errors + cell.unparsed + cell.truncated
-    return element("small", f"{failed} not ok", class_="failed") if failed else join()
+    """Return what must be read with a number: the share answered, bounds, and how many have no answer, by why."""
+    counts = ", ".join(f"{count} {_WHY.get(why, why)}" for why, count in not_ok(cell).items() if count)
+    texts = [*beside(cell.answered, cell.bounds), *([counts] if counts else [])]
+    return join(*(element("small", text, class_="failed") for text in texts))

@@ -6,6 +6,7 @@ from typing import Any
 
 from harness.results import MetricResult
 from leaderboard.board import Board
+from leaderboard.counts import not_ok
 from leaderboard.export.public import results_text
 from leaderboard.site.collect import REPORT_FILE, Collection
 from leaderboard.site.index_page import render_index
@@ -47,7 +48,12 @@ def _board(board: Board) -> dict[str, Any]:
         "runs": [{"run": run.run, "name": name} for run, name in zip(board.runs, board.names, strict=True)],
         "rows": {
             protocol: [
-                {"task": row.task, "metric": row.metric, "cells": [_cell(cell) for cell in row.cells]}
+                {
+                    "task": row.task,
+                    "metric": row.metric,
+                    "remark": row.remark,
+                    "cells": [_cell(cell, compared) for cell, compared in zip(row.cells, row.compared, strict=True)],
+                }
                 for row in board.rows[protocol]
             ]
             for protocol in PROTOCOLS
@@ -55,11 +61,13 @@ def _board(board: Board) -> dict[str, Any]:
     }
 
 
-def _cell(cell: MetricResult | None) -> Mapping[str, Any] | None:
+def _cell(cell: MetricResult | None, compared: float | None) -> Mapping[str, Any] | None:
     if cell is None:
         return None
-    failed = {"errors": cell.errors, "unparsed": cell.unparsed, "truncated": cell.truncated, "empty": cell.empty}
-    return {"value": cell.value, "ci": cell.ci, "n": cell.n, "ceiling": cell.ceiling, **failed}
+    return {
+        "value": cell.value, "ci": cell.ci, "n": cell.n, "ceiling": cell.ceiling, "compared": compared,
+        "answered": cell.answered, "among_answered": cell.among_answered, "bounds": cell.bounds, **not_ok(cell),
+    }  # fmt: skip
 
 
 def write_site(folder: Path, files: Mapping[str, str]) -> None:

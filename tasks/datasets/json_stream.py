@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from tasks.foundation.errors import DataError
+from tasks.foundation.text import encoding_of
 
 _CHUNK_CHARACTERS = 2**20
 # An entry that is still incomplete after this much text is not data but damage.
@@ -21,10 +22,19 @@ def stream_object(path: Path) -> Iterator[tuple[str, object]]:
         DataError: If the file is missing or is not one JSON object; the message has the place in characters.
     """
     try:
-        with path.open(encoding="utf-8") as stream:
+        with _opened(path) as stream:
             yield from _Scanner(path, stream).entries()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}.", "Download the file again.") from error
+
+
+def _opened(path: Path) -> IO[str]:
+    with path.open("rb") as stream:
+        encoding, mark = encoding_of(stream.read(4))
+    text = path.open(encoding=encoding)
+    # Every mark is one character, which no part of the object can be.
+    text.read(1 if mark else 0)
+    return text
 
 
 class _Scanner:

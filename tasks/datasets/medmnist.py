@@ -3,8 +3,10 @@
 Source: Yang et al., MedMNIST v2, 2023 (https://medmnist.com). Licence: DermaMNIST CC BY-NC 4.0, OrganSMNIST
 CC BY 4.0; the stand-ins of the mini suite, RetinaMNIST and BreastMNIST, CC BY 4.0.
 
-Native layout: `<flag>_224.npz`, as in the paper, or else `<flag>.npz` (28 pixels): `uint8` arrays
-`train_images` [N, H, W] or [N, H, W, 3], `train_labels` [N, 1], and the same for `val` and `test`, e.g.::
+Native layout: `<flag>_224.npz`, as in the paper, or else `_128`, `_64` or `<flag>.npz` (28 pixels), which is another
+benchmark and gives a warning: `uint8` arrays `train_images` [N, H, W] or [N, H, W, 3], `train_labels` [N, 1] or [N],
+and the same for `val` and `test`. Floats, channels that come first, volumes and labels beyond the classes are refused,
+since they were made by somebody from the authors' file, nobody knows how, e.g.::
 
     dermamnist_224.npz   test_images [2005, 224, 224, 3], test_labels [2005, 1] with values 0-6
 
@@ -17,8 +19,8 @@ paper. Neither the lesion of a DermaMNIST picture nor the scan of an OrganSMNIST
 only group is the image: intervals on these tasks are narrower than they should be.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -28,10 +30,13 @@ import numpy as np
 from tasks.datasets import instructions
 from tasks.datasets.native import collect, relative, wrong_layout
 from tasks.foundation.errors import DataError, UsageError
-from tasks.npz import array_shape, read_array
+from tasks.npz import array_form, read_array, refuse_other_stacks
 from tasks.sample import ImageRef, Sample, Split
-from tasks.spec import Reading, Skipped, TaskSpec
+from tasks.spec import Reading, TaskSpec
 
+# The paper's first, then the larger before the smaller.
+_SIZES = ("_224", "_128", "_64", "")
+_PAPER_SIZE = 224
 _FLAG_OPTION = "which MedMNIST set to read: dermamnist, organsmnist, retinamnist or breastmnist"
 
 
@@ -121,24 +126,32 @@ def read_labels(source: Path, options: Mapping[str, str], *, task: str) -> Readi
     flag = options.get("flag", task)
     if flag not in LABEL_SETS:
         raise UsageError(f"The option flag={flag} names no known MedMNIST set.", f"Allowed: {', '.join(LABEL_SETS)}.")
-    names = (f"{flag}_224.npz", f"{flag}.npz")
+    names = tuple(f"{flag}{size}.npz" for size in _SIZES)
     path = next((source / name for name in names if (source / name).is_file()), None)
     if path is None:
         raise wrong_layout(source, names, _layout(flag))
     splits: tuple[Split, ...] = ("train", "test")
     image = relative(source, path)
     found = chain.from_iterable(_split_samples(path, image, split, task, LABEL_SETS[flag]) for split in splits)
-    return collect(found, f"the dataset's own train and test arrays of {path.name}")
+    reading = collect(found, f"the dataset's own train and test arrays of {path.name}")
+    return replace(reading, warnings=tuple(_other_sizes(path, splits)))
 
 
-def _split_samples(path: Path, image: str, split: Split, task: str, label_set: LabelSet) -> Iterator[Sample | Skipped]:
+def _other_sizes(path: Path, splits: Sequence[Split]) -> Iterator[str]:
+    """Yield a warning where pictures have another size than the paper's; both splits have one file and one size."""
+    sizes = {array_form(path, f"{split}_images")[0][1:3] for split in splits}
+    for height, width in sorted(sizes - {(_PAPER_SIZE, _PAPER_SIZE)}):
+        yield (
+            f"the pictures of {path.name} have {width} x {height} pixels, the paper's {_PAPER_SIZE} x {_PAPER_SIZE}: "
+            "numbers on them are another benchmark's and not comparable"
+        )
+
+
+def _split_samples(path: Path, image: str, split: Split, task: str, label_set: LabelSet) -> Iterator[Sample]:
     inputs = {"subject": label_set.subject, "classes": label_set.listing}
     spoken = label_set.spoken
     choices = {name: name for name in spoken}
-    for index, label in enumerate(_labels(path, split)):
-        if label >= len(spoken):
-            yield Skipped(item=f"{split}/{index}", reason=f"label {label} is not one of {len(spoken)} classes")
-            continue
+    for index, label in enumerate(_labels(path, split, len(spoken))):
         yield Sample(
             sample_id=f"{split}/{index}",
             task=task,
@@ -152,20 +165,28 @@ def _split_samples(path: Path, image: str, split: Split, task: str, label_set: L
         )
 
 
-def _labels(path: Path, split: Split) -> list[int]:
+def _labels(path: Path, split: Split, classes: int) -> list[int]:
     labels = read_array(path, f"{split}_labels")
-    if labels.dtype.kind not in "ui" or labels.size != len(labels):
-        raise DataError(f"{path}: {split}_labels is {labels.dtype} {labels.shape}; expected whole numbers [N, 1].")
-    if labels.size and labels.min() < 0:
-        raise DataError(f"{path}: {split}_labels has negative values.")
-    images = array_shape(path, f"{split}_images")
-    if not images or images[0] != len(labels):
+    if labels.dtype.kind not in "ui" or labels.ndim == 0 or labels.size != len(labels):
+        raise DataError(
+            f"{path}: {split}_labels is {labels.dtype} {list(labels.shape)}; expected whole numbers [N, 1] or [N].",
+            "Download the file again from its authors.",
+        )
+    if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+        raise DataError(
+            f"{path}: {split}_labels go from {labels.min()} to {labels.max()}; the {classes} classes are 0 to "
+            f"{classes - 1}.",
+            "It is another set, or counted from 1. Download the file again from its authors.",
+        )
+    images, dtype = array_form(path, f"{split}_images")
+    refuse_other_stacks(path, f"{split}_images", images, dtype)
+    if images[0] != len(labels):
         raise DataError(f"{path} has {len(labels)} {split}_labels but {split}_images of shape {images}.")
     return [int(label) for label in labels.astype(np.int64).reshape(-1)]
 
 
 def _layout(flag: str) -> str:
-    return f"{flag}_224.npz or {flag}.npz with {{train,test}}_{{images,labels}}"
+    return f"{flag}_224.npz (or _128, _64, or {flag}.npz of 28 pixels) with {{train,test}}_{{images,labels}}"
 
 
 DERMAMNIST = TaskSpec(

@@ -35,7 +35,7 @@ from tasks.datasets import instructions
 from tasks.datasets.native import collect, find_root, present_splits, relative
 from tasks.sample import Sample, Split
 from tasks.spec import Reading, Skipped, TaskSpec
-from tasks.validation import NativeRow, parse_json, read_bytes
+from tasks.validation import MaybeText, NativeRow, parse_json, read_text_bytes
 
 LAYOUT = (
     "[data_clean/]questions/US/{train,test}.jsonl "
@@ -46,11 +46,11 @@ _FORMS = ("{}.jsonl", "4_options/phrases_no_exclude_{}.jsonl")
 
 
 class _Row(NativeRow):
-    question: str
-    answer: str
-    options: dict[str, str]
-    answer_idx: str
-    meta_info: str = ""
+    question: MaybeText
+    answer: MaybeText
+    options: dict[str, MaybeText]
+    answer_idx: MaybeText
+    meta_info: MaybeText = ""
 
     @property
     def letter(self) -> str:
@@ -83,9 +83,12 @@ def _richest_form(root: Path) -> dict[Split, Path]:
 
 
 def _split_samples(split: Split, path: Path, make: _Maker) -> Iterator[Sample | Skipped]:
-    for number, line in enumerate(read_bytes(path).splitlines(), start=1):
+    for number, line in enumerate(read_text_bytes(path).splitlines(), start=1):
         if line.strip():
-            yield make(parse_json(_ROW, line, f"{path}, line {number}"), split, f"{split}/{number}")
+            sample_id = f"{split}/{number}"
+            row = parse_json(_ROW, line, f"{path}, line {number}")
+            lacking = next((name for name in ("question", "answer") if not getattr(row, name).strip()), "")
+            yield Skipped(item=sample_id, reason=f"{lacking} is empty") if lacking else make(row, split, sample_id)
 
 
 def _free_sample(row: _Row, split: Split, sample_id: str) -> Sample:

@@ -43,8 +43,9 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import TypeAdapter
+from pydantic import BeforeValidator, TypeAdapter
 
 from tasks.datasets import instructions
 from tasks.datasets.mimic_raw import DEFAULT_MAX_TRAIN, SPLIT_FILES, find_split_file, read_raw
@@ -53,7 +54,7 @@ from tasks.datasets.report_sections import SectionName
 from tasks.foundation.errors import DataError
 from tasks.sample import ImageRef, Sample, Split
 from tasks.spec import Reading, Skipped, TaskSpec
-from tasks.validation import NativeRow, parse_json_file
+from tasks.validation import MaybeText, NativeRow, empty_for_missing, parse_json_file
 
 _RAW_LAYOUT = (
     "mimic-cxr-2.0.0-split.csv[.gz], [mimic-cxr-reports/ or reports/]files/p10/p.../s....txt, "
@@ -72,12 +73,16 @@ _OPTIONS = {
 _ANNOTATION_FILE = "annotation.json"
 
 
+def _none_for_missing(value: object) -> object:
+    return [] if empty_for_missing(value) == "" else value
+
+
 class _Row(NativeRow):
     id: str
     study_id: int | str
     subject_id: int | str
-    report: str
-    image_path: list[str]
+    report: MaybeText
+    image_path: Annotated[list[str], BeforeValidator(_none_for_missing)]
 
 
 class _Annotation(NativeRow):
@@ -127,6 +132,9 @@ def _samples(rows: Sequence[_Row], split: Split, start: str, task: str) -> Itera
         sample_id = f"s{row.study_id}/{row.id}"
         if not row.image_path:
             yield Skipped(item=sample_id, reason="row names no image")
+            continue
+        if not row.report.strip():
+            yield Skipped(item=sample_id, reason="report is empty")
             continue
         yield Sample(
             sample_id=sample_id,

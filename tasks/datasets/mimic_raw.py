@@ -4,18 +4,18 @@ The split file has 377,110 rows. Pictures are looked for and reports are read on
 for the test rows, and for the training rows in the order of their ranks until the draw is full.
 """
 
-import csv
 import gzip
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
 
 from tasks.datasets.native import collect, rank, refuse_options, seed_option
 from tasks.datasets.report_sections import ReportSections, SectionName, split_report
 from tasks.foundation.errors import DataError, UsageError
+from tasks.foundation.text import decoded, table_rows
+from tasks.missing import MISSING
 from tasks.sample import ImageRef, Sample, Split
 from tasks.spec import Reading, Skipped
 from tasks.validation import read_bytes
@@ -34,7 +34,7 @@ _UNUSED_SPLIT = "validate"
 _NUMBER = re.compile(r"\d{1,20}", re.ASCII)
 _DICOM = re.compile(r"[\w-]{1,100}", re.ASCII)
 
-_UNREADABLE = (csv.Error, UnicodeDecodeError, OSError, EOFError, zlib.error)
+_UNREADABLE = (OSError, EOFError, zlib.error)
 _CHOSEN = {"findings": "findings are", "impression": "impression is", "both": "findings and impression are"}
 
 
@@ -139,24 +139,21 @@ def _is_dicom(text: str | None) -> bool:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    rows = table_rows(_unpacked(path), str(path), lambda row: set(_COLUMNS) <= set(row))
+    _, header = next(rows, (0, []))
+    absent = [column for column in _COLUMNS if column not in header]
+    if absent:
+        raise DataError(f"{path} has no column {absent[0]!r}.", f"It needs {', '.join(_COLUMNS)}; download it again.")
+    for number, row in rows:
+        yield number, dict(zip(header, (*row, *[""] * len(header)), strict=False))
+
+
+def _unpacked(path: Path) -> bytes:
+    data = read_bytes(path)
     try:
-        with _open_text(path) as stream:
-            reader = csv.DictReader(stream, strict=True)
-            absent = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
-            if absent:
-                raise DataError(
-                    f"{path} has no column {absent[0]!r}.", f"It needs {', '.join(_COLUMNS)}; download it again."
-                )
-            for row in reader:
-                yield reader.line_num, row
+        return gzip.decompress(data) if path.suffix == ".gz" else data
     except _UNREADABLE as error:
         raise DataError(f"{path} is not a readable CSV file: {error}.", "Download it again.") from error
-
-
-def _open_text(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return cast("IO[str]", gzip.open(path, "rt", encoding="utf-8-sig", newline=""))
-    return path.open(encoding="utf-8-sig", newline="")
 
 
 def _train(views: Sequence[_View], studies: "_Studies", seed: int, limit: int | None) -> list[Sample | Skipped]:
@@ -187,7 +184,7 @@ class _Studies:
 
     def sample(self, view: _View) -> Sample | Skipped:
         if not (self._images / view.image_path).is_file():
-            return Skipped(item=view.sample_id, reason="image is missing")
+            return Skipped(item=view.sample_id, reason=MISSING, looked_for=f"{_IMAGES}/{view.image_path}")
         reference = self._reference(view.study_path)
         if reference.problem:
             return Skipped(item=view.sample_id, reason=reference.problem)
@@ -210,9 +207,10 @@ class _Studies:
         path = next((path for path in candidates if path.is_file()), None)
         if path is None:
             return _Reference(problem="report is missing")
+        data = read_bytes(path)
         try:
-            sections = split_report(read_bytes(path).decode())
-        except UnicodeDecodeError:
+            sections = split_report(decoded(data, str(path)))
+        except DataError:
             return _Reference(problem="report is not UTF-8 text")
         text = sections.text(self._section)
         return _Reference(text=text, problem=_problem(sections, self._section, text))

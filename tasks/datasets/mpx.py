@@ -21,7 +21,6 @@ Split: the two files (31416 / 6664 in the paper). Cases are not kept apart by it
 part of the picture's name before `_synpic`, or the picture itself where the name has no case.
 """
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -31,12 +30,16 @@ from pathlib import Path
 from tasks.datasets import instructions
 from tasks.datasets.native import collect, find_root, prefix, present_splits
 from tasks.foundation.errors import DataError
+from tasks.foundation.text import table_rows
 from tasks.sample import ImageRef, Sample, Split
 from tasks.spec import Reading, Skipped, TaskSpec
+from tasks.validation import read_bytes
 
 LAYOUT = "MedPix_single_{train,test}.csv (columns name, type, context), images/<name>"
 _NAMES: dict[Split, str] = {"train": "MedPix_single_train.csv", "test": "MedPix_single_test.csv"}
 _COLUMNS = ("name", "type", "context")
+# A name that no column can have.
+_BEYOND = "\0"
 _CASE = re.compile(r"(MPX\d+)_", re.ASCII)
 
 # What pandas.read_csv takes for a missing value by default; the official code reads with it and then drops.
@@ -87,24 +90,22 @@ def case_of(name: str) -> str:
     return match.group(1) if match else name
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str | None, str]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            absent = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
-            if absent:
-                raise DataError(f"{path} has no column {absent[0]!r}.", f"Expected layout: {LAYOUT}")
-            for row in reader:
-                yield reader.line_num, row
-    except (csv.Error, UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{path} is not a readable CSV file: {error}.", "Download it again.") from error
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    rows = table_rows(read_bytes(path), str(path), lambda row: set(_COLUMNS) <= set(row))
+    _, header = next(rows, (0, []))
+    absent = [column for column in _COLUMNS if column not in header]
+    if absent:
+        raise DataError(f"{path} has no column {absent[0]!r}.", f"Expected layout: {LAYOUT}")
+    for number, row in rows:
+        named = dict(zip(header, (*row, *[""] * len(header)), strict=False))
+        yield number, named if len(row) <= len(header) else {**named, _BEYOND: ""}
 
 
-def _unusable(row: Mapping[str | None, str | None]) -> str:
-    if None in row:
+def _unusable(row: Mapping[str, str]) -> str:
+    if _BEYOND in row:
         return "row has more columns than the header"
     for column, value in row.items():
-        if value is None or value in _EMPTY:
+        if value in _EMPTY:
             return f"column {column!r} is empty"
     return "" if row["type"] == "caption" else "type is not caption"
 

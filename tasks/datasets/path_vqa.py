@@ -30,7 +30,7 @@ from tasks.datasets.native import collect, find_root, prefix, present_splits
 from tasks.restricted_pickle import load_plain_pickle
 from tasks.sample import ImageRef, Sample, Split
 from tasks.spec import Reading, Skipped, TaskSpec
-from tasks.validation import NativeRow, parse_value
+from tasks.validation import MaybeText, NativeRow, parse_value
 
 LAYOUT = "[pvqa/]qas/{train,test}_vqa.pkl, [pvqa/]images/{train,test}/<img_id>.jpg"
 
@@ -38,10 +38,10 @@ LAYOUT = "[pvqa/]qas/{train,test}_vqa.pkl, [pvqa/]images/{train,test}/<img_id>.j
 class _Row(NativeRow):
     img_id: str
     question_id: int
-    sent: str
-    label: dict[str | int, float]
-    answer_type: str
-    question_type: str = ""
+    sent: MaybeText
+    label: dict[str | int, float] | None
+    answer_type: MaybeText
+    question_type: MaybeText = ""
 
 
 _ROWS = TypeAdapter(list[_Row])
@@ -70,7 +70,10 @@ def _samples(images: str, split: Split, path: Path) -> Iterator[Sample | Skipped
         if not row.label:
             yield Skipped(item=sample_id, reason="label has no answer")
             continue
-        labels = {"answer_type": "CLOSED" if row.answer_type == "yes/no" else "OPEN"}
+        if not row.sent.strip():
+            yield Skipped(item=sample_id, reason="question is empty")
+            continue
+        labels = {"answer_type": "CLOSED" if row.answer_type.strip().lower() == "yes/no" else "OPEN"}
         if row.question_type:
             labels["question_type"] = row.question_type
         yield Sample(

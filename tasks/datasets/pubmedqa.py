@@ -25,24 +25,28 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import TypeAdapter
+from pydantic import BeforeValidator, TypeAdapter
 
 from tasks.datasets import instructions
 from tasks.datasets.native import collect, find_root, present_splits
 from tasks.sample import Sample, Split
 from tasks.spec import Reading, Skipped, TaskSpec
-from tasks.validation import NativeRow, parse_json_file
+from tasks.validation import MaybeText, NativeRow, empty_for_missing, parse_json_file
 
 LAYOUT = "ori_pqal.json, test_ground_truth.json; or train_set.json, test_set.json"
 _Decision = Literal["yes", "no", "maybe"]
 
 
+def _bare_word(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
 class _Row(NativeRow):
-    QUESTION: str
-    CONTEXTS: list[str]
-    final_decision: _Decision
+    QUESTION: MaybeText
+    CONTEXTS: list[MaybeText]
+    final_decision: Annotated[_Decision | Literal[""], BeforeValidator(_bare_word), BeforeValidator(empty_for_missing)]
 
 
 _CHOICES = {decision: decision for decision in get_args(_Decision)}
@@ -81,8 +85,12 @@ def _split_by_truth(rows: Mapping[str, _Row], truth: Mapping[str, _Decision], ta
             yield Skipped(item=pmid, reason="final_decision differs from test_ground_truth.json")
 
 
-def _samples(rows: Mapping[str, _Row], split: Split, task: str) -> Iterator[Sample]:
+def _samples(rows: Mapping[str, _Row], split: Split, task: str) -> Iterator[Sample | Skipped]:
     for pmid, row in rows.items():
+        lacking = next((name for name in ("QUESTION", "final_decision") if not getattr(row, name).strip()), "")
+        if lacking:
+            yield Skipped(item=pmid, reason=f"{lacking} is empty")
+            continue
         yield Sample(
             sample_id=pmid,
             task=task,

@@ -18,7 +18,7 @@ and the raw release (in `SAMed2Dv1` or in the folder itself), see `tasks.dataset
 
 Samples: one per region of a CT or MR image, REC and REG alike (20000 / 4000 in the paper). The object is the
 class name with underscores as spaces; the box is left, top, width, height in pixels, of a mask the tight box
-of its non-zero pixels.
+of its marked pixels, which are seen and not black (`tasks.pixels`).
 
 Split: the bundle's folders, walked in sorted order (the official code walks them in directory order). For
 the raw release, volumes (`dataset--case`: slices of one volume look alike) are split 5:1 by a seeded hash,
@@ -45,7 +45,9 @@ from tasks.datasets.sa_med2d_raw import (
     read_release,
 )
 from tasks.foundation.errors import SampleError
+from tasks.foundation.litter import is_litter
 from tasks.images import image_size
+from tasks.missing import if_missing
 from tasks.sample import ImageRef, Split
 from tasks.spec import Reading, Skipped, TaskSpec
 from tasks.validation import parse_json_file
@@ -88,7 +90,7 @@ def _bundle_regions(source: Path, split: Split, modalities: tuple[str, ...]) -> 
     if not folder.is_dir():
         yield Skipped(item=folder.name, reason="folder is missing")
         return
-    for path in sorted(folder.glob("*/*.json")):
+    for path in sorted(path for path in folder.glob("*/*.json") if not is_litter(path.name)):
         modality = path.parent.name
         if any(modality == wanted or modality.startswith(f"{wanted}_") for wanted in modalities):
             yield from _regions_of_file(source, split, path)
@@ -100,7 +102,8 @@ def _regions_of_file(source: Path, split: Split, path: Path) -> Iterator[Region 
     try:
         size = image_size(image)
     except SampleError:
-        yield Skipped(item=relative(source, image), reason="image is missing or unreadable")
+        item = relative(source, image)
+        yield Skipped(item=item, reason="image is missing or unreadable", looked_for=if_missing(source, item))
         return
     name = SliceName.parse(image_id)
     groups = {"image": image_id, "volume": name.volume if name else image_id}

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from pydantic import TypeAdapter
 
 from tasks.datasets.json_stream import stream_object
@@ -18,6 +20,7 @@ from tasks.datasets.native import prefix, rank, ranked_split, seed_option
 from tasks.datasets.regions import Region
 from tasks.foundation.errors import DataError, SampleError, UsageError
 from tasks.images import image_size, locate, open_mask
+from tasks.missing import if_missing
 from tasks.sample import Box, ImageRef, Split
 from tasks.spec import Skipped
 from tasks.validation import parse_json_file
@@ -211,10 +214,10 @@ class _Opener:
             return Skipped(item=item.mask, reason="class is not in the class mapping")
         size = self._size(item.image)
         if isinstance(size, str):
-            return Skipped(item=item.mask, reason=size)
+            return Skipped(item=item.mask, reason=size, looked_for=self._if_missing(item.image))
         box = _mask_box(self._root, item.mask, size)
         if isinstance(box, str):
-            return Skipped(item=item.mask, reason=box)
+            return Skipped(item=item.mask, reason=box, looked_for=self._if_missing(item.mask))
         modality = name.modality.partition("_")[0]
         return Region(
             region_id=_stem(item.mask),
@@ -226,6 +229,10 @@ class _Opener:
             labels={"modality": modality, "sequence": name.modality, "dataset": name.dataset},
             groups={"image": image_id, "volume": name.volume},
         )
+
+    def _if_missing(self, name: str) -> str:
+        lost = if_missing(self._root, name)
+        return f"{self._start}{lost}" if lost else ""
 
     def _object_name(self, name: SliceName | None, mask: str) -> str | None:
         code = _stem(mask).rpartition("--")[2].partition("_")[0]
@@ -249,12 +256,12 @@ def _size(root: Path, image: str) -> tuple[int, int] | str:
 
 
 def _mask_box(root: Path, mask: str, size: tuple[int, int]) -> Box | str:
-    """Return the tight box of the non-zero pixels of a mask, or why there is none."""
+    """Return the tight box of the marked pixels of a mask, or why there is none."""
     try:
-        picture = open_mask(locate(root, mask))
+        marked = open_mask(locate(root, mask))
     except SampleError:
         return "mask is missing, unreadable or outside the folder"
-    if picture.size != size:
+    if marked.shape != size[::-1]:
         return "mask and image differ in size"
-    box = picture.getbbox(alpha_only=False)
+    box = Image.fromarray(marked.astype(np.uint8)).getbbox()
     return "mask is empty" if box is None else Box(*(float(edge) for edge in box))

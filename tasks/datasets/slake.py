@@ -49,10 +49,11 @@ from tasks.datasets.native import (
 )
 from tasks.datasets.regions import Region, first_object, region_samples
 from tasks.foundation.errors import DataError, SampleError
+from tasks.foundation.litter import is_litter
 from tasks.images import image_size
 from tasks.sample import ImageRef, Sample, Split
 from tasks.spec import Reading, Skipped, TaskSpec
-from tasks.validation import NativeRow, parse_json_file, read_bytes
+from tasks.validation import MaybeText, NativeRow, parse_json_file, read_text_bytes
 
 LAYOUT = (
     "train.txt, test.txt, imgs/<name>/{source.jpg,question.json,detection.json}; "
@@ -66,12 +67,12 @@ _QUESTION_FILES = (("train.json",), ("validate.json", "validation.json"), ("test
 
 class _Question(NativeRow):
     qid: int
-    question: str
-    answer: str
-    q_lang: str
-    answer_type: str
-    modality: str = ""
-    content_type: str = ""
+    question: MaybeText
+    answer: MaybeText
+    q_lang: MaybeText
+    answer_type: MaybeText
+    modality: MaybeText = ""
+    content_type: MaybeText = ""
 
 
 class _NamedQuestion(_Question):
@@ -126,7 +127,9 @@ def _root(source: Path) -> Path:
 
 def _image_folders(root: Path) -> list[str]:
     folder = root / "imgs"
-    return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_litter(path.name))
 
 
 def _read(
@@ -163,10 +166,7 @@ def _splits(root: Path, folders: list[str], options: Mapping[str, str]) -> tuple
 
 
 def _listed(path: Path) -> list[str]:
-    try:
-        return read_bytes(path).decode().split()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error.reason}.", f"Expected layout: {LAYOUT}") from error
+    return read_text_bytes(path).decode().split()
 
 
 def _items_of_folder(
@@ -188,8 +188,10 @@ def _questions(folder: _Folder, shared: Mapping[str, Sequence[_Question]]) -> It
         return
     for row in rows:
         sample_id = f"{folder.name}/q{row.qid}"
-        if row.q_lang != "en":
+        if row.q_lang.strip().lower() != "en":
             yield Skipped(item=sample_id, reason="question is not in English")
+        elif not row.question.strip():
+            yield Skipped(item=sample_id, reason="question is empty")
         elif not row.answer:
             yield Skipped(item=sample_id, reason="answer is empty")
         else:
@@ -224,7 +226,11 @@ def _rows_by_folder(files: Sequence[Path], folders: Sequence[str]) -> tuple[dict
 
 
 def _question_sample(folder: _Folder, sample_id: str, row: _Question) -> Sample:
-    labels = {"answer_type": row.answer_type, "modality": row.modality, "content_type": row.content_type}
+    labels = {
+        "answer_type": row.answer_type.strip().upper(),
+        "modality": row.modality,
+        "content_type": row.content_type,
+    }
     return Sample(
         sample_id=sample_id,
         task=SLAKE_VQA.name,
@@ -243,7 +249,8 @@ def _regions(folder: _Folder) -> Iterator[Region | Skipped]:
         size = image_size(folder.path / "source.jpg")
         entries = parse_json_file(_DETECTIONS, path) if path.is_file() else None
     except SampleError:
-        yield Skipped(item=f"{folder.name}/source.jpg", reason="image is missing or unreadable")
+        item, lost = f"{folder.name}/source.jpg", "" if (folder.path / "source.jpg").exists() else folder.image.path
+        yield Skipped(item=item, reason="image is missing or unreadable", looked_for=lost)
         return
     if entries is None:
         yield Skipped(item=f"{folder.name}/detection.json", reason="file is missing")

@@ -153,9 +153,3 @@ def sampled_sha256(path: Path) -> str:
             stream.seek(start)
             digest.update(stream.read(_SAMPLED_BYTES))
     return digest.hexdigest()
-
-
-def sampled_folder(folder: Path) -> dict[str, str]:
-    """Return the sampled digest of every file in a folder and below, by its path in the folder."""
-    files = (file for file in folder.rglob("*") if file.is_file())
-    return {file.relative_to(folder).as_posix(): sampled_sha256(file) for file in sorted(files)}

@@ -83,3 +83,12 @@ def macro_f1(totals: FloatArray) -> FloatArray:
     classes = occurs.sum(axis=-1)
     values: FloatArray = np.divide(scores, classes, out=np.full_like(scores, np.nan), where=classes > 0)
     return values
+
+
+def macro_f1_weights(statistics: FloatArray) -> FloatArray:
+    """Return what of macro-F1 hangs on each sample [N]: classes weigh alike, and so does each of a class's samples."""
+    hits, _, misses = np.moveaxis(statistics.reshape(len(statistics), 3, -1), 1, 0)
+    members = hits + misses
+    sizes = members.sum(axis=0)
+    weights: FloatArray = np.divide(members, sizes, out=np.zeros_like(members), where=sizes > 0).sum(axis=1)
+    return weights

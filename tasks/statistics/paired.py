@@ -3,27 +3,33 @@
 The difference is tested by exchanging the models' answers cluster by cluster: were they equally good, either could have
 given either. In simulations with clustered data this holds its 5 %, where a test over samples rejects 9 to 61
 in 100 equal pairs. With one sample per cluster and right-or-wrong scores it is McNemar's exact test.
+
+Its interval is the score interval of `tasks.statistics.spread`: where no pair differs, a few pairs prove little, and it
+says so. (Of independent right-or-wrong pairs without a difference it is Tango's: of 5 pairs 0 +- 61 points.)
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
 from tasks.metrics.metric import FloatArray, Metric, mean_of_scores
-from tasks.statistics.clusters import membership, resampled, rows_at_once, totals_by_cluster
-from tasks.statistics.intervals import LEVEL, RESAMPLES, standard_error, t_quantile
+from tasks.statistics.clusters import membership, rows_at_once, totals_by_cluster
+from tasks.statistics.linear import pulls_of, weights_of
+from tasks.statistics.spread import TAIL, Spread, growth, reach, smallest_shown, spread_of, t_quantile
 
 PERMUTATIONS = 9999
 ENUMERATED = 13
 """With so few clusters all exchanges are tried."""
 MANY = 5000
 """With so many clusters the difference over its standard error is normal, and exchanges would find the same p."""
-_TAIL = (1 - LEVEL) / 2
-_POWER = 0.8
-_STANDARD_ERRORS = float(stats.norm.ppf(1 - _TAIL) + stats.norm.ppf(_POWER))
+ALPHA = 2 * TAIL
+_UNPOWERED = 0.2
+"""How often a difference of the detectable size goes unseen."""
 _SLACK = 1e-9
 
 Test = Literal["mcnemar", "exchange of clusters", "standard error", "none"]
@@ -39,10 +45,12 @@ class Difference:
         high: Upper bound.
         p: Probability of a difference as large, were the models equally good.
         test: How it was found; `none` with a single cluster, where p is 1.
+        least_p: The smallest p that the test reaches with so many clusters, whatever the models answer.
         samples: Shared samples.
         clusters: Their clusters.
-        detectable: Smallest true difference that such data show with a probability of 80 %; NaN where the two do not
-            differ on a single cluster, which says nothing of it.
+        error: Standard error of the difference.
+        growth: Variance that a true difference of one adds to it.
+        degrees: Degrees of freedom of the error.
     """
 
     value: float
@@ -50,9 +58,31 @@ class Difference:
     high: float
     p: float
     test: Test
+    least_p: float
     samples: int
     clusters: int
-    detectable: float
+    error: float
+    growth: float
+    degrees: float
+
+    @property
+    def detectable(self) -> float:
+        """Smallest true difference that such data show at 5 %, alone, with a probability of 80 %."""
+        return self.detectable_at(ALPHA)
+
+    def detectable_at(self, level: float) -> float:
+        """Return the smallest true difference that such data show with a probability of 80 %.
+
+        Args:
+            level: What p must be below, adjusted for other comparisons.
+
+        Returns:
+            A fraction; NaN where the test cannot reach the level: then no difference is detectable.
+        """
+        if self.least_p >= level:
+            return math.nan
+        quantiles = t_quantile(self.degrees, level / 2) + t_quantile(self.degrees, _UNPOWERED)
+        return smallest_shown(self.error, self.growth, quantiles)
 
 
 def difference(
@@ -65,39 +95,48 @@ def difference(
         first: Per-sample sufficient statistics [N, K] of one model.
         second: Those of the other, of the same samples in the same order.
         clusters: Cluster of each sample, N names.
-        seed: Of the exchanges and of resampling.
+        seed: Of the exchanges.
     """
+    # A pair that counts nothing for either model tells nothing.
+    counts = (first != 0).any(axis=1) | (second != 0).any(axis=1)
+    shared, first, second = len(first), first[counts], second[counts]
     if not len(first):
         return None
-    numbers = membership(clusters)
+    numbers = membership(np.asarray(clusters, dtype=str)[counts].tolist())
     ours, theirs = totals_by_cluster(first, numbers), totals_by_cluster(second, numbers)
     value = float(metric.compute(ours.sum(axis=0)) - metric.compute(theirs.sum(axis=0)))
     if np.isnan(value):
         return None
-    low, high, error = _spread(metric, ours, theirs, value, seed)
-    p, test = _tested(metric, (first, second), (ours, theirs), value, error, seed)
+    spread = _spread(metric, (first, second), (ours, theirs), numbers)
+    p, test = _tested(metric, (first, second), (ours, theirs), value, spread.error, seed)
     return Difference(
-        value=value, low=low, high=high, p=p, test=test, samples=len(first), clusters=len(ours),
-        detectable=min(1.0, _STANDARD_ERRORS * error) if error > 0 else float("nan"),
+        value=value, p=p, test=test, least_p=_least_p(ours, theirs, test), samples=shared,
+        clusters=spread.clusters, **_bounds(value, spread),
     )  # fmt: skip
 
 
 def _spread(
-    metric: Metric, ours: FloatArray, theirs: FloatArray, value: float, seed: int
-) -> tuple[float, float, float]:
-    """Return the bounds of the difference's interval, and its standard error."""
-    if len(ours) == 1:
-        return -1.0, 1.0, 1.0
-    if metric.compute is mean_of_scores:
-        error = standard_error(np.stack([ours[:, 0] - theirs[:, 0], ours[:, 1]], axis=1))
-        margin = t_quantile(len(ours)) * error
-        return max(-1.0, value - margin), min(1.0, value + margin), error
-    width = ours.shape[1]
-    drawn = resampled(np.concatenate([ours, theirs], axis=1), resamples=RESAMPLES, seed=seed)
-    values = metric.compute(drawn[:, :width]) - metric.compute(drawn[:, width:])
-    values = values[~np.isnan(values)]
-    low, high = np.quantile(values, [_TAIL, 1 - _TAIL]) if len(values) else (-1.0, 1.0)
-    return float(low), float(high), float(values.std(ddof=1)) if len(values) > 1 else 1.0
+    metric: Metric, samples: tuple[FloatArray, FloatArray], totals: tuple[FloatArray, FloatArray],
+    numbers: npt.NDArray[np.intp],
+) -> Spread:  # fmt: skip
+    return spread_of(
+        pulls_of(metric, totals[0]) - pulls_of(metric, totals[1]),
+        pulls_of(metric, samples[0]) - pulls_of(metric, samples[1]),
+        (weights_of(metric, samples[0]) + weights_of(metric, samples[1])) / 2,
+        numbers,
+    )
+
+
+def _bounds(value: float, spread: Spread) -> dict[str, float]:
+    if spread.clusters == 1:
+        return {"low": -1.0, "high": 1.0, "error": 1.0, "growth": 1.0, "degrees": 1.0}
+    return {
+        "low": value - reach(spread, 1 + value, upwards=False),
+        "high": value + reach(spread, 1 - value, upwards=True),
+        "error": spread.error,
+        "degrees": spread.degrees,
+        "growth": max(growth(spread, 1.0, upwards=upwards) for upwards in (True, False)),
+    }
 
 
 def _tested(
@@ -115,8 +154,25 @@ def _tested(
     return _exchanged(metric, ours, theirs, abs(value), seed), "exchange of clusters"
 
 
+def _least_p(ours: FloatArray, theirs: FloatArray, test: Test) -> float:
+    """Return the smallest p that a test reaches with so many clusters.
+
+    The real assignment and its mirror image are two of `2^C` exchanges. Where most clusters differ, only they count:
+    exchanging equal answers changes nothing, and other data of that kind would have as many ties.
+    """
+    if test == "none":
+        return 1.0
+    if test == "standard error":
+        return 0.0
+    differing = int((ours != theirs).any(axis=1).sum())
+    telling = differing if 2 * differing > len(ours) else len(ours)
+    drawn = 1 / (PERMUTATIONS + 1) if test != "mcnemar" and len(ours) > ENUMERATED else 0.0
+    return max(drawn, min(1.0, 2.0 ** (1 - telling)))
+
+
 def _right_or_wrong(first: FloatArray, second: FloatArray) -> bool:
-    return bool(np.isin(first[:, 0], (0.0, 1.0)).all() and np.isin(second[:, 0], (0.0, 1.0)).all())
+    rows = np.concatenate([first, second])
+    return bool(np.isin(rows[:, 0], (0.0, 1.0)).all() and (rows[:, 1] == 1).all())
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -164,3 +220,18 @@ def holm(ps: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(ps) - rank) * ps[place]))
         adjusted[place] = largest
     return adjusted
+
+
+def levels_to_reach(ps: Sequence[float], alpha: float = ALPHA) -> list[float]:
+    """Return what each p must be below to be significant by Holm, given the others."""
+    return [alpha / (len(ps) - _rejected([*ps[:place], *ps[place + 1 :]], alpha)) for place in range(len(ps))]
+
+
+def _rejected(others: Sequence[float], alpha: float) -> int:
+    """Return how many of the others Holm rejects before one more comparison comes."""
+    count = 0
+    for p in sorted(others):
+        if p * (len(others) + 1 - count) >= alpha:
+            break
+        count += 1
+    return count

@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from adapters.base import AdapterEntry, ImageSlot, LoadOptions, LocalAdapter, ModelCard, Prompt, SizeOf, TextSegment
 from adapters.base import plain_answer as parse
 from tasks.foundation.errors import UsageError
-from tasks.foundation.files import fingerprint, sampled_folder
+from tasks.foundation.model_files import identity_of
 from tasks.sample import Sample
 from tasks.spec import TaskSpec
-from unimed.checkpoint import resolve_device, resolve_dtype
+from unimed.devices import resolve_device, resolve_dtype
 
 
 class PatchVlm(LocalAdapter):
@@ -33,11 +33,13 @@ class PatchVlm(LocalAdapter):
             raise UsageError("Patch VLM needs a folder of weights.", "Give --checkpoint DIR.")
         device = resolve_device(options.device)
         dtype = resolve_dtype(options.dtype, device)
-        self.decoder = AutoModelForCausalLM.from_pretrained(options.checkpoint, dtype=dtype).eval().to(device)
-        self.tokenizer = AutoTokenizer.from_pretrained(options.checkpoint)
+        # Code that a folder brings is never run.
+        loaded = AutoModelForCausalLM.from_pretrained(options.checkpoint, dtype=dtype, trust_remote_code=False)
+        self.decoder = loaded.eval().to(device)
+        self.tokenizer = AutoTokenizer.from_pretrained(options.checkpoint, trust_remote_code=False)
         self.eyes = load_file(options.checkpoint / "eyes.safetensors")["eyes"].to(device, dtype)
         self.end_ids = frozenset({self.tokenizer.eos_token_id})
-        self.weights_fingerprint = fingerprint(sampled_folder(options.checkpoint))
+        self.weights_fingerprint = identity_of({"checkpoint": options.checkpoint})
         self.device, self.dtype = str(device), str(dtype).removeprefix("torch.")
 
     def render(self, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:

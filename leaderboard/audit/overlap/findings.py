@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from scipy import stats
+
 from leaderboard.audit.overlap.items import SAME_NAME, TaskItems, has_id
 from leaderboard.audit.overlap.surrogates import surrogate_groups
 from leaderboard.audit.overlap.tally import Check, Tally
@@ -14,7 +16,10 @@ from leaderboard.audit.verdicts import Verdict
 MARK = "\u2021"
 MARK_SHARE = 0.01
 MARK_EXCESS = 0.05
-_STANDARD_ERRORS = 3.0
+_STRONG_P = 0.00135
+"""Three standard errors, one-sided."""
+_SUSPICIOUS_P = 0.05
+_ROUNDING = 1e-6
 _FOUND: tuple[Verdict, ...] = ("strong", "suspicious")
 _TEXTS = frozenset({"text", "near_text"})
 # How far above the null a share must be, for checks that honest data pass by chance or by template.
@@ -168,12 +173,13 @@ def judge(findings: Sequence[Finding], null: Null | None, size: int) -> tuple[Ve
     - Equal texts, and texts that one training text contains: `strong` if more than 5 points above that null.
     - `not_testable`: nothing was found, and a check that is needed could not be made.
 
-    What lies above the null must do so by three standard errors.
+    What lies above the null must do so by Fisher's exact test of both counts: with p below 0.00135 (three standard
+    errors) to be `strong`, below 0.05 to be `suspicious`; so is anything where the null has nothing.
 
     Args:
         findings: Of one task against one body of training data.
         null: What parts of the task's own training data share.
-        size: Independent test units, for the standard error.
+        size: Independent test units, which the test counts.
     """
     levels = {one: _level(one, null, size) for one in findings if one.state == "checked" and one.counts}
     for verdict in _FOUND:
@@ -189,14 +195,16 @@ def _level(finding: Finding, null: Null | None, size: int) -> Verdict:
     if finding.check not in _HEEDS_NULL:
         return "strong" if share > MARK_SHARE else "suspicious" if share > 0 else "no_evidence"
     decisive = null is not None and null.decisive
-    excess = share - (finding.null or 0.0)
-    floor = _HEEDS_NULL[finding.check]
-    noise = 0.0 if null is None else _STANDARD_ERRORS * _error(finding, null, size)
-    if excess > max(floor, noise):
+    beside = finding.null or 0.0
+    large = share - beside > _HEEDS_NULL[finding.check]
+    p = _exact_p(share, beside, null, size)
+    if large and p < _STRONG_P:
         return "strong" if decisive else "suspicious"
-    if finding.check in _TEXTS:
+    if finding.check in _TEXTS and not large:
         return "no_evidence"
-    return "suspicious" if excess > noise or (not decisive and share > floor) else "no_evidence"
+    seen = share > beside and (beside == 0 or p < _SUSPICIOUS_P)
+    undecided = not decisive and finding.check not in _TEXTS and share > _HEEDS_NULL[finding.check]
+    return "suspicious" if seen or undecided else "no_evidence"
 
 
 def _reason(finding: Finding) -> str:
@@ -205,13 +213,17 @@ def _reason(finding: Finding) -> str:
     return f"{finding.title}: {_percent(share)} shared{beside}"
 
 
-def _error(finding: Finding, null: Null, size: int) -> float:
-    """Return the standard error of the difference of two shares, by independent units."""
-    units = max(size, 1), max(min(null.items, size), 1)
-    shares = finding.share, finding.null or 0.0
-    if shares[1] == 0:
+def _exact_p(share: float, beside: float, null: Null | None, size: int) -> float:
+    """Return the one-sided p of Fisher's exact test of a share against the null's, by independent units.
+
+    Where items outnumber units, counts are rounded against the finding. 0 where there is no null to compare with.
+    """
+    if null is None:
         return 0.0
-    return math.sqrt(sum(share * (1 - share) / count for share, count in zip(shares, units, strict=True)))
+    units, others = max(size, 1), max(min(null.items, size), 1)
+    found = math.floor(share * units + _ROUNDING)
+    expected = math.ceil(beside * others - _ROUNDING)
+    return float(stats.hypergeom.sf(found - 1, units + others, found + expected, units))
 
 
 def _size(task: TaskItems) -> int:

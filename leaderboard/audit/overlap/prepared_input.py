@@ -14,6 +14,7 @@ from tasks.foundation.files import file_sha256
 from tasks.prepared import Prepared, load_prepared, prepared_names
 from tasks.sample import Split
 from tasks.suite import prepare_mini_suite, suite_of
+from tasks.terms import is_under_agreement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,7 @@ def audit_input(
     ids = read_ids(selection.ids)
 
     def read(name: str, split: Split) -> TaskItems:
-        closed = is_credentialed(loaded[name])
+        closed = is_under_agreement(loaded[name])
         return items_of(loaded[name], split, ids.get(name, {}), credentialed=closed, reveal=selection.reveal)
 
     given = DataAuditInput(
@@ -94,11 +95,6 @@ def prepared_tasks(selection: DataSelection) -> dict[str, Prepared]:
             "Prepare tasks into it: medbench data prepare TASK --source DIR --data-dir DIR",
         )
     return {name: load_prepared(data_dir, name) for name in prepared_names(data_dir)}
-
-
-def is_credentialed(prepared: Prepared) -> bool:
-    """Return whether prepared data need a signed agreement; the mini suite's phantoms do not."""
-    return prepared.spec.credentialed and suite_of([prepared]) != "mini"
 
 
 def _chosen(selection: str | None, present: tuple[str, ...]) -> tuple[str, ...]:

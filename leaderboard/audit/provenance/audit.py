@@ -20,6 +20,7 @@ from leaderboard.audit.provenance.sources import (
     source_of,
 )
 from leaderboard.audit.verdicts import EXIT_CODES, Verdict, strongest
+from tasks.catalog import benchmark_of
 from tasks.foundation.errors import UsageError, unknown_name
 from tasks.foundation.files import inside
 from tasks.prepared import Prepared
@@ -168,7 +169,7 @@ def _of_task(
     declared = False
     for step in lineage.found:
         dataset = _dataset(step.declaration, datasets)
-        about = dataset is not None and task.task in dataset.tasks
+        about = dataset is not None and not {task.task, benchmark_of(task.task)}.isdisjoint(dataset.tasks)
         declared |= about
         if step.declaration.rows:
             path = inside(step.folder, step.declaration.rows)

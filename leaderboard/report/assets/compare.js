@@ -6,7 +6,7 @@ let allMetrics = false;
 function drawCompare() {
   return [
     el("h2", null, "Compared on the same samples"),
-    el("p", { class: "quiet" }, "The difference is the first run's score minus the other's, in points, with its 95 % interval. A verdict is given on the primary metric (●) of each task, with p adjusted over all tasks by Holm's method; other metrics describe. “Detectable” is the smallest true difference that such data show four times in five. A task's name leads to the samples where the runs differ."),
+    el("p", { class: "quiet" }, "The difference is the first run's score minus the other's, in points, with its 95 % interval. A verdict is given on the primary metric (●) of each task, with p adjusted over all tasks by Holm's method; other metrics describe. “Too few clusters”: with so many images, patients, volumes or documents the test finds nothing, whatever the answers. “Detectable” is the smallest true difference that would lead to a verdict four times in five. A task's name leads to the samples where the runs differ."),
     el("label", { class: "check" }, el("input", { type: "checkbox", id: "all-metrics", checked: allMetrics, onchange: (event) => { allMetrics = event.target.checked; draw(); byId("all-metrics").focus(); } }), " all metrics"),
     DOC.pairs.map(drawPair),
   ];
@@ -32,9 +32,9 @@ function differenceRow(pair, row, extent, names) {
     el("td", { class: "metric" }, metricTitle(row.metric), primary ? el("span", { class: "star" }, " ●") : null),
     numberCell(percent(row.first)),
     numberCell(percent(row.second)),
-    numberCell(`${signed(row.value)} [${signed(row.low, 1)}, ${signed(row.high, 1)}]`, el("small", null, `n = ${count(row.samples)}, ${plural(row.clusters, "cluster", "clusters")}${row.detectable === null ? "" : `, detectable ${percent(row.detectable, 1)}`}`)),
+    numberCell(`${signed(row.value)} [${signed(row.low, 1)}, ${signed(row.high, 1)}]`, el("small", null, `n = ${count(row.samples)}, ${plural(row.clusters, "cluster", "clusters")}${row.detectable === null ? ", nothing detectable" : `, detectable ${percent(row.detectable, 1)}`}`)),
     el("td", { class: "plotted" }, differencePlot(row, extent, `${task.title}, ${metricTitle(row.metric)}`)),
-    primary ? el("td", null, el("strong", null, verdictText(row.verdict, names)), el("small", null, ` p=${pText(row.adjusted)} adjusted`)) : el("td", null, el("small", null, `p=${pText(row.p)}`)),
+    primary ? el("td", null, el("strong", null, verdictText(row, names)), el("small", null, ` p=${pText(row.p)}, ${pText(row.adjusted)} adjusted`)) : el("td", null, el("small", null, `p=${pText(row.p)}`)),
     numberCell(tally ? ["both", "first", "second", "neither"].map((who) => count(tally[who])).join(" / ") : ""),
   ];
 }
@@ -47,9 +47,9 @@ function pText(p) {
   return p < 0.001 ? "<0.001" : p.toFixed(3);
 }
 
-function verdictText(verdict, names) {
-  if (verdict === "not distinguishable") return verdict;
-  return `${verdict === "better" ? names[0] : names[1]} is better`;
+function verdictText(row, names) {
+  if (row.verdict === "better" || row.verdict === "worse") return `${row.verdict === "better" ? names[0] : names[1]} is better`;
+  return row.verdict === "too few clusters" ? `${row.verdict} (${count(row.clusters)})` : row.verdict;
 }
 
 function tallyOf(task, pair, metric) {

@@ -13,14 +13,25 @@ function drawSummary() {
     el("p", { class: "quiet" }, "Percentages with 95 % intervals that heed images, patients, volumes or documents. ",
       TASKS.some((task) => task.scores[protocol].some((row) => row.cells.some((cell) => cell && cell.ceiling !== null)))
         ? "“of”, and the dashed line: what a perfect model scores that must write boxes in this model's notation. " : "",
+      TASKS.some((task) => task.scores[protocol].some((row) => row.cells.some((cell) => cell && cell.beside.length)))
+        ? "“answered”: share of the answers that could be read; under strict the others are wrong, and the number among these is never to be compared. “failures”: the number had all samples that a machine failed on been wrong, and had all been right. " : "",
+      TASKS.some((task) => task.leaked.some(Boolean)) ? `“*”: ${LEAKED} ` : "",
       RUNS.length > 1 ? "Whether runs differ is decided on the samples that they share: see Compare. " : ""),
     runLegend(),
     table(null, ["Task", "Metric", ...RUNS.map((run) => head(run.name)), el("th", { scope: "col", class: "plotted" }, axis(ticks, SHARES))],
       TASKS.flatMap((task) => scoreRows(task, protocol, true)), "scores"),
     el("h2", null, "What happened to the samples"),
     stateTable(),
+    writtenTable(),
     missingList(),
+    keptHere(),
   ];
+}
+
+function keptHere() {
+  const titles = TASKS.filter((task) => !task.open && !task.withheld).map((task) => task.title);
+  return titles.length ? [el("h2", null, "Before you pass this report on"),
+    el("p", null, `It may show texts and images of ${titles.join(", ")}, and nothing says that these data may be passed on.`)] : null;
 }
 
 function scoreRows(task, protocol, named) {
@@ -31,10 +42,17 @@ function scoreRows(task, protocol, named) {
     return [
       ...(named ? (place ? [] : [el("th", { scope: "rowgroup", rowspan: rows.length }, taskLink(task))]) : []),
       el("td", { class: "metric", title: signatures }, title, row.metric === task.primary[protocol] ? el("span", { class: "star", title: "the task's primary metric" }, " ●") : null),
-      ...row.cells.map((cell, run) => numberCell(cell ? [scoreText(cell), el("small", null, `n = ${count(cell.n)}`)] : el("span", { class: "quiet" }, unansweredText(task, run)))),
+      ...row.cells.map((cell, run) => numberCell(cell ? [scoreText(cell), task.leaked[run] ? el("abbr", { title: LEAKED }, "*") : null, el("small", null, `n = ${count(cell.n)}`), besideNumber(cell)] : el("span", { class: "quiet" }, unansweredText(task, run)))),
       el("td", { class: "plotted" }, scorePlot(row.cells, `${task.title}, ${title}`)),
     ];
   });
+}
+
+const LEAKED = "There is evidence that the model has seen the test split; such a number leads nobody. See Audit.";
+
+function besideNumber(cell) {
+  const among = cell.amongAnswered === null ? [] : [`among these ${percent(cell.amongAnswered)}`];
+  return [...cell.beside, ...among].map((text) => el("small", { class: "beside" }, text));
 }
 
 function unansweredText(task, run) {
@@ -57,6 +75,19 @@ function stateTable() {
         el("td", { class: "plotted" }, stackedBar(STATES.map((state) => [state, task.states[place][state] || 0]), `${task.title}, ${run.name}`)),
       ]), "scores"),
   ];
+}
+
+function writtenTable() {
+  const rows = TASKS.flatMap((task) => RUNS.map((run, place) => [task, run, place])).filter(([task, , place]) => task.written[place]);
+  return rows.length ? [
+    el("h2", null, "Thoughts, and answers at the limit of tokens"),
+    table(null, ["Task", ...(RUNS.length > 1 ? ["Run"] : []), ...DOC.writtenHeads.map((title) => head(title))],
+      rows.map(([task, run, place]) => [
+        el("th", { scope: "row" }, taskLink(task)),
+        ...(RUNS.length > 1 ? [el("td", null, legendMark(place), " ", run.name)] : []),
+        ...task.written[place].map((cell) => numberCell(cell)),
+      ]), "scores"),
+  ] : null;
 }
 
 function stateCount(task, run, state) {

@@ -1,0 +1,53 @@
+"""What a server tells of the model it serves and of itself, where it tells: `/models` and, with vLLM, `/version`.
+
+It is no part of a run's identity: the same command must mean the same run whether or not the server is there to be
+asked. It is written down with every answer, so that a server which was given other weights under the same name, or was
+updated, is noticed.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any
+
+from adapters.openai.address import Address
+from adapters.openai.reading import Reading
+
+Get = Callable[[str], Awaitable[bytes]]
+"""Returns what stands at a URL, or nothing if that cannot be had."""
+# When it was made and who may use it change without the model.
+_TELLING = (
+    "root", "parent", "version", "revision", "sha", "hash", "digest", "quantization", "dtype", "max_model_len",
+    "context_length",
+)  # fmt: skip
+_MOST_META = 12
+
+
+async def mark_of(address: Address, get: Get, reading: Reading) -> str:
+    """Return what a server tells of a model, as one short text; empty where it tells nothing."""
+    entry = _entry_of(_json(await get(f"{address.base}/models")), address.model)
+    parts = list(_parts(entry))
+    if entry.get("owned_by") == "vllm":
+        version = _json(await get(f"{address.base.removesuffix('/v1')}/version"))
+        said = version.get("version") if isinstance(version, dict) else None
+        parts += [f"vllm={said}"] if isinstance(said, str) else []
+    return reading.name(" ".join(" ".join(parts).split()))
+
+
+def _entry_of(document: object, model: str) -> Mapping[str, Any]:
+    entries = document.get("data") if isinstance(document, dict) else None
+    named = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return next((entry for entry in named if entry.get("id") == model), {})
+
+
+def _parts(entry: Mapping[str, Any]) -> Iterator[str]:
+    meta = entry.get("meta")
+    found = [(name, entry.get(name)) for name in _TELLING]
+    found += sorted(meta.items())[:_MOST_META] if isinstance(meta, dict) else []
+    yield from (f"{name}={value}" for name, value in found if value and isinstance(value, str | int))
+
+
+def _json(content: bytes) -> Any:  # noqa: ANN401 - a server may say anything
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,128 @@
+"""What of a dataset may be shown, sent and passed on: decided here alone, by what the data are, never by their layout.
+
+| data | how they are known | what may be passed on |
+|---|---|---|
+| the bundled mini suite | the digest of their samples | everything |
+| in the layout of a task under a signed agreement | the task's declaration | nothing but scores under running numbers |
+| of a task that this installation does not know | - | the same |
+| a real dataset | a recorded fingerprint (`tasks/known_data.json`) | what its licence allows |
+| any other | what their owner said: `medbench data prepare --licence` | what that licence allows |
+| any other | - | nothing but scores under running numbers |
+
+A hospital's own data prepared in Slake's layout are the last: neither the layout nor a count of samples that equals a
+paper's says whose they are.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from tasks.catalog import TASKS, get_task
+from tasks.foundation.errors import UsageError
+from tasks.foundation.files import read_json
+from tasks.prepared import Prepared
+from tasks.spec import TaskSpec
+from tasks.suite import suite_of
+
+KNOWN_FILE = Path(__file__).with_name("known_data.json")
+# Licences under which a text may be passed on as long as its source is named.
+_FREE = re.compile(r"Apache\b|(?:MIT|CC0|CC[ -]BY(?:-NC)?(?:-SA)?)(?:[ -]\d|(?![\w-]))")
+Openness = Literal["open", "no texts", "closed"]
+NOBODY_SAID = (
+    "nobody has said under which licence these data may be passed on; who owns them says so with "
+    "`medbench data prepare --licence`"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What may be passed on of the data of a task.
+
+    Attributes:
+        openness: `open`: scores, answers and labels; `no texts`: scores by sample; `closed`: scores under running
+            numbers, since even the names of samples and patients may say whose they are.
+        reason: Why not everything; empty if it is open.
+        licence: Of these data, as far as anybody knows; empty for the mini suite, whose items have their own.
+    """
+
+    openness: Openness
+    reason: str = ""
+    licence: str = ""
+
+
+def needs_agreement(task: str) -> bool:
+    """Return whether the data of a task, the mini suite's stand-ins apart, count as under a signed agreement.
+
+    Such texts and images are shown nowhere and sent nowhere without the user's word. Of a task that is not known here
+    nobody can say, so it counts as one.
+    """
+    return task not in TASKS or get_task(task).credentialed
+
+
+def is_under_agreement(prepared: Prepared) -> bool:
+    """Return whether prepared data count as under a signed agreement; the mini suite's phantoms do not."""
+    return needs_agreement(prepared.task) and suite_of([prepared]) != "mini"
+
+
+def terms_of_prepared(prepared: Prepared) -> Terms:
+    """Return what may be passed on of prepared data."""
+    manifest = prepared.manifest
+    return terms_of_data(
+        prepared.task, manifest.data_fingerprint, bundled=suite_of([prepared]) == "mini", licence=manifest.licence
+    )
+
+
+def terms_of_data(task: str, fingerprint: str, *, bundled: bool, licence: str) -> Terms:
+    """Return what may be passed on of data.
+
+    Args:
+        task: Name of the task in whose layout they are.
+        fingerprint: Their identity.
+        bundled: Whether they are the mini suite's own.
+        licence: What their owner said; empty for nothing.
+    """
+    if bundled:
+        return Terms(openness="open")
+    if task not in TASKS:
+        return Terms(openness="closed", reason="this installation does not know the task, so neither its licence")
+    spec = get_task(task)
+    if spec.credentialed:
+        reason = f"its data are under a signed agreement ({spec.licence})"
+        return Terms(openness="closed", reason=reason, licence=spec.licence)
+    known = spec.licence if fingerprint in known_data().get(task, ()) else licence
+    if not known:
+        return Terms(openness="closed", reason=NOBODY_SAID)
+    return _by_licence(spec, known)
+
+
+def _by_licence(spec: TaskSpec, licence: str) -> Terms:
+    if _FREE.match(licence):
+        return Terms(openness="open", licence=licence)
+    reason = f"its licence does not say that texts may be passed on: {licence}"
+    # The names of a published dataset's samples are known to everybody.
+    return Terms(openness="no texts" if licence == spec.licence else "closed", reason=reason, licence=licence)
+
+
+def checked_licence(spec: TaskSpec, licence: str) -> str:
+    """Return what the owner of data says of their licence.
+
+    Raises:
+        UsageError: If the task's data count as under a signed agreement whoever says otherwise.
+    """
+    said = " ".join(licence.split())
+    if said and spec.credentialed:
+        raise UsageError(
+            f"--licence has no effect on {spec.name}: data in its layout count as under a signed agreement, since "
+            "nothing tells yours from those that are.",
+            "Leave --licence out.",
+        )
+    return said
+
+
+@cache
+def known_data() -> Mapping[str, frozenset[str]]:
+    """Return the recorded fingerprints of real datasets as this version prepares them, by task."""
+    return {task: frozenset(found) for task, found in read_json(KNOWN_FILE).items()}
