@@ -107,7 +107,7 @@ def doubts_about_boxes(scored: Sequence[ScoredTask], model: ChosenModel) -> tupl
     if space is None:
         return ()
     declared_by = (
-        "--model-arg boxes=..." if "boxes" in model.entry.arguments else f"the adapter {model.entry.card.name}"
+        "--model-arg boxes=NAME" if "boxes" in model.entry.arguments else f"the adapter {model.entry.card.name}"
     )
     doubts = (
         doubt_about_boxes(task.load.spec.name, _sized_boxes(task), space=space.name, declared_by=declared_by)

@@ -2,14 +2,21 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from click.testing import CliRunner
 
+from adapters.catalog import choose_model
+from harness.score import ScoredTask, doubts_about_boxes
 from harness.score_command import score_command
 from tasks.answers.box_check import degenerate_share, doubt_about_boxes
 from tasks.answers.box_space import BOX_SPACES
-from tasks.sample import Box
+from tasks.catalog import get_task
+from tasks.metrics.metric import Scorable
+from tasks.protocols import Item
+from tasks.sample import Box, Sample
 
 SIZE = (640, 480)
 
@@ -59,3 +66,16 @@ def test_the_score_command_names_the_argument(tmp_path: Path, space: str, doubte
     )
     assert done.exception is None
     assert ("5 of 5 boxes have no area" in done.stderr) == doubted
+
+
+@pytest.mark.parametrize(
+    ("model", "declared_by"), [("hf:x/y", "--model-arg boxes=NAME"), ("uni-med", "adapter uni-med")]
+)
+def test_a_run_is_told_what_declares_the_space(model: str, declared_by: str) -> None:
+    spec = get_task("slake-rec")
+    sample = Sample(sample_id="1", task=spec.name, split="test", reference="liver", image_size=SIZE)
+    item = Item(state="ok", scorable=Scorable(prediction="x", reference="", predicted_box=Box(0, 0, 0, 0)))
+    task = SimpleNamespace(load=SimpleNamespace(spec=spec, samples=[sample] * 3), items=[item] * 3)
+    (doubt,) = doubts_about_boxes([cast("ScoredTask", task)], choose_model(model, {}))
+    assert doubt.startswith("slake-rec: 3 of 3 boxes have no area")
+    assert declared_by in doubt

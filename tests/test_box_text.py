@@ -239,6 +239,9 @@ WANTED = Box(100, 200, 300, 400)
         "\u809d\u810f\u7684\u8fb9\u754c\u6846\uff1a[100, 200, 300, 400]",
         "x\u5750\u6807\u4ece100\u5230300\uff0cy\u5750\u6807\u4ece200\u5230400",
         "oben links (100, 200), unten rechts (300, 400)",
+        "x of the top left corner: 100, y of the top left corner: 200, right: 300, bottom: 400",
+        "Values from 0 to 1000. x1 = 100 (left), y1 = 200 (top), x2 = 300 (right), y2 = 400 (bottom)",
+        "as [left, top, right, bottom] in whole numbers from 0 to 1000: [100, 200, 300, 400]",
     ],
 )
 def test_a_box_that_is_told_is_read(text: str) -> None:
@@ -406,6 +409,22 @@ def test_edges_make_a_box_or_contradict_each_other(
     told: dict[str, float], corners: tuple[float, float, float, float] | None
 ) -> None:
     assert box_of(told) == corners
+
+
+PIECES = (
+    "x", "y", "x1", "y2", "x0", "left", "bottom", "width", "h", "center", "size", "top-left", "from", "to", "and",
+    "between", "image", "512x512", "5x5x5", "[", "]", "(", ")", "{", "}", ",", ";", ":", "=", "\n", ".", "100", "200",
+    "0.5", "10%", "5px", "<", "<loc_5>", "<box>", "</box>", "or", "not", "wait", "xywh", "percent", "the", "-", '"',
+)  # fmt: skip
+
+
+def test_no_words_of_boxes_break_the_reader() -> None:
+    random = Random(16)
+    for _ in range(4000):
+        text = " ".join(random.choices(PIECES, k=random.randint(1, 25)))
+        for space in ("permille", "permille-yxyx", "pixels-xywh"):
+            found = BOX_SPACES[space].read(text, SIZE)
+            assert found is None or len(found) == 4, text
 
 
 STYLES = (

@@ -1,4 +1,4 @@
-"""How well answers are read, in small: nothing is invented, and little is left unread. `make bench-reading` has thousands."""
+"""How well answers are read, in small: nothing is invented, and little is left; `make bench-reading` has thousands."""
 
 from collections import Counter
 from dataclasses import replace

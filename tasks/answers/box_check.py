@@ -36,7 +36,7 @@ def doubt_about_boxes(task: str, boxes: Sequence[tuple[Box, tuple[int, int]]], *
         task: Name of the task.
         boxes: The boxes that were read, in pixels, each with width and height of its image.
         space: Name of the space that they were read in.
-        declared_by: What declares the space, e.g. `--model-arg boxes=...`.
+        declared_by: What declares the space, e.g. `--model-arg boxes=NAME`.
     """
     share = degenerate_share(boxes)
     if 2 * share <= 1:

@@ -71,11 +71,13 @@ class Name:
         across: `left`, `right`, `x`, `x0`, `x1`, `x2`, `cx`, `width`, or empty.
         down: `top`, `bottom`, `y`, `y0`, `y1`, `y2`, `cy`, `height`, or empty.
         corner: The corner that one edge was told of, as in `top left x`: a plain `y` behind it is of the same corner.
+        plain: Whether it was a plain `x` or `y`, which a corner near it gave its meaning.
     """
 
     across: str = ""
     down: str = ""
     corner: "Name | None" = None
+    plain: bool = False
 
     @property
     def is_pair(self) -> bool:
@@ -89,9 +91,9 @@ class Name:
 
     def of(self, corner: "Name | None") -> "Name":
         """Return the name as meant within a corner or centre: the x of `top left` is `left`."""
-        if corner is None or (self.across, self.down) not in {("x", ""), ("", "y")}:
+        if corner is None or not (self.plain or (self.across, self.down) in {("x", ""), ("", "y")}):
             return self
-        return Name(across=corner.across) if self.across else Name(down=corner.down)
+        return Name(across=corner.across, plain=True) if self.across else Name(down=corner.down, plain=True)
 
 
 LOW = Name(across="left", down="top")

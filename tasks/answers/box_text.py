@@ -182,7 +182,8 @@ class _Telling:
 
     def _point(self, item: Item) -> None:
         edges = self._pending()
-        if self._of_image or (item.kind == "size" and edges[-_TWO:] != _WIDTH_HEIGHT):
+        of_a_box = item.kind == "point" or (edges[-_TWO:] == _WIDTH_HEIGHT and len(item.numbers) == _TWO)
+        if self._of_image or not of_a_box:
             self._of_image = self._image_sized = False
             return
         self._more_than_bare = True
@@ -208,8 +209,14 @@ class _Telling:
             end += 2
         elif len(run) == 1 and not self._names[-1].is_pair:
             self._tell(edges[-1:], run)
+        elif len(run) == 1 and len(self._names) == _TWO and (meant := self._names[0].of(self._names[1])).plain:
+            # `x of the top left corner: 100`
+            self._tell(meant.edges(y_first=False), run)
         elif len(run) in {_TWO, _FOUR} and len(edges) >= len(run):
             self._tell(edges[-len(run) :], run)
+        else:
+            # `from 0 to 1000` tells no corner.
+            self._corner = None
         self._names = []
         return end
 
