@@ -39,7 +39,7 @@ def gather(given: Sequence[Path]) -> Gathered:
     table (one suite, the same data and definitions, no probe) the most are shown.
 
     Raises:
-        UsageError: If a folder is named twice.
+        UsageError: If a folder is named twice, or a probe beside a run that is none.
         RunError: If a path leads nowhere, or no run is left.
     """
     if len({path.absolute() for path in given}) < len(given):
@@ -52,6 +52,11 @@ def gather(given: Sequence[Path]) -> Gathered:
                 read.append((folder, read_results(folder)))
             except MedbenchError as error:
                 found.skipped.append((folder, error))
+    # A probe in a folder is left out; one that was named was meant, and is no result.
+    if len({results.probe for folder, results in read if folder in given}) > 1:
+        raise UsageError(
+            "Some of the runs asked in another way (--probe).", "A probe is no result: see `medbench audit probe`."
+        )
     for folder, results in _largest_first(read):
         _add(found, folder, results)
     if not found.runs:

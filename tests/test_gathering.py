@@ -11,7 +11,7 @@ from in_process import Terminal
 
 from harness.settings import Settings
 from leaderboard.gathering import gather
-from tasks.foundation.errors import EXIT_FAILED, RunError
+from tasks.foundation.errors import EXIT_FAILED, EXIT_USAGE, RunError
 
 
 @pytest.fixture
@@ -115,6 +115,13 @@ def test_one_odd_run_that_comes_first_does_not_push_the_others_out(runs: Path, t
         assert said.code == 0, said.err
         assert "| Task | Metric | Blind baseline | Mock (oracle) |" in said.out
         assert f"Not shown: {file.parent}: " in said.err
+
+
+def test_a_probe_that_is_named_is_refused(runs: Path, terminal: Terminal) -> None:
+    file = folder(runs, "mock-oracle-custom") / "results.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "probe": "no-image"}))
+    said = terminal("leaderboard", folder(runs, "blind-custom"), file.parent)
+    assert (said.code, "medbench audit probe" in said.err) == (EXIT_USAGE, True)
 
 
 def test_a_report_takes_a_folder_and_leaves_out_what_cannot_be_shown(
