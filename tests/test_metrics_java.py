@@ -6,6 +6,7 @@ All tests share one METEOR program, so under xdist they belong on one worker.
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from fixture_root import fixtures
 from tasks.foundation.errors import MedbenchError
 from tasks.metrics import java, meteor
 from tasks.metrics.assembly import corpus_bleu_metrics, meteor_metric, worded_pair_metric
-from tasks.metrics.java import JavaProgram, packaged_jar
+from tasks.metrics.java import JavaError, JavaProgram, packaged_jar
+from tasks.metrics.long_pairs import statistics_in_stretches
 from tasks.metrics.meteor import close_meteor, corpus_meteor, meteor_statistics, start_meteor
 from tasks.metrics.metric import Metric, Scorable
 from tasks.metrics.normalise import normalise_answer
@@ -191,13 +193,64 @@ def test_many_lines_do_not_block_the_pipes() -> None:
     assert np.array_equal(answers_beyond_a_pipe, np.tile(answers_beyond_a_pipe[:1], (900, 1)))
 
 
-def test_meteor_starts_again_after_a_failure() -> None:
+def test_meteor_starts_again_where_it_was_ended(capsys: pytest.CaptureFixture[str]) -> None:
     first = meteor_statistics(["left lung"], ["the left lung"])
     meteor._program()._process.kill()
-    with pytest.raises(MedbenchError, match="Meteor failed"):
-        meteor_statistics(["left lung"], ["the left lung"])
-    assert not meteor._running
+    again = meteor_statistics(["left lung"], ["the left lung"])
+    np.testing.assert_array_equal(again, first)
     assert first.shape == (1, 24)
+    assert "ran out of memory" not in capsys.readouterr().err
+
+
+def test_a_program_that_dies_of_every_pair_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dead(_: object) -> list[str]:
+        raise JavaError("Meteor failed.", "", (), out_of_memory=False)
+
+    monkeypatch.setattr(meteor, "_program", lambda: SimpleNamespace(ask=dead))
+    for prediction in ("left lung", "left lung " * 900):
+        with pytest.raises(JavaError, match="Meteor failed"):
+            meteor_statistics([prediction], ["the left lung"])
+
+
+LOOP = "no finding is seen . the lungs are clear and "
+EXPECTED = "there is a small left effusion . the lungs are clear and the heart size is normal . no finding is seen ."
+
+
+def test_stretches_say_what_the_program_says_of_loops_that_it_can_hold() -> None:
+    for prediction, reference in (
+        (LOOP * 70, EXPECTED),
+        ("the heart size is normal " + "the " * 1200, EXPECTED),
+        (EXPECTED, EXPECTED),
+        (EXPECTED, " ".join(f"word{number}" for number in range(1300)) + EXPECTED),
+    ):
+        whole = meteor_statistics([prediction], [reference])[0]
+        put_together = statistics_in_stretches(
+            prediction, reference, lambda few: np.stack(meteor._asked(few)), corpus_meteor
+        )
+        np.testing.assert_array_equal(put_together[:4], whole[:4])
+        if len(reference) < 1000:
+            assert corpus_meteor(put_together) == pytest.approx(float(corpus_meteor(whole)), abs=1e-12)
+
+
+def test_an_answer_that_the_program_has_no_memory_for_takes_no_score_away(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predictions = ["the lungs are clear", LOOP * 1400, "no finding", LOOP * 1400]
+    # With the official heap the program takes half a minute to find out; with a small one it is the same at once.
+    close_meteor()
+    monkeypatch.setattr(
+        meteor,
+        "JavaProgram",
+        lambda jar, name, arguments, **_: JavaProgram(jar, name, arguments, options=("-Xms400M", "-Xmx700M")),
+    )
+    rows = meteor_statistics(predictions, [EXPECTED] * 4)
+    close_meteor()
+    assert "ran out of memory on 1 of 4 answers" in " ".join(capsys.readouterr().err.split())
+    assert rows[1].tolist() == rows[3].tolist()
+    assert rows[:, 0].tolist() == [4, 14000, 2, 14000]
+    assert 0 < corpus_meteor(rows[1]) < 0.01 < corpus_meteor(rows[2])
+    monkeypatch.undo()
+    np.testing.assert_array_equal(rows[[0, 2]], meteor_statistics(predictions[::2], [EXPECTED] * 2))
 
 
 def test_java_that_is_not_there_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:

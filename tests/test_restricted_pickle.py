@@ -36,7 +36,7 @@ class _RunsOnLoad:
         return self._reduced
 
 
-# Protocols below 3 spell bytes as a call of `_codecs.encode`, which is refused.
+# Protocols below 3 spell empty bytes as a class, which is refused.
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=_PLAIN, protocol=st.sampled_from([3, 4, 5]))
 def test_plain_data_loads_as_it_was(tmp_path: Path, value: object, protocol: int) -> None:

@@ -60,11 +60,13 @@ class JavaError(MedbenchError):
         problem: What is wrong.
         hint: What to do next.
         answers: What it answered before; the line after these was its last.
+        out_of_memory: Whether it says that its memory was not enough.
     """
 
-    def __init__(self, problem: str, hint: str, answers: Sequence[str] = ()) -> None:
+    def __init__(self, problem: str, hint: str, answers: Sequence[str], *, out_of_memory: bool) -> None:
         super().__init__(problem, hint)
         self.answers = tuple(answers)
+        self.out_of_memory = out_of_memory
 
 
 class JavaProgram:
@@ -149,6 +151,7 @@ class JavaProgram:
             f"The Java program {self._name} failed (exit status {self._process.wait()}): {said}.",
             f"It needs some 2 GB of free memory. {_REINSTALL}",
             answers,
+            out_of_memory=b"OutOfMemoryError" in complaint,
         )
 
     def close(self) -> None:

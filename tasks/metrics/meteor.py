@@ -10,7 +10,7 @@ import numpy as np
 from tasks.foundation.console import warn
 from tasks.foundation.errors import MedbenchError
 from tasks.metrics.java import JavaError, JavaProgram, packaged_jar
-from tasks.metrics.long_pairs import statistics_in_stretches
+from tasks.metrics.long_pairs import STRETCH, statistics_in_stretches
 from tasks.metrics.metric import FloatArray
 
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
@@ -63,6 +63,7 @@ def meteor_statistics(predictions: Sequence[str], references: Sequence[str]) -> 
 def _rows(pairs: Sequence[tuple[str, str]]) -> list[FloatArray]:
     """Return the statistics of each pair; a pair that the program dies of costs neither the others nor its own."""
     rows: list[FloatArray] = []
+    tried: set[tuple[str, str]] = set()
     beyond = 0
     while len(rows) < len(pairs):
         left = pairs[len(rows) :]
@@ -75,14 +76,20 @@ def _rows(pairs: Sequence[tuple[str, str]]) -> list[FloatArray]:
             rows += _asked(left[:until])
         except JavaError as error:
             rows += _understood(error.answers)
-            _beyond_memory[pairs[len(rows)]] = _in_stretches(pairs[len(rows)], error)
-            beyond += 1
+            fatal = pairs[len(rows)]
+            if error.out_of_memory or fatal in tried:
+                _beyond_memory[fatal] = _in_stretches(fatal, error)
+                beyond += 1
+            # Else somebody may have ended the program; a second time it is the pair.
+            tried.add(fatal)
     if beyond:
         warn(_BEYOND_MEMORY.format(beyond, len(pairs)))
     return rows
 
 
 def _in_stretches(pair: tuple[str, str], error: JavaError) -> FloatArray:
+    if max(len(text.split()) for text in pair) <= STRETCH:
+        raise error
     try:
         return statistics_in_stretches(*pair, lambda few: np.stack(_asked(few)), corpus_meteor)
     except JavaError:
