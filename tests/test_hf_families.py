@@ -63,7 +63,7 @@ def test_a_name_stands_in_for_a_configuration_that_is_not_here(name: str, boxes:
 
 
 def test_the_last_part_tells_training_data_and_licence(tmp_path: Path) -> None:
-    assert known("google/medgemma-4b-it").trained_on == {"slake-vqa", "mimic-cxr"}
+    assert known("google/medgemma-4b-it").trained_on == frozenset({"slake-vqa", "mimic-cxr"})
     assert known(folder(tmp_path, "medgemma/gemma-3-4b", "gemma3")).trained_on is None
     huatuo = known(folder(tmp_path, "HuatuoGPT-Vision-7B-Qwen2.5VL", "qwen2_5_vl"))
     assert (huatuo.licence, huatuo.boxes) == ("Apache-2.0", "pixels-28")
@@ -74,7 +74,7 @@ def test_a_snapshot_in_the_cache_has_the_name_of_its_repository(
 ) -> None:
     snapshot = folder(tmp_path, f"models--google--medgemma-4b-it/snapshots/{'0' * 40}", "gemma3")
     assert short_name(snapshot) == "medgemma-4b-it"
-    assert known(snapshot).trained_on == {"slake-vqa", "mimic-cxr"}
+    assert known(snapshot).trained_on == frozenset({"slake-vqa", "mimic-cxr"})
     assert short_name("google/medgemma-4b-it/") == "medgemma-4b-it"
     monkeypatch.chdir(folder(tmp_path, "llava-7b"))
     assert short_name(".") == "llava-7b"
