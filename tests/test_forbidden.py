@@ -11,6 +11,7 @@ MAX_LINES = 600
 MAX_FUNCTION_LINES = 100
 # Each broad handler has its reason beside it; a new one needs a decision, not a habit.
 BROAD_HANDLERS = {
+    Path("adapters/hf/processors.py"): 1,
     Path("tasks/foundation/registry.py"): 1,
     Path("tasks/metrics/meteor.py"): 1,
     Path("unimed/checkpoint.py"): 1,

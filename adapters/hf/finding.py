@@ -6,7 +6,8 @@ from typing import Any
 
 from httpx2 import HTTPError
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from tasks.foundation.errors import DataError, MedbenchError, UsageError
@@ -15,6 +16,11 @@ from tasks.foundation.stand_ins import refuse_stand_ins
 
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _PLAIN_ATTENTION = frozenset({None, "eager", "sdpa"})
+# What transformers, and the libraries below it, raise of files that they do not understand or cannot use here.
+LIBRARY_FAULTS = (
+    ImportError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError, AssertionError,
+    SyntaxError, SafetensorError, StrictDataclassError,
+)  # fmt: skip
 _KERNEL = "_attn_implementation"
 _CODE = "auto_map"
 Configuration = Any
@@ -98,7 +104,7 @@ def read_config(folder: Path) -> Configuration:
     """
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # configurations fail in as many ways as there are classes of them
+    except LIBRARY_FAULTS as error:
         raise UsageError(
             f"{folder} holds no model that this version of transformers knows: {_first_line(error)}",
             f"Its configuration names code of its own ({_CODE}), which is never run. {_SERVE}"

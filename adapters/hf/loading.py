@@ -9,7 +9,15 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText
 
-from adapters.hf.finding import Configuration, find_folder, names_code, plain_attention, read_config, refuse_unfit
+from adapters.hf.finding import (
+    LIBRARY_FAULTS,
+    Configuration,
+    find_folder,
+    names_code,
+    plain_attention,
+    read_config,
+    refuse_unfit,
+)
 from adapters.hf.processors import Processor, load_processor
 from adapters.plain_generation import forget_decoding
 from tasks.foundation.errors import DataError, MedbenchError, UsageError
@@ -87,7 +95,7 @@ def _model(folder: Path, config: Configuration, dtype: torch.dtype, device: torc
             )  # fmt: skip
     except (MedbenchError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # each library of quantised weights fails in its own way where it is missing
+    except LIBRARY_FAULTS as error:
         raise _not_loaded(folder, quantised, error) from error
     model, info = loaded
     refuse_loading_info(str(folder), info)

@@ -34,7 +34,7 @@ def load_processor(folder: Path, config: Configuration) -> tuple[Processor, tupl
     """
     try:
         processor = _first_that_loads(folder, config)
-    except Exception as error:  # of as many kinds as there are processors
+    except Exception as error:  # the tokenizer's own library raises bare exceptions
         raise DataError(
             f"The processor of {config.model_type} in {folder} cannot be made: {error}",
             "Its images may need torchvision, or a file of the processor is missing.",
