@@ -93,7 +93,7 @@ def test_one_bad_run_does_not_block_the_table(
 
 
 def test_the_suite_of_most_runs_is_shown_and_the_other_left_out(runs: Path, terminal: Terminal) -> None:
-    said = terminal("leaderboard", *sorted(runs.glob("*"), key=lambda path: "mini" not in path.name))
+    said = terminal("leaderboard", *sorted(runs.glob("*"), key=lambda path: ("mini" not in path.name, path.name)))
     assert said.code == 0, said.err
     assert "| Task | Metric | Blind baseline | Mock (oracle) |" in said.out
     assert f"Not shown: {folder(runs, 'blind-mini')}: The runs answered different suites: custom, mini." in said.err
