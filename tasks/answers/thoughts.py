@@ -56,7 +56,7 @@ _ANSWER_PREFIX = re.compile(r"\A\s*<\|(?:start_response|response_start)\|>\s*", 
 _TURN_BEGINS = re.compile(
     r"\A(?:\s*(?:<s>|<bos>|<\|begin_of_text\|>|<\|startoftext\|>|<\|im_start\|>(?:\s*assistant\b)?"
     r"|<start_of_turn>(?:\s*model\b)?|<\|start\|>(?:\s*assistant\b)?|<\|start_header_id\|>\s*assistant\s*"
-    r"<\|end_header_id\|>|<\|assistant\|>|<\|CHATBOT_TOKEN\|>|<\|START_OF_TURN_TOKEN\|>))+",
+    r"<\|end_header_id\|>|assistant\s*(?::|\n)|<\|assistant\|>|<\|CHATBOT_TOKEN\|>|<\|START_OF_TURN_TOKEN\|>))+",
     re.IGNORECASE,
 )
 _TURN_ENDS = re.compile(

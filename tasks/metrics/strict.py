@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from tasks.answers.labels import answer_itself
 from tasks.answers.plain import plain_text
 from tasks.metrics.accuracy import answers_closed, exact_answer
 from tasks.metrics.assembly import (
@@ -34,7 +35,7 @@ def whole_texts(scorable: Scorable) -> tuple[str, str]:
 
 def strict_texts(scorable: Scorable) -> tuple[str, str]:
     """Return both texts in the normal form of the strict protocol; where there are choices, the one that was taken."""
-    prediction = scorable.choice if scorable.choices else scorable.prediction
+    prediction = scorable.choice if scorable.choices else answer_itself(scorable.prediction)
     return normalise_strictly(prediction), normalise_strictly(scorable.reference)
 
 
@@ -61,7 +62,7 @@ def strict_metrics(kind: Kind, classes: Sequence[str] = ()) -> Mapping[str, Metr
 
 def _of_answers(kind: Kind, classes: Sequence[str]) -> tuple[Metric, ...]:
     read = "choice-if-any|" if kind in KINDS_WITH_CHOICES else ""
-    form, texts = f"{read}normalised-strictly|{_PLAIN}", strict_texts
+    form, texts = f"{read}unlabelled|normalised-strictly|{_PLAIN}", strict_texts
     return (
         pair_metric("bleu1", f"bleu1|sentence|{form}", sentence_bleu1, texts),
         pair_metric("f1", f"f1|clipped|{form}", clipped_f1, texts),
