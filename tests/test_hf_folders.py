@@ -254,7 +254,7 @@ def test_an_adapter_of_lora_is_told_what_to_do(folder: Path) -> None:
 )  # fmt: skip
 def test_a_file_that_is_not_what_its_name_says_is_named(name: str, content: str, what: str, folder: Path) -> None:
     (folder / name).write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match=f"{name} is {what}"):
+    with pytest.raises(DataError, match=f"{name} cannot be read: it is {what}"):
         model(folder)
 
 
@@ -263,7 +263,7 @@ def test_a_file_that_is_not_what_its_name_says_is_named(name: str, content: str,
 )
 def test_the_refusal_of_a_server_under_the_name_of_weights_is_shown(content: str, folder: Path) -> None:
     (folder / "model.safetensors").write_text(content)
-    with pytest.raises(DataError, match=r"model.safetensors is the answer of a server \('.*'\)"):
+    with pytest.raises(DataError, match=r"model.safetensors cannot be read: it is the answer of a server \('.*'\)"):
         model(folder)
 
 

@@ -19,8 +19,7 @@ _PLAIN_ATTENTION = frozenset({None, "eager", "sdpa"})
 # What transformers, and the libraries below it, raise of files that they do not understand or cannot use here.
 LIBRARY_FAULTS = (
     ImportError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError,
-    AssertionError,
-    SyntaxError, SafetensorError, StrictDataclassError,
+    AssertionError, SyntaxError, SafetensorError, StrictDataclassError,
 )  # fmt: skip
 _KERNEL = "_attn_implementation"
 _CODE = "auto_map"

@@ -32,7 +32,7 @@ def refuse_stand_ins(*paths: Path) -> None:
         found = _stand_in(file) if file.suffix in _READ else None
         if found is not None:
             what, hint = found
-            raise DataError(f"{file} is {what}, not a model's file.", hint)
+            raise DataError(f"{file} cannot be read: it is {what}, not a file of a model.", hint)
 
 
 def _files(paths: tuple[Path, ...]) -> Iterator[Path]:
