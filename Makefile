@@ -21,9 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)  ## Install, then run Uni-Med and the blind baseline on the 12 bundled tasks
 	rm -rf $(RUNS)/demo
-	$(BIN)/medbench run --model uni-med --tasks all --output-dir $(RUNS)/demo
-	$(BIN)/medbench run --model blind --tasks all --output-dir $(RUNS)/demo
-	$(BIN)/medbench leaderboard $(RUNS)/demo/uni-med-mini-* $(RUNS)/demo/blind-mini-* --output $(RUNS)/demo/leaderboard.md
+	$(BIN)/medbench run --model uni-med --model blind --tasks all --output-dir $(RUNS)/demo
 
 test: $(STAMP)  ## Run all tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
