@@ -15,6 +15,7 @@ from harness.records import GenerationRecord
 from harness.results import Written
 from harness.rundir import RunDirectory
 from harness.workload import TaskLoad
+from harness.written import written_on
 from tasks.answers.box_check import doubt_about_boxes
 from tasks.answers.box_space import BoxSpace
 from tasks.answers.choice import choice_beside
@@ -183,24 +184,6 @@ def predict(record: GenerationRecord, sample: Sample, spec: TaskSpec, parse: Par
     thought = bool(said.thought) or bool(record.reasoning) or bool(record.thought_tokens)
     cut_off = said.unfinished or (record.stop == "length" and (bool(scorable.prediction.strip()) or thought))
     return Item(state="truncated" if cut_off else state_of(scorable, spec.kind), scorable=scorable)
-
-
-def written_on(records: Sequence[GenerationRecord]) -> Written:
-    """Return how much a model wrote on a task, and how much of it was thought."""
-    answers = [record for record in records if not record.error]
-    said = [take_apart(record.text) for record in answers]
-    tokens = sum(record.output_tokens for record in answers)
-    thought_tokens = sum(record.thought_tokens for record in answers)
-    thinking = sum(
-        bool(one.thought or one.unfinished or record.reasoning) for one, record in zip(said, answers, strict=True)
-    )
-    return Written(
-        answers=len(answers),
-        at_limit=sum(record.stop == "length" for record in answers),
-        thinking=thinking,
-        cut_thoughts=sum(one.unfinished for one in said),
-        thought_share=round(min(1.0, thought_tokens / tokens), 4) if thought_tokens and tokens else None,
-    )
 
 
 def _finite(box: Box | None) -> Box | None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from adapters.base import answer_with_box
 from adapters.mock import BOXES
 from harness.records import GenerationRecord
-from harness.score import predict, written_on
+from harness.score import predict
+from harness.written import written_on
 from tasks.answers.thoughts import Said, final_answer, take_apart, thought_end
 from tasks.catalog import get_task
 from tasks.protocols import PROTOCOLS, evaluate
@@ -224,6 +225,17 @@ def test_what_was_written_is_counted() -> None:
     assert (written.answers, written.at_limit, written.thinking, written.cut_thoughts) == (3, 1, 2, 1)
     assert written.thought_share == 0.75
     assert written.limit_is_felt
+
+
+def test_thoughts_whose_tokens_nobody_counts_are_told_by_their_characters() -> None:
+    text = GenerationRecord(run="r", sample_id="1", text="<think>1234</think>Liver", output_tokens=24)
+    apart = GenerationRecord(run="r", sample_id="2", text="Liver", reasoning="x" * 15, output_tokens=40)
+    silent = GenerationRecord(run="r", sample_id="3", text="Liver")
+    assert written_on([text]).thought_share == round(19 / 24, 4)
+    assert written_on([apart]).thought_share == 0.75
+    assert written_on([silent]).thought_share is None
+    cut = GenerationRecord(run="r", sample_id="4", text="", reasoning="hm", stop="length")
+    assert (written_on([cut]).cut_thoughts, written_on([cut]).thinking) == (1, 1)
 
 
 def test_records_keep_the_raw_text_and_write_thoughts_only_where_there_are_some() -> None:
