@@ -96,8 +96,8 @@ class Written:
         at_limit: Those that were ended by the limit of tokens.
         thinking: Those that begin with a thought.
         cut_thoughts: Those whose thought never ended.
-        thought_share: Share of the written tokens that are thoughts, by characters where nobody counted those tokens; None
-            where nobody thought.
+        thought_share: Share of the written tokens that are thoughts, by characters where nobody counted those tokens;
+            None where nobody thought.
     """
 
     __pydantic_config__ = _STRICT
