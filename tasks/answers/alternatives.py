@@ -81,6 +81,7 @@ _DENIED_BEHIND = re.compile(
 )
 _CLAUSES = re.compile(r"[,:()\n]|\bbut\b|\s-+\s|\.{2,}", re.IGNORECASE)
 _SENTENCES = re.compile(r"(?<=[.!?;])(?=\s|\Z)|\n")
+_REASONS = re.compile(r"\b(?:because|since)\b", re.IGNORECASE)
 _NOT_A_SIDE = re.compile(
     r"\b(?:that's|that is|you are|you're|all|am|i'm|is that|got it) right\b|\bright (?:now|away|answer|option|choice)\b"
 )
@@ -116,12 +117,20 @@ def says_alternative(text: str, reference: str) -> bool:
 
 
 def _says(text: str, right: str) -> bool:
-    clauses = [clause for sentence in _statements(text) for clause in _clauses(sentence)]
-    if not any(_names(clause, right) for clause in clauses):
+    # The reason for one alternative may name another: `axial, since the coronal is normal`.
+    claims = [_REASONS.split(sentence)[0] for sentence in _statements(text)]
+    clauses = _clauses_naming(right, claims) or _clauses_naming(right, _statements(text))
+    if not clauses:
         return False
     if any(_is_one_of_two(sentence, right) for sentence in _statements(text)):
         return False
     return not any(_names(clause, other, beside=right) for clause in clauses for other in _alternatives_of(right))
+
+
+def _clauses_naming(right: str, sentences: list[str]) -> list[_Clause]:
+    """Return the clauses of sentences if one of them names the right alternative."""
+    clauses = [clause for sentence in sentences for clause in _clauses(sentence)]
+    return clauses if any(_names(clause, right) for clause in clauses) else []
 
 
 def _mentions(text: str, right: str) -> bool:

@@ -22,7 +22,8 @@ from tasks.answers.wording import (
 
 _DENIAL = re.compile(
     r"\b(?:not?|non|never|cannot|without|neither|nor|negative|unlikely|unable|sorry|unsure|uncertain|unclear"
-    r"|exclud\w+|reject\w*|eliminat\w+|removed|resected|less\s+likely|least|rul(?:e|ed|es|ing)\s+out|incorrect|wrong|absent|absence|denies|denied|doubt\w*)\b|n't\b|\?",
+    r"|exclud\w+|reject\w*|eliminat\w+|removed|resected|less\s+likely|least|rul(?:e|ed|es|ing)\s+out|incorrect|wrong|absent|absence|denies|denied|doubt\w*"
+    r"|except\w*|(?:everything|anything|all|any|nothing)\s+but|other\s+than|apart\s+from|aside\s+from|lack\w*|free\s+of|devoid|fails?|missing|against)\b|n't\b|\?",
     re.IGNORECASE,
 )
 _OTHER_MATTER = re.compile(
@@ -50,7 +51,7 @@ _DECLARES = re.compile(
               |classification|result|impression|severity|stage)
             (?:\s+(?:to|for|of|in|here)\b[^.;:,\n]{0,60}?)?
             (?:\s*(?:'s|\s(?:is|was|would\s+be|should\s+be|must\s+be|appears\s+to\s+be|seems\s+to\s+be))\b\s*:?|\s*[:=]|\s+-|\n)
-          |\b(?:it|this|that)(?:'s|\s+is)\s+not\b[^.;\n]{{1,80}}?\bbut(?:\s+rather)?
+          |(?:\A\W*|\b(?:it|this|that)(?:'s|\s+is)\s+)not\b[^.;\n]{{1,80}}?\bbut(?:\s+rather)?
           |\b(?:it|this|that)(?:'s|\s+(?:is|must\s+be|should\s+be|would\s+be))\b|\b(?:belongs?\s+to|classified\s+as|labell?ed\s+as|diagnosed\s+as)
           |\b(?:therefore|thus|hence|so)\b\s*,?
           |\b(?:i|we)(?:'d|\s+would|\s+will)?\s+(?:say|think|believe|guess|choose|select|pick|go\s+with|answer)(?:\s+that)?(?:\s+(?:it|this)(?:'s|\s+is))?)
@@ -58,6 +59,7 @@ _DECLARES = re.compile(
         \s*(?:(?:a|an|the|option|class|category)\s+)*[\"'(\[]?\Z""",
     re.IGNORECASE | re.VERBOSE,
 )
+_NO_LONGER = re.compile(r"\?\s*no\s*[,.!;:-]+\s+(?=\w)", re.IGNORECASE)
 _TAKEN_BACK = re.compile(r"\Ano\s*[,.!;:-]+\s*", re.IGNORECASE)
 _MARKS = " ,.:;!-\n"
 _SENTENCE_ENDS = re.compile(r"[.;!?\n]|\b(?:because|since|as|while|whereas|unlike)\b", re.IGNORECASE)
@@ -83,8 +85,8 @@ def read_class(text: str, classes: tuple[str, ...]) -> str | None:
     reader = _reader(classes)
     *earlier, last = versions(plain_text(text))
     last = last.strip(_MARKS)
-    if earlier and "no" not in map(str.lower, classes):
-        last = _TAKEN_BACK.sub("", last)
+    if "no" not in map(str.lower, classes):
+        last = _NO_LONGER.split(_TAKEN_BACK.sub("", last) if earlier else last)[-1]
     again = afterthought(last)
     return (None if again is None else _named_in(reader, again.strip(_MARKS))) or _named_in(reader, last)
 

@@ -25,16 +25,17 @@ _WORD = r"(?:yes|yeah|yep|nope|no|maybe)"
 _TOKEN = re.compile(rf"(?<![\w-])(?<!\w')({_WORD})(?!\w|'\w|-\w)", re.IGNORECASE)
 # `yes or no`, `yes/no/maybe`, `yes, no`: a list, whoever made it. `Yes, no fracture` is none.
 _LIST = re.compile(
-    rf"""(?<![\w'-]){_WORD}\b(?:[\s"')\].]*(?:[/|]|,?\s*(?:\bor\b|\bnor\b|\bvs\b\.?|\bversus\b))[\s"'(\[]*(?:maybe\s+)?{_WORD}\b
+    rf"""(?<![\w'-])(?<!\bnot\s){_WORD}\b(?:[\s"')\].]*(?:[/|]|,?\s*(?:\bor\b|\bnor\b|\bvs\b\.?|\bversus\b))[\s"'(\[]*(?:maybe\s+)?{_WORD}\b
        |[\s"')\]]*(?:,\s*(?:and|or)?|\band\b|&|\+)[\s"'(\[]*(?:also\s+)?{_WORD}\b(?!-\w)(?!\s+\w))+""",
     re.IGNORECASE | re.VERBOSE,
 )
+_REPEATED = re.compile(rf"(?<![\w'-])({_WORD})(?:\s+\1\b)+(?!\s*[-\w])", re.IGNORECASE)
 _ENDS = r"\s*(?:\Z|[.,;:!)\]}\"'\n]|\s-+(?=\s|\Z)|-\s)"
 _REASON = (
     r"\s+(?:but|though|although|rather|instead|not|it|there|this|that|these|those|they|he|she|we|because|since|as|due|given|based|the|according|is\s+(?:the|my)\s+"
     r"(?:(?:correct|right|best|final)\s+)?(?:answer|choice|one)|is\s+(?:correct|right))\b"
 )
-_STANDS = re.compile(rf"{_ENDS}|{_REASON}|\s*\([^()]*\)\s*(?:\Z|[.,;!\n])", re.IGNORECASE)
+_STANDS = re.compile(rf"{_ENDS}|{_REASON}|\s*(?:\([^()]*\)|\[[\d\s,-]+\])\s*(?:\Z|[.,;!\n])", re.IGNORECASE)
 _MAYBE_STANDS = re.compile(rf"{_ENDS}|\s+(?:because|since|as|due|rather|instead|but)\b|\s*\(", re.IGNORECASE)
 _QUALIFIED = re.compile(r"\s+(?:for|on|in|at|if|when|otherwise)\b", re.IGNORECASE)
 _IS_CLOSED = re.compile(_ENDS, re.IGNORECASE)
@@ -104,7 +105,7 @@ def _one_version(text: str) -> Polar | None:
 
 def _agreed(text: str) -> Polar | None:
     """Return the word that a text answers with, if it answers with one only and mentions no other as one."""
-    said = _LIST.sub(_shortened, text)
+    said = _LIST.sub(_shortened, _REPEATED.sub(r"\1", text))
     asserted: set[Polar] = set()
     mentioned: set[Polar] = set()
     tokens = list(_TOKEN.finditer(said))

@@ -16,10 +16,11 @@ _TAKES_BACK = re.compile(
        |\bhold\s+on\b|\b(?:scratch|strike)\s+that\b|\bcorrection\b(?=\s*[:,!.-])|\bon\s+second\s+thoughts?\b
        |\blet\s+me\s+(?:reconsider|rethink|re-think|think\s+again|re-?check|re-?evaluate|re-?read|correct|revise)\b
        |\bi\s+(?:take\s+(?:that|it)\s+back|was\s+wrong|made\s+an?\s+(?:mistake|error)|misread|misspoke|changed\s+my\s+mind)\b
+       |(?<!\bno\s)\b(?:revised|updated|corrected|amended|new)\s+(?=(?:final\s+)?(?:answer|choice|diagnosis|verdict|decision)\b)
        |\bmy\s+(?:mistake|bad)\b|\boops\b|\bi\s+mean\b(?!s)|\bor\s+rather\b|(?<=[-,.;!]\s)sorry\s*[,:-]""",
     re.IGNORECASE | re.VERBOSE,
 )
-_SAYS_ANEW = re.compile(r"(?:^|[.!?;\n,]|\.\.\.|\s-)\s*(?:(?:actually|hmm+|rather|well)\b[\s,:.]*)+", re.IGNORECASE)
+_SAYS_ANEW = re.compile(r"(?:^|[.!?;\n,]|\.\.\.|\s-)\s*(?:(?:actually|hmm+|rather(?!\s+than\b)|well)\b[\s,:.]*)+", re.IGNORECASE)
 
 _DENIED_BEFORE = re.compile(
     r"""(?:\b(?:not|never|cannot|neither|nor|hardly|without|than|instead\s+of|except|excluding|excludes?|excluded|unlike
@@ -32,7 +33,7 @@ _DENIED_BEFORE = re.compile(
             |(?<!no\s)(?<!without\s)(?<!\ba\s)(?<!any\s)doubts?|doubtful|unlikely)\b
           (?:(?!\bbut\b)[^.;:!?\n]){0,80}\Z
        |\b(?:wrong|incorrect|false|worst|bad|poor|least(?:\s+\w+)?|second[\s-]best
-            |common|popular|possible|plausible|potential|alternative|another|other|initial|previous|students?(?:'s)?|tempting
+            |common|popular|possible|plausible|potential|alternative|another|other|initial|previous|first|original|earlier|old|students?(?:'s)?|tempting
             |attractive|frequent|usual)\s*(?:(?:that|to)\s*)?\Z""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -58,8 +59,9 @@ _SUPPOSED_CLAUSE = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _SUPPOSED_SENTENCE = re.compile(
-    r"""\b(?:at\s+first|first\s+(?:glance|thought|impression|guess)|initial(?:ly)?|originally|previously|if|unless
-        |had\s+(?:\w+\s+){1,3}been)\b""",
+    r"""\b(?:if|unless|had\s+(?:\w+\s+){1,3}been)\b
+       |\b(?:at\s+first|first\s+(?:glance|thought|impression|guess)|initial(?:ly)?|originally|previously)\b
+        (?:(?!\b(?:but|however|now)\b).)*\Z""",
     re.IGNORECASE | re.VERBOSE,
 )
 _FORCED = re.compile(
