@@ -51,7 +51,7 @@ _DECLARES = re.compile(
               |classification|result|impression|severity|stage)
             (?:\s+(?:to|for|of|in|here)\b[^.;:,\n]{0,60}?)?
             (?:\s*(?:'s|\s(?:is|was|would\s+be|should\s+be|must\s+be|appears\s+to\s+be|seems\s+to\s+be))\b\s*:?|\s*[:=]|\s+-|\n)
-          |(?:\A\W*|\b(?:it|this|that)(?:'s|\s+is)\s+)not\b[^.;\n]{{1,80}}?\bbut(?:\s+rather)?
+          |(?:\A\W*|\b(?:it|this|that)(?:'s|\s+is)\s+)not\b[^.;\n]{1,80}?\bbut(?:\s+rather)?
           |\b(?:it|this|that)(?:'s|\s+(?:is|must\s+be|should\s+be|would\s+be))\b|\b(?:belongs?\s+to|classified\s+as|labell?ed\s+as|diagnosed\s+as)
           |\b(?:therefore|thus|hence|so)\b\s*,?
           |\b(?:i|we)(?:'d|\s+would|\s+will)?\s+(?:say|think|believe|guess|choose|select|pick|go\s+with|answer)(?:\s+that)?(?:\s+(?:it|this)(?:'s|\s+is))?)

@@ -20,7 +20,9 @@ _TAKES_BACK = re.compile(
        |\bmy\s+(?:mistake|bad)\b|\boops\b|\bi\s+mean\b(?!s)|\bor\s+rather\b|(?<=[-,.;!]\s)sorry\s*[,:-]""",
     re.IGNORECASE | re.VERBOSE,
 )
-_SAYS_ANEW = re.compile(r"(?:^|[.!?;\n,]|\.\.\.|\s-)\s*(?:(?:actually|hmm+|rather(?!\s+than\b)|well)\b[\s,:.]*)+", re.IGNORECASE)
+_SAYS_ANEW = re.compile(
+    r"(?:^|[.!?;\n,]|\.\.\.|\s-)\s*(?:(?:actually|hmm+|rather(?!\s+than\b)|well)\b[\s,:.]*)+", re.IGNORECASE
+)
 
 _DENIED_BEFORE = re.compile(
     r"""(?:\b(?:not|never|cannot|neither|nor|hardly|without|than|instead\s+of|except|excluding|excludes?|excluded|unlike
