@@ -44,12 +44,12 @@ CONFIRMS = re.compile(
 ELSEWHERE = re.compile(
     r"""\b(?:respuesta|opci[o\u00f3]n|alternativa|resposta|risposta|opzione|op\u00e7[a\u00e3]o)
           (?:\s+(?:correcta|correta|corretta|final|adecuada|adequada|giusta|esatta))?
-          (?:\s*:|\s+(?:es|ser[i\u00ed]a|\u00e9|\u00e8|sarebbe)\b(?!\s+[ao]\s*[.!]?\s*\Z)\s*:?(?:\s+(?:la|el|a|o)(?=\s))?
+          (?:\s*:|\s+(?:es|ser[i\u00ed]a|\u00e9|\u00e8|sarebbe)\b(?!\s+[ao]\s*[.!]?\s*\Z)(?:\s*:)?(?:\s+(?:la|el|a|o)(?=\s))?
              (?:\s+(?:opci[o\u00f3]n|alternativa|letra|lettera|opzione|op\u00e7[a\u00e3]o|respuesta)\b)?)
-       |\b(?:antwort|l\u00f6sung|option)(?:\s*:|\s+(?:ist|lautet|w\u00e4re)\b\s*:?
+       |\b(?:antwort|l\u00f6sung|option)(?:\s*:|\s+(?:ist|lautet|w\u00e4re)\b(?:\s*:)?
              (?:\s+(?:also|daher|somit|die|der|antwort|option|buchstabe)\b)*)
        |\b(?:r[e\u00e9]ponse|choix|option)(?:\s+(?:correcte?|finale?|exacte?|juste))?
-          (?:\s*:|\s+(?:est|serait)\b\s*:?(?:\s+(?:donc|la|le|l'|option|r[e\u00e9]ponse|lettre)\b)*)
+          (?:\s*:|\s+(?:est|serait)\b(?:\s*:)?(?:\s+(?:donc|la|le|l'|option|r[e\u00e9]ponse|lettre)\b)*)
        |\b\u043e\u0442\u0432\u0435\u0442\s*(?::|-|\u044d\u0442\u043e\b)
        |\u7b54\u6848(?:\u5e94\u8be5|\u5e94|\u5c31)?(?:[\u662f\u4e3a\u70ba\u9009\u9078]|\s*:)(?:\u9009\u9879|\u9078\u9805)?
        |(?:\A|(?<=[\n,.;:])|(?<=,\s)|(?<=\.\s)|\u6545|\u6240\u4ee5|\u56e0\u6b64)\s*(?:\u5e94\u8be5|\u5e94)?[\u9009\u9078](?:\u62e9|\u64c7)?\s*:?

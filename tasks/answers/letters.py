@@ -132,6 +132,10 @@ class Letters:
             rf"(?:(?:all|each|none)\s+(?:of\s+)?)?(?:the\s+)?(?:others?|rest|remaining)\b|(?:option\s+)?[(\[]?(?-i:{key})[)\]]?\s",
             re.IGNORECASE,
         )
+        self._so_is = re.compile(
+            rf"\b(?:so|as)\s+(?:is|are|was|does|would|could)\s+(?:option\s+|choice\s+)?[(\[]?({key})(?![\w'-])",
+            re.IGNORECASE,
+        )
         self._denied_alone = re.compile(rf"[)\].:\s(-]*\bnot\b(?!\W*(?:option\s+)?(?-i:{key})\b)", re.IGNORECASE)
         self._pointed = re.compile(
             rf"{_POINTED}\s*(?:the\s+)?(?:option|choice|answer|letter)\s*:?\s*[(\[\"']?({key})(?!\w|-\w)[)\]\"']*",
@@ -178,7 +182,7 @@ class Letters:
         declared = self.declared(text)
         if declared:
             begun = () if _ANSWER_LABEL.match(text) else self._at_the_start(text)
-            return [*declared, *begun]
+            return [*declared, *begun, *self._added(text)]
         whole = self._options.whole(_LABEL.sub("", text))
         if whole and not text.rstrip(" \"')").endswith("?"):
             return [whole]
@@ -243,6 +247,10 @@ class Letters:
         """Return whether a letter is the last one of several, other than in `unlike A, B is`."""
         listed = _NOT_ALONE_BEFORE.search(text, max(0, place - 8), place)
         return listed is not None and not is_denied_before(text, listed.start())
+
+    def _added(self, text: str) -> list[Keys]:
+        """Return what is set beside a declared option by `so is C`."""
+        return [Keys({self._options.key_of(match.group(1))}) for match in self._so_is.finditer(text)]
 
     def _confirmed_text_at(self, text: str, place: int) -> Claims:
         """Return the option of `warfarin is correct`."""

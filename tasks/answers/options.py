@@ -302,7 +302,7 @@ def _alternatives(names: tuple[str, ...]) -> str:
 @lru_cache(maxsize=256)
 def _texts_pattern(texts: tuple[str, ...]) -> re.Pattern[str]:
     """Return what matches the text of an option, the longest first, perhaps in quotes or after an article."""
-    return re.compile(rf"\s*[(\[\"']?(?:(?:an?|the)\s+)?({_alternatives(texts)})(?!\w)(?!-\w)", re.IGNORECASE)
+    return re.compile(rf"\s*[(\[\"']??(?:(?:an?|the)\s+)?({_alternatives(texts)})(?!\w)(?!-\w)", re.IGNORECASE)
 
 
 @lru_cache(maxsize=256)
