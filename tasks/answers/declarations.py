@@ -5,18 +5,21 @@ What stands behind them is an option only where it stands as one, which is for `
 
 import re
 
-_IS = r"(?:is|was|(?:would|should|must|will|has\s+to|ought\s+to|appears\s+to|seems\s+to)\s+be|remains|becomes)"
+_IS = r"(?:is|was|(?:would|should|must|will|has\s+to|ought\s+to|appears\s+to|seems\s+to)(?:\s+(?:therefore|thus|then|probably))?\s+be|remains|becomes)"
 _NAMES = r"(?:answer|option|choice|ans|pick|guess|vote|selection)"
 _ASIDE = r"(?:\s*,\s*(?:therefore|thus|then|hence|so|i\s+(?:think|believe)|in\s+my\s+opinion|of\s+course)\s*,)?"
+_THAT_FITS = (
+    r"(?:\s+(?:that|which)\s+(?:best|most\s+\w+)\s+\w+[^.;:,\n?]{0,40}?|\s+i\s+(?:would\s+)?(?:choose|pick|select))?"
+)
 STRONG = re.compile(
-    rf"""(?:\b{_NAMES}|\b(?:right|correct|best|most\s+\w+)\s+one)(?:\b|(?<=\banswer)s(?=:))
+    rf"""(?:\b(?<!\beach\s)(?<!\bevery\s){_NAMES}|\b(?:right|correct|best|most\s+\w+)\s+(?:one|letter)|\bone(?=\s+that\s+best\b))(?:\b|(?<=\banswer)s(?=:))
          (?:\s+(?:choice|option|letter|here|now|then|therefore|thus))?
-         (?:\s+(?:to|for|in|of|from|among|based\s+on|given)\b[^.;:,\n?]{{0,60}}?)?{_ASIDE}
+         (?:\s+(?:to|for|in|of|from|among|based\s+on|given)\b[^.;:,\n?]{{0,60}}?)?{_THAT_FITS}{_ASIDE}
          (?:(?:\s+{_IS}\b|'s\b)(?:\s+that\b)?\s*:?|\s*(?::|=|->|=>|\u2192)|\s+-|\.\s*:|\s*\n(?=\s*\S)|(?<=\bans)\.)
        |(?P<takes>(?:\A|(?<=[.!?:;,\n])|\b(?:i|we|i'd|i'll|we'd|would|will|must|should|let's|let\s+me|let\s+us|going\s+to|therefore|thus|so|am|i'm)
             (?:\s+\w+ly)?)
          \s*\b(?:choose|select|pick|go(?:ing)?\s+(?:with|for)|opt(?:ing)?\s+for|settl(?:e|ing)\s+(?:on|for)|lean(?:ing)?\s+(?:towards?|to)
-            |vot(?:e|ing)\s+for|answer|chose|selected|picked)\b)\s*:?""",
+            |vot(?:e|ing)\s+for|answer|chose|selected|picked|recommend)\b)\s*:?""",
     re.IGNORECASE | re.VERBOSE,
 )
 WEAK = re.compile(
@@ -30,9 +33,13 @@ WEAK = re.compile(
            (?:\s+that\b)?\s*[,:]?(?:\s+(?:it|this|that)(?:'s|\s+(?:is|must\s+be|should\s+be|would\s+be|has\s+to\s+be))\b)?""",
     re.IGNORECASE | re.VERBOSE,
 )
+_HALF = (
+    r"(?:partial|part|hard|near|rare|scarce|bare|seeming|apparent|superficial|on|equal|near|historical|previous|former|original"
+    r"|initial|theoretical|suppose\w*|alleged|possib|potential|conceivab|arguab)ly\b"
+)
 CONFIRMS = re.compile(
-    r"""\s+(?:fits|matches)\s+(?:it\s+|this\s+|the\s+\w+\s+)?best\b
-       |\s*[,)]?\s*(?:is|was|would\s+be|must\s+be|seems|looks|remains|:)\s*(?:also\s+|\w+ly\s+|still\s+)?(?:the\s+|my\s+)?
+    rf"""\s+(?:fits|matches)\s+(?:it\s+|this\s+|the\s+\w+\s+)?best\b
+       |\s*[,)]?\s*(?:is|was|would\s+be|must\s+be|seems|looks|remains|:)\s*(?:also\s+|still\s+|(?!{_HALF})\w+ly\s+)?(?:the\s+|my\s+)?
         (?:(?:most\s+|more\s+|single\s+)?(?:correct|right|best|appropriate|accurate|likely)(?:\s+(?:correct|likely|appropriate))?
              (?=\s*(?:\Z|[.,;:!)\n]|-\s|(?:because|since|and|but|while|whereas|although|though|unlike|so)\b|as\b|than\b|here\b|answer\b|option\b|choice\b|one\b|diagnosis\b|response\b
                 |treatment\b|explanation\b|step\b|next\b|management\b|fit\b|given\b|in\s+this\b|for\s+this\b))

@@ -22,7 +22,7 @@ from tasks.answers.wording import (
 )
 
 _HEDGE = (
-    r"(?:most\s+likely|likely|definitely|certainly|clearly|probably|indeed|therefore|thus|simply|obviously|still|just"
+    r"(?:most\s+likely|likely|definitely|certainly|clearly|probably|indeed|therefore|thus|simply|obviously|still|just|of\s+course"
     r"|actually)"
 )
 _PREAMBLE = re.compile(
@@ -62,7 +62,7 @@ _GREETING = re.compile(
 )
 _GIVES_REASONS = re.compile(r"\s*[,.:;)-]*\s*(?:because|since|as|due|given|based|explanation|reason)\b", re.IGNORECASE)
 _DOES_NOT_KNOW = re.compile(
-    r"[\s)\].:,;-]*(?:i\s+(?:do\s+not|don't|cannot|can't|am\s+not)|i'm\s+(?:not|sorry)|i\s+am\s+sorry|sorry|unknown|unsure|n/a|none)\b",
+    r"[\s)\].:,;-]*(?:i\s+(?:do\s+not|don't|cannot|can't|am\s+not)|i'm\s+(?:not|sorry)|i\s+am\s+sorry|sorry|unknown|unsure|n/a|none|unclear|uncertain|undetermined|undecided|not\s+sure)\b",
     re.IGNORECASE,
 )
 _REJECTED = re.compile(
@@ -125,7 +125,7 @@ class Letters:
         )
         self._bracketed = re.compile(rf"(?<![\w'-])[(\[]?({key})[)\]](?=\s|\Z|[.,;])", re.IGNORECASE)
         self._listed_too = re.compile(
-            rf"(?:\b(?:or|and|plus|also)\s|[,;/&+])\s*(?:(?:option|choice)\s+)?[(\[]?({key})[)\].:][)\]]?\s*(?=\S)",
+            rf"(?:\b(?:or|and|plus|also)\s|[,;/&+])\s*(?:(?:option|choice)\s+)?[(\[\"]?({key})[)\].:\"][)\]]?\s*(?=\S)",
             re.IGNORECASE,
         )
         self._of_others = re.compile(
@@ -205,6 +205,8 @@ class Letters:
             return ()
         if is_denied_before(text, match.start()) or self._is_supposed_by(text, match):
             return ()
+        if _REJECTED.match(text, mention.end):
+            return ()
         return [mention.keys, *self._others_behind(text, mention.end)]
 
     def _is_supposed_by(self, text: str, match: re.Match[str]) -> bool:
@@ -269,7 +271,9 @@ class Letters:
             return begun
         # A model that lists all options has taken none.
         if not begun or any(
-            other and not other & begun[0] for line in others[:_LINES] for other in self._begun_by(line)[:1]
+            other and not other & begun[0]
+            for line in others[:_LINES]
+            for other in self._begun_by(line.lstrip(" -+"))[:1]
         ):
             return []
         listed = [keys for start, keys in self._options.listed_in(opening) if not self._is_aside(opening, start)]

@@ -35,7 +35,7 @@ _WORD_BEGINS = re.compile(r"(?<![\w-])(?=\w)")
 _WORD = re.compile(r"\w[\w'-]*")
 _GAP = re.compile(
     r"""(?:[\s,;/&+|>~-]|\b(?:or|and|plus|then|perhaps|possibly|maybe|probably|even|also|as\s+well\s+as|with|to|through|versus|vs\b\.?
-        |option|options|choice|answer|either|both|too|alternatively|and/or|else)\b|[(\[]){1,12}""",
+        |followed\s+by|option|options|choice|answer|either|both|too|alternatively|and/or|else)\b|[(\[]){1,12}""",
     re.IGNORECASE | re.VERBOSE,
 )
 _CLOSES = re.compile(r"[)\]\"']\s*|\.\s*(?=[,;/&+|]|(?:and|or|plus|as\s+well\s+as)\b)")

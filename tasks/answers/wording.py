@@ -27,7 +27,9 @@ _SAYS_ANEW = re.compile(
 _DENIED_BEFORE = re.compile(
     r"""(?:\b(?:not|never|cannot|neither|nor|hardly|without|than|instead\s+of|except|excluding|excludes?|excluded|unlike
             |anything\s+but|rejects?|rejected|eliminates?|eliminated|avoid|against|absence\s+of|negative\s+for|free\s+of
-            |rules?\s+out|ruled\s+out|ruling\s+out|deny|denies|denied)\b|n't\b)
+            |rules?\s+out|ruled\s+out|ruling\s+out|deny|denies|denied
+            |(?:disagree|false|untrue|wrong|incorrect|mistaken|mistake|error)\s+(?:that|with|to)
+            |no\s+(?:reason|evidence|proof|basis|indication|sign|grounds?)\s+(?:that|(?:to|for)\s+(?:think|believ|say|suspect|assum)\w*))\b|n't\b)
           (?:(?!\bbut\b)[^.;:,!?\n]){0,40}\Z
        |\b(?:(?:do|does|did)(?:\s+not|n't)\s+(?:think|believe|agree|know|see|mean)|not\s+(?:sure|certain|convinced|clear)
             |(?:cannot|can't|unable\s+to|hard\s+to|difficult\s+to|impossible\s+to|not\s+possible\s+to)
@@ -53,7 +55,7 @@ _SAYS = (
     r"(?:think|say|argue|believe|choose|pick|select|claim|suggest|assume|guess|suspect|answer|prefer|favou?r|go|vote)"
 )
 _SUPPOSED_CLAUSE = re.compile(
-    rf"""\b(?:might|may|could|people|students?|doctors?|physicians?|candidates?|textbooks?|colleagues?|someone|somebody|everyone
+    rf"""\b(?:might|may|could|let(?:'s|\s+us)\s+(?:say|pretend)|people|students?|doctors?|physicians?|candidates?|textbooks?|colleagues?|someone|somebody|everyone
           |others|most\s+(?:would|will|of)|one\s+(?:would|can)|(?:some|many|most|few|you|they|he|she)\s+(?:\w+\s+)?{_SAYS}s?
           |(?:another|an?|the|my)\s+(?!evidence|image|scan|picture|study|data|finding|result|abstract|context)\w+\s+{_SAYS}s|tempt\w+|mistakes?|mistaken\w*|traps?|distractors?|assum\w+|suppos\w+|whether
           |says?\s+that|imagine|said|asked|claimed|argued|believed|pretend\w*|thought
@@ -72,8 +74,13 @@ _FORCED = re.compile(
 )
 _SENTENCE_ENDS = re.compile(r"[.!?\n](?=\s|\Z)|\n")
 _CONDITION = re.compile(
-    r"[\s,)\]\"']*(?:(?:but\s+)?only\s+)?(?:if|unless|when|assuming|provided|otherwise|were|or\s+not)\b|\s*[.)\]\"']{0,2}\s*\?",
-    re.IGNORECASE,
+    r"""[\s,)\]"']*(?:(?:but\s+)?only\s+)?(?:if|unless|when|assuming|provided|otherwise|were|or\s+not)\b
+    |(?:\s+than\s+[^.,;\n]{1,30})?[\s,;]*(?:or\s+so\s+it\s+(?:seems|looks)
+       |(?:but|yet|though|although|however)\b[\s,]*(?:(?:it|this|that)\s*)?(?:(?:is|was|'s|does|would\s+be)\s+)?
+        (?:actually\s+|in\s+fact\s+|really\s+|still\s+)?
+        (?:not\b(?!\s+(?:option\s+)?\W?\w\b)|(?:is|was|does|ca|wo)n't|wrong|incorrect|false|neither|unlikely)\b)
+    |\s*[.)\]"']{0,2}\s*\?""",
+    re.IGNORECASE | re.VERBOSE,
 )
 
 
@@ -132,5 +139,5 @@ def _supposes(sentence: str) -> bool:
 
 
 def is_conditional(text: str, place: int) -> bool:
-    """Return whether what ends at a place holds under a condition only, or is a question: `A if acute`, `A?`."""
+    """Return whether what ends at a place holds under a condition only, is asked, or is turned: `A if acute`, `A?`, `A, but not really`."""
     return _CONDITION.match(text[place : place + _REACH]) is not None
