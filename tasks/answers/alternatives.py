@@ -71,15 +71,19 @@ _PREFIXES = ("ab", "a", "un", "non", "ir", "in", "im", "dis")
 
 _DENYING_WORDS = """
 not no never cannot neither nor without non unlike either whether if unsure unclear uncertain excluding except hardly
-doubt doubtful unlikely wrong incorrect false rather instead exclude excludes denies
+doubt doubtful unlikely wrong incorrect false rather instead exclude excludes denies lacks lacking lack
 """
 _DENIALS = frozenset(_DENYING_WORDS.split())
-_DENIED_BEHIND = re.compile(
-    r"\A (?:\S+ ){0,3}?(?:(?:is|are|was|were|be|looks|seems) (?:\S+ly )?"
-    r"(?:not|unlikely|excluded|absent|wrong|incorrect|ruled out|never)"
-    r"|(?:is|are|was|were|does|do|did|can|could|would)n't|cannot|(?:can|could|does|did|would|do) not) "
+_DENIED_AHEAD = re.compile(
+    r" (?:(?:anything|everything|any|all) but|(?:other|different|distinct) (?:than|from)|(?:apart|aside|far) from|free of"
+    r"|opposite (?:of|to)|(?:opposed|contrast) to|r(?:ule[sd]?|uling) out|less(?: likely)?|semi|absence of)(?: the| an?)? "
 )
-_CLAUSES = re.compile(r"[,:()\n]|\bbut\b|\s-+\s|\.{2,}", re.IGNORECASE)
+_DENIED_BEHIND = re.compile(
+    r"\A (?:(?:if|unless|or not) |(?:\S+ ){0,3}?(?:(?:is|are|was|were|be|looks|seems) (?:\S+ly )?"
+    r"(?:not|unlikely|excluded|absent|wrong|incorrect|ruled out|never)"
+    r"|(?:is|are|was|were|does|do|did|can|could|would)n't|cannot|(?:can|could|does|did|would|do) not) )"
+)
+_CLAUSES = re.compile(r"[,:()\n]|(?<!thing )(?<!\ball )(?<!\bany )\bbut\b|\s-+\s|\.{2,}", re.IGNORECASE)
 _SENTENCES = re.compile(r"(?<=[.!?;])(?=\s|\Z)|\n")
 _REASONS = re.compile(r"\b(?:because|since)\b", re.IGNORECASE)
 _NOT_A_SIDE = re.compile(
@@ -181,7 +185,9 @@ def _names(clause: _Clause, words: str, *, beside: str = "") -> bool:
 def _is_denied(ahead: list[str], behind: str) -> bool:
     near = ahead[-8:]
     denied = any(word in _DENIALS or word.endswith("n't") for word in near)
-    return denied or _DENIED_BEHIND.match(behind if behind.startswith(" ") else f" {behind}") is not None
+    if denied or _DENIED_AHEAD.search(f" {' '.join(near)} "):
+        return True
+    return _DENIED_BEHIND.match(behind if behind.startswith(" ") else f" {behind}") is not None
 
 
 def _is_one_of_two(text: str, right: str) -> bool:

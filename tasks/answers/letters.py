@@ -17,6 +17,7 @@ from tasks.answers.wording import (
     is_conditional,
     is_denied_before,
     is_denied_behind,
+    is_rejected,
     is_supposed,
     versions,
 )
@@ -63,10 +64,6 @@ _GREETING = re.compile(
 _GIVES_REASONS = re.compile(r"\s*[,.:;)-]*\s*(?:because|since|as|due|given|based|explanation|reason)\b", re.IGNORECASE)
 _DOES_NOT_KNOW = re.compile(
     r"[\s)\].:,;-]*(?:i\s+(?:do\s+not|don't|cannot|can't|am\s+not)|i'm\s+(?:not|sorry)|i\s+am\s+sorry|sorry|unknown|unsure|n/a|none|unclear|uncertain|undetermined|undecided|not\s+sure)\b",
-    re.IGNORECASE,
-)
-_REJECTED = re.compile(
-    r"[)\].:,;\s(-]*(?:(?:is|are|was)\s+)?(?:wrong\b|unlikely\b|excluded\b|ruled\s+out\b|rejected\b|incorrect\b|false\b|no\s*(?:\Z|[.,;!])|not\s+(?:correct|right)\b)",
     re.IGNORECASE,
 )
 _SEPARATORS = re.compile(r"[\s)\].:-]*")
@@ -205,7 +202,7 @@ class Letters:
             return ()
         if is_denied_before(text, match.start()) or self._is_supposed_by(text, match):
             return ()
-        if _REJECTED.match(text, mention.end):
+        if is_rejected(text, mention.end):
             return ()
         return [mention.keys, *self._others_behind(text, mention.end)]
 
@@ -238,12 +235,14 @@ class Letters:
         mention = self._options.key_at(text, start)
         end = mention.end if mention and mention.end > match.end() else match.end()
         confirmed = CONFIRMS.match(text, end)
-        if confirmed is None or is_denied_before(text, match.start()) or is_supposed(text, match.start()):
+        if confirmed is None or is_denied_before(text, start) or is_supposed(text, match.start()):
             return ()
         keys = mention.keys if mention else Keys({key})
         if is_conditional(text, confirmed.end()):
             return ()
-        return [keys, *self._others_behind(text, confirmed.end())]
+        # What is `also correct` stands beside something else.
+        beside = [Keys()] if _ALSO.search(confirmed.group()) else []
+        return [keys, *beside, *self._others_behind(text, confirmed.end())]
 
     def _is_listed(self, text: str, place: int) -> bool:
         """Return whether a letter is the last one of several, other than in `unlike A, B is`."""
@@ -288,7 +287,10 @@ class Letters:
         label = _LABEL.match(line)
         place = label.end() if label else 0
         mention = self._options.named_at(line, place)
-        if mention is None or is_conditional(line, mention.end):
+        if mention is None:
+            return []
+        confirmed = CONFIRMS.match(line, mention.end)
+        if is_conditional(line, confirmed.end() if confirmed else mention.end):
             return []
         behind = line[mention.end :]
         if _DOES_NOT_KNOW.match(behind):
@@ -299,7 +301,7 @@ class Letters:
         places = (mention.end, start) if separated and not self._of_others.match(line, start) else (mention.end,)
         if not _GIVES_REASONS.match(behind) and any(is_denied_behind(line, place) for place in places):
             return []
-        if _REJECTED.match(behind) or (not self._in_field and self._denied_alone.match(behind)):
+        if is_rejected(line, mention.end) or (not self._in_field and self._denied_alone.match(behind)):
             return []
         return [mention.keys, *self._others_behind(line, mention.end), *self._bracketed_in(line, mention.end)]
 

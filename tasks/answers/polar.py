@@ -43,7 +43,7 @@ _IS_NUMBER = re.compile(r"\.\s*\d")
 # Behind a `yes` at the very beginning nearly everything is an explanation: `yes fracture is visible`.
 _YES_GOES_ON = re.compile(
     r"\s+(?!(?:yes|no|maybe|or|and|nor|if|unless|when|only|to|is|was|would|could|may|might|should|can|seems?|answers?"
-    r"|options?|votes?|man|for)\b|\d+\s*%)\w",
+    r"|options?|votes?|man|for)\b|\d+\s*(?:%|[.,;]|\Z))\w",
     re.IGNORECASE,
 )
 _SURELY = (
@@ -67,7 +67,15 @@ _DECLARED = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _THIS_IS = re.compile(r"\b(?:it|this|that|which)(?:'s|\s+is)\s*\Z", re.IGNORECASE)
-_WRONG = re.compile(r"\b(?:wrong|incorrect|false|worst|least(?:\s+\w+)?|alternative|other)\s*\Z", re.IGNORECASE)
+# `Yes, if it is large`, `"Yes" is incorrect`, `P(yes)=0.4`: no answer, but what would make one.
+_NOT_SAID = re.compile(
+    r"[\s,]*(?:but\s+)?(?:only\s+)?(?:if|unless|provided)\b|[)\"'\]]+\s*(?:is|was|would|might|could)\b|[)\"'\]]*\s*=",
+    re.IGNORECASE,
+)
+_WRONG = re.compile(
+    r"\b(?:expected|reference|student|original|first|initial|previous|wrong|incorrect|false|worst|least(?:\s+\w+)?|alternative|other)\s*\Z",
+    re.IGNORECASE,
+)
 _MANY = 400
 _MAY_BE = re.compile(r"\b(?:may|might|could)\s+(?:also\s+|well\s+)?be\s*\Z", re.IGNORECASE)
 _DOES_NOT_KNOW = re.compile(
@@ -131,6 +139,8 @@ def _is_asserted(text: str, token: re.Match[str]) -> bool:
     start, end = token.span(1)
     behind, ahead = text[end : end + 120], before(text, start)
     if not _stands(token, behind, first=not text[:start].strip(" \t\n\"'([-")) or _DOES_NOT_KNOW.match(behind):
+        return False
+    if _NOT_SAID.match(behind):
         return False
     if _THIS_IS.search(ahead) and not behind.strip():
         # `It is no` may have been cut off.

@@ -72,6 +72,11 @@ _FORCED = re.compile(
     r"\bif\s+(?:i\s+(?:had|have|were|was)\s+(?:forced\s+)?to\s+\w+(?:\s+(?:one|an\s+answer))?|forced(?:\s+to\s+\w+)?|pressed|in\s+doubt)\b",
     re.IGNORECASE,
 )
+_REJECTED = re.compile(
+    r"""[)\].:,;\s("'-]*(?:(?:is|are|was)\s+)?(?:(?:wrong|unlikely|improbable|impossible|excluded|ruled\s+out|rejected|incorrect|false
+        |less\s+likely|not\s+(?:correct|right(?!\s+\w)|likely|present|seen))\b|(?:no|negative|absent)\s*(?:\Z|[.,;!\n]))""",
+    re.IGNORECASE | re.VERBOSE,
+)
 _SENTENCE_ENDS = re.compile(r"[.!?\n](?=\s|\Z)|\n")
 _CONDITION = re.compile(
     r"""[\s,)\]"']*(?:(?:but\s+)?only\s+)?(?:if|unless|when|assuming|provided|otherwise|were|or\s+not)\b
@@ -114,6 +119,11 @@ def is_denied_before(text: str, place: int) -> bool:
 def is_denied_behind(text: str, place: int) -> bool:
     """Return whether the words behind a place deny what stands there: `is wrong`, `can be excluded`."""
     return _DENIED_BEHIND.match(text[place : place + _REACH]) is not None
+
+
+def is_rejected(text: str, place: int) -> bool:
+    """Return whether a verdict stands right behind a place: `A - wrong`, `(B): no`."""
+    return _REJECTED.match(text, place) is not None
 
 
 def is_supposed(text: str, place: int) -> bool:
