@@ -5,7 +5,10 @@ What stands behind them is an option only where it stands as one, which is for `
 
 import re
 
-_IS = r"(?:is|was|(?:would|should|must|will|has\s+to|ought\s+to|appears\s+to|seems\s+to)(?:\s+(?:therefore|thus|then|probably))?\s+be|remains|becomes)"
+_IS = (
+    r"(?:is|was|(?:would|should|must|will|has\s+to|ought\s+to|appears\s+to|seems\s+to)"
+    r"(?:\s+(?:therefore|thus|then|probably))?\s+be|remains|becomes)"
+)
 _NAMES = r"(?:answer|option|choice|ans|pick|guess|vote|selection)"
 _ASIDE = r"(?:\s*,\s*(?:therefore|thus|then|hence|so|i\s+(?:think|believe)|in\s+my\s+opinion|of\s+course)\s*,)?"
 _THAT_FITS = (
@@ -25,6 +28,7 @@ STRONG = re.compile(
 WEAK = re.compile(
     rf"""\b(?:it|this|that|diagnosis|step|cause|treatment|management|mechanism|drug|explanation|conclusion|verdict|decision
            |solution|result|output|prediction|response|reply|impression)
+           (?:\s+(?:in|for|of|here)\b[^.;:,\n?]{{0,60}}?)?
            (?:\s*(?:'s|\s{_IS})\s*:?|\s*:)(?=\s)
        |\b(?:therefore|thus|hence|so)\b\s*[,:]?
        |(?:\A|(?<=[.!?;\n]))\s*(?:in\s+(?:conclusion|summary|short)|to\s+(?:conclude|summari[sz]e)|overall|conclusively)\s*[,:]
@@ -51,7 +55,7 @@ CONFIRMS = re.compile(
 ELSEWHERE = re.compile(
     r"""\b(?:respuesta|opci[o\u00f3]n|alternativa|resposta|risposta|opzione|op\u00e7[a\u00e3]o)
           (?:\s+(?:correcta|correta|corretta|final|adecuada|adequada|giusta|esatta))?
-          (?:\s*:|\s+(?:es|ser[i\u00ed]a|\u00e9|\u00e8|sarebbe)\b(?!\s+[ao]\s*[.!]?\s*\Z)(?:\s*:)?(?:\s+(?:la|el|a|o)(?=\s))?
+          (?:\s*:|\s+(?:es|ser[i\u00ed]a|\u00e9|\u00e8|sarebbe)\b(?!\s+(?-i:[ao])\s*[.!]?\s*\Z)(?:\s*:)?(?:\s+(?:la|el|a|o)(?=\s))?
              (?:\s+(?:opci[o\u00f3]n|alternativa|letra|lettera|opzione|op\u00e7[a\u00e3]o|respuesta)\b)?)
        |\b(?:antwort|l\u00f6sung|option)(?:\s*:|\s+(?:ist|lautet|w\u00e4re)\b(?:\s*:)?
              (?:\s+(?:also|daher|somit|die|der|antwort|option|buchstabe)\b)*)

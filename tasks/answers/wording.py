@@ -149,5 +149,5 @@ def _supposes(sentence: str) -> bool:
 
 
 def is_conditional(text: str, place: int) -> bool:
-    """Return whether what ends at a place holds under a condition only, is asked, or is turned: `A if acute`, `A?`, `A, but not really`."""
+    """Return whether what ends at a place is asked, turned, or holds if: `A?`, `A, but not really`, `A if acute`."""
     return _CONDITION.match(text[place : place + _REACH]) is not None
