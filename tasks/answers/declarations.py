@@ -22,7 +22,7 @@ STRONG = re.compile(
        |(?P<takes>(?:\A|(?<=[.!?:;,\n])|\b(?:i|we|i'd|i'll|we'd|would|will|must|should|let's|let\s+me|let\s+us|going\s+to|therefore|thus|so|am|i'm)
             (?:\s+\w+ly)?)
          \s*\b(?:choose|select|pick|go(?:ing)?\s+(?:with|for)|opt(?:ing)?\s+for|settl(?:e|ing)\s+(?:on|for)|lean(?:ing)?\s+(?:towards?|to)
-            |vot(?:e|ing)\s+for|answer|chose|selected|picked|recommend)\b)\s*:?""",
+            |vot(?:e|ing)\s+for|answer|chose|selected|picked|recommend|left\s+with)\b)\s*:?""",
     re.IGNORECASE | re.VERBOSE,
 )
 WEAK = re.compile(
@@ -31,14 +31,14 @@ WEAK = re.compile(
            (?:\s+(?:in|for|of|here)\b[^.;:,\n?]{{0,60}}?)?
            (?:\s*(?:'s|\s{_IS})\s*:?|\s*:)(?=\s)
        |\b(?:therefore|thus|hence|so)\b\s*[,:]?
-       |(?:\A|(?<=[.!?;\n]))\s*(?:in\s+(?:conclusion|summary|short)|to\s+(?:conclude|summari[sz]e)|overall|conclusively)\s*[,:]
+       |(?:\A|(?<=[.!?;\n]))\s*(?:in\s+(?:conclusion|summary|short)|by\s+(?:elimination|exclusion)|to\s+(?:conclude|summari[sz]e)|overall|conclusively)\s*[,:]
        |\b(?:most\s+likely|probably|likely)\s+has\b
        |\b(?:i|we)(?:'d|\s+would|\s+will|'ll)?\s+(?:\w+ly\s+|also\s+|do\s+)?(?:say|think|believe|guess|suspect|conclude|feel|reckon)\b
            (?:\s+that\b)?\s*[,:]?(?:\s+(?:it|this|that)(?:'s|\s+(?:is|must\s+be|should\s+be|would\s+be|has\s+to\s+be))\b)?""",
     re.IGNORECASE | re.VERBOSE,
 )
 _HALF = (
-    r"(?:partial|part|hard|near|rare|scarce|bare|seeming|apparent|superficial|on|equal|near|historical|previous|former|original"
+    r"(?:partial|part|hard|near|rare|scarce|bare|seeming|apparent|superficial|on|historical|previous|former|original"
     r"|initial|theoretical|suppose\w*|alleged|possib|potential|conceivab|arguab)ly\b"
 )
 CONFIRMS = re.compile(
@@ -46,7 +46,7 @@ CONFIRMS = re.compile(
        |\s*[,)]?\s*(?:is|was|would\s+be|must\s+be|seems|looks|remains|:)\s*(?:also\s+|still\s+|(?!{_HALF})\w+ly\s+)?(?:the\s+|my\s+)?
         (?:(?:most\s+|more\s+|single\s+)?(?:correct|right|best|appropriate|accurate|likely)(?:\s+(?:correct|likely|appropriate))?
              (?=\s*(?:\Z|[.,;:!)\n]|-\s|(?:because|since|and|but|while|whereas|although|though|unlike|so)\b|as\b|than\b|here\b|answer\b|option\b|choice\b|one\b|diagnosis\b|response\b
-                |treatment\b|explanation\b|step\b|next\b|management\b|fit\b|given\b|in\s+this\b|for\s+this\b))
+                |treatment\b|explanation\b|step\b|next\b|management\b|fit\b|too\b|as\s+well\b|also\b|given\b|in\s+this\b|for\s+this\b))
            |answer\b|choice\b)(?!\s+(?:to\s+exclude|only\s+if)\b)""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -72,4 +72,47 @@ DENIED_ELSEWHERE = re.compile(
             |errada|equivocada|sbagliata|si|se|wenn|falls|\u0435\u0441\u043b\u0438)\b|[\u4e0d\u9519\u932f\u8bef\u8aa4\u975e]|\u5982\u679c)
         [^.;:,!?\n]{0,40}\Z""",
     re.IGNORECASE | re.VERBOSE,
+)
+_HEDGE = (
+    r"(?:most\s+likely|likely|definitely|certainly|clearly|probably|indeed|therefore|thus|simply|obviously|still|just|of\s+course"
+    r"|actually)"
+)
+PREAMBLE = re.compile(
+    rf"""\s*(?:{_HEDGE}\s*,?\s+){{0,2}}[(\[\"']?
+         (?:(?:(?:the|my)\s+)?(?:(?:correct|right|best|final)\s+)?(?:option|choice|answer|letter|number|\#)\s*:?\s*(?=[\s(\[\"']|\w\W)
+            (?!\s*(?:is|was|would|should|must)\b))?""",
+    re.IGNORECASE | re.VERBOSE,
+)
+NOT_THIS_BUT = re.compile(
+    r"\s*(?:clearly\s+|definitely\s+)?not\s+[^.;\n]{1,60}?[,;]?\s+but\s+(?:rather\s+)?", re.IGNORECASE
+)
+NOT_THIS_FIRST = re.compile(rf"\A{NOT_THIS_BUT.pattern}", re.IGNORECASE)
+LABEL = re.compile(
+    r"\A\s*[\[(]?(?:(?:the|my)\s+)?(?:(?:final|correct|best)\s+)?(?:option|choice|answer|letter|ans)\b\]?\s*[.:#=-]*\s*(?=\S)",
+    re.IGNORECASE,
+)
+GREETING = re.compile(
+    r"""\A\s*(?:(?:sure|certainly|of\s+course|okay|ok|great\s+question|hello|hi)\b\s*[!,.:]\s*
+        |(?:only|just|(?:most\s+)?(?:likely|probably)|definitely|clearly|obviously|certainly)\b\s*[,:]?\s+
+        |(?:(?:i'm|i\s+am)\s+not\s+(?:\w+ly\s+)?(?:sure|certain)\s*,?\s*but\s+)?(?:(?:maybe|perhaps|possibly|probably)\s+)?
+         (?=(?:(?:option|choice)\s+)?[(\[]?\w{1,3}\b[)\]]?\s*(?:\Z|[.,\n])))""",
+    re.IGNORECASE | re.VERBOSE,
+)
+DOES_NOT_KNOW = re.compile(
+    r"[\s)\].:,;-]*(?:i\s+(?:do\s+not|don't|cannot|can't|am\s+not)|i'm\s+(?:not|sorry)|i\s+am\s+sorry|sorry|unknown|unsure|n/a|none|unclear|uncertain|undetermined|undecided|not\s+sure)\b",
+    re.IGNORECASE,
+)
+WITHDRAWS = re.compile(
+    rf"{DOES_NOT_KNOW.pattern}|\W*no\W*\Z|\W*(?:that|this|it)(?:'s|\s+is|\s+was)\s+(?:wrong|incorrect|not)\b",
+    re.IGNORECASE,
+)
+ASKED = re.compile(r"\A\s*Q(?:uestion)?\s*:[^\n]*\n+(?=\s*A\s*:)")
+POINTED = (
+    r"(?:corresponds?\s+to|match(?:es)?|which\s+is|that\s+is,?|i\.e\.,?|namely|equals|consistent\s+with|best\s+fits"
+    r"|[(\[])"
+)
+CONTRAST = re.compile(
+    r"[^.;\n]{0,120}?\b(?:but|however|though|although|yet|or|actually|instead|alternatively"
+    r"|aber|pero|mais|\u043d\u043e)\b",
+    re.IGNORECASE,
 )

@@ -8,7 +8,23 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from tasks.answers.declarations import CONFIRMS, DENIED_ELSEWHERE, ELSEWHERE, STRONG, WEAK
+from tasks.answers.declarations import (
+    ASKED,
+    CONFIRMS,
+    CONTRAST,
+    DENIED_ELSEWHERE,
+    DOES_NOT_KNOW,
+    ELSEWHERE,
+    GREETING,
+    LABEL,
+    NOT_THIS_BUT,
+    NOT_THIS_FIRST,
+    POINTED,
+    PREAMBLE,
+    STRONG,
+    WEAK,
+    WITHDRAWS,
+)
 from tasks.answers.options import Keys, Options
 from tasks.answers.polar import read_polar
 from tasks.answers.wording import (
@@ -22,50 +38,13 @@ from tasks.answers.wording import (
     versions,
 )
 
-_HEDGE = (
-    r"(?:most\s+likely|likely|definitely|certainly|clearly|probably|indeed|therefore|thus|simply|obviously|still|just|of\s+course"
-    r"|actually)"
-)
-_PREAMBLE = re.compile(
-    rf"""\s*(?:{_HEDGE}\s*,?\s+){{0,2}}[(\[\"']?
-         (?:(?:(?:the|my)\s+)?(?:(?:correct|right|best|final)\s+)?(?:option|choice|answer|letter|number|\#)\s*:?\s*(?=[\s(\[\"']|\w\W)
-            (?!\s*(?:is|was|would|should|must)\b))?""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_NOT_THIS_BUT = re.compile(
-    r"\s*(?:clearly\s+|definitely\s+)?not\s+[^.;\n]{1,60}?[,;]?\s+but\s+(?:rather\s+)?", re.IGNORECASE
-)
-_NOT_THIS_FIRST = re.compile(rf"\A{_NOT_THIS_BUT.pattern}", re.IGNORECASE)
-_CONTRAST = re.compile(
-    r"[^.;\n]{0,120}?\b(?:but|however|though|although|yet|or|actually|instead|alternatively"
-    r"|aber|pero|mais|\u043d\u043e)\b",
-    re.IGNORECASE,
-)
 # A letter before a period may be an option: `or C. Clindamycin`.
 _SENTENCE = re.compile(r"(?:[^.!?;\n]|(?<=\b\w)[.]|[.](?=\S)){0,200}")
 _ASIDE = re.compile(r"\b(?:because|since|as|due|while|whereas|unlike|not)\b", re.IGNORECASE)
 _NOT_ALONE_BEFORE = re.compile(r"(?:\b(?:and|or|nor|neither|either|both)|[(\[]?\b\w[)\]]?\s*[,/&])\s*\Z", re.IGNORECASE)
-_POINTED = (
-    r"(?:corresponds?\s+to|match(?:es)?|which\s+is|that\s+is,?|i\.e\.,?|namely|equals|consistent\s+with|best\s+fits"
-    r"|[(\[])"
-)
 _LIST_ENDS = re.compile(r"\n\s*(?:\n|explanation|because|reason|rationale|justification)", re.IGNORECASE)
-_LABEL = re.compile(
-    r"\A\s*[\[(]?(?:(?:the|my)\s+)?(?:(?:final|correct|best)\s+)?(?:option|choice|answer|letter|ans)\b\]?\s*[.:#=-]*\s*(?=\S)",
-    re.IGNORECASE,
-)
-_GREETING = re.compile(
-    r"""\A\s*(?:(?:sure|certainly|of\s+course|okay|ok|great\s+question|hello|hi)\b\s*[!,.:]\s*
-        |(?:only|just|(?:most\s+)?(?:likely|probably)|definitely|clearly|obviously|certainly)\b\s*[,:]?\s+
-        |(?:(?:i'm|i\s+am)\s+not\s+(?:\w+ly\s+)?(?:sure|certain)\s*,?\s*but\s+)?(?:(?:maybe|perhaps|possibly|probably)\s+)?
-         (?=(?:(?:option|choice)\s+)?[(\[]?\w{1,3}\b[)\]]?\s*(?:\Z|[.,\n])))""",
-    re.IGNORECASE | re.VERBOSE,
-)
 _GIVES_REASONS = re.compile(r"\s*[,.:;)-]*\s*(?:because|since|as|due|given|based|explanation|reason)\b", re.IGNORECASE)
-_DOES_NOT_KNOW = re.compile(
-    r"[\s)\].:,;-]*(?:i\s+(?:do\s+not|don't|cannot|can't|am\s+not)|i'm\s+(?:not|sorry)|i\s+am\s+sorry|sorry|unknown|unsure|n/a|none|unclear|uncertain|undetermined|undecided|not\s+sure)\b",
-    re.IGNORECASE,
-)
+_ONCE = re.compile(r"\b(?:first|original|earlier|old)\s*\Z", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[\s)\].:-]*")
 _ANSWER_LABEL = re.compile(r"\A\s*A\s*:")
 _ALSO = re.compile(r"\b(?:also|too|as\s+well|equally)\b", re.IGNORECASE)
@@ -130,12 +109,16 @@ class Letters:
             re.IGNORECASE,
         )
         self._so_is = re.compile(
-            rf"\b(?:so|as)\s+(?:is|are|was|does|would|could)\s+(?:option\s+|choice\s+)?[(\[]?({key})(?![\w'-])",
+            rf"\b(?:(?:so|as)\s+(?:is|are|was|does|would|could)|(?:(?<=[.;,]\s)(?:maybe|perhaps|possibly)))"
+            rf"\s+(?:option\s+|choice\s+)?[(\[]?({key})(?![\w'-])(?!\s+[a-z]*[b-z]\b(?<!too))",
             re.IGNORECASE,
+        )
+        self._weighed = re.compile(
+            rf"(?<![\w'-])({key})[)\].]?\s*[-:=(]?\s*(?:\d+(?:\.\d+)?\s*%|0?\.\d+(?=\s*(?:\Z|[,;)\n])))", re.IGNORECASE
         )
         self._denied_alone = re.compile(rf"[)\].:\s(-]*\bnot\b(?!\W*(?:option\s+)?(?-i:{key})\b)", re.IGNORECASE)
         self._pointed = re.compile(
-            rf"{_POINTED}\s*(?:the\s+)?(?:option|choice|answer|letter)\s*:?\s*[(\[\"']?({key})(?!\w|-\w)[)\]\"']*",
+            rf"{POINTED}\s*(?:the\s+)?(?:option|choice|answer|letter)\s*:?\s*[(\[\"']?({key})(?!\w|-\w)[)\]\"']*",
             re.IGNORECASE,
         )
 
@@ -167,6 +150,8 @@ class Letters:
 
     def _one_version(self, text: str) -> Keys:
         again = afterthought(text)
+        if again is not None and WITHDRAWS.match(again):
+            return Keys()
         if again is not None and not _ALSO.search(again):
             anew = self._claims(again)
             if anew:
@@ -175,12 +160,12 @@ class Letters:
 
     def _claims(self, text: str) -> Claims:
         """Return what a text claims, in the strongest way in which it claims anything."""
-        text = self._behind_label(_NOT_THIS_FIRST.sub("", _GREETING.sub("", text)))
+        text = self._behind_label(NOT_THIS_FIRST.sub("", GREETING.sub("", ASKED.sub("", text))))
         declared = self.declared(text)
         if declared:
             begun = () if _ANSWER_LABEL.match(text) else self._at_the_start(text)
             return [*declared, *begun, *self._added(text)]
-        whole = self._options.whole(_LABEL.sub("", text))
+        whole = self._options.whole(LABEL.sub("", text))
         if whole and not text.rstrip(" \"')").endswith("?"):
             return [whole]
         return self._at_the_start(text) or self._last_line(text) or self._pointed_out(text) or self._by_polar_text(text)
@@ -194,8 +179,8 @@ class Letters:
 
     def _declared_at(self, text: str, match: re.Match[str]) -> Claims:
         """Return what stands right behind a declaration: one option, or all of its alternatives."""
-        preamble = _PREAMBLE.match(text, match.end())
-        denied = _NOT_THIS_BUT.match(text, match.end())
+        preamble = PREAMBLE.match(text, match.end())
+        denied = NOT_THIS_BUT.match(text, match.end())
         places = [match.end(), *([preamble.end()] if preamble else [])] if denied is None else [denied.end()]
         mention = next((found for place in places if (found := self._options.named_at(text, place))), None)
         if mention is None or is_denied_behind(text, mention.end) or is_conditional(text, mention.end):
@@ -208,6 +193,8 @@ class Letters:
 
     def _is_supposed_by(self, text: str, match: re.Match[str]) -> bool:
         # Who it is that `would choose` stands before the declaration, or is a part of it.
+        if _ONCE.search(before(text, match.start())) and " was" in match.group():
+            return True
         return is_supposed(text, match.start()) or (match.lastgroup == "takes" and is_supposed(text, match.end()))
 
     def _others_behind(self, text: str, place: int) -> list[Keys]:
@@ -216,7 +203,7 @@ class Letters:
         reason = _ASIDE.search(text, start, end)
         listed = self._listed_too.finditer(text, start, reason.start() if reason else end)
         others = [Keys({self._options.key_of(match.group(1))}) for match in listed]
-        contrast = _CONTRAST.match(text, start, end)
+        contrast = CONTRAST.match(text, start, end)
         mentions = self._options.mentions_in(text, contrast.end(), end) if contrast else []
         return others + [
             mention.keys
@@ -241,7 +228,7 @@ class Letters:
         if is_conditional(text, confirmed.end()):
             return ()
         # What is `also correct` stands beside something else.
-        beside = [Keys()] if _ALSO.search(confirmed.group()) else []
+        beside = [Keys()] if _ALSO.search(text[confirmed.start() : confirmed.end() + 8]) else []
         return [keys, *beside, *self._others_behind(text, confirmed.end())]
 
     def _is_listed(self, text: str, place: int) -> bool:
@@ -250,8 +237,9 @@ class Letters:
         return listed is not None and not is_denied_before(text, listed.start())
 
     def _added(self, text: str) -> list[Keys]:
-        """Return what is set beside a declared option by `so is C`."""
-        return [Keys({self._options.key_of(match.group(1))}) for match in self._so_is.finditer(text)]
+        """Return what is set beside an option by `so is C`, `Perhaps C`, or by shares: `B 60%, C 40%`."""
+        matches = [*self._so_is.finditer(text), *self._weighed.finditer(text)]
+        return [Keys({self._options.key_of(match.group(1))}) for match in matches]
 
     def _confirmed_text_at(self, text: str, place: int) -> Claims:
         """Return the option of `warfarin is correct`."""
@@ -284,7 +272,7 @@ class Letters:
 
     def _begun_by(self, line: str) -> list[Keys]:
         """Return the option that a line begins with, and those that it sets beside it."""
-        label = _LABEL.match(line)
+        label = LABEL.match(line)
         place = label.end() if label else 0
         mention = self._options.named_at(line, place)
         if mention is None:
@@ -293,17 +281,24 @@ class Letters:
         if is_conditional(line, confirmed.end() if confirmed else mention.end):
             return []
         behind = line[mention.end :]
-        if _DOES_NOT_KNOW.match(behind):
+        if DOES_NOT_KNOW.match(behind):
             return []
         start = _sentence(line, mention.end)[0]
         separated = bool(line[mention.end : start].strip()) and not self._in_field
         # `A. is incorrect` speaks of A, `A. The others are incorrect` and `A. B is incorrect` do not.
-        places = (mention.end, start) if separated and not self._of_others.match(line, start) else (mention.end,)
+        places = (mention.end, start) if separated and not self._is_of_others(line, start) else (mention.end,)
         if not _GIVES_REASONS.match(behind) and any(is_denied_behind(line, place) for place in places):
             return []
         if is_rejected(line, mention.end) or (not self._in_field and self._denied_alone.match(behind)):
             return []
-        return [mention.keys, *self._others_behind(line, mention.end), *self._bracketed_in(line, mention.end)]
+        return [
+            mention.keys, *self._others_behind(line, mention.end), *self._bracketed_in(line, mention.end),
+            *self._added(line),
+        ]  # fmt: skip
+
+    def _is_of_others(self, text: str, place: int) -> bool:
+        named = self._options.confirmed_text_at(text, place)
+        return self._of_others.match(text, place) is not None or named is not None
 
     def _bracketed_in(self, line: str, place: int) -> list[Keys]:
         """Return the options whose letter stands in brackets in the same sentence, where no reason is given."""
@@ -323,7 +318,7 @@ class Letters:
         return [self._is_option(line) for line in lines if self._is_option(line) and not (bare and len(line) > _BARE)]
 
     def _is_option(self, line: str) -> Keys:
-        label = _LABEL.match(line)
+        label = LABEL.match(line)
         mention = self._options.key_at(line, label.end() if label else 0)
         if mention is None or line[mention.end :].strip(" .!)]*\"'"):
             return Keys()

@@ -48,6 +48,7 @@ _SPEAKS_OF = re.compile(
 _CLOSERS = re.compile(r"[)\]\"']*")
 _MEANS_WORD = re.compile(r"\s+[a-z]")
 _INNER = re.compile(r"\s*\(\s*([^()\n]{0,200})\)")
+_CONFIDENCE = re.compile(r"confiden|\bcertain|\d\s*%", re.IGNORECASE)
 _PARENTHESIS_ENDS = re.compile(r"\s*(?:\Z|[.,;:!\n]|-+\s|(?:is|was|would\s+be|because|since|as)\b)", re.IGNORECASE)
 
 
@@ -190,6 +191,8 @@ class Options:
         inner = _INNER.match(behind)
         if inner is not None:
             reasons = _REASON.match(f" {inner.group(1)}") is not None
+            if _CONFIDENCE.search(inner.group(1)):
+                return _PARENTHESIS_ENDS.match(behind, inner.end()) is not None
             return reasons or (letter not in {"A", "I"} and _PARENTHESIS_ENDS.match(behind, inner.end()) is not None)
         return _END.match(behind) is not None or (_REASON.match(behind) is not None)
 

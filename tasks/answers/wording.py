@@ -30,14 +30,14 @@ _DENIED_BEFORE = re.compile(
             |rules?\s+out|ruled\s+out|ruling\s+out|deny|denies|denied
             |(?:disagree|false|untrue|wrong|incorrect|mistaken|mistake|error)\s+(?:that|with|to)
             |no\s+(?:reason|evidence|proof|basis|indication|sign|grounds?)\s+(?:that|(?:to|for)\s+(?:think|believ|say|suspect|assum)\w*))\b|n't\b)
-          (?:(?!\bbut\b)[^.;:,!?\n]){0,40}\Z
+          (?:(?!\b(?:but|therefore|thus|hence|so\s+the\s+(?:correct\s+)?(?:answer|option))\b)[^.;:,!?\n]){0,40}\Z
        |\b(?:(?:do|does|did)(?:\s+not|n't)\s+(?:think|believe|agree|know|see|mean)|not\s+(?:sure|certain|convinced|clear)
             |(?:cannot|can't|unable\s+to|hard\s+to|difficult\s+to|impossible\s+to|not\s+possible\s+to)
             \s+(?:say|tell|determine|confirm|conclude|know|decide|answer|see)|unsure|uncertain|unclear
             |(?<!no\s)(?<!without\s)(?<!\ba\s)(?<!any\s)doubts?|doubtful|unlikely)\b
           (?:(?!\bbut\b)[^.;:!?\n]){0,80}\Z
        |\b(?:wrong|incorrect|false|worst|bad|poor|least(?:\s+\w+)?|second[\s-]best
-            |common|popular|possible|plausible|potential|alternative|another|other|initial|previous|first|original|earlier|old|students?(?:'s)?|tempting
+            |common|popular|possible|plausible|potential|alternative|another|other|initial|previous|students?(?:'s)?|tempting
             |attractive|frequent|usual)\s*(?:(?:that|to)\s*)?\Z""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -63,7 +63,8 @@ _SUPPOSED_CLAUSE = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _SUPPOSED_SENTENCE = re.compile(
-    r"""\b(?:if|unless|had\s+(?:\w+\s+){1,3}been)\b
+    r"""\A\W*(?:please\s+)?explain\s+why\b|\baccording\s+to\s+(?:you|some|others|the\s+(?:user|student|patient|key))\b
+       |\b(?:if|unless|had\s+(?:\w+\s+){1,3}been)\b
        |\b(?:at\s+first|first\s+(?:glance|thought|impression|guess)|initial(?:ly)?|originally|previously)\b
         (?:(?!\b(?:but|however|now)\b).)*\Z""",
     re.IGNORECASE | re.VERBOSE,
