@@ -96,6 +96,7 @@ _ONE_WORD = re.compile(r"\bx ?rays?\b")
 _OR = r"(?:or|vs|versus|nor)"
 _DENIED_NAME = re.compile(r"(?:non|no|without) (.+)")
 _LONG_WORD = 5
+_REACH = 160
 _COMPOUND = frozenset({"upper", "lower", "top", "bottom", "mid", "middle", "central"})
 _SIDES = frozenset({"left", "right"})
 
@@ -174,7 +175,8 @@ def _names(clause: _Clause, words: str, *, beside: str = "") -> bool:
         return False
     start = padded.find(f" {words} ")
     while start >= 0:
-        ahead, behind = padded[:start].split(), padded[start + len(words) + 1 :]
+        end = start + len(words) + 1
+        ahead, behind = padded[max(0, start - _REACH) : start].split(), padded[end : end + _REACH]
         if not _is_denied(ahead, behind) and not (
             words in _SIDES and not beside and ahead[-1:] and ahead[-1] in _COMPOUND
         ):
