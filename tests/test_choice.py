@@ -373,6 +373,11 @@ def test_a_choice_is_only_read_where_its_key_or_text_stands(words: list[str]) ->
     assert found is None or found.lower() in text.lower() or DRUGS[found] in text
 
 
+@pytest.mark.parametrize("piece", ["melanoma. ", "melanoma. not left lung. ", "not lung but ", "image of "])
+def test_reading_classes_takes_linear_time(piece: str) -> None:
+    assert growth(lambda text: read_choice(text, CLASSES), piece) < QUADRATIC
+
+
 @pytest.mark.parametrize("piece", ["answer is ", "{", "A or ", "not ", "<think>", "A) ", '{"answer":', r"\boxed{"])
 def test_reading_takes_linear_time(piece: str) -> None:
     assert growth(lambda text: read_choice(text, DRUGS), piece) < QUADRATIC

@@ -71,16 +71,22 @@ _PREFIXES = ("ab", "a", "un", "non", "ir", "in", "im", "dis")
 
 _DENYING_WORDS = """
 not no never cannot neither nor without non unlike either whether if unsure unclear uncertain excluding except hardly
-doubt doubtful unlikely wrong incorrect false rather instead exclude excludes denies
+doubt doubtful unlikely wrong incorrect false rather instead exclude excludes denies lacks lacking lack
 """
 _DENIALS = frozenset(_DENYING_WORDS.split())
-_DENIED_BEHIND = re.compile(
-    r"\A (?:\S+ ){0,3}?(?:(?:is|are|was|were|be|looks|seems) (?:\S+ly )?"
-    r"(?:not|unlikely|excluded|absent|wrong|incorrect|ruled out|never)"
-    r"|(?:is|are|was|were|does|do|did|can|could|would)n't|cannot|(?:can|could|does|did|would|do) not) "
+_DENIED_AHEAD = re.compile(
+    r" (?:(?:anything|everything|any|all) but|(?:other|different|distinct) (?:than|from)|(?:apart|aside|far) from"
+    r"|free of|absence of|opposite (?:of|to)|(?:opposed|contrast) to|r(?:ule[sd]?|uling) out|less(?: likely)?|semi)"
+    r"(?: the| an?)? "
 )
-_CLAUSES = re.compile(r"[,:()\n]|\bbut\b|\s-+\s|\.{2,}", re.IGNORECASE)
+_DENIED_BEHIND = re.compile(
+    r"\A (?:(?:if|unless|or not) |(?:\S+ ){0,3}?(?:(?:is|are|was|were|be|looks|seems) (?:\S+ly )?"
+    r"(?:not|unlikely|excluded|absent|wrong|incorrect|ruled out|never)"
+    r"|(?:is|are|was|were|does|do|did|can|could|would)n't|cannot|(?:can|could|does|did|would|do) not) )"
+)
+_CLAUSES = re.compile(r"[,:()\n]|(?<!thing )(?<!\ball )(?<!\bany )\bbut\b|\s-+\s|\.{2,}", re.IGNORECASE)
 _SENTENCES = re.compile(r"(?<=[.!?;])(?=\s|\Z)|\n")
+_REASONS = re.compile(r"\b(?:because|since)\b", re.IGNORECASE)
 _NOT_A_SIDE = re.compile(
     r"\b(?:that's|that is|you are|you're|all|am|i'm|is that|got it) right\b|\bright (?:now|away|answer|option|choice)\b"
 )
@@ -90,6 +96,7 @@ _ONE_WORD = re.compile(r"\bx ?rays?\b")
 _OR = r"(?:or|vs|versus|nor)"
 _DENIED_NAME = re.compile(r"(?:non|no|without) (.+)")
 _LONG_WORD = 5
+_REACH = 160
 _COMPOUND = frozenset({"upper", "lower", "top", "bottom", "mid", "middle", "central"})
 _SIDES = frozenset({"left", "right"})
 
@@ -116,12 +123,20 @@ def says_alternative(text: str, reference: str) -> bool:
 
 
 def _says(text: str, right: str) -> bool:
-    clauses = [clause for sentence in _statements(text) for clause in _clauses(sentence)]
-    if not any(_names(clause, right) for clause in clauses):
+    # The reason for one alternative may name another: `axial, since the coronal is normal`.
+    claims = [_REASONS.split(sentence)[0] for sentence in _statements(text)]
+    clauses = _clauses_naming(right, claims) or _clauses_naming(right, _statements(text))
+    if not clauses:
         return False
     if any(_is_one_of_two(sentence, right) for sentence in _statements(text)):
         return False
     return not any(_names(clause, other, beside=right) for clause in clauses for other in _alternatives_of(right))
+
+
+def _clauses_naming(right: str, sentences: list[str]) -> list[_Clause]:
+    """Return the clauses of sentences if one of them names the right alternative."""
+    clauses = [clause for sentence in sentences for clause in _clauses(sentence)]
+    return clauses if any(_names(clause, right) for clause in clauses) else []
 
 
 def _mentions(text: str, right: str) -> bool:
@@ -160,7 +175,8 @@ def _names(clause: _Clause, words: str, *, beside: str = "") -> bool:
         return False
     start = padded.find(f" {words} ")
     while start >= 0:
-        ahead, behind = padded[:start].split(), padded[start + len(words) + 1 :]
+        end = start + len(words) + 1
+        ahead, behind = padded[max(0, start - _REACH) : start].split(), padded[end : end + _REACH]
         if not _is_denied(ahead, behind) and not (
             words in _SIDES and not beside and ahead[-1:] and ahead[-1] in _COMPOUND
         ):
@@ -172,7 +188,9 @@ def _names(clause: _Clause, words: str, *, beside: str = "") -> bool:
 def _is_denied(ahead: list[str], behind: str) -> bool:
     near = ahead[-8:]
     denied = any(word in _DENIALS or word.endswith("n't") for word in near)
-    return denied or _DENIED_BEHIND.match(behind if behind.startswith(" ") else f" {behind}") is not None
+    if denied or _DENIED_AHEAD.search(f" {' '.join(near)} "):
+        return True
+    return _DENIED_BEHIND.match(behind if behind.startswith(" ") else f" {behind}") is not None
 
 
 def _is_one_of_two(text: str, right: str) -> bool:

@@ -16,13 +16,15 @@ from tasks.answers.wording import (
     is_conditional,
     is_denied_before,
     is_denied_behind,
+    is_rejected,
     is_supposed,
     versions,
 )
 
 _DENIAL = re.compile(
     r"\b(?:not?|non|never|cannot|without|neither|nor|negative|unlikely|unable|sorry|unsure|uncertain|unclear"
-    r"|exclud\w+|reject\w*|eliminat\w+|removed|resected|less\s+likely|least|rul(?:e|ed|es|ing)\s+out|incorrect|wrong|absent|absence|denies|denied|doubt\w*)\b|n't\b|\?",
+    r"|exclud\w+|reject\w*|eliminat\w+|removed|resected|less\s+likely|least|rul(?:e|ed|es|ing)\s+out|incorrect|wrong|absent|absence|denies|denied|doubt\w*"
+    r"|except\w*|(?:everything|anything|all|any|nothing)\s+but|other\s+than|apart\s+from|aside\s+from|lack\w*|free\s+of|devoid|fails?|missing|against|nothing|none|few|hardly|barely|incompatible|inconsistent|atypical)\b|n't\b|\?",
     re.IGNORECASE,
 )
 _OTHER_MATTER = re.compile(
@@ -41,7 +43,7 @@ _GOES_ON = re.compile(
     re.IGNORECASE,
 )
 _END = re.compile(
-    r"\s*(?:\Z|[).,:;!\"'\]}(\n]|\s-|-\s)|\s+(?:because|since|as|due|given|based|which|not|rather|instead)\b|"
+    r"\s*(?:\Z|[).,:;!\"'\]}(\n]|\s-|-\s)|\s+(?:because|since|as|due|given|based|which|(?:(?:and|but)\s+)?not|rather|instead)\b|"
     rf"\s+{_HEADS}\b",
     re.IGNORECASE,
 )
@@ -50,19 +52,44 @@ _DECLARES = re.compile(
               |classification|result|impression|severity|stage)
             (?:\s+(?:to|for|of|in|here)\b[^.;:,\n]{0,60}?)?
             (?:\s*(?:'s|\s(?:is|was|would\s+be|should\s+be|must\s+be|appears\s+to\s+be|seems\s+to\s+be))\b\s*:?|\s*[:=]|\s+-|\n)
-          |\b(?:it|this|that)(?:'s|\s+is)\s+not\b[^.;\n]{{1,80}}?\bbut(?:\s+rather)?
+          |(?:\A\W*|\b(?:it|this|that)(?:'s|\s+is)\s+)not\b[^.;\n]{1,80}?\bbut(?:\s+rather)?
           |\b(?:it|this|that)(?:'s|\s+(?:is|must\s+be|should\s+be|would\s+be))\b|\b(?:belongs?\s+to|classified\s+as|labell?ed\s+as|diagnosed\s+as)
-          |\b(?:therefore|thus|hence|so)\b\s*,?
+          |\b(?:therefore|thus|hence|so)\b\s*,?|\A\W*(?=(?:(?:most\s+)?likely|probably|definitely|certainly|clearly)\b)
           |\b(?:i|we)(?:'d|\s+would|\s+will)?\s+(?:say|think|believe|guess|choose|select|pick|go\s+with|answer)(?:\s+that)?(?:\s+(?:it|this)(?:'s|\s+is))?)
         (?:\s*(?:most\s+likely|definitely|certainly|clearly|probably|indeed|likely|consistent\s+with)\s*,?)?
         \s*(?:(?:a|an|the|option|class|category)\s+)*[\"'(\[]?\Z""",
     re.IGNORECASE | re.VERBOSE,
 )
+_NO_LONGER = re.compile(r"\?\s*no\s*[,.!;:-]+\s+(?=\w)", re.IGNORECASE)
 _TAKEN_BACK = re.compile(r"\Ano\s*[,.!;:-]+\s*", re.IGNORECASE)
 _MARKS = " ,.:;!-\n"
-_SENTENCE_ENDS = re.compile(r"[.;!?\n]|\b(?:because|since|as|while|whereas|unlike)\b", re.IGNORECASE)
+_SENTENCE_ENDS = re.compile(
+    r"(?<!\.)[.!?\n](?!\.)|\b(?:because|since|while|whereas|unlike)\b|\bas\b(?!\s+well\b)(?<!\bwell\sas)", re.IGNORECASE
+)
+_BEGINS = re.compile(r"(?:\A|(?<!\b\w)(?<!\b\w\w)[.!\n])[\s\"'(\[-]*\Z")
+# What says that a picture shows what follows, and that what stands there is seen.
+_SHOWN = re.compile(
+    rf"""(?:\b(?:shows?|showing|showed|depicts?|depicting|displays?|displaying|demonstrates?|reveals?|presents?|represents?|contains?
+              |illustrates?|indicates?|indicating|indicative\s+of|suggests?|suggesting|suggestive\s+of|favou?rs?|confirms?
+              |(?:consistent|compatible|in\s+keeping|in\s+line)\s+with|characteristic\s+of|typical\s+(?:of|for)|diagnostic\s+of
+              |classif(?:y|ied)\b[^.;\n]{{0,30}}\bas|(?:i|we)\s+(?:can\s+)?(?:see|observe|identify|recogni[sz]e)|looks?\s+like
+              |(?:appears?|seems?|likely)\s+to\s+be|evidence\s+of|features\s+of|(?:this|it|that|there|here)\s+(?:is|are)|image\s+is
+              |(?:{_HEADS}|prediction)[\"']?(?:\s+\d+)?\s*[:=]|\bguess\s+is|(?:{_HEADS}|picture|photo(?:graph)?|section|part|ct|mri|x-?ray)(?:\s+(?:shown|seen|depicted|here))?\s+(?:is|of)(?:\s+most\s+likely|\s+likely|\s+probably)?|belongs?\s+to
+              |(?:likely|definitely|certainly|clearly|probable|probably|plausible|fitting)(?:\s+(?:diagnosis|class|label|organ|one))?(?:\s+is)?)
+          |\A[-\s]*(?:\(?\d+[.)]\s*)?)
+        \s*[:,]?\s*(?:(?:a|an|the|of|case|most|likely|probably|typical|classic|category|class|small|large|human|normal|part)\b\s*){{0,4}}[\"'(]?\Z""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_SPEAKS_OF = re.compile(r"\s+(?:is|are|was|were|has|have|had|can|may|must|should|would|will)\b", re.IGNORECASE)
+_ABOUT = re.compile(r"\b(?:of|for|to|from|by|about|with)\s+(?:(?:an?|the)\s+)?\Z", re.IGNORECASE)
+_SEEN = re.compile(
+    rf"(?:\s+{_HEADS})?\s+(?:(?:is|are|can\s+be)\s+)?(?:\w+ly\s+|well\s+|best\s+)?"
+    r"(?:seen|visible|shown|present|depicted|identified|displayed|demonstrated|in\s+view|pictured|imaged|likely|most\s+likely)\b",
+    re.IGNORECASE,
+)
 _LISTED = re.compile(r"\n[ \t]*(?:[-+]|\(?\w[.)])?[ \t]*\Z")
 _REACH = 120
+_MANY = 40
 _DETERMINERS = frozenset({"no"})
 
 
@@ -83,8 +110,8 @@ def read_class(text: str, classes: tuple[str, ...]) -> str | None:
     reader = _reader(classes)
     *earlier, last = versions(plain_text(text))
     last = last.strip(_MARKS)
-    if earlier and "no" not in map(str.lower, classes):
-        last = _TAKEN_BACK.sub("", last)
+    if "no" not in map(str.lower, classes):
+        last = _NO_LONGER.split(_TAKEN_BACK.sub("", last) if earlier else last)[-1]
     again = afterthought(last)
     return (None if again is None else _named_in(reader, again.strip(_MARKS))) or _named_in(reader, last)
 
@@ -110,7 +137,7 @@ class _Classes:
 
     def whole(self, text: str) -> str | None:
         """Return the class that a whole text is, a label or an article before it aside."""
-        if text.endswith("?"):
+        if "?" in (text[:1], text[-1:]):
             return None
         bare = re.sub(
             r"\A(?:the\s+)?(?:option|choice|answer|class|category|label|an?|the)\b\s*:?\s*",
@@ -127,7 +154,11 @@ class _Classes:
         names = {place.name for place in said}
         if len(names) != 1:
             return None
-        return None if any(self._beside(text, place, places) for place in said) else names.pop()
+        name = names.pop()
+        others = [place for place in places if place.name != name]
+        # Who says it a thousand times is told by the first and the last ones.
+        told = said if len(said) <= _MANY else said[: _MANY // 2] + said[-_MANY // 2 :]
+        return None if others and any(self._beside(text, place, others) for place in told) else name
 
     def only_one_in(self, text: str) -> str | None:
         """Return the only class that a text names, if it denies nothing and speaks of nothing else."""
@@ -137,6 +168,8 @@ class _Classes:
         if len(names) != 1 or _DENIAL.search(rest) or _OTHER_MATTER.search(rest):
             return None
         if any(is_supposed(text, place.start) for place in places):
+            return None
+        if not all(_is_shown(text, place) for place in places):
             return None
         if any(_folded(place.name) in _DETERMINERS or not _GOES_ON.match(text, place.end) for place in places):
             return None
@@ -153,11 +186,11 @@ class _Classes:
         return found
 
     def _is_declared(self, text: str, place: _Place) -> bool:
-        if _END.match(text, place.end) is None or is_conditional(text, place.end):
+        if _END.match(text, place.end) is None or is_conditional(text, place.end) or is_rejected(text, place.end):
             return False
         ahead = before(text, place.start)
         declares = _DECLARES.search(ahead)
-        first = not text[: place.start].strip(" \t\n\"'([-")
+        first = _BEGINS.search(ahead) is not None
         if declares is None and not first:
             return False
         start = max(0, place.start - len(ahead)) + declares.start() if declares else place.start
@@ -166,10 +199,9 @@ class _Classes:
         )
         return not denied and not is_supposed(text, start)
 
-    def _beside(self, text: str, place: _Place, places: list[_Place]) -> bool:
+    def _beside(self, text: str, place: _Place, different: list[_Place]) -> bool:
         """Return whether the same sentence sets another class beside one: `melanoma or nevi`."""
         end = place.end + len(_SENTENCE_ENDS.split(text[place.end : place.end + _REACH], maxsplit=1)[0])
-        different = [other for other in places if other.name != place.name]
         if any(_LISTED.search(before(text, other.start)) for other in different):
             return True
         others = [other for other in different if place.end <= other.start < end]
@@ -181,6 +213,14 @@ class _Classes:
 @lru_cache(maxsize=64)
 def _reader(classes: tuple[str, ...]) -> _Classes:
     return _Classes(classes)
+
+
+def _is_shown(text: str, place: _Place) -> bool:
+    """Return whether a picture is said to show a class: `consistent with melanoma`, `the liver is visible`."""
+    ahead = before(text, place.start)
+    if _SEEN.match(text, place.end):
+        return _ABOUT.search(ahead) is None
+    return _SHOWN.search(ahead) is not None and _SPEAKS_OF.match(text, place.end) is None
 
 
 def _folded(name: str) -> str:

@@ -9,12 +9,15 @@ from typing import Any
 from tasks.answers.plain import plain_characters
 
 _NAME = (
-    r"(?:(?:the|my|final|correct|predicted|best|chosen|selected)_)*(?:answer|choice|option|prediction)"
-    r"(?:_(?:choice|option|idx|index|letter|key|label|text))?"
+    r"(?:(?:the|my|final|correct|predicted|best|chosen|selected)[_ -]?)*"
+    r"(?:answer|choice|option|prediction|response|result|output|letter|selection|decision)"
+    r"(?:[_ -]?(?:choice|option|idx|index|letter|key|label|text))?"
 )
 _IS_NAME = re.compile(_NAME, re.IGNORECASE)
 _NAMED = re.compile(rf"""["']{_NAME}["']\s*:""", re.IGNORECASE)
 _VALUE = re.compile(r"""\s*(?:"((?:[^"\\]|\\.){0,2000})"|'((?:[^'\\]|\\.){0,2000})'|([^,}\n]{0,400}))""")
+
+_Object = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,28 +41,37 @@ def answer_fields(text: str) -> Fields | None:
     start, end = text.find("{"), text.rfind("}") + 1
     document = _document(text[start:end]) or _document(plain_characters(text[start:end]))
     if document is not None:
-        values = [_single(value) for key, value in document.items() if _IS_NAME.fullmatch(key)]
+        values = _named(document)
         return Fields(values, f"{text[:start]}\n{text[end:]}") if values else None
     text = plain_characters(text)
     found = [_value_behind(text, match.end()) for match in _NAMED.finditer(text)]
     return Fields(found, "") if found else None
 
 
-def _document(text: str) -> dict[str, Any] | None:
+def _document(text: str) -> _Object | None:
+    """Return an object of JSON as its pairs, also those of the same name; one that only wraps another is that."""
     try:
-        document = json.loads(text, strict=False)
+        # Arrays become lists, so that a tuple is an object.
+        document = json.loads(text, strict=False, object_pairs_hook=tuple)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(document, dict):
+    if not isinstance(document, tuple):
         return None
-    nested = [value for value in document.values() if isinstance(value, dict)]
-    only = nested[0] if len(nested) == 1 and not any(_IS_NAME.fullmatch(key) for key in document) else document
-    return {str(key): value for key, value in only.items()}
+    nested = [value for _, value in document if isinstance(value, tuple)]
+    return nested[0] if len(nested) == 1 and not _named(document) else document
+
+
+def _named(document: _Object) -> list[str]:
+    """Return the values of the fields that are called an answer."""
+    return [_single(value) for key, value in document if _IS_NAME.fullmatch(key)]
 
 
 def _single(value: object) -> str:
     if isinstance(value, list) and len(value) == 1:
         return _single(value[0])
+    if isinstance(value, tuple):
+        inner = _named(value)
+        return inner[0] if len(inner) == 1 else ""
     return str(value).strip() if isinstance(value, str | int) else ""
 
 

@@ -8,93 +8,43 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
+from tasks.answers.declarations import (
+    ASKED,
+    CONFIRMS,
+    CONTRAST,
+    DENIED_ELSEWHERE,
+    DOES_NOT_KNOW,
+    ELSEWHERE,
+    GREETING,
+    LABEL,
+    NOT_THIS_BUT,
+    NOT_THIS_FIRST,
+    POINTED,
+    PREAMBLE,
+    STRONG,
+    WEAK,
+    WITHDRAWS,
+)
 from tasks.answers.options import Keys, Options
 from tasks.answers.polar import read_polar
 from tasks.answers.wording import (
     afterthought,
+    before,
     is_conditional,
     is_denied_before,
     is_denied_behind,
+    is_rejected,
     is_supposed,
     versions,
 )
 
-_HEDGE = (
-    r"(?:most\s+likely|likely|definitely|certainly|clearly|probably|indeed|therefore|thus|simply|obviously|still|just"
-    r"|actually)"
-)
-_PREAMBLE = re.compile(
-    rf"""\s*(?:{_HEDGE}\s*,?\s+){{0,2}}[(\[\"']?
-         (?:(?:(?:the|my)\s+)?(?:(?:correct|right|best|final)\s+)?(?:option|choice|answer|letter|number|\#)\s*:?\s*(?=[\s(\[\"']|\w\W)
-            (?!\s*(?:is|was|would|should|must)\b))?""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_IS = r"(?:is|was|(?:would|should|must|will|has\s+to|ought\s+to|appears\s+to|seems\s+to)\s+be|remains|becomes)"
-_NAMES = (
-    r"(?:answer|option|choice|ans|pick|guess|vote|selection"
-    r"|antwort|respuesta|r\u00e9ponse|resposta|risposta|\u7b54\u6848)"
-)
-_STRONG = re.compile(
-    rf"""(?:\b{_NAMES}|\u7b54\u6848|\b(?:right|correct|best|most\s+\w+)\s+one)(?:\b|(?<=\u6848)|(?<=\banswer)s(?=:))
-         (?:\s+(?:choice|option|letter|here|now|then|therefore|thus))?
-         (?:\s+(?:to|for|in|of|from|among|based\s+on|given)\b[^.;:,\n?]{{0,60}}?)?
-         (?:(?:\s+{_IS}\b|'s\b|\s*[\u662f\u4e3a\u70ba])(?:\s+that\b)?\s*:?|\s*(?::|=|->|=>|\u2192)|\s+-|\.\s*:|\s*\n(?=\s*\S)|(?<=\bans)\.)
-       |(?:\A|(?<=[.!?:;,\n])|\b(?:i|we|i'd|i'll|we'd|would|will|must|should|let's|let\s+me|let\s+us|going\s+to|therefore|thus|so|am|i'm)
-            (?:\s+\w+ly)?)
-         \s*\b(?:choose|select|pick|go(?:ing)?\s+(?:with|for)|opt(?:ing)?\s+for|settl(?:e|ing)\s+(?:on|for)|lean(?:ing)?\s+(?:towards?|to)
-            |vot(?:e|ing)\s+for|answer|chose|selected|picked)\b\s*:?""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_WEAK = re.compile(
-    rf"""\b(?:it|this|that|diagnosis|step|cause|treatment|management|mechanism|drug|explanation|conclusion|verdict|decision)
-           (?:\s*(?:'s|\s{_IS})\s*:?|\s*:)(?=\s)
-       |\b(?:therefore|thus|hence|so)\b\s*[,:]?
-       |\b(?:i|we)(?:'d|\s+would|\s+will|'ll)?\s+(?:\w+ly\s+|also\s+|do\s+)?(?:say|think|believe|guess|suspect|conclude|feel|reckon)\b
-           (?:\s+that\b)?\s*[,:]?(?:\s+(?:it|this|that)(?:'s|\s+(?:is|must\s+be|should\s+be|would\s+be|has\s+to\s+be))\b)?""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_NOT_THIS_BUT = re.compile(
-    r"\s*(?:clearly\s+|definitely\s+)?not\s+[^.;\n]{1,60}?[,;]?\s+but\s+(?:rather\s+)?", re.IGNORECASE
-)
-_NOT_THIS_FIRST = re.compile(rf"\A{_NOT_THIS_BUT.pattern}", re.IGNORECASE)
-_CONTRAST = re.compile(
-    r"[^.;\n]{0,120}?\b(?:but|however|though|although|yet|or|actually|instead|alternatively)\b", re.IGNORECASE
-)
 # A letter before a period may be an option: `or C. Clindamycin`.
 _SENTENCE = re.compile(r"(?:[^.!?;\n]|(?<=\b\w)[.]|[.](?=\S)){0,200}")
 _ASIDE = re.compile(r"\b(?:because|since|as|due|while|whereas|unlike|not)\b", re.IGNORECASE)
-_CONFIRMS = re.compile(
-    r"""\s*[,)]?\s*(?:is|was|would\s+be|must\s+be|seems|looks|remains|:)\s*(?:also\s+|\w+ly\s+|still\s+)?(?:the\s+|my\s+)?
-        (?:(?:most\s+|more\s+|single\s+)?(?:correct|right|best|appropriate|accurate|likely)(?:\s+(?:correct|likely|appropriate))?
-             (?=\s*(?:\Z|[.,;:!)\n]|-\s|because\b|since\b|as\b|than\b|here\b|answer\b|option\b|choice\b|one\b|diagnosis\b|response\b
-                |treatment\b|explanation\b|step\b|next\b|management\b|fit\b|given\b|in\s+this\b|for\s+this\b))
-           |answer\b|choice\b)(?!\s+(?:to\s+exclude|only\s+if)\b)""",
-    re.IGNORECASE | re.VERBOSE,
-)
 _NOT_ALONE_BEFORE = re.compile(r"(?:\b(?:and|or|nor|neither|either|both)|[(\[]?\b\w[)\]]?\s*[,/&])\s*\Z", re.IGNORECASE)
-_POINTED = (
-    r"(?:corresponds?\s+to|match(?:es)?|which\s+is|that\s+is,?|i\.e\.,?|namely|equals|consistent\s+with|best\s+fits"
-    r"|[(\[])"
-)
 _LIST_ENDS = re.compile(r"\n\s*(?:\n|explanation|because|reason|rationale|justification)", re.IGNORECASE)
-_LABEL = re.compile(
-    r"\A\s*[\[(]?(?:(?:the|my)\s+)?(?:(?:final|correct|best)\s+)?(?:option|choice|answer|letter|ans)\b\]?\s*[.:#=-]*\s*(?=\S)",
-    re.IGNORECASE,
-)
-_GREETING = re.compile(
-    r"""\A\s*(?:(?:sure|certainly|of\s+course|okay|ok|great\s+question|hello|hi)\b\s*[!,.:]\s*
-        |(?:only|just|(?:most\s+)?(?:likely|probably)|definitely|clearly|obviously|certainly)\b\s*[,:]?\s+)""",
-    re.IGNORECASE | re.VERBOSE,
-)
 _GIVES_REASONS = re.compile(r"\s*[,.:;)-]*\s*(?:because|since|as|due|given|based|explanation|reason)\b", re.IGNORECASE)
-_DOES_NOT_KNOW = re.compile(
-    r"[\s)\].:,;-]*(?:i\s+(?:do\s+not|don't|cannot|can't|am\s+not)|i'm\s+(?:not|sorry)|i\s+am\s+sorry|sorry|unknown|unsure|n/a|none)\b",
-    re.IGNORECASE,
-)
-_REJECTED = re.compile(
-    r"[)\].:,;\s(-]*(?:(?:is|are|was)\s+)?(?:wrong\b|unlikely\b|excluded\b|ruled\s+out\b|rejected\b|incorrect\b|false\b|no\s*(?:\Z|[.,;!])|not\s+(?:correct|right)\b)",
-    re.IGNORECASE,
-)
+_ONCE = re.compile(r"\b(?:first|original|earlier|old)\s*\Z", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[\s)\].:-]*")
 _ANSWER_LABEL = re.compile(r"\A\s*A\s*:")
 _ALSO = re.compile(r"\b(?:also|too|as\s+well|equally)\b", re.IGNORECASE)
@@ -151,11 +101,24 @@ class Letters:
         )
         self._bracketed = re.compile(rf"(?<![\w'-])[(\[]?({key})[)\]](?=\s|\Z|[.,;])", re.IGNORECASE)
         self._listed_too = re.compile(
-            rf"(?:\b(?:or|and|plus|also)\s|[,;/&+])\s*(?:(?:option|choice)\s+)?[(\[]?({key})[)\].:][)\]]?\s*(?=\S)",
+            rf"(?:\b(?:or|and|plus|also)\s|[,;/&+])\s*(?:(?:option|choice)\s+)?[(\[\"]?({key})[)\].:\"][)\]]?\s*(?=\S)",
             re.IGNORECASE,
         )
+        self._of_others = re.compile(
+            rf"(?:(?:all|each|none)\s+(?:of\s+)?)?(?:the\s+)?(?:others?|rest|remaining)\b|(?:option\s+)?[(\[]?(?-i:{key})[)\]]?\s",
+            re.IGNORECASE,
+        )
+        self._so_is = re.compile(
+            rf"\b(?:(?:so|as)\s+(?:is|are|was|does|would|could)|(?:(?<=[.;,]\s)(?:maybe|perhaps|possibly)))"
+            rf"\s+(?:option\s+|choice\s+)?[(\[]?({key})(?![\w'-])(?!\s+[a-z]*[b-z]\b(?<!too))",
+            re.IGNORECASE,
+        )
+        self._weighed = re.compile(
+            rf"(?<![\w'-])({key})[)\].]?\s*[-:=(]?\s*(?:\d+(?:\.\d+)?\s*%|0?\.\d+(?=\s*(?:\Z|[,;)\n])))", re.IGNORECASE
+        )
+        self._denied_alone = re.compile(rf"[)\].:\s(-]*\bnot\b(?!\W*(?:option\s+)?(?-i:{key})\b)", re.IGNORECASE)
         self._pointed = re.compile(
-            rf"{_POINTED}\s*(?:the\s+)?(?:option|choice|answer|letter)\s*:?\s*[(\[\"']?({key})(?!\w|-\w)[)\]\"']*",
+            rf"{POINTED}\s*(?:the\s+)?(?:option|choice|answer|letter)\s*:?\s*[(\[\"']?({key})(?!\w|-\w)[)\]\"']*",
             re.IGNORECASE,
         )
 
@@ -173,14 +136,22 @@ class Letters:
     def declared(self, text: str) -> list[Keys]:
         """Return everything that a text declares."""
         return [
-            *(claim for match in _STRONG.finditer(text) for claim in self._declared_at(text, match)),
-            *(claim for match in _WEAK.finditer(text) for claim in self._declared_at(text, match)),
+            *(claim for match in STRONG.finditer(text) for claim in self._declared_at(text, match)),
+            *(claim for match in WEAK.finditer(text) for claim in self._declared_at(text, match)),
+            *(
+                claim
+                for match in ELSEWHERE.finditer(text)
+                if not DENIED_ELSEWHERE.search(before(text, match.start()))
+                for claim in self._declared_at(text, match)
+            ),
             *(claim for match in self._confirmed.finditer(text) for claim in self._confirmed_at(text, match)),
             *(claim for match in _CLAUSE_BEGINS.finditer(text) for claim in self._confirmed_text_at(text, match.end())),
         ]
 
     def _one_version(self, text: str) -> Keys:
         again = afterthought(text)
+        if again is not None and WITHDRAWS.match(again):
+            return Keys()
         if again is not None and not _ALSO.search(again):
             anew = self._claims(again)
             if anew:
@@ -189,27 +160,42 @@ class Letters:
 
     def _claims(self, text: str) -> Claims:
         """Return what a text claims, in the strongest way in which it claims anything."""
-        text = _NOT_THIS_FIRST.sub("", _GREETING.sub("", text))
+        text = self._behind_label(NOT_THIS_FIRST.sub("", GREETING.sub("", ASKED.sub("", text))))
         declared = self.declared(text)
         if declared:
             begun = () if _ANSWER_LABEL.match(text) else self._at_the_start(text)
-            return [*declared, *begun]
-        whole = self._options.whole(_LABEL.sub("", text))
+            return [*declared, *begun, *self._added(text)]
+        whole = self._options.whole(LABEL.sub("", text))
         if whole and not text.rstrip(" \"')").endswith("?"):
             return [whole]
         return self._at_the_start(text) or self._last_line(text) or self._pointed_out(text) or self._by_polar_text(text)
 
+    def _behind_label(self, text: str) -> str:
+        """Return a text without the label of `A: B`, which no text of option A follows."""
+        label = _ANSWER_LABEL.match(text)
+        if label is None or self._options.text_at(text, label.end(), free=False):
+            return text
+        return text[label.end() :] if self._options.key_at(text, label.end()) else text
+
     def _declared_at(self, text: str, match: re.Match[str]) -> Claims:
         """Return what stands right behind a declaration: one option, or all of its alternatives."""
-        preamble = _PREAMBLE.match(text, match.end())
-        denied = _NOT_THIS_BUT.match(text, match.end())
+        preamble = PREAMBLE.match(text, match.end())
+        denied = NOT_THIS_BUT.match(text, match.end())
         places = [match.end(), *([preamble.end()] if preamble else [])] if denied is None else [denied.end()]
         mention = next((found for place in places if (found := self._options.named_at(text, place))), None)
         if mention is None or is_denied_behind(text, mention.end) or is_conditional(text, mention.end):
             return ()
-        if is_denied_before(text, match.start()) or is_supposed(text, match.start()):
+        if is_denied_before(text, match.start()) or self._is_supposed_by(text, match):
+            return ()
+        if is_rejected(text, mention.end):
             return ()
         return [mention.keys, *self._others_behind(text, mention.end)]
+
+    def _is_supposed_by(self, text: str, match: re.Match[str]) -> bool:
+        # Who it is that `would choose` stands before the declaration, or is a part of it.
+        if _ONCE.search(before(text, match.start())) and " was" in match.group():
+            return True
+        return is_supposed(text, match.start()) or (match.lastgroup == "takes" and is_supposed(text, match.end()))
 
     def _others_behind(self, text: str, place: int) -> list[Keys]:
         """Return the options that a sentence sets beside one that it has named: `or C`, `, but C is possible`."""
@@ -217,7 +203,7 @@ class Letters:
         reason = _ASIDE.search(text, start, end)
         listed = self._listed_too.finditer(text, start, reason.start() if reason else end)
         others = [Keys({self._options.key_of(match.group(1))}) for match in listed]
-        contrast = _CONTRAST.match(text, start, end)
+        contrast = CONTRAST.match(text, start, end)
         mentions = self._options.mentions_in(text, contrast.end(), end) if contrast else []
         return others + [
             mention.keys
@@ -229,22 +215,36 @@ class Letters:
         """Return the option of `C is correct`, `Option C, warfarin, is the best answer`."""
         start, key = match.start("key"), self._options.key_of(match.group("key"))
         labelled = match.group("label") or match.group("close") or len(key) > 1
-        if not labelled and (match.group("key").islower() or _NOT_ALONE_BEFORE.search(text[max(0, start - 8) : start])):
+        if not labelled and (match.group("key").islower() or self._is_listed(text, start)):
             return ()
-        if not _CONFIRMS.match(text, match.end()) and not self._options.text_behind(text, match.end()):
+        if not CONFIRMS.match(text, match.end()) and not self._options.text_behind(text, match.end()):
             return ()
         mention = self._options.key_at(text, start)
         end = mention.end if mention and mention.end > match.end() else match.end()
-        confirmed = _CONFIRMS.match(text, end)
-        if confirmed is None or is_denied_before(text, match.start()) or is_supposed(text, match.start()):
+        confirmed = CONFIRMS.match(text, end)
+        if confirmed is None or is_denied_before(text, start) or is_supposed(text, match.start()):
             return ()
         keys = mention.keys if mention else Keys({key})
-        return () if is_conditional(text, confirmed.end()) else [keys]
+        if is_conditional(text, confirmed.end()):
+            return ()
+        # What is `also correct` stands beside something else.
+        beside = [Keys()] if _ALSO.search(text[confirmed.start() : confirmed.end() + 8]) else []
+        return [keys, *beside, *self._others_behind(text, confirmed.end())]
+
+    def _is_listed(self, text: str, place: int) -> bool:
+        """Return whether a letter is the last one of several, other than in `unlike A, B is`."""
+        listed = _NOT_ALONE_BEFORE.search(text, max(0, place - 8), place)
+        return listed is not None and not is_denied_before(text, listed.start())
+
+    def _added(self, text: str) -> list[Keys]:
+        """Return what is set beside an option by `so is C`, `Perhaps C`, or by shares: `B 60%, C 40%`."""
+        matches = [*self._so_is.finditer(text), *self._weighed.finditer(text)]
+        return [Keys({self._options.key_of(match.group(1))}) for match in matches]
 
     def _confirmed_text_at(self, text: str, place: int) -> Claims:
         """Return the option of `warfarin is correct`."""
         named = self._options.confirmed_text_at(text, place)
-        if named is None or not _CONFIRMS.match(text, named.end):
+        if named is None or not CONFIRMS.match(text, named.end):
             return ()
         if is_denied_before(text, place) or is_supposed(text, place):
             return ()
@@ -258,7 +258,9 @@ class Letters:
             return begun
         # A model that lists all options has taken none.
         if not begun or any(
-            other and not other & begun[0] for line in others[:_LINES] for other in self._begun_by(line)[:1]
+            other and not other & begun[0]
+            for line in others[:_LINES]
+            for other in self._begun_by(line.lstrip(" -+"))[:1]
         ):
             return []
         listed = [keys for start, keys in self._options.listed_in(opening) if not self._is_aside(opening, start)]
@@ -270,22 +272,33 @@ class Letters:
 
     def _begun_by(self, line: str) -> list[Keys]:
         """Return the option that a line begins with, and those that it sets beside it."""
-        label = _LABEL.match(line)
+        label = LABEL.match(line)
         place = label.end() if label else 0
         mention = self._options.named_at(line, place)
-        if mention is None or is_conditional(line, mention.end):
+        if mention is None:
+            return []
+        confirmed = CONFIRMS.match(line, mention.end)
+        if is_conditional(line, confirmed.end() if confirmed else mention.end):
             return []
         behind = line[mention.end :]
-        if _DOES_NOT_KNOW.match(behind):
+        if DOES_NOT_KNOW.match(behind):
             return []
         start = _sentence(line, mention.end)[0]
         separated = bool(line[mention.end : start].strip()) and not self._in_field
-        places = (mention.end, start) if separated else (mention.end,)
+        # `A. is incorrect` speaks of A, `A. The others are incorrect` and `A. B is incorrect` do not.
+        places = (mention.end, start) if separated and not self._is_of_others(line, start) else (mention.end,)
         if not _GIVES_REASONS.match(behind) and any(is_denied_behind(line, place) for place in places):
             return []
-        if _REJECTED.match(behind):
+        if is_rejected(line, mention.end) or (not self._in_field and self._denied_alone.match(behind)):
             return []
-        return [mention.keys, *self._others_behind(line, mention.end), *self._bracketed_in(line, mention.end)]
+        return [
+            mention.keys, *self._others_behind(line, mention.end), *self._bracketed_in(line, mention.end),
+            *self._added(line),
+        ]  # fmt: skip
+
+    def _is_of_others(self, text: str, place: int) -> bool:
+        named = self._options.confirmed_text_at(text, place)
+        return self._of_others.match(text, place) is not None or named is not None
 
     def _bracketed_in(self, line: str, place: int) -> list[Keys]:
         """Return the options whose letter stands in brackets in the same sentence, where no reason is given."""
@@ -305,7 +318,7 @@ class Letters:
         return [self._is_option(line) for line in lines if self._is_option(line) and not (bare and len(line) > _BARE)]
 
     def _is_option(self, line: str) -> Keys:
-        label = _LABEL.match(line)
+        label = LABEL.match(line)
         mention = self._options.key_at(line, label.end() if label else 0)
         if mention is None or line[mention.end :].strip(" .!)]*\"'"):
             return Keys()

@@ -10,14 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+from tasks.answers.initials import AUTHORS, EPITHETS, LATIN_ENDINGS, PARTS_OF_NAMES, SENTENCE_WORDS
 from tasks.answers.plain import plain_text
 from tasks.answers.polar import POLAR_WORDS
 
 Keys = frozenset[str]
 
-_END = re.compile(r"\s*(?:\Z|[)\],;!\"'}(\n]|:(?=\s|\Z)|\.+(?=\s|\Z|[)\"'\]}])|\s-+(?=\s|\Z))")
+# Letters that are written without blanks between words.
+_EASTERN = r"\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af"
+_END = re.compile(
+    r"(?:\u3067\u3059|\u3060|\uc785\ub2c8\ub2e4|\u9879|\u9805)?\s*(?:\Z|[)\],;!\"'}(\n]|:(?=\s|\Z)|\.+(?=\s|\Z|[)\"'\]}])|\s-+(?=\s|\Z))"
+)
 _REASON = re.compile(
     r"\s+(?:because|since|as|due|given|based|which|not|rather|instead|here|for\s+this|in\s+this|according|therefore|so"
+    r"|over(?=\s+(?:option\s+)?\W?(?-i:[A-Z])\b)"
     r"|(?:is|would\s+be)\s+(?:the\s+)?(?:most\s+)?(?:correct|right|best|appropriate|likely)(?=\s*(?:\Z|[.,;!\n]|answer|option|choice|one)))\b",
     re.IGNORECASE,
 )
@@ -27,28 +33,9 @@ _SEPARATORS = re.compile(r"[\s)\].:,;\"'}(\[-]*")
 _SAID = re.compile(r"\w+|[%+<>=\u2191\u2193\u00b1]|(?<=\w)-(?=[\s,;.)]|\Z)")
 _WORD_BEGINS = re.compile(r"(?<![\w-])(?=\w)")
 _WORD = re.compile(r"\w[\w'-]*")
-_AUTHORS = re.compile(r",?\s+(?:et\s+al|and\s+colleagues)\b")
-# What begins a sentence, and no name of a species, cell or person.
-_OF_SENTENCES = """
-because since as due given the this that these those it its he she his her they we i there therefore thus so hence
-which while although in on for with without from based explanation reason reasoning rationale justification option
-answer all both most patient patients according to among by not and but however please note
-"""
-_SENTENCE_WORDS = frozenset(_OF_SENTENCES.split())
-# Enough of them for `E. Coli`; in lower case no word but those above is taken for a sentence anyway.
-_OF_SPECIES = """
-coli aureus pylori difficile diff pneumoniae influenzae pertussis anthracis cereus fragilis henselae burgdorferi
-dermatitidis albicans tetani botulinum perfringens trachomatis jejuni burnetii psittaci diphtheriae neoformans
-immitis auris epidermidis pyogenes agalactiae viridans saprophyticus faecalis faecium histolytica lamblia
-vermicularis lumbricoides duodenale fumigatus baumannii meningitidis gonorrhoeae monocytogenes mirabilis aeruginosa
-typhi pestis tuberculosis leprae latum vivax falciparum strep staph fib flutter
-"""
-_EPITHETS = frozenset(_OF_SPECIES.split())
-_PARTS_OF_NAMES = frozenset({"section", "cell", "cells", "dimer", "peptide"})
-_LATIN_ENDINGS = ("i", "us", "um", "is", "ae", "a", "ans", "ens", "es", "ii", "e", "on", "ax", "or", "ix", "ex")
 _GAP = re.compile(
     r"""(?:[\s,;/&+|>~-]|\b(?:or|and|plus|then|perhaps|possibly|maybe|probably|even|also|as\s+well\s+as|with|to|through|versus|vs\b\.?
-        |option|options|choice|answer|either|both|too|alternatively|and/or|else)\b|[(\[]){1,12}""",
+        |followed\s+by|option|options|choice|answer|either|both|too|alternatively|and/or|else)\b|[(\[]){1,12}""",
     re.IGNORECASE | re.VERBOSE,
 )
 _CLOSES = re.compile(r"[)\]\"']\s*|\.\s*(?=[,;/&+|]|(?:and|or|plus|as\s+well\s+as)\b)")
@@ -61,6 +48,7 @@ _SPEAKS_OF = re.compile(
 _CLOSERS = re.compile(r"[)\]\"']*")
 _MEANS_WORD = re.compile(r"\s+[a-z]")
 _INNER = re.compile(r"\s*\(\s*([^()\n]{0,200})\)")
+_CONFIDENCE = re.compile(r"confiden|\bcertain|\d\s*%", re.IGNORECASE)
 _PARENTHESIS_ENDS = re.compile(r"\s*(?:\Z|[.,;:!\n]|-+\s|(?:is|was|would\s+be|because|since|as)\b)", re.IGNORECASE)
 
 
@@ -107,7 +95,7 @@ class Options:
 
     def key_pattern(self) -> str:
         """Return the alternatives of a pattern for the keys."""
-        return _alternatives(tuple(self._keys))
+        return _alternatives(tuple(self._keys.values()))
 
     def whole(self, text: str) -> Keys:
         """Return the options that a whole text is: a key alone, or the text of an option."""
@@ -165,7 +153,11 @@ class Options:
         """Return the text of an option that follows a key."""
         separators = _SEPARATORS.match(text, place)
         start = separators.end() if separators else place
-        return self._text_pattern.match(text, start) if self._text_pattern and start > place else None
+        if not self._text_pattern or (start == place and text[place - 1 : place] not in set(")]}")):
+            return None
+        # The text may have brackets of its own: `C. (30/200) / (30/400)`.
+        opened = start - len(text[place:start]) + len(text[place:start].rstrip("(["))
+        return self._text_pattern.match(text, opened) or self._text_pattern.match(text, start)
 
     def _with_text(self, text: str, letter: re.Match[str], named: re.Match[str]) -> Mention | None:
         """Return a key together with the text behind it; with the text of another option the two name nothing."""
@@ -199,6 +191,8 @@ class Options:
         inner = _INNER.match(behind)
         if inner is not None:
             reasons = _REASON.match(f" {inner.group(1)}") is not None
+            if _CONFIDENCE.search(inner.group(1)):
+                return _PARENTHESIS_ENDS.match(behind, inner.end()) is not None
             return reasons or (letter not in {"A", "I"} and _PARENTHESIS_ENDS.match(behind, inner.end()) is not None)
         return _END.match(behind) is not None or (_REASON.match(behind) is not None)
 
@@ -211,20 +205,20 @@ class Options:
 
     def _begins_sentence(self, word: re.Match[str], text: str, key: str) -> bool:
         written, said = word.group(), word.group().lower()
-        if said in self._keys or said in _SENTENCE_WORDS or len(key) > 1 or said[0].isdigit():
+        if said in self._keys or said in SENTENCE_WORDS or len(key) > 1 or said[0].isdigit():
             return True
         if (
-            _AUTHORS.match(text, word.end())
+            AUTHORS.match(text, word.end())
             or self._abbreviates(key, said)
-            or said in _EPITHETS
-            or written in _PARTS_OF_NAMES
+            or said in EPITHETS
+            or written in PARTS_OF_NAMES
         ):
             return False
         if not self._texts:
             # Nobody told what the options say: what follows may be the text of one.
             return not written.islower() or not said.isascii()
         more = _WORD.search(text.split("\n", 1)[0], word.end())
-        sentence = written[0].isupper() and not said.endswith(_LATIN_ENDINGS) and more is not None
+        sentence = written[0].isupper() and not said.endswith(LATIN_ENDINGS) and more is not None
         return sentence or said in self._own_words.get(key, ())
 
     def _abbreviates(self, initial: str, word: str) -> bool:
@@ -311,13 +305,13 @@ def _alternatives(names: tuple[str, ...]) -> str:
 @lru_cache(maxsize=256)
 def _texts_pattern(texts: tuple[str, ...]) -> re.Pattern[str]:
     """Return what matches the text of an option, the longest first, perhaps in quotes or after an article."""
-    return re.compile(rf"\s*[(\[\"']?(?:(?:an?|the)\s+)?({_alternatives(texts)})(?!\w)(?!-\w)", re.IGNORECASE)
+    return re.compile(rf"\s*[(\[\"']??(?:(?:an?|the)\s+)?({_alternatives(texts)})(?!\w)(?!-\w)", re.IGNORECASE)
 
 
 @lru_cache(maxsize=256)
 def _keys_pattern(keys: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(
-        rf"\s*[(\[{{\"']*\s?(?P<key>{_alternatives(keys)})(?!\w|'\w|[+%°])[\"']?(?:\s?(?P<close>[)\]}}]))?[\"']?",
+        rf"\s*[(\[{{\"']*\s?(?P<key>{_alternatives(keys)})(?![^\W{_EASTERN}]|'\w|[+%°])[\"']?(?:\s?(?P<close>[)\]}}]))?[\"']?",
         re.IGNORECASE,
     )
 

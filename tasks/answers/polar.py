@@ -25,16 +25,17 @@ _WORD = r"(?:yes|yeah|yep|nope|no|maybe)"
 _TOKEN = re.compile(rf"(?<![\w-])(?<!\w')({_WORD})(?!\w|'\w|-\w)", re.IGNORECASE)
 # `yes or no`, `yes/no/maybe`, `yes, no`: a list, whoever made it. `Yes, no fracture` is none.
 _LIST = re.compile(
-    rf"""(?<![\w'-]){_WORD}\b(?:[\s"')\].]*(?:[/|]|,?\s*(?:\bor\b|\bnor\b|\bvs\b\.?|\bversus\b))[\s"'(\[]*(?:maybe\s+)?{_WORD}\b
+    rf"""(?<![\w'-])(?<!\bnot\s){_WORD}\b(?:[\s"')\].]*(?:[/|]|,?\s*(?:\bor\b|\bnor\b|\bvs\b\.?|\bversus\b))[\s"'(\[]*(?:maybe\s+)?{_WORD}\b
        |[\s"')\]]*(?:,\s*(?:and|or)?|\band\b|&|\+)[\s"'(\[]*(?:also\s+)?{_WORD}\b(?!-\w)(?!\s+\w))+""",
     re.IGNORECASE | re.VERBOSE,
 )
+_REPEATED = re.compile(rf"(?<![\w'-])({_WORD})(?:\s+\1\b)+(?!\s*[-\w])", re.IGNORECASE)
 _ENDS = r"\s*(?:\Z|[.,;:!)\]}\"'\n]|\s-+(?=\s|\Z)|-\s)"
 _REASON = (
     r"\s+(?:but|though|although|rather|instead|not|it|there|this|that|these|those|they|he|she|we|because|since|as|due|given|based|the|according|is\s+(?:the|my)\s+"
     r"(?:(?:correct|right|best|final)\s+)?(?:answer|choice|one)|is\s+(?:correct|right))\b"
 )
-_STANDS = re.compile(rf"{_ENDS}|{_REASON}|\s*\([^()]*\)\s*(?:\Z|[.,;!\n])", re.IGNORECASE)
+_STANDS = re.compile(rf"{_ENDS}|{_REASON}|\s*(?:\([^()]*\)|\[[\d\s,-]+\])\s*(?:\Z|[.,;!\n])", re.IGNORECASE)
 _MAYBE_STANDS = re.compile(rf"{_ENDS}|\s+(?:because|since|as|due|rather|instead|but)\b|\s*\(", re.IGNORECASE)
 _QUALIFIED = re.compile(r"\s+(?:for|on|in|at|if|when|otherwise)\b", re.IGNORECASE)
 _IS_CLOSED = re.compile(_ENDS, re.IGNORECASE)
@@ -42,7 +43,7 @@ _IS_NUMBER = re.compile(r"\.\s*\d")
 # Behind a `yes` at the very beginning nearly everything is an explanation: `yes fracture is visible`.
 _YES_GOES_ON = re.compile(
     r"\s+(?!(?:yes|no|maybe|or|and|nor|if|unless|when|only|to|is|was|would|could|may|might|should|can|seems?|answers?"
-    r"|options?|votes?|man|for)\b|\d+\s*%)\w",
+    r"|options?|votes?|man|for)\b|\d+\s*(?:%|[.,;]|\Z))\w",
     re.IGNORECASE,
 )
 _SURELY = (
@@ -66,7 +67,15 @@ _DECLARED = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _THIS_IS = re.compile(r"\b(?:it|this|that|which)(?:'s|\s+is)\s*\Z", re.IGNORECASE)
-_WRONG = re.compile(r"\b(?:wrong|incorrect|false|worst|least(?:\s+\w+)?|alternative|other)\s*\Z", re.IGNORECASE)
+# `Yes, if it is large`, `"Yes" is incorrect`, `P(yes)=0.4`: no answer, but what would make one.
+_NOT_SAID = re.compile(
+    r"[\s,]*(?:but\s+)?(?:only\s+)?(?:if|unless|provided)\b|[)\"'\]]+\s*(?:is|was|would|might|could)\b|[)\"'\]]*\s*=",
+    re.IGNORECASE,
+)
+_WRONG = re.compile(
+    r"\b(?:expected|reference|student|original|first|initial|previous|wrong|incorrect|false|worst|least(?:\s+\w+)?|alternative|other)\s*\Z",
+    re.IGNORECASE,
+)
 _MANY = 400
 _MAY_BE = re.compile(r"\b(?:may|might|could)\s+(?:also\s+|well\s+)?be\s*\Z", re.IGNORECASE)
 _DOES_NOT_KNOW = re.compile(
@@ -104,7 +113,7 @@ def _one_version(text: str) -> Polar | None:
 
 def _agreed(text: str) -> Polar | None:
     """Return the word that a text answers with, if it answers with one only and mentions no other as one."""
-    said = _LIST.sub(_shortened, text)
+    said = _LIST.sub(_shortened, _REPEATED.sub(r"\1", text))
     asserted: set[Polar] = set()
     mentioned: set[Polar] = set()
     tokens = list(_TOKEN.finditer(said))
@@ -130,6 +139,8 @@ def _is_asserted(text: str, token: re.Match[str]) -> bool:
     start, end = token.span(1)
     behind, ahead = text[end : end + 120], before(text, start)
     if not _stands(token, behind, first=not text[:start].strip(" \t\n\"'([-")) or _DOES_NOT_KNOW.match(behind):
+        return False
+    if _NOT_SAID.match(behind):
         return False
     if _THIS_IS.search(ahead) and not behind.strip():
         # `It is no` may have been cut off.

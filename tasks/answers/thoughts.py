@@ -34,8 +34,9 @@ _MARK = re.compile(
        |(?P<end_heading>^[ ]*(?:\#{{1,6}}|\*\*)[ ]?final[ ](?:response|answer):?(?:\*\*)?:?[ ]*$)""",
     re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )
-_ANSWER_BEGINS = re.compile(r"<(?:answer|final_answer|conclusion)>", re.IGNORECASE)
-_ANSWER_ENDS = re.compile(r"</(?:answer|final_answer|conclusion)>\Z", re.IGNORECASE)
+_ANSWER_TAGS = r"(?:answer|final_answer|ans|final|conclusion|response|output|solution)"
+_ANSWER_BEGINS = re.compile(rf"<{_ANSWER_TAGS}>|\[answer\]", re.IGNORECASE)
+_ANSWER_ENDS = re.compile(rf"(?:</{_ANSWER_TAGS}>|\[/answer\])\Z", re.IGNORECASE)
 
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>", re.IGNORECASE)
 # The same where special tokens were left out of the text: the names of the channels run into it.
@@ -43,9 +44,10 @@ _BARE_CHANNEL = re.compile(r"\A\s*(?:assistant\s*)?analysis(?=[A-Z\"'(*\d])")
 _BARE_ENDS = "assistantfinal"
 
 _MARKED = re.compile(
-    r"""<(answer|final_answer|conclusion)>(?P<tag>.*?)(?:</\1>|\Z)
-       |<\|begin_of_(box|solution)\|>(?P<token>.*?)(?:<\|end_of_\3\|>|\Z)
-       |\\(?:boxed|fbox)\s*\{(?P<boxed>(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}""",
+    rf"""<({_ANSWER_TAGS})>(?P<tag>.*?)(?:</\1>|\Z)
+       |\[answer\](?P<bracket>.*?)(?:\[/answer\]|\Z)
+       |<\|begin_of_(box|solution)\|>(?P<token>.*?)(?:<\|end_of_\4\|>|\Z)
+       |\\(?:boxed|fbox)\s*\{{(?P<boxed>(?:[^{{}}]|\{{(?:[^{{}}]|\{{[^{{}}]*\}})*\}})*)\}}""",
     re.DOTALL | re.IGNORECASE | re.VERBOSE,
 )
 # Marks side by side (`\boxed{A} or \boxed{B}`) are one answer that names several.
@@ -188,29 +190,29 @@ def _until_turn_ends(text: str) -> str:
     return text[place:]
 
 
-def _marked(text: str) -> str:
-    """Return what an answer marks as its answer, the last time it does; the whole text if it marks nothing."""
-    marks = list(_MARKED.finditer(text))
+def _marked(text: str, depth: int = _NESTED) -> str:
+    """Return what an answer marks as its answer, the last time it does; the whole text if it marks nothing.
+
+    Args:
+        text: The answer.
+        depth: How many marks inside marks are opened: an answer in a tag may be boxed as well.
+    """
+    marks = list(_MARKED.finditer(text)) if depth else []
     if not marks:
-        return text
+        return text.strip()
     first = len(marks) - 1
     while first and _BETWEEN.fullmatch(text, marks[first - 1].end(), marks[first].start()):
         first -= 1
-    parts = [_inside(marks[first])]
+    parts = [_inside(marks[first], depth)]
     for before, mark in zip(marks[first:], marks[first + 1 :], strict=False):
         between = text[before.end() : mark.start()].strip(" \n\t$") or "or"
-        if _inside(mark) != parts[-1]:
-            parts += [between, _inside(mark)]
+        inside = _inside(mark, depth)
+        if inside != parts[-1]:
+            parts += [between, inside]
     return " ".join(parts).strip() or text
 
 
-def _inside(mark: re.Match[str]) -> str:
-    """Return what a mark holds; an answer in a tag may be boxed as well."""
-    found = ""
-    for _ in range(_NESTED):
-        found = next(mark.group(name) for name in ("tag", "token", "boxed") if mark.group(name) is not None)
-        within = _MARKED.search(found)
-        if within is None:
-            break
-        mark = within
-    return found.strip()
+def _inside(mark: re.Match[str], depth: int) -> str:
+    """Return what a mark holds."""
+    names = ("tag", "bracket", "token", "boxed")
+    return _marked(next(mark.group(name) for name in names if mark.group(name) is not None), depth - 1)

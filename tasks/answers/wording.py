@@ -16,16 +16,21 @@ _TAKES_BACK = re.compile(
        |\bhold\s+on\b|\b(?:scratch|strike)\s+that\b|\bcorrection\b(?=\s*[:,!.-])|\bon\s+second\s+thoughts?\b
        |\blet\s+me\s+(?:reconsider|rethink|re-think|think\s+again|re-?check|re-?evaluate|re-?read|correct|revise)\b
        |\bi\s+(?:take\s+(?:that|it)\s+back|was\s+wrong|made\s+an?\s+(?:mistake|error)|misread|misspoke|changed\s+my\s+mind)\b
+       |(?<!\bno\s)\b(?:revised|updated|corrected|amended|new)\s+(?=(?:final\s+)?(?:answer|choice|diagnosis|verdict|decision)\b)
        |\bmy\s+(?:mistake|bad)\b|\boops\b|\bi\s+mean\b(?!s)|\bor\s+rather\b|(?<=[-,.;!]\s)sorry\s*[,:-]""",
     re.IGNORECASE | re.VERBOSE,
 )
-_SAYS_ANEW = re.compile(r"(?:^|[.!?;\n,]|\.\.\.|\s-)\s*(?:(?:actually|hmm+|rather|well)\b[\s,:.]*)+", re.IGNORECASE)
+_SAYS_ANEW = re.compile(
+    r"(?:^|[.!?;\n,]|\.\.\.|\s-)\s*(?:(?:actually|hmm+|rather(?!\s+than\b)|well)\b[\s,:.]*)+", re.IGNORECASE
+)
 
 _DENIED_BEFORE = re.compile(
     r"""(?:\b(?:not|never|cannot|neither|nor|hardly|without|than|instead\s+of|except|excluding|excludes?|excluded|unlike
             |anything\s+but|rejects?|rejected|eliminates?|eliminated|avoid|against|absence\s+of|negative\s+for|free\s+of
-            |rules?\s+out|ruled\s+out|ruling\s+out|deny|denies|denied)\b|n't\b)
-          (?:(?!\bbut\b)[^.;:,!?\n]){0,40}\Z
+            |rules?\s+out|ruled\s+out|ruling\s+out|deny|denies|denied
+            |(?:disagree|false|untrue|wrong|incorrect|mistaken|mistake|error)\s+(?:that|with|to)
+            |no\s+(?:reason|evidence|proof|basis|indication|sign|grounds?)\s+(?:that|(?:to|for)\s+(?:think|believ|say|suspect|assum)\w*))\b|n't\b)
+          (?:(?!\b(?:but|therefore|thus|hence|so\s+the\s+(?:correct\s+)?(?:answer|option))\b)[^.;:,!?\n]){0,40}\Z
        |\b(?:(?:do|does|did)(?:\s+not|n't)\s+(?:think|believe|agree|know|see|mean)|not\s+(?:sure|certain|convinced|clear)
             |(?:cannot|can't|unable\s+to|hard\s+to|difficult\s+to|impossible\s+to|not\s+possible\s+to)
             \s+(?:say|tell|determine|confirm|conclude|know|decide|answer|see)|unsure|uncertain|unclear
@@ -50,7 +55,7 @@ _SAYS = (
     r"(?:think|say|argue|believe|choose|pick|select|claim|suggest|assume|guess|suspect|answer|prefer|favou?r|go|vote)"
 )
 _SUPPOSED_CLAUSE = re.compile(
-    rf"""\b(?:might|may|could|people|students?|doctors?|physicians?|candidates?|textbooks?|colleagues?|someone|somebody|everyone
+    rf"""\b(?:might|may|could|let(?:'s|\s+us)\s+(?:say|pretend)|people|students?|doctors?|physicians?|candidates?|textbooks?|colleagues?|someone|somebody|everyone
           |others|most\s+(?:would|will|of)|one\s+(?:would|can)|(?:some|many|most|few|you|they|he|she)\s+(?:\w+\s+)?{_SAYS}s?
           |(?:another|an?|the|my)\s+(?!evidence|image|scan|picture|study|data|finding|result|abstract|context)\w+\s+{_SAYS}s|tempt\w+|mistakes?|mistaken\w*|traps?|distractors?|assum\w+|suppos\w+|whether
           |says?\s+that|imagine|said|asked|claimed|argued|believed|pretend\w*|thought
@@ -58,18 +63,30 @@ _SUPPOSED_CLAUSE = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _SUPPOSED_SENTENCE = re.compile(
-    r"""\b(?:at\s+first|first\s+(?:glance|thought|impression|guess)|initial(?:ly)?|originally|previously|if|unless
-        |had\s+(?:\w+\s+){1,3}been)\b""",
+    r"""\A\W*(?:please\s+)?explain\s+why\b|\baccording\s+to\s+(?:you|some|others|the\s+(?:user|student|patient|key))\b
+       |\b(?:if|unless|had\s+(?:\w+\s+){1,3}been)\b
+       |\b(?:at\s+first|first\s+(?:glance|thought|impression|guess)|initial(?:ly)?|originally|previously)\b
+        (?:(?!\b(?:but|however|now)\b).)*\Z""",
     re.IGNORECASE | re.VERBOSE,
 )
 _FORCED = re.compile(
     r"\bif\s+(?:i\s+(?:had|have|were|was)\s+(?:forced\s+)?to\s+\w+(?:\s+(?:one|an\s+answer))?|forced(?:\s+to\s+\w+)?|pressed|in\s+doubt)\b",
     re.IGNORECASE,
 )
+_REJECTED = re.compile(
+    r"""[)\].:,;\s("'-]*(?:(?:is|are|was)\s+)?(?:(?:wrong|unlikely|improbable|impossible|excluded|ruled\s+out|rejected|incorrect|false
+        |less\s+likely|not\s+(?:correct|right(?!\s+\w)|likely|present|seen))\b|(?:no|negative|absent)\s*(?:\Z|[.,;!\n]))""",
+    re.IGNORECASE | re.VERBOSE,
+)
 _SENTENCE_ENDS = re.compile(r"[.!?\n](?=\s|\Z)|\n")
 _CONDITION = re.compile(
-    r"[\s,)\]\"']*(?:(?:but\s+)?only\s+)?(?:if|unless|when|assuming|provided|otherwise|were|or\s+not)\b|\s*[.)\]\"']{0,2}\s*\?",
-    re.IGNORECASE,
+    r"""[\s,)\]"']*(?:(?:but\s+)?only\s+)?(?:if|unless|when|assuming|provided|otherwise|were|or\s+not)\b
+    |(?:\s+than\s+[^.,;\n]{1,30})?[\s,;]*(?:or\s+so\s+it\s+(?:seems|looks)
+       |(?:but|yet|though|although|however)\b[\s,]*(?:(?:it|this|that)\s*)?(?:(?:is|was|'s|does|would\s+be)\s+)?
+        (?:actually\s+|in\s+fact\s+|really\s+|still\s+)?
+        (?:not\b(?!\s+(?:option\s+)?\W?\w\b)|(?:is|was|does|ca|wo)n't|wrong|incorrect|false|neither|unlikely)\b)
+    |\s*[.)\]"']{0,2}\s*\?""",
+    re.IGNORECASE | re.VERBOSE,
 )
 
 
@@ -105,6 +122,11 @@ def is_denied_behind(text: str, place: int) -> bool:
     return _DENIED_BEHIND.match(text[place : place + _REACH]) is not None
 
 
+def is_rejected(text: str, place: int) -> bool:
+    """Return whether a verdict stands right behind a place: `A - wrong`, `(B): no`."""
+    return _REJECTED.match(text, place) is not None
+
+
 def is_supposed(text: str, place: int) -> bool:
     """Return whether what follows a place is only supposed: `one might think that`, `at first`, `if it were acute,`."""
     return _supposes(_within_sentence(before(text, place)))
@@ -128,5 +150,5 @@ def _supposes(sentence: str) -> bool:
 
 
 def is_conditional(text: str, place: int) -> bool:
-    """Return whether what ends at a place holds under a condition only, or is a question: `A if acute`, `A?`."""
+    """Return whether what ends at a place is asked, turned, or holds if: `A?`, `A, but not really`, `A if acute`."""
     return _CONDITION.match(text[place : place + _REACH]) is not None
