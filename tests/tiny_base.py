@@ -54,10 +54,11 @@ def make_base(folder: Path) -> BaseWeights:
 
 
 def lora_overrides(base: BaseWeights, *more: str) -> tuple[str, ...]:
-    """Return the overrides that make the official recipe a tiny one on `base`."""
-    return (
+    """Return the overrides that make the official recipe a tiny one on `base`, each once; the last of a name counts."""
+    overrides = (
         *LORA_RECIPE,
         f"model.language_model={base.language_model}",
         f"model.vision_weights={base.vision}",
         *more,
     )
+    return tuple({override.partition("=")[0]: override for override in overrides}.values())
