@@ -2,7 +2,7 @@
 
 Questions about one image are not independent. Over 70 volumes with 126 slices each, an interval that takes slices for
 independent covered the truth in 39 of 100 simulations instead of 95. One method serves shares of right answers, means
-of scores and corpus metrics: the score interval of `tasks.statistics.spread`, on the x
+of scores and corpus metrics: the score interval of `tasks.statistics.spread`, on how far each cluster pulls the number
 (`tasks.statistics.linear`). It stays inside [0, 1], has a width at 0 and 100 %, and draws nothing at random.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from tasks.metrics.metric import FloatArray, Metric
 from tasks.statistics.clusters import membership, totals_by_cluster
 from tasks.statistics.linear import pulls_of, weights_of
-from tasks.statistics.spread import reach, reach_from_the_edge, spread_of
+from tasks.statistics.spread import reach, spread_of
 
 Method = Literal["score", "one cluster", "wilson", "cluster-t", "bootstrap-t", "bootstrap"]
 """How an interval was made; the last four stand in files of earlier versions only."""
@@ -58,10 +58,10 @@ def interval(metric: Metric, statistics: FloatArray, clusters: Sequence[str]) ->
     if spread.clusters == 1:
         # One cluster says nothing of others: every fraction is possible.
         return Interval(low=0.0, high=1.0, method="one cluster", clusters=1, design_effect=float("nan"))
-    value, edge = float(np.clip(found, 0.0, 1.0)), reach_from_the_edge(spread)
+    value = float(np.clip(found, 0.0, 1.0))
     return Interval(
-        low=max(0.0, min(value - reach(spread, value, upwards=False), 1 - edge)),
-        high=min(1.0, max(value + reach(spread, 1 - value, upwards=True), edge)),
+        low=max(0.0, value - reach(spread, value, upwards=False)),
+        high=min(1.0, value + reach(spread, 1 - value, upwards=True)),
         method="score",
         clusters=spread.clusters,
         design_effect=spread.design_effect,

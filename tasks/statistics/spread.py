@@ -7,13 +7,14 @@ at 0 and 100 % and where scores are rare. For independent answers that are right
 
 - The spread of what was seen is the cluster-robust standard error (CR1), with Student's t for as many clusters as there
   would be of like size (Kish).
-- How fast it grows is a matter of skewness (the third moment over the second), estimated from the data and one event of
-  the largest size beside them: what was not seen may be larger than what was.
-- How large that event is, is a matter of how alike a cluster's samples are. Their correlation is estimated from the
-  clusters that differ from the middle one, and drawn towards one half where these are few: where all are right, or all
-  but one, nothing tells of it.
-- Of scores from 0 to 1 no upper bound lies below that of scores that are all 0 (no lower one above that of all 1): a
-  sample that is partly right must not speak for a worse model.
+- How fast it grows is a matter of skewness (the third moment over the second), estimated from the data and, where few
+  clusters tell, with one event of the largest size beside them: what was not seen may be larger than what was.
+- Which clusters tell is a matter of the side: of what is above, those that are not all wrong; of what is below, those
+  that are not all right; of a difference, those in which two models differ. Their number is Kish's.
+- How large the event is, is a matter of how alike a cluster's samples are. Their correlation is estimated, and drawn
+  towards one half where few clusters tell: where all are right, or all but one, nothing tells of it.
+- Samples that are wholly wrong may be as right as where all are wrong, each for its part: one partly right among them
+  speaks for no worse model. (Wilson's interval is never narrower than that.)
 - On the near side the skewness of what was seen shifts the bound outwards (Johnson 1978): Wilson's own interval goes
   down to 90 % near the edges, this one to 94 %.
 
@@ -30,9 +31,15 @@ from tasks.metrics.metric import FloatArray
 
 LEVEL = 0.95
 TAIL = (1 - LEVEL) / 2
-_UNSEEN_CLUSTERS = 0.5
 _UNSEEN_ALIKE = 0.5
+_UNSEEN_CLUSTERS = 0.5
+"""As how many telling clusters the correlation of one half counts."""
+_UNSEEN_EVENT = 2.0
+"""As how many telling clusters the event that was not seen counts."""
+_HARDLY = 0.25
+"""Scores that are all together within so much of one sample's weight hardly tell: they are as good as at the edge."""
 _NO_ROOM = 1e-12
+_NOISE = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,19 +48,18 @@ class Spread:
 
     Attributes:
         pulls: How far each of C clusters pulls the number its way [C].
+        shares: What hangs on each cluster, one in all [C].
+        by_sample: How far each of N samples pulls it [N].
+        weights: What hangs on each sample [N].
         error: The cluster-robust standard error.
-        alone: The same, were all samples independent.
-        chunk: Sum of squared weights of what may turn out right or wrong as one: 1 / C if clusters are all of a piece,
-            1 / N if samples are independent.
-        unseen: The same where nothing tells how alike samples are.
-        degrees: Degrees of freedom of the standard error.
+        degrees: Its degrees of freedom.
     """
 
     pulls: FloatArray
+    shares: FloatArray
+    by_sample: FloatArray
+    weights: FloatArray
     error: float
-    alone: float
-    chunk: float
-    unseen: float
     degrees: float
 
     @property
@@ -64,7 +70,26 @@ class Spread:
     @property
     def design_effect(self) -> float:
         """How many times the variance is that of as many independent samples; NaN where samples do not differ."""
-        return (self.error / self.alone) ** 2 if self.alone > 0 else float("nan")
+        alone = standard_error(self.by_sample)
+        return (self.error / alone) ** 2 if alone > 0 else float("nan")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Side:
+    """What is known of one side of a number.
+
+    Attributes:
+        pulls: How far each cluster pulls it to this side [C].
+        telling: How many clusters, beyond one, are not at the far edge of the other side.
+        still: Share of the samples that are there.
+        chunk: Sum of squared weights of what may come out otherwise as one: 1 / C if clusters are all of a piece, 1 / N
+            if samples are independent.
+    """
+
+    pulls: FloatArray
+    telling: float
+    still: float
+    chunk: float
 
 
 def spread_of(pulls: FloatArray, by_sample: FloatArray, weights: FloatArray, numbers: npt.NDArray[np.intp]) -> Spread:
@@ -79,13 +104,10 @@ def spread_of(pulls: FloatArray, by_sample: FloatArray, weights: FloatArray, num
     shares = np.bincount(numbers, weights=weights, minlength=len(pulls))
     # What counts nothing must neither narrow nor widen.
     counts, counted = (shares != 0) | (pulls != 0), (weights != 0) | (by_sample != 0)
-    pulls, shares, by_sample, weights = pulls[counts], shares[counts], by_sample[counted], weights[counted]
-    error, alone = standard_error(pulls), standard_error(by_sample)
-    apart, together = float(np.square(weights).sum()), float(np.square(shares).sum())
-    alike = _alike(pulls, shares, error, alone, together / apart) if together > apart else 1.0
+    pulls, shares = pulls[counts], shares[counts]
     return Spread(
-        pulls=pulls, error=error, alone=alone, chunk=alike * together + (1 - alike) * apart,
-        unseen=_UNSEEN_ALIKE * together + (1 - _UNSEEN_ALIKE) * apart, degrees=max(1.0, 1 / together - 1),
+        pulls=pulls, shares=shares, by_sample=by_sample[counted], weights=weights[counted],
+        error=standard_error(pulls), degrees=max(1.0, 1 / float(np.square(shares).sum()) - 1),
     )  # fmt: skip
 
 
@@ -95,14 +117,37 @@ def standard_error(pulls: FloatArray) -> float:
     return float(np.sqrt(parts / (parts - 1) * np.square(pulls).sum())) if parts > 1 else 0.0
 
 
-def _alike(pulls: FloatArray, shares: FloatArray, error: float, alone: float, size: float) -> float:
-    """Return the correlation within clusters, drawn towards one half where few clusters tell of it."""
-    levels = np.divide(pulls, shares, out=np.zeros_like(pulls), where=shares > 0)
-    apart = np.abs(pulls - np.median(levels) * shares)
-    # Kish's number of clusters; one cluster tells nothing of others.
-    telling = max(0.0, apart.sum() ** 2 / np.square(apart).sum() - 1) if apart.any() else 0.0
-    seen = np.clip(((error / alone) ** 2 - 1) / (size - 1), 0, 1) if alone > 0 else _UNSEEN_ALIKE
-    return float((telling * seen + _UNSEEN_CLUSTERS * _UNSEEN_ALIKE) / (telling + _UNSEEN_CLUSTERS))
+def _side(spread: Spread, room: float, *, upwards: bool) -> _Side:
+    sign = 1 if upwards else -1
+    apart, together = float(np.square(spread.weights).sum()), float(np.square(spread.shares).sum())
+    telling = _telling(_from_the_edge(sign * spread.pulls, spread.shares, room), apart)
+    at_edge = _from_the_edge(sign * spread.by_sample, spread.weights, room) == 0
+    alike = _alike(spread.design_effect, together / apart, telling) if together > apart else 1.0
+    return _Side(
+        pulls=sign * spread.pulls, telling=telling, still=float(spread.weights[at_edge].sum()),
+        chunk=alike * together + (1 - alike) * apart,
+    )  # fmt: skip
+
+
+def _from_the_edge(pulls: FloatArray, shares: FloatArray, room: float) -> FloatArray:
+    """Return how far each part is from the edge that lies one from the other end of the room."""
+    away = np.abs(pulls + shares * (1 - room))
+    return np.where(away < _NOISE * shares, 0.0, away)
+
+
+def _telling(away: FloatArray, sample: float) -> float:
+    """Return how many clusters tell of others, from how far each is from the edge: Kish's number of them, but one."""
+    total = float(away.sum())
+    if total == 0:
+        return 0.0
+    number = total**2 / float(np.square(away).sum())
+    return max(0.0, number - 1) * total / (total + _HARDLY * sample)
+
+
+def _alike(effect: float, size: float, telling: float) -> float:
+    """Return the correlation within clusters of so many samples, from their design effect."""
+    seen = _UNSEEN_ALIKE if np.isnan(effect) else float(np.clip((effect - 1) / (size - 1), 0, 1))
+    return (telling * seen + _UNSEEN_CLUSTERS * _UNSEEN_ALIKE) / (telling + _UNSEEN_CLUSTERS)
 
 
 def t_quantile(degrees: float, tail: float = TAIL) -> float:
@@ -118,22 +163,18 @@ def reach(spread: Spread, room: float, *, upwards: bool) -> float:
         room: Distance to the largest (or smallest) possible value.
         upwards: Which side.
     """
-    quantile = t_quantile(spread.degrees)
-    pulls = spread.pulls if upwards else -spread.pulls
-    shift = max(0.0, -_skewness(pulls)) * (quantile**2 - 1) / 6
-    return _solved(spread.error**2, growth(spread, room, upwards=upwards), room, quantile, shift)
-
-
-def reach_from_the_edge(spread: Spread) -> float:
-    """Return how far the truth may lie from 0 where all scores are 0, or from 1 where all are 1."""
-    return _solved(0.0, spread.unseen, 1.0, t_quantile(spread.degrees))
+    quantile, side = t_quantile(spread.degrees), _side(spread, room, upwards=upwards)
+    shift = max(0.0, -_skewness(side.pulls)) * (quantile**2 - 1) / 6
+    seen = _solved(spread.error**2, growth(spread, room, upwards=upwards), room, quantile, shift)
+    return min(room, max(seen, side.still * _solved(0.0, side.chunk, 1.0, quantile)))
 
 
 def growth(spread: Spread, room: float, *, upwards: bool) -> float:
     """Return how much variance a truth at the far end of the room adds, before it runs out of room itself."""
-    pulls = spread.pulls if upwards else -spread.pulls
-    grown = _skewness(np.append(pulls, room * spread.chunk)) * room + spread.error**2
-    return float(np.clip(grown, 0.0, room**2 * spread.chunk))
+    side = _side(spread, room, upwards=upwards)
+    unseen = _UNSEEN_EVENT / (side.telling + _UNSEEN_EVENT)
+    skewness = (1 - unseen) * _skewness(side.pulls) + unseen * _skewness(np.append(side.pulls, room * side.chunk))
+    return float(np.clip(skewness * room + spread.error**2, 0.0, room**2 * side.chunk))
 
 
 def _skewness(pulls: FloatArray) -> float:
