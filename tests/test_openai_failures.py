@@ -353,6 +353,26 @@ def test_what_a_server_tells_of_itself_marks_its_answers(told: dict[str, Any], m
     assert {one.usage.fingerprint for one in finished} == {mark}
 
 
+def test_what_a_server_tells_of_itself_makes_another_run() -> None:
+    with fault_server() as server:
+        assert dict(served(f"tiny@{server.url}").made_of) == {}
+        server.told = {"/v1/models": MODELS, "/version": {"version": "0.11.0"}}
+        assert dict(served(f"tiny@{server.url}").made_of) == {
+            "server": "root=/models/first max_model_len=4096 vllm=0.11.0"
+        }
+        address = server.url
+    assert dict(served(f"tiny@{address}").made_of) == {}
+
+
+def test_the_server_is_asked_for_its_mark_from_within_a_running_loop_too() -> None:
+    async def told(url: str) -> dict[str, str]:
+        return dict(served(f"tiny@{url}").made_of)
+
+    with fault_server() as server:
+        server.told = {"/v1/models": MODELS}
+        assert asyncio.run(told(server.url)) == {"server": "root=/models/first max_model_len=4096"}
+
+
 def test_a_mark_in_an_answer_goes_before_what_was_told_at_first() -> None:
     with fault_server(lambda _: Answer(body={**completion("yes"), "system_fingerprint": "fp_1"})) as server:
         server.told = {"/v1/models": MODELS}

@@ -2,10 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,13 +132,25 @@ class ServedModel(RemoteAdapter):
         """Return the request's body, its pictures by their sizes."""
         return shown(letter.body)
 
-    @asynccontextmanager
-    async def session(self) -> AsyncIterator[Complete]:
-        """Open connections to the server, as many as may be under way, and keep them."""
+    @cached_property
+    def made_of(self) -> Mapping[str, str]:  # type: ignore[override]
+        """What the server tells of the model and of itself before the first question; nothing where it tells nothing.
+
+        It is asked when a run looks for its folder, not for a dry run; in a thread, since a notebook has its own loop.
+        """
+        with ThreadPoolExecutor(1) as aside:
+            mark = aside.submit(lambda: asyncio.run(self._told())).result()
+        return {"server": mark} if mark else {}
+
+    async def _told(self) -> str:
+        async with self._connections() as client:
+            return await mark_of(self._address, partial(_get, client), self._reading)
+
+    def _connections(self) -> "httpx2.AsyncClient":
         import httpx2
 
         most = self.patience.max_concurrency
-        async with httpx2.AsyncClient(
+        return httpx2.AsyncClient(
             headers={"User-Agent": "medbench", **self._key.headers()},
             # The harness ends what takes too long; here only an unreachable server is noticed sooner.
             timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS),
@@ -145,7 +158,12 @@ class ServedModel(RemoteAdapter):
             follow_redirects=False,
             verify=self._certificates or True,
             trust_env=not self.on_this_machine,
-        ) as client:
+        )
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Complete]:
+        """Open connections to the server, as many as may be under way, and keep them."""
+        async with self._connections() as client:
             self._mark = await mark_of(self._address, partial(_get, client), self._reading)
 
             async def complete(letter: Envelope) -> Reply:
@@ -232,7 +250,7 @@ async def _post(client: "httpx2.AsyncClient", url: str, content: bytes) -> Refus
 
 
 async def _get(client: "httpx2.AsyncClient", url: str) -> bytes:
-    """Return what stands at a URL of the server, or nothing: no run depends on it."""
+    """Return what stands at a URL of the server, or nothing."""
     import httpx2
 
     received = bytearray()

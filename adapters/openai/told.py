@@ -1,8 +1,8 @@
 """What a server tells of the model it serves and of itself, where it tells: `/models` and, with vLLM, `/version`.
 
-It is no part of a run's identity: the same command must mean the same run whether or not the server is there to be
-asked. It is written down with every answer, so that a server which was given other weights under the same name, or was
-updated, is noticed.
+It is part of a run's identity, since a server may be given other weights under the same name, or be updated. Whoever
+tells nothing, or is not there to be asked, adds nothing. It is written down with every answer too, so that a change in
+the midst of a run is noticed.
 """
 
 import json
