@@ -202,43 +202,6 @@ def test_what_takes_no_choice_is_unread(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("yes", "yes"),
-        ("Yes.", "yes"),
-        ("YES", "yes"),
-        ("Yes, there is no doubt.", "yes"),
-        ("No, it is not.", "no"),
-        ("yes it does", "yes"),
-        ("The answer is no; yes would be wrong", "no"),
-        ("Answer: Maybe", "maybe"),
-        ("The answer is maybe", "maybe"),
-        ("yes no maybe", None),
-        ("yes, no, maybe", None),
-        ("I would say no.", "no"),
-        ("final decision: no.", "no"),
-        ("Conclusion: no", "no"),
-        ("Based on the abstract, the answer is **no**.", "no"),
-        ("Yes \u2014 it does", "yes"),
-        ("Answer: no idea", None),
-        ("Answer: No information", None),
-        ("the answer is no longer relevant", None),
-        ("I choose no option", None),
-        ("I don't know, maybe", None),
-        ("Maybe not", None),
-        ("The answer: yes no", None),
-        ("yes/no", None),
-        ("yes and no", None),
-        ("No evidence suggests it", None),
-        ("There is no doubt", None),
-        ("It is not a yes", None),
-    ],
-)
-def test_decisions(text: str, expected: str | None) -> None:
-    assert read_choice(text, DECISIONS) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
         ("melanoma", "melanoma"),
         ("This is a Melanoma.", "melanoma"),
         ("the category is: left lung", "left lung"),

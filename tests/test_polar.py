@@ -7,7 +7,10 @@ from cpu_growth import QUADRATIC, growth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.answers.choice import read_choice
 from tasks.answers.polar import POLAR_WORDS, read_polar
+
+DECISIONS = {"yes": "yes", "no": "no", "maybe": "maybe"}
 
 TAKEN = (
     "{p}", "{P}", "{p}.", "{P}.", "{P}!", "**{P}**", "**{P}.**", "*{P}*", "`{p}`", '"{P}"', "'{p}'", "({p})",
@@ -186,6 +189,7 @@ def test_a_word_that_only_looks_like_an_answer_is_none(text: str) -> None:
     ],
 )
 def test_single_answers(text: str, expected: str | None) -> None:
+    assert read_choice(text, DECISIONS) == expected
     assert read_polar(text) == expected
 
 
