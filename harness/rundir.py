@@ -83,7 +83,7 @@ def run_identity(
     """
     return {
         **made_of,
-        "model": settings.model,
+        "model": _portable(settings.model),
         **({"arguments": model.identity} if model.identity else {}),
         "weights": weights,
         "dtype": told.dtype,
@@ -106,6 +106,13 @@ def run_identity(
             for load in workload.loads
         },
     }
+
+
+def _portable(model: str) -> str:
+    """Return a model's name; of one that is a folder without the path to it, which changes no answer."""
+    name, _, variant = model.partition(":")
+    folder = Path(variant).expanduser()
+    return f"{name}:{folder.resolve().name}" if variant and folder.is_dir() else model
 
 
 @contextmanager
@@ -136,7 +143,7 @@ def open_run(
     parts = run_identity(settings, workload, told, model, weights=weights, made_of=made_of)
     identity = fingerprint(parts)[:_IDENTITY_DIGITS]
     probe = f"-{settings.probe}" if settings.probe else ""
-    path = settings.output_dir.absolute() / f"{slug(settings.model)}-{workload.suite}{probe}-{identity}"
+    path = settings.output_dir.absolute() / f"{slug(_portable(settings.model))}-{workload.suite}{probe}-{identity}"
     directory = RunDirectory(path=path, identity=identity)
     _make_folder(path)
     with held(path.with_name(f".{path.name}.lock"), f"Another process is writing to {path}."):

@@ -15,9 +15,7 @@ DRUGS = {"A": "warfarin", "B": "heparin", "C": "aspirin", "D": "a beta blocker"}
 ORGANS = {name: name for name in LABEL_SETS["organsmnist"].spoken}
 LESIONS = {name: name for name in LABEL_SETS["dermamnist"].spoken}
 GRADES = {name: name for name in LABEL_SETS["retinamnist"].spoken}
-DECISIONS = {word: word for word in ("yes", "no", "maybe")}
 CLASSES = {word: word for word in ("melanoma", "melanocytic nevi", "left lung", "right lung", "lung")}
-
 
 CLASS_TAKEN = (
     "{m}",

@@ -216,12 +216,24 @@ def test_in_16_bits_the_rows_that_are_computed_together_make_another_run(
     assert len(found) == 3
 
 
+def test_a_model_that_was_moved_is_the_same(
+    adapter: Adapter, workloads: dict[tuple[str, ...], Workload], tmp_path: Path
+) -> None:
+    for name in ("here/tiny", "there/tiny", "there/other"):
+        (tmp_path / name).mkdir(parents=True)
+    here, there, other = (
+        identity(adapter, workloads, model=f"hf:{tmp_path / name}")
+        for name in ("here/tiny", "there/tiny", "there/other")
+    )
+    assert here == there != other
+
+
 def test_the_class_that_reads_pictures_and_the_commit_are_parts_of_a_run(
     adapter: Adapter, workloads: dict[tuple[str, ...], Workload], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert adapter.made_of["image processor"].endswith(".CLIPImageProcessorPil")
     before = identity(adapter, workloads)
-    for other in ({"image processor": "x.CLIPImageProcessor"}, {"commit": "0" * 40}):
+    for other in ({"image processor": "x.CLIPImageProcessor"}, {"commit": "0" * 40}, {"server": "vllm=0.11.0"}):
         monkeypatch.setattr(adapter, "made_of", {**adapter.made_of, **other})
         assert identity(adapter, workloads) != before
 
@@ -233,6 +245,8 @@ def test_the_table_of_the_docs_is_what_was_tried() -> None:
         **{what: another for what, (_, another) in SETTINGS.items()},
         **{what: another for what, (_, another) in ARGUMENTS.items()},
         "`--batch-size` in bfloat16 or float16": True,
+        "the folder that the model's folder lies in": False,
+        "what a server tells of its model and version": True,
         "the commit that a revision means": True,
         "the class that scales pictures": True,
         "a file in the package of a plugin that brings the model or a task": True,
