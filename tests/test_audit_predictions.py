@@ -219,3 +219,19 @@ def test_a_peer_of_other_items_is_a_usage_error(tmp_path: Path) -> None:
     ours, theirs = (leaking(tmp_path / f"{cases}.jsonl", 0.0, cases) for cases in (40, 43))
     with pytest.raises(UsageError, match=r"0 are missing, 3 are too many; the first is 's040'"):
         audit_predictions(ours, "report", peers=[theirs])
+
+
+def test_a_thought_hides_no_copy(tmp_path: Path) -> None:
+    rows, train = invented()
+    thinking = [
+        {**row, "prediction": None if row["prediction"] is None else f"<think>Let me look.</think>{row['prediction']}"}
+        for row in rows
+    ]
+    known = write(tmp_path / "train.jsonl", [{"reference": one} for one in train])
+    plain, behind = (
+        medbench("audit", "model", "--predictions", write(tmp_path / f"{name}.jsonl", given), "--train-references", known,
+                 "--kind", "report", "--format", "json")
+        for name, given in (("plain", rows), ("behind", thinking))
+    )  # fmt: skip
+    found, hidden = json.loads(plain.stdout), json.loads(behind.stdout)
+    assert (hidden["k"], hidden["verdict"]) == (found["k"], found["verdict"]) == (6, "strong")

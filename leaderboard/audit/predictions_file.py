@@ -22,6 +22,7 @@ from pydantic import BeforeValidator, TypeAdapter
 from harness.predictions.json_lines import parse_lines
 from leaderboard.audit.items import Answered
 from leaderboard.audit.run_cells import CLOSED_KINDS
+from tasks.answers.thoughts import final_answer
 from tasks.foundation.errors import DataError
 from tasks.spec import Kind
 from tasks.validation import NativeRow
@@ -97,7 +98,8 @@ def read_predictions(path: Path, kind: Kind) -> PredictionsFile:
             Answered(
                 sample_id=sample_id,
                 group=row.group or f"item {sample_id}",
-                prediction=row.prediction,
+                # What a model thought of a case is no copy of its reference; what it answers may be one.
+                prediction=None if row.prediction is None else final_answer(row.prediction),
                 reference=row.reference,
                 question=row.question or "",
                 closed=bool(row.choices) or kind in CLOSED_KINDS,
