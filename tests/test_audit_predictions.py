@@ -229,8 +229,8 @@ def test_a_thought_hides_no_copy(tmp_path: Path) -> None:
     ]
     known = write(tmp_path / "train.jsonl", [{"reference": one} for one in train])
     plain, behind = (
-        medbench("audit", "model", "--predictions", write(tmp_path / f"{name}.jsonl", given), "--train-references", known,
-                 "--kind", "report", "--format", "json")
+        medbench("audit", "model", "--predictions", write(tmp_path / f"{name}.jsonl", given), "--kind", "report",
+                 "--train-references", known, "--format", "json")
         for name, given in (("plain", rows), ("behind", thinking))
     )  # fmt: skip
     found, hidden = json.loads(plain.stdout), json.loads(behind.stdout)
