@@ -6,7 +6,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import IO
 
-from adapters.base import Adapter, DirectAdapter, LocalAdapter
+from adapters.base import Adapter, DirectAdapter, Generation, LocalAdapter
 from adapters.guarding import answered, plugin_faults
 from adapters.remote import RemoteAdapter
 from harness.engine.request import GREEDY, Choosing, Outcome, Request, make_request
@@ -15,6 +15,7 @@ from harness.records import GenerationRecord, RecordFile, append
 from harness.rundir import RunDirectory
 from harness.settings import Settings
 from harness.workload import TaskLoad, Workload
+from harness.written import is_cut_off
 from tasks.answers.thoughts import take_apart
 from tasks.foundation.console import Meter, meter, say
 from tasks.foundation.errors import RunError, SampleError
@@ -170,14 +171,14 @@ def _write(outcomes: Sequence[Outcome], run: str, streams: Mapping[str, IO[bytes
 
 def _show(progress: Meter, outcomes: Sequence[Outcome], states: "Counter[str]") -> None:
     for outcome in outcomes:
-        states["error" if outcome.generation is None else _word(outcome.generation.text, outcome.generation.stop)] += 1
+        states["error" if outcome.generation is None else _word(outcome.generation)] += 1
     if outcomes:
         status = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
         progress.advance(len(outcomes), label=outcomes[-1].task, status=status)
 
 
-def _word(text: str, stop: str) -> str:
-    said = take_apart(text)
-    if said.unfinished or (stop == "length" and text.strip()):
+def _word(generation: Generation) -> str:
+    said = take_apart(generation.text)
+    if is_cut_off(said, generation):
         return "truncated"
     return "answered" if said.answer else "empty"

@@ -15,7 +15,7 @@ from harness.records import GenerationRecord
 from harness.results import Written
 from harness.rundir import RunDirectory
 from harness.workload import TaskLoad
-from harness.written import written_on
+from harness.written import is_cut_off, written_on
 from tasks.answers.box_check import doubt_about_boxes
 from tasks.answers.box_space import BoxSpace
 from tasks.answers.choice import choice_beside
@@ -181,9 +181,8 @@ def predict(record: GenerationRecord, sample: Sample, spec: TaskSpec, parse: Par
     scorable = _scorable(sample, answer.text, _finite(answer.box))
     if record.served is not None and record.served.withheld in {"refusal", "content filter"}:
         return Item(state="refused", scorable=scorable)
-    thought = bool(said.thought) or bool(record.reasoning) or bool(record.thought_tokens)
-    cut_off = said.unfinished or (record.stop == "length" and (bool(scorable.prediction.strip()) or thought))
-    return Item(state="truncated" if cut_off else state_of(scorable, spec.kind), scorable=scorable)
+    state = "truncated" if is_cut_off(said, record) else state_of(scorable, spec.kind)
+    return Item(state=state, scorable=scorable)
 
 
 def _finite(box: Box | None) -> Box | None:

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from adapters.base import Generation
 from harness.records import GenerationRecord
 from harness.results import Written
-from tasks.answers.thoughts import take_apart, thought_end
+from tasks.answers.thoughts import Said, take_apart, thought_end
 
 _DIGITS = 4
 
@@ -35,6 +36,16 @@ def written_on(records: Sequence[GenerationRecord]) -> Written:
     )
 
 
+def thinks(said: Said, one: Generation | GenerationRecord) -> bool:
+    """Return whether an answer begins with a thought, in its text or filed apart by a server."""
+    return said.unfinished or bool(said.thought or one.reasoning or one.thought_tokens)
+
+
+def is_cut_off(said: Said, one: Generation | GenerationRecord) -> bool:
+    """Return whether an answer, or the thought before it, was ended by the limit of tokens."""
+    return said.unfinished or (one.stop == "length" and (bool(said.answer) or thinks(said, one)))
+
+
 def _length(record: GenerationRecord) -> _Length:
     """Return the lengths in tokens; by characters where nobody counted the tokens of a thought."""
     said = take_apart(record.text)
@@ -42,10 +53,9 @@ def _length(record: GenerationRecord) -> _Length:
     by_characters = (thought_end(record.text) + len(record.reasoning)) / characters if characters else 0.0
     written = record.output_tokens or characters
     counted = min(record.thought_tokens, written)
-    thinks = said.unfinished or bool(said.thought or record.reasoning or counted)
     return _Length(
-        thinks=thinks,
-        cut_off=said.unfinished or (thinks and record.stop == "length" and not said.answer),
+        thinks=thinks(said, record),
+        cut_off=is_cut_off(said, record) and not said.answer,
         written=written,
         thought=counted or written * by_characters,
     )

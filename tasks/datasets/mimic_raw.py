@@ -14,7 +14,7 @@ from pathlib import Path
 from tasks.datasets.native import collect, rank, refuse_options, seed_option
 from tasks.datasets.report_sections import ReportSections, SectionName, split_report
 from tasks.foundation.errors import DataError, UsageError
-from tasks.foundation.text import decoded, table_rows
+from tasks.foundation.text import decoded, named_rows
 from tasks.missing import MISSING
 from tasks.sample import ImageRef, Sample, Split
 from tasks.spec import Reading, Skipped
@@ -118,7 +118,8 @@ def _max_train_option(options: Mapping[str, str]) -> int | None:
 
 
 def _listed(split_file: Path) -> Iterator[_View | Skipped]:
-    for number, row in _rows(split_file):
+    way_out = f"It needs {', '.join(_COLUMNS)}; download it again."
+    for number, row, _ in named_rows(_unpacked(split_file), str(split_file), _COLUMNS, way_out):
         item = f"{split_file.name} line {number}"
         if row["split"] == _UNUSED_SPLIT:
             continue
@@ -136,16 +137,6 @@ def _is_number(text: str | None) -> bool:
 
 def _is_dicom(text: str | None) -> bool:
     return _DICOM.fullmatch(text or "") is not None
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    rows = table_rows(_unpacked(path), str(path), lambda row: set(_COLUMNS) <= set(row))
-    _, header = next(rows, (0, []))
-    absent = [column for column in _COLUMNS if column not in header]
-    if absent:
-        raise DataError(f"{path} has no column {absent[0]!r}.", f"It needs {', '.join(_COLUMNS)}; download it again.")
-    for number, row in rows:
-        yield number, dict(zip(header, (*row, *[""] * len(header)), strict=False))
 
 
 def _unpacked(path: Path) -> bytes:

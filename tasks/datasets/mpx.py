@@ -29,8 +29,7 @@ from pathlib import Path
 
 from tasks.datasets import instructions
 from tasks.datasets.native import collect, find_root, prefix, present_splits
-from tasks.foundation.errors import DataError
-from tasks.foundation.text import table_rows
+from tasks.foundation.text import named_rows
 from tasks.sample import ImageRef, Sample, Split
 from tasks.spec import Reading, Skipped, TaskSpec
 from tasks.validation import read_bytes
@@ -39,7 +38,6 @@ LAYOUT = "MedPix_single_{train,test}.csv (columns name, type, context), images/<
 _NAMES: dict[Split, str] = {"train": "MedPix_single_train.csv", "test": "MedPix_single_test.csv"}
 _COLUMNS = ("name", "type", "context")
 # A name that no column can have.
-_BEYOND = "\0"
 _CASE = re.compile(r"(MPX\d+)_", re.ASCII)
 
 # What pandas.read_csv takes for a missing value by default; the official code reads with it and then drops.
@@ -67,8 +65,8 @@ def read_captions(source: Path, _options: Mapping[str, str]) -> Reading:
 
 def _split_samples(split: Split, path: Path, images: str) -> Iterator[Sample | Skipped]:
     captions: Counter[str] = Counter()
-    for number, row in _rows(path):
-        reason = _unusable(row)
+    for number, row, beyond in named_rows(read_bytes(path), str(path), _COLUMNS, f"Expected layout: {LAYOUT}"):
+        reason = "row has more columns than the header" if beyond else _unusable(row)
         if reason:
             yield Skipped(item=f"{path.name} line {number}", reason=reason)
             continue
@@ -90,20 +88,7 @@ def case_of(name: str) -> str:
     return match.group(1) if match else name
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    rows = table_rows(read_bytes(path), str(path), lambda row: set(_COLUMNS) <= set(row))
-    _, header = next(rows, (0, []))
-    absent = [column for column in _COLUMNS if column not in header]
-    if absent:
-        raise DataError(f"{path} has no column {absent[0]!r}.", f"Expected layout: {LAYOUT}")
-    for number, row in rows:
-        named = dict(zip(header, (*row, *[""] * len(header)), strict=False))
-        yield number, named if len(row) <= len(header) else {**named, _BEYOND: ""}
-
-
 def _unusable(row: Mapping[str, str]) -> str:
-    if _BEYOND in row:
-        return "row has more columns than the header"
     for column, value in row.items():
         if value in _EMPTY:
             return f"column {column!r} is empty"

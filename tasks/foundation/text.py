@@ -107,6 +107,29 @@ def table_rows(data: bytes, where: str, fits: Callable[[Sequence[str]], bool]) -
         raise DataError(f"{where} is not a readable CSV file: {error}.", "Save or download it again.") from error
 
 
+def named_rows(
+    data: bytes, where: str, columns: Sequence[str], way_out: str
+) -> Iterator[tuple[int, dict[str, str], Sequence[str]]]:
+    """Yield line, cells by the name of their column (empty where a row ends early), and cells beyond the last column.
+
+    Args:
+        data: The whole file.
+        where: Its path, for the message.
+        columns: Columns that the header must have.
+        way_out: What to do if it lacks one.
+
+    Raises:
+        DataError: If it is no table or no text, or a column is missing.
+    """
+    rows = table_rows(data, where, lambda row: set(columns) <= set(row))
+    _, header = next(rows, (0, []))
+    absent = [column for column in columns if column not in header]
+    if absent:
+        raise DataError(f"{where} has no column {absent[0]!r}.", way_out)
+    for number, row in rows:
+        yield number, dict(zip(header, (*row, *[""] * len(header)), strict=False)), row[len(header) :]
+
+
 def _delimiter(text: str, fits: Callable[[Sequence[str]], bool]) -> str:
     for delimiter in _DELIMITERS:
         try:
