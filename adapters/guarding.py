@@ -11,7 +11,7 @@ from typing import get_args
 
 from adapters.base import Adapter, Answer, DirectAdapter, Generation, LocalAdapter, Parser, Prompt, SizeOf, StopReason
 from adapters.catalog import ADAPTERS
-from adapters.remote import TryAgainError
+from adapters.remote import RemoteAdapter, TryAgainError
 from tasks.foundation.errors import MedbenchError, RunError, SampleError
 from tasks.foundation.faults import described
 from tasks.sample import Box, Sample
@@ -42,9 +42,12 @@ def one_sample(adapter: Adapter, doing: str, sample: Sample | None = None) -> It
     """
     try:
         yield
-    except (MedbenchError, TryAgainError, TimeoutError):
+    except (MedbenchError, TryAgainError):
         raise
     except Exception as error:
+        if isinstance(error, TimeoutError) and isinstance(adapter, RemoteAdapter):
+            # Whoever asks servers ends what takes too long, and asks again.
+            raise
         raise SampleError(_raised(adapter.card.name, doing, error, type(adapter).__module__, sample), _WHOSE) from error
 
 
@@ -88,7 +91,11 @@ def answered(adapter: DirectAdapter, sample: Sample, spec: TaskSpec) -> Generati
     if given.stop not in get_args(StopReason):
         allowed = ", ".join(map(repr, get_args(StopReason)))
         raise _wrong(f"{whose} the stop {given.stop!r}", sample, f"Allowed: {allowed}.")
-    for name in ("prompt_tokens", "output_tokens"):
+    reasoning: object = given.reasoning
+    if not isinstance(reasoning, str):
+        told = f"{whose} a Generation whose reasoning is {_shown(reasoning)}, which is no text"
+        raise _wrong(told, sample, _GENERATION)
+    for name in ("prompt_tokens", "output_tokens", "thought_tokens"):
         count: object = getattr(given, name)
         if not isinstance(count, int) or count < 0:
             raise _wrong(f"{whose} {name}={count!r}, which is no count", sample, _GENERATION)

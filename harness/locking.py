@@ -19,7 +19,7 @@ from tasks.foundation.files import fingerprint
 # File systems allow 255 bytes; names of served models with their addresses may be longer.
 _SLUG_CHARACTERS = 80
 _KEY_DIGITS = 12
-# What changes no answer, or is told better by the data and the model themselves.
+# What changes no answer (batch size: in float32; the type is not known yet), or is told better by data and model.
 _NOT_IN_THE_KEY = frozenset({"output_dir", "batch_size", "data_dir", "tasks", "model_args"})
 
 
@@ -33,7 +33,7 @@ def held(lock: Path, problem: str) -> Iterator[None]:
     """Hold a lock file, or say `problem`.
 
     Raises:
-        RunError: If another process holds it, or its folder cannot be written to.
+        RunError: If another process holds it.
     """
     try:
         with FileLock(lock, timeout=0):

@@ -8,6 +8,7 @@ from pathlib import Path
 from adapters.base import Adapter, AdapterEntry, LoadOptions, LocalAdapter
 from adapters.catalog import ChosenModel, choose_model
 from adapters.guarding import named, plugin_faults
+from adapters.remote import RemoteAdapter
 from harness.answering_code import made_of
 from harness.environment import write_environment
 from harness.generate import answerable, generate, make_plan
@@ -59,8 +60,9 @@ def run(
     phases = Phases()
     with phases.time("load"):
         model = choose_model(settings.model, settings.model_args)
-        workload = workload or load_workload(settings)
-    workload.say_left_out()
+        if workload is None:
+            workload = load_workload(settings)
+            workload.say_left_out()
     # What was said by a kind, a pattern or `prepared` means the same tasks when run.yaml is run again.
     settings = replace(settings, tasks=workload.names)
     with held_before_loading(settings, workload, model):
@@ -76,11 +78,12 @@ def _run(
         adapter = seat.adapter(shares[0])
         with plugin_faults(settings.model.partition(":")[0], "what it says of itself", type(adapter).__module__):
             first = told_by(adapter)
-            parts = made_of(adapter, [load.spec.name for load in workload.loads])
         # Only the seat may hold a model: two may not fit.
         del adapter
     for notice in (*workload.notices, *first.notices):
         warn(notice)
+    with phases.time("load"):
+        parts = _parts(seat.adapter(shares[0]), workload)
     with open_run(
         settings, workload, first.info, model, weights=_weights(shares, first), made_of=parts, overwrite=overwrite
     ) as directory:
@@ -140,6 +143,16 @@ def load_share(settings: Settings, model: ChosenModel, workload: Workload, share
         raise RunError(f"{named(name)} returned from load() a {type(adapter).__name__}, which is no Adapter.", "")
     _refuse_decoding(settings, adapter)
     return adapter
+
+
+def _parts(adapter: Adapter, workload: Workload) -> dict[str, object]:
+    """Return what answers depend on beside settings, weights and data; a server may be asked for it."""
+    if isinstance(adapter, RemoteAdapter):
+        from harness.remote.driving import refuse_to_send
+
+        refuse_to_send(adapter, answerable(workload, adapter.card.kinds))
+    with plugin_faults(adapter.card.name, "what it says of itself", type(adapter).__module__):
+        return made_of(adapter, [load.spec.name for load in workload.loads])
 
 
 def _weights(shares: Sequence[Share], first: Told) -> object:

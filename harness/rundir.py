@@ -29,7 +29,7 @@ class RunDirectory:
 
     Attributes:
         path: The folder.
-        identity: Hash over everything that can change an answer: model, weights, tasks, data, limit, type, seed.
+        identity: Hash over everything that can change an answer, see `run_identity`.
     """
 
     path: Path

@@ -115,9 +115,16 @@ def _whose(text: str, mark: str, models: Sequence[str]) -> str | None:
 
 def _checkpoint(model: str, models: Sequence[str], said: Said) -> Path | None:
     own = {whose: text for text in said.checkpoints if (whose := _whose(text, "=", models)) is not None}
-    if model in own:
-        return Path(own[model].removeprefix(f"{model}="))
     common = [text for text in said.checkpoints if _whose(text, "=", models) is None]
+    if len(common) > 1 or (common and own and len(models) == 1):
+        raise UsageError(
+            f"--checkpoint {common[-1]} has no model left that would take it.",
+            "Leave it out, or say whose it is: --checkpoint MODEL=DIR.",
+        )
+    if model in own:
+        takers = [model] if "checkpoint" in find_adapter(model)[0].takes else []
+        _refuse_nobodys("--checkpoint", takers, [model])
+        return Path(own[model].removeprefix(f"{model}="))
     if not common:
         return None
     if len(models) == 1:

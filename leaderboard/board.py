@@ -81,7 +81,7 @@ def make_board(runs: Sequence[Results], leaks: Leaks | None = None, scores: Scor
     if not runs:
         raise UsageError("No run was given.", "Give one or more folders that `medbench run` made.")
     _refuse_mixtures(runs)
-    tasks = _in_catalogue_order({name for run in runs for name in run.tasks})
+    tasks = in_catalogue_order({name for run in runs for name in run.tasks})
     board = Board(runs=tuple(runs), names=_distinct_names(runs), rows={}, leaks=leaks or {})
     rows = {
         protocol: tuple(row for task in tasks for row in _task_rows(task, board, protocol, scores or {}))
@@ -90,7 +90,8 @@ def make_board(runs: Sequence[Results], leaks: Leaks | None = None, scores: Scor
     return replace(board, rows=rows)
 
 
-def _in_catalogue_order(names: set[str]) -> list[str]:
+def in_catalogue_order(names: set[str]) -> list[str]:
+    """Return names of tasks in the order of the catalogue, those that it does not know at the end."""
     known = [name for name in task_names() if name in names]
     return known + sorted(names.difference(known))
 

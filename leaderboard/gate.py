@@ -12,7 +12,10 @@ EXIT_CODES: dict[Decision, int] = {"pass": 0, "worse": 3, "undecidable": 4}
 
 
 _UNSCORED = 0.01
-"""Share of the baseline's samples that a candidate may leave unscored (failed, unread) without making it a doubt."""
+"""Share of the baseline's samples that a candidate may leave unscored without making it a doubt.
+
+Unscored are failures, and under `paper` reports without text.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ def publish_run(path: Path) -> None:
     """Audit a run's outputs, then write `leaderboard.md` and `report.html` from all of its folder."""
     audit_after_run(path)
     results = read_results(path)
-    write_atomically(path / "leaderboard.md", render_markdown(make_board([results], leaks_of([path], [results]))))
+    write_atomically(path / PAGE, render_markdown(make_board([results], leaks_of([path], [results]))))
     try:
         page = report_of([path], ReportOptions(budget=AT_THE_END_OF_A_RUN))
         write_atomically(path / REPORT_FILE, page)

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leaderboard.board import Leaks
+from leaderboard.board import Leaks, in_catalogue_order
 from leaderboard.compare import Side
 from leaderboard.primary import primary_metric
 from leaderboard.standings import Field, field_of
-from tasks.catalog import task_names
 from tasks.metrics.metric import FloatArray
 from tasks.protocols import Protocol
 from tasks.spec import Kind
@@ -90,7 +89,7 @@ def rank_runs(sides: Sequence[Side], names: Sequence[str], protocol: Protocol, l
     found: list[TaskRanks] = []
     of_kinds: dict[Kind, list[Drawn]] = {}
     left_out: dict[str, str] = {}
-    for task in _in_catalogue_order({name for side in sides for name in side.results.tasks}):
+    for task in in_catalogue_order({name for side in sides for name in side.results.tasks}):
         result = next(side.results.tasks[task] for side in sides if task in side.results.tasks)
         field = _field(sides, task, protocol, leaks or {})
         if isinstance(field, str):
@@ -105,11 +104,6 @@ def rank_runs(sides: Sequence[Side], names: Sequence[str], protocol: Protocol, l
         if one.is_whole:
             of_kinds.setdefault(result.kind, []).append((own, others))
     return Ranking(tasks=tuple(found), overall=_overall(of_kinds), left_out=left_out)
-
-
-def _in_catalogue_order(names: set[str]) -> list[str]:
-    known = [name for name in task_names() if name in names]
-    return known + sorted(names.difference(known))
 
 
 def _field(sides: Sequence[Side], task: str, protocol: Protocol, leaks: Leaks) -> Field | str:

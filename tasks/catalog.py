@@ -121,10 +121,7 @@ def select_among(selection: str, there: Collection[str]) -> Selected:
     more = select_among(",".join(others), there) if others else Selected(names=(), left_out=())
     wanted = {*more.names, *(name for name in main_task_names() if name in there)}
     left_out = {*more.left_out, *(name for name in TASKS if name in there)} - wanted
-    return Selected(
-        names=tuple(name for name in TASKS if name in wanted),
-        left_out=tuple(name for name in TASKS if name in left_out),
-    )
+    return Selected(names=_in_order(wanted), left_out=_in_order(left_out))
 
 
 def _there(part: str, there: Collection[str]) -> set[str]:

@@ -130,7 +130,6 @@ def test_the_report_holds_them(tmp_path: Path) -> None:
     document = document_of(report_of([on_disk(tmp_path, written)], ReportOptions(budget=None)))
     [shown] = document["tasks"]
     cell = shown["scores"]["strict"][0]["cells"][0]
-    assert cell["left out"] == SILENT
     assert cell["beside"] == ["33.3 % answered", "failures wrong 27.00, right 37.00"]
     assert cell["amongAnswered"] == 1.0
     assert shown["leaked"] == [False]

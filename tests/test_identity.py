@@ -216,6 +216,21 @@ def test_in_16_bits_the_rows_that_are_computed_together_make_another_run(
     assert len(found) == 3
 
 
+def test_a_librarys_version_makes_another_run(
+    adapter: Adapter, workloads: dict[tuple[str, ...], Workload], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = identity(adapter, workloads)
+    monkeypatch.setattr(answering_code, "installed_version", lambda _: "0")
+    assert identity(adapter, workloads) != before
+
+
+@pytest.mark.parametrize("settings", [{"limit": 1}, {"seed": 1}, {"temperature": 0.5}])
+def test_each_of_these_settings_makes_another_run(
+    settings: dict[str, Any], adapter: Adapter, workloads: dict[tuple[str, ...], Workload]
+) -> None:
+    assert identity(adapter, workloads, **settings) != identity(adapter, workloads)
+
+
 def test_a_model_that_was_moved_is_the_same(
     adapter: Adapter, workloads: dict[tuple[str, ...], Workload], tmp_path: Path
 ) -> None:

@@ -205,3 +205,16 @@ def test_macro_f1_of_a_constant_answer_is_low() -> None:
     references = ["yes"] * 8 + ["no"] + ["maybe"]
     statistics = class_statistics(["yes"] * 10, references, ("maybe", "no", "yes"))
     assert float(macro_f1(statistics.sum(axis=0))) == pytest.approx((16 / 18) / 3)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "right"),
+    [
+        ('{"answer": "yes"} Actually, no.', "yes", 0),
+        ('{"answer": "yes"} Yes, it is.', "yes", 1),
+        ("~~yes~~ no", "no", 1),
+        ("~~left~~ right", "right", 1),
+    ],
+)
+def test_what_is_struck_out_or_taken_back_beside_json_counts(prediction: str, reference: str, right: int) -> None:
+    assert answers_closed(prediction, reference) == right

@@ -16,6 +16,7 @@ from PIL import Image
 from task_helpers import question
 
 from adapters.base import LoadOptions
+from adapters.openai import client
 from adapters.openai.address import read_address
 from adapters.openai.client import ServedModel
 from adapters.openai.entry import load
@@ -353,7 +354,7 @@ def test_what_a_server_tells_of_itself_marks_its_answers(told: dict[str, Any], m
     assert {one.usage.fingerprint for one in finished} == {mark}
 
 
-def test_what_a_server_tells_of_itself_makes_another_run() -> None:
+def test_what_a_server_tells_of_itself_makes_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
     with fault_server() as server:
         assert dict(served(f"tiny@{server.url}").made_of) == {}
         server.told = {"/v1/models": MODELS, "/version": {"version": "0.11.0"}}
@@ -361,7 +362,9 @@ def test_what_a_server_tells_of_itself_makes_another_run() -> None:
             "server": "root=/models/first max_model_len=4096 vllm=0.11.0"
         }
         address = server.url
-    assert dict(served(f"tiny@{address}").made_of) == {}
+    monkeypatch.setattr(client, "_WAITS", (0.0,))
+    with pytest.raises(RunError, match="cannot be reached"):
+        _ = served(f"tiny@{address}").made_of
 
 
 def test_the_server_is_asked_for_its_mark_from_within_a_running_loop_too() -> None:

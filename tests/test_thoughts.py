@@ -108,7 +108,13 @@ def test_the_thought_is_told_apart_and_its_length_known(form: str) -> None:
     said = take_apart(text)
     assert (said.answer, said.unfinished) == ("Liver", False)
     assert "It may be the spleen." in said.thought
-    assert form == "forgotten end" or "spleen" not in text[thought_end(text) :]
+    assert "spleen" not in text[thought_end(text) :]
+    assert "Liver" in text[thought_end(text) :]
+
+
+def test_a_heading_ends_no_thought_that_no_heading_began() -> None:
+    text = "<think>x</think>Findings: clear.\n### Final answer\nB"
+    assert text[thought_end(text) :].startswith("Findings")
 
 
 @pytest.mark.parametrize("text", UNENDED)

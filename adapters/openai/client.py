@@ -14,7 +14,7 @@ from adapters.base import ModelCard
 from adapters.openai.address import Address
 from adapters.openai.body import body_of, shown
 from adapters.openai.certificates import problem_of, trusted
-from adapters.openai.failures import Refusal, failure_of, page_instead, words_of
+from adapters.openai.failures import KEPT, Refusal, failure_of, page_instead, words_of
 from adapters.openai.hints import Asked, filtered, pictures_in, streams_only
 from adapters.openai.messages import SPACES, messages_of
 from adapters.openai.options import STREAM, Options
@@ -37,12 +37,14 @@ if TYPE_CHECKING:
     import httpx2
 
 _SUCCESSES = range(200, 300)
-_KEPT = "What was answered is on disk; the same command continues."
 _STREAMED = {STREAM: True, "stream_options": {"include_usage": True}}
 # Statuses with which a filter refuses one question.
 _FILTERS = frozenset({400, 403, 422, 451})
 _CONNECT_SECONDS = 10.0
 _TELLING_SECONDS = 5.0
+_LOADING = 503
+# Seconds between the questions whether a server is there.
+_WAITS = (1.0, 2.0, 4.0)
 _MOST_TOLD = 2**22
 # No answer of a benchmark comes near it; a server that never stops must not fill the memory.
 _MOST_BYTES = 16 * 2**20
@@ -137,6 +139,9 @@ class ServedModel(RemoteAdapter):
         """What the server tells of the model and of itself before the first question; nothing where it tells nothing.
 
         It is asked when a run looks for its folder, not for a dry run; in a thread, since a notebook has its own loop.
+
+        Raises:
+            RunError: If the server is not there: whether it tells something decides which run this is.
         """
         with ThreadPoolExecutor(1) as aside:
             mark = aside.submit(lambda: asyncio.run(self._told())).result()
@@ -144,7 +149,40 @@ class ServedModel(RemoteAdapter):
 
     async def _told(self) -> str:
         async with self._connections() as client:
+            await self._wait_for(client)
             return await mark_of(self._address, partial(_get, client), self._reading)
+
+    async def _wait_for(self, client: "httpx2.AsyncClient") -> None:
+        """Wait a little for a server that is not there yet, or still loads its model.
+
+        Raises:
+            RunError: If it stays away, or its certificate cannot be trusted.
+        """
+        for wait in (*_WAITS, None):
+            missing = await self._missing(client)
+            if not missing:
+                return
+            if wait is not None:
+                await asyncio.sleep(wait)
+        raise RunError(f"{missing}.", f"Is the server running, and is its address right? {KEPT}")
+
+    async def _missing(self, client: "httpx2.AsyncClient") -> str:
+        """Return why a server cannot be asked now; empty if it can, whatever it answers."""
+        import httpx2
+
+        try:
+            async with (
+                asyncio.timeout(_TELLING_SECONDS),
+                client.stream("GET", f"{self._address.base}/models") as answer,
+            ):
+                return f"{self.host} is not ready (HTTP 503)" if answer.status_code == _LOADING else ""
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
+            found = self._trouble(error)
+            if isinstance(found, RunError):
+                raise found from error
+            return str(found).rstrip(".")
+        except (httpx2.HTTPError, TimeoutError):
+            return ""
 
     def _connections(self) -> "httpx2.AsyncClient":
         import httpx2
@@ -164,7 +202,12 @@ class ServedModel(RemoteAdapter):
     async def session(self) -> AsyncIterator[Complete]:
         """Open connections to the server, as many as may be under way, and keep them."""
         async with self._connections() as client:
-            self._mark = await mark_of(self._address, partial(_get, client), self._reading)
+            known: Mapping[str, str] | None = self.__dict__.get("made_of")
+            self._mark = (
+                await mark_of(self._address, partial(_get, client), self._reading)
+                if known is None
+                else known.get("server", "")
+            )
 
             async def complete(letter: Envelope) -> Reply:
                 reply = await self._complete(client, letter)
@@ -221,7 +264,7 @@ class ServedModel(RemoteAdapter):
 
         found = problem_of(error)
         if found is not None:
-            return RunError(f"{self.host} cannot be asked: {found[0]}.", f"{found[1]} {_KEPT}")
+            return RunError(f"{self.host} cannot be asked: {found[0]}.", f"{found[1]} {KEPT}")
         # The server's words may be in the error's text, and the key in the server's words.
         said = self._key.hidden_in(" ".join(str(error).split())) or type(error).__name__
         if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError):

@@ -1,6 +1,5 @@
 """What a failed request means: ask again, leave this sample, or stop the run."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from http import HTTPStatus
 
 from adapters.openai.address import Address
 from adapters.openai.hints import Asked, cannot_see, hint_for, too_long
-from adapters.openai.reading import Reading, message_of
+from adapters.openai.reading import Reading, json_or_none, message_of
 from adapters.openai.within import UNKNOWN
 from adapters.remote import Trouble, TryAgainError
 from tasks.foundation.errors import MedbenchError, RunError, SampleError
@@ -38,7 +37,7 @@ _DOUBTFUL_ATTEMPTS = 3
 _NOT_IMPLEMENTED = 501
 _SERVER_ERRORS = 500
 _CLIENT_ERRORS = 400
-_KEPT = "What was answered is on disk; the same command continues."
+KEPT = "What was answered is on disk; the same command continues."
 _PAGE = re.compile(r"<!doctype html|<html|<head[\s>]|<body[\s>]", re.IGNORECASE)
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 _SIGN_IN = re.compile(r"sign[\s-]?in|log[\s-]?in|log[\s-]?on|type=.?password|captive|single sign", re.IGNORECASE)
@@ -87,14 +86,14 @@ def failure_of(
         document: The JSON of the answer, if it was read already.
         within: Whether it is reported inside of a success; the status is then what it stands for.
     """
-    document = _json(refusal.content) if document is None else document
+    document = json_or_none(refusal.content) if document is None else document
     asked = asked or Asked()
     said = words_of(refusal, reading, document)
     problem = f"{address.server} answers {_named(refusal.status, within=within)}{f': {said}' if said else ''}"
     if refusal.status not in {*_TROUBLES, 401, 402, 403} and (cannot_see(said, asked) or too_long(said)):
         return SampleError(problem, hint_for(said, asked))
     if _code(document) in _OUT_OF_CREDIT:
-        return RunError(problem, f"{_HOPELESS[402]} {_KEPT}")
+        return RunError(problem, f"{_HOPELESS[402]} {KEPT}")
     if within and refusal.status == HTTPStatus.NOT_FOUND:
         # Read out of the words alone: surely of this question, most likely of all.
         return SampleError(problem, _HOPELESS[refusal.status])
@@ -103,7 +102,7 @@ def failure_of(
 
 def words_of(refusal: Refusal, reading: Reading, document: object = None) -> str:
     """Return a server's words, on one line of bounded length: those of its JSON, of its plain text, or of its title."""
-    document = _json(refusal.content) if document is None else document
+    document = json_or_none(refusal.content) if document is None else document
     return message_of(document, reading.clean) or message_of(_plain_text(refusal), reading.clean)
 
 
@@ -118,7 +117,7 @@ def _again(refusal: Refusal, problem: str, now: datetime | None) -> TryAgainErro
 
 def _final(status: int, problem: str, said: str, asked: Asked) -> MedbenchError:
     if status in _HOPELESS:
-        return RunError(problem, f"{_HOPELESS[status]} {_KEPT}")
+        return RunError(problem, f"{_HOPELESS[status]} {KEPT}")
     if status < _CLIENT_ERRORS:
         return RunError(problem, "The base URL leads elsewhere: give the one that answers itself.")
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
@@ -153,13 +152,6 @@ def _named(status: int, *, within: bool = False) -> str:
         return f"HTTP {status} ({HTTPStatus(status).phrase})"
     except ValueError:
         return f"HTTP {status}"
-
-
-def _json(content: bytes) -> object:
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _plain_text(refusal: Refusal) -> str:

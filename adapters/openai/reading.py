@@ -1,5 +1,6 @@
 """A server's words as they may be written to files and shown: bounded, without secrets, always encodable."""
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +40,14 @@ class Reading:
     def name(self, value: object) -> str:
         """Return a short text of the server: a name, a mark, a reason."""
         return self.words(value)[:NAME_LENGTH]
+
+
+def json_or_none(content: bytes) -> Any:  # noqa: ANN401 - a server may say anything
+    """Return a server's JSON, or None if it is none."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None
 
 
 def message_of(document: object, clean: Callable[[str], str]) -> str:

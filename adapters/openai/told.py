@@ -1,16 +1,15 @@
 """What a server tells of the model it serves and of itself, where it tells: `/models` and, with vLLM, `/version`.
 
 It is part of a run's identity, since a server may be given other weights under the same name, or be updated. Whoever
-tells nothing, or is not there to be asked, adds nothing. It is written down with every answer too, so that a change in
-the midst of a run is noticed.
+tells nothing adds nothing; whoever is not there ends the run before it begins. It is written down with every answer
+too, so that answers tell which server gave them.
 """
 
-import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from adapters.openai.address import Address
-from adapters.openai.reading import Reading
+from adapters.openai.reading import Reading, json_or_none
 
 Get = Callable[[str], Awaitable[bytes]]
 """Returns what stands at a URL, or nothing if that cannot be had."""
@@ -24,10 +23,10 @@ _MOST_META = 12
 
 async def mark_of(address: Address, get: Get, reading: Reading) -> str:
     """Return what a server tells of a model, as one short text; empty where it tells nothing."""
-    entry = _entry_of(_json(await get(f"{address.base}/models")), address.model)
+    entry = _entry_of(json_or_none(await get(f"{address.base}/models")), address.model)
     parts = list(_parts(entry))
     if entry.get("owned_by") == "vllm":
-        version = _json(await get(f"{address.base.removesuffix('/v1')}/version"))
+        version = json_or_none(await get(f"{address.base.removesuffix('/v1')}/version"))
         said = version.get("version") if isinstance(version, dict) else None
         parts += [f"vllm={said}"] if isinstance(said, str) else []
     return reading.name(" ".join(" ".join(parts).split()))
@@ -44,10 +43,3 @@ def _parts(entry: Mapping[str, Any]) -> Iterator[str]:
     found = [(name, entry.get(name)) for name in _TELLING]
     found += sorted(meta.items())[:_MOST_META] if isinstance(meta, dict) else []
     yield from (f"{name}={value}" for name, value in found if value and isinstance(value, str | int))
-
-
-def _json(content: bytes) -> Any:  # noqa: ANN401 - a server may say anything
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError):
-        return None

@@ -12,7 +12,6 @@ from leaderboard.counts import (
     WRITTEN_HEADS,
     beside,
     is_partly_answered,
-    not_ok,
     writes_to_tell,
     written_cells,
 )
@@ -177,7 +176,6 @@ def _cell(metric: MetricResult | None) -> dict[str, Any] | None:
         "value": metric.value,
         "interval": list(metric.ci) if metric.ci else None,
         "n": metric.n,
-        "left out": not_ok(metric),
         "beside": beside(metric.answered, metric.bounds),
         "amongAnswered": metric.among_answered if is_partly_answered(metric.answered) else None,
         "ceiling": metric.limiting_ceiling,

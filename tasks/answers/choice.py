@@ -17,18 +17,15 @@ Wait, no: B`) the last version counts. A letter that is an article, an initial o
 and maybe by `tasks.answers.polar`.
 """
 
-import re
 from collections.abc import Mapping
 
 from tasks.answers.classes import read_class
 from tasks.answers.fields import answer_fields
 from tasks.answers.letters import Claims, common, letters_reader
 from tasks.answers.options import Keys
-from tasks.answers.plain import plain_text
+from tasks.answers.plain import standing_text
 from tasks.answers.polar import POLAR_WORDS, read_polar
 from tasks.answers.thoughts import final_answer
-
-_STRUCK_OUT = re.compile(r"~~[^~\n]{1,200}~~")
 
 
 def read_choice(text: str, choices: Mapping[str, str]) -> str | None:
@@ -70,15 +67,10 @@ def taken_choices(text: str, choices: Mapping[str, str]) -> frozenset[str]:
         return Keys()
     fields = answer_fields(said)
     if fields is None:
-        return _taken(_words(said), choices)
-    read = [_taken(_words(value), choices, in_field=True) for value in fields.values if value]
-    beside = _declared_beside(_words(fields.beside), choices)
+        return _taken(standing_text(said), choices)
+    read = [_taken(standing_text(value), choices, in_field=True) for value in fields.values if value]
+    beside = _declared_beside(standing_text(fields.beside), choices)
     return common([keys for keys in (*read, *beside) if keys])
-
-
-def _words(text: str) -> str:
-    """Return a text without markup, and without what was struck out."""
-    return plain_text(_STRUCK_OUT.sub("", text))
 
 
 def _taken(text: str, choices: Mapping[str, str], *, in_field: bool = False) -> Keys:
@@ -96,6 +88,11 @@ def _taken(text: str, choices: Mapping[str, str], *, in_field: bool = False) -> 
 
 def _declared_beside(text: str, choices: Mapping[str, str]) -> Claims:
     """Return what the text around JSON declares: where it declares something else, nothing is taken."""
-    if not text.strip() or not all(len(key) == 1 for key in choices):
+    if not text.strip():
+        return ()
+    if {key.lower() for key in choices} <= POLAR_WORDS:
+        polar = _taken(text, choices)
+        return (polar,) if polar else ()
+    if not all(len(key) == 1 for key in choices):
         return ()
     return letters_reader(choices).declared(text)

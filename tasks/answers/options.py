@@ -86,7 +86,6 @@ class Options:
         free = tuple(text for text in self._texts if text not in POLAR_WORDS)
         self._free_pattern = _texts_pattern(free) if free else None
         self._key_pattern = _keys_pattern(tuple(self._keys))
-        self._letters = all(len(key) == 1 for key in choices)
 
     @property
     def polar(self) -> Mapping[str, Keys]:

@@ -66,6 +66,7 @@ _LATEX_LIMITS = re.compile(r"\\[()\[\]]")
 _LATEX_MATHS = re.compile(r"(?<![\w\\$])\${1,2}(?=[^\s$])([^$\n]+)(?<=[^\s$])\${1,2}(?![\d$])")
 _LATEX_INDEX = re.compile(r"([\^_])\{([^{}\s]*)\}")
 _NESTED = 4
+_STRUCK_OUT = re.compile(r"~~[^~\n]{1,200}~~")
 
 
 def plain_text(text: str) -> str:
@@ -74,6 +75,11 @@ def plain_text(text: str) -> str:
     No word is deleted, and names keep their marks: `x_1`, `T2*`, `CD4+`, `5-HT`, `p < 0.05`.
     """
     return _without_markup(plain_characters(text)).strip()
+
+
+def standing_text(text: str) -> str:
+    """Return a plain text without what was struck out."""
+    return plain_text(_STRUCK_OUT.sub("", text))
 
 
 def plain_characters(text: str) -> str:

@@ -7,6 +7,8 @@ is not plainly a refusal is none.
 
 import re
 
+from tasks.answers.plain import plain_characters
+
 _CANNOT = r"(?:can\s*not|can'?t|could\s*n[o']t|am\s+(?:not\s+able|unable)\s+to|'m\s+(?:not\s+able|unable)\s+to)"
 _DO = (
     r"(?:help|assist|comply|fulfil\w*|provide|give|offer|make|generate|create|produce|answer|respond|process|analy[sz]e|interpret"
@@ -39,13 +41,12 @@ _WHOLE = re.compile(
         )[\s.!?]*\Z""",
     re.IGNORECASE | re.VERBOSE,
 )
-_APOSTROPHES = str.maketrans({"\u2019": "'", "\u02bc": "'"})
 _LOOKED_AT = 400
 
 
 def is_refusal(text: str) -> bool:
     """Return whether an answer declines: it refuses, excuses itself, or says no more than that it does not know."""
     text = text.strip()
-    opening = text[:_LOOKED_AT].translate(_APOSTROPHES)
+    opening = plain_characters(text[:_LOOKED_AT])
     whole = len(text) <= _LOOKED_AT and _WHOLE.match(opening) is not None
     return whole or any(pattern.match(opening) is not None for pattern in (_DECLINES, _ONLY_SORRY))

@@ -96,7 +96,7 @@ class Said:
 
 def take_apart(text: str) -> Said:
     """Return the answer and the thought in a model's raw text; pure, and linear in its length."""
-    said = _of_channels(text) or _of_bare_channels(text) or _of_marks(text)
+    said = _of_channels(text) or _of_bare_channels(text) or _by_marks(text)[1]
     if said.unfinished:
         return said
     return Said(answer=_marked(_turn(said.answer)), thought=said.thought)
@@ -114,9 +114,12 @@ def thought_end(text: str) -> int:
         return len(text)
     if not said.thought:
         return 0
-    bare = text.rfind(_BARE_ENDS) + len(_BARE_ENDS) if _BARE_CHANNEL.match(text) else 0
-    marks = [match.end() for match in _MARK.finditer(text) if (match.lastgroup or "").startswith("end")]
-    return max([bare, *marks, *(match.end() for match in _CHANNEL.finditer(text))])
+    channels = [match.end() for match in _CHANNEL.finditer(text)]
+    if channels:
+        return channels[-1]
+    if _BARE_CHANNEL.match(text):
+        return text.rfind(_BARE_ENDS) + len(_BARE_ENDS)
+    return _by_marks(text)[0]
 
 
 def _of_channels(text: str) -> Said | None:
@@ -143,8 +146,11 @@ def _of_bare_channels(text: str) -> Said | None:
     return Said(answer=answer, thought=thought.strip())
 
 
-def _of_marks(text: str) -> Said:
-    """Take out what stands between marks; an end without a beginning ends what the chat template began."""
+def _by_marks(text: str) -> tuple[int, Said]:
+    """Take out what stands between marks, and tell where the last thought is over.
+
+    An end without a beginning ends what the chat template began.
+    """
     kept: list[str] = []
     thoughts: list[str] = []
     place, open_mark = 0, ""
@@ -167,7 +173,7 @@ def _of_marks(text: str) -> Said:
         place, open_mark = forgotten, ""
     (thoughts if open_mark else kept).append(text[place:])
     thought = "\n".join(filter(None, map(str.strip, thoughts)))
-    return Said(answer="" if open_mark else "".join(kept).strip(), thought=thought, unfinished=bool(open_mark))
+    return place, Said(answer="" if open_mark else "".join(kept).strip(), thought=thought, unfinished=bool(open_mark))
 
 
 def _answer_at_the_end(text: str, place: int) -> int | None:

@@ -37,7 +37,6 @@ from tasks.validation import read_bytes
 LAYOUT = "MedPix_single_{train,test}.csv (columns name, type, context), images/<name>"
 _NAMES: dict[Split, str] = {"train": "MedPix_single_train.csv", "test": "MedPix_single_test.csv"}
 _COLUMNS = ("name", "type", "context")
-# A name that no column can have.
 _CASE = re.compile(r"(MPX\d+)_", re.ASCII)
 
 # What pandas.read_csv takes for a missing value by default; the official code reads with it and then drops.

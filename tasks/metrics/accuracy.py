@@ -6,7 +6,7 @@ import numpy as np
 
 from tasks.answers.alternatives import says_alternative
 from tasks.answers.fields import answer_fields
-from tasks.answers.plain import plain_text
+from tasks.answers.plain import plain_text, standing_text
 from tasks.answers.polar import POLAR_WORDS, read_polar
 from tasks.metrics.metric import FloatArray
 from tasks.metrics.normalise import normalise_strictly
@@ -37,14 +37,16 @@ def answers_closed(prediction: str, reference: str) -> float:
     `no doubt` is no `no`, and saying both is no way to be always right. Any other reference must be said whole,
     undenied and without its alternatives, as `tasks.answers.alternatives` reads it. Both texts are given as they are.
     """
-    right = normalise_strictly(plain_text(reference))
-    said = plain_text(prediction)
+    right = normalise_strictly(reference)
+    said = standing_text(prediction)
     if not right or normalise_strictly(said) == right:
         return float(bool(right) and (not said.endswith("?") or said == plain_text(reference)))
     fields = answer_fields(prediction)
     answers = [said] if fields is None else [value for value in fields.values if value]
     if right in POLAR_WORDS:
-        return float(bool(answers) and all(read_polar(answer) == right for answer in answers))
+        beside = None if fields is None else read_polar(standing_text(fields.beside))
+        agreed = all(read_polar(answer) == right for answer in answers) and beside in {None, right}
+        return float(bool(answers) and agreed)
     return float(bool(answers) and all(says_alternative(answer, right) for answer in answers))
 
 

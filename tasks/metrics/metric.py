@@ -1,7 +1,7 @@
 """What a metric is: per-sample sufficient statistics and a function of their sum.
 
 Because a value is always `compute(sum of statistics)`, the same definition shards over workers,
-re-scores from disk, and bootstraps by cluster without touching the texts again.
+re-scores from disk, and resamples by cluster without touching the texts again.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -165,13 +165,16 @@ def reach(spread: Spread, room: float, *, upwards: bool) -> float:
     """
     quantile, side = t_quantile(spread.degrees), _side(spread, room, upwards=upwards)
     shift = max(0.0, -_skewness(side.pulls)) * (quantile**2 - 1) / 6
-    seen = _solved(spread.error**2, growth(spread, room, upwards=upwards), room, quantile, shift)
+    seen = _solved(spread.error**2, _growth(spread, side, room), room, quantile, shift)
     return min(room, max(seen, side.still * _solved(0.0, side.chunk, 1.0, quantile)))
 
 
 def growth(spread: Spread, room: float, *, upwards: bool) -> float:
     """Return how much variance a truth at the far end of the room adds, before it runs out of room itself."""
-    side = _side(spread, room, upwards=upwards)
+    return _growth(spread, _side(spread, room, upwards=upwards), room)
+
+
+def _growth(spread: Spread, side: _Side, room: float) -> float:
     unseen = _UNSEEN_EVENT / (side.telling + _UNSEEN_EVENT)
     skewness = (1 - unseen) * _skewness(side.pulls) + unseen * _skewness(np.append(side.pulls, room * side.chunk))
     return float(np.clip(skewness * room + spread.error**2, 0.0, room**2 * side.chunk))
