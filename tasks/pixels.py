@@ -18,7 +18,7 @@ several frames the first is the picture.
 
 import struct
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def _colours_and_sight(path: Path, image: Image.Image) -> tuple[BoolArray, BoolA
 def _deep(path: Path, image: Image.Image) -> _Deep | None:
     """Return the values of a picture that 8 bits do not hold, or None if they do."""
     if image.format == "PNG":
-        return _deep_png(path) or (_deep_grey(image) if image.mode in _DEEP_MODES else None)
+        return _deep_png(path, image) or (_deep_grey(image) if image.mode in _DEEP_MODES else None)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return _deep_tiff(path, image)
     return _deep_grey(image) if image.mode in _DEEP_MODES else None
@@ -120,7 +120,7 @@ def _deep_grey(image: Image.Image) -> _Deep:
     return _Deep(values=values, alpha=alpha, whole=image.mode != "F")
 
 
-def _deep_png(path: Path) -> _Deep | None:
+def _deep_png(path: Path, image: Image.Image) -> _Deep | None:
     """Return the 16-bit colours of a PNG file, of which Pillow keeps the high bytes alone; None if it has none."""
     with path.open("rb") as stream:
         head = stream.read(_PNG_HEADER.size)
@@ -130,8 +130,8 @@ def _deep_png(path: Path) -> _Deep | None:
     packed = _png_pixels(path.read_bytes())
 
     def unpacked(mode: str, raw: str) -> FloatArray:
-        image = Image.frombytes(mode, (width, height), packed, "zip", (raw, interlaced))
-        return np.asarray(image, dtype=np.float64)
+        part = Image.frombytes(mode, (width, height), packed, "zip", (raw, interlaced))
+        return np.asarray(part, dtype=np.float64)
 
     if colour == _PNG_GREY_ALPHA:
         # Four bytes a pixel: the high and the low byte of grey and of alpha.
@@ -139,7 +139,12 @@ def _deep_png(path: Path) -> _Deep | None:
         grey, alpha = pairs[..., 0] * _BYTE + pairs[..., 1], pairs[..., 2] * _BYTE + pairs[..., 3]
         return _Deep(values=grey, alpha=alpha / _SIXTEEN_BITS)
     mode = "RGB" if colour == _PNG_RGB else "RGBA"
-    return _of_channels(unpacked(mode, f"{mode};16B") * _BYTE + unpacked(mode, f"{mode};16L"))
+    deep = _of_channels(unpacked(mode, f"{mode};16B") * _BYTE + unpacked(mode, f"{mode};16L"))
+    hidden = image.info.get("transparency")
+    if colour == _PNG_RGB and isinstance(hidden, tuple):
+        # One colour stands for what is transparent.
+        return replace(deep, alpha=(deep.values != hidden).any(axis=-1).astype(np.float64))
+    return deep
 
 
 def _of_channels(values: FloatArray) -> _Deep:

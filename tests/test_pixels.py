@@ -47,8 +47,8 @@ def tiff(path: Path, array: Array, *, photometric: int | None = None, compressed
     path.write_bytes(head + data + struct.pack(f"{end}H", len(tags)) + entries + b"\0" * 4 + beyond)
 
 
-def deep_png(path: Path, array: Array) -> None:
-    """Write a 16-bit PNG with grey, grey and alpha, RGB or RGBA."""
+def deep_png(path: Path, array: Array, key: tuple[int, ...] = ()) -> None:
+    """Write a 16-bit PNG with grey, grey and alpha, RGB or RGBA; `key` is the colour that is transparent."""
     colour = {1: 0, 2: 4, 3: 2, 4: 6}[array.shape[2]]
     height, width = array.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
@@ -59,7 +59,8 @@ def deep_png(path: Path, array: Array) -> None:
     packed = zlib.compress(rows)
     parts = chunk(b"IDAT", packed[:50]) + chunk(b"IDAT", packed[50:])
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + parts + chunk(b"IEND", b""))
+    hidden = chunk(b"tRNS", struct.pack(f">{len(key)}H", *key)) if key else b""
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + hidden + parts + chunk(b"IEND", b""))
 
 
 @pytest.mark.parametrize(
@@ -127,6 +128,17 @@ def test_what_is_transparent_is_white_and_not_the_colour_below(tmp_path: Path, m
         return
     (image.quantize() if mode == "P" else image.convert(mode)).save(tmp_path / "a.png")
     assert shown(tmp_path, "a.png")[..., 1].tolist() == [[90, 0, 0], [255] * 3]
+
+
+@pytest.mark.parametrize("key", [(0, 0, 0), (513, 7, 65_535)])
+def test_the_transparent_colour_of_a_deep_png_is_white(tmp_path: Path, key: tuple[int, int, int]) -> None:
+    array = np.full((2, 2, 3), 20_000, dtype=np.uint16)
+    array[0, 0] = key
+    array[1, 1] = 0, 0, 1
+    deep_png(tmp_path / "x.png", array, key)
+    found = shown(tmp_path, "x.png")
+    assert found[0, 0].tolist() == [255, 255, 255]
+    assert found[1, 1].tolist() != [255, 255, 255]
 
 
 def test_half_transparent_is_half_white(tmp_path: Path) -> None:
