@@ -8,10 +8,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from tasks.answers.box_space import BoxSpace
-from tasks.foundation.errors import UsageError, unknown_name
-from tasks.sample import Box, ImageRef, Sample
-from tasks.spec import Kind, TaskSpec
+from medbench.tasks.answers.box_space import BoxSpace
+from medbench.tasks.foundation.errors import UsageError, unknown_name
+from medbench.tasks.sample import Box, ImageRef, Sample
+from medbench.tasks.spec import Kind, TaskSpec
 
 if TYPE_CHECKING:
     import torch

@@ -10,13 +10,13 @@ from functools import partial
 
 import numpy as np
 
-from adapters.base import AdapterEntry, DirectAdapter, Generation, LoadOptions, ModelCard, answer_with_box
-from tasks.answers.box_space import BoxSpace
-from tasks.catalog import benchmark_names
-from tasks.foundation.errors import DataError
-from tasks.foundation.files import fingerprint
-from tasks.sample import Box, Sample
-from tasks.spec import TaskSpec
+from medbench.adapters.base import AdapterEntry, DirectAdapter, Generation, LoadOptions, ModelCard, answer_with_box
+from medbench.tasks.answers.box_space import BoxSpace
+from medbench.tasks.catalog import benchmark_names
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.files import fingerprint
+from medbench.tasks.sample import Box, Sample
+from medbench.tasks.spec import TaskSpec
 
 CARD = ModelCard(
     name="blind",

@@ -3,23 +3,23 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from adapters.base import AdapterEntry, Parser, split_model_name
-from tasks.answers.box_space import BoxSpace
-from tasks.foundation.errors import UsageError
-from tasks.foundation.registry import Registry
+from medbench.adapters.base import AdapterEntry, Parser, split_model_name
+from medbench.tasks.answers.box_space import BoxSpace
+from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.foundation.registry import Registry
 
 ADAPTERS: Registry[AdapterEntry] = Registry(
     "model",
     {
-        "uni-med": "adapters.uni_med:ENTRY",
-        "med-flamingo": "adapters.med_flamingo.entry:ENTRY",
-        "radfm": "adapters.radfm.entry:ENTRY",
-        "llava-med": "adapters.llava_med.entry:ENTRY",
-        "xraygpt": "adapters.xraygpt.entry:ENTRY",
-        "hf": "adapters.hf.entry:ENTRY",
-        "openai": "adapters.openai.entry:ENTRY",
-        "blind": "adapters.blind:ENTRY",
-        "mock": "adapters.mock:ENTRY",
+        "uni-med": "medbench.adapters.uni_med:ENTRY",
+        "med-flamingo": "medbench.adapters.med_flamingo.entry:ENTRY",
+        "radfm": "medbench.adapters.radfm.entry:ENTRY",
+        "llava-med": "medbench.adapters.llava_med.entry:ENTRY",
+        "xraygpt": "medbench.adapters.xraygpt.entry:ENTRY",
+        "hf": "medbench.adapters.hf.entry:ENTRY",
+        "openai": "medbench.adapters.openai.entry:ENTRY",
+        "blind": "medbench.adapters.blind:ENTRY",
+        "mock": "medbench.adapters.mock:ENTRY",
     },
     group="medbench.adapters",
     expected=AdapterEntry,

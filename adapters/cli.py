@@ -5,10 +5,10 @@ from textwrap import fill
 
 import click
 
-from adapters.base import AdapterEntry, Argument, ModelCard
-from adapters.catalog import ADAPTERS, find_adapter
-from tasks.foundation.console import emit, emit_table, say
-from tasks.foundation.errors import MedbenchError
+from medbench.adapters.base import AdapterEntry, Argument, ModelCard
+from medbench.adapters.catalog import ADAPTERS, find_adapter
+from medbench.tasks.foundation.console import emit, emit_table, say
+from medbench.tasks.foundation.errors import MedbenchError
 
 _WIDTH, _INDENT = 110, 15
 _UNDECLARED = "not declared here, perhaps by the checkpoint; not known is not the same as none"

@@ -4,8 +4,8 @@ from importlib import import_module
 
 import click
 
-from adapters.catalog import ADAPTERS
-from tasks.foundation.errors import MedbenchError, UsageError
+from medbench.adapters.catalog import ADAPTERS
+from medbench.tasks.foundation.errors import MedbenchError, UsageError
 
 
 class ConverterGroup(click.Group):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from tasks.foundation.errors import RunError, UsageError
+from medbench.tasks.foundation.errors import RunError, UsageError
 
 
 @contextmanager

@@ -9,16 +9,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import get_args
 
-from adapters.base import Adapter, Answer, DirectAdapter, Generation, LocalAdapter, Parser, Prompt, SizeOf, StopReason
-from adapters.catalog import ADAPTERS
-from adapters.remote import RemoteAdapter, TryAgainError
-from tasks.foundation.errors import MedbenchError, RunError, SampleError
-from tasks.foundation.faults import described
-from tasks.sample import Box, Sample
-from tasks.spec import TaskSpec
+from medbench.adapters.base import (
+    Adapter,
+    Answer,
+    DirectAdapter,
+    Generation,
+    LocalAdapter,
+    Parser,
+    Prompt,
+    SizeOf,
+    StopReason,
+)
+from medbench.adapters.catalog import ADAPTERS
+from medbench.adapters.remote import RemoteAdapter, TryAgainError
+from medbench.tasks.foundation.errors import MedbenchError, RunError, SampleError
+from medbench.tasks.foundation.faults import described
+from medbench.tasks.sample import Box, Sample
+from medbench.tasks.spec import TaskSpec
 
-_GENERATION = "Return Generation(text=..., stop=...), of adapters.base."
-_PARSED = "Return Answer(text=..., box=...), of adapters.base."
+_GENERATION = "Return Generation(text=..., stop=...), of medbench.adapters.base."
+_PARSED = "Return Answer(text=..., box=...), of medbench.adapters.base."
 _WHOSE = "Tell its authors; the other samples are not touched by it."
 
 
@@ -112,7 +122,7 @@ def rendered(adapter: LocalAdapter, sample: Sample, spec: TaskSpec, size_of: Siz
         given: object = adapter.render(sample, spec, size_of)
     if not isinstance(given, Prompt):
         told = f"{named(adapter.card.name)} returned from render() {_shown(given)}, which is no Prompt"
-        raise _wrong(told, sample, "Return Prompt(segments=...), of adapters.base.")
+        raise _wrong(told, sample, "Return Prompt(segments=...), of medbench.adapters.base.")
     return given
 
 

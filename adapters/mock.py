@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from adapters import byte_tokenizer
-from adapters.base import (
+from medbench.adapters import byte_tokenizer
+from medbench.adapters.base import (
     Adapter,
     AdapterEntry,
     DirectAdapter,
@@ -27,11 +27,11 @@ from adapters.base import (
     TextSegment,
     answer_with_box,
 )
-from tasks.answers.box_space import BoxSpace
-from tasks.foundation.errors import SampleError
-from tasks.foundation.files import fingerprint
-from tasks.sample import Sample
-from tasks.spec import Kind, TaskSpec
+from medbench.tasks.answers.box_space import BoxSpace
+from medbench.tasks.foundation.errors import SampleError
+from medbench.tasks.foundation.files import fingerprint
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import Kind, TaskSpec
 
 if TYPE_CHECKING:
     import torch

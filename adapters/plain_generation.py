@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor
 
-from adapters.base import NO_TOKEN
+from medbench.adapters.base import NO_TOKEN
 
 
 def forget_decoding(decoder: Any) -> None:  # noqa: ANN401 - any model of transformers that can generate

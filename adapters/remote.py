@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from adapters.base import Adapter, Generation, Size
-from tasks.sample import Sample
-from tasks.spec import TaskSpec
+from medbench.adapters.base import Adapter, Generation, Size
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import TaskSpec
 
 Letter = Any
 """One question ready to be sent, as its adapter wants it; kept until it is answered."""

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapters.base import (
+from medbench.adapters.base import (
     AdapterEntry,
     ImageSlot,
     LoadOptions,
@@ -17,18 +17,18 @@ from adapters.base import (
     TextSegment,
     answer_with_box,
 )
-from adapters.uni_med_routing import Routing
-from tasks.answers.box_space import UNI_MED
-from tasks.sample import Sample
-from tasks.spec import Kind, TaskSpec
-from unimed.instructions import instruct
-from unimed.prompts import CONNECTOR_TASK, wrap
+from medbench.adapters.uni_med_routing import Routing
+from medbench.tasks.answers.box_space import UNI_MED
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import Kind, TaskSpec
+from medbench.unimed.instructions import instruct
+from medbench.unimed.prompts import CONNECTOR_TASK, wrap
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from unimed.checkpoint import LoadedCheckpoint
+    from medbench.unimed.checkpoint import LoadedCheckpoint
 
 MINI_WEIGHTS = Path(__file__).parents[1] / "unimed" / "mini"
 MINI_NOTICE = (
@@ -99,7 +99,7 @@ class UniMedAdapter(LocalAdapter):
         """Return visual tokens [V, D] routed for the kind of task."""
         import torch
 
-        from unimed.configuration import CONNECTOR_TASKS
+        from medbench.unimed.configuration import CONNECTOR_TASKS
 
         task = CONNECTOR_TASKS.index(CONNECTOR_TASK[kind])
         together = torch.stack(list(features))
@@ -122,7 +122,7 @@ class UniMedAdapter(LocalAdapter):
 
 def load(options: LoadOptions) -> UniMedAdapter:
     """Load a checkpoint folder, or the mini weights."""
-    from unimed.checkpoint import load_checkpoint
+    from medbench.unimed.checkpoint import load_checkpoint
 
     notices = () if options.checkpoint else (MINI_NOTICE,)
     folder = options.checkpoint or MINI_WEIGHTS
@@ -135,5 +135,5 @@ ENTRY = AdapterEntry(
     parse=partial(answer_with_box, UNI_MED),
     takes=frozenset({"checkpoint", "device", "dtype"}),
     boxes=UNI_MED,
-    converter="unimed.cli:convert_command",
+    converter="medbench.unimed.cli:convert_command",
 )

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tasks.spec import Kind
+from medbench.tasks.spec import Kind
 
 if TYPE_CHECKING:
     import torch

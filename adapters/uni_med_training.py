@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapters.base import LocalAdapter, Parser
-from adapters.uni_med import ENTRY, UniMedAdapter
-from tasks.sample import Sample
-from tasks.spec import TaskSpec
+from medbench.adapters.base import LocalAdapter, Parser
+from medbench.adapters.uni_med import ENTRY, UniMedAdapter
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import TaskSpec
 
 if TYPE_CHECKING:
-    from unimed.modeling import UniMedForConditionalGeneration
-    from unimed.processing import UniMedProcessor
-    from unimed.training.corpus import Corpus, Example
-    from unimed.training.plan_report import Plan
+    from medbench.unimed.modeling import UniMedForConditionalGeneration
+    from medbench.unimed.processing import UniMedProcessor
+    from medbench.unimed.training.corpus import Corpus, Example
+    from medbench.unimed.training.plan_report import Plan
 
 Scores = dict[str, dict[str, float]]
 
@@ -35,9 +35,9 @@ Examine = Callable[[LocalAdapter, Parser, Mapping[str, Sequence[HeldOut]]], Scor
 def train_uni_med(
     config: str, overrides: tuple[str, ...], *, data_dir: Path, output: Path, resume: bool, examine: Examine
 ) -> None:
-    """Train by a recipe's name or file; see `unimed.training.loop.train` for what it raises."""
-    from unimed.training.loop import train
-    from unimed.training.recipe import load_recipe
+    """Train by a recipe's name or file; see `medbench.unimed.training.loop.train` for what it raises."""
+    from medbench.unimed.training.loop import train
+    from medbench.unimed.training.recipe import load_recipe
 
     def look(
         model: "UniMedForConditionalGeneration",
@@ -53,7 +53,7 @@ def train_uni_med(
 
 def in_training(model: "UniMedForConditionalGeneration", processor: "UniMedProcessor") -> UniMedAdapter:
     """Return the adapter of a model that is being trained; it is not changed, so LoRA is not merged."""
-    from unimed.checkpoint import LoadedCheckpoint
+    from medbench.unimed.checkpoint import LoadedCheckpoint
 
     loaded = LoadedCheckpoint(model=model, processor=processor, fingerprint="in training", trained_on=frozenset())
     return UniMedAdapter(loaded, notices=())
@@ -66,7 +66,7 @@ def _held_out(example: "Example", corpus: "Corpus") -> HeldOut:
 
 def plan_uni_med(config: str, overrides: tuple[str, ...], data_dir: Path | None) -> "Plan":
     """Return parameters, memory and steps of a recipe without loading a weight."""
-    from unimed.training.plan_report import plan
-    from unimed.training.recipe import load_recipe
+    from medbench.unimed.training.plan_report import plan
+    from medbench.unimed.training.recipe import load_recipe
 
     return plan(load_recipe(config, overrides, planned=True), data_dir)

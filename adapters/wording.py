@@ -2,9 +2,9 @@
 
 import re
 
-from tasks.answers.box_space import BoxSpace
-from tasks.sample import Sample
-from tasks.spec import TaskSpec
+from medbench.tasks.answers.box_space import BoxSpace
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import TaskSpec
 
 # Placeholders of images in many chat templates; in a dataset's text they would count as images of their own.
 _PLACEHOLDER = "<image>"

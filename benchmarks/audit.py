@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from leaderboard.audit.items import Answered, long_texts, make_cell
-from leaderboard.audit.outputs import audit_outputs
-from leaderboard.audit.thresholds import THRESHOLDS
-from leaderboard.audit.verdicts import VERDICTS, Verdict
-from tasks.foundation.console import emit_table, say
+from medbench.leaderboard.audit.items import Answered, long_texts, make_cell
+from medbench.leaderboard.audit.outputs import audit_outputs
+from medbench.leaderboard.audit.thresholds import THRESHOLDS
+from medbench.leaderboard.audit.verdicts import VERDICTS, Verdict
+from medbench.tasks.foundation.console import emit_table, say
 
 RUNS = 200
 CASES = 250

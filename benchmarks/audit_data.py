@@ -14,13 +14,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import psutil
 
-from leaderboard.audit.overlap.items import Item, TaskItems
-from leaderboard.audit.overlap.pictures import PictureIndex
-from leaderboard.audit.overlap.pixels import Print
-from leaderboard.audit.overlap.printing import Printer
-from leaderboard.audit.overlap.scan import Scan
-from leaderboard.audit.overlap.test_side import TestSide
-from tasks.foundation.console import emit_table, say
+from medbench.leaderboard.audit.overlap.items import Item, TaskItems
+from medbench.leaderboard.audit.overlap.pictures import PictureIndex
+from medbench.leaderboard.audit.overlap.pixels import Print
+from medbench.leaderboard.audit.overlap.printing import Printer
+from medbench.leaderboard.audit.overlap.scan import Scan
+from medbench.leaderboard.audit.overlap.test_side import TestSide
+from medbench.tasks.foundation.console import emit_table, say
 
 TEST_ROWS = 10_000
 ROWS = 100_000

@@ -18,16 +18,16 @@ from typing import Any
 
 import torch
 
-from adapters.base import LocalAdapter
 from benchmarks.engine_ideal import gemm_peak, needed_operations, seconds_inside
 from benchmarks.engine_loads import LOADS, make_requests, mixed
 from benchmarks.engine_memory import memory_ratio
 from benchmarks.engine_model import MidSize
 from benchmarks.engine_peers import OFFICIAL_BATCH, Answers, engine_answers, official_loop, one_by_one, sorted_batches
-from harness.engine.budget import Budget
-from harness.engine.request import Request
-from harness.phases import Phases
-from tasks.foundation.console import emit_table, say
+from medbench.adapters.base import LocalAdapter
+from medbench.harness.engine.budget import Budget
+from medbench.harness.engine.request import Request
+from medbench.harness.phases import Phases
+from medbench.tasks.foundation.console import emit_table, say
 
 REPEATS = 3
 BUDGET = Budget(rows=96, tokens=1 << 17)

@@ -15,10 +15,10 @@ from benchmarks.engine_ideal import gemm_peak
 from benchmarks.engine_loads import mixed
 from benchmarks.engine_model import MidSize
 from benchmarks.engine_peers import Answers, engine_answers, official_loop
-from harness.engine.budget import Budget
-from harness.engine.request import Request
-from harness.phases import Phases
-from tasks.foundation.console import emit_table, say
+from medbench.harness.engine.budget import Budget
+from medbench.harness.engine.request import Request
+from medbench.harness.phases import Phases
+from medbench.tasks.foundation.console import emit_table, say
 
 THREADS = 2
 BUDGET = Budget(rows=96, tokens=1 << 17)

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from adapters.base import ImageSlot, Prompt, TextSegment
 from benchmarks.engine_model import VOCABULARY
-from harness.engine.request import Decoding, Request
-from tasks.catalog import get_task
-from tasks.sample import ImageRef, Sample
+from medbench.adapters.base import ImageSlot, Prompt, TextSegment
+from medbench.harness.engine.request import Decoding, Request
+from medbench.tasks.catalog import get_task
+from medbench.tasks.sample import ImageRef, Sample
 
 Lengths = Callable[[random.Random], int]
 PICTURE_SIDE = 320

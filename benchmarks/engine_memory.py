@@ -11,8 +11,8 @@ import torch
 from benchmarks.engine_loads import LOADS, make_requests
 from benchmarks.engine_model import MidSize
 from benchmarks.engine_peers import OFFICIAL_BATCH, engine_answers, official_loop
-from harness.engine.budget import Budget
-from harness.phases import Phases
+from medbench.harness.engine.budget import Budget
+from medbench.harness.phases import Phases
 
 MemoryWay = Literal["engine", "official"]
 LOAD = "report"

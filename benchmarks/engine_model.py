@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from adapters.base import LocalAdapter, ModelCard, Pixels, Prompt, SizeOf
-from tasks.sample import Sample
-from tasks.spec import Kind, TaskSpec
-from unimed.configuration import CONNECTOR_TASKS, UniMedConfig
-from unimed.modeling import UniMedForConditionalGeneration
-from unimed.prompts import CONNECTOR_TASK
+from medbench.adapters.base import LocalAdapter, ModelCard, Pixels, Prompt, SizeOf
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import Kind, TaskSpec
+from medbench.unimed.configuration import CONNECTOR_TASKS, UniMedConfig
+from medbench.unimed.modeling import UniMedForConditionalGeneration
+from medbench.unimed.prompts import CONNECTOR_TASK
 
 if TYPE_CHECKING:
     from PIL import Image

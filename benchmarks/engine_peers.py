@@ -5,12 +5,12 @@ from typing import Any, cast
 
 import torch
 
-from adapters.base import LocalAdapter, TextSegment
-from harness.engine.budget import Budget
-from harness.engine.engine import Engine
-from harness.engine.request import Request
-from harness.phases import Phases
-from tasks.images import open_image
+from medbench.adapters.base import LocalAdapter, TextSegment
+from medbench.harness.engine.budget import Budget
+from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.request import Request
+from medbench.harness.phases import Phases
+from medbench.tasks.images import open_image
 
 OFFICIAL_BATCH = 40
 Answers = dict[str, list[int]]

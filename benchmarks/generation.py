@@ -9,17 +9,17 @@ from collections.abc import Sequence
 
 import torch
 
-from adapters.base import LoadOptions, LocalAdapter
-from adapters.catalog import find_adapter
-from harness.engine.budget import Budget
-from harness.engine.engine import Engine
-from harness.engine.request import Request
-from harness.generate import Plan, requests_of
-from harness.phases import Phases
-from harness.settings import Settings
-from harness.workload import TaskLoad, load_workload
-from tasks.foundation.console import emit_table, say
-from tasks.foundation.errors import RunError
+from medbench.adapters.base import LoadOptions, LocalAdapter
+from medbench.adapters.catalog import find_adapter
+from medbench.harness.engine.budget import Budget
+from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.request import Request
+from medbench.harness.generate import Plan, requests_of
+from medbench.harness.phases import Phases
+from medbench.harness.settings import Settings
+from medbench.harness.workload import TaskLoad, load_workload
+from medbench.tasks.foundation.console import emit_table, say
+from medbench.tasks.foundation.errors import RunError
 
 TASKS = ("slake-vqa", "slake-rec", "mimic-cxr", "dermamnist")
 SAMPLES = 64

@@ -17,13 +17,13 @@ from benchmarks.reading_boxes import boxes
 from benchmarks.reading_choices import Output, classes, letters, polar, sides
 from benchmarks.reading_real import real
 from benchmarks.reading_thoughts import thoughts
-from harness.records import GenerationRecord
-from harness.score import predict
-from tasks.foundation.console import emit_table, say
-from tasks.foundation.errors import EXIT_FAILED
-from tasks.foundation.files import canonical_json, json_lines, write_atomically
-from tasks.protocols import Item, evaluate
-from tasks.sample import Box
+from medbench.harness.records import GenerationRecord
+from medbench.harness.score import predict
+from medbench.tasks.foundation.console import emit_table, say
+from medbench.tasks.foundation.errors import EXIT_FAILED
+from medbench.tasks.foundation.files import canonical_json, json_lines, write_atomically
+from medbench.tasks.protocols import Item, evaluate
+from medbench.tasks.sample import Box
 
 OUTPUT = Path("build/bench-reading.json")
 SEED = 16

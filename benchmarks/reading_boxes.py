@@ -8,13 +8,13 @@ and so on percents; `{o2}` and `{p2}`, `{q2}` belong to another box, `{W}` and `
 from collections.abc import Iterator, Mapping
 from random import Random
 
-from adapters.base import Parser
-from adapters.hf.entry import ENTRY
-from adapters.uni_med import ENTRY as UNI_MED_ENTRY
 from benchmarks.reading_choices import Output
-from tasks.answers.box_space import BOX_SPACES, BoxSpace
-from tasks.catalog import get_task
-from tasks.sample import Box, Sample
+from medbench.adapters.base import Parser
+from medbench.adapters.hf.entry import ENTRY
+from medbench.adapters.uni_med import ENTRY as UNI_MED_ENTRY
+from medbench.tasks.answers.box_space import BOX_SPACES, BoxSpace
+from medbench.tasks.catalog import get_task
+from medbench.tasks.sample import Box, Sample
 
 SIZES = ((640, 480), (512, 512), (1024, 768), (333, 500))
 

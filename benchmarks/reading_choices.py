@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
 
-from adapters.base import Parser, plain_answer
 from benchmarks.reading_forms import (
     ALTERNATIVES,
     BOTH_SIDES,
@@ -24,9 +23,10 @@ from benchmarks.reading_forms import (
     YES,
     YES_NO,
 )
-from tasks.catalog import get_task
-from tasks.sample import Box, Sample
-from tasks.spec import TaskSpec
+from medbench.adapters.base import Parser, plain_answer
+from medbench.tasks.catalog import get_task
+from medbench.tasks.sample import Box, Sample
+from medbench.tasks.spec import TaskSpec
 
 First = TypeVar("First")
 Second = TypeVar("Second")

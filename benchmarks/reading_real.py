@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from benchmarks.reading_choices import Output
-from tasks.catalog import get_task
-from tasks.sample import Sample
+from medbench.tasks.catalog import get_task
+from medbench.tasks.sample import Sample
 
 ROOT = Path(os.environ.get("MEDBENCH_REALDATA") or Path(__file__).resolve().parents[2] / "shared" / "realdata")
 _MIRAGE = "mirage_predictions/mirage_medqa_pubmedqa_predictions.jsonl.gz"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from random import Random
 
 from benchmarks.reading_choices import Output
-from tasks.sample import Box
+from medbench.tasks.sample import Box
 
 FINISHED: tuple[str, ...] = (
     "<think>{thought}</think>{said}", "<think>\n{thought}\n</think>\n\n{said}", "<thinking>{thought}</thinking>{said}",

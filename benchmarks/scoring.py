@@ -12,12 +12,12 @@ from nltk.translate.bleu_score import sentence_bleu
 from rouge import Rouge
 from rouge_score.rouge_scorer import RougeScorer
 
-from tasks.foundation.console import emit_table, say
-from tasks.metrics.bleu import sentence_bleu1
-from tasks.metrics.metric import Scorable
-from tasks.metrics.ptb import tokenise
-from tasks.metrics.rouge import GOOGLE_ROUGE, SET_ROUGE
-from tasks.protocols import PROTOCOLS, Item, metrics_for, scored_items, tokenise_together
+from medbench.tasks.foundation.console import emit_table, say
+from medbench.tasks.metrics.bleu import sentence_bleu1
+from medbench.tasks.metrics.metric import Scorable
+from medbench.tasks.metrics.ptb import tokenise
+from medbench.tasks.metrics.rouge import GOOGLE_ROUGE, SET_ROUGE
+from medbench.tasks.protocols import PROTOCOLS, Item, metrics_for, scored_items, tokenise_together
 
 SMALL, LARGE = 500, 2000
 SENTENCES = (

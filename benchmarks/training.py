@@ -16,27 +16,27 @@ from pathlib import Path
 
 import torch
 
-from adapters.uni_med import MINI_WEIGHTS
-from tasks.foundation.console import emit_table, say
-from tasks.foundation.errors import RunError
-from tasks.suite import prepare_mini_suite
-from unimed.base_weights import BaseWeights
-from unimed.checkpoint import load_checkpoint
-from unimed.lora import LoraLinear
-from unimed.modeling import IGNORED_LABEL, UniMedForConditionalGeneration
-from unimed.official.eva import to_eva
-from unimed.router import Router, soft_weights
-from unimed.training.accelerate_setup import make_accelerator
-from unimed.training.batches import Batch
-from unimed.training.build import base_of, build, image_size_of
-from unimed.training.corpus import Corpus, load_corpus
-from unimed.training.features import FeatureCache
-from unimed.training.feed import Kitchen, Ready, seed_of
-from unimed.training.log import Tally
-from unimed.training.mixture import Mixture
-from unimed.training.optimizer import DECAY_RULES, make_optimizer, set_rate
-from unimed.training.recipe import Recipe, load_recipe
-from unimed.training.trainer import Trainer
+from medbench.adapters.uni_med import MINI_WEIGHTS
+from medbench.tasks.foundation.console import emit_table, say
+from medbench.tasks.foundation.errors import RunError
+from medbench.tasks.suite import prepare_mini_suite
+from medbench.unimed.base_weights import BaseWeights
+from medbench.unimed.checkpoint import load_checkpoint
+from medbench.unimed.lora import LoraLinear
+from medbench.unimed.modeling import IGNORED_LABEL, UniMedForConditionalGeneration
+from medbench.unimed.official.eva import to_eva
+from medbench.unimed.router import Router, soft_weights
+from medbench.unimed.training.accelerate_setup import make_accelerator
+from medbench.unimed.training.batches import Batch
+from medbench.unimed.training.build import base_of, build, image_size_of
+from medbench.unimed.training.corpus import Corpus, load_corpus
+from medbench.unimed.training.features import FeatureCache
+from medbench.unimed.training.feed import Kitchen, Ready, seed_of
+from medbench.unimed.training.log import Tally
+from medbench.unimed.training.mixture import Mixture
+from medbench.unimed.training.optimizer import DECAY_RULES, make_optimizer, set_rate
+from medbench.unimed.training.recipe import Recipe, load_recipe
+from medbench.unimed.training.trainer import Trainer
 
 STEPS = 40
 REPEATS = 5

@@ -10,34 +10,34 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
-from adapters.base import ModelCard
-from adapters.catalog import ADAPTERS
-from adapters.hf.apart import TAKEN_APART
-from adapters.hf.families import FAMILIES, KNOWN, Known
 from benchmarks.reading import HEADER, all_of, cells, generated, measure, read
-from harness.cli import COMMANDS
-from harness.doctor.pseudo_models import PSEUDO_MODELS
-from harness.doctor.scorers import examine_scorers
-from harness.predictions.catalog import FORMATS
-from harness.results import MetricResult, Results, read_results_file
-from harness.settings import Settings
-from harness.workload import load_workload
-from leaderboard.board import make_board
-from leaderboard.markdown import render_scores
-from tasks.answers.box_space import BOX_SPACES
-from tasks.catalog import benchmark_names, get_task, task_names
-from tasks.download.archives import readable_size
-from tasks.download.sources import SOURCES, HubSource, ManualSource
-from tasks.foundation.console import say
-from tasks.foundation.errors import EXIT_FAILED
-from tasks.foundation.files import read_json
-from tasks.mini_suite import DATA
-from tasks.protocols import metric_ids
-from tasks.sample import Box
-from unimed.training.plan import dead_parameters, meta_model, parts_of, plan_memory
-from unimed.training.plan_inputs import planned_config
-from unimed.training.plan_report import memory_table, parameter_table
-from unimed.training.recipe import load_recipe
+from medbench.adapters.base import ModelCard
+from medbench.adapters.catalog import ADAPTERS
+from medbench.adapters.hf.apart import TAKEN_APART
+from medbench.adapters.hf.families import FAMILIES, KNOWN, Known
+from medbench.harness.cli import COMMANDS
+from medbench.harness.doctor.pseudo_models import PSEUDO_MODELS
+from medbench.harness.doctor.scorers import examine_scorers
+from medbench.harness.predictions.catalog import FORMATS
+from medbench.harness.results import MetricResult, Results, read_results_file
+from medbench.harness.settings import Settings
+from medbench.harness.workload import load_workload
+from medbench.leaderboard.board import make_board
+from medbench.leaderboard.markdown import render_scores
+from medbench.tasks.answers.box_space import BOX_SPACES
+from medbench.tasks.catalog import benchmark_names, get_task, task_names
+from medbench.tasks.download.archives import readable_size
+from medbench.tasks.download.sources import SOURCES, HubSource, ManualSource
+from medbench.tasks.foundation.console import say
+from medbench.tasks.foundation.errors import EXIT_FAILED
+from medbench.tasks.foundation.files import read_json
+from medbench.tasks.mini_suite import DATA
+from medbench.tasks.protocols import metric_ids
+from medbench.tasks.sample import Box
+from medbench.unimed.training.plan import dead_parameters, meta_model, parts_of, plan_memory
+from medbench.unimed.training.plan_inputs import planned_config
+from medbench.unimed.training.plan_report import memory_table, parameter_table
+from medbench.unimed.training.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 MINI_RESULTS = ROOT / "docs" / "mini"

@@ -12,10 +12,10 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
-from adapters.base import Adapter, LocalAdapter
-from adapters.remote import RemoteAdapter
-from harness.environment import installed_version
-from tasks.foundation.files import file_sha256, fingerprint
+from medbench.adapters.base import Adapter, LocalAdapter
+from medbench.adapters.remote import RemoteAdapter
+from medbench.harness.environment import installed_version
+from medbench.tasks.foundation.files import file_sha256, fingerprint
 
 ROOT = Path(__file__).parents[1]
 # Imports are followed in these rooms; of `tasks` only some files decide answers, the others score them.
@@ -25,7 +25,8 @@ _OF_LOCAL = ("harness/driving.py", "harness/self_test.py", "harness/engine/**/*.
 _OF_REMOTE = ("harness/remote/asking.py",)
 _LIBRARIES = ("torch", "transformers", "tokenizers", "sentencepiece", "numpy", "pillow")
 _OF_PICTURES = ("pillow",)
-_OURS = frozenset({"adapters", "harness", "leaderboard", "tasks", "unimed"})
+_OURS = "medbench"
+_IN_A_ROOM = 2
 _GROUPS = ("medbench.adapters", "medbench.tasks")
 
 
@@ -58,12 +59,19 @@ def answering_code(adapter: Adapter) -> dict[str, str]:
 
 def _own_files(module: str) -> set[Path]:
     """Return the files of a module of ours: all of its package, where it has one of its own in the room."""
-    parts = module.split(".")
-    if parts[0] not in _FOLLOWED or len(parts) == 1:
+    parts = _inside(module)
+    if len(parts) < _IN_A_ROOM:
         return set()
     package = ROOT / parts[0] / parts[1]
     alone = package.with_suffix(".py")
     return {alone} if alone.is_file() else set(package.rglob("*.py"))
+
+
+def _inside(module: str) -> list[str]:
+    """Return a module's name below `medbench`, in parts; empty for one that is not followed."""
+    ours, _, rest = module.partition(".")
+    parts = rest.split(".")
+    return parts if ours == _OURS and parts[0] in _FOLLOWED else []
 
 
 def _followed(files: set[Path]) -> set[Path]:
@@ -103,9 +111,7 @@ def _run(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _files_of(module: str) -> Iterator[Path]:
-    parts = module.split(".")
-    if parts[0] not in _FOLLOWED:
-        return
+    parts = _inside(module)
     for end in range(1, len(parts) + 1):
         path = ROOT.joinpath(*parts[:end])
         # Packages on the way are imported too.
@@ -118,7 +124,7 @@ def _plugins_of(adapter: Adapter, tasks: Iterable[str]) -> dict[str, str]:
     modules = {type(adapter).__module__} | {
         entry.module for group, names in wanted.items() for entry in entry_points(group=group) if entry.name in names
     }
-    packages = {module.partition(".")[0] for module in modules} - _OURS
+    packages = {module.partition(".")[0] for module in modules} - {_OURS}
     return {package: digest for package in sorted(packages) if (digest := _hash_of_package(package))}
 
 

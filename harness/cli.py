@@ -10,30 +10,49 @@ from typing import Any, NoReturn
 
 import click
 
-from tasks.foundation.console import say, show_error
-from tasks.foundation.errors import EXIT_INTERRUPTED, EXIT_USAGE, MedbenchError, StoppedError, UsageError, unknown_name
+from medbench.tasks.foundation.console import say, show_error
+from medbench.tasks.foundation.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    MedbenchError,
+    StoppedError,
+    UsageError,
+    unknown_name,
+)
 
 COMMANDS = {
-    "run": ("harness.commands:run_command", "Run a model over tasks and write a leaderboard."),
-    "score": ("harness.score_command:score_command", "Score a run's answers again, or anybody's predictions."),
-    "leaderboard": ("leaderboard.cli:leaderboard_command", "Put runs side by side in one table."),
+    "run": ("medbench.harness.commands:run_command", "Run a model over tasks and write a leaderboard."),
+    "score": ("medbench.harness.score_command:score_command", "Score a run's answers again, or anybody's predictions."),
+    "leaderboard": ("medbench.leaderboard.cli:leaderboard_command", "Put runs side by side in one table."),
     "report": (
-        "leaderboard.report.cli:report_command",
+        "medbench.leaderboard.report.cli:report_command",
         "Put runs into one HTML file to look through, sample by sample.",
     ),
-    "breakdown": ("leaderboard.breakdown_command:breakdown_command", "Show a run's numbers by the data's own labels."),
-    "compare": ("leaderboard.compare_commands:compare_command", "Compare two runs sample by sample."),
-    "gate": ("leaderboard.compare_commands:gate_command", "Tell a script whether a run may replace another."),
-    "export": ("leaderboard.export.cli:export_command", "Write a run's results in a format that others read."),
-    "push": ("leaderboard.export.cli:push_command", "Upload a run's results to a dataset repository on the Hub."),
-    "site": ("leaderboard.site.cli:site_command", "Make a folder of runs into a static leaderboard site."),
-    "audit": ("leaderboard.audit.cli:audit_group", "Look for leaks: in outputs, in data, in what was declared."),
-    "tasks": ("tasks.cli:tasks_command", "List the tasks."),
-    "data": ("tasks.cli:data_group", "List, prepare and verify datasets."),
-    "models": ("adapters.cli:models_command", "List the models, or show all that is known of one."),
-    "doctor": ("harness.doctor.cli:doctor_group", "Test this installation: what do the scorers say of known models?"),
-    "train": ("harness.train_command:train_command", "Train Uni-Med, or show what a training would take."),
-    "convert": ("adapters.convert_group:convert_group", "Convert published weights of a model, and back."),
+    "breakdown": (
+        "medbench.leaderboard.breakdown_command:breakdown_command",
+        "Show a run's numbers by the data's own labels.",
+    ),
+    "compare": ("medbench.leaderboard.compare_commands:compare_command", "Compare two runs sample by sample."),
+    "gate": ("medbench.leaderboard.compare_commands:gate_command", "Tell a script whether a run may replace another."),
+    "export": ("medbench.leaderboard.export.cli:export_command", "Write a run's results in a format that others read."),
+    "push": (
+        "medbench.leaderboard.export.cli:push_command",
+        "Upload a run's results to a dataset repository on the Hub.",
+    ),
+    "site": ("medbench.leaderboard.site.cli:site_command", "Make a folder of runs into a static leaderboard site."),
+    "audit": (
+        "medbench.leaderboard.audit.cli:audit_group",
+        "Look for leaks: in outputs, in data, in what was declared.",
+    ),
+    "tasks": ("medbench.tasks.cli:tasks_command", "List the tasks."),
+    "data": ("medbench.tasks.cli:data_group", "List, prepare and verify datasets."),
+    "models": ("medbench.adapters.cli:models_command", "List the models, or show all that is known of one."),
+    "doctor": (
+        "medbench.harness.doctor.cli:doctor_group",
+        "Test this installation: what do the scorers say of known models?",
+    ),
+    "train": ("medbench.harness.train_command:train_command", "Train Uni-Med, or show what a training would take."),
+    "convert": ("medbench.adapters.convert_group:convert_group", "Convert published weights of a model, and back."),
 }
 
 

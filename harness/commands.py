@@ -8,19 +8,19 @@ from typing import Any
 
 import click
 
-from harness.options import as_limits, as_table
-from harness.phases import Phases
-from harness.results import MetricResult, Results, TaskResult
-from harness.run import PAGE, REPORT
-from harness.settings import MAX_SEED, Settings
-from harness.workload import Workload
-from tasks.catalog import task_names
-from tasks.foundation.console import emit, emit_table, say, warn
-from tasks.foundation.errors import EXIT_FAILED, StoppedError
-from tasks.probes import PROBES
-from tasks.protocols import metric_ids
+from medbench.harness.options import as_limits, as_table
+from medbench.harness.phases import Phases
+from medbench.harness.results import MetricResult, Results, TaskResult
+from medbench.harness.run import PAGE, REPORT
+from medbench.harness.settings import MAX_SEED, Settings
+from medbench.harness.workload import Workload
+from medbench.tasks.catalog import task_names
+from medbench.tasks.foundation.console import emit, emit_table, say, warn
+from medbench.tasks.foundation.errors import EXIT_FAILED, StoppedError
+from medbench.tasks.probes import PROBES
+from medbench.tasks.protocols import metric_ids
 
-PAGES = "leaderboard.publish"
+PAGES = "medbench.leaderboard.publish"
 """Writes the pages of runs; named, not imported, since the leaderboard is built on the harness."""
 
 
@@ -104,7 +104,7 @@ def run_command(
     Example:  medbench run --model uni-med --tasks slake-vqa,cls --limit 20
               medbench run --model uni-med --model blind --tasks prepared --data-dir data
     """
-    from harness.several import Said, settings_of, tell_whose
+    from medbench.harness.several import Said, settings_of, tell_whose
 
     said = Said(
         models=models, arguments=model_args or {}, checkpoints=checkpoints,
@@ -133,8 +133,8 @@ class _Ended:
 
 
 def _run_one(settings: Settings, overwrite: str, workload: Workload | None = None) -> _Ended:
-    from harness.run import run
-    from harness.summarise import felt_limits
+    from medbench.harness.run import run
+    from medbench.harness.summarise import felt_limits
 
     outcome = run(settings, publish, overwrite=overwrite, workload=workload)
     show_results(outcome.results)
@@ -150,8 +150,8 @@ def _run_one(settings: Settings, overwrite: str, workload: Workload | None = Non
 
 def _run_several(found: Sequence[Settings], overwrite: str) -> int:
     """Run models one after the other; return failure if one of them failed."""
-    from harness.several import one_by_one, shown
-    from harness.workload import load_workload
+    from medbench.harness.several import one_by_one, shown
+    from medbench.harness.workload import load_workload
 
     workload = load_workload(found[0])
     workload.say_left_out()
@@ -172,8 +172,8 @@ def _run_several(found: Sequence[Settings], overwrite: str) -> int:
 
 
 def _show_dry_run(settings: Settings) -> None:
-    from harness.dry_run import page
-    from harness.dry_run.dry_run import dry_run
+    from medbench.harness.dry_run import page
+    from medbench.harness.dry_run.dry_run import dry_run
 
     for dry in dry_run(settings):
         for notice in dry.notices:

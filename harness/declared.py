@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from adapters.catalog import find_adapter
+from medbench.adapters.catalog import find_adapter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,21 +9,21 @@ from typing import Any, cast
 
 import torch
 
-from adapters.base import LocalAdapter
-from harness.engine.alone import generate_alone
-from harness.engine.budget import Budget, auto_budget
-from harness.engine.compiling import compile_layers
-from harness.engine.engine import Engine
-from harness.engine.request import Choosing, Outcome, Request, make_request
-from harness.phases import Phases
-from harness.rundir import RunDirectory
-from harness.self_test import Tested, self_test
-from harness.settings import Settings
-from harness.workload import TaskLoad
-from tasks.foundation.console import say, warn
-from tasks.foundation.errors import SampleError, UsageError
-from tasks.foundation.files import canonical_json, write_atomically
-from tasks.sample import Sample
+from medbench.adapters.base import LocalAdapter
+from medbench.harness.engine.alone import generate_alone
+from medbench.harness.engine.budget import Budget, auto_budget
+from medbench.harness.engine.compiling import compile_layers
+from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.request import Choosing, Outcome, Request, make_request
+from medbench.harness.phases import Phases
+from medbench.harness.rundir import RunDirectory
+from medbench.harness.self_test import Tested, self_test
+from medbench.harness.settings import Settings
+from medbench.harness.workload import TaskLoad
+from medbench.tasks.foundation.console import say, warn
+from medbench.tasks.foundation.errors import SampleError, UsageError
+from medbench.tasks.foundation.files import canonical_json, write_atomically
+from medbench.tasks.sample import Sample
 
 _FEWEST, _MOST = 4, 24
 _LOOKED_AT = 64

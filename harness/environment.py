@@ -6,9 +6,9 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from harness.model_info import ModelInfo
-from harness.phases import Phases
-from tasks.foundation.files import canonical_json, write_atomically
+from medbench.harness.model_info import ModelInfo
+from medbench.harness.phases import Phases
+from medbench.tasks.foundation.files import canonical_json, write_atomically
 
 _PACKAGES = (
     "medbench",

@@ -3,15 +3,15 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from adapters.base import LocalAdapter, Parser
-from adapters.uni_med_training import HeldOut, Scores
-from harness.engine.budget import auto_budget
-from harness.engine.engine import Engine
-from harness.engine.request import make_request
-from harness.phases import Phases
-from harness.records import GenerationRecord
-from harness.score import predict
-from tasks.protocols import Protocol, evaluate
+from medbench.adapters.base import LocalAdapter, Parser
+from medbench.adapters.uni_med_training import HeldOut, Scores
+from medbench.harness.engine.budget import auto_budget
+from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.request import make_request
+from medbench.harness.phases import Phases
+from medbench.harness.records import GenerationRecord
+from medbench.harness.score import predict
+from medbench.tasks.protocols import Protocol, evaluate
 
 PROTOCOL: Protocol = "strict"
 RUN = "in training"

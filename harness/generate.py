@@ -6,21 +6,21 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import IO
 
-from adapters.base import Adapter, DirectAdapter, Generation, LocalAdapter
-from adapters.guarding import answered, plugin_faults
-from adapters.remote import RemoteAdapter
-from harness.engine.request import GREEDY, Choosing, Outcome, Request, make_request
-from harness.phases import Phases
-from harness.records import GenerationRecord, RecordFile, append
-from harness.rundir import RunDirectory
-from harness.settings import Settings
-from harness.workload import TaskLoad, Workload
-from harness.written import is_cut_off
-from tasks.answers.thoughts import take_apart
-from tasks.foundation.console import Meter, meter, say
-from tasks.foundation.errors import RunError, SampleError
-from tasks.sample import Sample
-from tasks.spec import Kind
+from medbench.adapters.base import Adapter, DirectAdapter, Generation, LocalAdapter
+from medbench.adapters.guarding import answered, plugin_faults
+from medbench.adapters.remote import RemoteAdapter
+from medbench.harness.engine.request import GREEDY, Choosing, Outcome, Request, make_request
+from medbench.harness.phases import Phases
+from medbench.harness.records import GenerationRecord, RecordFile, append
+from medbench.harness.rundir import RunDirectory
+from medbench.harness.settings import Settings
+from medbench.harness.workload import TaskLoad, Workload
+from medbench.harness.written import is_cut_off
+from medbench.tasks.answers.thoughts import take_apart
+from medbench.tasks.foundation.console import Meter, meter, say
+from medbench.tasks.foundation.errors import RunError, SampleError
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import Kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +109,7 @@ def _outcomes_of(
     elif isinstance(adapter, LocalAdapter):
         yield from _drive_engine(plan, adapter, directory, phases, settings)
     elif isinstance(adapter, RemoteAdapter):
-        from harness.remote.driving import answer_remotely
+        from medbench.harness.remote.driving import answer_remotely
 
         yield from answer_remotely(adapter, plan.loads, plan.missing, directory.path, phases)
     else:
@@ -135,7 +135,7 @@ def _answer_directly(plan: Plan, adapter: DirectAdapter, phases: Phases) -> Iter
 def _drive_engine(
     plan: Plan, adapter: LocalAdapter, directory: RunDirectory, phases: Phases, settings: Settings
 ) -> Iterator[list[Outcome]]:
-    from harness.driving import choosing_of, drive, note_agreement
+    from medbench.harness.driving import choosing_of, drive, note_agreement
 
     refused: list[Outcome] = []
     requests = requests_of(plan, adapter, phases, refused, choosing_of(settings, adapter))
@@ -148,7 +148,7 @@ def requests_of(
     plan: Plan, adapter: LocalAdapter, phases: Phases, refused: list[Outcome], choosing: Choosing = GREEDY
 ) -> Iterator[Request]:
     """Yield the missing samples as rendered requests, tasks with long answers first; note what cannot be rendered."""
-    from harness.engine.grouping import LONG_ANSWERS_FIRST
+    from medbench.harness.engine.grouping import LONG_ANSWERS_FIRST
 
     for load in sorted(plan.loads, key=lambda load: LONG_ANSWERS_FIRST.index(load.spec.kind)):
         for sample in plan.missing[load.spec.name]:

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import get_args
 
-from tasks.catalog import select_tasks
-from tasks.foundation.errors import UsageError
-from tasks.spec import Kind, TaskSpec
+from medbench.tasks.catalog import select_tasks
+from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.spec import Kind, TaskSpec
 
 EVERY_TASK = "all"
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from adapters.catalog import ChosenModel
-from harness.settings import Settings
-from harness.workload import Workload
-from tasks.foundation.errors import RunError
-from tasks.foundation.files import fingerprint
+from medbench.adapters.catalog import ChosenModel
+from medbench.harness.settings import Settings
+from medbench.harness.workload import Workload
+from medbench.tasks.foundation.errors import RunError
+from medbench.tasks.foundation.files import fingerprint
 
 # File systems allow 255 bytes; names of served models with their addresses may be longer.
 _SLUG_CHARACTERS = 80

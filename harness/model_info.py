@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pydantic import ConfigDict
 
-from tasks.catalog import benchmark_of
+from medbench.tasks.catalog import benchmark_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import click
 
-from tasks.foundation.errors import UsageError
+from medbench.tasks.foundation.errors import UsageError
 
 
 def as_table(_: click.Context, option: click.Parameter, given: Sequence[str]) -> dict[str, str] | None:
@@ -30,6 +30,6 @@ def as_limits(_: click.Context, __: click.Parameter, given: Sequence[str]) -> di
     Raises:
         UsageError: If it has another form.
     """
-    from harness.limits import read_limits
+    from medbench.harness.limits import read_limits
 
     return read_limits(given) if given else None

@@ -8,12 +8,12 @@ from typing import IO, Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from adapters.base import StopReason
-from adapters.remote import Served, ServedGeneration
-from harness.engine.request import Outcome
-from tasks.checks import encodable
-from tasks.foundation.errors import RunError
-from tasks.foundation.files import canonical_json, json_lines, read_numbered_json_lines, write_atomically
+from medbench.adapters.base import StopReason
+from medbench.adapters.remote import Served, ServedGeneration
+from medbench.harness.engine.request import Outcome
+from medbench.tasks.checks import encodable
+from medbench.tasks.foundation.errors import RunError
+from medbench.tasks.foundation.files import canonical_json, json_lines, read_numbered_json_lines, write_atomically
 
 _ONLY_IF_SET = frozenset({"thought_tokens", "reasoning", "served"})
 

@@ -3,15 +3,15 @@
 from dataclasses import replace
 from pathlib import Path
 
-from adapters.catalog import choose_model
-from harness.results import Results, read_results, write_results
-from harness.rundir import RunDirectory, read_run
-from harness.score import doubts_about_boxes, score_tasks
-from harness.settings import load_settings
-from harness.summarise import summarise
-from harness.workload import Workload, load_workload
-from tasks.foundation.console import warn
-from tasks.foundation.errors import RunError
+from medbench.adapters.catalog import choose_model
+from medbench.harness.results import Results, read_results, write_results
+from medbench.harness.rundir import RunDirectory, read_run
+from medbench.harness.score import doubts_about_boxes, score_tasks
+from medbench.harness.settings import load_settings
+from medbench.harness.summarise import summarise
+from medbench.harness.workload import Workload, load_workload
+from medbench.tasks.foundation.console import warn
+from medbench.tasks.foundation.errors import RunError
 
 
 def rescore(path: Path, data_dir: Path | None) -> Results:

@@ -7,15 +7,15 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from harness.model_info import ModelInfo
-from harness.rundir import read_run
-from tasks.foundation.errors import RunError
-from tasks.foundation.files import canonical_json, write_atomically
-from tasks.protocols import Protocol, State
-from tasks.spec import Kind
-from tasks.statistics.intervals import Method
-from tasks.suite import SuiteName
-from tasks.validation import parse_json_file
+from medbench.harness.model_info import ModelInfo
+from medbench.harness.rundir import read_run
+from medbench.tasks.foundation.errors import RunError
+from medbench.tasks.foundation.files import canonical_json, write_atomically
+from medbench.tasks.protocols import Protocol, State
+from medbench.tasks.spec import Kind
+from medbench.tasks.statistics.intervals import Method
+from medbench.tasks.suite import SuiteName
+from medbench.tasks.validation import parse_json_file
 
 SCHEMA: Literal[1] = 1
 RESULTS_FILE = "results.json"
@@ -30,7 +30,7 @@ class IntervalInfo:
     """How an interval was made.
 
     Attributes:
-        method: See `tasks.statistics.intervals`.
+        method: See `medbench.tasks.statistics.intervals`.
         clusters: Images, patients, volumes or documents behind it.
         design_effect: How many times the variance is that of as many independent samples; None if not defined.
     """

@@ -5,26 +5,26 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from adapters.base import Adapter, AdapterEntry, LoadOptions, LocalAdapter
-from adapters.catalog import ChosenModel, choose_model
-from adapters.guarding import named, plugin_faults
-from adapters.remote import RemoteAdapter
-from harness.answering_code import made_of
-from harness.environment import write_environment
-from harness.generate import answerable, generate, make_plan
-from harness.locking import held_before_loading
-from harness.phases import Phases
-from harness.results import Results, read_results, write_results
-from harness.rundir import RunDirectory, open_run
-from harness.score import Scores, doubts_about_boxes, score_tasks
-from harness.settings import Settings
-from harness.shares import Seat, Share, Told, files_of, merged, refuse_other_weights, shares_of, told_by
-from harness.summarise import summarise
-from harness.workload import Workload, load_workload
-from tasks.foundation.console import say, warn
-from tasks.foundation.errors import MedbenchError, RunError, UsageError
-from tasks.foundation.memory import room_for
-from tasks.metrics.meteor import start_meteor
+from medbench.adapters.base import Adapter, AdapterEntry, LoadOptions, LocalAdapter
+from medbench.adapters.catalog import ChosenModel, choose_model
+from medbench.adapters.guarding import named, plugin_faults
+from medbench.adapters.remote import RemoteAdapter
+from medbench.harness.answering_code import made_of
+from medbench.harness.environment import write_environment
+from medbench.harness.generate import answerable, generate, make_plan
+from medbench.harness.locking import held_before_loading
+from medbench.harness.phases import Phases
+from medbench.harness.results import Results, read_results, write_results
+from medbench.harness.rundir import RunDirectory, open_run
+from medbench.harness.score import Scores, doubts_about_boxes, score_tasks
+from medbench.harness.settings import Settings
+from medbench.harness.shares import Seat, Share, Told, files_of, merged, refuse_other_weights, shares_of, told_by
+from medbench.harness.summarise import summarise
+from medbench.harness.workload import Workload, load_workload
+from medbench.tasks.foundation.console import say, warn
+from medbench.tasks.foundation.errors import MedbenchError, RunError, UsageError
+from medbench.tasks.foundation.memory import room_for
+from medbench.tasks.metrics.meteor import start_meteor
 
 Publish = Callable[[Path], None]
 PAGE = "leaderboard.md"
@@ -148,7 +148,7 @@ def load_share(settings: Settings, model: ChosenModel, workload: Workload, share
 def _parts(adapter: Adapter, workload: Workload) -> dict[str, object]:
     """Return what answers depend on beside settings, weights and data; a server may be asked for it."""
     if isinstance(adapter, RemoteAdapter):
-        from harness.remote.driving import refuse_to_send
+        from medbench.harness.remote.driving import refuse_to_send
 
         refuse_to_send(adapter, answerable(workload, adapter.card.kinds))
     with plugin_faults(adapter.card.name, "what it says of itself", type(adapter).__module__):

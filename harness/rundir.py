@@ -9,15 +9,15 @@ from typing import Any
 
 import yaml
 
-from adapters.catalog import ChosenModel
-from harness.locking import held, slug, unwritable
-from harness.model_info import ModelInfo
-from harness.records import RecordFile
-from harness.settings import Settings
-from harness.workload import Workload
-from tasks.foundation.errors import RunError
-from tasks.foundation.files import fingerprint, write_atomically
-from tasks.foundation.yaml_tables import read_yaml_table
+from medbench.adapters.catalog import ChosenModel
+from medbench.harness.locking import held, slug, unwritable
+from medbench.harness.model_info import ModelInfo
+from medbench.harness.records import RecordFile
+from medbench.harness.settings import Settings
+from medbench.harness.workload import Workload
+from medbench.tasks.foundation.errors import RunError
+from medbench.tasks.foundation.files import fingerprint, write_atomically
+from medbench.tasks.foundation.yaml_tables import read_yaml_table
 
 _IDENTITY_DIGITS = 12
 _ROUNDED = frozenset({"bfloat16", "float16"})

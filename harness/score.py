@@ -8,26 +8,26 @@ from typing import Any
 
 import numpy as np
 
-from adapters.base import Parser
-from adapters.catalog import ChosenModel
-from adapters.guarding import understood
-from harness.records import GenerationRecord
-from harness.results import Written
-from harness.rundir import RunDirectory
-from harness.workload import TaskLoad
-from harness.written import is_cut_off, written_on
-from tasks.answers.box_check import doubt_about_boxes
-from tasks.answers.box_space import BoxSpace
-from tasks.answers.choice import choice_beside
-from tasks.answers.thoughts import take_apart
-from tasks.ceiling import rec_ceilings
-from tasks.foundation.console import say, warn
-from tasks.foundation.errors import MedbenchError, RunError, SampleError
-from tasks.foundation.files import json_lines, write_atomically
-from tasks.metrics.metric import Scorable
-from tasks.protocols import PROTOCOLS, Evaluation, Item, Protocol, evaluate, state_of, tokenise_together
-from tasks.sample import Box, Sample
-from tasks.spec import TaskSpec
+from medbench.adapters.base import Parser
+from medbench.adapters.catalog import ChosenModel
+from medbench.adapters.guarding import understood
+from medbench.harness.records import GenerationRecord
+from medbench.harness.results import Written
+from medbench.harness.rundir import RunDirectory
+from medbench.harness.workload import TaskLoad
+from medbench.harness.written import is_cut_off, written_on
+from medbench.tasks.answers.box_check import doubt_about_boxes
+from medbench.tasks.answers.box_space import BoxSpace
+from medbench.tasks.answers.choice import choice_beside
+from medbench.tasks.answers.thoughts import take_apart
+from medbench.tasks.ceiling import rec_ceilings
+from medbench.tasks.foundation.console import say, warn
+from medbench.tasks.foundation.errors import MedbenchError, RunError, SampleError
+from medbench.tasks.foundation.files import json_lines, write_atomically
+from medbench.tasks.metrics.metric import Scorable
+from medbench.tasks.protocols import PROTOCOLS, Evaluation, Item, Protocol, evaluate, state_of, tokenise_together
+from medbench.tasks.sample import Box, Sample
+from medbench.tasks.spec import TaskSpec
 
 _BOX_SIZES = ((0.01, "small, below 1 %"), (0.1, "medium, 1 to 10 %"))
 _LARGE = "large, 10 % and more"

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.commands import exit_code, percent, publish, show_results
-from harness.predictions.catalog import DEFAULT_FORMAT, FORMATS
-from tasks.answers.box_space import BOX_SPACES, UNI_MED, BoxSpace
-from tasks.catalog import get_task
-from tasks.foundation.console import emit, emit_table, say, warn
-from tasks.foundation.errors import EXIT_FAILED, UsageError
-from tasks.foundation.files import canonical_json
-from tasks.protocols import PROTOCOLS
-from tasks.spec import TaskSpec
+from medbench.harness.commands import exit_code, percent, publish, show_results
+from medbench.harness.predictions.catalog import DEFAULT_FORMAT, FORMATS
+from medbench.tasks.answers.box_space import BOX_SPACES, UNI_MED, BoxSpace
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.console import emit, emit_table, say, warn
+from medbench.tasks.foundation.errors import EXIT_FAILED, UsageError
+from medbench.tasks.foundation.files import canonical_json
+from medbench.tasks.protocols import PROTOCOLS
+from medbench.tasks.spec import TaskSpec
 
 if TYPE_CHECKING:
-    from harness.predictions.scoring import PredictionScores
+    from medbench.harness.predictions.scoring import PredictionScores
 
 _FOR_PREDICTIONS = {
     "predictions": "--predictions",
@@ -60,8 +60,8 @@ def score_command(runs: tuple[Path, ...], data_dir: Path | None, task: str | Non
 
 
 def _score_runs(runs: Sequence[Path], data_dir: Path | None, options: dict[str, Any]) -> int:
-    from harness.rescore import rescore
-    from harness.several import Attempt
+    from medbench.harness.rescore import rescore
+    from medbench.harness.several import Attempt
 
     given = [_FOR_PREDICTIONS[name] for name, value in options.items() if value is not None]
     if given:
@@ -90,8 +90,8 @@ def _score_predictions(
     protocol: str | None,
     form: str | None,
 ) -> int:
-    from harness.predictions.catalog import read_predictions
-    from harness.predictions.scoring import score_predictions
+    from medbench.harness.predictions.catalog import read_predictions
+    from medbench.harness.predictions.scoring import score_predictions
 
     if predictions is None:
         raise UsageError("--task needs --predictions.", "Add --predictions FILE.")

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from adapters.base import Generation, LocalAdapter
-from harness.engine.alone import NoNumbersError, generate_alone
-from harness.engine.budget import Budget
-from harness.engine.engine import Engine
-from harness.engine.request import GREEDY, Request
-from harness.phases import Phases
-from tasks.foundation.errors import RunError, SampleError
+from medbench.adapters.base import Generation, LocalAdapter
+from medbench.harness.engine.alone import NoNumbersError, generate_alone
+from medbench.harness.engine.budget import Budget
+from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.request import GREEDY, Request
+from medbench.harness.phases import Phases
+from medbench.tasks.foundation.errors import RunError, SampleError
 
 _TOKENS = 8
 # Where so many from one end cannot be answered, the data are broken and not a picture.

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 
-from adapters.base import Device, Dtype
-from tasks.foundation.errors import UsageError
-from tasks.foundation.yaml_tables import read_yaml_table
-from tasks.probes import refuse_unknown
+from medbench.adapters.base import Device, Dtype
+from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.foundation.yaml_tables import read_yaml_table
+from medbench.tasks.probes import refuse_unknown
 
 MAX_SEED = 2**63 - 1
 CHOOSING = ("temperature", "top_k", "top_p", "repetition_penalty", "beams")
@@ -40,7 +40,7 @@ class Settings:
         beams: Width of the beam search.
         model_args: Choices of the model, by name.
         compile: Whether the decoder's layers go through `torch.compile`.
-        probe: Another way of asking, see `tasks.probes`; empty for the tasks as they are.
+        probe: Another way of asking, see `medbench.tasks.probes`; empty for the tasks as they are.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")

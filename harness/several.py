@@ -10,11 +10,11 @@ from traceback import format_exception
 from types import TracebackType
 from typing import Any, Self
 
-from adapters.base import AdapterEntry
-from adapters.catalog import choose_model, find_adapter
-from harness.settings import Settings, load_settings
-from tasks.foundation.console import say, show_error, warn
-from tasks.foundation.errors import MedbenchError, UsageError
+from medbench.adapters.base import AdapterEntry
+from medbench.adapters.catalog import choose_model, find_adapter
+from medbench.harness.settings import Settings, load_settings
+from medbench.tasks.foundation.console import say, show_error, warn
+from medbench.tasks.foundation.errors import MedbenchError, UsageError
 
 _ASIDE = {"device": {"auto", "cpu"}, "dtype": {"auto", "float32"}}
 """Options that not every model takes, with the values that say nothing to one that does not."""

@@ -5,15 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from adapters.base import Adapter
-from harness.model_info import ModelInfo
-from harness.settings import Settings
-from harness.workload import Workload
-from tasks.catalog import select_tasks
-from tasks.foundation.errors import RunError, UsageError
-from tasks.foundation.files import canonical_json, fingerprint, read_json, write_atomically
-from tasks.foundation.model_files import identity_of
-from tasks.spec import Kind
+from medbench.adapters.base import Adapter
+from medbench.harness.model_info import ModelInfo
+from medbench.harness.settings import Settings
+from medbench.harness.workload import Workload
+from medbench.tasks.catalog import select_tasks
+from medbench.tasks.foundation.errors import RunError, UsageError
+from medbench.tasks.foundation.files import canonical_json, fingerprint, read_json, write_atomically
+from medbench.tasks.foundation.model_files import identity_of
+from medbench.tasks.spec import Kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

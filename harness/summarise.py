@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from harness.model_info import ModelInfo
-from harness.results import IntervalInfo, MetricResult, Results, TaskResult
-from harness.score import ScoredTask
-from tasks.answers.thoughts import SIGNATURE
-from tasks.protocols import Evaluation, Item, Protocol, count_states
-from tasks.statistics.intervals import Interval, interval
-from tasks.suite import SuiteName
+from medbench.harness.model_info import ModelInfo
+from medbench.harness.results import IntervalInfo, MetricResult, Results, TaskResult
+from medbench.harness.score import ScoredTask
+from medbench.tasks.answers.thoughts import SIGNATURE
+from medbench.tasks.protocols import Evaluation, Item, Protocol, count_states
+from medbench.tasks.statistics.intervals import Interval, interval
+from medbench.tasks.suite import SuiteName
 
 _LIMIT_HINT = "Raise it with --max-new-tokens N, or for some tasks with --max-new-tokens {}=N: it will be another run."
 _DIGITS = 10

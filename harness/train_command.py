@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from tasks.foundation.console import emit_table, say, warn
-from tasks.foundation.errors import UsageError
+from medbench.tasks.foundation.console import emit_table, say, warn
+from medbench.tasks.foundation.errors import UsageError
 
 
 @click.command("train")
@@ -29,10 +29,10 @@ def train_command(
     Example:  medbench train --config mini --output checkpoints/mini
               medbench run --model uni-med --checkpoint checkpoints/mini --tasks all
     Stopped?  medbench train --config mini --output checkpoints/mini --resume
-    Several GPUs:  accelerate launch -m harness.cli train --config official ...
+    Several GPUs:  accelerate launch -m medbench.harness.cli train --config official ...
     """
-    from adapters.uni_med_training import plan_uni_med, train_uni_med
-    from harness.examine import examine
+    from medbench.adapters.uni_med_training import plan_uni_med, train_uni_med
+    from medbench.harness.examine import examine
 
     if dry_run:
         plan = plan_uni_med(config, overrides, data_dir)
@@ -48,7 +48,7 @@ def train_command(
 
 
 def _mini_suite() -> Path:
-    from tasks.suite import prepare_mini_suite
+    from medbench.tasks.suite import prepare_mini_suite
 
     warn("MINI SUITE: no --data-dir was given, so the train split of the bundled mini suite is used.")
     return prepare_mini_suite()

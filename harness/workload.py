@@ -4,16 +4,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.limits import with_limits
-from harness.settings import Settings
-from tasks.catalog import PREPARED, Selected, get_task, select_among, task_names
-from tasks.foundation.console import say
-from tasks.foundation.errors import DataError, UsageError
-from tasks.prepared import MANIFEST_NAME, Prepared, load_prepared, prepared_names
-from tasks.probes import PROBES, probed
-from tasks.sample import Sample
-from tasks.spec import TaskSpec
-from tasks.suite import SuiteName, prepare_mini_suite, suite_of
+from medbench.harness.limits import with_limits
+from medbench.harness.settings import Settings
+from medbench.tasks.catalog import PREPARED, Selected, get_task, select_among, task_names
+from medbench.tasks.foundation.console import say
+from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.prepared import MANIFEST_NAME, Prepared, load_prepared, prepared_names
+from medbench.tasks.probes import PROBES, probed
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import TaskSpec
+from medbench.tasks.suite import SuiteName, prepare_mini_suite, suite_of
 
 MINI_NOTICE = (
     "MINI SUITE: these are the bundled mini tasks (no --data-dir was given, or it holds them). Their stand-ins and "

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adapters.base import Generation
-from harness.records import GenerationRecord
-from harness.results import Written
-from tasks.answers.thoughts import Said, take_apart, thought_end
+from medbench.adapters.base import Generation
+from medbench.harness.records import GenerationRecord
+from medbench.harness.results import Written
+from medbench.tasks.answers.thoughts import Said, take_apart, thought_end
 
 _DIGITS = 4
 

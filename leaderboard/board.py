@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from harness.results import MetricResult, Results, TaskResult
-from leaderboard.score_table import Column, ScoreTable
-from leaderboard.standings import Standing, field_of, standings_of, values_without_scores
-from tasks.catalog import task_names
-from tasks.foundation.errors import UsageError
-from tasks.protocols import PROTOCOLS, Protocol, metric_ids
+from medbench.harness.results import MetricResult, Results, TaskResult
+from medbench.leaderboard.score_table import Column, ScoreTable
+from medbench.leaderboard.standings import Standing, field_of, standings_of, values_without_scores
+from medbench.tasks.catalog import task_names
+from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.protocols import PROTOCOLS, Protocol, metric_ids
 
 Leaks = Mapping[str, frozenset[str]]
 Scores = Mapping[str, Mapping[str, ScoreTable]]

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.results import Results
-from leaderboard.primary import primary_metric
-from leaderboard.score_table import Column, IndexArray, ScoreTable
-from tasks.foundation.errors import UsageError
-from tasks.protocols import Protocol
-from tasks.statistics.intervals import Interval, interval
+from medbench.harness.results import Results
+from medbench.leaderboard.primary import primary_metric
+from medbench.leaderboard.score_table import Column, IndexArray, ScoreTable
+from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.protocols import Protocol
+from medbench.tasks.statistics.intervals import Interval, interval
 
 MOST_VALUES = 60
 """A label with more values than that names samples, not groups of them."""

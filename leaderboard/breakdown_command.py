@@ -5,9 +5,9 @@ from typing import cast
 
 import click
 
-from tasks.foundation.console import emit, emit_table
-from tasks.foundation.files import write_atomically
-from tasks.protocols import PROTOCOLS, Protocol
+from medbench.tasks.foundation.console import emit, emit_table
+from medbench.tasks.foundation.files import write_atomically
+from medbench.tasks.protocols import PROTOCOLS, Protocol
 
 COLUMNS = ("task", "label", "value", "metric", "score % [95 %]", "n", "of")
 
@@ -27,11 +27,11 @@ def breakdown_command(
     \b
     Example:  medbench breakdown runs/uni-med-mini-* --by modality
     """
-    from harness.results import read_results
-    from leaderboard.breakdown import break_down
-    from leaderboard.breakdown_page import render_breakdown, rows
-    from leaderboard.read_runs import chosen_tasks
-    from leaderboard.score_table import read_score_table
+    from medbench.harness.results import read_results
+    from medbench.leaderboard.breakdown import break_down
+    from medbench.leaderboard.breakdown_page import render_breakdown, rows
+    from medbench.leaderboard.read_runs import chosen_tasks
+    from medbench.leaderboard.score_table import read_score_table
 
     results = read_results(run)
     tables = [read_score_table(run, results, task) for task in chosen_tasks(tuple(results.tasks), tasks)]

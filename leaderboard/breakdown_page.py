@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from harness.results import Results
-from leaderboard.breakdown import Part
-from leaderboard.markdown import METRIC_TITLES, PROTOCOL_TEXTS, markdown_table, markdown_text, notes
-from tasks.protocols import Protocol
+from medbench.harness.results import Results
+from medbench.leaderboard.breakdown import Part
+from medbench.leaderboard.markdown import METRIC_TITLES, PROTOCOL_TEXTS, markdown_table, markdown_text, notes
+from medbench.tasks.protocols import Protocol
 
 _HEADER = ("Task", "Label", "Value", "Metric", "Score % [95 %]", "Scored", "Of")
 _FEW = 15

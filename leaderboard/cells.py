@@ -1,6 +1,6 @@
 """The parts of a cell as text, for all renderers."""
 
-from leaderboard.table import Cell
+from medbench.leaderboard.table import Cell
 
 OVERLAP_TEXT = (
     "overlapping intervals decide nothing about a difference: medbench compare does, on the samples that both scored."

@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from tasks.foundation.console import emit, say
-from tasks.foundation.files import write_atomically
-from tasks.protocols import PROTOCOLS
+from medbench.tasks.foundation.console import emit, say
+from medbench.tasks.foundation.files import write_atomically
+from medbench.tasks.protocols import PROTOCOLS
 
 LAYOUT_NAMES = ("table2", "table3", "table5", "table6")
 
@@ -42,8 +42,8 @@ def leaderboard_command(runs: tuple[Path, ...], output: Path | None, **wishes: A
               medbench leaderboard runs/uni-med-mini-* runs/blind-mini-*
               medbench leaderboard --reported table3 --layout table3 --format latex
     """
-    from leaderboard.gathering import Gathered, gather
-    from leaderboard.page import Wanted, make_page
+    from medbench.leaderboard.gathering import Gathered, gather
+    from medbench.leaderboard.page import Wanted, make_page
 
     found = gather(runs) if runs else Gathered()
     found.tell()

@@ -6,14 +6,14 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from harness.results import Results
-from leaderboard.credentialed import is_credentialed
-from leaderboard.primary import primary_metric
-from leaderboard.score_table import Column, IndexArray, ScoreTable
-from tasks.catalog import task_names
-from tasks.foundation.errors import UsageError
-from tasks.protocols import Protocol
-from tasks.statistics.paired import ALPHA, Difference, difference, holm, levels_to_reach
+from medbench.harness.results import Results
+from medbench.leaderboard.credentialed import is_credentialed
+from medbench.leaderboard.primary import primary_metric
+from medbench.leaderboard.score_table import Column, IndexArray, ScoreTable
+from medbench.tasks.catalog import task_names
+from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.protocols import Protocol
+from medbench.tasks.statistics.paired import ALPHA, Difference, difference, holm, levels_to_reach
 
 Verdict = Literal["better", "worse", "not distinguishable", "too few clusters"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)

@@ -5,9 +5,9 @@ from typing import cast
 
 import click
 
-from tasks.foundation.console import emit, emit_table, say, warn
-from tasks.foundation.files import write_atomically
-from tasks.protocols import PROTOCOLS, Protocol
+from medbench.tasks.foundation.console import emit, emit_table, say, warn
+from medbench.tasks.foundation.files import write_atomically
+from medbench.tasks.protocols import PROTOCOLS, Protocol
 
 _protocol_option = click.option(
     "--protocol", type=click.Choice(PROTOCOLS), default="strict", show_default=True, help="Whose definitions."
@@ -27,9 +27,9 @@ def compare_command(run_a: Path, run_b: Path, protocol: str, tasks: str | None, 
     \b
     Example:  medbench compare runs/uni-med-mini-* runs/blind-mini-* --output compare.md
     """
-    from leaderboard.compare import compare
-    from leaderboard.compare_page import COLUMNS, LEGEND, remarks, render_comparison, rows, summary
-    from leaderboard.read_runs import read_pair
+    from medbench.leaderboard.compare import compare
+    from medbench.leaderboard.compare_page import COLUMNS, LEGEND, remarks, render_comparison, rows, summary
+    from medbench.leaderboard.read_runs import read_pair
 
     comparison = compare(*read_pair(run_a, run_b, tasks), cast("Protocol", protocol))
     for notice in comparison.notices:
@@ -61,10 +61,10 @@ def gate_command(run: Path, baseline: Path, margin: float, protocol: str, tasks:
     \b
     Example:  medbench gate runs/candidate --baseline runs/released --margin 1
     """
-    from leaderboard.compare import compare
-    from leaderboard.compare_page import p_text
-    from leaderboard.gate import EXIT_CODES, decide
-    from leaderboard.read_runs import read_pair
+    from medbench.leaderboard.compare import compare
+    from medbench.leaderboard.compare_page import p_text
+    from medbench.leaderboard.gate import EXIT_CODES, decide
+    from medbench.leaderboard.read_runs import read_pair
 
     found = decide(compare(*read_pair(run, baseline, tasks), cast("Protocol", protocol)), margin / 100)
     rows = [

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Container, Sequence
 
-from leaderboard.compare import VERDICTS, Changed, Compared, Comparison
-from leaderboard.markdown import METRIC_TITLES, PROTOCOL_TEXTS, markdown_table, markdown_text
+from medbench.leaderboard.compare import VERDICTS, Changed, Compared, Comparison
+from medbench.leaderboard.markdown import METRIC_TITLES, PROTOCOL_TEXTS, markdown_table, markdown_text
 
 COLUMNS = ("task", "metric", "first", "second", "difference [95 %]", "p", "p (Holm)", "verdict", "would show")
 LEGEND = (

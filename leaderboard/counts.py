@@ -1,6 +1,6 @@
 """What must stand beside a number besides its interval: who did not answer, whose machine failed, what was cut off."""
 
-from harness.results import MetricResult, Results, TaskResult
+from medbench.harness.results import MetricResult, Results, TaskResult
 
 _WHOLE = 0.99995
 """A share that two decimals of a percentage show as less than all."""

@@ -1,13 +1,13 @@
-"""What of a run's data may be shown and passed on: `tasks.terms` for the data that its results name."""
+"""What of a run's data may be shown and passed on: `medbench.tasks.terms` for the data that its results name."""
 
 from collections.abc import Mapping
 from functools import cache
 
-from harness.results import Results
-from tasks.catalog import TASKS
-from tasks.prepared import load_prepared, prepared_names
-from tasks.suite import prepare_mini_suite
-from tasks.terms import Terms, needs_agreement, terms_of_data
+from medbench.harness.results import Results
+from medbench.tasks.catalog import TASKS
+from medbench.tasks.prepared import load_prepared, prepared_names
+from medbench.tasks.suite import prepare_mini_suite
+from medbench.tasks.terms import Terms, needs_agreement, terms_of_data
 
 
 def is_credentialed(results: Results, task: str) -> bool:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leaderboard.table import Cell, Line, Table
-from tasks.catalog import get_task
-from tasks.foundation.errors import UsageError
-from tasks.spec import Kind
-from tasks.statistics.joint import geometric_gain, relative_gain
+from medbench.leaderboard.table import Cell, Line, Table
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.spec import Kind
+from medbench.tasks.statistics.joint import geometric_gain, relative_gain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

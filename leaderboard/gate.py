@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from leaderboard.compare import Compared, Comparison
-from tasks.statistics.paired import ALPHA
+from medbench.leaderboard.compare import Compared, Comparison
+from medbench.tasks.statistics.paired import ALPHA
 
 Decision = Literal["pass", "worse", "undecidable"]
 EXIT_CODES: dict[Decision, int] = {"pass": 0, "worse": 3, "undecidable": 4}

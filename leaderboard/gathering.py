@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.results import RESULTS_FILE, Results, read_results
-from leaderboard.board import make_board
-from tasks.foundation.console import warn
-from tasks.foundation.errors import MedbenchError, RunError, UsageError
+from medbench.harness.results import RESULTS_FILE, Results, read_results
+from medbench.leaderboard.board import make_board
+from medbench.tasks.foundation.console import warn
+from medbench.tasks.foundation.errors import MedbenchError, RunError, UsageError
 
 _RUN_FILE = "run.yaml"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from leaderboard.policy import hash_source
-from tasks.foundation.files import write_atomically
+from medbench.leaderboard.policy import hash_source
+from medbench.tasks.foundation.files import write_atomically
 
 _STYLE = Path(__file__).parent / "assets" / "document.css"
 _NEVER = ("link", "image", "autolink", "html_inline", "html_block", "reference")

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from leaderboard.cells import uncertainty_text, value_text
-from leaderboard.counts import beside
-from leaderboard.markdown import METRIC_TITLES
-from leaderboard.table import Cell, Table
+from medbench.leaderboard.cells import uncertainty_text, value_text
+from medbench.leaderboard.counts import beside
+from medbench.leaderboard.markdown import METRIC_TITLES
+from medbench.leaderboard.table import Cell, Table
 
 PACKAGES = r"% \usepackage{booktabs} \usepackage[table]{xcolor}"
 _PLUS_MINUS = r"$\pm$"

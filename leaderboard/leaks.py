@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness.results import Results
-from tasks.foundation.errors import DataError
-from tasks.foundation.files import read_json
+from medbench.harness.results import Results
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.files import read_json
 
 AUDIT_FILE = Path("audit") / "audit.json"
 _LEAKED = frozenset({"suspicious", "strong"})

@@ -3,12 +3,12 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from harness.results import MetricResult, Results
-from leaderboard.board import Board, definition_of
-from leaderboard.cells import OVERLAP_TEXT, uncertainty_text, value_text
-from leaderboard.counts import WRITTEN_HEADS, beside, is_partly_answered, writes_to_tell, written_cells
-from leaderboard.table import Cell, Line, Table, make_table
-from tasks.protocols import STATES, Protocol
+from medbench.harness.results import MetricResult, Results
+from medbench.leaderboard.board import Board, definition_of
+from medbench.leaderboard.cells import OVERLAP_TEXT, uncertainty_text, value_text
+from medbench.leaderboard.counts import WRITTEN_HEADS, beside, is_partly_answered, writes_to_tell, written_cells
+from medbench.leaderboard.table import Cell, Line, Table, make_table
+from medbench.tasks.protocols import STATES, Protocol
 
 ZERO_SHOT = "<sup>zs</sup>"
 

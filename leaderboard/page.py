@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.results import read_results
-from leaderboard.board import Board, Scores, make_board
-from leaderboard.compare import Side
-from leaderboard.latex import render_latex
-from leaderboard.layouts import LAYOUTS
-from leaderboard.leaks import leaks_of, overlaps_in
-from leaderboard.markdown import (
+from medbench.harness.results import read_results
+from medbench.leaderboard.board import Board, Scores, make_board
+from medbench.leaderboard.compare import Side
+from medbench.leaderboard.latex import render_latex
+from medbench.leaderboard.layouts import LAYOUTS
+from medbench.leaderboard.leaks import leaks_of, overlaps_in
+from medbench.leaderboard.markdown import (
     PROTOCOL_TEXTS,
     legend,
     notes,
@@ -19,14 +19,14 @@ from leaderboard.markdown import (
     render_table,
     told_under,
 )
-from leaderboard.plain_formats import render_csv, render_json
-from leaderboard.published.read import Publication, read_publication
-from leaderboard.ranking import rank_runs
-from leaderboard.read_runs import read_scores
-from leaderboard.sections import render_gains, render_layout, render_ranks
-from leaderboard.table import Table, make_table
-from tasks.foundation.errors import UsageError
-from tasks.protocols import PROTOCOLS, Protocol
+from medbench.leaderboard.plain_formats import render_csv, render_json
+from medbench.leaderboard.published.read import Publication, read_publication
+from medbench.leaderboard.ranking import rank_runs
+from medbench.leaderboard.read_runs import read_scores
+from medbench.leaderboard.sections import render_gains, render_layout, render_ranks
+from medbench.leaderboard.table import Table, make_table
+from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.protocols import PROTOCOLS, Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

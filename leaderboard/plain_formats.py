@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from leaderboard.counts import NOT_OK
-from leaderboard.table import Table
-from tasks.foundation.files import canonical_json
+from medbench.leaderboard.counts import NOT_OK
+from medbench.leaderboard.table import Table
+from medbench.tasks.foundation.files import canonical_json
 
 HEADER = (
     "protocol", "task", "metric", "model", "kind", "source", "value", "low", "high", "n", "std", "runs", "ceiling",

@@ -2,7 +2,7 @@
 
 from collections.abc import Container
 
-from tasks.spec import Kind
+from medbench.tasks.spec import Kind
 
 PRIMARY: dict[Kind, str] = {
     "qa": "accuracy",

@@ -3,22 +3,22 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.commands import percent
-from harness.results import read_results
-from leaderboard.audit.write import audit_after_run
-from leaderboard.board import Board, make_board
-from leaderboard.gathering import gather
-from leaderboard.leaks import leaks_of
-from leaderboard.markdown import render_markdown
-from leaderboard.page import Wanted, make_page
-from leaderboard.primary import PRIMARY
-from leaderboard.report.document import ReportOptions
-from leaderboard.report.pictures import AT_THE_END_OF_A_RUN
-from leaderboard.report.write import REPORT_FILE, report_of
-from tasks.foundation.console import emit_table, say, warn
-from tasks.foundation.errors import MedbenchError
-from tasks.foundation.files import fingerprint, write_atomically
-from tasks.protocols import PROTOCOLS, Protocol
+from medbench.harness.commands import percent
+from medbench.harness.results import read_results
+from medbench.leaderboard.audit.write import audit_after_run
+from medbench.leaderboard.board import Board, make_board
+from medbench.leaderboard.gathering import gather
+from medbench.leaderboard.leaks import leaks_of
+from medbench.leaderboard.markdown import render_markdown
+from medbench.leaderboard.page import Wanted, make_page
+from medbench.leaderboard.primary import PRIMARY
+from medbench.leaderboard.report.document import ReportOptions
+from medbench.leaderboard.report.pictures import AT_THE_END_OF_A_RUN
+from medbench.leaderboard.report.write import REPORT_FILE, report_of
+from medbench.tasks.foundation.console import emit_table, say, warn
+from medbench.tasks.foundation.errors import MedbenchError
+from medbench.tasks.foundation.files import fingerprint, write_atomically
+from medbench.tasks.protocols import PROTOCOLS, Protocol
 
 PAGE = "leaderboard.md"
 _OWN_HEADINGS = ("# Leaderboard", "## What happened to the samples", "## Definitions")

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leaderboard.board import Leaks, in_catalogue_order
-from leaderboard.compare import Side
-from leaderboard.primary import primary_metric
-from leaderboard.standings import Field, field_of
-from tasks.metrics.metric import FloatArray
-from tasks.protocols import Protocol
-from tasks.spec import Kind
-from tasks.statistics.joint import bounds, ranks, resampled_together
+from medbench.leaderboard.board import Leaks, in_catalogue_order
+from medbench.leaderboard.compare import Side
+from medbench.leaderboard.primary import primary_metric
+from medbench.leaderboard.standings import Field, field_of
+from medbench.tasks.metrics.metric import FloatArray
+from medbench.tasks.protocols import Protocol
+from medbench.tasks.spec import Kind
+from medbench.tasks.statistics.joint import bounds, ranks, resampled_together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,12 +3,12 @@
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from harness.results import Results, read_results
-from leaderboard.board import Scores
-from leaderboard.compare import Side, shared_tasks
-from leaderboard.score_table import read_score_table
-from tasks.catalog import select_tasks
-from tasks.foundation.errors import UsageError
+from medbench.harness.results import Results, read_results
+from medbench.leaderboard.board import Scores
+from medbench.leaderboard.compare import Side, shared_tasks
+from medbench.leaderboard.score_table import read_score_table
+from medbench.tasks.catalog import select_tasks
+from medbench.tasks.foundation.errors import UsageError
 
 
 def read_pair(first: Path, second: Path, tasks: str | None) -> tuple[Side, Side]:

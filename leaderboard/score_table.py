@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from harness.results import Results
-from harness.rundir import RunDirectory
-from tasks.foundation.errors import DataError, RunError
-from tasks.foundation.files import read_numbered_json_lines
-from tasks.metrics.metric import FloatArray, Metric
-from tasks.protocols import PROTOCOLS, Protocol, State, metrics_for
+from medbench.harness.results import Results
+from medbench.harness.rundir import RunDirectory
+from medbench.tasks.foundation.errors import DataError, RunError
+from medbench.tasks.foundation.files import read_numbered_json_lines
+from medbench.tasks.metrics.metric import FloatArray, Metric
+from medbench.tasks.protocols import PROTOCOLS, Protocol, State, metrics_for
 
 IndexArray = npt.NDArray[np.intp]
 

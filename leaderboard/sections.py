@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from leaderboard.gains import Gain, gains_over
-from leaderboard.layouts import Layout
-from leaderboard.markdown import METRIC_TITLES, markdown_table, markdown_text, remark_list, render_table
-from leaderboard.ranking import Rank, Ranking
-from leaderboard.table import Table
-from tasks.catalog import get_task
-from tasks.spec import Kind
+from medbench.leaderboard.gains import Gain, gains_over
+from medbench.leaderboard.layouts import Layout
+from medbench.leaderboard.markdown import METRIC_TITLES, markdown_table, markdown_text, remark_list, render_table
+from medbench.leaderboard.ranking import Rank, Ranking
+from medbench.leaderboard.table import Table
+from medbench.tasks.catalog import get_task
+from medbench.tasks.spec import Kind
 
 
 def render_ranks(names: Sequence[str], ranking: Ranking) -> str:

@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from harness.results import MetricResult
-from leaderboard.score_table import Column, ScoreTable
-from tasks.metrics.metric import FloatArray, Metric
+from medbench.harness.results import MetricResult
+from medbench.leaderboard.score_table import Column, ScoreTable
+from medbench.tasks.metrics.metric import FloatArray, Metric
 
 Standing = Literal["best", "second", "none"]
 _DIGITS = 4

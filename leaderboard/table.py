@@ -7,14 +7,14 @@ from itertools import groupby
 from statistics import mean, stdev
 from typing import Literal
 
-from leaderboard.board import Board, Row
-from leaderboard.counts import not_ok
-from leaderboard.layouts import Layout
-from leaderboard.published.read import Publication, Reported
-from leaderboard.standings import Standing, standings_of
-from tasks.catalog import get_task, task_names
-from tasks.foundation.errors import UsageError
-from tasks.protocols import Protocol
+from medbench.leaderboard.board import Board, Row
+from medbench.leaderboard.counts import not_ok
+from medbench.leaderboard.layouts import Layout
+from medbench.leaderboard.published.read import Publication, Reported
+from medbench.leaderboard.standings import Standing, standings_of
+from medbench.tasks.catalog import get_task, task_names
+from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.protocols import Protocol
 
 Kind = Literal["run", "runs", "reported"]
 _FEWEST_FOR_SPREAD = 3

@@ -7,12 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tasks.catalog import get_task, select_tasks, task_names
-    from tasks.images import image_digest, open_image
-    from tasks.prepare import prepare_suite, prepare_task
-    from tasks.prepared import Manifest, Prepared, load_prepared
-    from tasks.sample import Box, ImageRef, Sample, Split
-    from tasks.spec import Kind, Reader, Reading, Skipped, TaskSpec
+    from medbench.tasks.catalog import get_task, select_tasks, task_names
+    from medbench.tasks.images import image_digest, open_image
+    from medbench.tasks.prepare import prepare_suite, prepare_task
+    from medbench.tasks.prepared import Manifest, Prepared, load_prepared
+    from medbench.tasks.sample import Box, ImageRef, Sample, Split
+    from medbench.tasks.spec import Kind, Reader, Reading, Skipped, TaskSpec
 
 __all__ = [
     "Box",
@@ -37,25 +37,25 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Box": "tasks.sample",
-    "ImageRef": "tasks.sample",
-    "Kind": "tasks.spec",
-    "Manifest": "tasks.prepared",
-    "Prepared": "tasks.prepared",
-    "Reader": "tasks.spec",
-    "Reading": "tasks.spec",
-    "Sample": "tasks.sample",
-    "Skipped": "tasks.spec",
-    "Split": "tasks.sample",
-    "TaskSpec": "tasks.spec",
-    "get_task": "tasks.catalog",
-    "image_digest": "tasks.images",
-    "load_prepared": "tasks.prepared",
-    "open_image": "tasks.images",
-    "prepare_suite": "tasks.prepare",
-    "prepare_task": "tasks.prepare",
-    "select_tasks": "tasks.catalog",
-    "task_names": "tasks.catalog",
+    "Box": "medbench.tasks.sample",
+    "ImageRef": "medbench.tasks.sample",
+    "Kind": "medbench.tasks.spec",
+    "Manifest": "medbench.tasks.prepared",
+    "Prepared": "medbench.tasks.prepared",
+    "Reader": "medbench.tasks.spec",
+    "Reading": "medbench.tasks.spec",
+    "Sample": "medbench.tasks.sample",
+    "Skipped": "medbench.tasks.spec",
+    "Split": "medbench.tasks.sample",
+    "TaskSpec": "medbench.tasks.spec",
+    "get_task": "medbench.tasks.catalog",
+    "image_digest": "medbench.tasks.images",
+    "load_prepared": "medbench.tasks.prepared",
+    "open_image": "medbench.tasks.images",
+    "prepare_suite": "medbench.tasks.prepare",
+    "prepare_task": "medbench.tasks.prepare",
+    "select_tasks": "medbench.tasks.catalog",
+    "task_names": "medbench.tasks.catalog",
 }
 
 

@@ -1,6 +1,6 @@
 """The 12 benchmarks by name, and the lock that ties each version to its fingerprint.
 
-`python -m tasks.catalog --lock` writes `tasks/versions.lock.json` after a version was raised.
+`python -m medbench.tasks.catalog --lock` writes `tasks/versions.lock.json` after a version was raised.
 """
 
 import sys
@@ -10,35 +10,35 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, get_args
 
-from tasks.foundation.console import say, show_error
-from tasks.foundation.errors import MedbenchError, UsageError, unknown_name
-from tasks.foundation.files import canonical_json, read_json, write_atomically
-from tasks.foundation.registry import Registry
-from tasks.spec import Kind, TaskSpec
+from medbench.tasks.foundation.console import say, show_error
+from medbench.tasks.foundation.errors import MedbenchError, UsageError, unknown_name
+from medbench.tasks.foundation.files import canonical_json, read_json, write_atomically
+from medbench.tasks.foundation.registry import Registry
+from medbench.tasks.spec import Kind, TaskSpec
 
 _BUILTIN = {
-    "medqa": "tasks.datasets.medqa:MEDQA",
-    "pubmedqa": "tasks.datasets.pubmedqa:PUBMEDQA",
-    "slake-vqa": "tasks.datasets.slake:SLAKE_VQA",
-    "path-vqa": "tasks.datasets.path_vqa:PATH_VQA",
-    "slake-rec": "tasks.datasets.slake:SLAKE_REC",
-    "sa-med2d-rec": "tasks.datasets.sa_med2d:SA_MED2D_REC",
-    "slake-reg": "tasks.datasets.slake:SLAKE_REG",
-    "sa-med2d-reg": "tasks.datasets.sa_med2d:SA_MED2D_REG",
-    "mimic-cxr": "tasks.datasets.mimic_cxr:MIMIC_CXR",
-    "mpx-single": "tasks.datasets.mpx:MPX_SINGLE",
-    "dermamnist": "tasks.datasets.medmnist:DERMAMNIST",
-    "organsmnist": "tasks.datasets.medmnist:ORGANSMNIST",
-    "medqa-options": "tasks.datasets.medqa:MEDQA_OPTIONS",
-    "pubmedqa-context": "tasks.datasets.pubmedqa:PUBMEDQA_CONTEXT",
-    "mimic-cxr-impression": "tasks.datasets.mimic_cxr:MIMIC_CXR_IMPRESSION",
-    "mimic-cxr-both": "tasks.datasets.mimic_cxr:MIMIC_CXR_BOTH",
+    "medqa": "medbench.tasks.datasets.medqa:MEDQA",
+    "pubmedqa": "medbench.tasks.datasets.pubmedqa:PUBMEDQA",
+    "slake-vqa": "medbench.tasks.datasets.slake:SLAKE_VQA",
+    "path-vqa": "medbench.tasks.datasets.path_vqa:PATH_VQA",
+    "slake-rec": "medbench.tasks.datasets.slake:SLAKE_REC",
+    "sa-med2d-rec": "medbench.tasks.datasets.sa_med2d:SA_MED2D_REC",
+    "slake-reg": "medbench.tasks.datasets.slake:SLAKE_REG",
+    "sa-med2d-reg": "medbench.tasks.datasets.sa_med2d:SA_MED2D_REG",
+    "mimic-cxr": "medbench.tasks.datasets.mimic_cxr:MIMIC_CXR",
+    "mpx-single": "medbench.tasks.datasets.mpx:MPX_SINGLE",
+    "dermamnist": "medbench.tasks.datasets.medmnist:DERMAMNIST",
+    "organsmnist": "medbench.tasks.datasets.medmnist:ORGANSMNIST",
+    "medqa-options": "medbench.tasks.datasets.medqa:MEDQA_OPTIONS",
+    "pubmedqa-context": "medbench.tasks.datasets.pubmedqa:PUBMEDQA_CONTEXT",
+    "mimic-cxr-impression": "medbench.tasks.datasets.mimic_cxr:MIMIC_CXR_IMPRESSION",
+    "mimic-cxr-both": "medbench.tasks.datasets.mimic_cxr:MIMIC_CXR_BOTH",
 }
 
 TASKS: Registry[TaskSpec] = Registry("task", _BUILTIN, "medbench.tasks", TaskSpec)
 
 LOCK_FILE = Path(__file__).with_name("versions.lock.json")
-LOCK_COMMAND = "python -m tasks.catalog --lock"
+LOCK_COMMAND = "python -m medbench.tasks.catalog --lock"
 
 PREPARED = "prepared"
 """The word for all tasks that are prepared in a data folder."""
@@ -152,7 +152,7 @@ def _matches(part: str) -> set[str]:
 
 def current_versions() -> dict[str, dict[str, object]]:
     """Return version, declaration and scores of the built-in tasks, as they are declared and scored now."""
-    from tasks.score_probe import scores_fingerprint
+    from medbench.tasks.score_probe import scores_fingerprint
 
     specs = (get_task(name) for name in _BUILTIN)
     return {

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from tasks.answers.box_space import BoxSpace
-from tasks.metrics.metric import Scorable
-from tasks.protocols import Item, Protocol, evaluate
-from tasks.sample import Box
+from medbench.tasks.answers.box_space import BoxSpace
+from medbench.tasks.metrics.metric import Scorable
+from medbench.tasks.protocols import Item, Protocol, evaluate
+from medbench.tasks.sample import Box
 
 
 def rec_ceilings(

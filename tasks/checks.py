@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.foundation.errors import DataError, SampleError
-from tasks.foundation.files import canonical_json
-from tasks.images import locate
-from tasks.missing import MISSING, missing_files
-from tasks.prepared import SAMPLE, SPLITS
-from tasks.sample import Sample, Split
-from tasks.spec import Reading, Skipped, TaskSpec
+from medbench.tasks.foundation.errors import DataError, SampleError
+from medbench.tasks.foundation.files import canonical_json
+from medbench.tasks.images import locate
+from medbench.tasks.missing import MISSING, missing_files
+from medbench.tasks.prepared import SAMPLE, SPLITS
+from medbench.tasks.sample import Sample, Split
+from medbench.tasks.spec import Reading, Skipped, TaskSpec
 
 
 @dataclass(frozen=True, slots=True)

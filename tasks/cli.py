@@ -7,13 +7,13 @@ from typing import get_args
 
 import click
 
-from tasks.catalog import get_task, select_tasks, task_names
-from tasks.download.cli import download_command
-from tasks.foundation.console import emit, emit_table, say, warn
-from tasks.foundation.errors import DataError, UsageError
-from tasks.image_hashes import HashedFile, ImageHashes, changed_images
-from tasks.prepare import prepare_suite, prepare_task
-from tasks.prepared import (
+from medbench.tasks.catalog import get_task, select_tasks, task_names
+from medbench.tasks.download.cli import download_command
+from medbench.tasks.foundation.console import emit, emit_table, say, warn
+from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.image_hashes import HashedFile, ImageHashes, changed_images
+from medbench.tasks.prepare import prepare_suite, prepare_task
+from medbench.tasks.prepared import (
     IMAGES_NAME,
     SKIPPED_NAME,
     SPLITS,
@@ -26,8 +26,8 @@ from tasks.prepared import (
     prepared_names,
     split_file,
 )
-from tasks.spec import TaskSpec
-from tasks.terms import NOBODY_SAID, checked_licence, terms_of_prepared
+from medbench.tasks.spec import TaskSpec
+from medbench.tasks.terms import NOBODY_SAID, checked_licence, terms_of_prepared
 
 MINI = "mini"
 
@@ -67,7 +67,7 @@ def _task_row(spec: TaskSpec, data_dir: Path | None) -> tuple[str, ...]:
 
 def _metric_ids(spec: TaskSpec) -> list[str]:
     # The scorers bring heavy imports that no other command of this room needs.
-    protocols = import_module("tasks.protocols")
+    protocols = import_module("medbench.tasks.protocols")
     return [metric.metric_id for metric in protocols.metrics_for(spec.name, spec.kind, "paper")]
 
 
@@ -162,7 +162,7 @@ def _prepare_mini(
 ) -> None:
     if len(task) > 1 or source is not None or options or image_hashes != "prepared":
         raise UsageError("The mini suite is prepared alone, from its bundled files.", "Use: medbench data prepare mini")
-    suite = import_module("tasks.mini_suite").DATA
+    suite = import_module("medbench.tasks.mini_suite").DATA
     emit(str(prepare_suite(suite, data_dir)))
 
 

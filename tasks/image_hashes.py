@@ -17,10 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from tasks.foundation.console import meter
-from tasks.foundation.errors import DataError
-from tasks.foundation.files import file_sha256
-from tasks.images import locate
+from medbench.tasks.foundation.console import meter
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.files import file_sha256
+from medbench.tasks.images import locate
 
 ImageHashes = Literal["prepared", "none"]
 

@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tasks.foundation.errors import DataError, SampleError
-from tasks.foundation.files import inside
-from tasks.npz import COLOUR_STACK, read_array, refuse_other_stacks
-from tasks.pixels import marked_pixels, to_rgb
-from tasks.sample import ImageRef
+from medbench.tasks.foundation.errors import DataError, SampleError
+from medbench.tasks.foundation.files import inside
+from medbench.tasks.npz import COLOUR_STACK, read_array, refuse_other_stacks
+from medbench.tasks.pixels import marked_pixels, to_rgb
+from medbench.tasks.sample import ImageRef
 
 # Pillow warns from here on; the largest chest X-rays have a sixth of it.
 MAX_PIXELS = 89_478_485
@@ -106,7 +106,7 @@ def size_of_image(source: Path, ref: ImageRef) -> tuple[int, int]:
 
 
 def open_mask(path: Path) -> npt.NDArray[np.bool_]:
-    """Return which pixels [height, width] a mask file marks, see `tasks.pixels`; raises like `open_image`."""
+    """Return which pixels [height, width] a mask file marks, see `medbench.tasks.pixels`; raises like `open_image`."""
     try:
         with Image.open(path) as image:
             _refuse_giant(path, image)

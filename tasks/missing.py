@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from tasks.foundation.errors import DataError
-from tasks.foundation.files import inside
-from tasks.spec import Skipped
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.files import inside
+from medbench.tasks.spec import Skipped
 
 MISSING = "image is missing"
 _NAMED = 3

@@ -10,7 +10,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from tasks.foundation.errors import DataError
+from medbench.tasks.foundation.errors import DataError
 
 # The largest array of a supported dataset (DermaMNIST at 224 pixels, training images) has 1.05 GB.
 MAX_ARRAY_BYTES = 4 * 2**30

@@ -10,14 +10,21 @@ from pathlib import Path
 
 from pydantic import Field, TypeAdapter
 
-from tasks.catalog import TASKS, get_task
-from tasks.checks import Checked, check_reading, encodable
-from tasks.foundation.errors import DataError, MedbenchError, RunError, UsageError, unknown_name
-from tasks.foundation.faults import described
-from tasks.foundation.files import canonical_json, file_sha256, fingerprint, inside, json_lines, write_atomically
-from tasks.image_hashes import ImageHashes, hash_images, hash_lines
-from tasks.missing import missing_files
-from tasks.prepared import (
+from medbench.tasks.catalog import TASKS, get_task
+from medbench.tasks.checks import Checked, check_reading, encodable
+from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError, UsageError, unknown_name
+from medbench.tasks.foundation.faults import described
+from medbench.tasks.foundation.files import (
+    canonical_json,
+    file_sha256,
+    fingerprint,
+    inside,
+    json_lines,
+    write_atomically,
+)
+from medbench.tasks.image_hashes import ImageHashes, hash_images, hash_lines
+from medbench.tasks.missing import missing_files
+from medbench.tasks.prepared import (
     IMAGES_NAME,
     MANIFEST,
     MANIFEST_NAME,
@@ -30,8 +37,8 @@ from tasks.prepared import (
     load_prepared,
     split_file,
 )
-from tasks.spec import Reading, TaskSpec
-from tasks.validation import NativeRow, parse_json_file
+from medbench.tasks.spec import Reading, TaskSpec
+from medbench.tasks.validation import NativeRow, parse_json_file
 
 __all__ = ["Manifest", "Prepared", "load_prepared", "medbench_home", "prepare_suite", "prepare_task"]
 
@@ -58,7 +65,7 @@ def prepare_task(
         options: Reader options; see `spec.options`.
         image_hashes: `prepared` to hash every image file that a sample names, so that the identity of the data covers
             them; `none` to leave them unread.
-        licence: Under which the data's owner says that they may be passed on; see `tasks.terms`.
+        licence: Under which the data's owner says that they may be passed on; see `medbench.tasks.terms`.
 
     Raises:
         UsageError: If an option does not exist or is malformed.

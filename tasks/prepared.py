@@ -17,13 +17,13 @@ from typing import TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, with_config
 
-from tasks.catalog import get_task, task_names
-from tasks.foundation.errors import DataError
-from tasks.foundation.files import file_sha256, fingerprint
-from tasks.image_hashes import parse_hash_lines
-from tasks.sample import ImageRef, Sample, Split
-from tasks.spec import Skipped, TaskSpec
-from tasks.validation import parse_json, parse_json_file, read_bytes
+from medbench.tasks.catalog import get_task, task_names
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.files import file_sha256, fingerprint
+from medbench.tasks.image_hashes import parse_hash_lines
+from medbench.tasks.sample import ImageRef, Sample, Split
+from medbench.tasks.spec import Skipped, TaskSpec
+from medbench.tasks.validation import parse_json, parse_json_file, read_bytes
 
 T = TypeVar("T")
 

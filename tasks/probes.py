@@ -8,9 +8,9 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tasks.foundation.errors import UsageError, unknown_name
-from tasks.sample import Sample
-from tasks.spec import Kind, TaskSpec
+from medbench.tasks.foundation.errors import UsageError, unknown_name
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import Kind, TaskSpec
 
 Change = Callable[[TaskSpec, Sequence[Sample], int], tuple[TaskSpec, list[Sample]]]
 _LETTERS = "ABCDEFGHIJ"

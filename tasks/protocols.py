@@ -14,7 +14,7 @@ their first 50 words, and a report counts only if both its prediction and its re
 compares with whole references, and a model's silence is a wrong answer: it scores 0 on every metric, so that abstaining
 never pays. What a machine failed to bring is nobody's answer: it stays out, and two bounds say what the number would be
 had all of it been wrong, or all of it right. Both protocols score what a model answers, not what it thinks before
-(`tasks.answers.thoughts`).
+(`medbench.tasks.answers.thoughts`).
 """
 
 from collections import Counter
@@ -25,14 +25,14 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from tasks.answers.refusals import is_refusal
-from tasks.foundation.errors import unknown_name
-from tasks.metrics.metric import FloatArray, Metric, Scorable
-from tasks.metrics.normalise import normalise_strictly
-from tasks.metrics.paper import paper_metrics, processed_texts
-from tasks.metrics.ptb import tokenise
-from tasks.metrics.strict import strict_metrics
-from tasks.spec import Kind
+from medbench.tasks.answers.refusals import is_refusal
+from medbench.tasks.foundation.errors import unknown_name
+from medbench.tasks.metrics.metric import FloatArray, Metric, Scorable
+from medbench.tasks.metrics.normalise import normalise_strictly
+from medbench.tasks.metrics.paper import paper_metrics, processed_texts
+from medbench.tasks.metrics.ptb import tokenise
+from medbench.tasks.metrics.strict import strict_metrics
+from medbench.tasks.spec import Kind
 
 Protocol = Literal["paper", "strict"]
 State = Literal["ok", "unparsed", "empty", "refused", "truncated", "error"]

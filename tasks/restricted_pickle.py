@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.foundation.errors import DataError
+from medbench.tasks.foundation.errors import DataError
 
 _PLAIN_TYPE = re.compile(r"[<>|=]?([biuf]\d{1,2}|U\d{1,9})")
 

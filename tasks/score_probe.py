@@ -6,13 +6,13 @@ touches. Metrics that need Java are present by their signature only; parity test
 
 from collections.abc import Sequence
 
-from tasks.answers.choice import read_choice
-from tasks.answers.thoughts import final_answer
-from tasks.foundation.files import fingerprint
-from tasks.metrics.metric import Scorable
-from tasks.protocols import PROTOCOLS, Item, metrics_for, scored_items, state_of
-from tasks.sample import Box
-from tasks.spec import Kind, TaskSpec
+from medbench.tasks.answers.choice import read_choice
+from medbench.tasks.answers.thoughts import final_answer
+from medbench.tasks.foundation.files import fingerprint
+from medbench.tasks.metrics.metric import Scorable
+from medbench.tasks.protocols import PROTOCOLS, Item, metrics_for, scored_items, state_of
+from medbench.tasks.sample import Box
+from medbench.tasks.spec import Kind, TaskSpec
 
 _DIGITS = 10
 _PAIRS = (

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from tasks.foundation.errors import DataError
-from tasks.foundation.files import fingerprint
-from tasks.sample import Sample, Split
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.files import fingerprint
+from medbench.tasks.sample import Sample, Split
 
 Kind = Literal["qa", "vqa", "report", "rec", "reg", "cls"]
 
@@ -53,7 +53,7 @@ class TaskSpec:
 
     Attributes:
         name: Identifier on the command line and on disk.
-        kind: What is asked; decides the metrics (`tasks.protocols`).
+        kind: What is asked; decides the metrics (`medbench.tasks.protocols`).
         title: Name in tables, as in the paper.
         version: Raised by hand whenever an edit changes scores; `tasks/versions.lock.json` holds that.
         prompt: Instruction at evaluation; fields in braces are the sample's inputs and `box`.

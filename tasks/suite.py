@@ -10,17 +10,17 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from tasks.foundation.console import say, show_error
-from tasks.foundation.errors import MedbenchError, UsageError
-from tasks.foundation.files import canonical_json, read_json, write_atomically
-from tasks.mini_suite import DATA
-from tasks.prepare import prepare_suite
-from tasks.prepared import Prepared, load_prepared, prepared_names
+from medbench.tasks.foundation.console import say, show_error
+from medbench.tasks.foundation.errors import MedbenchError, UsageError
+from medbench.tasks.foundation.files import canonical_json, read_json, write_atomically
+from medbench.tasks.mini_suite import DATA
+from medbench.tasks.prepare import prepare_suite
+from medbench.tasks.prepared import Prepared, load_prepared, prepared_names
 
 SuiteName = Literal["mini", "paper", "custom"]
 
 RECORD_FILE = DATA.with_name("prepared.json")
-RECORD_COMMAND = "python -m tasks.suite --record"
+RECORD_COMMAND = "python -m medbench.tasks.suite --record"
 
 
 def prepare_mini_suite() -> Path:

@@ -20,12 +20,12 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from tasks.catalog import TASKS, get_task
-from tasks.foundation.errors import UsageError
-from tasks.foundation.files import read_json
-from tasks.prepared import Prepared
-from tasks.spec import TaskSpec
-from tasks.suite import suite_of
+from medbench.tasks.catalog import TASKS, get_task
+from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.foundation.files import read_json
+from medbench.tasks.prepared import Prepared
+from medbench.tasks.spec import TaskSpec
+from medbench.tasks.suite import suite_of
 
 KNOWN_FILE = Path(__file__).with_name("known_data.json")
 # Licences under which a text may be passed on as long as its source is named.

@@ -6,8 +6,8 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
-from tasks.foundation.errors import DataError
-from tasks.foundation.text import has_half_characters, utf8, whole_characters
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.text import has_half_characters, utf8, whole_characters
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ def read_text_bytes(path: Path) -> bytes:
     """Read a file of text as UTF-8 without a mark in front, whichever way it was saved.
 
     Raises:
-        DataError: If it is missing, cannot be read or is no text (`tasks.foundation.text`).
+        DataError: If it is missing, cannot be read or is no text (`medbench.tasks.foundation.text`).
     """
     return utf8(read_bytes(path), str(path))
 

@@ -3,9 +3,9 @@
 import random
 from collections.abc import Sequence
 
-from leaderboard.audit.items import Answered, Cell, long_texts, make_cell
-from leaderboard.audit.outputs import CellVerdict, audit_outputs
-from leaderboard.audit.thresholds import THRESHOLDS
+from medbench.leaderboard.audit.items import Answered, Cell, long_texts, make_cell
+from medbench.leaderboard.audit.outputs import CellVerdict, audit_outputs
+from medbench.leaderboard.audit.thresholds import THRESHOLDS
 
 WORDS = [f"{start}{end}" for start in ("neph", "card", "oste", "pulm", "hepat", "crani") for end in ("al", "ic", "oid")]
 

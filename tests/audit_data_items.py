@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from leaderboard.audit.overlap.audit import DataAudit, TaskAudit
-from leaderboard.audit.overlap.findings import Finding, Overlap
-from leaderboard.audit.overlap.items import Item, TaskItems
-from tasks.sample import ImageRef
-from tasks.spec import Kind
+from medbench.leaderboard.audit.overlap.audit import DataAudit, TaskAudit
+from medbench.leaderboard.audit.overlap.findings import Finding, Overlap
+from medbench.leaderboard.audit.overlap.items import Item, TaskItems
+from medbench.tasks.sample import ImageRef
+from medbench.tasks.spec import Kind
 
 SLAKE_FILES = ("train", "validate", "test")
 

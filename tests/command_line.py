@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from subprocess import CompletedProcess, Popen
 
-COMMAND = [sys.executable, "-m", "harness.cli"]
+COMMAND = [sys.executable, "-m", "medbench.harness.cli"]
 
 
 def medbench(*words: object, env: Mapping[str, str] | None = None) -> CompletedProcess[str]:

@@ -10,8 +10,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 from native_data import NATIVE
 
-from tasks.catalog import get_task
-from tasks.prepare import prepare_task
+from medbench.tasks.catalog import get_task
+from medbench.tasks.prepare import prepare_task
 
 if TYPE_CHECKING:
     from engine_helpers import Small

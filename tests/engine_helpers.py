@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from adapters.base import ImageSlot, LocalAdapter, ModelCard, Pixels, Prompt, SizeOf, TextSegment
-from harness.engine.budget import Budget
-from harness.engine.engine import Engine
-from harness.engine.request import Decoding, Outcome, Request
-from harness.phases import Phases
-from tasks.catalog import get_task
-from tasks.sample import ImageRef, Sample
-from tasks.spec import Kind, TaskSpec
+from medbench.adapters.base import ImageSlot, LocalAdapter, ModelCard, Pixels, Prompt, SizeOf, TextSegment
+from medbench.harness.engine.budget import Budget
+from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.request import Decoding, Outcome, Request
+from medbench.harness.phases import Phases
+from medbench.tasks.catalog import get_task
+from medbench.tasks.sample import ImageRef, Sample
+from medbench.tasks.spec import Kind, TaskSpec
 
 VOCABULARY = 96
 WIDTH = 32

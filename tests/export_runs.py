@@ -9,13 +9,13 @@ from typing import Any
 
 import yaml
 
-from harness.model_info import ModelInfo
-from harness.results import IntervalInfo, MetricResult, Results, TaskResult, write_results
-from tasks.catalog import get_task
-from tasks.foundation.files import canonical_json, fingerprint, json_lines
-from tasks.protocols import PROTOCOLS
-from tasks.spec import Kind
-from tasks.suite import SuiteName
+from medbench.harness.model_info import ModelInfo
+from medbench.harness.results import IntervalInfo, MetricResult, Results, TaskResult, write_results
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.files import canonical_json, fingerprint, json_lines
+from medbench.tasks.protocols import PROTOCOLS
+from medbench.tasks.spec import Kind
+from medbench.tasks.suite import SuiteName
 
 GATED = "Gated report of a patient"
 TITLES = {"slake-vqa": "Slake-VQA", "mimic-cxr": "MIMIC-CXR", "mpx-single": "MPx-Single", "dermamnist": "DermaMNIST"}

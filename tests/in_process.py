@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from harness.cli import answer
+from medbench.harness.cli import answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

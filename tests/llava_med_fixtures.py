@@ -13,11 +13,11 @@ from fixture_root import fixtures
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from adapters.base import LoadOptions
-from adapters.llava_med.adapter import LlavaMedAdapter
-from adapters.llava_med.entry import ENTRY
-from tasks.catalog import get_task
-from tasks.sample import ImageRef, Sample
+from medbench.adapters.base import LoadOptions
+from medbench.adapters.llava_med.adapter import LlavaMedAdapter
+from medbench.adapters.llava_med.entry import ENTRY
+from medbench.tasks.catalog import get_task
+from medbench.tasks.sample import ImageRef, Sample
 
 TOLERANCE = 1e-4
 PICTURES = ("wide", "tall", "square", "odd")

@@ -12,12 +12,12 @@ from fixture_root import fixtures
 from PIL import Image
 from safetensors.torch import load_file
 
-from adapters.base import Dtype, ImageSlot, LoadOptions, Prompt, TextSegment
-from adapters.med_flamingo.adapter import MedFlamingoAdapter
-from adapters.med_flamingo.entry import ENTRY
-from harness.engine.request import Decoding, Request
-from tasks.catalog import get_task
-from tasks.sample import ImageRef, Sample
+from medbench.adapters.base import Dtype, ImageSlot, LoadOptions, Prompt, TextSegment
+from medbench.adapters.med_flamingo.adapter import MedFlamingoAdapter
+from medbench.adapters.med_flamingo.entry import ENTRY
+from medbench.harness.engine.request import Decoding, Request
+from medbench.tasks.catalog import get_task
+from medbench.tasks.sample import ImageRef, Sample
 
 RULES = ("previous", "next")
 SINGLE = ("case1_one_image", "case2_two_images_text_tail", "case3_three_images_no_bos", "case4_text_only")

@@ -12,13 +12,13 @@ from fixture_root import fixtures
 from PIL import Image
 from safetensors.torch import load_file
 
-from adapters.base import ImageSlot, LoadOptions, LocalAdapter, Prompt, TextSegment
-from adapters.radfm.adapter import RadFMAdapter
-from adapters.radfm.entry import CARD, ENTRY
-from adapters.radfm.loading import load_radfm
-from harness.engine.request import Decoding, Request
-from tasks.catalog import get_task
-from tasks.sample import ImageRef, Sample
+from medbench.adapters.base import ImageSlot, LoadOptions, LocalAdapter, Prompt, TextSegment
+from medbench.adapters.radfm.adapter import RadFMAdapter
+from medbench.adapters.radfm.entry import CARD, ENTRY
+from medbench.adapters.radfm.loading import load_radfm
+from medbench.harness.engine.request import Decoding, Request
+from medbench.tasks.catalog import get_task
+from medbench.tasks.sample import ImageRef, Sample
 
 SIZES = {"vision": {"heads": 3}, "perceiver": {"heads": 2}, "language_model": {"max_position_embeddings": 512}}
 """What shapes do not tell of the tiny model."""

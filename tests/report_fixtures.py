@@ -5,15 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.model_info import ModelInfo
-from harness.results import MetricResult, Results, TaskResult, write_results
-from leaderboard.report.sources import TaskSource
-from tasks.catalog import get_task
-from tasks.foundation.files import canonical_json, fingerprint, json_lines, write_atomically
-from tasks.protocols import STATES, State, metric_ids
-from tasks.sample import Box, ImageRef, Sample
-from tasks.spec import TaskSpec
-from tasks.suite import SuiteName
+from medbench.harness.model_info import ModelInfo
+from medbench.harness.results import MetricResult, Results, TaskResult, write_results
+from medbench.leaderboard.report.sources import TaskSource
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.files import canonical_json, fingerprint, json_lines, write_atomically
+from medbench.tasks.protocols import STATES, State, metric_ids
+from medbench.tasks.sample import Box, ImageRef, Sample
+from medbench.tasks.spec import TaskSpec
+from medbench.tasks.suite import SuiteName
 
 HOSTILE = (
     "</script><script>alert('script')</script><img src=x onerror=\"alert('img')\"><svg onload=alert('svg')>"

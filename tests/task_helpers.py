@@ -11,11 +11,11 @@ from native_data import (
     write_json,
 )
 
-from tasks.catalog import get_task
-from tasks.prepare import prepare_task
-from tasks.prepared import Prepared
-from tasks.sample import Sample
-from tasks.spec import Reading, Skipped, TaskSpec
+from medbench.tasks.catalog import get_task
+from medbench.tasks.prepare import prepare_task
+from medbench.tasks.prepared import Prepared
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import Reading, Skipped, TaskSpec
 
 
 def read(task: str, source: Path, **options: str) -> Reading:

@@ -7,8 +7,8 @@ from cpu_growth import QUADRATIC, growth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.answers.alternatives import says_alternative
-from tasks.metrics.accuracy import answers_closed
+from medbench.tasks.answers.alternatives import says_alternative
+from medbench.tasks.metrics.accuracy import answers_closed
 
 PAIRS = (
     ("left", "right"),

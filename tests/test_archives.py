@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tasks.download.archives import Limits, extract, name_problem, readable_size, require_space
-from tasks.foundation.errors import DataError, MedbenchError, RunError
+from medbench.tasks.download.archives import Limits, extract, name_problem, readable_size, require_space
+from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError
 
 FILES = {"imgs/xmlab1/source.jpg": b"picture" * 50, "imgs/xmlab1/question.json": b"[]", "README": b""}
 
@@ -289,7 +289,7 @@ def test_an_interrupted_extraction_leaves_nothing_half(tmp_path: Path, monkeypat
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tasks.download.archives._move", interrupt)
+    monkeypatch.setattr("medbench.tasks.download.archives._move", interrupt)
     with pytest.raises(KeyboardInterrupt):
         extract(archive, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
@@ -337,7 +337,9 @@ def test_other_mistakes_are_explained(tmp_path: Path, monkeypatch: pytest.Monkey
         extract(archive, tmp_path / "file" / "out")
     with pytest.raises(DataError, match="holds none of the files"):
         extract(write_zip(tmp_path / "empty.zip", {}), tmp_path / "out")
-    monkeypatch.setattr("tasks.download.archives.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 5))
+    monkeypatch.setattr(
+        "medbench.tasks.download.archives.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 5)
+    )
     with pytest.raises(RunError, match=r"too little space for unpacking a\.zip: 352 bytes needed, 5 bytes free"):
         extract(archive, tmp_path / "out")
 

@@ -12,19 +12,19 @@ from command_line import medbench
 from native_data import medqa, mimic_cxr, mpx_row, write_csv, write_picture
 from PIL import Image
 
-from leaderboard.audit.overlap.audit import DataAuditInput, TrainingFile, audit_data
-from leaderboard.audit.overlap.document import document_of
-from leaderboard.audit.overlap.findings import Finding, Null, judge
-from leaderboard.audit.overlap.items import Item, picture_names
-from leaderboard.audit.overlap.null_split import null_split
-from leaderboard.audit.overlap.page import render_page
-from leaderboard.audit.overlap.training_files import training_rows
-from leaderboard.audit.verdicts import exit_code, strongest
-from leaderboard.leaks import overlaps_in
-from tasks.catalog import get_task
-from tasks.foundation.errors import EXIT_FAILED, EXIT_USAGE, DataError
-from tasks.prepare import prepare_task
-from tasks.sample import ImageRef
+from medbench.leaderboard.audit.overlap.audit import DataAuditInput, TrainingFile, audit_data
+from medbench.leaderboard.audit.overlap.document import document_of
+from medbench.leaderboard.audit.overlap.findings import Finding, Null, judge
+from medbench.leaderboard.audit.overlap.items import Item, picture_names
+from medbench.leaderboard.audit.overlap.null_split import null_split
+from medbench.leaderboard.audit.overlap.page import render_page
+from medbench.leaderboard.audit.overlap.training_files import training_rows
+from medbench.leaderboard.audit.verdicts import exit_code, strongest
+from medbench.leaderboard.leaks import overlaps_in
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import EXIT_FAILED, EXIT_USAGE, DataError
+from medbench.tasks.prepare import prepare_task
+from medbench.tasks.sample import ImageRef
 
 
 def prepared(task: str, native: Path, data: Path) -> Path:

@@ -13,16 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 
-from leaderboard.audit.overlap.grams import Postings, WordHashes, runs_of, slices, words_of
-from leaderboard.audit.overlap.items import Item
-from leaderboard.audit.overlap.minhash import bands, signatures
-from leaderboard.audit.overlap.pictures import PictureIndex
-from leaderboard.audit.overlap.pixels import NEAR, Print, _counted_by_table, distance, print_of
-from leaderboard.audit.overlap.printing import Printer
-from leaderboard.audit.overlap.scan import Scan
-from leaderboard.audit.overlap.test_side import TestSide
-from leaderboard.audit.overlap.texts import CONTAINMENT, JACCARD, TextIndex
-from tasks.mini_suite import DATA
+from medbench.leaderboard.audit.overlap.grams import Postings, WordHashes, runs_of, slices, words_of
+from medbench.leaderboard.audit.overlap.items import Item
+from medbench.leaderboard.audit.overlap.minhash import bands, signatures
+from medbench.leaderboard.audit.overlap.pictures import PictureIndex
+from medbench.leaderboard.audit.overlap.pixels import NEAR, Print, _counted_by_table, distance, print_of
+from medbench.leaderboard.audit.overlap.printing import Printer
+from medbench.leaderboard.audit.overlap.scan import Scan
+from medbench.leaderboard.audit.overlap.test_side import TestSide
+from medbench.leaderboard.audit.overlap.texts import CONTAINMENT, JACCARD, TextIndex
+from medbench.tasks.mini_suite import DATA
 
 SLICES = sorted((DATA / "Slake1.0" / "imgs").glob("*/source.jpg"))
 

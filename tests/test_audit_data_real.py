@@ -19,13 +19,13 @@ from audit_data_items import (
 from command_line import medbench
 from fixture_root import realdata
 
-from leaderboard.audit.overlap.audit import DataAuditInput, audit_data
-from leaderboard.audit.overlap.duplicates import consistency
-from leaderboard.audit.overlap.findings import Overlap
-from leaderboard.audit.overlap.items import Item
-from tasks.catalog import get_task
-from tasks.prepare import prepare_task
-from tasks.sample import ImageRef
+from medbench.leaderboard.audit.overlap.audit import DataAuditInput, audit_data
+from medbench.leaderboard.audit.overlap.duplicates import consistency
+from medbench.leaderboard.audit.overlap.findings import Overlap
+from medbench.leaderboard.audit.overlap.items import Item
+from medbench.tasks.catalog import get_task
+from medbench.tasks.prepare import prepare_task
+from medbench.tasks.sample import ImageRef
 
 
 def slake_overlap(train_language: str, test_language: str) -> Overlap:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leaderboard.audit.normalise import is_long, is_same, norm_v1, word_count
+from medbench.leaderboard.audit.normalise import is_long, is_same, norm_v1, word_count
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 from audit_cells import answered, cell, report, reports, verdict_of
 
-from leaderboard.audit.controls import matches_by_chance, run_controls, shuffle
-from leaderboard.audit.evidence import find_evidence
-from leaderboard.audit.items import Answered, Cell, make_cell
-from leaderboard.audit.outputs import Peer, Share, audit_outputs
-from leaderboard.audit.run_cells import refuse_unequal
-from leaderboard.audit.sentence_skill import sentence_skill
-from leaderboard.audit.thresholds import THRESHOLDS
-from tasks.foundation.errors import UsageError
+from medbench.leaderboard.audit.controls import matches_by_chance, run_controls, shuffle
+from medbench.leaderboard.audit.evidence import find_evidence
+from medbench.leaderboard.audit.items import Answered, Cell, make_cell
+from medbench.leaderboard.audit.outputs import Peer, Share, audit_outputs
+from medbench.leaderboard.audit.run_cells import refuse_unequal
+from medbench.leaderboard.audit.sentence_skill import sentence_skill
+from medbench.leaderboard.audit.thresholds import THRESHOLDS
+from medbench.tasks.foundation.errors import UsageError
 
 REST = "the ureters are dilated to the level of the bladder, where a thick wall points at an obstruction of the outlet"
 PAPER = [

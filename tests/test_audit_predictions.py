@@ -11,11 +11,11 @@ from audit_cells import reports
 from command_line import medbench
 from scipy import stats
 
-from leaderboard.audit.document import audit_text, predictions_document
-from leaderboard.audit.page import render_audit
-from leaderboard.audit.predictions_audit import audit_predictions
-from leaderboard.audit.predictions_file import read_predictions, read_train_references
-from tasks.foundation.errors import DataError, UsageError
+from medbench.leaderboard.audit.document import audit_text, predictions_document
+from medbench.leaderboard.audit.page import render_audit
+from medbench.leaderboard.audit.predictions_audit import audit_predictions
+from medbench.leaderboard.audit.predictions_file import read_predictions, read_train_references
+from medbench.tasks.foundation.errors import DataError, UsageError
 
 GOLDEN = Path(__file__).parent / "golden" / "audit_predictions.json"
 Row = dict[str, Any]

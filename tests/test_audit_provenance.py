@@ -10,14 +10,14 @@ from command_line import medbench
 from fixture_root import realdata
 from native_data import mpx_row, mpx_single, write_csv
 
-from harness.declared import declared_by
-from leaderboard.audit.provenance.fingerprints import fingerprint, found_among, prints_of
-from leaderboard.audit.provenance.shipped import SHIPPED, slake_prints
-from leaderboard.audit.provenance.sources import Inherited, inherited, read_sources, source_of
-from tasks.catalog import TASKS, get_task
-from tasks.foundation.errors import EXIT_FAILED, EXIT_USAGE, UsageError
-from tasks.prepare import prepare_task
-from tasks.sample import ImageRef
+from medbench.harness.declared import declared_by
+from medbench.leaderboard.audit.provenance.fingerprints import fingerprint, found_among, prints_of
+from medbench.leaderboard.audit.provenance.shipped import SHIPPED, slake_prints
+from medbench.leaderboard.audit.provenance.sources import Inherited, inherited, read_sources, source_of
+from medbench.tasks.catalog import TASKS, get_task
+from medbench.tasks.foundation.errors import EXIT_FAILED, EXIT_USAGE, UsageError
+from medbench.tasks.prepare import prepare_task
+from medbench.tasks.sample import ImageRef
 
 
 def manifest(path: Path, text: str) -> Path:

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from command_line import medbench
 
-from harness.results import read_results, write_results
-from leaderboard.audit.document import run_document
-from leaderboard.audit.page import render_audit
-from leaderboard.audit.run_audit import OutputAudit, audit_run
-from leaderboard.audit.run_cells import read_run_cells, read_task_data
-from leaderboard.audit.write import audit_after_run
-from leaderboard.leaks import leaks_of
+from medbench.harness.results import read_results, write_results
+from medbench.leaderboard.audit.document import run_document
+from medbench.leaderboard.audit.page import render_audit
+from medbench.leaderboard.audit.run_audit import OutputAudit, audit_run
+from medbench.leaderboard.audit.run_cells import read_run_cells, read_task_data
+from medbench.leaderboard.audit.write import audit_after_run
+from medbench.leaderboard.leaks import leaks_of
 
 TASKS = "report,pubmedqa,dermamnist,slake-rec"
 
@@ -199,7 +199,7 @@ def test_texts_of_credentialed_tasks_are_withheld(oracle: Path) -> None:
 
 
 def test_real_credentialed_data_are_withheld_unless_asked(oracle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leaderboard.audit.run_audit.is_credentialed", lambda _, task: task == "mimic-cxr")
+    monkeypatch.setattr("medbench.leaderboard.audit.run_audit.is_credentialed", lambda _, task: task == "mimic-cxr")
     assert [task for task, one in audit_run(oracle).tasks.items() if one.withheld] == ["mimic-cxr"]
     asked = audit_run(oracle, reveal=True)
     assert asked.revealed

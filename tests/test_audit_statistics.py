@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from leaderboard.audit.poisson_binomial import (
+from medbench.leaderboard.audit.poisson_binomial import (
     chances_of,
     clopper_pearson,
     distribution,
@@ -16,9 +16,9 @@ from leaderboard.audit.poisson_binomial import (
     tails,
     upper_bound,
 )
-from leaderboard.audit.similarity import Run, is_near, longest_run, similarity
-from leaderboard.audit.thresholds import THRESHOLDS
-from tasks.metrics.metric import FloatArray
+from medbench.leaderboard.audit.similarity import Run, is_near, longest_run, similarity
+from medbench.leaderboard.audit.thresholds import THRESHOLDS
+from medbench.tasks.metrics.metric import FloatArray
 
 
 def by_enumeration(chances: FloatArray) -> list[float]:

@@ -12,24 +12,24 @@ import pytest
 from export_runs import invented, write_run
 from test_leaderboard import metric, results, task
 
-from harness.results import MetricResult, Results, Written
-from leaderboard.board import make_board
-from leaderboard.counts import NOT_OK, beside, not_ok, written_cells
-from leaderboard.export.eval_results import EvalResultsOptions, eval_result_files
-from leaderboard.export.every_eval_ever import EveryEvalOptions
-from leaderboard.export.every_eval_samples import write_every_eval
-from leaderboard.export.parquet import parquet_metadata
-from leaderboard.export.public import read_public
-from leaderboard.latex import render_latex
-from leaderboard.markdown import render_markdown
-from leaderboard.plain_formats import render_csv, render_json
-from leaderboard.report.document import ReportOptions
-from leaderboard.report.write import report_of
-from leaderboard.site.collect import collect
-from leaderboard.site.write import site_files
-from leaderboard.table import make_table
-from tasks.foundation.files import write_atomically
-from tasks.protocols import STATES, State
+from medbench.harness.results import MetricResult, Results, Written
+from medbench.leaderboard.board import make_board
+from medbench.leaderboard.counts import NOT_OK, beside, not_ok, written_cells
+from medbench.leaderboard.export.eval_results import EvalResultsOptions, eval_result_files
+from medbench.leaderboard.export.every_eval_ever import EveryEvalOptions
+from medbench.leaderboard.export.every_eval_samples import write_every_eval
+from medbench.leaderboard.export.parquet import parquet_metadata
+from medbench.leaderboard.export.public import read_public
+from medbench.leaderboard.latex import render_latex
+from medbench.leaderboard.markdown import render_markdown
+from medbench.leaderboard.plain_formats import render_csv, render_json
+from medbench.leaderboard.report.document import ReportOptions
+from medbench.leaderboard.report.write import report_of
+from medbench.leaderboard.site.collect import collect
+from medbench.leaderboard.site.write import site_files
+from medbench.leaderboard.table import make_table
+from medbench.tasks.foundation.files import write_atomically
+from medbench.tasks.protocols import STATES, State
 
 SILENT = {"errors": 10, "unparsed": 20, "refused": 30, "truncated": 4, "empty": 6}
 

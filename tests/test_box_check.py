@@ -8,15 +8,15 @@ from typing import cast
 import pytest
 from click.testing import CliRunner
 
-from adapters.catalog import choose_model
-from harness.score import ScoredTask, doubts_about_boxes
-from harness.score_command import score_command
-from tasks.answers.box_check import degenerate_share, doubt_about_boxes
-from tasks.answers.box_space import BOX_SPACES
-from tasks.catalog import get_task
-from tasks.metrics.metric import Scorable
-from tasks.protocols import Item
-from tasks.sample import Box, Sample
+from medbench.adapters.catalog import choose_model
+from medbench.harness.score import ScoredTask, doubts_about_boxes
+from medbench.harness.score_command import score_command
+from medbench.tasks.answers.box_check import degenerate_share, doubt_about_boxes
+from medbench.tasks.answers.box_space import BOX_SPACES
+from medbench.tasks.catalog import get_task
+from medbench.tasks.metrics.metric import Scorable
+from medbench.tasks.protocols import Item
+from medbench.tasks.sample import Box, Sample
 
 SIZE = (640, 480)
 

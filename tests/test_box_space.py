@@ -10,9 +10,9 @@ from fixture_root import fixtures
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from tasks.answers.box_space import BOX_SPACES, UNI_MED, BoxSpace
-from tasks.ceiling import rec_ceilings
-from tasks.sample import Box
+from medbench.tasks.answers.box_space import BOX_SPACES, UNI_MED, BoxSpace
+from medbench.tasks.ceiling import rec_ceilings
+from medbench.tasks.sample import Box
 
 SIZE = (1000, 1000)
 WANTED = Box(12, 34, 56, 78)

@@ -4,9 +4,9 @@ from random import Random
 
 import pytest
 
-from tasks.answers.box_names import NAME, box_of, names_in
-from tasks.answers.box_space import BOX_SPACES
-from tasks.sample import Box
+from medbench.tasks.answers.box_names import NAME, box_of, names_in
+from medbench.tasks.answers.box_space import BOX_SPACES
+from medbench.tasks.sample import Box
 
 SIZE = (1000, 1000)
 PERMILLE = BOX_SPACES["permille"]

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from command_line import medbench
 
-from harness.results import read_results
-from leaderboard.breakdown import break_down, labels_of
-from leaderboard.breakdown_page import render_breakdown
-from leaderboard.score_table import ScoreTable, read_score_table
-from tasks.foundation.errors import EXIT_USAGE, UsageError
+from medbench.harness.results import read_results
+from medbench.leaderboard.breakdown import break_down, labels_of
+from medbench.leaderboard.breakdown_page import render_breakdown
+from medbench.leaderboard.score_table import ScoreTable, read_score_table
+from medbench.tasks.foundation.errors import EXIT_USAGE, UsageError
 
 TASKS = ("path-vqa", "slake-vqa", "sa-med2d-rec", "pubmedqa")
 

@@ -8,8 +8,8 @@ from fixture_root import realdata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.answers.choice import read_choice
-from tasks.datasets.medmnist import LABEL_SETS, LabelSet
+from medbench.tasks.answers.choice import read_choice
+from medbench.tasks.datasets.medmnist import LABEL_SETS, LabelSet
 
 DRUGS = {"A": "warfarin", "B": "heparin", "C": "aspirin", "D": "a beta blocker"}
 ORGANS = {name: name for name in LABEL_SETS["organsmnist"].spoken}

@@ -17,7 +17,7 @@ from answer_forms import (
 )
 from cpu_growth import QUADRATIC, growth
 
-from tasks.answers.choice import read_choice, taken_choices
+from medbench.tasks.answers.choice import read_choice, taken_choices
 
 TEN = {key: f"option text {number}" for number, key in enumerate("ABCDEFGHIJ")}
 SAME_TEXT = {"A": "mode minus mean", "B": "mean minus mode", "C": "median", "D": "mean minus mode"}

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from command_line import medbench
 
-from harness.model_info import ModelInfo
-from harness.results import Results, TaskResult
-from leaderboard.cells import OVERLAP_TEXT
-from leaderboard.compare import Comparison, Side, compare, shared_tasks
-from leaderboard.compare_page import p_text, render_comparison, summary
-from leaderboard.gate import decide
-from leaderboard.score_table import Column, ItemScore, ScoreRecord, ScoreTable
-from tasks.foundation.errors import EXIT_USAGE, UsageError
-from tasks.metrics.metric import FloatArray
-from tasks.protocols import PROTOCOLS, STATES, State, metrics_for
+from medbench.harness.model_info import ModelInfo
+from medbench.harness.results import Results, TaskResult
+from medbench.leaderboard.cells import OVERLAP_TEXT
+from medbench.leaderboard.compare import Comparison, Side, compare, shared_tasks
+from medbench.leaderboard.compare_page import p_text, render_comparison, summary
+from medbench.leaderboard.gate import decide
+from medbench.leaderboard.score_table import Column, ItemScore, ScoreRecord, ScoreTable
+from medbench.tasks.foundation.errors import EXIT_USAGE, UsageError
+from medbench.tasks.metrics.metric import FloatArray
+from medbench.tasks.protocols import PROTOCOLS, STATES, State, metrics_for
 
 
 def results(title: str, tasks: Sequence[str], *, suite: str = "custom") -> Results:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from command_line import medbench
 
-from harness.doctor.pseudo_models import PSEUDO_MODELS
-from harness.doctor.scorers import Diagnosis
-from tasks.catalog import benchmark_names, get_task
-from tasks.protocols import PROTOCOLS, metric_ids
+from medbench.harness.doctor.pseudo_models import PSEUDO_MODELS
+from medbench.harness.doctor.scorers import Diagnosis
+from medbench.tasks.catalog import benchmark_names, get_task
+from medbench.tasks.protocols import PROTOCOLS, metric_ids
 
 pytestmark = pytest.mark.xdist_group("java")
 

@@ -3,11 +3,11 @@
 import pytest
 from command_line import medbench
 
-from harness.doctor.cli import _engine_verdict
-from harness.doctor.engine import Agreement, EngineDiagnosis, examine_engine
-from harness.phases import Phases
-from harness.settings import Settings
-from harness.workload import load_workload
+from medbench.harness.doctor.cli import _engine_verdict
+from medbench.harness.doctor.engine import Agreement, EngineDiagnosis, examine_engine
+from medbench.harness.phases import Phases
+from medbench.harness.settings import Settings
+from medbench.harness.workload import load_workload
 
 
 def test_the_bundled_model_answers_alike_under_every_schedule() -> None:
@@ -24,9 +24,9 @@ def test_a_model_without_the_engine_is_a_usage_error() -> None:
 
 
 def test_an_engine_that_mixes_rows_up_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    from adapters.base import LoadOptions
-    from adapters.mock import RandomMock
-    from harness.engine.slots import SlotCache
+    from medbench.adapters.base import LoadOptions
+    from medbench.adapters.mock import RandomMock
+    from medbench.harness.engine.slots import SlotCache
 
     loads = load_workload(Settings(model="mock", tasks=("slake-vqa",), limit=12)).loads
     adapter = RandomMock(LoadOptions(seed=3))

@@ -7,8 +7,8 @@ import sys
 import pytest
 from command_line import medbench
 
-from harness.cli import COMMANDS
-from tasks.foundation.errors import EXIT_USAGE
+from medbench.harness.cli import COMMANDS
+from medbench.tasks.foundation.errors import EXIT_USAGE
 
 
 def test_help_lists_every_command() -> None:

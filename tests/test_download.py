@@ -21,12 +21,12 @@ from hub_server import Handler, Hub, Wish, zipped
 from huggingface_hub import constants
 from native_data import NATIVE, slake
 
-from tasks.catalog import get_task, task_names
-from tasks.download.cli import download_command, source_of
-from tasks.download.fetch import DownloadError, download, read_record
-from tasks.download.sources import SOURCES, HubSource, ManualSource, WebFile, WebSource
-from tasks.foundation.errors import DataError, MedbenchError, RunError, UsageError
-from tasks.prepared import load_prepared
+from medbench.tasks.catalog import get_task, task_names
+from medbench.tasks.download.cli import download_command, source_of
+from medbench.tasks.download.fetch import DownloadError, download, read_record
+from medbench.tasks.download.sources import SOURCES, HubSource, ManualSource, WebFile, WebSource
+from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError, UsageError
+from medbench.tasks.prepared import load_prepared
 
 OLD, NEW = "a" * 40, "b" * 40
 TOKEN = "hf_not_a_real_token"
@@ -386,7 +386,7 @@ def test_too_little_space_and_too_much_data_are_noticed_before(
     with pytest.raises(UsageError, match="more than --max-gb") as error:
         download(hub_source(), tmp_path, max_bytes=10, endpoint=two_commits.url)
     assert "--max-gb 1" in error.value.hint
-    monkeypatch.setattr("tasks.download.archives.shutil.disk_usage", lambda _: type("Usage", (), {"free": 5}))
+    monkeypatch.setattr("medbench.tasks.download.archives.shutil.disk_usage", lambda _: type("Usage", (), {"free": 5}))
     with pytest.raises(RunError, match="too little space for downloading some"):
         download(hub_source(), tmp_path, endpoint=two_commits.url)
     assert two_commits.fetched() == []
@@ -533,7 +533,7 @@ def test_volumes_that_python_cannot_read_are_left_to_the_user(
     source = SOURCES["sa-med2d-rec"]
     assert isinstance(source, HubSource)
     hub.add(source.repo, NEW, {path: path.encode() for path in source.files})
-    monkeypatch.setattr("tasks.download.fetch.download", partial(download, endpoint=hub.url))
+    monkeypatch.setattr("medbench.tasks.download.fetch.download", partial(download, endpoint=hub.url))
     words = ("sa-med2d-rec", "--source", tmp_path)
     told = run(*words)
     assert isinstance(told.exception, DataError)

@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 from command_line import medbench
 
-from adapters.base import LoadOptions, Prompt, SizeOf
-from adapters.mock import RandomMock
-from harness.dry_run.estimate import estimate
-from harness.dry_run.page import duration
-from harness.dry_run.preview import preview_local
-from harness.engine.request import GREEDY
-from harness.settings import Settings
-from harness.workload import load_workload
-from tasks.foundation.errors import EXIT_USAGE, SampleError
-from tasks.sample import Sample
-from tasks.spec import TaskSpec
+from medbench.adapters.base import LoadOptions, Prompt, SizeOf
+from medbench.adapters.mock import RandomMock
+from medbench.harness.dry_run.estimate import estimate
+from medbench.harness.dry_run.page import duration
+from medbench.harness.dry_run.preview import preview_local
+from medbench.harness.engine.request import GREEDY
+from medbench.harness.settings import Settings
+from medbench.harness.workload import load_workload
+from medbench.tasks.foundation.errors import EXIT_USAGE, SampleError
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import TaskSpec
 
 
 def test_prompts_and_counts_are_those_of_the_run(tmp_path: Path) -> None:

@@ -8,14 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from adapters.base import Generation, ImageSlot, LoadOptions, LocalAdapter, Prompt, TextSegment
-from adapters.mock import RandomMock
-from harness.engine.budget import Budget
-from harness.engine.engine import Engine
-from harness.engine.request import Decoding, Outcome, Request, make_request
-from harness.phases import Phases
-from tasks.catalog import get_task
-from tasks.sample import ImageRef, Sample
+from medbench.adapters.base import Generation, ImageSlot, LoadOptions, LocalAdapter, Prompt, TextSegment
+from medbench.adapters.mock import RandomMock
+from medbench.harness.engine.budget import Budget
+from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.request import Decoding, Outcome, Request, make_request
+from medbench.harness.phases import Phases
+from medbench.tasks.catalog import get_task
+from medbench.tasks.sample import ImageRef, Sample
 
 SPEC = get_task("slake-vqa")
 

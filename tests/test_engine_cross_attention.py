@@ -10,12 +10,12 @@ import torch
 from engine_helpers import END, VOCABULARY, WIDTH, Small, answer, make_requests, texts
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from adapters.base import ImageSlot, Prompt, RowStates
-from harness.engine.alone import generate_alone
-from harness.engine.budget import Budget
-from harness.engine.request import Request
-from harness.phases import Phases
-from tasks.spec import Kind
+from medbench.adapters.base import ImageSlot, Prompt, RowStates
+from medbench.harness.engine.alone import generate_alone
+from medbench.harness.engine.budget import Budget
+from medbench.harness.engine.request import Request
+from medbench.harness.phases import Phases
+from medbench.tasks.spec import Kind
 
 SEEN_TOKENS = 4
 

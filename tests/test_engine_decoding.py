@@ -10,17 +10,17 @@ import pytest
 import torch
 from engine_helpers import END, Small, answer, generate_alone, make_requests, pictures, texts
 
-from adapters.base import TextSegment
-from harness.engine.alone import generate_alone as one_by_one
-from harness.engine.budget import Budget, auto_budget, bytes_per_token
-from harness.engine.choosing import Row, write_next
-from harness.engine.features import Features
-from harness.engine.passes import why_not_packed
-from harness.engine.pictures import AHEAD, Pictures
-from harness.engine.request import Request
-from harness.phases import Phases
-from tasks.foundation.errors import SampleError
-from tasks.sample import ImageRef
+from medbench.adapters.base import TextSegment
+from medbench.harness.engine.alone import generate_alone as one_by_one
+from medbench.harness.engine.budget import Budget, auto_budget, bytes_per_token
+from medbench.harness.engine.choosing import Row, write_next
+from medbench.harness.engine.features import Features
+from medbench.harness.engine.passes import why_not_packed
+from medbench.harness.engine.pictures import AHEAD, Pictures
+from medbench.harness.engine.request import Request
+from medbench.harness.phases import Phases
+from medbench.tasks.foundation.errors import SampleError
+from medbench.tasks.sample import ImageRef
 
 WIDE = Budget(rows=16, tokens=4096)
 ALONE = Budget(rows=1, tokens=1)

@@ -10,13 +10,13 @@ import torch
 from engine_helpers import FAMILIES, Small, answer, generate_alone, make_requests, texts
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.engine.budget import Budget
-from harness.engine.fixed import FixedPlan, FixedSteps
-from harness.engine.packing import CHUNK, Group, Held, Part
-from harness.engine.passes import Passes
-from harness.engine.slots import Room, SlotCache
-from harness.engine.uploads import Uploads
-from harness.phases import Phases
+from medbench.harness.engine.budget import Budget
+from medbench.harness.engine.fixed import FixedPlan, FixedSteps
+from medbench.harness.engine.packing import CHUNK, Group, Held, Part
+from medbench.harness.engine.passes import Passes
+from medbench.harness.engine.slots import Room, SlotCache
+from medbench.harness.engine.uploads import Uploads
+from medbench.harness.phases import Phases
 
 
 @pytest.mark.parametrize("family", FAMILIES)

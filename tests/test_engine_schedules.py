@@ -11,14 +11,14 @@ from engine_helpers import FAMILIES, Small, answer, generate_alone, make_request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.engine import attention
-from harness.engine.budget import Budget
-from harness.engine.engine import Engine
-from harness.engine.grouping import in_order
-from harness.engine.packing import CHUNK, NEVER, Held, Pack, Part
-from harness.engine.passes import Passes
-from harness.engine.slots import Move, Room, SlotCache
-from harness.phases import Phases
+from medbench.harness.engine import attention
+from medbench.harness.engine.budget import Budget
+from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.grouping import in_order
+from medbench.harness.engine.packing import CHUNK, NEVER, Held, Pack, Part
+from medbench.harness.engine.passes import Passes
+from medbench.harness.engine.slots import Move, Room, SlotCache
+from medbench.harness.phases import Phases
 
 WIDE = Budget(rows=16, tokens=4096)
 

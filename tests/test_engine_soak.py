@@ -7,10 +7,10 @@ from pathlib import Path
 import psutil
 from engine_helpers import Small, make_requests, pictures
 
-from harness.engine.budget import Budget
-from harness.engine.engine import Engine
-from harness.engine.request import Request
-from harness.phases import Phases
+from medbench.harness.engine.budget import Budget
+from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.request import Request
+from medbench.harness.phases import Phases
 
 MANY = 20_000
 MEGABYTE = 1 << 20

@@ -7,11 +7,11 @@ import pytest
 from engine_helpers import END, Small, answer, make_requests, texts
 from whole_models import SmallWithLibrary
 
-from harness.engine.budget import Budget
-from harness.engine.engine import Engine
-from harness.engine.request import Request
-from harness.phases import Phases
-from tasks.foundation.errors import UsageError
+from medbench.harness.engine.budget import Budget
+from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.request import Request
+from medbench.harness.phases import Phases
+from medbench.tasks.foundation.errors import UsageError
 
 WHY = "its layers are its own"
 WIDE = Budget(rows=8, tokens=4000)

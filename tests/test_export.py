@@ -16,15 +16,20 @@ from export_runs import as_lines, invented, metric, write_run
 from huggingface_hub import parse_eval_result_entries
 from pydantic import ValidationError
 
-from harness.results import Results, read_results, write_results
-from leaderboard.export.eval_results import EvalResultsOptions, eval_result_files, read_datasets, without_dataset
-from leaderboard.export.every_eval_ever import EveryEvalOptions
-from leaderboard.export.every_eval_samples import write_every_eval
-from leaderboard.export.parquet import parquet_metadata, write_parquet
-from leaderboard.export.public import PublicRun, read_public, read_public_scores
-from tasks.foundation.errors import DataError, RunError, UsageError
-from tasks.prepared import load_prepared
-from tasks.suite import prepare_mini_suite
+from medbench.harness.results import Results, read_results, write_results
+from medbench.leaderboard.export.eval_results import (
+    EvalResultsOptions,
+    eval_result_files,
+    read_datasets,
+    without_dataset,
+)
+from medbench.leaderboard.export.every_eval_ever import EveryEvalOptions
+from medbench.leaderboard.export.every_eval_samples import write_every_eval
+from medbench.leaderboard.export.parquet import parquet_metadata, write_parquet
+from medbench.leaderboard.export.public import PublicRun, read_public, read_public_scores
+from medbench.tasks.foundation.errors import DataError, RunError, UsageError
+from medbench.tasks.prepared import load_prepared
+from medbench.tasks.suite import prepare_mini_suite
 
 GOLDEN = Path(__file__).with_name("golden") / "export"
 OPTIONS = EveryEvalOptions(timestamp=1_760_000_000, organization="Example Lab")
@@ -104,7 +109,7 @@ def test_a_dataset_for_no_task_is_refused() -> None:
 def test_every_eval_ever_is_the_golden_files_and_fits_the_schema(
     run: PublicRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("leaderboard.export.every_eval_ever.version", lambda name: f"version of {name}")
+    monkeypatch.setattr("medbench.leaderboard.export.every_eval_ever.version", lambda name: f"version of {name}")
     document, samples = write_every_eval(tmp_path / "out", run, OPTIONS, data_dir=None, with_inputs=False)
     golden("every_eval.json", document.read_text(encoding="utf-8"))
     golden("every_eval_samples.jsonl", samples.read_text(encoding="utf-8"))

@@ -11,16 +11,16 @@ from export_runs import GATED, TOKEN, Planted, as_lines, invented, strings, writ
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leaderboard.export.eval_results import EvalResultsOptions, eval_result_files
-from leaderboard.export.every_eval_ever import EveryEvalOptions
-from leaderboard.export.every_eval_samples import write_every_eval
-from leaderboard.export.parquet import write_parquet
-from leaderboard.export.public import read_public
-from leaderboard.export.push import plan_push
-from leaderboard.export.scrub import PATH, SECRET, SERVER, Scrubber, machine_scrubber
-from leaderboard.site.collect import collect
-from leaderboard.site.write import site_files
-from tasks.foundation.errors import RunError
+from medbench.leaderboard.export.eval_results import EvalResultsOptions, eval_result_files
+from medbench.leaderboard.export.every_eval_ever import EveryEvalOptions
+from medbench.leaderboard.export.every_eval_samples import write_every_eval
+from medbench.leaderboard.export.parquet import write_parquet
+from medbench.leaderboard.export.public import read_public
+from medbench.leaderboard.export.push import plan_push
+from medbench.leaderboard.export.scrub import PATH, SECRET, SERVER, Scrubber, machine_scrubber
+from medbench.leaderboard.site.collect import collect
+from medbench.leaderboard.site.write import site_files
+from medbench.tasks.foundation.errors import RunError
 
 ABSOLUTE = re.compile(r"(?:^|[\s:='\"(])(?:/|~/|[A-Za-z]:\\|\\\\)[\w.~-]")
 WORD = st.text(string.ascii_letters + string.digits + "_-. é", min_size=3, max_size=12).filter(
@@ -163,6 +163,8 @@ def test_what_a_secrets_name_stands_for_goes_whatever_it_looks_like() -> None:
 
 def test_the_last_look_stops_what_slipped_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = read_public(write_run(tmp_path, invented({"slake-vqa": 0.5}, title="A")), {})
-    monkeypatch.setattr("leaderboard.export.push.render_markdown", lambda board: f"{tmp_path} and {len(board.runs)}")
+    monkeypatch.setattr(
+        "medbench.leaderboard.export.push.render_markdown", lambda board: f"{tmp_path} and {len(board.runs)}"
+    )
     with pytest.raises(RunError, match=r"leaderboard\.md would carry"):
         plan_push(run)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from in_process import Terminal
 
-from harness.settings import Settings
-from leaderboard.gathering import gather
-from tasks.foundation.errors import EXIT_FAILED, EXIT_USAGE, RunError
+from medbench.harness.settings import Settings
+from medbench.leaderboard.gathering import gather
+from medbench.tasks.foundation.errors import EXIT_FAILED, EXIT_USAGE, RunError
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def terminal(capsys: pytest.CaptureFixture[str]) -> Terminal:
 @pytest.fixture(scope="module")
 def finished(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of two finished runs of one's own data and one of the mini suite."""
-    from harness.commands import publish
-    from harness.run import run
+    from medbench.harness.commands import publish
+    from medbench.harness.run import run
 
     output = tmp_path_factory.mktemp("runs")
     for model in ("blind", "mock:oracle"):

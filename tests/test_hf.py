@@ -13,21 +13,21 @@ from engine_helpers import answer, texts
 from PIL import Image
 from tiny_vlms import FAMILIES, WHOLE
 
-from adapters.base import Dtype, LoadOptions
-from adapters.hf import apart
-from adapters.hf.adapter import HfAdapter
-from adapters.hf.apart import TAKEN_APART, why_left_whole
-from adapters.hf.entry import ENTRY, load
-from harness.engine.alone import generate_alone
-from harness.engine.budget import Budget
-from harness.engine.engine import Engine
-from harness.engine.request import Request, make_request
-from harness.phases import Phases
-from harness.self_test import self_test
-from tasks.answers.box_space import BOX_SPACES
-from tasks.catalog import get_task
-from tasks.foundation.errors import RunError, SampleError, UsageError
-from tasks.sample import Box, ImageRef, Sample
+from medbench.adapters.base import Dtype, LoadOptions
+from medbench.adapters.hf import apart
+from medbench.adapters.hf.adapter import HfAdapter
+from medbench.adapters.hf.apart import TAKEN_APART, why_left_whole
+from medbench.adapters.hf.entry import ENTRY, load
+from medbench.harness.engine.alone import generate_alone
+from medbench.harness.engine.budget import Budget
+from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.request import Request, make_request
+from medbench.harness.phases import Phases
+from medbench.harness.self_test import self_test
+from medbench.tasks.answers.box_space import BOX_SPACES
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import RunError, SampleError, UsageError
+from medbench.tasks.sample import Box, ImageRef, Sample
 
 SIZES = ((60, 60), (90, 60), (60, 130), (200, 150))
 BUDGET = Budget(rows=4, tokens=8000, prefill=200)

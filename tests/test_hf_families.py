@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 from source_files import ROOT, source_files
 
-from adapters.hf import families, finding
-from adapters.hf.entry import ENTRY
-from adapters.hf.families import asked_family, family_of, known, short_name
-from adapters.hf.finding import find_folder
+from medbench.adapters.hf import families, finding
+from medbench.adapters.hf.entry import ENTRY
+from medbench.adapters.hf.families import asked_family, family_of, known, short_name
+from medbench.adapters.hf.finding import find_folder
 
 
 def folder(root: Path, name: str, family: str = "") -> str:

@@ -19,17 +19,17 @@ from engine_helpers import answer, texts
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from adapters.base import Dtype, LoadOptions
-from adapters.hf.adapter import HfAdapter
-from adapters.hf.entry import ENTRY, load
-from harness.engine.alone import generate_alone
-from harness.engine.budget import Budget
-from harness.engine.request import Request, make_request
-from harness.phases import Phases
-from harness.self_test import self_test
-from tasks.catalog import get_task
-from tasks.foundation.errors import DataError, MedbenchError, RunError, SampleError, UsageError
-from tasks.sample import ImageRef, Sample
+from medbench.adapters.base import Dtype, LoadOptions
+from medbench.adapters.hf.adapter import HfAdapter
+from medbench.adapters.hf.entry import ENTRY, load
+from medbench.harness.engine.alone import generate_alone
+from medbench.harness.engine.budget import Budget
+from medbench.harness.engine.request import Request, make_request
+from medbench.harness.phases import Phases
+from medbench.harness.self_test import self_test
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError, SampleError, UsageError
+from medbench.tasks.sample import ImageRef, Sample
 
 VQA = get_task("slake-vqa")
 BUDGET = Budget(rows=4, tokens=4000, prefill=200)
@@ -309,9 +309,13 @@ def test_code_that_a_folder_brings_is_never_run_nor_asked_about(folder: Path, tm
 def on_a_terminal(*words: str) -> str:
     """Return what a command says to somebody who answers every question with yes."""
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "COLUMNS": "500"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src"), "COLUMNS": "500"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "harness.cli", *words], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+        [sys.executable, "-m", "medbench.harness.cli", *words],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment,
     )
     os.close(theirs)
     os.write(ours, b"y\ny\ny\n")
@@ -365,7 +369,7 @@ def test_a_sample_without_numbers_is_an_error_that_names_the_type(whole: str, ro
 
 
 def test_logits_of_minus_infinity_forbid_a_token_and_nothing_else(folder: Path) -> None:
-    from harness.engine.choosing import likeliest
+    from medbench.harness.engine.choosing import likeliest
 
     none, inf, nan = float("-inf"), float("inf"), float("nan")
     logits = torch.tensor([[none, 1.0, 0.0], [nan, 1.0, 0.0], [0.0, inf, 1.0], [none, none, none], [2.0, none, 1.0]])

@@ -9,12 +9,12 @@ import pytest
 from command_line import medbench
 from tiny_vlms import FAMILIES, WHOLE
 
-from adapters.hf.entry import ENTRY
-from harness.cli import cli
-from harness.settings import Settings
-from harness.workload import load_workload
-from tasks.answers.box_space import BOX_SPACES
-from tasks.catalog import benchmark_names, get_task
+from medbench.adapters.hf.entry import ENTRY
+from medbench.harness.cli import cli
+from medbench.harness.settings import Settings
+from medbench.harness.workload import load_workload
+from medbench.tasks.answers.box_space import BOX_SPACES
+from medbench.tasks.catalog import benchmark_names, get_task
 
 LIMIT = 2
 MODELS: Mapping[str, tuple[Callable[[Path], Path], str]] = {

@@ -8,15 +8,15 @@ import tiny_vlms
 from engine_helpers import Small
 from transformers import PreTrainedTokenizerFast
 
-from adapters.base import LoadOptions, LocalAdapter
-from adapters.hf.adapter import HfAdapter
-from adapters.hf.entry import ENTRY, load
-from adapters.hf.special_tokens import dropped_ids, kept_marks
-from harness.engine.choosing import Row, outcome_of
-from harness.engine.request import Decoding, Request
-from tasks.answers.thoughts import MARKS, take_apart
-from tasks.catalog import get_task
-from tasks.sample import Sample
+from medbench.adapters.base import LoadOptions, LocalAdapter
+from medbench.adapters.hf.adapter import HfAdapter
+from medbench.adapters.hf.entry import ENTRY, load
+from medbench.adapters.hf.special_tokens import dropped_ids, kept_marks
+from medbench.harness.engine.choosing import Row, outcome_of
+from medbench.harness.engine.request import Decoding, Request
+from medbench.tasks.answers.thoughts import MARKS, take_apart
+from medbench.tasks.catalog import get_task
+from medbench.tasks.sample import Sample
 
 
 def words(*special: str) -> PreTrainedTokenizerFast:
@@ -61,7 +61,7 @@ def finished(adapter: LocalAdapter, ids: list[int], longest: int) -> Row:
     spec = get_task("slake-vqa")
     sample = Sample(sample_id="s", task=spec.name, split="test", images=(), reference="")
     decoding = Decoding(max_new_tokens=longest, end_ids=frozenset({2}))
-    from adapters.base import Prompt
+    from medbench.adapters.base import Prompt
 
     row = Row(
         request=Request(

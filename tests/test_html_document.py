@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leaderboard.html_document import html_document, write_page
-from leaderboard.markdown import markdown_table, markdown_text, notes
+from medbench.leaderboard.html_document import html_document, write_page
+from medbench.leaderboard.markdown import markdown_table, markdown_text, notes
 
 ALLOWED = {
     "html", "head", "meta", "title", "style", "body", "main", "h1", "h2", "h3", "p", "strong", "em", "code", "table",

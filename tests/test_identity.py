@@ -11,19 +11,19 @@ import pytest
 import tiny_vlms
 from safetensors.torch import load_file, save_file
 
-from adapters.base import Adapter, LoadOptions
-from adapters.catalog import choose_model
-from adapters.hf.adapter import HfAdapter
-from adapters.llava_med.adapter import LlavaMedAdapter
-from adapters.openai.client import ServedModel
-from harness import answering_code
-from harness.answering_code import made_of
-from harness.rundir import run_identity
-from harness.settings import Settings
-from harness.shares import told_by
-from harness.workload import Workload, load_workload
-from tasks.foundation.files import fingerprint
-from tasks.foundation.model_files import digest_of, digests, identity_of
+from medbench.adapters.base import Adapter, LoadOptions
+from medbench.adapters.catalog import choose_model
+from medbench.adapters.hf.adapter import HfAdapter
+from medbench.adapters.llava_med.adapter import LlavaMedAdapter
+from medbench.adapters.openai.client import ServedModel
+from medbench.harness import answering_code
+from medbench.harness.answering_code import made_of
+from medbench.harness.rundir import run_identity
+from medbench.harness.settings import Settings
+from medbench.harness.shares import told_by
+from medbench.harness.workload import Workload, load_workload
+from medbench.tasks.foundation.files import fingerprint
+from medbench.tasks.foundation.model_files import digest_of, digests, identity_of
 
 DOCS = Path(__file__).parents[1] / "docs" / "models.md"
 Change = Callable[[Path], object]
@@ -291,7 +291,7 @@ def test_a_tensor_among_many_is_seen_in_a_file_too_large_to_be_read(
 ) -> None:
     import torch
 
-    from tasks.foundation import files, model_files
+    from medbench.tasks.foundation import files, model_files
 
     monkeypatch.setattr(model_files, "_WHOLE_BYTES", 1000)
     monkeypatch.setattr(files, "_SAMPLED_BYTES", 1000)
@@ -317,7 +317,7 @@ def test_the_files_of_a_plugin_are_part_of_a_run(tmp_path: Path, monkeypatch: py
     package = tmp_path / "their_models"
     package.mkdir()
     (package / "__init__.py").write_text("")
-    (package / "model.py").write_text("from adapters.mock import *\nclass Theirs:\n    made_of = {}\n")
+    (package / "model.py").write_text("from medbench.adapters.mock import *\nclass Theirs:\n    made_of = {}\n")
     (package / "prompt.txt").write_text("Look closely.")
     monkeypatch.syspath_prepend(str(tmp_path))
     from importlib import import_module

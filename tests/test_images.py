@@ -12,11 +12,11 @@ import pytest
 from native_data import medmnist_npz
 from PIL import Image
 
-from tasks import images
-from tasks.foundation.errors import DataError, SampleError
-from tasks.images import image_digest, image_size, open_image
-from tasks.npz import array_form, read_array
-from tasks.sample import ImageRef
+from medbench.tasks import images
+from medbench.tasks.foundation.errors import DataError, SampleError
+from medbench.tasks.images import image_digest, image_size, open_image
+from medbench.tasks.npz import array_form, read_array
+from medbench.tasks.sample import ImageRef
 
 
 def picture(mode: str) -> Image.Image:

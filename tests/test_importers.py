@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from native_data import write_json
 
-from harness.predictions.catalog import DEFAULT_FORMAT, FORMATS, read_predictions, require_references
-from harness.predictions.medevalkit import _marked_answer
-from harness.predictions.record import Prediction
-from tasks.catalog import get_task
-from tasks.foundation.errors import DataError, MedbenchError, UsageError
-from tasks.sample import Box
-from tasks.spec import Kind, TaskSpec
+from medbench.harness.predictions.catalog import DEFAULT_FORMAT, FORMATS, read_predictions, require_references
+from medbench.harness.predictions.medevalkit import _marked_answer
+from medbench.harness.predictions.record import Prediction
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
+from medbench.tasks.sample import Box
+from medbench.tasks.spec import Kind, TaskSpec
 
 TASK_OF_KIND: Mapping[Kind, str] = {
     "qa": "pubmedqa",

@@ -4,10 +4,10 @@ import time
 
 import pytest
 
-from tasks.answers.labels import answer_itself
-from tasks.catalog import get_task
-from tasks.metrics.metric import Scorable
-from tasks.protocols import Item, evaluate
+from medbench.tasks.answers.labels import answer_itself
+from medbench.tasks.catalog import get_task
+from medbench.tasks.metrics.metric import Scorable
+from medbench.tasks.protocols import Item, evaluate
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import ast
 import pytest
 from source_files import ROOMS, source_files
 
+FOUNDATION = "medbench.tasks.foundation"
 MAY_USE = {
     "tasks": {"tasks"},
     "unimed": {"tasks", "unimed"},
@@ -21,7 +22,8 @@ def imported_rooms(tree: ast.Module) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module)
-    return {name.partition(".")[0] for name in names} & set(ROOMS)
+    inside = {name.removeprefix("medbench.") for name in names if name.startswith("medbench.")}
+    return {name.partition(".")[0] for name in inside} & set(ROOMS)
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -37,14 +39,14 @@ def test_the_ground_floor_of_tasks_imports_nothing_of_the_project() -> None:
         if path.parts[:2] != ("tasks", "foundation"):
             continue
         modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        assert {m for m in modules if m.startswith("tasks") and not m.startswith("tasks.foundation")} == set(), path
+        assert {m for m in modules if m.startswith("medbench.") and not m.startswith(FOUNDATION)} == set(), path
 
 
 def test_the_door_imports_no_room_but_the_ground_floor() -> None:
     tree = next(tree for path, tree in source_files() if path.as_posix() == "harness/cli.py")
     modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {m for m in modules if m.partition(".")[0] in ROOMS and not m.startswith("tasks.foundation")} == set()
+    assert {m for m in modules if m.startswith("medbench.") and not m.startswith(FOUNDATION)} == set()
 
 
 def test_the_import_check_sees_imports_inside_functions() -> None:
-    assert imported_rooms(ast.parse("def f():\n    from harness.run import run\n")) == {"harness"}
+    assert imported_rooms(ast.parse("def f():\n    from medbench.harness.run import run\n")) == {"harness"}

@@ -11,21 +11,21 @@ import numpy as np
 import pytest
 from command_line import medbench
 
-from harness.model_info import ModelInfo
-from harness.results import MetricResult, Results, TaskResult
-from leaderboard.board import make_board
-from leaderboard.gains import gains_over
-from leaderboard.latex import latex_text, render_latex
-from leaderboard.layouts import LAYOUTS
-from leaderboard.leaks import leaks_of, overlaps_in
-from leaderboard.markdown import legend, render_markdown, render_table
-from leaderboard.plain_formats import render_csv, render_json
-from leaderboard.published.read import read_publication
-from leaderboard.table import make_table
-from tasks.foundation.errors import EXIT_USAGE, DataError, UsageError
-from tasks.foundation.files import fingerprint
-from tasks.protocols import PROTOCOLS
-from tasks.statistics.joint import bounds, geometric_gain, ranks, relative_gain
+from medbench.harness.model_info import ModelInfo
+from medbench.harness.results import MetricResult, Results, TaskResult
+from medbench.leaderboard.board import make_board
+from medbench.leaderboard.gains import gains_over
+from medbench.leaderboard.latex import latex_text, render_latex
+from medbench.leaderboard.layouts import LAYOUTS
+from medbench.leaderboard.leaks import leaks_of, overlaps_in
+from medbench.leaderboard.markdown import legend, render_markdown, render_table
+from medbench.leaderboard.plain_formats import render_csv, render_json
+from medbench.leaderboard.published.read import read_publication
+from medbench.leaderboard.table import make_table
+from medbench.tasks.foundation.errors import EXIT_USAGE, DataError, UsageError
+from medbench.tasks.foundation.files import fingerprint
+from medbench.tasks.protocols import PROTOCOLS
+from medbench.tasks.statistics.joint import bounds, geometric_gain, ranks, relative_gain
 
 
 def metric(value: float | None, n: int = 50) -> MetricResult:

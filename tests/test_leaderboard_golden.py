@@ -7,20 +7,20 @@ import pytest
 from test_compare import answers, compared
 from test_leaderboard import declared, metric, results, task
 
-from leaderboard.board import make_board
-from leaderboard.breakdown import Part
-from leaderboard.breakdown_page import render_breakdown
-from leaderboard.compare_page import render_comparison
-from leaderboard.gains import gains_over
-from leaderboard.latex import render_latex
-from leaderboard.layouts import LAYOUTS
-from leaderboard.markdown import render_markdown, render_table
-from leaderboard.plain_formats import render_csv, render_json
-from leaderboard.published.read import read_publication
-from leaderboard.sections import render_gains
-from leaderboard.table import make_table
-from tasks.protocols import PROTOCOLS
-from tasks.statistics.intervals import Interval
+from medbench.leaderboard.board import make_board
+from medbench.leaderboard.breakdown import Part
+from medbench.leaderboard.breakdown_page import render_breakdown
+from medbench.leaderboard.compare_page import render_comparison
+from medbench.leaderboard.gains import gains_over
+from medbench.leaderboard.latex import render_latex
+from medbench.leaderboard.layouts import LAYOUTS
+from medbench.leaderboard.markdown import render_markdown, render_table
+from medbench.leaderboard.plain_formats import render_csv, render_json
+from medbench.leaderboard.published.read import read_publication
+from medbench.leaderboard.sections import render_gains
+from medbench.leaderboard.table import make_table
+from medbench.tasks.protocols import PROTOCOLS
+from medbench.tasks.statistics.intervals import Interval
 
 GOLDEN = Path(__file__).parent / "golden" / "leaderboard"
 

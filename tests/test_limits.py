@@ -7,10 +7,10 @@ import pytest
 import yaml
 from command_line import medbench
 
-from harness.limits import read_limits, with_limits
-from harness.settings import load_settings
-from tasks.catalog import get_task
-from tasks.foundation.errors import UsageError
+from medbench.harness.limits import read_limits, with_limits
+from medbench.harness.settings import load_settings
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import UsageError
 
 
 def limits_of(*words: str, tasks: tuple[str, ...] = ("slake-vqa", "path-vqa", "mimic-cxr")) -> dict[str, int]:

@@ -14,24 +14,24 @@ from llava_med_fixtures import SPEC, TOLERANCE, arrays, document, load, picture,
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
-from adapters.base import ImageSlot, LoadOptions, Prompt, TextSegment
-from adapters.llava_med.adapter import LlavaMedAdapter
-from adapters.llava_med.delta import convert_delta
-from adapters.llava_med.entry import ENTRY, parse
-from adapters.llava_med.hugging_face import convert_v15
-from adapters.llava_med.images import clip_pixels
-from adapters.llava_med.loading import mark_ids
-from adapters.llava_med.templates import TEMPLATES, question_of
-from adapters.parts.text_codec import load_codec
-from harness.engine.alone import generate_alone
-from harness.engine.budget import Budget
-from harness.engine.engine import Engine
-from harness.engine.passes import why_not_packed
-from harness.engine.request import Decoding, Request, make_request
-from harness.phases import Phases
-from tasks.catalog import get_task
-from tasks.foundation.errors import DataError, SampleError, UsageError
-from tasks.sample import ImageRef
+from medbench.adapters.base import ImageSlot, LoadOptions, Prompt, TextSegment
+from medbench.adapters.llava_med.adapter import LlavaMedAdapter
+from medbench.adapters.llava_med.delta import convert_delta
+from medbench.adapters.llava_med.entry import ENTRY, parse
+from medbench.adapters.llava_med.hugging_face import convert_v15
+from medbench.adapters.llava_med.images import clip_pixels
+from medbench.adapters.llava_med.loading import mark_ids
+from medbench.adapters.llava_med.templates import TEMPLATES, question_of
+from medbench.adapters.parts.text_codec import load_codec
+from medbench.harness.engine.alone import generate_alone
+from medbench.harness.engine.budget import Budget
+from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.passes import why_not_packed
+from medbench.harness.engine.request import Decoding, Request, make_request
+from medbench.harness.phases import Phases
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
+from medbench.tasks.sample import ImageRef
 
 CASES = (
     "single_wide", "single_tall_long", "single_square_short", "vicuna_v1", "two_images", "multi_turn", "text_only",
@@ -478,7 +478,7 @@ def test_what_changes_an_answer_changes_the_fingerprint(new: LlavaMedAdapter, tm
 def test_other_language_models_of_the_format(kind: str, family: str, tmp_path: Path) -> None:
     """Weights of a model of transformers, written under LLaVA's names, come back as the same model."""
     folder = fixture.make_v15(tmp_path / "checkpoint", model_type=kind)
-    from adapters.llava_med.configuration import read_format
+    from medbench.adapters.llava_med.configuration import read_format
 
     form = read_format(folder, folder / "vision_tower")
     assert cast("Any", form.config.text_config).model_type == family

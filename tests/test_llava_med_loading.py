@@ -9,9 +9,9 @@ import torch
 from llava_med_fixtures import load
 from transformers import LlavaForConditionalGeneration
 
-from adapters.base import LoadOptions
-from adapters.llava_med.entry import ENTRY
-from tasks.foundation.errors import DataError, MedbenchError, UsageError
+from medbench.adapters.base import LoadOptions
+from medbench.adapters.llava_med.entry import ENTRY
+from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_old_buffers_are_no_weights(tmp_path: Path) -> None:
 
 
 def test_the_published_model_has_as_many_weights_as_its_files(tmp_path: Path) -> None:
-    from adapters.llava_med.configuration import read_format
+    from medbench.adapters.llava_med.configuration import read_format
 
     mistral = {
         "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
@@ -94,7 +94,7 @@ def test_other_formats_are_refused(changes: dict[str, Any], told: str, tmp_path:
 
 
 def test_the_sizes_of_openais_towers_are_known(tmp_path: Path, v15: Path) -> None:
-    from adapters.llava_med.configuration import read_format
+    from medbench.adapters.llava_med.configuration import read_format
 
     fixture.write_config(tmp_path, "v15_config.json", mm_vision_tower="openai/clip-vit-large-patch14-336")
     assert read_format(tmp_path, None).visual_tokens == 576

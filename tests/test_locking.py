@@ -8,22 +8,22 @@ from subprocess import PIPE, Popen
 
 import pytest
 
-import adapters.blind
-from adapters.base import Adapter, LoadOptions
-from adapters.catalog import choose_model
-from harness.locking import held_before_loading
-from harness.run import run
-from harness.settings import Settings
-from harness.workload import load_workload
-from tasks.foundation.errors import RunError, UsageError
+from medbench.adapters import blind
+from medbench.adapters.base import Adapter, LoadOptions
+from medbench.adapters.catalog import choose_model
+from medbench.harness.locking import held_before_loading
+from medbench.harness.run import run
+from medbench.harness.settings import Settings
+from medbench.harness.workload import load_workload
+from medbench.tasks.foundation.errors import RunError, UsageError
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from adapters.catalog import choose_model
-from harness.locking import held_before_loading
-from harness.settings import Settings
-from harness.workload import load_workload
+from medbench.adapters.catalog import choose_model
+from medbench.harness.locking import held_before_loading
+from medbench.harness.settings import Settings
+from medbench.harness.workload import load_workload
 settings = Settings(model="blind", tasks=("cls",), data_dir=Path(sys.argv[1]), output_dir=Path(sys.argv[2]))
 with held_before_loading(settings, load_workload(settings), choose_model("blind", {})):
     print("held", flush=True)
@@ -35,13 +35,13 @@ with held_before_loading(settings, load_workload(settings), choose_model("blind"
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the models that were loaded."""
     names: list[str] = []
-    before = adapters.blind.ENTRY
+    before = blind.ENTRY
 
     def load(options: LoadOptions) -> Adapter:
         names.append("blind")
         return before.load(options)
 
-    monkeypatch.setattr(adapters.blind, "ENTRY", replace(before, load=load))
+    monkeypatch.setattr(blind, "ENTRY", replace(before, load=load))
     return names
 
 

@@ -32,16 +32,16 @@ from med_flamingo_fixtures import (
 from PIL import Image
 from transformers import GenerationConfig
 
-from adapters.base import RowStates
-from adapters.med_flamingo.adapter import MedFlamingoAdapter
-from adapters.med_flamingo.decoder import GatedLayer
-from adapters.med_flamingo.looking import Media, looks_of, seen_images
-from adapters.med_flamingo.pictures import clip_pixels
-from harness.engine.alone import generate_alone
-from harness.engine.budget import Budget
-from harness.engine.engine import Engine
-from harness.engine.request import Request
-from harness.phases import Phases
+from medbench.adapters.base import RowStates
+from medbench.adapters.med_flamingo.adapter import MedFlamingoAdapter
+from medbench.adapters.med_flamingo.decoder import GatedLayer
+from medbench.adapters.med_flamingo.looking import Media, looks_of, seen_images
+from medbench.adapters.med_flamingo.pictures import clip_pixels
+from medbench.harness.engine.alone import generate_alone
+from medbench.harness.engine.budget import Budget
+from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.request import Request
+from medbench.harness.phases import Phases
 
 
 @pytest.fixture(scope="module")

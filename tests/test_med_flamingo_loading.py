@@ -18,12 +18,12 @@ from med_flamingo_fixtures import (
 )
 from transformers import CLIPConfig, CLIPModel, LlamaConfig
 
-from adapters.base import LoadOptions
-from adapters.med_flamingo.adapter import MedFlamingoAdapter
-from adapters.med_flamingo.decoder import MedFlamingoLlama
-from adapters.med_flamingo.entry import ENTRY
-from adapters.parts.perceiver import PerceiverResampler, PerceiverSizes
-from tasks.foundation.errors import DataError, UsageError
+from medbench.adapters.base import LoadOptions
+from medbench.adapters.med_flamingo.adapter import MedFlamingoAdapter
+from medbench.adapters.med_flamingo.decoder import MedFlamingoLlama
+from medbench.adapters.med_flamingo.entry import ENTRY
+from medbench.adapters.parts.perceiver import PerceiverResampler, PerceiverSizes
+from medbench.tasks.foundation.errors import DataError, UsageError
 
 
 @pytest.fixture(scope="module")

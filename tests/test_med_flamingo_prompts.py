@@ -19,20 +19,20 @@ from med_flamingo_fixtures import (
 )
 from PIL import Image
 
-from adapters.base import ImageSlot, Prompt
-from adapters.med_flamingo.adapter import MedFlamingoAdapter
-from adapters.med_flamingo.entry import ENTRY
-from adapters.med_flamingo.examples import AUTHORS, drawn_examples
-from adapters.med_flamingo.prompts import Mark, Part, Words, prompt_parts
-from adapters.parts.segment_tokenizer import SegmentTokenizer, read_tokenizer
-from harness.engine.alone import generate_alone
-from harness.engine.budget import Budget
-from harness.engine.engine import Engine
-from harness.engine.request import make_request
-from harness.phases import Phases
-from tasks.catalog import get_task
-from tasks.foundation.errors import DataError, UsageError
-from tasks.sample import ImageRef
+from medbench.adapters.base import ImageSlot, Prompt
+from medbench.adapters.med_flamingo.adapter import MedFlamingoAdapter
+from medbench.adapters.med_flamingo.entry import ENTRY
+from medbench.adapters.med_flamingo.examples import AUTHORS, drawn_examples
+from medbench.adapters.med_flamingo.prompts import Mark, Part, Words, prompt_parts
+from medbench.adapters.parts.segment_tokenizer import SegmentTokenizer, read_tokenizer
+from medbench.harness.engine.alone import generate_alone
+from medbench.harness.engine.budget import Budget
+from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.request import make_request
+from medbench.harness.phases import Phases
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.sample import ImageRef
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from nltk.translate.bleu_score import sentence_bleu
 from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 
-from tasks.metrics.accuracy import answers_closed, class_statistics, contains_reference, exact_match, macro_f1
-from tasks.metrics.bleu import corpus_bleu1, corpus_bleu4, corpus_bleu_statistics, sentence_bleu1
-from tasks.metrics.f1 import asymmetric_f1, clipped_f1
-from tasks.metrics.metric import Scorable
-from tasks.metrics.normalise import normalise_answer
-from tasks.protocols import Item, evaluate
-from tasks.spec import Kind
+from medbench.tasks.metrics.accuracy import answers_closed, class_statistics, contains_reference, exact_match, macro_f1
+from medbench.tasks.metrics.bleu import corpus_bleu1, corpus_bleu4, corpus_bleu_statistics, sentence_bleu1
+from medbench.tasks.metrics.f1 import asymmetric_f1, clipped_f1
+from medbench.tasks.metrics.metric import Scorable
+from medbench.tasks.metrics.normalise import normalise_answer
+from medbench.tasks.protocols import Item, evaluate
+from medbench.tasks.spec import Kind
 
 SENTENCES = st.lists(st.sampled_from(["no", "lung", "left", "mass", "3.5", "肺"]), max_size=9).map(" ".join)
 SOME_WORDS = st.lists(st.sampled_from(["no", "lung", "left", "mass"]), min_size=1, max_size=9).map(" ".join)

@@ -8,10 +8,10 @@ from fixture_root import fixtures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.metrics.boxes import exact_iou, inclusive_iou, paper_hit, paper_iou, strict_hit, strict_iou
-from tasks.metrics.metric import Scorable
-from tasks.protocols import Item, Protocol, State, evaluate
-from tasks.sample import Box
+from medbench.tasks.metrics.boxes import exact_iou, inclusive_iou, paper_hit, paper_iou, strict_hit, strict_iou
+from medbench.tasks.metrics.metric import Scorable
+from medbench.tasks.protocols import Item, Protocol, State, evaluate
+from medbench.tasks.sample import Box
 
 BOXES = st.builds(Box, *[st.integers(-5, 30).map(lambda number: number / 2)] * 4)
 REAL_BOXES = st.builds(Box.from_xywh, *[st.floats(0, 50)] * 2, *[st.floats(0.1, 50)] * 2)

@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 from fixture_root import fixtures
 
-from tasks.foundation.errors import MedbenchError
-from tasks.metrics import java, meteor
-from tasks.metrics.assembly import corpus_bleu_metrics, meteor_metric, worded_pair_metric
-from tasks.metrics.java import JavaError, JavaProgram, packaged_jar
-from tasks.metrics.long_pairs import statistics_in_stretches
-from tasks.metrics.meteor import close_meteor, corpus_meteor, meteor_statistics, start_meteor
-from tasks.metrics.metric import Metric, Scorable
-from tasks.metrics.normalise import normalise_answer
-from tasks.metrics.ptb import tokenise
-from tasks.metrics.rouge import SET_ROUGE
-from tasks.protocols import Item, evaluate
+from medbench.tasks.foundation.errors import MedbenchError
+from medbench.tasks.metrics import java, meteor
+from medbench.tasks.metrics.assembly import corpus_bleu_metrics, meteor_metric, worded_pair_metric
+from medbench.tasks.metrics.java import JavaError, JavaProgram, packaged_jar
+from medbench.tasks.metrics.long_pairs import statistics_in_stretches
+from medbench.tasks.metrics.meteor import close_meteor, corpus_meteor, meteor_statistics, start_meteor
+from medbench.tasks.metrics.metric import Metric, Scorable
+from medbench.tasks.metrics.normalise import normalise_answer
+from medbench.tasks.metrics.ptb import tokenise
+from medbench.tasks.metrics.rouge import SET_ROUGE
+from medbench.tasks.protocols import Item, evaluate
 
 pytestmark = pytest.mark.xdist_group("java")
 

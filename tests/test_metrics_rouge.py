@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from rouge import Rouge
 from rouge_score import rouge_scorer
 
-from tasks.metrics.lcs import lcs_length, lcs_words
-from tasks.metrics.metric import Scorable
-from tasks.metrics.normalise import normalise_answer
-from tasks.metrics.paper import twice_normalised_texts
-from tasks.metrics.rouge import GOOGLE_ROUGE, SET_ROUGE, RougeId
-from tasks.protocols import metrics_for
+from medbench.tasks.metrics.lcs import lcs_length, lcs_words
+from medbench.tasks.metrics.metric import Scorable
+from medbench.tasks.metrics.normalise import normalise_answer
+from medbench.tasks.metrics.paper import twice_normalised_texts
+from medbench.tasks.metrics.rouge import GOOGLE_ROUGE, SET_ROUGE, RougeId
+from medbench.tasks.protocols import metrics_for
 
 _PACKAGE_NAMES: dict[str, RougeId] = {"rouge-1": "rouge1", "rouge-2": "rouge2", "rouge-l": "rougeL"}
 _WORDS = ["no", "lung", "left", ".", "mass.", "3.5", "x.y", "..", "肺", "Heart", "x-ray"]

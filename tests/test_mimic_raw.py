@@ -17,10 +17,10 @@ from native_data import (
 )
 from task_helpers import by_id, read, reasons
 
-from tasks.catalog import get_task
-from tasks.datasets import mimic_raw as reader
-from tasks.foundation.errors import DataError, UsageError
-from tasks.prepare import prepare_task
+from medbench.tasks.catalog import get_task
+from medbench.tasks.datasets import mimic_raw as reader
+from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.prepare import prepare_task
 
 SPLIT_FILE = "mimic-cxr-2.0.0-split.csv"
 VARIANTS = ("mimic-cxr-impression", "mimic-cxr-both")

@@ -19,16 +19,16 @@ from click.testing import CliRunner
 from fixture_root import realdata
 from PIL import Image
 
-from tasks.foundation.errors import DataError
-from tasks.foundation.files import file_sha256
-from tasks.mini_suite import DATA
-from tasks.mini_suite.build import mimic_cxr, path_vqa, text_qa
-from tasks.mini_suite.build.__main__ import BYTE_BUDGET, main
-from tasks.mini_suite.build.chest_films import Findings, Side, draw_chest
-from tasks.mini_suite.build.chest_reports import draw_case
-from tasks.mini_suite.build.nifti import read_volume
-from tasks.mini_suite.build.part import Part
-from tasks.mini_suite.build.seeds import generator, shuffled
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.files import file_sha256
+from medbench.tasks.mini_suite import DATA
+from tools.mini_suite import mimic_cxr, path_vqa, text_qa
+from tools.mini_suite.__main__ import BYTE_BUDGET, main
+from tools.mini_suite.chest_films import Findings, Side, draw_chest
+from tools.mini_suite.chest_reports import draw_case
+from tools.mini_suite.nifti import read_volume
+from tools.mini_suite.part import Part
+from tools.mini_suite.seeds import generator, shuffled
 
 TASKS = {
     "dermamnist",
@@ -100,7 +100,7 @@ def flat(tree: Row, prefix: str = "") -> dict[str, str]:
 
 
 def native_counts() -> dict[str, dict[str, int]]:
-    """Count samples in the native files, without the readers of `tasks.datasets`."""
+    """Count samples in the native files, without the readers of `medbench.tasks.datasets`."""
     pubmed, truth = json_of("PubMedQA/ori_pqal.json"), json_of("PubMedQA/test_ground_truth.json")
     annotation = json_of("MIMIC-CXR/annotation.json")
     boxes = {split: len(slake_rows(split, "detection")) for split in SPLITS}

@@ -7,10 +7,10 @@ import yaml
 from command_line import medbench
 from source_files import ROOT
 
-from harness.results import Results, read_results_file
-from tasks.catalog import benchmark_names
-from tasks.protocols import PROTOCOLS, Protocol
-from unimed.training.recipe import load_recipe, recipe_of
+from medbench.harness.results import Results, read_results_file
+from medbench.tasks.catalog import benchmark_names
+from medbench.tasks.protocols import PROTOCOLS, Protocol
+from medbench.unimed.training.recipe import load_recipe, recipe_of
 
 WEIGHTS = ROOT / "unimed" / "mini"
 MAX_WEIGHT_BYTES = 12_000_000

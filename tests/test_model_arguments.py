@@ -6,11 +6,11 @@ import click
 import pytest
 from command_line import medbench
 
-from adapters.base import Adapter, AdapterEntry, Argument, LoadOptions, ModelCard, plain_answer
-from adapters.hf.entry import ENTRY as HF
-from harness.options import as_table
-from tasks.answers.box_space import BOX_SPACES
-from tasks.foundation.errors import UsageError
+from medbench.adapters.base import Adapter, AdapterEntry, Argument, LoadOptions, ModelCard, plain_answer
+from medbench.adapters.hf.entry import ENTRY as HF
+from medbench.harness.options import as_table
+from medbench.tasks.answers.box_space import BOX_SPACES
+from medbench.tasks.foundation.errors import UsageError
 
 OPTION = click.Option(["--model-arg"])
 CONTEXT = click.Context(click.Command("run"))

@@ -12,9 +12,9 @@ import xraygpt_fixtures
 from command_line import medbench
 from safetensors.torch import load_file, save_file
 
-from adapters.base import LoadOptions
-from adapters.catalog import ADAPTERS, choose_model
-from tasks.foundation.errors import EXIT_USAGE, MedbenchError
+from medbench.adapters.base import LoadOptions
+from medbench.adapters.catalog import ADAPTERS, choose_model
+from medbench.tasks.foundation.errors import EXIT_USAGE, MedbenchError
 
 
 def test_every_model_says_what_it_needs() -> None:

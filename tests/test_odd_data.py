@@ -29,12 +29,12 @@ from native_data import (
 )
 from task_helpers import by_id, read, reasons
 
-from tasks import prepare
-from tasks.catalog import get_task
-from tasks.foundation.errors import DataError, UsageError
-from tasks.foundation.files import file_sha256
-from tasks.images import open_image
-from tasks.prepare import prepare_task
+from medbench.tasks import prepare
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.foundation.files import file_sha256
+from medbench.tasks.images import open_image
+from medbench.tasks.prepare import prepare_task
 
 TEXTS = {".json", ".jsonl", ".csv", ".txt"}
 MAKERS: Mapping[str, Callable[..., Path]] = {

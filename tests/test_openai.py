@@ -18,22 +18,22 @@ from fault_server import Answer, Asked, Behaviour, completion, fault_server, ref
 from PIL import Image, PngImagePlugin
 from task_helpers import question
 
-from adapters.base import LoadOptions
-from adapters.openai.address import read_address
-from adapters.openai.client import Envelope, ServedModel
-from adapters.openai.entry import ENTRY, load
-from adapters.openai.messages import BOXES, SPACES, messages_of
-from adapters.openai.options import ARGUMENTS, read_options
-from adapters.openai.pictures import Pictures, data_uri, size_within
-from adapters.openai.profiles import PROFILES, profile_of
-from adapters.openai.secret import Key, read_key
-from adapters.remote import Reply, TryAgainError
-from adapters.wording import question_of
-from tasks.catalog import get_task
-from tasks.foundation.errors import SampleError, UsageError
-from tasks.images import open_image
-from tasks.prepared import load_prepared
-from tasks.sample import Box, ImageRef, Sample
+from medbench.adapters.base import LoadOptions
+from medbench.adapters.openai.address import read_address
+from medbench.adapters.openai.client import Envelope, ServedModel
+from medbench.adapters.openai.entry import ENTRY, load
+from medbench.adapters.openai.messages import BOXES, SPACES, messages_of
+from medbench.adapters.openai.options import ARGUMENTS, read_options
+from medbench.adapters.openai.pictures import Pictures, data_uri, size_within
+from medbench.adapters.openai.profiles import PROFILES, profile_of
+from medbench.adapters.openai.secret import Key, read_key
+from medbench.adapters.remote import Reply, TryAgainError
+from medbench.adapters.wording import question_of
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import SampleError, UsageError
+from medbench.tasks.images import open_image
+from medbench.tasks.prepared import load_prepared
+from medbench.tasks.sample import Box, ImageRef, Sample
 
 HERE = "my-model@http://127.0.0.1:8000/v1"
 SECRET = "sk-very-secret-0123456789"
@@ -207,7 +207,7 @@ def test_what_changes_answers_changes_the_fingerprint_and_nothing_else_does() ->
 
 def test_a_model_is_loaded_without_torch_or_an_http_library() -> None:
     check = (
-        "import sys; import adapters.openai.entry; import adapters.remote; "
+        "import sys; import medbench.adapters.openai.entry; import medbench.adapters.remote; "
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'httpx2', 'numpy')))"
     )
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

@@ -15,22 +15,22 @@ from fault_server import Answer, Behaviour, FaultServer, completion, fault_serve
 from PIL import Image
 from task_helpers import question
 
-from adapters.base import LoadOptions
-from adapters.openai import client
-from adapters.openai.address import read_address
-from adapters.openai.client import ServedModel
-from adapters.openai.entry import load
-from adapters.openai.failures import Refusal, failure_of
-from adapters.openai.hints import Asked
-from adapters.openai.reading import Reading
-from adapters.openai.within import UNKNOWN, status_within
-from adapters.remote import Reply, TryAgainError
-from harness.remote.asking import Asking, Finished
-from harness.remote.driving import changes_in
-from harness.remote.order import Question
-from tasks.catalog import get_task
-from tasks.foundation.errors import RunError, SampleError, UsageError
-from tasks.sample import ImageRef
+from medbench.adapters.base import LoadOptions
+from medbench.adapters.openai import client
+from medbench.adapters.openai.address import read_address
+from medbench.adapters.openai.client import ServedModel
+from medbench.adapters.openai.entry import load
+from medbench.adapters.openai.failures import Refusal, failure_of
+from medbench.adapters.openai.hints import Asked
+from medbench.adapters.openai.reading import Reading
+from medbench.adapters.openai.within import UNKNOWN, status_within
+from medbench.adapters.remote import Reply, TryAgainError
+from medbench.harness.remote.asking import Asking, Finished
+from medbench.harness.remote.driving import changes_in
+from medbench.harness.remote.order import Question
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import RunError, SampleError, UsageError
+from medbench.tasks.sample import ImageRef
 
 HERE = read_address("m@http://127.0.0.1:8000/v1")
 SEEING = Asked(limit=512, pictures=1)

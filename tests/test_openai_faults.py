@@ -28,14 +28,14 @@ from fault_server import (
 )
 from task_helpers import question
 
-from adapters.base import LoadOptions
-from adapters.openai.entry import load
-from adapters.openai.messages import BOXES
-from harness.remote.asking import Asking, Finished
-from harness.remote.order import Question
-from tasks.catalog import get_task
-from tasks.foundation.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
-from tasks.prepared import load_prepared
+from medbench.adapters.base import LoadOptions
+from medbench.adapters.openai.entry import load
+from medbench.adapters.openai.messages import BOXES
+from medbench.harness.remote.asking import Asking, Finished
+from medbench.harness.remote.order import Question
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from medbench.tasks.prepared import load_prepared
 
 SECRET = "sk-a-very-secret-key-0123456789"
 TASKS = "slake-*,path-vqa,pubmedqa"
@@ -386,8 +386,8 @@ def test_pictures_that_were_made_smaller_are_in_the_records(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("space", ["permille", "pixels"])
 def test_a_model_that_draws_boxes_as_told_is_right(small_data: Path, tmp_path: Path, space: str) -> None:
-    from adapters.openai.messages import SPACES
-    from adapters.wording import question_of
+    from medbench.adapters.openai.messages import SPACES
+    from medbench.adapters.wording import question_of
 
     spec, boxes = get_task("sa-med2d-rec"), SPACES[space]
     samples = load_prepared(small_data, spec.name).samples("test")

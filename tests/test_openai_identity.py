@@ -2,10 +2,10 @@
 
 import pytest
 
-from adapters.catalog import choose_model
-from adapters.openai.address import read_address
-from adapters.openai.options import ARGUMENTS, read_options
-from adapters.openai.profiles import profile_of
+from medbench.adapters.catalog import choose_model
+from medbench.adapters.openai.address import read_address
+from medbench.adapters.openai.options import ARGUMENTS, read_options
+from medbench.adapters.openai.profiles import profile_of
 
 MODEL = "openai:some-model@http://127.0.0.1:9/v1"
 OTHER = {

@@ -8,22 +8,22 @@ from typing import Any
 import pytest
 from fault_server import completion
 
-from adapters.base import plain_answer
-from adapters.openai.address import read_address
-from adapters.openai.contents import MOST_REASONING
-from adapters.openai.endings import ending_of
-from adapters.openai.failures import Refusal, failure_of
-from adapters.openai.reading import Reading
-from adapters.openai.replies import Sent, read_reply
-from adapters.openai.secret import Key
-from adapters.openai.streams import assembled, is_stream
-from adapters.openai.within import status_within
-from adapters.remote import Reply, ServedGeneration, TryAgainError
-from harness.records import GenerationRecord
-from harness.score import predict
-from tasks.answers.thoughts import take_apart
-from tasks.catalog import get_task
-from tasks.sample import Sample
+from medbench.adapters.base import plain_answer
+from medbench.adapters.openai.address import read_address
+from medbench.adapters.openai.contents import MOST_REASONING
+from medbench.adapters.openai.endings import ending_of
+from medbench.adapters.openai.failures import Refusal, failure_of
+from medbench.adapters.openai.reading import Reading
+from medbench.adapters.openai.replies import Sent, read_reply
+from medbench.adapters.openai.secret import Key
+from medbench.adapters.openai.streams import assembled, is_stream
+from medbench.adapters.openai.within import status_within
+from medbench.adapters.remote import Reply, ServedGeneration, TryAgainError
+from medbench.harness.records import GenerationRecord
+from medbench.harness.score import predict
+from medbench.tasks.answers.thoughts import take_apart
+from medbench.tasks.catalog import get_task
+from medbench.tasks.sample import Sample
 
 SECRET = "sk-very-secret-0123456789"
 LIMIT = 10

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from fault_server import completion
 
-from adapters.openai.address import read_address
-from adapters.openai.failures import Refusal, failure_of, retry_after
-from adapters.openai.options import read_options
-from adapters.openai.profiles import PROFILES
-from adapters.openai.reading import Reading
-from adapters.openai.replies import Sent, parse_json, read_reply
-from adapters.openai.secret import Key
-from adapters.remote import Reply, TryAgainError
-from tasks.foundation.errors import RunError, SampleError
+from medbench.adapters.openai.address import read_address
+from medbench.adapters.openai.failures import Refusal, failure_of, retry_after
+from medbench.adapters.openai.options import read_options
+from medbench.adapters.openai.profiles import PROFILES
+from medbench.adapters.openai.reading import Reading
+from medbench.adapters.openai.replies import Sent, parse_json, read_reply
+from medbench.adapters.openai.secret import Key
+from medbench.adapters.remote import Reply, TryAgainError
+from medbench.tasks.foundation.errors import RunError, SampleError
 
 HERE = "my-model@http://127.0.0.1:8000/v1"
 SECRET = "sk-very-secret-0123456789"

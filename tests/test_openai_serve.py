@@ -18,13 +18,13 @@ import torch
 from command_line import medbench
 from tiny_vlms import llava
 
-from adapters.base import LoadOptions
-from adapters.openai.client import ServedModel
-from adapters.openai.entry import load
-from tasks.catalog import get_task
-from tasks.prepared import Prepared, load_prepared
-from tasks.sample import Sample
-from tasks.suite import prepare_mini_suite
+from medbench.adapters.base import LoadOptions
+from medbench.adapters.openai.client import ServedModel
+from medbench.adapters.openai.entry import load
+from medbench.tasks.catalog import get_task
+from medbench.tasks.prepared import Prepared, load_prepared
+from medbench.tasks.sample import Sample
+from medbench.tasks.suite import prepare_mini_suite
 
 NEEDED = ("fastapi", "uvicorn", "openai")
 TASKS = ("slake-vqa", "slake-rec", "pubmedqa")

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.catalog import ADAPTERS
-from tasks.catalog import benchmark_names, get_task
-from tasks.sample import Box, Sample
+from medbench.adapters.catalog import ADAPTERS
+from medbench.tasks.catalog import benchmark_names, get_task
+from medbench.tasks.sample import Box, Sample
 
 TEXTS = st.text(max_size=80) | st.text(alphabet="{}<>[]()0123456789.,-eE xyabloc_|\\\"'\n", max_size=80)
 SIZES = st.tuples(st.integers(1, 5000), st.integers(1, 5000))

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from tasks.images import open_image, open_mask, size_of_image
-from tasks.sample import ImageRef
+from medbench.tasks.images import open_image, open_mask, size_of_image
+from medbench.tasks.sample import ImageRef
 
 RAMP = np.linspace(0, 1, 60).reshape(6, 10)
 SHOWN = np.rint(RAMP * 255)

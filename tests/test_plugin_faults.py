@@ -10,16 +10,16 @@ import pytest
 import torch
 from in_process import Terminal, Told
 
-from adapters.base import Answer, Generation, TextSegment
-from adapters.catalog import ADAPTERS
-from adapters.guarding import understood
-from adapters.mock import RandomMock
-from tasks.catalog import TASKS, get_task
-from tasks.foundation.errors import EXIT_FAILED, SampleError
-from tasks.sample import Sample
+from medbench.adapters.base import Answer, Generation, TextSegment
+from medbench.adapters.catalog import ADAPTERS
+from medbench.adapters.guarding import understood
+from medbench.adapters.mock import RandomMock
+from medbench.tasks.catalog import TASKS, get_task
+from medbench.tasks.foundation.errors import EXIT_FAILED, SampleError
+from medbench.tasks.sample import Sample
 
 HEAD = """
-from adapters.base import AdapterEntry, Answer, DirectAdapter, Generation, ModelCard, plain_answer
+from medbench.adapters.base import AdapterEntry, Answer, DirectAdapter, Generation, ModelCard, plain_answer
 
 CARD = ModelCard(name="odd", title="Odd", kinds=frozenset(("vqa",)), weights="none", licence="Apache-2.0")
 
@@ -43,7 +43,7 @@ def load(options):
 ENTRY = AdapterEntry(card=CARD, load=load, parse=parse)
 """
 TASK = '''
-from tasks.spec import TaskSpec
+from medbench.tasks.spec import TaskSpec
 
 
 def read(source, options):
@@ -302,7 +302,7 @@ def vqa_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Slake-VQA with three test questions, one of which has an id that ends with 0."""
     from native_data import slake
 
-    from tasks.prepare import prepare_task
+    from medbench.tasks.prepare import prepare_task
 
     root = tmp_path_factory.mktemp("vqa")
     source = slake(root / "native", train=("xmlab1",), test=("xmlab2", "xmlab3", "xmlab4"))

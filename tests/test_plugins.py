@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tiny_vlms import tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tasks.foundation.errors import EXIT_FAILED, EXIT_USAGE
+from medbench.tasks.foundation.errors import EXIT_FAILED, EXIT_USAGE
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "docs" / "examples"
 EXAMPLE = EXAMPLES / "echo_plugin.py"

@@ -7,8 +7,8 @@ from cpu_growth import QUADRATIC, growth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.answers.choice import read_choice
-from tasks.answers.polar import POLAR_WORDS, read_polar
+from medbench.tasks.answers.choice import read_choice
+from medbench.tasks.answers.polar import POLAR_WORDS, read_polar
 
 DECISIONS = {"yes": "yes", "no": "no", "maybe": "maybe"}
 

@@ -17,15 +17,15 @@ from native_data import (
 )
 from task_helpers import one_task, question, slake_prepared
 
-from tasks import checks, prepare, prepared
-from tasks.catalog import get_task
-from tasks.foundation.errors import DataError, RunError, UsageError
-from tasks.foundation.files import file_sha256
-from tasks.images import open_image
-from tasks.prepare import load_prepared, prepare_task
-from tasks.prepared import MANIFEST, SAMPLE, damaged_files
-from tasks.sample import ImageRef, Sample
-from tasks.spec import Skipped
+from medbench.tasks import checks, prepare, prepared
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import DataError, RunError, UsageError
+from medbench.tasks.foundation.files import file_sha256
+from medbench.tasks.images import open_image
+from medbench.tasks.prepare import load_prepared, prepare_task
+from medbench.tasks.prepared import MANIFEST, SAMPLE, damaged_files
+from medbench.tasks.sample import ImageRef, Sample
+from medbench.tasks.spec import Skipped
 
 
 @pytest.mark.parametrize("task", NATIVE)

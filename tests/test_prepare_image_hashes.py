@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from task_helpers import slake_prepared
 
-from tasks import image_hashes
-from tasks.foundation.errors import DataError, SampleError
-from tasks.foundation.files import file_sha256
-from tasks.image_hashes import HashedFile, changed_images, hash_images, hash_lines, parse_hash_lines
+from medbench.tasks import image_hashes
+from medbench.tasks.foundation.errors import DataError, SampleError
+from medbench.tasks.foundation.files import file_sha256
+from medbench.tasks.image_hashes import HashedFile, changed_images, hash_images, hash_lines, parse_hash_lines
 
 DIGEST = "0" * 64
 ODD_NAMES = (

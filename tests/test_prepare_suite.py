@@ -10,10 +10,10 @@ from native_data import (
 )
 from task_helpers import suite
 
-from tasks import prepare
-from tasks.foundation.errors import MedbenchError
-from tasks.prepare import load_prepared, prepare_suite
-from tasks.prepared import Prepared
+from medbench.tasks import prepare
+from medbench.tasks.foundation.errors import MedbenchError
+from medbench.tasks.prepare import load_prepared, prepare_suite
+from medbench.tasks.prepared import Prepared
 
 
 def test_a_suite_is_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,10 @@ from native_data import (
 )
 from task_helpers import one_task, slake_prepared
 
-from tasks.foundation.errors import DataError, UsageError
-from tasks.prepare import load_prepared, prepare_task
-from tasks.prepared import damaged_files, file_states
-from tasks.sample import Box, Sample
+from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.prepare import load_prepared, prepare_task
+from medbench.tasks.prepared import damaged_files, file_states
+from medbench.tasks.sample import Box, Sample
 
 
 def spoil_line(folder: Path, number: int, **fields: object) -> None:

@@ -9,14 +9,14 @@ import pytest
 from command_line import medbench
 from test_compare import table
 
-from leaderboard.audit.probes import Pair, ProbeFinding, read_probe, read_wrong_keys
-from tasks.catalog import get_task
-from tasks.foundation.errors import EXIT_USAGE
-from tasks.metrics.metric import FloatArray
-from tasks.prepared import load_prepared
-from tasks.probes import PROBES, probed
-from tasks.sample import ImageRef, Sample
-from tasks.suite import prepare_mini_suite
+from medbench.leaderboard.audit.probes import Pair, ProbeFinding, read_probe, read_wrong_keys
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import EXIT_USAGE
+from medbench.tasks.metrics.metric import FloatArray
+from medbench.tasks.prepared import load_prepared
+from medbench.tasks.probes import PROBES, probed
+from medbench.tasks.sample import ImageRef, Sample
+from medbench.tasks.suite import prepare_mini_suite
 
 
 def samples_of(task: str) -> list[Sample]:

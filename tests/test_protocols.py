@@ -13,11 +13,11 @@ from fixture_root import fixtures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.answers.choice import read_choice
-from tasks.foundation.errors import UsageError
-from tasks.metrics import ptb
-from tasks.metrics.metric import Metric, Scorable
-from tasks.protocols import (
+from medbench.tasks.answers.choice import read_choice
+from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.metrics import ptb
+from medbench.tasks.metrics.metric import Metric, Scorable
+from medbench.tasks.protocols import (
     PROTOCOLS,
     STATES,
     Item,
@@ -31,8 +31,8 @@ from tasks.protocols import (
     state_of,
     tokenise_together,
 )
-from tasks.sample import Box
-from tasks.spec import Kind
+from medbench.tasks.sample import Box
+from medbench.tasks.spec import Kind
 
 _KINDS: tuple[Kind, ...] = ("qa", "vqa", "report", "rec", "reg", "cls")
 _OWN_TASKS: list[tuple[str, Kind]] = [("pubmedqa", "qa")]

@@ -12,7 +12,7 @@ import pytest
 from command_line import medbench
 from fixture_root import realdata
 
-from tasks.answers.choice import read_choice
+from medbench.tasks.answers.choice import read_choice
 
 LETTERS: Mapping[str, Mapping[str, str]] = {
     "medqa": dict.fromkeys("ABCD", ""),

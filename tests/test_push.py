@@ -12,10 +12,10 @@ from hub_writer import WritableHub, writable_hub
 from huggingface_hub import HfApi
 from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
 
-from harness.results import read_results_file
-from leaderboard.export.public import read_public
-from leaderboard.export.push import Hub, Plan, plan_push, push
-from tasks.foundation.errors import RunError
+from medbench.harness.results import read_results_file
+from medbench.leaderboard.export.public import read_public
+from medbench.leaderboard.export.push import Hub, Plan, plan_push, push
+from medbench.tasks.foundation.errors import RunError
 
 VALUES = {"mimic-cxr": 0.21, "slake-vqa": 0.4333}
 

@@ -27,15 +27,15 @@ from radfm_fixtures import (
 )
 from transformers import GenerationConfig
 
-from adapters.base import LoadOptions
-from adapters.radfm.adapter import RadFMAdapter
-from adapters.radfm.entry import ENTRY
-from adapters.radfm.pictures import random_square, slices_of, square, target_depth, volume_pixels, volumes_of
-from harness.engine.alone import generate_alone
-from harness.engine.budget import Budget
-from harness.engine.engine import Engine
-from harness.phases import Phases
-from tasks.foundation.errors import SampleError
+from medbench.adapters.base import LoadOptions
+from medbench.adapters.radfm.adapter import RadFMAdapter
+from medbench.adapters.radfm.entry import ENTRY
+from medbench.adapters.radfm.pictures import random_square, slices_of, square, target_depth, volume_pixels, volumes_of
+from medbench.harness.engine.alone import generate_alone
+from medbench.harness.engine.budget import Budget
+from medbench.harness.engine.engine import Engine
+from medbench.harness.phases import Phases
+from medbench.tasks.foundation.errors import SampleError
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,16 @@ from command_line import medbench
 from radfm_fixtures import SINGLE, case, close, embedded, load, prompt_of, state, write_checkpoint
 from transformers import LlamaForCausalLM
 
-from adapters.base import LoadOptions
-from adapters.parts.filling import fill
-from adapters.parts.perceiver import PerceiverSizes
-from adapters.radfm.adapter import RadFMAdapter
-from adapters.radfm.convert import convert
-from adapters.radfm.entry import ENTRY
-from adapters.radfm.model import RadFMVision
-from adapters.radfm.sizes import LanguageSizes, RadFMSizes, sizes_of_state
-from adapters.radfm.vit3d import VisionSizes
-from tasks.foundation.errors import DataError, RunError, UsageError
+from medbench.adapters.base import LoadOptions
+from medbench.adapters.parts.filling import fill
+from medbench.adapters.parts.perceiver import PerceiverSizes
+from medbench.adapters.radfm.adapter import RadFMAdapter
+from medbench.adapters.radfm.convert import convert
+from medbench.adapters.radfm.entry import ENTRY
+from medbench.adapters.radfm.model import RadFMVision
+from medbench.adapters.radfm.sizes import LanguageSizes, RadFMSizes, sizes_of_state
+from medbench.adapters.radfm.vit3d import VisionSizes
+from medbench.tasks.foundation.errors import DataError, RunError, UsageError
 
 
 @pytest.fixture(scope="module")

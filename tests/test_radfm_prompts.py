@@ -12,13 +12,13 @@ from radfm_fixtures import (
     write_checkpoint,
 )
 
-from adapters.base import ImageSlot, TextSegment
-from adapters.parts.segment_tokenizer import SegmentTokenizer, read_tokenizer
-from adapters.radfm.adapter import RadFMAdapter
-from adapters.radfm.entry import ENTRY
-from adapters.radfm.prompts import question_of, with_images
-from tasks.catalog import get_task
-from tasks.sample import ImageRef, Sample
+from medbench.adapters.base import ImageSlot, TextSegment
+from medbench.adapters.parts.segment_tokenizer import SegmentTokenizer, read_tokenizer
+from medbench.adapters.radfm.adapter import RadFMAdapter
+from medbench.adapters.radfm.entry import ENTRY
+from medbench.adapters.radfm.prompts import question_of, with_images
+from medbench.tasks.catalog import get_task
+from medbench.tasks.sample import ImageRef, Sample
 
 
 @pytest.fixture(scope="module")

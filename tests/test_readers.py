@@ -29,12 +29,12 @@ from native_data import (
 )
 from task_helpers import by_id, read, reasons
 
-from tasks.catalog import get_task
-from tasks.datasets.medmnist import LABEL_SETS, spoken_name
-from tasks.datasets.mpx import case_of
-from tasks.datasets.native import ranked_split
-from tasks.foundation.errors import DataError, UsageError
-from tasks.prepare import prepare_task
+from medbench.tasks.catalog import get_task
+from medbench.tasks.datasets.medmnist import LABEL_SETS, spoken_name
+from medbench.tasks.datasets.mpx import case_of
+from medbench.tasks.datasets.native import ranked_split
+from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.prepare import prepare_task
 
 
 @pytest.mark.parametrize("task", NATIVE)

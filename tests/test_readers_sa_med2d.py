@@ -21,12 +21,12 @@ from native_data import (
 from PIL import Image
 from task_helpers import by_id, read, reasons
 
-from tasks.catalog import get_task
-from tasks.datasets import json_stream
-from tasks.datasets.json_stream import stream_object
-from tasks.datasets.sa_med2d_raw import SliceName
-from tasks.foundation.errors import DataError, UsageError
-from tasks.sample import Box
+from medbench.tasks.catalog import get_task
+from medbench.tasks.datasets import json_stream
+from medbench.tasks.datasets.json_stream import stream_object
+from medbench.tasks.datasets.sa_med2d_raw import SliceName
+from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.sample import Box
 
 
 def test_the_raw_release_is_split_by_volume_and_drawn_by_modality(tmp_path: Path) -> None:

@@ -17,14 +17,14 @@ from native_data import (
 from pydantic import TypeAdapter
 from task_helpers import by_id, read, reasons
 
-from tasks.catalog import get_task
-from tasks.datasets import slake as reader
-from tasks.datasets.native import ranked_split
-from tasks.datasets.regions import first_object, parse_box
-from tasks.foundation.errors import DataError, UsageError
-from tasks.prepare import prepare_task
-from tasks.sample import Box
-from tasks.validation import parse_json_file
+from medbench.tasks.catalog import get_task
+from medbench.tasks.datasets import slake as reader
+from medbench.tasks.datasets.native import ranked_split
+from medbench.tasks.datasets.regions import first_object, parse_box
+from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.prepare import prepare_task
+from medbench.tasks.sample import Box
+from medbench.tasks.validation import parse_json_file
 
 
 def test_slake_keeps_english_questions_with_an_answer(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.reading import all_of, faults, generated, is_right, measure, read
 from benchmarks.reading_choices import Output
-from tasks.sample import Box
+from medbench.tasks.sample import Box
 
 SHARE = 0.08
 FAMILIES = ("choices", "yes, no, maybe", "closed questions", "classes", "boxes", "thoughts")

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from tasks.answers.refusals import is_refusal
-from tasks.metrics.metric import Scorable
-from tasks.protocols import state_of
+from medbench.tasks.answers.refusals import is_refusal
+from medbench.tasks.metrics.metric import Scorable
+from medbench.tasks.protocols import state_of
 
 REFUSALS = [
     "I'm sorry, but I cannot help with medical images.",

@@ -13,8 +13,8 @@ import pytest
 from task_helpers import question, slake_prepared
 from virtual_time import in_virtual_time
 
-from adapters.base import ModelCard
-from adapters.remote import (
+from medbench.adapters.base import ModelCard
+from medbench.adapters.remote import (
     Complete,
     Letter,
     Patience,
@@ -27,21 +27,21 @@ from adapters.remote import (
     TryAgainError,
     Usage,
 )
-from harness.engine.request import Outcome
-from harness.records import GenerationRecord, RecordFile, append
-from harness.remote.asking import Asking, Backoff, Finished
-from harness.remote.background import in_background
-from harness.remote.calls import CallLog
-from harness.remote.driving import refuse_to_send, warn_of_sending
-from harness.remote.order import Question, in_order
-from harness.remote.pacing import Window
-from harness.workload import TaskLoad
-from tasks.catalog import get_task
-from tasks.foundation.errors import RunError, SampleError, UsageError
-from tasks.prepared import load_prepared
-from tasks.sample import ImageRef, Sample
-from tasks.spec import TaskSpec
-from tasks.suite import prepare_mini_suite
+from medbench.harness.engine.request import Outcome
+from medbench.harness.records import GenerationRecord, RecordFile, append
+from medbench.harness.remote.asking import Asking, Backoff, Finished
+from medbench.harness.remote.background import in_background
+from medbench.harness.remote.calls import CallLog
+from medbench.harness.remote.driving import refuse_to_send, warn_of_sending
+from medbench.harness.remote.order import Question, in_order
+from medbench.harness.remote.pacing import Window
+from medbench.harness.workload import TaskLoad
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import RunError, SampleError, UsageError
+from medbench.tasks.prepared import load_prepared
+from medbench.tasks.sample import ImageRef, Sample
+from medbench.tasks.spec import TaskSpec
+from medbench.tasks.suite import prepare_mini_suite
 
 FULL_DRAW = 1.0
 Server = Callable[[str, int], object]
@@ -112,7 +112,7 @@ def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     async def at_once(work: Callable[..., object], *arguments: object) -> object:
         return work(*arguments)
 
-    monkeypatch.setattr("harness.remote.asking.asyncio.to_thread", at_once)
+    monkeypatch.setattr("medbench.harness.remote.asking.asyncio.to_thread", at_once)
 
 
 def ask(adapter: Scripted, asked: Sequence[Question]) -> tuple[list[Finished], Asking]:
@@ -425,7 +425,7 @@ def test_an_interrupt_keeps_what_was_brought(monkeypatch: pytest.MonkeyPatch) ->
         brought.wait(10)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("harness.remote.background._batches", interrupted)
+    monkeypatch.setattr("medbench.harness.remote.background._batches", interrupted)
     batches = in_background(work)
     assert next(batches) == [1, 2]
     with pytest.raises(KeyboardInterrupt):

@@ -17,17 +17,17 @@ from PIL import Image
 from report_fixtures import HOSTILE, Answer, task_source, write_run
 from source_files import ROOT
 
-from harness.results import read_results, write_results
-from leaderboard.publish import publish_run
-from leaderboard.report.document import ReportOptions, make_document
-from leaderboard.report.page import SCRIPTS, inert_json, render_page
-from leaderboard.report.pictures import ImageBudget, Pictures, thumbnail
-from leaderboard.report.sources import RunSource, TaskSource, read_run_source, read_task_source
-from leaderboard.report.write import report_of
-from tasks.foundation.errors import EXIT_USAGE, UsageError
-from tasks.prepared import load_prepared
-from tasks.sample import ImageRef
-from tasks.suite import prepare_mini_suite
+from medbench.harness.results import read_results, write_results
+from medbench.leaderboard.publish import publish_run
+from medbench.leaderboard.report.document import ReportOptions, make_document
+from medbench.leaderboard.report.page import SCRIPTS, inert_json, render_page
+from medbench.leaderboard.report.pictures import ImageBudget, Pictures, thumbnail
+from medbench.leaderboard.report.sources import RunSource, TaskSource, read_run_source, read_task_source
+from medbench.leaderboard.report.write import report_of
+from medbench.tasks.foundation.errors import EXIT_USAGE, UsageError
+from medbench.tasks.prepared import load_prepared
+from medbench.tasks.sample import ImageRef
+from medbench.tasks.suite import prepare_mini_suite
 
 ASSETS = ROOT / "leaderboard" / "report" / "assets"
 ANSWERS = (

@@ -9,9 +9,9 @@ from browser import CHROMIUM, Page, chromium
 from engine_helpers import pictures
 from report_fixtures import HOSTILE, Answer, task_source, write_run
 
-from leaderboard.report.document import ReportOptions, make_document
-from leaderboard.report.page import render_page
-from leaderboard.report.sources import TaskSource, read_run_source
+from medbench.leaderboard.report.document import ReportOptions, make_document
+from medbench.leaderboard.report.page import render_page
+from medbench.leaderboard.report.sources import TaskSource, read_run_source
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 from command_line import medbench
 
-from leaderboard.gains import gains_over
-from leaderboard.layouts import LAYOUTS
-from leaderboard.markdown import legend, render_table
-from leaderboard.published.read import FOLDER, publications, read_publication
-from leaderboard.table import make_table
-from tasks.catalog import get_task
-from tasks.foundation.errors import UsageError
-from tasks.protocols import metric_ids
-from tasks.spec import Kind
+from medbench.leaderboard.gains import gains_over
+from medbench.leaderboard.layouts import LAYOUTS
+from medbench.leaderboard.markdown import legend, render_table
+from medbench.leaderboard.published.read import FOLDER, publications, read_publication
+from medbench.leaderboard.table import make_table
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.protocols import metric_ids
+from medbench.tasks.spec import Kind
 
 TABLES = {"table2a": 8, "table2b": 6, "table2c": 6, "table2d": 15, "table2e": 4, "table3": 5, "table5": 5, "table6": 1}
 KINDS: tuple[Kind, ...] = ("vqa", "rec", "reg", "report", "cls")

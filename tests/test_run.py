@@ -11,10 +11,10 @@ import yaml
 from command_line import medbench, start_medbench
 from PIL import Image
 
-from tasks.catalog import benchmark_names
-from tasks.foundation.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
-from tasks.mini_suite import DATA
-from tasks.protocols import STATES, metric_ids
+from medbench.tasks.catalog import benchmark_names
+from medbench.tasks.foundation.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from medbench.tasks.mini_suite import DATA
+from medbench.tasks.protocols import STATES, metric_ids
 
 
 def run_folder(output: Path) -> Path:

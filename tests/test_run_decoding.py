@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 from command_line import medbench
 
-from adapters.base import LoadOptions
-from adapters.mock import RandomMock
-from harness import driving
-from harness.driving import choosing_of, drive
-from harness.engine.budget import Budget
-from harness.engine.compiling import COMPILED, compile_layers
-from harness.engine.engine import Engine
-from harness.engine.request import Outcome, make_request
-from harness.phases import Phases
-from harness.rundir import RunDirectory
-from harness.self_test import Tested
-from harness.settings import Settings
-from harness.workload import load_workload
-from tasks.foundation.errors import UsageError
+from medbench.adapters.base import LoadOptions
+from medbench.adapters.mock import RandomMock
+from medbench.harness import driving
+from medbench.harness.driving import choosing_of, drive
+from medbench.harness.engine.budget import Budget
+from medbench.harness.engine.compiling import COMPILED, compile_layers
+from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.request import Outcome, make_request
+from medbench.harness.phases import Phases
+from medbench.harness.rundir import RunDirectory
+from medbench.harness.self_test import Tested
+from medbench.harness.settings import Settings
+from medbench.harness.workload import load_workload
+from medbench.tasks.foundation.errors import UsageError
 
 
 def run(output: Path, *options: object) -> tuple[Path, list[str], dict[str, Any]]:

@@ -7,16 +7,16 @@ import pytest
 from PIL import Image
 from task_helpers import one_task, question
 
-from adapters.base import LoadOptions
-from adapters.mock import RandomMock
-from harness.engine.grouping import in_order
-from harness.generate import make_plan, requests_of
-from harness.phases import Phases
-from harness.rundir import RunDirectory
-from harness.workload import TaskLoad, Workload
-from tasks import checks
-from tasks.prepare import load_prepared, prepare_task
-from tasks.sample import ImageRef, Sample
+from medbench.adapters.base import LoadOptions
+from medbench.adapters.mock import RandomMock
+from medbench.harness.engine.grouping import in_order
+from medbench.harness.generate import make_plan, requests_of
+from medbench.harness.phases import Phases
+from medbench.harness.rundir import RunDirectory
+from medbench.harness.workload import TaskLoad, Workload
+from medbench.tasks import checks
+from medbench.tasks.prepare import load_prepared, prepare_task
+from medbench.tasks.sample import ImageRef, Sample
 
 MANY = 100_000
 

@@ -9,13 +9,13 @@ import pytest
 from command_line import medbench
 from fixture_root import fixtures
 
-from harness.predictions.record import Prediction
-from harness.predictions.scoring import score_predictions
-from tasks.answers.box_space import UNI_MED
-from tasks.catalog import get_task
-from tasks.foundation.errors import DataError
-from tasks.protocols import PROTOCOLS
-from tasks.sample import Box
+from medbench.harness.predictions.record import Prediction
+from medbench.harness.predictions.scoring import score_predictions
+from medbench.tasks.answers.box_space import UNI_MED
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.protocols import PROTOCOLS
+from medbench.tasks.sample import Box
 
 Rows = Sequence[Mapping[str, object]]
 BOX = {"box": [10, 10, 50, 50], "image_size": [100, 100]}

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from harness import run as running
-from harness import score
-from harness.run import run
-from harness.settings import Settings
-from tasks.foundation.errors import MedbenchError
-from tasks.protocols import evaluate
+from medbench.harness import run as running
+from medbench.harness import score
+from medbench.harness.run import run
+from medbench.harness.settings import Settings
+from medbench.tasks.foundation.errors import MedbenchError
+from medbench.tasks.protocols import evaluate
 
 
 def test_the_other_tasks_keep_their_numbers_and_the_next_try_scores_the_rest(

@@ -9,12 +9,12 @@ import pytest
 from in_process import Terminal
 from native_data import slake
 
-from adapters.uni_med import MINI_WEIGHTS
-from harness.settings import Settings
-from harness.workload import load_workload
-from tasks.catalog import benchmark_names, get_task, select_among
-from tasks.foundation.errors import EXIT_FAILED, EXIT_USAGE, DataError, UsageError
-from tasks.prepare import prepare_task
+from medbench.adapters.uni_med import MINI_WEIGHTS
+from medbench.harness.settings import Settings
+from medbench.harness.workload import load_workload
+from medbench.tasks.catalog import benchmark_names, get_task, select_among
+from medbench.tasks.foundation.errors import EXIT_FAILED, EXIT_USAGE, DataError, UsageError
+from medbench.tasks.prepare import prepare_task
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 THERE = ("slake-vqa", "slake-rec", "medqa-options")

@@ -9,17 +9,17 @@ import pytest
 from engine_helpers import Small, make_requests
 from whole_models import Mistaken, MistakenWithLibrary, SmallWithLibrary
 
-from adapters.base import LocalAdapter
-from harness import driving
-from harness.driving import drive
-from harness.engine.budget import Budget
-from harness.engine.engine import Engine
-from harness.engine.request import Outcome, Request
-from harness.phases import Phases
-from harness.rundir import RunDirectory
-from harness.self_test import Tested, self_test
-from harness.settings import Settings
-from tasks.foundation.errors import RunError, UsageError
+from medbench.adapters.base import LocalAdapter
+from medbench.harness import driving
+from medbench.harness.driving import drive
+from medbench.harness.engine.budget import Budget
+from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.request import Outcome, Request
+from medbench.harness.phases import Phases
+from medbench.harness.rundir import RunDirectory
+from medbench.harness.self_test import Tested, self_test
+from medbench.harness.settings import Settings
+from medbench.tasks.foundation.errors import RunError, UsageError
 
 BUDGET = Budget(rows=4, tokens=4000)
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from in_process import Terminal
 
-import adapters.mock
-from adapters.base import Adapter, AdapterEntry, LoadOptions
-from adapters.catalog import ADAPTERS
-from harness import several
-from harness.cli import COMMANDS, cli
-from harness.several import Said, settings_of
-from tasks.foundation.errors import EXIT_FAILED, EXIT_USAGE, MedbenchError, UsageError
+from medbench.adapters import mock
+from medbench.adapters.base import Adapter, AdapterEntry, LoadOptions
+from medbench.adapters.catalog import ADAPTERS
+from medbench.harness import several
+from medbench.harness.cli import COMMANDS, cli
+from medbench.harness.several import Said, settings_of
+from medbench.tasks.foundation.errors import EXIT_FAILED, EXIT_USAGE, MedbenchError, UsageError
 
 
 @pytest.fixture
@@ -56,14 +56,14 @@ def test_somebodys_own_file_is_not_overwritten(terminal: Terminal, small_data: P
 def test_a_model_that_fails_does_not_take_the_others_along(
     fault: Exception, terminal: Terminal, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = adapters.mock.ENTRY.load
+    whole = mock.ENTRY.load
 
     def load(options: LoadOptions) -> Adapter:
         if options.variant == "empty":
             raise fault
         return whole(options)
 
-    monkeypatch.setattr("adapters.catalog.ADAPTERS.load", _with_loader(load))
+    monkeypatch.setattr("medbench.adapters.catalog.ADAPTERS.load", _with_loader(load))
     told = terminal(
         "run", "-m", "mock:oracle", "-m", "mock:empty", "-m", "mock:rambling", "--tasks", "cls",
         "--data-dir", small_data, "--output-dir", tmp_path,

@@ -13,12 +13,12 @@ import pytest
 from command_line import medbench
 from export_runs import Planted, invented, metric, write_run
 
-from leaderboard.site.collect import Collection, collect, group
-from leaderboard.site.markup import element, join
-from leaderboard.site.page import render_page
-from leaderboard.site.tables import whisker
-from leaderboard.site.write import MARK, site_files, write_site
-from tasks.foundation.errors import DataError, UsageError
+from medbench.leaderboard.site.collect import Collection, collect, group
+from medbench.leaderboard.site.markup import element, join
+from medbench.leaderboard.site.page import render_page
+from medbench.leaderboard.site.tables import whisker
+from medbench.leaderboard.site.write import MARK, site_files, write_site
+from medbench.tasks.foundation.errors import DataError, UsageError
 
 GOLDEN = Path(__file__).with_name("golden") / "export" / "site_index.html"
 HOSTILE = "</style><script>alert('x')</script><img src=x onerror=alert(1)>"

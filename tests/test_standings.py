@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 from test_leaderboard import metric, results
 
-from harness.results import Results
-from leaderboard.board import Board, make_board
-from leaderboard.compare import Side
-from leaderboard.gains import gains_over
-from leaderboard.layouts import Layout
-from leaderboard.markdown import render_markdown, told_under
-from leaderboard.published.read import Publication, Reported
-from leaderboard.ranking import Ranking, rank_runs
-from leaderboard.score_table import Column, ItemScore, ScoreRecord, ScoreTable
-from leaderboard.sections import render_gains, render_ranks
-from leaderboard.standings import field_of, standings_of
-from leaderboard.table import make_table
-from tasks.protocols import PROTOCOLS, metrics_for
+from medbench.harness.results import Results
+from medbench.leaderboard.board import Board, make_board
+from medbench.leaderboard.compare import Side
+from medbench.leaderboard.gains import gains_over
+from medbench.leaderboard.layouts import Layout
+from medbench.leaderboard.markdown import render_markdown, told_under
+from medbench.leaderboard.published.read import Publication, Reported
+from medbench.leaderboard.ranking import Ranking, rank_runs
+from medbench.leaderboard.score_table import Column, ItemScore, ScoreRecord, ScoreTable
+from medbench.leaderboard.sections import render_gains, render_ranks
+from medbench.leaderboard.standings import field_of, standings_of
+from medbench.leaderboard.table import make_table
+from medbench.tasks.protocols import PROTOCOLS, metrics_for
 
 TASK = "dermamnist"
 LAYOUT = Layout(name="one", rows=((TASK, "accuracy"),))

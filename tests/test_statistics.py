@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from benchmarks.statistics import SETTINGS, simulated_intervals
-from tasks.metrics.accuracy import class_statistics
-from tasks.metrics.assembly import macro_f1_metric
-from tasks.metrics.bleu import corpus_bleu_statistics
-from tasks.metrics.metric import FloatArray, Metric, mean_of_scores, score_statistics
-from tasks.protocols import metrics_for
-from tasks.statistics import paired
-from tasks.statistics.intervals import Interval, interval
-from tasks.statistics.paired import difference, holm, levels_to_reach, mcnemar
+from medbench.tasks.metrics.accuracy import class_statistics
+from medbench.tasks.metrics.assembly import macro_f1_metric
+from medbench.tasks.metrics.bleu import corpus_bleu_statistics
+from medbench.tasks.metrics.metric import FloatArray, Metric, mean_of_scores, score_statistics
+from medbench.tasks.protocols import metrics_for
+from medbench.tasks.statistics import paired
+from medbench.tasks.statistics.intervals import Interval, interval
+from medbench.tasks.statistics.paired import difference, holm, levels_to_reach, mcnemar
 
 MEAN = Metric(metric_id="mean", signature="mean", statistics=lambda _: np.zeros((0, 2)), compute=mean_of_scores)
 RATIO = Metric(

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from in_process import Terminal
 
-from tasks import suite
-from tasks.catalog import get_task
-from tasks.foundation.errors import EXIT_USAGE
-from tasks.mini_suite import DATA
-from tasks.prepare import prepare_task
-from tasks.prepared import load_prepared, prepared_names
-from tasks.suite import RECORD_FILE, prepare_mini_suite, prepared_test_splits, recorded_test_splits, suite_of
+from medbench.tasks import suite
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import EXIT_USAGE
+from medbench.tasks.mini_suite import DATA
+from medbench.tasks.prepare import prepare_task
+from medbench.tasks.prepared import load_prepared, prepared_names
+from medbench.tasks.suite import RECORD_FILE, prepare_mini_suite, prepared_test_splits, recorded_test_splits, suite_of
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def terminal(capsys: pytest.CaptureFixture[str]) -> Terminal:
 
 
 def test_the_record_is_that_of_the_suite_as_it_is_prepared_now() -> None:
-    """If this fails after the suite or a reader was changed: python -m tasks.suite --record."""
+    """If this fails after the suite or a reader was changed: python -m medbench.tasks.suite --record."""
     assert dict(recorded_test_splits()) == prepared_test_splits()
 
 

@@ -11,8 +11,8 @@ import pytest
 from fixture_root import fixtures
 from native_data import medmnist_npz, organsmnist, path_vqa, path_vqa_row, slake, slake_question, write_json
 
-from tasks import catalog
-from tasks.catalog import (
+from medbench.tasks import catalog
+from medbench.tasks.catalog import (
     LOCK_COMMAND,
     LOCK_FILE,
     benchmark_names,
@@ -22,12 +22,12 @@ from tasks.catalog import (
     unversioned_changes,
     write_lock,
 )
-from tasks.datasets.medmnist import LABEL_SETS, read_labels
-from tasks.datasets.path_vqa import read_questions as read_path_vqa
-from tasks.datasets.slake import read_questions, read_regions
-from tasks.foundation.errors import UsageError
-from tasks.foundation.files import JsonObject
-from tasks.sample import Box, Sample
+from medbench.tasks.datasets.medmnist import LABEL_SETS, read_labels
+from medbench.tasks.datasets.path_vqa import read_questions as read_path_vqa
+from medbench.tasks.datasets.slake import read_questions, read_regions
+from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.foundation.files import JsonObject
+from medbench.tasks.sample import Box, Sample
 
 POOLS = {
     "slakevqa_en": ("slake-vqa", "[vqa] ", "{question}"),
@@ -229,12 +229,13 @@ def test_the_lock_command_refuses_other_arguments(capsys: pytest.CaptureFixture[
 
 
 def test_this_room_imports_no_torch() -> None:
-    code = "import sys, tasks, tasks.cli; tasks.get_task('slake-rec'); sys.exit('torch' in sys.modules)"
+    imports = "import sys; from medbench import tasks; import medbench.tasks.cli; "
+    code = imports + "tasks.get_task('slake-rec'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
 def test_the_public_names_exist() -> None:
-    import tasks
+    from medbench import tasks
 
     for name in tasks.__all__:
         assert getattr(tasks, name) is not None

@@ -14,12 +14,12 @@ from native_data import (
 )
 from task_helpers import one_task, question, slake_prepared, suite
 
-from tasks.catalog import task_names
-from tasks.cli import data_group, tasks_command
-from tasks.foundation.errors import DataError, MedbenchError, UsageError
-from tasks.foundation.files import file_sha256
-from tasks.prepare import load_prepared, prepare_task
-from tasks.spec import Skipped
+from medbench.tasks.catalog import task_names
+from medbench.tasks.cli import data_group, tasks_command
+from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
+from medbench.tasks.foundation.files import file_sha256
+from medbench.tasks.prepare import load_prepared, prepare_task
+from medbench.tasks.spec import Skipped
 
 
 def run(*arguments: object, command: Command = data_group) -> Result:
@@ -203,7 +203,7 @@ def test_mistakes_end_with_a_hint(arguments: list[str], message: str) -> None:
 
 
 def test_mini_prepares_the_bundled_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.mini_suite.DATA", suite(tmp_path / "suite"))
+    monkeypatch.setattr("medbench.tasks.mini_suite.DATA", suite(tmp_path / "suite"))
     done = run("prepare", "mini", "--data-dir", tmp_path / "cache")
     assert done.exception is None
     assert load_prepared(Path(done.stdout.strip()), "slake-vqa").manifest.counts["test"] == 1

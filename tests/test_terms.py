@@ -10,20 +10,20 @@ from export_runs import GATED, Planted, as_lines, invented, write_run
 from fixture_root import realdata
 from native_data import slake
 
-from leaderboard.credentialed import is_credentialed, terms_of
-from leaderboard.export.every_eval_ever import EveryEvalOptions
-from leaderboard.export.every_eval_samples import write_every_eval
-from leaderboard.export.public import read_public
-from leaderboard.export.push import plan_push
-from leaderboard.site.collect import collect
-from leaderboard.site.write import site_files
-from tasks.catalog import get_task, task_names
-from tasks.cli import data_group
-from tasks.foundation.errors import EXIT_USAGE
-from tasks.prepare import prepare_task
-from tasks.prepared import load_prepared
-from tasks.suite import SuiteName, prepare_mini_suite
-from tasks.terms import (
+from medbench.leaderboard.credentialed import is_credentialed, terms_of
+from medbench.leaderboard.export.every_eval_ever import EveryEvalOptions
+from medbench.leaderboard.export.every_eval_samples import write_every_eval
+from medbench.leaderboard.export.public import read_public
+from medbench.leaderboard.export.push import plan_push
+from medbench.leaderboard.site.collect import collect
+from medbench.leaderboard.site.write import site_files
+from medbench.tasks.catalog import get_task, task_names
+from medbench.tasks.cli import data_group
+from medbench.tasks.foundation.errors import EXIT_USAGE
+from medbench.tasks.prepare import prepare_task
+from medbench.tasks.prepared import load_prepared
+from medbench.tasks.suite import SuiteName, prepare_mini_suite
+from medbench.tasks.terms import (
     KNOWN_FILE,
     NOBODY_SAID,
     checked_licence,

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.predictions.catalog import read_predictions
-from tasks.catalog import get_task
-from tasks.foundation.errors import DataError
-from tasks.foundation.litter import is_litter
-from tasks.foundation.text import decoded, table_rows, whole_characters
+from medbench.harness.predictions.catalog import read_predictions
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.litter import is_litter
+from medbench.tasks.foundation.text import decoded, table_rows, whole_characters
 
 MARKED = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
 ROWS = [

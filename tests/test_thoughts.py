@@ -10,15 +10,15 @@ from command_line import medbench
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.base import answer_with_box
-from adapters.mock import BOXES
-from harness.records import GenerationRecord
-from harness.score import predict
-from harness.written import written_on
-from tasks.answers.thoughts import Said, final_answer, take_apart, thought_end
-from tasks.catalog import get_task
-from tasks.protocols import PROTOCOLS, evaluate
-from tasks.sample import Box, Sample
+from medbench.adapters.base import answer_with_box
+from medbench.adapters.mock import BOXES
+from medbench.harness.records import GenerationRecord
+from medbench.harness.score import predict
+from medbench.harness.written import written_on
+from medbench.tasks.answers.thoughts import Said, final_answer, take_apart, thought_end
+from medbench.tasks.catalog import get_task
+from medbench.tasks.protocols import PROTOCOLS, evaluate
+from medbench.tasks.sample import Box, Sample
 
 FORMS = {
     "think": "<think>{}</think>{}",

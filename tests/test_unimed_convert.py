@@ -10,10 +10,10 @@ from test_unimed_parity_e2e import checkpoint_path
 from tiny_base import lora_overrides, make_base
 from unimed_fixtures import close, document
 
-from tasks.foundation.errors import DataError, UsageError
-from unimed.checkpoint import load_checkpoint
-from unimed.convert import to_whole
-from unimed.official.checkpoint import config_of, read_official
+from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.unimed.checkpoint import load_checkpoint
+from medbench.unimed.convert import to_whole
+from medbench.unimed.official.checkpoint import config_of, read_official
 
 META = "e2e/meta.json"
 
@@ -187,7 +187,7 @@ def test_a_dry_run_with_data_counts_it(small_data: Path, tmp_path: Path) -> None
 def test_the_merging_of_lora_moe_is_refused(tmp_path: Path) -> None:
     from tiny_model import small
 
-    from unimed.checkpoint import write_checkpoint
+    from medbench.unimed.checkpoint import write_checkpoint
 
     model, processor = small(language_tuning="lora_moe")
     write_checkpoint(model, processor, tmp_path / "moe")

@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import load_file
 from tiny_base import lora_overrides, make_base
 
-from unimed.base_weights import BaseWeights
-from unimed.training.build import base_of, build, image_size_of
-from unimed.training.corpus import load_corpus
-from unimed.training.feed import Kitchen
-from unimed.training.mixture import Mixture
-from unimed.training.optimizer import DECAY_RULES, make_optimizer, set_rate
-from unimed.training.recipe import Recipe, load_recipe
-from unimed.training.state import gathered_weights, optimizer_state, restore_optimizer
+from medbench.unimed.base_weights import BaseWeights
+from medbench.unimed.training.build import base_of, build, image_size_of
+from medbench.unimed.training.corpus import load_corpus
+from medbench.unimed.training.feed import Kitchen
+from medbench.unimed.training.mixture import Mixture
+from medbench.unimed.training.optimizer import DECAY_RULES, make_optimizer, set_rate
+from medbench.unimed.training.recipe import Recipe, load_recipe
+from medbench.unimed.training.state import gathered_weights, optimizer_state, restore_optimizer
 
 WORKERS = 2
 
@@ -49,13 +49,13 @@ def launch(words: list[str]) -> None:
 def test_two_processes_take_the_steps_of_one_that_averages(base: BaseWeights, small_data: Path, tmp_path: Path) -> None:
     settings = [word for setting in overrides(base) for word in ("--set", setting)]
     arguments = ["train", "--config", "official", *settings, "--data-dir", str(small_data)]
-    launch(["-m", "harness.cli", *arguments, "--output", str(tmp_path / "two")])
+    launch(["-m", "medbench.harness.cli", *arguments, "--output", str(tmp_path / "two")])
     [progress] = (tmp_path / "two").glob("checkpoints/step-00000002/training_state/progress.json")
     assert json.loads(progress.read_text())["workers"] == WORKERS
     resumed = tmp_path / "resumed"
     shutil.copytree(tmp_path / "two", resumed)
     (resumed / "config.json").unlink()
-    launch(["-m", "harness.cli", *arguments, "--output", str(resumed), "--resume"])
+    launch(["-m", "medbench.harness.cli", *arguments, "--output", str(resumed), "--resume"])
     for name, tensor in load_file(resumed / "trained.safetensors").items():
         assert torch.equal(tensor, load_file(tmp_path / "two" / "trained.safetensors")[name]), name
     expected = averaged_training(load_recipe("official", overrides(base)), small_data)
@@ -103,7 +103,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 
-from unimed.training.state import gathered_weights, optimizer_state, restore_optimizer
+from medbench.unimed.training.state import gathered_weights, optimizer_state, restore_optimizer
 from test_unimed_variants import inputs_of
 from tiny_model import small
 
@@ -181,8 +181,8 @@ def one_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, inputs: d
 
 
 def test_a_training_of_two_is_not_resumed_by_one(base: BaseWeights, tmp_path: Path) -> None:
-    from tasks.foundation.errors import RunError
-    from unimed.training.folder import TrainingFolder
+    from medbench.tasks.foundation.errors import RunError
+    from medbench.unimed.training.folder import TrainingFolder
 
     recipe = replace(load_recipe("official", overrides(base)), steps=3)
     folder = TrainingFolder(path=tmp_path / "training", recipe=recipe, workers=2)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.foundation.errors import RunError
-from unimed.training.curve import draw_curve
-from unimed.training.features import FeatureCache, feature_folder, features_of
-from unimed.training.log import Tally, TrainingLog
+from medbench.tasks.foundation.errors import RunError
+from medbench.unimed.training.curve import draw_curve
+from medbench.unimed.training.features import FeatureCache, feature_folder, features_of
+from medbench.unimed.training.log import Tally, TrainingLog
 
 SHAPE = (4, 6)
 BYTES_EACH = 4 * 6 * 4

@@ -10,9 +10,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_model import small
 
-from tasks.foundation.errors import DataError, UsageError
-from unimed.checkpoint import load_checkpoint
-from unimed.devices import resolve_device
+from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.unimed.checkpoint import load_checkpoint
+from medbench.unimed.devices import resolve_device
 
 
 @pytest.fixture(scope="module")

@@ -12,20 +12,20 @@ from PIL import Image
 from transformers import Blip2VisionConfig
 from unimed_fixtures import close, document, root, tensors
 
-from tasks.answers.box_space import UNI_MED
-from tasks.catalog import get_task
-from tasks.sample import Box
-from tasks.spec import Kind
-from unimed.assembly import checked_config
-from unimed.llama_tokenizer import load_language_model_tokenizer
-from unimed.official.eva import from_eva, to_eva
-from unimed.processing import UniMedProcessor, pixels_of
-from unimed.prompts import IMAGE_PLACEHOLDER, PromptForm, WrappedPrompt, official_text, wrap
-from unimed.training.mixture import Mixture
-from unimed.training.plan import dead_parameters, meta_model, parts_of
-from unimed.training.recipe import load_recipe
-from unimed.training.schedule import OfficialSchedule
-from unimed.vision import LN_VISION_EPSILON, VisionTower, interpolated_positions
+from medbench.tasks.answers.box_space import UNI_MED
+from medbench.tasks.catalog import get_task
+from medbench.tasks.sample import Box
+from medbench.tasks.spec import Kind
+from medbench.unimed.assembly import checked_config
+from medbench.unimed.llama_tokenizer import load_language_model_tokenizer
+from medbench.unimed.official.eva import from_eva, to_eva
+from medbench.unimed.processing import UniMedProcessor, pixels_of
+from medbench.unimed.prompts import IMAGE_PLACEHOLDER, PromptForm, WrappedPrompt, official_text, wrap
+from medbench.unimed.training.mixture import Mixture
+from medbench.unimed.training.plan import dead_parameters, meta_model, parts_of
+from medbench.unimed.training.recipe import load_recipe
+from medbench.unimed.training.schedule import OfficialSchedule
+from medbench.unimed.vision import LN_VISION_EPSILON, VisionTower, interpolated_positions
 
 OFFICIAL = PromptForm(style="official")
 OFFICIAL_NAMES = {

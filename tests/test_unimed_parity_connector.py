@@ -4,10 +4,10 @@ import pytest
 import torch
 from unimed_fixtures import close, connector_config, connector_tasks, connector_variants, document, tensors
 
-from unimed.configuration import CONNECTOR_TASKS, UniMedConfig
-from unimed.connector import Connector
-from unimed.official.keys import dead_shapes, from_official, to_official
-from unimed.vision import LN_VISION_EPSILON, resample
+from medbench.unimed.configuration import CONNECTOR_TASKS, UniMedConfig
+from medbench.unimed.connector import Connector
+from medbench.unimed.official.keys import dead_shapes, from_official, to_official
+from medbench.unimed.vision import LN_VISION_EPSILON, resample
 
 VARIANTS = connector_variants()
 

@@ -8,15 +8,15 @@ import pytest
 import torch
 from unimed_fixtures import close, document, root, tensors
 
-from unimed.assembly import assemble, processor_on
-from unimed.base_weights import BaseWeights, read_language_config
-from unimed.configuration import CONNECTOR_TASKS, UniMedConfig
-from unimed.lora import merge_low_rank
-from unimed.modeling import IGNORED_LABEL, UniMedForConditionalGeneration
-from unimed.official.checkpoint import config_of, load_official, read_official, write_official
-from unimed.official.keys import dead_shapes, from_official, to_official
-from unimed.processing import UniMedProcessor
-from unimed.prompts import WrappedPrompt
+from medbench.unimed.assembly import assemble, processor_on
+from medbench.unimed.base_weights import BaseWeights, read_language_config
+from medbench.unimed.configuration import CONNECTOR_TASKS, UniMedConfig
+from medbench.unimed.lora import merge_low_rank
+from medbench.unimed.modeling import IGNORED_LABEL, UniMedForConditionalGeneration
+from medbench.unimed.official.checkpoint import config_of, load_official, read_official, write_official
+from medbench.unimed.official.keys import dead_shapes, from_official, to_official
+from medbench.unimed.processing import UniMedProcessor
+from medbench.unimed.prompts import WrappedPrompt
 
 ENTRY = "e2e/meta.json"
 
@@ -222,8 +222,8 @@ def test_the_whole_official_state_maps_both_ways(
 
 
 def test_six_official_steps_give_the_official_weights() -> None:
-    from unimed.training.optimizer import decay_idle_experts, make_optimizer, official_decays
-    from unimed.training.schedule import OfficialSchedule
+    from medbench.unimed.training.optimizer import decay_idle_experts, make_optimizer, official_decays
+    from medbench.unimed.training.schedule import OfficialSchedule
 
     meta = document(ENTRY)
     steps, run = meta["train_steps"], meta["train_steps"]["run"]
@@ -262,8 +262,8 @@ def test_six_official_steps_give_the_official_weights() -> None:
 
 
 def test_parameter_groups_equal_the_official_ones() -> None:
-    from unimed.official.keys import official_name
-    from unimed.training.optimizer import official_decays
+    from medbench.unimed.official.keys import official_name
+    from medbench.unimed.training.optimizer import official_decays
 
     config = official_config()
     model = assemble(config, base(), dtype=torch.float32)

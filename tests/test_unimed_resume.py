@@ -14,9 +14,9 @@ from command_line import COMMAND, medbench, start_medbench
 from safetensors.torch import load_file
 from tiny_base import lora_overrides, make_base
 
-from unimed.base_weights import BaseWeights
-from unimed.checkpoint import load_checkpoint
-from unimed.training.mixture import Mixture
+from medbench.unimed.base_weights import BaseWeights
+from medbench.unimed.checkpoint import load_checkpoint
+from medbench.unimed.training.mixture import Mixture
 
 
 @pytest.fixture(scope="module")

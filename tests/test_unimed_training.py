@@ -10,22 +10,22 @@ import yaml
 from command_line import medbench
 from transformers import Blip2VisionConfig
 
-from tasks.catalog import get_task
-from tasks.foundation.errors import RunError, UsageError
-from tasks.sample import Sample
-from unimed.modeling import IGNORED_LABEL, UniMedForConditionalGeneration
-from unimed.processing import UniMedProcessor
-from unimed.prompts import PromptForm
-from unimed.training.augmentation import distorted
-from unimed.training.batches import Limits, distort_classified, picture_rows, text_batch
-from unimed.training.build import build
-from unimed.training.corpus import Corpus, Example, load_corpus
-from unimed.training.optimizer import make_optimizer, matrices_decay
-from unimed.training.pictures import Pictures
-from unimed.training.recipe import Recipe, VisionStage, load_recipe, preset_names
-from unimed.training.schedule import CosineSchedule
-from unimed.training.vision_stage import make_targets, train_vision
-from unimed.vision import VisionTower
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import RunError, UsageError
+from medbench.tasks.sample import Sample
+from medbench.unimed.modeling import IGNORED_LABEL, UniMedForConditionalGeneration
+from medbench.unimed.processing import UniMedProcessor
+from medbench.unimed.prompts import PromptForm
+from medbench.unimed.training.augmentation import distorted
+from medbench.unimed.training.batches import Limits, distort_classified, picture_rows, text_batch
+from medbench.unimed.training.build import build
+from medbench.unimed.training.corpus import Corpus, Example, load_corpus
+from medbench.unimed.training.optimizer import make_optimizer, matrices_decay
+from medbench.unimed.training.pictures import Pictures
+from medbench.unimed.training.recipe import Recipe, VisionStage, load_recipe, preset_names
+from medbench.unimed.training.schedule import CosineSchedule
+from medbench.unimed.training.vision_stage import make_targets, train_vision
+from medbench.unimed.vision import VisionTower
 
 TINY = (
     "steps=6",

@@ -12,10 +12,10 @@ from tiny_model import small
 from torch.nn.functional import linear
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-import unimed.auto  # noqa: F401 - registers the classes
-from unimed import UniMedConfig, UniMedForConditionalGeneration, UniMedProcessor
-from unimed.checkpoint import load_checkpoint, write_checkpoint
-from unimed.lora import ADAPTED, LoraLinear, LoraMoeLinear
+import medbench.unimed.auto  # noqa: F401 - registers the classes
+from medbench.unimed import UniMedConfig, UniMedForConditionalGeneration, UniMedProcessor
+from medbench.unimed.checkpoint import load_checkpoint, write_checkpoint
+from medbench.unimed.lora import ADAPTED, LoraLinear, LoraMoeLinear
 
 ROUTERS = ("constant", "hard", "sparse", "soft")
 ROUTER_INPUTS = ("token", "task", "token_and_task")
@@ -152,7 +152,7 @@ def test_lora_moe_is_the_mixture_of_the_best_pairs() -> None:
 
 
 def test_lora_moe_cannot_be_merged() -> None:
-    from unimed.lora import merge_low_rank
+    from medbench.unimed.lora import merge_low_rank
 
     model, _ = small(language_tuning="lora_moe")
     with pytest.raises(ValueError, match="depends on the token"):
@@ -205,7 +205,7 @@ def test_bfloat16_computes_with_a_float32_connector() -> None:
 
 @pytest.mark.parametrize("router", ["hard", "sparse"])
 def test_idle_experts_are_decayed_like_those_that_the_official_code_multiplies_by_zero(router: str) -> None:
-    from unimed.training.optimizer import decay_idle_experts, make_optimizer, official_decays
+    from medbench.unimed.training.optimizer import decay_idle_experts, make_optimizer, official_decays
 
     def step(*, dense: bool) -> dict[str, torch.Tensor]:
         model, processor = small(router_type=router, lora_dropout=0.0)

@@ -19,18 +19,18 @@ from transformers import (
 )
 from xraygpt_fixtures import SPEC, TOLERANCE, arrays, document, load, picture, sample_of, tensors
 
-from adapters.base import ImageSlot, LoadOptions, Prompt, TextSegment
-from adapters.xraygpt.adapter import XrayGptAdapter
-from adapters.xraygpt.convert import convert
-from adapters.xraygpt.entry import ENTRY, parse
-from adapters.xraygpt.files import QFORMER, SIZES, TRAINED, VISION
-from adapters.xraygpt.prompts import TEMPLATES, answer_in, question_of
-from harness.engine.alone import generate_alone
-from harness.engine.budget import Budget
-from harness.engine.engine import Engine
-from harness.engine.request import Decoding, Request, make_request
-from harness.phases import Phases
-from tasks.foundation.errors import DataError, SampleError, UsageError
+from medbench.adapters.base import ImageSlot, LoadOptions, Prompt, TextSegment
+from medbench.adapters.xraygpt.adapter import XrayGptAdapter
+from medbench.adapters.xraygpt.convert import convert
+from medbench.adapters.xraygpt.entry import ENTRY, parse
+from medbench.adapters.xraygpt.files import QFORMER, SIZES, TRAINED, VISION
+from medbench.adapters.xraygpt.prompts import TEMPLATES, answer_in, question_of
+from medbench.harness.engine.alone import generate_alone
+from medbench.harness.engine.budget import Budget
+from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.request import Decoding, Request, make_request
+from medbench.harness.phases import Phases
+from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
 
 CASES = ("chat_wide", "chat_tall", "test_wide", "test_gray", "train_wrap")
 NEW_TOKENS = 14
@@ -377,8 +377,8 @@ def test_unknown_sizes_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_published_sizes_need_no_file(four: Path) -> None:
-    from adapters.xraygpt.files import find_files
-    from adapters.xraygpt.model import _config
+    from medbench.adapters.xraygpt.files import find_files
+    from medbench.adapters.xraygpt.model import _config
 
     config = _config(replace(find_files(four), sizes=None))
     vision: Any = config.vision_config

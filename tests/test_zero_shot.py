@@ -2,9 +2,9 @@
 
 import pytest
 
-from adapters.catalog import find_adapter
-from harness.model_info import ModelInfo
-from tasks.catalog import benchmark_of, get_task, task_names
+from medbench.adapters.catalog import find_adapter
+from medbench.harness.model_info import ModelInfo
+from medbench.tasks.catalog import benchmark_of, get_task, task_names
 
 
 def info(trained_on: frozenset[str] | None) -> ModelInfo:

@@ -7,9 +7,9 @@ import torch
 from sentencepiece import SentencePieceTrainer
 from transformers import Blip2VisionConfig, LlamaConfig, LlamaForCausalLM
 
-from unimed.base_weights import BaseWeights
-from unimed.official.eva import to_eva
-from unimed.vision import VisionTower
+from medbench.unimed.base_weights import BaseWeights
+from medbench.unimed.official.eva import to_eva
+from medbench.unimed.vision import VisionTower
 
 VISION = {
     "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28,

@@ -9,8 +9,8 @@ import torch
 from fixture_root import fixture_folder, fixtures
 from safetensors.torch import load_file
 
-from unimed.configuration import UniMedConfig
-from unimed.official.checkpoint import config_of
+from medbench.unimed.configuration import UniMedConfig
+from medbench.unimed.official.checkpoint import config_of
 
 TOLERANCE = 5e-5
 """The issue's bound on the largest absolute difference, everything in float32 on the CPU."""

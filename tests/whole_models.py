@@ -7,10 +7,10 @@ import torch
 from engine_helpers import END, Small
 from PIL import Image
 
-from adapters.base import TextSegment
-from harness.engine.request import Request
-from tasks.sample import Sample
-from tasks.spec import TaskSpec
+from medbench.adapters.base import TextSegment
+from medbench.harness.engine.request import Request
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import TaskSpec
 
 
 class SmallWithLibrary(Small):

@@ -12,12 +12,12 @@ from fixture_root import fixtures
 from PIL import Image
 from safetensors.torch import load_file
 
-from adapters.base import LoadOptions
-from adapters.xraygpt.adapter import XrayGptAdapter
-from adapters.xraygpt.entry import ENTRY
-from adapters.xraygpt.files import QFORMER, SIZES, TRAINED, VISION
-from tasks.catalog import get_task
-from tasks.sample import ImageRef, Sample
+from medbench.adapters.base import LoadOptions
+from medbench.adapters.xraygpt.adapter import XrayGptAdapter
+from medbench.adapters.xraygpt.entry import ENTRY
+from medbench.adapters.xraygpt.files import QFORMER, SIZES, TRAINED, VISION
+from medbench.tasks.catalog import get_task
+from medbench.tasks.sample import ImageRef, Sample
 
 TOLERANCE = 1e-4
 PICTURES = ("wide", "tall", "gray")

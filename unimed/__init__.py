@@ -7,14 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from unimed.configuration import UniMedConfig
-    from unimed.modeling import UniMedForConditionalGeneration
-    from unimed.processing import UniMedProcessor
+    from medbench.unimed.configuration import UniMedConfig
+    from medbench.unimed.modeling import UniMedForConditionalGeneration
+    from medbench.unimed.processing import UniMedProcessor
 
 _HOME = {
-    "UniMedConfig": "unimed.configuration",
-    "UniMedForConditionalGeneration": "unimed.modeling",
-    "UniMedProcessor": "unimed.processing",
+    "UniMedConfig": "medbench.unimed.configuration",
+    "UniMedForConditionalGeneration": "medbench.unimed.modeling",
+    "UniMedProcessor": "medbench.unimed.processing",
 }
 
 __all__ = ["UniMedConfig", "UniMedForConditionalGeneration", "UniMedProcessor"]

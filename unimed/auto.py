@@ -2,9 +2,9 @@
 
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from unimed.configuration import UniMedConfig
-from unimed.modeling import UniMedForConditionalGeneration
-from unimed.processing import UniMedProcessor
+from medbench.unimed.configuration import UniMedConfig
+from medbench.unimed.modeling import UniMedForConditionalGeneration
+from medbench.unimed.processing import UniMedProcessor
 
 AutoConfig.register(UniMedConfig.model_type, UniMedConfig)
 AutoModelForImageTextToText.register(UniMedConfig, UniMedForConditionalGeneration)

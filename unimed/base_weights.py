@@ -12,12 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import Blip2VisionConfig, LlamaConfig
 
-from tasks.foundation.errors import DataError, UsageError
-from tasks.foundation.files import fingerprint, sampled_sha256
-from tasks.foundation.model_files import digests
-from unimed.language_model import LanguageModel
-from unimed.official.eva import read_eva
-from unimed.strict_weights import refuse_loading_info, refuse_misfits, refuse_other_shapes
+from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.foundation.files import fingerprint, sampled_sha256
+from medbench.tasks.foundation.model_files import digests
+from medbench.unimed.language_model import LanguageModel
+from medbench.unimed.official.eva import read_eva
+from medbench.unimed.strict_weights import refuse_loading_info, refuse_misfits, refuse_other_shapes
 
 _LANGUAGE_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.bin"]
 _IDENTITY_FILES = ("*.safetensors", "*.bin", "*.pth", "*.pt", "config.json")

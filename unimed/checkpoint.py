@@ -12,18 +12,18 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from tasks.foundation.errors import DataError
-from tasks.foundation.files import canonical_json, file_sha256, fingerprint, read_json
-from tasks.foundation.memory import room_for
-from tasks.foundation.stand_ins import refuse_stand_ins
-from tasks.foundation.yaml_tables import read_yaml_table
-from unimed.assembly import assemble
-from unimed.base_weights import BaseWeights
-from unimed.configuration import UniMedConfig
-from unimed.devices import resolve_device, resolve_dtype
-from unimed.modeling import UniMedForConditionalGeneration
-from unimed.processing import UniMedProcessor, load_tokenizer
-from unimed.strict_weights import refuse_loading_info, refuse_misfits, refuse_other_shapes
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.files import canonical_json, file_sha256, fingerprint, read_json
+from medbench.tasks.foundation.memory import room_for
+from medbench.tasks.foundation.stand_ins import refuse_stand_ins
+from medbench.tasks.foundation.yaml_tables import read_yaml_table
+from medbench.unimed.assembly import assemble
+from medbench.unimed.base_weights import BaseWeights
+from medbench.unimed.configuration import UniMedConfig
+from medbench.unimed.devices import resolve_device, resolve_dtype
+from medbench.unimed.modeling import UniMedForConditionalGeneration
+from medbench.unimed.processing import UniMedProcessor, load_tokenizer
+from medbench.unimed.strict_weights import refuse_loading_info, refuse_misfits, refuse_other_shapes
 
 WHOLE, TRAINED, BASE_FILE = "model.safetensors", "trained.safetensors", "base_weights.json"
 WHOLE_SHARDED = "model.safetensors.index.json"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from tasks.foundation.console import say, warn
-from tasks.foundation.errors import UsageError
+from medbench.tasks.foundation.console import say, warn
+from medbench.tasks.foundation.errors import UsageError
 
 
 @click.command("uni-med")
@@ -36,8 +36,8 @@ def convert_command(
     medbench convert uni-med DIR --output checkpoint_0.pth
     medbench convert uni-med DIR --standalone --output WHOLE
     """
-    from unimed.base_weights import BaseWeights
-    from unimed.convert import from_authors, to_authors, to_whole
+    from medbench.unimed.base_weights import BaseWeights
+    from medbench.unimed.convert import from_authors, to_authors, to_whole
 
     if output.exists():
         raise UsageError(f"{output} is there already.", "Give another --output.")

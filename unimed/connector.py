@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from unimed.configuration import CONNECTOR_TASKS, UniMedConfig
-from unimed.router import Router
+from medbench.unimed.configuration import CONNECTOR_TASKS, UniMedConfig
+from medbench.unimed.router import Router
 
 TASK_TOKEN_STD = 0.02
 PROJECTOR_LAYERS = {"linear": 1, "mlp2x_gelu": 2, "mlp3x_gelu": 3}

@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from tasks.foundation.errors import DataError, RunError, UsageError
-from unimed.assembly import assemble, processor_on
-from unimed.base_weights import BaseWeights, read_language_config
-from unimed.checkpoint import LoadedCheckpoint, is_whole, load_checkpoint, write_checkpoint
-from unimed.model_card import model_card
-from unimed.official.checkpoint import config_of, load_official, read_official, write_official
+from medbench.tasks.foundation.errors import DataError, RunError, UsageError
+from medbench.unimed.assembly import assemble, processor_on
+from medbench.unimed.base_weights import BaseWeights, read_language_config
+from medbench.unimed.checkpoint import LoadedCheckpoint, is_whole, load_checkpoint, write_checkpoint
+from medbench.unimed.model_card import model_card
+from medbench.unimed.official.checkpoint import config_of, load_official, read_official, write_official
 
 
 def from_authors(

@@ -2,7 +2,7 @@
 
 import torch
 
-from tasks.foundation.errors import UsageError
+from medbench.tasks.foundation.errors import UsageError
 
 
 def resolve_device(device: str) -> torch.device:

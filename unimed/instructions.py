@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from tasks.sample import Sample
-from tasks.spec import TaskSpec
-from unimed.prompts import PromptForm, official_text
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import TaskSpec
+from medbench.unimed.prompts import PromptForm, official_text
 
 FIXED_INPUTS = frozenset({"subject", "classes"})
 """Inputs that the official code writes into the instruction itself and therefore never cuts."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from tasks.foundation.errors import DataError
-from unimed.prompts import IMAGE_PLACEHOLDER
+from medbench.tasks.foundation.errors import DataError
+from medbench.unimed.prompts import IMAGE_PLACEHOLDER
 
 OFFICIAL_PAD = "$$"
 """The official code pads with this piece, which LLaMA's vocabulary has (id 3997)."""

@@ -9,9 +9,9 @@ import math
 import torch
 from torch import nn
 
-from unimed.configuration import UniMedConfig
-from unimed.dropout import Dropout
-from unimed.router import sparse_weights
+from medbench.unimed.configuration import UniMedConfig
+from medbench.unimed.dropout import Dropout
+from medbench.unimed.router import sparse_weights
 
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Every linear layer of a LLaMA block; the head is left out, as in the official code."""

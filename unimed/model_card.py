@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from unimed.configuration import UniMedConfig
+from medbench.unimed.configuration import UniMedConfig
 
 _TEXT = """---
 library_name: transformers
@@ -22,7 +22,7 @@ A Uni-Med (arXiv 2409.17508): frozen ViT, resampler, connector, LLaMA. {tasks}
 | prompts | {prompts} |
 
 ```python
-import unimed.auto  # from the package medbench
+import medbench.unimed.auto  # from the package medbench
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 processor = AutoProcessor.from_pretrained(FOLDER, trust_remote_code=False)

@@ -9,12 +9,12 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.utils.generic import ModelOutput
 
-from unimed.configuration import UniMedConfig
-from unimed.connector import Connector
-from unimed.language_model import LanguageModel
-from unimed.lora import LowRankLinear, add_low_rank, merge_low_rank
-from unimed.router import Router
-from unimed.vision import VisionTower, resample
+from medbench.unimed.configuration import UniMedConfig
+from medbench.unimed.connector import Connector
+from medbench.unimed.language_model import LanguageModel
+from medbench.unimed.lora import LowRankLinear, add_low_rank, merge_low_rank
+from medbench.unimed.router import Router
+from medbench.unimed.vision import VisionTower, resample
 
 IGNORED_LABEL = -100
 

@@ -10,11 +10,11 @@ from PIL import Image
 from transformers import BatchFeature, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.processing_utils import ProcessorMixin
 
-from tasks.answers.box_space import UNI_MED
-from tasks.sample import Box
-from tasks.spec import Kind
-from unimed.configuration import CONNECTOR_TASKS, UniMedConfig
-from unimed.prompts import CONNECTOR_TASK, IMAGE_PLACEHOLDER, PromptForm, PromptStyle, WrappedPrompt, wrap
+from medbench.tasks.answers.box_space import UNI_MED
+from medbench.tasks.sample import Box
+from medbench.tasks.spec import Kind
+from medbench.unimed.configuration import CONNECTOR_TASKS, UniMedConfig
+from medbench.unimed.prompts import CONNECTOR_TASK, IMAGE_PLACEHOLDER, PromptForm, PromptStyle, WrappedPrompt, wrap
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -39,7 +39,7 @@ class UniMedProcessor(ProcessorMixin):
         tokenizer: A fast tokenizer that knows `<ImageHere>` as one token.
         image_size: Side of the square image in pixels.
         visual_tokens: Visual tokens per image.
-        prompt_style: `clean` or `official`, see `unimed.prompts.PromptForm`.
+        prompt_style: `clean` or `official`, see `medbench.unimed.prompts.PromptForm`.
         text_identifiers: Whether prompts carry `[vqa]`, `[refer]`, ...
     """
 

@@ -1,13 +1,13 @@
 """Uni-Med's words: text identifiers and the instruction wrapping (paper appendix C, official code).
 
-Its box strings are `tasks.answers.box_space.UNI_MED`.
+Its box strings are `medbench.tasks.answers.box_space.UNI_MED`.
 """
 
 import re
 from dataclasses import dataclass
 from typing import Literal
 
-from tasks.spec import Kind
+from medbench.tasks.spec import Kind
 
 PromptStyle = Literal["official", "clean"]
 Purpose = Literal["train", "generate"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from tasks.foundation.errors import DataError
+from medbench.tasks.foundation.errors import DataError
 
 _SHOWN = 5
 _HINT = "Nothing was loaded: random weights give random answers. Use the weights that belong to the configuration."

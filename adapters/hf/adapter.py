@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from transformers import GenerationConfig, LogitsProcessorList
 
-from adapters.base import (
+from medbench.adapters.base import (
     LoadOptions,
     LocalAdapter,
     ModelCard,
@@ -21,19 +21,19 @@ from adapters.base import (
     Prompt,
     SizeOf,
 )
-from adapters.hf.apart import TAKEN_APART, why_only_whole
-from adapters.hf.entry import CARD
-from adapters.hf.families import known, short_name
-from adapters.hf.loading import Loaded, load_model
-from adapters.hf.rendering import Renderer
-from adapters.hf.special_tokens import dropped_ids, kept_marks
-from adapters.hf.templates import ChatTemplate
-from adapters.plain_generation import Watch
-from adapters.wording import question_of
-from tasks.answers.box_space import BoxSpace
-from tasks.foundation.errors import DataError, RunError, UsageError
-from tasks.sample import Sample
-from tasks.spec import TaskSpec
+from medbench.adapters.hf.apart import TAKEN_APART, why_only_whole
+from medbench.adapters.hf.entry import CARD
+from medbench.adapters.hf.families import known, short_name
+from medbench.adapters.hf.loading import Loaded, load_model
+from medbench.adapters.hf.rendering import Renderer
+from medbench.adapters.hf.special_tokens import dropped_ids, kept_marks
+from medbench.adapters.hf.templates import ChatTemplate
+from medbench.adapters.plain_generation import Watch
+from medbench.adapters.wording import question_of
+from medbench.tasks.answers.box_space import BoxSpace
+from medbench.tasks.foundation.errors import DataError, RunError, UsageError
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import TaskSpec
 
 _TOKENS = "tokens"
 # Two names of the same choice of an image processor.
@@ -189,7 +189,7 @@ class HfAdapter(LocalAdapter):
 
 def load_adapter(options: LoadOptions) -> HfAdapter:
     """Load the model that the variant names."""
-    from tasks.answers.box_space import BOX_SPACES
+    from medbench.tasks.answers.box_space import BOX_SPACES
 
     arguments = options.arguments
     loaded = load_model(

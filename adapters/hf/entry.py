@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from adapters.base import AdapterEntry, Argument, LoadOptions, ModelCard, plain_answer
-from adapters.hf.families import asked_family, family_of, known
-from tasks.answers.box_space import BOX_SPACES
+from medbench.adapters.base import AdapterEntry, Argument, LoadOptions, ModelCard, plain_answer
+from medbench.adapters.hf.families import asked_family, family_of, known
+from medbench.tasks.answers.box_space import BOX_SPACES
 
 if TYPE_CHECKING:
-    from adapters.hf.adapter import HfAdapter
+    from medbench.adapters.hf.adapter import HfAdapter
 
 CARD = ModelCard(
     name="hf",
@@ -29,14 +29,14 @@ def defaults(variant: str) -> Mapping[str, str]:
 
 def load(options: LoadOptions) -> "HfAdapter":
     """Load a model of transformers."""
-    from adapters.hf.adapter import load_adapter
+    from medbench.adapters.hf.adapter import load_adapter
 
     return load_adapter(options)
 
 
 def card_of(variant: str) -> ModelCard:
     """Return what is known of a model by its name and, if it lies on this machine, by its files."""
-    from adapters.hf.sizes import memory_of
+    from medbench.adapters.hf.sizes import memory_of
 
     found = known(variant)
     return replace(

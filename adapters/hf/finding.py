@@ -10,9 +10,9 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, S
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from tasks.foundation.errors import DataError, MedbenchError, UsageError
-from tasks.foundation.files import read_json
-from tasks.foundation.stand_ins import refuse_stand_ins
+from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
+from medbench.tasks.foundation.files import read_json
+from medbench.tasks.foundation.stand_ins import refuse_stand_ins
 
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _PLAIN_ATTENTION = frozenset({None, "eager", "sdpa"})

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText
 
-from adapters.hf.finding import (
+from medbench.adapters.hf.finding import (
     LIBRARY_FAULTS,
     Configuration,
     find_folder,
@@ -18,13 +18,13 @@ from adapters.hf.finding import (
     read_config,
     refuse_unfit,
 )
-from adapters.hf.processors import Processor, load_processor
-from adapters.plain_generation import forget_decoding
-from tasks.foundation.errors import DataError, MedbenchError, UsageError
-from tasks.foundation.memory import room_for
-from tasks.foundation.model_files import identity_of
-from unimed.devices import resolve_device, resolve_dtype
-from unimed.strict_weights import refuse_loading_info
+from medbench.adapters.hf.processors import Processor, load_processor
+from medbench.adapters.plain_generation import forget_decoding
+from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
+from medbench.tasks.foundation.memory import room_for
+from medbench.tasks.foundation.model_files import identity_of
+from medbench.unimed.devices import resolve_device, resolve_dtype
+from medbench.unimed.strict_weights import refuse_loading_info
 
 # Its activations exceed what 16 bits with a small exponent hold: answers become padding.
 _NOT_IN_FLOAT16 = frozenset({"gemma3", "gemma3n", "paligemma"})

@@ -11,8 +11,8 @@ from typing import Any
 from transformers import AutoProcessor
 from transformers.models.auto import processing_auto
 
-from adapters.hf.finding import Configuration
-from tasks.foundation.errors import DataError
+from medbench.adapters.hf.finding import Configuration
+from medbench.tasks.foundation.errors import DataError
 
 Processor = Any
 """Any processor of transformers, or a class of them."""

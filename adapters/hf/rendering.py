@@ -8,11 +8,11 @@ from typing import Any
 
 from PIL import Image
 
-from adapters.base import ImageSlot, Size, TextSegment
-from adapters.hf.remembering import RememberingImageProcessor
-from adapters.hf.templates import ChatTemplate
-from tasks.foundation.errors import SampleError
-from tasks.sample import ImageRef
+from medbench.adapters.base import ImageSlot, Size, TextSegment
+from medbench.adapters.hf.remembering import RememberingImageProcessor
+from medbench.adapters.hf.templates import ChatTemplate
+from medbench.tasks.foundation.errors import SampleError
+from medbench.tasks.sample import ImageRef
 
 _SIZES = 512
 Segment = TextSegment | ImageSlot

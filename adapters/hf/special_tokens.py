@@ -1,7 +1,7 @@
 """Which special tokens are left out of a model's text, and which are part of what it says."""
 
-from adapters.hf.processors import Tokenizer
-from tasks.answers.thoughts import MARKS
+from medbench.adapters.hf.processors import Tokenizer
+from medbench.tasks.answers.thoughts import MARKS
 
 
 def dropped_ids(tokenizer: Tokenizer) -> frozenset[int] | None:

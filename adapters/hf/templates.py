@@ -9,8 +9,8 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from adapters.hf.processors import Processor
-from tasks.foundation.errors import DataError, SampleError, UsageError
+from medbench.adapters.hf.processors import Processor
+from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
 
 # What rendering raises beside `TemplateError`, where a template meets what it does not expect.
 _RAISED = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)

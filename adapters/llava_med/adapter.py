@@ -7,15 +7,15 @@ import torch
 from PIL import Image
 from transformers import LlavaForConditionalGeneration
 
-from adapters.base import ImageSlot, LocalAdapter, Pixels, Prompt, SizeOf, TextSegment
-from adapters.llava_med.configuration import LlavaFormat
-from adapters.llava_med.entry import CARD
-from adapters.llava_med.images import clip_pixels
-from adapters.llava_med.templates import Template, question_of
-from adapters.parts.text_codec import TextCodec
-from tasks.foundation.errors import SampleError
-from tasks.sample import Sample
-from tasks.spec import Kind, TaskSpec
+from medbench.adapters.base import ImageSlot, LocalAdapter, Pixels, Prompt, SizeOf, TextSegment
+from medbench.adapters.llava_med.configuration import LlavaFormat
+from medbench.adapters.llava_med.entry import CARD
+from medbench.adapters.llava_med.images import clip_pixels
+from medbench.adapters.llava_med.templates import Template, question_of
+from medbench.adapters.parts.text_codec import TextCodec
+from medbench.tasks.foundation.errors import SampleError
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import Kind, TaskSpec
 
 AUTHORS_TOKENS = 1024
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from tasks.foundation.console import say
-from tasks.foundation.errors import UsageError
+from medbench.tasks.foundation.console import say
+from medbench.tasks.foundation.errors import UsageError
 
 _DTYPES = ("float16", "bfloat16", "float32")
 
@@ -31,7 +31,7 @@ def convert_command(
     """
     if base is not None:
         _refuse_options_of_v15(vision_tower, dtype)
-        from adapters.llava_med.delta import convert_delta
+        from medbench.adapters.llava_med.delta import convert_delta
 
         convert_delta(base, source, output)
         say(f"Written to {output}. Run it with OpenAI's CLIP ViT-L/14, which is in neither of the two folders:")
@@ -39,7 +39,7 @@ def convert_command(
         return
     import torch
 
-    from adapters.llava_med.hugging_face import convert_v15
+    from medbench.adapters.llava_med.hugging_face import convert_v15
 
     convert_v15(source, output, vision_tower=vision_tower, dtype=getattr(torch, dtype or _DTYPES[0]))
     say(f"Written to {output}. Run it: medbench run --model hf:{output} --tasks vqa")

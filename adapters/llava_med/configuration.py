@@ -14,9 +14,9 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, MistralConfig, PreTrainedConfig, Qwen2Config
 
-from adapters.llava_med.vision import tower_config
-from tasks.foundation.errors import DataError
-from tasks.foundation.files import read_json
+from medbench.adapters.llava_med.vision import tower_config
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.files import read_json
 
 LANGUAGE_MODELS: Mapping[str, type[PreTrainedConfig]] = {
     "llava_mistral": MistralConfig,
@@ -102,7 +102,7 @@ def _refuse_other_formats(folder: Path, flat: Mapping[str, Any]) -> None:
         raise DataError(
             f"{folder / 'config.json'} names no mm_vision_tower: this is a language model alone.",
             "Give a LLaVA-Med checkpoint; version 1.0 is made of LLaMA and a delta by "
-            "`adapters.llava_med.delta.convert_delta`.",
+            "`medbench.adapters.llava_med.delta.convert_delta`.",
         )
 
 

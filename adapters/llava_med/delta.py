@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from adapters.converting import new_folder
-from adapters.parts.shards import SHARD_BYTES, Shards, open_shards, write_shards
-from tasks.foundation.errors import DataError
-from unimed.strict_weights import refuse_misfits
+from medbench.adapters.converting import new_folder
+from medbench.adapters.parts.shards import SHARD_BYTES, Shards, open_shards, write_shards
+from medbench.tasks.foundation.errors import DataError
+from medbench.unimed.strict_weights import refuse_misfits
 
 _BUFFER = "rotary_emb.inv_freq"
 _AS_IT_IS = ("model.mm_projector.weight", "model.mm_projector.bias")

@@ -14,13 +14,13 @@ in. It is part of the turn, not of the answer, and it stays in the recorded text
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from adapters.base import AdapterEntry, Answer, Argument, LoadOptions, ModelCard
-from adapters.llava_med.templates import TEMPLATES
-from tasks.sample import Sample
-from tasks.spec import TaskSpec
+from medbench.adapters.base import AdapterEntry, Answer, Argument, LoadOptions, ModelCard
+from medbench.adapters.llava_med.templates import TEMPLATES
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import TaskSpec
 
 if TYPE_CHECKING:
-    from adapters.llava_med.adapter import LlavaMedAdapter
+    from medbench.adapters.llava_med.adapter import LlavaMedAdapter
 
 SPEAKER = "Assistant:"
 CARD = ModelCard(
@@ -70,7 +70,7 @@ def defaults(variant: str) -> Mapping[str, str]:
 
 def load(options: LoadOptions) -> "LlavaMedAdapter":
     """Load a checkpoint folder."""
-    from adapters.llava_med.loading import load_llava_med
+    from medbench.adapters.llava_med.loading import load_llava_med
 
     return load_llava_med(options)
 
@@ -91,5 +91,5 @@ ENTRY = AdapterEntry(
     },
     arguments=ARGUMENTS,
     defaults=defaults,
-    converter="adapters.llava_med.cli:convert_command",
+    converter="medbench.adapters.llava_med.cli:convert_command",
 )

@@ -13,13 +13,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from adapters.converting import new_folder
-from adapters.llava_med.configuration import LlavaFormat, read_format
-from adapters.llava_med.model import load_model
-from adapters.llava_med.templates import IMAGE
-from adapters.llava_med.vision import SUBFOLDER
-from adapters.parts.text_codec import TextCodec, load_codec
-from tasks.foundation.errors import DataError
+from medbench.adapters.converting import new_folder
+from medbench.adapters.llava_med.configuration import LlavaFormat, read_format
+from medbench.adapters.llava_med.model import load_model
+from medbench.adapters.llava_med.templates import IMAGE
+from medbench.adapters.llava_med.vision import SUBFOLDER
+from medbench.adapters.parts.text_codec import TextCodec, load_codec
+from medbench.tasks.foundation.errors import DataError
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from unimed.processing import CLIP_MEAN, CLIP_STD
+from medbench.unimed.processing import CLIP_MEAN, CLIP_STD
 
 _WHITE = 255
 MEAN_COLOUR = (int(CLIP_MEAN[0] * _WHITE), int(CLIP_MEAN[1] * _WHITE), int(CLIP_MEAN[2] * _WHITE))

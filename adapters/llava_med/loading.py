@@ -6,19 +6,19 @@ from pathlib import Path
 
 import torch
 
-from adapters.base import LoadOptions
-from adapters.llava_med.adapter import AUTHORS_TOKENS, LlavaMedAdapter, Manner, Weights
-from adapters.llava_med.configuration import LlavaFormat, read_format
-from adapters.llava_med.model import load_model
-from adapters.llava_med.templates import TEMPLATES, Template
-from adapters.llava_med.vision import SUBFOLDER
-from adapters.parts.text_codec import TextCodec, load_codec
-from tasks.catalog import get_task
-from tasks.foundation.errors import DataError, UsageError
-from tasks.foundation.memory import room_for
-from tasks.foundation.model_files import identity_of
-from tasks.foundation.stand_ins import refuse_stand_ins
-from unimed.devices import resolve_device, resolve_dtype
+from medbench.adapters.base import LoadOptions
+from medbench.adapters.llava_med.adapter import AUTHORS_TOKENS, LlavaMedAdapter, Manner, Weights
+from medbench.adapters.llava_med.configuration import LlavaFormat, read_format
+from medbench.adapters.llava_med.model import load_model
+from medbench.adapters.llava_med.templates import TEMPLATES, Template
+from medbench.adapters.llava_med.vision import SUBFOLDER
+from medbench.adapters.parts.text_codec import TextCodec, load_codec
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.foundation.memory import room_for
+from medbench.tasks.foundation.model_files import identity_of
+from medbench.tasks.foundation.stand_ins import refuse_stand_ins
+from medbench.unimed.devices import resolve_device, resolve_dtype
 
 DEFAULT_VERSION = "v1.5"
 AUTHORS_DECODING: Mapping[str, Mapping[str, float]] = {"v1.5": {}, "v1.0": {"temperature": 0.7}}

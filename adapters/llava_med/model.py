@@ -11,10 +11,10 @@ from torch import nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
-from adapters.llava_med.configuration import LlavaFormat
-from adapters.llava_med.vision import read_tower
-from tasks.foundation.errors import DataError, UsageError
-from unimed.strict_weights import refuse_loading_info
+from medbench.adapters.llava_med.configuration import LlavaFormat
+from medbench.adapters.llava_med.vision import read_tower
+from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.unimed.strict_weights import refuse_loading_info
 
 _TOWER = "model.vision_tower."
 _NAMES = {
@@ -128,5 +128,5 @@ def _refuse_delta(model: LlavaForConditionalGeneration, folder: Path) -> None:
     if float(norm.detach().float().abs().mean()) < _LEAST_NORM:
         raise DataError(
             f"{folder} looks like a delta, not like a model: its last normalisation is almost 0.",
-            "Add it to LLaMA-7B first: `adapters.llava_med.delta.convert_delta(base, delta, output)`.",
+            "Add it to LLaMA-7B first: `medbench.adapters.llava_med.delta.convert_delta(base, delta, output)`.",
         )

@@ -8,10 +8,10 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPVisionConfig
 
-from adapters.parts.shards import open_shards
-from tasks.foundation.errors import DataError
-from tasks.foundation.files import read_json
-from unimed.strict_weights import refuse_misfits, refuse_other_shapes
+from medbench.adapters.parts.shards import open_shards
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.files import read_json
+from medbench.unimed.strict_weights import refuse_misfits, refuse_other_shapes
 
 SUBFOLDER = "vision_tower"
 _LARGE = {

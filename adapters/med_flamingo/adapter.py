@@ -7,13 +7,13 @@ from typing import NoReturn, cast
 import torch
 from PIL import Image
 
-from adapters.base import ImageSlot, LocalAdapter, ModelCard, Pixels, Prompt, SizeOf, TextSegment
-from adapters.med_flamingo.decoder import MedFlamingoLlama
-from adapters.med_flamingo.examples import Example, ExampleShelf, ExampleSource
-from adapters.med_flamingo.loading import LoadedMedFlamingo
-from adapters.med_flamingo.looking import Media, MediaRule, seen_images
-from adapters.med_flamingo.pictures import clip_pixels
-from adapters.med_flamingo.prompts import (
+from medbench.adapters.base import ImageSlot, LocalAdapter, ModelCard, Pixels, Prompt, SizeOf, TextSegment
+from medbench.adapters.med_flamingo.decoder import MedFlamingoLlama
+from medbench.adapters.med_flamingo.examples import Example, ExampleShelf, ExampleSource
+from medbench.adapters.med_flamingo.loading import LoadedMedFlamingo
+from medbench.adapters.med_flamingo.looking import Media, MediaRule, seen_images
+from medbench.adapters.med_flamingo.pictures import clip_pixels
+from medbench.adapters.med_flamingo.prompts import (
     LONGEST_VQA_ANSWER,
     NAMES,
     Mark,
@@ -24,10 +24,10 @@ from adapters.med_flamingo.prompts import (
     question_of,
     stops_of,
 )
-from adapters.parts.segment_tokenizer import EOS_ID
-from tasks.foundation.console import say
-from tasks.sample import ImageRef, Sample
-from tasks.spec import Kind, TaskSpec
+from medbench.adapters.parts.segment_tokenizer import EOS_ID
+from medbench.tasks.foundation.console import say
+from medbench.tasks.sample import ImageRef, Sample
+from medbench.tasks.spec import Kind, TaskSpec
 
 _ROOM = 10
 """Examples of the longest allowed length that would fill the context: six of them, question and answer fit."""

@@ -7,8 +7,8 @@ In bfloat16 its language model takes 15.7 GB (LLaMA-7B with 1.1 G parameters of 
 from pathlib import Path
 from typing import cast
 
-from adapters.base import AdapterEntry, Argument, LoadOptions, LocalAdapter, ModelCard
-from adapters.med_flamingo.prompts import answer_of
+from medbench.adapters.base import AdapterEntry, Argument, LoadOptions, LocalAdapter, ModelCard
+from medbench.adapters.med_flamingo.prompts import answer_of
 
 CARD = ModelCard(
     name="med-flamingo",
@@ -58,12 +58,12 @@ def load(options: LoadOptions) -> LocalAdapter:
         DataError: If a file is broken, or a weight is missing, unexpected or of another shape.
         RunError: If the device has no room for it.
     """
-    from adapters.med_flamingo.adapter import MedFlamingoAdapter
-    from adapters.med_flamingo.examples import AUTHORS, ExampleSource, Shots, refuse_missing_pictures
-    from adapters.med_flamingo.loading import load_med_flamingo, places_of
-    from adapters.med_flamingo.looking import MediaRule
-    from adapters.parts.titles import card_as_chosen
-    from unimed.devices import resolve_device, resolve_dtype
+    from medbench.adapters.med_flamingo.adapter import MedFlamingoAdapter
+    from medbench.adapters.med_flamingo.examples import AUTHORS, ExampleSource, Shots, refuse_missing_pictures
+    from medbench.adapters.med_flamingo.loading import load_med_flamingo, places_of
+    from medbench.adapters.med_flamingo.looking import MediaRule
+    from medbench.adapters.parts.titles import card_as_chosen
+    from medbench.unimed.devices import resolve_device, resolve_dtype
 
     chosen = {name: argument.default for name, argument in ARGUMENTS.items()} | dict(options.arguments)
     places = places_of(options.checkpoint, chosen["llama"], chosen["clip"])

@@ -18,11 +18,11 @@ from typing import Literal
 
 from PIL import Image
 
-from adapters.med_flamingo.prompts import SHOTS, Words, question_of
-from tasks.foundation.errors import DataError, SampleError, UsageError
-from tasks.images import open_image
-from tasks.sample import ImageRef, Sample
-from tasks.spec import TaskSpec
+from medbench.adapters.med_flamingo.prompts import SHOTS, Words, question_of
+from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
+from medbench.tasks.images import open_image
+from medbench.tasks.sample import ImageRef, Sample
+from medbench.tasks.spec import TaskSpec
 
 Shots = Literal["auto", "0", "6"]
 _SEED = "med-flamingo"

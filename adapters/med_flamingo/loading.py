@@ -10,18 +10,24 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig
 
-from adapters.llava_med.vision import read_tower
-from adapters.med_flamingo.decoder import ADDED_TOKENS, EVERY, MedFlamingoLlama, MediaSizes
-from adapters.med_flamingo.state import TrainedState, read_state
-from adapters.parts.filling import IMPOSSIBLE, fill, filled_llama
-from adapters.parts.perceiver import HEAD_WIDTH, PerceiverResampler, sizes_of
-from adapters.parts.segment_tokenizer import BOS_ID, EOS_ID, SegmentTokenizer, read_tokenizer, refuse_other_vocabulary
-from adapters.parts.shards import open_shards
-from tasks.foundation.errors import DataError, UsageError
-from tasks.foundation.files import read_json
-from tasks.foundation.memory import room_for
-from tasks.foundation.model_files import identity_of
-from tasks.foundation.stand_ins import refuse_stand_ins
+from medbench.adapters.llava_med.vision import read_tower
+from medbench.adapters.med_flamingo.decoder import ADDED_TOKENS, EVERY, MedFlamingoLlama, MediaSizes
+from medbench.adapters.med_flamingo.state import TrainedState, read_state
+from medbench.adapters.parts.filling import IMPOSSIBLE, fill, filled_llama
+from medbench.adapters.parts.perceiver import HEAD_WIDTH, PerceiverResampler, sizes_of
+from medbench.adapters.parts.segment_tokenizer import (
+    BOS_ID,
+    EOS_ID,
+    SegmentTokenizer,
+    read_tokenizer,
+    refuse_other_vocabulary,
+)
+from medbench.adapters.parts.shards import open_shards
+from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.foundation.files import read_json
+from medbench.tasks.foundation.memory import room_for
+from medbench.tasks.foundation.model_files import identity_of
+from medbench.tasks.foundation.stand_ins import refuse_stand_ins
 
 TRAINED_FILE, LLAMA_FOLDER, CLIP_FOLDER = "model.pt", "llama", "clip"
 TOKENIZER_FILE = "tokenizer.model"

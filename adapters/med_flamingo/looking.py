@@ -14,7 +14,7 @@ from typing import Literal
 
 import torch
 
-from adapters.base import RowStates
+from medbench.adapters.base import RowStates
 
 MediaRule = Literal["previous", "next"]
 NOTHING = 0

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from adapters.base import Answer
-from tasks.sample import Sample
-from tasks.spec import Kind, TaskSpec
+from medbench.adapters.base import Answer
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import Kind, TaskSpec
 
 WITH_EXAMPLES = (
     "You are a helpful medical assistant. You are being provided with images, a question about the image and an "

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from adapters.parts.filling import part_of, refuse_different, unwrapped
-from tasks.foundation.errors import DataError
-from unimed.official.reading import read_tensors
-from unimed.strict_weights import some_of
+from medbench.adapters.parts.filling import part_of, refuse_different, unwrapped
+from medbench.tasks.foundation.errors import DataError
+from medbench.unimed.official.reading import read_tensors
+from medbench.unimed.strict_weights import some_of
 
 _PERCEIVER = "perceiver."
 _EMBEDDINGS = "lang_encoder.model.embed_tokens.weight"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
-from tasks.foundation.errors import UsageError
+from medbench.tasks.foundation.errors import UsageError
 
 ENDPOINT = "/chat/completions"
 _MARK = "@http"

@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adapters.openai.options import STREAM, Options
-from adapters.openai.profiles import Profile
+from medbench.adapters.openai.options import STREAM, Options
+from medbench.adapters.openai.profiles import Profile
 
 
 def body_of(

@@ -5,7 +5,7 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks.foundation.errors import UsageError
+from medbench.tasks.foundation.errors import UsageError
 
 # OpenSSL's own names, then those of widely used clients.
 _VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")

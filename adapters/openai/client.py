@@ -10,28 +10,28 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapters.base import ModelCard
-from adapters.openai.address import Address
-from adapters.openai.body import body_of, shown
-from adapters.openai.certificates import problem_of, trusted
-from adapters.openai.failures import KEPT, Refusal, failure_of, page_instead, words_of
-from adapters.openai.hints import Asked, filtered, pictures_in, streams_only
-from adapters.openai.messages import SPACES, messages_of
-from adapters.openai.options import STREAM, Options
-from adapters.openai.pictures import Pictures
-from adapters.openai.profiles import Profile
-from adapters.openai.reading import Reading
-from adapters.openai.replies import Sent, parse_json, read_reply, withheld_reply
-from adapters.openai.secret import Key
-from adapters.openai.streams import assembled, is_stream
-from adapters.openai.told import mark_of
-from adapters.openai.within import status_within
-from adapters.remote import Complete, RemoteAdapter, Reply, Scaled, TryAgainError
-from adapters.wording import question_of
-from tasks.foundation.errors import MedbenchError, RunError, SampleError, UsageError
-from tasks.foundation.files import fingerprint
-from tasks.sample import Sample
-from tasks.spec import TaskSpec
+from medbench.adapters.base import ModelCard
+from medbench.adapters.openai.address import Address
+from medbench.adapters.openai.body import body_of, shown
+from medbench.adapters.openai.certificates import problem_of, trusted
+from medbench.adapters.openai.failures import KEPT, Refusal, failure_of, page_instead, words_of
+from medbench.adapters.openai.hints import Asked, filtered, pictures_in, streams_only
+from medbench.adapters.openai.messages import SPACES, messages_of
+from medbench.adapters.openai.options import STREAM, Options
+from medbench.adapters.openai.pictures import Pictures
+from medbench.adapters.openai.profiles import Profile
+from medbench.adapters.openai.reading import Reading
+from medbench.adapters.openai.replies import Sent, parse_json, read_reply, withheld_reply
+from medbench.adapters.openai.secret import Key
+from medbench.adapters.openai.streams import assembled, is_stream
+from medbench.adapters.openai.told import mark_of
+from medbench.adapters.openai.within import status_within
+from medbench.adapters.remote import Complete, RemoteAdapter, Reply, Scaled, TryAgainError
+from medbench.adapters.wording import question_of
+from medbench.tasks.foundation.errors import MedbenchError, RunError, SampleError, UsageError
+from medbench.tasks.foundation.files import fingerprint
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import TaskSpec
 
 if TYPE_CHECKING:
     import httpx2

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from adapters.openai.reading import Reading
-from adapters.remote import TryAgainError
+from medbench.adapters.openai.reading import Reading
+from medbench.adapters.remote import TryAgainError
 
 # The same thoughts often stand under several of these names: the first that holds any is read, and no other.
 REASONING_FIELDS = (

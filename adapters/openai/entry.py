@@ -2,14 +2,14 @@
 
 from functools import partial
 
-from adapters.base import AdapterEntry, LoadOptions, ModelCard, answer_with_box
-from adapters.openai.address import read_address
-from adapters.openai.messages import BOXES, SPACES
-from adapters.openai.options import ARGUMENTS, read_options, with_defaults
-from adapters.openai.profiles import profile_of
-from adapters.openai.secret import read_key
-from adapters.remote import RemoteAdapter
-from tasks.foundation.errors import UsageError
+from medbench.adapters.base import AdapterEntry, LoadOptions, ModelCard, answer_with_box
+from medbench.adapters.openai.address import read_address
+from medbench.adapters.openai.messages import BOXES, SPACES
+from medbench.adapters.openai.options import ARGUMENTS, read_options, with_defaults
+from medbench.adapters.openai.profiles import profile_of
+from medbench.adapters.openai.secret import read_key
+from medbench.adapters.remote import RemoteAdapter
+from medbench.tasks.foundation.errors import UsageError
 
 CARD = ModelCard(
     name="openai",
@@ -26,7 +26,7 @@ def load(options: LoadOptions) -> RemoteAdapter:
     Raises:
         UsageError: If the address, an argument or the key is not usable.
     """
-    from adapters.openai.client import ServedModel
+    from medbench.adapters.openai.client import ServedModel
 
     address = read_address(options.variant)
     arguments = with_defaults(options.arguments)

@@ -9,12 +9,12 @@ from email.utils import parsedate_to_datetime
 from html import unescape
 from http import HTTPStatus
 
-from adapters.openai.address import Address
-from adapters.openai.hints import Asked, cannot_see, hint_for, too_long
-from adapters.openai.reading import Reading, json_or_none, message_of
-from adapters.openai.within import UNKNOWN
-from adapters.remote import Trouble, TryAgainError
-from tasks.foundation.errors import MedbenchError, RunError, SampleError
+from medbench.adapters.openai.address import Address
+from medbench.adapters.openai.hints import Asked, cannot_see, hint_for, too_long
+from medbench.adapters.openai.reading import Reading, json_or_none, message_of
+from medbench.adapters.openai.within import UNKNOWN
+from medbench.adapters.remote import Trouble, TryAgainError
+from medbench.tasks.foundation.errors import MedbenchError, RunError, SampleError
 
 _TROUBLES: Mapping[int, Trouble] = {
     408: "timeout", 409: "server error", 425: "server error", 429: "rate limit",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks.answers.box_space import BOX_SPACES, BoxSpace
+from medbench.tasks.answers.box_space import BOX_SPACES, BoxSpace
 
 SPACES: Mapping[str, BoxSpace] = {
     name: BOX_SPACES[name]

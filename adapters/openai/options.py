@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapters.base import Argument
-from adapters.openai.messages import BOXES, SPACES
-from adapters.openai.profiles import AUTO, PROFILES, Profile
-from adapters.remote import Patience, Usage
-from tasks.foundation.errors import UsageError
+from medbench.adapters.base import Argument
+from medbench.adapters.openai.messages import BOXES, SPACES
+from medbench.adapters.openai.profiles import AUTO, PROFILES, Profile
+from medbench.adapters.remote import Patience, Usage
+from medbench.tasks.foundation.errors import UsageError
 
 _PATIENCE = Patience()
 ARGUMENTS: Mapping[str, Argument] = {

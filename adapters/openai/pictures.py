@@ -10,10 +10,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from adapters.base import Size
-from adapters.remote import Scaled
-from tasks.images import open_image
-from tasks.sample import ImageRef
+from medbench.adapters.base import Size
+from medbench.adapters.remote import Scaled
+from medbench.tasks.images import open_image
+from medbench.tasks.sample import ImageRef
 
 _Key = tuple[Path, ImageRef]
 ROOM = 256 * 2**20

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from adapters.openai.address import Address
+from medbench.adapters.openai.address import Address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

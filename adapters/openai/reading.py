@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from adapters.openai.options import Prices
+from medbench.adapters.openai.options import Prices
 
 NAME_LENGTH = 200
 _SURROGATES = re.compile("[\ud800-\udfff]")

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from adapters.openai.contents import Message, read_message
-from adapters.openai.endings import Ending, ending_of
-from adapters.openai.reading import Reading, message_of, short
-from adapters.remote import Reply, Scaled, Served, ServedGeneration, TryAgainError, Usage, Withheld
+from medbench.adapters.openai.contents import Message, read_message
+from medbench.adapters.openai.endings import Ending, ending_of
+from medbench.adapters.openai.reading import Reading, message_of, short
+from medbench.adapters.remote import Reply, Scaled, Served, ServedGeneration, TryAgainError, Usage, Withheld
 
 _MOST_TOKENS = 10**12
 _LOOKED_AT = 4096

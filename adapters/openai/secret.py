@@ -3,8 +3,8 @@
 import os
 import re
 
-from adapters.openai.address import Address
-from tasks.foundation.errors import UsageError
+from medbench.adapters.openai.address import Address
+from medbench.tasks.foundation.errors import UsageError
 
 HIDDEN = "[key]"
 _NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")

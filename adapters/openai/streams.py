@@ -5,9 +5,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from adapters.openai.contents import REASONING_FIELDS
-from adapters.openai.reading import message_of
-from adapters.remote import TryAgainError
+from medbench.adapters.openai.contents import REASONING_FIELDS
+from medbench.adapters.openai.reading import message_of
+from medbench.adapters.remote import TryAgainError
 
 # Event streams end lines in any of three ways (HTML standard, section 9.2.6).
 _LINE_ENDS = re.compile("\r\n|\n|\r")

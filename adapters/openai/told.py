@@ -8,8 +8,8 @@ too, so that answers tell which server gave them.
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
-from adapters.openai.address import Address
-from adapters.openai.reading import Reading, json_or_none
+from medbench.adapters.openai.address import Address
+from medbench.adapters.openai.reading import Reading, json_or_none
 
 Get = Callable[[str], Awaitable[bytes]]
 """Returns what stands at a URL, or nothing if that cannot be had."""

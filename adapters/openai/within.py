@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Any
 
-from adapters.openai.reading import message_of
+from medbench.adapters.openai.reading import message_of
 
 _FAILURES = range(400, 600)
 _CODES = ("code", "status", "status_code", "statusCode", "error_code", "type")

@@ -8,9 +8,9 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from tasks.foundation.errors import DataError, RunError
-from tasks.foundation.memory import HINT, ran_out_of_memory
-from unimed.strict_weights import refuse_misfits, refuse_other_shapes, some_of
+from medbench.tasks.foundation.errors import DataError, RunError
+from medbench.tasks.foundation.memory import HINT, ran_out_of_memory
+from medbench.unimed.strict_weights import refuse_misfits, refuse_other_shapes, some_of
 
 LlamaT = TypeVar("LlamaT", bound=LlamaForCausalLM)
 _WRAPPED = "module."

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tasks.foundation.errors import DataError
+from medbench.tasks.foundation.errors import DataError
 
 Special = TypeVar("Special")
 BOS_ID, EOS_ID = 1, 2

@@ -8,9 +8,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from tasks.foundation.errors import DataError
-from tasks.foundation.files import canonical_json, inside, read_json
-from unimed.official.reading import read_tensors
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.files import canonical_json, inside, read_json
+from medbench.unimed.official.reading import read_tensors
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _ALONE = ("model.safetensors", "pytorch_model.bin")

@@ -8,9 +8,9 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from tasks.foundation.errors import DataError
-from tasks.foundation.files import read_json
-from unimed.llama_tokenizer import llama_tokenizer, read_pieces
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.files import read_json
+from medbench.unimed.llama_tokenizer import llama_tokenizer, read_pieces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from adapters.base import Argument, ModelCard
+from medbench.adapters.base import Argument, ModelCard
 
 
 def card_as_chosen(card: ModelCard, arguments: Mapping[str, Argument], chosen: Mapping[str, str]) -> ModelCard:

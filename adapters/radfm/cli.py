@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from tasks.foundation.console import say
+from medbench.tasks.foundation.console import say
 
 
 @click.command("radfm")
@@ -22,7 +22,7 @@ def convert_command(source: Path, output: Path, dtype: str) -> None:
     \b
     Example:  medbench convert radfm DIR --output radfm-bf16
     """
-    from adapters.radfm.convert import convert
+    from medbench.adapters.radfm.convert import convert
 
     convert(source, output, dtype=dtype)
     say(f"Written to {output}. Run it: medbench run --model radfm --checkpoint {output} --tasks vqa")

@@ -16,17 +16,17 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
 
-from adapters.converting import new_folder
-from adapters.parts.filling import refuse_other_numbers
-from adapters.parts.segment_tokenizer import read_tokenizer, refuse_other_vocabulary
-from adapters.parts.shards import SHARD_BYTES, write_shards
-from adapters.radfm.loading import LANGUAGE_FOLDER, TOKENIZER_FILE, VISION_FILE
-from adapters.radfm.model import RadFMVision
-from adapters.radfm.sizes import SIZES_FILE
-from adapters.radfm.state import CHECKPOINT, PublishedState, read_state
-from tasks.foundation.errors import DataError, UsageError
-from tasks.foundation.files import canonical_json
-from unimed.strict_weights import refuse_misfits, refuse_other_shapes
+from medbench.adapters.converting import new_folder
+from medbench.adapters.parts.filling import refuse_other_numbers
+from medbench.adapters.parts.segment_tokenizer import read_tokenizer, refuse_other_vocabulary
+from medbench.adapters.parts.shards import SHARD_BYTES, write_shards
+from medbench.adapters.radfm.loading import LANGUAGE_FOLDER, TOKENIZER_FILE, VISION_FILE
+from medbench.adapters.radfm.model import RadFMVision
+from medbench.adapters.radfm.sizes import SIZES_FILE
+from medbench.adapters.radfm.state import CHECKPOINT, PublishedState, read_state
+from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.foundation.files import canonical_json
+from medbench.unimed.strict_weights import refuse_misfits, refuse_other_shapes
 
 _DTYPES = ("bfloat16", "float16", "float32")
 

@@ -6,8 +6,8 @@ of one token 0.8 MB. A GPU of 40 GB is enough; in float32 it takes 53 GB.
 
 from typing import cast
 
-from adapters.base import AdapterEntry, Argument, LoadOptions, LocalAdapter, ModelCard, plain_answer
-from tasks.foundation.errors import UsageError
+from medbench.adapters.base import AdapterEntry, Argument, LoadOptions, LocalAdapter, ModelCard, plain_answer
+from medbench.tasks.foundation.errors import UsageError
 
 CARD = ModelCard(
     name="radfm",
@@ -45,11 +45,11 @@ def load(options: LoadOptions) -> LocalAdapter:
         DataError: If a file is missing or broken, or a weight is missing, unexpected or of another shape.
         RunError: If the device has no room for it.
     """
-    from adapters.parts.titles import card_as_chosen
-    from adapters.radfm.adapter import RadFMAdapter
-    from adapters.radfm.loading import load_radfm
-    from adapters.radfm.prompts import Position
-    from unimed.devices import resolve_device, resolve_dtype
+    from medbench.adapters.parts.titles import card_as_chosen
+    from medbench.adapters.radfm.adapter import RadFMAdapter
+    from medbench.adapters.radfm.loading import load_radfm
+    from medbench.adapters.radfm.prompts import Position
+    from medbench.unimed.devices import resolve_device, resolve_dtype
 
     if options.checkpoint is None:
         raise UsageError("RadFM needs weights.", f"Give {CARD.weights}.")
@@ -70,5 +70,5 @@ ENTRY = AdapterEntry(
     parse=plain_answer,
     takes=frozenset({"checkpoint", "device", "dtype"}),
     arguments=ARGUMENTS,
-    converter="adapters.radfm.cli:convert_command",
+    converter="medbench.adapters.radfm.cli:convert_command",
 )

@@ -8,16 +8,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
-from adapters.parts.filling import fill, filled_llama
-from adapters.parts.segment_tokenizer import SegmentTokenizer, read_tokenizer, refuse_other_vocabulary
-from adapters.parts.shards import open_shards
-from adapters.radfm.model import RadFM, RadFMVision
-from adapters.radfm.sizes import SIZES_FILE, RadFMSizes, read_sizes
-from adapters.radfm.state import CHECKPOINT, read_state
-from tasks.foundation.errors import DataError, UsageError
-from tasks.foundation.memory import room_for
-from tasks.foundation.model_files import identity_of
-from tasks.foundation.stand_ins import refuse_stand_ins
+from medbench.adapters.parts.filling import fill, filled_llama
+from medbench.adapters.parts.segment_tokenizer import SegmentTokenizer, read_tokenizer, refuse_other_vocabulary
+from medbench.adapters.parts.shards import open_shards
+from medbench.adapters.radfm.model import RadFM, RadFMVision
+from medbench.adapters.radfm.sizes import SIZES_FILE, RadFMSizes, read_sizes
+from medbench.adapters.radfm.state import CHECKPOINT, read_state
+from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.foundation.memory import room_for
+from medbench.tasks.foundation.model_files import identity_of
+from medbench.tasks.foundation.stand_ins import refuse_stand_ins
 
 TOKENIZER_FILE = "tokenizer.model"
 LANGUAGE_FOLDER, VISION_FILE = "language_model", "vision.safetensors"

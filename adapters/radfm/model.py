@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
-from adapters.parts.perceiver import PerceiverResampler
-from adapters.radfm.sizes import RadFMSizes
-from adapters.radfm.vit3d import VisionTransformer3D
+from medbench.adapters.parts.perceiver import PerceiverResampler
+from medbench.adapters.radfm.sizes import RadFMSizes
+from medbench.adapters.radfm.vit3d import VisionTransformer3D
 
 
 class RadFMVision(nn.Module):

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from tasks.foundation.errors import SampleError
+from medbench.tasks.foundation.errors import SampleError
 
 SLICES = 4
 """Of a picture, and the step in which volumes grow deeper."""

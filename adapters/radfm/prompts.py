@@ -7,8 +7,8 @@ The authors put the images before a question or, by a slip that the model was tr
 from collections.abc import Sequence
 from typing import Literal
 
-from tasks.sample import ImageRef, Sample
-from tasks.spec import TaskSpec
+from medbench.tasks.sample import ImageRef, Sample
+from medbench.tasks.spec import TaskSpec
 
 Position = Literal["start", "end", "auto"]
 PLACEHOLDER = "<image>"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from adapters.parts.filling import part_of, refuse_different, unwrapped
-from adapters.radfm.sizes import LANGUAGE, PUBLISHED_HINT, SIZES_FILE, VISION, RadFMSizes, sizes_of_state
-from tasks.foundation.errors import DataError
-from unimed.official.reading import read_tensors
-from unimed.strict_weights import some_of
+from medbench.adapters.parts.filling import part_of, refuse_different, unwrapped
+from medbench.adapters.radfm.sizes import LANGUAGE, PUBLISHED_HINT, SIZES_FILE, VISION, RadFMSizes, sizes_of_state
+from medbench.tasks.foundation.errors import DataError
+from medbench.unimed.official.reading import read_tensors
+from medbench.unimed.strict_weights import some_of
 
 CHECKPOINT = "pytorch_model.bin"
 _COPY, _ORIGINAL = f"{VISION}weight", f"{LANGUAGE}model.embed_tokens.weight"

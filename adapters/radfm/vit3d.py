@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from adapters.parts.perceiver import join_heads, split_heads
-from tasks.foundation.errors import SampleError
+from medbench.adapters.parts.perceiver import join_heads, split_heads
+from medbench.tasks.foundation.errors import SampleError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

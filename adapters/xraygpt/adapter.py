@@ -9,20 +9,20 @@ import torch
 from PIL import Image
 from transformers import Blip2ForConditionalGeneration, PreTrainedModel
 
-from adapters.base import ImageSlot, LoadOptions, LocalAdapter, Pixels, Prompt, SizeOf, TextSegment
-from adapters.parts.text_codec import TextCodec, load_codec
-from adapters.xraygpt.entry import CARD
-from adapters.xraygpt.files import find_files
-from adapters.xraygpt.model import assemble, load_converted
-from adapters.xraygpt.prompts import TEMPLATES, TURN_END, Template, question_of
-from tasks.foundation.errors import SampleError, UsageError
-from tasks.foundation.memory import room_for
-from tasks.foundation.model_files import identity_of
-from tasks.foundation.stand_ins import refuse_stand_ins
-from tasks.sample import Sample
-from tasks.spec import Kind, TaskSpec
-from unimed.devices import resolve_device, resolve_dtype
-from unimed.processing import pixels_of
+from medbench.adapters.base import ImageSlot, LoadOptions, LocalAdapter, Pixels, Prompt, SizeOf, TextSegment
+from medbench.adapters.parts.text_codec import TextCodec, load_codec
+from medbench.adapters.xraygpt.entry import CARD
+from medbench.adapters.xraygpt.files import find_files
+from medbench.adapters.xraygpt.model import assemble, load_converted
+from medbench.adapters.xraygpt.prompts import TEMPLATES, TURN_END, Template, question_of
+from medbench.tasks.foundation.errors import SampleError, UsageError
+from medbench.tasks.foundation.memory import room_for
+from medbench.tasks.foundation.model_files import identity_of
+from medbench.tasks.foundation.stand_ins import refuse_stand_ins
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import Kind, TaskSpec
+from medbench.unimed.devices import resolve_device, resolve_dtype
+from medbench.unimed.processing import pixels_of
 
 AUTHORS_DECODING: Mapping[str, float] = {"temperature": 1.0, "top_p": 0.9}
 AUTHORS_TOKENS = 300

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from tasks.foundation.console import say
+from medbench.tasks.foundation.console import say
 
 
 @click.command("xraygpt")
@@ -22,7 +22,7 @@ def convert_command(source: Path, output: Path, dtype: str) -> None:
     """
     import torch
 
-    from adapters.xraygpt.convert import convert
+    from medbench.adapters.xraygpt.convert import convert
 
     convert(source, output, dtype=getattr(torch, dtype))
     say(f"Written to {output}. Run it: medbench run --model xraygpt --checkpoint {output} --tasks report")

@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from adapters.converting import new_folder
-from adapters.parts.text_codec import TextCodec, load_codec
-from adapters.xraygpt.files import find_files
-from adapters.xraygpt.model import assemble
+from medbench.adapters.converting import new_folder
+from medbench.adapters.parts.text_codec import TextCodec, load_codec
+from medbench.adapters.xraygpt.files import find_files
+from medbench.adapters.xraygpt.model import assemble
 
 
 def convert(source: Path, output: Path, *, dtype: torch.dtype = torch.float16) -> None:
@@ -19,7 +19,7 @@ def convert(source: Path, output: Path, *, dtype: torch.dtype = torch.float16) -
     which moves features in the seventh digit; this project's own loader sets the right one.
 
     Args:
-        source: The folder with the authors' four files, see `adapters.xraygpt.files`.
+        source: The folder with the authors' four files, see `medbench.adapters.xraygpt.files`.
         output: New folder.
         dtype: Type of the weights, but for the query transformer, which stays in float32.
 

@@ -2,19 +2,19 @@
 
 The question is the task's own instruction. That of MIMIC-CXR, "Describe the given chest x-ray image in detail.", is the
 first of the 15 questions which the authors' test program draws from at random; one that changes from sample to sample
-would only add noise. What an answer is says `adapters.xraygpt.prompts.answer_in`.
+would only add noise. What an answer is says `medbench.adapters.xraygpt.prompts.answer_in`.
 """
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from adapters.base import AdapterEntry, Answer, Argument, LoadOptions, ModelCard
-from adapters.xraygpt.prompts import TEMPLATES, answer_in
-from tasks.sample import Sample
-from tasks.spec import TaskSpec
+from medbench.adapters.base import AdapterEntry, Answer, Argument, LoadOptions, ModelCard
+from medbench.adapters.xraygpt.prompts import TEMPLATES, answer_in
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import TaskSpec
 
 if TYPE_CHECKING:
-    from adapters.xraygpt.adapter import XrayGptAdapter
+    from medbench.adapters.xraygpt.adapter import XrayGptAdapter
 
 CARD = ModelCard(
     name="xraygpt",
@@ -45,7 +45,7 @@ ARGUMENTS: Mapping[str, Argument] = {
 
 def load(options: LoadOptions) -> "XrayGptAdapter":
     """Load the authors' four files or a converted folder."""
-    from adapters.xraygpt.adapter import load_xraygpt
+    from medbench.adapters.xraygpt.adapter import load_xraygpt
 
     return load_xraygpt(options)
 
@@ -61,5 +61,5 @@ ENTRY = AdapterEntry(
     parse=parse,
     takes=frozenset({"checkpoint", "device", "dtype"}),
     arguments=ARGUMENTS,
-    converter="adapters.xraygpt.cli:convert_command",
+    converter="medbench.adapters.xraygpt.cli:convert_command",
 )

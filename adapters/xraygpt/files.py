@@ -18,8 +18,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from tasks.foundation.errors import DataError
-from unimed.official.reading import read_tensors
+from medbench.tasks.foundation.errors import DataError
+from medbench.unimed.official.reading import read_tensors
 
 VISION, QFORMER, TRAINED = "eva_vit_g", "blip2_pretrained_flant5xxl", "xraygpt_pretrained1"
 SIZES = "xraygpt_sizes.json"
@@ -71,7 +71,7 @@ def find_files(folder: Path) -> Files:
         raise DataError(
             f"{folder} is no XrayGPT: {told} missing, {len(languages)} folders with a language model.",
             f"Put {VISION}.pth, {QFORMER}.pth, {TRAINED}.pth and the folder Vicuna_Radiology_fp16 into it, or give a "
-            "folder that `adapters.xraygpt.convert.convert` wrote.",
+            "folder that `medbench.adapters.xraygpt.convert.convert` wrote.",
         )
     sizes = folder / SIZES
     return Files(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from transformers import Blip2QFormerConfig
 
-from unimed.strict_weights import refuse_misfits
+from medbench.unimed.strict_weights import refuse_misfits
 
 State = dict[str, torch.Tensor]
 _LINEAR = ("weight", "bias")

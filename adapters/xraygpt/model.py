@@ -20,13 +20,13 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from adapters.xraygpt.files import Files, read_file
-from adapters.xraygpt.keys import from_qformer, from_trained
-from tasks.foundation.errors import DataError
-from tasks.foundation.files import read_json
-from unimed.official.eva import from_eva
-from unimed.strict_weights import refuse_loading_info, refuse_misfits, refuse_other_shapes
-from unimed.vision import LN_VISION_EPSILON
+from medbench.adapters.xraygpt.files import Files, read_file
+from medbench.adapters.xraygpt.keys import from_qformer, from_trained
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.files import read_json
+from medbench.unimed.official.eva import from_eva
+from medbench.unimed.strict_weights import refuse_loading_info, refuse_misfits, refuse_other_shapes
+from medbench.unimed.vision import LN_VISION_EPSILON
 
 _LANGUAGE = "language_model."
 _QUERY_TOKENS = 32
@@ -108,7 +108,7 @@ def _loaded(kind: Any, folder: Path, config: Any, dtype: torch.dtype) -> Any:  #
 
 
 def load_converted(folder: Path, dtype: torch.dtype) -> Blip2ForConditionalGeneration:
-    """Return a model from a folder that `adapters.xraygpt.convert.convert` wrote.
+    """Return a model from a folder that `medbench.adapters.xraygpt.convert.convert` wrote.
 
     Raises:
         DataError: If a weight is missing, unknown or of another shape, or a file is broken.

@@ -12,9 +12,9 @@ Name both in the entry points of your distribution, and `medbench run --model ec
 from collections.abc import Mapping
 from pathlib import Path
 
-from adapters.base import AdapterEntry, DirectAdapter, Generation, LoadOptions, ModelCard, plain_answer
-from tasks.sample import Sample
-from tasks.spec import Reading, TaskSpec
+from medbench.adapters.base import AdapterEntry, DirectAdapter, Generation, LoadOptions, ModelCard, plain_answer
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import Reading, TaskSpec
 
 CARD = ModelCard(name="echo", title="Echo", kinds=frozenset({"qa"}), weights="none", licence="Apache-2.0")
 

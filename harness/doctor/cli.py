@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from adapters.base import Device, Dtype
-from harness.options import as_table
-from tasks.foundation.console import emit, emit_table, say
-from tasks.foundation.errors import EXIT_FAILED, DataError, UsageError
-from tasks.foundation.files import canonical_json
+from medbench.adapters.base import Device, Dtype
+from medbench.harness.options import as_table
+from medbench.tasks.foundation.console import emit, emit_table, say
+from medbench.tasks.foundation.errors import EXIT_FAILED, DataError, UsageError
+from medbench.tasks.foundation.files import canonical_json
 
 if TYPE_CHECKING:
-    from harness.doctor.engine import EngineDiagnosis
-    from harness.doctor.scorers import Diagnosis
+    from medbench.harness.doctor.engine import EngineDiagnosis
+    from medbench.harness.doctor.scorers import Diagnosis
 
 
 @click.group("doctor")
@@ -41,11 +41,11 @@ def scorers_command(tasks: str | None, data_dir: Path | None, limit: int | None,
     \b
     Example:  medbench doctor scorers --tasks vqa,rec
     """
-    from harness.doctor.scorers import examine_scorers
-    from harness.settings import Settings
-    from harness.workload import load_workload
-    from tasks.prepared import prepared_names
-    from tasks.suite import prepare_mini_suite
+    from medbench.harness.doctor.scorers import examine_scorers
+    from medbench.harness.settings import Settings
+    from medbench.harness.workload import load_workload
+    from medbench.tasks.prepared import prepared_names
+    from medbench.tasks.suite import prepare_mini_suite
 
     chosen = (tasks,) if tasks else prepared_names(data_dir or prepare_mini_suite())
     workload = load_workload(Settings(model="doctor", tasks=chosen, data_dir=data_dir, limit=limit))
@@ -78,12 +78,12 @@ def engine_command(model: str, tasks: str, samples: int, **options: Any) -> int:
     \b
     Example:  medbench doctor engine --model uni-med --samples 24
     """
-    from adapters.base import LocalAdapter
-    from adapters.catalog import choose_model
-    from harness.doctor.engine import examine_engine
-    from harness.run import load_options
-    from harness.settings import load_settings
-    from harness.workload import load_workload
+    from medbench.adapters.base import LocalAdapter
+    from medbench.adapters.catalog import choose_model
+    from medbench.harness.doctor.engine import examine_engine
+    from medbench.harness.run import load_options
+    from medbench.harness.settings import load_settings
+    from medbench.harness.workload import load_workload
 
     settings = load_settings(None, {"model": model, "tasks": (tasks,), **options})
     chosen = choose_model(model, settings.model_args)

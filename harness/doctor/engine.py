@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adapters.base import Generation, LocalAdapter
-from harness.engine.alone import generate_alone
-from harness.engine.budget import Budget, auto_budget
-from harness.engine.engine import Engine
-from harness.engine.request import Request, make_request
-from harness.phases import Phases
-from harness.workload import TaskLoad
-from tasks.foundation.errors import SampleError
+from medbench.adapters.base import Generation, LocalAdapter
+from medbench.harness.engine.alone import generate_alone
+from medbench.harness.engine.budget import Budget, auto_budget
+from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.request import Request, make_request
+from medbench.harness.phases import Phases
+from medbench.harness.workload import TaskLoad
+from medbench.tasks.foundation.errors import SampleError
 
 Answers = Mapping[tuple[str, str], Generation]
 

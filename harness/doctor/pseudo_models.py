@@ -7,9 +7,9 @@ answers `A`, a constant `yes no` every closed question of MultiMedEval.
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from tasks.answers.box_space import BoxSpace
-from tasks.sample import Box, Sample
-from tasks.spec import TaskSpec
+from medbench.tasks.answers.box_space import BoxSpace
+from medbench.tasks.sample import Box, Sample
+from medbench.tasks.spec import TaskSpec
 
 EXACT_BOXES = BoxSpace(name="pixels", units=None, digits=15)
 """Pixels with all their decimals, so that the oracle's boxes are right to the last bit."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from adapters.base import answer_with_box
-from harness.doctor.pseudo_models import EXACT_BOXES, PSEUDO_MODELS
-from harness.records import GenerationRecord
-from harness.score import predict
-from harness.workload import TaskLoad
-from tasks.protocols import PROTOCOLS, Item, Protocol, evaluate, tokenise_together
+from medbench.adapters.base import answer_with_box
+from medbench.harness.doctor.pseudo_models import EXACT_BOXES, PSEUDO_MODELS
+from medbench.harness.records import GenerationRecord
+from medbench.harness.score import predict
+from medbench.harness.workload import TaskLoad
+from medbench.tasks.protocols import PROTOCOLS, Item, Protocol, evaluate, tokenise_together
 
 _SILENT = ("empty", "refusal")
 _PERFECT = 1 - 1e-6

@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from adapters.base import Adapter, LocalAdapter
-from adapters.catalog import choose_model
-from harness.dry_run.preview import Preview, preview_first, preview_local, unique_images
-from harness.generate import answerable
-from harness.run import load_share
-from harness.settings import Settings
-from harness.shares import Seat, Share, shares_of, told_by
-from harness.workload import TaskLoad, Workload, load_workload
+from medbench.adapters.base import Adapter, LocalAdapter
+from medbench.adapters.catalog import choose_model
+from medbench.harness.dry_run.preview import Preview, preview_first, preview_local, unique_images
+from medbench.harness.generate import answerable
+from medbench.harness.run import load_share
+from medbench.harness.settings import Settings
+from medbench.harness.shares import Seat, Share, shares_of, told_by
+from medbench.harness.workload import TaskLoad, Workload, load_workload
 
 if TYPE_CHECKING:
-    from harness.dry_run.estimate import Estimate
+    from medbench.harness.dry_run.estimate import Estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +77,8 @@ def _looked_at(
 ) -> tuple[tuple[Preview, ...], "Estimate | None"]:
     if not isinstance(adapter, LocalAdapter):
         return tuple(preview_first(adapter, load) for load in loads), None
-    from harness.driving import choosing_of
-    from harness.dry_run.estimate import estimate
+    from medbench.harness.driving import choosing_of
+    from medbench.harness.dry_run.estimate import estimate
 
     looked = [preview_local(adapter, load, choosing_of(settings, adapter)) for load in loads]
     previews = tuple(preview for preview, _ in looked)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 import psutil
 import torch
 
-from adapters.base import LocalAdapter
-from harness.engine.budget import Budget, auto_budget, bytes_per_token, held_type
-from harness.engine.engine import Engine
-from harness.engine.grouping import in_order
-from harness.engine.layout import text_config
-from harness.engine.request import Request
-from harness.phases import Phases
+from medbench.adapters.base import LocalAdapter
+from medbench.harness.engine.budget import Budget, auto_budget, bytes_per_token, held_type
+from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.grouping import in_order
+from medbench.harness.engine.layout import text_config
+from medbench.harness.engine.request import Request
+from medbench.harness.phases import Phases
 
 _PROBED = 16
 _WRITTEN = 16

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from statistics import median
 
-from harness.dry_run.dry_run import DryShare
-from harness.dry_run.estimate import Estimate
-from harness.dry_run.preview import Preview
+from medbench.harness.dry_run.dry_run import DryShare
+from medbench.harness.dry_run.estimate import Estimate
+from medbench.harness.dry_run.preview import Preview
 
 COLUMNS = ("task", "samples", "images", "prompt tokens", "longest", "answer at most", "cannot be asked")
 _GIGA = 1e9

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 
-from adapters.base import Adapter, ImageSlot, LocalAdapter, Size
-from adapters.remote import RemoteAdapter
-from harness.engine.request import Choosing, Request, make_request
-from harness.workload import TaskLoad
-from tasks.foundation.errors import SampleError
-from tasks.images import size_of_image
-from tasks.sample import Sample
+from medbench.adapters.base import Adapter, ImageSlot, LocalAdapter, Size
+from medbench.adapters.remote import RemoteAdapter
+from medbench.harness.engine.request import Choosing, Request, make_request
+from medbench.harness.workload import TaskLoad
+from medbench.tasks.foundation.errors import SampleError
+from medbench.tasks.images import size_of_image
+from medbench.tasks.sample import Sample
 
 # What a token of English is long on average; it only serves an estimate.
 _CHARACTERS_PER_TOKEN = 4

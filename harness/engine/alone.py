@@ -6,14 +6,14 @@ from typing import Any, cast
 import torch
 from transformers import GenerationConfig, LogitsProcessorList
 
-from adapters.base import Generation, LocalAdapter, RowStates, TextSegment
-from adapters.guarding import one_sample
-from adapters.plain_generation import Watch, forget_decoding
-from harness.engine.choosing import Row, outcome_of
-from harness.engine.request import Request
-from tasks.foundation.errors import SampleError
-from tasks.images import open_image
-from tasks.sample import ImageRef
+from medbench.adapters.base import Generation, LocalAdapter, RowStates, TextSegment
+from medbench.adapters.guarding import one_sample
+from medbench.adapters.plain_generation import Watch, forget_decoding
+from medbench.harness.engine.choosing import Row, outcome_of
+from medbench.harness.engine.request import Request
+from medbench.tasks.foundation.errors import SampleError
+from medbench.tasks.images import open_image
+from medbench.tasks.sample import ImageRef
 
 
 class NoNumbersError(SampleError):

@@ -13,8 +13,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from harness.engine.packing import NEVER, Group, Plan
-from harness.engine.slots import KeysAndValues, SlotCache
+from medbench.harness.engine.packing import NEVER, Group, Plan
+from medbench.harness.engine.slots import KeysAndValues, SlotCache
 
 NAME = "medbench_slots"
 # Of one head in one padded batch: half a gigabyte with 32 heads. A group of few is padded to some more all the same,

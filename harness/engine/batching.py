@@ -5,15 +5,15 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from adapters.base import LocalAdapter
-from harness.engine.budget import Budget
-from harness.engine.choosing import Row, outcome_of
-from harness.engine.grouping import Member
-from harness.engine.prompts import Embedder
-from harness.engine.request import Outcome
-from harness.engine.upcoming import Upcoming
-from harness.engine.vision import Vision
-from harness.phases import Phases
+from medbench.adapters.base import LocalAdapter
+from medbench.harness.engine.budget import Budget
+from medbench.harness.engine.choosing import Row, outcome_of
+from medbench.harness.engine.grouping import Member
+from medbench.harness.engine.prompts import Embedder
+from medbench.harness.engine.request import Outcome
+from medbench.harness.engine.upcoming import Upcoming
+from medbench.harness.engine.vision import Vision
+from medbench.harness.phases import Phases
 
 
 class Batching(ABC):

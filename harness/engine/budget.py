@@ -6,7 +6,7 @@ from typing import Any
 import psutil
 import torch
 
-from harness.engine.layout import text_config
+from medbench.harness.engine.layout import text_config
 
 # Slots are made for the longest rows, so they may take more than twice the tokens that are ever held together. Only a
 # GPU makes them before they are used.

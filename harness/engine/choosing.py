@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from adapters.base import NO_TOKEN, Generation, LocalAdapter, StopReason
-from harness.engine.request import Outcome, Request, failed
-from tasks.answers.thoughts import thought_end
+from medbench.adapters.base import NO_TOKEN, Generation, LocalAdapter, StopReason
+from medbench.harness.engine.request import Outcome, Request, failed
+from medbench.tasks.answers.thoughts import thought_end
 
 Detokenise = Callable[[Sequence[int]], str]
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from harness.engine.layout import text_config
-from tasks.foundation.errors import UsageError
+from medbench.harness.engine.layout import text_config
+from medbench.tasks.foundation.errors import UsageError
 
 COMPILED = ("input_layernorm", "post_attention_layernorm", "mlp")
 

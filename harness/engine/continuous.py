@@ -7,20 +7,20 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from adapters.base import LocalAdapter
-from harness.engine.batching import Batching
-from harness.engine.budget import Budget, held_type
-from harness.engine.choosing import Row, write_next
-from harness.engine.fixed import FixedSteps
-from harness.engine.grouping import Beginning, Member
-from harness.engine.layout import layout_of, text_config
-from harness.engine.packing import CHUNK, Held, Part
-from harness.engine.passes import Passes
-from harness.engine.request import Outcome, out_of_memory
-from harness.engine.slots import Move, Room, SlotCache
-from harness.engine.upcoming import Upcoming
-from harness.engine.vision import Vision
-from harness.phases import Phases
+from medbench.adapters.base import LocalAdapter
+from medbench.harness.engine.batching import Batching
+from medbench.harness.engine.budget import Budget, held_type
+from medbench.harness.engine.choosing import Row, write_next
+from medbench.harness.engine.fixed import FixedSteps
+from medbench.harness.engine.grouping import Beginning, Member
+from medbench.harness.engine.layout import layout_of, text_config
+from medbench.harness.engine.packing import CHUNK, Held, Part
+from medbench.harness.engine.passes import Passes
+from medbench.harness.engine.request import Outcome, out_of_memory
+from medbench.harness.engine.slots import Move, Room, SlotCache
+from medbench.harness.engine.upcoming import Upcoming
+from medbench.harness.engine.vision import Vision
+from medbench.harness.phases import Phases
 
 
 @dataclass(slots=True, eq=False)

@@ -2,21 +2,21 @@
 
 from collections.abc import Iterable, Iterator
 
-from adapters.base import LocalAdapter
-from adapters.plain_generation import forget_decoding
-from harness.engine.budget import Budget
-from harness.engine.continuous import ContinuousBatching
-from harness.engine.grouping import in_order
-from harness.engine.layout import text_config
-from harness.engine.passes import why_not_packed
-from harness.engine.pictures import Pictures
-from harness.engine.request import Outcome, Request, failed, refuse_too_long
-from harness.engine.static import StaticBatching
-from harness.engine.upcoming import Upcoming
-from harness.engine.vision import Vision
-from harness.engine.whole import WholeBatching
-from harness.phases import Phases
-from tasks.foundation.errors import UsageError
+from medbench.adapters.base import LocalAdapter
+from medbench.adapters.plain_generation import forget_decoding
+from medbench.harness.engine.budget import Budget
+from medbench.harness.engine.continuous import ContinuousBatching
+from medbench.harness.engine.grouping import in_order
+from medbench.harness.engine.layout import text_config
+from medbench.harness.engine.passes import why_not_packed
+from medbench.harness.engine.pictures import Pictures
+from medbench.harness.engine.request import Outcome, Request, failed, refuse_too_long
+from medbench.harness.engine.static import StaticBatching
+from medbench.harness.engine.upcoming import Upcoming
+from medbench.harness.engine.vision import Vision
+from medbench.harness.engine.whole import WholeBatching
+from medbench.harness.phases import Phases
+from medbench.tasks.foundation.errors import UsageError
 
 _SHARE_OF_BEGINNINGS = 4
 

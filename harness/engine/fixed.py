@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from harness.engine.packing import CHUNK, NEVER, Group, Plan, Run, Segment, Target
-from harness.engine.passes import Passes
-from harness.engine.slots import SlotCache
+from medbench.harness.engine.packing import CHUNK, NEVER, Group, Plan, Run, Segment, Target
+from medbench.harness.engine.passes import Passes
+from medbench.harness.engine.slots import SlotCache
 
 
 class FixedPlan(Plan):

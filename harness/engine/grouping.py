@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from adapters.base import ImageSlot, TextSegment, tokens_of
-from harness.engine.request import Request
-from tasks.spec import Kind
+from medbench.adapters.base import ImageSlot, TextSegment, tokens_of
+from medbench.harness.engine.request import Request
+from medbench.tasks.spec import Kind
 
 Segments = tuple[TextSegment | ImageSlot, ...]
 

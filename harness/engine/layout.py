@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
-from adapters.base import ImageSlot, TextSegment, tokens_of
+from medbench.adapters.base import ImageSlot, TextSegment, tokens_of
 
 Place = tuple[int, int, int]
 

@@ -11,7 +11,7 @@ from itertools import groupby
 
 import torch
 
-from harness.engine.layout import PLAIN, Layout, Place
+from medbench.harness.engine.layout import PLAIN, Layout, Place
 
 CHUNK = 128
 _SEGMENT = 16

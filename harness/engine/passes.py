@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from adapters.base import RowStates
-from harness.engine.attention import NAME, Packed
-from harness.engine.layout import text_config
-from harness.engine.packing import Held, Pack, Part, Plan
-from harness.engine.slots import SlotCache
+from medbench.adapters.base import RowStates
+from medbench.harness.engine.attention import NAME, Packed
+from medbench.harness.engine.layout import text_config
+from medbench.harness.engine.packing import Held, Pack, Part, Plan
+from medbench.harness.engine.slots import SlotCache
 
 _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 # Set for the time of a pass alone: `generate` on the same decoder keeps its own kernel.

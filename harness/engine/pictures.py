@@ -12,12 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from adapters.base import LocalAdapter, Pixels
-from adapters.guarding import one_sample
-from harness.phases import Phases
-from tasks.foundation.errors import SampleError
-from tasks.images import locate, open_image
-from tasks.sample import ImageRef
+from medbench.adapters.base import LocalAdapter, Pixels
+from medbench.adapters.guarding import one_sample
+from medbench.harness.phases import Phases
+from medbench.tasks.foundation.errors import SampleError
+from medbench.tasks.images import locate, open_image
+from medbench.tasks.sample import ImageRef
 
 ImageKey = tuple[Path, ImageRef]
 AHEAD = 64

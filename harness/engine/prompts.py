@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 
-from adapters.base import ImageSlot, LocalAdapter, TextSegment, tokens_of
-from harness.engine.grouping import Beginning, Member, Segments
-from harness.engine.pictures import ImageKey
-from harness.engine.vision import Vision
-from tasks.spec import Kind
+from medbench.adapters.base import ImageSlot, LocalAdapter, TextSegment, tokens_of
+from medbench.harness.engine.grouping import Beginning, Member, Segments
+from medbench.harness.engine.pictures import ImageKey
+from medbench.harness.engine.vision import Vision
+from medbench.tasks.spec import Kind
 
 
 class Embedder:

@@ -4,12 +4,12 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from adapters.base import Generation, LocalAdapter, Prompt
-from adapters.guarding import rendered
-from harness.engine.layout import layout_of
-from tasks.images import size_of_image
-from tasks.sample import Sample
-from tasks.spec import TaskSpec
+from medbench.adapters.base import Generation, LocalAdapter, Prompt
+from medbench.adapters.guarding import rendered
+from medbench.harness.engine.layout import layout_of
+from medbench.tasks.images import size_of_image
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import TaskSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from harness.engine.packing import CHUNK, Copy, Plan, Target
+from medbench.harness.engine.packing import CHUNK, Copy, Plan, Target
 
 KeysAndValues = tuple[torch.Tensor, torch.Tensor]
 

@@ -7,13 +7,13 @@ from typing import Any, cast
 import torch
 from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, PreTrainedModel
 
-from adapters.base import RowStates
-from adapters.plain_generation import Watch
-from harness.engine.batching import Batching
-from harness.engine.choosing import Row, write_next
-from harness.engine.grouping import Member
-from harness.engine.layout import layout_of
-from harness.engine.request import Decoding, Outcome, Request, out_of_memory
+from medbench.adapters.base import RowStates
+from medbench.adapters.plain_generation import Watch
+from medbench.harness.engine.batching import Batching
+from medbench.harness.engine.choosing import Row, write_next
+from medbench.harness.engine.grouping import Member
+from medbench.harness.engine.layout import layout_of
+from medbench.harness.engine.request import Decoding, Outcome, Request, out_of_memory
 
 States = Sequence[object] | None
 

@@ -3,9 +3,9 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from harness.engine.grouping import Beginning, Member
-from harness.engine.pictures import AHEAD, Pictures
-from harness.engine.vision import image_keys
+from medbench.harness.engine.grouping import Beginning, Member
+from medbench.harness.engine.pictures import AHEAD, Pictures
+from medbench.harness.engine.vision import image_keys
 
 
 class Upcoming:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from adapters.base import Pixels
+from medbench.adapters.base import Pixels
 
 
 @dataclass(frozen=True, slots=True)

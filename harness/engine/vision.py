@@ -4,15 +4,15 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from adapters.base import LocalAdapter
-from harness.engine.features import Features
-from harness.engine.grouping import Member
-from harness.engine.pictures import ImageKey, Pictures
-from harness.engine.request import Outcome, Request, failed
-from harness.engine.uploads import Upload, Uploads
-from harness.phases import Phases
-from tasks.foundation.errors import SampleError
-from tasks.spec import Kind
+from medbench.adapters.base import LocalAdapter
+from medbench.harness.engine.features import Features
+from medbench.harness.engine.grouping import Member
+from medbench.harness.engine.pictures import ImageKey, Pictures
+from medbench.harness.engine.request import Outcome, Request, failed
+from medbench.harness.engine.uploads import Upload, Uploads
+from medbench.harness.phases import Phases
+from medbench.tasks.foundation.errors import SampleError
+from medbench.tasks.spec import Kind
 
 TOGETHER = 16
 

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import torch
 
-from harness.engine.batching import Batching
-from harness.engine.choosing import Row
-from harness.engine.grouping import Member
-from harness.engine.request import Outcome, failed, out_of_memory
-from tasks.foundation.errors import SampleError
-from tasks.images import open_image
+from medbench.harness.engine.batching import Batching
+from medbench.harness.engine.choosing import Row
+from medbench.harness.engine.grouping import Member
+from medbench.harness.engine.request import Outcome, failed, out_of_memory
+from medbench.tasks.foundation.errors import SampleError
+from medbench.tasks.images import open_image
 
 
 class WholeBatching(Batching):

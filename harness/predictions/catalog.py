@@ -6,9 +6,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast, get_args
 
-from harness.predictions.record import Importer, Prediction
-from tasks.foundation.errors import DataError, UsageError, unknown_name
-from tasks.spec import Kind, TaskSpec
+from medbench.harness.predictions.record import Importer, Prediction
+from medbench.tasks.foundation.errors import DataError, UsageError, unknown_name
+from medbench.tasks.spec import Kind, TaskSpec
 
 _ALL_KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -45,28 +45,28 @@ FORMATS: Mapping[str, FormatEntry] = {
         FormatEntry(
             name=DEFAULT_FORMAT,
             title="JSON lines",
-            read="harness.predictions.json_lines:read_json_predictions",
+            read="medbench.harness.predictions.json_lines:read_json_predictions",
             kinds=_ALL_KINDS,
             description="one JSON object a line with `prediction` and `reference`; the form to write yourself",
         ),
         FormatEntry(
             name="medevalkit",
             title="MedEvalKit",
-            read="harness.predictions.medevalkit:read_results",
+            read="medbench.harness.predictions.medevalkit:read_results",
             kinds=("qa", "vqa", "report"),
             description="`results.json` of MedQA_USMLE, PubMedQA, SLAKE, PATH_VQA, VQA_RAD or MIMIC_CXR; English rows",
         ),
         FormatEntry(
             name="multimedeval",
             title="MultiMedEval",
-            read="harness.predictions.multimedeval:read_answer_log",
+            read="medbench.harness.predictions.multimedeval:read_answer_log",
             kinds=("qa", "vqa", "report"),
             description="the CSV that it writes per task; the raw answers are scored, not its reading of them",
         ),
         FormatEntry(
             name="llava-med",
             title="LLaVA-Med",
-            read="harness.predictions.llava_med:read_answers",
+            read="medbench.harness.predictions.llava_med:read_answers",
             kinds=("qa", "vqa", "report", "reg", "cls"),
             needs_references=True,
             description="its answers file (JSON lines); `--references` is the question file with the right answers",
@@ -74,7 +74,7 @@ FORMATS: Mapping[str, FormatEntry] = {
         FormatEntry(
             name="uni-med",
             title="Uni-Med's own scripts",
-            read="harness.predictions.uni_med:read_official_results",
+            read="medbench.harness.predictions.uni_med:read_official_results",
             kinds=("vqa", "rec", "reg", "report", "cls"),
             boxes_are_read=True,
             description="the JSON of its evaluation scripts; they store answers in lower case and the first 50 words "

@@ -22,12 +22,12 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, FiniteFloat, TypeAdapter
 
-from harness.predictions.catalog import require_kind
-from harness.predictions.record import Prediction
-from tasks.foundation.errors import DataError
-from tasks.sample import Box
-from tasks.spec import TaskSpec
-from tasks.validation import NativeRow, empty_for_missing, parse_json, read_text_bytes
+from medbench.harness.predictions.catalog import require_kind
+from medbench.harness.predictions.record import Prediction
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.sample import Box
+from medbench.tasks.spec import TaskSpec
+from medbench.tasks.validation import NativeRow, empty_for_missing, parse_json, read_text_bytes
 
 T = TypeVar("T")
 

@@ -22,12 +22,12 @@ from typing import Annotated, Protocol, TypeVar
 
 from pydantic import AliasChoices, BeforeValidator, Field, TypeAdapter
 
-from harness.predictions.catalog import require_kind, require_references
-from harness.predictions.json_lines import AnswerType, Said, Text, parse_lines, parse_list, read_document
-from harness.predictions.record import Prediction
-from tasks.foundation.errors import DataError
-from tasks.spec import TaskSpec
-from tasks.validation import NativeRow
+from medbench.harness.predictions.catalog import require_kind, require_references
+from medbench.harness.predictions.json_lines import AnswerType, Said, Text, parse_lines, parse_list, read_document
+from medbench.harness.predictions.record import Prediction
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.spec import TaskSpec
+from medbench.tasks.validation import NativeRow
 
 _ANSWERS_FORM = 'Expected: the answers file of LLaVA-Med, JSON lines with "question_id" and "text".'
 _QUESTIONS_FORM = (

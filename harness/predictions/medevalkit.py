@@ -22,13 +22,13 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from harness.predictions.catalog import require_kind
-from harness.predictions.json_lines import AnswerType, Said, Text, parse_list
-from harness.predictions.record import Prediction
-from tasks.foundation.console import warn
-from tasks.foundation.errors import DataError
-from tasks.spec import TaskSpec
-from tasks.validation import NativeRow
+from medbench.harness.predictions.catalog import require_kind
+from medbench.harness.predictions.json_lines import AnswerType, Said, Text, parse_list
+from medbench.harness.predictions.record import Prediction
+from medbench.tasks.foundation.console import warn
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.spec import TaskSpec
+from medbench.tasks.validation import NativeRow
 
 _FORM = "Expected: the results.json that MedEvalKit writes beside metrics.json for this dataset."
 _ENGLISH = "en"

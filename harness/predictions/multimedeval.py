@@ -25,12 +25,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.predictions.catalog import require_kind
-from harness.predictions.record import Prediction
-from tasks.foundation.errors import DataError
-from tasks.foundation.text import table_rows
-from tasks.spec import Kind, TaskSpec
-from tasks.validation import read_bytes
+from medbench.harness.predictions.catalog import require_kind
+from medbench.harness.predictions.record import Prediction
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.text import table_rows
+from medbench.tasks.spec import Kind, TaskSpec
+from medbench.tasks.validation import read_bytes
 
 _FORM = "Expected: the CSV file that MultiMedEval writes for this task into the folder of the run."
 _OPTION = re.compile(r"([A-E]): .*", re.DOTALL)

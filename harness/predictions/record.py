@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tasks.sample import Box
-from tasks.spec import TaskSpec
+from medbench.tasks.sample import Box
+from medbench.tasks.spec import TaskSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

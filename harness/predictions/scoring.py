@@ -6,19 +6,19 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from harness.predictions.record import Prediction
-from harness.results import MetricResult
-from harness.summarise import metric_result
-from tasks.answers.box_check import doubt_about_boxes
-from tasks.answers.box_space import BoxSpace
-from tasks.answers.choice import choice_beside
-from tasks.answers.thoughts import Said, take_apart
-from tasks.ceiling import rec_ceilings
-from tasks.foundation.errors import DataError
-from tasks.metrics.metric import Scorable
-from tasks.protocols import Item, Protocol, State, count_states, evaluate, state_of
-from tasks.sample import Box
-from tasks.spec import TaskSpec
+from medbench.harness.predictions.record import Prediction
+from medbench.harness.results import MetricResult
+from medbench.harness.summarise import metric_result
+from medbench.tasks.answers.box_check import doubt_about_boxes
+from medbench.tasks.answers.box_space import BoxSpace
+from medbench.tasks.answers.choice import choice_beside
+from medbench.tasks.answers.thoughts import Said, take_apart
+from medbench.tasks.ceiling import rec_ceilings
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.metrics.metric import Scorable
+from medbench.tasks.protocols import Item, Protocol, State, count_states, evaluate, state_of
+from medbench.tasks.sample import Box
+from medbench.tasks.spec import TaskSpec
 
 _METRICS = TypeAdapter(dict[str, MetricResult])
 

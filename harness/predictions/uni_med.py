@@ -24,15 +24,15 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import TypeAdapter
 
-from harness.predictions.catalog import require_kind
-from harness.predictions.json_lines import AnswerType, Numbers, Text, UprightBox, parse_list
-from harness.predictions.record import Prediction
-from tasks.datasets.mpx import case_of
-from tasks.datasets.sa_med2d_raw import SliceName
-from tasks.foundation.errors import DataError
-from tasks.sample import Box
-from tasks.spec import TaskSpec
-from tasks.validation import NativeRow
+from medbench.harness.predictions.catalog import require_kind
+from medbench.harness.predictions.json_lines import AnswerType, Numbers, Text, UprightBox, parse_list
+from medbench.harness.predictions.record import Prediction
+from medbench.tasks.datasets.mpx import case_of
+from medbench.tasks.datasets.sa_med2d_raw import SliceName
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.sample import Box
+from medbench.tasks.spec import TaskSpec
+from medbench.tasks.validation import NativeRow
 
 _FORM = "Expected: the JSON list that Uni-Med's evaluation script for this task writes beside metric.json."
 _UNREAD = "Unable to match: "

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import count
 
-from adapters.guarding import one_sample
-from adapters.remote import Complete, Letter, RemoteAdapter, Reply, TryAgainError, Usage
-from harness.engine.request import Outcome
-from harness.remote.order import Question
-from harness.remote.pacing import Gate, Ticket, Window
-from tasks.foundation.errors import MedbenchError, RunError, SampleError
+from medbench.adapters.guarding import one_sample
+from medbench.adapters.remote import Complete, Letter, RemoteAdapter, Reply, TryAgainError, Usage
+from medbench.harness.engine.request import Outcome
+from medbench.harness.remote.order import Question
+from medbench.harness.remote.pacing import Gate, Ticket, Window
+from medbench.tasks.foundation.errors import MedbenchError, RunError, SampleError
 
 _STRAIN = frozenset({"rate limit", "overloaded", "timeout", "unreachable"})
 _LONGEST_WAIT = 60.0

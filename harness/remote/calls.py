@@ -14,10 +14,10 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from harness.records import append_lines, open_whole_lines
-from harness.remote.asking import Finished
-from tasks.foundation.errors import RunError
-from tasks.foundation.files import read_numbered_json_lines
+from medbench.harness.records import append_lines, open_whole_lines
+from medbench.harness.remote.asking import Finished
+from medbench.tasks.foundation.errors import RunError
+from medbench.tasks.foundation.files import read_numbered_json_lines
 
 CALLS_FILE = "calls.jsonl"
 

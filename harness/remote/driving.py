@@ -5,18 +5,18 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from adapters.remote import RemoteAdapter
-from harness.engine.request import Outcome
-from harness.phases import Phases
-from harness.remote.asking import Asking, Finished
-from harness.remote.background import in_background
-from harness.remote.calls import CALLS_FILE, CallLog
-from harness.remote.order import in_order
-from harness.workload import TaskLoad
-from tasks.foundation.console import say, warn
-from tasks.foundation.errors import UsageError
-from tasks.sample import Sample
-from tasks.terms import is_under_agreement, terms_of_prepared
+from medbench.adapters.remote import RemoteAdapter
+from medbench.harness.engine.request import Outcome
+from medbench.harness.phases import Phases
+from medbench.harness.remote.asking import Asking, Finished
+from medbench.harness.remote.background import in_background
+from medbench.harness.remote.calls import CALLS_FILE, CallLog
+from medbench.harness.remote.order import in_order
+from medbench.harness.workload import TaskLoad
+from medbench.tasks.foundation.console import say, warn
+from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.sample import Sample
+from medbench.tasks.terms import is_under_agreement, terms_of_prepared
 
 
 def answer_remotely(

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.workload import TaskLoad
-from tasks.sample import Sample
-from tasks.spec import TaskSpec
+from medbench.harness.workload import TaskLoad
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import TaskSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,21 +4,24 @@ from importlib import import_module
 
 import click
 
-from tasks.foundation.errors import unknown_name
+from medbench.tasks.foundation.errors import unknown_name
 
 QUESTIONS = {
-    "model": ("leaderboard.audit.model_command:model_command", "Did a model's outputs repeat test references?"),
+    "model": (
+        "medbench.leaderboard.audit.model_command:model_command",
+        "Did a model's outputs repeat test references?",
+    ),
     "selftest": (
-        "leaderboard.audit.selftest_command:selftest_command",
+        "medbench.leaderboard.audit.selftest_command:selftest_command",
         "Is a planted leak found in your own predictions, and a shuffled control not?",
     ),
-    "data": ("leaderboard.audit.data_command:data_command", "Do test and training data overlap?"),
+    "data": ("medbench.leaderboard.audit.data_command:data_command", "Do test and training data overlap?"),
     "probe": (
-        "leaderboard.audit.probe_command:probe_command",
+        "medbench.leaderboard.audit.probe_command:probe_command",
         "What do answers rest on? A run beside one that asked in another way.",
     ),
     "provenance": (
-        "leaderboard.audit.provenance_command:provenance_command",
+        "medbench.leaderboard.audit.provenance_command:provenance_command",
         "Do a model's declared training data contain test items?",
     ),
 }

@@ -8,11 +8,11 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from leaderboard.audit.eligibility import classify
-from leaderboard.audit.items import Cell
-from leaderboard.audit.normalise import is_long, norm_v1
-from leaderboard.audit.outputs import CellVerdict, audit_outputs
-from leaderboard.audit.thresholds import THRESHOLDS, Thresholds
+from medbench.leaderboard.audit.eligibility import classify
+from medbench.leaderboard.audit.items import Cell
+from medbench.leaderboard.audit.normalise import is_long, norm_v1
+from medbench.leaderboard.audit.outputs import CellVerdict, audit_outputs
+from medbench.leaderboard.audit.thresholds import THRESHOLDS, Thresholds
 
 _FOUND = frozenset({"suspicious", "strong"})
 

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tasks.foundation.console import emit, say, warn
-from tasks.foundation.errors import UsageError
+from medbench.tasks.foundation.console import emit, say, warn
+from medbench.tasks.foundation.errors import UsageError
 
 if TYPE_CHECKING:
-    from leaderboard.audit.overlap.audit import DataAudit, DataAuditInput
-    from leaderboard.audit.overlap.prepared_input import DataSelection
+    from medbench.leaderboard.audit.overlap.audit import DataAudit, DataAuditInput
+    from medbench.leaderboard.audit.overlap.prepared_input import DataSelection
 
 _FORMS = ("markdown", "json")
 JSON_NAME = "audit-data.json"
@@ -63,7 +63,7 @@ def data_command(
     \b
     Example:  medbench audit data --task slake-vqa --data-dir data --train Slake1.0/train.json
     """
-    from leaderboard.audit.overlap.prepared_input import DataSelection
+    from medbench.leaderboard.audit.overlap.prepared_input import DataSelection
 
     if images is not None and not train:
         raise UsageError("--images goes with --train.", "Pictures of prepared tasks are where they were prepared from.")
@@ -75,8 +75,8 @@ def data_command(
 
 
 def _audit(selection: "DataSelection", output: Path | None, form: str) -> int:
-    from leaderboard.audit.overlap.audit import audit_data
-    from leaderboard.audit.overlap.prepared_input import audit_input
+    from medbench.leaderboard.audit.overlap.audit import audit_data
+    from medbench.leaderboard.audit.overlap.prepared_input import audit_input
 
     given, fingerprints, notices = audit_input(selection)
     for notice in notices:
@@ -93,10 +93,10 @@ def _holds_credentialed(given: "DataAuditInput") -> bool:
 
 
 def _show(audit: "DataAudit", fingerprints: dict[str, str], output: Path | None, form: str) -> None:
-    from leaderboard.audit.overlap.document import document_of
-    from leaderboard.audit.overlap.page import render_page
-    from leaderboard.html_document import write_page
-    from tasks.foundation.files import canonical_json, write_atomically
+    from medbench.leaderboard.audit.overlap.document import document_of
+    from medbench.leaderboard.audit.overlap.page import render_page
+    from medbench.leaderboard.html_document import write_page
+    from medbench.tasks.foundation.files import canonical_json, write_atomically
 
     document = document_of(audit, fingerprints)
     texts = {"json": f"{canonical_json(document, indent=1)}\n", "markdown": render_page(document)}

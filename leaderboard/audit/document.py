@@ -5,15 +5,15 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from leaderboard.audit.effect import Effect, beyond_peers
-from leaderboard.audit.evidence import Example
-from leaderboard.audit.items import texts_fingerprint
-from leaderboard.audit.normalise import NORM_VERSION, is_long, word_count
-from leaderboard.audit.outputs import CellVerdict, Share
-from leaderboard.audit.run_audit import OutputAudit, TaskAudit
-from leaderboard.audit.thresholds import Thresholds
-from leaderboard.audit.wording import ALTERNATIVES, LIMITS, sentence
-from tasks.foundation.files import canonical_json
+from medbench.leaderboard.audit.effect import Effect, beyond_peers
+from medbench.leaderboard.audit.evidence import Example
+from medbench.leaderboard.audit.items import texts_fingerprint
+from medbench.leaderboard.audit.normalise import NORM_VERSION, is_long, word_count
+from medbench.leaderboard.audit.outputs import CellVerdict, Share
+from medbench.leaderboard.audit.run_audit import OutputAudit, TaskAudit
+from medbench.leaderboard.audit.thresholds import Thresholds
+from medbench.leaderboard.audit.wording import ALTERNATIVES, LIMITS, sentence
+from medbench.tasks.foundation.files import canonical_json
 
 SCHEMA = 1
 LONGEST_TEXT = 2000

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from leaderboard.score_table import Column, ScoreTable
-from tasks.protocols import PROTOCOLS, Protocol
+from medbench.leaderboard.score_table import Column, ScoreTable
+from medbench.tasks.protocols import PROTOCOLS, Protocol
 
 BoolArray = npt.NDArray[np.bool_]
 

@@ -7,8 +7,8 @@ one that equals several cases' reference, or that the model also says of other c
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from leaderboard.audit.items import Cell, Clusters, clusters_by_text
-from leaderboard.audit.normalise import is_long
+from medbench.leaderboard.audit.items import Cell, Clusters, clusters_by_text
+from medbench.leaderboard.audit.normalise import is_long
 
 Reason = Literal[
     "eligible",

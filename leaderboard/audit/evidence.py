@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from leaderboard.audit.controls import drawn
-from leaderboard.audit.eligibility import Reason
-from leaderboard.audit.items import Cell
-from leaderboard.audit.match_counts import MatchCounts
-from leaderboard.audit.normalise import norm_v1, word_count
-from leaderboard.audit.sentence_skill import sentences_of
-from leaderboard.audit.similarity import Run, is_near, longest_run, similarity
-from leaderboard.audit.thresholds import THRESHOLDS, Thresholds
+from medbench.leaderboard.audit.controls import drawn
+from medbench.leaderboard.audit.eligibility import Reason
+from medbench.leaderboard.audit.items import Cell
+from medbench.leaderboard.audit.match_counts import MatchCounts
+from medbench.leaderboard.audit.normalise import norm_v1, word_count
+from medbench.leaderboard.audit.sentence_skill import sentences_of
+from medbench.leaderboard.audit.similarity import Run, is_near, longest_run, similarity
+from medbench.leaderboard.audit.thresholds import THRESHOLDS, Thresholds
 
 Why = Literal["longest", "random", "weakest", "near", "not counted"]
 _SHOWN: Mapping[Why, int] = {"longest": 5, "random": 5, "weakest": 3, "near": 5, "not counted": 3}

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from leaderboard.audit.normalise import is_long, norm_v1
-from tasks.foundation.files import fingerprint
+from medbench.leaderboard.audit.normalise import is_long, norm_v1
+from medbench.tasks.foundation.files import fingerprint
 
 Clusters = Mapping[str, frozenset[str]]
 """The cases in which a text occurs, by the text."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from leaderboard.audit.eligibility import Reason, classify, counted, exact_items
-from leaderboard.audit.items import Cell
+from medbench.leaderboard.audit.eligibility import Reason, classify, counted, exact_items
+from medbench.leaderboard.audit.items import Cell
 
 IntArray = npt.NDArray[np.intp]
 

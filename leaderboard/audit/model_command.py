@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, cast, get_args
 
 import click
 
-from leaderboard.audit.verdicts import exit_code
-from tasks.foundation.console import emit, emit_table, say, warn
-from tasks.foundation.errors import UsageError
-from tasks.spec import Kind
+from medbench.leaderboard.audit.verdicts import exit_code
+from medbench.tasks.foundation.console import emit, emit_table, say, warn
+from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.spec import Kind
 
 if TYPE_CHECKING:
-    from leaderboard.audit.document import Document
-    from leaderboard.audit.run_audit import OutputAudit
+    from medbench.leaderboard.audit.document import Document
+    from medbench.leaderboard.audit.run_audit import OutputAudit
 
 _FORMS = ("table", "json", "markdown")
 
@@ -88,11 +88,11 @@ def _run(
     path: Path, peers: tuple[Path, ...], train: Path | None, data_dir: Path | None, output: Path | None, form: str,
     *, reveal: bool,
 ) -> int:  # fmt: skip
-    from leaderboard.audit.document import run_document
-    from leaderboard.audit.predictions_file import read_train_references
-    from leaderboard.audit.run_audit import audit_run
-    from leaderboard.audit.write import write_audit
-    from leaderboard.leaks import AUDIT_FILE
+    from medbench.leaderboard.audit.document import run_document
+    from medbench.leaderboard.audit.predictions_file import read_train_references
+    from medbench.leaderboard.audit.run_audit import audit_run
+    from medbench.leaderboard.audit.write import write_audit
+    from medbench.leaderboard.leaks import AUDIT_FILE
 
     more = read_train_references(train) if train is not None else []
     audit = audit_run(path, peers=peers, data_dir=data_dir, more_references=more, reveal=reveal)
@@ -110,9 +110,9 @@ def _run(
 def _predictions(
     path: Path, kind: Kind, train: Path | None, peers: tuple[Path, ...], output: Path | None, form: str
 ) -> int:
-    from leaderboard.audit.document import predictions_document
-    from leaderboard.audit.predictions_audit import audit_predictions
-    from leaderboard.audit.write import write_audit
+    from medbench.leaderboard.audit.document import predictions_document
+    from medbench.leaderboard.audit.predictions_audit import audit_predictions
+    from medbench.leaderboard.audit.write import write_audit
 
     audit = audit_predictions(path, kind, train_references=train, peers=peers)
     document = predictions_document(audit)
@@ -137,9 +137,9 @@ def _command(what: str, *, peers: int, train: bool, reveal: bool) -> str:
 
 
 def _show(audit: "OutputAudit", document: "Document", form: str, command: str) -> None:
-    from leaderboard.audit.document import audit_text
-    from leaderboard.audit.page import render_audit
-    from leaderboard.audit.terminal import COLUMNS, rows, sentences
+    from medbench.leaderboard.audit.document import audit_text
+    from medbench.leaderboard.audit.page import render_audit
+    from medbench.leaderboard.audit.terminal import COLUMNS, rows, sentences
 
     if form == "json":
         emit(audit_text(document))

@@ -11,11 +11,11 @@ from typing import Literal
 
 import numpy as np
 
-from leaderboard.audit.eligibility import Reason
-from leaderboard.audit.items import Cell
-from leaderboard.audit.match_counts import MatchCounts, count_matches
-from leaderboard.audit.normalise import NORM_VERSION, is_long
-from leaderboard.audit.poisson_binomial import (
+from medbench.leaderboard.audit.eligibility import Reason
+from medbench.leaderboard.audit.items import Cell
+from medbench.leaderboard.audit.match_counts import MatchCounts, count_matches
+from medbench.leaderboard.audit.normalise import NORM_VERSION, is_long
+from medbench.leaderboard.audit.poisson_binomial import (
     chances_of,
     clopper_pearson,
     distribution,
@@ -24,11 +24,11 @@ from leaderboard.audit.poisson_binomial import (
     tails,
     upper_bound,
 )
-from leaderboard.audit.sentence_skill import chances, sentence_skill
-from leaderboard.audit.thresholds import THRESHOLDS, Thresholds
-from leaderboard.audit.verdicts import Verdict
-from tasks.metrics.metric import FloatArray
-from tasks.statistics.paired import holm
+from medbench.leaderboard.audit.sentence_skill import chances, sentence_skill
+from medbench.leaderboard.audit.thresholds import THRESHOLDS, Thresholds
+from medbench.leaderboard.audit.verdicts import Verdict
+from medbench.tasks.metrics.metric import FloatArray
+from medbench.tasks.statistics.paired import holm
 
 _SLACK = 1e-12
 

@@ -3,16 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from leaderboard.audit.document import cut
-from leaderboard.audit.effect import Effect, beyond_peers
-from leaderboard.audit.eligibility import REASON_TEXTS, REASONS
-from leaderboard.audit.evidence import Example
-from leaderboard.audit.items import texts_fingerprint
-from leaderboard.audit.normalise import NORM_VERSION
-from leaderboard.audit.outputs import Share
-from leaderboard.audit.run_audit import OutputAudit, TaskAudit
-from leaderboard.audit.wording import ALTERNATIVES, LIMITS, MARKS, interval, p_text, percent, sentence
-from leaderboard.markdown import METRIC_TITLES, markdown_table, markdown_text
+from medbench.leaderboard.audit.document import cut
+from medbench.leaderboard.audit.effect import Effect, beyond_peers
+from medbench.leaderboard.audit.eligibility import REASON_TEXTS, REASONS
+from medbench.leaderboard.audit.evidence import Example
+from medbench.leaderboard.audit.items import texts_fingerprint
+from medbench.leaderboard.audit.normalise import NORM_VERSION
+from medbench.leaderboard.audit.outputs import Share
+from medbench.leaderboard.audit.run_audit import OutputAudit, TaskAudit
+from medbench.leaderboard.audit.wording import ALTERNATIVES, LIMITS, MARKS, interval, p_text, percent, sentence
+from medbench.leaderboard.markdown import METRIC_TITLES, markdown_table, markdown_text
 
 _MATRIX = (
     "Task", "Verdict", "k of K", "Rate [95 %]", "p", "p (skill)", "p (Holm)", "Tolerated", "Detectable", "At 12 words",

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from tasks.metrics.metric import FloatArray
+from medbench.tasks.metrics.metric import FloatArray
 
 
 def distribution(chances: FloatArray) -> FloatArray:

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from leaderboard.audit.items import Cell, long_texts, make_cell
-from leaderboard.audit.predictions_file import PredictionsFile, read_predictions, read_train_references
-from leaderboard.audit.run_audit import OutputAudit, PeerAnswers, audit_tasks
-from leaderboard.audit.run_cells import refuse_unequal
-from leaderboard.audit.thresholds import THRESHOLDS
-from tasks.foundation.files import file_sha256
-from tasks.spec import Kind
+from medbench.leaderboard.audit.items import Cell, long_texts, make_cell
+from medbench.leaderboard.audit.predictions_file import PredictionsFile, read_predictions, read_train_references
+from medbench.leaderboard.audit.run_audit import OutputAudit, PeerAnswers, audit_tasks
+from medbench.leaderboard.audit.run_cells import refuse_unequal
+from medbench.leaderboard.audit.thresholds import THRESHOLDS
+from medbench.tasks.foundation.files import file_sha256
+from medbench.tasks.spec import Kind
 
 
 def audit_predictions(

@@ -19,13 +19,13 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, TypeAdapter
 
-from harness.predictions.json_lines import parse_lines
-from leaderboard.audit.items import Answered
-from leaderboard.audit.run_cells import CLOSED_KINDS
-from tasks.answers.thoughts import final_answer
-from tasks.foundation.errors import DataError
-from tasks.spec import Kind
-from tasks.validation import NativeRow
+from medbench.harness.predictions.json_lines import parse_lines
+from medbench.leaderboard.audit.items import Answered
+from medbench.leaderboard.audit.run_cells import CLOSED_KINDS
+from medbench.tasks.answers.thoughts import final_answer
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.spec import Kind
+from medbench.tasks.validation import NativeRow
 
 _FORM = (
     'Expected: one JSON object a line with "sample_id", "group", "prediction" (text or null) and "reference" (text).'

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from tasks.foundation.console import emit, emit_table, say, warn
-from tasks.foundation.errors import DataError, UsageError
-from tasks.foundation.files import read_numbered_json_lines, write_atomically
-from tasks.protocols import PROTOCOLS, Protocol
+from medbench.tasks.foundation.console import emit, emit_table, say, warn
+from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.foundation.files import read_numbered_json_lines, write_atomically
+from medbench.tasks.protocols import PROTOCOLS, Protocol
 
 if TYPE_CHECKING:
-    from harness.results import Results
-    from leaderboard.audit.probes import Pair
+    from medbench.harness.results import Results
+    from medbench.leaderboard.audit.probes import Pair
 
 _path = click.Path(path_type=Path)
 
@@ -40,10 +40,10 @@ def probe_command(
     Example:  medbench run --model M --tasks medqa-options --probe options-shuffled
               medbench audit probe RUN PROBED --peer RUN_B PROBED_B --peer RUN_C PROBED_C --peer RUN_D PROBED_D
     """
-    from harness.results import read_results
-    from leaderboard.audit.probe_page import COLUMNS, probe_json, reading, render_probe, rows, wrong_key_text
-    from leaderboard.audit.probes import read_probe
-    from leaderboard.audit.verdicts import exit_code
+    from medbench.harness.results import read_results
+    from medbench.leaderboard.audit.probe_page import COLUMNS, probe_json, reading, render_probe, rows, wrong_key_text
+    from medbench.leaderboard.audit.probes import read_probe
+    from medbench.leaderboard.audit.verdicts import exit_code
 
     if probed is None and wrong_gold is None:
         raise UsageError("There is nothing to look at.", "Give a second run (--probe), or --wrong-gold FILE.")
@@ -73,9 +73,9 @@ def probe_command(
 
 def _pairs(run: Path, probed: Path, *, expected: str = "") -> "tuple[str, Mapping[str, Pair]]":
     """Return the probe's name and the scores of a model by task, both ways."""
-    from harness.results import read_results
-    from leaderboard.audit.probes import Pair
-    from leaderboard.score_table import read_score_table
+    from medbench.harness.results import read_results
+    from medbench.leaderboard.audit.probes import Pair
+    from medbench.leaderboard.score_table import read_score_table
 
     plain, other = read_results(run), read_results(probed)
     if plain.probe or not other.probe:
@@ -98,9 +98,9 @@ def _pairs(run: Path, probed: Path, *, expected: str = "") -> "tuple[str, Mappin
 
 
 def _wrong_keys(run: Path, results: "Results", file: Path, protocol: Protocol) -> "WrongKey":
-    from leaderboard.audit.probes import read_wrong_keys
-    from leaderboard.primary import primary_metric
-    from leaderboard.score_table import read_score_table
+    from medbench.leaderboard.audit.probes import read_wrong_keys
+    from medbench.leaderboard.primary import primary_metric
+    from medbench.leaderboard.score_table import read_score_table
 
     wanted: dict[str, set[str]] = {}
     for number, line in read_numbered_json_lines(file):
@@ -122,4 +122,4 @@ def _wrong_keys(run: Path, results: "Results", file: Path, protocol: Protocol) -
 
 
 if TYPE_CHECKING:
-    from leaderboard.audit.probes import WrongKey
+    from medbench.leaderboard.audit.probes import WrongKey

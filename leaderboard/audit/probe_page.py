@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from leaderboard.audit.probes import LEAST_PEERS, WITH_VERDICT, ProbeFinding, WrongKey
-from leaderboard.compare_page import p_text
-from leaderboard.markdown import METRIC_TITLES, markdown_table, markdown_text, notes
-from tasks.foundation.canonical import finite
-from tasks.foundation.files import canonical_json
-from tasks.probes import PROBES
-from tasks.statistics.paired import Difference
+from medbench.leaderboard.audit.probes import LEAST_PEERS, WITH_VERDICT, ProbeFinding, WrongKey
+from medbench.leaderboard.compare_page import p_text
+from medbench.leaderboard.markdown import METRIC_TITLES, markdown_table, markdown_text, notes
+from medbench.tasks.foundation.canonical import finite
+from medbench.tasks.foundation.files import canonical_json
+from medbench.tasks.probes import PROBES
+from medbench.tasks.statistics.paired import Difference
 
 COLUMNS = ("task", "metric", "as it is", "probed", "drop [95 %]", "peers' drop", "gap [95 %]", "p (Holm)", "verdict")
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-from leaderboard.audit.verdicts import Verdict
-from leaderboard.primary import primary_metric
-from leaderboard.score_table import ScoreTable
-from tasks.metrics.metric import Metric, mean_of_scores, score_statistics
-from tasks.protocols import Protocol
-from tasks.spec import Kind
-from tasks.statistics.paired import Difference, difference, holm
+from medbench.leaderboard.audit.verdicts import Verdict
+from medbench.leaderboard.primary import primary_metric
+from medbench.leaderboard.score_table import ScoreTable
+from medbench.tasks.metrics.metric import Metric, mean_of_scores, score_statistics
+from medbench.tasks.protocols import Protocol
+from medbench.tasks.spec import Kind
+from medbench.tasks.statistics.paired import Difference, difference, holm
 
 ALPHA = 0.001
 LEAST_PEERS = 3

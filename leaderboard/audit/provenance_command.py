@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from tasks.foundation.console import emit, say, warn
+from medbench.tasks.foundation.console import emit, say, warn
 
 _FORMS = ("markdown", "json")
 JSON_NAME = "audit-provenance.json"
@@ -36,12 +36,12 @@ def provenance_command(
     \b
     Example:  medbench audit provenance --model radfm --data-dir data
     """
-    from leaderboard.audit.overlap.prepared_input import DataSelection, audit_input, prepared_tasks
-    from leaderboard.audit.provenance.audit import audit_provenance
-    from leaderboard.audit.provenance.page import document_of, render_page
-    from leaderboard.audit.provenance.sources import read_sources
-    from leaderboard.html_document import write_page
-    from tasks.foundation.files import canonical_json, write_atomically
+    from medbench.leaderboard.audit.overlap.prepared_input import DataSelection, audit_input, prepared_tasks
+    from medbench.leaderboard.audit.provenance.audit import audit_provenance
+    from medbench.leaderboard.audit.provenance.page import document_of, render_page
+    from medbench.leaderboard.audit.provenance.sources import read_sources
+    from medbench.leaderboard.html_document import write_page
+    from medbench.tasks.foundation.files import canonical_json, write_atomically
 
     manifests = (*((read_sources(manifest),) if manifest else ()), read_sources())
     selection = DataSelection(tasks=tasks, data_dir=data_dir)

@@ -4,19 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.results import Results, read_results
-from leaderboard.audit.controls import ByChance, Controls, matches_by_chance, run_controls
-from leaderboard.audit.effect import Effect, effects
-from leaderboard.audit.evidence import Evidence, find_evidence
-from leaderboard.audit.items import Cell
-from leaderboard.audit.match_counts import count_matches
-from leaderboard.audit.outputs import CellVerdict, Judged, Peer, Share, audit_outputs
-from leaderboard.audit.run_cells import RunCells, TaskData, read_run_cells, read_task_data, refuse_unequal
-from leaderboard.audit.thresholds import THRESHOLDS, Thresholds
-from leaderboard.audit.verdicts import Verdict
-from leaderboard.credentialed import is_credentialed
-from leaderboard.score_table import ScoreTable
-from tasks.foundation.errors import UsageError
+from medbench.harness.results import Results, read_results
+from medbench.leaderboard.audit.controls import ByChance, Controls, matches_by_chance, run_controls
+from medbench.leaderboard.audit.effect import Effect, effects
+from medbench.leaderboard.audit.evidence import Evidence, find_evidence
+from medbench.leaderboard.audit.items import Cell
+from medbench.leaderboard.audit.match_counts import count_matches
+from medbench.leaderboard.audit.outputs import CellVerdict, Judged, Peer, Share, audit_outputs
+from medbench.leaderboard.audit.run_cells import RunCells, TaskData, read_run_cells, read_task_data, refuse_unequal
+from medbench.leaderboard.audit.thresholds import THRESHOLDS, Thresholds
+from medbench.leaderboard.audit.verdicts import Verdict
+from medbench.leaderboard.credentialed import is_credentialed
+from medbench.leaderboard.score_table import ScoreTable
+from medbench.tasks.foundation.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -5,15 +5,15 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from harness.results import Results, read_results
-from harness.settings import Settings, load_settings
-from harness.workload import TaskLoad, load_workload
-from leaderboard.audit.items import Answered, Cell, long_texts, make_cell
-from leaderboard.audit.thresholds import THRESHOLDS
-from leaderboard.score_table import ScoreTable, read_score_table
-from tasks.foundation.errors import DataError, MedbenchError, UsageError
-from tasks.sample import Sample
-from tasks.spec import Kind
+from medbench.harness.results import Results, read_results
+from medbench.harness.settings import Settings, load_settings
+from medbench.harness.workload import TaskLoad, load_workload
+from medbench.leaderboard.audit.items import Answered, Cell, long_texts, make_cell
+from medbench.leaderboard.audit.thresholds import THRESHOLDS
+from medbench.leaderboard.score_table import ScoreTable, read_score_table
+from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import Kind
 
 CLOSED_KINDS: frozenset[Kind] = frozenset({"rec", "cls"})
 """Boxes, and classes from a list."""

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness.results import read_results
-from leaderboard.audit.controls import Controls, run_controls
-from leaderboard.audit.run_cells import read_run_cells, read_task_data
-from leaderboard.audit.thresholds import THRESHOLDS
-from leaderboard.audit.verdicts import Verdict
+from medbench.harness.results import read_results
+from medbench.leaderboard.audit.controls import Controls, run_controls
+from medbench.leaderboard.audit.run_cells import read_run_cells, read_task_data
+from medbench.leaderboard.audit.thresholds import THRESHOLDS
+from medbench.leaderboard.audit.verdicts import Verdict
 
 Outcome = Literal["found", "missed", "not testable"]
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from leaderboard.audit.verdicts import EXIT_CODES
-from tasks.foundation.console import emit_table, say, warn
-from tasks.foundation.errors import RunError
+from medbench.leaderboard.audit.verdicts import EXIT_CODES
+from medbench.tasks.foundation.console import emit_table, say, warn
+from medbench.tasks.foundation.errors import RunError
 
 _COLUMNS = ("task", "cases that count", "planted in", "planted leak", "dealt to other cases", "outcome")
 
@@ -26,7 +26,7 @@ def selftest_command(run: Path, data_dir: Path | None, seed: int) -> int:
     \b
     Example:  medbench audit selftest runs/uni-med-mini-0123456789ab
     """
-    from leaderboard.audit.selftest import outcomes
+    from medbench.leaderboard.audit.selftest import outcomes
 
     found = outcomes(run, data_dir, seed=seed)
     rows = [

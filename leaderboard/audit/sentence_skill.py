@@ -17,11 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from leaderboard.audit.items import Cell
-from leaderboard.audit.match_counts import MatchCounts
-from leaderboard.audit.normalise import norm_v1
-from leaderboard.audit.thresholds import Thresholds
-from tasks.metrics.metric import FloatArray
+from medbench.leaderboard.audit.items import Cell
+from medbench.leaderboard.audit.match_counts import MatchCounts
+from medbench.leaderboard.audit.normalise import norm_v1
+from medbench.leaderboard.audit.thresholds import Thresholds
+from medbench.tasks.metrics.metric import FloatArray
 
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n+")
 _GRID = np.linspace(0.0, 0.999, 1000)

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leaderboard.audit.thresholds import Thresholds
-from tasks.metrics.lcs import lcs_length
+from medbench.leaderboard.audit.thresholds import Thresholds
+from medbench.tasks.metrics.lcs import lcs_length
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """An audit of outputs as rows for the terminal."""
 
-from leaderboard.audit.run_audit import OutputAudit
-from leaderboard.audit.wording import interval, p_text, percent, sentence
+from medbench.leaderboard.audit.run_audit import OutputAudit
+from medbench.leaderboard.audit.wording import interval, p_text, percent, sentence
 
 COLUMNS = ("task", "verdict", "k of K", "rate [95 %]", "p", "detectable", "exact of n", "planted leak")
 

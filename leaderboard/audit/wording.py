@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from leaderboard.audit.eligibility import REASON_TEXTS, Reason
-from leaderboard.audit.outputs import CellVerdict
-from leaderboard.audit.thresholds import Thresholds
-from leaderboard.audit.verdicts import Verdict
+from medbench.leaderboard.audit.eligibility import REASON_TEXTS, Reason
+from medbench.leaderboard.audit.outputs import CellVerdict
+from medbench.leaderboard.audit.thresholds import Thresholds
+from medbench.leaderboard.audit.verdicts import Verdict
 
 MARKS: dict[Verdict, str] = {
     "strong": "strong \\*",

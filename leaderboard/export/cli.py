@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tasks.foundation.console import emit_table, say, warn
-from tasks.foundation.errors import UsageError
+from medbench.tasks.foundation.console import emit_table, say, warn
+from medbench.tasks.foundation.errors import UsageError
 
 if TYPE_CHECKING:
-    from leaderboard.export.public import PublicRun
+    from medbench.leaderboard.export.public import PublicRun
 
 FORMATS = ("eval-results", "every-eval-ever", "parquet")
 RELATIONSHIPS = ("first_party", "third_party", "collaborative", "other")
@@ -55,7 +55,7 @@ def export_command(run: Path, form: str, output: Path, **options: Any) -> None:
     Example:  medbench export runs/RUN --format parquet --output scores.parquet
               medbench export runs/RUN --format eval-results --dataset slake-vqa=OWNER/NAME --output model-repo
     """
-    from leaderboard.export.public import read_public
+    from medbench.leaderboard.export.public import read_public
 
     given = {name: value for name, value in options.items() if value not in (None, ())}
     for name in given:
@@ -75,7 +75,12 @@ def export_command(run: Path, form: str, output: Path, **options: Any) -> None:
 
 
 def _eval_results(output: Path, run: "PublicRun", given: dict[str, Any]) -> None:
-    from leaderboard.export.eval_results import EvalResultsOptions, read_datasets, without_dataset, write_eval_results
+    from medbench.leaderboard.export.eval_results import (
+        EvalResultsOptions,
+        read_datasets,
+        without_dataset,
+        write_eval_results,
+    )
 
     given["datasets"] = read_datasets(given.pop("dataset", ()))
     options = EvalResultsOptions(**given)
@@ -87,9 +92,9 @@ def _eval_results(output: Path, run: "PublicRun", given: dict[str, Any]) -> None
 
 
 def _every_eval_ever(output: Path, run: "PublicRun", given: dict[str, Any]) -> None:
-    from harness.results import RESULTS_FILE
-    from leaderboard.export.every_eval_ever import UNKNOWN, EveryEvalOptions, names_of
-    from leaderboard.export.every_eval_samples import write_every_eval
+    from medbench.harness.results import RESULTS_FILE
+    from medbench.leaderboard.export.every_eval_ever import UNKNOWN, EveryEvalOptions, names_of
+    from medbench.leaderboard.export.every_eval_samples import write_every_eval
 
     data_dir, no_inputs = given.pop("data_dir", None), given.pop("no_inputs", False)
     options = EveryEvalOptions(timestamp=int((run.path / RESULTS_FILE).stat().st_mtime), **given)
@@ -102,7 +107,7 @@ def _every_eval_ever(output: Path, run: "PublicRun", given: dict[str, Any]) -> N
 
 def _parquet(output: Path, run: "PublicRun", given: dict[str, Any]) -> None:
     del given
-    from leaderboard.export.parquet import write_parquet
+    from medbench.leaderboard.export.parquet import write_parquet
 
     rows = write_parquet(output, run)
     say(f"Written: {output} ({rows:,} rows)")
@@ -132,9 +137,9 @@ def push_command(run: Path, repo: str, yes: bool, public: bool) -> None:
     """
     from huggingface_hub import HfApi
 
-    from leaderboard.export.eval_results import checked_repo
-    from leaderboard.export.public import read_public
-    from leaderboard.export.push import plan_push, push
+    from medbench.leaderboard.export.eval_results import checked_repo
+    from medbench.leaderboard.export.public import read_public
+    from medbench.leaderboard.export.push import plan_push, push
 
     checked_repo(repo)
     shown = read_public(run)

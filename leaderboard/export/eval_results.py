@@ -15,13 +15,13 @@ from typing import Literal, get_args
 import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml, parse_eval_result_entries
 
-from harness.results import MetricResult, Results, TaskResult
-from leaderboard.counts import beside, not_ok
-from tasks.catalog import TASKS, get_task
-from tasks.download.sources import SOURCES, HubSource
-from tasks.foundation.errors import RunError, UsageError, unknown_name
-from tasks.foundation.files import write_atomically
-from tasks.protocols import Protocol
+from medbench.harness.results import MetricResult, Results, TaskResult
+from medbench.leaderboard.counts import beside, not_ok
+from medbench.tasks.catalog import TASKS, get_task
+from medbench.tasks.download.sources import SOURCES, HubSource
+from medbench.tasks.foundation.errors import RunError, UsageError, unknown_name
+from medbench.tasks.foundation.files import write_atomically
+from medbench.tasks.protocols import Protocol
 
 FOLDER = ".eval_results"
 ALL_TASKS = "*"

@@ -13,14 +13,14 @@ from importlib.metadata import version
 from typing import Any, Literal, get_args
 from uuid import UUID
 
-from harness.results import MetricResult, TaskResult
-from leaderboard.counts import not_ok
-from leaderboard.export.public import PublicRun
-from leaderboard.markdown import METRIC_TITLES
-from tasks.catalog import TASKS, get_task
-from tasks.download.sources import SOURCES, HubSource
-from tasks.foundation.errors import UsageError
-from tasks.protocols import Protocol
+from medbench.harness.results import MetricResult, TaskResult
+from medbench.leaderboard.counts import not_ok
+from medbench.leaderboard.export.public import PublicRun
+from medbench.leaderboard.markdown import METRIC_TITLES
+from medbench.tasks.catalog import TASKS, get_task
+from medbench.tasks.download.sources import SOURCES, HubSource
+from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.protocols import Protocol
 
 SCHEMA_VERSION = "0.3.0"
 UNKNOWN = "unknown"

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.records import GenerationRecord
-from harness.rundir import RunDirectory
-from leaderboard.export.every_eval_ever import (
+from medbench.harness.records import GenerationRecord
+from medbench.harness.rundir import RunDirectory
+from medbench.leaderboard.export.every_eval_ever import (
     SCHEMA_VERSION,
     Document,
     EveryEvalOptions,
@@ -18,16 +18,16 @@ from leaderboard.export.every_eval_ever import (
     result_id,
     run_document,
 )
-from leaderboard.export.files import LineFile, line_file
-from leaderboard.export.public import PublicRun, PublicScore, public_scores
-from leaderboard.score_table import read_score_table
-from tasks.catalog import get_task
-from tasks.foundation.errors import DataError
-from tasks.foundation.files import canonical_json, write_atomically
-from tasks.prepared import is_prepared, load_prepared
-from tasks.sample import Box, Sample
-from tasks.spec import TaskSpec
-from tasks.suite import prepare_mini_suite
+from medbench.leaderboard.export.files import LineFile, line_file
+from medbench.leaderboard.export.public import PublicRun, PublicScore, public_scores
+from medbench.leaderboard.score_table import read_score_table
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.files import canonical_json, write_atomically
+from medbench.tasks.prepared import is_prepared, load_prepared
+from medbench.tasks.sample import Box, Sample
+from medbench.tasks.spec import TaskSpec
+from medbench.tasks.suite import prepare_mini_suite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from tasks.foundation.errors import RunError
+from medbench.tasks.foundation.errors import RunError
 
 
 class LineFile:

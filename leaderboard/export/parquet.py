@@ -6,13 +6,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from harness.results import MetricResult
-from leaderboard.counts import not_ok
-from leaderboard.export.files import replaced_when_whole
-from leaderboard.export.public import PublicRun, PublicScore, read_public_scores
-from tasks.foundation.errors import UsageError
-from tasks.foundation.files import canonical_json
-from tasks.protocols import PROTOCOLS
+from medbench.harness.results import MetricResult
+from medbench.leaderboard.counts import not_ok
+from medbench.leaderboard.export.files import replaced_when_whole
+from medbench.leaderboard.export.public import PublicRun, PublicScore, read_public_scores
+from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.foundation.files import canonical_json
+from medbench.tasks.protocols import PROTOCOLS
 
 METADATA_KEY = "medbench"
 _REPEATED = ("run", "model", "suite", "task", "kind", "protocol", "metric", "state")

@@ -8,15 +8,15 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from harness.results import MetricResult, Results, TaskResult, read_results
-from harness.rundir import read_run
-from leaderboard.credentialed import terms_of
-from leaderboard.export.scrub import Scrubber, machine_scrubber
-from leaderboard.score_table import ItemScore, ScoreRecord, read_score_table
-from tasks.foundation.errors import DataError, RunError
-from tasks.foundation.files import canonical_json
-from tasks.protocols import Protocol, State
-from tasks.terms import Terms
+from medbench.harness.results import MetricResult, Results, TaskResult, read_results
+from medbench.harness.rundir import read_run
+from medbench.leaderboard.credentialed import terms_of
+from medbench.leaderboard.export.scrub import Scrubber, machine_scrubber
+from medbench.leaderboard.score_table import ItemScore, ScoreRecord, read_score_table
+from medbench.tasks.foundation.errors import DataError, RunError
+from medbench.tasks.foundation.files import canonical_json
+from medbench.tasks.protocols import Protocol, State
+from medbench.tasks.terms import Terms
 
 _TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _RESULTS = TypeAdapter(Results)

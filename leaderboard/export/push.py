@@ -13,13 +13,13 @@ import yaml
 from huggingface_hub import CommitOperationAdd
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
-from leaderboard.board import make_board
-from leaderboard.export.public import PublicRun, PublicScore, read_public_scores, results_text
-from leaderboard.export.scrub import PATH
-from leaderboard.markdown import markdown_text, render_markdown
-from tasks.foundation.errors import RunError
-from tasks.foundation.files import JsonObject, canonical_json, json_lines, read_json
-from tasks.protocols import PROTOCOLS
+from medbench.leaderboard.board import make_board
+from medbench.leaderboard.export.public import PublicRun, PublicScore, read_public_scores, results_text
+from medbench.leaderboard.export.scrub import PATH
+from medbench.leaderboard.markdown import markdown_text, render_markdown
+from medbench.tasks.foundation.errors import RunError
+from medbench.tasks.foundation.files import JsonObject, canonical_json, json_lines, read_json
+from medbench.tasks.protocols import PROTOCOLS
 
 _PLACES = ("data_dir", "output_dir", "checkpoint", "checkpoint_for")
 _OWN_NAMES = frozenset({"results.json", "leaderboard.md", "run.yaml", "env.json", "scores"})

@@ -7,10 +7,10 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from tasks.catalog import task_names
-from tasks.foundation.errors import UsageError, unknown_name
-from tasks.foundation.yaml_tables import read_yaml_table
-from tasks.protocols import Protocol
+from medbench.tasks.catalog import task_names
+from medbench.tasks.foundation.errors import UsageError, unknown_name
+from medbench.tasks.foundation.yaml_tables import read_yaml_table
+from medbench.tasks.protocols import Protocol
 
 FOLDER = Path(__file__).parent
 Percentage = Annotated[float, Field(ge=0, le=100)]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from tasks.foundation.console import say, warn
-from tasks.foundation.files import write_atomically
+from medbench.tasks.foundation.console import say, warn
+from medbench.tasks.foundation.files import write_atomically
 
 
 @click.command("report")
@@ -31,10 +31,10 @@ def report_command(
     Example:  medbench report runs/uni-med-mini-0123456789ab
               medbench report runs/uni-med-* runs/blind-* --output both.html
     """
-    from leaderboard.gathering import gather
-    from leaderboard.report.document import ReportOptions
-    from leaderboard.report.pictures import MEGABYTE, ImageBudget
-    from leaderboard.report.write import REPORT_FILE, report_of
+    from medbench.leaderboard.gathering import gather
+    from medbench.leaderboard.report.document import ReportOptions
+    from medbench.leaderboard.report.pictures import MEGABYTE, ImageBudget
+    from medbench.leaderboard.report.write import REPORT_FILE, report_of
 
     budget = ImageBudget(size=megabytes * MEGABYTE) if megabytes else None
     found = gather(runs)

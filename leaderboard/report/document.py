@@ -5,29 +5,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.results import MetricResult, Results
-from leaderboard.board import make_board
-from leaderboard.compare import Compared, Side, compare
-from leaderboard.counts import (
+from medbench.harness.results import MetricResult, Results
+from medbench.leaderboard.board import make_board
+from medbench.leaderboard.compare import Compared, Side, compare
+from medbench.leaderboard.counts import (
     WRITTEN_HEADS,
     beside,
     is_partly_answered,
     writes_to_tell,
     written_cells,
 )
-from leaderboard.credentialed import terms_of
-from leaderboard.leaks import leaked_in
-from leaderboard.markdown import METRIC_TITLES
-from leaderboard.primary import primary_metric
-from leaderboard.report.facts import audit_findings, provenance, routing, timing
-from leaderboard.report.pictures import Embedded, ImageBudget, Pictures
-from leaderboard.report.samples import Shelves, metrics_shown, sample_columns
-from leaderboard.report.sources import RunSource, TaskSource
-from leaderboard.report.text_table import TextTable
-from tasks.catalog import task_names
-from tasks.protocols import PROTOCOLS, STATES, Protocol, metric_ids
-from tasks.spec import Kind
-from tasks.terms import needs_agreement
+from medbench.leaderboard.credentialed import terms_of
+from medbench.leaderboard.leaks import leaked_in
+from medbench.leaderboard.markdown import METRIC_TITLES
+from medbench.leaderboard.primary import primary_metric
+from medbench.leaderboard.report.facts import audit_findings, provenance, routing, timing
+from medbench.leaderboard.report.pictures import Embedded, ImageBudget, Pictures
+from medbench.leaderboard.report.samples import Shelves, metrics_shown, sample_columns
+from medbench.leaderboard.report.sources import RunSource, TaskSource
+from medbench.leaderboard.report.text_table import TextTable
+from medbench.tasks.catalog import task_names
+from medbench.tasks.protocols import PROTOCOLS, STATES, Protocol, metric_ids
+from medbench.tasks.spec import Kind
+from medbench.tasks.terms import needs_agreement
 
 SCHEMA = 1
 

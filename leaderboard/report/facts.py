@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.settings import CHOOSING, Settings
-from leaderboard.report.sources import RunSource
+from medbench.harness.settings import CHOOSING, Settings
+from medbench.leaderboard.report.sources import RunSource
 
 Lines = list[list[str]]
 _PHASES = ("seconds", "background_seconds", "efficiency", "counts", "tasks")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from leaderboard.policy import hash_source
+from medbench.leaderboard.policy import hash_source
 
 _ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = (
@@ -23,7 +23,7 @@ def render_page(document: Mapping[str, object], images: Sequence[str]) -> str:
     """Return the report.
 
     Args:
-        document: What is shown, as `leaderboard.report.document` makes it; JSON-compatible, without NaN.
+        document: What is shown, as `medbench.leaderboard.report.document` makes it; JSON-compatible, without NaN.
         images: Data URIs that the document refers to by place.
 
     Nothing of `document` becomes markup: it is embedded as inert JSON, and the script shows it as text. The

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from tasks.foundation.errors import SampleError
-from tasks.images import open_image, size_of_image
-from tasks.sample import ImageRef
+from medbench.tasks.foundation.errors import SampleError
+from medbench.tasks.images import open_image, size_of_image
+from medbench.tasks.sample import ImageRef
 
 MEGABYTE = 1_000_000
 _LONGEST_SIDE = 320

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from leaderboard.report.pictures import Pictures
-from leaderboard.report.sources import RunSource, Said, TaskSource
-from leaderboard.report.text_table import TextTable
-from leaderboard.score_table import ScoreRecord
-from tasks.foundation.errors import DataError
-from tasks.protocols import PROTOCOLS, STATES, Protocol
-from tasks.sample import Sample
-from tasks.spec import TaskSpec
+from medbench.leaderboard.report.pictures import Pictures
+from medbench.leaderboard.report.sources import RunSource, Said, TaskSource
+from medbench.leaderboard.report.text_table import TextTable
+from medbench.leaderboard.score_table import ScoreRecord
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.protocols import PROTOCOLS, STATES, Protocol
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import TaskSpec
 
 CORPUS_METRICS = frozenset({"macro_f1"})
 """Whose value of a single sample says nothing."""

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.results import Results, read_results
-from harness.rundir import RunDirectory, read_run
-from leaderboard.credentialed import is_credentialed
-from leaderboard.score_table import ScoreTable, read_score_table
-from tasks.catalog import get_task
-from tasks.foundation.errors import DataError, MedbenchError, UsageError
-from tasks.foundation.files import read_json, read_numbered_json_lines
-from tasks.prepared import load_prepared
-from tasks.sample import Sample
-from tasks.spec import TaskSpec
-from tasks.suite import prepare_mini_suite
+from medbench.harness.results import Results, read_results
+from medbench.harness.rundir import RunDirectory, read_run
+from medbench.leaderboard.credentialed import is_credentialed
+from medbench.leaderboard.score_table import ScoreTable, read_score_table
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
+from medbench.tasks.foundation.files import read_json, read_numbered_json_lines
+from medbench.tasks.prepared import load_prepared
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import TaskSpec
+from medbench.tasks.suite import prepare_mini_suite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from leaderboard.report.document import ReportOptions, make_document, tasks_of
-from leaderboard.report.page import render_page
-from leaderboard.report.sources import RunSource, TaskSource, read_run_source, read_task_source
+from medbench.leaderboard.report.document import ReportOptions, make_document, tasks_of
+from medbench.leaderboard.report.page import render_page
+from medbench.leaderboard.report.sources import RunSource, TaskSource, read_run_source, read_task_source
 
 REPORT_FILE = "report.html"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from tasks.foundation.console import say, warn
+from medbench.tasks.foundation.console import say, warn
 
 DEFAULT_TITLE = "medbench leaderboard"
 
@@ -25,8 +25,8 @@ def site_command(runs: Path, output: Path, title: str, *, all_reports: bool) -> 
     \b
     Example:  medbench site runs --output site
     """
-    from leaderboard.site.collect import collect
-    from leaderboard.site.write import site_files, write_site
+    from medbench.leaderboard.site.collect import collect
+    from medbench.leaderboard.site.write import site_files, write_site
 
     found = collect(runs, all_reports=all_reports)
     files = site_files(found, title)

@@ -5,13 +5,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.results import Results
-from leaderboard.board import Board, Leaks, Scores, make_board
-from leaderboard.export.public import PublicRun, read_public
-from leaderboard.leaks import leaks_of
-from leaderboard.score_table import ScoreTable, read_score_table
-from tasks.catalog import TASKS
-from tasks.foundation.errors import MedbenchError, UsageError
+from medbench.harness.results import Results
+from medbench.leaderboard.board import Board, Leaks, Scores, make_board
+from medbench.leaderboard.export.public import PublicRun, read_public
+from medbench.leaderboard.leaks import leaks_of
+from medbench.leaderboard.score_table import ScoreTable, read_score_table
+from medbench.tasks.catalog import TASKS
+from medbench.tasks.foundation.errors import MedbenchError, UsageError
 
 REPORT_FILE = "report.html"
 _SUITES = ("paper", "custom", "mini")

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from leaderboard.board import Board
-from leaderboard.cells import OVERLAP_TEXT
-from leaderboard.counts import beside
-from leaderboard.site.collect import Collection, task_title, tasks_of
-from leaderboard.site.markup import Markup, element, join
-from leaderboard.site.page import render_page
-from leaderboard.site.tables import metric_title, overview, task_table
-from tasks.protocols import PROTOCOLS, Protocol
+from medbench.leaderboard.board import Board
+from medbench.leaderboard.cells import OVERLAP_TEXT
+from medbench.leaderboard.counts import beside
+from medbench.leaderboard.site.collect import Collection, task_title, tasks_of
+from medbench.leaderboard.site.markup import Markup, element, join
+from medbench.leaderboard.site.page import render_page
+from medbench.leaderboard.site.tables import metric_title, overview, task_table
+from medbench.tasks.protocols import PROTOCOLS, Protocol
 
 SUITE_TEXTS = {
     "paper": "Suite paper: whole test splits of the paper's datasets",

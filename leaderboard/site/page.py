@@ -3,8 +3,8 @@
 from functools import cache
 from pathlib import Path
 
-from leaderboard.policy import hash_source
-from leaderboard.site.markup import Markup, element, join
+from medbench.leaderboard.policy import hash_source
+from medbench.leaderboard.site.markup import Markup, element, join
 
 _ASSETS = Path(__file__).parent / "assets"
 

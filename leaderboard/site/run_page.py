@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 
-from harness.results import MetricResult, Results
-from leaderboard.counts import NOT_OK, WRITTEN_HEADS, not_ok, writes_to_tell, written_cells
-from leaderboard.site.collect import SiteRun
-from leaderboard.site.index_page import PROTOCOL_TEXTS, SUITE_TEXTS
-from leaderboard.site.markup import Markup, element, join
-from leaderboard.site.page import render_page
-from leaderboard.site.tables import interval, metric_title, whisker
-from tasks.catalog import TASKS
-from tasks.protocols import PROTOCOLS, STATES, Protocol, metric_ids
+from medbench.harness.results import MetricResult, Results
+from medbench.leaderboard.counts import NOT_OK, WRITTEN_HEADS, not_ok, writes_to_tell, written_cells
+from medbench.leaderboard.site.collect import SiteRun
+from medbench.leaderboard.site.index_page import PROTOCOL_TEXTS, SUITE_TEXTS
+from medbench.leaderboard.site.markup import Markup, element, join
+from medbench.leaderboard.site.page import render_page
+from medbench.leaderboard.site.tables import interval, metric_title, whisker
+from medbench.tasks.catalog import TASKS
+from medbench.tasks.protocols import PROTOCOLS, STATES, Protocol, metric_ids
 
 _TEXTS = frozenset({"Task", "Metric", "From 0 to 100", "Definition"})
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from harness.results import MetricResult
-from leaderboard.board import Board, Row, definition_of
-from leaderboard.counts import beside, not_ok
-from leaderboard.markdown import METRIC_TITLES, ceiling_note
-from leaderboard.primary import primary_metric
-from leaderboard.site.markup import Markup, element, join
-from leaderboard.standings import Standing
-from tasks.protocols import Protocol
+from medbench.harness.results import MetricResult
+from medbench.leaderboard.board import Board, Row, definition_of
+from medbench.leaderboard.counts import beside, not_ok
+from medbench.leaderboard.markdown import METRIC_TITLES, ceiling_note
+from medbench.leaderboard.primary import primary_metric
+from medbench.leaderboard.site.markup import Markup, element, join
+from medbench.leaderboard.standings import Standing
+from medbench.tasks.protocols import Protocol
 
 _LEAKED = "There is evidence that the model has seen the test split; this number leads nobody."
 _WHY = {"errors": "failed"}

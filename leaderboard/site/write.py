@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.results import MetricResult
-from leaderboard.board import Board
-from leaderboard.counts import not_ok
-from leaderboard.export.public import results_text
-from leaderboard.site.collect import REPORT_FILE, Collection
-from leaderboard.site.index_page import render_index
-from leaderboard.site.run_page import render_run
-from tasks.foundation.errors import DataError, UsageError
-from tasks.foundation.files import canonical_json, inside, read_json, write_atomically
-from tasks.protocols import PROTOCOLS
+from medbench.harness.results import MetricResult
+from medbench.leaderboard.board import Board
+from medbench.leaderboard.counts import not_ok
+from medbench.leaderboard.export.public import results_text
+from medbench.leaderboard.site.collect import REPORT_FILE, Collection
+from medbench.leaderboard.site.index_page import render_index
+from medbench.leaderboard.site.run_page import render_run
+from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.foundation.files import canonical_json, inside, read_json, write_atomically
+from medbench.tasks.protocols import PROTOCOLS
 
 MARK = "medbench-site.json"
 """Lists the files of a site, so that the next one made in its folder takes away what it no longer has."""

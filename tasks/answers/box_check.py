@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tasks.sample import Box
+from medbench.tasks.sample import Box
 
 _LEAST_SHARE = 0.01
 _LEAST_PIXELS = 1.0

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from string import Formatter
 from typing import Literal
 
-from tasks.answers.box_names import Numbers
-from tasks.answers.box_text import ToldBox, told_box
-from tasks.sample import Box
+from medbench.tasks.answers.box_names import Numbers
+from medbench.tasks.answers.box_text import ToldBox, told_box
+from medbench.tasks.sample import Box
 
 Order = Literal["xyxy", "yxyx", "xywh", "cxcywh"]
 Notation = Literal["any", "official"]

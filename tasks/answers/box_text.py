@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tasks.answers.box_names import HIGH, LOW, Name, Numbers, box_of, names_in
-from tasks.answers.box_tokens import ORDERS, TO, Item, Unit, common_unit, items_of, plain_text
+from medbench.tasks.answers.box_names import HIGH, LOW, Name, Numbers, box_of, names_in
+from medbench.tasks.answers.box_tokens import ORDERS, TO, Item, Unit, common_unit, items_of, plain_text
 
 Told = Literal["space", "points", "xyxy", "yxyx", "xywh", "cxcywh"]
 

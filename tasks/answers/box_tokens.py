@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tasks.answers.box_names import NAME
+from medbench.tasks.answers.box_names import NAME
 
 Kind = Literal["number", "point", "four", "numbers", "size", "name", "word", "mark", "tag"]
 Unit = Literal["", "%", "px", "?"]

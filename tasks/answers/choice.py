@@ -14,18 +14,18 @@ Whatever is declared twice in different ways, or with an alternative (`B or C`),
 say that`) or made up of a letter and the text of another option, is unread. Of an answer that takes itself back (`A.
 Wait, no: B`) the last version counts. A letter that is an article, an initial or a part of a name (`A lesion`,
 `E. coli`, `D-dimer`) is no letter. Classes, which are words themselves, are read by `tasks.answers.classes`; yes, no
-and maybe by `tasks.answers.polar`.
+and maybe by `medbench.tasks.answers.polar`.
 """
 
 from collections.abc import Mapping
 
-from tasks.answers.classes import read_class
-from tasks.answers.fields import answer_fields
-from tasks.answers.letters import Claims, common, letters_reader
-from tasks.answers.options import Keys
-from tasks.answers.plain import standing_text
-from tasks.answers.polar import POLAR_WORDS, read_polar
-from tasks.answers.thoughts import final_answer
+from medbench.tasks.answers.classes import read_class
+from medbench.tasks.answers.fields import answer_fields
+from medbench.tasks.answers.letters import Claims, common, letters_reader
+from medbench.tasks.answers.options import Keys
+from medbench.tasks.answers.plain import standing_text
+from medbench.tasks.answers.polar import POLAR_WORDS, read_polar
+from medbench.tasks.answers.thoughts import final_answer
 
 
 def read_choice(text: str, choices: Mapping[str, str]) -> str | None:

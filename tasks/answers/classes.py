@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from tasks.answers.plain import plain_text
-from tasks.answers.wording import (
+from medbench.tasks.answers.plain import plain_text
+from medbench.tasks.answers.wording import (
     afterthought,
     before,
     is_conditional,

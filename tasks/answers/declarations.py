@@ -1,6 +1,6 @@
 """The words with which an answer declares an option: `the answer is C`, `I think C`, `C is correct`.
 
-What stands behind them is an option only where it stands as one, which is for `tasks.answers.options` to say.
+What stands behind them is an option only where it stands as one, which is for `medbench.tasks.answers.options` to say.
 """
 
 import re

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from tasks.answers.declarations import (
+from medbench.tasks.answers.declarations import (
     ASKED,
     CONFIRMS,
     CONTRAST,
@@ -25,9 +25,9 @@ from tasks.answers.declarations import (
     WEAK,
     WITHDRAWS,
 )
-from tasks.answers.options import Keys, Options
-from tasks.answers.polar import read_polar
-from tasks.answers.wording import (
+from medbench.tasks.answers.options import Keys, Options
+from medbench.tasks.answers.polar import read_polar
+from medbench.tasks.answers.wording import (
     afterthought,
     before,
     is_conditional,

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from tasks.answers.initials import AUTHORS, EPITHETS, LATIN_ENDINGS, PARTS_OF_NAMES, SENTENCE_WORDS
-from tasks.answers.plain import plain_text
-from tasks.answers.polar import POLAR_WORDS
+from medbench.tasks.answers.initials import AUTHORS, EPITHETS, LATIN_ENDINGS, PARTS_OF_NAMES, SENTENCE_WORDS
+from medbench.tasks.answers.plain import plain_text
+from medbench.tasks.answers.polar import POLAR_WORDS
 
 Keys = frozenset[str]
 

@@ -10,8 +10,8 @@ import re
 from functools import lru_cache
 from typing import Literal
 
-from tasks.answers.plain import plain_text
-from tasks.answers.wording import afterthought, before, is_denied_before, is_supposed, versions
+from medbench.tasks.answers.plain import plain_text
+from medbench.tasks.answers.wording import afterthought, before, is_denied_before, is_supposed, versions
 
 Polar = Literal["yes", "no", "maybe"]
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from tasks.foundation.errors import DataError
-from tasks.foundation.text import encoding_of
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.text import encoding_of
 
 _CHUNK_CHARACTERS = 2**20
 # An entry that is still incomplete after this much text is not data but damage.

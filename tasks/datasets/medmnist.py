@@ -27,12 +27,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.datasets import instructions
-from tasks.datasets.native import collect, relative, wrong_layout
-from tasks.foundation.errors import DataError, UsageError
-from tasks.npz import array_form, read_array, refuse_other_stacks
-from tasks.sample import ImageRef, Sample, Split
-from tasks.spec import Reading, TaskSpec
+from medbench.tasks.datasets import instructions
+from medbench.tasks.datasets.native import collect, relative, wrong_layout
+from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.npz import array_form, read_array, refuse_other_stacks
+from medbench.tasks.sample import ImageRef, Sample, Split
+from medbench.tasks.spec import Reading, TaskSpec
 
 # The paper's first, then the larger before the smaller.
 _SIZES = ("_224", "_128", "_64", "")

@@ -31,11 +31,11 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from tasks.datasets import instructions
-from tasks.datasets.native import collect, find_root, present_splits, relative
-from tasks.sample import Sample, Split
-from tasks.spec import Reading, Skipped, TaskSpec
-from tasks.validation import MaybeText, NativeRow, parse_json, read_text_bytes
+from medbench.tasks.datasets import instructions
+from medbench.tasks.datasets.native import collect, find_root, present_splits, relative
+from medbench.tasks.sample import Sample, Split
+from medbench.tasks.spec import Reading, Skipped, TaskSpec
+from medbench.tasks.validation import MaybeText, NativeRow, parse_json, read_text_bytes
 
 LAYOUT = (
     "[data_clean/]questions/US/{train,test}.jsonl "

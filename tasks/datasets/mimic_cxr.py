@@ -12,7 +12,7 @@ Two native layouts are read. The annotation, which holds the paper's selection a
     annotation_small.json  the Uni-Med authors' subset, of which only "train" is used; optional
     files/p10/p10000000/s50000000/<dicom id>.jpg    or p10/... beside the annotation
 
-and the raw files, see `tasks.datasets.mimic_raw`::
+and the raw files, see `medbench.tasks.datasets.mimic_raw`::
 
     mimic-cxr-2.0.0-split.csv[.gz]    dicom_id,study_id,subject_id,split; split is train, validate or test
     files/p10/p10000000/s50000000.txt, or the same in mimic-cxr-reports/ or reports/    (invented here)
@@ -47,14 +47,14 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, TypeAdapter
 
-from tasks.datasets import instructions
-from tasks.datasets.mimic_raw import DEFAULT_MAX_TRAIN, SPLIT_FILES, find_split_file, read_raw
-from tasks.datasets.native import DEFAULT_SEED, collect, prefix, refuse_options, wrong_layout
-from tasks.datasets.report_sections import SectionName
-from tasks.foundation.errors import DataError
-from tasks.sample import ImageRef, Sample, Split
-from tasks.spec import Reading, Skipped, TaskSpec
-from tasks.validation import MaybeText, NativeRow, empty_for_missing, parse_json_file
+from medbench.tasks.datasets import instructions
+from medbench.tasks.datasets.mimic_raw import DEFAULT_MAX_TRAIN, SPLIT_FILES, find_split_file, read_raw
+from medbench.tasks.datasets.native import DEFAULT_SEED, collect, prefix, refuse_options, wrong_layout
+from medbench.tasks.datasets.report_sections import SectionName
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.sample import ImageRef, Sample, Split
+from medbench.tasks.spec import Reading, Skipped, TaskSpec
+from medbench.tasks.validation import MaybeText, NativeRow, empty_for_missing, parse_json_file
 
 _RAW_LAYOUT = (
     "mimic-cxr-2.0.0-split.csv[.gz], [mimic-cxr-reports/ or reports/]files/p10/p.../s....txt, "

@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.datasets.native import collect, rank, refuse_options, seed_option
-from tasks.datasets.report_sections import ReportSections, SectionName, split_report
-from tasks.foundation.errors import DataError, UsageError
-from tasks.foundation.text import decoded, named_rows
-from tasks.missing import MISSING
-from tasks.sample import ImageRef, Sample, Split
-from tasks.spec import Reading, Skipped
-from tasks.validation import read_bytes
+from medbench.tasks.datasets.native import collect, rank, refuse_options, seed_option
+from medbench.tasks.datasets.report_sections import ReportSections, SectionName, split_report
+from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.foundation.text import decoded, named_rows
+from medbench.tasks.missing import MISSING
+from medbench.tasks.sample import ImageRef, Sample, Split
+from medbench.tasks.spec import Reading, Skipped
+from medbench.tasks.validation import read_bytes
 
 SPLIT_FILES = ("mimic-cxr-2.0.0-split.csv", "mimic-cxr-2.0.0-split.csv.gz")
 DEFAULT_MAX_TRAIN = 9997

@@ -27,12 +27,12 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
-from tasks.datasets import instructions
-from tasks.datasets.native import collect, find_root, prefix, present_splits
-from tasks.foundation.text import named_rows
-from tasks.sample import ImageRef, Sample, Split
-from tasks.spec import Reading, Skipped, TaskSpec
-from tasks.validation import read_bytes
+from medbench.tasks.datasets import instructions
+from medbench.tasks.datasets.native import collect, find_root, prefix, present_splits
+from medbench.tasks.foundation.text import named_rows
+from medbench.tasks.sample import ImageRef, Sample, Split
+from medbench.tasks.spec import Reading, Skipped, TaskSpec
+from medbench.tasks.validation import read_bytes
 
 LAYOUT = "MedPix_single_{train,test}.csv (columns name, type, context), images/<name>"
 _NAMES: dict[Split, str] = {"train": "MedPix_single_train.csv", "test": "MedPix_single_test.csv"}

@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from tasks.foundation.errors import DataError, UsageError
-from tasks.sample import Sample, Split
-from tasks.spec import Reading, Skipped
+from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.sample import Sample, Split
+from medbench.tasks.spec import Reading, Skipped
 
 DEFAULT_SEED = 42
 

@@ -25,12 +25,12 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from tasks.datasets import instructions
-from tasks.datasets.native import collect, find_root, prefix, present_splits
-from tasks.restricted_pickle import load_plain_pickle
-from tasks.sample import ImageRef, Sample, Split
-from tasks.spec import Reading, Skipped, TaskSpec
-from tasks.validation import MaybeText, NativeRow, parse_value
+from medbench.tasks.datasets import instructions
+from medbench.tasks.datasets.native import collect, find_root, prefix, present_splits
+from medbench.tasks.restricted_pickle import load_plain_pickle
+from medbench.tasks.sample import ImageRef, Sample, Split
+from medbench.tasks.spec import Reading, Skipped, TaskSpec
+from medbench.tasks.validation import MaybeText, NativeRow, parse_value
 
 LAYOUT = "[pvqa/]qas/{train,test}_vqa.pkl, [pvqa/]images/{train,test}/<img_id>.jpg"
 

@@ -29,11 +29,11 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator, TypeAdapter
 
-from tasks.datasets import instructions
-from tasks.datasets.native import collect, find_root, present_splits
-from tasks.sample import Sample, Split
-from tasks.spec import Reading, Skipped, TaskSpec
-from tasks.validation import MaybeText, NativeRow, empty_for_missing, parse_json_file
+from medbench.tasks.datasets import instructions
+from medbench.tasks.datasets.native import collect, find_root, present_splits
+from medbench.tasks.sample import Sample, Split
+from medbench.tasks.spec import Reading, Skipped, TaskSpec
+from medbench.tasks.validation import MaybeText, NativeRow, empty_for_missing, parse_json_file
 
 LAYOUT = "ori_pqal.json, test_ground_truth.json; or train_set.json, test_set.json"
 _Decision = Literal["yes", "no", "maybe"]

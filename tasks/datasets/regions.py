@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from tasks.sample import Box, ImageRef, Sample, Split
-from tasks.spec import Skipped
+from medbench.tasks.sample import Box, ImageRef, Sample, Split
+from medbench.tasks.spec import Skipped
 
 _NUMBERS_IN_A_BOX = 4
 

@@ -9,7 +9,7 @@ Two native layouts are read. The Uni-Med authors' processed bundle, which holds 
     regions_small_test/ct/ct_00--AbdomenCT1K--Case_00011--x_0040.json    [{"liver": [7.0, 8.0, 28.0, 37.0]},
     ...]
 
-and the raw release (in `SAMed2Dv1` or in the folder itself), see `tasks.datasets.sa_med2d_raw`::
+and the raw release (in `SAMed2Dv1` or in the folder itself), see `medbench.tasks.datasets.sa_med2d_raw`::
 
     images/mr_t1--BraTS2021--BraTS2021_00218--z_0141.png
     masks/mr_t1--BraTS2021--BraTS2021_00218--z_0141--0011_000.png        class 0011, instance 000
@@ -18,7 +18,7 @@ and the raw release (in `SAMed2Dv1` or in the folder itself), see `tasks.dataset
 
 Samples: one per region of a CT or MR image, REC and REG alike (20000 / 4000 in the paper). The object is the
 class name with underscores as spaces; the box is left, top, width, height in pixels, of a mask the tight box
-of its marked pixels, which are seen and not black (`tasks.pixels`).
+of its marked pixels, which are seen and not black (`medbench.tasks.pixels`).
 
 Split: the bundle's folders, walked in sorted order (the official code walks them in directory order). For
 the raw release, volumes (`dataset--case`: slices of one volume look alike) are split 5:1 by a seeded hash,
@@ -34,23 +34,23 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from tasks.datasets import instructions
-from tasks.datasets.native import SEED_OPTION, collect, refuse_options, relative, wrong_layout
-from tasks.datasets.regions import Region, first_object, region_samples
-from tasks.datasets.sa_med2d_raw import (
+from medbench.tasks.datasets import instructions
+from medbench.tasks.datasets.native import SEED_OPTION, collect, refuse_options, relative, wrong_layout
+from medbench.tasks.datasets.regions import Region, first_object, region_samples
+from medbench.tasks.datasets.sa_med2d_raw import (
     INDEX_FILE,
     SliceName,
     find_release,
     modalities_option,
     read_release,
 )
-from tasks.foundation.errors import SampleError
-from tasks.foundation.litter import is_litter
-from tasks.images import image_size
-from tasks.missing import if_missing
-from tasks.sample import ImageRef, Split
-from tasks.spec import Reading, Skipped, TaskSpec
-from tasks.validation import parse_json_file
+from medbench.tasks.foundation.errors import SampleError
+from medbench.tasks.foundation.litter import is_litter
+from medbench.tasks.images import image_size
+from medbench.tasks.missing import if_missing
+from medbench.tasks.sample import ImageRef, Split
+from medbench.tasks.spec import Reading, Skipped, TaskSpec
+from medbench.tasks.validation import parse_json_file
 
 LAYOUT = (
     "images_small_{train,test}/<modality>/<id>.png and regions_small_{train,test}/<modality>/<id>.json; "

@@ -15,15 +15,15 @@ import numpy as np
 from PIL import Image
 from pydantic import TypeAdapter
 
-from tasks.datasets.json_stream import stream_object
-from tasks.datasets.native import prefix, rank, ranked_split, seed_option
-from tasks.datasets.regions import Region
-from tasks.foundation.errors import DataError, SampleError, UsageError
-from tasks.images import image_size, locate, open_mask
-from tasks.missing import if_missing
-from tasks.sample import Box, ImageRef, Split
-from tasks.spec import Skipped
-from tasks.validation import parse_json_file
+from medbench.tasks.datasets.json_stream import stream_object
+from medbench.tasks.datasets.native import prefix, rank, ranked_split, seed_option
+from medbench.tasks.datasets.regions import Region
+from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
+from medbench.tasks.images import image_size, locate, open_mask
+from medbench.tasks.missing import if_missing
+from medbench.tasks.sample import Box, ImageRef, Split
+from medbench.tasks.spec import Skipped
+from medbench.tasks.validation import parse_json_file
 
 INDEX_FILE = "SAMed2D_v1.json"
 _CLASSES_FILE = "SAMed2D_v1_class_mapping_id.json"

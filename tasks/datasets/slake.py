@@ -36,8 +36,8 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from tasks.datasets import instructions
-from tasks.datasets.native import (
+from medbench.tasks.datasets import instructions
+from medbench.tasks.datasets.native import (
     SEED_OPTION,
     collect,
     find_root,
@@ -47,13 +47,13 @@ from tasks.datasets.native import (
     seed_option,
     wrong_layout,
 )
-from tasks.datasets.regions import Region, first_object, region_samples
-from tasks.foundation.errors import DataError, SampleError
-from tasks.foundation.litter import is_litter
-from tasks.images import image_size
-from tasks.sample import ImageRef, Sample, Split
-from tasks.spec import Reading, Skipped, TaskSpec
-from tasks.validation import MaybeText, NativeRow, parse_json_file, read_text_bytes
+from medbench.tasks.datasets.regions import Region, first_object, region_samples
+from medbench.tasks.foundation.errors import DataError, SampleError
+from medbench.tasks.foundation.litter import is_litter
+from medbench.tasks.images import image_size
+from medbench.tasks.sample import ImageRef, Sample, Split
+from medbench.tasks.spec import Reading, Skipped, TaskSpec
+from medbench.tasks.validation import MaybeText, NativeRow, parse_json_file, read_text_bytes
 
 LAYOUT = (
     "train.txt, test.txt, imgs/<name>/{source.jpg,question.json,detection.json}; "

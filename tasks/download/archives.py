@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from tasks.foundation.console import meter
-from tasks.foundation.errors import DataError, RunError
+from medbench.tasks.foundation.console import meter
+from medbench.tasks.foundation.errors import DataError, RunError
 
 _CHUNK = 2**20
 _FIRST_PRINTABLE = " "

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from tasks.catalog import get_task, select_tasks, task_names
-from tasks.download.archives import readable_size
-from tasks.download.sources import SOURCES, HubSource, ManualSource, Source, WebSource, substitute
-from tasks.foundation.console import emit, emit_table, say, warn
-from tasks.foundation.errors import DataError, UsageError
-from tasks.prepare import prepare_task
-from tasks.spec import TaskSpec
+from medbench.tasks.catalog import get_task, select_tasks, task_names
+from medbench.tasks.download.archives import readable_size
+from medbench.tasks.download.sources import SOURCES, HubSource, ManualSource, Source, WebSource, substitute
+from medbench.tasks.foundation.console import emit, emit_table, say, warn
+from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.prepare import prepare_task
+from medbench.tasks.spec import TaskSpec
 
 _GIGABYTE = 10**9
 _SHORT_COMMIT = 12
@@ -66,7 +66,7 @@ def download_command(
         folder = source / found.family
         if not isinstance(found, ManualSource):
             # The client of the Hub takes a while to import, and listing needs none.
-            from tasks.download.fetch import download
+            from medbench.tasks.download.fetch import download
 
             max_bytes = int(max_gb * _GIGABYTE)
             download(found, folder, revision=revision, refresh=refresh, max_bytes=max_bytes)

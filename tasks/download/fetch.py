@@ -32,12 +32,12 @@ from huggingface_hub.hf_api import DatasetInfo, RepoSibling
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # exported when asked for
 from pydantic import ConfigDict, TypeAdapter, with_config
 
-from tasks.download.archives import extract, readable_size, require_space
-from tasks.download.sources import HubSource, WebSource, substitute
-from tasks.foundation.console import Meter, meter, say, warn
-from tasks.foundation.errors import DataError, MedbenchError, UsageError
-from tasks.foundation.files import canonical_json, inside, write_atomically
-from tasks.validation import parse_json_file
+from medbench.tasks.download.archives import extract, readable_size, require_space
+from medbench.tasks.download.sources import HubSource, WebSource, substitute
+from medbench.tasks.foundation.console import Meter, meter, say, warn
+from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
+from medbench.tasks.foundation.files import canonical_json, inside, write_atomically
+from medbench.tasks.validation import parse_json_file
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from tasks.foundation.errors import MedbenchError
+from medbench.tasks.foundation.errors import MedbenchError
 
 _PLAIN_INTERVAL_SECONDS = 10.0
 

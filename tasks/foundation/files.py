@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from tasks.foundation.errors import DataError, RunError
+from medbench.tasks.foundation.errors import DataError, RunError
 
 JsonObject = dict[str, Any]
 _SAMPLED_BYTES = 1 << 20

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tasks.foundation.errors import RunError
+from medbench.tasks.foundation.errors import RunError
 
 _WORDS = re.compile(r"out of memory|can(?:'|no)t allocate memory|not enough memory|bad[_ ]alloc", re.IGNORECASE)
 # torch.OutOfMemoryError, by its name: this floor imports no torch.

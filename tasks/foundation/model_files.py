@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
-from tasks.foundation.files import file_sha256, fingerprint, sampled_sha256
+from medbench.tasks.foundation.files import file_sha256, fingerprint, sampled_sha256
 
 _WHOLE_BYTES = 1 << 26
 _SAMPLE_BYTES = 1 << 12

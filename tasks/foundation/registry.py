@@ -8,8 +8,8 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from typing import Generic, TypeVar, cast
 
-from tasks.foundation.errors import MedbenchError, UsageError, unknown_name
-from tasks.foundation.faults import described
+from medbench.tasks.foundation.errors import MedbenchError, UsageError, unknown_name
+from medbench.tasks.foundation.faults import described
 
 T = TypeVar("T")
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks.foundation.errors import DataError
+from medbench.tasks.foundation.errors import DataError
 
 _LOOKED_AT = 512
 _SHOWN = 80

@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from tasks.foundation.errors import DataError
+from medbench.tasks.foundation.errors import DataError
 
 # The mark of UTF-32 begins with that of UTF-16.
 _MARKS = (

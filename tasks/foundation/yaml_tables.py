@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from tasks.foundation.errors import UsageError
+from medbench.tasks.foundation.errors import UsageError
 
 
 def read_yaml_table(path: Path) -> dict[str, Any]:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tasks.answers.alternatives import says_alternative
-from tasks.answers.fields import answer_fields
-from tasks.answers.plain import plain_text, standing_text
-from tasks.answers.polar import POLAR_WORDS, read_polar
-from tasks.metrics.metric import FloatArray
-from tasks.metrics.normalise import normalise_strictly
+from medbench.tasks.answers.alternatives import says_alternative
+from medbench.tasks.answers.fields import answer_fields
+from medbench.tasks.answers.plain import plain_text, standing_text
+from medbench.tasks.answers.polar import POLAR_WORDS, read_polar
+from medbench.tasks.metrics.metric import FloatArray
+from medbench.tasks.metrics.normalise import normalise_strictly
 
 
 def exact_match(prediction: str, reference: str) -> float:

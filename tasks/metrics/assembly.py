@@ -8,11 +8,11 @@ from functools import partial
 
 import numpy as np
 
-from tasks.metrics.accuracy import class_statistics, macro_f1, macro_f1_weights
-from tasks.metrics.bleu import corpus_bleu1, corpus_bleu4, corpus_bleu_statistics, corpus_bleu_weights
-from tasks.metrics.meteor import corpus_meteor, corpus_meteor_weights, meteor_statistics
-from tasks.metrics.metric import FloatArray, Metric, Scorable, mean_of_scores, score_statistics
-from tasks.metrics.ptb import tokenise
+from medbench.tasks.metrics.accuracy import class_statistics, macro_f1, macro_f1_weights
+from medbench.tasks.metrics.bleu import corpus_bleu1, corpus_bleu4, corpus_bleu_statistics, corpus_bleu_weights
+from medbench.tasks.metrics.meteor import corpus_meteor, corpus_meteor_weights, meteor_statistics
+from medbench.tasks.metrics.metric import FloatArray, Metric, Scorable, mean_of_scores, score_statistics
+from medbench.tasks.metrics.ptb import tokenise
 
 Texts = Callable[[Scorable], tuple[str, str]]
 """Gives prediction and reference in the form in which they are compared."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from tasks.metrics.metric import FloatArray
+from medbench.tasks.metrics.metric import FloatArray
 
 Order = Literal[1, 2, 3, 4]
 

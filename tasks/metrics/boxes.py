@@ -2,8 +2,8 @@
 
 import math
 
-from tasks.metrics.metric import Scorable
-from tasks.sample import Box
+from medbench.tasks.metrics.metric import Scorable
+from medbench.tasks.sample import Box
 
 _THRESHOLD = 0.5
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tasks.foundation.errors import MedbenchError
+from medbench.tasks.foundation.errors import MedbenchError
 
 # These would let the user's shell change how Java reads text, and with that a score.
 _IGNORED_VARIABLES = frozenset({"CLASSPATH", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"})

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tasks.metrics.metric import FloatArray
+from medbench.tasks.metrics.metric import FloatArray
 
 STRETCH = 500
 _PREDICTED, _EXPECTED = [0, 2], [1, 3]

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tasks.foundation.console import warn
-from tasks.foundation.errors import MedbenchError
-from tasks.metrics.java import JavaError, JavaProgram, packaged_jar
-from tasks.metrics.long_pairs import STRETCH, statistics_in_stretches
-from tasks.metrics.metric import FloatArray
+from medbench.tasks.foundation.console import warn
+from medbench.tasks.foundation.errors import MedbenchError
+from medbench.tasks.metrics.java import JavaError, JavaProgram, packaged_jar
+from medbench.tasks.metrics.long_pairs import STRETCH, statistics_in_stretches
+from medbench.tasks.metrics.metric import FloatArray
 
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 # Exact, stem, synonym and paraphrase matches.
@@ -49,7 +49,7 @@ def meteor_statistics(predictions: Sequence[str], references: Sequence[str]) -> 
         words of both, 1.
 
     Source: METEOR 1.5 as pycocoevalcap runs it (`-stdio -l en -norm`). A pair that it has no memory for is put together
-    of shorter ones, see `tasks.metrics.long_pairs`.
+    of shorter ones, see `medbench.tasks.metrics.long_pairs`.
 
     Raises:
         MedbenchError: If Java cannot start, or fails, or answers something else than statistics.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from tasks.sample import Box
+from medbench.tasks.sample import Box
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -23,7 +23,7 @@ class Scorable:
         prediction: Parsed answer text.
         reference: Reference text, whole; a key of `choices` where there are some.
         choices: The closed list that the answer comes from, key to text; empty for open questions.
-        choice: The key that the prediction takes, as `tasks.answers.choice` reads it; empty if it takes none.
+        choice: The key that the prediction takes, as `medbench.tasks.answers.choice` reads it; empty if it takes none.
         predicted_box: The parsed box in pixels, or None where none could be read.
         reference_box: The reference box in pixels, or None for tasks without boxes.
         labels: The sample's labels; `answer_type` is `OPEN` or `CLOSED` for VQA.

@@ -3,7 +3,7 @@
 import re
 from functools import lru_cache
 
-from tasks.answers.plain import plain_text
+from medbench.tasks.answers.plain import plain_text
 
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from tasks.metrics.accuracy import contains_reference, exact_match
-from tasks.metrics.assembly import (
+from medbench.tasks.metrics.accuracy import contains_reference, exact_match
+from medbench.tasks.metrics.assembly import (
     box_metric,
     corpus_bleu_metrics,
     is_closed,
@@ -13,14 +13,14 @@ from tasks.metrics.assembly import (
     pair_metric,
     worded_pair_metric,
 )
-from tasks.metrics.bleu import sentence_bleu1
-from tasks.metrics.boxes import paper_hit, paper_iou
-from tasks.metrics.f1 import asymmetric_f1
-from tasks.metrics.metric import Metric, Scorable
-from tasks.metrics.normalise import normalise_answer
-from tasks.metrics.rouge import SET_ROUGE
-from tasks.metrics.text_processor import REFERENCE_WORDS, clean_prediction, first_words
-from tasks.spec import Kind
+from medbench.tasks.metrics.bleu import sentence_bleu1
+from medbench.tasks.metrics.boxes import paper_hit, paper_iou
+from medbench.tasks.metrics.f1 import asymmetric_f1
+from medbench.tasks.metrics.metric import Metric, Scorable
+from medbench.tasks.metrics.normalise import normalise_answer
+from medbench.tasks.metrics.rouge import SET_ROUGE
+from medbench.tasks.metrics.text_processor import REFERENCE_WORDS, clean_prediction, first_words
+from medbench.tasks.spec import Kind
 
 _PAPER = f"refs{REFERENCE_WORDS}|paper"
 _REPORTS = f"drop-empty|{_PAPER}"

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Sequence
 
-from tasks.foundation.errors import MedbenchError
-from tasks.metrics.java import JavaProgram, packaged_jar
+from medbench.tasks.foundation.errors import MedbenchError
+from medbench.tasks.metrics.java import JavaProgram, packaged_jar
 
 _JAR = "tokenizer/stanford-corenlp-3.4.1.jar"
 _TOKENIZER = "edu.stanford.nlp.process.PTBTokenizer"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal
 
-from tasks.metrics.lcs import lcs_length, lcs_words
+from medbench.tasks.metrics.lcs import lcs_length, lcs_words
 
 RougeId = Literal["rouge1", "rouge2", "rougeL"]
 PairScore = Callable[[str, str], float]

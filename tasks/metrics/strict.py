@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from tasks.answers.labels import answer_itself
-from tasks.answers.plain import plain_text
-from tasks.metrics.accuracy import answers_closed, exact_answer
-from tasks.metrics.assembly import (
+from medbench.tasks.answers.labels import answer_itself
+from medbench.tasks.answers.plain import plain_text
+from medbench.tasks.metrics.accuracy import answers_closed, exact_answer
+from medbench.tasks.metrics.assembly import (
     box_metric,
     corpus_bleu_metrics,
     is_closed,
@@ -14,13 +14,13 @@ from tasks.metrics.assembly import (
     meteor_metric,
     pair_metric,
 )
-from tasks.metrics.bleu import sentence_bleu1
-from tasks.metrics.boxes import strict_hit, strict_iou
-from tasks.metrics.f1 import clipped_f1
-from tasks.metrics.metric import Metric, Scorable
-from tasks.metrics.normalise import normalise_strictly
-from tasks.metrics.rouge import GOOGLE_ROUGE
-from tasks.spec import Kind
+from medbench.tasks.metrics.bleu import sentence_bleu1
+from medbench.tasks.metrics.boxes import strict_hit, strict_iou
+from medbench.tasks.metrics.f1 import clipped_f1
+from medbench.tasks.metrics.metric import Metric, Scorable
+from medbench.tasks.metrics.normalise import normalise_strictly
+from medbench.tasks.metrics.rouge import GOOGLE_ROUGE
+from medbench.tasks.spec import Kind
 
 _STRICT = "strict"
 _PLAIN = f"plain|{_STRICT}"

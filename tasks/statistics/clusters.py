@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from tasks.metrics.metric import FloatArray
+from medbench.tasks.metrics.metric import FloatArray
 
 _CELLS_AT_ONCE = 4_000_000
 

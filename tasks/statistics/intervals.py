@@ -3,7 +3,7 @@
 Questions about one image are not independent. Over 70 volumes with 126 slices each, an interval that takes slices for
 independent covered the truth in 39 of 100 simulations instead of 95. One method serves shares of right answers, means
 of scores and corpus metrics: the score interval of `tasks.statistics.spread`, on how far each cluster pulls the number
-(`tasks.statistics.linear`). It stays inside [0, 1], has a width at 0 and 100 %, and draws nothing at random.
+(`medbench.tasks.statistics.linear`). It stays inside [0, 1], has a width at 0 and 100 %, and draws nothing at random.
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from typing import Literal
 
 import numpy as np
 
-from tasks.metrics.metric import FloatArray, Metric
-from tasks.statistics.clusters import membership, totals_by_cluster
-from tasks.statistics.linear import pulls_of, weights_of
-from tasks.statistics.spread import reach, spread_of
+from medbench.tasks.metrics.metric import FloatArray, Metric
+from medbench.tasks.statistics.clusters import membership, totals_by_cluster
+from medbench.tasks.statistics.linear import pulls_of, weights_of
+from medbench.tasks.statistics.spread import reach, spread_of
 
 Method = Literal["score", "one cluster", "wilson", "cluster-t", "bootstrap-t", "bootstrap"]
 """How an interval was made; the last four stand in files of earlier versions only."""

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tasks.metrics.metric import FloatArray, Metric
-from tasks.statistics.clusters import membership, resampled, totals_by_cluster
-from tasks.statistics.spread import TAIL
+from medbench.tasks.metrics.metric import FloatArray, Metric
+from medbench.tasks.statistics.clusters import membership, resampled, totals_by_cluster
+from medbench.tasks.statistics.spread import TAIL
 
 RESAMPLES = 2000
 

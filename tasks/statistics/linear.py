@@ -8,8 +8,8 @@ at the value, called the infinitesimal jackknife, is no substitute: it covered m
 
 import numpy as np
 
-from tasks.metrics.metric import FloatArray, Metric, mean_of_scores
-from tasks.statistics.clusters import rows_at_once
+from medbench.tasks.metrics.metric import FloatArray, Metric, mean_of_scores
+from medbench.tasks.statistics.clusters import rows_at_once
 
 _NOISE = 1e-10
 

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from tasks.metrics.metric import FloatArray, Metric, mean_of_scores
-from tasks.statistics.clusters import membership, rows_at_once, totals_by_cluster
-from tasks.statistics.linear import pulls_of, weights_of
-from tasks.statistics.spread import TAIL, Spread, growth, reach, smallest_shown, spread_of, t_quantile
+from medbench.tasks.metrics.metric import FloatArray, Metric, mean_of_scores
+from medbench.tasks.statistics.clusters import membership, rows_at_once, totals_by_cluster
+from medbench.tasks.statistics.linear import pulls_of, weights_of
+from medbench.tasks.statistics.spread import TAIL, Spread, growth, reach, smallest_shown, spread_of, t_quantile
 
 PERMUTATIONS = 9999
 ENUMERATED = 13

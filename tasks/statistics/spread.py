@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from tasks.metrics.metric import FloatArray
+from medbench.tasks.metrics.metric import FloatArray
 
 LEVEL = 0.95
 TAIL = (1 - LEVEL) / 2

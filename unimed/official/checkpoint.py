@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from tasks.foundation.errors import DataError
-from unimed.configuration import UniMedConfig
-from unimed.modeling import UniMedForConditionalGeneration
-from unimed.official.keys import dead_shapes, from_official, to_official
-from unimed.official.reading import read_torch_file
-from unimed.strict_weights import refuse_misfits, refuse_other_shapes
+from medbench.tasks.foundation.errors import DataError
+from medbench.unimed.configuration import UniMedConfig
+from medbench.unimed.modeling import UniMedForConditionalGeneration
+from medbench.unimed.official.keys import dead_shapes, from_official, to_official
+from medbench.unimed.official.reading import read_torch_file
+from medbench.unimed.strict_weights import refuse_misfits, refuse_other_shapes
 
 ROUTER_INPUT = {"router_task_token": "token_and_task", "router_token": "token", "router_task": "task"}
 EXPERTS = {"moe_mlp": "mlp", "moe_linear": "linear"}

@@ -8,9 +8,9 @@ from typing import cast
 import torch
 from transformers import Blip2VisionConfig
 
-from unimed.official.reading import read_tensors
-from unimed.strict_weights import refuse_misfits
-from unimed.vision import interpolated_positions
+from medbench.unimed.official.reading import read_tensors
+from medbench.unimed.strict_weights import refuse_misfits
+from medbench.unimed.vision import interpolated_positions
 
 State = dict[str, torch.Tensor]
 _OUTSIDE_BLOCKS = {

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from tasks.foundation.errors import DataError
-from unimed.configuration import CONNECTOR_TASKS, UniMedConfig
-from unimed.official.eva import from_eva, to_eva
+from medbench.tasks.foundation.errors import DataError
+from medbench.unimed.configuration import CONNECTOR_TASKS, UniMedConfig
+from medbench.unimed.official.eva import from_eva, to_eva
 
 State = dict[str, torch.Tensor]
 _LORA_PREFIX = "llm_model.base_model.model."

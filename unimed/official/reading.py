@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from tasks.foundation.errors import DataError
-from unimed.strict_weights import some_of
+from medbench.tasks.foundation.errors import DataError
+from medbench.unimed.strict_weights import some_of
 
 # torch's own reader of pickles raises those of the second line on bytes that are no pickle.
 _UNREADABLE = (

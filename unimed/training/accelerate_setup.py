@@ -4,8 +4,8 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DistributedType
 
-from tasks.foundation.errors import UsageError
-from unimed.training.recipe import Recipe
+from medbench.tasks.foundation.errors import UsageError
+from medbench.unimed.training.recipe import Recipe
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

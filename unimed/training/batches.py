@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from unimed.configuration import CONNECTOR_TASKS
-from unimed.modeling import IGNORED_LABEL
-from unimed.processing import UniMedProcessor
-from unimed.prompts import CONNECTOR_TASK
-from unimed.training.augmentation import distorted, jittered
-from unimed.training.corpus import Example
+from medbench.unimed.configuration import CONNECTOR_TASKS
+from medbench.unimed.modeling import IGNORED_LABEL
+from medbench.unimed.processing import UniMedProcessor
+from medbench.unimed.prompts import CONNECTOR_TASK
+from medbench.unimed.training.augmentation import distorted, jittered
+from medbench.unimed.training.corpus import Example
 
 Batch = dict[str, torch.Tensor]
 

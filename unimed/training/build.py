@@ -8,17 +8,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import LlamaConfig
 
-from tasks.foundation.errors import DataError
-from unimed.assembly import assemble, checked_config, configure, processor_on, refuse_unknown
-from unimed.base_weights import BaseWeights
-from unimed.checkpoint import TRAINED, WHOLE, load_trained
-from unimed.configuration import UniMedConfig
-from unimed.modeling import UniMedForConditionalGeneration
-from unimed.processing import UniMedProcessor
-from unimed.prompts import PromptForm, PromptStyle
-from unimed.training.corpus import Corpus
-from unimed.training.recipe import ModelPlan, Recipe
-from unimed.training.tokenizer import train_tokenizer
+from medbench.tasks.foundation.errors import DataError
+from medbench.unimed.assembly import assemble, checked_config, configure, processor_on, refuse_unknown
+from medbench.unimed.base_weights import BaseWeights
+from medbench.unimed.checkpoint import TRAINED, WHOLE, load_trained
+from medbench.unimed.configuration import UniMedConfig
+from medbench.unimed.modeling import UniMedForConditionalGeneration
+from medbench.unimed.processing import UniMedProcessor
+from medbench.unimed.prompts import PromptForm, PromptStyle
+from medbench.unimed.training.corpus import Corpus
+from medbench.unimed.training.recipe import ModelPlan, Recipe
+from medbench.unimed.training.tokenizer import train_tokenizer
 
 EVA_IMAGE_SIZE = 224
 

@@ -5,17 +5,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.answers.box_space import UNI_MED
-from tasks.catalog import get_task
-from tasks.foundation.errors import DataError, RunError
-from tasks.prepared import load_prepared
-from tasks.sample import Sample
-from tasks.spec import TaskSpec
-from unimed.checkpoint import JOINED
-from unimed.instructions import instruct, taught_answer
-from unimed.prompts import PromptForm, WrappedPrompt, wrap
-from unimed.training.pictures import Pictures
-from unimed.training.recipe import Recipe
+from medbench.tasks.answers.box_space import UNI_MED
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import DataError, RunError
+from medbench.tasks.prepared import load_prepared
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import TaskSpec
+from medbench.unimed.checkpoint import JOINED
+from medbench.unimed.instructions import instruct, taught_answer
+from medbench.unimed.prompts import PromptForm, WrappedPrompt, wrap
+from medbench.unimed.training.pictures import Pictures
+from medbench.unimed.training.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

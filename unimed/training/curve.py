@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.foundation.files import read_json_lines
+from medbench.tasks.foundation.files import read_json_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tasks.foundation.console import warn
-from tasks.foundation.files import fingerprint
+from medbench.tasks.foundation.console import warn
+from medbench.tasks.foundation.files import fingerprint
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
 

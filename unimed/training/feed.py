@@ -8,12 +8,12 @@ from itertools import islice
 
 import torch
 
-from unimed.processing import UniMedProcessor
-from unimed.training.batches import Batch, Limits, distort_classified, picture_rows, template_of, text_batch
-from unimed.training.corpus import Corpus, Example
-from unimed.training.features import FeatureCache
-from unimed.training.mixture import Draw
-from unimed.training.recipe import Recipe
+from medbench.unimed.processing import UniMedProcessor
+from medbench.unimed.training.batches import Batch, Limits, distort_classified, picture_rows, template_of, text_batch
+from medbench.unimed.training.corpus import Corpus, Example
+from medbench.unimed.training.features import FeatureCache
+from medbench.unimed.training.mixture import Draw
+from medbench.unimed.training.recipe import Recipe
 
 AHEAD = 3
 

@@ -12,12 +12,18 @@ import torch
 import yaml
 from safetensors import SafetensorError
 
-from tasks.foundation.errors import RunError, UsageError
-from tasks.foundation.files import canonical_json, json_lines, read_json, read_numbered_json_lines, write_atomically
-from tasks.foundation.yaml_tables import read_yaml_table
-from unimed.checkpoint import RECIPE_FILE
-from unimed.official.reading import read_torch_file
-from unimed.training.recipe import Recipe
+from medbench.tasks.foundation.errors import RunError, UsageError
+from medbench.tasks.foundation.files import (
+    canonical_json,
+    json_lines,
+    read_json,
+    read_numbered_json_lines,
+    write_atomically,
+)
+from medbench.tasks.foundation.yaml_tables import read_yaml_table
+from medbench.unimed.checkpoint import RECIPE_FILE
+from medbench.unimed.official.reading import read_torch_file
+from medbench.unimed.training.recipe import Recipe
 
 LOG_FILE = "train_log.jsonl"
 CURVE_FILE = "learning_curve.svg"

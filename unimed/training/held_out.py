@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import torch
 
-from unimed.processing import UniMedProcessor
-from unimed.training.batches import picture_rows, text_batch
-from unimed.training.corpus import Corpus, Example
-from unimed.training.feed import Ready
-from unimed.training.mixture import Draw
-from unimed.training.trainer import Trainer
+from medbench.unimed.processing import UniMedProcessor
+from medbench.unimed.training.batches import picture_rows, text_batch
+from medbench.unimed.training.corpus import Corpus, Example
+from medbench.unimed.training.feed import Ready
+from medbench.unimed.training.mixture import Draw
+from medbench.unimed.training.trainer import Trainer
 
 SAMPLES = 64
 

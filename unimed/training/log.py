@@ -10,8 +10,8 @@ from typing import Any, Self
 
 from tensorboardX import SummaryWriter
 
-from tasks.foundation.errors import RunError
-from tasks.foundation.files import canonical_json
+from medbench.tasks.foundation.errors import RunError
+from medbench.tasks.foundation.files import canonical_json
 
 Record = dict[str, Any]
 

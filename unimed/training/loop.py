@@ -9,28 +9,28 @@ from typing import Any
 
 import torch
 
-from tasks.foundation.console import Meter, meter, say
-from tasks.foundation.errors import StoppedError
-from tasks.prepare import medbench_home
-from unimed.base_weights import BaseWeights
-from unimed.checkpoint import write_checkpoint
-from unimed.modeling import UniMedForConditionalGeneration
-from unimed.processing import UniMedProcessor
-from unimed.training.accelerate_setup import frozen_dtype, is_sharded, make_accelerator
-from unimed.training.build import base_of, build, image_size_of, restore_weights
-from unimed.training.corpus import Corpus, Example, data_fingerprints, load_corpus
-from unimed.training.curve import draw_curve
-from unimed.training.features import FeatureCache, feature_folder
-from unimed.training.feed import Kitchen, Ready, feed
-from unimed.training.folder import CURVE_FILE, Resumed, TrainingFolder
-from unimed.training.held_out import held_out_losses
-from unimed.training.interrupt import StopRequest, stop_request
-from unimed.training.log import Tally, TrainingLog
-from unimed.training.mixture import Mixture
-from unimed.training.optimizer import DECAY_RULES, make_optimizer
-from unimed.training.recipe import Recipe
-from unimed.training.trainer import Trainer
-from unimed.training.vision_stage import train_vision
+from medbench.tasks.foundation.console import Meter, meter, say
+from medbench.tasks.foundation.errors import StoppedError
+from medbench.tasks.prepare import medbench_home
+from medbench.unimed.base_weights import BaseWeights
+from medbench.unimed.checkpoint import write_checkpoint
+from medbench.unimed.modeling import UniMedForConditionalGeneration
+from medbench.unimed.processing import UniMedProcessor
+from medbench.unimed.training.accelerate_setup import frozen_dtype, is_sharded, make_accelerator
+from medbench.unimed.training.build import base_of, build, image_size_of, restore_weights
+from medbench.unimed.training.corpus import Corpus, Example, data_fingerprints, load_corpus
+from medbench.unimed.training.curve import draw_curve
+from medbench.unimed.training.features import FeatureCache, feature_folder
+from medbench.unimed.training.feed import Kitchen, Ready, feed
+from medbench.unimed.training.folder import CURVE_FILE, Resumed, TrainingFolder
+from medbench.unimed.training.held_out import held_out_losses
+from medbench.unimed.training.interrupt import StopRequest, stop_request
+from medbench.unimed.training.log import Tally, TrainingLog
+from medbench.unimed.training.mixture import Mixture
+from medbench.unimed.training.optimizer import DECAY_RULES, make_optimizer
+from medbench.unimed.training.recipe import Recipe
+from medbench.unimed.training.trainer import Trainer
+from medbench.unimed.training.vision_stage import train_vision
 
 Scores = dict[str, dict[str, float]]
 Examine = Callable[[UniMedForConditionalGeneration, UniMedProcessor, Mapping[str, Sequence[Example]], Corpus], Scores]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from unimed.connector import Connector
+from medbench.unimed.connector import Connector
 
 Decays = Callable[[str, torch.nn.Parameter], bool]
 _MATRIX = 2

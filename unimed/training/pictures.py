@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tasks.foundation.files import file_sha256
-from tasks.images import locate, open_image
-from tasks.sample import ImageRef
-from unimed.processing import CLIP_MEAN, CLIP_STD
+from medbench.tasks.foundation.files import file_sha256
+from medbench.tasks.images import locate, open_image
+from medbench.tasks.sample import ImageRef
+from medbench.unimed.processing import CLIP_MEAN, CLIP_STD
 
 MEMORY_LIMIT = 2 << 30
 """Bytes of decoded pictures that are kept; what is above is decoded again."""

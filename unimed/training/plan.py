@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from unimed.configuration import UniMedConfig
-from unimed.modeling import UniMedForConditionalGeneration
-from unimed.official.keys import dead_shapes
-from unimed.training.recipe import Recipe
+from medbench.unimed.configuration import UniMedConfig
+from medbench.unimed.modeling import UniMedForConditionalGeneration
+from medbench.unimed.official.keys import dead_shapes
+from medbench.unimed.training.recipe import Recipe
 
 GIB = 1 << 30
 FLOAT32_BYTES, ADAM_BYTES = 4, 8

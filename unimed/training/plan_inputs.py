@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from tasks.catalog import get_task
-from tasks.prepared import load_prepared
-from unimed.assembly import checked_config, configure
-from unimed.base_weights import BaseWeights
-from unimed.checkpoint import JOINED
-from unimed.configuration import UniMedConfig
-from unimed.training.build import scratch_config
-from unimed.training.recipe import ModelPlan, Recipe
+from medbench.tasks.catalog import get_task
+from medbench.tasks.prepared import load_prepared
+from medbench.unimed.assembly import checked_config, configure
+from medbench.unimed.base_weights import BaseWeights
+from medbench.unimed.checkpoint import JOINED
+from medbench.unimed.configuration import UniMedConfig
+from medbench.unimed.training.build import scratch_config
+from medbench.unimed.training.recipe import ModelPlan, Recipe
 
 
 def planned_config(plan: ModelPlan) -> tuple[UniMedConfig, str]:

@@ -4,9 +4,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unimed.training.plan import GIB, MemoryPlan, Part, dead_parameters, epochs, meta_model, parts_of, plan_memory
-from unimed.training.plan_inputs import planned_config, training_sizes
-from unimed.training.recipe import Recipe
+from medbench.unimed.training.plan import (
+    GIB,
+    MemoryPlan,
+    Part,
+    dead_parameters,
+    epochs,
+    meta_model,
+    parts_of,
+    plan_memory,
+)
+from medbench.unimed.training.plan_inputs import planned_config, training_sizes
+from medbench.unimed.training.recipe import Recipe
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 _INFERENCE_ROWS, _ROW_TOKENS = 40, 204

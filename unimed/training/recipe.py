@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 
-from tasks.catalog import get_task, task_names
-from tasks.foundation.errors import UsageError, unknown_name
-from tasks.foundation.yaml_tables import parse_yaml_table, read_yaml_table
-from unimed.checkpoint import JOINED
-from unimed.training.schedule import CosineSchedule, OfficialSchedule, Schedule
+from medbench.tasks.catalog import get_task, task_names
+from medbench.tasks.foundation.errors import UsageError, unknown_name
+from medbench.tasks.foundation.yaml_tables import parse_yaml_table, read_yaml_table
+from medbench.unimed.checkpoint import JOINED
+from medbench.unimed.training.schedule import CosineSchedule, OfficialSchedule, Schedule
 
 PRESETS = Path(__file__).parents[1] / "recipes"
 _STRICT = ConfigDict(extra="forbid", frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from unimed.prompts import IMAGE_PLACEHOLDER
+from medbench.unimed.prompts import IMAGE_PLACEHOLDER
 
 _SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", IMAGE_PLACEHOLDER]
 

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from tasks.foundation.errors import RunError
-from unimed.modeling import UniMedForConditionalGeneration
-from unimed.training.batches import Batch
-from unimed.training.features import FeatureCache, features_of
-from unimed.training.feed import Ready, seed_of
-from unimed.training.log import Tally
-from unimed.training.optimizer import decay_idle_experts, set_rate
-from unimed.training.recipe import Recipe
-from unimed.training.state import gathered_weights, optimizer_state, restore_optimizer
+from medbench.tasks.foundation.errors import RunError
+from medbench.unimed.modeling import UniMedForConditionalGeneration
+from medbench.unimed.training.batches import Batch
+from medbench.unimed.training.features import FeatureCache, features_of
+from medbench.unimed.training.feed import Ready, seed_of
+from medbench.unimed.training.log import Tally
+from medbench.unimed.training.optimizer import decay_idle_experts, set_rate
+from medbench.unimed.training.recipe import Recipe
+from medbench.unimed.training.state import gathered_weights, optimizer_state, restore_optimizer
 
 UNLIMITED = math.inf
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from unimed.training.augmentation import distorted, jittered
-from unimed.training.corpus import Corpus, Example
-from unimed.training.recipe import VisionStage
-from unimed.vision import VisionTower
+from medbench.unimed.training.augmentation import distorted, jittered
+from medbench.unimed.training.corpus import Corpus, Example
+from medbench.unimed.training.recipe import VisionStage
+from medbench.unimed.vision import VisionTower
 
 MIN_WORD_COUNT = 8
 CLOSED_ANSWERS = frozenset({"yes", "no"})

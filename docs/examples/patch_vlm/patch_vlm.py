@@ -12,13 +12,22 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from adapters.base import AdapterEntry, ImageSlot, LoadOptions, LocalAdapter, ModelCard, Prompt, SizeOf, TextSegment
-from adapters.base import plain_answer as parse
-from tasks.foundation.errors import UsageError
-from tasks.foundation.model_files import identity_of
-from tasks.sample import Sample
-from tasks.spec import TaskSpec
-from unimed.devices import resolve_device, resolve_dtype
+from medbench.adapters.base import (
+    AdapterEntry,
+    ImageSlot,
+    LoadOptions,
+    LocalAdapter,
+    ModelCard,
+    Prompt,
+    SizeOf,
+    TextSegment,
+)
+from medbench.adapters.base import plain_answer as parse
+from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.foundation.model_files import identity_of
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import TaskSpec
+from medbench.unimed.devices import resolve_device, resolve_dtype
 
 
 class PatchVlm(LocalAdapter):

@@ -4,17 +4,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from leaderboard.audit.overlap.duplicates import Consistency, consistency
-from leaderboard.audit.overlap.findings import MARK, Corpus, Null, Origin, Overlap, overlap_of
-from leaderboard.audit.overlap.items import TaskItems
-from leaderboard.audit.overlap.null_split import null_split
-from leaderboard.audit.overlap.printing import Printer
-from leaderboard.audit.overlap.scan import Scan, Tallies
-from leaderboard.audit.overlap.tally import CHECKS, Tally
-from leaderboard.audit.overlap.test_side import TestSide
-from leaderboard.audit.overlap.training_files import row_count, training_rows
-from leaderboard.audit.overlap.watching import watched
-from leaderboard.audit.verdicts import EXIT_CODES, Verdict, strongest
+from medbench.leaderboard.audit.overlap.duplicates import Consistency, consistency
+from medbench.leaderboard.audit.overlap.findings import MARK, Corpus, Null, Origin, Overlap, overlap_of
+from medbench.leaderboard.audit.overlap.items import TaskItems
+from medbench.leaderboard.audit.overlap.null_split import null_split
+from medbench.leaderboard.audit.overlap.printing import Printer
+from medbench.leaderboard.audit.overlap.scan import Scan, Tallies
+from medbench.leaderboard.audit.overlap.tally import CHECKS, Tally
+from medbench.leaderboard.audit.overlap.test_side import TestSide
+from medbench.leaderboard.audit.overlap.training_files import row_count, training_rows
+from medbench.leaderboard.audit.overlap.watching import watched
+from medbench.leaderboard.audit.verdicts import EXIT_CODES, Verdict, strongest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,15 +4,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from leaderboard.audit.normalise import MIN_WORDS, NORM_VERSION
-from leaderboard.audit.overlap.audit import DataAudit, TaskAudit
-from leaderboard.audit.overlap.findings import MARK_EXCESS, MARK_SHARE, Finding, Overlap
-from leaderboard.audit.overlap.minhash import BANDS, PERMUTATIONS
-from leaderboard.audit.overlap.pixels import MIN_QUALITY, MIN_SIDE, MIN_STD, NEAR, REVIEW, VIEWS
-from leaderboard.audit.overlap.tally import Check, Witness
-from leaderboard.audit.overlap.test_side import TestSide
-from leaderboard.audit.overlap.texts import CONTAINMENT, GRAM, JACCARD, SHINGLE
-from leaderboard.audit.verdicts import strongest
+from medbench.leaderboard.audit.normalise import MIN_WORDS, NORM_VERSION
+from medbench.leaderboard.audit.overlap.audit import DataAudit, TaskAudit
+from medbench.leaderboard.audit.overlap.findings import MARK_EXCESS, MARK_SHARE, Finding, Overlap
+from medbench.leaderboard.audit.overlap.minhash import BANDS, PERMUTATIONS
+from medbench.leaderboard.audit.overlap.pixels import MIN_QUALITY, MIN_SIDE, MIN_STD, NEAR, REVIEW, VIEWS
+from medbench.leaderboard.audit.overlap.tally import Check, Witness
+from medbench.leaderboard.audit.overlap.test_side import TestSide
+from medbench.leaderboard.audit.overlap.texts import CONTAINMENT, GRAM, JACCARD, SHINGLE
+from medbench.leaderboard.audit.verdicts import strongest
 
 SCHEMA = 1
 _SHOWN = 3

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leaderboard.audit.overlap.items import Item
+from medbench.leaderboard.audit.overlap.items import Item
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,11 +7,11 @@ from typing import Literal
 
 from scipy import stats
 
-from leaderboard.audit.overlap.items import SAME_NAME, TaskItems, has_id
-from leaderboard.audit.overlap.surrogates import surrogate_groups
-from leaderboard.audit.overlap.tally import Check, Tally
-from leaderboard.audit.overlap.test_side import TestSide
-from leaderboard.audit.verdicts import Verdict
+from medbench.leaderboard.audit.overlap.items import SAME_NAME, TaskItems, has_id
+from medbench.leaderboard.audit.overlap.surrogates import surrogate_groups
+from medbench.leaderboard.audit.overlap.tally import Check, Tally
+from medbench.leaderboard.audit.overlap.test_side import TestSide
+from medbench.leaderboard.audit.verdicts import Verdict
 
 MARK = "\u2021"
 MARK_SHARE = 0.01

@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tasks.foundation.errors import DataError
-from tasks.foundation.files import read_numbered_json_lines
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.files import read_numbered_json_lines
 
 Ids = Mapping[str, Mapping[str, Mapping[str, str]]]
 """By task and sample, ids by name."""

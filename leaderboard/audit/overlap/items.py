@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tasks.prepared import Prepared
-from tasks.sample import ImageRef, Sample, Split
-from tasks.spec import Kind, TaskSpec
+from medbench.tasks.prepared import Prepared
+from medbench.tasks.sample import ImageRef, Sample, Split
+from medbench.tasks.spec import Kind, TaskSpec
 
 SAME_NAME = "image name"
 """The group that rows of other people's files share with samples by the name of their picture's file."""

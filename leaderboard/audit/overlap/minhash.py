@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from leaderboard.audit.overlap.grams import Hashes, Indices, Postings
+from medbench.leaderboard.audit.overlap.grams import Hashes, Indices, Postings
 
 PERMUTATIONS = 128
 BANDS = 32

@@ -4,7 +4,7 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
-from leaderboard.audit.overlap.items import Item, TaskItems, has_id
+from medbench.leaderboard.audit.overlap.items import Item, TaskItems, has_id
 
 # The held-out part is at most so much of the training data, so that what it is compared with stays alike.
 _LARGEST_SHARE = 4

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from leaderboard.audit.overlap.findings import MARK
-from leaderboard.markdown import markdown_table, markdown_text
+from medbench.leaderboard.audit.overlap.findings import MARK
+from medbench.leaderboard.markdown import markdown_table, markdown_text
 
 Document = Mapping[str, Any]
 _STATES = {

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leaderboard.audit.overlap.grams import Hashes, Indices
-from leaderboard.audit.overlap.pixels import NEAR, REVIEW, VIEWS, Print, distance
+from medbench.leaderboard.audit.overlap.grams import Hashes, Indices
+from medbench.leaderboard.audit.overlap.pixels import NEAR, REVIEW, VIEWS, Print, distance
 
 _CHUNKS = 16
 _CHUNK_VALUES = 1 << 16

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from leaderboard.audit.overlap.grams import Hashes
+from medbench.leaderboard.audit.overlap.grams import Hashes
 
 NEAR = 31
 REVIEW = 60

@@ -4,17 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.workload import MINI_NOTICE
-from leaderboard.audit.overlap.audit import DataAuditInput, TrainingFile
-from leaderboard.audit.overlap.ids_file import read_ids
-from leaderboard.audit.overlap.items import TaskItems, items_of
-from tasks.catalog import get_task, select_tasks
-from tasks.foundation.errors import DataError, UsageError
-from tasks.foundation.files import file_sha256
-from tasks.prepared import Prepared, load_prepared, prepared_names
-from tasks.sample import Split
-from tasks.suite import prepare_mini_suite, suite_of
-from tasks.terms import is_under_agreement
+from medbench.harness.workload import MINI_NOTICE
+from medbench.leaderboard.audit.overlap.audit import DataAuditInput, TrainingFile
+from medbench.leaderboard.audit.overlap.ids_file import read_ids
+from medbench.leaderboard.audit.overlap.items import TaskItems, items_of
+from medbench.tasks.catalog import get_task, select_tasks
+from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.foundation.files import file_sha256
+from medbench.tasks.prepared import Prepared, load_prepared, prepared_names
+from medbench.tasks.sample import Split
+from medbench.tasks.suite import prepare_mini_suite, suite_of
+from medbench.tasks.terms import is_under_agreement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

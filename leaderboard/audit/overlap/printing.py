@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from leaderboard.audit.overlap.items import Item
-from leaderboard.audit.overlap.pixels import Print, print_of
-from tasks.foundation.errors import SampleError
-from tasks.images import open_image
-from tasks.sample import ImageRef
+from medbench.leaderboard.audit.overlap.items import Item
+from medbench.leaderboard.audit.overlap.pixels import Print, print_of
+from medbench.tasks.foundation.errors import SampleError
+from medbench.tasks.images import open_image
+from medbench.tasks.sample import ImageRef
 
 Place = tuple[Path, ImageRef]
 """The folder and the picture in it."""

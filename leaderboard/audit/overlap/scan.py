@@ -7,12 +7,12 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from leaderboard.audit.normalise import norm_v1
-from leaderboard.audit.overlap.items import SAME_NAME, Item
-from leaderboard.audit.overlap.printing import Printer, places_of
-from leaderboard.audit.overlap.tally import Check, Tally, Witness
-from leaderboard.audit.overlap.test_side import TestSide, ids_of
-from leaderboard.audit.overlap.texts import CONTAINMENT
+from medbench.leaderboard.audit.normalise import norm_v1
+from medbench.leaderboard.audit.overlap.items import SAME_NAME, Item
+from medbench.leaderboard.audit.overlap.printing import Printer, places_of
+from medbench.leaderboard.audit.overlap.tally import Check, Tally, Witness
+from medbench.leaderboard.audit.overlap.test_side import TestSide, ids_of
+from medbench.leaderboard.audit.overlap.texts import CONTAINMENT
 
 BATCH_ROWS = 2048
 Flags = npt.NDArray[np.bool_]

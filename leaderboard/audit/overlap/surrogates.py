@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leaderboard.audit.normalise import is_long, norm_v1
-from leaderboard.audit.overlap.tally import Tally
-from leaderboard.audit.overlap.test_side import TestSide
+from medbench.leaderboard.audit.normalise import is_long, norm_v1
+from medbench.leaderboard.audit.overlap.tally import Tally
+from medbench.leaderboard.audit.overlap.test_side import TestSide
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

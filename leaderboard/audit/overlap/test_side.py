@@ -3,11 +3,11 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from leaderboard.audit.normalise import norm_v1
-from leaderboard.audit.overlap.items import SAME_NAME, Item, TaskItems, picture_names
-from leaderboard.audit.overlap.pictures import PictureIndex
-from leaderboard.audit.overlap.printing import Place, Printer, places_of
-from leaderboard.audit.overlap.texts import TextIndex
+from medbench.leaderboard.audit.normalise import norm_v1
+from medbench.leaderboard.audit.overlap.items import SAME_NAME, Item, TaskItems, picture_names
+from medbench.leaderboard.audit.overlap.pictures import PictureIndex
+from medbench.leaderboard.audit.overlap.printing import Place, Printer, places_of
+from medbench.leaderboard.audit.overlap.texts import TextIndex
 
 Key = tuple[int, str, str]
 """A picture's number (-1 for none), the question and the answer, normalised."""

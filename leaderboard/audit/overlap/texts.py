@@ -15,9 +15,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from leaderboard.audit.normalise import MIN_WORDS
-from leaderboard.audit.overlap.grams import Hashes, Indices, Postings, WordHashes, Words, runs_of, slices, words_of
-from leaderboard.audit.overlap.minhash import band_table, candidates, signatures
+from medbench.leaderboard.audit.normalise import MIN_WORDS
+from medbench.leaderboard.audit.overlap.grams import (
+    Hashes,
+    Indices,
+    Postings,
+    WordHashes,
+    Words,
+    runs_of,
+    slices,
+    words_of,
+)
+from medbench.leaderboard.audit.overlap.minhash import band_table, candidates, signatures
 
 CONTAINMENT = 0.8
 JACCARD = 0.5

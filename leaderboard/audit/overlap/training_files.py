@@ -16,11 +16,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from leaderboard.audit.overlap.items import Item, family_of
-from tasks.catalog import TASKS, get_task
-from tasks.foundation.errors import DataError
-from tasks.foundation.files import JsonObject, read_json, read_numbered_json_lines
-from tasks.sample import ImageRef
+from medbench.leaderboard.audit.overlap.items import Item, family_of
+from medbench.tasks.catalog import TASKS, get_task
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.files import JsonObject, read_json, read_numbered_json_lines
+from medbench.tasks.sample import ImageRef
 
 QUESTIONS = ("question", "prompt", "instruction", "query", "input")
 ANSWERS = ("answer", "response", "completion", "output", "caption", "report", "label")

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from leaderboard.audit.overlap.items import Item
-from tasks.foundation.console import Meter, meter, say
+from medbench.leaderboard.audit.overlap.items import Item
+from medbench.tasks.foundation.console import Meter, meter, say
 
 _SHOWN_FROM = 5000
 _STEP = 1024

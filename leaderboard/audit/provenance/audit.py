@@ -4,12 +4,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.declared import Declared, declared_by
-from leaderboard.audit.overlap.findings import MARK_SHARE
-from leaderboard.audit.overlap.items import TaskItems
-from leaderboard.audit.provenance.fingerprints import ItemPrints, prints_of
-from leaderboard.audit.provenance.membership import Members, members_of_rows, members_of_version, prepared_version
-from leaderboard.audit.provenance.sources import (
+from medbench.harness.declared import Declared, declared_by
+from medbench.leaderboard.audit.overlap.findings import MARK_SHARE
+from medbench.leaderboard.audit.overlap.items import TaskItems
+from medbench.leaderboard.audit.provenance.fingerprints import ItemPrints, prints_of
+from medbench.leaderboard.audit.provenance.membership import (
+    Members,
+    members_of_rows,
+    members_of_version,
+    prepared_version,
+)
+from medbench.leaderboard.audit.provenance.sources import (
     PREPARED,
     Dataset,
     Declaration,
@@ -19,11 +24,11 @@ from leaderboard.audit.provenance.sources import (
     inherited,
     source_of,
 )
-from leaderboard.audit.verdicts import EXIT_CODES, Verdict, strongest
-from tasks.catalog import benchmark_of
-from tasks.foundation.errors import UsageError, unknown_name
-from tasks.foundation.files import inside
-from tasks.prepared import Prepared
+from medbench.leaderboard.audit.verdicts import EXIT_CODES, Verdict, strongest
+from medbench.tasks.catalog import benchmark_of
+from medbench.tasks.foundation.errors import UsageError, unknown_name
+from medbench.tasks.foundation.files import inside
+from medbench.tasks.prepared import Prepared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from leaderboard.audit.normalise import norm_v1
-from leaderboard.audit.overlap.items import Item, picture_names
+from medbench.leaderboard.audit.normalise import norm_v1
+from medbench.leaderboard.audit.overlap.items import Item, picture_names
 
 _BYTES = 16
 _BETWEEN = "\x1f"

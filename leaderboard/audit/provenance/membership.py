@@ -7,15 +7,15 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from leaderboard.audit.overlap.items import family_of, item_of
-from leaderboard.audit.overlap.training_files import training_rows
-from leaderboard.audit.provenance.fingerprints import fingerprint, found_among
-from leaderboard.audit.provenance.sources import Dataset, Version
-from tasks.foundation.errors import DataError
-from tasks.foundation.files import inside
-from tasks.prepared import Prepared
-from tasks.suite import suite_of
-from tasks.validation import NativeRow, parse_json_file
+from medbench.leaderboard.audit.overlap.items import family_of, item_of
+from medbench.leaderboard.audit.overlap.training_files import training_rows
+from medbench.leaderboard.audit.provenance.fingerprints import fingerprint, found_among
+from medbench.leaderboard.audit.provenance.sources import Dataset, Version
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.files import inside
+from medbench.tasks.prepared import Prepared
+from medbench.tasks.suite import suite_of
+from medbench.tasks.validation import NativeRow, parse_json_file
 
 _EVERY_LANGUAGE = ""
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from leaderboard.audit.normalise import NORM_VERSION
-from leaderboard.audit.overlap.findings import MARK_SHARE
-from leaderboard.audit.overlap.page import table
-from leaderboard.audit.provenance.audit import ProvenanceAudit, TaskProvenance
-from leaderboard.audit.verdicts import strongest
+from medbench.leaderboard.audit.normalise import NORM_VERSION
+from medbench.leaderboard.audit.overlap.findings import MARK_SHARE
+from medbench.leaderboard.audit.overlap.page import table
+from medbench.leaderboard.audit.provenance.audit import ProvenanceAudit, TaskProvenance
+from medbench.leaderboard.audit.verdicts import strongest
 
 SCHEMA = 1
 _LEGEND = (

@@ -1,17 +1,17 @@
 """Makes the list of fingerprints that ships with the manifest, from the three published files of Slake 1.0.
 
-`python -m leaderboard.audit.provenance.shipped SLAKE_FOLDER` writes `leaderboard/audit/slake-official.json`.
+`python -m medbench.leaderboard.audit.provenance.shipped SLAKE_FOLDER` writes `leaderboard/audit/slake-official.json`.
 """
 
 import sys
 from collections import defaultdict
 from pathlib import Path
 
-from leaderboard.audit.overlap.training_files import training_rows
-from leaderboard.audit.provenance.fingerprints import prints_of
-from leaderboard.audit.provenance.sources import SOURCES_FILE
-from tasks.foundation.console import say
-from tasks.foundation.files import canonical_json, write_atomically
+from medbench.leaderboard.audit.overlap.training_files import training_rows
+from medbench.leaderboard.audit.provenance.fingerprints import prints_of
+from medbench.leaderboard.audit.provenance.sources import SOURCES_FILE
+from medbench.tasks.foundation.console import say
+from medbench.tasks.foundation.files import canonical_json, write_atomically
 
 SHIPPED = SOURCES_FILE.with_name("slake-official.json")
 SPLITS = ("train", "validate", "test")

@@ -10,8 +10,8 @@ from typing import Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
-from tasks.foundation.errors import UsageError
-from tasks.foundation.yaml_tables import read_yaml_table
+from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.foundation.yaml_tables import read_yaml_table
 
 SOURCES_FILE = Path(__file__).resolve().parent.parent / "sources.yaml"
 PREPARED = "prepared"

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.mini_suite.build import composed_questions, medpix, vqa_rad
-from tasks.mini_suite.build.encoding import grey_image, jpeg
-from tasks.mini_suite.build.part import Part, TaskRecord
-from tasks.mini_suite.build.question import Question
-from tasks.mini_suite.build.seeds import generator
-from tasks.sample import Split
+from medbench.tasks.sample import Split
+from tools.mini_suite import composed_questions, medpix, vqa_rad
+from tools.mini_suite.encoding import grey_image, jpeg
+from tools.mini_suite.part import Part, TaskRecord
+from tools.mini_suite.question import Question
+from tools.mini_suite.seeds import generator
 
 PHANTOMS: dict[Split, int] = {"train": 99, "test": 12}
 

@@ -11,10 +11,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.foundation.errors import DataError
-from tasks.mini_suite.build.anatomy import region_indexes, structure_masks
-from tasks.mini_suite.build.nifti import read_volume
-from tasks.mini_suite.build.part import Source
+from medbench.tasks.foundation.errors import DataError
+from tools.mini_suite.anatomy import region_indexes, structure_masks
+from tools.mini_suite.nifti import read_volume
+from tools.mini_suite.part import Source
 
 Plane = Literal["axial", "coronal", "sagittal"]
 Floats = NDArray[np.float64]

@@ -6,8 +6,8 @@ Source: Yang et al., MedMNIST v2, Scientific Data 2023; the MD5 sums are those o
 import hashlib
 from pathlib import Path
 
-from tasks.foundation.errors import DataError
-from tasks.mini_suite.build.part import Part, Source, TaskRecord
+from medbench.tasks.foundation.errors import DataError
+from tools.mini_suite.part import Part, Source, TaskRecord
 
 _MD5 = {
     "breastmnist": "750601b1f35ba3300ea97c75c52ff8f6",

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tasks.mini_suite.build import colin27, sam_med2d_demo
-from tasks.mini_suite.build.colin27 import Plane
-from tasks.mini_suite.build.encoding import compact_json, grey_image, png
-from tasks.mini_suite.build.part import Part, TaskRecord
-from tasks.mini_suite.build.seeds import generator, shuffled
+from tools.mini_suite import colin27, sam_med2d_demo
+from tools.mini_suite.colin27 import Plane
+from tools.mini_suite.encoding import compact_json, grey_image, png
+from tools.mini_suite.part import Part, TaskRecord
+from tools.mini_suite.seeds import generator, shuffled
 
 REGIONS_PER_SLAB = 42
 """Cap that keeps any sixth of the cases between 40 and 260 regions."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.mini_suite.build.drawing import Canvas, Floats, below, canvas, ellipse, reduced, soft, texture, tube
-from tasks.mini_suite.build.phantom import Phantom, pick
+from tools.mini_suite.drawing import Canvas, Floats, below, canvas, ellipse, reduced, soft, texture, tube
+from tools.mini_suite.phantom import Phantom, pick
 
 _DRAWN_SIDE, _FACTOR = 208, 2
 _SHAFT, _JOINT = 0.30, 0.40

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tasks.mini_suite.build.colin27 import View
-from tasks.mini_suite.build.part import Source
-from tasks.mini_suite.build.phantom import Phantom, pick
-from tasks.mini_suite.build.question import Question
+from tools.mini_suite.colin27 import View
+from tools.mini_suite.part import Source
+from tools.mini_suite.phantom import Phantom, pick
+from tools.mini_suite.question import Question
 
 SOURCE = Source(
     name="composed-questions",
@@ -19,7 +19,7 @@ SOURCE = Source(
     origin="phantom",
     licence="Apache-2.0",
     attribution="medbench authors",
-    retrieved_from="tasks/mini_suite/build/composed_questions.py",
+    retrieved_from="tools/mini_suite/composed_questions.py",
     changes="none",
 )
 

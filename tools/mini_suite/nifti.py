@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.foundation.errors import DataError
+from medbench.tasks.foundation.errors import DataError
 
 _HEADER_BYTES = 348
 _UINT8 = 2

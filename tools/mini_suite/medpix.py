@@ -7,14 +7,14 @@ import csv
 from io import StringIO
 from pathlib import Path
 
-from tasks.mini_suite.build.abdomen_scans import draw_abdomen
-from tasks.mini_suite.build.brain_scans import draw_brain
-from tasks.mini_suite.build.encoding import grey_image, jpeg
-from tasks.mini_suite.build.knee_films import draw_knee
-from tasks.mini_suite.build.part import Part, Source, TaskRecord
-from tasks.mini_suite.build.phantom import Phantom
-from tasks.mini_suite.build.seeds import generator
-from tasks.sample import Split
+from medbench.tasks.sample import Split
+from tools.mini_suite.abdomen_scans import draw_abdomen
+from tools.mini_suite.brain_scans import draw_brain
+from tools.mini_suite.encoding import grey_image, jpeg
+from tools.mini_suite.knee_films import draw_knee
+from tools.mini_suite.part import Part, Source, TaskRecord
+from tools.mini_suite.phantom import Phantom
+from tools.mini_suite.seeds import generator
 
 PICTURES: dict[Split, int] = {"train": 450, "test": 81}
 
@@ -32,7 +32,7 @@ SOURCE = Source(
     origin="phantom",
     licence="Apache-2.0",
     attribution="medbench authors",
-    retrieved_from="tasks/mini_suite/build/abdomen_scans.py, brain_scans.py and knee_films.py",
+    retrieved_from="tools/mini_suite/abdomen_scans.py, brain_scans.py and knee_films.py",
     changes="none",
 )
 

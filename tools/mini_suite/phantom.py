@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from tasks.mini_suite.build.drawing import Floats
+from tools.mini_suite.drawing import Floats
 
 Option = TypeVar("Option")
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.mini_suite.build import colin27, composed_questions, vqa_rad
-from tasks.mini_suite.build.colin27 import Atlas, Region
-from tasks.mini_suite.build.encoding import compact_json, grey_image, jpeg
-from tasks.mini_suite.build.part import Part, TaskRecord
-from tasks.mini_suite.build.question import Question
-from tasks.mini_suite.build.seeds import generator
-from tasks.sample import Split
+from medbench.tasks.sample import Split
+from tools.mini_suite import colin27, composed_questions, vqa_rad
+from tools.mini_suite.colin27 import Atlas, Region
+from tools.mini_suite.encoding import compact_json, grey_image, jpeg
+from tools.mini_suite.part import Part, TaskRecord
+from tools.mini_suite.question import Question
+from tools.mini_suite.seeds import generator
 
 _FIRST_SLICE, _LAST_SLICE, _SLAB, _PERIOD = 20, 145, 5, 10
 _TEST_SLABS = frozenset({2, 5, 8})

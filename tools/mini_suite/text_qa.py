@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tasks.foundation.errors import DataError
-from tasks.foundation.files import read_json, read_json_lines
-from tasks.mini_suite.build.encoding import compact_json, json_rows
-from tasks.mini_suite.build.part import Part, Source, TaskRecord
-from tasks.mini_suite.build.seeds import shuffled
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.files import read_json, read_json_lines
+from tools.mini_suite.encoding import compact_json, json_rows
+from tools.mini_suite.part import Part, Source, TaskRecord
+from tools.mini_suite.seeds import shuffled
 
 MEDQA_TRAIN, MEDQA_TEST = 120, 100
 PUBMEDQA_TRAIN, PUBMEDQA_TEST = 100, 100

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks.mini_suite.build.chest_films import draw_chest
-from tasks.mini_suite.build.chest_reports import draw_case
-from tasks.mini_suite.build.encoding import compact_json, grey_image, jpeg
-from tasks.mini_suite.build.part import Part, Source, TaskRecord
-from tasks.mini_suite.build.seeds import generator
+from tools.mini_suite.chest_films import draw_chest
+from tools.mini_suite.chest_reports import draw_case
+from tools.mini_suite.encoding import compact_json, grey_image, jpeg
+from tools.mini_suite.part import Part, Source, TaskRecord
+from tools.mini_suite.seeds import generator
 
 STUDIES = {"train": 560, "val": 4, "test": 100}
 """Films by split; two studies in three patients, one in the others."""
@@ -27,7 +27,7 @@ SOURCE = Source(
     origin="phantom",
     licence="Apache-2.0",
     attribution="medbench authors",
-    retrieved_from="tasks/mini_suite/build/chest_films.py and chest_reports.py",
+    retrieved_from="tools/mini_suite/chest_films.py and chest_reports.py",
     changes="none",
 )
 

@@ -1,4 +1,4 @@
-"""`python -m tasks.mini_suite.build`: builds the mini suite from the folder with the real data."""
+"""`python -m tools.mini_suite`: builds the mini suite from the folder with the real data."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from tasks.foundation.console import meter, say, show_error
-from tasks.foundation.errors import DataError, MedbenchError, RunError
-from tasks.mini_suite.build import manifest, medmnist, medpix, mimic_cxr, path_vqa, sa_med2d, slake, text_qa
-from tasks.mini_suite.build.part import Part
+from medbench.tasks.foundation.console import meter, say, show_error
+from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError
+from tools.mini_suite import manifest, medmnist, medpix, mimic_cxr, path_vqa, sa_med2d, slake, text_qa
+from tools.mini_suite.part import Part
 
 BUILDERS: Mapping[str, Callable[[Path], Part]] = {
     "medqa": text_qa.build_medqa,

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from tasks.mini_suite.build.chest_films import SIDES, ZONES, Amount, Device, Findings, Side, Size, Zone
+from tools.mini_suite.chest_films import SIDES, ZONES, Amount, Device, Findings, Side, Size, Zone
 
 Option = TypeVar("Option")
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from tasks.foundation.errors import DataError
-from tasks.mini_suite.build.part import Part, Source
+from medbench.tasks.foundation.errors import DataError
+from tools.mini_suite.part import Part, Source
 
 SCHEMA = 1
 
@@ -23,7 +23,7 @@ _LICENCE_LINKS = {
 _ABOUT = (
     "12 small tasks in the native layout of their datasets. An item is `real` (a row of the dataset that the task is "
     "named after), a `stand-in` (real material of another dataset in that layout) or a `phantom` (drawn by "
-    "tasks/mini_suite/build). Scores on this suite say nothing about the datasets and are never shown beside "
+    "tools/mini_suite). Scores on this suite say nothing about the datasets and are never shown beside "
     "published numbers. Not for clinical use."
 )
 

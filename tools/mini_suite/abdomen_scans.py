@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from tasks.mini_suite.build.drawing import Canvas, Floats, canvas, ellipse, reduced, texture
-from tasks.mini_suite.build.phantom import Drawn, Phantom, over, pick
+from tools.mini_suite.drawing import Canvas, Floats, canvas, ellipse, reduced, texture
+from tools.mini_suite.phantom import Drawn, Phantom, over, pick
 
 _DRAWN_SIDE, _FACTOR = 208, 2
 _CONTRAST_SHARE, _GAS_SHARE = 0.55, 0.4

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.mini_suite.build.drawing import Canvas, Floats, below, canvas, ellipse, reduced, soft, texture, tube
+from tools.mini_suite.drawing import Canvas, Floats, below, canvas, ellipse, reduced, soft, texture, tube
 
 Side = Literal["right", "left"]
 Zone = Literal["upper", "mid", "lower"]

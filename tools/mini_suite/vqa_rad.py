@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from tasks.foundation.errors import DataError
-from tasks.foundation.files import read_json
-from tasks.mini_suite.build.encoding import jpeg
-from tasks.mini_suite.build.part import Source
-from tasks.mini_suite.build.question import Question
-from tasks.mini_suite.build.seeds import shuffled
-from tasks.sample import Split
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.files import read_json
+from medbench.tasks.sample import Split
+from tools.mini_suite.encoding import jpeg
+from tools.mini_suite.part import Source
+from tools.mini_suite.question import Question
+from tools.mini_suite.seeds import shuffled
 
 Half = Literal["slake", "path"]
 

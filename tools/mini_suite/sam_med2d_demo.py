@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tasks.foundation.errors import DataError
-from tasks.mini_suite.build.part import Source
+from medbench.tasks.foundation.errors import DataError
+from tools.mini_suite.part import Source
 
 _LONGEST_SIDE = 144
 

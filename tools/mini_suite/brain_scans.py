@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.mini_suite.build.drawing import Canvas, Floats, canvas, ellipse, reduced, soft, texture, tube
-from tasks.mini_suite.build.phantom import Drawn, Phantom, over, pick
+from tools.mini_suite.drawing import Canvas, Floats, canvas, ellipse, reduced, soft, texture, tube
+from tools.mini_suite.phantom import Drawn, Phantom, over, pick
 
 _DRAWN_SIDE, _FACTOR = 208, 2
 _BACKGROUND, _DARKEST_TISSUE = 0.05, 0.2

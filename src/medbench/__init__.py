@@ -1,0 +1,1 @@
+"""medbench: compare medical multimodal LLMs honestly and fast."""
