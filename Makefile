@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 RUNS ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format types bench bench-audit bench-engine bench-reading bench-statistics docs mini-suite mini-weights clean
+.PHONY: help demo test check lint format types bench bench-audit bench-engine bench-reading bench-statistics docs figures mini-suite mini-weights clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "medbench needs Python 3.11 or newer: make PYTHON=python3.12 demo")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	@touch $(STAMP)
 
 demo: $(STAMP)  ## Install, then run Uni-Med and the blind baseline on the 12 bundled tasks
@@ -56,6 +56,9 @@ bench-reading: $(STAMP)  ## Read thousands of outputs with known answers; writes
 
 bench-statistics: $(STAMP)  ## Simulate intervals and paired tests on clustered data; writes build/bench-statistics.json
 	$(BIN)/python -m benchmarks.statistics
+
+figures: $(STAMP)  ## Print how large the project is, beside the bounds that it keeps
+	$(BIN)/python -m tools.figures
 
 docs: $(STAMP)  ## Make the lists and tables of README.md and docs/ anew
 	$(BIN)/python docs/refresh.py
