@@ -20,7 +20,7 @@ from medbench.leaderboard.audit.overlap.null_split import null_split
 from medbench.leaderboard.audit.overlap.page import render_page
 from medbench.leaderboard.audit.overlap.training_files import training_rows
 from medbench.leaderboard.audit.verdicts import exit_code, strongest
-from medbench.leaderboard.leaks import overlaps_in
+from medbench.leaderboard.runs import overlaps_in
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import EXIT_FAILED, EXIT_USAGE, DataError
 from medbench.tasks.prepare import prepare_task

@@ -16,7 +16,7 @@ from medbench.leaderboard.audit.page import render_audit
 from medbench.leaderboard.audit.run_audit import OutputAudit, audit_run
 from medbench.leaderboard.audit.run_cells import read_run_cells, read_task_data
 from medbench.leaderboard.audit.write import audit_after_run
-from medbench.leaderboard.leaks import leaks_of
+from medbench.leaderboard.runs import leaks_of
 
 TASKS = "report,pubmedqa,dermamnist,slake-rec"
 

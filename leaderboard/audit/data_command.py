@@ -95,7 +95,7 @@ def _holds_credentialed(given: "DataAuditInput") -> bool:
 def _show(audit: "DataAudit", fingerprints: dict[str, str], output: Path | None, form: str) -> None:
     from medbench.leaderboard.audit.overlap.document import document_of
     from medbench.leaderboard.audit.overlap.page import render_page
-    from medbench.leaderboard.html_document import write_page
+    from medbench.leaderboard.html import write_page
     from medbench.tasks.foundation.files import canonical_json, write_atomically
 
     document = document_of(audit, fingerprints)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from medbench.leaderboard.score_table import Column, ScoreTable
+from medbench.leaderboard.samples import MetricScores, ScoreTable
 from medbench.tasks.protocols import PROTOCOLS, Protocol
 
 BoolArray = npt.NDArray[np.bool_]
@@ -47,8 +47,8 @@ def effects(table: ScoreTable, matched: Container[str]) -> tuple[Effect, ...]:
     )
 
 
-def _effect(table: ScoreTable, column: Column, protocol: Protocol, matched: Container[str]) -> Effect:
-    groups = table.groups_of(column.rows)
+def _effect(table: ScoreTable, column: MetricScores, protocol: Protocol, matched: Container[str]) -> Effect:
+    groups = table.groups_of(column.sample_ids)
     flagged = np.asarray([group in matched for group in groups], dtype=bool)
     everything = np.ones(len(groups), dtype=bool)
     parts = [_part(column, groups, chosen) for chosen in (everything, ~flagged, flagged)]
@@ -57,7 +57,7 @@ def _effect(table: ScoreTable, column: Column, protocol: Protocol, matched: Cont
     )  # fmt: skip
 
 
-def _part(column: Column, groups: Sequence[str], chosen: BoolArray) -> Part:
+def _part(column: MetricScores, groups: Sequence[str], chosen: BoolArray) -> Part:
     places = np.flatnonzero(chosen).tolist()
     value = float(column.metric.compute(column.statistics[places].sum(axis=0))) if len(places) else float("nan")
     return Part(value=None if np.isnan(value) else value, n=len(places), cases=len({groups[place] for place in places}))

@@ -92,7 +92,7 @@ def _run(
     from medbench.leaderboard.audit.predictions_file import read_train_references
     from medbench.leaderboard.audit.run_audit import audit_run
     from medbench.leaderboard.audit.write import write_audit
-    from medbench.leaderboard.leaks import AUDIT_FILE
+    from medbench.leaderboard.runs import AUDIT_FILE
 
     more = read_train_references(train) if train is not None else []
     audit = audit_run(path, peers=peers, data_dir=data_dir, more_references=more, reveal=reveal)

@@ -12,7 +12,7 @@ from medbench.leaderboard.audit.normalise import NORM_VERSION
 from medbench.leaderboard.audit.outputs import Share
 from medbench.leaderboard.audit.run_audit import OutputAudit, TaskAudit
 from medbench.leaderboard.audit.wording import ALTERNATIVES, LIMITS, MARKS, interval, p_text, percent, sentence
-from medbench.leaderboard.markdown import METRIC_TITLES, markdown_table, markdown_text
+from medbench.leaderboard.render import METRIC_TITLES, markdown_table, markdown_text
 
 _MATRIX = (
     "Task", "Verdict", "k of K", "Rate [95 %]", "p", "p (skill)", "p (Holm)", "Tolerated", "Detectable", "At 12 words",

@@ -75,7 +75,7 @@ def _pairs(run: Path, probed: Path, *, expected: str = "") -> "tuple[str, Mappin
     """Return the probe's name and the scores of a model by task, both ways."""
     from medbench.harness.results import read_results
     from medbench.leaderboard.audit.probes import Pair
-    from medbench.leaderboard.score_table import read_score_table
+    from medbench.leaderboard.samples import read_score_table
 
     plain, other = read_results(run), read_results(probed)
     if plain.probe or not other.probe:
@@ -99,8 +99,8 @@ def _pairs(run: Path, probed: Path, *, expected: str = "") -> "tuple[str, Mappin
 
 def _wrong_keys(run: Path, results: "Results", file: Path, protocol: Protocol) -> "WrongKey":
     from medbench.leaderboard.audit.probes import read_wrong_keys
-    from medbench.leaderboard.primary import primary_metric
-    from medbench.leaderboard.score_table import read_score_table
+    from medbench.leaderboard.runs import primary_metric
+    from medbench.leaderboard.samples import read_score_table
 
     wanted: dict[str, set[str]] = {}
     for number, line in read_numbered_json_lines(file):

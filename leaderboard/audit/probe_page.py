@@ -5,8 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from medbench.leaderboard.audit.probes import LEAST_PEERS, WITH_VERDICT, ProbeFinding, WrongKey
-from medbench.leaderboard.compare_page import p_text
-from medbench.leaderboard.markdown import METRIC_TITLES, markdown_table, markdown_text, notes
+from medbench.leaderboard.render import METRIC_TITLES, markdown_table, markdown_text, notes, p_text
 from medbench.tasks.foundation.canonical import finite
 from medbench.tasks.foundation.files import canonical_json
 from medbench.tasks.probes import PROBES

@@ -13,8 +13,8 @@ import numpy as np
 from scipy import stats
 
 from medbench.leaderboard.audit.verdicts import Verdict
-from medbench.leaderboard.primary import primary_metric
-from medbench.leaderboard.score_table import ScoreTable
+from medbench.leaderboard.runs import primary_metric
+from medbench.leaderboard.samples import ScoreTable
 from medbench.tasks.metrics.metric import Metric, mean_of_scores, score_statistics
 from medbench.tasks.protocols import Protocol
 from medbench.tasks.spec import Kind

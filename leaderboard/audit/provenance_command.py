@@ -40,7 +40,7 @@ def provenance_command(
     from medbench.leaderboard.audit.provenance.audit import audit_provenance
     from medbench.leaderboard.audit.provenance.page import document_of, render_page
     from medbench.leaderboard.audit.provenance.sources import read_sources
-    from medbench.leaderboard.html_document import write_page
+    from medbench.leaderboard.html import write_page
     from medbench.tasks.foundation.files import canonical_json, write_atomically
 
     manifests = (*((read_sources(manifest),) if manifest else ()), read_sources())

@@ -14,8 +14,8 @@ from medbench.leaderboard.audit.outputs import CellVerdict, Judged, Peer, Share,
 from medbench.leaderboard.audit.run_cells import RunCells, TaskData, read_run_cells, read_task_data, refuse_unequal
 from medbench.leaderboard.audit.thresholds import THRESHOLDS, Thresholds
 from medbench.leaderboard.audit.verdicts import Verdict
-from medbench.leaderboard.credentialed import is_credentialed
-from medbench.leaderboard.score_table import ScoreTable
+from medbench.leaderboard.runs import is_credentialed
+from medbench.leaderboard.samples import ScoreTable
 from medbench.tasks.foundation.errors import UsageError
 
 

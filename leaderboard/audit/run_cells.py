@@ -10,7 +10,7 @@ from medbench.harness.settings import Settings, load_settings
 from medbench.harness.workload import TaskLoad, load_workload
 from medbench.leaderboard.audit.items import Answered, Cell, long_texts, make_cell
 from medbench.leaderboard.audit.thresholds import THRESHOLDS
-from medbench.leaderboard.score_table import ScoreTable, read_score_table
+from medbench.leaderboard.samples import ScoreTable, read_score_table
 from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import Kind

@@ -5,8 +5,8 @@ from pathlib import Path
 from medbench.leaderboard.audit.document import Document, audit_text, run_document
 from medbench.leaderboard.audit.page import render_audit
 from medbench.leaderboard.audit.run_audit import OutputAudit, audit_run
-from medbench.leaderboard.html_document import write_page
-from medbench.leaderboard.leaks import AUDIT_FILE
+from medbench.leaderboard.html import write_page
+from medbench.leaderboard.runs import AUDIT_FILE
 from medbench.tasks.foundation.console import warn
 from medbench.tasks.foundation.errors import MedbenchError
 from medbench.tasks.foundation.files import write_atomically

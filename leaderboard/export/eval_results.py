@@ -16,7 +16,8 @@ import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml, parse_eval_result_entries
 
 from medbench.harness.results import MetricResult, Results, TaskResult
-from medbench.leaderboard.counts import beside, not_ok
+from medbench.leaderboard.render import beside
+from medbench.leaderboard.runs import NOT_OK
 from medbench.tasks.catalog import TASKS, get_task
 from medbench.tasks.download.sources import SOURCES, HubSource
 from medbench.tasks.foundation.errors import RunError, UsageError, unknown_name
@@ -162,7 +163,7 @@ def _notes(results: Results, metric: MetricResult, options: EvalResultsOptions) 
         f"medbench protocol {options.protocol}",
         interval,
         f"n={metric.n}",
-        *(f"{why}={count}" for why, count in not_ok(metric).items() if count),
+        *(f"{why}={getattr(metric, why)}" for why in NOT_OK if getattr(metric, why)),
         *beside(metric.answered, metric.bounds),
         f"the first {results.limit} samples only" if results.limit is not None else "",
         metric.signature,

@@ -14,10 +14,8 @@ _LONGEST = 2000
 
 def provenance(run: RunSource) -> list[dict[str, Any]]:
     """Return tables of name and value that identify a run; nothing in them names a folder of this machine."""
-    results, environment = run.results, run.environment or {}
-    parts = run.document.get("identity_of")
-    parts = parts if isinstance(parts, dict) else {}
-    model = results.model
+    results, environment, model = run.results, run.environment or {}, run.results.model
+    parts = _mapping(run.document.get("identity_of"))
     tables = {
         "Run": {
             "identity": results.run,
@@ -102,13 +100,12 @@ def timing(run: RunSource) -> dict[str, Any] | None:
 
 def _finite(value: object) -> dict[str, Any]:
     """Return a mapping with its finite numbers and its mappings, the same way down."""
-    kept: dict[str, Any] = {}
-    for name, one in _mapping(value).items():
-        if isinstance(one, dict):
-            kept[str(name)] = _finite(one)
-        elif _is_number(one):
-            kept[str(name)] = one
-    return kept
+    kept = {
+        str(name): _finite(one) if isinstance(one, dict) else one
+        for name, one in _mapping(value).items()
+        if isinstance(one, dict) or _is_number(one)
+    }
+    return dict(kept)
 
 
 def _is_number(value: object) -> bool:
@@ -118,12 +115,12 @@ def _is_number(value: object) -> bool:
 def routing(run: RunSource) -> dict[str, list[float]] | None:
     """Return the weights of Uni-Med's experts by kind of task, or None if the run did not record them."""
     recorded = _mapping(_mapping((run.environment or {}).get("engine")).get("routing"))
-    weights = {str(kind): list(row) for kind, row in recorded.items() if _is_row(row)}
+    weights = {
+        str(kind): row
+        for kind, row in recorded.items()
+        if isinstance(row, list) and row and all(_is_number(one) for one in row)
+    }
     return weights or None
-
-
-def _is_row(row: object) -> bool:
-    return isinstance(row, list) and bool(row) and all(_is_number(one) for one in row)
 
 
 def audit_findings(run: RunSource, withheld: Sequence[str]) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from medbench.leaderboard.audit.overlap.findings import MARK
-from medbench.leaderboard.markdown import markdown_table, markdown_text
+from medbench.leaderboard.render import markdown_table, markdown_text
 
 Document = Mapping[str, Any]
 _STATES = {

@@ -1,6 +1,6 @@
-"""From a file of published numbers to columns of a table."""
+"""Numbers that papers print, from the YAML files in `published/`, and the Uni-Med paper's tables as layouts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -12,8 +12,8 @@ from medbench.tasks.foundation.errors import UsageError, unknown_name
 from medbench.tasks.foundation.yaml_tables import read_yaml_table
 from medbench.tasks.protocols import Protocol
 
-FOLDER = Path(__file__).parent
-Percentage = Annotated[float, Field(ge=0, le=100)]
+FOLDER = Path(__file__).parent / "published"
+_Percentage = Annotated[float, Field(ge=0, le=100)]
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -33,24 +33,18 @@ class Reported:
 
     __pydantic_config__ = _STRICT
 
-    scores: Mapping[str, Mapping[str, Percentage]]
+    scores: Mapping[str, Mapping[str, _Percentage]]
     zero_shot: frozenset[str] = frozenset()
     leaked: frozenset[str] = frozenset()
     runs: int | None = 1
-    spread: Mapping[str, Mapping[str, Percentage]] = field(default_factory=dict)
+    spread: Mapping[str, Mapping[str, _Percentage]] = field(default_factory=dict)
     over: str = ""
     gains: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
-    """The numbers of one table.
-
-    Attributes:
-        source: Which table of which paper.
-        protocol: Whose definitions they follow.
-        models: By name, in the order of the paper.
-    """
+    """The numbers of one table: `source` is which of which paper, `models` stand in the paper's order."""
 
     __pydantic_config__ = _STRICT
 
@@ -88,3 +82,44 @@ def read_publication(name: str) -> Publication:
         if task not in task_names():
             raise unknown_name("task", task, task_names())
     return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """The rows of one of the paper's tables: which metrics of which tasks, in which order.
+
+    In its Tables 2 and 5 models are the rows, and the gain over a baseline stands behind each kind of task.
+    """
+
+    name: str
+    rows: Sequence[tuple[str, str]]
+    models_as_rows: bool = False
+    gains: bool = False
+
+
+_DATASETS = (
+    ("slake-vqa", "bleu1"), ("path-vqa", "bleu1"), ("mimic-cxr", "bleu1"), ("mpx-single", "bleu1"),
+    ("slake-rec", "iou"), ("sa-med2d-rec", "iou"), ("slake-reg", "bleu1"), ("sa-med2d-reg", "bleu1"),
+    ("dermamnist", "accuracy"), ("organsmnist", "accuracy"),
+)  # fmt: skip
+_REPORT_METRICS = ("bleu1", "bleu4", "rouge1", "rouge2", "rougeL", "meteor")
+_TABLE_3: Mapping[str, Sequence[str]] = {
+    "slake-vqa": ("bleu1", "f1"), "path-vqa": ("bleu1", "f1"), "mimic-cxr": _REPORT_METRICS,
+    "mpx-single": _REPORT_METRICS, "dermamnist": ("accuracy",), "organsmnist": ("accuracy",),
+}  # fmt: skip
+_TABLE_6: Mapping[str, Sequence[str]] = {
+    "slake-rec": ("iou", "r_at_0.5"), "sa-med2d-rec": ("iou", "r_at_0.5"),
+    "slake-reg": ("bleu1", "f1", "accuracy"), "sa-med2d-reg": ("bleu1", "f1", "accuracy"),
+}  # fmt: skip
+
+
+def _rows(metrics: Mapping[str, Sequence[str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((task, metric) for task, those in metrics.items() for metric in those)
+
+
+LAYOUTS = {
+    "table2": Layout(name="table2", rows=_DATASETS, models_as_rows=True, gains=True),
+    "table3": Layout(name="table3", rows=_rows(_TABLE_3)),
+    "table5": Layout(name="table5", rows=_DATASETS, models_as_rows=True, gains=True),
+    "table6": Layout(name="table6", rows=_rows(_TABLE_6)),
+}

@@ -1,0 +1,312 @@
+"""`medbench site`: a folder of runs as static pages to sort and filter, a page for each run, the data beside."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from medbench.harness.results import Results
+from medbench.leaderboard.export.public import PublicRun, read_public, results_text
+from medbench.leaderboard.html import asset, render
+from medbench.leaderboard.numbers import Board, Number, as_numbers, make_board, make_table
+from medbench.leaderboard.render import (
+    OVERLAP_TEXT,
+    PROTOCOL_MEANINGS,
+    WRITTEN_HEADS,
+    beside,
+    metric_title,
+    written_cells,
+    wrote,
+)
+from medbench.leaderboard.runs import (
+    NOT_OK,
+    Leaks,
+    definition_of,
+    fit,
+    in_catalogue_order,
+    leaks_of,
+    notices_of,
+    run_folders,
+)
+from medbench.leaderboard.samples import ScoreTable, read_score_table
+from medbench.leaderboard.standings import ScoresByRun
+from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
+from medbench.tasks.foundation.files import canonical_json, inside, read_json, write_atomically
+from medbench.tasks.protocols import PROTOCOLS, STATES, Protocol
+
+REPORT_FILE = "report.html"
+MARK = "medbench-site.json"
+"""Lists the files of a site, so that the next one made in its folder takes away what it no longer has."""
+_SUITES = {
+    "paper": "Suite paper: whole test splits of the paper's datasets",
+    "custom": "Suite custom: other data, or parts of them",
+    "mini": "Suite mini: bundled stand-ins and phantoms",
+}
+_NUMBER_HEADS = (
+    "Task", "Metric", "Value %", "95 % interval", "From 0 to 100", "n", "Answered", "Among answered",
+    "If failures are wrong, right", *(why.capitalize() for why in NOT_OK), "Definition",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkippedRun:
+    """A folder that looks like a run and is not on the site, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteRun:
+    """A run on the site, as it may be shown.
+
+    `report` says whether its report is copied, `no_report` why not; empty if it is, or if there is none.
+    """
+
+    public: PublicRun
+    report: bool
+    no_report: str
+
+    @property
+    def results(self) -> Results:
+        """Its results, as they may be shown."""
+        return self.public.results
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collection:
+    """What a site is made of: runs by identity, boards of those that may be compared, and what was left out."""
+
+    runs: Mapping[str, SiteRun]
+    boards: tuple[Board, ...]
+    skipped: tuple[SkippedRun, ...]
+
+
+def collect(folder: Path, *, all_reports: bool) -> Collection:
+    """Return the runs in a folder and below it, in an order that does not depend on the disk.
+
+    Args:
+        folder: Folder of runs.
+        all_reports: Whether reports of runs with data that may not be passed on are copied too.
+
+    Raises:
+        UsageError: If the folder is none, or holds no finished run.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder.", "Give a folder that holds folders of runs.")
+    runs: dict[str, SiteRun] = {}
+    leaks: dict[str, frozenset[str]] = {}
+    skipped = []
+    for path in run_folders(folder):
+        name = path.relative_to(folder).as_posix()
+        try:
+            public = read_public(path)
+            found = leaks_of([path], [public.results])
+        except MedbenchError as error:
+            skipped.append(SkippedRun(name=name, reason=error.problem.replace(str(path), name)))
+            continue
+        identity = public.results.run
+        if identity in runs:
+            skipped.append(SkippedRun(name=name, reason=f"run {identity} is there already"))
+            continue
+        leaks |= found
+        runs[identity] = _with_report(public, all_reports=all_reports)
+    if not runs:
+        raise UsageError(f"{folder} holds no finished run.", "Give a folder below which `medbench run` made runs.")
+    scores = {identity: _scores(run.public) for identity, run in runs.items()}
+    boards = group([run.results for run in runs.values()], leaks, scores)
+    return Collection(runs=runs, boards=boards, skipped=tuple(skipped))
+
+
+def _scores(public: PublicRun) -> dict[str, ScoreTable]:
+    """Return the scores by sample that are at hand; without them a board says why nobody leads."""
+    found = {}
+    for task in public.results.tasks:
+        with suppress(MedbenchError):
+            found[task] = read_score_table(public.path, public.results, task)
+    return found
+
+
+def _with_report(public: PublicRun, *, all_reports: bool) -> SiteRun:
+    file = public.path / REPORT_FILE
+    if file.is_symlink() or not file.is_file():
+        return SiteRun(public=public, report=False, no_report="it is a link" if file.is_symlink() else "")
+    held_back = [task for task, terms in public.terms.items() if terms.openness != "open"]
+    reason = ""
+    if held_back and not all_reports:
+        reasons = dict.fromkeys(public.terms[task].reason for task in held_back)
+        reason = f"it may show texts of {', '.join(held_back)}: {'; '.join(reasons)}"
+    elif public.scrubber.leaks(file.read_text(encoding="utf-8", errors="replace")):
+        reason = "it names a folder or a secret of this machine"
+    return SiteRun(public=public, report=not reason, no_report=reason)
+
+
+def group(runs: Sequence[Results], leaks: Leaks | None = None, scores: ScoresByRun | None = None) -> tuple[Board, ...]:
+    """Return boards of runs that may stand side by side: one suite, the same data and definitions of every task.
+
+    A run joins the first board that takes it. The paper's suite comes first, then by the runs' models and identities.
+    """
+    groups: list[list[Results]] = []
+    for run in sorted(runs, key=lambda run: (list(_SUITES).index(run.suite), run.model.title, run.run)):
+        home = next((members for members in groups if fit([*members, run])), None)
+        if home is None:
+            groups.append([run])
+        else:
+            home.append(run)
+    return tuple(make_board(members, leaks, scores) for members in groups)
+
+
+def site_files(found: Collection, title: str) -> dict[str, str]:
+    """Return the content of every file of a site by its path; the same runs give the same bytes."""
+    names = {run.run: name for board in found.boards for run, name in zip(board.runs, board.names, strict=True)}
+    files = {
+        "index.html": _index(found, title),
+        "data/boards.json": canonical_json([_board_data(board) for board in found.boards], indent=2) + "\n",
+    }
+    for identity, run in found.runs.items():
+        files[f"runs/{identity}.html"] = _run_page(run, names[identity])
+        files[f"data/{identity}.json"] = results_text(run.results)
+        if run.report:
+            files[f"runs/{identity}/{REPORT_FILE}"] = _report(run.public.path / REPORT_FILE)
+    return files
+
+
+def _report(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read: {error}.", "Make it again: medbench report RUN") from error
+
+
+def _page(template: str, title: str, **content: Any) -> str:
+    return render(
+        template, style=asset("site.css"), script=asset("site.js"), title=title, metric_title=metric_title,
+        protocol_text=_protocol_text, **content,
+    )  # fmt: skip
+
+
+def _protocol_text(protocol: Protocol) -> str:
+    return f"Protocol {protocol}: {PROTOCOL_MEANINGS[protocol].replace('`paper`', 'protocol paper')}"
+
+
+def _index(found: Collection, title: str) -> str:
+    titles = {task: one.title for board in found.boards for run in board.runs for task, one in run.tasks.items()}
+    return _page(
+        "site_index.html", title, runs=len(found.runs), boards=len(found.boards), skipped=found.skipped,
+        suites=[(suite, suite) for suite in dict.fromkeys(board.suite for board in found.boards)],
+        protocols=[(protocol, protocol) for protocol in PROTOCOLS],
+        tasks=[(task, titles[task]) for task in in_catalogue_order(titles)],
+        sections=[_section(found.boards, board, protocol) for board in found.boards for protocol in PROTOCOLS],
+        told=_told, definition_of=definition_of, overlap_text=OVERLAP_TEXT,
+    )  # fmt: skip
+
+
+def _section(boards: Sequence[Board], board: Board, protocol: Protocol) -> dict[str, Any]:
+    same = [other for other in boards if other.suite == board.suite]
+    place = next(number for number, other in enumerate(same, 1) if other is board)
+    lines = list(make_table(board, protocol).lines())
+    numbers = as_numbers(board.numbers)
+    return {
+        "name": _SUITES[board.suite] if len(same) == 1 else f"{_SUITES[board.suite]}, data {place} of {len(same)}",
+        "suite": board.suite,
+        "protocol": protocol,
+        "notices": _notices(board),
+        "models": [(name, run.run) for name, run in zip(board.names, board.runs, strict=True)],
+        "zero_shot": any(one.zero_shot for one in numbers),
+        "beside": any(beside(one.answered, one.bounds) for one in numbers),
+        "primary": [line for line in lines if line[0].primary],
+        "remarks": [f"{one.title}, {metric_title(one.metric)}: {one.remark}." for one, _ in lines if one.remark],
+        "by_task": [(task, list(those)) for task, those in groupby(lines, key=lambda line: line[0].task)],
+    }
+
+
+def _notices(board: Board) -> Iterator[str]:
+    """Yield what must be said beside the numbers of a board, and of which runs, if it is not said of all."""
+    for notice in notices_of(board.runs):
+        names = [name for name, run in zip(board.names, board.runs, strict=True) if notice in run.notices]
+        yield notice if len(names) == len(board.runs) else f"{', '.join(names)}: {notice}"
+
+
+def _told(number: Number) -> list[str]:
+    """Return what must be read with a number: the share answered, bounds, and how many have no answer, by why."""
+    counts = [f"{count} {'failed' if why == 'errors' else why}" for why, count in number.not_ok.items() if count]
+    return [*beside(number.answered, number.bounds), *([", ".join(counts)] if counts else [])]
+
+
+def _run_page(run: SiteRun, name: str) -> str:
+    results, model = run.results, run.results.model
+    numbers = as_numbers(make_board([results]).numbers)
+    tasks = [results.tasks[task] for task in in_catalogue_order(results.tasks)]
+    facts = {
+        "Run": results.run,
+        "Model": model.name,
+        "Weights": model.weights,
+        "Trained on the train split of": ", ".join(model.trained_on) or "none of these tasks, as far as is known",
+        "Device, type": f"{model.device}, {model.dtype}",
+        "Suite": _SUITES[results.suite],
+        "Samples per task": "all" if results.limit is None else f"the first {results.limit}",
+        "Seed": str(results.seed),
+        "Not supported": ", ".join(results.unsupported) or "nothing",
+    }
+    return _page(
+        "site_run.html", name, results=results, report=run.report, no_report=run.no_report, facts=facts,
+        numbers=[(protocol, [one for one in numbers if one.protocol == protocol]) for protocol in PROTOCOLS],
+        heads=_NUMBER_HEADS, states=list(STATES), written_heads=list(WRITTEN_HEADS),
+        samples=[[task.title, task.samples, *(task.states.get(state, 0) for state in STATES)] for task in tasks],
+        written=[[task.title, *written_cells(task)] for task in results.tasks.values() if wrote(task)],
+        held_back=[f"{task}: {terms.reason}" for task, terms in run.public.terms.items() if terms.reason],
+    )  # fmt: skip
+
+
+def _board_data(board: Board) -> dict[str, Any]:
+    rows = {
+        protocol: [
+            {
+                "task": first.task, "metric": first.metric, "remark": first.remark,
+                "cells": [None if number is None else _cell_data(number) for number in numbers],
+            }
+            for first, numbers in make_table(board, protocol).lines()
+        ]
+        for protocol in PROTOCOLS
+    }  # fmt: skip
+    return {
+        "suite": board.suite,
+        "notices": notices_of(board.runs),
+        "runs": [{"run": run.run, "name": name} for run, name in zip(board.runs, board.names, strict=True)],
+        "rows": rows,
+    }
+
+
+def _cell_data(number: Number) -> Mapping[str, object]:
+    same = ("value", "n", "compared", "answered", "among_answered", "bounds")
+    found = {name: getattr(number, name) for name in same} | number.not_ok
+    return found | {"ci": number.interval, "ceiling": number.measured_ceiling}
+
+
+def write_site(folder: Path, files: Mapping[str, str]) -> None:
+    """Write a site, and take away the files of an earlier one that are no longer part of it.
+
+    Raises:
+        UsageError: If the folder holds anything that no site wrote.
+        RunError: If it cannot be written to.
+    """
+    before = _files_before(folder)
+    for name, text in files.items():
+        write_atomically(folder / name, text)
+    for name in sorted(set(before).difference(files)):
+        inside(folder, name).unlink(missing_ok=True)
+    write_atomically(folder / MARK, canonical_json({"files": sorted(files)}, indent=2) + "\n")
+
+
+def _files_before(folder: Path) -> list[str]:
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return []
+    if not (folder / MARK).is_file():
+        raise UsageError(f"{folder} holds other things than a site.", "Give an empty or a new folder with --output.")
+    document = read_json(folder / MARK)
+    files = document.get("files") if isinstance(document, dict) else None
+    if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
+        raise UsageError(f"{folder / MARK} is not the list of a site's files.", "Give an empty or a new folder.")
+    return files
