@@ -216,6 +216,6 @@ def site_command(runs: Path, output: Path, title: str, *, all_reports: bool) -> 
         warn(f"Not shown: {run.name}: {run.reason}")
     for site_run in found.runs.values():
         if site_run.no_report:
-            warn(f"The report of {site_run.results.run} was not copied: {site_run.no_report}.")
+            warn(f"The report of {site_run.public.results.run} was not copied: {site_run.no_report}.")
     tables = len(found.boards)
     say(f"{len(found.runs)} runs in {tables} {'table' if tables == 1 else 'tables'}: {output / 'index.html'}")

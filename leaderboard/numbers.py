@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal, get_type_hints
 
+import numpy as np
 import pandas as pd
 
 from medbench.harness.results import MetricResult, Results, read_results
@@ -297,7 +298,7 @@ def _in_lines(numbers: pd.DataFrame, lines: Sequence[tuple[str, str]] | None) ->
         order = in_catalogue_order(numbers["task"])
         lines = sorted(dict.fromkeys(_pairs(numbers)), key=lambda line: order.index(line[0]))
     place = {line: number for number, line in enumerate(dict.fromkeys(lines))}
-    numbers = numbers[[pair in place for pair in _pairs(numbers)]]
+    numbers = numbers.loc[np.asarray([pair in place for pair in _pairs(numbers)], dtype=bool)]
     numbers = numbers.assign(order=[place[pair] for pair in _pairs(numbers)])
     return numbers.sort_values(["order", "column"], kind="stable").drop(columns="order").reset_index(drop=True)
 
@@ -410,7 +411,8 @@ def gains_over(table: Table, baseline: str, kind: str | None = None) -> pd.DataF
         raise UsageError(f"No model of the table is called {baseline!r}.", f"There are {', '.join(names)}.")
     base = names.index(baseline)
     usable = table.numbers[~table.numbers["leaked"] & table.numbers["value"].notna()]
-    usable = usable[[kind is None or get_task(task).kind == kind for task in usable["task"]]]
+    of_kind = [kind is None or get_task(task).kind == kind for task in usable["task"]]
+    usable = usable.loc[np.asarray(of_kind, dtype=bool)]
     rows = []
     for place, name in enumerate(names):
         mixed = len({table.columns[one].kind == "reported" for one in (place, base)}) > 1

@@ -19,27 +19,17 @@ _STRICT = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reported:
-    """A model's numbers in a paper.
-
-    Attributes:
-        scores: Percentages by task and metric.
-        zero_shot: Tasks whose train split it has not seen.
-        leaked: Tasks whose test split it has, as far as the source says.
-        runs: Trainings behind the numbers, if the source gives their mean; None for several that it does not count.
-        spread: Standard deviations over these, by task and metric.
-        over: The model that the source counts this one's gain over.
-        gains: That gain as the source prints it, in percent, by kind of task and as `total`.
-    """
+    """A model's numbers in a paper."""
 
     __pydantic_config__ = _STRICT
 
-    scores: Mapping[str, Mapping[str, _Percentage]]
-    zero_shot: frozenset[str] = frozenset()
-    leaked: frozenset[str] = frozenset()
-    runs: int | None = 1
-    spread: Mapping[str, Mapping[str, _Percentage]] = field(default_factory=dict)
-    over: str = ""
-    gains: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, Mapping[str, _Percentage]]  # by task and metric
+    zero_shot: frozenset[str] = frozenset()  # tasks whose train split it has not seen
+    leaked: frozenset[str] = frozenset()  # tasks whose test split it has, as far as the source says
+    runs: int | None = 1  # trainings whose mean the numbers are; None for several that the source does not count
+    spread: Mapping[str, Mapping[str, _Percentage]] = field(default_factory=dict)  # standard deviations over these
+    over: str = ""  # the model that the source counts this one's gain over
+    gains: Mapping[str, float] = field(default_factory=dict)  # as it prints it, in percent, by kind and as `total`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

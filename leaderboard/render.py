@@ -1,29 +1,18 @@
 """Numbers as markdown, LaTeX and lines for the terminal; pure, and the same bytes for the same numbers."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from medbench.harness.results import TaskResult
-from medbench.leaderboard.numbers import Number, Table
+from medbench.leaderboard.numbers import Number, Table, as_numbers
 from medbench.tasks.protocols import Protocol
 
 ZERO_SHOT = "<sup>zs</sup>"
 METRIC_TITLES = {
-    "accuracy": "Accuracy",
-    "bleu1": "BLEU-1",
-    "bleu4": "BLEU-4",
-    "closed_accuracy": "Accuracy (closed)",
-    "closed_f1": "F1 (closed)",
-    "f1": "F1",
-    "iou": "Mean IoU",
-    "macro_f1": "Macro-F1",
-    "meteor": "METEOR",
-    "open_f1": "F1 (open)",
-    "r_at_0.5": "R@0.5",
-    "rouge1": "ROUGE-1",
-    "rouge2": "ROUGE-2",
-    "rougeL": "ROUGE-L",
-}
+    "accuracy": "Accuracy", "bleu1": "BLEU-1", "bleu4": "BLEU-4", "closed_accuracy": "Accuracy (closed)",
+    "closed_f1": "F1 (closed)", "f1": "F1", "iou": "Mean IoU", "macro_f1": "Macro-F1", "meteor": "METEOR",
+    "open_f1": "F1 (open)", "r_at_0.5": "R@0.5", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L",
+}  # fmt: skip
 PROTOCOL_MEANINGS: dict[Protocol, str] = {
     "paper": "what the official evaluation scripts compute, quirks included.",
     "strict": "what the paper's text and common sense say. Never compare it with `paper`.",
@@ -60,13 +49,9 @@ def markdown_code(text: str) -> str:
 def markdown_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, right: int = 0, merged: bool = False
 ) -> str:
-    """Return a table; cells are taken as they are.
+    """Return a table of cells as they are, the last `right` columns aligned to the right.
 
-    Args:
-        header: Heads of the columns.
-        rows: Cells.
-        right: How many of the last columns are aligned to the right.
-        merged: Whether the first cell of a row is left out where it is that of the row above.
+    If `merged`, the first cell of a row is left out where it is that of the row above.
     """
     rule = ["---"] * (len(header) - right) + ["---:"] * right
     lines = [header, rule]
@@ -102,12 +87,7 @@ def is_partly_answered(answered: float | None) -> bool:
 
 
 def beside(answered: float | None, bounds: tuple[float, float] | None) -> list[str]:
-    """Return what must be read with a number, as short texts.
-
-    Args:
-        answered: Share of the samples whose answer could be read; told if it is not all.
-        bounds: The value had all failures of machines been wrong answers, and had all been right; None if none failed.
-    """
+    """Return what must be read with a number, as short texts: the share of answers, if it is not all, and bounds."""
     texts = [f"{100 * answered:.1f} % answered"] if answered is not None and is_partly_answered(answered) else []
     if bounds is not None:
         texts.append(f"failures wrong {100 * bounds[0]:.2f}, right {100 * bounds[1]:.2f}")
@@ -209,37 +189,34 @@ def told_under(table: Table) -> list[str]:
     return [part for part in (remark_list(remarks), among) if part]
 
 
+_MARKS: Mapping[str, Callable[[Number], object]] = {
+    "Percentages with 95 % intervals that heed images, patients, volumes or documents.": lambda one: one.interval,
+    "`±`: standard deviation over several runs of a model.": lambda one: one.std is not None,
+    "`of`: what a perfect model scores that must write its boxes in this model's notation.": lambda one: one.ceiling,
+    "Best **bold**, second <u>underlined</u>, decided on the samples that the runs share; nobody leads at zero; "
+    f"{OVERLAP_TEXT}": lambda one: one.standing != "none",
+    f"{ZERO_SHOT}: zero-shot, the model is known not to have seen the task's train split.": lambda one: one.zero_shot,
+    "`*`: there is evidence that the model has seen the test split; such a number leads nobody.": lambda one: (
+        one.leaked
+    ),
+    "‡: test and training data of the task overlap, see the audit of the data; it concerns every model trained on "
+    "it.": lambda one: one.overlaps,
+    "`answered`: share of the answers that could be read; under `strict` the others are wrong.": (
+        lambda one: is_partly_answered(one.answered)
+    ),
+    "`failures`: the number had all samples that a machine failed on been wrong, and had all been right; they are "
+    "left out of it.": lambda one: one.bounds,
+}
+"""What marks mean, and which numbers have them."""
+
+
 def legend(tables: Sequence[Table]) -> str:
     """Return what the marks in these tables mean; only of marks that are there."""
-    numbers = [number for table in tables for _, line in table.lines() for number in line if number is not None]
-    told = {
-        "Percentages with 95 % intervals that heed images, patients, volumes or documents.": any(
-            one.interval for one in numbers
-        ),
-        "`±`: standard deviation over several runs of a model.": any(one.std is not None for one in numbers),
-        "`of`: what a perfect model scores that must write its boxes in this model's notation.": any(
-            one.ceiling is not None for one in numbers
-        ),
-        "Best **bold**, second <u>underlined</u>, decided on the samples that the runs share; nobody leads at zero; "
-        f"{OVERLAP_TEXT}": any(one.standing != "none" for one in numbers),
-        f"{ZERO_SHOT}: zero-shot, the model is known not to have seen the task's train split.": any(
-            one.zero_shot for one in numbers
-        ),
-        "`*`: there is evidence that the model has seen the test split; such a number leads nobody.": any(
-            one.leaked for one in numbers
-        ),
-        "‡: test and training data of the task overlap, see the audit of the data; it concerns every model trained on "
-        "it.": any(one.overlaps for one in numbers),
-        "`answered`: share of the answers that could be read; under `strict` the others are wrong.": any(
-            is_partly_answered(one.answered) for one in numbers
-        ),
-        "`failures`: the number had all samples that a machine failed on been wrong, and had all been right; they are "
-        "left out of it.": any(one.bounds for one in numbers),
-        "(reported): numbers of a paper, not made here.": any(
-            column.kind == "reported" for table in tables for column in table.columns
-        ),
-    }
-    return " ".join(text for text, needed in told.items() if needed)
+    numbers = [number for table in tables for number in as_numbers(table.numbers)]
+    told = [text for text, has_it in _MARKS.items() if any(map(has_it, numbers))]
+    if any(column.kind == "reported" for table in tables for column in table.columns):
+        told.append("(reported): numbers of a paper, not made here.")
+    return " ".join(told)
 
 
 def latex_text(text: str) -> str:
@@ -252,20 +229,12 @@ def table_as_latex(table: Table, caption: str, notices: Sequence[str] = ()) -> s
     """Return a `table` environment with booktabs rules; needs the packages booktabs and xcolor, option `table`."""
     heads = ["Task", "Metric", *_column_names(table)]
     lines = [
-        _PACKAGES,
-        *(f"% {' '.join(notice.split())}" for notice in (*notices, *_told_in_comments(table))),
-        r"\begin{table}",
-        r"  \centering",
-        rf"  \caption{{{latex_text(caption)}}}",
+        _PACKAGES, *(f"% {' '.join(notice.split())}" for notice in (*notices, *_told_in_comments(table))),
+        r"\begin{table}", r"  \centering", rf"  \caption{{{latex_text(caption)}}}",
         rf"  \begin{{tabular}}{{ll{'r' * len(table.columns)}}}",
-        r"    \toprule",
-        f"    {' & '.join(map(latex_text, heads))} \\\\",
-        r"    \midrule",
-        *_latex_body(table),
-        r"    \bottomrule",
-        r"  \end{tabular}",
-        r"\end{table}",
-    ]
+        r"    \toprule", f"    {' & '.join(map(latex_text, heads))} \\\\", r"    \midrule", *_latex_body(table),
+        r"    \bottomrule", r"  \end{tabular}", r"\end{table}",
+    ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 

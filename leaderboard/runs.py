@@ -22,13 +22,8 @@ from medbench.tasks.terms import Terms, needs_agreement, terms_of_data
 
 AUDIT_FILE = Path("audit") / "audit.json"
 PRIMARY: dict[Kind, str] = {
-    "qa": "accuracy",
-    "vqa": "bleu1",
-    "report": "bleu1",
-    "rec": "iou",
-    "reg": "bleu1",
-    "cls": "accuracy",
-}
+    "qa": "accuracy", "vqa": "bleu1", "report": "bleu1", "rec": "iou", "reg": "bleu1", "cls": "accuracy",
+}  # fmt: skip
 """The one metric by which a task is decided; the others describe.
 
 It is what the Uni-Med paper's Tables 2 and 5 count, fixed before anybody sees a number.
@@ -64,19 +59,17 @@ def in_table_order(task: str, kind: Kind, protocol: Protocol, names: Iterable[st
 
 
 def refuse_mixtures(runs: Sequence[Results]) -> None:
-    """Refuse runs that may not stand side by side.
+    """Raise a UsageError if runs may not stand side by side.
 
-    Raises:
-        UsageError: If they answered different suites or data, asked in another way, scored by different definitions, or
-            one was given twice.
+    They may not if they answered different suites or data, asked in another way, scored by different definitions, or if
+    one was given twice.
     """
     if len({run.suite for run in runs}) > 1:
         raise UsageError(
             f"The runs answered different suites: {', '.join(sorted({run.suite for run in runs}))}.",
             "The mini suite's numbers are never shown beside others; make one table of each suite.",
         )
-    if len({run.probe for run in runs}) > 1:
-        raise _probe_among_runs()
+    _refuse_probes(runs)
     if len({run.run for run in runs}) < len(runs):
         raise UsageError("One run was given twice.", "Give each run once.")
     for name in {name for run in runs for name in run.tasks}:
@@ -100,10 +93,11 @@ def fit(runs: Sequence[Results]) -> bool:
     return True
 
 
-def _probe_among_runs() -> UsageError:
-    return UsageError(
-        "Some of the runs asked in another way (--probe).", "A probe is no result: see `medbench audit probe`."
-    )
+def _refuse_probes(runs: Iterable[Results]) -> None:
+    if len({run.probe for run in runs}) > 1:
+        raise UsageError(
+            "Some of the runs asked in another way (--probe).", "A probe is no result: see `medbench audit probe`."
+        )
 
 
 def _definitions(run: Results, task: str) -> tuple[object, ...]:
@@ -124,10 +118,8 @@ def definition_of(signature: str) -> str:
 def distinct_names(runs: Sequence[Results]) -> tuple[str, ...]:
     """Return the titles of the models, those that several runs share with the beginning of the run's identity."""
     titles = [run.model.title for run in runs]
-    return tuple(
-        title if titles.count(title) == 1 else f"{title} #{run.run[:6]}"
-        for title, run in zip(titles, runs, strict=True)
-    )
+    pairs = zip(titles, runs, strict=True)
+    return tuple(title if titles.count(title) == 1 else f"{title} #{run.run[:6]}" for title, run in pairs)
 
 
 def notices_of(runs: Iterable[Results]) -> list[str]:
@@ -136,11 +128,7 @@ def notices_of(runs: Iterable[Results]) -> list[str]:
 
 
 def chosen_tasks(there: Collection[str], tasks: str | None) -> tuple[str, ...]:
-    """Return those of the tasks at hand that a user named; all if nothing was named.
-
-    Raises:
-        UsageError: If none of them is there.
-    """
+    """Return those of the tasks at hand that a user named, a UsageError if there is none; all if none was named."""
     if tasks is None:
         return tuple(there)
     wanted = tuple(name for name in select_tasks(tasks) if name in there)
@@ -167,11 +155,8 @@ def gather(given: Sequence[Path]) -> Gathered:
     """Return the runs among folders, and among the folders below those that are no runs themselves.
 
     Left out is what is not finished or broken, and what may not stand beside the others: of the runs that may share a
-    table (one suite, the same data and definitions, no probe) the most are shown.
-
-    Raises:
-        UsageError: If a folder is named twice, or a probe beside a run that is none.
-        RunError: If a path leads nowhere, or no run is left.
+    table (one suite, the same data and definitions, no probe) the most are shown. A folder that is named twice, a probe
+    beside a run that is none, and a path that leads nowhere are errors, and so is when no run is left.
     """
     if len({path.absolute() for path in given}) < len(given):
         raise UsageError("One run was given twice.", "Give each run once.")
@@ -183,8 +168,7 @@ def gather(given: Sequence[Path]) -> Gathered:
         except MedbenchError as error:
             found.skipped.append((folder, error))
     # A probe in a folder is left out; one that was named was meant, and is no result.
-    if len({results.probe for folder, results in read if folder in given}) > 1:
-        raise _probe_among_runs()
+    _refuse_probes(results for folder, results in read if folder in given)
     for folder, results in _largest_first(read):
         _add(found, folder, results)
     if not found.runs:
@@ -228,47 +212,47 @@ def _largest_first(read: Sequence[tuple[Path, Results]]) -> list[tuple[Path, Res
 
 
 def _add(found: Gathered, folder: Path, results: Results) -> None:
-    if any(results.run == other.run for other in found.runs):
-        found.skipped.append((folder, UsageError(f"Run {results.run} is there already.")))
-        return
     try:
+        _refuse_again(found.runs, results)
         refuse_mixtures([*found.runs, results])
     except UsageError as error:
         found.skipped.append((folder, error))
-        return
-    found.paths.append(folder)
-    found.runs.append(results)
+    else:
+        found.paths.append(folder)
+        found.runs.append(results)
+
+
+def _refuse_again(runs: Sequence[Results], results: Results) -> None:
+    if any(results.run == other.run for other in runs):
+        raise UsageError(f"Run {results.run} is there already.")
 
 
 def leaks_of(paths: Sequence[Path], runs: Sequence[Results]) -> dict[str, frozenset[str]]:
     """Return the tasks with evidence of a leak by the identity of each run that `medbench audit` has looked at.
 
-    Raises:
-        DataError: If an audit's file is broken, or belongs to another run.
+    An audit's file that is broken, or belongs to another run, is a DataError.
     """
     found = {}
     for path, run in zip(paths, runs, strict=True):
         file = path / AUDIT_FILE
         if file.is_file():
             document = read_json(file)
-            verdicts = document.get("verdicts") if isinstance(document, dict) else None
-            if not isinstance(verdicts, dict) or document.get("run") != run.run:
+            whole = isinstance(document, dict) and isinstance(document.get("verdicts"), dict)
+            if not whole or document.get("run") != run.run:
                 raise DataError(f"{file} is no audit of this run.", "Make it again: medbench audit model RUN")
-            found[run.run] = leaked_in(verdicts)
+            found[run.run] = leaked_in(document)
     return found
 
 
-def leaked_in(verdicts: Mapping[str, object]) -> frozenset[str]:
-    """Return the tasks whose verdict speaks of a leak."""
-    return frozenset(task for task, verdict in verdicts.items() if verdict in _LEAKED)
+def leaked_in(audit: object) -> frozenset[str]:
+    """Return the tasks of which an audit's verdict speaks of a leak."""
+    verdicts = audit.get("verdicts") if isinstance(audit, dict) else None
+    pairs = verdicts.items() if isinstance(verdicts, dict) else ()
+    return frozenset(task for task, verdict in pairs if verdict in _LEAKED)
 
 
 def overlaps_in(file: Path) -> frozenset[str]:
-    """Return the tasks that an audit of the data marked: their test and training data overlap.
-
-    Raises:
-        DataError: If the file is missing or is no such audit.
-    """
+    """Return the tasks that an audit of the data marked: their test and training data overlap."""
     document = read_json(file)
     marks = document.get("marks") if isinstance(document, dict) else None
     if not isinstance(marks, dict):

@@ -131,9 +131,7 @@ _RECORD = TypeAdapter(ScoreRecord)
 def read_score_table(path: Path, results: Results, task: str) -> ScoreTable:
     """Return the scores of one of a run's tasks; `path` is the run's folder.
 
-    Raises:
-        RunError: If the file is missing, or was written by an older version.
-        DataError: If a line is no score.
+    A file that is missing, or of an older version, is a RunError, a line that is no score a DataError.
     """
     file = RunDirectory(path=path, identity=results.run).scores(task)
     again = f"Score the run again: medbench score {path}"

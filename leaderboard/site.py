@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from medbench.harness.results import Results
 from medbench.leaderboard.export.public import PublicRun, read_public, results_text
@@ -19,7 +18,7 @@ from medbench.leaderboard.render import (
     metric_title,
     written_cells,
     wrote,
-)
+)  # fmt: skip
 from medbench.leaderboard.runs import (
     NOT_OK,
     Leaks,
@@ -29,7 +28,7 @@ from medbench.leaderboard.runs import (
     leaks_of,
     notices_of,
     run_folders,
-)
+)  # fmt: skip
 from medbench.leaderboard.samples import ScoreTable, read_score_table
 from medbench.leaderboard.standings import ScoresByRun
 from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
@@ -50,33 +49,22 @@ _NUMBER_HEADS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SkippedRun:
+class SkippedRun(NamedTuple):
     """A folder that looks like a run and is not on the site, and why."""
 
     name: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SiteRun:
-    """A run on the site, as it may be shown.
-
-    `report` says whether its report is copied, `no_report` why not; empty if it is, or if there is none.
-    """
+class SiteRun(NamedTuple):
+    """A run on the site, as it may be shown; whether its report is copied, and why not if there is one."""
 
     public: PublicRun
     report: bool
     no_report: str
 
-    @property
-    def results(self) -> Results:
-        """Its results, as they may be shown."""
-        return self.public.results
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Collection:
+class Collection(NamedTuple):
     """What a site is made of: runs by identity, boards of those that may be compared, and what was left out."""
 
     runs: Mapping[str, SiteRun]
@@ -87,12 +75,8 @@ class Collection:
 def collect(folder: Path, *, all_reports: bool) -> Collection:
     """Return the runs in a folder and below it, in an order that does not depend on the disk.
 
-    Args:
-        folder: Folder of runs.
-        all_reports: Whether reports of runs with data that may not be passed on are copied too.
-
-    Raises:
-        UsageError: If the folder is none, or holds no finished run.
+    If `all_reports`, those of runs with data that may not be passed on are copied too. It is a UsageError if there is
+    no such folder, or no finished run in it.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder.", "Give a folder that holds folders of runs.")
@@ -105,19 +89,19 @@ def collect(folder: Path, *, all_reports: bool) -> Collection:
             public = read_public(path)
             found = leaks_of([path], [public.results])
         except MedbenchError as error:
-            skipped.append(SkippedRun(name=name, reason=error.problem.replace(str(path), name)))
+            skipped.append(SkippedRun(name, error.problem.replace(str(path), name)))
             continue
         identity = public.results.run
         if identity in runs:
-            skipped.append(SkippedRun(name=name, reason=f"run {identity} is there already"))
+            skipped.append(SkippedRun(name, f"run {identity} is there already"))
             continue
         leaks |= found
         runs[identity] = _with_report(public, all_reports=all_reports)
     if not runs:
         raise UsageError(f"{folder} holds no finished run.", "Give a folder below which `medbench run` made runs.")
     scores = {identity: _scores(run.public) for identity, run in runs.items()}
-    boards = group([run.results for run in runs.values()], leaks, scores)
-    return Collection(runs=runs, boards=boards, skipped=tuple(skipped))
+    boards = group([run.public.results for run in runs.values()], leaks, scores)
+    return Collection(runs, boards, tuple(skipped))
 
 
 def _scores(public: PublicRun) -> dict[str, ScoreTable]:
@@ -132,7 +116,7 @@ def _scores(public: PublicRun) -> dict[str, ScoreTable]:
 def _with_report(public: PublicRun, *, all_reports: bool) -> SiteRun:
     file = public.path / REPORT_FILE
     if file.is_symlink() or not file.is_file():
-        return SiteRun(public=public, report=False, no_report="it is a link" if file.is_symlink() else "")
+        return SiteRun(public, report=False, no_report="it is a link" if file.is_symlink() else "")
     held_back = [task for task, terms in public.terms.items() if terms.openness != "open"]
     reason = ""
     if held_back and not all_reports:
@@ -140,7 +124,7 @@ def _with_report(public: PublicRun, *, all_reports: bool) -> SiteRun:
         reason = f"it may show texts of {', '.join(held_back)}: {'; '.join(reasons)}"
     elif public.scrubber.leaks(file.read_text(encoding="utf-8", errors="replace")):
         reason = "it names a folder or a secret of this machine"
-    return SiteRun(public=public, report=not reason, no_report=reason)
+    return SiteRun(public, report=not reason, no_report=reason)
 
 
 def group(runs: Sequence[Results], leaks: Leaks | None = None, scores: ScoresByRun | None = None) -> tuple[Board, ...]:
@@ -150,11 +134,9 @@ def group(runs: Sequence[Results], leaks: Leaks | None = None, scores: ScoresByR
     """
     groups: list[list[Results]] = []
     for run in sorted(runs, key=lambda run: (list(_SUITES).index(run.suite), run.model.title, run.run)):
-        home = next((members for members in groups if fit([*members, run])), None)
-        if home is None:
-            groups.append([run])
-        else:
-            home.append(run)
+        home = next((members for members in groups if fit([*members, run])), [])
+        groups += [] if home else [home]
+        home.append(run)
     return tuple(make_board(members, leaks, scores) for members in groups)
 
 
@@ -167,17 +149,14 @@ def site_files(found: Collection, title: str) -> dict[str, str]:
     }
     for identity, run in found.runs.items():
         files[f"runs/{identity}.html"] = _run_page(run, names[identity])
-        files[f"data/{identity}.json"] = results_text(run.results)
+        files[f"data/{identity}.json"] = results_text(run.public.results)
         if run.report:
-            files[f"runs/{identity}/{REPORT_FILE}"] = _report(run.public.path / REPORT_FILE)
+            file = run.public.path / REPORT_FILE
+            try:
+                files[f"runs/{identity}/{REPORT_FILE}"] = file.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise DataError(f"{file} cannot be read: {error}.", "Make it again: medbench report RUN") from error
     return files
-
-
-def _report(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read: {error}.", "Make it again: medbench report RUN") from error
 
 
 def _page(template: str, title: str, **content: Any) -> str:
@@ -210,16 +189,14 @@ def _section(boards: Sequence[Board], board: Board, protocol: Protocol) -> dict[
     numbers = as_numbers(board.numbers)
     return {
         "name": _SUITES[board.suite] if len(same) == 1 else f"{_SUITES[board.suite]}, data {place} of {len(same)}",
-        "suite": board.suite,
-        "protocol": protocol,
-        "notices": _notices(board),
+        "suite": board.suite, "protocol": protocol, "notices": _notices(board),
         "models": [(name, run.run) for name, run in zip(board.names, board.runs, strict=True)],
         "zero_shot": any(one.zero_shot for one in numbers),
         "beside": any(beside(one.answered, one.bounds) for one in numbers),
         "primary": [line for line in lines if line[0].primary],
         "remarks": [f"{one.title}, {metric_title(one.metric)}: {one.remark}." for one, _ in lines if one.remark],
         "by_task": [(task, list(those)) for task, those in groupby(lines, key=lambda line: line[0].task)],
-    }
+    }  # fmt: skip
 
 
 def _notices(board: Board) -> Iterator[str]:
@@ -236,20 +213,16 @@ def _told(number: Number) -> list[str]:
 
 
 def _run_page(run: SiteRun, name: str) -> str:
-    results, model = run.results, run.results.model
+    results, model = run.public.results, run.public.results.model
     numbers = as_numbers(make_board([results]).numbers)
     tasks = [results.tasks[task] for task in in_catalogue_order(results.tasks)]
     facts = {
-        "Run": results.run,
-        "Model": model.name,
-        "Weights": model.weights,
+        "Run": results.run, "Model": model.name, "Weights": model.weights,
         "Trained on the train split of": ", ".join(model.trained_on) or "none of these tasks, as far as is known",
-        "Device, type": f"{model.device}, {model.dtype}",
-        "Suite": _SUITES[results.suite],
+        "Device, type": f"{model.device}, {model.dtype}", "Suite": _SUITES[results.suite],
         "Samples per task": "all" if results.limit is None else f"the first {results.limit}",
-        "Seed": str(results.seed),
-        "Not supported": ", ".join(results.unsupported) or "nothing",
-    }
+        "Seed": str(results.seed), "Not supported": ", ".join(results.unsupported) or "nothing",
+    }  # fmt: skip
     return _page(
         "site_run.html", name, results=results, report=run.report, no_report=run.no_report, facts=facts,
         numbers=[(protocol, [one for one in numbers if one.protocol == protocol]) for protocol in PROTOCOLS],
@@ -271,12 +244,8 @@ def _board_data(board: Board) -> dict[str, Any]:
         ]
         for protocol in PROTOCOLS
     }  # fmt: skip
-    return {
-        "suite": board.suite,
-        "notices": notices_of(board.runs),
-        "runs": [{"run": run.run, "name": name} for run, name in zip(board.runs, board.names, strict=True)],
-        "rows": rows,
-    }
+    runs = [{"run": run.run, "name": name} for run, name in zip(board.runs, board.names, strict=True)]
+    return {"suite": board.suite, "notices": notices_of(board.runs), "runs": runs, "rows": rows}
 
 
 def _cell_data(number: Number) -> Mapping[str, object]:
@@ -288,9 +257,7 @@ def _cell_data(number: Number) -> Mapping[str, object]:
 def write_site(folder: Path, files: Mapping[str, str]) -> None:
     """Write a site, and take away the files of an earlier one that are no longer part of it.
 
-    Raises:
-        UsageError: If the folder holds anything that no site wrote.
-        RunError: If it cannot be written to.
+    It is a UsageError if the folder holds anything that no site wrote.
     """
     before = _files_before(folder)
     for name, text in files.items():

@@ -33,23 +33,14 @@ _NOT_KNOWN = "which samples each run scored is not known, since its scores by sa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Field:
-    """Runs on the samples of a metric that they share.
+    """Runs on the samples of a metric that they share."""
 
-    Attributes:
-        runs: The scores of each run that takes part; None for one that does not.
-        shared: The samples that all of these scored.
-        groups: The clusters of these samples.
-        scored: How many samples any of the runs scored.
-        counts: By run, how many it scored; None for a run that does not have the metric.
-        reason: Why the runs cannot be compared; empty if they can.
-    """
-
-    runs: tuple[MetricScores | None, ...]
-    shared: Sequence[str]
-    groups: Sequence[str]
-    scored: int
-    counts: tuple[int | None, ...]
-    reason: str
+    runs: tuple[MetricScores | None, ...]  # None for one that takes no part
+    shared: Sequence[str]  # samples that all of those that take part scored
+    groups: Sequence[str]  # clusters of these
+    scored: int  # samples that any of the runs scored
+    counts: tuple[int | None, ...]  # by run, samples that it scored; None if it does not have the metric
+    reason: str  # why they cannot be compared; empty if they can
 
     @property
     def values(self) -> tuple[float | None, ...]:
@@ -99,15 +90,8 @@ def compared_values(
 ) -> tuple[tuple[float | None, ...], str]:  # fmt: skip
     """Return the numbers by which runs are compared on a metric, and what must be said of the comparison.
 
-    Where not all scores by sample are at hand, numbers of equally many samples of which none failed are compared as
-    they are: these are the same samples of the same data.
-
-    Args:
-        cells: The number of each run; None for one that takes no part.
-        tables: The scores of each run by sample; None where they are not at hand.
-        protocol: Whose definitions.
-        metric: Id of the metric.
-        names: What the runs are called.
+    Where not all scores by sample (`tables`) are at hand, numbers of equally many samples of which none failed are
+    compared as they are: these are the same samples of the same data. None in `cells` takes no part.
     """
     there = [cell for cell in cells if cell is not None and cell.value is not None]
     taking = [table if cell and cell.value is not None else None for cell, table in zip(cells, tables, strict=True)]

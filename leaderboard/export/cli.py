@@ -49,7 +49,7 @@ def export_command(run: Path, form: str, output: Path, **options: Any) -> None:
     Example:  medbench export runs/RUN --format parquet --output scores.parquet
               medbench export runs/RUN --format eval-results --dataset slake-vqa=OWNER/NAME --output model-repo
     """
-    from medbench.leaderboard.export.public import read_public, write_parquet
+    from medbench.leaderboard.export.public import read_public, write_files, write_parquet
     from medbench.leaderboard.export.public_copy import public_copy
 
     given = {name: value for name, value in options.items() if value not in (None, ())}
@@ -69,7 +69,7 @@ def export_command(run: Path, form: str, output: Path, **options: Any) -> None:
         _say_held_back(public)
     else:
         copy = public_copy(public)
-        for path in copy.write(output):
+        for path in write_files(output, copy.files):
             say(f"Written: {path}")
         _show_left_out(copy)
     for notice in public.results.notices:
@@ -77,18 +77,14 @@ def export_command(run: Path, form: str, output: Path, **options: Any) -> None:
 
 
 def _eval_results(output: Path, run: "PublicRun", given: dict[str, Any]) -> None:
-    from medbench.leaderboard.export.eval_results import (
-        EvalResultsOptions,
-        read_datasets,
-        without_dataset,
-        write_eval_results,
-    )
+    from medbench.leaderboard.export import eval_results as hub
+    from medbench.leaderboard.export.public import write_files
 
-    given["datasets"] = read_datasets(given.pop("dataset", ()))
-    options = EvalResultsOptions(**given)
-    for path in write_eval_results(output, run.results, options):
+    given["datasets"] = hub.read_datasets(given.pop("dataset", ()))
+    options = hub.EvalResultsOptions(**given)
+    for path in write_files(output, hub.eval_result_files(run.results, options)):
         say(f"Written: {path}")
-    left = without_dataset(run.results, options)
+    left = hub.without_dataset(run.results, options)
     if left:
         say(f"Left out, since no dataset on the Hub is known for them: {', '.join(left)}. Name one with --dataset.")
 
@@ -114,7 +110,7 @@ def _say_held_back(run: "PublicRun") -> None:
 
 def _show_left_out(copy: "PublicCopy") -> None:
     if copy.left_out:
-        emit_table(["stays here", "because"], [[item.what, item.why] for item in copy.left_out])
+        emit_table(["stays here", "because"], copy.left_out)
 
 
 @click.command("push")

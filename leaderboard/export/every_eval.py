@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from medbench.harness.records import GenerationRecord
@@ -33,32 +33,22 @@ from medbench.tasks.suite import prepare_mini_suite
 SCHEMA_VERSION = "0.3.0"
 UNKNOWN = "unknown"
 Relationship = Literal["first_party", "third_party", "collaborative", "other"]
-RELATIONSHIPS: tuple[Relationship, ...] = get_args(Relationship)
 Document = dict[str, Any]
 _PART = r"[A-Za-z0-9](?:[\w.-]*[\w-])?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EveryEvalOptions:
-    """What the user says of a run.
-
-    Attributes:
-        protocol: Whose definitions.
-        timestamp: When the results were written, in seconds since 1970.
-        model_id: The model's name on the Hub, `OWNER/NAME`; empty derives it from the run's.
-        organization: Who evaluated.
-        relationship: How they stand to those who made the model.
-    """
+    """What the user says of a run."""
 
     protocol: Protocol = "paper"
-    timestamp: int
-    model_id: str = ""
-    organization: str = UNKNOWN
-    relationship: Relationship = "other"
+    timestamp: int  # when the results were written, in seconds since 1970
+    model_id: str = ""  # the model's name on the Hub, OWNER/NAME; empty derives it from the run's
+    organization: str = UNKNOWN  # who evaluated
+    relationship: Relationship = "other"  # how they stand to those who made the model
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Names:
+class Names(NamedTuple):
     """What ties the two files of a run together: identity of the evaluation, model `OWNER/NAME`, paths of the files."""
 
     evaluation: str
@@ -120,29 +110,22 @@ def write_every_eval(
                 digest.update(line)
                 stream.write(line)
                 count += 1
-    samples = {
-        "format": "jsonl",
-        "file_path": names.samples,
-        "hash_algorithm": "sha256",
-        "checksum": digest.hexdigest(),
-        "total_rows": count,
-        "additional_details": {
-            "is_correct": "the score of the sample is 1",
-            "input.raw": "the task's instruction; a model's own wording around it is not recorded",
-            **{f"left_out.{task}": terms.reason for task, terms in run.terms.items() if terms.reason},
-        },
-    }
+    left_out = {f"left_out.{task}": terms.reason for task, terms in run.terms.items() if terms.reason}
     document = {
-        "schema_version": SCHEMA_VERSION,
-        "evaluation_id": names.evaluation,
-        "evaluation_timestamp": str(options.timestamp),
-        "retrieved_timestamp": str(options.timestamp),
-        "source_metadata": _source(run, options),
-        "eval_library": {"name": "medbench", "version": version("medbench")},
-        "model_info": _model(run, names.model),
-        "evaluation_results": numbers,
-        "detailed_evaluation_results": samples,
-    }
+        "schema_version": SCHEMA_VERSION, "evaluation_id": names.evaluation,
+        "evaluation_timestamp": str(options.timestamp), "retrieved_timestamp": str(options.timestamp),
+        "source_metadata": _source(run, options), "model_info": _model(run, names.model),
+        "eval_library": {"name": "medbench", "version": version("medbench")}, "evaluation_results": numbers,
+        "detailed_evaluation_results": {
+            "format": "jsonl", "file_path": names.samples, "hash_algorithm": "sha256", "checksum": digest.hexdigest(),
+            "total_rows": count,
+            "additional_details": {
+                "is_correct": "the score of the sample is 1",
+                "input.raw": "the task's instruction; a model's own wording around it is not recorded",
+                **left_out,
+            },
+        },
+    }  # fmt: skip
     write_atomically(folder / names.document, canonical_json(document, indent=2) + "\n")
     return folder / names.document, folder / names.samples
 
@@ -150,40 +133,27 @@ def write_every_eval(
 def _source(run: PublicRun, options: EveryEvalOptions) -> Document:
     results = run.results
     details = {
-        "run": results.run,
-        "suite": results.suite,
-        "protocol": options.protocol,
-        "seed": str(results.seed),
-        "limit": "none" if results.limit is None else str(results.limit),
-        "notices": "\n".join(results.notices),
-    }
+        "run": results.run, "suite": results.suite, "protocol": options.protocol, "seed": str(results.seed),
+        "limit": "none" if results.limit is None else str(results.limit), "notices": "\n".join(results.notices),
+    }  # fmt: skip
     return {
-        "source_name": "medbench",
-        "source_type": "evaluation_run",
-        "source_organization_name": options.organization,
-        "evaluator_relationship": options.relationship,
+        "source_name": "medbench", "source_type": "evaluation_run",
+        "source_organization_name": options.organization, "evaluator_relationship": options.relationship,
         "additional_details": details,
-    }
+    }  # fmt: skip
 
 
 def _model(run: PublicRun, model_id: str) -> Document:
     model = run.results.model
     served = model.name.startswith("openai:")
-    return {
-        "name": model.title,
-        "id": model_id,
-        "developer": model_id.partition("/")[0],
-        **({} if served else {"inference_engine": {"name": "medbench", "version": version("medbench")}}),
-        "additional_details": {
-            "deployment_type": UNKNOWN if served else "self_deployed",
-            "model_availability": UNKNOWN,
-            "medbench_name": model.name,
-            "weights": model.weights,
-            "device": model.device,
-            "dtype": model.dtype,
-            "trained_on": ", ".join(model.trained_on),
-        },
-    }
+    details = {
+        "deployment_type": UNKNOWN if served else "self_deployed", "model_availability": UNKNOWN,
+        "medbench_name": model.name, "weights": model.weights, "device": model.device, "dtype": model.dtype,
+        "trained_on": ", ".join(model.trained_on),
+    }  # fmt: skip
+    engine = {} if served else {"inference_engine": {"name": "medbench", "version": version("medbench")}}
+    names = {"name": model.title, "id": model_id, "developer": model_id.partition("/")[0]}
+    return {**names, **engine, "additional_details": details}
 
 
 def _evaluation_names(task: str, metric: str, protocol: Protocol) -> dict[str, str]:
@@ -211,20 +181,14 @@ def _evaluation(run: PublicRun, task: str, metric_id: str, metric: MetricResult,
         **_evaluation_names(task, metric_id, protocol),
         "source_data": _source_data(run, task, run.results.tasks[task]),
         "metric_config": {
-            "evaluation_description": metric.signature,
-            "metric_id": f"medbench.{protocol}.{metric_id}",
-            "metric_name": metric_title(metric_id),
-            "metric_kind": metric_id,
-            "metric_unit": "proportion",
-            "metric_parameters": {"protocol": protocol, "signature": metric.signature},
-            "lower_is_better": False,
-            "score_type": "continuous",
-            "min_score": 0.0,
-            "max_score": 1.0,
+            "evaluation_description": metric.signature, "metric_id": f"medbench.{protocol}.{metric_id}",
+            "metric_name": metric_title(metric_id), "metric_kind": metric_id, "metric_unit": "proportion",
+            "metric_parameters": {"protocol": protocol, "signature": metric.signature}, "lower_is_better": False,
+            "score_type": "continuous", "min_score": 0.0, "max_score": 1.0,
         },
         "score_details": _score(run.results.tasks[task], metric),
         "generation_config": _generation_config(run, task),
-    }
+    }  # fmt: skip
 
 
 def _source_data(run: PublicRun, name: str, task: TaskResult) -> Document:
@@ -298,22 +262,18 @@ def _task_rows(
     for sample_id, record in zip(ids, as_public(run, task, records), strict=True):
         sample, generation = samples.get(sample_id), generations.get(sample_id)
         shown = _input(task, sample)
-        said: Document = {
-            "schema_version": SCHEMA_VERSION,
-            "evaluation_id": names.evaluation,
-            "model_id": names.model,
-            "sample_id": record.sample_id,
-            "sample_hash": None if sample is None else _hash(shown),
-            "interaction_type": "single_turn",
-            "input": shown,
-            "messages": None,
+        labels = {f"label.{name}": label for name, label in record.labels.items()}
+        told: Document = {
+            "schema_version": SCHEMA_VERSION, "evaluation_id": names.evaluation, "model_id": names.model,
+            "sample_id": record.sample_id, "sample_hash": None if sample is None else _hash(shown),
+            "interaction_type": "single_turn", "input": shown, "messages": None,
+            "metadata": {"state": record.state, "cluster": record.group, "protocol": options.protocol, **labels},
             **_output(run, task, record, generation),
-            "metadata": _metadata(record, options),
-        }
+        }  # fmt: skip
         for metric, item in record.scores(options.protocol).items():
             if item.value is not None:
                 score = {"score": item.value, "is_correct": item.value >= 1.0}
-                yield said | _evaluation_names(task, metric, options.protocol) | {"evaluation": score}
+                yield told | _evaluation_names(task, metric, options.protocol) | {"evaluation": score}
 
 
 def _samples(run: PublicRun, task: str, data_dir: Path | None) -> Mapping[str, Sample]:
@@ -363,8 +323,3 @@ def _output(run: PublicRun, task: str, record: ScoreRecord, generation: Generati
         read, written = generation.prompt_tokens, generation.output_tokens
         found["token_usage"] = {"input_tokens": read, "output_tokens": written, "total_tokens": read + written}
     return found
-
-
-def _metadata(record: ScoreRecord, options: EveryEvalOptions) -> dict[str, str]:
-    labels = {f"label.{name}": label for name, label in record.labels.items()}
-    return {"state": record.state, "cluster": record.group, "protocol": options.protocol, **labels}

@@ -11,13 +11,13 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from medbench.harness.results import MetricResult, Results, TaskResult, read_results
+from medbench.harness.results import MetricResult, Results, read_results
 from medbench.harness.rundir import read_run
 from medbench.leaderboard.export.scrub import Scrubber, machine_scrubber
-from medbench.leaderboard.runs import terms_of
+from medbench.leaderboard.runs import NOT_OK, terms_of
 from medbench.leaderboard.samples import ScoreRecord, as_frame, read_score_table
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
-from medbench.tasks.foundation.files import canonical_json
+from medbench.tasks.foundation.files import canonical_json, write_atomically
 from medbench.tasks.protocols import PROTOCOLS
 from medbench.tasks.terms import Terms
 
@@ -26,29 +26,18 @@ _TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _RESULTS = TypeAdapter(Results)
 _PATHS = ("checkpoint", "data_dir", "output_dir")
 _REPEATED = ("run", "model", "suite", "task", "kind", "protocol", "metric", "state")
-_BESIDE_PARQUET = (
-    "value", "ci", "n", "errors", "unparsed", "refused", "truncated", "empty", "answered", "among_answered", "bounds",
-    "signature",
-)  # fmt: skip
+_BESIDE_PARQUET = ("value", "ci", "n", *NOT_OK, "answered", "among_answered", "bounds", "signature")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublicRun:
-    """A run with everything that is needed to publish it.
-
-    Attributes:
-        path: Its folder.
-        results: Its results, without paths, servers and secrets.
-        settings: Its `run.yaml` as it lies there.
-        terms: By task.
-        scrubber: What is known of the machine.
-    """
+    """A run with everything that is needed to publish it."""
 
     path: Path
-    results: Results
-    settings: Mapping[str, Any]
-    terms: Mapping[str, Terms]
-    scrubber: Scrubber
+    results: Results  # without paths, servers and secrets
+    settings: Mapping[str, Any]  # run.yaml as it lies there
+    terms: Mapping[str, Terms]  # by task
+    scrubber: Scrubber  # what is known of the machine
 
     def shows_texts(self, task: str) -> bool:
         """Return whether answers, labels and questions of a task may be passed on."""
@@ -88,28 +77,25 @@ def read_public(path: Path, environment: Mapping[str, str] | None = None) -> Pub
 
 def _public_results(results: Results, scrubber: Scrubber) -> Results:
     """Return results without paths of the machine, servers and secrets; every number stays as it is."""
-    model = replace(
-        results.model,
-        name=scrubber.model(results.model.name),
-        title=scrubber.model(results.model.title),
-        weights=scrubber.text(results.model.weights),
-        device=scrubber.text(results.model.device),
-    )
+    model, text = results.model, scrubber.text
+
+    def public(metrics: Mapping[str, MetricResult]) -> dict[str, MetricResult]:
+        return {name: replace(metric, signature=text(metric.signature)) for name, metric in metrics.items()}
+
     return replace(
         results,
-        model=model,
-        notices=tuple(scrubber.text(notice) for notice in results.notices),
-        tasks={name: _public_task(task, scrubber) for name, task in results.tasks.items()},
-    )
-
-
-def _public_task(task: TaskResult, scrubber: Scrubber) -> TaskResult:
-    def public(metrics: Mapping[str, MetricResult]) -> dict[str, MetricResult]:
-        return {name: replace(metric, signature=scrubber.text(metric.signature)) for name, metric in metrics.items()}
-
-    return replace(
-        task, title=scrubber.text(task.title), licence=scrubber.text(task.licence), paper=public(task.paper),
-        strict=public(task.strict),
+        model=replace(
+            model, name=scrubber.model(model.name), title=scrubber.model(model.title), weights=text(model.weights),
+            device=text(model.device),
+        ),
+        notices=tuple(map(text, results.notices)),
+        tasks={
+            name: replace(
+                task, title=text(task.title), licence=text(task.licence), paper=public(task.paper),
+                strict=public(task.strict),
+            )
+            for name, task in results.tasks.items()
+        },
     )  # fmt: skip
 
 
@@ -119,32 +105,35 @@ def results_text(results: Results) -> str:
 
 
 def public_records(run: PublicRun, task: str) -> list[ScoreRecord]:
-    """Return the scores of a task by sample, in order, as far as its terms go; raises like `read_score_table`.
-
-    Where texts stay here, answers, boxes and labels are empty. Where even names are under an agreement, samples and
-    clusters have running numbers.
-    """
+    """Return the scores of a task by sample, as far as its terms go; raises like `read_score_table`."""
     return as_public(run, task, read_score_table(run.path, run.results, task).records)
 
 
 def as_public(run: PublicRun, task: str, records: Sequence[ScoreRecord]) -> list[ScoreRecord]:
-    """Return what the terms of a task leave of its records."""
+    """Return what the terms of a task leave of its records.
+
+    Where texts stay here, answers, boxes and labels are empty. Where even names are under an agreement, samples and
+    clusters have running numbers. Every field is named: what a record may hold one day does not leave by itself.
+    """
     known, texts, closed = run.scrubber.known, run.shows_texts(task), run.terms[task].openness == "closed"
     clusters = {group: number for number, group in enumerate(dict.fromkeys(record.group for record in records), 1)}
-    # Every field is named: what a record may hold one day does not leave by itself.
     return [
         ScoreRecord(
             sample_id=f"{task}/{number:06d}" if closed else known(record.sample_id),
             group=f"{task}/cluster-{clusters[record.group]:06d}" if closed else known(record.group),
-            state=record.state,
             prediction=known(record.prediction) if texts else "",
-            box=record.box if texts else None,
             labels={name: known(label) for name, label in record.labels.items()} if texts else {},
-            paper=record.paper,
-            strict=record.strict,
+            box=record.box if texts else None, state=record.state, paper=record.paper, strict=record.strict,
         )
         for number, record in enumerate(records, 1)
-    ]
+    ]  # fmt: skip
+
+
+def write_files(folder: Path, files: Mapping[str, str]) -> tuple[Path, ...]:
+    """Write files below a folder and return them; raises like `write_atomically`."""
+    for name, text in files.items():
+        write_atomically(folder / name, text)
+    return tuple(folder / name for name in files)
 
 
 @contextmanager
@@ -207,21 +196,16 @@ def write_parquet(path: Path, run: PublicRun) -> int:
 def parquet_metadata(run: PublicRun) -> dict[str, Any]:
     """Return what must stand beside the rows: notices, numbers of the whole tasks, and what was left out."""
     results = run.results
+
+    def beside(metrics: Mapping[str, MetricResult]) -> dict[str, dict[str, Any]]:
+        return {name: {part: getattr(one, part) for part in _BESIDE_PARQUET} for name, one in metrics.items()}
+
     return {
-        "run": results.run,
+        "run": results.run, "suite": results.suite, "limit": results.limit, "notices": list(results.notices),
         "model": {"name": results.model.name, "title": results.model.title, "weights": results.model.weights},
-        "suite": results.suite,
-        "limit": results.limit,
-        "notices": list(results.notices),
         "left_out": {task: terms.reason for task, terms in run.terms.items() if terms.reason},
         "numbers": {
-            task: {
-                protocol: {
-                    name: {part: getattr(metric, part) for part in _BESIDE_PARQUET}
-                    for name, metric in found.metrics(protocol).items()
-                }
-                for protocol in PROTOCOLS
-            }
+            task: {protocol: beside(found.metrics(protocol)) for protocol in PROTOCOLS}
             for task, found in results.tasks.items()
         },
-    }
+    }  # fmt: skip

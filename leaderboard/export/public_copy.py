@@ -5,22 +5,22 @@ Images, generations as the model wrote them, reports and the data never go.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import httpx2
 import yaml
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
-from medbench.leaderboard.export.public import PublicRun, public_records, results_text
+from medbench.leaderboard.export.public import PublicRun, public_records, results_text, write_files
 from medbench.leaderboard.export.scrub import PATH
 from medbench.leaderboard.numbers import make_board
 from medbench.leaderboard.pages import board_as_markdown
 from medbench.leaderboard.render import markdown_text, notes
 from medbench.tasks.foundation.errors import RunError
-from medbench.tasks.foundation.files import JsonObject, canonical_json, json_lines, read_json, write_atomically
+from medbench.tasks.foundation.files import JsonObject, canonical_json, json_lines, read_json
 from medbench.tasks.protocols import PROTOCOLS
 
 _PLACES = ("data_dir", "output_dir", "checkpoint", "checkpoint_for")
@@ -53,8 +53,7 @@ class Hub(Protocol):
         """Add the files of a folder in one commit."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeftOut:
+class LeftOut(NamedTuple):
     """Something of a run that does not go, and why."""
 
     what: str
@@ -67,12 +66,6 @@ class PublicCopy:
 
     files: Mapping[str, str]
     left_out: tuple[LeftOut, ...]
-
-    def write(self, folder: Path) -> tuple[Path, ...]:
-        """Write the files into a folder and return them; raises like `write_atomically`."""
-        for name, text in self.files.items():
-            write_atomically(folder / name, text)
-        return tuple(folder / name for name in self.files)
 
 
 def public_copy(run: PublicRun) -> PublicCopy:
@@ -136,19 +129,16 @@ def _scores(run: PublicRun, task: str) -> str:
 
 
 def _readme(run: PublicRun) -> str:
-    results = run.results
-    title = f"# {markdown_text(results.model.title)}: medbench run {results.run}"
-    lines = [title, *notes(results.notices), _FILES]
-    held_back = [f"- {markdown_text(item.what)}: {markdown_text(item.why)}" for item in _held_back(run)]
-    if held_back:
-        lines.append("Not here:\n\n" + "\n".join(held_back))
-    return "\n\n".join(lines) + "\n"
+    title = f"# {markdown_text(run.results.model.title)}: medbench run {run.results.run}"
+    held_back = "\n".join(f"- {markdown_text(what)}: {markdown_text(why)}" for what, why in _held_back(run))
+    parts = [title, *notes(run.results.notices), _FILES, *(["Not here:", held_back] if held_back else [])]
+    return "\n\n".join(parts) + "\n"
 
 
 def _held_back(run: PublicRun) -> list[LeftOut]:
     what = {"closed": "answers, labels and the names of samples", "no texts": "answers and labels"}
     return [
-        LeftOut(what=f"{what[terms.openness]} in scores/{task}.jsonl", why=terms.reason)
+        LeftOut(f"{what[terms.openness]} in scores/{task}.jsonl", terms.reason)
         for task, terms in run.terms.items()
         if terms.openness in what
     ]
@@ -157,33 +147,27 @@ def _held_back(run: PublicRun) -> list[LeftOut]:
 def _left_out(run: PublicRun) -> tuple[LeftOut, ...]:
     given = run.settings.get("settings", {})
     places = [name for name in _PLACES if given.get(name)]
-    found = [LeftOut(what=f"{', '.join(places)} in run.yaml", why="paths of this machine")] if places else []
+    found = [LeftOut(f"{', '.join(places)} in run.yaml", "paths of this machine")] if places else []
     if PATH in _settings(run):
-        found.append(LeftOut(what="other paths in run.yaml", why="paths of this machine"))
+        found.append(LeftOut("other paths in run.yaml", "paths of this machine"))
     found += _held_back(run)
     found += [
-        LeftOut(what=file.name, why=_REASONS.get(file.name, "not one of the files that are published"))
+        LeftOut(file.name, _REASONS.get(file.name, "not one of the files that are published"))
         for file in sorted(run.path.iterdir())
         if file.name not in _OWN_NAMES
     ]
-    return tuple(replace(item, what=run.scrubber.known(item.what)) for item in found)
+    return tuple(LeftOut(run.scrubber.known(what), why) for what, why in found)
 
 
 def upload(copy: PublicCopy, repo: str, hub: Hub, *, private: bool) -> None:
-    """Upload a public copy in one commit, making the repository if there is none.
+    """Upload a public copy in one commit to a dataset repository `owner/name`, making it if there is none.
 
-    Args:
-        copy: What goes.
-        repo: `owner/name` of a dataset repository.
-        hub: The Hub, with the login of its own command.
-        private: Whether a repository that is made now is private; one that is there stays as it is.
-
-    Raises:
-        RunError: If the Hub cannot be reached or refuses.
+    One that is there stays as private as it is. The login is that of the Hub's own command. A RunError says why the Hub
+    cannot be reached or refuses.
     """
     try:
         with TemporaryDirectory() as folder:
-            copy.write(Path(folder))
+            write_files(Path(folder), copy.files)
             hub.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
             hub.upload_folder(
                 repo_id=repo, folder_path=Path(folder), commit_message="Results of medbench", repo_type="dataset"

@@ -18,16 +18,10 @@ from medbench.leaderboard.render import (
     is_partly_answered,
     written_cells,
     wrote,
-)
+)  # fmt: skip
 from medbench.leaderboard.report.facts import audit_findings, provenance, routing, timing
 from medbench.leaderboard.report.samples import BY_COMMAND, ImageBudget, Shelves, metrics_shown, sample_columns
-from medbench.leaderboard.report.sources import (
-    RunSource,
-    TaskSource,
-    read_run_source,
-    read_task_source,
-    tasks_of,
-)
+from medbench.leaderboard.report.sources import RunSource, TaskSource, read_run_source, read_task_source, tasks_of
 from medbench.leaderboard.runs import leaked_in, notices_of, primary_metric, terms_of
 from medbench.leaderboard.samples import rows_of
 from medbench.tasks.protocols import PROTOCOLS, STATES, Protocol
@@ -48,18 +42,13 @@ def report_of(
     paths: Sequence[Path], data_dir: Path | None = None, *, budget: ImageBudget | None = BY_COMMAND,
     reveal: bool = False,
 ) -> str:  # fmt: skip
-    """Return the report of runs as HTML.
+    """Return the report of runs of the same data as HTML; raises like `read_results`, or as runs may not be mixed.
 
     Args:
-        paths: Folders of runs of the same data.
+        paths: Folders of the runs.
         data_dir: Where the prepared tasks are now, if not where the runs found them.
         budget: Of images; None embeds none.
         reveal: Whether texts and images of credentialed data are shown.
-
-    Raises:
-        RunError: If a folder is no run, or was not scored yet.
-        DataError: If its results are malformed.
-        UsageError: If the runs may not stand side by side.
     """
     runs = [read_run_source(path) for path in paths]
     data = {task: read_task_source(task, runs, data_dir, reveal=reveal) for task in tasks_of(runs)}
@@ -67,13 +56,9 @@ def report_of(
 
 
 def render_page(document: Mapping[str, object], images: Sequence[str]) -> str:
-    """Return the report.
+    """Return the report of a document and the images that it refers to, as `make_document` makes them.
 
-    Nothing of `document` becomes markup: it is embedded as inert JSON, and the script shows it as text.
-
-    Args:
-        document: What is shown, as `make_document` makes it; JSON-compatible, without NaN.
-        images: Data URIs that the document refers to by place.
+    Nothing of them becomes markup: they are embedded as inert JSON, and the script shows them as text.
     """
     script = "\n".join(asset(f"report/{name}") for name in SCRIPTS)
     return render(
@@ -83,11 +68,7 @@ def render_page(document: Mapping[str, object], images: Sequence[str]) -> str:
 
 
 def inert_json(value: object) -> str:
-    """Return JSON that no HTML parser reads as anything but text.
-
-    Raises:
-        ValueError: If a number is not finite.
-    """
+    """Return JSON that no HTML parser reads as anything but text; a ValueError if a number is not finite."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
@@ -129,19 +110,13 @@ def make_document(
 
 
 def _run(name: str, run: RunSource, withheld: Sequence[str]) -> dict[str, Any]:
+    results = run.results
     return {
-        "name": name,
-        "run": run.results.run,
-        "suite": run.results.suite,
-        "unsupported": list(run.results.unsupported),
-        "trainedOn": list(run.results.model.trained_on),
-        "missing": list(run.missing),
-        "provenance": provenance(run),
-        "timing": timing(run),
-        "routing": routing(run),
-        "audit": audit_findings(run, withheld),
+        "name": name, "run": results.run, "suite": results.suite, "unsupported": list(results.unsupported),
+        "trainedOn": list(results.model.trained_on), "missing": list(run.missing), "provenance": provenance(run),
+        "timing": timing(run), "routing": routing(run), "audit": audit_findings(run, withheld),
         "audited": run.audit is not None,
-    }
+    }  # fmt: skip
 
 
 def _scores(board: Board, protocol: Protocol) -> dict[str, list[dict[str, Any]]]:
@@ -155,16 +130,11 @@ def _scores(board: Board, protocol: Protocol) -> dict[str, list[dict[str, Any]]]
 
 def _cell(number: Number) -> dict[str, Any]:
     return {
-        "value": number.value,
-        "interval": list(number.interval) if number.interval else None,
-        "n": number.n,
+        "value": number.value, "interval": list(number.interval) if number.interval else None, "n": number.n,
         "beside": beside(number.answered, number.bounds),
         "amongAnswered": number.among_answered if is_partly_answered(number.answered) else None,
-        "ceiling": number.ceiling,
-        "method": number.method,
-        "clusters": number.clusters,
-        "signature": number.signature,
-    }
+        "ceiling": number.ceiling, "method": number.method, "clusters": number.clusters, "signature": number.signature,
+    }  # fmt: skip
 
 
 def _task(
@@ -183,18 +153,13 @@ def _task(
         "missing": source.missing,
         "open": all(terms_of(results, name).openness == "open" for results in having.values()),
         "scores": {protocol: scores[protocol].get(name, []) for protocol in PROTOCOLS},
-        "leaked": [_is_leaked(run, name) for run in runs],
+        "leaked": [name in leaked_in(run.audit) for run in runs],
         "states": [None if task is None else dict(task.states) for task in of_runs],
         "written": [written_cells(task) if task and wrote(task) else None for task in of_runs],
         "primary": {protocol: primary_metric(first.kind, first.metrics(protocol)) for protocol in PROTOCOLS},
         "sampleMetrics": {protocol: metrics_shown(columns, protocol) for protocol in PROTOCOLS},
         **columns,
     }
-
-
-def _is_leaked(run: RunSource, name: str) -> bool:
-    verdicts = run.audit.get("verdicts") if isinstance(run.audit, dict) else None
-    return isinstance(verdicts, dict) and name in leaked_in(verdicts)
 
 
 def _pair(first: RunSource, second: RunSource, place: int) -> dict[str, Any]:
