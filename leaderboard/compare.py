@@ -19,7 +19,7 @@ from medbench.leaderboard.runs import (
     is_credentialed,
     notices_of,
     primary_metric,
-)  # fmt: skip
+)
 from medbench.leaderboard.samples import MetricScores, ScoreRecord, ScoreTable, read_score_table
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.protocols import Protocol

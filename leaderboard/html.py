@@ -16,7 +16,7 @@ _HERE = Path(__file__).parent
 _NEVER = ("link", "image", "autolink", "html_inline", "html_block", "reference")
 
 
-def render(template: str, *, style: str, script: str = "", images: bool = False, **content: Any) -> str:
+def render_template(template: str, *, style: str, script: str = "", images: bool = False, **content: Any) -> str:
     """Return the page of a template in `templates/`: the same content gives the same bytes.
 
     Text is escaped wherever a template does not call it `safe`. The Content-Security-Policy admits exactly the style
@@ -77,7 +77,7 @@ def html_document(title: str, markdown: str) -> str:
     """
     # The policy admits no attribute of style, which is how the parser aligns columns.
     body = _parser().render(markdown).replace(' style="text-align:right"', ' class="right"')
-    return render("document.html", style=asset("document.css"), title=title, body=body)
+    return render_template("document.html", style=asset("document.css"), title=title, body=body)
 
 
 def write_page(path: Path, title: str, markdown: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from medbench.harness.results import MetricResult, Results, read_results
-from medbench.leaderboard.paper import Layout, Publication, Reported
+from medbench.leaderboard.paper import Layout, Publication
 from medbench.leaderboard.runs import (
     NOT_OK,
     Leaks,
@@ -25,7 +25,7 @@ from medbench.leaderboard.runs import (
     leaks_of,
     primary_metric,
     refuse_mixtures,
-)  # fmt: skip
+)
 from medbench.leaderboard.samples import read_score_tables
 from medbench.leaderboard.standings import ScoresByRun, Standing, compared_values, standings_of
 from medbench.tasks.catalog import get_task
@@ -190,12 +190,7 @@ def read_board(paths: Sequence[Path]) -> tuple[Board, ScoresByRun]:
 
 
 def make_board(runs: Sequence[Results], leaks: Leaks | None = None, scores: ScoresByRun | None = None) -> Board:
-    """Put runs side by side.
-
-    Args:
-        runs: Their results.
-        leaks: Tasks with evidence of a leak, by the identity of the run.
-        scores: Their scores by sample. Without them nobody leads where a sample failed.
+    """Put runs side by side; without their scores by sample nobody leads where a sample failed.
 
     Raises:
         UsageError: If there is none, or they answered different suites or different data.
@@ -211,15 +206,13 @@ def make_board(runs: Sequence[Results], leaks: Leaks | None = None, scores: Scor
 
 
 def _task_numbers(board: Board, protocol: Protocol, task: str, scores: ScoresByRun) -> Iterator[Number]:
-    having = {place: run.tasks[task] for place, run in enumerate(board.runs) if task in run.tasks}
-    first = next(iter(having.values()))
+    having = [run.tasks[task] for run in board.runs if task in run.tasks]
+    first = having[0]
     leaked = [task in board.leaks.get(run.run, ()) for run in board.runs]
-    there = {metric for result in having.values() for metric in result.metrics(protocol)}
+    there = {metric for result in having for metric in result.metrics(protocol)}
     primary = primary_metric(first.kind, there)
     for metric in in_table_order(task, first.kind, protocol, there):
-        cells = [
-            having[place].metrics(protocol).get(metric) if place in having else None for place in range(len(leaked))
-        ]
+        cells = [run.tasks[task].metrics(protocol).get(metric) if task in run.tasks else None for run in board.runs]
         fair = [None if out else cell for cell, out in zip(cells, leaked, strict=True)]
         tables = [scores.get(run.run, {}).get(task) for run in board.runs]
         compared, remark = compared_values(fair, tables, protocol, metric, board.names)
@@ -277,8 +270,8 @@ def make_table(
     columns, shown = tuple(Column(name=name, kind="run", source=run.run) for name, run in runs), of_runs
     if board is not None and grouped:
         columns, shown = _means(board, of_runs)
-    more = tuple(_paper_columns(published))
-    numbers = pd.concat([shown, as_frame(_reported(published, more, len(columns)))], ignore_index=True)
+    more, of_papers = _of_papers(published, len(columns))
+    numbers = pd.concat([shown, as_frame(of_papers)], ignore_index=True)
     numbers = _in_lines(numbers, layout.rows if layout else None if board is None else _pairs(of_runs))
     titles = of_runs.groupby("task")["title"].first().to_dict()
     remarks = of_runs.groupby(["task", "metric"])["remark"].first().to_dict()
@@ -322,12 +315,11 @@ def _means(board: Board, numbers: pd.DataFrame) -> tuple[tuple[Column, ...], pd.
     places: dict[str, list[int]] = {}
     for place, run in sorted(enumerate(board.runs), key=lambda one: one[1].model.title):
         places.setdefault(run.model.title, []).append(place)
-    columns = tuple(
-        Column(name=title, kind="runs" if len(own) > 1 else "run", source=" ".join(board.runs[one].run for one in own))
-        for title, own in places.items()
-    )
-    found = []
-    for place, (column, own) in enumerate(zip(columns, places.values(), strict=True)):
+    columns, found = [], []
+    for place, (title, own) in enumerate(places.items()):
+        sources = " ".join(board.runs[one].run for one in own)
+        column = Column(name=title, kind="runs" if len(own) > 1 else "run", source=sources)
+        columns.append(column)
         for _, line in numbers[numbers["column"].isin(own)].groupby(["task", "metric"], sort=False):
             if len(line) == len(own):
                 named = {"column": place, "model": column.name, "kind": column.kind, "source": column.source}
@@ -359,31 +351,23 @@ def _mean_of_all(values: "pd.Series[float]") -> float | None:
     return None if values.isna().any() else mean(values.tolist())
 
 
-def _paper_columns(published: Sequence[Publication]) -> Iterator[Column]:
+def _of_papers(published: Sequence[Publication], start: int) -> tuple[list[Column], list[Number]]:
     names = [name for publication in published for name in publication.models]
-    for publication in published:
-        for name in publication.models:
-            title = name if names.count(name) == 1 else f"{name}, {publication.table}"
-            yield Column(name=title, kind="reported", source=publication.source)
-
-
-def _reported(published: Sequence[Publication], columns: Sequence[Column], start: int) -> Iterator[Number]:
-    models = [(publication, model) for publication in published for model in publication.models.values()]
-    for place, (column, (publication, model)) in enumerate(zip(columns, models, strict=True), start):
-        for task, scores in model.scores.items():
-            for metric, value in scores.items():
-                yield Number(
-                    protocol=publication.protocol, task=task, title="", metric=metric, column=place, model=column.name,
-                    kind="reported", source=column.source, **_of_paper(model, task, metric, value / 100),
-                )  # fmt: skip
-
-
-def _of_paper(model: Reported, task: str, metric: str, value: float) -> dict[str, Any]:
-    std, leaked = model.spread.get(task, {}).get(metric), task in model.leaked
-    return {
-        "value": value, "compared": None if leaked else value, "std": None if std is None else std / 100,
-        "runs": model.runs, "zero_shot": task in model.zero_shot, "leaked": leaked,
-    }  # fmt: skip
+    columns, numbers = list[Column](), list[Number]()
+    for publication, name, model in ((one, *item) for one in published for item in one.models.items()):
+        title = name if names.count(name) == 1 else f"{name}, {publication.table}"
+        columns.append(Column(name=title, kind="reported", source=publication.source))
+        for task, metric, score in ((task, *item) for task, scores in model.scores.items() for item in scores.items()):
+            leaked, std = task in model.leaked, model.spread.get(task, {}).get(metric)
+            numbers.append(
+                Number(
+                    protocol=publication.protocol, task=task, title="", metric=metric, column=start + len(columns) - 1,
+                    model=title, kind="reported", source=publication.source, value=score / 100, runs=model.runs,
+                    compared=None if leaked else score / 100, std=None if std is None else std / 100, leaked=leaked,
+                    zero_shot=task in model.zero_shot,
+                )
+            )  # fmt: skip
+    return columns, numbers
 
 
 def gains_over(table: Table, baseline: str, kind: str | None = None) -> pd.DataFrame:
@@ -393,18 +377,13 @@ def gains_over(table: Table, baseline: str, kind: str | None = None) -> pd.DataF
     run stands beside a paper's number only where none of its samples failed, so that both are of the whole test split.
     Numbers with evidence of a leak count on neither side, and only datasets that both have.
 
-    Args:
-        table: Lines of one metric per dataset.
-        baseline: Name of a column.
-        kind: Kind of the tasks; None for all.
-
     Returns:
         A row for each column of the table: `model`, `datasets` (how many count), `relative` (the mean of (ours -
         baseline) / baseline), `geometric` (exp(mean of log ratios) - 1), `points` (the mean difference, a fraction),
         NaN where they share no number; `left_out` (datasets that both have a number of, but not of the same samples).
 
     Raises:
-        UsageError: If there is no such column.
+        UsageError: If the table has no column of that name.
     """
     names = [column.name for column in table.columns]
     if baseline not in names:
@@ -428,12 +407,11 @@ def gains_over(table: Table, baseline: str, kind: str | None = None) -> pd.DataF
 def _gain(both: pd.DataFrame) -> dict[str, object]:
     pairs = both.dropna()
     ours, theirs = pairs["value"].to_numpy(), pairs["baseline"].to_numpy()
-    there = len(pairs) > 0
     return {
         "datasets": len(pairs),
-        "relative": float(relative_gain(ours, theirs)) if there else float("nan"),
-        "geometric": float(geometric_gain(ours, theirs)) if there else float("nan"),
-        "points": float((ours - theirs).mean()) if there else float("nan"),
+        "relative": float(relative_gain(ours, theirs)),
+        "geometric": float(geometric_gain(ours, theirs)),
+        "points": float((pairs["value"] - pairs["baseline"]).mean()),
         "left_out": tuple(both.loc[both.index.difference(pairs.index, sort=False), "title"]),
     }
 

@@ -9,26 +9,11 @@ from pathlib import Path
 import pandas as pd
 
 from medbench.harness.results import Results
+from medbench.leaderboard import render
 from medbench.leaderboard.compare import VERDICTS, Comparison
 from medbench.leaderboard.numbers import Board, Table, as_csv, as_json, as_numbers, gains_over, make_table, read_board
 from medbench.leaderboard.paper import LAYOUTS, Layout, read_publication
-from medbench.leaderboard.render import (
-    WRITTEN_HEADS,
-    legend,
-    markdown_code,
-    markdown_table,
-    markdown_text,
-    metric_title,
-    notes,
-    p_text,
-    protocol_text,
-    remark_list,
-    table_as_latex,
-    table_as_markdown,
-    told_under,
-    written_cells,
-    wrote,
-)  # fmt: skip
+from medbench.leaderboard.render import markdown_table, markdown_text, metric_title, notes, protocol_text
 from medbench.leaderboard.runs import definition_of, notices_of, overlaps_in
 from medbench.leaderboard.samples import rows_of
 from medbench.leaderboard.standings import Ranking, rank_runs
@@ -100,7 +85,9 @@ def leaderboard(
         return as_csv(tables) if form == "csv" else (as_json if form == "json" else _latex)(tables, notices)
     sources = [f"Source: {publication.source}." for publication in published]
     if shape is not None:
-        return _joined("# Leaderboard", *notes(notices), legend(tables), *_in_shape(tables, shape, baseline), *sources)
+        return _joined(
+            "# Leaderboard", *notes(notices), render.legend(tables), *_in_shape(tables, shape, baseline), *sources
+        )
     sections = []
     if board is not None and len(board.runs) > 1 and not grouped:
         ranking = rank_runs(board.runs, scores, board.names, protocols[0], board.leaks)
@@ -110,7 +97,7 @@ def leaderboard(
     if board is not None and not models_as_rows:
         return board_as_markdown(board, tables, [*sections, *sources])
     parts = _shown(tables, models_as_rows=models_as_rows)
-    return _joined("# Leaderboard", *notes(notices), legend(tables), *parts, *sections, *sources)
+    return _joined("# Leaderboard", *notes(notices), render.legend(tables), *parts, *sections, *sources)
 
 
 def _joined(*parts: str) -> str:
@@ -119,16 +106,16 @@ def _joined(*parts: str) -> str:
 
 def _latex(tables: Sequence[Table], notices: Sequence[str]) -> str:
     marks = re.compile(r"`|\*\*|</?u>|</?sup>")
-    captions = [f"Protocol {table.protocol}. {marks.sub('', legend([table]))}" for table in tables]
+    captions = [f"Protocol {table.protocol}. {marks.sub('', render.legend([table]))}" for table in tables]
     pairs = zip(tables, captions, strict=True)
-    return "\n".join(table_as_latex(table, caption, notices) for table, caption in pairs)
+    return "\n".join(render.table_as_latex(table, caption, notices) for table, caption in pairs)
 
 
 def _shown(tables: Sequence[Table], *, models_as_rows: bool = False) -> list[str]:
     parts = []
     for table in tables:
-        shown = table_as_markdown(table, models_as_rows=models_as_rows)
-        parts += [protocol_text(table.protocol), shown, *told_under(table)]
+        shown = render.table_as_markdown(table, models_as_rows=models_as_rows)
+        parts += [protocol_text(table.protocol), shown, *render.told_under(table)]
     return parts
 
 
@@ -136,10 +123,10 @@ def _in_shape(tables: Sequence[Table], layout: Layout, baseline: str | None) -> 
     """Return tables in the shape of one of the paper's, with the gain over a baseline where the paper has it."""
     parts = []
     for table in tables:
-        shown = table_as_markdown(table, models_as_rows=layout.models_as_rows)
+        shown = render.table_as_markdown(table, models_as_rows=layout.models_as_rows)
         gains = gains_section(table, baseline) if layout.gains and baseline is not None else ""
         heading = f"## In the shape of {layout.name}"
-        parts += [protocol_text(table.protocol), heading, shown, gains, *told_under(table)]
+        parts += [protocol_text(table.protocol), heading, shown, gains, *render.told_under(table)]
     return parts
 
 
@@ -153,7 +140,7 @@ def board_as_markdown(board: Board, tables: Sequence[Table] | None = None, secti
     """
     shown = [make_table(board, protocol) for protocol in PROTOCOLS] if tables is None else tables
     return _joined(
-        "# Leaderboard", *notes(notices_of(board.runs)), legend(shown), *_shown(shown), *sections,
+        "# Leaderboard", *notes(notices_of(board.runs)), render.legend(shown), *_shown(shown), *sections,
         "## What happened to the samples", *_samples(board), "## Definitions", _definitions(board), "## Runs",
         _runs(board),
     )  # fmt: skip
@@ -166,11 +153,13 @@ def _samples(board: Board) -> list[str]:
         for task in run.tasks.values():
             title, counts = markdown_text(task.title), [str(task.states.get(state, 0)) for state in STATES]
             states.append([name, title, str(task.samples), *counts])
-            written += [[name, title, *written_cells(task)]] if wrote(task) else []
+            written += [[name, title, *render.written_cells(task)]] if render.wrote(task) else []
         states += [[name, markdown_text(task), "not supported", *[""] * len(STATES)] for task in run.unsupported]
     parts = [markdown_table(["Model", "Task", "Samples", *STATES], states, right=len(STATES) + 1, merged=True)]
     if written:
-        table = markdown_table(["Model", "Task", *WRITTEN_HEADS], written, right=len(WRITTEN_HEADS), merged=True)
+        table = markdown_table(
+            ["Model", "Task", *render.WRITTEN_HEADS], written, right=len(render.WRITTEN_HEADS), merged=True
+        )
         parts += ["## Thoughts, and answers at the limit of tokens", table]
     return parts
 
@@ -181,7 +170,7 @@ def _definitions(board: Board) -> str:
         for one in as_numbers(board.numbers)
     }
     rows = [
-        [markdown_text(task), markdown_text(metric), protocol, markdown_code(text)]
+        [markdown_text(task), markdown_text(metric), protocol, render.markdown_code(text)]
         for (task, metric, protocol), text in texts.items()
     ]
     table = markdown_table(["Task", "Metric", "Protocol", "Signature"], rows)
@@ -191,7 +180,7 @@ def _definitions(board: Board) -> str:
 def _runs(board: Board) -> str:
     rows = []
     for name, run in zip(board.names, board.runs, strict=True):
-        codes = map(markdown_code, (run.run, run.model.weights[:12], run.model.device, run.model.dtype))
+        codes = map(render.markdown_code, (run.run, run.model.weights[:12], run.model.device, run.model.dtype))
         rows.append([markdown_text(name), *codes, str(run.limit or "none")])
     return markdown_table(["Model", "Run", "Weights", "Device", "Type", "Limit"], rows)
 
@@ -214,8 +203,8 @@ def ranks_section(names: Sequence[str], ranking: Ranking) -> str:
     return _joined(
         "## Ranks", _RANKS,
         markdown_table(["Task", "Metric", *map(markdown_text, names)], rows, right=len(names)) if rows else "",
-        remark_list({one.title: one.remark for one in ranking.tasks}),
-        remark_list({title: f"no rank: {reason}" for title, reason in ranking.left_out.items()}),
+        render.remark_list({one.title: one.remark for one in ranking.tasks}),
+        render.remark_list({title: f"no rank: {reason}" for title, reason in ranking.left_out.items()}),
     ).rstrip("\n")  # fmt: skip
 
 
@@ -237,7 +226,7 @@ def gains_section(table: Table, baseline: str) -> str:
     }
     drawn = markdown_table(list(shown.columns), shown.to_numpy().tolist(), right=len(shown.columns) - 1)
     told = f"Against {markdown_text(baseline)}. {_GAINS}"
-    return _joined("## Gain over a baseline", told, drawn, remark_list(left_out)).rstrip("\n")
+    return _joined("## Gain over a baseline", told, drawn, render.remark_list(left_out)).rstrip("\n")
 
 
 def _each(fractions: "pd.Series[float]", form: str) -> "pd.Series[str]":
@@ -249,8 +238,8 @@ def compared_rows(comparison: Comparison) -> list[list[str]]:
     return [
         [
             row.title, metric_title(row.metric), f"{100 * row.first:.2f}", f"{100 * row.second:.2f}",
-            f"{100 * row.difference:+.2f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}]", p_text(row.p),
-            "" if math.isnan(row.p_adjusted) else p_text(row.p_adjusted),
+            f"{100 * row.difference:+.2f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}]", render.p_text(row.p),
+            "" if math.isnan(row.p_adjusted) else render.p_text(row.p_adjusted),
             f"{row.verdict} ({row.clusters})" if row.verdict == "too few clusters" else row.verdict or "",
             "nothing" if math.isnan(row.detectable) else f"{100 * row.detectable:.1f}",
         ]

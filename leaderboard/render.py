@@ -192,7 +192,9 @@ def told_under(table: Table) -> list[str]:
 _MARKS: Mapping[str, Callable[[Number], object]] = {
     "Percentages with 95 % intervals that heed images, patients, volumes or documents.": lambda one: one.interval,
     "`±`: standard deviation over several runs of a model.": lambda one: one.std is not None,
-    "`of`: what a perfect model scores that must write its boxes in this model's notation.": lambda one: one.ceiling,
+    "`of`: what a perfect model scores that must write its boxes in this model's notation.": lambda one: (
+        one.ceiling is not None
+    ),
     "Best **bold**, second <u>underlined</u>, decided on the samples that the runs share; nobody leads at zero; "
     f"{OVERLAP_TEXT}": lambda one: one.standing != "none",
     f"{ZERO_SHOT}: zero-shot, the model is known not to have seen the task's train split.": lambda one: one.zero_shot,

@@ -7,18 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medbench.harness.results import Results
+from medbench.leaderboard import render
 from medbench.leaderboard.export.public import PublicRun, read_public, results_text
-from medbench.leaderboard.html import asset, render
+from medbench.leaderboard.html import asset, render_template
 from medbench.leaderboard.numbers import Board, Number, as_numbers, make_board, make_table
-from medbench.leaderboard.render import (
-    OVERLAP_TEXT,
-    PROTOCOL_MEANINGS,
-    WRITTEN_HEADS,
-    beside,
-    metric_title,
-    written_cells,
-    wrote,
-)  # fmt: skip
+from medbench.leaderboard.render import beside, metric_title
 from medbench.leaderboard.runs import (
     NOT_OK,
     Leaks,
@@ -28,7 +21,7 @@ from medbench.leaderboard.runs import (
     leaks_of,
     notices_of,
     run_folders,
-)  # fmt: skip
+)
 from medbench.leaderboard.samples import ScoreTable, read_score_table
 from medbench.leaderboard.standings import ScoresByRun
 from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
@@ -160,14 +153,14 @@ def site_files(found: Collection, title: str) -> dict[str, str]:
 
 
 def _page(template: str, title: str, **content: Any) -> str:
-    return render(
+    return render_template(
         template, style=asset("site.css"), script=asset("site.js"), title=title, metric_title=metric_title,
         protocol_text=_protocol_text, **content,
     )  # fmt: skip
 
 
 def _protocol_text(protocol: Protocol) -> str:
-    return f"Protocol {protocol}: {PROTOCOL_MEANINGS[protocol].replace('`paper`', 'protocol paper')}"
+    return f"Protocol {protocol}: {render.PROTOCOL_MEANINGS[protocol].replace('`paper`', 'protocol paper')}"
 
 
 def _index(found: Collection, title: str) -> str:
@@ -178,7 +171,7 @@ def _index(found: Collection, title: str) -> str:
         protocols=[(protocol, protocol) for protocol in PROTOCOLS],
         tasks=[(task, titles[task]) for task in in_catalogue_order(titles)],
         sections=[_section(found.boards, board, protocol) for board in found.boards for protocol in PROTOCOLS],
-        told=_told, definition_of=definition_of, overlap_text=OVERLAP_TEXT,
+        told=_told, definition_of=definition_of, overlap_text=render.OVERLAP_TEXT,
     )  # fmt: skip
 
 
@@ -226,9 +219,9 @@ def _run_page(run: SiteRun, name: str) -> str:
     return _page(
         "site_run.html", name, results=results, report=run.report, no_report=run.no_report, facts=facts,
         numbers=[(protocol, [one for one in numbers if one.protocol == protocol]) for protocol in PROTOCOLS],
-        heads=_NUMBER_HEADS, states=list(STATES), written_heads=list(WRITTEN_HEADS),
+        heads=_NUMBER_HEADS, states=list(STATES), written_heads=list(render.WRITTEN_HEADS),
         samples=[[task.title, task.samples, *(task.states.get(state, 0) for state in STATES)] for task in tasks],
-        written=[[task.title, *written_cells(task)] for task in results.tasks.values() if wrote(task)],
+        written=[[task.title, *render.written_cells(task)] for task in results.tasks.values() if render.wrote(task)],
         held_back=[f"{task}: {terms.reason}" for task, terms in run.public.terms.items() if terms.reason],
     )  # fmt: skip
 

@@ -8,17 +8,11 @@ from typing import Any
 
 import pandas as pd
 
+from medbench.leaderboard import render
 from medbench.leaderboard.compare import ROWS, Side, compare
-from medbench.leaderboard.html import asset, render
+from medbench.leaderboard.html import asset, render_template
 from medbench.leaderboard.numbers import Board, Number, make_board, make_table
-from medbench.leaderboard.render import (
-    METRIC_TITLES,
-    WRITTEN_HEADS,
-    beside,
-    is_partly_answered,
-    written_cells,
-    wrote,
-)  # fmt: skip
+from medbench.leaderboard.render import beside, written_cells, wrote
 from medbench.leaderboard.report.facts import audit_findings, provenance, routing, timing
 from medbench.leaderboard.report.samples import BY_COMMAND, ImageBudget, Shelves, metrics_shown, sample_columns
 from medbench.leaderboard.report.sources import RunSource, TaskSource, read_run_source, read_task_source, tasks_of
@@ -61,7 +55,7 @@ def render_page(document: Mapping[str, object], images: Sequence[str]) -> str:
     Nothing of them becomes markup: they are embedded as inert JSON, and the script shows them as text.
     """
     script = "\n".join(asset(f"report/{name}") for name in SCRIPTS)
-    return render(
+    return render_template(
         "report.html", style=asset("report/report.css"), script=f'"use strict";\n(() => {{\n{script}\n}})();\n',
         images=True, document=inert_json(document), embedded=inert_json(list(images)),
     )  # fmt: skip
@@ -91,8 +85,8 @@ def make_document(
         "schema": SCHEMA,
         "states": list(STATES),
         "protocols": list(PROTOCOLS),
-        "writtenHeads": list(WRITTEN_HEADS),
-        "metricTitles": METRIC_TITLES,
+        "writtenHeads": list(render.WRITTEN_HEADS),
+        "metricTitles": render.METRIC_TITLES,
         "revealed": reveal and any(map(needs_agreement, data)),
         "notices": notices_of(board.runs),
         "runs": [_run(name, run, withheld) for name, run in zip(board.names, runs, strict=True)],
@@ -132,7 +126,7 @@ def _cell(number: Number) -> dict[str, Any]:
     return {
         "value": number.value, "interval": list(number.interval) if number.interval else None, "n": number.n,
         "beside": beside(number.answered, number.bounds),
-        "amongAnswered": number.among_answered if is_partly_answered(number.answered) else None,
+        "amongAnswered": number.among_answered if render.is_partly_answered(number.answered) else None,
         "ceiling": number.ceiling, "method": number.method, "clusters": number.clusters, "signature": number.signature,
     }  # fmt: skip
 
