@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter
 from medbench.tasks.catalog import TASKS, get_task
 from medbench.tasks.checks import Checked, check_reading, encodable
 from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError, UsageError, unknown_name
-from medbench.tasks.foundation.faults import described
+from medbench.tasks.foundation.errors import described
 from medbench.tasks.foundation.files import (
     canonical_json,
     file_sha256,

@@ -16,7 +16,8 @@ PubMedQA is split in folds or parquet, its MedMNIST has 28 pixels or is parquet.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+
+from medbench.tasks.spec import TaskSpec
 
 _PUBMEDQA_COMMIT = "1cbae8e92f72f20c8d3747cbb3bf5bc53554d997"
 _PUBMEDQA_URL = f"https://raw.githubusercontent.com/pubmedqa/pubmedqa/{_PUBMEDQA_COMMIT}/data"
@@ -31,10 +32,11 @@ class _Source:
 
     Attributes:
         family: Name of the folder below --source; tasks of one dataset share it.
-        licence: As this source declares it.
-        licence_note: Why that is not the licence of the task's declaration; empty where it is.
-        note: What to know about the data that comes from here; `{folder}` is the family's folder.
-        note_unless: A name in the folder that makes the note pointless.
+        licence: As this source declares it; `licence_note` says why that is not the licence of the task's declaration.
+        note: What to know about the data that comes from here, unless there is `note_unless` in the folder.
+        steps: What the user has to do, one after the other.
+
+    `{folder}` in `note` and `steps` is the family's folder.
     """
 
     family: str
@@ -42,6 +44,7 @@ class _Source:
     licence_note: str = ""
     note: str = ""
     note_unless: str = ""
+    steps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,33 +55,28 @@ class HubSource(_Source):
         repo: `owner/name`.
         revision: The commit, 40 hex digits; None where none is known. Then the newest one of `main` is looked
             up, shown and recorded.
-        files: Paths in the repository, which become paths in the folder.
-        unpack: Those of `files` that are archives and are unpacked into the folder, each with the beginnings of the
-            names that are wanted of it; none means all.
+        paths: Files in the repository, which become files in the folder.
+        unpack: Archives among them, each with the beginnings of the names that are wanted of it; none means all.
         size: Bytes of all files, about, as the Hub shows them.
-        steps: What is left for the user to do after the download; `{folder}` is the family's folder.
         instead: Names in the folder that stand for the files: where one of them is, nothing is fetched.
     """
 
     repo: str
     revision: str | None
-    files: tuple[str, ...]
+    paths: tuple[str, ...]
     unpack: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     size: int
-    steps: tuple[str, ...] = ()
     instead: tuple[str, ...] = ()
+
+    @property
+    def home(self) -> str:
+        """Whose files they are, for people and for `download.json`."""
+        return self.repo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebFile:
-    """A file at a fixed address.
-
-    Attributes:
-        path: Where it goes in the folder.
-        url: Its address.
-        size: Bytes.
-        digest: `md5:` or `sha256:` and the hex digits.
-    """
+    """A file at a fixed address: its path in the folder, its bytes, and `md5:` or `sha256:` with the hex digits."""
 
     path: str
     url: str
@@ -88,17 +86,18 @@ class WebFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebSource(_Source):
-    """Files at fixed addresses outside the Hub.
-
-    Attributes:
-        home: Whose files they are, for people.
-        revision: What pins them: a commit or a record number.
-        files: The files.
-    """
+    """Files at fixed addresses outside the Hub; `revision` is the commit or the record number that pins them."""
 
     home: str
     revision: str
     files: tuple[WebFile, ...]
+    unpack: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    instead: tuple[str, ...] = ()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files in the folder."""
+        return tuple(file.path for file in self.files)
 
     @property
     def size(self) -> int:
@@ -108,15 +107,9 @@ class WebSource(_Source):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManualSource(_Source):
-    """A dataset that the user has to get.
-
-    Attributes:
-        reason: Why it is not fetched.
-        steps: What to do, one after the other; `{folder}` is the family's folder.
-    """
+    """A dataset that the user has to get; `reason` says why it is not fetched."""
 
     reason: str
-    steps: tuple[str, ...]
 
 
 Source = HubSource | WebSource | ManualSource
@@ -127,7 +120,7 @@ _MEDQA = HubSource(
     licence_note="the card of this copy says 'unknown'; the dataset's own repository, jind11/MedQA, is MIT",
     repo="bigbio/med_qa",
     revision="ddef95d268cdad413693d634279a9a679d468469",
-    files=("data_clean.zip",),
+    paths=("data_clean.zip",),
     unpack={"data_clean.zip": ("data_clean/questions/US/",)},
     size=132_000_000,
 )
@@ -137,19 +130,12 @@ _PUBMEDQA = WebSource(
     licence="MIT",
     home="github.com/pubmedqa/pubmedqa",
     revision=_PUBMEDQA_COMMIT,
-    files=(
-        WebFile(
-            path="ori_pqal.json",
-            url=f"{_PUBMEDQA_URL}/ori_pqal.json",
-            size=2_584_787,
-            digest="sha256:8b3276be8942ebbd77f3ddcda12c1749bf0e490045a736fd8438ee40cf37a41d",
-        ),
-        WebFile(
-            path="test_ground_truth.json",
-            url=f"{_PUBMEDQA_URL}/test_ground_truth.json",
-            size=11_414,
-            digest="sha256:939fe566f09017d13b1ca64d2ddfee0bc2374b366048152997669cccedc44d51",
-        ),
+    files=tuple(
+        WebFile(path=name, url=f"{_PUBMEDQA_URL}/{name}", size=size, digest=f"sha256:{sha256}")
+        for name, size, sha256 in (
+            ("ori_pqal.json", 2_584_787, "8b3276be8942ebbd77f3ddcda12c1749bf0e490045a736fd8438ee40cf37a41d"),
+            ("test_ground_truth.json", 11_414, "939fe566f09017d13b1ca64d2ddfee0bc2374b366048152997669cccedc44d51"),
+        )
     ),
 )
 
@@ -164,7 +150,7 @@ _SLAKE = HubSource(
     note_unless="train.txt",
     repo="BoKelvin/SLAKE",
     revision="a9083ce6c34ac3ffb17671a605962924d8a8f9e9",
-    files=("imgs.zip", "train.json", "validation.json", "test.json"),
+    paths=("imgs.zip", "train.json", "validation.json", "test.json"),
     unpack={"imgs.zip": ()},
     size=216_000_000,
 )
@@ -182,7 +168,7 @@ _SA_MED2D = HubSource(
     note_unless="regions_small_train",
     repo="OpenGVLab/SA-Med2D-20M",
     revision=None,
-    files=(
+    paths=(
         *(f"raw/SA-Med2D-16M.z{volume:02d}" for volume in range(1, 11)),
         "raw/SA-Med2D-16M.zip",
     ),
@@ -269,35 +255,13 @@ _PATH_VQA = ManualSource(
     ),
 )
 
-_DERMAMNIST = WebSource(
-    family="dermamnist",
-    licence="CC BY-NC 4.0",
-    home=f"zenodo.org/records/{_MEDMNIST_RECORD}",
-    revision=_MEDMNIST_RECORD,
-    files=(
-        WebFile(
-            path="dermamnist_224.npz",
-            url=f"{_MEDMNIST_URL}/dermamnist_224.npz?download=1",
-            size=1_091_112_502,
-            digest="md5:8974907d8e169bef5f5b96bc506ae45d",
-        ),
-    ),
-)
 
-_ORGANSMNIST = WebSource(
-    family="organsmnist",
-    licence="CC BY 4.0",
-    home=f"zenodo.org/records/{_MEDMNIST_RECORD}",
-    revision=_MEDMNIST_RECORD,
-    files=(
-        WebFile(
-            path="organsmnist_224.npz",
-            url=f"{_MEDMNIST_URL}/organsmnist_224.npz?download=1",
-            size=802_713_625,
-            digest="md5:b354719e553fbbb2513d5533f52a4cb1",
-        ),
-    ),
-)
+def _medmnist(flag: str, licence: str, size: int, md5: str) -> WebSource:
+    name = f"{flag}_224.npz"
+    file = WebFile(path=name, url=f"{_MEDMNIST_URL}/{name}?download=1", size=size, digest=f"md5:{md5}")
+    home = f"zenodo.org/records/{_MEDMNIST_RECORD}"
+    return WebSource(family=flag, licence=licence, home=home, revision=_MEDMNIST_RECORD, files=(file,))
+
 
 SOURCES: Mapping[str, Source] = {
     "medqa": _MEDQA,
@@ -310,13 +274,21 @@ SOURCES: Mapping[str, Source] = {
     "sa-med2d-reg": _SA_MED2D,
     "mimic-cxr": _MIMIC_CXR,
     "mpx-single": _MPX,
-    "dermamnist": _DERMAMNIST,
-    "organsmnist": _ORGANSMNIST,
+    "dermamnist": _medmnist("dermamnist", "CC BY-NC 4.0", 1_091_112_502, "8974907d8e169bef5f5b96bc506ae45d"),
+    "organsmnist": _medmnist("organsmnist", "CC BY 4.0", 802_713_625, "b354719e553fbbb2513d5533f52a4cb1"),
 }
 """Task name to source; exactly one for each of the 12 built-in tasks."""
 
 
-def substitute(source: Source, folder: Path) -> str:
-    """Return the name in a family's folder that stands for the files of its source, or nothing."""
-    names = source.instead if isinstance(source, HubSource) else ()
-    return next((name for name in names if (folder / name).exists()), "")
+def source_of(spec: TaskSpec) -> Source:
+    """Return where the native files of a task are to be had; a variant's are those of its task."""
+    return (
+        SOURCES.get(spec.name)
+        or SOURCES.get(spec.variant_of)
+        or ManualSource(
+            family=spec.name,
+            licence=spec.licence,
+            reason="medbench knows no place to fetch it from",
+            steps=(f"Get it from where its authors say: {spec.source}.", f"Put it into {{folder}}: {spec.layout}"),
+        )
+    )

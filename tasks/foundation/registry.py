@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import Generic, TypeVar, cast
 
 from medbench.tasks.foundation.errors import MedbenchError, UsageError, unknown_name
-from medbench.tasks.foundation.faults import described
+from medbench.tasks.foundation.errors import described
 
 T = TypeVar("T")
 

@@ -82,6 +82,11 @@ def has_half_characters(json_text: bytes) -> bool:
     return any(found.group(1) for found in _ESCAPE.finditer(json_text))
 
 
+def encodable(text: str) -> str:
+    """Return `text` with everything replaced that UTF-8 cannot hold (lone surrogates)."""
+    return text.encode(errors="replace").decode()
+
+
 def table_rows(data: bytes, where: str, fits: Callable[[Sequence[str]], bool]) -> Iterator[tuple[int, list[str]]]:
     """Yield line and cells of every row of a table that is not blank, the header among them.
 
