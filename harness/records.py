@@ -11,9 +11,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from medbench.adapters.base import StopReason
 from medbench.adapters.remote import Served, ServedGeneration
 from medbench.harness.engine.request import Outcome
-from medbench.tasks.foundation.text import encodable
 from medbench.tasks.foundation.errors import RunError
 from medbench.tasks.foundation.files import canonical_json, json_lines, read_numbered_json_lines, write_atomically
+from medbench.tasks.foundation.text import encodable
 
 _ONLY_IF_SET = frozenset({"thought_tokens", "reasoning", "served"})
 

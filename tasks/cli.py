@@ -12,7 +12,7 @@ from medbench.tasks.download.cli import download_command
 from medbench.tasks.foundation.console import emit, emit_table, say, warn
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.image_hashes import HashedFile, ImageHashes, changed_images
-from medbench.tasks.prepare import prepare_suite, prepare_task
+from medbench.tasks.prepare import prepare_task
 from medbench.tasks.prepared import (
     IMAGES_NAME,
     SKIPPED_NAME,
@@ -27,6 +27,7 @@ from medbench.tasks.prepared import (
     split_file,
 )
 from medbench.tasks.spec import TaskSpec
+from medbench.tasks.suite import prepare_suite
 from medbench.tasks.terms import NOBODY_SAID, checked_licence, terms_of_prepared
 
 MINI = "mini"

@@ -40,15 +40,10 @@ class Manifest:
     """What was prepared, from where, how, and what was left out.
 
     Attributes:
-        task: Name of the task.
-        version: Version of its spec.
-        spec_fingerprint: Fingerprint of its spec.
         source: Absolute path of the source folder; images are relative to it.
         options: Reader options as given.
         split_method: How train and test were told apart.
-        counts: Samples by split.
         skipped_counts: Skipped items by reason; the items are in `skipped.jsonl`.
-        skipped_sha256: Digest of `skipped.jsonl`.
         warnings: What is odd about the data as a whole.
         sha256: Digest of each split's file.
         images_sha256: Digest of `images.sha256`, or None where the user did without hashes of the images.
@@ -84,13 +79,7 @@ MANIFEST = TypeAdapter(Manifest)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A prepared task; samples are read when they are asked for.
-
-    Attributes:
-        folder: `<data-dir>/<task>`.
-        spec: The task's declaration.
-        manifest: Its manifest.
-    """
+    """A prepared task in its folder, `<data-dir>/<task>`; samples are read when they are asked for."""
 
     folder: Path
     spec: TaskSpec
@@ -137,13 +126,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """One file of a prepared task beside what its manifest says.
-
-    Attributes:
-        name: Its name.
-        sha256: Digest of the file that is there; empty if there is none.
-        expected: Digest in the manifest.
-    """
+    """A file of a prepared task: its digest, empty if it is not there, and the one in the manifest."""
 
     name: str
     sha256: str
@@ -158,10 +141,6 @@ class FileState:
 def load_prepared(data_dir: Path, task: str) -> Prepared:
     """Open a prepared task.
 
-    Args:
-        data_dir: The folder given to `medbench data prepare`.
-        task: Name of the task.
-
     Raises:
         UsageError: If there is no such task.
         DataError: If it is not prepared there, its manifest is malformed, or it was prepared for another
@@ -172,7 +151,10 @@ def load_prepared(data_dir: Path, task: str) -> Prepared:
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise DataError(f"The task {task!r} is not prepared in {data_dir}.", prepare_again(task))
-    manifest = _read_manifest(path, task)
+    try:
+        manifest = parse_json_file(MANIFEST, path)
+    except DataError as error:
+        raise DataError(error.problem, f"An older medbench may have written it. {prepare_again(task)}") from error
     if manifest.task != task or set(manifest.sha256) != set(SPLITS):
         raise DataError(f"{path} is not a manifest of {task!r}.", prepare_again(task))
     if (manifest.version, manifest.spec_fingerprint) != (spec.version, spec.fingerprint()):
@@ -244,13 +226,6 @@ def data_fingerprint(sha256: Mapping[Split, str], images_sha256: str | None) -> 
 def prepare_again(task: str) -> str:
     """Return the hint that names the command to prepare `task`."""
     return f"Prepare it: medbench data prepare {task} --source DIR --data-dir DIR"
-
-
-def _read_manifest(path: Path, task: str) -> Manifest:
-    try:
-        return parse_json_file(MANIFEST, path)
-    except DataError as error:
-        raise DataError(error.problem, f"An older medbench may have written it. {prepare_again(task)}") from error
 
 
 def _read_lines(adapter: TypeAdapter[T], path: Path) -> list[T]:

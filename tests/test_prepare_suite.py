@@ -10,10 +10,10 @@ from native_data import (
 )
 from task_helpers import suite
 
-from medbench.tasks import prepare
+from medbench.tasks import suite as suites
 from medbench.tasks.foundation.errors import MedbenchError
-from medbench.tasks.prepare import load_prepared, prepare_suite
-from medbench.tasks.prepared import Prepared
+from medbench.tasks.prepared import Prepared, load_prepared
+from medbench.tasks.suite import prepare_suite
 
 
 def test_a_suite_is_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,7 +27,7 @@ def test_a_suite_is_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def fail(*_: object) -> Prepared:
         raise AssertionError("prepared again")
 
-    monkeypatch.setattr(prepare, "prepare_task", fail)
+    monkeypatch.setattr(suites, "prepare_task", fail)
     assert prepare_suite(tmp_path / "suite", tmp_path / "cache") == data
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [data.name]
 
@@ -82,7 +82,7 @@ def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: py
     assert prepare_suite(suite(tmp_path / "suite")).parent == tmp_path / "home"
     monkeypatch.setenv("MEDBENCH_HOME", "")
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "user")
-    assert prepare.medbench_home() == tmp_path / "user" / ".cache" / "medbench"
+    assert suites.medbench_home() == tmp_path / "user" / ".cache" / "medbench"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from medbench.tasks.catalog import task_names
 from medbench.tasks.cli import data_group, tasks_command
 from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
 from medbench.tasks.foundation.files import file_sha256
-from medbench.tasks.prepare import load_prepared, prepare_task
+from medbench.tasks.prepare import prepare_task
+from medbench.tasks.prepared import load_prepared
 from medbench.tasks.spec import Skipped
 
 

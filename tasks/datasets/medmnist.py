@@ -19,7 +19,7 @@ paper. Neither the lesion of a DermaMNIST picture nor the scan of an OrganSMNIST
 only group is the image: intervals on these tasks are narrower than they should be.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -28,9 +28,9 @@ from pathlib import Path
 import numpy as np
 
 from medbench.tasks.datasets import instructions
-from medbench.tasks.datasets.native import collect, relative, wrong_layout
+from medbench.tasks.datasets.native import SPLITS, collect, relative, wrong_layout
 from medbench.tasks.foundation.errors import DataError, UsageError
-from medbench.tasks.npz import array_form, read_array, refuse_other_stacks
+from medbench.tasks.images import array_form, read_array, refuse_other_stacks
 from medbench.tasks.sample import ImageRef, Sample, Split
 from medbench.tasks.spec import Reading, TaskSpec
 
@@ -42,12 +42,7 @@ _FLAG_OPTION = "which MedMNIST set to read: dermamnist, organsmnist, retinamnist
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelSet:
-    """The classes of one MedMNIST set.
-
-    Attributes:
-        subject: What the question calls the picture.
-        names: Class names in label order, as MedMNIST has them.
-    """
+    """What a question calls a picture of one MedMNIST set, and the classes in label order, as MedMNIST has them."""
 
     subject: str
     names: tuple[str, ...]
@@ -130,16 +125,14 @@ def read_labels(source: Path, options: Mapping[str, str], *, task: str) -> Readi
     path = next((source / name for name in names if (source / name).is_file()), None)
     if path is None:
         raise wrong_layout(source, names, _layout(flag))
-    splits: tuple[Split, ...] = ("train", "test")
     image = relative(source, path)
-    found = chain.from_iterable(_split_samples(path, image, split, task, LABEL_SETS[flag]) for split in splits)
-    reading = collect(found, f"the dataset's own train and test arrays of {path.name}")
-    return replace(reading, warnings=tuple(_other_sizes(path, splits)))
+    found = chain.from_iterable(_split_samples(path, image, split, task, LABEL_SETS[flag]) for split in SPLITS)
+    return collect(found, f"the dataset's own train and test arrays of {path.name}", _other_sizes(path))
 
 
-def _other_sizes(path: Path, splits: Sequence[Split]) -> Iterator[str]:
+def _other_sizes(path: Path) -> Iterator[str]:
     """Yield a warning where pictures have another size than the paper's; both splits have one file and one size."""
-    sizes = {array_form(path, f"{split}_images")[0][1:3] for split in splits}
+    sizes = {array_form(path, f"{split}_images")[0][1:3] for split in SPLITS}
     for height, width in sorted(sizes - {(_PAPER_SIZE, _PAPER_SIZE)}):
         yield (
             f"the pictures of {path.name} have {width} x {height} pixels, the paper's {_PAPER_SIZE} x {_PAPER_SIZE}: "
@@ -206,16 +199,11 @@ DERMAMNIST = TaskSpec(
     choices=LABEL_SETS["dermamnist"].spoken,
 )
 
-ORGANSMNIST = TaskSpec(
+ORGANSMNIST = replace(
+    DERMAMNIST,
     name="organsmnist",
-    kind="cls",
     title="OrganSMNIST",
-    version=3,
-    prompt=instructions.CLS[0],
-    train_prompts=instructions.CLS,
-    group_key="image",
     counts={"train": 13932, "test": 8827},
-    source="MedMNIST v2, https://medmnist.com",
     licence="CC BY 4.0",
     layout=_layout("organsmnist"),
     reader=partial(read_labels, task="organsmnist"),

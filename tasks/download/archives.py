@@ -127,7 +127,7 @@ def _check(archive: Path, sizes: Sequence[tuple[str, int]], max_bytes: int) -> N
     for name, _ in sizes:
         path = PurePosixPath(name)
         problem = "leads out of its folder" if _OUTSIDE.match(name) else ""
-        problem = problem or ("" if path.parts and name.isprintable() else "is no text")
+        problem = problem or ("" if path.parts and min(name) >= " " else "is no text")
         if problem or path in paths:
             raise DataError(
                 f"{archive} is refused: its member {name!r} {problem or 'is named twice'}.",

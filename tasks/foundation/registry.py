@@ -8,8 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from typing import Generic, TypeVar, cast
 
-from medbench.tasks.foundation.errors import MedbenchError, UsageError, unknown_name
-from medbench.tasks.foundation.errors import described
+from medbench.tasks.foundation.errors import MedbenchError, UsageError, described, unknown_name
 
 T = TypeVar("T")
 
