@@ -15,7 +15,7 @@ import hashlib
 import logging
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -124,24 +124,15 @@ def download(
         DataError: If something else is in the way in `folder`, or an archive is refused.
         RunError: If `folder` cannot be written to or has too little space.
     """
-    _check_revision(source, revision)
-    instead = stands_in(source, folder)
+    if revision is not None:
+        _check_revision(source, revision)
+    instead = next((name for name in source.instead if (folder / name).exists()), "")
     if instead:
         say(f"{folder / instead} is there; nothing is fetched.")
         return
     with _alone(folder):
-        record = read_record(folder) or Record(source=source.home, revision="", licence=source.licence)
-        if record.source != source.home:
-            raise DataError(
-                f"{folder} holds files of {record.source}, not of {source.home}.",
-                f"Choose another folder with --source, or move {folder} away.",
-            )
-        if not refresh and _is_whole(source, record, folder, revision):
-            say(f"{folder} is complete: {record.source} at {record.revision}.")
-            return
-        hub = HfApi(endpoint=endpoint, library_name="medbench")
-        commit, files = _promised(source, hub, _chosen_revision(source, record, revision, refresh=refresh))
-        record = replace(record, revision=commit)
+        record = _own_record(source, folder)
+        commit, files = _promised(source, record, HfApi(endpoint=endpoint, library_name="medbench"), revision, refresh)
         missing = [file for file in files if not _is_there(file, record, folder, check=refresh)]
         needed = sum(file.size for file in missing)
         if max_bytes is not None and needed > max_bytes:
@@ -151,13 +142,19 @@ def download(
                 f"If that is what you want, add --max-gb {needed // 10**9 + 1}.",
             )
         require_space(folder, needed, f"downloading {source.family}")
-        record = _fetch_all(source, hub, record, files, missing, folder)
+        whole = not missing and all(record.has_unpacked(path, folder) for path in source.unpack)
+        record = replace(record, revision=commit)
+        for file in files:
+            if file in missing:
+                _fetch(source, file, commit, folder, endpoint)
+            target = inside(folder, file.path)
+            size = target.stat().st_size if target.is_file() else file.size
+            fetched = Fetched(revision=commit, size=size, digest=file.digest)
+            record = replace(record, files={**record.files, file.path: fetched})
+            _save(folder, record)
+        if whole:
+            say(f"{folder} is complete: {record.source} at {record.revision}.")
         _unpack_all(source, record, folder)
-
-
-def stands_in(source: HubSource | WebSource, folder: Path) -> str:
-    """Return the name in a folder that stands for the files of its source, or nothing."""
-    return next((name for name in source.instead if (folder / name).exists()), "")
 
 
 def read_record(folder: Path) -> Record | None:
@@ -170,9 +167,7 @@ def read_record(folder: Path) -> Record | None:
     return parse_json_file(_RECORD, path) if path.exists() else None
 
 
-def _check_revision(source: HubSource | WebSource, revision: str | None) -> None:
-    if revision is None:
-        return
+def _check_revision(source: HubSource | WebSource, revision: str) -> None:
     if isinstance(source, WebSource):
         raise UsageError(
             f"--revision has no effect on {source.family}: it comes from {source.home}, not from the Hub.",
@@ -183,6 +178,16 @@ def _check_revision(source: HubSource | WebSource, revision: str | None) -> None
             f"--revision {revision!r} is no commit.",
             f"Give the 40 hex digits, as listed at https://huggingface.co/datasets/{source.repo}/commits/main.",
         )
+
+
+def _own_record(source: HubSource | WebSource, folder: Path) -> Record:
+    record = read_record(folder) or Record(source=source.home, revision="", licence=source.licence)
+    if record.source != source.home:
+        raise DataError(
+            f"{folder} holds files of {record.source}, not of {source.home}.",
+            f"Choose another folder with --source, or move {folder} away.",
+        )
+    return record
 
 
 @contextmanager
@@ -201,29 +206,25 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _is_whole(source: HubSource | WebSource, record: Record, folder: Path, revision: str | None) -> bool:
-    wanted = source.revision if isinstance(source, WebSource) else revision or record.revision
-    return all(record.has(path, folder) and record.files[path].revision == wanted for path in source.paths) and all(
-        record.has_unpacked(path, folder) for path in source.unpack
-    )
-
-
-def _chosen_revision(
-    source: HubSource | WebSource, record: Record, revision: str | None, *, refresh: bool
-) -> str | None:
-    if revision is not None or refresh or not record.revision or isinstance(source, WebSource):
-        return revision or source.revision
-    if source.revision not in {None, record.revision}:
-        say(f"Staying at the recorded commit {record.revision}; --refresh goes to {source.revision}.")
-    return record.revision
-
-
-def _promised(source: HubSource | WebSource, hub: HfApi, revision: str | None) -> tuple[str, list[WebFile]]:
-    """Return the commit and, of its files, size and checksum as the Hub tells them or a web source declares them."""
+def _promised(
+    source: HubSource | WebSource, record: Record, hub: HfApi, revision: str | None, refresh: bool
+) -> tuple[str, list[WebFile]]:
+    """Return commit, sizes and checksums: as declared, as recorded, or else as the Hub tells them."""
     if isinstance(source, WebSource):
         return source.revision, list(source.files)
-    page = f"{hub.endpoint}/datasets/{source.repo}"
-    asked = revision or _BRANCH
+    recorded = "" if refresh else record.revision
+    commit = revision or recorded or source.revision
+    known = {} if refresh else {path: one for path, one in record.files.items() if one.revision == commit}
+    if commit and known.keys() >= set(source.paths):
+        found = ((path, known[path]) for path in source.paths)
+        return commit, [WebFile(path=path, url="", size=one.size, digest=one.digest) for path, one in found]
+    if commit == recorded and source.revision not in {None, recorded}:
+        say(f"Staying at the recorded commit {recorded}; --refresh goes to {source.revision}.")
+    return _asked(source, hub, commit)
+
+
+def _asked(source: HubSource, hub: HfApi, commit: str | None) -> tuple[str, list[WebFile]]:
+    page, asked = f"{hub.endpoint}/datasets/{source.repo}", commit or _BRANCH
     with _explained(f"The dataset {source.repo} at {asked}", page):
         try:
             info = hub.dataset_info(source.repo, revision=asked, files_metadata=True, timeout=_ANSWER_SECONDS)
@@ -233,19 +234,19 @@ def _promised(source: HubSource | WebSource, hub: HfApi, revision: str | None) -
                 f"{page} gives an answer that is not the Hub's.",
                 "Check HF_ENDPOINT, and whether your network asks you to log in first.",
             ) from error
-    commit = str(info.sha)
-    if not _COMMIT.fullmatch(commit) or commit != (revision or commit):
+    found = str(info.sha)
+    if not _COMMIT.fullmatch(found) or found != (commit or found):
         raise DownloadError(
-            f"{page} answers with commit {commit!r} to the question for {asked}.",
+            f"{page} answers with commit {found!r} to the question for {asked}.",
             "This is not the Hub, or it is out of order; check HF_ENDPOINT.",
         )
-    if revision is None:
+    if commit is None:
         warn(
-            f"medbench pins no commit of {source.repo}: the newest one of {_BRANCH}, {commit}, is fetched and "
-            f"recorded. To get the same files elsewhere: --revision {commit}"
+            f"medbench pins no commit of {source.repo}: the newest one of {_BRANCH}, {found}, is fetched and "
+            f"recorded. To get the same files elsewhere: --revision {found}"
         )
     siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
-    return commit, [_wanted(source.repo, commit, path, siblings.get(path)) for path in source.paths]
+    return found, [_wanted(source.repo, found, path, siblings.get(path)) for path in source.paths]
 
 
 def _wanted(repo: str, commit: str, path: str, sibling: Any) -> WebFile:  # noqa: ANN401 - a RepoSibling, unchecked
@@ -282,60 +283,46 @@ def _is_there(file: WebFile, record: Record, folder: Path, *, check: bool) -> bo
     return same
 
 
-def _fetch_all(
-    source: HubSource | WebSource,
-    hub: HfApi,
-    record: Record,
-    files: Collection[WebFile],
-    missing: Collection[WebFile],
-    folder: Path,
-) -> Record:
-    _save(folder, record)
-    page = f"{hub.endpoint}/datasets/{source.repo}" if isinstance(source, HubSource) else f"https://{source.home}"
-    for file in files:
-        target = inside(folder, file.path)
-        if file in missing:
-            with _explained(f"{file.path} of {page}", page):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                _fetch(source, hub, record.revision, file, folder / _STAGING).replace(target)
-            say(f"{file.path}: {readable_size(file.size)}, checksum right")
-        size = target.stat().st_size if target.is_file() else file.size
-        fetched = Fetched(revision=record.revision, size=size, digest=file.digest)
-        record = replace(record, files={**record.files, file.path: fetched})
-        _save(folder, record)
-    return record
-
-
-def _fetch(source: HubSource | WebSource, hub: HfApi, commit: str, file: WebFile, staging: Path) -> Path:
-    """Fetch one file into the staging folder and return it there, if it is the one that was promised."""
-    if isinstance(source, HubSource):
-        say(f"fetching {file.path}: {readable_size(file.size)}")
-        found = Path(
-            hf_hub_download(
-                source.repo,
-                file.path,
-                repo_type="dataset",
-                revision=commit,
-                local_dir=staging,
-                endpoint=hub.endpoint,
-                library_name="medbench",
-            )
-        )
-    else:
-        # pooch brings an HTTP client of its own, which what comes from the Hub alone does not need.
-        import pooch
-
-        pooch.get_logger().setLevel(logging.WARNING)
-        fetcher = pooch.HTTPDownloader(progressbar=True, timeout=_ANSWER_SECONDS)
-        found = Path(pooch.retrieve(file.url, None, fname=Path(file.path).name, path=staging, downloader=fetcher))
-    digest = _digest(found, file.digest)
+def _fetch(source: HubSource | WebSource, file: WebFile, commit: str, folder: Path, endpoint: str | None) -> None:
+    """Fetch one file into the hidden folder, and give it its name if it is the one that was promised."""
+    from_hub = isinstance(source, HubSource)
+    page = f"https://{'huggingface.co/datasets/' if from_hub else ''}{source.home}"
+    target, staging = inside(folder, file.path), folder / _STAGING
+    with _explained(f"{file.path} of {page}", page):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        found = _from_hub(source.home, file.path, commit, staging, endpoint) if from_hub else _from_web(file, staging)
+        digest = _digest(found, file.digest)
+        if digest == file.digest:
+            found.replace(target)
     if digest != file.digest:
-        found.unlink()
         raise DownloadError(
             f"{file.path} arrived with the checksum {digest}, not {file.digest}; it was thrown away.",
             "Run the same command again. If it ends in the same way, the file was changed where it comes from.",
         )
-    return found
+    say(f"{file.path}: {readable_size(file.size)}, checksum right")
+
+
+def _from_hub(repo: str, path: str, commit: str, staging: Path, endpoint: str | None) -> Path:
+    return Path(
+        hf_hub_download(
+            repo,
+            path,
+            repo_type="dataset",
+            revision=commit,
+            local_dir=staging,
+            endpoint=endpoint,
+            library_name="medbench",
+        )
+    )
+
+
+def _from_web(file: WebFile, staging: Path) -> Path:
+    # pooch brings an HTTP client of its own, which what comes from the Hub does not need.
+    import pooch
+
+    pooch.get_logger().setLevel(logging.WARNING)
+    fetcher = pooch.HTTPDownloader(progressbar=True, timeout=_ANSWER_SECONDS)
+    return Path(pooch.retrieve(file.url, None, fname=Path(file.path).name, path=staging, downloader=fetcher))
 
 
 def _digest(path: Path, like: str) -> str:
