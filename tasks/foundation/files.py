@@ -80,9 +80,7 @@ def read_json_lines(path: Path) -> Iterator[JsonObject]:
 def read_numbered_json_lines(path: Path, *, torn_tail: str = "refuse") -> Iterator[tuple[int, JsonObject]]:
     """Yield line number and object of each line that is not blank.
 
-    Args:
-        path: The file.
-        torn_tail: `refuse`, or `drop` to ignore one unfinished last line, which is what a killed writer leaves.
+    `torn_tail="drop"` ignores one unfinished last line, which is what a killed writer leaves.
 
     Raises:
         DataError: If a line is not a JSON object; the message names the line.
