@@ -65,19 +65,15 @@ def benchmark_of(name: str) -> str:
 
 
 def select_tasks(selection: str) -> tuple[str, ...]:
-    """Return the tasks that a selection names, in catalog order, each once.
+    """Return the tasks that a selection names, in catalogue order, each once.
 
-    Args:
-        selection: Comma-separated names, kinds (`vqa`), patterns (`slake-*`), or `all`. A variant of a task
-            (`medqa-options`) is selected by its name only.
+    A selection is names, kinds (`vqa`), patterns (`slake-*`) or `all`, with commas between them. A variant of a task
+    (`medqa-options`) is selected by its name only.
 
     Raises:
         UsageError: If a part names nothing; the message has the closest names.
     """
-    parts = _parts(selection)
-    if not parts:
-        raise UsageError("No task was named.", f"Name some of: all, {', '.join((*get_args(Kind), *TASKS))}.")
-    return _in_order({name for part in parts for name in _matches(part)})
+    return _in_order({name for part in _parts(selection) for name in _matches(part)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,20 +97,17 @@ def select_among(selection: str, there: Collection[str]) -> Selected:
     Raises:
         UsageError: If a part names nothing; the message has the closest names.
     """
-    if PREPARED not in _parts(selection):
-        named = select_tasks(selection)
-        wanted = {name for part in _parts(selection) for name in _there(part, there)}
-        return Selected(names=_in_order(wanted), left_out=_in_order(set(named) - wanted))
-    others = [part for part in _parts(selection) if part != PREPARED]
-    more = select_among(",".join(others), there) if others else Selected(names=(), left_out=())
-    wanted = {*more.names, *(name for name in main_task_names() if name in there)}
-    left_out = {*more.left_out, *(name for name in TASKS if name in there)} - wanted
-    return Selected(names=_in_order(wanted), left_out=_in_order(left_out))
-
-
-def _there(part: str, there: Collection[str]) -> set[str]:
-    matches = _matches(part)
-    return matches if part == "all" or part in TASKS else matches.intersection(there) or matches
+    named: set[str] = set()
+    wanted: set[str] = set()
+    for part in _parts(selection):
+        if part == PREPARED:
+            named |= {name for name in TASKS if name in there}
+            wanted |= {name for name in main_task_names() if name in there}
+            continue
+        matches = _matches(part)
+        named |= matches
+        wanted |= matches if part == "all" or part in TASKS else matches.intersection(there) or matches
+    return Selected(names=_in_order(wanted), left_out=_in_order(named - wanted))
 
 
 def _in_order(names: Collection[str]) -> tuple[str, ...]:
@@ -122,7 +115,10 @@ def _in_order(names: Collection[str]) -> tuple[str, ...]:
 
 
 def _parts(selection: str) -> list[str]:
-    return [part.strip() for part in selection.split(",") if part.strip()]
+    parts = [part.strip() for part in selection.split(",") if part.strip()]
+    if not parts:
+        raise UsageError("No task was named.", f"Name some of: all, {', '.join((*get_args(Kind), *TASKS))}.")
+    return parts
 
 
 def _matches(part: str) -> set[str]:
