@@ -6,9 +6,7 @@ splits: by these it is recognised without being prepared.
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -27,7 +25,6 @@ SuiteName = Literal["mini", "paper", "custom"]
 
 RECORD_FILE = DATA.with_name("prepared.json")
 _SUITE_FILE = "suite.json"
-_ATTEMPTS = 5
 # What is read is decided by the readers; what is written, also by the checks and by whatever both use.
 _DECIDING = ("", "datasets", "foundation")
 
@@ -84,8 +81,8 @@ def prepare_suite(suite_dir: Path, cache_dir: Path | None = None) -> Path:
     """Prepare all tasks of a bundled suite, once: the folder is used again as long as it is whole.
 
     The folder's name is made of the suite's manifest and of the code of this package, so that neither an edited suite
-    nor an edited reader or check meets old samples. It is built aside and moved into place whole, so that several
-    processes may ask at once.
+    nor an edited reader or check meets old samples. It is built aside and moved into place whole, by one process at a
+    time.
 
     Args:
         suite_dir: Folder with `suite.json`: `{"tasks": {<task>: {"source": <folder>, "options": {...}}}}`.
@@ -98,6 +95,9 @@ def prepare_suite(suite_dir: Path, cache_dir: Path | None = None) -> Path:
         DataError: If the suite is malformed.
         RunError: If the cache cannot be written to.
     """
+    # Whoever has a prepared suite needs no lock.
+    from filelock import FileLock
+
     suite = parse_json_file(_SUITE, suite_dir / _SUITE_FILE)
     home = cache_dir or medbench_home()
     target = home / f"mini-{_suite_key(suite_dir)[:12]}"
@@ -105,19 +105,28 @@ def prepare_suite(suite_dir: Path, cache_dir: Path | None = None) -> Path:
         return target
     try:
         home.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".mini-", dir=home))
+        with FileLock(home / ".mini.lock"):
+            # Another process may have been faster.
+            if not _is_whole(suite, suite_dir, target):
+                _prepare_aside(suite, suite_dir, target)
     except OSError as error:
         raise RunError(
             f"Cannot write to {home}: {error.strerror or error}.",
             "Set MEDBENCH_HOME to a folder that you may write to.",
         ) from error
+    return target
+
+
+def _prepare_aside(suite: _Suite, suite_dir: Path, target: Path) -> None:
+    staging = target.with_name(f".{target.name}")
     try:
         for name, task in suite.tasks.items():
             prepare_task(get_task(name), inside(suite_dir, task.source), staging, task.options)
-        _move_into_place(staging, target, suite, suite_dir)
+        if target.exists():
+            shutil.rmtree(target)
+        staging.rename(target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return target
 
 
 def _suite_key(suite_dir: Path) -> str:
@@ -135,18 +144,3 @@ def _is_whole(suite: _Suite, suite_dir: Path, target: Path) -> bool:
     except DataError:
         return False
     return True
-
-
-def _move_into_place(staging: Path, target: Path, suite: _Suite, suite_dir: Path) -> None:
-    for _ in range(_ATTEMPTS):
-        # The place may be taken: by another process that was faster, or by what is not whole.
-        with suppress(OSError):
-            staging.rename(target)
-            return
-        if _is_whole(suite, suite_dir, target):
-            return
-        retired = Path(tempfile.mkdtemp(prefix=".old-", dir=target.parent))
-        with suppress(OSError):
-            target.rename(retired)
-        shutil.rmtree(retired, ignore_errors=True)
-    raise RunError(f"Cannot replace {target}.", "Remove this folder and run the same command again.")

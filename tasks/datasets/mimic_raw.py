@@ -111,16 +111,7 @@ def split_report(report: str) -> ReportSections:
     A section for both at once stands for each of the two that has no section of its own.
     """
     final = _FINAL_REPORT.search(report)
-    found = _sections(report[final.end() :] if final else report)
-    findings, impression, combined = (found.get(kind, "") for kind in ("findings", "impression", "combined"))
-    return ReportSections(
-        findings=findings or combined,
-        impression=impression or combined,
-        one_section=bool(combined) and not findings and not impression,
-    )
-
-
-def _sections(text: str) -> dict[str, str]:
+    text = report[final.end() :] if final else report
     headers = list(_HEADER.finditer(text))
     ends = [*(header.start() for header in headers[1:]), len(text)]
     found: dict[str, str] = {}
@@ -128,7 +119,12 @@ def _sections(text: str) -> dict[str, str]:
         content = " ".join(text[header.end() : end].split())
         if content:
             found[header.lastgroup or ""] = content
-    return found
+    findings, impression, combined = (found.get(kind, "") for kind in ("findings", "impression", "combined"))
+    return ReportSections(
+        findings=findings or combined,
+        impression=impression or combined,
+        one_section=bool(combined) and not findings and not impression,
+    )
 
 
 def find_split_file(source: Path) -> Path | None:
@@ -159,18 +155,12 @@ def read_raw(source: Path, split_file: Path, options: Mapping[str, str], *, task
 
 def _max_train_option(options: Mapping[str, str]) -> int | None:
     text = options.get("max_train", str(DEFAULT_MAX_TRAIN))
-    if text == "all":
-        return None
-    try:
-        limit = int(text)
-    except ValueError:
-        limit = -1
-    if limit < 0:
+    if text != "all" and not text.isdecimal():
         raise UsageError(
             f"The option max_train={text} is neither a whole number nor all.",
             f"Example: --option max_train={DEFAULT_MAX_TRAIN}",
         )
-    return limit
+    return None if text == "all" else int(text)
 
 
 def _listed(split_file: Path) -> Iterator[_View | Skipped]:

@@ -26,7 +26,7 @@ _LITTER = frozenset(
     | {"lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 )
 _NUMBERS_IN_A_BOX = 4
-_DETECTIONS = TypeAdapter(list[dict[str, Any]])
+_DETECTIONS: TypeAdapter[list[dict[str, Any]]] = TypeAdapter(list[dict[str, Any]])
 
 RegionKind = Literal["rec", "reg"]
 MakeRegion = Callable[..., Sample]
@@ -210,7 +210,8 @@ def detections(
     if not file.is_file():
         yield Skipped(item=f"{item}/{file.name}", reason="file is missing")
         return
-    for index, entry in enumerate(parse_json_file(_DETECTIONS, file)):
+    entries = parse_json_file(_DETECTIONS, file)
+    for index, entry in enumerate(entries):
         sample_id = f"{item}/d{index}"
         found = first_object(entry)
         if isinstance(found, str):

@@ -64,7 +64,8 @@ def read_questions(source: Path, _options: Mapping[str, str], *, task: str = "pu
     root = find_root(source, ["data"], ("test_set.json", "train_set.json", "ori_pqal.json"), LAYOUT)
     if not (root / "ori_pqal.json").is_file():
         present, missing = present_splits({split: root / f"{split}_set.json" for split in SPLITS}, source, LAYOUT)
-        parts = (_samples(parse_json_file(_ROWS, path), split, task) for split, path in present.items())
+        rows_of = {split: parse_json_file(_ROWS, path) for split, path in present.items()}
+        parts = (_samples(rows, split, task) for split, rows in rows_of.items())
         return collect(chain(missing, *parts), "train_set.json and test_set.json")
     rows = parse_json_file(_ROWS, root / "ori_pqal.json")
     truth = parse_json_file(_TRUTH, root / "test_ground_truth.json")

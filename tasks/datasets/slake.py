@@ -178,7 +178,8 @@ def _shared_questions(root: Path, folders: Sequence[str]) -> tuple[dict[str, lis
         return {}, []
     rows: dict[str, list[_NamedQuestion]] = {}
     skipped = [Skipped(item=path.name, reason="file is missing") for path in files if path not in present]
-    for row in chain.from_iterable(parse_json_file(_NAMED_QUESTIONS, path) for path in present):
+    named = [parse_json_file(_NAMED_QUESTIONS, path) for path in present]
+    for row in chain.from_iterable(named):
         name = row.img_name.partition("/")[0]
         if name in folders:
             rows.setdefault(name, []).append(row)

@@ -151,7 +151,7 @@ def _unpack(opened: zipfile.ZipFile | tarfile.TarFile, folder: Path, names: Coll
         return
     opened.extractall(folder, [info for info in opened.getmembers() if info.name in names], filter="data")
     # tarfile stops without a word at some damage; the checksum at the end of the file tells.
-    while opened.fileobj is not None and opened.fileobj.read(2**20):
+    while opened.fileobj.read(2**20):
         pass
 
 

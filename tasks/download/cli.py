@@ -56,7 +56,9 @@ def download_command(
         return
     if source is None:
         raise UsageError("--source is not given.", "Add --source DIR, the folder where the native files go.")
-    groups = _by_family(select_tasks(",".join(task)))
+    groups: dict[str, list[str]] = {}
+    for name in select_tasks(",".join(task)):
+        groups.setdefault(source_of(get_task(name)).family, []).append(name)
     if revision is not None:
         _check_one_repository(groups)
     unfinished: list[str] = []
@@ -106,13 +108,6 @@ def _row(source: Source) -> tuple[str, str, str, str, str]:
             return ("by hand", source.reason, "-", "-", source.licence)
 
 
-def _by_family(names: Sequence[str]) -> Mapping[str, list[str]]:
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(source_of(get_task(name)).family, []).append(name)
-    return groups
-
-
 def _settle(source: Source, names: Sequence[str], folder: Path, data_dir: Path | None) -> list[str]:
     """Prepare the tasks of a folder, or check that they can be read; return those for which something is missing."""
     # What stands for files that are not unpacked here is too large to be read only to count it.
@@ -120,7 +115,7 @@ def _settle(source: Source, names: Sequence[str], folder: Path, data_dir: Path |
     counted = names if data_dir or not stand_in else ()
     try:
         for name in counted:
-            say(_prepared(name, folder, data_dir) if data_dir else _readable(name, folder))
+            say(_prepared_or_read(name, folder, data_dir))
     except DataError as error:
         if not source.steps:
             raise
@@ -134,19 +129,17 @@ def _settle(source: Source, names: Sequence[str], folder: Path, data_dir: Path |
     return []
 
 
-def _prepared(name: str, folder: Path, data_dir: Path) -> str:
+def _prepared_or_read(name: str, folder: Path, data_dir: Path | None) -> str:
+    if data_dir is None:
+        reading = get_task(name).reader(folder.resolve(), {})
+        tests = sum(sample.split == "test" for sample in reading.samples)
+        return f"{name}: {len(reading.samples) - tests} train, {tests} test samples are readable in {folder}."
     prepared = prepare_task(get_task(name), folder, data_dir, {})
     counts = prepared.manifest.counts
     return (
         f"{name}: {counts['train']} train, {counts['test']} test samples ({prepared.manifest.split_method}) in "
         f"{prepared.folder}; `medbench data verify {name}` shows what was skipped."
     )
-
-
-def _readable(name: str, folder: Path) -> str:
-    reading = get_task(name).reader(folder.resolve(), {})
-    tests = sum(sample.split == "test" for sample in reading.samples)
-    return f"{name}: {len(reading.samples) - tests} train, {tests} test samples are readable in {folder}."
 
 
 def _instructions(source: Source, names: Sequence[str], folder: Path) -> Iterator[str]:

@@ -43,7 +43,6 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|git:[0-9a-f]{40}")
 _BRANCH = "main"
 _ANSWER_SECONDS = 30.0
-_CHUNK = 2**20
 _FORBIDDEN, _NOT_FOUND, _UNAUTHORISED = 403, 404, 401
 _AGAIN = "run the same command again; finished files are kept."
 
@@ -54,7 +53,7 @@ class DownloadError(MedbenchError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
-    """A file that was fetched: commit or record, bytes, and `sha256:`, `md5:` or `git:` (a blob id) with the digits."""
+    """A fetched file: its commit or record, its bytes, and `sha256:`, `md5:` or `git:` (a blob id) with the digits."""
 
     revision: str
     size: int
@@ -302,39 +301,30 @@ def _fetch(source: HubSource | WebSource, file: WebFile, commit: str, folder: Pa
     say(f"{file.path}: {readable_size(file.size)}, checksum right")
 
 
-def _from_hub(repo: str, path: str, commit: str, staging: Path, endpoint: str | None) -> Path:
-    return Path(
-        hf_hub_download(
-            repo,
-            path,
-            repo_type="dataset",
-            revision=commit,
-            local_dir=staging,
-            endpoint=endpoint,
-            library_name="medbench",
-        )
-    )
+def _from_hub(repo: str, path: str, commit: str, folder: Path, endpoint: str | None) -> Path:
+    options: dict[str, Any] = {"repo_type": "dataset", "endpoint": endpoint, "library_name": "medbench"}
+    return Path(hf_hub_download(repo, path, revision=commit, local_dir=folder, **options))
 
 
-def _from_web(file: WebFile, staging: Path) -> Path:
+def _from_web(file: WebFile, folder: Path) -> Path:
     # pooch brings an HTTP client of its own, which what comes from the Hub does not need.
     import pooch
 
     pooch.get_logger().setLevel(logging.WARNING)
     fetcher = pooch.HTTPDownloader(progressbar=True, timeout=_ANSWER_SECONDS)
-    return Path(pooch.retrieve(file.url, None, fname=Path(file.path).name, path=staging, downloader=fetcher))
+    return Path(pooch.retrieve(file.url, None, fname=Path(file.path).name, path=folder, downloader=fetcher))
 
 
 def _digest(path: Path, like: str) -> str:
     """Return the digest of a file in the form of another: `sha256:...`, `md5:...` or `git:...`."""
     kind = like.partition(":")[0]
-    digest = hashlib.new("sha1" if kind == "git" else kind, usedforsecurity=False)
     if kind == "git":
-        digest.update(f"blob {path.stat().st_size}\0".encode())
+        # Only small files are no large ones.
+        content = path.read_bytes()
+        blob = b"blob %d\0" % len(content) + content
+        return f"git:{hashlib.sha1(blob, usedforsecurity=False).hexdigest()}"
     with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return f"{kind}:{digest.hexdigest()}"
+        return f"{kind}:{hashlib.file_digest(stream, kind).hexdigest()}"
 
 
 def _unpack_all(source: HubSource | WebSource, record: Record, folder: Path) -> None:
