@@ -1,4 +1,4 @@
-"""Writes the lists and tables of README.md and docs/ from their sources; with `--check` it only says whether they are fresh.
+"""Writes the lists and tables of README.md and docs/ from their sources; with `--check` it only names stale pages.
 
 A section stands between `<!-- begin:NAME -->` and `<!-- end:NAME -->`; this file says what NAME is made of.
 """
