@@ -26,8 +26,6 @@ ImageHashes = Literal["prepared", "none"]
 
 # Disks answer several readers at once; each of them has one file open.
 _WORKERS = 8
-# Files that are handed out together: few enough that a stop is not waited for.
-_WINDOW = 256
 _SHOWN_FROM = 1000
 
 _ESCAPED_LINE = "\\"
@@ -100,12 +98,12 @@ def _hash_all(source: Path, paths: Sequence[str], label: str) -> list[HashedFile
     try:
         # A few files need no display.
         with meter(label, len(paths)) if len(paths) >= _SHOWN_FROM else nullcontext() as progress:
-            for start in range(0, len(paths), _WINDOW):
-                window = list(pool.map(partial(_hash_file, source), paths[start : start + _WINDOW]))
-                found += window
+            for hashed in pool.map(partial(_hash_file, source), paths):
+                found.append(hashed)
                 if progress is not None:
-                    progress.advance(len(window))
+                    progress.advance()
     finally:
+        # A stop does not wait for the files that are left.
         pool.shutdown(cancel_futures=True)
     return found
 

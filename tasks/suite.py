@@ -72,6 +72,21 @@ def medbench_home() -> Path:
         raise UsageError("There is no home folder.", "Set MEDBENCH_HOME to a folder that you may write to.") from error
 
 
+def open_task(name: str, data_dir: Path | None = None) -> Prepared:
+    """Return the prepared data of a task, whose `samples("test")` and `images(sample)` a notebook can walk through.
+
+    Args:
+        name: Name of the task.
+        data_dir: The folder given to `medbench data prepare`; without it the task's part of the bundled mini suite is
+            taken, which is prepared when it is first used.
+
+    Raises:
+        UsageError: If there is no such task.
+        DataError: If it is not prepared there, or the mini suite has no such task.
+    """
+    return load_prepared(data_dir if data_dir is not None else prepare_mini_suite(), name)
+
+
 def prepare_mini_suite() -> Path:
     """Return the folder of the prepared mini suite, preparing it on first use."""
     return prepare_suite(DATA)

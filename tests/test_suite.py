@@ -8,11 +8,12 @@ from in_process import Terminal
 
 from medbench.tasks import suite
 from medbench.tasks.catalog import get_task
-from medbench.tasks.foundation.errors import EXIT_USAGE
+from medbench.tasks.foundation.errors import EXIT_USAGE, DataError
+from medbench.tasks.images import open_image
 from medbench.tasks.mini_suite import DATA
 from medbench.tasks.prepare import prepare_task
 from medbench.tasks.prepared import load_prepared, prepared_names
-from medbench.tasks.suite import RECORD_FILE, prepare_mini_suite, recorded_test_splits, suite_of
+from medbench.tasks.suite import RECORD_FILE, open_task, prepare_mini_suite, recorded_test_splits, suite_of
 from tools import locks
 
 
@@ -35,6 +36,17 @@ def test_every_task_of_the_suite_is_recognised_from_wherever(tmp_path: Path) -> 
     shutil.copytree(DATA / "MedMNIST", tmp_path / "mine")
     copied = prepare_task(get_task("organsmnist"), tmp_path / "mine", tmp_path / "data", {"flag": "breastmnist"})
     assert suite_of([copied]) == "mini"
+
+
+def test_a_task_is_opened_from_the_suite_or_from_ones_own_folder(small_data: Path) -> None:
+    for data_dir in (None, small_data):
+        task = open_task("slake-vqa", data_dir)
+        sample = task.samples("test")[0]
+        assert (sample.task, sample.split) == ("slake-vqa", "test")
+        [image] = task.images(sample)
+        assert (image.mode, image.size) == ("RGB", open_image(task.source, sample.images[0]).size)
+    with pytest.raises(DataError, match="not prepared"):
+        open_task("mimic-cxr-both", small_data)
 
 
 def test_ones_own_data_need_neither_the_suite_nor_a_cache(
