@@ -42,7 +42,7 @@ from medbench.tasks.datasets.native import (
     detections,
     is_litter,
     refuse_options,
-    region_maker,
+    region_sample,
     relative,
     wrong_layout,
 )
@@ -68,7 +68,7 @@ def read_regions(source: Path, options: Mapping[str, str], *, task: str, kind: R
         DataError: If the layout is another one or a file is broken.
         UsageError: If an option is malformed or has no effect on the layout found.
     """
-    modalities, make = modalities_option(options), region_maker(task, kind)
+    modalities, make = modalities_option(options), partial(region_sample, task, kind)
     if any((source / f"regions_small_{split}").is_dir() for split in SPLITS):
         refuse_options(options, ["seed", "max_per_modality"], "the authors' bundle is already split and drawn")
         parts = (_bundle_regions(make, source, split, modalities) for split in SPLITS)
@@ -76,7 +76,7 @@ def read_regions(source: Path, options: Mapping[str, str], *, task: str, kind: R
     release = find_release(source)
     if release is None:
         raise wrong_layout(source, ["regions_small_{train,test}", INDEX_FILE], LAYOUT)
-    return read_release(make, source, release, options)
+    return read_release(make, source, *release, options)
 
 
 def _bundle_regions(

@@ -46,7 +46,7 @@ from medbench.tasks.datasets.native import (
     is_litter,
     ranked_split,
     refuse_options,
-    region_maker,
+    region_sample,
     relative,
     seed_option,
     wrong_layout,
@@ -110,7 +110,7 @@ def read_questions(source: Path, options: Mapping[str, str]) -> Reading:
 def read_regions(source: Path, options: Mapping[str, str], *, task: str, kind: RegionKind) -> Reading:
     """Read Slake-REC or Slake-REG; raises like `read_questions`."""
     root, folders = _root(source)
-    make = region_maker(task, kind)
+    make = partial(region_sample, task, kind)
 
     def regions(folder: Path, split: Split) -> Iterator[Sample | Skipped]:
         return detections(
