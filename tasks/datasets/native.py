@@ -17,7 +17,6 @@ from medbench.tasks.validation import parse_json_file
 
 DEFAULT_SEED = 42
 MISSING = "image is missing"
-SEED_OPTION = f"seed of our own split, used only where the authors' split is not there (default {DEFAULT_SEED})"
 SPLITS: tuple[Split, ...] = ("train", "test")
 
 _LITTER = frozenset(
