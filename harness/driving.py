@@ -12,9 +12,9 @@ import torch
 from medbench.adapters.base import LocalAdapter
 from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget, auto_budget
-from medbench.harness.engine.compiling import compile_layers
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.request import Choosing, Outcome, Request, make_request
+from medbench.harness.engine.passes import compile_layers
+from medbench.harness.engine.requests import Outcome, Request, Sampling, make_request
 from medbench.harness.phases import Phases
 from medbench.harness.rundir import RunDirectory
 from medbench.harness.self_test import Tested, self_test
@@ -29,10 +29,10 @@ _FEWEST, _MOST = 4, 24
 _LOOKED_AT = 64
 
 
-def choosing_of(settings: Settings, adapter: LocalAdapter) -> Choosing:
+def choosing_of(settings: Settings, adapter: LocalAdapter) -> Sampling:
     """Return how a run's tokens are chosen: as the model's preset says, unless the user says otherwise."""
     chosen = settings.decoding() or adapter.decoding
-    return Choosing(seed=settings.seed, **cast("Any", dict(chosen)))
+    return Sampling(seed=settings.seed, **cast("Any", dict(chosen)))
 
 
 def drive(
@@ -69,7 +69,7 @@ def drive(
     }
 
 
-def _refuse_choosing(choosing: Choosing, adapter: LocalAdapter) -> None:
+def _refuse_choosing(choosing: Sampling, adapter: LocalAdapter) -> None:
     if not choosing.greedy:
         raise UsageError(
             f"{adapter.title} is answered by its own library, which takes the likeliest token.",

@@ -9,7 +9,7 @@ from typing import IO
 from medbench.adapters.base import Adapter, DirectAdapter, Generation, LocalAdapter
 from medbench.adapters.guarding import answered, plugin_faults
 from medbench.adapters.remote import RemoteAdapter
-from medbench.harness.engine.request import GREEDY, Choosing, Outcome, Request, make_request
+from medbench.harness.engine.requests import GREEDY, Outcome, Request, Sampling, make_request
 from medbench.harness.phases import Phases
 from medbench.harness.records import GenerationRecord, RecordFile, append
 from medbench.harness.rundir import RunDirectory
@@ -145,10 +145,10 @@ def _drive_engine(
 
 
 def requests_of(
-    plan: Plan, adapter: LocalAdapter, phases: Phases, refused: list[Outcome], choosing: Choosing = GREEDY
+    plan: Plan, adapter: LocalAdapter, phases: Phases, refused: list[Outcome], choosing: Sampling = GREEDY
 ) -> Iterator[Request]:
     """Yield the missing samples as rendered requests, tasks with long answers first; note what cannot be rendered."""
-    from medbench.harness.engine.grouping import LONG_ANSWERS_FIRST
+    from medbench.harness.engine.requests import LONG_ANSWERS_FIRST
 
     for load in sorted(plan.loads, key=lambda load: LONG_ANSWERS_FIRST.index(load.spec.kind)):
         for sample in plan.missing[load.spec.name]:

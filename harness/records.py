@@ -10,7 +10,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from medbench.adapters.base import StopReason
 from medbench.adapters.remote import Served, ServedGeneration
-from medbench.harness.engine.request import Outcome
+from medbench.harness.engine.requests import Outcome
 from medbench.tasks.checks import encodable
 from medbench.tasks.foundation.errors import RunError
 from medbench.tasks.foundation.files import canonical_json, json_lines, read_numbered_json_lines, write_atomically

@@ -12,7 +12,7 @@ from medbench.adapters.base import Generation, LocalAdapter
 from medbench.harness.engine.alone import NoNumbersError, generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.request import GREEDY, Request
+from medbench.harness.engine.requests import GREEDY, Request
 from medbench.harness.phases import Phases
 from medbench.tasks.foundation.errors import RunError, SampleError
 

@@ -16,7 +16,7 @@ from medbench.adapters.base import ImageSlot, LoadOptions, LocalAdapter, Prompt,
 from medbench.adapters.radfm.adapter import RadFMAdapter
 from medbench.adapters.radfm.entry import CARD, ENTRY
 from medbench.adapters.radfm.loading import load_radfm
-from medbench.harness.engine.request import Decoding, Request
+from medbench.harness.engine.requests import Decoding, Request
 from medbench.tasks.catalog import get_task
 from medbench.tasks.sample import ImageRef, Sample
 

@@ -11,7 +11,7 @@ from medbench.adapters.mock import RandomMock
 from medbench.harness.dry_run.estimate import estimate
 from medbench.harness.dry_run.page import duration
 from medbench.harness.dry_run.preview import preview_local
-from medbench.harness.engine.request import GREEDY
+from medbench.harness.engine.requests import GREEDY
 from medbench.harness.settings import Settings
 from medbench.harness.workload import load_workload
 from medbench.tasks.foundation.errors import EXIT_USAGE, SampleError

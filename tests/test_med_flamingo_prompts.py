@@ -28,7 +28,7 @@ from medbench.adapters.parts.segment_tokenizer import SegmentTokenizer, read_tok
 from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.request import make_request
+from medbench.harness.engine.requests import make_request
 from medbench.harness.phases import Phases
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, UsageError

@@ -27,7 +27,7 @@ from medbench.adapters.remote import (
     TryAgainError,
     Usage,
 )
-from medbench.harness.engine.request import Outcome
+from medbench.harness.engine.requests import Outcome
 from medbench.harness.records import GenerationRecord, RecordFile, append
 from medbench.harness.remote.asking import Asking, Backoff, Finished
 from medbench.harness.remote.background import in_background

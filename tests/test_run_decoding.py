@@ -13,9 +13,9 @@ from medbench.adapters.mock import RandomMock
 from medbench.harness import driving
 from medbench.harness.driving import choosing_of, drive
 from medbench.harness.engine.budget import Budget
-from medbench.harness.engine.compiling import COMPILED, compile_layers
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.request import Outcome, make_request
+from medbench.harness.engine.passes import COMPILED, compile_layers
+from medbench.harness.engine.requests import Outcome, make_request
 from medbench.harness.phases import Phases
 from medbench.harness.rundir import RunDirectory
 from medbench.harness.self_test import Tested

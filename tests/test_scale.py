@@ -9,7 +9,7 @@ from task_helpers import one_task, question
 
 from medbench.adapters.base import LoadOptions
 from medbench.adapters.mock import RandomMock
-from medbench.harness.engine.grouping import in_order
+from medbench.harness.engine.requests import in_order
 from medbench.harness.generate import make_plan, requests_of
 from medbench.harness.phases import Phases
 from medbench.harness.rundir import RunDirectory

@@ -14,7 +14,7 @@ from medbench.harness import driving
 from medbench.harness.driving import drive
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.request import Outcome, Request
+from medbench.harness.engine.requests import Outcome, Request
 from medbench.harness.phases import Phases
 from medbench.harness.rundir import RunDirectory
 from medbench.harness.self_test import Tested, self_test

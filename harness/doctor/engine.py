@@ -9,7 +9,7 @@ from medbench.adapters.base import Generation, LocalAdapter
 from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget, auto_budget
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.request import Request, make_request
+from medbench.harness.engine.requests import Request, make_request
 from medbench.harness.phases import Phases
 from medbench.harness.workload import TaskLoad
 from medbench.tasks.foundation.errors import SampleError

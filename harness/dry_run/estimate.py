@@ -8,11 +8,9 @@ import psutil
 import torch
 
 from medbench.adapters.base import LocalAdapter
-from medbench.harness.engine.budget import Budget, auto_budget, bytes_per_token, held_type
+from medbench.harness.engine.budget import Budget, auto_budget, bytes_per_token, held_type, text_config
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.grouping import in_order
-from medbench.harness.engine.layout import text_config
-from medbench.harness.engine.request import Request
+from medbench.harness.engine.requests import Request, in_order
 from medbench.harness.phases import Phases
 
 _PROBED = 16
@@ -134,7 +132,7 @@ def _computed(adapter: LocalAdapter, requests: Sequence[Request], budget: Budget
     share = not engine.why_static and not engine.why_whole
     share = share and adapter.shares_beginnings and not adapter.has_row_states
     members = [one for window in in_order(requests, share=share, window_tokens=budget.tokens) for one in window]
-    beginnings = {id(one.beginning): one.beginning.length for one in members if one.beginning}
+    beginnings = {id(one.prefix): one.prefix.length for one in members if one.prefix}
     return sum(one.own_length for one in members) + sum(beginnings.values())
 
 

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from medbench.adapters.base import Adapter, ImageSlot, LocalAdapter, Size
 from medbench.adapters.remote import RemoteAdapter
-from medbench.harness.engine.request import Choosing, Request, make_request
+from medbench.harness.engine.requests import Request, Sampling, make_request
 from medbench.harness.workload import TaskLoad
 from medbench.tasks.foundation.errors import SampleError
 from medbench.tasks.images import size_of_image
@@ -48,7 +48,7 @@ class Preview:
     first_failure: str = ""
 
 
-def preview_local(adapter: LocalAdapter, load: TaskLoad, choosing: Choosing) -> tuple[Preview, list[Request]]:
+def preview_local(adapter: LocalAdapter, load: TaskLoad, choosing: Sampling) -> tuple[Preview, list[Request]]:
     """Return a preview, and all samples as requests; pictures are only read as far as a prompt depends on them."""
     requests: list[Request] = []
     failures: list[str] = []

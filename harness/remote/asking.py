@@ -10,7 +10,7 @@ from itertools import count
 
 from medbench.adapters.guarding import one_sample
 from medbench.adapters.remote import Complete, Letter, RemoteAdapter, Reply, TryAgainError, Usage
-from medbench.harness.engine.request import Outcome
+from medbench.harness.engine.requests import Outcome
 from medbench.harness.remote.order import Question
 from medbench.harness.remote.pacing import Gate, Ticket, Window
 from medbench.tasks.foundation.errors import MedbenchError, RunError, SampleError

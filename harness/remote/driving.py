@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medbench.adapters.remote import RemoteAdapter
-from medbench.harness.engine.request import Outcome
+from medbench.harness.engine.requests import Outcome
 from medbench.harness.phases import Phases
 from medbench.harness.remote.asking import Asking, Finished
 from medbench.harness.remote.background import in_background

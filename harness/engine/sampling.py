@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from medbench.adapters.base import NO_TOKEN, Generation, LocalAdapter, StopReason
-from medbench.harness.engine.request import Outcome, Request, failed
+from medbench.harness.engine.requests import Outcome, Request, failed
 from medbench.tasks.answers.thoughts import thought_end
 
 Detokenise = Callable[[Sequence[int]], str]
@@ -19,7 +19,6 @@ class Row:
     """An answer that is being written.
 
     Attributes:
-        request: What is answered.
         written: Token ids so far.
         stop: Why it ended, None while it has not.
         broken: Whether it ended because its logits were no numbers.
@@ -49,7 +48,13 @@ class Row:
             self.stop = "length"
             return
         self.written.append(token)
-        self.stop = _stop_of(self, detokenise)
+        decoding = self.request.decoding
+        if token in decoding.end_ids:
+            self.stop = "eos"
+        elif decoding.stop_strings and any(stop in detokenise(self.written) for stop in decoding.stop_strings):
+            self.stop = "stop"
+        elif len(self.written) >= decoding.max_new_tokens:
+            self.stop = "length"
 
     def take(self, ids: Sequence[int], detokenise: Detokenise) -> None:
         """Append what others wrote, up to where the row would have ended by itself."""
@@ -112,42 +117,23 @@ def _seed_of(request: Request) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
 
 
-def _stop_of(row: Row, detokenise: Detokenise) -> StopReason | None:
-    decoding = row.request.decoding
-    if row.written[-1] in decoding.end_ids:
-        return "eos"
-    if decoding.stop_strings:
-        text = detokenise(row.written)
-        if any(stop in text for stop in decoding.stop_strings):
-            return "stop"
-    return "length" if len(row.written) >= decoding.max_new_tokens else None
-
-
 def outcome_of(row: Row, adapter: LocalAdapter) -> Outcome:
     """Return what a finished row says; an error if its logits were no numbers, since nobody said anything then."""
     request, stop = row.request, row.stop or "length"
     if row.broken:
-        return failed(request, no_numbers(adapter.dtype))
+        weights_broken = adapter.dtype == "float32"
+        hint = "The weights are broken: download them again." if weights_broken else "Give --dtype float32 or bfloat16."
+        problem = f"The model's logits are not finite (NaN or infinite) in {adapter.dtype}, so it gave no answer."
+        return failed(request, f"{problem} {hint}")
     ids = row.written[:-1] if stop == "eos" else row.written
     text = adapter.detokenise(ids)
     if stop == "stop":
         text = text[: min(text.index(end) for end in request.decoding.stop_strings if end in text)]
+    thought, end = 0, thought_end(text)
+    if end:
+        # The tokens that pass until the thought is over: the fewest whose text is as long.
+        thought = bisect_left(range(len(ids)), end, key=lambda count: len(adapter.detokenise(ids[:count])))
     generation = Generation(
-        text=text, stop=stop, prompt_tokens=request.length, output_tokens=len(row.written),
-        thought_tokens=_thought_tokens(text, ids, adapter.detokenise),
-    )  # fmt: skip
+        text=text, stop=stop, prompt_tokens=request.length, output_tokens=len(row.written), thought_tokens=thought
+    )
     return Outcome(task=request.spec.name, sample_id=request.sample.sample_id, generation=generation)
-
-
-def no_numbers(dtype: str) -> str:
-    """Return what is said of a sample whose logits are no numbers."""
-    hint = "The weights are broken: download them again." if dtype == "float32" else "Give --dtype float32 or bfloat16."
-    return f"The model's logits are not finite (NaN or infinite) in {dtype}, so it gave no answer. {hint}"
-
-
-def _thought_tokens(text: str, ids: Sequence[int], detokenise: Detokenise) -> int:
-    """Return how many of an answer's tokens pass until its thought is over: the fewest whose text is as long."""
-    end = thought_end(text)
-    if not end:
-        return 0
-    return bisect_left(range(len(ids)), end, key=lambda count: len(detokenise(ids[:count])))
