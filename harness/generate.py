@@ -109,7 +109,7 @@ def _outcomes_of(
     elif isinstance(adapter, LocalAdapter):
         yield from _drive_engine(plan, adapter, directory, phases, settings)
     elif isinstance(adapter, RemoteAdapter):
-        from medbench.harness.remote.driving import answer_remotely
+        from medbench.harness.remote.serving import answer_remotely
 
         yield from answer_remotely(adapter, plan.loads, plan.missing, directory.path, phases)
     else:

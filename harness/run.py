@@ -148,7 +148,7 @@ def load_share(settings: Settings, model: ChosenModel, workload: Workload, share
 def _parts(adapter: Adapter, workload: Workload) -> dict[str, object]:
     """Return what answers depend on beside settings, weights and data; a server may be asked for it."""
     if isinstance(adapter, RemoteAdapter):
-        from medbench.harness.remote.driving import refuse_to_send
+        from medbench.harness.remote.serving import refuse_to_send
 
         refuse_to_send(adapter, answerable(workload, adapter.card.kinds))
     with plugin_faults(adapter.card.name, "what it says of itself", type(adapter).__module__):
