@@ -3,8 +3,8 @@
 import pytest
 from command_line import medbench
 
-from medbench.harness.doctor.cli import _engine_verdict
-from medbench.harness.doctor.engine import Agreement, EngineDiagnosis, examine_engine
+from medbench.harness.doctor import show_engine
+from medbench.harness.doctor_engine import Agreement, EngineDiagnosis, examine_engine
 from medbench.harness.phases import Phases
 from medbench.harness.settings import Settings
 from medbench.harness.workload import load_workload
@@ -43,7 +43,7 @@ def test_a_difference_fails_in_float32_alone(dtype: str, code: int) -> None:
     found = EngineDiagnosis(
         agreements=(Agreement(schedule="some", equal=1, total=2, differing="a/b"),), driven=False, unreadable=1
     )
-    assert _engine_verdict(found, dtype) == code
+    assert show_engine(found, dtype) == code
 
 
 def test_efficiency_is_told_where_the_engine_ran() -> None:

@@ -25,8 +25,8 @@ from medbench.adapters.hf.entry import ENTRY, load
 from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.requests import Request, make_request
+from medbench.harness.local import self_test
 from medbench.harness.phases import Phases
-from medbench.harness.self_test import self_test
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError, SampleError, UsageError
 from medbench.tasks.sample import ImageRef, Sample

@@ -1,4 +1,4 @@
-"""Several models in one command: what of it is whose, and one run after the other."""
+"""The models that a command names: whose each option is, what their cards declare, and one run after the other."""
 
 import gc
 import re
@@ -16,12 +16,40 @@ from medbench.harness.settings import Settings, load_settings
 from medbench.tasks.foundation.console import say, show_error, warn
 from medbench.tasks.foundation.errors import MedbenchError, UsageError
 
-_ASIDE = {"device": {"auto", "cpu"}, "dtype": {"auto", "float32"}}
+_SAYS_NOTHING = {"device": {"auto", "cpu"}, "dtype": {"auto", "float32"}}
 """Options that not every model takes, with the values that say nothing to one that does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
+class Declared:
+    """The part of a model's card that an audit of provenance reads.
+
+    Attributes:
+        name: Of the adapter.
+        variant: What followed the colon.
+        title: Name in tables.
+        trained_on: Tasks whose train splits it has seen; None if nobody has said.
+    """
+
+    name: str
+    variant: str
+    title: str
+    trained_on: frozenset[str] | None
+
+
+def declared_by(model: str) -> Declared:
+    """Return what the card of `name` or `name:variant` declares, before anything is loaded.
+
+    Raises:
+        UsageError: If there is no such model or variant.
+    """
+    entry, variant = find_adapter(model)
+    card = entry.card_for(variant)
+    return Declared(name=entry.card.name, variant=variant, title=card.title, trained_on=card.trained_on)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions:
     """What the command line says of models.
 
     Attributes:
@@ -42,40 +70,41 @@ def shown(*models: str) -> str:
     return ", ".join(re.sub(r"://[^/\s]*@", "://", model) for model in models)
 
 
-def settings_of(config: Path | None, said: Said) -> list[Settings]:
+def settings_of(config: Path | None, said: ModelOptions) -> list[Settings]:
     """Return the settings of each model's run; nothing is loaded, and whatever does not fit is refused here.
 
     Raises:
         UsageError: If a model is named twice or is unknown, or something is said that no model takes, or that cannot
             be meant for several.
     """
-    models = _each_once(said.models) or _of_file(config)
+    twice = [model for model in said.models if said.models.count(model) > 1]
+    if twice:
+        raise UsageError(f"--model {shown(twice[0])} was given twice.", "Give each model once.")
+    # Without a model `load_settings` says what is missing.
+    models = said.models or (load_settings(config, {}).model,)
     found = [load_settings(config, {**_own(model, models, said), "model": model}) for model in models]
     for settings in found:
         choose_model(settings.model, settings.model_args)
     return found
 
 
-def _each_once(models: Sequence[str]) -> tuple[str, ...]:
-    twice = [model for model in models if models.count(model) > 1]
-    if twice:
-        raise UsageError(f"--model {shown(twice[0])} was given twice.", "Give each model once.")
-    return tuple(models)
-
-
-def _of_file(config: Path | None) -> tuple[str, ...]:
-    # Without a model `load_settings` says what is missing.
-    return (load_settings(config, {}).model,)
-
-
-def _own(model: str, models: Sequence[str], said: Said) -> dict[str, Any]:
-    arguments = _arguments(model, models, said)
-    own = {**said.others, "model_args": arguments or None, "checkpoint": _checkpoint(model, models, said)}
+def _own(model: str, models: Sequence[str], said: ModelOptions) -> dict[str, Any]:
+    """Return the options of one of several models."""
+    entries = _entries(models)
+    common: dict[str, str] = {}
+    alone: dict[str, str] = {}
+    for name, value in said.arguments.items():
+        whose = _whose(name, ":", models)
+        if whose == model:
+            alone[name.removeprefix(f"{model}:")] = value
+        elif whose is None and (len(models) == 1 or name in entries[model].arguments):
+            common[name] = value
+    # What is said to it alone goes before what is said to all that take it.
+    own = {**said.others, "model_args": common | alone or None, "checkpoint": _checkpoint(model, models, said)}
     if len(models) == 1:
         return own
-    entries = _entries(models)
     for name in ("device", "dtype", "checkpoint_for"):
-        if own.get(name) is not None and own[name] not in _ASIDE.get(name, ()):
+        if own.get(name) is not None and own[name] not in _SAYS_NOTHING.get(name, ()):
             takers = [one for one in models if name.removesuffix("_for") in entries[one].takes]
             option = f"--{name.replace('_', '-')}"
             _refuse_nobodys(option, takers, models)
@@ -94,26 +123,12 @@ def _refuse_nobodys(option: str, takers: Sequence[str], models: Sequence[str]) -
         raise UsageError(f"None of {shown(*models)} takes {option}.", "Leave the option out.")
 
 
-def _arguments(model: str, models: Sequence[str], said: Said) -> dict[str, str]:
-    """Return the arguments of a model: those said to it alone, before those said to all that take them."""
-    common: dict[str, str] = {}
-    alone: dict[str, str] = {}
-    for name, value in said.arguments.items():
-        whose = _whose(name, ":", models)
-        if whose == model:
-            alone[name.removeprefix(f"{model}:")] = value
-        elif whose is None and (len(models) == 1 or name in _entries([model])[model].arguments):
-            common[name] = value
-    return common | alone
-
-
 def _whose(text: str, mark: str, models: Sequence[str]) -> str | None:
-    """Return the model whose name stands before the mark; the longest, since one name may begin another."""
-    fitting = [model for model in models if text.startswith(f"{model}{mark}")]
-    return max(fitting, key=len, default=None)
+    """Return the model that a text begins with, the longest of those that fit."""
+    return max((model for model in models if text.startswith(f"{model}{mark}")), key=len, default=None)
 
 
-def _checkpoint(model: str, models: Sequence[str], said: Said) -> Path | None:
+def _checkpoint(model: str, models: Sequence[str], said: ModelOptions) -> Path | None:
     own = {whose: text for text in said.checkpoints if (whose := _whose(text, "=", models)) is not None}
     common = [text for text in said.checkpoints if _whose(text, "=", models) is None]
     if len(common) > 1 or (common and own and len(models) == 1):
@@ -121,15 +136,14 @@ def _checkpoint(model: str, models: Sequence[str], said: Said) -> Path | None:
             f"--checkpoint {common[-1]} has no model left that would take it.",
             "Leave it out, or say whose it is: --checkpoint MODEL=DIR.",
         )
+    entries = _entries(models)
     if model in own:
-        takers = [model] if "checkpoint" in find_adapter(model)[0].takes else []
-        _refuse_nobodys("--checkpoint", takers, [model])
+        _refuse_nobodys("--checkpoint", [model] if "checkpoint" in entries[model].takes else [], [model])
         return Path(own[model].removeprefix(f"{model}="))
     if not common:
         return None
     if len(models) == 1:
         return Path(common[0])
-    entries = _entries(models)
     takers = [one for one in models if "checkpoint" in entries[one].takes and one not in own]
     _refuse_nobodys("--checkpoint", takers, models)
     if len(takers) > 1:
@@ -140,7 +154,7 @@ def _checkpoint(model: str, models: Sequence[str], said: Said) -> Path | None:
     return Path(common[0]) if model in takers else None
 
 
-def tell_whose(said: Said, found: Sequence[Settings]) -> None:
+def tell_whose(said: ModelOptions, found: Sequence[Settings]) -> None:
     """Say which of several models an option goes to that not all of them take.
 
     Raises:
@@ -155,9 +169,9 @@ def tell_whose(said: Said, found: Sequence[Settings]) -> None:
             takers = [model for model in models if name in entries[model].arguments]
             _refuse_nobodys(f"--model-arg {name}", takers, models)
             _tell(f"--model-arg {name}={value}", takers, models)
+    default = Settings(model="")
     for name in ("checkpoint", "checkpoint_for", "device", "dtype"):
-        default = getattr(Settings(model=""), name)
-        takers = [one.model for one in found if getattr(one, name) != default]
+        takers = [one.model for one in found if getattr(one, name) != getattr(default, name)]
         if takers and not (name == "checkpoint" and all(_whose(text, "=", models) for text in said.checkpoints)):
             _tell(f"--{name.replace('_', '-')}", takers, models)
 
@@ -199,22 +213,13 @@ class Attempt:
 
 
 def one_by_one(found: Sequence[Settings], run_one: Callable[[Settings], None]) -> None:
-    """Run models one after the other.
-
-    Args:
-        found: Settings of each.
-        run_one: Runs one; whatever it raises is told and does not keep the others from running.
-    """
+    """Run models one after the other; whatever `run_one` raises is told and does not keep the others from running."""
     for number, settings in enumerate(found, start=1):
         say(f"Model {number} of {len(found)}: {shown(settings.model)}")
         with Attempt(settings.model):
             run_one(settings)
-        _make_room()
-
-
-def _make_room() -> None:
-    """Give back what the last model held, before the next is loaded."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+        # What the last model held is given back before the next is loaded.
+        gc.collect()
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()

@@ -15,7 +15,7 @@ from medbench.harness.phases import Phases
 
 _PROBED = 16
 _WRITTEN = 16
-_PATIENCE_SECONDS = 20.0
+_LONGEST_PROBE_SECONDS = 20.0
 _OF_IMAGES = ("wait for images", "encode", "connector")
 
 
@@ -25,7 +25,7 @@ class Estimate:
 
     Attributes:
         probed: Questions that were answered to measure it.
-        prompt_tokens: Tokens of all prompts that must be computed, shared beginnings once.
+        prompt_tokens: Tokens of all prompts that must be computed, shared prefixes once.
         seconds_as_references: If all answers are as long as their references.
         seconds_at_most: If all answers run to their limit.
         held: Bytes that the process (the GPU, if there is one) holds with the weights loaded, after the measurement.
@@ -40,13 +40,6 @@ class Estimate:
     held: int
     keys_and_values: int
     rows: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Speed:
-    image: float
-    prompt_token: float
-    output_token: float
 
 
 def estimate(
@@ -66,38 +59,32 @@ def estimate(
     if not requests:
         return None
     budget = auto_budget(adapter.decoder, rows=rows)
-    probe = _probe(requests)
+    probe = [_shortened(request) for request in requests[:: max(1, len(requests) // _PROBED)][:_PROBED]]
     # The first pass of all compiles, allocates and reads from the disk; it is timed only to see if there is time.
     warming = _seconds(adapter, probe[:1], budget)[1]
-    measured = probe if warming < _PATIENCE_SECONDS / _PROBED else probe[:1]
-    speed = _speed(*_seconds(adapter, measured, budget), of=measured)
+    measured = probe if warming < _LONGEST_PROBE_SECONDS / _PROBED else probe[:1]
+    image, prompt_token, output_token = _speeds(*_seconds(adapter, measured, budget), len(measured))
     prompts = _computed(adapter, requests, budget)
-    before = images * speed.image + prompts * speed.prompt_token
-    at_most = sum(request.decoding.max_new_tokens for request in requests)
+    before = images * image + prompts * prompt_token
+    longest = max(request.longest for request in requests)
+    held_tokens = max(longest, min(budget.tokens, longest * min(budget.rows, len(requests))))
+    on_gpu = adapter.device.startswith("cuda")
     return Estimate(
         probed=len(measured),
         prompt_tokens=prompts,
-        seconds_as_references=before + as_references * speed.output_token,
-        seconds_at_most=before + at_most * speed.output_token,
-        held=_held(adapter),
-        keys_and_values=_keys_and_values(adapter, requests, budget),
+        seconds_as_references=before + as_references * output_token,
+        seconds_at_most=before + sum(request.decoding.max_new_tokens for request in requests) * output_token,
+        held=int(torch.cuda.max_memory_allocated() if on_gpu else psutil.Process().memory_info().rss),
+        keys_and_values=held_tokens * bytes_per_token(text_config(adapter.decoder), held_type(adapter.decoder)),
         rows=budget.rows,
     )
 
 
-def _probe(requests: Sequence[Request]) -> list[Request]:
-    """Return a few requests from all over the run, with answers that end nowhere but at a few tokens."""
-    stride = max(1, len(requests) // _PROBED)
-    return [
-        replace(
-            request,
-            decoding=replace(
-                request.decoding, max_new_tokens=min(_WRITTEN, request.decoding.max_new_tokens), end_ids=frozenset(),
-                stop_strings=(), beams=1,
-            ),
-        )
-        for request in requests[::stride][:_PROBED]
-    ]  # fmt: skip
+def _shortened(request: Request) -> Request:
+    """Return a request whose answer ends nowhere but at a few tokens."""
+    few = min(_WRITTEN, request.decoding.max_new_tokens)
+    decoding = replace(request.decoding, max_new_tokens=few, end_ids=frozenset(), stop_strings=(), beams=1)
+    return replace(request, decoding=decoding)
 
 
 def _seconds(adapter: LocalAdapter, probe: Sequence[Request], budget: Budget) -> tuple[Phases, float]:
@@ -110,39 +97,22 @@ def _seconds(adapter: LocalAdapter, probe: Sequence[Request], budget: Budget) ->
     return phases, time.perf_counter() - started
 
 
-def _speed(phases: Phases, seconds: float, *, of: Sequence[Request]) -> _Speed:
+def _speeds(phases: Phases, seconds: float, answers: int) -> tuple[float, float, float]:
+    """Return the seconds of an image, of a token of a prompt and of one of an answer."""
     images = sum(phases.seconds.get(phase, 0.0) for phase in _OF_IMAGES)
     prefill = phases.seconds.get("prefill", 0.0)
     computed = phases.counts.get("prompt tokens computed", 0)
     written = phases.counts.get("output tokens", 0)
-    encoded = phases.counts.get("images encoded", 0)
     if not computed:
         # The library answers whole batches and tells no phases: all of it is ascribed to what is written.
-        return _Speed(image=0.0, prompt_token=0.0, output_token=seconds / max(1, written or len(of) * _WRITTEN))
-    return _Speed(
-        image=images / max(1, encoded),
-        prompt_token=prefill / computed,
-        output_token=(seconds - images - prefill) / max(1, written),
-    )
+        return 0.0, 0.0, seconds / max(1, written or answers * _WRITTEN)
+    encoded = max(1, phases.counts.get("images encoded", 0))
+    return images / encoded, prefill / computed, (seconds - images - prefill) / max(1, written)
 
 
 def _computed(adapter: LocalAdapter, requests: Sequence[Request], budget: Budget) -> int:
-    """Return the prompt tokens that are run, where questions of one image share their beginnings."""
-    engine = Engine(adapter, budget, Phases())
-    share = not engine.why_static and not engine.why_whole
-    share = share and adapter.shares_beginnings and not adapter.has_row_states
-    members = [one for window in in_order(requests, share=share, window_tokens=budget.tokens) for one in window]
-    beginnings = {id(one.prefix): one.prefix.length for one in members if one.prefix}
-    return sum(one.own_length for one in members) + sum(beginnings.values())
-
-
-def _keys_and_values(adapter: LocalAdapter, requests: Sequence[Request], budget: Budget) -> int:
-    longest = max(request.length + request.decoding.max_new_tokens for request in requests)
-    tokens = max(longest, min(budget.tokens, longest * min(budget.rows, len(requests))))
-    return tokens * bytes_per_token(text_config(adapter.decoder), held_type(adapter.decoder))
-
-
-def _held(adapter: LocalAdapter) -> int:
-    if adapter.device.startswith("cuda"):
-        return int(torch.cuda.max_memory_allocated())
-    return int(psutil.Process().memory_info().rss)
+    """Return the prompt tokens that are run, where questions of one image share their prefixes."""
+    share = Engine(adapter, budget, Phases()).shares_prefixes
+    asked = [one for window in in_order(requests, share=share, window_tokens=budget.tokens) for one in window]
+    prefixes = {id(one.prefix): one.prefix.length for one in asked if one.prefix}
+    return sum(one.own_length for one in asked) + sum(prefixes.values())

@@ -1,29 +1,27 @@
-"""Who answers what: one checkpoint for all tasks, or one for each of some, loaded one after the other."""
+"""Which checkpoint answers which tasks: one for all, or one for each of some, loaded one after the other."""
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medbench.adapters.base import Adapter
-from medbench.harness.model_info import ModelInfo
+from medbench.adapters.base import Adapter, LoadOptions, LocalAdapter
+from medbench.adapters.catalog import ChosenModel
+from medbench.adapters.guarding import named, plugin_faults
+from medbench.harness.results import ModelInfo
 from medbench.harness.settings import Settings
 from medbench.harness.workload import Workload
 from medbench.tasks.catalog import select_tasks
 from medbench.tasks.foundation.errors import RunError, UsageError
 from medbench.tasks.foundation.files import canonical_json, fingerprint, read_json, write_atomically
+from medbench.tasks.foundation.memory import room_for
 from medbench.tasks.foundation.model_files import identity_of
 from medbench.tasks.spec import Kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """The tasks that one checkpoint answers.
-
-    Attributes:
-        checkpoint: Folder of weights; None for the model's default.
-        tasks: Names of the tasks.
-    """
+    """The tasks, by name, that one folder of weights answers; None for the model's default."""
 
     checkpoint: Path | None
     tasks: tuple[str, ...]
@@ -36,7 +34,7 @@ def shares_of(settings: Settings, workload: Workload) -> tuple[Share, ...]:
         UsageError: If a task is named that is unknown or not in the run, or is named twice, or is left without a
             checkpoint.
     """
-    names = tuple(load.spec.name for load in workload.loads)
+    names = workload.names
     if not settings.checkpoint_for:
         return (Share(checkpoint=settings.checkpoint, tasks=names),)
     own = _own_checkpoints(settings.checkpoint_for, names)
@@ -96,7 +94,7 @@ def refuse_other_weights(path: Path, share: Share, adapter: Adapter) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class ModelFacts:
     """What is kept of a model when its weights are gone.
 
     Attributes:
@@ -109,52 +107,78 @@ class Told:
     kinds: frozenset[Kind]
     notices: tuple[str, ...]
 
+    @classmethod
+    def of(cls, adapter: Adapter) -> "ModelFacts":
+        """Return what is kept of a loaded model."""
+        trained_on = adapter.trained_on
+        info = ModelInfo(
+            name=adapter.card.name, title=adapter.title, weights=adapter.weights_fingerprint,
+            device=adapter.device.partition(":")[0], dtype=adapter.dtype, trained_on=tuple(sorted(trained_on or ())),
+            declared=trained_on is not None,
+        )  # fmt: skip
+        return cls(info=info, kinds=adapter.card.kinds, notices=adapter.notices)
 
-def told_by(adapter: Adapter) -> Told:
-    """Return what is kept of a model."""
-    trained_on = adapter.trained_on
-    info = ModelInfo(
-        name=adapter.card.name, title=adapter.title, weights=adapter.weights_fingerprint,
-        device=adapter.device.partition(":")[0], dtype=adapter.dtype, trained_on=tuple(sorted(trained_on or ())),
-        declared=trained_on is not None,
-    )  # fmt: skip
-    return Told(info=info, kinds=adapter.card.kinds, notices=adapter.notices)
 
-
-def merged(told: Sequence[tuple[Share, Told]]) -> Told:
+def merged(facts: Sequence[tuple[Share, ModelFacts]]) -> ModelFacts:
     """Return what is to be said of all shares; a task counts as trained on if its own checkpoint was."""
-    [(_, first), *others] = told
+    [(_, first), *others] = facts
     if not others:
         return first
-    trained_on = {task for share, one in told for task in share.tasks if task in one.info.trained_on}
-    weights = fingerprint({task: one.info.weights for share, one in told for task in share.tasks})
-    return Told(
-        info=replace(
-            first.info,
-            weights=weights,
-            trained_on=tuple(sorted(trained_on)),
-            declared=all(one.info.declared for _, one in told),
-        ),
-        kinds=first.kinds,
-        notices=tuple(dict.fromkeys(notice for _, one in told for notice in one.notices)),
+    trained_on = {task for share, one in facts for task in share.tasks if task in one.info.trained_on}
+    info = replace(
+        first.info,
+        weights=fingerprint({task: one.info.weights for share, one in facts for task in share.tasks}),
+        trained_on=tuple(sorted(trained_on)),
+        declared=all(one.info.declared for _, one in facts),
     )
+    notices = tuple(dict.fromkeys(notice for _, one in facts for notice in one.notices))
+    return replace(first, info=info, notices=notices)
 
 
-class Seat:
-    """Room for one loaded model: the last one leaves before the next is loaded, since two may not fit.
-
-    Args:
-        load: Loads the checkpoint of a share.
-    """
+class LoadedModel:
+    """Room for one loaded model: the last one leaves before the next is loaded, since two may not fit."""
 
     def __init__(self, load: Callable[[Share], Adapter]) -> None:
         self._load = load
-        self._seated: tuple[Share, Adapter] | None = None
+        self._loaded: tuple[Share, Adapter] | None = None
 
     def adapter(self, share: Share) -> Adapter:
         """Return the model of a share. Keep no reference to it longer than it is used."""
-        if self._seated is None or self._seated[0] != share:
-            self._seated = None
+        if self._loaded is None or self._loaded[0] != share:
+            self._loaded = None
             gc.collect()
-            self._seated = (share, self._load(share))
-        return self._seated[1]
+            self._loaded = (share, self._load(share))
+        return self._loaded[1]
+
+
+def load_share(settings: Settings, model: ChosenModel, workload: Workload, share: Share) -> Adapter:
+    """Load the checkpoint of a share.
+
+    Raises:
+        UsageError: If an option was given that the model does not take.
+    """
+    name = model.entry.card.name
+    given = {
+        "checkpoint": settings.checkpoint is not None or bool(settings.checkpoint_for),
+        "device": settings.device not in {"auto", "cpu"},
+        "dtype": settings.dtype not in {"auto", "float32"},
+    }
+    ignored = [f"--{option}" for option, is_given in given.items() if is_given and option not in model.entry.takes]
+    if ignored:
+        raise UsageError(f"The model {name!r} does not take {', '.join(ignored)}.", "Leave the option out.")
+    options = LoadOptions(
+        variant=model.variant, arguments=model.arguments, checkpoint=share.checkpoint, device=settings.device,
+        dtype=settings.dtype, seed=settings.seed, train_samples=workload.train_samples, source_of=workload.source_of,
+    )  # fmt: skip
+    with plugin_faults(name, "load()"), room_for(f"The model {name!r}"):
+        adapter = model.entry.load(options)
+    if not isinstance(adapter, Adapter):
+        raise RunError(f"{named(name)} returned from load() a {type(adapter).__name__}, which is no Adapter.", "")
+    of_the_engine = [f"--{option.replace('_', '-')}" for option in settings.decoding()]
+    of_the_engine += ["--compile"] * settings.compile
+    if of_the_engine and not isinstance(adapter, LocalAdapter):
+        raise UsageError(
+            f"The model {name!r} chooses its tokens itself and does not take {', '.join(of_the_engine)}.",
+            "Leave the option out.",
+        )
+    return adapter
