@@ -29,7 +29,7 @@ from medbench.harness.rundir import RunDirectory, held_before_loading, open_run
 from medbench.harness.score import Scores, score_tasks
 from medbench.harness.settings import Settings
 from medbench.harness.workload import Workload, load_workload
-from medbench.tasks.foundation.console import say, warn
+from medbench.tasks.foundation.console import Listener, heard_by, say, warn
 from medbench.tasks.foundation.errors import MedbenchError
 from medbench.tasks.metrics.meteor import start_meteor
 
@@ -67,7 +67,7 @@ class RunOutcome:
 
 def run(
     settings: Settings, publish: Publish = publish_run, *, adapter: Adapter | Answering | None = None, boxes: str = "",
-    overwrite: str = "never", workload: Workload | None = None,
+    overwrite: str = "never", workload: Workload | None = None, listener: Listener | None = None,
 ) -> RunOutcome:  # fmt: skip
     """Run a model over tasks; the same settings continue what an interrupted run left.
 
@@ -80,10 +80,15 @@ def run(
         boxes: How such a model writes boxes: `pixels` by default, see `medbench.tasks.answers.box_space`.
         overwrite: `never`, or `always` to start afresh.
         workload: Its tasks, if they were read already.
+        listener: Hears what is said meanwhile; the terminal by default. `Silent()` and `Logged()` of
+            `medbench.tasks.foundation.console` are others.
 
     Raises:
         MedbenchError: Whatever keeps the run from going on; what was answered is on disk.
     """
+    if listener is not None:
+        with heard_by(listener):
+            return run(settings, publish, adapter=adapter, boxes=boxes, overwrite=overwrite, workload=workload)
     phases = Phases()
     with phases.time("load"):
         if adapter is None:
