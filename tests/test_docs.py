@@ -42,7 +42,7 @@ def test_the_readme_names_both_set_up_commands() -> None:
 
 @pytest.mark.slow
 def test_the_site_builds_and_no_link_is_broken(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=200)
     assert built.returncode == 0, built.stderr
     assert "medbench.run" in (tmp_path / "api.html").read_text(encoding="utf-8")
