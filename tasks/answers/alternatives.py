@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from medbench.tasks.answers.plain import plain_text
+from medbench.tasks.answers.texts import normalise_strictly, plain_text
 from medbench.tasks.answers.wording import afterthought, versions
-from medbench.tasks.metrics.normalise import normalise_strictly
 
 # What stands between commas is an alternative of its neighbours; what means the same is joined by `=`.
 _FAMILIES = """

@@ -23,8 +23,8 @@ from medbench.tasks.answers.classes import read_class
 from medbench.tasks.answers.fields import answer_fields
 from medbench.tasks.answers.letters import Claims, common, letters_reader
 from medbench.tasks.answers.options import Keys
-from medbench.tasks.answers.plain import standing_text
 from medbench.tasks.answers.polar import POLAR_WORDS, read_polar
+from medbench.tasks.answers.texts import standing_text
 from medbench.tasks.answers.thoughts import final_answer
 
 

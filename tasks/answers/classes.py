@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from medbench.tasks.answers.plain import plain_text
+from medbench.tasks.answers.texts import plain_text
 from medbench.tasks.answers.wording import (
     afterthought,
     before,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medbench.tasks.answers.plain import plain_characters
+from medbench.tasks.answers.texts import plain_characters
 
 _NAME = (
     r"(?:(?:the|my|final|correct|predicted|best|chosen|selected)[_ -]?)*"

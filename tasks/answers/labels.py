@@ -8,7 +8,7 @@ answer:` at the beginning of a line says that the answer comes now.
 import re
 
 from medbench.tasks.answers.fields import answer_fields
-from medbench.tasks.answers.plain import plain_text
+from medbench.tasks.answers.texts import plain_text
 
 _LABEL = r"(?:(?:the|my|your|final|correct|short|predicted|best)\s+)*(?:answer|ans|response|output|prediction)"
 _AT_THE_START = re.compile(rf"\A\s*{_LABEL}\s*[:=]\s*(?=\S)", re.IGNORECASE)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from medbench.tasks.answers.initials import AUTHORS, EPITHETS, LATIN_ENDINGS, PARTS_OF_NAMES, SENTENCE_WORDS
-from medbench.tasks.answers.plain import plain_text
 from medbench.tasks.answers.polar import POLAR_WORDS
+from medbench.tasks.answers.texts import plain_text
 
 Keys = frozenset[str]
 

@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 from typing import Literal
 
-from medbench.tasks.answers.plain import plain_text
+from medbench.tasks.answers.texts import plain_text
 from medbench.tasks.answers.wording import afterthought, before, is_denied_before, is_supposed, versions
 
 Polar = Literal["yes", "no", "maybe"]
