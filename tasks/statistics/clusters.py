@@ -1,4 +1,4 @@
-"""Samples that belong together (one image, patient, volume, document): their totals, their pull, and drawing them again.
+"""Samples that belong together (one image, patient, volume, document): their totals, their pull, and resampling.
 
 Near its value any metric is a mean of its parts. The pull of a part is what the metric loses without it (the
 jackknife). Of a mean it is `(score - mean) / N`, exactly; of BLEU, METEOR or macro-F1 it is found by leaving the part

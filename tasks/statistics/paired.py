@@ -4,8 +4,8 @@ The difference is tested by exchanging the models' answers cluster by cluster: w
 given either. In simulations with clustered data this holds its 5 %, where a test over samples rejects 8 to 58
 in 100 equal pairs. With one sample per cluster and right-or-wrong scores it is McNemar's exact test.
 
-Its interval is the score interval of `tasks.statistics.intervals`: where no pair differs, a few pairs prove little, and it
-says so. (Of independent right-or-wrong pairs without a difference it is Tango's: of 5 pairs 0 +- 61 points.)
+Its interval is the score interval of `tasks.statistics.intervals`: where no pair differs, a few pairs prove little, and
+it says so. (Of independent right-or-wrong pairs without a difference it is Tango's: of 5 pairs 0 +- 61 points.)
 """
 
 import math
@@ -65,7 +65,7 @@ class Difference:
         return self.detectable_at(ALPHA)
 
     def detectable_at(self, level: float) -> float:
-        """Return the smallest true difference that such data show with a probability of 80 %, where p must be below `level`.
+        """Return the smallest true difference that such data show 8 times of 10, where p must be below `level`.
 
         NaN where the test cannot reach the level: then no difference is detectable.
         """
