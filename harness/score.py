@@ -16,8 +16,7 @@ from medbench.harness.results import Written
 from medbench.harness.rundir import RunDirectory
 from medbench.harness.workload import TaskLoad
 from medbench.harness.written import is_cut_off, written_on
-from medbench.tasks.answers.box_check import doubt_about_boxes
-from medbench.tasks.answers.box_space import BoxSpace
+from medbench.tasks.answers.box_space import BoxSpace, doubt_about_boxes
 from medbench.tasks.answers.choice import choice_beside
 from medbench.tasks.answers.thoughts import take_apart
 from medbench.tasks.ceiling import rec_ceilings

@@ -11,8 +11,7 @@ from click.testing import CliRunner
 from medbench.adapters.catalog import choose_model
 from medbench.harness.score import ScoredTask, doubts_about_boxes
 from medbench.harness.score_command import score_command
-from medbench.tasks.answers.box_check import degenerate_share, doubt_about_boxes
-from medbench.tasks.answers.box_space import BOX_SPACES
+from medbench.tasks.answers.box_space import BOX_SPACES, degenerate_share, doubt_about_boxes
 from medbench.tasks.catalog import get_task
 from medbench.tasks.metrics.metric import Scorable
 from medbench.tasks.protocols import Item

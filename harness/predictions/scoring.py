@@ -9,8 +9,7 @@ from pydantic import TypeAdapter
 from medbench.harness.predictions.record import Prediction
 from medbench.harness.results import MetricResult
 from medbench.harness.summarise import metric_result
-from medbench.tasks.answers.box_check import doubt_about_boxes
-from medbench.tasks.answers.box_space import BoxSpace
+from medbench.tasks.answers.box_space import BoxSpace, doubt_about_boxes
 from medbench.tasks.answers.choice import choice_beside
 from medbench.tasks.answers.thoughts import Said, take_apart
 from medbench.tasks.ceiling import rec_ceilings

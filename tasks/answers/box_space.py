@@ -239,3 +239,41 @@ BOX_SPACES: Mapping[str, BoxSpace] = {
 """Spaces by name: LLaVA and Shikra write fractions, Qwen2-VL, InternVL and CogVLM thousandths, Qwen2.5-VL pixels of
 the image as it was scaled to whole squares of 28,
 Gemini and Gemma thousandths with y first, PaliGemma location tokens out of 1024 with y first."""
+
+
+def degenerate_share(boxes: Sequence[tuple[Box, tuple[int, int]]]) -> float:
+    """Return the share of boxes that cover (nearly) nothing of their image; 0 of no boxes.
+
+    Most of them without area are a sign of the wrong space. Fractions read as thousandths give boxes of a thousandth of
+    the image at most, thousandths read as pixels give some that lie outside.
+
+    Args:
+        boxes: In pixels, each with width and height of its image.
+    """
+    return sum(_is_degenerate(box, size) for box, size in boxes) / len(boxes) if boxes else 0.0
+
+
+def _is_degenerate(box: Box, image_size: tuple[int, int]) -> bool:
+    sides = (
+        (min(box.right, image_size[0]) - max(box.left, 0), image_size[0]),
+        (min(box.bottom, image_size[1]) - max(box.top, 0), image_size[1]),
+    )
+    return any(length <= 0 for length, _ in sides) or all(length <= max(1.0, 0.01 * whole) for length, whole in sides)
+
+
+def doubt_about_boxes(task: str, boxes: Sequence[tuple[Box, tuple[int, int]]], *, space: str, declared_by: str) -> str:
+    """Return a warning if most boxes of a task cover nothing of their image, or nothing.
+
+    Args:
+        task: Name of the task.
+        boxes: The boxes that were read, in pixels, each with width and height of its image.
+        space: Name of the space that they were read in.
+        declared_by: What declares the space, e.g. `--model-arg boxes=NAME`.
+    """
+    share = degenerate_share(boxes)
+    if 2 * share <= 1:
+        return ""
+    return (
+        f"{task}: {round(share * len(boxes))} of {len(boxes)} boxes have no area inside their image, read as {space}. "
+        f"Does the model write boxes that way? The space is declared by {declared_by}."
+    )

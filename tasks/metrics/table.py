@@ -8,7 +8,7 @@ references.
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from medbench.tasks.answers.labels import answer_itself
+from medbench.tasks.answers.fields import answer_itself
 from medbench.tasks.answers.texts import (
     REFERENCE_WORDS,
     clean_prediction,
