@@ -230,7 +230,7 @@ class _Telling:
                 continue
             self._image = ""
             # An axis that is told for the first time begins anew: the y of `x=1 to x=3 and y=2 to y=4`.
-            low = {("x",): "left", ("y",): "top"}.get(edges)
+            low = {"x": "left", "y": "top"}.get("".join(edges))
             if self._corner == HIGH and low and self._edges and not {low, *edges} & set(self._edges):
                 self._corner = None
             meant = name.of(self._corner)
@@ -338,7 +338,7 @@ class _Telling:
         return [_told(numbers, "space", run)]
 
 
-def _by_names(edges: Sequence[str], numbers: Numbers) -> Numbers | None:
+def _by_names(edges: Sequence[str], numbers: Sequence[float]) -> Numbers | None:
     """Return the box of numbers whose names are told elsewhere."""
     return box_of(dict(zip(edges, numbers, strict=True))) if len(set(edges)) == _FOUR else None
 

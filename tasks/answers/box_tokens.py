@@ -133,7 +133,8 @@ def items_of(text: str) -> list[Item]:
 
 def _token(match: re.Match[str]) -> Item:
     kind = _KINDS.get(match.lastgroup, "word")
-    text, numbers, unit = match.group(), tuple[float, ...](), ""
+    text, numbers = match.group(), tuple[float, ...]()
+    unit: Unit = ""
     if match["number"]:
         numbers, unit = (float(match["value"]),), _UNITS.get(match["unit"], "?") if match["unit"] else ""
     elif match["location"]:

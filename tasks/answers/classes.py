@@ -9,17 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from medbench.tasks.answers import wording
 from medbench.tasks.answers.texts import plain_text
-from medbench.tasks.answers.wording import (
-    afterthought,
-    before,
-    is_conditional,
-    is_denied,
-    is_denied_before,
-    is_rejected,
-    is_supposed,
-    versions,
-)
 
 _DENIAL = re.compile(
     r"\b(?:not?|non|never|cannot|without|neither|nor|negative|unlikely|unable|sorry|unsure|uncertain|unclear"
@@ -107,11 +98,11 @@ def read_class(text: str, classes: tuple[str, ...]) -> str | None:
         classes: All classes of the task.
     """
     forms, pattern = _forms(classes)
-    *earlier, last = versions(plain_text(text))
+    *earlier, last = wording.versions(plain_text(text))
     last = last.strip(_MARKS)
     if "no" not in map(str.lower, classes):
         last = _NO_LONGER.split(_TAKEN_BACK.sub("", last) if earlier else last)[-1]
-    again = afterthought(last)
+    again = wording.afterthought(last)
     for said in (last,) if again is None else (again.strip(_MARKS), last):
         places = _places(said, forms, pattern)
         found = _whole(said, forms) or _declared(said, places) or _only_one(said, places)
@@ -184,24 +175,25 @@ def _declared(text: str, places: Sequence[_Place]) -> str | None:
 
 
 def _is_declared(text: str, place: _Place) -> bool:
-    if _END.match(text, place.end) is None or is_conditional(text, place.end) or is_rejected(text, place.end):
+    _, start, end = place
+    if _END.match(text, end) is None or wording.is_conditional(text, end) or wording.is_rejected(text, end):
         return False
-    ahead = before(text, place.start)
+    ahead = wording.before(text, start)
     declares = _DECLARES.search(ahead)
     if declares is None and _BEGINS.search(ahead) is None:
         return False
-    start = max(0, place.start - len(ahead)) + declares.start() if declares else place.start
-    denied = is_denied_before(text, start) or is_denied(text, place.start, place.end)
-    return not denied and not is_supposed(text, start)
+    begun = start - len(ahead) + declares.start() if declares else start
+    denied = wording.is_denied_before(text, begun) or wording.is_denied(text, start, end)
+    return not denied and not wording.is_supposed(text, begun)
 
 
 def _is_beside(text: str, place: _Place, different: Sequence[_Place]) -> bool:
     """Return whether the same sentence sets another class beside one: `melanoma or nevi`."""
-    if any(_LISTED.search(before(text, other.start)) for other in different):
+    if any(_LISTED.search(wording.before(text, other.start)) for other in different):
         return True
     end = place.end + len(_SENTENCE_ENDS.split(text[place.end : place.end + _REACH], maxsplit=1)[0])
     others = (other for other in different if place.end <= other.start < end)
-    return any(not is_denied(text, other.start, other.end) for other in others)
+    return any(not wording.is_denied(text, other.start, other.end) for other in others)
 
 
 def _only_one(text: str, places: Sequence[_Place]) -> str | None:
@@ -214,7 +206,7 @@ def _only_one(text: str, places: Sequence[_Place]) -> str | None:
     if _DENIAL.search(rest) or _OTHER_MATTER.search(rest):
         return None
     named = all(
-        _is_shown(text, place) and _GOES_ON.match(text, place.end) and not is_supposed(text, place.start)
+        _is_shown(text, place) and _GOES_ON.match(text, place.end) and not wording.is_supposed(text, place.start)
         for place in places
     )
     return places[0].name if named else None
@@ -222,7 +214,7 @@ def _only_one(text: str, places: Sequence[_Place]) -> str | None:
 
 def _is_shown(text: str, place: _Place) -> bool:
     """Return whether a picture is said to show a class: `consistent with melanoma`, `the liver is visible`."""
-    ahead = before(text, place.start)
+    ahead = wording.before(text, place.start)
     if _SEEN.match(text, place.end):
         return _ABOUT.search(ahead) is None
     return _SHOWN.search(ahead) is not None and _SPEAKS_OF.match(text, place.end) is None

@@ -8,19 +8,9 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+from medbench.tasks.answers import wording
 from medbench.tasks.answers.options import Keys, Options
 from medbench.tasks.answers.polar import read_polar
-from medbench.tasks.answers.wording import (
-    afterthought,
-    before,
-    is_conditional,
-    is_denied,
-    is_denied_before,
-    is_denied_behind,
-    is_rejected,
-    is_supposed,
-    versions,
-)
 
 Claims = Sequence[Keys]
 
@@ -217,7 +207,7 @@ class Letters:
 
     def taken_by(self, text: str) -> Keys:
         """Return what an answer takes in its last version."""
-        parts = versions(text)
+        parts = wording.versions(text)
         if not self._options.polar:
             parts = [part for version in parts for part in _NO_LONGER.split(version)]
         last = self._one_version(parts[-1].lstrip(" ,.:;!-\n\u2026"))
@@ -227,7 +217,7 @@ class Letters:
         return self._one_version(text)
 
     def _one_version(self, text: str) -> Keys:
-        again = afterthought(text)
+        again = wording.afterthought(text)
         if again is not None and _WITHDRAWS.match(again):
             return Keys()
         anew = self._claims(again) if again is not None and not _ALSO.search(again) else ()
@@ -252,7 +242,9 @@ class Letters:
     def declared(self, text: str) -> list[Keys]:
         """Return everything that a text declares."""
         elsewhere = [
-            match for match in _ELSEWHERE.finditer(text) if not _DENIED_ELSEWHERE.search(before(text, match.start()))
+            match
+            for match in _ELSEWHERE.finditer(text)
+            if not _DENIED_ELSEWHERE.search(wording.before(text, match.start()))
         ]
         declarations = [*_STRONG.finditer(text), *_WEAK.finditer(text), *elsewhere]
         return [
@@ -267,12 +259,12 @@ class Letters:
         preamble, denied = _PREAMBLE.match(text, end), _NOT_THIS_BUT.match(text, end)
         places = [end, *([preamble.end()] if preamble else [])] if denied is None else [denied.end()]
         mention = next((found for place in places if (found := self._options.named_at(text, place))), None)
-        if mention is None or is_denied(text, start, mention.end) or is_conditional(text, mention.end):
+        if mention is None or wording.is_denied(text, start, mention.end) or wording.is_conditional(text, mention.end):
             return ()
         # Who it is that `would choose` stands before the declaration, or is a part of it.
-        supposed = is_supposed(text, start) or (match.lastgroup == "takes" and is_supposed(text, end))
-        once = " was" in match.group() and _ONCE.search(before(text, start))
-        if supposed or once or is_rejected(text, mention.end):
+        supposed = wording.is_supposed(text, start) or (match.lastgroup == "takes" and wording.is_supposed(text, end))
+        once = " was" in match.group() and _ONCE.search(wording.before(text, start))
+        if supposed or once or wording.is_rejected(text, mention.end):
             return ()
         return [mention.keys, *self._others_behind(text, mention.end)]
 
@@ -284,7 +276,7 @@ class Letters:
         return self._keys_in(self._listed_too, text, place) + [
             mention.keys
             for mention in [*self._options.alternatives_at(text, place), *mentions]
-            if not is_denied(text, mention.start, mention.end)
+            if not wording.is_denied(text, mention.start, mention.end)
         ]
 
     def _keys_in(self, pattern: re.Pattern[str], text: str, place: int) -> list[Keys]:
@@ -304,9 +296,9 @@ class Letters:
             return ()
         mention = self._options.key_at(text, start)
         confirmed = _CONFIRMS.match(text, max(end, mention.end) if mention else end)
-        if confirmed is None or is_denied_before(text, start) or is_supposed(text, match.start()):
+        if confirmed is None or wording.is_denied_before(text, start) or wording.is_supposed(text, match.start()):
             return ()
-        if is_conditional(text, confirmed.end()):
+        if wording.is_conditional(text, confirmed.end()):
             return ()
         # What is `also correct` stands beside something else.
         beside = [Keys()] if _ALSO.search(text[confirmed.start() : confirmed.end() + 8]) else []
@@ -316,7 +308,7 @@ class Letters:
     def _is_listed(self, text: str, place: int) -> bool:
         """Return whether a letter is the last one of several, other than in `unlike A, B is`."""
         listed = _NOT_ALONE_BEFORE.search(text, max(0, place - 8), place)
-        return listed is not None and not is_denied_before(text, listed.start())
+        return listed is not None and not wording.is_denied_before(text, listed.start())
 
     def _added(self, text: str) -> list[Keys]:
         matches = [*self._so_is.finditer(text), *self._weighed.finditer(text)]
@@ -327,7 +319,7 @@ class Letters:
         named = self._options.confirmed_text_at(text, place)
         if named is None or not _CONFIRMS.match(text, named.end):
             return ()
-        return () if is_denied_before(text, place) or is_supposed(text, place) else [named.keys]
+        return () if wording.is_denied_before(text, place) or wording.is_supposed(text, place) else [named.keys]
 
     def _at_the_start(self, text: str) -> list[Keys]:
         opening = _LIST_ENDS.split(text, maxsplit=1)[0]
@@ -339,7 +331,8 @@ class Letters:
         also = [keys for line in others[:_LINES] for keys in self._begun_by(line.lstrip(" -+"))[:1] if keys]
         for mention in self._options.listed_in(opening):
             named = self._options.key_at(opening, mention.start)
-            if not is_denied_before(opening, mention.start) and not (named and is_denied_behind(opening, named.end)):
+            denied_behind = named is not None and wording.is_denied_behind(opening, named.end)
+            if not denied_behind and not wording.is_denied_before(opening, mention.start):
                 also.append(mention.keys)
         return begun if all(keys & begun[0] for keys in also) else []
 
@@ -350,17 +343,17 @@ class Letters:
         if mention is None:
             return []
         confirmed, behind = _CONFIRMS.match(line, mention.end), line[mention.end :]
-        if is_conditional(line, confirmed.end() if confirmed else mention.end):
+        if wording.is_conditional(line, confirmed.end() if confirmed else mention.end):
             return []
         start = _sentence(line, mention.end)[0]
         separated = bool(line[mention.end : start].strip()) and not self._in_field
         # `A. is incorrect` speaks of A, `A. The others are incorrect` and `A. B is incorrect` do not.
         of_others = self._of_others.match(line, start) or self._options.confirmed_text_at(line, start)
         places = (mention.end, start) if separated and not of_others else (mention.end,)
-        if not _GIVES_REASONS.match(behind) and any(is_denied_behind(line, place) for place in places):
+        if not _GIVES_REASONS.match(behind) and any(wording.is_denied_behind(line, place) for place in places):
             return []
         denied_alone = self._denied_alone.match(behind) and not self._in_field
-        if denied_alone or is_rejected(line, mention.end) or _DOES_NOT_KNOW.match(behind):
+        if denied_alone or wording.is_rejected(line, mention.end) or _DOES_NOT_KNOW.match(behind):
             return []
         return [
             mention.keys, *self._others_behind(line, mention.end), *self._keys_in(self._bracketed, line, mention.end),
@@ -389,7 +382,7 @@ class Letters:
         return [
             self._options.keys_of(match.group(1))
             for match in self._pointed.finditer(text)
-            if not is_denied_before(text, match.start()) and not is_supposed(text, match.start())
+            if not wording.is_denied_before(text, match.start()) and not wording.is_supposed(text, match.start())
         ]
 
     def _by_polar_text(self, text: str) -> list[Keys]:

@@ -17,31 +17,9 @@ from medbench.tasks.answers.texts import (
     normalise_strictly,
     plain_text,
 )
-from medbench.tasks.metrics.answers import (
-    answers_closed,
-    asymmetric_f1,
-    class_statistics,
-    clipped_f1,
-    contains_reference,
-    exact_answer,
-    exact_match,
-    macro_f1,
-    macro_f1_weights,
-    sentence_bleu1,
-)
-from medbench.tasks.metrics.boxes import paper_hit, paper_iou, strict_hit, strict_iou
-from medbench.tasks.metrics.meteor import corpus_meteor, corpus_meteor_weights, meteor_statistics
+from medbench.tasks.metrics import answers, boxes, meteor, reports
 from medbench.tasks.metrics.metric import FloatArray, Metric, Scorable, everything, mean_of_scores, score_statistics
 from medbench.tasks.metrics.ptb import tokenise
-from medbench.tasks.metrics.reports import (
-    GOOGLE_ROUGE,
-    SET_ROUGE,
-    PairScore,
-    corpus_bleu1,
-    corpus_bleu4,
-    corpus_bleu_statistics,
-    corpus_bleu_weights,
-)
 from medbench.tasks.spec import Kind
 
 Texts = Callable[[Scorable], tuple[str, str]]
@@ -112,18 +90,22 @@ def is_closed(scorable: Scorable) -> bool:
 def _mean(
     signature: str, score: Callable[[Scorable], float | None], applies: Callable[[Scorable], bool] = everything
 ) -> Metric:
+    statistics = partial(_scores, score)
     return Metric(
-        metric_id=_id(signature), signature=signature, statistics=partial(_scores, score), compute=mean_of_scores,
-        applies=applies,
-    )  # fmt: skip
+        metric_id=_id(signature), signature=signature, statistics=statistics, compute=mean_of_scores, applies=applies
+    )
 
 
-def _mean_of_pairs(
-    signature: str, score: PairScore, texts: Texts, *, applies: Callable[[Scorable], bool] = everything,
-    worded: bool = False,
-) -> Metric:  # fmt: skip
-    """Return the mean score of two texts; `worded` counts only pairs in which both have words."""
-    return _mean(signature, partial(_scored_pair, score, texts, worded), applies)
+def _pairs(
+    signature: str, score: reports.PairScore, texts: Texts, applies: Callable[[Scorable], bool] = everything
+) -> Metric:
+    """Return the mean score of two texts."""
+    return _mean(signature, partial(_scored_pair, score, texts), applies)
+
+
+def _worded_pairs(signature: str, score: reports.PairScore, texts: Texts) -> Metric:
+    """Return the mean score of two texts over the pairs in which both have words; other pairs count nothing."""
+    return _mean(signature, partial(_scored_worded_pair, score, texts))
 
 
 def _id(signature: str) -> str:
@@ -134,23 +116,27 @@ def _scores(score: Callable[[Scorable], float | None], scorables: Sequence[Scora
     return score_statistics([score(scorable) for scorable in scorables])
 
 
-def _scored_pair(score: PairScore, texts: Texts, worded: bool, scorable: Scorable) -> float | None:
+def _scored_pair(score: reports.PairScore, texts: Texts, scorable: Scorable) -> float:
+    return score(*texts(scorable))
+
+
+def _scored_worded_pair(score: reports.PairScore, texts: Texts, scorable: Scorable) -> float | None:
     pair = texts(scorable)
-    return score(*pair) if all(pair) or not worded else None
+    return score(*pair) if all(pair) else None
 
 
 def _bleu(signature: str, texts: Texts) -> Metric:
     return Metric(
-        metric_id=_id(signature), signature=signature, tokenised=texts, weights=corpus_bleu_weights,
-        statistics=partial(_of_tokens, corpus_bleu_statistics, texts),
-        compute={"bleu1": corpus_bleu1, "bleu4": corpus_bleu4}[_id(signature)],
+        metric_id=_id(signature), signature=signature, tokenised=texts, weights=reports.corpus_bleu_weights,
+        statistics=partial(_of_tokens, reports.corpus_bleu_statistics, texts),
+        compute={"bleu1": reports.corpus_bleu1, "bleu4": reports.corpus_bleu4}[_id(signature)],
     )  # fmt: skip
 
 
 def _meteor(signature: str, texts: Texts) -> Metric:
     return Metric(
-        metric_id=_id(signature), signature=signature, tokenised=texts, weights=corpus_meteor_weights,
-        statistics=partial(_of_tokens, meteor_statistics, texts), compute=corpus_meteor,
+        metric_id=_id(signature), signature=signature, tokenised=texts, weights=meteor.corpus_meteor_weights,
+        statistics=partial(_of_tokens, meteor.meteor_statistics, texts), compute=meteor.corpus_meteor,
     )  # fmt: skip
 
 
@@ -172,15 +158,15 @@ def macro_f1_metric(form: str, texts: Texts, classes: Sequence[str] = ()) -> Met
             are the sorted references of the scorables at hand, so only statistics of one call can be added.
     """
     return Metric(
-        metric_id="macro_f1", signature=f"macro_f1|exact|reference-classes|{form}", compute=macro_f1,
-        statistics=partial(_of_classes, texts, tuple(classes)), weights=macro_f1_weights, adds=bool(classes),
+        metric_id="macro_f1", signature=f"macro_f1|exact|reference-classes|{form}", compute=answers.macro_f1,
+        statistics=partial(_of_classes, texts, tuple(classes)), weights=answers.macro_f1_weights, adds=bool(classes),
     )  # fmt: skip
 
 
 def _of_classes(texts: Texts, classes: tuple[str, ...], scorables: Sequence[Scorable]) -> FloatArray:
     pairs = [texts(scorable) for scorable in scorables]
-    columns = classes or sorted({reference for _, reference in pairs})
-    return class_statistics([prediction for prediction, _ in pairs], [reference for _, reference in pairs], columns)
+    predictions, references = ([pair[side] for pair in pairs] for side in (0, 1))
+    return answers.class_statistics(predictions, references, classes or sorted(set(references)))
 
 
 def table_of(kind: Kind, classes: Sequence[str] = ()) -> Table:
@@ -194,11 +180,12 @@ def table_of(kind: Kind, classes: Sequence[str] = ()) -> Table:
     return {paper.metric_id: (paper, strict) for paper, strict in rows}
 
 
+# In each row the paper's definition stands first, the strict one behind it.
 _BOXES = (
-    (_mean("iou|inclusive-pixels|unparsed=0|paper", paper_iou), _mean("iou|exact|strict", strict_iou)),
+    (_mean("iou|inclusive-pixels|unparsed=0|paper", boxes.paper_iou), _mean("iou|exact|strict", boxes.strict_iou)),
     (
-        _mean("r_at_0.5|iou>0.5|inclusive-pixels|unparsed=0|paper", paper_hit),
-        _mean("r_at_0.5|iou>=0.5|exact|strict", strict_hit),
+        _mean("r_at_0.5|iou>0.5|inclusive-pixels|unparsed=0|paper", boxes.paper_hit),
+        _mean("r_at_0.5|iou>=0.5|exact|strict", boxes.strict_hit),
     ),
 )
 _REPORTS = (
@@ -211,53 +198,46 @@ _REPORTS = (
     ),
     *(
         (
-            _mean_of_pairs(
-                f"{name}|rouge1.0.1|f|sets|normalised-twice|{_DROP_EMPTY}",
-                SET_ROUGE[name], twice_normalised_texts, worded=True,
-            ),
-            _mean_of_pairs(f"{name}|google0.1.2|f|no-stemmer|all-scripts|{_PLAIN}", GOOGLE_ROUGE[name], whole_texts),
+            _worded_pairs(f"{name}|rouge1.0.1|f|sets|normalised-twice|{_DROP_EMPTY}", on_sets, twice_normalised_texts),
+            _pairs(f"{name}|google0.1.2|f|no-stemmer|all-scripts|{_PLAIN}", reports.GOOGLE_ROUGE[name], whole_texts),
         )
-        for name in SET_ROUGE
+        for name, on_sets in reports.SET_ROUGE.items()
     ),
     (
         _meteor(f"meteor|java1.5|ptb|normalised|{_DROP_EMPTY}", normalised_texts),
         _meteor(f"meteor|java1.5|ptb|{_PLAIN}", whole_texts),
     ),
-)  # fmt: skip
+)
+_ANSWERS = (
+    ("bleu1", "sentence", answers.sentence_bleu1, "sentence", answers.sentence_bleu1, everything),
+    ("f1", "asymmetric", answers.asymmetric_f1, "clipped", answers.clipped_f1, everything),
+    ("accuracy", "exact", answers.exact_match, "exact", answers.exact_answer, everything),
+    ("open_f1", "asymmetric|open", answers.asymmetric_f1, "clipped|open", answers.clipped_f1, is_open),
+    ("closed_f1", "asymmetric|closed", answers.asymmetric_f1, "clipped|closed", answers.clipped_f1, is_closed),
+)
 
 
-def _of_answers(kind: Kind, classes: Sequence[str]) -> Sequence[tuple[Metric, Metric]]:
+def _of_answers(kind: Kind, classes: Sequence[str]) -> list[tuple[Metric, Metric]]:
     paper, texts = f"normalised|{_PAPER}", normalised_texts
     if kind == "qa":
         paper, texts = f"choice-if-any|{paper}", chosen_texts
     # Kinds whose questions may come with a closed list of answers.
     read = "choice-if-any|" if kind in {"qa", "cls"} else ""
     strict = f"{read}unlabelled|normalised-strictly|{_PLAIN}"
-    return (
+    substring = f"closed_accuracy|substring|closed|{paper}"
+    one_reading = f"closed_accuracy|one-reading|closed|{read}strict"
+    rows = [
         (
-            _mean_of_pairs(f"bleu1|sentence|{paper}", sentence_bleu1, texts),
-            _mean_of_pairs(f"bleu1|sentence|{strict}", sentence_bleu1, strict_texts),
-        ),
-        (
-            _mean_of_pairs(f"f1|asymmetric|{paper}", asymmetric_f1, texts),
-            _mean_of_pairs(f"f1|clipped|{strict}", clipped_f1, strict_texts),
-        ),
-        (
-            _mean_of_pairs(f"accuracy|exact|{paper}", exact_match, texts),
-            _mean_of_pairs(f"accuracy|exact|{strict}", exact_answer, strict_texts),
-        ),
+            _pairs(f"{name}|{official}|{paper}", official_score, texts, applies),
+            _pairs(f"{name}|{ours}|{strict}", our_score, strict_texts, applies),
+        )
+        for name, official, official_score, ours, our_score, applies in _ANSWERS
+    ]
+    return [
+        *rows,
         (macro_f1_metric(paper, texts, classes), macro_f1_metric(strict, strict_texts, classes)),
         (
-            _mean_of_pairs(f"closed_accuracy|substring|closed|{paper}", contains_reference, texts, applies=is_closed),
-            _mean_of_pairs(
-                f"closed_accuracy|one-reading|closed|{read}strict", answers_closed, closed_texts, applies=is_closed
-            ),
+            _pairs(substring, answers.contains_reference, texts, is_closed),
+            _pairs(one_reading, answers.answers_closed, closed_texts, is_closed),
         ),
-        *(
-            (
-                _mean_of_pairs(f"{name}_f1|asymmetric|{name}|{paper}", asymmetric_f1, texts, applies=applies),
-                _mean_of_pairs(f"{name}_f1|clipped|{name}|{strict}", clipped_f1, strict_texts, applies=applies),
-            )
-            for name, applies in (("open", is_open), ("closed", is_closed))
-        ),
-    )
+    ]
