@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -55,6 +55,15 @@ class ModelCard:
     memory: str = ""
     trained_on: frozenset[str] | None = None
     blind: bool = False
+
+    def as_chosen(self, arguments: "Mapping[str, Argument]", chosen: Mapping[str, str]) -> "ModelCard":
+        """Return the card with a title that names every choice from a closed list that is not the default.
+
+        Numbers of other choices are not the same model's.
+        """
+        closed = {name: argument.default for name, argument in arguments.items() if argument.choices}
+        others = [f"{name}={chosen[name]}" for name, default in closed.items() if chosen[name] != default]
+        return replace(self, title=f"{self.title} ({', '.join(others)})") if others else self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +165,18 @@ class LoadOptions:
     train_samples: Callable[[str], Sequence[Sample]] = lambda _: ()
     source_of: Callable[[str], Path] = lambda _: Path()
     arguments: Mapping[str, str] = field(default_factory=dict)
+
+    def folder_of(self, card: ModelCard) -> Path:
+        """Return the checkpoint of a model that runs on nothing else.
+
+        Raises:
+            UsageError: If none was given, or it is no folder.
+        """
+        if self.checkpoint is None:
+            raise UsageError(f"{card.title} needs weights.", f"Give {card.weights}.")
+        if not self.checkpoint.is_dir():
+            raise UsageError(f"{self.checkpoint} is no folder.", f"Give {card.weights}.")
+        return self.checkpoint
 
 
 class Adapter(ABC):

@@ -9,6 +9,7 @@ The folder holds:
 """
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
@@ -17,18 +18,22 @@ from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
 
 from medbench.adapters.converting import new_folder
-from medbench.adapters.parts.filling import refuse_other_numbers
-from medbench.adapters.parts.segment_tokenizer import read_tokenizer, refuse_other_vocabulary
-from medbench.adapters.parts.shards import SHARD_BYTES, write_shards
-from medbench.adapters.radfm.loading import LANGUAGE_FOLDER, TOKENIZER_FILE, VISION_FILE
-from medbench.adapters.radfm.model import RadFMVision
-from medbench.adapters.radfm.sizes import SIZES_FILE
-from medbench.adapters.radfm.state import CHECKPOINT, PublishedState, read_state
+from medbench.adapters.radfm.entry import DTYPES
+from medbench.adapters.radfm.model import (
+    CHECKPOINT,
+    LANGUAGE_FOLDER,
+    TOKENIZER_FILE,
+    VISION_FILE,
+    PublishedState,
+    llama_config,
+    read_published,
+)
+from medbench.adapters.radfm.vision import SIZES_FILE, RadFMVision
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.files import canonical_json
-from medbench.unimed.strict_weights import refuse_misfits, refuse_other_shapes
-
-_DTYPES = ("bfloat16", "float16", "float32")
+from medbench.unimed.tokens import read_tokenizer, refuse_other_vocabulary
+from medbench.unimed.weight_files import SHARD_BYTES, write_shards
+from medbench.unimed.weights import refuse_misfits, refuse_other_numbers
 
 
 def convert(source: Path, output: Path, *, dtype: str = "bfloat16", shard_bytes: int = SHARD_BYTES) -> None:
@@ -47,8 +52,8 @@ def convert(source: Path, output: Path, *, dtype: str = "bfloat16", shard_bytes:
         UsageError: If `source` is no folder, `output` is there already, or there is no such type.
         RunError: If `output` cannot be written.
     """
-    if dtype not in _DTYPES:
-        raise UsageError(f"There is no type {dtype!r} of weights.", f"Allowed: {', '.join(_DTYPES)}.")
+    if dtype not in DTYPES:
+        raise UsageError(f"There is no type {dtype!r} of weights.", f"Allowed: {', '.join(DTYPES)}.")
     if not source.is_dir():
         raise UsageError(f"{source} is no folder.", f"Give one with {CHECKPOINT} and {TOKENIZER_FILE}.")
     missing = [name for name in (CHECKPOINT, TOKENIZER_FILE) if not (source / name).is_file()]
@@ -57,27 +62,18 @@ def convert(source: Path, output: Path, *, dtype: str = "bfloat16", shard_bytes:
             f"{source} lacks {', '.join(missing)}.", "Put the authors' two files, unpacked, into one folder."
         )
     with new_folder(output) as folder:
-        state = _read(source)
+        tokenizer, state = read_tokenizer(source / TOKENIZER_FILE), read_published(source)
+        refuse_other_vocabulary(source / TOKENIZER_FILE, tokenizer, state.sizes.language_model.vocab_size)
+        _refuse_misfits(state, str(source))
         _write(state, folder, getattr(torch, dtype), shard_bytes)
         shutil.copyfile(source / TOKENIZER_FILE, folder / TOKENIZER_FILE)
 
 
-def _read(source: Path) -> PublishedState:
-    """Return what is to be written, after a look that a model can be made of it."""
-    tokenizer = read_tokenizer(source / TOKENIZER_FILE)
-    state = read_state(source / CHECKPOINT)
-    refuse_other_vocabulary(source / TOKENIZER_FILE, tokenizer, state.sizes.language_model.vocab_size)
-    _refuse_misfits(state, str(source))
-    return state
-
-
 def _refuse_misfits(state: PublishedState, source: str) -> None:
     with torch.device("meta"):
-        language, vision = LlamaForCausalLM(state.sizes.llama_config()), RadFMVision(state.sizes)
+        language, vision = LlamaForCausalLM(llama_config(state.sizes.language_model)), RadFMVision(state.sizes)
     for given, module in ((state.language_model, language), (state.vision, vision)):
-        expected = cast("torch.nn.Module", module).state_dict()
-        refuse_misfits(source, given=given, expected=expected)
-        refuse_other_shapes(source, given, expected)
+        refuse_misfits(source, given, cast("torch.nn.Module", module).state_dict())
         refuse_other_numbers(source, given)
 
 
@@ -85,10 +81,10 @@ def _write(state: PublishedState, folder: Path, dtype: torch.dtype, shard_bytes:
     language = state.language_model
     sizes = {name: tensor.numel() * dtype.itemsize for name, tensor in language.items()}
     write_shards(folder / LANGUAGE_FOLDER, sizes, lambda name: language[name].to(dtype), shard_bytes=shard_bytes)
-    config = state.sizes.llama_config()
+    config = llama_config(state.sizes.language_model)
     config.dtype = dtype
     config.architectures = [LlamaForCausalLM.__name__]
     config.save_pretrained(folder / LANGUAGE_FOLDER)
     vision = {name: tensor.float().contiguous() for name, tensor in state.vision.items()}
     save_file(vision, folder / VISION_FILE, metadata={"format": "pt"})
-    (folder / SIZES_FILE).write_text(canonical_json(state.sizes.as_json(), indent=2) + "\n", encoding="utf-8")
+    (folder / SIZES_FILE).write_text(canonical_json(asdict(state.sizes), indent=2) + "\n", encoding="utf-8")
