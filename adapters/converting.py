@@ -1,4 +1,4 @@
-"""The command `medbench convert`, and what every converter needs: its options, and a folder that is whole or not there."""
+"""The command `medbench convert`, and what every converter needs."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -56,7 +56,9 @@ def converter(name: str) -> Callable[[Callable[..., None]], click.Command]:
     """Return a decorator that makes a function the converter of a model: of `source`, `output`, and its own options."""
 
     def decorate(function: Callable[..., None]) -> click.Command:
-        function = click.option("--output", required=True, type=click.Path(path_type=Path), help="New folder.")(function)
+        function = click.option("--output", required=True, type=click.Path(path_type=Path), help="New folder.")(
+            function
+        )
         return click.command(name)(click.argument("source", type=click.Path(path_type=Path))(function))
 
     return decorate

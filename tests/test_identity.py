@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from medbench.adapters.base import Adapter, LoadOptions
 from medbench.adapters.catalog import choose_model
 from medbench.adapters.hf.adapter import HfAdapter
-from medbench.adapters.llava_med.adapter import LlavaMedAdapter
+from medbench.adapters.llava_med.model import LlavaMedAdapter
 from medbench.adapters.openai.client import ServedModel
 from medbench.harness import answering_code
 from medbench.harness.answering_code import made_of
@@ -73,7 +73,7 @@ CODE: dict[str, tuple[str, bool]] = {
     "a comment in the model's own adapter": ("adapters/hf/rendering.py", True),
     "a comment in what it shares with others": ("adapters/wording.py", True),
     "a comment in the engine": ("harness/engine/packing.py", True),
-    "a comment in another model's adapter": ("adapters/radfm/adapter.py", False),
+    "a comment in another model's adapter": ("adapters/radfm/model.py", False),
     "a scorer, a page, the command line": ("tasks/metrics/accuracy.py", False),
 }
 SETTINGS: dict[str, tuple[dict[str, Any], bool]] = {
@@ -181,9 +181,9 @@ def test_each_model_has_the_code_of_its_own(source: Path) -> None:
     for name, own in files.items():
         packages = {file.split("/")[1] for file in own if file.startswith("adapters/") and file.count("/") > 1}
         assert name in packages
-        assert packages <= {name, "parts"}
+        assert packages <= {name}
         assert any(file.startswith("harness/engine/") for file in own) == (name != "openai")
-    assert "adapters/parts/text_codec.py" in files["llava_med"] - files["hf"]
+    assert "unimed/tokens.py" in files["llava_med"] - files["hf"]
     assert not any(file.startswith(("tasks/metrics", "leaderboard")) for own in files.values() for file in own)
     assert source.is_dir()
 

@@ -19,10 +19,10 @@ from med_flamingo_fixtures import (
 from transformers import CLIPConfig, CLIPModel, LlamaConfig
 
 from medbench.adapters.base import LoadOptions
-from medbench.adapters.med_flamingo.adapter import MedFlamingoAdapter
 from medbench.adapters.med_flamingo.decoder import MedFlamingoLlama
 from medbench.adapters.med_flamingo.entry import ENTRY
-from medbench.adapters.parts.perceiver import PerceiverResampler, PerceiverSizes
+from medbench.adapters.med_flamingo.model import MedFlamingoAdapter
+from medbench.adapters.perceiver import PerceiverResampler, PerceiverSizes
 from medbench.tasks.foundation.errors import DataError, UsageError
 
 
@@ -225,13 +225,13 @@ def test_clip_may_be_the_whole_model_and_must_fit(
         )
         if name == "whole":
             inner: torch.nn.Module = getattr(model.vision_model, "vision_model", model.vision_model)
-            given = cast("torch.nn.Module", adapters["previous"]._vision.clip)
+            given = cast("torch.nn.Module", adapters["previous"].vision.clip)
             inner.load_state_dict({key.removeprefix("vision_model."): one for key, one in given.state_dict().items()})
         model.save_pretrained(tmp_path / name)
     whole = load(folder, clip=str(tmp_path / "whole"))
     pixels = own_pixels(case("case1_one_image"))
     with torch.inference_mode():
-        assert torch.equal(whole._vision(pixels), adapters["previous"]._vision(pixels))
+        assert torch.equal(whole.vision(pixels), adapters["previous"].vision(pixels))
     with pytest.raises(DataError, match="tokens of width 32, the perceiver reads 64"):
         load(folder, clip=str(tmp_path / "wide"))
     (tmp_path / "whole" / "config.json").unlink()
@@ -239,5 +239,5 @@ def test_clip_may_be_the_whole_model_and_must_fit(
         load(folder, clip=str(tmp_path / "whole"))
     for written in ('{"model_type": "siglip"}', "[]", '{"model_type": "clip", "vision_config": 3}'):
         (tmp_path / "whole" / "config.json").write_text(written, encoding="utf-8")
-        with pytest.raises(DataError, match="holds no CLIP"):
+        with pytest.raises(DataError, match="not CLIP"):
             load(folder, clip=str(tmp_path / "whole"))

@@ -12,15 +12,13 @@ from radfm_fixtures import SINGLE, case, close, embedded, load, prompt_of, state
 from transformers import LlamaForCausalLM
 
 from medbench.adapters.base import LoadOptions
-from medbench.adapters.parts.filling import fill
-from medbench.adapters.parts.perceiver import PerceiverSizes
-from medbench.adapters.radfm.adapter import RadFMAdapter
+from medbench.adapters.perceiver import PerceiverSizes
 from medbench.adapters.radfm.convert import convert
 from medbench.adapters.radfm.entry import ENTRY
-from medbench.adapters.radfm.model import RadFMVision
-from medbench.adapters.radfm.sizes import LanguageSizes, RadFMSizes, sizes_of_state
-from medbench.adapters.radfm.vit3d import VisionSizes
+from medbench.adapters.radfm.model import RadFMAdapter, llama_config
+from medbench.adapters.radfm.vision import LanguageSizes, RadFMSizes, RadFMVision, VisionSizes, sizes_of_state
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
+from medbench.unimed.weights import fill
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +46,9 @@ def test_a_converted_folder_is_the_same_model(adapter: RadFMAdapter, folder: Pat
     convert(folder, output, dtype="float32", shard_bytes=100_000)
     assert len(list((output / "language_model").glob("*.safetensors"))) > 3
     converted = load(output)
-    assert converted._model.sizes == adapter._model.sizes
     for ours, theirs in (
-        (converted._model.language_model, adapter._model.language_model),
-        (converted._model.vision, adapter._model.vision),
+        (converted.decoder, adapter.decoder),
+        (converted.vision, adapter.vision),
     ):
         weights = cast("torch.nn.Module", theirs).state_dict()
         assert all(torch.equal(one, weights[name]) for name, one in ours.state_dict().items())
@@ -74,7 +71,7 @@ def test_the_sizes_of_the_published_checkpoint_are_told_by_its_shapes(tmp_path: 
         perceiver=PerceiverSizes(dim=768, depth=6, heads=8, dim_head=64, num_latents=32),
     )
     with torch.device("meta"):
-        language, vision = LlamaForCausalLM(published.llama_config()), RadFMVision(published)
+        language, vision = LlamaForCausalLM(llama_config(published.language_model)), RadFMVision(published)
     named = {f"lang_model.{name}": tensor for name, tensor in cast("torch.nn.Module", language).state_dict().items()}
     named |= {f"embedding_layer.{name}": tensor for name, tensor in vision.state_dict().items()}
     assert sizes_of_state(named, "it", tmp_path / "radfm.json") == published
@@ -93,9 +90,9 @@ def test_the_sizes_of_the_published_checkpoint_are_told_by_its_shapes(tmp_path: 
 def test_converting_to_bfloat16_halves_the_language_model(adapter: RadFMAdapter, folder: Path, tmp_path: Path) -> None:
     convert(folder, tmp_path / "half")
     loaded = load(tmp_path / "half")
-    given, halved = (one._model.language_model.state_dict() for one in (adapter, loaded))
+    given, halved = (one.decoder.state_dict() for one in (adapter, loaded))
     assert all(torch.equal(halved[name], given[name].bfloat16().float()) for name in given)
-    assert torch.equal(loaded._model.vision.fc.weight, adapter._model.vision.fc.weight)
+    assert torch.equal(loaded.vision.fc.weight, adapter.vision.fc.weight)
 
 
 def test_a_failed_conversion_leaves_nothing(folder: Path, tmp_path: Path) -> None:
@@ -138,7 +135,7 @@ def test_the_command_converts_into_a_folder_that_loads(folder: Path, tmp_path: P
 def test_the_leading_word_of_wrapped_training_is_accepted(adapter: RadFMAdapter, tmp_path: Path) -> None:
     wrapped = write_checkpoint(tmp_path, {f"module.{name}": tensor for name, tensor in state().items()})
     loaded = load(wrapped)
-    assert torch.equal(loaded._model.language_model.lm_head.weight, adapter._model.language_model.lm_head.weight)
+    assert torch.equal(loaded.decoder.lm_head.weight, adapter.decoder.lm_head.weight)
 
 
 @pytest.mark.parametrize(
@@ -170,12 +167,14 @@ def test_weights_that_do_not_fit_are_refused(change: dict[str, torch.Tensor | No
 @pytest.mark.parametrize(
     ("sizes", "said"),
     [
-        ({"visoin": {}}, "no table of sizes"),
-        ({"vision": {"head": 3}}, "impossible sizes: head"),
+        ({"visoin": {}}, "impossible sizes: visoin"),
+        ({"vision": 3}, "no table of sizes"),
+        ({"vision": {"image_size": 70}}, "cannot be cut into its patches"),
+        ({"vision": {"head": 3}}, "impossible sizes: vision.head"),
         ({"vision": {"heads": "three"}}, "no RadFM|impossible sizes"),
         ({"language_model": {"num_attention_heads": 5}}, "sizes of the language model cannot be"),
-        ({"language_model": {"num_atention_heads": 4}}, "impossible sizes: num_atention_heads"),
-        ({"language_model": {"hidden_act": "silu"}}, "impossible sizes: hidden_act"),
+        ({"language_model": {"num_atention_heads": 4}}, "impossible sizes: language_model.num_atention_heads"),
+        ({"language_model": {"hidden_act": "silu"}}, "impossible sizes: language_model.hidden_act"),
         ({"language_model": {"num_attention_heads": -4}}, "impossible sizes: language_model.num_attention_heads -4"),
         ({"vision": {"heads": -3}}, "impossible sizes: vision.heads -3"),
         ({"perceiver": {"heads": 0}}, "impossible sizes: perceiver.heads 0"),

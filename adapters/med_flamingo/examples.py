@@ -69,8 +69,8 @@ def authors_examples(shots: str, folder: Path | None) -> tuple[Example, ...]:
         return ()
     try:
         return tuple(
-            Example(name=name, parts=example_parts(*texts), images=(open_image(folder, ImageRef(path=name)),))
-            for name, *texts in AUTHORS
+            Example(name=name, parts=example_parts(question, answer), images=(open_image(folder, ImageRef(path=name)),))
+            for name, question, answer in AUTHORS
         )
     except SampleError as error:
         names = ", ".join(name for name, _, _ in AUTHORS)

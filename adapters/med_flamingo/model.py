@@ -19,7 +19,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig
 
 from medbench.adapters.base import ImageSlot, LoadOptions, LocalAdapter, Pixels, Prompt, SizeOf, TextSegment
 from medbench.adapters.clip import clip_pixels, read_tower, read_tower_config
-from medbench.adapters.med_flamingo.decoder import ADDED_TOKENS, EVERY, Media, MedFlamingoLlama, seen_images
+from medbench.adapters.med_flamingo.decoder import ADDED_TOKENS, EVERY, MedFlamingoLlama, Media, seen_images
 from medbench.adapters.med_flamingo.entry import (
     CARD,
     ENTRY,
@@ -146,9 +146,13 @@ def _read_trained(path: Path) -> tuple[State, State]:
     """Return what `model.pt` holds: the perceiver, and embeddings and gated blocks, under the names of the modules."""
     state = unwrapped(read_tensors(path))
     gated, copies = (
-        {f"model.layers.{match[1]}.gated.{match[2]}": one for name, one in state.items() if (match := kind.fullmatch(name))}
+        {
+            f"model.layers.{match[1]}.gated.{match[2]}": one
+            for name, one in state.items()
+            if (match := kind.fullmatch(name))
+        }
         for kind in (_GATED, _COPY)
-    )  # fmt: skip
+    )
     shared = sorted(gated.keys() & copies.keys())
     refuse_different(str(path), ((name, gated[name], copies[name]) for name in shared))
     embeddings = f"lang_encoder.{_EMBEDDINGS}"
@@ -190,8 +194,8 @@ def _llama_config(folder: Path) -> LlamaConfig:
 def _unlike_the_first(folder: Path, config: LlamaConfig) -> Iterator[str]:
     """Yield what a LLaMA does that the first does not; their weights have the same shapes."""
     told = (
-        "The LLaMA in {} {}, as LLaMA-2 does. Med-Flamingo was trained on the first LLaMA-7B, and on another its answers "
-        "mean nothing."
+        "The LLaMA in {} {}, as LLaMA-2 does. Med-Flamingo was trained on the first LLaMA-7B, and on another its "
+        "answers mean nothing."
     )
     if int(config.max_position_embeddings) > _FIRST_LLAMA_LENGTH:
         yield told.format(folder, f"reads {config.max_position_embeddings} tokens")
@@ -203,8 +207,9 @@ def _llama_state(files: Mapping[str, Path], config: LlamaConfig, trained: State)
     """Return the weights of the base LLaMA with what was trained in their place and beside them."""
     rows = len(trained[_EMBEDDINGS])
     if rows != int(config.vocab_size) + ADDED_TOKENS:
+        known = f"the LLaMA in {files['llama']} knows {config.vocab_size} tokens"
         raise DataError(
-            f"{files['trained']} has {rows} embeddings, the LLaMA in {files['llama']} knows {config.vocab_size} tokens.",
+            f"{files['trained']} has {rows} embeddings, {known}.",
             f"Med-Flamingo adds {ADDED_TOKENS} tokens to the vocabulary of the first LLaMA-7B.",
         )
     shards = open_shards(files["llama"])
@@ -277,8 +282,8 @@ class MedFlamingoAdapter(LocalAdapter):
     has_row_states = True
 
     def __init__(
-        self, decoder: MedFlamingoLlama, vision: MedFlamingoVision, tokenizer: SegmentTokenizer, options: LoadOptions, *,
-        authors: tuple[Example, ...], fingerprint: str, notices: tuple[str, ...],
+        self, decoder: MedFlamingoLlama, vision: MedFlamingoVision, tokenizer: SegmentTokenizer, options: LoadOptions,
+        *, authors: tuple[Example, ...], fingerprint: str, notices: tuple[str, ...],
     ) -> None:  # fmt: skip
         chosen = ENTRY.settled(options.variant, options.arguments)
         self.card = CARD.as_chosen(ENTRY.arguments, chosen)

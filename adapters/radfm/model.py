@@ -61,7 +61,8 @@ _COPY, _ORIGINAL = f"{VISION}weight", f"{LANGUAGE}model.embed_tokens.weight"
 _PRETRAINING = tuple(
     f"{VISION}{part}."
     for part in (
-        "bert_model", "bert_projection_fc", "output_upscaling", "transformer_decoder", "transformer_decoder_mlp", "cls_head",
+        "bert_model", "bert_projection_fc", "output_upscaling", "transformer_decoder", "transformer_decoder_mlp",
+        "cls_head",
     )
 )  # fmt: skip
 """The text encoder and heads of vision's pre-training, which no answer needs."""
@@ -150,7 +151,8 @@ def _files(folder: Path) -> dict[str, Path]:
         unpack = f"Unpack {archives[0]} first, which the authors publish it in. " if archives else ""
         raise UsageError(
             f"{folder} holds no RadFM: neither {CHECKPOINT} nor {VISION_FILE}.",
-            f"{unpack}Give a folder with the authors' {CHECKPOINT} and {TOKENIZER_FILE}, or one that the converter wrote.",
+            f"{unpack}Give a folder with the authors' {CHECKPOINT} and {TOKENIZER_FILE}, or one that `medbench convert "
+            "radfm` wrote.",
         )
     own = (CHECKPOINT,) if published.is_file() else (LANGUAGE_FOLDER, VISION_FILE)
     return {name: folder / name for name in (*own, SIZES_FILE, TOKENIZER_FILE) if (folder / name).exists()}

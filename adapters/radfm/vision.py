@@ -111,7 +111,9 @@ def sizes_of_state(state: Mapping[str, torch.Tensor], source: str, file: Path) -
     """
     given = read_json(file) if file.is_file() else {}
     if not isinstance(given, dict) or any(not isinstance(part, dict) for part in given.values()):
-        raise DataError(f"{file} is no table of sizes.", "It may hold language_model, vision and perceiver, each a table.")
+        raise DataError(
+            f"{file} is no table of sizes.", "It may hold language_model, vision and perceiver, each a table."
+        )
     heads = {name: given.get(name, {}).get("heads") for name in ("vision", "perceiver")}
     try:
         found = {

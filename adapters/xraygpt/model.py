@@ -165,8 +165,9 @@ def config_of(files: Mapping[str, Path]) -> Blip2Config:
     sizes: dict[str, Any] = read_json(files["sizes"]) if "sizes" in files else {}
     values = read_json(files["language"] / "config.json")
     if values.get("model_type") != "llama" or sizes.keys() - _SIZES:
+        given = sorted(sizes) or "as published"
         raise DataError(
-            f"{files['language']} is of type {values.get('model_type')!r}, with sizes {sorted(sizes) or 'as published'}.",
+            f"{files['language']} is of type {values.get('model_type')!r}, with sizes {given}.",
             f"XrayGPT's language model is a `llama`; sizes are {', '.join(sorted(_SIZES))}.",
         )
     try:
