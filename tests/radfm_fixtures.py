@@ -18,8 +18,7 @@ from medbench.harness.engine.request import Decoding, Request
 from medbench.tasks.catalog import get_task
 from medbench.tasks.sample import ImageRef, Sample
 
-SIZES = {"vision": {"heads": 3}, "perceiver": {"heads": 2}, "language_model": {"max_position_embeddings": 512}}
-"""What shapes do not tell of the tiny model."""
+_UNSAID = {"hidden_act", "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id"}
 SINGLE = ("case1_single_2d", "case2_two_3d_nonsquare", "case3_depth_floor", "case4_text_only")
 LIMIT = 200
 TOLERANCE = 2e-4
@@ -42,11 +41,14 @@ def state() -> dict[str, torch.Tensor]:
 
 
 def write_checkpoint(folder: Path, weights: dict[str, torch.Tensor] | None = None) -> Path:
-    """Write what the authors publish, with the sizes that shapes do not tell."""
+    """Write what the authors publish, with the sizes of the tiny model."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(state() if weights is None else weights, folder / "pytorch_model.bin")
     shutil.copyfile(fixtures() / "tiny_llama_tokenizer.model", folder / "tokenizer.model")
-    (folder / "radfm.json").write_text(json.dumps(SIZES), encoding="utf-8")
+    config = document("config.json")["config"]
+    language = {name: size for name, size in config["llama"].items() if name not in _UNSAID}
+    sizes = {"language_model": language, "vision": config["vision"], "perceiver": config["perceiver"]}
+    (folder / "radfm.json").write_text(json.dumps(sizes), encoding="utf-8")
     return folder
 
 

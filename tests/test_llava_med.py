@@ -102,7 +102,7 @@ def prompt_of(adapter: LlavaMedAdapter, case: Mapping[str, Any]) -> Prompt:
     question = case.get("question") or fixture.question_in(case["prompt"])
     if case["id"] != "multi_turn":
         return adapter.put(question, sample)
-    codec = adapter.codec
+    codec = adapter.tokens
     first, later = case["prompt"].split("<image>")
     one, two = later.split("</s>")
     tail = (*codec.ids(one), codec.end, *codec.ids(two))
@@ -111,7 +111,7 @@ def prompt_of(adapter: LlavaMedAdapter, case: Mapping[str, Any]) -> Prompt:
 
 
 def vicuna_of(adapter: LlavaMedAdapter) -> LlavaMedAdapter:
-    return LlavaMedAdapter(adapter.decoder, adapter.codec, adapter.form, TEMPLATES["v1.5"]["vicuna_v1"])
+    return LlavaMedAdapter(adapter.decoder, adapter.tokens, adapter.form, TEMPLATES["v1.5"]["vicuna_v1"])
 
 
 def ids_of(prompt: Prompt, placeholder: int, *, expanded: bool) -> list[int]:
@@ -282,7 +282,7 @@ def test_render_puts_the_tasks_own_instruction_and_no_image_of_the_datas(new: Ll
     assert "<image>" not in asked
     assert prompt == new.put(asked, sample)
     assert len(prompt.images()) == 1
-    assert new.codec.end not in ids_of(prompt, -200, expanded=False)
+    assert new.tokens.end not in ids_of(prompt, -200, expanded=False)
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -386,7 +386,7 @@ def test_an_answer_of_version_1_0_ends_with_its_turn(
     assert new.stop_strings(SPEC) == ()
     request = make_request(old, sample_of(["wide"], "What is it?"), SPEC, pictures)
     assert request.decoding.stop_strings == ("###",)
-    turn = old.codec.ids("Assistant: liver###Human")
+    turn = old.tokens.ids("Assistant: liver###Human")
     assert old.detokenise(turn).partition("###")[0] == "Assistant: liver"
     whole = generate_alone(old, request).text
     mark = whole[4:6]

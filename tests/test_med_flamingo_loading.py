@@ -82,16 +82,16 @@ COPY = "lang_encoder.model.layers.3.gated_cross_attn_layer.attn_gate"
         ({"lang_encoder.gated_cross_attn_layers.4.attn_gate": torch.ones(1)}, r"1 unexpected: model\.layers\.4"),
         ({"perceiver.norm.bias": None}, r"1 missing: norm\.bias"),
         ({"perceiver.extra": torch.ones(1)}, "1 unexpected: extra"),
-        ({"perceiver.latents": None}, "lacks 'latents' of the perceiver"),
+        ({"perceiver.latents": None}, "1 missing: latents"),
         ({"perceiver.norm.bias": torch.ones(3)}, "of another shape"),
         ({"vision_encoder.proj": torch.ones(1)}, r"also holds vision_encoder\.proj"),
         ({"lang_encoder.model.embed_tokens.weight": None}, "lacks embeddings"),
         ({"lang_encoder.model.embed_tokens.weight": torch.ones(448, 64)}, "has 448 embeddings"),
         ({"lang_encoder.model.embed_tokens.weight": torch.tensor(1.0)}, "is a single number"),
         ({BLOCK: torch.tensor(1.0), COPY: torch.tensor(1.0)}, "attn_gate is a single number"),
-        ({"perceiver.latents": torch.tensor(1.0)}, "weights of unknown axes"),
-        ({"perceiver.layers.0.0.to_q.weight": torch.tensor(1.0)}, "weights of unknown axes"),
-        ({"perceiver.layers.999999999.1.1.weight": torch.ones(1)}, "missing"),
+        ({"perceiver.latents": torch.tensor(1.0)}, "of another shape: latents"),
+        ({"perceiver.layers.0.0.to_q.weight": torch.tensor(1.0)}, r"of another shape: layers\.0"),
+        ({"perceiver.layers.999999999.1.1.weight": torch.ones(1)}, "1 unexpected: layers.999"),
         ({"perceiver.norm.bias": torch.ones(64, dtype=torch.int8)}, r"no floating-point numbers: norm\.bias of"),
         ({"vision_encoder.proj": torch.ones(1), "state": torch.ones(1)}, r"also holds state, vision_encoder\.proj"),
     ],
@@ -232,7 +232,7 @@ def test_clip_may_be_the_whole_model_and_must_fit(
     pixels = own_pixels(case("case1_one_image"))
     with torch.inference_mode():
         assert torch.equal(whole.vision(pixels), adapters["previous"].vision(pixels))
-    with pytest.raises(DataError, match="tokens of width 32, the perceiver reads 64"):
+    with pytest.raises(DataError, match=r"of another shape: latents \[64, 64\] instead of \[64, 32\]"):
         load(folder, clip=str(tmp_path / "wide"))
     (tmp_path / "whole" / "config.json").unlink()
     with pytest.raises(DataError, match=r"config\.json is missing"):

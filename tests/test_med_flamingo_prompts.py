@@ -206,7 +206,7 @@ def test_the_pictures_of_examples_are_read_like_the_questions_own(colours: Path,
     spec = get_task("slake-vqa")
     adapter = load(wide, media_rule=rule, train_samples=lambda _: train, source_of=lambda _: colours)
     requests = [make_request(adapter, sample_of(number), spec, colours) for number in range(6)]
-    examples = adapter.examples.of(spec)
+    examples = adapter.examples_of(spec)
     pictures = [image for example in examples for image in example.images]
     with torch.inference_mode():
         features = adapter.encode_images([adapter.pixels(image) for image in pictures])
@@ -254,7 +254,7 @@ def test_the_authors_examples_need_their_pictures(folder: Path, tmp_path: Path) 
 def test_the_authors_pictures_are_those_of_vqa_rad(folder: Path) -> None:
     pictures = realdata("vqa_rad") / "images"
     adapter = load(folder, demo_images=str(pictures), shots="6")
-    assert [example.images[0].mode for example in adapter.examples.of(get_task("path-vqa"))] == ["RGB"] * 6
+    assert [example.images[0].mode for example in adapter.examples_of(get_task("path-vqa"))] == ["RGB"] * 6
 
 
 @pytest.mark.parametrize(

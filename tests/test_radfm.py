@@ -30,6 +30,7 @@ from transformers import GenerationConfig
 from medbench.adapters.base import LoadOptions
 from medbench.adapters.radfm.entry import ENTRY
 from medbench.adapters.radfm.model import RadFMAdapter
+from medbench.adapters.radfm.vision import patches_of
 from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
@@ -70,7 +71,7 @@ def test_every_stage_of_vision_equals_the_original(adapter: RadFMAdapter, name: 
     volumes = given["vision_x"].flatten(0, 1)
     vision = adapter.vision
     tower = vision.vision_encoder
-    close(tower.to_patch_embedding(volumes), given["patch_tokens"], 1e-5)
+    close(tower.to_patch_embedding(patches_of(volumes, (16, 16, 4))), given["patch_tokens"], 1e-5)
     close(tower.positions(volumes).expand_as(given["vit_pos"]), given["vit_pos"], 0)
     close(tower(volumes), given["vit_tokens"], 2e-5)
     latents = latents_of(adapter, list(volumes))

@@ -62,7 +62,7 @@ def demo(four: Path) -> XrayGptAdapter:
 
 
 def in_test_form(adapter: XrayGptAdapter) -> XrayGptAdapter:
-    return XrayGptAdapter(adapter.model, adapter.codec, adapter.weights_fingerprint, template="test")
+    return XrayGptAdapter(adapter.model, adapter.tokens, adapter.weights_fingerprint, template="test")
 
 
 def case_of(name: str) -> dict[str, Any]:
@@ -223,7 +223,7 @@ def test_rows_padded_without_a_mask_are_wrong(demo: XrayGptAdapter) -> None:
 def test_the_loss_of_training_is_the_authors(demo: XrayGptAdapter) -> None:
     """Teacher-forced over captions and their `###`, one mean over all tokens of the batch."""
     forward = document("cases.json")["forward_loss"]
-    adapter, codec = in_test_form(demo), demo.codec
+    adapter, codec = in_test_form(demo), demo.tokens
     losses = []
     for caption, image in zip(forward["captions"], forward["images"], strict=True):
         prompt = embeddings_of(adapter, adapter.put(question_in(forward["prompt"]), sample_of(image)))

@@ -51,16 +51,11 @@ _DELTA_TYPE = torch.float16
 def convert_delta(base: Path, delta: Path, output: Path, *, shard_bytes: int = SHARD_BYTES) -> None:
     """Write the folder of a whole LLaVA-Med 1.0, which `--model llava-med:v1.0 --checkpoint OUTPUT` loads.
 
-    The rule, in float16 (LLaVA-Med tag v1.0.0, `llava/model/apply_delta.py`): tensors of one shape are added; the
-    embedding and the head have more rows than LLaMA's, so only the first ones are; the projector is published as it is.
-    Only one shard is in memory at a time. The vision tower is in neither of the two folders: give it to the run with
-    `--model-arg vision_tower=DIR`, or put it into the sub-folder `vision_tower` of the output.
-
-    Args:
-        base: Folder of LLaMA-7B in the layout of transformers.
-        delta: Folder of the delta, any of the published ones.
-        output: New folder.
-        shard_bytes: Most bytes in a shard.
+    `base` is LLaMA-7B in the layout of transformers, `delta` any of the published ones. The rule, in float16 (LLaVA-Med
+    tag v1.0.0, `llava/model/apply_delta.py`): tensors of one shape are added; the embedding and the head have more rows
+    than LLaMA's, so only the first ones are; the projector is published as it is. Only one shard is in memory at a
+    time. The vision tower is in neither of the two folders: give it to the run with `--model-arg vision_tower=DIR`, or
+    put it into the sub-folder `vision_tower` of the output.
 
     Raises:
         DataError: If the two do not belong together, or a file is missing or broken.
@@ -105,13 +100,8 @@ def convert_v15(
     """Write a checkpoint of LLaVA's format as a folder that `AutoModelForImageTextToText` and `AutoProcessor` load.
 
     Its processor pads images as the authors do, and its chat template is theirs. `<image>` becomes a token of its own
-    behind the vocabulary, with the weights of the unknown token, so that it is never written.
-
-    Args:
-        source: The published folder.
-        output: New folder.
-        vision_tower: Folder of OpenAI's CLIP, to be put in place of the checkpoint's own tower.
-        dtype: Type of the weights.
+    behind the vocabulary, with the weights of the unknown token, so that it is never written. `vision_tower` is a
+    folder of OpenAI's CLIP, to be put in place of the checkpoint's own tower.
 
     Raises:
         DataError: If a file is missing or broken, or does not fit.

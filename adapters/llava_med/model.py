@@ -27,7 +27,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from medbench.adapters.base import ImageSlot, LoadOptions, LocalAdapter, Pixels, Prompt, SizeOf, TextSegment
+from medbench.adapters.base import ImageSlot, LoadOptions, Pixels, Prompt, SizeOf, TextAdapter, TextSegment
 from medbench.adapters.clip import clip_pixels, read_tower, read_tower_config
 from medbench.adapters.llava_med.entry import AUTHORS_DECODING, AUTHORS_TOKENS, CARD, TEMPLATES, Template
 from medbench.adapters.wording import without_marks
@@ -39,8 +39,8 @@ from medbench.tasks.foundation.model_files import identity_of
 from medbench.tasks.foundation.stand_ins import refuse_stand_ins
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import Kind, TaskSpec
+from medbench.unimed import weights
 from medbench.unimed.tokens import TextCodec, load_codec
-from medbench.unimed.weights import ROTARY, device_and_dtype, refuse_loading_info, reported_from_pretrained
 
 LANGUAGE_MODELS: Mapping[str, type[PreTrainedConfig]] = {
     "llava_mistral": MistralConfig,
@@ -72,7 +72,7 @@ _NAMES = {
     r"^model\.mm_projector\.2\.": "model.multi_modal_projector.linear_2.",
     r"^model\.mm_projector\.(weight|bias)$": r"model.multi_modal_projector.\1",
 }
-_BUFFERS = (*ROTARY, "embeddings.position_ids")
+_BUFFERS = (*weights.ROTARY, "embeddings.position_ids")
 """What checkpoints of older libraries hold beside the weights; it follows from the configuration."""
 _LEAST_NORM = 0.1
 
@@ -99,11 +99,7 @@ class LlavaFormat:
 
 
 def read_format(folder: Path, tower: Path | None) -> LlavaFormat:
-    """Return what a checkpoint folder says about itself.
-
-    Args:
-        folder: The checkpoint.
-        tower: Folder of its vision tower; None if it is one of OpenAI's two, whose sizes are known.
+    """Return what a checkpoint says about itself. Without a folder of its `tower`, that must be one of OpenAI's two.
 
     Raises:
         DataError: If `config.json` is missing, of another format, or asks for something that is not supported.
@@ -187,14 +183,7 @@ class LinearLlava(LlavaForConditionalGeneration):
 def load_model(
     folder: Path, form: LlavaFormat, dtype: torch.dtype, *, tower: Path | None, from_base: bool
 ) -> tuple[LlavaForConditionalGeneration, float | None]:
-    """Load a checkpoint.
-
-    Args:
-        folder: The checkpoint.
-        form: What it is.
-        dtype: Type of the weights.
-        tower: Folder of a CLIP, if there is one.
-        from_base: Whether the vision tower comes from there, not from the checkpoint.
+    """Load a checkpoint, with the vision tower of the folder `tower` in place of its own if it is `from_base`.
 
     Returns:
         The model, and the largest difference between the weights of both towers; None where there is only one.
@@ -233,7 +222,7 @@ def _read(
 ) -> tuple[LlavaForConditionalGeneration, bool]:
     """Return the model, and whether the checkpoint holds a vision tower; one that comes later is not missing."""
     kind: Any = LinearLlava if form.linear else LlavaForConditionalGeneration
-    model, info = reported_from_pretrained(kind, folder, config=form.config, key_mapping=_NAMES, dtype=dtype)
+    model, info = weights.reported_from_pretrained(kind, folder, config=form.config, key_mapping=_NAMES, dtype=dtype)
     missing = {str(name) for name in info.get("missing_keys") or ()}
     own_tower = {_TOWER + name for name, _ in model.model.vision_tower.named_parameters()}
     lacks_tower = own_tower <= missing
@@ -244,7 +233,7 @@ def _read(
         )
     if lacks_tower:
         info = {**info, "missing_keys": missing - own_tower}
-    refuse_loading_info(str(folder), info, harmless=_BUFFERS)
+    weights.refuse_loading_info(str(folder), info, harmless=_BUFFERS)
     return model, not lacks_tower
 
 
@@ -269,7 +258,11 @@ def load_llava_med(options: LoadOptions) -> "LlavaMedAdapter":
         RunError: If memory runs out.
     """
     folder, version, chosen = options.folder_of(CARD), options.variant or "v1.5", options.arguments
-    template, from_base = _template(version, chosen["template"]), chosen["vision_source"] == "base"
+    templates, from_base = TEMPLATES[version], chosen["vision_source"] == "base"
+    if chosen["template"] not in templates:
+        raise UsageError(
+            f"LLaVA-Med {version} has no template {chosen['template']!r}.", f"Allowed: {', '.join(templates)}."
+        )
     if version == "v1.0" and not from_base:
         raise UsageError(
             "A checkpoint of version 1.0 holds no vision tower.", "Leave --model-arg vision_source=checkpoint out."
@@ -281,26 +274,21 @@ def load_llava_med(options: LoadOptions) -> "LlavaMedAdapter":
         form = read_format(folder, tower)
         _refuse_other_version(form, version, folder)
         codec = load_codec(folder)
-        device, dtype = device_and_dtype(options.device, options.dtype)
+        device, dtype = weights.device_and_dtype(options.device, options.dtype)
         model, difference = load_model(folder, form, dtype, tower=tower, from_base=from_base)
         model = torch.nn.Module.to(model, device).eval()
     parts = {"checkpoint": folder}
     if tower is not None:
         parts["vision tower"] = tower if from_base else tower / "config.json"
-    adapter = LlavaMedAdapter(model, codec, form, template, fingerprint=identity_of(parts), version=version)
+    adapter = LlavaMedAdapter(
+        model, codec, form, templates[chosen["template"]], fingerprint=identity_of(parts), version=version
+    )  # fmt: skip
     adapter.tasks_seen = trained_on
     if chosen["preset"] == "author":
         adapter.decoding, adapter.longest = AUTHORS_DECODING[version], AUTHORS_TOKENS
     if difference is not None:
         adapter.notices = (_told(tower, difference, from_base=from_base),)
     return adapter
-
-
-def _template(version: str, name: str) -> Template:
-    templates = TEMPLATES[version]
-    if name not in templates:
-        raise UsageError(f"LLaVA-Med {version} has no template {name!r}.", f"Allowed: {', '.join(templates)}.")
-    return templates[name]
 
 
 def _tasks(names: str) -> frozenset[str] | None:
@@ -323,13 +311,9 @@ def _refuse_other_version(form: LlavaFormat, version: str, folder: Path) -> None
 
 
 def mark_ids(codec: TextCodec, vocabulary: int) -> tuple[int, int, int]:
-    """Return the ids of `<im_patch>`, `<im_start>` and `<im_end>`.
+    """Return the ids of `<im_patch>`, `<im_start>` and `<im_end>` where the embedding has `vocabulary` rows.
 
     A tokenizer without them is LLaMA's own; the authors add them behind it in this order.
-
-    Args:
-        codec: The tokenizer.
-        vocabulary: Rows of the embedding.
 
     Raises:
         DataError: If tokenizer and embedding do not belong together.
@@ -346,16 +330,8 @@ def mark_ids(codec: TextCodec, vocabulary: int) -> tuple[int, int, int]:
     return patch, start, end
 
 
-class LlavaMedAdapter(LocalAdapter):
+class LlavaMedAdapter(TextAdapter[TextCodec]):
     """LLaVA-Med: features of CLIP's second-to-last layer through a projector, in place of the image in the prompt.
-
-    Args:
-        model: On its device.
-        codec: Its tokenizer.
-        form: What its configuration says.
-        template: How a question is put.
-        fingerprint: Identity of the files.
-        version: `v1.5` or `v1.0`.
 
     Attributes:
         tasks_seen: Tasks that the checkpoint was fine-tuned on; None if nobody has said.
@@ -370,8 +346,8 @@ class LlavaMedAdapter(LocalAdapter):
         self, model: LlavaForConditionalGeneration, codec: TextCodec, form: LlavaFormat, template: Template, *,
         fingerprint: str = "", version: str = "v1.5",
     ) -> None:  # fmt: skip
-        self.decoder: LlavaForConditionalGeneration = model
-        self.codec = codec
+        self.decoder: LlavaForConditionalGeneration
+        super().__init__(model, codec, fingerprint)
         self.form = form
         self.template = template
         self._version = version
@@ -382,10 +358,6 @@ class LlavaMedAdapter(LocalAdapter):
             model.config.image_token_index, start, end = mark_ids(codec, vocabulary)
             if form.marks:
                 self._before, self._behind = (start,), (end,)
-        self.end_ids = frozenset({codec.end})
-        self.weights_fingerprint = fingerprint
-        self.device = str(model.device)
-        self.dtype = str(model.dtype).removeprefix("torch.")
 
     @property
     def title(self) -> str:
@@ -415,9 +387,9 @@ class LlavaMedAdapter(LocalAdapter):
 
     def put(self, question: str, sample: Sample) -> Prompt:
         """Return the template around a question about the sample's images."""
-        first, *others = (self.codec.ids(part) for part in self.template.parts(question, len(sample.images)))
+        first, *others = (self.tokens.ids(part) for part in self.template.parts(question, len(sample.images)))
         segments: list[TextSegment | ImageSlot] = []
-        before = self.codec.begin + first
+        before = self.tokens.begin + first
         for image, ids in zip(sample.images, others, strict=True):
             slot = ImageSlot(image=image, tokens=self.form.visual_tokens)
             segments += [TextSegment(ids=before + self._before), slot]
@@ -445,14 +417,6 @@ class LlavaMedAdapter(LocalAdapter):
         """Return visual tokens [V, D] of features [V, C_v]; the kind of task does not matter."""
         del kind
         return list(self.decoder.model.multi_modal_projector(torch.stack(list(features))))
-
-    def detokenise(self, ids: Sequence[int]) -> str:
-        """Return the text without special tokens."""
-        return self.codec.text(ids)
-
-    def readable(self, ids: Sequence[int]) -> str:
-        """Return the text with special tokens."""
-        return self.codec.readable(ids)
 
     def max_new_tokens(self, spec: TaskSpec) -> int:
         """Return the task's limit, or the authors' in their preset."""

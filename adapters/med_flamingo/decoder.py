@@ -78,19 +78,9 @@ class TokenGroups:
     longest: int
     images: tuple[torch.Tensor, ...]
 
-    def keys_and_values(self, block: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values [P, heads, latents, width] of the P images for a block."""
-        keys, values = torch.stack([image[block] for image in self.images]).unbind(1)
-        return keys, values
-
 
 def group_by_image(states: RowStates, positions: torch.Tensor) -> TokenGroups | None:
-    """Return the groups of the tokens of a pass; None if they see nothing.
-
-    Args:
-        states: A `Media` of every row.
-        positions: Place of each token in its row [B, L].
-    """
+    """Return the groups of a pass's tokens at these positions [B, L] in rows with a `Media` each; None if none sees."""
     device = positions.device
     if states.rows is None:
         positions = positions.expand(len(states.states), -1)
@@ -139,7 +129,7 @@ class MaskedCrossAttention(nn.Module):
         queries = self.to_q(self.norm(tokens[groups.tokens]))
         table = queries.new_zeros(len(groups.images) * groups.longest, queries.shape[-1])
         table[groups.cells] = queries
-        keys, values = groups.keys_and_values(block)
+        keys, values = torch.stack([image[block] for image in groups.images]).unbind(1)
         attended = nn.functional.scaled_dot_product_attention(
             split_heads(table.unflatten(0, (len(groups.images), groups.longest)), self._heads), keys, values
         )
@@ -185,12 +175,8 @@ class GatedLayer(LlamaDecoderLayer):
 class MedFlamingoLlama(LlamaForCausalLM):
     """`LlamaForCausalLM` that looks at the images of its rows.
 
-    It reads `ADDED_TOKENS` more ids than it writes: the embeddings have rows for them, the head has none.
-
-    Args:
-        config: Of LLaMA.
-        media_width: Width of a latent of an image.
-        heads: Heads of cross-attention.
+    It reads `ADDED_TOKENS` more ids than it writes: the embeddings have rows for them, the head has none. A latent of
+    an image is `media_width` wide, and cross-attention has `heads`.
     """
 
     def __init__(self, config: LlamaConfig, media_width: int = 1024, heads: int = 8) -> None:

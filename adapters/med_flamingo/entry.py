@@ -100,13 +100,7 @@ def example_parts(question: str, answer: str, images: int = 1) -> tuple[str | Sp
 
 
 def prompt_parts(question: str, images: int, examples: Sequence[str | Special]) -> tuple[str | Special, ...]:
-    """Return a whole prompt; the last `images` marks are the question's own.
-
-    Args:
-        question: On one line.
-        images: How many it is about.
-        examples: The parts of all examples.
-    """
+    """Return a whole prompt: the parts of all examples, and a question about some images."""
     asked = f"Question: {question} Answer:"
     return (WITH_EXAMPLES if examples else WITHOUT_EXAMPLES, *examples, *[Special.IMAGE] * images, asked)
 

@@ -39,13 +39,7 @@ Parts = tuple[str | Special, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One example.
-
-    Attributes:
-        name: Sample id, or the image's name.
-        parts: Its texts and special tokens.
-        images: Its images.
-    """
+    """One example, by its sample id or its image's name."""
 
     name: str
     parts: Parts
@@ -83,14 +77,7 @@ def authors_examples(shots: str, folder: Path | None) -> tuple[Example, ...]:
 def drawn_examples(
     spec: TaskSpec, samples: Iterable[Sample], source: Path, fits: Callable[[Parts], bool]
 ) -> tuple[Example, ...]:
-    """Return up to six examples of a task's train split.
-
-    Args:
-        spec: The task.
-        samples: Its train split.
-        source: Folder that its images start from.
-        fits: Whether a text is short enough.
-    """
+    """Return up to six examples of a task's train split, whose images start from `source` and whose text `fits`."""
 
     def order(sample: Sample) -> bytes:
         return hashlib.sha256(f"med-flamingo/{spec.name}/{sample.sample_id}".encode()).digest()
@@ -113,54 +100,32 @@ def drawn_examples(
     return tuple(chosen)
 
 
-class Examples:
-    """The examples of every task, chosen when it is first asked about.
+def examples_of(
+    spec: TaskSpec, options: LoadOptions, authors: tuple[Example, ...], fits: Callable[[Parts], bool]
+) -> tuple[Example, ...]:
+    """Return the examples of a task: none, the authors' own if they are to be shown, or some of its train split.
 
-    Args:
-        authors: The authors' own, if they are to be shown.
-        options: Where train splits and their images are.
-        shots: How many examples are wanted: `auto`, `0` or `6`.
-        fits: Whether a text is short enough.
+    Raises:
+        DataError: If six are insisted on and its train split does not have them.
     """
+    shots = options.arguments.get("shots", "auto")
+    if shots == "0":
+        return ()
+    if spec.kind == "vqa" and authors:
+        return authors
+    drawn = drawn_examples(spec, options.train_samples(spec.name), options.source_of(spec.name), fits)
+    if shots == "6" and len(drawn) < SHOTS:
+        raise DataError(
+            f"The train split of {spec.name} has {len(drawn)} usable examples; shots=6 needs {SHOTS}.",
+            "Prepare the task with its train split, or give shots=auto or shots=0.",
+        )
+    return drawn
 
-    def __init__(
-        self, authors: tuple[Example, ...], options: LoadOptions, shots: str, fits: Callable[[Parts], bool]
-    ) -> None:
-        self._authors = authors
-        self._options = options
-        self._shots = shots
-        self._fits = fits
-        self.chosen: dict[str, tuple[Example, ...]] = {}
 
-    def of(self, spec: TaskSpec) -> tuple[Example, ...]:
-        """Return the examples of a task.
-
-        Raises:
-            DataError: If they are insisted on and its train split does not have six.
-        """
-        if spec.name not in self.chosen:
-            self.chosen[spec.name] = self._choose(spec)
-        return self.chosen[spec.name]
-
-    def notice(self, spec: TaskSpec) -> str:
-        """Return which examples a task has, for those who read its numbers."""
-        examples = self.of(spec)
-        if not examples:
-            return f"Med-Flamingo answers {spec.name} without examples."
-        origin = "the authors'" if examples is self._authors else "of its train split"
-        names = ", ".join(example.name for example in examples)
-        return f"Med-Flamingo is shown {len(examples)} examples for {spec.name}, {origin}: {names}"
-
-    def _choose(self, spec: TaskSpec) -> tuple[Example, ...]:
-        if self._shots == "0":
-            return ()
-        if spec.kind == "vqa" and self._authors:
-            return self._authors
-        samples, source = self._options.train_samples(spec.name), self._options.source_of(spec.name)
-        drawn = drawn_examples(spec, samples, source, self._fits)
-        if self._shots == "6" and len(drawn) < SHOTS:
-            raise DataError(
-                f"The train split of {spec.name} has {len(drawn)} usable examples; shots=6 needs {SHOTS}.",
-                "Prepare the task with its train split, or give shots=auto or shots=0.",
-            )
-        return drawn
+def notice_of(spec: TaskSpec, examples: tuple[Example, ...], authors: tuple[Example, ...]) -> str:
+    """Return which examples a task has, for those who read its numbers."""
+    if not examples:
+        return f"Med-Flamingo answers {spec.name} without examples."
+    origin = "the authors'" if examples is authors else "of its train split"
+    names = ", ".join(example.name for example in examples)
+    return f"Med-Flamingo is shown {len(examples)} examples for {spec.name}, {origin}: {names}"

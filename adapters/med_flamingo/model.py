@@ -17,21 +17,13 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig
 
-from medbench.adapters.base import ImageSlot, LoadOptions, LocalAdapter, Pixels, Prompt, SizeOf, TextSegment
+from medbench.adapters.base import ImageSlot, LoadOptions, Pixels, Prompt, SizeOf, TextAdapter, TextSegment
 from medbench.adapters.clip import clip_pixels, read_tower, read_tower_config
-from medbench.adapters.med_flamingo.decoder import ADDED_TOKENS, EVERY, MedFlamingoLlama, Media, seen_images
-from medbench.adapters.med_flamingo.entry import (
-    CARD,
-    ENTRY,
-    LONGEST_VQA_ANSWER,
-    SPECIAL_TEXTS,
-    Special,
-    prompt_parts,
-    question_of,
-    stops_of,
-)
-from medbench.adapters.med_flamingo.examples import AUTHORS, Example, Examples, authors_examples
-from medbench.adapters.perceiver import HEAD_WIDTH, PerceiverResampler, sizes_of
+from medbench.adapters.med_flamingo import entry
+from medbench.adapters.med_flamingo.decoder import ADDED_TOKENS, MedFlamingoLlama, Media, seen_images
+from medbench.adapters.med_flamingo.entry import CARD, ENTRY, SPECIAL_TEXTS, Special
+from medbench.adapters.med_flamingo.examples import AUTHORS, Example, authors_examples, examples_of, notice_of
+from medbench.adapters.perceiver import PerceiverResampler, PerceiverSizes
 from medbench.tasks.foundation.console import say
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.memory import room_for
@@ -39,19 +31,9 @@ from medbench.tasks.foundation.model_files import identity_of
 from medbench.tasks.foundation.stand_ins import refuse_stand_ins
 from medbench.tasks.sample import ImageRef, Sample
 from medbench.tasks.spec import Kind, TaskSpec
+from medbench.unimed import weights
 from medbench.unimed.tokens import BOS_ID, EOS_ID, SegmentTokenizer, read_tokenizer, refuse_other_vocabulary
 from medbench.unimed.weight_files import open_shards, read_tensors
-from medbench.unimed.weights import (
-    LIBRARY_FAULTS,
-    ROTARY,
-    device_and_dtype,
-    fill,
-    filled_llama,
-    part_of,
-    refuse_different,
-    some_of,
-    unwrapped,
-)
 
 State = dict[str, torch.Tensor]
 TOKENIZER_FILE = "tokenizer.model"
@@ -64,7 +46,6 @@ _FIRST_LLAMA_LENGTH, _FIRST_LLAMA_EPSILON = 2048, 1e-6
 _PUBLISHED_CLIP = {1024: (224, 14)}
 """Sides of the image and of a patch of the published CLIP, by its width: no shape of a weight tells them all."""
 _CLIP_HINT = "Give openai/clip-vit-large-patch14."
-_HEADS = 8
 _EXAMPLES_THAT_FILL = 10
 """Examples of the longest allowed length that would fill the context: six of them, question and answer fit."""
 
@@ -100,22 +81,18 @@ def load_med_flamingo(options: LoadOptions) -> "MedFlamingoAdapter":
     files = _files(options.folder_of(CARD), chosen)
     demo_images = Path(chosen["demo_images"]).expanduser() if chosen["demo_images"] else None
     authors = authors_examples(chosen["shots"], demo_images)
-    device, dtype = device_and_dtype(options.device, options.dtype)
+    device, dtype = weights.device_and_dtype(options.device, options.dtype)
     refuse_stand_ins(*files.values())
     tokenizer_file = files["llama"] / TOKENIZER_FILE
-    tokenizer = read_tokenizer(tokenizer_file)
+    tokenizer = read_tokenizer(tokenizer_file, tuple(SPECIAL_TEXTS.values()))
     config = _llama_config(files["llama"])
     refuse_other_vocabulary(tokenizer_file, tokenizer, int(config.vocab_size))
     with room_for(f"Med-Flamingo in {files['trained'].parent}"):
         perceiver, blocks = _read_trained(files["trained"])
         vision = _vision(files, perceiver, device)
-        heads = blocks.get(f"model.layers.{EVERY - 1}.gated.attn.to_q.weight")
-        kind = partial(
-            MedFlamingoLlama, media_width=int(perceiver["latents"].shape[1]),
-            heads=_HEADS if heads is None else max(1, len(heads) // HEAD_WIDTH),
-        )  # fmt: skip
-        source = f"{files['trained']} with {files['llama']}"
-        decoder = filled_llama(kind, config, _llama_state(files, config, blocks), source, device=device, dtype=dtype)
+        kind = partial(MedFlamingoLlama, media_width=int(vision.clip.config.hidden_size))
+        state, source = _llama_state(files, config, blocks), f"{files['trained']} with {files['llama']}"
+        decoder = weights.filled_llama(kind, config, state, source, device=device, dtype=dtype)
     parts = {**files, **({name: demo_images / name for name, _, _ in AUTHORS} if authors and demo_images else {})}
     return MedFlamingoAdapter(
         decoder, vision, tokenizer, options, authors=authors, fingerprint=identity_of(parts),
@@ -144,7 +121,7 @@ def _files(checkpoint: Path, chosen: Mapping[str, str]) -> dict[str, Path]:
 
 def _read_trained(path: Path) -> tuple[State, State]:
     """Return what `model.pt` holds: the perceiver, and embeddings and gated blocks, under the names of the modules."""
-    state = unwrapped(read_tensors(path))
+    state = weights.unwrapped(read_tensors(path))
     gated, copies = (
         {
             f"model.layers.{match[1]}.gated.{match[2]}": one
@@ -154,22 +131,24 @@ def _read_trained(path: Path) -> tuple[State, State]:
         for kind in (_GATED, _COPY)
     )
     shared = sorted(gated.keys() & copies.keys())
-    refuse_different(str(path), ((name, gated[name], copies[name]) for name in shared))
+    weights.refuse_different(str(path), ((name, gated[name], copies[name]) for name in shared))
     embeddings = f"lang_encoder.{_EMBEDDINGS}"
     strangers = [name for name in state if not _is_known(name) and name != embeddings]
     blocks = {**copies, **gated}
     if strangers or embeddings not in state or not blocks:
-        said = f"it also holds {some_of(strangers)}" if strangers else "it lacks embeddings or gated blocks"
+        said = f"it also holds {weights.some_of(strangers)}" if strangers else "it lacks embeddings or gated blocks"
         raise DataError(f"{path} is no Med-Flamingo checkpoint: {said}.", _MODEL_HINT)
     blocks[_EMBEDDINGS] = state[embeddings]
     single = [name for name, tensor in blocks.items() if not tensor.ndim]
     if single:
-        raise DataError(f"{path} is no Med-Flamingo checkpoint: {some_of(single)} is a single number.", _MODEL_HINT)
-    return part_of(state, _PERCEIVER), blocks
+        raise DataError(
+            f"{path} is no Med-Flamingo checkpoint: {weights.some_of(single)} is a single number.", _MODEL_HINT
+        )
+    return weights.part_of(state, _PERCEIVER), blocks
 
 
 def _is_known(name: str) -> bool:
-    rotary = name.startswith("lang_encoder.") and name.endswith(ROTARY)
+    rotary = name.startswith("lang_encoder.") and name.endswith(weights.ROTARY)
     return bool(rotary or name.startswith(_PERCEIVER) or _GATED.fullmatch(name) or _COPY.fullmatch(name))
 
 
@@ -213,22 +192,16 @@ def _llama_state(files: Mapping[str, Path], config: LlamaConfig, trained: State)
             f"Med-Flamingo adds {ADDED_TOKENS} tokens to the vocabulary of the first LLaMA-7B.",
         )
     shards = open_shards(files["llama"])
-    needed = [name for name in shards.files if not name.endswith(ROTARY) and name != _EMBEDDINGS]
+    needed = [name for name in shards.files if not name.endswith(weights.ROTARY) and name != _EMBEDDINGS]
     return {name: shards.tensor(name) for name in needed} | trained
 
 
 def _vision(files: Mapping[str, Path], state: State, device: torch.device) -> MedFlamingoVision:
-    source = str(files["trained"])
-    sizes = sizes_of(state, source)
-    with torch.device("meta"):
-        perceiver = PerceiverResampler(sizes)
-    fill(perceiver, state, source, device=device, dtype=torch.float32)
     clip = _clip(files["clip"], device)
-    if int(clip.config.hidden_size) != sizes.dim:
-        raise DataError(
-            f"CLIP in {files['clip']} has tokens of width {clip.config.hidden_size}, the perceiver reads {sizes.dim}.",
-            _CLIP_HINT,
-        )
+    with torch.device("meta"):
+        perceiver = PerceiverResampler(PerceiverSizes(dim=int(clip.config.hidden_size)))
+    source = f"The perceiver of {files['trained']} with {files['clip']}"
+    weights.fill(perceiver, state, source, device=device, dtype=torch.float32)
     return MedFlamingoVision(clip, perceiver).eval()
 
 
@@ -237,7 +210,7 @@ def _clip(folder: Path, device: torch.device) -> CLIPVisionModel:
     _refuse_other_clip(folder, config)
     try:
         clip = CLIPVisionModel(config)
-    except LIBRARY_FAULTS as error:
+    except weights.LIBRARY_FAULTS as error:
         raise DataError(f"{folder / 'config.json'} cannot be used: {error}", _CLIP_HINT) from error
     # Versions of transformers differ in whether the tower is the model itself.
     tower: nn.Module = getattr(clip, "vision_model", clip)
@@ -265,20 +238,13 @@ class ShownPrompt(Prompt):
     task: str
 
 
-class MedFlamingoAdapter(LocalAdapter):
+class MedFlamingoAdapter(TextAdapter[SegmentTokenizer]):
     """Med-Flamingo: examples and a question in one line, of which each text sees one image.
 
-    Args:
-        decoder: LLaMA with gated blocks.
-        vision: What it looks at.
-        tokenizer: LLaMA's.
-        options: What the user chose, and where train splits are.
-        authors: The authors' examples; empty if they are not to be shown.
-        fingerprint: Identity of all files.
-        notices: What is odd about them.
+    `options` say what the user chose, and where train splits are; without `authors` the authors' own examples are not
+    shown; `notices` say what is odd about the files.
     """
 
-    end_ids = frozenset({EOS_ID})
     has_row_states = True
 
     def __init__(
@@ -287,17 +253,16 @@ class MedFlamingoAdapter(LocalAdapter):
     ) -> None:  # fmt: skip
         chosen = ENTRY.settled(options.variant, options.arguments)
         self.card = CARD.as_chosen(ENTRY.arguments, chosen)
-        self.decoder: MedFlamingoLlama = decoder
+        self.decoder: MedFlamingoLlama
+        super().__init__(decoder, tokenizer, fingerprint)
         self.vision = vision
-        self._tokenizer = tokenizer
         self._media_rule = chosen["media_rule"]
         self._bos_id = int(chosen["bos_token_id"])
         self._ids = {special: int(decoder.config.vocab_size) + special.value for special in Special}
-        self.device = str(decoder.device)
-        self.dtype = str(decoder.dtype).removeprefix("torch.")
-        self.weights_fingerprint = fingerprint
         self.notices = notices
-        self.examples = Examples(authors, options, chosen["shots"], self._fits)
+        self._options = options
+        self._authors = authors
+        self._examples: dict[str, tuple[Example, ...]] = {}
         self._shown: dict[str, tuple[torch.Tensor, ...]] = {}
 
     def expect(self, specs: Sequence[TaskSpec]) -> None:
@@ -307,25 +272,28 @@ class MedFlamingoAdapter(LocalAdapter):
             DataError: If six are insisted on and a train split does not have them.
         """
         for spec in specs:
-            self._examples_of(spec)
+            self.examples_of(spec)
 
-    def _examples_of(self, spec: TaskSpec) -> tuple[Example, ...]:
-        if spec.name not in self.examples.chosen:
-            notice = self.examples.notice(spec)
+    def examples_of(self, spec: TaskSpec) -> tuple[Example, ...]:
+        """Return the examples of a task, which are chosen, and told, when it is first asked about."""
+        if spec.name not in self._examples:
+            examples = examples_of(spec, self._options, self._authors, self._fits)
+            notice = notice_of(spec, examples, self._authors)
             self.notices = (*self.notices, notice)
             say(notice)
-        return self.examples.of(spec)
+            self._examples[spec.name] = examples
+        return self._examples[spec.name]
 
     def _fits(self, parts: Sequence[str | Special]) -> bool:
-        length = sum(1 if isinstance(part, Special) else len(part) for part in self._tokenizer.encode(parts))
+        length = sum(1 if isinstance(part, Special) else len(part) for part in self.tokens.encode(parts))
         return length * _EXAMPLES_THAT_FILL <= int(self.decoder.config.max_position_embeddings)
 
     def render(self, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
         """Return examples and the question; each of its images has a slot of no tokens behind its `<image>`."""
         del size_of
-        examples = self._examples_of(spec)
+        examples = self.examples_of(spec)
         shown = [part for example in examples for part in example.parts]
-        parts = prompt_parts(question_of(sample, spec), len(sample.images), shown)
+        parts = entry.prompt_parts(entry.question_of(sample, spec), len(sample.images), shown)
         images = [None] * sum(len(example.images) for example in examples) + list(sample.images)
         return ShownPrompt(segments=tuple(self._segments(parts, images)), task=spec.name)
 
@@ -335,7 +303,7 @@ class MedFlamingoAdapter(LocalAdapter):
         """Yield the ids, cut behind every `<image>` that has a slot."""
         waiting = iter(images)
         ids: list[int] = [self._bos_id]
-        for part in self._tokenizer.encode(parts):
+        for part in self.tokens.encode(parts):
             ids += [self._ids[part]] if isinstance(part, Special) else part
             image = next(waiting) if part is Special.IMAGE else None
             if image is not None:
@@ -370,24 +338,16 @@ class MedFlamingoAdapter(LocalAdapter):
 
     def _media_of_examples(self, task: str) -> tuple[torch.Tensor, ...]:
         if task not in self._shown:
-            pixels = [self.pixels(image) for example in self.examples.chosen[task] for image in example.images]
+            pixels = [self.pixels(image) for example in self._examples[task] for image in example.images]
             with torch.inference_mode():
                 latents = self.encode_images(pixels) if pixels else ()
                 self._shown[task] = tuple(self.decoder.media(torch.stack(list(latents)))) if latents else ()
         return self._shown[task]
 
-    def detokenise(self, ids: Sequence[int]) -> str:
-        """Return the text without special tokens."""
-        return self._tokenizer.decode(ids)
-
-    def readable(self, ids: Sequence[int]) -> str:
-        """Return the text of a prompt's ids with BOS, `<image>` and `<|endofchunk|>`."""
-        return self._tokenizer.readable(ids, {self._ids[special]: text for special, text in SPECIAL_TEXTS.items()})
-
     def max_new_tokens(self, spec: TaskSpec) -> int:
         """Return the authors' 10 for VQA, and the task's own limit for what they never asked."""
-        return LONGEST_VQA_ANSWER if spec.kind == "vqa" else spec.max_new_tokens
+        return entry.LONGEST_VQA_ANSWER if spec.kind == "vqa" else spec.max_new_tokens
 
     def stop_strings(self, spec: TaskSpec) -> tuple[str, ...]:
         """Return the texts that end an answer, in place of the end mark that cannot be written."""
-        return stops_of(spec.kind)
+        return entry.stops_of(spec.kind)

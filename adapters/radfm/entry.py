@@ -64,10 +64,7 @@ def question_of(sample: Sample, spec: TaskSpec) -> str:
 def prompt_parts(sample: Sample, spec: TaskSpec, image_position: str) -> tuple[str | ImageRef, ...]:
     """Return the question as texts and images in order; without images it is one text.
 
-    Args:
-        sample: The question.
-        spec: Its task.
-        image_position: `start`, `end`, or `auto`: the end for chest X-rays, the start for everything else.
+    The images are at the `start`, at the `end`, or (`auto`) at the end for chest X-rays alone.
     """
     question = question_of(sample, spec)
     if not sample.images:

@@ -9,7 +9,7 @@ import hashlib
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,39 +18,21 @@ from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from medbench.adapters.base import ImageSlot, LoadOptions, LocalAdapter, ModelCard, Pixels, Prompt, SizeOf, TextSegment
+from medbench.adapters.base import ImageSlot, LoadOptions, ModelCard, Pixels, Prompt, SizeOf, TextAdapter, TextSegment
 from medbench.adapters.radfm.entry import CARD, ENTRY, prompt_parts
-from medbench.adapters.radfm.vision import (
-    LANGUAGE,
-    PUBLISHED_HINT,
-    SIZES_FILE,
-    VISION,
-    LanguageSizes,
-    RadFMSizes,
-    RadFMVision,
-    read_sizes,
-    sizes_of_state,
-)
+from medbench.adapters.radfm.vision import SIZES_FILE, LanguageSizes, RadFMVision, read_sizes
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.memory import room_for
 from medbench.tasks.foundation.model_files import identity_of
 from medbench.tasks.foundation.stand_ins import refuse_stand_ins
 from medbench.tasks.sample import ImageRef, Sample
 from medbench.tasks.spec import Kind, TaskSpec
+from medbench.unimed import weights
 from medbench.unimed.tokens import BOS_ID, EOS_ID, SegmentTokenizer, read_tokenizer, refuse_other_vocabulary
 from medbench.unimed.weight_files import open_shards, read_tensors
-from medbench.unimed.weights import (
-    ROTARY,
-    State,
-    device_and_dtype,
-    fill,
-    filled_llama,
-    part_of,
-    refuse_different,
-    some_of,
-    unwrapped,
-)
 
+LANGUAGE, VISION = "lang_model.", "embedding_layer."
+"""What the names of the two halves begin with in the published checkpoint."""
 CHECKPOINT, TOKENIZER_FILE = "pytorch_model.bin", "tokenizer.model"
 LANGUAGE_FOLDER, VISION_FILE = "language_model", "vision.safetensors"
 LONGEST_ANSWER = 200
@@ -69,35 +51,24 @@ _PRETRAINING = tuple(
 _TRIES, _AREA, _SHAPE = 10, (0.8, 1.0), (3 / 4, 4 / 3)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedState:
-    """The weights that answer, still on the disk, under the names of `LlamaForCausalLM` and `RadFMVision`."""
-
-    language_model: State
-    vision: State
-    sizes: RadFMSizes
-
-
-def read_published(folder: Path) -> PublishedState:
-    """Read `pytorch_model.bin`, with what a `radfm.json` beside it says of its sizes.
+def read_published(path: Path) -> tuple[weights.State, weights.State]:
+    """Return the weights that answer, still on the disk: those of `LlamaForCausalLM` and of `RadFMVision`.
 
     Raises:
         DataError: If the file cannot be read, its two copies of the embeddings differ, or it holds something unknown.
     """
-    path = folder / CHECKPOINT
-    state = unwrapped(read_tensors(path))
-    sizes = sizes_of_state(state, str(path), folder / SIZES_FILE)
-    if _COPY in state:
-        refuse_different(str(path), [(_COPY, state.pop(_COPY), state[_ORIGINAL])])
-    state = {name: one for name, one in state.items() if not name.startswith(_PRETRAINING) and not _is_rotary(name)}
+    state = weights.unwrapped(read_tensors(path))
+    if _COPY in state and _ORIGINAL in state:
+        weights.refuse_different(str(path), [(_COPY, state.pop(_COPY), state[_ORIGINAL])])
+    rotary = {name for name in state if name.startswith(LANGUAGE) and name.endswith(weights.ROTARY)}
+    state = {name: one for name, one in state.items() if name not in rotary and not name.startswith(_PRETRAINING)}
     strangers = [name for name in state if not name.startswith((LANGUAGE, VISION))]
     if strangers:
-        raise DataError(f"{path} holds what no RadFM has: {some_of(strangers)}.", PUBLISHED_HINT)
-    return PublishedState(language_model=part_of(state, LANGUAGE), vision=part_of(state, VISION), sizes=sizes)
-
-
-def _is_rotary(name: str) -> bool:
-    return name.startswith(LANGUAGE) and name.endswith(ROTARY)
+        raise DataError(
+            f"{path} holds what no RadFM has: {weights.some_of(strangers)}.",
+            "Give the state dictionary that RadFM's authors publish as pytorch_model.bin.",
+        )
+    return weights.part_of(state, LANGUAGE), weights.part_of(state, VISION)
 
 
 def llama_config(sizes: LanguageSizes) -> LlamaConfig:
@@ -122,19 +93,18 @@ def load_radfm(options: LoadOptions) -> "RadFMAdapter":
     """
     folder = options.folder_of(CARD)
     files = _files(folder)
-    device, dtype = device_and_dtype(options.device, options.dtype)
+    device, dtype = weights.device_and_dtype(options.device, options.dtype)
     refuse_stand_ins(*files.values())
     tokenizer = read_tokenizer(folder / TOKENIZER_FILE)
-    source = str(folder)
+    source, sizes = str(folder), read_sizes(folder)
+    refuse_other_vocabulary(folder / TOKENIZER_FILE, tokenizer, sizes.language_model.vocab_size)
+    config = llama_config(sizes.language_model)
     with room_for(source):
-        state = read_published(folder) if CHECKPOINT in files else _read_converted(folder)
-        sizes = state.sizes
-        refuse_other_vocabulary(folder / TOKENIZER_FILE, tokenizer, sizes.language_model.vocab_size)
-        config = llama_config(sizes.language_model)
-        language = filled_llama(LlamaForCausalLM, config, state.language_model, source, device=device, dtype=dtype)
+        state, seeing = read_published(folder / CHECKPOINT) if CHECKPOINT in files else _read_converted(folder)
+        language = weights.filled_llama(LlamaForCausalLM, config, state, source, device=device, dtype=dtype)
         with torch.device("meta"):
             vision = RadFMVision(sizes)
-        fill(vision, state.vision, source, device=device, dtype=torch.float32)
+        weights.fill(vision, seeing, source, device=device, dtype=torch.float32)
     chosen = ENTRY.settled(options.variant, options.arguments)
     return RadFMAdapter(
         CARD.as_chosen(ENTRY.arguments, chosen), language, vision, tokenizer,
@@ -158,54 +128,40 @@ def _files(folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in (*own, SIZES_FILE, TOKENIZER_FILE) if (folder / name).exists()}
 
 
-def _read_converted(folder: Path) -> PublishedState:
+def _read_converted(folder: Path) -> tuple[weights.State, weights.State]:
     shards = open_shards(folder / LANGUAGE_FOLDER)
-    return PublishedState(
-        language_model={name: shards.tensor(name) for name in shards.files},
-        vision=read_tensors(folder / VISION_FILE, "Convert the checkpoint again."),
-        sizes=read_sizes(folder / SIZES_FILE),
-    )
+    language = {name: shards.tensor(name) for name in shards.files}
+    return language, read_tensors(folder / VISION_FILE, "Convert the checkpoint again.")
 
 
-class RadFMAdapter(LocalAdapter):
+class RadFMAdapter(TextAdapter[SegmentTokenizer]):
     """RadFM: images as 32 latents between two brackets, at the beginning of the question or near its end.
 
-    Args:
-        card: What the model is.
-        language: LLaMA-13B.
-        vision: Everything before it, in float32 whatever the type of the language model: 0.43 GB.
-        tokenizer: LLaMA's.
-        fingerprint: Identity of the files.
-        image_position: Where images stand in the question: `auto`, `start` or `end`.
-        crop_seed: Seed of the authors' random crop; None for the whole image.
+    Vision is in float32 whatever the type of the language model: 0.43 GB. Where images stand (`image_position`) is
+    `auto`, `start` or `end`; `crop_seed` is that of the authors' random crop, None for the whole image.
     """
-
-    end_ids = frozenset({EOS_ID})
 
     def __init__(
         self, card: ModelCard, language: LlamaForCausalLM, vision: RadFMVision, tokenizer: SegmentTokenizer, *,
         fingerprint: str, image_position: str = "auto", crop_seed: int | None = None,
     ) -> None:  # fmt: skip
+        super().__init__(language, tokenizer, fingerprint)
         self.card = card
-        self.decoder = language
         self.vision = vision
-        self._tokenizer = tokenizer
         self._image_position = image_position
         self._crop_seed = crop_seed
-        self.weights_fingerprint = fingerprint
-        self.device = str(language.device)
-        self.dtype = str(language.dtype).removeprefix("torch.")
 
     def render(self, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
         """Return BOS and the question with the images in it."""
         del size_of
-        parts = self._tokenizer.encode(prompt_parts(sample, spec, self._image_position))
-        return Prompt(segments=(TextSegment(ids=(BOS_ID,)), *(self._segment(part) for part in parts if part)))
-
-    def _segment(self, part: tuple[int, ...] | ImageRef) -> TextSegment | ImageSlot:
-        if isinstance(part, ImageRef):
-            return ImageSlot(image=part, tokens=self.vision.image_tokens)
-        return TextSegment(ids=part)
+        segments = (
+            ImageSlot(image=part, tokens=self.vision.image_tokens)
+            if isinstance(part, ImageRef)
+            else TextSegment(ids=part)
+            for part in self.tokens.encode(prompt_parts(sample, spec, self._image_position))
+            if part
+        )
+        return Prompt(segments=(TextSegment(ids=(BOS_ID,)), *segments))
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """Return an image as uint8 [3, S, S]; it becomes a volume where it is encoded, at a sixteenth of the bytes."""
@@ -220,14 +176,6 @@ class RadFMAdapter(LocalAdapter):
         """Return visual tokens [34, D] of the latents [32, C] of each: bracket, projected latents, bracket."""
         del kind
         return list(self.vision.tokens(torch.stack(list(features))).to(self.decoder.dtype))
-
-    def detokenise(self, ids: Sequence[int]) -> str:
-        """Return the text without special tokens."""
-        return self._tokenizer.decode(ids)
-
-    def readable(self, ids: Sequence[int]) -> str:
-        """Return the text of a prompt's ids, BOS included."""
-        return self._tokenizer.readable(ids, {})
 
     def max_new_tokens(self, spec: TaskSpec) -> int:
         """Return the authors' 200, whatever the task."""

@@ -1,199 +1,113 @@
 """RadFM's vision: a transformer over volumes and a perceiver, and the sizes of the whole model.
 
 An image is a volume of equal slices. The names of the parameters are those of the published checkpoint. There is no
-class token and no norm behind the last layer. Sizes are told by `radfm.json`, by the shapes of the weights, and else
-as published. `radfm.json` beside `pytorch_model.bin` may hold any part of what the converter writes:
-
-    {"vision": {"heads": 8}, "perceiver": {"heads": 8}, "language_model": {"num_attention_heads": 40}}
+class token and no norm behind the last layer.
 
 Source: Wu et al., Towards Generalist Foundation Model for Radiology (RadFM, 2023), section 3.2.
 """
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, PositiveFloat, PositiveInt, TypeAdapter, ValidationError, with_config
 from torch import nn
 
-from medbench.adapters.perceiver import PerceiverResampler, PerceiverSizes, join_heads, sizes_of, split_heads
+from medbench.adapters.perceiver import PerceiverResampler, PerceiverSizes, join_heads, split_heads
 from medbench.tasks.foundation.errors import DataError
 from medbench.tasks.foundation.files import read_json
-from medbench.unimed.weights import layers_in, part_of
 
 SIZES_FILE = "radfm.json"
-LANGUAGE, VISION = "lang_model.", "embedding_layer."
-"""What the names of the two halves begin with in the published checkpoint."""
-PUBLISHED_HINT = "Give the state dictionary that RadFM's authors publish as pytorch_model.bin."
-_LLAMA_HEAD_WIDTH, _TOWER_HEAD_WIDTH = 128, 64
+# An unknown name in a file that people write by hand is a mistake.
+_CHECKED = ConfigDict(extra="forbid")
 
 
+@with_config(_CHECKED)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanguageSizes:
     """Sizes of LLaMA, by the names of its configuration in transformers."""
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    max_position_embeddings: int = 2048
-    rms_norm_eps: float = 1e-6
+    vocab_size: PositiveInt = 32000
+    hidden_size: PositiveInt = 5120
+    intermediate_size: PositiveInt = 13824
+    num_hidden_layers: PositiveInt = 40
+    num_attention_heads: PositiveInt = 40
+    max_position_embeddings: PositiveInt = 2048
+    rms_norm_eps: PositiveFloat = 1e-6
 
 
+@with_config(_CHECKED)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisionSizes:
-    """Sizes of the vision transformer; the defaults are the published ones.
+    """Sizes of the vision transformer.
 
-    Attributes:
-        image_size: Longest height and width in pixels.
-        frames: Deepest volume in slices.
-        patch_size: Height and width of a patch.
-        frame_patch_size: Slices of a patch.
-        dim: Width of a token.
-        depth: Layers.
-        heads: Heads of attention.
-        dim_head: Width of a head.
-        mlp_dim: Width of the feed-forward.
-        channels: Channels of a volume.
+    A volume has at most `image_size` rows and columns and `frames` slices; a patch is `patch_size` rows and columns of
+    `frame_patch_size` slices.
     """
 
-    image_size: int = 512
-    frames: int = 512
-    patch_size: int = 32
-    frame_patch_size: int = 4
-    dim: int = 768
-    depth: int = 12
-    heads: int = 8
-    dim_head: int = 64
-    mlp_dim: int = 2048
-    channels: int = 3
+    image_size: PositiveInt = 512
+    frames: PositiveInt = 512
+    patch_size: PositiveInt = 32
+    frame_patch_size: PositiveInt = 4
+    dim: PositiveInt = 768
+    depth: PositiveInt = 12
+    heads: PositiveInt = 8
+    dim_head: PositiveInt = 64
+    mlp_dim: PositiveInt = 2048
+    channels: PositiveInt = 3
 
 
-# An unknown name in a file that people write by hand is a mistake.
-for _sizes in (LanguageSizes, VisionSizes, PerceiverSizes):
-    with_config(ConfigDict(extra="forbid"))(_sizes)
+@with_config(_CHECKED)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResamplerSizes(PerceiverSizes):
+    """Sizes of the perceiver."""
+
+    dim: PositiveInt = 768
+    num_latents: PositiveInt = 32
 
 
-@with_config(ConfigDict(extra="forbid"))
+@with_config(_CHECKED)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RadFMSizes:
-    """Sizes of the whole model; `radfm.json` holds them under these names."""
+    """Sizes of the whole model, as published unless `radfm.json` says something else of some of them."""
 
-    language_model: LanguageSizes
-    vision: VisionSizes
-    perceiver: PerceiverSizes
-
-
-def read_sizes(path: Path) -> RadFMSizes:
-    """Return the sizes that the converter wrote.
-
-    Raises:
-        DataError: If the file is missing or says something else.
-    """
-    return _checked(path, read_json(path))
+    language_model: LanguageSizes = LanguageSizes()
+    vision: VisionSizes = VisionSizes()
+    perceiver: ResamplerSizes = ResamplerSizes()
 
 
-def sizes_of_state(state: Mapping[str, torch.Tensor], source: str, file: Path) -> RadFMSizes:
-    """Return the sizes of the published state, with what `file` says, if it is there, on top.
+def read_sizes(folder: Path) -> RadFMSizes:
+    """Return the sizes of the model in a folder.
 
-    Args:
-        state: Tensors under their published names.
-        source: Where they are from, for messages.
-        file: A `radfm.json` that may be missing or hold a part.
+    A `radfm.json` there may hold any part of what the converter writes, for models of other sizes:
+
+        {"vision": {"heads": 8}, "perceiver": {"heads": 8}, "language_model": {"num_attention_heads": 40}}
 
     Raises:
-        DataError: If the state is no RadFM, or the file says something impossible.
+        DataError: If the file says something impossible.
     """
-    given = read_json(file) if file.is_file() else {}
-    if not isinstance(given, dict) or any(not isinstance(part, dict) for part in given.values()):
-        raise DataError(
-            f"{file} is no table of sizes.", "It may hold language_model, vision and perceiver, each a table."
-        )
-    heads = {name: given.get(name, {}).get("heads") for name in ("vision", "perceiver")}
+    path = folder / SIZES_FILE
     try:
-        found = {
-            "language_model": _llama_sizes(part_of(state, LANGUAGE)),
-            "vision": _vision_sizes(part_of(state, f"{VISION}vision_encoder."), heads["vision"]),
-            "perceiver": asdict(sizes_of(part_of(state, f"{VISION}perceiver."), source, heads=heads["perceiver"])),
-        }
-    except KeyError as error:
-        raise DataError(f"{source} is no RadFM: {error} is missing.", PUBLISHED_HINT) from error
-    except (ValueError, ZeroDivisionError, TypeError, IndexError) as error:
-        raise DataError(f"{source} is no RadFM: its sizes cannot be told ({error}).", PUBLISHED_HINT) from error
-    return _checked(file, {**given, **{part: sizes | given.get(part, {}) for part, sizes in found.items()}})
-
-
-def _checked(path: Path, table: object) -> RadFMSizes:
-    try:
-        sizes = TypeAdapter(RadFMSizes).validate_python(table)
+        sizes = TypeAdapter(RadFMSizes).validate_python(read_json(path) if path.is_file() else {})
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise DataError(f"{path} holds impossible sizes: {problems}.", "Correct the file.") from error
-    wrong = [
-        f"{part}.{name} {value}"
-        for part, values in asdict(sizes).items() for name, value in values.items() if not value > 0
-    ]  # fmt: skip
-    if wrong:
-        raise DataError(f"{path} holds impossible sizes: {', '.join(wrong)}.", "Sizes are larger than 0.")
-    vision = sizes.vision
-    if vision.image_size % vision.patch_size or vision.frames % vision.frame_patch_size:
+    if sizes.vision.image_size % sizes.vision.patch_size or sizes.vision.frames % sizes.vision.frame_patch_size:
         raise DataError(f"{path} holds impossible sizes: vision cannot be cut into its patches.", "Correct the file.")
     return sizes
 
 
-def _llama_sizes(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    vocabulary, hidden = state["model.embed_tokens.weight"].shape
-    # Old transformers kept the rotary frequencies, half as many as a head is wide, in the state.
-    rotary = state.get("model.layers.0.self_attn.rotary_emb.inv_freq")
-    width = _LLAMA_HEAD_WIDTH if rotary is None else 2 * len(rotary)
-    return {
-        "vocab_size": vocabulary,
-        "hidden_size": hidden,
-        "intermediate_size": state["model.layers.0.mlp.gate_proj.weight"].shape[0],
-        "num_hidden_layers": layers_in(state, "model.layers."),
-        "num_attention_heads": max(1, hidden // width),
-    }
+def patches_of(volumes: torch.Tensor, sides: tuple[int, int, int]) -> torch.Tensor:
+    """Return patches [N, h * w * d, values] of volumes [N, C, H, W, D].
 
-
-def _vision_sizes(state: Mapping[str, torch.Tensor], heads: int | None) -> dict[str, Any]:
-    """Return the sizes of the tower; three channels and four slices of a patch are as published, not to be seen."""
-    inner = state["transformer.layers.0.0.fn.to_qkv.weight"].shape[0] // 3
-    heads = heads or max(1, inner // _TOWER_HEAD_WIDTH)
-    dim, values = state["to_patch_embedding.2.weight"].shape
-    channels, slices = VisionSizes().channels, VisionSizes().frame_patch_size
-    patch = math.isqrt(values // (channels * slices))
-    return {
-        "image_size": len(state["pos_embedding.row_embed.weight"]) * patch,
-        "frames": len(state["pos_embedding.dep_embed.weight"]) * slices,
-        "patch_size": patch,
-        "frame_patch_size": slices,
-        "dim": dim,
-        "depth": layers_in(state, "transformer.layers."),
-        "heads": heads,
-        "dim_head": inner // heads,
-        "mlp_dim": state["transformer.layers.0.1.fn.net.0.weight"].shape[0],
-        "channels": channels,
-    }
-
-
-class Patches(nn.Module):
-    """Volumes cut into patches, the slices running fastest among them, the channels fastest inside them."""
-
-    def __init__(self, sides: tuple[int, int, int]) -> None:
-        super().__init__()
-        self._sides = sides
-
-    def forward(self, volumes: torch.Tensor) -> torch.Tensor:
-        """Return patches [N, h * w * d, values] of volumes [N, C, H, W, D]."""
-        for axis, side in enumerate(self._sides):
-            volumes = volumes.unflatten(2 + 2 * axis, (-1, side))
-        # The axes are now: image, channel, patch row, row, patch column, column, patch layer, slice.
-        return volumes.permute(0, 2, 4, 6, 3, 5, 7, 1).flatten(4).flatten(1, 3)
+    The slices run fastest among the patches, the channels fastest inside them.
+    """
+    for axis, side in enumerate(sides):
+        volumes = volumes.unflatten(2 + 2 * axis, (-1, side))
+    # The axes are now: image, channel, patch row, row, patch column, column, patch layer, slice.
+    return volumes.permute(0, 2, 4, 6, 3, 5, 7, 1).flatten(4).flatten(1, 3)
 
 
 class PositionTables(nn.Module):
@@ -262,8 +176,9 @@ class VisionTransformer3D(nn.Module):
         super().__init__()
         self._sides = (sizes.patch_size, sizes.patch_size, sizes.frame_patch_size)
         values = math.prod(self._sides) * sizes.channels
+        # The first place was that of the cutting, which has no weights.
         self.to_patch_embedding = nn.Sequential(
-            Patches(self._sides), nn.LayerNorm(values), nn.Linear(values, sizes.dim), nn.LayerNorm(sizes.dim)
+            nn.Identity(), nn.LayerNorm(values), nn.Linear(values, sizes.dim), nn.LayerNorm(sizes.dim)
         )
         self.pos_embedding = PositionTables(sizes)
         layers = [
@@ -280,7 +195,8 @@ class VisionTransformer3D(nn.Module):
 
     def forward(self, volumes: torch.Tensor) -> torch.Tensor:
         """Return tokens [N, T, dim] of volumes [N, C, H, W, D], one per patch; sides are multiples of a patch's."""
-        tokens: torch.Tensor = self.transformer(self.to_patch_embedding(volumes) + self.positions(volumes))
+        patches = self.to_patch_embedding(patches_of(volumes, self._sides))
+        tokens: torch.Tensor = self.transformer(patches + self.positions(volumes))
         return tokens
 
 

@@ -13,14 +13,12 @@ from medbench.unimed.tokens import load_codec
 def convert(source: Path, output: Path, *, dtype: torch.dtype = torch.float16) -> None:
     """Write XrayGPT as a folder that `Blip2ForConditionalGeneration` and `--model xraygpt --checkpoint OUTPUT` load.
 
+    `source` holds the authors' four files, see `xraygpt.model`. `dtype` is that of the weights, but for the query
+    transformer, which stays in float32.
+
     Every visual token of a prompt is one unknown token (id 0), and rows are padded with the end token; see
     `adapters.xraygpt.entry` for the prompt. transformers gives `ln_vision` the ViT's epsilon of 1e-6 instead of 1e-5,
     which moves features in the seventh digit; this project's own loader sets the right one.
-
-    Args:
-        source: The folder with the authors' four files, see `medbench.adapters.xraygpt.model`.
-        output: New folder.
-        dtype: Type of the weights, but for the query transformer, which stays in float32.
 
     Raises:
         DataError: If a file is missing or broken, or does not fit.

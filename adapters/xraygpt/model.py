@@ -32,7 +32,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from medbench.adapters.base import ImageSlot, LoadOptions, LocalAdapter, Pixels, Prompt, SizeOf, TextSegment
+from medbench.adapters.base import ImageSlot, LoadOptions, Pixels, Prompt, SizeOf, TextAdapter, TextSegment
 from medbench.adapters.wording import without_marks
 from medbench.adapters.xraygpt.entry import AUTHORS_DECODING, AUTHORS_TOKENS, CARD, IMAGE_MARKS, TURN_END, prompt_texts
 from medbench.tasks.foundation.errors import DataError, SampleError
@@ -42,20 +42,12 @@ from medbench.tasks.foundation.model_files import identity_of
 from medbench.tasks.foundation.stand_ins import refuse_stand_ins
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import Kind, TaskSpec
+from medbench.unimed import weights
 from medbench.unimed.official.eva import from_eva
 from medbench.unimed.processing import pixels_of
 from medbench.unimed.tokens import TextCodec, load_codec
 from medbench.unimed.vision import LN_VISION_EPSILON
 from medbench.unimed.weight_files import read_tensors
-from medbench.unimed.weights import (
-    ROTARY,
-    State,
-    cast_parameters,
-    device_and_dtype,
-    refuse_misfits,
-    refuse_other_names,
-    strict_from_pretrained,
-)
 
 VISION, QFORMER, TRAINED = "eva_vit_g", "blip2_pretrained_flant5xxl", "xraygpt_pretrained1"
 SIZES = "xraygpt_sizes.json"
@@ -109,13 +101,9 @@ def find_files(folder: Path) -> dict[str, Path]:
 
 
 def assemble(files: Mapping[str, Path], dtype: torch.dtype) -> Blip2ForConditionalGeneration:
-    """Return a model from the authors' files.
+    """Return a model from the authors' files, as `find_files` returns them.
 
     As in transformers' own BLIP-2, the query transformer stays in float32 whatever the type of the rest.
-
-    Args:
-        files: As `find_files` returns them.
-        dtype: Type of the weights.
 
     Raises:
         DataError: If a weight is missing, unknown or of another shape, or a file is broken.
@@ -123,12 +111,12 @@ def assemble(files: Mapping[str, Path], dtype: torch.dtype) -> Blip2ForCondition
     config = config_of(files)
     with torch.device("meta"):
         model = Blip2ForConditionalGeneration(config)
-    model.language_model = strict_from_pretrained(
-        LlamaForCausalLM, files["language"], harmless=ROTARY, config=config.text_config, dtype=dtype
+    model.language_model = weights.strict_from_pretrained(
+        LlamaForCausalLM, files["language"], harmless=weights.ROTARY, config=config.text_config, dtype=dtype
     )
     expected = {name: one for name, one in model.state_dict().items() if not name.startswith("language_model.")}
     state = _read(files, config)
-    refuse_misfits(str(files["trained"].parent), state, expected)
+    weights.refuse_misfits(str(files["trained"].parent), state, expected)
     model.load_state_dict(state, strict=False, assign=True)
     return _finished(model, dtype)
 
@@ -143,14 +131,14 @@ def load_converted(folder: Path, dtype: torch.dtype) -> Blip2ForConditionalGener
         config = Blip2Config.from_pretrained(folder, trust_remote_code=False)
     except (StrictDataclassError, OSError, ValueError, TypeError) as error:
         raise DataError(f"{folder / 'config.json'} cannot be used: {error}", "Convert it again.") from error
-    model = strict_from_pretrained(
-        Blip2ForConditionalGeneration, folder, harmless=ROTARY, config=config, dtype=dtype
+    model = weights.strict_from_pretrained(
+        Blip2ForConditionalGeneration, folder, harmless=weights.ROTARY, config=config, dtype=dtype
     )  # fmt: skip
     return _finished(model, dtype)
 
 
 def _finished(model: Blip2ForConditionalGeneration, dtype: torch.dtype) -> Blip2ForConditionalGeneration:
-    cast_parameters(model, dtype, exact=(model.query_tokens, *model.qformer.parameters()))
+    weights.cast_parameters(model, dtype, exact=(model.query_tokens, *model.qformer.parameters()))
     # The authors' `ln_vision` has PyTorch's own epsilon; transformers gives it that of the ViT.
     cast("torch.nn.LayerNorm", model.vision_model.post_layernorm).eps = LN_VISION_EPSILON
     return model
@@ -191,7 +179,7 @@ def _read(files: Mapping[str, Path], config: Blip2Config) -> dict[str, torch.Ten
     names = _qformer_names(cast("Blip2QFormerConfig", config.qformer_config))
     given = {name: one for name, one in qformer.items() if not name.startswith(_UNUSED)}
     # The authors' saver also keeps buffers, which follow from the configuration.
-    kept = {name: one for name, one in trained.items() if not name.endswith((_POSITIONS, *ROTARY))}
+    kept = {name: one for name, one in trained.items() if not name.endswith((_POSITIONS, *weights.ROTARY))}
     return {
         **{f"vision_model.{name}": tensor for name, tensor in tower.items()},
         **_renamed(given, names, str(files["qformer"])),
@@ -199,8 +187,8 @@ def _read(files: Mapping[str, Path], config: Blip2Config) -> dict[str, torch.Ten
     }
 
 
-def _renamed(tensors: State, names: Mapping[str, str], source: str) -> dict[str, torch.Tensor]:
-    refuse_other_names(source, tensors, names)
+def _renamed(tensors: weights.State, names: Mapping[str, str], source: str) -> dict[str, torch.Tensor]:
+    weights.refuse_other_names(source, tensors, names)
     return {ours: tensors[theirs] for theirs, ours in names.items()}
 
 
@@ -231,7 +219,7 @@ def load_xraygpt(options: LoadOptions) -> "XrayGptAdapter":
         RunError: If memory runs out.
     """
     folder = options.folder_of(CARD)
-    device, dtype = device_and_dtype(options.device, options.dtype)
+    device, dtype = weights.device_and_dtype(options.device, options.dtype)
     with room_for(f"XrayGPT in {folder}"):
         converted = (folder / "config.json").is_file()
         files = {"checkpoint": folder} if converted else find_files(folder)
@@ -243,15 +231,10 @@ def load_xraygpt(options: LoadOptions) -> "XrayGptAdapter":
     return XrayGptAdapter(model, codec, identity_of(files), template=template, author=author)
 
 
-class XrayGptAdapter(LocalAdapter):
+class XrayGptAdapter(TextAdapter[TextCodec]):
     """XrayGPT: EVA's features through BLIP-2's queries and one linear layer, in place of the image in the prompt.
 
-    Args:
-        model: On its device.
-        codec: Its tokenizer.
-        fingerprint: Identity of the files.
-        template: How the question is put, by the names of `entry.TEMPLATES`.
-        author: Whether it decodes as the authors do.
+    `template` names one of `entry.TEMPLATES`; with `author` it decodes as the authors do.
     """
 
     card = CARD
@@ -260,16 +243,11 @@ class XrayGptAdapter(LocalAdapter):
         self, model: Blip2ForConditionalGeneration, codec: TextCodec, fingerprint: str, *, template: str,
         author: bool = False,
     ) -> None:  # fmt: skip
+        # The outer model insists on images, so the engine drives the language model inside.
+        super().__init__(cast("PreTrainedModel", model.language_model), codec, fingerprint)
         self.model = model
-        self.codec = codec
         self._template = template
         self._author = author
-        # The outer model insists on images, so the engine drives the language model inside.
-        self.decoder = cast("PreTrainedModel", model.language_model)
-        self.end_ids = frozenset({codec.end})
-        self.weights_fingerprint = fingerprint
-        self.device = str(self.decoder.device)
-        self.dtype = str(self.decoder.dtype).removeprefix("torch.")
         self.decoding = AUTHORS_DECODING if author else {}
 
     def render(self, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
@@ -285,9 +263,9 @@ class XrayGptAdapter(LocalAdapter):
         """Return the template around a question about the sample's image."""
         if len(sample.images) != 1:
             raise SampleError(f"XrayGPT reads one image; {sample.sample_id!r} has {len(sample.images)}.")
-        before, behind = (self.codec.ids(text) for text in prompt_texts(question, self._template))
+        before, behind = (self.tokens.ids(text) for text in prompt_texts(question, self._template))
         slot = ImageSlot(image=sample.images[0], tokens=int(self.model.config.num_query_tokens))
-        return Prompt(segments=(TextSegment(ids=self.codec.begin + before), slot, TextSegment(ids=behind)))
+        return Prompt(segments=(TextSegment(ids=self.tokens.begin + before), slot, TextSegment(ids=behind)))
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """Return normalised pixels [3, S, S]; the aspect ratio is not kept, as in Uni-Med, which has the same tower."""
@@ -306,14 +284,6 @@ class XrayGptAdapter(LocalAdapter):
         """Return visual tokens [V, D] of features [V, C_q]; the kind of task does not matter."""
         del kind
         return list(self.model.language_projection(torch.stack(list(features))))
-
-    def detokenise(self, ids: Sequence[int]) -> str:
-        """Return the text without special tokens."""
-        return self.codec.text(ids)
-
-    def readable(self, ids: Sequence[int]) -> str:
-        """Return the text with special tokens."""
-        return self.codec.readable(ids)
 
     def max_new_tokens(self, spec: TaskSpec) -> int:
         """Return the task's limit, or the authors' in their preset."""
