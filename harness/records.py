@@ -12,9 +12,9 @@ from medbench.adapters.base import Generation, StopReason
 from medbench.adapters.remote import Served, ServedGeneration
 from medbench.harness.engine.requests import Outcome
 from medbench.tasks.answers.thoughts import Said
-from medbench.tasks.checks import encodable
 from medbench.tasks.foundation.errors import RunError
 from medbench.tasks.foundation.files import canonical_json, json_lines, read_numbered_json_lines, write_atomically
+from medbench.tasks.foundation.text import encodable
 
 _ONLY_IF_SET = frozenset({"thought_tokens", "reasoning", "served"})
 

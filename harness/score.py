@@ -28,8 +28,7 @@ from medbench.harness.results import (
 from medbench.harness.rundir import RunDirectory, read_run
 from medbench.harness.settings import load_settings
 from medbench.harness.workload import TaskLoad, load_workload
-from medbench.tasks.answers.box_check import doubt_about_boxes
-from medbench.tasks.answers.box_space import BoxSpace
+from medbench.tasks.answers.box_space import BoxSpace, doubt_about_boxes
 from medbench.tasks.answers.choice import choice_beside
 from medbench.tasks.answers.thoughts import SIGNATURE, take_apart, thought_end
 from medbench.tasks.ceiling import rec_ceilings

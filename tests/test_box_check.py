@@ -12,8 +12,7 @@ from medbench.adapters.catalog import choose_model
 from medbench.harness.commands import score_command
 from medbench.harness.score import doubt_of_run
 from medbench.harness.workload import TaskLoad
-from medbench.tasks.answers.box_check import degenerate_share, doubt_about_boxes
-from medbench.tasks.answers.box_space import BOX_SPACES
+from medbench.tasks.answers.box_space import BOX_SPACES, degenerate_share, doubt_about_boxes
 from medbench.tasks.catalog import get_task
 from medbench.tasks.metrics.metric import Scorable
 from medbench.tasks.protocols import Item

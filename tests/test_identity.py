@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from medbench.adapters.base import Adapter, LoadOptions
 from medbench.adapters.catalog import choose_model
 from medbench.adapters.hf.adapter import HfAdapter
-from medbench.adapters.llava_med.adapter import LlavaMedAdapter
+from medbench.adapters.llava_med.model import LlavaMedAdapter
 from medbench.adapters.openai.client import ServedModel
 from medbench.harness import identity as identities
 from medbench.harness.checkpoints import ModelFacts
@@ -72,7 +72,7 @@ CODE: dict[str, tuple[str, bool]] = {
     "a comment in the model's own adapter": ("adapters/hf/rendering.py", True),
     "a comment in what it shares with others": ("adapters/wording.py", True),
     "a comment in the engine": ("harness/engine/packing.py", True),
-    "a comment in another model's adapter": ("adapters/radfm/adapter.py", False),
+    "a comment in another model's adapter": ("adapters/radfm/model.py", False),
     "a scorer, a page, the command line": ("tasks/metrics/accuracy.py", False),
 }
 SETTINGS: dict[str, tuple[dict[str, Any], bool]] = {

@@ -14,8 +14,9 @@ from medbench.harness.generate import make_plan, requests_of
 from medbench.harness.phases import Phases
 from medbench.harness.rundir import RunDirectory
 from medbench.harness.workload import TaskLoad
-from medbench.tasks import checks
-from medbench.tasks.prepare import load_prepared, prepare_task
+from medbench.tasks import prepare
+from medbench.tasks.prepare import prepare_task
+from medbench.tasks.prepared import load_prepared
 from medbench.tasks.sample import ImageRef, Sample
 
 MANY = 100_000
@@ -32,7 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("many")
     spec = one_task(*(sample(number) for number in range(MANY)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checks, "locate", lambda *_: Path(__file__))
+        patch.setattr(prepare, "locate", lambda *_: Path(__file__))
         prepare_task(spec, folder, folder / "data", {}, image_hashes="none")
     return folder / "data"
 

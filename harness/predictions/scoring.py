@@ -11,8 +11,7 @@ from medbench.harness.predictions.formats import DEFAULT_FORMAT, FORMATS, read_p
 from medbench.harness.predictions.json_lines import Prediction, predictions_of
 from medbench.harness.results import MetricResult
 from medbench.harness.score import boxes_read, ceilings, metric_results
-from medbench.tasks.answers.box_check import doubt_about_boxes
-from medbench.tasks.answers.box_space import BOX_SPACES, UNI_MED, BoxSpace
+from medbench.tasks.answers.box_space import BOX_SPACES, UNI_MED, BoxSpace, doubt_about_boxes
 from medbench.tasks.answers.choice import choice_beside
 from medbench.tasks.answers.thoughts import take_apart
 from medbench.tasks.catalog import get_task

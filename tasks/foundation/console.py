@@ -31,8 +31,21 @@ from medbench.tasks.foundation.errors import MedbenchError
 _PLAIN_INTERVAL_SECONDS = 10.0
 
 
+_silencers: list[object] = []
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Let nothing be said on standard error inside: no talk, no warnings, no progress. Errors are raised as ever."""
+    _silencers.append(None)
+    try:
+        yield
+    finally:
+        _silencers.pop()
+
+
 def _talk() -> Console:
-    return Console(stderr=True, soft_wrap=True, highlight=False)
+    return Console(stderr=True, soft_wrap=True, highlight=False, quiet=bool(_silencers))
 
 
 def emit(text: str) -> None:
@@ -177,15 +190,14 @@ def show_error(error: MedbenchError) -> None:
         console.print(escape(error.hint))
 
 
-class _RateColumn(ProgressColumn):
-    """Items per second of this process, without what an earlier one did."""
+def _rate(task: Task) -> float:
+    """Return items per second of this process, without what an earlier one did."""
+    return (task.completed - task.fields["done_before"]) / task.elapsed if task.elapsed else 0.0
 
+
+class _RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         return Text(f"{_rate(task):.1f}/s")
-
-
-def _rate(task: Task) -> float:
-    return (task.completed - task.fields["done_before"]) / task.elapsed if task.elapsed else 0.0
 
 
 class _TerminalMeter:

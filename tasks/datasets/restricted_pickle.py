@@ -33,50 +33,44 @@ class _NumberType:
 class _Maker:
     """What a pickle may call but not change: the state that it would set is refused."""
 
-    __slots__ = ()
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[..., object]) -> None:
+        self._make = make
+
+    def __call__(self, *arguments: object) -> object:
+        return self._make(*arguments)
 
     def __setstate__(self, _state: object) -> None:
         raise pickle.UnpicklingError("a function takes no state")
 
 
-class _TypeMaker(_Maker):
-    """Stands in for the class `numpy.dtype`."""
-
-    __slots__ = ()
-
-    def __call__(self, code: object, *_: object) -> _NumberType:
-        plain = _PLAIN_TYPE.fullmatch(code) if isinstance(code, str) else None
-        if plain is None:
-            raise pickle.UnpicklingError("a numpy type that is neither of plain numbers nor of texts")
-        return _NumberType(plain[1])
+def _number_type(code: object, *_: object) -> _NumberType:
+    """Stand in for the class `numpy.dtype`."""
+    plain = _PLAIN_TYPE.fullmatch(code) if isinstance(code, str) else None
+    if plain is None:
+        raise pickle.UnpicklingError("a numpy type that is neither of plain numbers nor of texts")
+    return _NumberType(plain[1])
 
 
-class _ValueMaker(_Maker):
-    """Stands in for numpy's making of one value out of a type and bytes."""
-
-    __slots__ = ()
-
-    def __call__(self, kind: object, data: object) -> object:
-        raw = data.encode() if isinstance(data, str) else data
-        if not isinstance(kind, _NumberType) or not isinstance(raw, bytes):
-            raise pickle.UnpicklingError("a numpy value is malformed")
-        if kind.code.startswith("U"):
-            return raw.decode("utf-32-le" if kind.order == "<" else "utf-32-be").rstrip("\0")
-        values = np.frombuffer(raw, dtype=np.dtype(f"{kind.order}{kind.code}"))
-        if len(values) != 1:
-            raise pickle.UnpicklingError("a numpy value has another size than its type")
-        return values[0].item()
+def _value(kind: object, data: object) -> object:
+    """Stand in for numpy's making of one value out of a type and bytes."""
+    raw = data.encode() if isinstance(data, str) else data
+    if not isinstance(kind, _NumberType) or not isinstance(raw, bytes):
+        raise pickle.UnpicklingError("a numpy value is malformed")
+    if kind.code.startswith("U"):
+        return raw.decode("utf-32-le" if kind.order == "<" else "utf-32-be").rstrip("\0")
+    values = np.frombuffer(raw, dtype=np.dtype(f"{kind.order}{kind.code}"))
+    if len(values) != 1:
+        raise pickle.UnpicklingError("a numpy value has another size than its type")
+    return values[0].item()
 
 
-class _BytesMaker(_Maker):
-    """Stands in for `_codecs.encode`, by which older protocols spell bytes."""
-
-    __slots__ = ()
-
-    def __call__(self, text: object, encoding: object) -> bytes:
-        if not isinstance(text, str) or encoding != "latin1":
-            raise pickle.UnpicklingError("bytes are malformed")
-        return text.encode("latin-1")
+def _latin1(text: object, encoding: object) -> bytes:
+    """Stand in for `_codecs.encode`, by which older protocols spell bytes."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise pickle.UnpicklingError("bytes are malformed")
+    return text.encode("latin-1")
 
 
 # Dicts, lists, tuples, numbers, texts and None have opcodes of their own; these are spelled as a global.
@@ -85,25 +79,17 @@ _PLAIN_GLOBALS: Mapping[tuple[str, str], Callable[..., object]] = {
     ("builtins", "frozenset"): frozenset,
     ("__builtin__", "set"): set,
     ("__builtin__", "frozenset"): frozenset,
-    ("_codecs", "encode"): _BytesMaker(),
-    ("numpy", "dtype"): _TypeMaker(),
-    ("numpy.core.multiarray", "scalar"): _ValueMaker(),
-    ("numpy._core.multiarray", "scalar"): _ValueMaker(),
+    ("_codecs", "encode"): _Maker(_latin1),
+    ("numpy", "dtype"): _Maker(_number_type),
+    ("numpy.core.multiarray", "scalar"): _Maker(_value),
+    ("numpy._core.multiarray", "scalar"): _Maker(_value),
 }
 
 # What the unpickler itself raises on bytes that are no pickle: its documentation promises
 # UnpicklingError and names the others as possible.
 _MALFORMED = (
-    pickle.UnpicklingError,
-    EOFError,
-    AttributeError,
-    ImportError,
-    IndexError,
-    KeyError,
-    MemoryError,
-    OverflowError,
-    TypeError,
-    ValueError,
+    *(pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError),
+    *(KeyError, MemoryError, OverflowError, TypeError, ValueError),
 )
 
 
@@ -111,11 +97,7 @@ class _PlainUnpickler(pickle.Unpickler):
     """An unpickler that knows no class and no function but containers and stand-ins."""
 
     def find_class(self, module_name: str, global_name: str, /) -> Callable[..., object]:
-        """Return a plain container or a stand-in, or refuse.
-
-        Raises:
-            DataError: For every other global.
-        """
+        """Return a plain container or a stand-in; everything else is a DataError."""
         plain = _PLAIN_GLOBALS.get((module_name, global_name))
         if plain is None:
             raise DataError(

@@ -1,15 +1,15 @@
-"""Right or wrong: exact match, closed questions, and macro-F1 over classes."""
+"""Scores of short answers: exact match, closed questions, F1 over words, sentence BLEU-1, and macro-F1 over classes."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from medbench.tasks.answers.alternatives import says_alternative
 from medbench.tasks.answers.fields import answer_fields
-from medbench.tasks.answers.plain import plain_text, standing_text
 from medbench.tasks.answers.polar import POLAR_WORDS, read_polar
+from medbench.tasks.answers.texts import normalise_strictly, plain_text, standing_text
 from medbench.tasks.metrics.metric import FloatArray
-from medbench.tasks.metrics.normalise import normalise_strictly
 
 
 def exact_match(prediction: str, reference: str) -> float:
@@ -48,6 +48,43 @@ def answers_closed(prediction: str, reference: str) -> float:
         agreed = all(read_polar(answer) == right for answer in answers) and beside in {None, right}
         return float(bool(answers) and agreed)
     return float(bool(answers) and all(says_alternative(answer, right) for answer in answers))
+
+
+def asymmetric_f1(prediction: str, reference: str) -> float:
+    """Return the F1 of the official evaluation, which credits every repetition of a right word.
+
+    Words of both texts count as often as in the prediction, words of one text as often as there. Hence `no no no`
+    against `no` scores 1, and swapping the two texts changes the value.
+
+    Source: `calculate_f1score` of the official Uni-Med evaluation; the paper's Eq. 16-18 count common words.
+    """
+    predicted, wanted = Counter(prediction.split()), Counter(reference.split())
+    right = sum(count for word, count in predicted.items() if word in wanted)
+    surplus = predicted.total() - right
+    missing = sum(count for word, count in wanted.items() if word not in predicted)
+    return 2 * right / (2 * right + surplus + missing) if right else 0.0
+
+
+def clipped_f1(prediction: str, reference: str) -> float:
+    """Return F1 over words, each counted at most as often as it occurs in both texts.
+
+    Source: the usual definition for short answers (SQuAD), which is what the paper's Eq. 16-18 say.
+    """
+    predicted, wanted = prediction.split(), reference.split()
+    common = (Counter(predicted) & Counter(wanted)).total()
+    return 2 * common / (len(predicted) + len(wanted)) if common else 0.0
+
+
+def sentence_bleu1(prediction: str, reference: str) -> float:
+    """Return BLEU-1 of two texts of words and spaces: clipped precision times the brevity penalty.
+
+    Source: nltk's `sentence_bleu` without smoothing, which the official Uni-Med evaluation averages over samples. (The
+    paper's Eq. 19 has no brevity penalty.)
+    """
+    # Imported here, since nltk brings scipy along.
+    from nltk.translate.bleu_score import sentence_bleu
+
+    return float(sentence_bleu([reference.split()], prediction.split(), weights=(1,)))
 
 
 def class_statistics(predictions: Sequence[str], references: Sequence[str], classes: Sequence[str]) -> FloatArray:
