@@ -21,19 +21,12 @@ _ONLY_IF_SET = frozenset({"thought_tokens", "reasoning", "served"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRecord:
-    """One answer of a model, or the reason why there is none.
+    """One answer of a model (`Generation` says what is in it), or the reason why there is none.
 
     Attributes:
         run: Identity of the run that made it.
-        sample_id: The sample.
-        text: Raw text of the model, with its thoughts; empty when `error` is set.
-        stop: Why it ended.
-        prompt_tokens: Tokens read, visual ones included.
-        output_tokens: Tokens written, thoughts included.
-        error: Why the sample failed; empty otherwise.
-        thought_tokens: Those of the written tokens that are thoughts; not written where there are none.
-        reasoning: Thoughts that a server files apart from the text; not written where there are none.
-        served: What a server said of its answer; None, and not written, for a model that is not served.
+        error: Why the sample failed; empty otherwise. Then `text` is empty.
+        served: What a server said of its answer; None for a model that is not served.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")

@@ -211,7 +211,7 @@ def metric_results(
         items: All N predictions of the task.
         groups: The unit of resampling of each, N names.
         unit: What a group is (`image`, `patient`), for the signature.
-        ceilings: What a perfect model scores, where its notation limits it.
+        ceilings: See `ceilings`.
     """
     return {
         one.metric.metric_id: _metric_result(one, items, groups, unit, ceilings.get(one.metric.metric_id, math.nan))
