@@ -1,9 +1,12 @@
-"""What an adapter is: the code that lets one model family answer a sample. Imports no torch."""
+"""What an adapter is: the code that lets one model family answer a sample. Imports no torch.
+
+A plugin imports these names from `medbench.adapters`: an `AdapterEntry` describes a model, and its `load` returns a
+`LocalAdapter` (the engine drives a decoder), a `DirectAdapter` (answers by itself) or a `RemoteAdapter` (a server).
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,9 +25,9 @@ StopReason = Literal["eos", "stop", "length"]
 Size = tuple[int, int]
 """Width and height in pixels."""
 SizeOf = Callable[[ImageRef], Size]
-"""Reads a picture's size from its header; raises SampleError if it is missing or broken."""
+"""Reads an image's size from its header; raises SampleError if it is missing or broken."""
 Pixels = Any
-"""One picture as a vision tower wants it: a tensor, or a mapping of tensors by name."""
+"""One image as a vision tower wants it: a tensor, or a mapping of tensors by name."""
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 NO_TOKEN = -1
@@ -249,7 +252,7 @@ class LocalAdapter(Adapter):
 
     @abstractmethod
     def render(self, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
-        """Return the prompt of `sample`; pure but for `size_of`, which only models need whose tokens depend on sizes.
+        """Return the prompt of `sample`; pure but for `size_of`, for models whose tokens depend on sizes.
 
         Raises:
             SampleError: If it cannot be rendered.
@@ -257,16 +260,16 @@ class LocalAdapter(Adapter):
 
     @abstractmethod
     def pixels(self, image: "Image.Image") -> Pixels:
-        """Return one picture as the vision tower wants it, on the CPU; called in threads beside the decoder."""
+        """Return one image as the vision tower wants it, on the CPU; called in threads beside the decoder."""
 
     @abstractmethod
     def encode_images(self, pixels: Sequence[Pixels]) -> "Sequence[torch.Tensor]":
-        """Return features [...] of each picture; must depend on nothing but the picture."""
+        """Return features [...] of each image; must depend on nothing but the image."""
 
     def project(self, features: "Sequence[torch.Tensor]", kind: Kind) -> "Sequence[torch.Tensor]":
-        """Return visual tokens [V, D] of the features of each picture, for a kind of task.
+        """Return visual tokens [V, D] of the features of each image, for a kind of task.
 
-        By default they are the features: a connector that heeds no task belongs into `encode_images`.
+        By default they are the features: a connector that knows no tasks belongs into `encode_images`.
         """
         del kind
         return features
@@ -282,15 +285,10 @@ class LocalAdapter(Adapter):
     def written_whole(
         self, asked: "Sequence[tuple[Sample, TaskSpec, Sequence[Image.Image]]]", max_new_tokens: int
     ) -> Sequence[Sequence[int]] | None:
-        """Return the ids that the model's own library writes to a batch, greedily; the engine is compared with it.
+        """Return the ids that the model's own library writes to samples with their tasks and images, greedily.
 
-        Where logits are no numbers (`plain_generation.Watch` sees it), the ids end with `NO_TOKEN`.
-
-        None if that is `generate` over the prompt's embeddings.
-
-        Args:
-            asked: Samples with their tasks and pictures.
-            max_new_tokens: Longest answer.
+        The engine is compared with it. None if that is `generate` over the prompt's embeddings. Where logits are no
+        numbers (`plain_generation.Watch` sees it), the ids end with `NO_TOKEN`.
         """
         del asked, max_new_tokens
         return None
@@ -327,6 +325,20 @@ class LocalAdapter(Adapter):
 
 
 Parser = Callable[[str, Sample, TaskSpec], Answer]
+"""Returns what a model's text means; pure."""
+
+
+def plain_answer(text: str, _sample: Sample, _spec: TaskSpec) -> Answer:
+    """Return the stripped text as the answer; the parser of models that draw no boxes."""
+    return Answer(text=text.strip())
+
+
+def answer_with_box(space: BoxSpace, text: str, sample: Sample, spec: TaskSpec) -> Answer:
+    """Return the stripped text and, for REC, its box read in `space`; `functools.partial` makes it a parser."""
+    answer = text.strip()
+    if spec.kind != "rec" or sample.image_size is None:
+        return Answer(text=answer)
+    return Answer(text=answer, box=space.read(answer, sample.image_size))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -357,7 +369,7 @@ class AdapterEntry:
         card: What the model is.
         load: Loads it; imports torch only when called.
         parse: What a text of the model means; pure.
-        takes: Which of `checkpoint`, `device` and `dtype` the loader heeds; giving another is a usage error.
+        takes: Which of `checkpoint`, `device` and `dtype` the loader uses; giving another is a usage error.
         variants: Allowed words after the colon, with their meaning; `*` allows any.
         arguments: What `--model-arg` may choose, by name.
         boxes: How the model writes boxes; None if it draws none. What its notation cannot express, even a perfect
@@ -385,10 +397,6 @@ class AdapterEntry:
         """Return what is known of a variant."""
         return self.card if self.card_of is None or not variant else self.card_of(variant)
 
-    def changing_answers(self, arguments: Mapping[str, str]) -> dict[str, str]:
-        """Return the arguments that an answer may depend on: a run of others is another run."""
-        return {name: value for name, value in arguments.items() if self.arguments[name].changes_answers}
-
     def settled(self, variant: str, given: Mapping[str, str]) -> dict[str, str]:
         """Return all arguments: as given, or by the variant, or by default.
 
@@ -403,37 +411,3 @@ class AdapterEntry:
                 raise UsageError(f"--model-arg {name}={value} is not allowed.", f"Allowed: {', '.join(choices)}.")
         defaults = {name: argument.default for name, argument in self.arguments.items()}
         return {**defaults, **self.defaults(variant), **given}
-
-    def space(self, arguments: Mapping[str, str]) -> BoxSpace | None:
-        """Return how boxes are written under a run's arguments."""
-        return self.spaces[arguments["boxes"]] if self.spaces and "boxes" in arguments else self.boxes
-
-    def parser(self, arguments: Mapping[str, str]) -> Parser:
-        """Return the parser under a run's arguments."""
-        space = self.space(arguments)
-        return self.parse if space is None or space is self.boxes else partial(answer_with_box, space)
-
-
-def plain_answer(text: str, _sample: Sample, _spec: TaskSpec) -> Answer:
-    """Return the stripped text as the answer; the parser of models that draw no boxes."""
-    return Answer(text=text.strip())
-
-
-def answer_with_box(space: BoxSpace, text: str, sample: Sample, spec: TaskSpec) -> Answer:
-    """Return the stripped text and, for REC, its box read in `space`; `functools.partial` makes it a parser."""
-    answer = text.strip()
-    if spec.kind != "rec" or sample.image_size is None:
-        return Answer(text=answer)
-    return Answer(text=answer, box=space.read(answer, sample.image_size))
-
-
-def split_model_name(model: str) -> tuple[str, str]:
-    """Return name and variant of `name` or `name:variant`.
-
-    Raises:
-        UsageError: If the name is empty.
-    """
-    name, _, variant = model.partition(":")
-    if not name:
-        raise UsageError(f"{model!r} names no model.", "Write --model NAME; `medbench models` lists them.")
-    return name, variant

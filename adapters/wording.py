@@ -6,8 +6,8 @@ from medbench.tasks.answers.box_space import BoxSpace
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
 
-# Placeholders of images in many chat templates; in a dataset's text they would count as images of their own.
-_PLACEHOLDER = "<image>"
+# Marks an image in many chat templates; in a dataset's text it would count as an image of its own.
+_IMAGE_MARK = "<image>"
 
 
 def question_of(sample: Sample, spec: TaskSpec, space: BoxSpace, *, find: str = "") -> str:
@@ -24,24 +24,21 @@ def question_of(sample: Sample, spec: TaskSpec, space: BoxSpace, *, find: str = 
         return _plain(find.format(object=sample.inputs["object"]))
     box = "" if sample.box is None or sample.image_size is None else space.write(sample.box, sample.image_size)
     instruction = _plain(spec.instruction(sample, box=box))
-    return "\n".join(part for part in (instruction, _choices(sample, instruction), _note(sample, spec, space)) if part)
+    parts = [instruction, _choices(sample, instruction.lower())]
+    if spec.kind == "rec":
+        parts.append(f"Answer with the bounding box alone, as {space.in_words(sample.image_size)}.")
+    elif spec.kind == "reg":
+        parts.append(f"The location is {space.in_words(sample.image_size)}.")
+    return "\n".join(filter(None, parts))
 
 
 def _plain(text: str) -> str:
-    return text.replace(_PLACEHOLDER, "").strip()
-
-
-def _note(sample: Sample, spec: TaskSpec, space: BoxSpace) -> str:
-    """Return how boxes are written: no model that answers many can be expected to know."""
-    if spec.kind == "rec":
-        return f"Answer with the bounding box alone, as {space.in_words(sample.image_size)}."
-    return f"The location is {space.in_words(sample.image_size)}." if spec.kind == "reg" else ""
+    return text.replace(_IMAGE_MARK, "").strip()
 
 
 def _choices(sample: Sample, instruction: str) -> str:
-    """Return the sample's choices, or nothing where the instruction names them all."""
-    told = instruction.lower()
-    if all(_named(text or key, told) for key, text in sample.choices.items()):
+    """Return the sample's choices, or nothing where the instruction, in small letters, names them all."""
+    if all(_names(instruction, text or key) for key, text in sample.choices.items()):
         return ""
     if all(text in {"", key} for key, text in sample.choices.items()):
         return f"Choose one of: {', '.join(sample.choices)}."
@@ -49,6 +46,6 @@ def _choices(sample: Sample, instruction: str) -> str:
     return "\n".join([*lines, "Answer with the letter of the right option."])
 
 
-def _named(choice: str, told: str) -> bool:
+def _names(instruction: str, choice: str) -> bool:
     # `no` is not named by `known`.
-    return re.search(rf"(?<!\w){re.escape(choice.lower())}(?!\w)", told) is not None
+    return re.search(rf"(?<!\w){re.escape(choice.lower())}(?!\w)", instruction) is not None

@@ -52,7 +52,7 @@ COMMANDS = {
         "Test this installation: what do the scorers say of known models?",
     ),
     "train": ("medbench.harness.train_command:train_command", "Train Uni-Med, or show what a training would take."),
-    "convert": ("medbench.adapters.convert_group:convert_group", "Convert published weights of a model, and back."),
+    "convert": ("medbench.adapters.converting:convert_group", "Convert published weights of a model, and back."),
 }
 
 

@@ -3,9 +3,7 @@
 import pytest
 
 from medbench.adapters.catalog import choose_model
-from medbench.adapters.openai.address import read_address
-from medbench.adapters.openai.options import ARGUMENTS, read_options
-from medbench.adapters.openai.profiles import profile_of
+from medbench.adapters.openai.entry import ARGUMENTS, profile_of, read_address, read_options
 
 MODEL = "openai:some-model@http://127.0.0.1:9/v1"
 OTHER = {

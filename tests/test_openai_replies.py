@@ -4,25 +4,21 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import httpx2
 import pytest
-from fault_server import completion
+from fault_server import chat, completion
 
-from medbench.adapters.openai.address import read_address
-from medbench.adapters.openai.failures import Refusal, failure_of, retry_after
-from medbench.adapters.openai.options import read_options
-from medbench.adapters.openai.profiles import PROFILES
-from medbench.adapters.openai.reading import Reading
-from medbench.adapters.openai.replies import Sent, parse_json, read_reply
-from medbench.adapters.openai.secret import Key
-from medbench.adapters.remote import Reply, TryAgainError
+from medbench.adapters.openai.entry import PROFILES, Key, read_options
+from medbench.adapters.openai.failures import failure_of, retry_after
+from medbench.adapters.openai.reading import Reading, parse_json, read_reply
+from medbench.adapters.remote import Reply, RetryableError
 from medbench.tasks.foundation.errors import RunError, SampleError
 
-HERE = "my-model@http://127.0.0.1:8000/v1"
 SECRET = "sk-very-secret-0123456789"
 
 
 def read(document: object, **reading: Any) -> Reply:
-    return read_reply(document, Sent(limit=10), Reading(**reading))
+    return read_reply(document, chat(), Reading(**reading))
 
 
 def error_of(document: object) -> str:
@@ -74,14 +70,14 @@ def test_what_is_no_answer_says_so(document: object, says: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_asked_again(document: object) -> None:
-    with pytest.raises(TryAgainError):
+    with pytest.raises(RetryableError):
         read(document)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"<html>", b"[" * 100_000, b"\xff\xfe"])
 def test_what_is_no_json_is_asked_again(content: bytes) -> None:
-    with pytest.raises(TryAgainError, match="not JSON"):
-        parse_json(content)
+    with pytest.raises(RetryableError, match="not JSON"):
+        parse_json(content, Reading())
 
 
 @pytest.mark.parametrize(
@@ -145,7 +141,7 @@ def failure(status: int, body: object = None, **headers: str) -> Exception:
     content = body if isinstance(body, bytes) else json.dumps(body or {"error": {"message": "why not"}}).encode()
     names = {name.replace("_", "-"): text for name, text in headers.items()}
     reading = Reading(clean=Key(SECRET).hidden_in)
-    return failure_of(Refusal(status=status, headers=names, content=content), read_address(HERE), reading)
+    return failure_of(httpx2.Response(status, headers=names, content=content), "127.0.0.1:8000", reading, chat())
 
 
 @pytest.mark.parametrize(
@@ -157,7 +153,7 @@ def failure(status: int, body: object = None, **headers: str) -> Exception:
 )  # fmt: skip
 def test_failures_that_pass_are_asked_again(status: int, trouble: str) -> None:
     error = failure(status)
-    assert isinstance(error, TryAgainError)
+    assert isinstance(error, RetryableError)
     assert (error.trouble, error.retry_after) == (trouble, None)
     assert "why not" in str(error)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from medbench.adapters.guarding import one_sample
-from medbench.adapters.remote import Complete, Letter, RemoteAdapter, Reply, TryAgainError, Usage
+from medbench.adapters.remote import Complete, RemoteAdapter, Reply, Request, RetryableError, Usage
 from medbench.harness.engine.request import Outcome
 from medbench.harness.remote.order import Question
 from medbench.harness.remote.pacing import Gate, Ticket, Window
@@ -103,14 +103,14 @@ class Asking:
         self, adapter: RemoteAdapter, report: Callable[[Finished], None], draw: Callable[[], float] = random.random,
         *, answered: Iterable[bool] = (),
     ) -> None:  # fmt: skip
-        patience = adapter.patience
+        policy = adapter.retry_policy
         self._adapter = adapter
         self._report = report
-        self._patience = patience
-        self._backoff = Backoff(patience.backoff, draw)
-        self.gate = Gate(Window(patience.concurrency, patience.max_concurrency), self._backoff)
+        self._policy = policy
+        self._backoff = Backoff(policy.backoff, draw)
+        self.gate = Gate(Window(policy.concurrency, policy.max_concurrency), self._backoff)
         # Samples that wait to be asked again keep their pictures; so many may, beside those under way.
-        self._begun = asyncio.Semaphore(2 * patience.max_concurrency)
+        self._begun = asyncio.Semaphore(2 * policy.max_concurrency)
         self._reached = False
         self._given_up = 0
         self._last_word = 0.0
@@ -135,7 +135,7 @@ class Asking:
 
     async def _begin_all(self, questions: Iterable[Question], complete: Complete, group: asyncio.TaskGroup) -> None:
         """Prepare questions some way ahead, and send them in their order."""
-        ahead: deque[tuple[Question, asyncio.Task[Letter | SampleError]]] = deque()
+        ahead: deque[tuple[Question, asyncio.Task[Request | SampleError]]] = deque()
         for question in questions:
             ahead.append((question, group.create_task(self._prepare(question))))
             if len(ahead) > min(_MOST_AHEAD, self.gate.window.limit):
@@ -144,7 +144,7 @@ class Asking:
             await self._begin(*ahead.popleft(), complete, group)
         self._all_begun = True
 
-    async def _prepare(self, question: Question) -> Letter | SampleError:
+    async def _prepare(self, question: Question) -> Request | SampleError:
         try:
             with one_sample(self._adapter, "prepare()", question.sample):
                 return await asyncio.to_thread(self._adapter.prepare, question.sample, question.spec, question.source)
@@ -154,23 +154,23 @@ class Asking:
     async def _begin(
         self,
         question: Question,
-        preparing: "asyncio.Task[Letter | SampleError]",
+        preparing: "asyncio.Task[Request | SampleError]",
         complete: Complete,
         group: asyncio.TaskGroup,
     ) -> None:
-        letter = await preparing
-        if isinstance(letter, SampleError):
-            self._report(_failed(question, str(letter)))
+        request = await preparing
+        if isinstance(request, SampleError):
+            self._report(_failed(question, str(request)))
             return
         await self._begun.acquire()
         ticket = await self.gate.enter()
-        asked = _Asked(question=question, letter=letter, complete=complete)
+        asked = _Asked(question=question, request=request, complete=complete)
         group.create_task(self._see_through(asked, ticket)).add_done_callback(lambda _: self._begun.release())
 
     async def _see_through(self, asked: "_Asked", ticket: Ticket) -> None:
         """Ask one question until it is answered, refused or given up."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._patience.deadline
+        deadline = loop.time() + self._policy.deadline
         for attempt in count(1):
             asked.attempts, sent = attempt, loop.time()
             try:
@@ -179,7 +179,7 @@ class Asking:
                 self._done(_failed(asked.question, str(error), asked, loop.time() - sent))
                 self._refuse(asked.question, error)
                 return
-            except TryAgainError as error:
+            except RetryableError as error:
                 seconds = loop.time() - sent
                 again = await self._wait(error, attempt, deadline)
                 if again is None:
@@ -198,14 +198,14 @@ class Asking:
     async def _attempt(self, asked: "_Asked", ticket: Ticket, deadline: float) -> Reply:
         now = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout_at(min(now + self._patience.timeout, deadline)):
+            async with asyncio.timeout_at(min(now + self._policy.timeout, deadline)):
                 with one_sample(self._adapter, "its reply", asked.question.sample):
-                    reply = await asked.complete(asked.letter)
+                    reply = await asked.complete(asked.request)
         except TimeoutError:
-            error = TryAgainError("timeout", f"{self._adapter.host} did not answer in time.")
+            error = RetryableError("timeout", f"{self._adapter.host} did not answer in time.")
             self._note(error, ticket)
             raise error from None
-        except TryAgainError as error:
+        except RetryableError as error:
             self._note(error, ticket)
             raise
         except SampleError:
@@ -214,20 +214,20 @@ class Asking:
         self.gate.leave(ticket, "answered")
         return reply
 
-    def _note(self, error: TryAgainError, ticket: Ticket) -> None:
+    def _note(self, error: RetryableError, ticket: Ticket) -> None:
         self.troubles[error.trouble] += 1
         self.gate.leave(ticket, "strained" if error.trouble in _STRAIN else "neutral", wait=error.retry_after or 0.0)
         self._reached = self._reached or error.trouble not in {"timeout", "unreachable"}
         never = error.trouble == "unreachable" and not self._reached
         # Every sign of strain closes the gate for longer: so many take some seconds, not the deadline of a sample.
-        if never and self.gate.window.epoch >= min(_FIRST_CONTACTS, self._patience.attempts):
+        if never and self.gate.window.epoch >= min(_FIRST_CONTACTS, self._policy.attempts):
             raise RunError(str(error), f"Is the server running, and is its address right? {_KEPT}")
 
-    async def _wait(self, error: TryAgainError, attempt: int, deadline: float) -> Ticket | None:
+    async def _wait(self, error: RetryableError, attempt: int, deadline: float) -> Ticket | None:
         """Return leave to ask once more, or None if attempts or time are used up."""
         loop = asyncio.get_running_loop()
         wait = max(self._backoff(attempt), error.retry_after or 0.0)
-        attempts = min(self._patience.attempts, error.most or self._patience.attempts)
+        attempts = min(self._policy.attempts, error.most or self._policy.attempts)
         if attempt >= attempts or loop.time() + wait >= deadline:
             return None
         await asyncio.sleep(wait)
@@ -251,10 +251,10 @@ class Asking:
                 f"{error.hint} {_KEPT}".strip(),
             )
 
-    def _give_up(self, finished: Finished, error: TryAgainError) -> None:
+    def _give_up(self, finished: Finished, error: RetryableError) -> None:
         self._report(finished)
         self._given_up += 1
-        deadline = self._patience.deadline
+        deadline = self._policy.deadline
         if error.retry_after is not None and error.retry_after >= deadline:
             raise RunError(
                 f"{self._adapter.host} asks to wait {error.retry_after:.0f} s, longer than a sample may take.",
@@ -273,7 +273,7 @@ class _Asked:
     """A question under way."""
 
     question: Question
-    letter: Letter
+    request: Request
     complete: Complete
     attempts: int = 0
 
@@ -291,7 +291,7 @@ def _first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     return next((error for error in flat if isinstance(error, MedbenchError)), flat[0])
 
 
-def _given_up(error: TryAgainError, attempts: int) -> str:
+def _given_up(error: RetryableError, attempts: int) -> str:
     return f"No answer after {attempts} {'attempt' if attempts == 1 else 'attempts'}. The last time: {error}"
 
 

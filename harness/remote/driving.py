@@ -99,7 +99,7 @@ def _notes(adapter: RemoteAdapter, asking: Asking, calls: CallLog) -> dict[str, 
     window = asking.gate.window
     return {
         "host": adapter.host,
-        "concurrency": {"start": adapter.patience.concurrency, "highest": window.highest, "last": window.limit},
+        "concurrency": {"start": adapter.retry_policy.concurrency, "highest": window.highest, "last": window.limit},
         "troubles": dict(sorted(asking.troubles.items())),
         **calls.summary(),
     }
