@@ -57,8 +57,7 @@ class ChosenModel:
     def parse(self) -> Parser:
         """What a text of the model means."""
         space = self.boxes
-        plain = space is None or space is self.entry.boxes
-        return self.entry.parse if plain else partial(answer_with_box, space)
+        return self.entry.parse if space is None or space is self.entry.boxes else partial(answer_with_box, space)
 
 
 def choose_model(model: str, arguments: Mapping[str, str]) -> ChosenModel:

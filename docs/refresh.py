@@ -13,8 +13,8 @@ from pathlib import Path
 from benchmarks.reading import HEADER, all_of, cells, generated, measure, read
 from medbench.adapters.base import ModelCard
 from medbench.adapters.catalog import ADAPTERS
-from medbench.adapters.hf.apart import TAKEN_APART
-from medbench.adapters.hf.families import FAMILIES, KNOWN, Known
+from medbench.adapters.hf.adapter import TAKEN_APART
+from medbench.adapters.hf.entry import FAMILIES, KNOWN, Known
 from medbench.harness.cli import COMMANDS
 from medbench.harness.doctor.pseudo_models import PSEUDO_MODELS
 from medbench.harness.doctor.scorers import examine_scorers

@@ -7,10 +7,9 @@ from types import SimpleNamespace
 import pytest
 from source_files import ROOT, source_files
 
-from medbench.adapters.hf import families, finding
-from medbench.adapters.hf.entry import ENTRY
-from medbench.adapters.hf.families import asked_family, family_of, known, short_name
-from medbench.adapters.hf.finding import find_folder
+from medbench.adapters.hf import loading
+from medbench.adapters.hf.entry import ENTRY, asked_family, family_of, known, short_name
+from medbench.adapters.hf.loading import find_folder
 
 
 def folder(root: Path, name: str, family: str = "") -> str:
@@ -115,10 +114,10 @@ def test_the_hub_is_asked_once_what_a_repository_is_and_may_be_silent(monkeypatc
 
 def test_a_branch_is_resolved_to_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = "f" * 40
-    monkeypatch.setattr(finding, "snapshot_download", lambda *_, **__: folder(tmp_path, f"snapshots/{commit}"))
-    assert find_folder("nobody-here/exp-17", "main").commit == commit
-    assert find_folder(str(tmp_path), "main").commit == ""
-    assert families.known("nobody-here/exp-17", "llava").boxes == ""
+    monkeypatch.setattr(loading, "snapshot_download", lambda *_, **__: folder(tmp_path, f"snapshots/{commit}"))
+    assert find_folder("nobody-here/exp-17", "main")[1] == commit
+    assert find_folder(str(tmp_path), "main") == (tmp_path, "")
+    assert known("nobody-here/exp-17", "llava").boxes == ""
 
 
 # Code of repositories

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from medbench.adapters.base import LoadOptions, LocalAdapter
 from medbench.adapters.hf.adapter import HfAdapter
 from medbench.adapters.hf.entry import ENTRY, load
-from medbench.adapters.hf.special_tokens import dropped_ids, kept_marks
+from medbench.adapters.hf.processing import dropped_ids, kept_marks
 from medbench.harness.engine.choosing import Row, outcome_of
 from medbench.harness.engine.request import Decoding, Request
 from medbench.tasks.answers.thoughts import MARKS, take_apart

@@ -1,4 +1,4 @@
-"""A vision-language model of transformers behind the adapter contract."""
+"""A vision-language model of transformers behind the adapter contract, and whether the engine may drive it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,34 +7,48 @@ from datetime import date
 from functools import cached_property
 from inspect import signature
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
 from transformers import GenerationConfig, LogitsProcessorList
 
-from medbench.adapters.base import (
-    LoadOptions,
-    LocalAdapter,
-    ModelCard,
-    Pixels,
-    Prompt,
-    SizeOf,
-)
-from medbench.adapters.hf.apart import TAKEN_APART, why_only_whole
-from medbench.adapters.hf.entry import CARD
-from medbench.adapters.hf.families import known, short_name
+from medbench.adapters.base import LoadOptions, LocalAdapter, ModelCard, Pixels, Prompt, SizeOf
+from medbench.adapters.hf.entry import CARD, known, short_name
 from medbench.adapters.hf.loading import Loaded, load_model
+from medbench.adapters.hf.processing import ChatTemplate, dropped_ids, kept_marks
 from medbench.adapters.hf.rendering import Renderer
-from medbench.adapters.hf.special_tokens import dropped_ids, kept_marks
-from medbench.adapters.hf.templates import ChatTemplate
 from medbench.adapters.plain_generation import Watch
 from medbench.adapters.wording import question_of
-from medbench.tasks.answers.box_space import BoxSpace
+from medbench.tasks.answers.box_space import BOX_SPACES, BoxSpace
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
 
+TAKEN_APART: Mapping[str, Literal["causal", "images", "prompt"]] = {
+    "llava": "causal",
+    "llava_next": "causal",
+    "gemma3": "images",
+    "paligemma": "prompt",
+    "glm4v": "causal",
+    "qwen2_vl": "causal",
+    "qwen2_5_vl": "causal",
+    "idefics2": "causal",
+    "idefics3": "causal",
+    "internvl": "causal",
+}
+"""Families that the engine drives, with what the tokens of a prompt read besides those before them.
+
+Each is here because a test shows that the engine writes what its own library writes (`tests/tiny_vlms.py`). The
+self-test before a run is no substitute: two short answers of a trained model may be equal though its deeper layers
+missed the image, and in 16 bits answers may differ though nothing is wrong.
+"""
+# What a decoder takes besides embeddings without knowing more of a token than they say.
+_PLAIN_INPUTS = frozenset({
+    "self", "input_ids", "inputs_embeds", "attention_mask", "position_ids", "past_key_values", "use_cache",
+    "cache_position", "output_attentions", "output_hidden_states", "return_dict", "logits_to_keep", "labels", "args",
+    "kwargs",
+})  # fmt: skip
 _TOKENS = "tokens"
 # Two names of the same choice of an image processor.
 _SCALED_WITHIN = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
@@ -44,34 +58,32 @@ class HfAdapter(LocalAdapter):
     """A model whose visual tokens stand in its prompt where its processor wants them; or one that is left whole."""
 
     def __init__(self, loaded: Loaded, name: str, arguments: Mapping[str, str], space: BoxSpace) -> None:
+        config, processor = loaded.model.config, loaded.processor
         self._model = loaded.model
-        self._processor = loaded.processor
+        self._processor = processor
         self._name = name
         self._space = space
-        self._known = known(name, loaded.model.config.model_type)
-        text = loaded.model.config.get_text_config(decoder=True)
-        rope = getattr(text, "rope_parameters", None) or {}
+        self._known = known(name, config.model_type)
+        rope = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
         self._image_token_id = _image_token_id(loaded)
-        self._images = _json_of("images", arguments["images"])
+        options = _json_of("images", arguments["images"])
         template = ChatTemplate(
-            loaded.processor, loaded.model.config.model_type, system=arguments["system"],
+            processor, config.model_type, system=arguments["system"],
             chat=_json_of("chat", arguments["chat"]), today=_day_of(arguments["date"]),
         )  # fmt: skip
         self._renderer = Renderer(
-            loaded.processor, self._image_token_id, in_grids="mrope_section" in rope, template=template,
-            images=self._images,
+            processor, self._image_token_id, in_grids="mrope_section" in rope, template=template, options=options,
         )  # fmt: skip
-        self._dropped = dropped_ids(loaded.processor.tokenizer)
+        self._dropped = dropped_ids(processor.tokenizer)
         self.decoder = loaded.model
         self.end_ids = _end_ids(loaded)
-        self.only_whole = why_only_whole(loaded.model)
-        self.attention = TAKEN_APART.get(loaded.model.config.model_type, "causal")
+        self.only_whole = why_left_whole(config.model_type, type(loaded.model.get_decoder()))
+        self.attention = TAKEN_APART.get(config.model_type, "causal")
         self.shares_beginnings = self.attention != "prompt"
-        self.notices = (
-            *loaded.notices, *template.notices, *_other_scaling(space, loaded.processor.image_processor, self._images)
-        )  # fmt: skip
+        scaling = _other_scaling(space, processor.image_processor, options)
+        self.notices = (*loaded.notices, *template.notices, *scaling)
         self.weights_fingerprint = loaded.fingerprint
-        self.made_of = {**loaded.made_of, **kept_marks(loaded.processor.tokenizer)}
+        self.made_of = {**loaded.made_of, **kept_marks(processor.tokenizer)}
         self.device = str(loaded.model.device)
         self.dtype = str(loaded.model.dtype).removeprefix("torch.")
 
@@ -187,14 +199,24 @@ class HfAdapter(LocalAdapter):
         }
 
 
+def why_left_whole(family: str, decoder: type[Any]) -> str:
+    """Return why a model is answered by its own library alone; empty if the engine may drive its decoder.
+
+    Inputs that no plain decoder has are features for deeper layers, embeddings of every layer, what is read by
+    cross-attention, or which experts an image goes to: a decoder that is given none answers all the same, wrongly.
+    """
+    beside = [name for name in signature(decoder.forward).parameters if name not in _PLAIN_INPUTS]
+    if beside:
+        return f"its decoder reads {' and '.join(beside)} besides embeddings"
+    if family not in TAKEN_APART:
+        return f"no test has shown yet that {family} can be taken apart from its vision"
+    return ""
+
+
 def load_adapter(options: LoadOptions) -> HfAdapter:
     """Load the model that the variant names."""
-    from medbench.tasks.answers.box_space import BOX_SPACES
-
     arguments = options.arguments
-    loaded = load_model(
-        options.variant, revision=arguments["revision"], device=options.device, dtype=options.dtype
-    )  # fmt: skip
+    loaded = load_model(options.variant, revision=arguments["revision"], device=options.device, dtype=options.dtype)
     return HfAdapter(loaded, options.variant, arguments, BOX_SPACES[arguments["boxes"]])
 
 

@@ -1,4 +1,4 @@
-"""From a folder or a repository to a model, its processor and what identifies both."""
+"""From a folder or a repository's name to a model that is what its files say, and that brings no code of its own."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,28 +7,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText
+from httpx2 import HTTPError
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForImageTextToText
 
-from medbench.adapters.hf.finding import (
-    LIBRARY_FAULTS,
-    Configuration,
-    find_folder,
-    names_code,
-    plain_attention,
-    read_config,
-    refuse_unfit,
-)
-from medbench.adapters.hf.processors import Processor, load_processor
+from medbench.adapters.hf.processing import Config, Processor, load_processor
 from medbench.adapters.plain_generation import forget_decoding
 from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
+from medbench.tasks.foundation.files import read_json
 from medbench.tasks.foundation.memory import room_for
 from medbench.tasks.foundation.model_files import identity_of
+from medbench.tasks.foundation.stand_ins import refuse_stand_ins
 from medbench.unimed.devices import resolve_device, resolve_dtype
 from medbench.unimed.strict_weights import refuse_loading_info
 
+_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+# What transformers, and the libraries below it, raise of files that they do not understand or cannot use here.
+LIBRARY_FAULTS = (
+    ImportError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError,
+    AssertionError, SyntaxError, SafetensorError, StrictDataclassError,
+)  # fmt: skip
+_KERNEL = "_attn_implementation"
 # Its activations exceed what 16 bits with a small exponent hold: answers become padding.
 _NOT_IN_FLOAT16 = frozenset({"gemma3", "gemma3n", "paligemma"})
-_QUANTISED = "quantization_config"
 Model = Any
 """Any model of transformers."""
 
@@ -41,7 +44,7 @@ class Loaded:
         model: Of `AutoModelForImageTextToText`, ready to answer.
         processor: Its processor, padding on the left.
         fingerprint: Of its files.
-        made_of: What else makes it what it is: the commit of its repository, the class that reads its pictures.
+        made_of: What else makes it what it is: the commit of its repository, the class that reads its images.
         notices: What the run must show loudly.
     """
 
@@ -65,27 +68,127 @@ def load_model(name: str, *, revision: str, device: str, dtype: str) -> Loaded:
         UsageError: If it is neither here nor on the Hub, or is no vision-language model, or not for this type.
         DataError: If a weight is missing, unexpected or of another shape, or a file is broken.
     """
-    found = find_folder(name, revision)
-    folder = found.folder
-    refuse_unfit(folder)
-    config = read_config(folder)
-    place = resolve_device(device)
-    kind = resolve_dtype(dtype, place)
-    if kind == torch.float16 and config.model_type in _NOT_IN_FLOAT16:
+    folder, commit = find_folder(name, revision)
+    _refuse_unfit(folder)
+    config = _read_config(folder)
+    where = resolve_device(device)
+    number = resolve_dtype(dtype, where)
+    if number == torch.float16 and config.model_type in _NOT_IN_FLOAT16:
         raise UsageError(f"{config.model_type} gives no numbers in float16.", "Give --dtype bfloat16 or float32.")
-    notices = [_of_own_code(folder), plain_attention(config)]
+    own_code = "config.json names code of its own (auto_map); it was not run, transformers' own is."
+    notices = [own_code * _names_code(folder), _plain_attention(config)]
     processor, mended = load_processor(folder, config)
-    model = _model(folder, config, kind, place)
+    model = _model(folder, config, number, where)
     forget_decoding(model)
     return Loaded(
         model=model.eval(), processor=processor, fingerprint=identity_of({"checkpoint": folder}),
-        made_of=_made_of(processor, found.commit), notices=tuple(filter(None, [*notices, *mended])),
+        made_of=_made_of(processor, commit), notices=tuple(filter(None, [*notices, *mended])),
     )  # fmt: skip
 
 
-def _model(folder: Path, config: Configuration, dtype: torch.dtype, device: torch.device) -> Model:
+def find_folder(name: str, revision: str) -> tuple[Path, str]:
+    """Return the folder of a model and the commit of its repository, which is empty for a folder of the user's own.
+
+    What lies in the Hub's cache needs no network.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    if not name:
+        raise UsageError("`hf` names no model.", "Write --model hf:FOLDER or --model hf:OWNER/NAME.")
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder.resolve(), ""
+    try:
+        snapshot = Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
+    except (HTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UsageError(
+            f"{name!r} is no folder here, and the Hub did not give it: {error}",
+            "Write hf:FOLDER or hf:OWNER/NAME; gated models need `hf auth login` first.",
+        ) from error
+    # The Hub's cache keeps each commit in a folder of its name, whatever branch or tag led there.
+    return snapshot, snapshot.name
+
+
+def _refuse_unfit(folder: Path) -> None:
+    """Refuse a folder whose files are not what their names say, or that holds no whole model of its own."""
+    refuse_stand_ins(folder)
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file():
+        values = read_json(adapter)
+        kind = str(values.get("peft_type") or "LoRA")
+        raise UsageError(
+            f"{folder} holds a {kind} adapter of {values.get('base_model_name_or_path') or 'another model'}, not a "
+            "model.",
+            "Merge it into its base first (`PeftModel.from_pretrained(base, adapter).merge_and_unload()` of peft, then "
+            "`save_pretrained`, and the processor's too), and give that folder. If it was merged already, remove "
+            "adapter_config.json.",
+        )
+    for index in sorted(folder.glob("*.index.json")):
+        named = read_json(index).get("weight_map", {})
+        missing = sorted({str(file) for file in named.values() if not (folder / str(file)).is_file()})
+        if missing:
+            raise DataError(
+                f"{index} names {len(missing)} files that are not there: {', '.join(missing[:5])}.",
+                "Download the model again, whole.",
+            )
+
+
+def _read_config(folder: Path) -> Config:
+    """Return the configuration of a vision-language model that transformers itself knows; no code is run."""
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except LIBRARY_FAULTS as error:
+        raise UsageError(
+            f"{folder} holds no model that this version of transformers knows: "
+            f"{str(error).strip().partition(chr(10))[0] or type(error).__name__}",
+            "Its configuration names code of its own (auto_map), which is never run. Serve it where you trust that "
+            "code, and give --model openai:MODEL@URL."
+            if _names_code(folder)
+            else "Name a folder with a config.json of a supported architecture; code from repositories is not run.",
+        ) from error
+    if type(config) not in AutoModelForImageTextToText._model_mapping:  # noqa: SLF001 - the only public way is to try
+        raise UsageError(
+            f"{config.model_type} is no vision-language model of transformers.",
+            "Name a model whose pipeline is image-text-to-text.",
+        )
+    if config.is_encoder_decoder:
+        raise UsageError(
+            f"{config.model_type} encodes its prompt apart from its answer, which `hf` does not drive.",
+            "Name a model that continues its prompt.",
+        )
+    return config
+
+
+def _names_code(folder: Path) -> bool:
+    """Whether a model's configuration names code that its folder brings."""
+    try:
+        return bool(read_json(folder / "config.json").get("auto_map"))
+    except (MedbenchError, AttributeError):
+        return False
+
+
+def _parts_of(config: Config) -> list[Config]:
+    """Return a configuration and those in it."""
+    return [config, *filter(None, (getattr(config, name, None) for name in config.sub_configs))]
+
+
+def _plain_attention(config: Config) -> str:
+    """Let a model take the attention that every machine has; return a notice if its configuration asks for another.
+
+    What asks for a library that is not here fails, and what names a kernel of the Hub is code that would be run.
+    """
+    wanted = {getattr(part, _KERNEL, None) for part in _parts_of(config)}
+    others = sorted(str(one) for one in wanted - {None, "eager", "sdpa"})
+    if not others:
+        return ""
+    setattr(config, _KERNEL, None)  # of its parts too
+    return f"config.json asks for the attention {', '.join(others)}; the one of torch was taken instead."
+
+
+def _model(folder: Path, config: Config, dtype: torch.dtype, device: torch.device) -> Model:
     # Quantised weights cannot be moved once they are loaded.
-    quantised = _method_of(config)
+    quantised = _quantisation_of(config)
     where = {"device_map": {"": device}} if quantised else {}
     try:
         with room_for(f"The model in {folder}"):
@@ -103,10 +206,10 @@ def _model(folder: Path, config: Configuration, dtype: torch.dtype, device: torc
         return model if quantised else model.to(device)
 
 
-def _method_of(config: Configuration) -> str:
+def _quantisation_of(config: Config) -> str:
     """Return how a checkpoint was quantised; nothing if it was not."""
-    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
-        told = getattr(part, _QUANTISED, None)
+    for part in _parts_of(config):
+        told = getattr(part, "quantization_config", None)
         values = told if isinstance(told, Mapping) else getattr(told, "__dict__", {})
         if values:
             return str(values.get("quant_method") or "an unnamed method")
@@ -122,10 +225,6 @@ def _not_loaded(folder: Path, quantised: str, error: Exception) -> MedbenchError
             "were quantised.",
         )
     return DataError(f"The model in {folder} cannot be read: {said}", "Download it again.")
-
-
-def _of_own_code(folder: Path) -> str:
-    return "config.json names code of its own (auto_map); it was not run, transformers' own is." * names_code(folder)
 
 
 def _made_of(processor: Processor, commit: str) -> dict[str, str]:
