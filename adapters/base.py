@@ -6,7 +6,7 @@ A plugin imports these names from `medbench.adapters`: an `AdapterEntry` describ
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -58,6 +58,15 @@ class ModelCard:
     memory: str = ""
     trained_on: frozenset[str] | None = None
     blind: bool = False
+
+    def as_chosen(self, arguments: "Mapping[str, Argument]", chosen: Mapping[str, str]) -> "ModelCard":
+        """Return the card with a title that names every choice from a closed list that is not the default.
+
+        Numbers of other choices are not the same model's.
+        """
+        closed = {name: argument.default for name, argument in arguments.items() if argument.choices}
+        others = [f"{name}={chosen[name]}" for name, default in closed.items() if chosen[name] != default]
+        return replace(self, title=f"{self.title} ({', '.join(others)})") if others else self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

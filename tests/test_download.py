@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from command_line import COMMAND, medbench
+from command_line import COMMAND, medbench_process
 from hub_server import Handler, Hub, Wish, zipped
 from huggingface_hub import constants
 from native_data import NATIVE, slake
@@ -473,7 +473,7 @@ def served_slake(hub: Hub, tmp_path: Path) -> HubSource:
 
 
 def data_download(hub: Hub, tmp_path: Path, *words: object, **env: str) -> CompletedProcess[str]:
-    return medbench("data", "download", *words, env=environment(hub, tmp_path, **env))
+    return medbench_process("data", "download", *words, env=environment(hub, tmp_path, **env))
 
 
 def test_from_the_hub_to_prepared_samples(hub: Hub, tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from medbench.adapters.llava_med.hugging_face import convert_v15
 from medbench.adapters.llava_med.images import clip_pixels
 from medbench.adapters.llava_med.loading import mark_ids
 from medbench.adapters.llava_med.templates import TEMPLATES, question_of
-from medbench.adapters.parts.text_codec import load_codec
 from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
@@ -32,6 +31,7 @@ from medbench.harness.phases import Phases
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
 from medbench.tasks.sample import ImageRef
+from medbench.unimed.tokens import load_codec
 
 CASES = (
     "single_wide", "single_tall_long", "single_square_short", "vicuna_v1", "two_images", "multi_turn", "text_only",

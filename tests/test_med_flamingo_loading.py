@@ -22,7 +22,7 @@ from medbench.adapters.base import LoadOptions
 from medbench.adapters.med_flamingo.adapter import MedFlamingoAdapter
 from medbench.adapters.med_flamingo.decoder import MedFlamingoLlama
 from medbench.adapters.med_flamingo.entry import ENTRY
-from medbench.adapters.parts.perceiver import PerceiverResampler, PerceiverSizes
+from medbench.adapters.perceiver import PerceiverResampler, PerceiverSizes
 from medbench.tasks.foundation.errors import DataError, UsageError
 
 

@@ -24,7 +24,6 @@ from medbench.adapters.med_flamingo.adapter import MedFlamingoAdapter
 from medbench.adapters.med_flamingo.entry import ENTRY
 from medbench.adapters.med_flamingo.examples import AUTHORS, drawn_examples
 from medbench.adapters.med_flamingo.prompts import Mark, Part, Words, prompt_parts
-from medbench.adapters.parts.segment_tokenizer import SegmentTokenizer, read_tokenizer
 from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
@@ -33,6 +32,7 @@ from medbench.harness.phases import Phases
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.sample import ImageRef
+from medbench.unimed.tokens import SegmentTokenizer, read_tokenizer
 
 
 @pytest.fixture(scope="module")

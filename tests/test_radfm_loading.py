@@ -12,8 +12,7 @@ from radfm_fixtures import SINGLE, case, close, embedded, load, prompt_of, state
 from transformers import LlamaForCausalLM
 
 from medbench.adapters.base import LoadOptions
-from medbench.adapters.parts.filling import fill
-from medbench.adapters.parts.perceiver import PerceiverSizes
+from medbench.adapters.perceiver import PerceiverSizes
 from medbench.adapters.radfm.adapter import RadFMAdapter
 from medbench.adapters.radfm.convert import convert
 from medbench.adapters.radfm.entry import ENTRY
@@ -21,6 +20,7 @@ from medbench.adapters.radfm.model import RadFMVision
 from medbench.adapters.radfm.sizes import LanguageSizes, RadFMSizes, sizes_of_state
 from medbench.adapters.radfm.vit3d import VisionSizes
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
+from medbench.unimed.weights import fill
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ from radfm_fixtures import (
 )
 
 from medbench.adapters.base import ImageSlot, TextSegment
-from medbench.adapters.parts.segment_tokenizer import SegmentTokenizer, read_tokenizer
 from medbench.adapters.radfm.adapter import RadFMAdapter
 from medbench.adapters.radfm.entry import ENTRY
 from medbench.adapters.radfm.prompts import question_of, with_images
 from medbench.tasks.catalog import get_task
 from medbench.tasks.sample import ImageRef, Sample
+from medbench.unimed.tokens import SegmentTokenizer, read_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from httpx2 import HTTPError
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, StrictDataclassError
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from medbench.adapters.hf.processing import Config, Processor, load_processor
@@ -20,15 +17,10 @@ from medbench.tasks.foundation.files import read_json
 from medbench.tasks.foundation.memory import room_for
 from medbench.tasks.foundation.model_files import identity_of
 from medbench.tasks.foundation.stand_ins import refuse_stand_ins
-from medbench.unimed.devices import resolve_device, resolve_dtype
-from medbench.unimed.strict_weights import refuse_loading_info
+from medbench.unimed.weight_files import indexed_files
+from medbench.unimed.weights import LIBRARY_FAULTS, device_and_dtype, find_folder, strict_from_pretrained
 
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-# What transformers, and the libraries below it, raise of files that they do not understand or cannot use here.
-LIBRARY_FAULTS = (
-    ImportError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError,
-    AssertionError, SyntaxError, SafetensorError, StrictDataclassError,
-)  # fmt: skip
 _KERNEL = "_attn_implementation"
 # Its activations exceed what 16 bits with a small exponent hold: answers become padding.
 _NOT_IN_FLOAT16 = frozenset({"gemma3", "gemma3n", "paligemma"})
@@ -68,17 +60,16 @@ def load_model(name: str, *, revision: str, device: str, dtype: str) -> Loaded:
         UsageError: If it is neither here nor on the Hub, or is no vision-language model, or not for this type.
         DataError: If a weight is missing, unexpected or of another shape, or a file is broken.
     """
-    folder, commit = find_folder(name, revision)
+    folder, commit = find_model(name, revision)
     _refuse_unfit(folder)
     config = _read_config(folder)
-    where = resolve_device(device)
-    number = resolve_dtype(dtype, where)
+    place, number = device_and_dtype(device, dtype)
     if number == torch.float16 and config.model_type in _NOT_IN_FLOAT16:
         raise UsageError(f"{config.model_type} gives no numbers in float16.", "Give --dtype bfloat16 or float32.")
     own_code = "config.json names code of its own (auto_map); it was not run, transformers' own is."
     notices = [own_code * _names_code(folder), _plain_attention(config)]
     processor, mended = load_processor(folder, config)
-    model = _model(folder, config, number, where)
+    model = _model(folder, config, number, place)
     forget_decoding(model)
     return Loaded(
         model=model.eval(), processor=processor, fingerprint=identity_of({"checkpoint": folder}),
@@ -86,28 +77,16 @@ def load_model(name: str, *, revision: str, device: str, dtype: str) -> Loaded:
     )  # fmt: skip
 
 
-def find_folder(name: str, revision: str) -> tuple[Path, str]:
-    """Return the folder of a model and the commit of its repository, which is empty for a folder of the user's own.
-
-    What lies in the Hub's cache needs no network.
+def find_model(name: str, revision: str) -> tuple[Path, str]:
+    """Return the folder of a model and its commit; what lies in the Hub's cache needs no network.
 
     Raises:
         UsageError: If there is none.
     """
     if not name:
         raise UsageError("`hf` names no model.", "Write --model hf:FOLDER or --model hf:OWNER/NAME.")
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder.resolve(), ""
-    try:
-        snapshot = Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
-    except (HTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UsageError(
-            f"{name!r} is no folder here, and the Hub did not give it: {error}",
-            "Write hf:FOLDER or hf:OWNER/NAME; gated models need `hf auth login` first.",
-        ) from error
-    # The Hub's cache keeps each commit in a folder of its name, whatever branch or tag led there.
-    return snapshot, snapshot.name
+    hint = "Write hf:FOLDER or hf:OWNER/NAME; gated models need `hf auth login` first."
+    return find_folder(name, revision=revision, files=_FILES, what=repr(name), hint=hint)
 
 
 def _refuse_unfit(folder: Path) -> None:
@@ -125,13 +104,7 @@ def _refuse_unfit(folder: Path) -> None:
             "adapter_config.json.",
         )
     for index in sorted(folder.glob("*.index.json")):
-        named = read_json(index).get("weight_map", {})
-        missing = sorted({str(file) for file in named.values() if not (folder / str(file)).is_file()})
-        if missing:
-            raise DataError(
-                f"{index} names {len(missing)} files that are not there: {', '.join(missing[:5])}.",
-                "Download the model again, whole.",
-            )
+        indexed_files(index)
 
 
 def _read_config(folder: Path) -> Config:
@@ -189,20 +162,12 @@ def _plain_attention(config: Config) -> str:
 def _model(folder: Path, config: Config, dtype: torch.dtype, device: torch.device) -> Model:
     # Quantised weights cannot be moved once they are loaded.
     quantised = _quantisation_of(config)
-    where = {"device_map": {"": device}} if quantised else {}
-    try:
-        with room_for(f"The model in {folder}"):
-            loaded: Any = AutoModelForImageTextToText.from_pretrained(
-                folder, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True,
-                trust_remote_code=False, **where,
-            )  # fmt: skip
-    except (MedbenchError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except LIBRARY_FAULTS as error:
-        raise _not_loaded(folder, quantised, error) from error
-    model, info = loaded
-    refuse_loading_info(str(folder), info)
+    where: dict[str, Any] = {"device_map": {"": device}} if quantised else {}
+    unreadable = partial(_not_loaded, folder, quantised)
     with room_for(f"The model in {folder}"):
+        model = strict_from_pretrained(
+            AutoModelForImageTextToText, folder, unreadable=unreadable, config=config, dtype=dtype, **where
+        )
         return model if quantised else model.to(device)
 
 

@@ -12,10 +12,10 @@ from medbench.adapters.llava_med.configuration import LlavaFormat
 from medbench.adapters.llava_med.entry import CARD
 from medbench.adapters.llava_med.images import clip_pixels
 from medbench.adapters.llava_med.templates import Template, question_of
-from medbench.adapters.parts.text_codec import TextCodec
 from medbench.tasks.foundation.errors import SampleError
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import Kind, TaskSpec
+from medbench.unimed.tokens import TextCodec
 
 AUTHORS_TOKENS = 1024
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from medbench.adapters.converting import new_folder
-from medbench.adapters.parts.shards import SHARD_BYTES, Shards, open_shards, write_shards
 from medbench.tasks.foundation.errors import DataError
-from medbench.unimed.strict_weights import refuse_misfits
+from medbench.unimed.weight_files import SHARD_BYTES, Shards, open_shards, write_shards
+from medbench.unimed.weights import refuse_other_names
 
 _BUFFER = "rotary_emb.inv_freq"
 _AS_IT_IS = ("model.mm_projector.weight", "model.mm_projector.bias")
@@ -55,10 +55,10 @@ def convert_delta(base: Path, delta: Path, output: Path, *, shard_bytes: int = S
 def _write(base: Path, delta: Path, folder: Path, shard_bytes: int) -> None:
     ours, theirs = open_shards(delta), open_shards(base)
     wanted = [name for name in ours.files if not name.endswith(_BUFFER)]
-    refuse_misfits(
+    refuse_other_names(
         f"The delta {delta} on {base}",
-        given=[name for name in wanted if name not in _AS_IT_IS],
-        expected=[name for name in theirs.files if not name.endswith(_BUFFER)],
+        [name for name in wanted if name not in _AS_IT_IS],
+        [name for name in theirs.files if not name.endswith(_BUFFER)],
     )
     bytes_of = {name: prod(ours.size(name)) * _TYPE.itemsize for name in wanted}
     write_shards(folder, bytes_of, lambda name: _sum(name, ours, theirs), shard_bytes=shard_bytes)

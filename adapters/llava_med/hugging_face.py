@@ -18,8 +18,8 @@ from medbench.adapters.llava_med.configuration import LlavaFormat, read_format
 from medbench.adapters.llava_med.model import load_model
 from medbench.adapters.llava_med.templates import IMAGE
 from medbench.adapters.llava_med.vision import SUBFOLDER
-from medbench.adapters.parts.text_codec import TextCodec, load_codec
 from medbench.tasks.foundation.errors import DataError
+from medbench.unimed.tokens import TextCodec, load_codec
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"

@@ -12,13 +12,13 @@ from medbench.adapters.llava_med.configuration import LlavaFormat, read_format
 from medbench.adapters.llava_med.model import load_model
 from medbench.adapters.llava_med.templates import TEMPLATES, Template
 from medbench.adapters.llava_med.vision import SUBFOLDER
-from medbench.adapters.parts.text_codec import TextCodec, load_codec
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.memory import room_for
 from medbench.tasks.foundation.model_files import identity_of
 from medbench.tasks.foundation.stand_ins import refuse_stand_ins
-from medbench.unimed.devices import resolve_device, resolve_dtype
+from medbench.unimed.tokens import TextCodec, load_codec
+from medbench.unimed.weights import device_and_dtype
 
 DEFAULT_VERSION = "v1.5"
 AUTHORS_DECODING: Mapping[str, Mapping[str, float]] = {"v1.5": {}, "v1.0": {"temperature": 0.7}}
@@ -94,8 +94,7 @@ def _load(options: LoadOptions, folder: Path, version: str, *, from_base: bool) 
     form = read_format(folder, tower)
     _refuse_other_version(form, version, folder)
     codec = load_codec(folder)
-    device = resolve_device(options.device)
-    dtype = resolve_dtype(options.dtype, device)
+    device, dtype = device_and_dtype(options.device, options.dtype)
     model, difference = load_model(folder, form, dtype, tower=tower, from_base=from_base)
     parts = {"checkpoint": folder}
     if tower is not None:

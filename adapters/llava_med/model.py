@@ -1,20 +1,16 @@
 """A checkpoint of LLaVA's format as transformers' `LlavaForConditionalGeneration`, strictly."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration
-from transformers.utils import logging as transformers_logging
 
 from medbench.adapters.llava_med.configuration import LlavaFormat
 from medbench.adapters.llava_med.vision import read_tower
 from medbench.tasks.foundation.errors import DataError, UsageError
-from medbench.unimed.strict_weights import refuse_loading_info
+from medbench.unimed.weights import ROTARY, refuse_loading_info, reported_from_pretrained
 
 _TOWER = "model.vision_tower."
 _NAMES = {
@@ -26,7 +22,7 @@ _TWO_LAYERS = {
     r"^model\.mm_projector\.2\.": "model.multi_modal_projector.linear_2.",
 }
 _ONE_LAYER = {r"^model\.mm_projector\.(weight|bias)$": r"model.multi_modal_projector.\1"}
-_BUFFERS = ("rotary_emb.inv_freq", "embeddings.position_ids")
+_BUFFERS = (*ROTARY, "embeddings.position_ids")
 """What checkpoints of older libraries hold beside the weights; it follows from the configuration."""
 _LEAST_NORM = 0.1
 
@@ -76,18 +72,6 @@ def load_model(
     return model, difference if has_tower else None
 
 
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep transformers' report on a loading away: ours is stricter, and a tower that comes later is not missing."""
-    before = transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(before)
-
-
 def _has_weights(tower: Path) -> bool:
     """Return whether a folder holds more than a configuration, which is enough where the checkpoint has the weights."""
     return any(file.suffix in {".safetensors", ".bin"} for file in tower.iterdir())
@@ -99,14 +83,7 @@ def _read(
     """Return the model, and whether the checkpoint holds a vision tower."""
     kind: Any = LinearLlava if form.linear else LlavaForConditionalGeneration
     names = {**_NAMES, **(_ONE_LAYER if form.linear else _TWO_LAYERS)}
-    try:
-        with _quietly():
-            model, info = kind.from_pretrained(
-                folder, config=form.config, key_mapping=names, dtype=dtype, output_loading_info=True,
-                ignore_mismatched_sizes=True, trust_remote_code=False,
-            )  # fmt: skip
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise DataError(f"The checkpoint {folder} cannot be read: {error}", "Copy it again.") from error
+    model, info = reported_from_pretrained(kind, folder, config=form.config, key_mapping=names, dtype=dtype)
     missing = {str(name) for name in info.get("missing_keys") or ()}
     own_tower = {_TOWER + name for name, _ in model.model.vision_tower.named_parameters()}
     lacks_tower = own_tower <= missing
@@ -117,8 +94,7 @@ def _read(
             f"The checkpoint {folder} holds no vision tower.",
             "Give OpenAI's CLIP: --model-arg vision_source=base --model-arg vision_tower=DIR",
         )
-    unexpected = {name for name in map(str, info.get("unexpected_keys") or ()) if not name.endswith(_BUFFERS)}
-    refuse_loading_info(str(folder), {**info, "missing_keys": missing, "unexpected_keys": unexpected})
+    refuse_loading_info(str(folder), {**info, "missing_keys": missing}, harmless=_BUFFERS)
     return model, not lacks_tower
 
 

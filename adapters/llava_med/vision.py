@@ -8,10 +8,10 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPVisionConfig
 
-from medbench.adapters.parts.shards import open_shards
 from medbench.tasks.foundation.errors import DataError
 from medbench.tasks.foundation.files import read_json
-from medbench.unimed.strict_weights import refuse_misfits, refuse_other_shapes
+from medbench.unimed.weight_files import open_shards
+from medbench.unimed.weights import refuse_misfits, refuse_other_names
 
 SUBFOLDER = "vision_tower"
 _LARGE = {
@@ -77,7 +77,7 @@ def read_tower(folder: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, 
     """
     shards = open_shards(folder)
     names = {name.removeprefix(_INNER): name for name in shards.files if not name.startswith(_HARMLESS)}
-    refuse_misfits(str(folder), given=names, expected=expected)
+    refuse_other_names(str(folder), names, expected)
     state = {ours: shards.tensor(theirs) for ours, theirs in names.items()}
-    refuse_other_shapes(str(folder), state, expected)
+    refuse_misfits(str(folder), state, expected)
     return state

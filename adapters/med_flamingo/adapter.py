@@ -24,10 +24,10 @@ from medbench.adapters.med_flamingo.prompts import (
     question_of,
     stops_of,
 )
-from medbench.adapters.parts.segment_tokenizer import EOS_ID
 from medbench.tasks.foundation.console import say
 from medbench.tasks.sample import ImageRef, Sample
 from medbench.tasks.spec import Kind, TaskSpec
+from medbench.unimed.tokens import EOS_ID
 
 _ROOM = 10
 """Examples of the longest allowed length that would fill the context: six of them, question and answer fit."""

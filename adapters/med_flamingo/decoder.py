@@ -14,7 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from medbench.adapters.base import RowStates
 from medbench.adapters.med_flamingo.looking import Looks, looks_of
-from medbench.adapters.parts.perceiver import HEAD_WIDTH, feed_forward, join_heads, split_heads
+from medbench.adapters.perceiver import HEAD_WIDTH, feed_forward, join_heads, split_heads
 
 EVERY = 4
 """Layers of LLaMA to one block; the block comes before the last of them."""

@@ -62,8 +62,7 @@ def load(options: LoadOptions) -> LocalAdapter:
     from medbench.adapters.med_flamingo.examples import AUTHORS, ExampleSource, Shots, refuse_missing_pictures
     from medbench.adapters.med_flamingo.loading import load_med_flamingo, places_of
     from medbench.adapters.med_flamingo.looking import MediaRule
-    from medbench.adapters.parts.titles import card_as_chosen
-    from medbench.unimed.devices import resolve_device, resolve_dtype
+    from medbench.unimed.weights import device_and_dtype
 
     chosen = {name: argument.default for name, argument in ARGUMENTS.items()} | dict(options.arguments)
     places = places_of(options.checkpoint, chosen["llama"], chosen["clip"])
@@ -74,10 +73,10 @@ def load(options: LoadOptions) -> LocalAdapter:
     )  # fmt: skip
     refuse_missing_pictures(examples)
     pictures = {name: folder / name for name, _, _ in AUTHORS} if folder and examples.shots != "0" else {}
-    device = resolve_device(options.device)
-    loaded = load_med_flamingo(places, device=device, dtype=resolve_dtype(options.dtype, device), more=pictures)
+    device, dtype = device_and_dtype(options.device, options.dtype)
+    loaded = load_med_flamingo(places, device=device, dtype=dtype, more=pictures)
     return MedFlamingoAdapter(
-        card_as_chosen(CARD, ARGUMENTS, chosen), loaded, media_rule=cast("MediaRule", chosen["media_rule"]),
+        CARD.as_chosen(ARGUMENTS, chosen), loaded, media_rule=cast("MediaRule", chosen["media_rule"]),
         bos_id=int(chosen["bos_token_id"]), examples=examples,
     )  # fmt: skip
 

@@ -13,21 +13,21 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig
 from medbench.adapters.llava_med.vision import read_tower
 from medbench.adapters.med_flamingo.decoder import ADDED_TOKENS, EVERY, MedFlamingoLlama, MediaSizes
 from medbench.adapters.med_flamingo.state import TrainedState, read_state
-from medbench.adapters.parts.filling import IMPOSSIBLE, fill, filled_llama
-from medbench.adapters.parts.perceiver import HEAD_WIDTH, PerceiverResampler, sizes_of
-from medbench.adapters.parts.segment_tokenizer import (
+from medbench.adapters.perceiver import HEAD_WIDTH, PerceiverResampler, sizes_of
+from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.foundation.files import read_json
+from medbench.tasks.foundation.memory import room_for
+from medbench.tasks.foundation.model_files import identity_of
+from medbench.tasks.foundation.stand_ins import refuse_stand_ins
+from medbench.unimed.tokens import (
     BOS_ID,
     EOS_ID,
     SegmentTokenizer,
     read_tokenizer,
     refuse_other_vocabulary,
 )
-from medbench.adapters.parts.shards import open_shards
-from medbench.tasks.foundation.errors import DataError, UsageError
-from medbench.tasks.foundation.files import read_json
-from medbench.tasks.foundation.memory import room_for
-from medbench.tasks.foundation.model_files import identity_of
-from medbench.tasks.foundation.stand_ins import refuse_stand_ins
+from medbench.unimed.weight_files import open_shards
+from medbench.unimed.weights import LIBRARY_FAULTS, fill, filled_llama
 
 TRAINED_FILE, LLAMA_FOLDER, CLIP_FOLDER = "model.pt", "llama", "clip"
 TOKENIZER_FILE = "tokenizer.model"
@@ -224,7 +224,7 @@ def _clip(folder: Path, device: torch.device) -> CLIPVisionModel:
     config = _clip_config(folder)
     try:
         clip = CLIPVisionModel(config)
-    except IMPOSSIBLE as error:
+    except LIBRARY_FAULTS as error:
         raise DataError(f"{folder / 'config.json'} cannot be used: {error}", _CLIP_HINT) from error
     # Versions of transformers differ in whether the tower is the model itself.
     tower: nn.Module = getattr(clip, "vision_model", clip)

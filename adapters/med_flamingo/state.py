@@ -7,10 +7,9 @@ from pathlib import Path
 
 import torch
 
-from medbench.adapters.parts.filling import part_of, refuse_different, unwrapped
 from medbench.tasks.foundation.errors import DataError
-from medbench.unimed.official.reading import read_tensors
-from medbench.unimed.strict_weights import some_of
+from medbench.unimed.weight_files import read_tensors
+from medbench.unimed.weights import part_of, refuse_different, some_of, unwrapped
 
 _PERCEIVER = "perceiver."
 _EMBEDDINGS = "lang_encoder.model.embed_tokens.weight"

@@ -7,12 +7,12 @@ import torch
 from PIL import Image
 
 from medbench.adapters.base import ImageSlot, LocalAdapter, ModelCard, Pixels, Prompt, SizeOf, TextSegment
-from medbench.adapters.parts.segment_tokenizer import BOS_ID, EOS_ID
 from medbench.adapters.radfm.loading import LoadedRadFM
 from medbench.adapters.radfm.pictures import random_square, slices_of, square
 from medbench.adapters.radfm.prompts import Position, position_of, question_of, with_images
 from medbench.tasks.sample import ImageRef, Sample
 from medbench.tasks.spec import Kind, TaskSpec
+from medbench.unimed.tokens import BOS_ID, EOS_ID
 
 LONGEST_ANSWER = 200
 """The authors' limit for every question."""

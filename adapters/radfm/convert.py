@@ -17,16 +17,15 @@ from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
 
 from medbench.adapters.converting import new_folder
-from medbench.adapters.parts.filling import refuse_other_numbers
-from medbench.adapters.parts.segment_tokenizer import read_tokenizer, refuse_other_vocabulary
-from medbench.adapters.parts.shards import SHARD_BYTES, write_shards
 from medbench.adapters.radfm.loading import LANGUAGE_FOLDER, TOKENIZER_FILE, VISION_FILE
 from medbench.adapters.radfm.model import RadFMVision
 from medbench.adapters.radfm.sizes import SIZES_FILE
 from medbench.adapters.radfm.state import CHECKPOINT, PublishedState, read_state
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.files import canonical_json
-from medbench.unimed.strict_weights import refuse_misfits, refuse_other_shapes
+from medbench.unimed.tokens import read_tokenizer, refuse_other_vocabulary
+from medbench.unimed.weight_files import SHARD_BYTES, write_shards
+from medbench.unimed.weights import refuse_misfits, refuse_other_numbers
 
 _DTYPES = ("bfloat16", "float16", "float32")
 
@@ -75,9 +74,7 @@ def _refuse_misfits(state: PublishedState, source: str) -> None:
     with torch.device("meta"):
         language, vision = LlamaForCausalLM(state.sizes.llama_config()), RadFMVision(state.sizes)
     for given, module in ((state.language_model, language), (state.vision, vision)):
-        expected = cast("torch.nn.Module", module).state_dict()
-        refuse_misfits(source, given=given, expected=expected)
-        refuse_other_shapes(source, given, expected)
+        refuse_misfits(source, given, cast("torch.nn.Module", module).state_dict())
         refuse_other_numbers(source, given)
 
 

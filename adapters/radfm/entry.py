@@ -45,19 +45,18 @@ def load(options: LoadOptions) -> LocalAdapter:
         DataError: If a file is missing or broken, or a weight is missing, unexpected or of another shape.
         RunError: If the device has no room for it.
     """
-    from medbench.adapters.parts.titles import card_as_chosen
     from medbench.adapters.radfm.adapter import RadFMAdapter
     from medbench.adapters.radfm.loading import load_radfm
     from medbench.adapters.radfm.prompts import Position
-    from medbench.unimed.devices import resolve_device, resolve_dtype
+    from medbench.unimed.weights import device_and_dtype
 
     if options.checkpoint is None:
         raise UsageError("RadFM needs weights.", f"Give {CARD.weights}.")
     chosen = {name: argument.default for name, argument in ARGUMENTS.items()} | dict(options.arguments)
-    device = resolve_device(options.device)
-    loaded = load_radfm(options.checkpoint, device=device, dtype=resolve_dtype(options.dtype, device))
+    device, dtype = device_and_dtype(options.device, options.dtype)
+    loaded = load_radfm(options.checkpoint, device=device, dtype=dtype)
     return RadFMAdapter(
-        card_as_chosen(CARD, ARGUMENTS, chosen),
+        CARD.as_chosen(ARGUMENTS, chosen),
         loaded,
         position=cast("Position", chosen["image_position"]),
         crop_seed=options.seed if chosen["crop"] == "random" else None,

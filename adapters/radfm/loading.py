@@ -4,20 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
-from medbench.adapters.parts.filling import fill, filled_llama
-from medbench.adapters.parts.segment_tokenizer import SegmentTokenizer, read_tokenizer, refuse_other_vocabulary
-from medbench.adapters.parts.shards import open_shards
 from medbench.adapters.radfm.model import RadFM, RadFMVision
 from medbench.adapters.radfm.sizes import SIZES_FILE, RadFMSizes, read_sizes
 from medbench.adapters.radfm.state import CHECKPOINT, read_state
-from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.memory import room_for
 from medbench.tasks.foundation.model_files import identity_of
 from medbench.tasks.foundation.stand_ins import refuse_stand_ins
+from medbench.unimed.tokens import SegmentTokenizer, read_tokenizer, refuse_other_vocabulary
+from medbench.unimed.weight_files import open_shards, read_tensors
+from medbench.unimed.weights import fill, filled_llama
 
 TOKENIZER_FILE = "tokenizer.model"
 LANGUAGE_FOLDER, VISION_FILE = "language_model", "vision.safetensors"
@@ -70,10 +68,7 @@ def _read(folder: Path) -> tuple[State, State, RadFMSizes]:
         state = read_state(folder / CHECKPOINT)
         return state.language_model, state.vision, state.sizes
     shards = open_shards(folder / LANGUAGE_FOLDER)
-    try:
-        vision = load_file(folder / VISION_FILE)
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{folder / VISION_FILE} cannot be read: {error}", "Convert the checkpoint again.") from error
+    vision = read_tensors(folder / VISION_FILE, "Convert the checkpoint again.")
     return {name: shards.tensor(name) for name in shards.files}, vision, read_sizes(folder / SIZES_FILE)
 
 

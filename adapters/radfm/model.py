@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
-from medbench.adapters.parts.perceiver import PerceiverResampler
+from medbench.adapters.perceiver import PerceiverResampler
 from medbench.adapters.radfm.sizes import RadFMSizes
 from medbench.adapters.radfm.vit3d import VisionTransformer3D
 

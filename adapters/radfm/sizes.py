@@ -16,11 +16,11 @@ from huggingface_hub.errors import StrictDataclassError
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from transformers import LlamaConfig
 
-from medbench.adapters.parts.filling import layers_in, part_of
-from medbench.adapters.parts.perceiver import PerceiverSizes, sizes_of
+from medbench.adapters.perceiver import PerceiverSizes, sizes_of
 from medbench.adapters.radfm.vit3d import VisionSizes
 from medbench.tasks.foundation.errors import DataError
 from medbench.tasks.foundation.files import read_json
+from medbench.unimed.weights import layers_in, part_of
 
 SIZES_FILE = "radfm.json"
 LANGUAGE, VISION = "lang_model.", "embedding_layer."

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import torch
 
-from medbench.adapters.parts.filling import part_of, refuse_different, unwrapped
 from medbench.adapters.radfm.sizes import LANGUAGE, PUBLISHED_HINT, SIZES_FILE, VISION, RadFMSizes, sizes_of_state
 from medbench.tasks.foundation.errors import DataError
-from medbench.unimed.official.reading import read_tensors
-from medbench.unimed.strict_weights import some_of
+from medbench.unimed.weight_files import read_tensors
+from medbench.unimed.weights import part_of, refuse_different, some_of, unwrapped
 
 CHECKPOINT = "pytorch_model.bin"
 _COPY, _ORIGINAL = f"{VISION}weight", f"{LANGUAGE}model.embed_tokens.weight"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from medbench.adapters.parts.perceiver import join_heads, split_heads
+from medbench.adapters.perceiver import join_heads, split_heads
 from medbench.tasks.foundation.errors import SampleError
 
 

@@ -10,7 +10,6 @@ from PIL import Image
 from transformers import Blip2ForConditionalGeneration, PreTrainedModel
 
 from medbench.adapters.base import ImageSlot, LoadOptions, LocalAdapter, Pixels, Prompt, SizeOf, TextSegment
-from medbench.adapters.parts.text_codec import TextCodec, load_codec
 from medbench.adapters.xraygpt.entry import CARD
 from medbench.adapters.xraygpt.files import find_files
 from medbench.adapters.xraygpt.model import assemble, load_converted
@@ -21,8 +20,9 @@ from medbench.tasks.foundation.model_files import identity_of
 from medbench.tasks.foundation.stand_ins import refuse_stand_ins
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import Kind, TaskSpec
-from medbench.unimed.devices import resolve_device, resolve_dtype
 from medbench.unimed.processing import pixels_of
+from medbench.unimed.tokens import TextCodec, load_codec
+from medbench.unimed.weights import device_and_dtype
 
 AUTHORS_DECODING: Mapping[str, float] = {"temperature": 1.0, "top_p": 0.9}
 AUTHORS_TOKENS = 300
@@ -140,8 +140,7 @@ def _checkpoint(options: LoadOptions) -> Path:
 
 
 def _load(folder: Path, options: LoadOptions) -> Weights:
-    device = resolve_device(options.device)
-    dtype = resolve_dtype(options.dtype, device)
+    device, dtype = device_and_dtype(options.device, options.dtype)
     if (folder / "config.json").is_file():
         refuse_stand_ins(folder)
         model, language, parts = load_converted(folder, dtype), folder, {"checkpoint": folder}

@@ -6,9 +6,9 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from medbench.adapters.converting import new_folder
-from medbench.adapters.parts.text_codec import TextCodec, load_codec
 from medbench.adapters.xraygpt.files import find_files
 from medbench.adapters.xraygpt.model import assemble
+from medbench.unimed.tokens import TextCodec, load_codec
 
 
 def convert(source: Path, output: Path, *, dtype: torch.dtype = torch.float16) -> None:

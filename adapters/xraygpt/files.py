@@ -15,11 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from medbench.tasks.foundation.errors import DataError
-from medbench.unimed.official.reading import read_tensors
+from medbench.unimed.weight_files import read_tensors
 
 VISION, QFORMER, TRAINED = "eva_vit_g", "blip2_pretrained_flant5xxl", "xraygpt_pretrained1"
 SIZES = "xraygpt_sizes.json"
@@ -94,15 +92,9 @@ def read_file(file: Path) -> dict[str, torch.Tensor]:
         DataError: If it is broken or holds anything that could run code.
     """
     if file.suffix == ".safetensors":
-        try:
-            return load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise DataError(f"{file} cannot be read: {error}", "Copy it again.") from error
-    try:
         return read_tensors(file)
-    except DataError as error:
-        raise DataError(
-            error.problem,
-            "Copy it again. If it holds objects of the authors' program beside the tensors, keep the tensors alone: "
-            "load it where you trust it and write its `model` with safetensors, under the same name.",
-        ) from error
+    return read_tensors(
+        file,
+        "Copy it again. If it holds objects of the authors' program beside the tensors, keep the tensors alone: "
+        "load it where you trust it and write its `model` with safetensors, under the same name.",
+    )

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from transformers import Blip2QFormerConfig
 
-from medbench.unimed.strict_weights import refuse_misfits
+from medbench.unimed.weights import refuse_other_names
 
 State = dict[str, torch.Tensor]
 _LINEAR = ("weight", "bias")
@@ -52,7 +52,7 @@ def from_qformer(tensors: Mapping[str, torch.Tensor], config: Blip2QFormerConfig
         DataError: If one is missing or unknown.
     """
     names = qformer_names(config)
-    refuse_misfits(source, given=[name for name in tensors if not name.startswith(_UNUSED)], expected=names)
+    refuse_other_names(source, [name for name in tensors if not name.startswith(_UNUSED)], names)
     return {ours: tensors[theirs] for theirs, ours in names.items()}
 
 
@@ -62,5 +62,5 @@ def from_trained(tensors: Mapping[str, torch.Tensor], source: str) -> State:
     Raises:
         DataError: If a tensor is missing or unknown.
     """
-    refuse_misfits(source, given=[name for name in tensors if not name.endswith(_BUFFERS)], expected=_TRAINED)
+    refuse_other_names(source, [name for name in tensors if not name.endswith(_BUFFERS)], _TRAINED)
     return {ours: tensors[theirs] for theirs, ours in _TRAINED.items()}

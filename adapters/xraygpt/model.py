@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
     Blip2Config,
     Blip2ForConditionalGeneration,
@@ -18,15 +17,14 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
 )
-from transformers.utils import logging as transformers_logging
 
 from medbench.adapters.xraygpt.files import Files, read_file
 from medbench.adapters.xraygpt.keys import from_qformer, from_trained
 from medbench.tasks.foundation.errors import DataError
 from medbench.tasks.foundation.files import read_json
 from medbench.unimed.official.eva import from_eva
-from medbench.unimed.strict_weights import refuse_loading_info, refuse_misfits, refuse_other_shapes
 from medbench.unimed.vision import LN_VISION_EPSILON
+from medbench.unimed.weights import ROTARY, cast_parameters, refuse_misfits, strict_from_pretrained
 
 _LANGUAGE = "language_model."
 _QUERY_TOKENS = 32
@@ -48,12 +46,13 @@ def assemble(files: Files, dtype: torch.dtype) -> Blip2ForConditionalGeneration:
     config = _config(files)
     with torch.device("meta"):
         model = Blip2ForConditionalGeneration(config)
-    model.language_model = _language_model(files.language, cast("LlamaConfig", config.text_config), dtype)
+    model.language_model = strict_from_pretrained(
+        LlamaForCausalLM, files.language, config=config.text_config, dtype=dtype, harmless=ROTARY
+    )
     expected = {name: one for name, one in model.state_dict().items() if not name.startswith(_LANGUAGE)}
     state = _read(files, config)
     source = str(files.trained.parent)
-    refuse_misfits(source, given=state, expected=expected)
-    refuse_other_shapes(source, state, expected)
+    refuse_misfits(source, state, expected)
     model.load_state_dict(state, strict=False, assign=True)
     _cast(model, dtype)
     return _finished(model)
@@ -90,23 +89,6 @@ def _config(files: Files) -> Blip2Config:
         raise DataError(f"The sizes of this XrayGPT cannot be used: {error}", "Copy its files again.") from error
 
 
-def _language_model(folder: Path, config: LlamaConfig, dtype: torch.dtype) -> LlamaForCausalLM:
-    return cast("LlamaForCausalLM", _loaded(LlamaForCausalLM, folder, config, dtype))
-
-
-def _loaded(kind: Any, folder: Path, config: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401 - classes of transformers
-    transformers_logging.disable_progress_bar()
-    try:
-        model, info = kind.from_pretrained(
-            folder, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True,
-            trust_remote_code=False,
-        )  # fmt: skip
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise DataError(f"{folder} cannot be read: {error}", "Copy it again.") from error
-    refuse_loading_info(str(folder), info, harmless="rotary_emb.inv_freq")
-    return model
-
-
 def load_converted(folder: Path, dtype: torch.dtype) -> Blip2ForConditionalGeneration:
     """Return a model from a folder that `medbench.adapters.xraygpt.convert.convert` wrote.
 
@@ -117,16 +99,16 @@ def load_converted(folder: Path, dtype: torch.dtype) -> Blip2ForConditionalGener
         config = Blip2Config.from_pretrained(folder, trust_remote_code=False)
     except (StrictDataclassError, OSError, ValueError, TypeError) as error:
         raise DataError(f"{folder / 'config.json'} cannot be used: {error}", "Convert it again.") from error
-    model: Blip2ForConditionalGeneration = _loaded(Blip2ForConditionalGeneration, folder, config, dtype)
+    model: Blip2ForConditionalGeneration = strict_from_pretrained(
+        Blip2ForConditionalGeneration, folder, config=config, dtype=dtype, harmless=ROTARY
+    )
     _cast(model, dtype)
     return _finished(model)
 
 
 def _cast(model: Blip2ForConditionalGeneration, dtype: torch.dtype) -> None:
-    """Cast the weights; not the buffers, whose rotary frequencies must stay exact, nor what BLIP-2 keeps in float32."""
-    exact = {model.query_tokens, *model.qformer.parameters()}
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(torch.float32 if parameter in exact else dtype)
+    """Cast the weights, but not what BLIP-2 keeps in float32."""
+    cast_parameters(model, dtype, exact=[model.query_tokens, *model.qformer.parameters()])
 
 
 def _finished(model: Blip2ForConditionalGeneration) -> Blip2ForConditionalGeneration:

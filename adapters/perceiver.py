@@ -11,8 +11,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from medbench.adapters.parts.filling import layers_in
 from medbench.tasks.foundation.errors import DataError
+from medbench.unimed.weights import layers_in
 
 HEAD_WIDTH = 64
 """Width of a head in all published checkpoints; no shape tells it."""

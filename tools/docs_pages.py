@@ -1,4 +1,4 @@
-"""Writes the lists and tables of README.md and docs/ from their sources; `--check` only says whether they are fresh.
+"""Writes the lists and tables of README.md and docs/ from their sources; with `--check` it only names stale pages.
 
 A section stands between `<!-- begin:NAME -->` and `<!-- end:NAME -->`; this file says what NAME is made of.
 """
@@ -10,12 +10,14 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
+import click
+
 from benchmarks.reading import HEADER, all_of, cells, generated, measure, read
 from medbench.adapters.base import ModelCard
 from medbench.adapters.catalog import ADAPTERS
 from medbench.adapters.hf.adapter import TAKEN_APART
 from medbench.adapters.hf.entry import FAMILIES, KNOWN, Known
-from medbench.harness.cli import COMMANDS
+from medbench.harness.cli import COMMANDS, cli
 from medbench.harness.doctor.pseudo_models import PSEUDO_MODELS
 from medbench.harness.doctor.scorers import examine_scorers
 from medbench.harness.predictions.catalog import FORMATS
@@ -40,6 +42,7 @@ from medbench.unimed.training.plan_report import memory_table, parameter_table
 from medbench.unimed.training.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
+HELP_WIDTH = 100
 MINI_RESULTS = ROOT / "docs" / "mini"
 PRESETS = ("official", "paper", "mini")
 DOCTOR_ROWS = {
@@ -57,9 +60,26 @@ def commands() -> str:
     return table(["command", "does"], [[f"`medbench {name}`", text] for name, (_, text) in COMMANDS.items()])
 
 
+def command_help() -> str:
+    """Return the help of every command, and of those below it."""
+    return "\n\n".join(
+        f"## {name}\n\n```text\n{text}\n```" for name, text in _helps(cli, click.Context(cli, info_name="medbench"))
+    )
+
+
+def _helps(group: click.Group, above: click.Context) -> Iterator[tuple[str, str]]:
+    for name in group.list_commands(above):
+        command = group.get_command(above, name)
+        context = click.Context(command or group, info_name=name, parent=above, terminal_width=HELP_WIDTH)
+        if isinstance(command, click.Group):
+            yield from _helps(command, context)
+        elif command is not None:
+            yield context.command_path, command.get_help(context)
+
+
 def rooms() -> str:
     """Return the packages and the first line of what each says of itself."""
-    rows = [[f"`{room}/`", (import_module(room).__doc__ or "").strip().splitlines()[0]] for room in ROOMS]
+    rows = [[f"`{room}/`", (import_module(f"medbench.{room}").__doc__ or "").strip().splitlines()[0]] for room in ROOMS]
     return table(["room", "holds"], rows)
 
 
@@ -252,6 +272,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 SECTIONS: dict[str, Callable[[], str]] = {
     "commands": commands,
+    "command-help": command_help,
     "rooms": rooms,
     "tasks": tasks,
     "layouts": layouts,
@@ -290,7 +311,7 @@ def stale_pages() -> list[Path]:
 
 
 def main() -> int:
-    """Refresh the pages, or with `--check` only name the stale ones."""
+    """Refresh the pages, or with `python -m tools.docs_pages --check` only name the stale ones."""
     stale = stale_pages()
     for page in stale:
         say(f"{page.relative_to(ROOT)} is stale: make docs")
