@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from fault_server import Answer, Asked, Behaviour, completion, fault_server, refusal
 from PIL import Image, PngImagePlugin
+from pydantic import SecretStr
 from task_helpers import question
 
 from medbench.adapters.base import LoadOptions
@@ -25,14 +26,14 @@ from medbench.adapters.openai.entry import (
     ARGUMENTS,
     BOXES,
     ENTRY,
-    PROFILES,
     SPACES,
-    Key,
+    Options,
     load,
     profile_of,
     read_address,
     read_key,
     read_options,
+    without_key,
 )
 from medbench.adapters.openai.requests import ChatRequest, ImageEncoder, data_uri, messages_of, size_within
 from medbench.adapters.remote import Reply, RetryableError
@@ -51,6 +52,10 @@ def model(address: str = HERE, **arguments: str) -> ServedModel:
     adapter = load(LoadOptions(variant=address, arguments=arguments, seed=3))
     assert isinstance(adapter, ServedModel)
     return adapter
+
+
+def options(**given: str) -> Options:
+    return read_options(given, read_address(HERE))
 
 
 def prepared(sample: Sample, folder: Path | None = None, **arguments: str) -> ChatRequest:
@@ -116,14 +121,13 @@ def test_a_name_that_no_server_can_have_is_refused(monkeypatch: pytest.MonkeyPat
 def test_the_key_comes_from_the_named_variable_and_shows_itself_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", f"{SECRET}\n")
     key = read_key("MY_KEY", read_address("m@https://example.org"))
-    assert key.headers() == {"Authorization": f"Bearer {SECRET}"}
+    assert key.get_secret_value() == SECRET
     assert SECRET not in f"{key!r} {key}"
-    assert key.hidden_in(f"Wrong key: {SECRET}!") == "Wrong key: [key]!"
+    assert without_key(key, f"Wrong key: {SECRET}!") == "Wrong key: [key]!"
 
 
 def test_short_words_that_stand_for_no_key_leave_texts_alone() -> None:
-    assert Key("EMPTY").hidden_in("EMPTY stomach") == "EMPTY stomach"
-    assert (Key("").headers(), bool(Key(""))) == ({}, False)
+    assert without_key(SecretStr("EMPTY"), "EMPTY stomach") == "EMPTY stomach"
 
 
 @pytest.mark.parametrize("name", [SECRET, "sk", "my key", "", "A" * 65])
@@ -148,9 +152,10 @@ def test_only_a_server_of_this_machine_may_do_without_a_key(monkeypatch: pytest.
 
 
 def test_every_option_has_a_default_that_is_allowed() -> None:
-    options = read_options({}, PROFILES["vllm"])
-    assert (options.temperature, options.max_pixels, options.retry_policy.max_concurrency) == (0.0, None, 64)
-    assert set(ENTRY.arguments) == set(ARGUMENTS)
+    chosen = options()
+    assert (chosen.temperature, chosen.max_pixels, chosen.retry_policy.max_concurrency) == (0.0, None, 64)
+    assert options(**{name: argument.default for name, argument in ARGUMENTS.items()}) == chosen
+    assert ENTRY.arguments is ARGUMENTS
 
 
 @pytest.mark.parametrize(
@@ -164,7 +169,7 @@ def test_every_option_has_a_default_that_is_allowed() -> None:
 )  # fmt: skip
 def test_a_value_that_is_not_allowed_is_named(name: str, value: str) -> None:
     with pytest.raises(UsageError, match=name) as caught:
-        read_options({name: value}, PROFILES["vllm"])
+        options(**{name: value})
     assert caught.value.hint
 
 
@@ -183,13 +188,13 @@ def test_a_value_that_is_not_allowed_is_named(name: str, value: str) -> None:
 )
 def test_fields_that_must_not_be_added_are_refused(profile: str, fields: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says) as caught:
-        read_options({"extra_body": json.dumps(fields)}, PROFILES[profile])
+        options(extra_body=json.dumps(fields), profile=profile)
     assert SECRET not in str(caught.value)
 
 
 def test_boxes_in_pixels_and_smaller_pictures_do_not_go_together() -> None:
     with pytest.raises(UsageError, match="mean those of the original picture"):
-        read_options({"boxes": "pixels", "max_pixels": "1000"}, PROFILES["vllm"])
+        options(boxes="pixels", max_pixels="1000")
 
 
 def test_the_profile_follows_from_the_host_alone() -> None:
@@ -211,6 +216,27 @@ def test_what_changes_answers_changes_the_fingerprint_and_nothing_else_does() ->
     }  # fmt: skip
     prints = {model(**{name: value}).weights_fingerprint for name, value in others.items()}
     assert len({plain, model("other@http://127.0.0.1:8000/v1").weights_fingerprint, *prints}) == len(others) + 2
+
+
+OTHER = {
+    "boxes": "fraction", "system": "Be brief.", "temperature": "0.5", "top_p": "0.9", "send_seed": "no",
+    "max_tokens": "7", "stop": "###", "max_pixels": "1000", "extra_body": '{"top_k": 1}', "credentialed": "send",
+    "key_env": "OTHER_KEY", "price_in": "1", "price_cached": "1", "price_out": "1", "concurrency": "2",
+    "max_concurrency": "9", "ca_file": "/a.pem", "attempts": "2", "timeout": "5", "deadline": "6", "backoff": "7",
+}  # fmt: skip
+
+
+def test_every_argument_is_looked_at() -> None:
+    assert set(OTHER) | {"profile"} == set(ARGUMENTS)
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_what_is_sent_is_the_runs_identity_and_nothing_else(name: str) -> None:
+    same_answers = options().changing_answers() == options(**{name: OTHER[name]}).changing_answers()
+    same_run = (
+        choose_model(f"openai:{HERE}", {}).identity == choose_model(f"openai:{HERE}", {name: OTHER[name]}).identity
+    )
+    assert same_answers == same_run == (not ARGUMENTS[name].changes_answers)
 
 
 def test_a_model_is_loaded_without_torch_or_an_http_library() -> None:

@@ -3,14 +3,16 @@
 import json
 import random
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import httpx2
 import pytest
 from fault_server import chat, completion
+from pydantic import SecretStr
 
 from medbench.adapters.base import plain_answer
-from medbench.adapters.openai.entry import Key
+from medbench.adapters.openai.entry import without_key
 from medbench.adapters.openai.failures import failure_of, status_within
 from medbench.adapters.openai.reading import MOST_REASONING, Reading, assembled, ending_of, is_stream, read_reply
 from medbench.adapters.remote import Reply, RetryableError, ServedGeneration
@@ -25,7 +27,7 @@ LIMIT = 10
 
 
 def said(document: object, limit: int = LIMIT) -> ServedGeneration:
-    reply = read_reply(document, chat(limit=limit), Reading(clean=Key(SECRET).hidden_in))
+    reply = read_reply(document, chat(limit=limit), Reading(clean=partial(without_key, SecretStr(SECRET))))
     assert reply.generation is not None, reply.error
     return reply.generation
 

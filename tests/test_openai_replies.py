@@ -1,17 +1,20 @@
 """What a server's answers and failures mean."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import httpx2
 import pytest
 from fault_server import chat, completion
+from pydantic import SecretStr
 
-from medbench.adapters.openai.entry import PROFILES, Key, read_options
+from medbench.adapters.openai.entry import read_address, read_options, without_key
 from medbench.adapters.openai.failures import failure_of, retry_after
 from medbench.adapters.openai.reading import Reading, parse_json, read_reply
-from medbench.adapters.remote import Reply, RetryableError
+from medbench.adapters.remote import Reply, RetryableError, Usage
 from medbench.tasks.foundation.errors import RunError, SampleError
 
 SECRET = "sk-very-secret-0123456789"
@@ -123,15 +126,18 @@ def test_a_server_may_say_that_it_cut_itself() -> None:
     assert (told.stop, ended.stop) == ("stop", "eos")
 
 
+def cost_of(**given: str) -> Callable[[Usage], float | None]:
+    return read_options(given, read_address("m@http://127.0.0.1:8000/v1")).cost_of
+
+
 def test_the_cost_counts_what_was_remembered_apart() -> None:
-    prices = read_options({"price_in": "2", "price_out": "10", "price_cached": "0.5"}, PROFILES["vllm"]).prices
-    reply = read(completion("a b c"), prices=prices)
+    prices = cost_of(price_in="2", price_out="10", price_cached="0.5")
+    reply = read(completion("a b c"), cost_of=prices)
     assert reply.usage.cost == pytest.approx((60 * 2 + 40 * 0.5 + 4 * 10) / 1e6)
-    filtered = read(completion("a b c", "content_filter"), prices=prices)
+    filtered = read(completion("a b c", "content_filter"), cost_of=prices)
     assert filtered.generation is not None
     assert filtered.usage.cost == reply.usage.cost
-    only_in = read_options({"price_in": "2"}, PROFILES["vllm"]).prices
-    assert read(completion("a"), prices=only_in).usage.cost == pytest.approx(100 * 2 / 1e6)
+    assert read(completion("a"), cost_of=cost_of(price_in="2")).usage.cost == pytest.approx(100 * 2 / 1e6)
 
 
 # Failures
@@ -140,7 +146,7 @@ def test_the_cost_counts_what_was_remembered_apart() -> None:
 def failure(status: int, body: object = None, **headers: str) -> Exception:
     content = body if isinstance(body, bytes) else json.dumps(body or {"error": {"message": "why not"}}).encode()
     names = {name.replace("_", "-"): text for name, text in headers.items()}
-    reading = Reading(clean=Key(SECRET).hidden_in)
+    reading = Reading(clean=partial(without_key, SecretStr(SECRET)))
     return failure_of(httpx2.Response(status, headers=names, content=content), "127.0.0.1:8000", reading, chat())
 
 

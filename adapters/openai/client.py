@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import httpx2
+from pydantic import SecretStr
 
 from medbench.adapters.openai.connection import Connection, connected, refuse_unusable, trusted
-from medbench.adapters.openai.entry import CARD, SPACES, STREAM, Address, Key, Options, Profile
+from medbench.adapters.openai.entry import CARD, SPACES, STREAM, Address, Options, profile_of, without_key
 from medbench.adapters.openai.failures import (
     failure_of,
     is_filtered,
@@ -48,10 +49,10 @@ class ServedModel(RemoteAdapter):
 
     card = CARD
 
-    def __init__(self, address: Address, profile: Profile, options: Options, *, key: Key, seed: int) -> None:
+    def __init__(self, address: Address, options: Options, *, key: SecretStr, seed: int) -> None:
         self.host = address.server
         self.on_this_machine = address.on_this_machine
-        self.may_send_credentialed = options.may_send_credentialed
+        self.may_send_credentialed = options.credentialed == "send"
         self.retry_policy = options.retry_policy
         self.notices = _notices(address)
         self.images = ImageEncoder(options.max_pixels)
@@ -60,17 +61,17 @@ class ServedModel(RemoteAdapter):
             raise UsageError("ca_file is of no use with http://.", "Leave it out, or write https:// in the base URL.")
         self._certificates = trusted(options.ca_file) if address.encrypted else None
         self._address = address
-        self._profile = profile
+        self._profile = profile_of(options.profile, address)
         self._options = options
         self._key = key
         self._seed = seed
         self._streams = False
-        self._reading = Reading(stop=options.stop, prices=options.prices, clean=key.hidden_in)
+        self._reading = Reading(stop=options.stop, cost_of=options.cost_of, clean=partial(without_key, key))
         self.weights_fingerprint = fingerprint(
             {
                 "model": address.model,
                 "server": address.base,
-                "profile": profile.name,
+                "profile": self._profile.name,
                 "seed": seed,
                 **options.changing_answers(),
             }

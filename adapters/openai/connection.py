@@ -14,8 +14,9 @@ from typing import Any
 
 import httpx2
 import openai
+from pydantic import SecretStr
 
-from medbench.adapters.openai.entry import ENDPOINT, Address, Key
+from medbench.adapters.openai.entry import ENDPOINT, Address, without_key
 from medbench.adapters.openai.failures import KEPT
 from medbench.adapters.openai.reading import Reading, json_or_none
 from medbench.adapters.remote import RetryableError
@@ -40,7 +41,7 @@ class Connection:
         key: Its key.
     """
 
-    def __init__(self, sdk: openai.AsyncOpenAI, address: Address, key: Key) -> None:
+    def __init__(self, sdk: openai.AsyncOpenAI, address: Address, key: SecretStr) -> None:
         self._sdk = sdk
         self._address = address
         self._key = key
@@ -48,7 +49,7 @@ class Connection:
             "User-Agent": "medbench",
             # What the SDK would add from the environment is meant for OpenAI's own servers.
             "OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit(),
-            **(key.headers() or {"Authorization": openai.Omit()}),
+            "Authorization": f"Bearer {key.get_secret_value()}" if key else openai.Omit(),
         }}  # fmt: skip
 
     async def post(self, content: bytes) -> httpx2.Response:
@@ -131,7 +132,7 @@ class Connection:
         if found is not None:
             return RunError(f"{self._address.server} cannot be asked: {found[0]}.", f"{found[1]} {KEPT}")
         # The server's words may be in the error's text, and the key in the server's words.
-        said = self._key.hidden_in(" ".join(str(error).split())) or type(error).__name__
+        said = without_key(self._key, " ".join(str(error).split())) or type(error).__name__
         if isinstance(error, _UNREACHABLE):
             return RetryableError("unreachable", f"{self._address.server} cannot be reached: {said}")
         if isinstance(error, httpx2.TimeoutException):
@@ -142,7 +143,7 @@ class Connection:
 
 @asynccontextmanager
 async def connected(
-    address: Address, key: Key, certificates: ssl.SSLContext | None, most: int
+    address: Address, key: SecretStr, certificates: ssl.SSLContext | None, most: int
 ) -> AsyncIterator[Connection]:
     """Open connections to a server, at most so many, and keep them."""
     client = _BoundedClient(

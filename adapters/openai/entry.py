@@ -1,15 +1,16 @@
 """The catalogue's entry of served models: address, key and `--model-arg`; imports neither torch nor an HTTP library."""
 
 import json
-import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import SplitResult, urlsplit
+
+from pydantic import BaseModel, Field, SecretStr, ValidationError
 
 from medbench.adapters.base import AdapterEntry, Argument, LoadOptions, ModelCard, answer_with_box
 from medbench.adapters.remote import RemoteAdapter, RetryPolicy, Usage
@@ -19,11 +20,6 @@ from medbench.tasks.foundation.errors import UsageError
 ENDPOINT = "/chat/completions"
 STREAM = "stream"
 """May be added, though the adapter sends it: some servers only stream, others know no such field (null: left out)."""
-SPACES: Mapping[str, BoxSpace] = {
-    name: BOX_SPACES[name]
-    for name in ("permille", "permille-yxyx", "fraction", "percent", "pixels", "pixels-xywh", "pixels-28")
-}
-BOXES = SPACES["permille"]
 _EXAMPLE = "Write --model openai:MODEL@BASE-URL, for example openai:my-model@http://127.0.0.1:8000/v1."
 _OWN_FIELDS = frozenset(
     {"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop", "n"}
@@ -32,7 +28,6 @@ _SECRET_FIELD = re.compile(r"api[-_]?key|authorization|secret|password|access[-_
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 # A shorter word is no secret, and may well be a word of an answer: servers without keys are given `EMPTY` or `x`.
 _SHORTEST_SECRET = 8
-_MOST_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,44 +105,12 @@ def _split(text: str) -> SplitResult:
     return url
 
 
-class Key:
-    """A server's key; shows itself to nobody. An empty one is none.
-
-    Raises:
-        UsageError: If it cannot stand in a header; it is not repeated.
-    """
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        if not value.isascii() or not value.isprintable() or " " in value:
-            raise UsageError(
-                "The key in the environment variable has characters that no key has (spaces, control characters...).",
-                "Set it again, without quotes and line ends.",
-            )
-        self._value = value
-
-    def __repr__(self) -> str:
-        return "Key(...)" if self._value else "Key()"
-
-    def __bool__(self) -> bool:
-        return bool(self._value)
-
-    def headers(self) -> dict[str, str]:
-        """Return what a request carries for it."""
-        return {"Authorization": f"Bearer {self._value}"} if self._value else {}
-
-    def hidden_in(self, text: str) -> str:
-        """Return `text` without the key: a server may echo it."""
-        return text.replace(self._value, "[key]") if len(self._value) >= _SHORTEST_SECRET else text
-
-
-def read_key(name: str, address: Address) -> Key:
-    """Return the key in the environment variable `name`; a server on this machine needs none.
+def read_key(name: str, address: Address) -> SecretStr:
+    """Return the key in the environment variable `name`; it is empty where a server on this machine needs none.
 
     Raises:
         UsageError: If `name` is no name of a variable (it may be the key itself, and is not repeated), or the variable
-            is not set and the server is another machine.
+            is not set and the server is another machine, or holds what cannot stand in a header.
     """
     if not _VARIABLE.fullmatch(name):
         raise UsageError(
@@ -161,7 +124,18 @@ def read_key(name: str, address: Address) -> Key:
             "Set it to the server's key (any word if the server asks for none), "
             "or name another one: --model-arg key_env=NAME",
         )
-    return Key(value)
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise UsageError(
+            "The key in the environment variable has characters that no key has (spaces, control characters...).",
+            "Set it again, without quotes and line ends.",
+        )
+    return SecretStr(value)
+
+
+def without_key(key: SecretStr, text: str) -> str:
+    """Return `text` without the key: a server may echo it."""
+    value = key.get_secret_value()
+    return text.replace(value, "[key]") if len(value) >= _SHORTEST_SECRET else text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,167 +189,133 @@ def profile_of(name: str, address: Address) -> Profile:
 
 
 _POLICY = RetryPolicy()
-_no_answer = partial(Argument, changes_answers=False)
+_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_SomeSeconds = Annotated[float, Field(ge=0.001, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=1, le=10**12)]
+_Price = Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+BoxName = Literal["permille", "permille-yxyx", "fraction", "percent", "pixels", "pixels-xywh", "pixels-28"]
+SPACES: Mapping[str, BoxSpace] = {name: BOX_SPACES[name] for name in get_args(BoxName)}
+BOXES = SPACES["permille"]
+
+
+class Options(BaseModel, frozen=True):
+    """What the user chose with `--model-arg`: of every argument the type, the default and the help.
+
+    None is not sent, or sets no limit.
+    """
+
+    profile: Literal["auto", "openai", "vllm", "sglang", "transformers"] = Field(
+        "auto",
+        description="What the server understands; auto: `openai` for OpenAI's and Azure's hosts, `vllm` for all "
+        "others.",
+    )
+    key_env: str = Field("OPENAI_API_KEY", description="Environment variable that holds the key.")
+    boxes: BoxName = Field("permille", description="How boxes are asked for and read; the model is told.")
+    system: str = Field("", description="System prompt; none by default.")
+    temperature: float | None = Field(
+        0.0, ge=0, le=100, allow_inf_nan=False,
+        description="Of sampling; `unset` sends none, for models that refuse it.",
+    )  # fmt: skip
+    top_p: float | None = Field(
+        None, ge=0, le=1, allow_inf_nan=False, description="Sample within this probability; not sent by default."
+    )
+    send_seed: Literal["yes", "no"] = Field("yes", description="Whether the run's seed is sent.")
+    max_tokens: _Count | None = Field(
+        None,
+        description="Longest answer to any task, thoughts included; --max-new-tokens says the same of every model. The "
+        "task's own limit by default.",
+    )
+    stop: tuple[str, ...] = Field((), description="Text that ends an answer, or a JSON list of such texts.")
+    max_pixels: _Count | None = Field(
+        None, description="Larger pictures are scaled down to so many pixels; sent as they are by default."
+    )
+    extra_body: dict[str, Any] = Field({}, description="JSON object of further fields of every request.")
+    ca_file: str = Field(
+        "",
+        description="File or folder of the certificates to trust, for servers with one of their own; by default those "
+        "of the machine, or of SSL_CERT_FILE. They are always checked.",
+    )
+    credentialed: Literal["refuse", "send"] = Field(
+        "refuse", description="Whether data under a signed agreement may be sent to another machine."
+    )
+    price_in: _Price = Field(None, description="Price of a million tokens of prompts.")
+    price_cached: _Price = Field(
+        None, description="Price of a million tokens of prompts that the server remembered; price_in if unset."
+    )
+    price_out: _Price = Field(None, description="Price of a million tokens of answers.")
+    concurrency: _Count = Field(_POLICY.concurrency, description="Requests under way at first.")
+    max_concurrency: _Count = Field(_POLICY.max_concurrency, description="Most requests under way, ever.")
+    attempts: _Count = Field(_POLICY.attempts, description="Most requests for one sample.")
+    timeout: _SomeSeconds = Field(_POLICY.timeout, description="Most seconds for one request.")
+    deadline: _SomeSeconds = Field(_POLICY.deadline, description="Most seconds for one sample, waiting included.")
+    backoff: _Seconds = Field(_POLICY.backoff, description="Seconds before a sample's second request.")
+
+    @property
+    def retry_policy(self) -> RetryPolicy:
+        """How hard the server is asked."""
+        return RetryPolicy(
+            concurrency=min(self.concurrency, self.max_concurrency), max_concurrency=self.max_concurrency,
+            attempts=self.attempts, deadline=self.deadline, timeout=self.timeout, backoff=self.backoff,
+        )  # fmt: skip
+
+    def cost_of(self, usage: Usage) -> float | None:
+        """Return what a reply cost; None where no prices were given."""
+        if self.price_in is None and self.price_out is None:
+            return None
+        read, written = self.price_in or 0.0, self.price_out or 0.0
+        again = read if self.price_cached is None else self.price_cached
+        fresh = max(0, usage.prompt_tokens - usage.cached_tokens)
+        return (fresh * read + usage.cached_tokens * again + usage.output_tokens * written) / 1_000_000
+
+    def changing_answers(self) -> dict[str, Any]:
+        """Return what can change an answer, but for the profile's name, which may be `auto`."""
+        return self.model_dump(exclude={"profile", *_NO_ANSWER})
+
+
+_NO_ANSWER = frozenset({
+    "key_env", "ca_file", "credentialed", "price_in", "price_cached", "price_out", "concurrency", "max_concurrency",
+    "attempts", "timeout", "deadline", "backoff",
+})  # fmt: skip
 ARGUMENTS: Mapping[str, Argument] = {
-    "profile": Argument(
-        help="What the server understands; auto: `openai` for OpenAI's and Azure's hosts, `vllm` for all others.",
-        default="auto",
-        choices=("auto", *PROFILES),
-    ),
-    "key_env": _no_answer(help="Environment variable that holds the key.", default="OPENAI_API_KEY"),
-    "boxes": Argument(
-        help="How boxes are asked for and read; the model is told.", default=BOXES.name, choices=tuple(SPACES)
-    ),
-    "system": Argument(help="System prompt; none by default."),
-    "temperature": Argument(help="Of sampling; `unset` sends none, for models that refuse it.", default="0"),
-    "top_p": Argument(help="Sample within this probability; not sent by default."),
-    "send_seed": Argument(help="Whether the run's seed is sent.", default="yes", choices=("yes", "no")),
-    "max_tokens": Argument(
-        help="Longest answer to any task, thoughts included; --max-new-tokens says the same of every model. The task's "
-        "own limit by default."
-    ),
-    "stop": Argument(help="Text that ends an answer, or a JSON list of such texts."),
-    "max_pixels": Argument(help="Larger pictures are scaled down to so many pixels; sent as they are by default."),
-    "extra_body": Argument(help="JSON object of further fields of every request."),
-    "ca_file": _no_answer(
-        help="File or folder of the certificates to trust, for servers with one of their own; by default those of the "
-        "machine, or of SSL_CERT_FILE. They are always checked.",
-    ),
-    "credentialed": _no_answer(
-        help="Whether data under a signed agreement may be sent to another machine.",
-        default="refuse",
-        choices=("refuse", "send"),
-    ),
-    "price_in": _no_answer(help="Price of a million tokens of prompts."),
-    "price_cached": _no_answer(
-        help="Price of a million tokens of prompts that the server remembered; price_in if unset."
-    ),
-    "price_out": _no_answer(help="Price of a million tokens of answers."),
-    "concurrency": _no_answer(help="Requests under way at first.", default=str(_POLICY.concurrency)),
-    "max_concurrency": _no_answer(help="Most requests under way, ever.", default=str(_POLICY.max_concurrency)),
-    "attempts": _no_answer(help="Most requests for one sample.", default=str(_POLICY.attempts)),
-    "timeout": _no_answer(help="Most seconds for one request.", default=f"{_POLICY.timeout:g}"),
-    "deadline": _no_answer(help="Most seconds for one sample, waiting included.", default=f"{_POLICY.deadline:g}"),
-    "backoff": _no_answer(help="Seconds before a sample's second request.", default=f"{_POLICY.backoff:g}"),
+    name: Argument(
+        help=field.description or "",
+        default=f"{field.default:g}" if isinstance(field.default, float | int) else str(field.default or ""),
+        choices=get_args(field.annotation) if get_origin(field.annotation) is Literal else (),
+        changes_answers=name not in _NO_ANSWER,
+    )
+    for name, field in Options.model_fields.items()
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prices:
-    """Prices of a million tokens read, read again and written, in any currency."""
-
-    read: float
-    cached: float
-    written: float
-
-    def of(self, usage: Usage) -> float:
-        """Return what a reply cost."""
-        fresh = max(0, usage.prompt_tokens - usage.cached_tokens)
-        millions = fresh * self.read + usage.cached_tokens * self.cached + usage.output_tokens * self.written
-        return millions / 1_000_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What the user chose, by the names of `ARGUMENTS`; None is not sent, or sets no limit."""
-
-    boxes: str = BOXES.name
-    system: str = ""
-    temperature: float | None = 0.0
-    top_p: float | None = None
-    send_seed: bool = True
-    max_tokens: int | None = None
-    stop: tuple[str, ...] = ()
-    max_pixels: int | None = None
-    extra_body: Mapping[str, Any] = field(default_factory=dict)
-    ca_file: str = ""
-    may_send_credentialed: bool = False
-    prices: Prices | None = None
-    retry_policy: RetryPolicy = _POLICY
-
-    def changing_answers(self) -> dict[str, Any]:
-        """Return what can change an answer, as plain values; the profile, which is none of the options, left out."""
-        names = (name for name, argument in ARGUMENTS.items() if argument.changes_answers and name != "profile")
-        return {name: getattr(self, name) for name in names}
-
-
-def with_defaults(arguments: Mapping[str, str]) -> dict[str, str]:
-    """Return all arguments, those that were not given at their defaults."""
-    return {name: arguments.get(name, argument.default) for name, argument in ARGUMENTS.items()}
-
-
-def read_options(given: Mapping[str, str], profile: Profile) -> Options:
-    """Return the choices in the values of `--model-arg`.
+def read_options(given: Mapping[str, str], address: Address) -> Options:
+    """Return the choices in the values of `--model-arg`, those that were not given at their defaults.
 
     Raises:
         UsageError: If a value is not allowed.
     """
-    values = with_defaults(given)
-    for name, argument in ARGUMENTS.items():
-        if argument.choices and values[name] not in argument.choices:
-            raise _not_allowed(name, values[name], f"Allowed: {', '.join(argument.choices)}.")
-    if SPACES[values["boxes"]].units is None and values["max_pixels"]:
+    # An empty value is none, where that is the default.
+    values: dict[str, Any] = {name: text for name, text in given.items() if text or ARGUMENTS[name].default}
+    if values.get("temperature") == "unset":
+        values["temperature"] = None
+    values["stop"] = _texts(values.get("stop", ""))
+    values["extra_body"] = _fields(values.get("extra_body", "{}"))
+    try:
+        options = Options(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise _not_allowed(name, given[name], f"{first['msg']}.") from None
+    _refuse_unknown(options.extra_body, profile_of(options.profile, address))
+    if SPACES[options.boxes].units is None and options.max_pixels:
         raise UsageError(
             "Boxes in pixels mean those of the original picture, but max_pixels sends a smaller one.",
             "Choose boxes that do not depend on the size, e.g. --model-arg boxes=permille.",
         )
-    return Options(
-        boxes=values["boxes"],
-        system=values["system"],
-        temperature=None if values["temperature"] == "unset" else _number(values, "temperature", 0, 100),
-        top_p=_number(values, "top_p", 0, 1) if values["top_p"] else None,
-        send_seed=values["send_seed"] == "yes",
-        max_tokens=_whole(values, "max_tokens") if values["max_tokens"] else None,
-        stop=_texts(values["stop"]),
-        max_pixels=_whole(values, "max_pixels") if values["max_pixels"] else None,
-        extra_body=_extra_body(values["extra_body"], profile),
-        ca_file=values["ca_file"],
-        may_send_credentialed=values["credentialed"] == "send",
-        prices=_prices(values),
-        retry_policy=_retry_policy(values),
-    )
-
-
-def _number(values: Mapping[str, str], name: str, low: float, high: float = math.inf) -> float:
-    try:
-        number = float(values[name])
-    except ValueError:
-        number = math.nan
-    if not (low <= number <= high and math.isfinite(number)):
-        limits = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-        raise _not_allowed(name, values[name], f"Give a number {limits}.")
-    return number
-
-
-def _whole(values: Mapping[str, str], name: str) -> int:
-    text = values[name]
-    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS and int(text) >= 1):
-        raise _not_allowed(name, text, "Give a whole number of at least 1.")
-    return int(text)
+    return options
 
 
 def _not_allowed(name: str, value: str, hint: str) -> UsageError:
     return UsageError(f"--model-arg {name} does not take {value!r}.", hint)
-
-
-def _prices(values: Mapping[str, str]) -> Prices | None:
-    names = ("price_in", "price_cached", "price_out")
-    read, cached, written = (_number(values, name, 0) if values[name] else None for name in names)
-    if read is None and written is None:
-        return None
-    return Prices(read=read or 0.0, cached=(read or 0.0) if cached is None else cached, written=written or 0.0)
-
-
-def _retry_policy(values: Mapping[str, str]) -> RetryPolicy:
-    ceiling = _whole(values, "max_concurrency")
-    return RetryPolicy(
-        concurrency=min(_whole(values, "concurrency"), ceiling),
-        max_concurrency=ceiling,
-        attempts=_whole(values, "attempts"),
-        deadline=_number(values, "deadline", 0.001),
-        timeout=_number(values, "timeout", 0.001),
-        backoff=_number(values, "backoff", 0),
-    )
 
 
 def _json_of(text: str) -> Any:  # noqa: ANN401 - any JSON
@@ -395,8 +335,9 @@ def _texts(text: str) -> tuple[str, ...]:
     return (text,) if text else ()
 
 
-def _extra_body(text: str, profile: Profile) -> dict[str, Any]:
-    fields = _json_of(text or "{}")
+def _fields(text: str) -> dict[str, Any]:
+    """Return the user's own fields of a request: none of ours, and no secrets."""
+    fields = _json_of(text)
     if not isinstance(fields, dict):
         raise _not_allowed("extra_body", text, """Give a JSON object, for example '{"top_k": 1}'.""")
     if any(_SECRET_FIELD.search(name) for name in fields):
@@ -412,6 +353,10 @@ def _extra_body(text: str, profile: Profile) -> dict[str, Any]:
         )
     if not isinstance(fields.get(STREAM), bool | None):
         raise _not_allowed("extra_body", text, "`stream` is true, false, or null to leave it out.")
+    return fields
+
+
+def _refuse_unknown(fields: Mapping[str, Any], profile: Profile) -> None:
     added = fields.keys() - {STREAM, "stream_options"}
     unknown = sorted((profile.never & added) | (added - profile.only if profile.only else set()))
     if unknown:
@@ -420,7 +365,6 @@ def _extra_body(text: str, profile: Profile) -> dict[str, Any]:
             f"A server of the profile {profile.name!r} does not take {', '.join(unknown)}.",
             f"Leave them out of extra_body, or choose another --model-arg profile.{allowed}",
         )
-    return fields
 
 
 CARD = ModelCard(
@@ -441,14 +385,8 @@ def load(options: LoadOptions) -> RemoteAdapter:
     from medbench.adapters.openai.client import ServedModel
 
     address = read_address(options.variant)
-    arguments = with_defaults(options.arguments)
-    name = arguments["profile"]
-    if name not in ARGUMENTS["profile"].choices:
-        raise UsageError(f"There is no profile {name!r}.", f"Allowed: {', '.join(ARGUMENTS['profile'].choices)}.")
-    profile = profile_of(name, address)
-    chosen = read_options(arguments, profile)
-    key = read_key(arguments["key_env"], address)
-    return ServedModel(address, profile, chosen, key=key, seed=options.seed)
+    chosen = read_options(options.arguments, address)
+    return ServedModel(address, chosen, key=read_key(chosen.key_env, address), seed=options.seed)
 
 
 ENTRY = AdapterEntry(

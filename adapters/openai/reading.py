@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from medbench.adapters.openai.entry import Prices
 from medbench.adapters.openai.requests import ChatRequest
 from medbench.adapters.remote import Reply, RetryableError, Served, ServedGeneration, Usage, Withheld
 
@@ -51,12 +50,12 @@ class Reading:
 
     Attributes:
         stop: Texts that end an answer, where the server was not told so.
-        prices: Prices of tokens, or None.
+        cost_of: Returns the price of what was used, if there is one.
         clean: Takes secrets out of a text.
     """
 
     stop: tuple[str, ...] = ()
-    prices: Prices | None = None
+    cost_of: Callable[[Usage], float | None] = lambda _: None
     clean: Callable[[str], str] = str
 
     def words(self, value: object) -> str:
@@ -295,7 +294,7 @@ def _read_usage(document: Mapping[str, Any], reading: Reading) -> Usage:
         cached_tokens=_count(_mapping(usage.get("prompt_tokens_details")).get("cached_tokens")),
         fingerprint=reading.name(document.get("system_fingerprint")),
     )  # fmt: skip
-    return counted if reading.prices is None else replace(counted, cost=reading.prices.of(counted))
+    return replace(counted, cost=reading.cost_of(counted))
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

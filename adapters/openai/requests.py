@@ -89,7 +89,7 @@ def make_request(
         body["temperature"] = _plain(options.temperature)
     if options.top_p is not None:
         body["top_p"] = _plain(options.top_p)
-    if options.send_seed:
+    if options.send_seed == "yes":
         body["seed"] = seed
     if options.stop and profile.takes_stop:
         body["stop"] = list(options.stop)
