@@ -39,14 +39,11 @@ class ModelCard:
     """What a user must know of a model before running it.
 
     Attributes:
-        name: Name on the command line.
-        title: Name in tables.
+        name: Name on the command line; `title` is the one in tables.
         kinds: Task kinds that it can answer; others are empty cells, never zeros.
-        weights: Which weights are needed and where they come from.
-        licence: Licence of the weights.
+        weights: Which weights are needed and where they come from; `licence` is theirs.
         memory: What the published weights take in bfloat16, by their sizes; empty where nothing of the like exists.
-        trained_on: Names of the tasks whose train splits the model has seen; empty if it is known to have seen none,
-            None if nobody has said.
+        trained_on: Names of the tasks whose train splits the model has seen; None if nobody has said.
         blind: Whether it never looks at an image.
     """
 
@@ -85,8 +82,7 @@ class Generation:
         text: The raw text: special tokens removed but for those that set thoughts apart, nothing else.
         stop: Why it ended: `eos`, a `stop` string, or `length`.
         prompt_tokens: Tokens of the prompt, visual ones included; 0 where nobody counts.
-        output_tokens: Tokens of the answer, thoughts and the end token included.
-        thought_tokens: Those of them that are thoughts; 0 where there are none or nobody counts.
+        output_tokens: Tokens of the answer, end token and thoughts included; `thought_tokens` are thoughts.
         reasoning: Thoughts that a server files apart from the text; others stand in `text`.
     """
 
@@ -110,7 +106,6 @@ class ImageSlot:
     """The place of one image, or of a stretch of its visual tokens, in a prompt.
 
     Attributes:
-        image: The image.
         tokens: Visual tokens that stand here; 0 where the decoder reads images by cross-attention.
         first: The first of them among the image's visual tokens.
         grid: Frames, rows and columns of the tokens for decoders with positions in three dimensions; such a slot takes
@@ -152,9 +147,6 @@ class LoadOptions:
     Attributes:
         variant: What followed the colon in `--model name:variant`, or empty.
         checkpoint: Folder of weights given by the user, or None for the model's default.
-        device: Where to run.
-        dtype: Type of the weights.
-        seed: Seed of everything random.
         train_samples: Train split of a task by name, for models that are made from it or shown examples of it.
         source_of: Folder that the images of a task start from, by the task's name.
         arguments: Values of `--model-arg`, one for each argument that the entry declares.
@@ -174,10 +166,7 @@ class Adapter(ABC):
     """A loaded model.
 
     Attributes:
-        card: What it is.
         weights_fingerprint: Identity of the weights; records of other weights are refused.
-        device: Where it runs.
-        dtype: Type of its weights.
         notices: Lines that the run must show loudly (mini weights, stand-ins).
         made_of: What else an answer depends on beside the weights' files, by name, such as the commit of a repository;
             part of the run's identity.
@@ -224,9 +213,8 @@ class DirectAdapter(Adapter):
 class RowStates:
     """What the rows of a forward pass read besides their tokens, for a decoder with cross-attention.
 
-    Attributes:
-        states: Of every row, as `LocalAdapter.row_state` made them.
-        rows: Row of every token [N] of a packed pass [1, N]; None if the rows of the batch are the rows.
+    `states` are those that `LocalAdapter.row_state` made of every row; `rows` is the row of every token [N] of a packed
+    pass [1, N], None if the rows of the batch are the rows.
     """
 
     states: tuple[Any, ...]
@@ -355,8 +343,6 @@ class Argument:
     """A choice of one model, given as `--model-arg NAME=VALUE`.
 
     Attributes:
-        help: What it does.
-        default: Value where none is given.
         choices: Allowed values; empty for any.
         changes_answers: Whether an answer may depend on it. What does not (a key, a price, how fast a server is asked)
             may change while a run is under way: it stays the same run.
@@ -375,8 +361,7 @@ class AdapterEntry:
     `parse` is kept apart from the loaded model so that `medbench score` needs no weights.
 
     Attributes:
-        card: What the model is.
-        load: Loads it; imports torch only when called.
+        load: Loads the model; imports torch only when called.
         parse: What a text of the model means; pure.
         takes: Which of `checkpoint`, `device` and `dtype` the loader uses; giving another is a usage error.
         variants: Allowed words after the colon, with their meaning; `*` allows any.

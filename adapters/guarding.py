@@ -27,8 +27,8 @@ from medbench.tasks.foundation.faults import described
 from medbench.tasks.sample import Box, Sample
 from medbench.tasks.spec import TaskSpec
 
-_GENERATION = "Return Generation(text=..., stop=...), of medbench.adapters.base."
-_PARSED = "Return Answer(text=..., box=...), of medbench.adapters.base."
+_GENERATION = "Return Generation(text=..., stop=...), of medbench.adapters."
+_PARSED = "Return Answer(text=..., box=...), of medbench.adapters."
 _WHOSE = "Tell its authors; the other samples are not touched by it."
 
 
@@ -40,11 +40,7 @@ def named(model: str) -> str:
 
 @contextmanager
 def one_sample(adapter: Adapter, doing: str, sample: Sample | None = None) -> Iterator[None]:
-    """Make any exception of an adapter's own code the failure of a sample, where the method `doing` is called.
-
-    Raises:
-        SampleError: In place of whatever is no error of ours.
-    """
+    """Make a SampleError of any exception of an adapter's own code, where the method `doing` is called."""
     try:
         yield
     except (MedbenchError, RetryableError):
@@ -58,11 +54,7 @@ def one_sample(adapter: Adapter, doing: str, sample: Sample | None = None) -> It
 
 @contextmanager
 def plugin_faults(model: str, doing: str, module: str = "") -> Iterator[None]:
-    """Make any exception of a plugin's model a sentence that ends the run; our own models show a traceback.
-
-    Raises:
-        RunError: In place of whatever a plugin raises that is no error of ours.
-    """
+    """Make a RunError of any exception of a plugin's model; our own models show a traceback."""
     try:
         yield
     except MedbenchError:
@@ -81,11 +73,7 @@ def _raised(model: str, doing: str, error: Exception, module: str, sample: Sampl
 
 
 def answered(adapter: DirectAdapter, sample: Sample, spec: TaskSpec) -> Generation:
-    """Return what a direct model answers.
-
-    Raises:
-        SampleError: If it raises anything, or returns what is no generation.
-    """
+    """Return what a direct model answers; SampleError if it raises anything, or returns what is no generation."""
     with one_sample(adapter, "answer()", sample):
         given: object = adapter.answer(sample, spec)
     whose = f"{named(adapter.card.name)} returned from answer()"
@@ -106,25 +94,17 @@ def answered(adapter: DirectAdapter, sample: Sample, spec: TaskSpec) -> Generati
 
 
 def rendered(adapter: LocalAdapter, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
-    """Return the prompt of a local model.
-
-    Raises:
-        SampleError: If it raises anything, or returns what is no prompt.
-    """
+    """Return the prompt of a local model; SampleError if it raises anything, or returns what is no prompt."""
     with one_sample(adapter, "render()", sample):
         given: object = adapter.render(sample, spec, size_of)
     if not isinstance(given, Prompt):
         problem = f"{named(adapter.card.name)} returned from render() {_shown(given)}, which is no Prompt"
-        raise _wrong(problem, sample, "Return Prompt(segments=...), of medbench.adapters.base.")
+        raise _wrong(problem, sample, "Return Prompt(segments=...), of medbench.adapters.")
     return given
 
 
 def understood(parse: Parser, text: str, sample: Sample, spec: TaskSpec) -> Answer:
-    """Return what a model's text means by its own parser.
-
-    Raises:
-        SampleError: If the parser raises anything, or returns what is no answer.
-    """
+    """Return what a model's text means; SampleError if its parser raises anything, or returns what is no answer."""
     try:
         given: object = parse(text, sample, spec)
     except MedbenchError as error:

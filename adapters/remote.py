@@ -62,8 +62,7 @@ class Usage:
 
     Attributes:
         prompt_tokens: Tokens of the prompt, visual ones included.
-        output_tokens: Tokens written, thoughts included.
-        thought_tokens: Those of them that are thoughts.
+        output_tokens: Tokens written, thoughts included; `thought_tokens` are thoughts.
         cached_tokens: Those of the prompt that the server remembered from an earlier one.
         cost: Price in the currency of the prices that the user gave; None where none were given.
         fingerprint: The server's own mark of its software, its settings or the weights it serves, or empty.
@@ -114,11 +113,9 @@ class RetryPolicy:
     """How hard a server is asked; changes no answer.
 
     Attributes:
-        concurrency: Requests under way at first.
-        max_concurrency: Most requests under way, ever.
+        concurrency: Requests under way at first; `max_concurrency` ever.
         attempts: Most requests for one sample.
-        deadline: Most seconds for one sample, waiting included.
-        timeout: Most seconds for one request.
+        deadline: Most seconds for one sample, waiting included; `timeout` for one request.
         backoff: Seconds before the second request for a sample; doubled for each further one.
     """
 
@@ -151,10 +148,7 @@ class RemoteAdapter(Adapter):
     def prepare(self, sample: Sample, spec: TaskSpec, source: Path) -> Request:
         """Return a question ready to be sent; called in threads, ahead of the sending.
 
-        Args:
-            sample: The question.
-            spec: Its task.
-            source: Folder that the sample's image references start from.
+        The sample's image references start from `source`.
 
         Raises:
             SampleError: If it cannot be prepared, say because of a broken image.

@@ -87,16 +87,12 @@ class HfAdapter(LocalAdapter):
         self.device = str(loaded.model.device)
         self.dtype = str(loaded.model.dtype).removeprefix("torch.")
 
-    @property
+    @cached_property
     def card(self) -> ModelCard:  # type: ignore[override]
         """What is known of this very model."""
         found = self._known
-        kinds = CARD.kinds if self._takes_text_alone else CARD.kinds - {"qa"}
+        kinds = CARD.kinds if self._renderer.takes_text_alone() else CARD.kinds - {"qa"}
         return replace(CARD, kinds=kinds, licence=found.licence or CARD.licence, trained_on=found.trained_on)
-
-    @cached_property
-    def _takes_text_alone(self) -> bool:
-        return self._renderer.takes_text_alone()
 
     @property
     def title(self) -> str:
@@ -104,7 +100,7 @@ class HfAdapter(LocalAdapter):
         return short_name(self._name)
 
     def render(self, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
-        """Return the question in the model's chat template, pictures first."""
+        """Return the question in the model's chat template, images first."""
         sizes = [size_of(image) for image in sample.images]
         write = self._renderer.whole if self.only_whole else self._renderer.segments
         return Prompt(segments=write(self._question(sample, spec), sample.images, sizes))
@@ -114,7 +110,7 @@ class HfAdapter(LocalAdapter):
         return question_of(sample, spec, self._space, find=found.find if self._space.name == found.boxes else "")
 
     def pixels(self, image: Image.Image) -> Pixels:
-        """Return what the processor makes of one picture, and the number of its visual tokens."""
+        """Return what the processor makes of one image, and the number of its visual tokens."""
         inputs = self._renderer.inputs([self._renderer.text("", 1)], [[image]])
         tokens = int((inputs["input_ids"] == self._image_token_id).sum())
         return {_TOKENS: tokens, **{name: inputs[name] for name in self._of_images if name in inputs}}
@@ -127,7 +123,7 @@ class HfAdapter(LocalAdapter):
 
     @torch.inference_mode()
     def encode_images(self, pixels: Sequence[Pixels]) -> Sequence[torch.Tensor]:
-        """Return visual tokens [V, D] of pictures; those of like shapes are computed together."""
+        """Return visual tokens [V, D] of images; those of like shapes are computed together."""
         features: list[torch.Tensor] = []
         for _, alike in groupby(pixels, key=_shape_of):
             features += self._encode(list(alike))
@@ -150,10 +146,8 @@ class HfAdapter(LocalAdapter):
 
     def detokenise(self, ids: Sequence[int]) -> str:
         """Return the text without special tokens, but for those that set thoughts apart."""
-        if self._dropped is None:
-            return str(self._processor.tokenizer.decode(list(ids), skip_special_tokens=True))
-        kept = [one for one in ids if one not in self._dropped]
-        return str(self._processor.tokenizer.decode(kept, skip_special_tokens=False))
+        kept = [one for one in ids if one not in (self._dropped or ())]
+        return str(self._processor.tokenizer.decode(kept, skip_special_tokens=self._dropped is None))
 
     @torch.inference_mode()
     def written_whole(
@@ -161,15 +155,14 @@ class HfAdapter(LocalAdapter):
     ) -> list[list[int]]:
         """Return the ids that `generate` writes to a batch, padded on the left, greedily; ends and what follows too.
 
-        Questions with as many pictures make batches of their own: some processors mix no others, and where a decoder
-        reads pictures by cross-attention, those that fill up a row would be read by another row's first tokens.
+        Questions with as many images make batches of their own: some processors mix no others, and where a decoder
+        reads images by cross-attention, those that fill up a row would be read by another row's first tokens.
         """
-        places = range(len(asked))
         written: dict[int, list[int]] = {}
-        for pictures in {len(images) for _, _, images in asked}:
-            alike = [place for place in places if len(asked[place][2]) == pictures]
-            written |= zip(alike, self._write([asked[place] for place in alike], max_new_tokens), strict=True)
-        return [written[place] for place in places]
+        for count in {len(images) for _, _, images in asked}:
+            alike = [index for index, (_, _, images) in enumerate(asked) if len(images) == count]
+            written |= zip(alike, self._write([asked[index] for index in alike], max_new_tokens), strict=True)
+        return [written[index] for index in range(len(asked))]
 
     def _write(
         self, asked: Sequence[tuple[Sample, TaskSpec, Sequence[Image.Image]]], max_new_tokens: int
@@ -192,11 +185,8 @@ class HfAdapter(LocalAdapter):
 
     def _moved(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return inputs where the model is, floating ones in its type."""
-        place, kind = self._model.device, self._model.dtype
-        return {
-            name: value.to(place, kind) if value.is_floating_point() else value.to(place)
-            for name, value in inputs.items()
-        }
+        device, dtype = self._model.device, self._model.dtype
+        return {name: value.to(device, dtype if value.is_floating_point() else None) for name, value in inputs.items()}
 
 
 def why_left_whole(family: str, decoder: type[Any]) -> str:
@@ -238,7 +228,7 @@ def _other_scaling(space: BoxSpace, scaler: Any, images: Mapping[str, Any]) -> t
 
 
 def _shape_of(pixels: Pixels) -> tuple[object, ...]:
-    """Return what must be equal for pictures to be stacked along the first dimension."""
+    """Return what must be equal for images to be stacked along the first dimension."""
     return tuple((name, value.shape[1:]) for name, value in pixels.items() if name != _TOKENS)
 
 

@@ -30,14 +30,9 @@ Model = Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """What was loaded.
+    """A model ready to answer, its processor, the fingerprint of its files and what the run must show loudly.
 
-    Attributes:
-        model: Of `AutoModelForImageTextToText`, ready to answer.
-        processor: Its processor, padding on the left.
-        fingerprint: Of its files.
-        made_of: What else makes it what it is: the commit of its repository, the class that reads its images.
-        notices: What the run must show loudly.
+    `made_of` is what else makes it what it is: the commit of its repository, the class that reads its images.
     """
 
     model: Model
@@ -48,13 +43,7 @@ class Loaded:
 
 
 def load_model(name: str, *, revision: str, device: str, dtype: str) -> Loaded:
-    """Load a vision-language model strictly.
-
-    Args:
-        name: Folder, or repository on the Hub.
-        revision: Of the repository.
-        device: Word of the command line.
-        dtype: Word of the command line.
+    """Load a vision-language model from a folder or a repository on the Hub strictly.
 
     Raises:
         UsageError: If it is neither here nor on the Hub, or is no vision-language model, or not for this type.
@@ -78,11 +67,7 @@ def load_model(name: str, *, revision: str, device: str, dtype: str) -> Loaded:
 
 
 def find_model(name: str, revision: str) -> tuple[Path, str]:
-    """Return the folder of a model and its commit; what lies in the Hub's cache needs no network.
-
-    Raises:
-        UsageError: If there is none.
-    """
+    """Return the folder of a model and its commit; what lies in the Hub's cache needs no network."""
     if not name:
         raise UsageError("`hf` names no model.", "Write --model hf:FOLDER or --model hf:OWNER/NAME.")
     hint = "Write hf:FOLDER or hf:OWNER/NAME; gated models need `hf auth login` first."

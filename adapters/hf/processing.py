@@ -162,14 +162,10 @@ class ChatTemplate:
     """Writes questions as a model's chat template does, or bare where it has none.
 
     Args:
-        processor: Of transformers; its template is pinned to one day.
+        processor: Of transformers; its template is pinned to the day `today`.
         family: Type of the model.
         system: A message before the question; empty for none.
         chat: More for the template.
-        today: The day that it is told.
-
-    Attributes:
-        notices: What the run must show loudly.
 
     Raises:
         UsageError: If a system message or more is given that the template does not take.
@@ -199,11 +195,7 @@ class ChatTemplate:
         self.notices = (*[told_day] * dated, *[plain] * (not self._form.question))
 
     def text(self, question: str, images: int) -> str:
-        """Return a prompt, with one mark per image, images first.
-
-        Raises:
-            SampleError: If the template refuses it.
-        """
+        """Return a prompt, with one mark per image, images first; SampleError if the template refuses it."""
         if not self.exists:
             return self._mark * images + question
         try:

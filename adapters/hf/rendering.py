@@ -29,11 +29,10 @@ class Renderer:
     """Lets a processor write prompts, with blank images whose pixels are computed once per size.
 
     Args:
-        processor: Of transformers.
+        processor: Of transformers; `options` are more for its image processor.
         image_token_id: Stands once for every visual token.
         in_grids: Whether visual tokens have positions in three dimensions.
         template: Writes prompts as texts.
-        options: More for the image processor.
     """
 
     def __init__(
@@ -53,11 +52,7 @@ class Renderer:
     def inputs(
         self, texts: Sequence[str], images: Sequence[Sequence[Image.Image]], processor: Processor = None
     ) -> dict[str, Any]:
-        """Return what the model itself takes for prompts with their images, padded on the left.
-
-        Raises:
-            SampleError: If the processor does not take them.
-        """
+        """Return what the model takes for prompts with their images, or SampleError if the processor does not."""
         processor = processor or self._processor
         given = [list(own) for own in images]
         bos = self._processor.tokenizer.bos_token
@@ -93,9 +88,7 @@ class Renderer:
     def segments(self, question: str, images: Sequence[ImageRef], sizes: Sequence[Size]) -> tuple[Segment, ...]:
         """Return a prompt in parts: text, and slots of images of these sizes.
 
-        Raises:
-            SampleError: If the processor does not take it, or wrote another number of visual tokens than the sizes
-                promise.
+        SampleError if the processor does not take it, or writes other visual tokens than the sizes promise.
         """
         ids = self._ids(question, sizes)
         shapes = [self.shape(size) for size in sizes]

@@ -33,13 +33,7 @@ _UNREACHABLE = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError)
 
 
 class Connection:
-    """Connections to one server, as many as may be under way.
-
-    Args:
-        sdk: The client of the server.
-        address: The server.
-        key: Its key.
-    """
+    """Connections to one server, as many as may be under way."""
 
     def __init__(self, sdk: openai.AsyncOpenAI, address: Address, key: SecretStr) -> None:
         self._sdk = sdk
@@ -73,24 +67,19 @@ class Connection:
         Raises:
             RunError: If it stays away, or its certificate cannot be trusted.
         """
-        for seconds in (*_WAITS, None):
-            missing = await self._missing()
-            if not missing:
-                return
-            if seconds is not None:
-                await asyncio.sleep(seconds)
-        raise RunError(f"{missing}.", f"Is the server running, and is its address right? {KEPT}")
-
-    async def _missing(self) -> str:
-        """Return why a server cannot be asked now; empty if it can, whatever it answers."""
-        try:
+        missing = ""
+        for seconds in (*_WAITS, 0.0):
             answer = await self._get(f"{self._address.base}/models")
-        except _UNREACHABLE as error:
-            found = self._trouble(error)
-            if isinstance(found, RunError):
-                raise found from error
-            return str(found).rstrip(".")
-        return f"{self._address.server} is not ready (HTTP 503)" if answer and answer.status_code == _LOADING else ""
+            if isinstance(answer, RunError):
+                raise answer
+            if isinstance(answer, httpx2.Response) and answer.status_code == _LOADING:
+                missing = f"{self._address.server} is not ready (HTTP {_LOADING})"
+            elif isinstance(answer, RetryableError) and answer.trouble == "unreachable":
+                missing = str(answer).rstrip(".")
+            else:
+                return
+            await asyncio.sleep(seconds)
+        raise RunError(f"{missing}.", f"Is the server running, and is its address right? {KEPT}")
 
     async def mark(self, reading: Reading) -> str:
         """Return what the server tells of the model and of itself, as one short text; empty where it tells nothing.
@@ -106,26 +95,21 @@ class Connection:
             parts += [f"vllm={said}"] if isinstance(said, str) else []
         return reading.name(" ".join(" ".join(parts).split()))
 
-    async def _told(self, url: str) -> Any:  # noqa: ANN401 - a server may say anything
-        try:
-            answer = await self._get(url)
-        except _UNREACHABLE:
-            return None
-        return json_or_none(answer.content) if answer is not None and answer.is_success else None
+    async def _told(self, url: str) -> object:
+        answer = await self._get(url)
+        return json_or_none(answer.content) if isinstance(answer, httpx2.Response) and answer.is_success else None
 
-    async def _get(self, url: str) -> httpx2.Response | None:
-        """Return what stands at a URL of the server, or None if it cannot be read."""
+    async def _get(self, url: str) -> httpx2.Response | Exception:
+        """Return what stands at a URL of the server, whatever its status, or why nothing can be had."""
         try:
             async with asyncio.timeout(_TELLING_SECONDS):
                 return await self._sdk.get(url, cast_to=httpx2.Response, options=self._options)
         except openai.APIStatusError as error:
             return error.response
         except openai.APIConnectionError as error:
-            if isinstance(error.__cause__, _UNREACHABLE):
-                raise error.__cause__ from error
-            return None
-        except (SampleError, TimeoutError):
-            return None
+            return self._trouble(error.__cause__ or error)
+        except (SampleError, TimeoutError) as error:
+            return error
 
     def _trouble(self, error: BaseException) -> MedbenchError | RetryableError:
         found = _certificate_problem(error)
@@ -212,6 +196,7 @@ def _parts(entry: Mapping[str, Any]) -> Iterator[str]:
 
 # OpenSSL's own names, then those of widely used clients.
 _VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_MOST_CAUSES = 20
 _OF_ONES_OWN = (
     "If the server has a certificate of its own, or one of your organisation: --model-arg ca_file=PATH names the file "
     "of it, or of the authority that signed it (the environment variable SSL_CERT_FILE does too). The name in the base "
@@ -220,11 +205,7 @@ _OF_ONES_OWN = (
 
 
 def trusted(ca_file: str) -> ssl.SSLContext | None:
-    """Return whom to trust: the authorities in `ca_file`, or all that the environment names; None for the machine's.
-
-    Raises:
-        UsageError: If a file or folder holds no certificate that can be read.
-    """
+    """Return whom to trust: the authorities in `ca_file`, or all that the environment names; None for the machine's."""
     told = {f"The environment variable {name}": os.environ.get(name, "") for name in _VARIABLES}
     named = {"--model-arg ca_file": ca_file} if ca_file else {who: path for who, path in told.items() if path}
     if not named:
@@ -256,19 +237,16 @@ def _trust(context: ssl.SSLContext, who: str, path: str) -> None:
 
 def _certificate_problem(error: BaseException) -> tuple[str, str] | None:
     """Return what is wrong with a server's certificate and what to do, if an error in the chain of causes says so."""
-    found = next((cause for cause in _causes(error) if isinstance(cause, ssl.SSLError)), None)
-    said = "" if found is None else str(getattr(found, "verify_message", "") or found.reason or found)
+    found: BaseException | None = error
+    for _ in range(_MOST_CAUSES):
+        if found is None or isinstance(found, ssl.SSLError):
+            break
+        found = found.__cause__ or found.__context__
+    if not isinstance(found, ssl.SSLError):
+        return None
+    said = getattr(found, "verify_message", "") or found.reason or found
     if isinstance(found, ssl.SSLCertVerificationError):
         return f"its certificate cannot be trusted: {said}", _OF_ONES_OWN
-    if found is not None and found.reason in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"}:
+    if found.reason in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"}:
         return f"it does not speak https: {said}", "Write http:// in the base URL, or another port."
     return None
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        yield cause
-        cause = cause.__cause__ or cause.__context__

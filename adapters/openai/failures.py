@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from html import unescape
@@ -50,13 +50,8 @@ def failure_of(
     as well (401 to 405, 407, 410, 511, redirections); SampleError for the rest: this question is refused. So it is,
     with whatever status, where the words say that the model sees no images, or that the question is too long for it.
 
-    Args:
-        response: The answer.
-        server: Who gave it, for people.
-        reading: How its words are read.
-        request: What was asked.
-        document: The JSON of the answer, if it was read already.
-        within: Where the failure is reported inside of a success, the status that it stands for.
+    `document` is the JSON of the answer, if it was read already; `within` is the status that a failure stands for that
+    is reported inside of a success.
     """
     document = json_or_none(response.content) if document is None else document
     status = response.status_code if within is None else within
@@ -322,43 +317,25 @@ def _cannot_see(said: str, request: ChatRequest) -> bool:
 
 def hint_for(said: str, request: ChatRequest) -> str:
     """Return what can be done about a refusal, or nothing where nothing is known."""
-    ways: tuple[Callable[[str, ChatRequest], str], ...] = (_about_images, _about_room, _about_streams, _about_fields)
-    return next((hint for way in ways if (hint := way(said, request))), "")
-
-
-def _about_images(said: str, request: ChatRequest) -> str:
-    if _cannot_see(said, request):
-        return (
-            "The model, or the way it is served, takes no pictures: choose tasks without any (--tasks pubmedqa,medqa; "
-            "`medbench tasks` lists all), or serve a model that sees."
-        )
-    if request.images and _TOO_MANY.search(said):
-        return "The server takes fewer pictures for one question: with vLLM, serve with --limit-mm-per-prompt image=N."
-    if request.images and _PICTURE_TOO_LARGE.search(said) and not _TOO_LONG.search(said):
-        return "The pictures are too large for the server: --model-arg max_pixels=N sends smaller ones."
-    return ""
-
-
-def _about_room(said: str, request: ChatRequest) -> str:
-    if _TOO_LONG.search(said):
-        sent = f"{request.images} picture{'' if request.images == 1 else 's'}"
-        smaller = f", send {sent} smaller with --model-arg max_pixels=N" if request.images else ""
-        return (
-            f"The question and an answer of {request.limit:,} tokens do not fit into the model: allow shorter answers "
-            f"with --max-new-tokens N{smaller}, or serve the model with a longer context."
-        )
-    if request.length_field in said and request.limit and _TOO_MUCH.search(said):
-        return f"An answer of {request.limit:,} tokens was asked for: allow shorter ones with --max-new-tokens N."
-    return ""
-
-
-def _about_streams(said: str, _request: ChatRequest) -> str:
-    if not only_streams(said):
-        return ""
-    return (
+    images, too_long = request.images, bool(_TOO_LONG.search(said))
+    smaller = f", send {images} picture{'s' * (images != 1)} smaller with --model-arg max_pixels=N" if images else ""
+    ways = {
+        "The model, or the way it is served, takes no pictures: choose tasks without any (--tasks pubmedqa,medqa; "
+        "`medbench tasks` lists all), or serve a model that sees.": _cannot_see(said, request),
+        "The server takes fewer pictures for one question: with vLLM, serve with --limit-mm-per-prompt image=N.": images
+        and _TOO_MANY.search(said),
+        "The pictures are too large for the server: --model-arg max_pixels=N sends smaller ones.": (
+            images and _PICTURE_TOO_LARGE.search(said) and not too_long
+        ),
+        f"The question and an answer of {request.limit:,} tokens do not fit into the model: allow shorter answers "
+        f"with --max-new-tokens N{smaller}, or serve the model with a longer context.": too_long,
+        f"An answer of {request.limit:,} tokens was asked for: allow shorter ones with --max-new-tokens N.": (
+            request.limit and request.length_field in said and _TOO_MUCH.search(said)
+        ),
         "The server only streams, which is understood: --model-arg "
-        """extra_body='{"stream": true, "stream_options": {"include_usage": true}}'"""
-    )
+        """extra_body='{"stream": true, "stream_options": {"include_usage": true}}'""": only_streams(said),
+    }
+    return next((hint for hint, applies in ways.items() if applies), "") or _about_fields(said, request)
 
 
 _WAYS_OUT: Mapping[str, str] = {

@@ -46,13 +46,7 @@ _MISFILED = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """How replies are read.
-
-    Attributes:
-        stop: Texts that end an answer, where the server was not told so.
-        cost_of: Returns the price of what was used, if there is one.
-        clean: Takes secrets out of a text.
-    """
+    """How replies are read: texts that end them, what their tokens cost, and what takes secrets out of a text."""
 
     stop: tuple[str, ...] = ()
     cost_of: Callable[[Usage], float | None] = lambda _: None
@@ -94,11 +88,7 @@ def json_or_none(content: bytes) -> Any:  # noqa: ANN401 - a server may say anyt
 
 
 def parse_json(content: bytes, reading: Reading) -> Any:  # noqa: ANN401 - a server may say anything
-    """Return a server's JSON.
-
-    Raises:
-        RetryableError: If it is none; a body that was cut off is not.
-    """
+    """Return a server's JSON, or RetryableError if it is none; a body that was cut off is not."""
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -215,11 +205,7 @@ def _words_in(value: object, depth: int = _DEEPEST_THOUGHT) -> str:
 
 
 def read_reply(document: object, request: ChatRequest, reading: Reading) -> Reply:
-    """Return what the JSON of a successful answer says.
-
-    Raises:
-        RetryableError: If it is not an answer.
-    """
+    """Return what the JSON of a successful answer says."""
     if not isinstance(document, dict):
         raise RetryableError("malformed", "The server's answer is no JSON object.")
     usage = _read_usage(document, reading)

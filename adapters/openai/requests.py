@@ -67,17 +67,7 @@ def make_request(
     model: str, question: str, images: Sequence["EncodedImage"], options: Options, profile: Profile, *,
     length: int, seed: int,
 ) -> ChatRequest:  # fmt: skip
-    """Return the request for one answer.
-
-    Args:
-        model: Name of the model.
-        question: The user's words.
-        images: What the question is about.
-        options: What the user chose.
-        profile: What the server understands.
-        length: Longest answer in tokens.
-        seed: Seed of the run.
-    """
+    """Return the request for one answer to the user's words of at most `length` tokens."""
     body: dict[str, Any] = {
         "model": model,
         "messages": messages_of(question, [image.uri for image in images], options.system),
