@@ -231,7 +231,7 @@ class LocalAdapter(Adapter):
         end_ids: Token ids that end an answer.
         attention: What a prompt's token may read besides the tokens before it: `causal` nothing; `images` all visual
             tokens of its own image; `prompt` the whole prompt.
-        shares_beginnings: Whether the keys of a prompt's beginning depend on nothing behind it, so that questions of
+        shares_prefixes: Whether the keys of a prompt's beginning depend on nothing behind it, so that questions of
             one image may share them. Not so where vision reads the question, or with attention to the whole prompt.
         has_row_states: Whether the decoder reads images by cross-attention. Then every forward pass gets
             `row_states=RowStates(...)`, and no beginnings are shared.
@@ -243,7 +243,7 @@ class LocalAdapter(Adapter):
     only_whole: str = ""
     end_ids: frozenset[int]
     attention: Literal["causal", "images", "prompt"] = "causal"
-    shares_beginnings: bool = True
+    shares_prefixes: bool = True
     has_row_states: bool = False
     decoding: Mapping[str, float] = MappingProxyType({})
 

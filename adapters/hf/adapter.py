@@ -79,7 +79,7 @@ class HfAdapter(LocalAdapter):
         self.end_ids = _end_ids(loaded)
         self.only_whole = why_left_whole(config.model_type, type(loaded.model.get_decoder()))
         self.attention = TAKEN_APART.get(config.model_type, "causal")
-        self.shares_beginnings = self.attention != "prompt"
+        self.shares_prefixes = self.attention != "prompt"
         scaling = _other_scaling(space, processor.image_processor, options)
         self.notices = (*loaded.notices, *template.notices, *scaling)
         self.weights_fingerprint = loaded.fingerprint

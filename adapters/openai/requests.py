@@ -68,22 +68,21 @@ def make_request(
     length: int, seed: int,
 ) -> ChatRequest:  # fmt: skip
     """Return the request for one answer to the user's words of at most `length` tokens."""
+    chosen: dict[str, Any] = {
+        "temperature": _plain(options.temperature),
+        "top_p": _plain(options.top_p),
+        "seed": seed if options.send_seed == "yes" else None,
+        "stop": (list(options.stop) or None) if profile.takes_stop else None,
+    }
     body: dict[str, Any] = {
         "model": model,
         "messages": messages_of(question, [image.uri for image in images], options.system),
         profile.length_field: length,
         # Some servers stream unless they are told not to.
         STREAM: False,
+        **{name: value for name, value in chosen.items() if value is not None},
+        **options.extra_body,
     }
-    if options.temperature is not None:
-        body["temperature"] = _plain(options.temperature)
-    if options.top_p is not None:
-        body["top_p"] = _plain(options.top_p)
-    if options.send_seed == "yes":
-        body["seed"] = seed
-    if options.stop and profile.takes_stop:
-        body["stop"] = list(options.stop)
-    body |= options.extra_body
     if body[STREAM] is None:
         del body[STREAM]
     return ChatRequest(
@@ -103,8 +102,8 @@ def messages_of(question: str, images: Sequence[str], system: str) -> list[dict[
     return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": content}]
 
 
-def _plain(number: float) -> float | int:
-    return int(number) if number.is_integer() else number
+def _plain(number: float | None) -> float | None:
+    return int(number) if number is not None and number.is_integer() else number
 
 
 def _without_images(part: Any) -> Any:  # noqa: ANN401 - any JSON

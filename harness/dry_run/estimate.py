@@ -132,7 +132,7 @@ def _computed(adapter: LocalAdapter, requests: Sequence[Request], budget: Budget
     """Return the prompt tokens that are run, where questions of one image share their beginnings."""
     engine = Engine(adapter, budget, Phases())
     share = not engine.why_static and not engine.why_whole
-    share = share and adapter.shares_beginnings and not adapter.has_row_states
+    share = share and adapter.shares_prefixes and not adapter.has_row_states
     members = [one for window in in_order(requests, share=share, window_tokens=budget.tokens) for one in window]
     beginnings = {id(one.beginning): one.beginning.length for one in members if one.beginning}
     return sum(one.own_length for one in members) + sum(beginnings.values())

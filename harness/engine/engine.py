@@ -88,7 +88,7 @@ class Engine:
     ) -> Iterator[list[Outcome]]:
         windows = in_order(
             requests,
-            share=continuous and self._adapter.shares_beginnings and not self._adapter.has_row_states,
+            share=continuous and self._adapter.shares_prefixes and not self._adapter.has_row_states,
             window_tokens=max(1, self.budget.tokens // _SHARE_OF_BEGINNINGS),
         )
         upcoming = Upcoming(windows, pictures)
