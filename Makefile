@@ -69,7 +69,7 @@ docs: $(STAMP)  ## Make the lists and tables of README.md and docs/ anew, and th
 
 mini-suite: $(STAMP)  ## Build the bundled mini suite again (needs ../shared/realdata)
 	$(BIN)/python -m tools.mini_suite --realdata ../shared/realdata --output tasks/mini_suite/data --licences tasks/mini_suite/LICENSES.md
-	$(BIN)/python -m medbench.tasks.suite --record
+	$(BIN)/python -m tools.locks
 
 mini-weights: $(STAMP)  ## Train the bundled mini weights again, into checkpoints/mini (under an hour on two cores)
 	$(BIN)/medbench train --config mini --output checkpoints/mini

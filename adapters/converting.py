@@ -1,7 +1,7 @@
 """The command `medbench convert`: one converter for each model that has one, and what all of them need."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -50,14 +50,16 @@ def convert_group() -> None:
     """
 
 
+def converter(name: str) -> Callable[[Callable[..., None]], click.Command]:
+    """Return a decorator that makes a function the converter of a model: of `source`, `output`, and its own options."""
+    output = click.option("--output", required=True, type=click.Path(path_type=Path), help="New folder.")
+    source = click.argument("source", type=click.Path(path_type=Path))
+    return lambda function: click.command(name)(source(output(function)))
+
+
 @contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
-    """Yield a folder to write to, which becomes `output` when the block ends well and vanishes when it does not.
-
-    Raises:
-        UsageError: If `output` is there already.
-        RunError: If it cannot be written, or the disk is full.
-    """
+    """Yield a folder to write to, which becomes `output` when the block ends well and vanishes when it does not."""
     from safetensors import SafetensorError
 
     if output.exists():

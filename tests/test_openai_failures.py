@@ -22,9 +22,8 @@ from medbench.adapters.openai.entry import load
 from medbench.adapters.openai.failures import UNKNOWN, failure_of, status_within
 from medbench.adapters.openai.reading import Reading
 from medbench.adapters.remote import Reply, RetryableError
-from medbench.harness.remote.asking import Asking, Finished
-from medbench.harness.remote.driving import changes_in
-from medbench.harness.remote.order import Question
+from medbench.harness.remote.asking import Asking, Finished, Question
+from medbench.harness.remote.serving import changes_in
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import RunError, SampleError, UsageError
 from medbench.tasks.sample import ImageRef

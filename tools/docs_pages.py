@@ -18,9 +18,8 @@ from medbench.adapters.catalog import ADAPTERS
 from medbench.adapters.hf.adapter import TAKEN_APART
 from medbench.adapters.hf.entry import FAMILIES, KNOWN, Known
 from medbench.harness.cli import COMMANDS, cli
-from medbench.harness.doctor.pseudo_models import PSEUDO_MODELS
-from medbench.harness.doctor.scorers import examine_scorers
-from medbench.harness.predictions.catalog import FORMATS
+from medbench.harness.doctor import PSEUDO_MODELS, examine_scorers
+from medbench.harness.predictions.formats import FORMATS
 from medbench.harness.results import MetricResult, Results, read_results_file
 from medbench.harness.settings import Settings
 from medbench.harness.workload import load_workload
@@ -186,7 +185,7 @@ def reading() -> str:
 
 def formats() -> str:
     """Return the formats of other harnesses that predictions are read from."""
-    rows = [[f"`{entry.name}`", entry.title, entry.description] for entry in FORMATS.values()]
+    rows = [[f"`{name}`", entry.title, entry.description] for name, entry in FORMATS.items()]
     return table(["format", "written by", "what it is"], rows)
 
 
