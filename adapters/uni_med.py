@@ -21,8 +21,7 @@ from medbench.adapters.uni_med_routing import Routing
 from medbench.tasks.answers.box_space import UNI_MED
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import Kind, TaskSpec
-from medbench.unimed.instructions import instruct
-from medbench.unimed.prompts import CONNECTOR_TASK, wrap
+from medbench.unimed.prompts import CONNECTOR_TASK, instruct, wrap
 
 if TYPE_CHECKING:
     import torch

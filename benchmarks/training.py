@@ -22,10 +22,9 @@ from medbench.tasks.foundation.errors import RunError
 from medbench.tasks.suite import prepare_mini_suite
 from medbench.unimed.base_weights import BaseWeights
 from medbench.unimed.checkpoint import load_checkpoint
-from medbench.unimed.lora import LoraLinear
+from medbench.unimed.connector import Router, soft_weights
+from medbench.unimed.lora import lora_layers
 from medbench.unimed.modeling import IGNORED_LABEL, UniMedForConditionalGeneration
-from medbench.unimed.official.eva import to_eva
-from medbench.unimed.router import Router, soft_weights
 from medbench.unimed.training.accelerate_setup import make_accelerator
 from medbench.unimed.training.batches import Batch
 from medbench.unimed.training.build import base_of, build, image_size_of
@@ -37,6 +36,7 @@ from medbench.unimed.training.mixture import Mixture
 from medbench.unimed.training.optimizer import DECAY_RULES, make_optimizer, set_rate
 from medbench.unimed.training.recipe import Recipe, load_recipe
 from medbench.unimed.training.trainer import Trainer
+from medbench.unimed.vision import to_eva
 
 STEPS = 40
 REPEATS = 5
@@ -201,9 +201,8 @@ def start(
         router = model.connector.router
         router.__dict__["forward"] = partial(route_all_together, router)
     if not loop.cheap_masks:
-        for layer in model.modules():
-            if isinstance(layer, LoraLinear):
-                layer.dropout = torch.nn.Dropout(layer.dropout.p)  # type: ignore[assignment]  # the plain one
+        for _, _, layer in lora_layers(model):
+            layer.lora_dropout["default"] = torch.nn.Dropout(model.config.lora_dropout)
     plan = recipe.optimizer
     optimizer = make_optimizer(
         model.trainable(), decays=DECAY_RULES[plan.decays], weight_decay=plan.weight_decay, betas=plan.betas

@@ -167,7 +167,7 @@ def test_sharded_weights_and_moments_are_gathered_under_the_names_of_one_process
         for name, parameter in model.trainable().items():
             parameter.copy_(gathered["weights"][name])
     fresh = torch.optim.AdamW(model.trainable().values(), lr=0.01)
-    restore_optimizer(model, fresh, gathered["state"])
+    restore_optimizer(model, fresh, gathered["state"], model.config)
     one_step(model, fresh, inputs)
     after = torch.load(tmp_path / "state.pt.after", weights_only=True)
     for name, parameter in model.trainable().items():

@@ -14,18 +14,18 @@ from unimed_fixtures import close, document, root, tensors
 
 from medbench.tasks.answers.box_space import UNI_MED
 from medbench.tasks.catalog import get_task
+from medbench.tasks.metrics.text_processor import first_words
 from medbench.tasks.sample import Box
 from medbench.tasks.spec import Kind
-from medbench.unimed.assembly import checked_config
-from medbench.unimed.official.eva import from_eva, to_eva
+from medbench.unimed.base_weights import checked_config
 from medbench.unimed.processing import UniMedProcessor, pixels_of
-from medbench.unimed.prompts import IMAGE_PLACEHOLDER, PromptForm, WrappedPrompt, official_text, wrap
+from medbench.unimed.prompts import IMAGE_PLACEHOLDER, PromptForm, WrappedPrompt, wrap
 from medbench.unimed.tokens import load_language_model_tokenizer
 from medbench.unimed.training.mixture import Mixture
 from medbench.unimed.training.plan import dead_parameters, meta_model, parts_of
 from medbench.unimed.training.recipe import load_recipe
 from medbench.unimed.training.schedule import OfficialSchedule
-from medbench.unimed.vision import LN_VISION_EPSILON, VisionTower, interpolated_positions
+from medbench.unimed.vision import LN_VISION_EPSILON, VisionTower, from_eva, interpolated_positions, to_eva
 
 OFFICIAL = PromptForm(style="official")
 OFFICIAL_NAMES = {
@@ -162,12 +162,12 @@ def test_training_prompts_and_their_pools_equal_the_official_ones() -> None:
                 kind, text.removesuffix(" ") if images else text, images=images, form=OFFICIAL, purpose="train"
             )
             assert IMAGE_PLACEHOLDER.join(wrapped.parts) == f"[INST] {sample['instruction_input']} [/INST]"
-            assert sample["answer"] == official_text(sample["answer"])
+            assert sample["answer"] == first_words(sample["answer"])
 
 
 def test_texts_are_cut_as_the_official_processor_cuts_them() -> None:
     pairs = document("data/datasets.json")["text_processor"]
-    assert [official_text(pair["in"]) for pair in pairs] == [pair["out"] for pair in pairs]
+    assert [first_words(pair["in"]) for pair in pairs] == [pair["out"] for pair in pairs]
 
 
 @pytest.mark.parametrize("kind", ["vqa", "qa", "report"])

@@ -8,13 +8,19 @@ import pytest
 import torch
 from unimed_fixtures import close, document, root, tensors
 
-from medbench.unimed.assembly import assemble, processor_on
-from medbench.unimed.base_weights import BaseWeights, read_language_config
+from medbench.unimed.base_weights import BaseWeights, assemble, processor_on, read_language_config
 from medbench.unimed.configuration import CONNECTOR_TASKS, UniMedConfig
 from medbench.unimed.lora import merge_low_rank
 from medbench.unimed.modeling import IGNORED_LABEL, UniMedForConditionalGeneration
-from medbench.unimed.official.checkpoint import config_of, load_official, read_official, write_official
-from medbench.unimed.official.keys import dead_shapes, from_official, to_official
+from medbench.unimed.official import (
+    config_of,
+    dead_shapes,
+    from_official,
+    load_official,
+    read_official,
+    to_official,
+    write_official,
+)
 from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.prompts import WrappedPrompt
 
@@ -262,7 +268,7 @@ def test_six_official_steps_give_the_official_weights() -> None:
 
 
 def test_parameter_groups_equal_the_official_ones() -> None:
-    from medbench.unimed.official.keys import official_name
+    from medbench.unimed.official import official_name
     from medbench.unimed.training.optimizer import official_decays
 
     config = official_config()

@@ -8,8 +8,7 @@ from sentencepiece import SentencePieceTrainer
 from transformers import Blip2VisionConfig, LlamaConfig, LlamaForCausalLM
 
 from medbench.unimed.base_weights import BaseWeights
-from medbench.unimed.official.eva import to_eva
-from medbench.unimed.vision import VisionTower
+from medbench.unimed.vision import VisionTower, to_eva
 
 VISION = {
     "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28,

@@ -22,8 +22,7 @@ from medbench.adapters.xraygpt.files import Files, read_file
 from medbench.adapters.xraygpt.keys import from_qformer, from_trained
 from medbench.tasks.foundation.errors import DataError
 from medbench.tasks.foundation.files import read_json
-from medbench.unimed.official.eva import from_eva
-from medbench.unimed.vision import LN_VISION_EPSILON
+from medbench.unimed.vision import LN_VISION_EPSILON, from_eva
 from medbench.unimed.weights import ROTARY, cast_parameters, refuse_misfits, strict_from_pretrained
 
 _LANGUAGE = "language_model."

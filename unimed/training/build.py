@@ -1,15 +1,18 @@
 """The model that a recipe asks for: on base weights, or from scratch."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import LlamaConfig
 
-from medbench.tasks.foundation.errors import DataError
-from medbench.unimed.assembly import assemble, checked_config, configure, processor_on, refuse_unknown
-from medbench.unimed.base_weights import BaseWeights
-from medbench.unimed.checkpoint import TRAINED, WHOLE
+from medbench.unimed.base_weights import (
+    BaseWeights,
+    assemble,
+    checked_config,
+    configure,
+    processor_on,
+    refuse_unknown,
+)
 from medbench.unimed.configuration import UniMedConfig
 from medbench.unimed.modeling import UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
@@ -17,8 +20,6 @@ from medbench.unimed.prompts import PromptForm, PromptStyle
 from medbench.unimed.training.corpus import Corpus
 from medbench.unimed.training.recipe import ModelPlan, Recipe
 from medbench.unimed.training.tokenizer import train_tokenizer
-from medbench.unimed.weight_files import read_tensors
-from medbench.unimed.weights import copy_into
 
 EVA_IMAGE_SIZE = 224
 
@@ -75,25 +76,3 @@ def _form(plan: ModelPlan) -> PromptForm:
     values = plan.unimed
     style: PromptStyle = "official" if values.get("prompt_style") == "official" else "clean"
     return PromptForm(style=style, identifiers=bool(values.get("text_identifiers", True)))
-
-
-def restore_weights(model: UniMedForConditionalGeneration, folder: Path) -> None:
-    """Put the weights of a checkpoint of the same training into `model`.
-
-    Raises:
-        DataError: If they cannot be read or do not fit.
-    """
-    whole = (folder / WHOLE).is_file()
-    path = folder / (WHOLE if whole else TRAINED)
-    tensors = read_tensors(path, "Delete this checkpoint and resume from the one before.")
-    if not whole:
-        copy_into(model.trainable(), tensors, str(path))
-        return
-    info = model.load_state_dict(tensors, strict=False)
-    tied = set(model.all_tied_weights_keys)
-    missing = [name for name in info.missing_keys if name not in tied]
-    if missing or info.unexpected_keys:
-        raise DataError(
-            f"{path} does not fit the recipe: {len(missing)} missing, {len(info.unexpected_keys)} unexpected.",
-            "Resume with the recipe that made it.",
-        )

@@ -12,8 +12,7 @@ from medbench.tasks.prepared import load_prepared
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
 from medbench.unimed.checkpoint import JOINED
-from medbench.unimed.instructions import instruct, taught_answer
-from medbench.unimed.prompts import PromptForm, WrappedPrompt, wrap
+from medbench.unimed.prompts import PromptForm, WrappedPrompt, instruct, taught_answer, wrap
 from medbench.unimed.training.pictures import Pictures
 from medbench.unimed.training.recipe import Recipe
 

@@ -13,11 +13,11 @@ from medbench.tasks.foundation.console import Meter, meter, say
 from medbench.tasks.foundation.errors import StoppedError
 from medbench.tasks.prepare import medbench_home
 from medbench.unimed.base_weights import BaseWeights
-from medbench.unimed.checkpoint import write_checkpoint
+from medbench.unimed.checkpoint import restore_weights, write_checkpoint
 from medbench.unimed.modeling import UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.training.accelerate_setup import frozen_dtype, is_sharded, make_accelerator
-from medbench.unimed.training.build import base_of, build, image_size_of, restore_weights
+from medbench.unimed.training.build import base_of, build, image_size_of
 from medbench.unimed.training.corpus import Corpus, Example, data_fingerprints, load_corpus
 from medbench.unimed.training.curve import draw_curve
 from medbench.unimed.training.features import FeatureCache, feature_folder

@@ -7,7 +7,7 @@ import torch
 
 from medbench.unimed.configuration import UniMedConfig
 from medbench.unimed.modeling import UniMedForConditionalGeneration
-from medbench.unimed.official.keys import dead_shapes
+from medbench.unimed.official import dead_shapes
 from medbench.unimed.training.recipe import Recipe
 
 GIB = 1 << 30

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from medbench.tasks.catalog import get_task
 from medbench.tasks.prepared import load_prepared
-from medbench.unimed.assembly import checked_config, configure
-from medbench.unimed.base_weights import BaseWeights
+from medbench.unimed.base_weights import BaseWeights, checked_config, configure
 from medbench.unimed.checkpoint import JOINED
 from medbench.unimed.configuration import UniMedConfig
 from medbench.unimed.training.build import scratch_config

@@ -11,6 +11,9 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from medbench.unimed.configuration import UniMedConfig
+from medbench.unimed.lora import current_names
+
 Tensors = dict[str, torch.Tensor]
 
 
@@ -29,7 +32,9 @@ def optimizer_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) ->
     return dict(get_optimizer_state_dict(model, optimizer, options=options)) if optimizer.state else {}
 
 
-def restore_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+def restore_optimizer(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any], config: UniMedConfig
+) -> None:
     """Give an optimizer the state that `optimizer_state` returned.
 
     PyTorch wants a state for every parameter. The one without gives what AdamW starts with: zeros at step 0.
@@ -39,7 +44,11 @@ def restore_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer, 
     # PyTorch makes no state to load into while there are gradients.
     optimizer.zero_grad(set_to_none=True)
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-    whole = {"state": dict(state["state"]), "param_groups": state["param_groups"]}
+    groups = [
+        group | {"params": list(current_names(dict.fromkeys(group["params"]), config))}
+        for group in state["param_groups"]
+    ]
+    whole: dict[str, Any] = {"state": current_names(state["state"], config), "param_groups": groups}
     # Asked without gathering, which would leave every process but the first without names; shapes are whole ones.
     for name, weight in get_model_state_dict(model, options=StateDictOptions(ignore_frozen_params=True)).items():
         if name not in whole["state"]:

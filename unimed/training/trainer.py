@@ -128,7 +128,7 @@ class Trainer:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
-        restore_optimizer(self.wrapped, self._raw_optimizer(), state["optimizer"])
+        restore_optimizer(self.wrapped, self._raw_optimizer(), state["optimizer"], self.model.config)
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
