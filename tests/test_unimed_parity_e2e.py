@@ -229,7 +229,7 @@ def test_the_whole_official_state_maps_both_ways(
 
 def test_six_official_steps_give_the_official_weights() -> None:
     from medbench.unimed.training.optimizer import decay_idle_experts, make_optimizer, official_decays
-    from medbench.unimed.training.schedule import OfficialSchedule
+    from medbench.unimed.training.recipe import Schedule
 
     meta = document(ENTRY)
     steps, run = meta["train_steps"], meta["train_steps"]["run"]
@@ -238,9 +238,9 @@ def test_six_official_steps_give_the_official_weights() -> None:
     processor = processor_on(base(), config)
     model = assemble(config, base(), dtype=torch.float32)
     load_official(model, read_official(checkpoint_path()), "the official checkpoint")
-    schedule = OfficialSchedule(
-        peak=run["init_lr"], floor=run["min_lr"], start=run["warmup_lr"], warmup_steps=run["warmup_steps"],
-        steps=run["max_epoch"] * run["iters_per_epoch"],
+    schedule = Schedule(
+        shape="official", peak=run["init_lr"], floor=run["min_lr"], start=run["warmup_lr"],
+        warmup_steps=run["warmup_steps"],
     )  # fmt: skip
     [group] = [group for group in meta["optimizer_groups"] if group["weight_decay"]]
     optimizer = make_optimizer(
@@ -251,7 +251,7 @@ def test_six_official_steps_give_the_official_weights() -> None:
     images = tensors("e2e/tensors.safetensors")["in.images"]
     entries = dict(batches())
     for step, (name, official_loss) in enumerate(zip(steps["order"], steps["losses"], strict=True)):
-        rate = schedule.rate(step)
+        rate = schedule.rate(step, run["max_epoch"] * run["iters_per_epoch"])
         assert rate == pytest.approx(steps["lrs"][step], rel=1e-12)
         for group in optimizer.param_groups:
             group["lr"] = rate

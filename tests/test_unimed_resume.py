@@ -16,7 +16,7 @@ from tiny_base import lora_overrides, make_base
 
 from medbench.unimed.base_weights import BaseWeights
 from medbench.unimed.checkpoint import load_checkpoint
-from medbench.unimed.training.mixture import Mixture
+from medbench.unimed.training.batches import Mixture
 
 
 @pytest.fixture(scope="module")
