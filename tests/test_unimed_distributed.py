@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from tiny_base import lora_overrides, make_base
+from tiny_base import lora_overrides, make_base, trained_weights
 
 from medbench.unimed.base_weights import BaseWeights
 from medbench.unimed.training.batches import BatchMaker, Mixture
@@ -61,10 +60,10 @@ def test_two_processes_take_the_steps_of_one_that_averages(base: BaseWeights, sm
     shutil.copytree(tmp_path / "two", resumed)
     (resumed / "config.json").unlink()
     launch(["-m", "medbench.harness.cli", *arguments, "--output", str(resumed), "--resume"])
-    for name, tensor in load_file(resumed / "trained.safetensors").items():
-        assert torch.equal(tensor, load_file(tmp_path / "two" / "trained.safetensors")[name]), name
+    for name, tensor in trained_weights(resumed).items():
+        assert torch.equal(tensor, trained_weights(tmp_path / "two")[name]), name
     expected = averaged_training(load_recipe("official", overrides(base)), small_data)
-    trained = load_file(tmp_path / "two" / "trained.safetensors")
+    trained = trained_weights(tmp_path / "two")
     assert set(trained) == set(expected)
     for name, tensor in trained.items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-3, rtol=0)

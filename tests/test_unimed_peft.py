@@ -137,7 +137,7 @@ def test_an_adapter_is_put_in_by_command(base: BaseWeights, folder: Path, tmp_pa
         ({"init_lora_weights": "pissa"}, "changes the frozen weights"),
         ({"lora_bias": True}, "lora_bias"),
         ({"layer_replication": [[0, 1]]}, "layer_replication"),
-        ({"peft_type": "NOTHING"}, "cannot be used"),
+        ({"r": 0}, "cannot be used"),
         ({"r": 5}, "of another shape"),
         ({"target_modules": ["q_proj"]}, "unexpected"),
         ({"target_modules": ["q_proj", "up_proj", "v_proj"]}, "missing"),

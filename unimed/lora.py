@@ -231,13 +231,13 @@ def read_adapter_config(folder: Path) -> "LoraConfig":
     """
     from peft import LoraConfig, PeftConfig
 
-    read_json(folder / ADAPTER_CONFIG)
+    kind = read_json(folder / ADAPTER_CONFIG).get("peft_type")
+    if kind != "LORA":
+        raise UsageError(f"{folder} holds no LoRA, but {kind}.", "Merge it into the language model first.")
     try:
-        adapter = PeftConfig.from_pretrained(str(folder))
+        adapter = cast("LoraConfig", PeftConfig.from_pretrained(str(folder)))
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise DataError(f"{folder / ADAPTER_CONFIG} cannot be used: {error}", "Copy the adapter again.") from error
-    if not isinstance(adapter, LoraConfig):
-        raise UsageError(f"{folder} holds no LoRA, but {adapter.peft_type}.", "Merge it into the language model first.")
     plain = LoraConfig()
     other = [name for name, value in adapter.to_dict().items()
              if name not in (*_COMPUTED, *_TOLD) and value != getattr(plain, name)]  # fmt: skip
