@@ -4,66 +4,27 @@ Source: Alayrac et al., Flamingo (2022), section 3.1 and appendix A.1.1; the nam
 published checkpoints, so that nothing is renamed. All linear layers are without bias.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
 import torch
+from pydantic import PositiveInt
 from torch import nn
 
-from medbench.tasks.foundation.errors import DataError
-from medbench.unimed.weights import layers_in
-
 HEAD_WIDTH = 64
-"""Width of a head in all published checkpoints; no shape tells it."""
+"""Width of a head in all published checkpoints."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PerceiverSizes:
-    """Sizes of a resampler.
+    """Sizes of a resampler: width of tokens and latents, layers, heads, latents, and the feed-forward's widening."""
 
-    Attributes:
-        dim: Width of tokens and latents.
-        depth: Layers.
-        heads: Heads of attention.
-        dim_head: Width of a head.
-        num_latents: Tokens that come out.
-        ff_mult: Width of the feed-forward in widths of a token.
-    """
-
-    dim: int
-    depth: int
-    heads: int
-    dim_head: int
-    num_latents: int
-    ff_mult: int = 4
-
-
-def sizes_of(state: Mapping[str, torch.Tensor], source: str, *, heads: int | None = None) -> PerceiverSizes:
-    """Return the sizes of a state, by its shapes.
-
-    Args:
-        state: Tensors by the names of `PerceiverResampler`.
-        source: What they are from, for messages.
-        heads: Heads of attention; by default as many as are 64 wide.
-
-    Raises:
-        DataError: If there is no first layer, or there are no latents, or they have other axes.
-    """
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    try:
-        num_latents, dim = shapes["latents"]
-        inner, _ = shapes["layers.0.0.to_q.weight"]
-        wide, _ = shapes["layers.0.1.1.weight"]
-    except KeyError as error:
-        raise DataError(f"{source} lacks {error} of the perceiver.", "Download it again.") from error
-    except ValueError as error:
-        raise DataError(f"The perceiver in {source} has weights of unknown axes.", "Download it again.") from error
-    many = heads or max(1, inner // HEAD_WIDTH)
-    return PerceiverSizes(
-        dim=dim, depth=layers_in(state, "layers."), heads=many, dim_head=inner // many, num_latents=num_latents,
-        ff_mult=wide // max(1, dim),
-    )  # fmt: skip
+    dim: PositiveInt
+    depth: PositiveInt = 6
+    heads: PositiveInt = 8
+    dim_head: PositiveInt = HEAD_WIDTH
+    num_latents: PositiveInt = 64
+    ff_mult: PositiveInt = 4
 
 
 def feed_forward(dim: int, mult: int) -> nn.Sequential:

@@ -13,8 +13,8 @@ from transformers import Blip2VisionConfig
 from unimed_fixtures import close, document, root, tensors
 
 from medbench.tasks.answers.box_space import UNI_MED
+from medbench.tasks.answers.texts import first_words
 from medbench.tasks.catalog import get_task
-from medbench.tasks.metrics.text_processor import first_words
 from medbench.tasks.sample import Box
 from medbench.tasks.spec import Kind
 from medbench.unimed.base_weights import checked_config

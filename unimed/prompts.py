@@ -6,7 +6,7 @@ Its box strings are `medbench.tasks.answers.box_space.UNI_MED`.
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from medbench.tasks.metrics.text_processor import first_words
+from medbench.tasks.answers.texts import first_words
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import Kind, TaskSpec
 

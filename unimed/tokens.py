@@ -231,10 +231,14 @@ class SegmentTokenizer:
 
     Args:
         model: `encode`, `decode`, `get_piece_size`, `id_to_piece`, `is_control`, `is_unknown` of sentencepiece.
+        added: The tokens that the model knows behind those, for people.
     """
 
-    def __init__(self, model: Any) -> None:  # noqa: ANN401 - sentencepiece has no types
+    end = EOS_ID
+
+    def __init__(self, model: Any, added: Sequence[str] = ()) -> None:  # noqa: ANN401 - sentencepiece has no types
         self._model = model
+        self._added = added
         self.size = int(model.get_piece_size())
         self._silent = frozenset(
             token for token in range(self.size) if model.is_control(token) or model.is_unknown(token)
@@ -255,25 +259,26 @@ class SegmentTokenizer:
             encoded.append(tuple(self._model.encode(text)) if text else ())
         return encoded
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def text(self, ids: Sequence[int]) -> str:
         """Return the text of ids; the unknown, control and added ones are silent."""
         return str(self._model.decode([token for token in ids if token < self.size and token not in self._silent]))
 
-    def readable(self, ids: Sequence[int], added: Mapping[int, str]) -> str:
-        """Return the text of ids with the names of control tokens and of `added` ones, for people."""
-        names = {token: str(self._model.id_to_piece(token)) for token in self._silent} | dict(added)
+    def readable(self, ids: Sequence[int]) -> str:
+        """Return the text of ids with the names of control and added tokens, for people."""
+        names = {token: str(self._model.id_to_piece(token)) for token in self._silent}
+        names |= dict(enumerate(self._added, start=self.size))
         runs = groupby(ids, key=names.get)
-        return "".join(self.decode(list(run)) if name is None else name * len(list(run)) for name, run in runs)
+        return "".join(self.text(list(run)) if name is None else name * len(list(run)) for name, run in runs)
 
 
-def read_tokenizer(path: Path) -> SegmentTokenizer:
-    """Return the tokenizer of a `tokenizer.model`.
+def read_tokenizer(path: Path, added: Sequence[str] = ()) -> SegmentTokenizer:
+    """Return the tokenizer of a `tokenizer.model`, with the tokens that are added behind its pieces.
 
     Raises:
         DataError: If the file is missing or broken.
     """
     hint = "Copy LLaMA's tokenizer.model (499,723 bytes) there; tokenizer.json is not read."
-    return SegmentTokenizer(read_sentencepiece(path, hint))
+    return SegmentTokenizer(read_sentencepiece(path, hint), added)
 
 
 def refuse_other_vocabulary(file: Path, tokenizer: SegmentTokenizer, rows: int) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medbench.leaderboard.audit.thresholds import Thresholds
-from medbench.tasks.metrics.lcs import lcs_length
+from medbench.tasks.metrics.reports import lcs_length
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
