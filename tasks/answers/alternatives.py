@@ -91,12 +91,7 @@ _COMPOUND = frozenset({"upper", "lower", "top", "bottom", "mid", "middle", "cent
 
 
 def says_alternative(text: str, reference: str) -> bool:
-    """Return whether an answer says a reference such as `left` or `CT`, and none of its alternatives.
-
-    Args:
-        text: The answer, without thoughts.
-        reference: The right one of the alternatives.
-    """
+    """Return whether an answer says a reference such as `left` or `CT`, and none of its alternatives."""
     right = _normal(plain_text(reference))
     said = versions(plain_text(text))[-1]
     again = afterthought(said)

@@ -86,9 +86,7 @@ class ToldBox:
 def told_box(text: str, *, y_first: bool = False) -> ToldBox | None:
     """Return the box that an answer tells, or None if it tells none or leaves it open.
 
-    Args:
-        text: The answer.
-        y_first: Whether points are written with y before x where nothing else is said.
+    Points are written with y before x if `y_first`, where nothing else is said.
     """
     plain = plain_text(text)
     return _chosen(_Telling(items_of(plain), y_first=y_first).boxes(), plain)

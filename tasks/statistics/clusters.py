@@ -57,11 +57,9 @@ def resampled(totals: FloatArray, *, resamples: int, seed: int) -> FloatArray:
 
 
 def pulls_of(metric: Metric, parts: FloatArray) -> FloatArray:
-    """Return how far each part of the data pulls a metric its way [P]; the pulls of a mean cancel.
+    """Return how far each part of the data (a sample or a cluster, [P, K]) pulls a metric its way [P].
 
-    Args:
-        metric: The metric.
-        parts: Sufficient statistics of each part, a sample or a cluster [P, K].
+    The pulls of a mean cancel.
     """
     totals = parts.sum(axis=0)
     value = metric.compute(totals)
@@ -75,12 +73,7 @@ def pulls_of(metric: Metric, parts: FloatArray) -> FloatArray:
 
 
 def weights_of(metric: Metric, statistics: FloatArray) -> FloatArray:
-    """Return the share of a metric that hangs on each sample [N], one in all; 0 where a sample counts nothing.
-
-    Args:
-        metric: The metric.
-        statistics: Per-sample sufficient statistics [N, K].
-    """
+    """Return the share of a metric that hangs on each sample [N], one in all; 0 where a sample counts nothing."""
     if metric.compute is mean_of_scores:
         weights = statistics[:, 1]
     else:
