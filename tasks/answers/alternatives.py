@@ -12,7 +12,8 @@ from functools import lru_cache
 from medbench.tasks.answers.texts import normalise_strictly, plain_text
 from medbench.tasks.answers.wording import afterthought, versions
 
-# What stands between commas is an alternative of its neighbours; what means the same is joined by `=`.
+# What stands between commas is an alternative of its neighbours; what means the same is joined by `=`; a semicolon or
+# a line ends a family.
 _FAMILIES = """
 left=left sided, right=right sided, bilateral=bilaterally=both=both sides=both lungs=both kidneys, midline, unilateral
 axial=transverse=transverse plane=axial plane, coronal=coronal plane=frontal plane, sagittal=saggital=sagittal plane
@@ -21,41 +22,23 @@ ct=computed tomography=ct scan, mri=mr=magnetic resonance=magnetic resonance ima
 t1=t1 weighted=t1wi, t2=t2 weighted=t2wi, flair, dwi, pd, t1ce
 pa=posteroanterior, ap=anteroposterior, lateral
 hyperdense=hyper dense, hypodense=hypo dense, isodense=iso dense
-hyperintense=hyper intense, hypointense=hypo intense, isointense=iso intense
-white, gray=grey, black
+hyperintense=hyper intense, hypointense=hypo intense, isointense=iso intense; white, gray=grey, black
 male=man=boy, female=woman=girl
 lung=lungs, heart, liver, spleen, kidney=kidneys, bladder, stomach, brain, pancreas,
   colon, rectum, small bowel=small intestine, duodenum, esophagus, spinal cord, gallbladder, aorta, trachea
-cystic, solid
-larger=bigger, smaller, same=almost the same=equal
-more, less, same
+cystic, solid; larger=bigger, smaller, same=almost the same=equal; more, less, same
 normal, abnormal, enlarged, decreased, increased, absent
-benign, malignant
-superior=upper=top=above, inferior=lower=bottom=below, middle
-anterior=front, posterior=back
-medial, lateral
-proximal, distal
+benign, malignant; superior=upper=top=above, inferior=lower=bottom=below, middle
+medial, lateral; proximal, distal; anterior=front, posterior=back
 exterior=outside=external=on top of, interior=inside=internal=within
-symmetric=symmetrical, asymmetric=asymmetrical
-regular, irregular
-homogeneous=homogenous, heterogeneous=heterogenous
-focal, diffuse
-unilateral=one side, bilateral=both sides
-supratentorial, infratentorial
-acute, chronic, subacute
-present, absent
+symmetric=symmetrical, asymmetric=asymmetrical; regular, irregular
+homogeneous=homogenous, heterogeneous=heterogenous; focal, diffuse; acute, chronic, subacute; present, absent
+unilateral=one side, bilateral=both sides; supratentorial, infratentorial
 with contrast=contrast enhanced, without contrast=non contrast=noncontrast=no contrast
-enhanced=enhancing, unenhanced=non enhanced=nonenhancing=non enhancing
-radiolucent, radiopaque=radioopaque
-apex, base
-central, peripheral
-single=singular=just 1=only 1, multiple=multilobulated=several, both
-genetic, vascular
-abscess, cancer=tumor
-pneumonia, pleural effusion
-hyperinflation, hypoinflation
-oral, iv=intravenous, both
-gray matter=grey matter, white matter
+enhanced=enhancing, unenhanced=non enhanced=nonenhancing=non enhancing; radiolucent, radiopaque=radioopaque
+apex, base; central, peripheral; single=singular=just 1=only 1, multiple=multilobulated=several, both
+genetic, vascular; abscess, cancer=tumor; pneumonia, pleural effusion; hyperinflation, hypoinflation
+oral, iv=intravenous, both; gray matter=grey matter, white matter
 """
 _AFFIXES = [
     pair.split("/") for pair in ["hyper/hypo", "homo/hetero", "uni/bi", "supra/infra", "intra/extra", "endo/exo"]
@@ -186,5 +169,5 @@ def _alternatives_of(right: str) -> tuple[str, ...]:
 def _families() -> tuple[tuple[frozenset[str], ...], ...]:
     return tuple(
         tuple(frozenset(name.strip() for name in group.split("=")) for group in line.split(","))
-        for line in _FAMILIES.replace(",\n", ",").strip().splitlines()
+        for line in re.split(r"(?<!,)[\n;]", _FAMILIES.strip())
     )
