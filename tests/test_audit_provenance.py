@@ -10,7 +10,7 @@ from command_line import medbench
 from fixture_root import realdata
 from native_data import mpx_row, mpx_single, write_csv
 
-from medbench.harness.declared import declared_by
+from medbench.harness.models import declared_by
 from medbench.leaderboard.audit.provenance.fingerprints import fingerprint, found_among, prints_of
 from medbench.leaderboard.audit.provenance.shipped import SHIPPED, slake_prints
 from medbench.leaderboard.audit.provenance.sources import Inherited, inherited, read_sources, source_of

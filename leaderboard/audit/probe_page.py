@@ -7,8 +7,7 @@ from typing import Any
 from medbench.leaderboard.audit.probes import LEAST_PEERS, WITH_VERDICT, ProbeFinding, WrongKey
 from medbench.leaderboard.compare_page import p_text
 from medbench.leaderboard.markdown import METRIC_TITLES, markdown_table, markdown_text, notes
-from medbench.tasks.foundation.canonical import finite
-from medbench.tasks.foundation.files import canonical_json
+from medbench.tasks.foundation.files import canonical_json, finite
 from medbench.tasks.probes import PROBES
 from medbench.tasks.statistics.paired import Difference
 

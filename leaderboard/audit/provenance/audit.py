@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medbench.harness.declared import Declared, declared_by
+from medbench.harness.models import Declared, declared_by
 from medbench.leaderboard.audit.overlap.findings import MARK_SHARE
 from medbench.leaderboard.audit.overlap.items import TaskItems
 from medbench.leaderboard.audit.provenance.fingerprints import ItemPrints, prints_of
