@@ -40,9 +40,7 @@ apex, base; central, peripheral; single=singular=just 1=only 1, multiple=multilo
 genetic, vascular; abscess, cancer=tumor; pneumonia, pleural effusion; hyperinflation, hypoinflation
 oral, iv=intravenous, both; gray matter=grey matter, white matter
 """
-_AFFIXES = [
-    pair.split("/") for pair in ["hyper/hypo", "homo/hetero", "uni/bi", "supra/infra", "intra/extra", "endo/exo"]
-]
+_AFFIXES = ("hyper hypo", "homo hetero", "uni bi", "supra infra", "intra extra", "endo exo")
 _LONG_WORD = 5
 _PREFIXES = ("ab", "a", "un", "non", "ir", "in", "im", "dis")
 
@@ -155,7 +153,7 @@ def _alternatives_of(right: str) -> tuple[str, ...]:
         if groups:
             found |= {name for group in family if group not in groups for name in group}
     for word in right.split():
-        for prefix, other in (pair for affixes in _AFFIXES for pair in (affixes, affixes[::-1])):
+        for prefix, other in (pair for pairs in map(str.split, _AFFIXES) for pair in (pairs, pairs[::-1])):
             if word.startswith(prefix) and len(word) > len(prefix) + 3:
                 found.add(other + word.removeprefix(prefix))
         if len(word) >= _LONG_WORD:
