@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medbench.leaderboard.audit.poisson_binomial import (
+from medbench.leaderboard.audit.outputs.cells import THRESHOLDS
+from medbench.leaderboard.audit.outputs.evidence import CommonRun, is_near, longest_run, similarity
+from medbench.leaderboard.audit.outputs.poisson_binomial import (
     chances_of,
     clopper_pearson,
     distribution,
@@ -16,8 +18,6 @@ from medbench.leaderboard.audit.poisson_binomial import (
     tails,
     upper_bound,
 )
-from medbench.leaderboard.audit.similarity import Run, is_near, longest_run, similarity
-from medbench.leaderboard.audit.thresholds import THRESHOLDS
 from medbench.tasks.metrics.metric import FloatArray
 
 
@@ -117,5 +117,5 @@ def test_a_near_match_has_enough_words_and_nearly_all_of_them_in_order() -> None
     assert not is_near(words[:11], changed[:11], THRESHOLDS)
     assert not is_near(words, words[:17], THRESHOLDS)
     assert similarity(words, changed) == pytest.approx(0.95)
-    assert longest_run(words, changed) == Run(words=19, first=1, second=1)
+    assert longest_run(words, changed) == CommonRun(words=19, first=1, second=1)
     assert similarity([], []) == 0.0

@@ -28,6 +28,7 @@ from medbench.leaderboard.audit.outputs.cells import Answered, Cell, long_texts,
 from medbench.leaderboard.score_table import ScoreTable, read_score_table
 from medbench.tasks.answers.thoughts import final_answer
 from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
+from medbench.tasks.foundation.files import file_sha256
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import Kind
 from medbench.tasks.validation import NativeRow
@@ -230,7 +231,7 @@ _TRAIN_ROW: TypeAdapter[_TrainRow | str] = TypeAdapter(_TrainRow | str)
 
 
 def read_predictions(
-    given: Path | Iterable[Mapping[str, Any]], kind: Kind, *, name: str, run: str = "", train: Iterable[str] | None
+    given: Path | Iterable[Mapping[str, Any]], kind: Kind, *, name: str, train: Iterable[str] | None
 ) -> Answers:
     """Read predictions as the answers to one task, named after its kind.
 
@@ -238,7 +239,6 @@ def read_predictions(
         given: A JSON-lines file, or such rows.
         kind: What was asked; answers of closed kinds prove nothing.
         name: Name of the model or file.
-        run: What identifies them.
         train: Known training references; None if none are known.
 
     Raises:
@@ -273,9 +273,9 @@ def read_predictions(
         raise DataError(f"No line of {where_from} has the field {absent[0]}.", _FORM)
     cell = make_cell(items, train_references=None if train is None else long_texts(train))
     note = f"{without} of {len(items)} items have no group and count as a case each."
-    return Answers(
-        name=name, run=run, cells={kind: cell}, tables={}, problems={}, notes=[note] if without else []
-    )  # fmt: skip
+    run = file_sha256(given)[:12] if isinstance(given, Path) else ""
+    notes = [note] if without else []
+    return Answers(name=name, run=run, cells={kind: cell}, tables={}, problems={}, notes=notes)
 
 
 def _checked(rows: Iterable[Mapping[str, Any]], name: str) -> Iterable[tuple[str, _Row]]:

@@ -228,11 +228,9 @@ def audit_predictions(
     train = read_train_references(train_references) if isinstance(train_references, Path) else train_references
     known = None if train is None else list(train)
     others = peers if isinstance(peers, Mapping) else {path.name: path for path in peers}
+    called = given.name if isinstance(given, Path) else name
     ours, *theirs = (
-        read_predictions(
-            one, kind, name=called, run=file_sha256(one)[:12] if isinstance(one, Path) else "", train=known
-        )
-        for called, one in [(given.name if isinstance(given, Path) else name, given), *others.items()]
+        read_predictions(one, kind, name=title, train=known) for title, one in [(called, given), *others.items()]
     )
     found = examine_outputs(ours, titles={kind: kind}, peers=theirs, train_texts={kind: known})
     facts = {"file sha256": file_sha256(given)} if isinstance(given, Path) else {}
