@@ -12,9 +12,10 @@ from audit_terminal import medbench
 from native_data import medqa, mimic_cxr, mpx_row, write_csv, write_picture
 from PIL import Image
 
-from medbench.leaderboard.audit.data.audit import DataAuditInput, TrainingFile, find_overlaps, report_overlaps
+from medbench.leaderboard.audit.data.audit import DataToAudit, find_overlaps
 from medbench.leaderboard.audit.data.findings import Finding, Null, judge, null_split
 from medbench.leaderboard.audit.data.items import Item, image_names
+from medbench.leaderboard.audit.data.report import report_overlaps
 from medbench.leaderboard.audit.data.rows import training_rows
 from medbench.leaderboard.audit.document import strongest
 from medbench.leaderboard.leaks import overlaps_in
@@ -172,7 +173,7 @@ def test_texts_of_credentialed_training_data_are_withheld_beside_open_tests() ->
     train = as_task([closed], task="mimic-cxr", kind="report", decisive="patient", family="mimic-cxr")
     hidden = replace(train, credentialed=True)
     for corpus, reveal, expected in ((train, False, True), (hidden, False, False), (hidden, True, True)):
-        given = DataAuditInput(test=[test], train=[corpus], reveal=reveal)
+        given = DataToAudit(test=[test], train=[corpus], reveal=reveal)
         examples = report_overlaps(find_overlaps(given)).examples
         assert examples
         assert any(one.texts for one in examples) is expected
@@ -225,7 +226,7 @@ def test_a_language_is_a_body_of_training_data_of_its_own(tmp_path: Path) -> Non
             for name in ("xmlab1", "xmlab2")
         ]
     )
-    audit = compared(test, files=[TrainingFile(path=train, images=tmp_path)])
+    audit = compared(test, files={train: tmp_path})
     english, chinese = against(audit, "both.jsonl [en]"), against(audit, "both.jsonl [zh]")
     assert (check(english, "item").shared, check(chinese, "id:image name").groups) == (1, 1)
     assert check(chinese, "id:image name").shared == 1
@@ -352,7 +353,7 @@ def test_ids_of_other_datasets_are_not_compared() -> None:
 
 def test_an_empty_training_split_cannot_be_compared() -> None:
     test = as_task([vqa(1, "a", "b", groups={"image": "7"}, family="slake")])
-    audit = report_overlaps(find_overlaps(DataAuditInput(test=[test], train=[as_task([])])))
+    audit = report_overlaps(find_overlaps(DataToAudit(test=[test], train=[as_task([])])))
     assert (audit.verdicts, audit.code) == ({"slake-vqa": "not_testable"}, 5)
 
 
@@ -491,7 +492,7 @@ def test_a_hostile_text_cannot_break_the_page() -> None:
     text = "one | two <script>alert(1)</script> three [four](five) six seven eight nine"
     test = as_task([report("t|<b>", text)], task="mpx-single", kind="report", decisive="case", family="mpx")
     train = as_task([report("r", text)], task="mimic-cxr", kind="report", decisive="patient", family="mimic-cxr")
-    page = report_overlaps(find_overlaps(DataAuditInput(test=[test], train=[train]))).to_markdown()
+    page = report_overlaps(find_overlaps(DataToAudit(test=[test], train=[train]))).to_markdown()
     assert "<script>" not in page
     assert r"one \| two" in page
 
@@ -502,5 +503,5 @@ def test_pictures_outside_the_folder_are_not_opened(tmp_path: Path) -> None:
     inner.mkdir()
     path = jsonl(inner / "rows.jsonl", [{"image": "../secret.png", "text": "a"}])
     test = as_task([pictured(1, "secret.png", tmp_path, groups={"image": "s"}, family="slake")])
-    found = against(compared(test, files=[TrainingFile(path=path, images=inner)]), "rows.jsonl")
+    found = against(compared(test, files={path: inner}), "rows.jsonl")
     assert check(found, "image").state == "unknown"

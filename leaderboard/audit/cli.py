@@ -2,20 +2,26 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from medbench.tasks.foundation.errors import RunError, UsageError, unknown_name
-from medbench.tasks.protocols import PROTOCOLS, Protocol
+from medbench.tasks.protocols import PROTOCOLS
 from medbench.tasks.spec import Kind
 
 if TYPE_CHECKING:
     from medbench.leaderboard.audit.document import Audit
 
-FORMS = ("table", "markdown", "json", "html")
-_path = click.Path(path_type=Path)
 Command = Callable[..., Any]
+_path = click.Path(path_type=Path)
+_AUDITS = {
+    "model": "Did a model's outputs repeat test references?",
+    "selftest": "Is a planted leak found in your own predictions, and a shuffled control not?",
+    "data": "Do test and training data overlap?",
+    "probe": "What do answers rest on? A run beside one that asked in another way.",
+    "provenance": "Do a model's declared training data contain test items?",
+}
 
 
 class _Questions(click.Group):
@@ -23,7 +29,7 @@ class _Questions(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
-        return list(self.commands)
+        return list(_AUDITS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.commands:
@@ -43,27 +49,28 @@ def audit_group() -> None:
     """
 
 
+def _audit(name: str) -> Callable[[Command], click.Command]:
+    return audit_group.command(name, short_help=_AUDITS[name])
+
+
 def _shown(default: str, *, folder: str = "") -> Callable[[Command], Command]:
     """Add the options that say how an audit is shown."""
 
     def add(command: Command) -> Command:
         where = f"Folder for JSON, markdown and HTML, or one such file.{folder}"
-        command = click.option(
-            "--format", "form", type=click.Choice(FORMS), default=default, show_default=True, help="What is printed."
-        )(command)
-        return click.option("--output", type=_path, help=where)(command)
+        forms = click.Choice(["table", "markdown", "json", "html"])
+        printed = click.option("--format", "form", type=forms, default=default, show_default=True)
+        return click.option("--output", type=_path, help=where)(printed(command))
 
     return add
 
 
 def _prepared(command: Command) -> Command:
     """Add the options that choose prepared tasks."""
-    command = click.option("--data-dir", type=_path, help="Folder of prepared tasks.  [default: the mini suite]")(
-        command
-    )
+    folder = click.option("--data-dir", type=_path, help="Folder of prepared tasks.  [default: the mini suite]")
     return click.option(
         "-t", "--task", "--tasks", "tasks", help="Names, kinds or globs, comma-separated.  [default: all prepared]"
-    )(command)
+    )(folder(command))
 
 
 def _show(audit: "Audit", form: str, output: Path | None, *, name: str) -> int:
@@ -73,14 +80,14 @@ def _show(audit: "Audit", form: str, output: Path | None, *, name: str) -> int:
     return audit.code
 
 
-@audit_group.command("model", short_help="Did a model's outputs repeat test references?")
+@_audit("model")
 @click.argument("run", required=False, type=_path)
 @click.option(
     "--predictions", type=_path, help="Instead of a run: JSON lines with sample_id, group, prediction, reference."
 )
 @click.option("--kind", type=click.Choice(get_args(Kind)), help="What --predictions answer.  [default: report]")
 @click.option(
-    "--train-references", "train", type=_path,
+    "--train-references", type=_path,
     help="Known training references, JSON lines with reference; of a run beside those of its prepared tasks.",
 )  # fmt: skip
 @click.option(
@@ -92,8 +99,8 @@ def _show(audit: "Audit", form: str, output: Path | None, *, name: str) -> int:
 @click.option("--reveal", is_flag=True, help="Show texts of credentialed datasets too.")
 @_shown("table", folder="  [default: RUN/audit]")
 def model_command(
-    run: Path | None, *, predictions: Path | None, kind: Kind | None, train: Path | None, peers: tuple[Path, ...],
-    more_peers: tuple[Path, ...], data_dir: Path | None, reveal: bool, output: Path | None, form: str,
+    run: Path | None, *, predictions: Path | None, kind: Kind | None, peers: tuple[Path, ...],
+    more_peers: tuple[Path, ...], output: Path | None, form: str, **options: Any,
 ) -> int:  # fmt: skip
     """Did the outputs of RUN repeat test references more often than an honest model could?
 
@@ -106,13 +113,12 @@ def model_command(
     Example:  medbench audit model runs/uni-med-mini-* --peers runs/blind-mini-* runs/radfm-mini-*
               medbench audit model --predictions answers.jsonl --train-references train.jsonl --format json
     """
-    from medbench.leaderboard.audit.outputs.answers import read_train_references
-    from medbench.leaderboard.audit.outputs.audit import audit_predictions, audit_run
-    from medbench.leaderboard.leaks import AUDIT_FILE
+    from medbench.leaderboard.audit.outputs.audit import AUDIT_FILE, audit_predictions, audit_run
 
     if predictions is not None:
         # Without a run the first plain word is a peer as well.
         others = (*peers, *((run,) if run is not None else ()), *more_peers)
+        train = options["train_references"]
         audit = audit_predictions(predictions, kind or "report", train_references=train, peers=others)
         return _show(audit, form, output, name=AUDIT_FILE.stem)
     if run is None:
@@ -124,14 +130,11 @@ def model_command(
         )
     if kind is not None:
         raise UsageError("--kind goes with --predictions.", "A run knows the kinds of its tasks: leave it out.")
-    more = read_train_references(train) if train is not None else []
-    audit = audit_run(run, peers=(*peers, *more_peers), data_dir=data_dir, more_references=more, reveal=reveal)
+    audit = audit_run(run, peers=(*peers, *more_peers), **options)
     return _show(audit, form, output or run / AUDIT_FILE.parent, name=AUDIT_FILE.stem)
 
 
-@audit_group.command(
-    "selftest", short_help="Is a planted leak found in your own predictions, and a shuffled control not?"
-)
+@_audit("selftest")
 @click.argument("run", type=_path)
 @click.option("--data-dir", type=_path, help="Where the prepared tasks of RUN are now.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which cases are drawn.")
@@ -160,13 +163,13 @@ def selftest_command(run: Path, *, data_dir: Path | None, seed: int, output: Pat
             f"The audit does not tell a planted leak from its control on {', '.join(failed)}.",
             "Do not rely on its verdicts there; look at the answers, and report this with the run's audit.json.",
         )
-    if "found" not in outcomes.values():
-        say("Not testable: no task has enough cases in which a match could prove something.")
-        return EXIT_CODES["not_testable"]
-    return 0
+    if "found" in outcomes.values():
+        return 0
+    say("Not testable: no task has enough cases in which a match could prove something.")
+    return EXIT_CODES["not_testable"]
 
 
-@audit_group.command("data", short_help="Do test and training data overlap?")
+@_audit("data")
 @_prepared
 @click.option("--train", multiple=True, type=_path, help="Your own training data, JSON lines; repeat.")
 @click.option("--images", type=_path, help="Where images of --train start.  [default: its folder]")
@@ -178,10 +181,7 @@ def selftest_command(run: Path, *, data_dir: Path | None, seed: int, output: Pat
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the null re-split.")
 @click.option("--reveal", is_flag=True, help="Show texts of credentialed datasets too.")
 @_shown("markdown")
-def data_command(
-    *, tasks: str | None, data_dir: Path | None, train: tuple[Path, ...], images: Path | None, ids: tuple[Path, ...],
-    no_images: bool, seed: int, reveal: bool, output: Path | None, form: str,
-) -> int:  # fmt: skip
+def data_command(output: Path | None, form: str, *, no_images: bool, **options: Any) -> int:
     """Do test and training data overlap?
 
     Texts, images, ids and whole items of each test split are looked for in its own training split, in those of all
@@ -193,18 +193,12 @@ def data_command(
     \b
     Example:  medbench audit data --task slake-vqa --data-dir data --train Slake1.0/train.json
     """
-    from medbench.leaderboard.audit.data.audit import DataSelection, audit_data
+    from medbench.leaderboard.audit.data.audit import audit_data
 
-    if images is not None and not train:
-        raise UsageError("--images goes with --train.", "Images of prepared tasks are where they were prepared from.")
-    selection = DataSelection(
-        tasks=tasks, data_dir=data_dir, train=train, images=images, ids=ids, read_images=not no_images, seed=seed,
-        reveal=reveal,
-    )  # fmt: skip
-    return _show(audit_data(selection), form, output, name="audit-data")
+    return _show(audit_data(read_images=not no_images, **options), form, output, name="audit-data")
 
 
-@audit_group.command("probe", short_help="What do answers rest on? A run beside one that asked in another way.")
+@_audit("probe")
 @click.argument("run", type=_path)
 @click.argument("probed", type=_path, required=False)
 @click.option("--peer", "peers", type=(_path, _path), multiple=True, metavar="RUN PROBED", help="Another model's pair.")
@@ -213,10 +207,7 @@ def data_command(
     "--protocol", type=click.Choice(PROTOCOLS), default="strict", show_default=True, help="Whose definitions."
 )
 @_shown("table")
-def probe_command(
-    run: Path, *, probed: Path | None, peers: tuple[tuple[Path, Path], ...], wrong_gold: Path | None, protocol: str,
-    output: Path | None, form: str,
-) -> int:  # fmt: skip
+def probe_command(run: Path, *, output: Path | None, form: str, **options: Any) -> int:
     """Read RUN beside PROBED, a run of the same model with `medbench run --probe NAME`.
 
     Exit codes: 0 nothing found, 3 suspicious, 4 strong, 5 nothing could be tested.
@@ -227,18 +218,15 @@ def probe_command(
     """
     from medbench.leaderboard.audit.probes import audit_probe
 
-    audit = audit_probe(run, probed, peers, wrong_gold, cast("Protocol", protocol))
-    return _show(audit, form, output, name="audit-probe")
+    return _show(audit_probe(run, **options), form, output, name="audit-probe")
 
 
-@audit_group.command("provenance", short_help="Do a model's declared training data contain test items?")
+@_audit("provenance")
 @click.option("-m", "--model", required=True, help="A model of the catalogue, or of --manifest.")
 @_prepared
 @click.option("--manifest", type=_path, help="YAML of your own declarations; comes before ours.")
 @_shown("markdown")
-def provenance_command(
-    *, model: str, tasks: str | None, data_dir: Path | None, manifest: Path | None, output: Path | None, form: str
-) -> int:
+def provenance_command(output: Path | None, form: str, **options: Any) -> int:
     """Do a model's declared training data contain test items?
 
     What its card and our manifest declare, its own and inherited, is compared with the test items by fingerprint,
@@ -250,8 +238,6 @@ def provenance_command(
     \b
     Example:  medbench audit provenance --model radfm --data-dir data
     """
-    from medbench.leaderboard.audit.data.audit import DataSelection
     from medbench.leaderboard.audit.data.declared import audit_provenance
 
-    audit = audit_provenance(model, DataSelection(tasks=tasks, data_dir=data_dir), manifest)
-    return _show(audit, form, output, name="audit-provenance")
+    return _show(audit_provenance(**options), form, output, name="audit-provenance")

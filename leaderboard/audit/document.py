@@ -6,21 +6,21 @@ audit gives the same bytes.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from medbench.tasks.foundation.console import emit, emit_table, say, warn
 from medbench.tasks.foundation.files import canonical_json, write_atomically
 
+T = TypeVar("T")
 Verdict = Literal["not_testable", "no_evidence", "suspicious", "strong"]
 """`not_testable` is not `no_evidence`: nothing could have been found."""
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 EXIT_CODES: dict[Verdict, int] = {"no_evidence": 0, "suspicious": 3, "strong": 4, "not_testable": 5}
-FOUND = frozenset[Verdict]({"suspicious", "strong"})
+FOUND: tuple[Verdict, ...] = ("strong", "suspicious")
 WORDS: dict[Verdict, str] = {verdict: verdict.replace("_", " ") for verdict in VERDICTS}
-
 _SCHEMA = 2
 _DIGITS = 6
 
@@ -34,7 +34,7 @@ def strongest(verdicts: Iterable[Verdict], *, incomplete: bool | None = None) ->
             needed: one `not_testable` then leaves no all-clear.
     """
     found = set(verdicts)
-    for verdict in ("strong", "suspicious"):
+    for verdict in FOUND:
         if verdict in found:
             return verdict
     missing = "not_testable" in found if incomplete is None else incomplete
@@ -56,7 +56,7 @@ class TaskVerdict:
 
     title: str
     verdict: Verdict
-    text: str
+    text: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     silent: bool = False
@@ -74,15 +74,17 @@ class Table:
     bullets: Sequence[str] = ()
 
 
+def table_of(
+    items: Iterable[T], columns: Mapping[str, Callable[[T], object]], *, title: str = "", text: str = "", right: int = 0
+) -> Table:
+    """Return a table with a row for each item; each column says what it shows of one."""
+    rows = [[str(cell(item)) for cell in columns.values()] for item in items]
+    return Table(title=title, text=text, columns=tuple(columns), rows=rows, right=right)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """Something for a person to look at.
-
-    Attributes:
-        task: Name of the task.
-        facts: What it is, by name.
-        texts: The texts, by name; empty where they must not be shown.
-    """
+    """Something for a person to look at: what it is, by name, and its texts, which are empty where nobody may see them."""
 
     task: str
     facts: Mapping[str, Any]
@@ -144,31 +146,28 @@ class Audit:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the audit as plain values, floats with six digits: libraries differ in the last ones."""
-        found: dict[str, Any] = {
-            "schema": _SCHEMA,
-            "question": self.kind,
-            "title": self.title,
-            "run": self.run,
-            "verdict": self.verdict,
-            "verdicts": self.verdicts,
-            "marks": self.marks,
-            "findings": [
-                {"task": task, "verdict": one.verdict, "text": one.text, **one.facts}
-                for task, one in self.tasks.items()
-            ],
-            "tasks": {
-                task: {"verdict": one.verdict, "text": one.text, **one.details} for task, one in self.tasks.items()
-            },
-            "examples": [{"task": one.task, **one.facts, "texts": one.texts} for one in self.examples],
-            "notes": self.notes,
-            "limits": self.limits,
-            "alternative_explanations": self.alternatives,
-            "rebuttal": None,
-            "settings": self.settings,
-            "revealed": self.revealed,
-        }
-        plain: dict[str, Any] = _plain(found)
-        return plain
+        told = {task: {"verdict": one.verdict, "text": one.text} for task, one in self.tasks.items()}
+        found: dict[str, Any] = _plain(
+            {
+                "schema": _SCHEMA,
+                "question": self.kind,
+                "title": self.title,
+                "run": self.run,
+                "verdict": self.verdict,
+                "verdicts": self.verdicts,
+                "marks": self.marks,
+                "findings": [{"task": task, **told[task], **one.facts} for task, one in self.tasks.items()],
+                "tasks": {task: {**told[task], **one.details} for task, one in self.tasks.items()},
+                "examples": [{"task": one.task, **one.facts, "texts": one.texts} for one in self.examples],
+                "notes": self.notes,
+                "limits": self.limits,
+                "alternative_explanations": self.alternatives,
+                "rebuttal": None,
+                "settings": self.settings,
+                "revealed": self.revealed,
+            }
+        )
+        return found
 
     def to_json(self) -> str:
         """Return `to_dict` as text, its keys in order."""
@@ -189,30 +188,21 @@ class Audit:
 
 
 def show(audit: Audit, form: str, output: Path | None, *, name: str) -> None:
-    """Print an audit and, where asked, write it to files.
-
-    Args:
-        audit: The audit.
-        form: What is printed: `table`, `markdown`, `json` or `html`.
-        output: A folder for `NAME.json`, `NAME.md` and `NAME.html`; or one file, whose ending says its form.
-        name: Name of the files.
+    """Print an audit as `table`, `markdown`, `json` or `html`, and where asked write it to files.
 
     Raises:
         RunError: If the files cannot be written.
     """
     written = write_audit(audit, output, name=name) if output is not None else []
-    if form == "table":
+    if form != "json":
         for note in audit.notes:
             warn(note)
-        matrix = audit.tables[0]
-        emit_table(matrix.columns, matrix.rows, title=audit.title)
+    if form == "table":
+        emit_table(audit.tables[0].columns, audit.tables[0].rows, title=audit.title)
         for one in audit.tasks.values():
             if one.text and not one.silent:
                 say(f"{one.title}: {one.text}")
     else:
-        if form != "json":
-            for note in audit.notes:
-                warn(note)
         emit({"markdown": audit.to_markdown, "json": audit.to_json, "html": audit.to_html}[form]())
     if written:
         say(f"Wrote {', '.join(map(str, written))}.")
@@ -221,7 +211,13 @@ def show(audit: Audit, form: str, output: Path | None, *, name: str) -> None:
 
 
 def write_audit(audit: Audit, output: Path, *, name: str) -> list[Path]:
-    """Write an audit into a folder in all its forms, or into one file whose ending says its form; return the paths."""
+    """Write an audit and return the paths.
+
+    Args:
+        audit: The audit.
+        output: A folder for `NAME.json`, `NAME.md` and `NAME.html`; or one file, whose ending says its form.
+        name: Name of the files.
+    """
     forms = {".json": audit.to_json, ".md": audit.to_markdown, ".html": audit.to_html}
     paths = [output] if output.suffix in forms else [output / f"{name}{suffix}" for suffix in forms]
     for path in paths:
@@ -248,43 +244,42 @@ def _page(audit: Audit) -> Iterator[str]:
     yield f"# {markdown_text(audit.title)}"
     yield from notes(audit.notes)
     yield markdown_text(audit.question)
-    yield from _parts(matrix)
-    yield _bullets([f"**{one.title}**: {one.text}" for one in audit.tasks.values() if one.text])
-    for table in tables:
-        yield from _parts(table)
-    yield from _examples(audit.examples)
-    yield from _parts(Table(title="What was not checked", bullets=audit.limits))
-    yield from _parts(Table(title="Alternative explanations", bullets=audit.alternatives))
+    texts = [f"**{one.title}**: {one.text}" for one in audit.tasks.values() if one.text]
     settings = [[name, value] for name, value in _flat(_plain(audit.settings))]
-    title = "To repeat this" if audit.command else "Settings"
-    yield from _parts(Table(title=title, text=audit.command, columns=("", "value"), rows=settings))
+    for part in (
+        matrix,
+        Table(bullets=texts),
+        *tables,
+        *_examples(audit.examples),
+        Table(title="What was not checked", bullets=audit.limits),
+        Table(title="Alternative explanations", bullets=audit.alternatives),
+        Table(
+            title="To repeat this" if audit.command else "Settings", text=audit.command, columns=("", "value"),
+            rows=settings,
+        ),
+    ):  # fmt: skip
+        yield from _part(part)
 
 
-def _parts(table: Table) -> Iterator[str]:
+def _part(part: Table) -> Iterator[str]:
     from medbench.leaderboard.markdown import markdown_table, markdown_text
 
-    if table.title and (table.text or table.rows or table.bullets):
-        yield f"## {markdown_text(table.title)}"
-    yield markdown_text(table.text)
-    if table.rows:
-        rows = [[markdown_text(cell) for cell in row] for row in table.rows]
-        yield markdown_table(table.columns, rows, right=table.right)
-    yield _bullets(table.bullets)
+    if part.title and (part.text or part.rows or part.bullets):
+        yield f"## {markdown_text(part.title)}"
+    yield markdown_text(part.text)
+    if part.rows:
+        rows = [[markdown_text(cell) for cell in row] for row in part.rows]
+        yield markdown_table(part.columns, rows, right=part.right)
+    yield "\n".join(f"- {markdown_text(line)}" for line in part.bullets)
 
 
-def _bullets(lines: Sequence[str]) -> str:
-    from medbench.leaderboard.markdown import markdown_text
-
-    return "\n".join(f"- {markdown_text(line)}" for line in lines)
-
-
-def _examples(examples: Sequence[Example]) -> Iterator[str]:
+def _examples(examples: Sequence[Example]) -> Iterator[Table]:
     task = None
     for one in examples:
         title = "" if one.task == task else f"Examples of {one.task}"
         task = one.task
         facts = ", ".join(f"{name} {value}" for name, value in _flat(_plain(one.facts)) if value)
-        yield from _parts(Table(title=title, text=facts, columns=("", "text"), rows=list(one.texts.items())))
+        yield Table(title=title, text=facts, columns=("", "text"), rows=list(one.texts.items()))
 
 
 def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -1,39 +1,45 @@
 """`medbench audit provenance`: the training data that a model declares, as further sources of the same scan.
 
-`leaderboard/audit/sources.yaml` is our manifest of training corpora: which published versions a dataset has, and what
-models declare of them; a manifest of the user's has the same form and comes before it. What is declared is compared
-with the test items by ids, by names of images, and by question and answer, version by version and language by language.
+What is declared is compared with the test items by ids, by names of images, and by question and answer, version by
+version and language by language.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import TypeAdapter
 
-from medbench.harness.declared import Declared, declared_by
-from medbench.leaderboard.audit.data.audit import DataAuditInput, DataSelection, read_data
+from medbench.leaderboard.audit.data.audit import DataToAudit, read_data
 from medbench.leaderboard.audit.data.findings import MARK_SHARE
 from medbench.leaderboard.audit.data.images import Printer
 from medbench.leaderboard.audit.data.items import SAME_NAME, Item, TaskItems, family_of, image_names, items_of
+from medbench.leaderboard.audit.data.manifest import (
+    PREPARED,
+    Dataset,
+    Declaration,
+    Inherited,
+    Lineage,
+    Manifest,
+    Version,
+    lineage_of,
+    read_sources,
+)  # fmt: skip
 from medbench.leaderboard.audit.data.rows import training_rows
 from medbench.leaderboard.audit.data.scan import ItemIndex, Scan, Tally
-from medbench.leaderboard.audit.document import Audit, Table, TaskVerdict, Verdict, strongest
+from medbench.leaderboard.audit.document import Audit, TaskVerdict, Verdict, strongest, table_of
 from medbench.leaderboard.audit.normalise import NORM_VERSION
 from medbench.tasks.catalog import benchmark_of
-from medbench.tasks.foundation.errors import DataError, UsageError, unknown_name
+from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.files import inside
-from medbench.tasks.foundation.yaml_tables import read_yaml_table
 from medbench.tasks.prepared import Prepared
 from medbench.tasks.suite import suite_of
 from medbench.tasks.validation import NativeRow, parse_json_file
 
-SOURCES_FILE = Path(__file__).resolve().parent.parent / "sources.yaml"
-_PREPARED = "prepared"
 _QUESTION = (
     "Do the declared training data contain test items? They were looked for in the training data that the model "
     "declares, and in those of the models that it was adapted from."
@@ -48,192 +54,11 @@ _WORDS: dict[Verdict, str] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Version:
-    """One published version of a dataset's split.
-
-    Attributes:
-        title: What it is.
-        how: How to tell what is in it: a list of `fingerprints` of images; the `prepared` train split; or a `pattern`
-            of ids that is searched for in files of the source folder.
-        file: The list of fingerprints, beside this manifest.
-        split_method: How the prepared data's way of splitting must begin, if only one way gives this version.
-        files: Names of the files to search.
-        pattern: Regular expression of an id.
-        id: Name of that id.
-    """
-
-    title: str
-    how: Literal["fingerprints", "prepared", "pattern"]
-    file: str = ""
-    split_method: str = ""
-    files: tuple[str, ...] = ()
-    pattern: str = ""
-    id: str = ""
-
-
-_PREPARED_VERSION = Version(title="the train split of these prepared data", how="prepared")
-"""A version that every dataset has."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dataset:
-    """A dataset that tasks are made of.
-
-    Attributes:
-        tasks: Tasks on its data.
-        items_of: Those of them whose questions and answers its training data hold; the others share images only.
-        language: Language of the tasks' items; empty if the dataset has one language.
-        versions: By name.
-    """
-
-    tasks: tuple[str, ...]
-    items_of: tuple[str, ...] = ()
-    language: str = ""
-    versions: Mapping[str, Version] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Declaration:
-    """One body of training data that a model declares.
-
-    Attributes:
-        dataset: A dataset of the manifest; any name where `rows` are given.
-        version: Its version; empty if nobody has said which, so that every known one is tried.
-        split: The part that was trained on.
-        languages: Languages of the rows; empty if nobody has said.
-        rows: A file of these very training rows (JSON lines), relative to the manifest.
-        evidence: Who says so.
-    """
-
-    dataset: str
-    version: str = ""
-    split: str = "train"
-    languages: tuple[str, ...] = ()
-    rows: str = ""
-    evidence: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSource:
-    """What is declared of one model.
-
-    Attributes:
-        adapted_from: Models that it was tuned from; their training data are its own.
-        trained_on: Its training data beside theirs; None to go by the adapter's card, and unknown where there is none.
-        note: What a reader should know.
-    """
-
-    adapted_from: tuple[str, ...] = ()
-    trained_on: tuple[Declaration, ...] | None = None
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """A whole manifest; `folder` is where its files are."""
-
-    datasets: Mapping[str, Dataset] = field(default_factory=dict)
-    models: Mapping[str, ModelSource] = field(default_factory=dict)
-    folder: Path = Path()
-
-
-for _record in (Version, Dataset, Declaration, ModelSource, Manifest):
-    with_config(ConfigDict(extra="forbid"))(_record)
-_MANIFEST = TypeAdapter(Manifest)
-
-
 class _ImageLists(NativeRow):
     pictures: dict[str, dict[str, list[str]]]
 
 
 _IMAGE_LISTS = TypeAdapter(_ImageLists)
-
-
-@dataclass(frozen=True, slots=True)
-class Inherited:
-    """A declaration, through which models it came (the model itself first), and the folder of its manifest."""
-
-    declaration: Declaration
-    through: tuple[str, ...]
-    folder: Path
-
-
-def read_sources(path: Path = SOURCES_FILE) -> Manifest:
-    """Read a manifest.
-
-    Raises:
-        UsageError: If it cannot be read or has another form; the message names the place.
-    """
-    value = read_yaml_table(path)
-    value.pop("folder", None)
-    try:
-        return _MANIFEST.validate_python({**value, "folder": path.parent})
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UsageError(f"{path}: {place}: {first['msg']}.", "See docs/audit-data.md for the form.") from error
-
-
-def source_of(name: str, variant: str, manifests: Sequence[Manifest]) -> tuple[str, ModelSource, Manifest] | None:
-    """Return the entry of a model: `name:variant`, else the longest name that is a part of the variant, else `name`."""
-    for manifest in manifests:
-        exact = f"{name}:{variant}" if variant else name
-        parts = sorted((key for key in manifest.models if variant and key in variant.lower()), key=len, reverse=True)
-        for key in (exact, *parts, name):
-            if key in manifest.models:
-                return key, manifest.models[key], manifest
-    return None
-
-
-def inherited(
-    key: str, manifests: Sequence[Manifest], through: tuple[str, ...] = ()
-) -> Iterator[Inherited | tuple[str, ...]]:
-    """Yield what a model and those that it was adapted from declare; a chain of names where one of them is unknown.
-
-    Raises:
-        UsageError: If a model is adapted from itself.
-    """
-    names = (*through, key)
-    if key in through:
-        raise UsageError(f"{' from '.join(names)}: a model cannot be adapted from itself.", "Correct adapted_from.")
-    found = source_of(key, "", manifests)
-    if found is None or (found[1].trained_on is None and through):
-        yield names
-    if found is not None:
-        _, source, manifest = found
-        for declaration in source.trained_on or ():
-            yield Inherited(declaration, names, manifest.folder)
-        for base in source.adapted_from:
-            yield from inherited(base, manifests, names)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Lineage:
-    """What a model declares, its own and inherited; whose training data nobody has said; a note for readers."""
-
-    title: str
-    found: tuple[Inherited, ...]
-    unknown: tuple[str, ...]
-    note: str = ""
-
-
-def _lineage(model: str, manifests: Sequence[Manifest], datasets: Mapping[str, Dataset]) -> _Lineage:
-    name, _, variant = model.partition(":")
-    own = any(model in manifest.models for manifest in manifests[:-1])
-    card = Declared(name=model, variant="", title=model, trained_on=None) if own else declared_by(model)
-    source = source_of(model, "", manifests) if own else source_of(name, variant, manifests)
-    steps = list(inherited(source[0], manifests)) if source else []
-    found = [step for step in steps if isinstance(step, Inherited)]
-    unknown = [step[-1] for step in steps if not isinstance(step, Inherited)]
-    if source is None or source[1].trained_on is None:
-        trained = card.trained_on or frozenset()
-        names = sorted(name for name, one in datasets.items() if trained.intersection(one.tasks))
-        said = [Declaration(dataset=name, evidence="the adapter's card") for name in names]
-        found = [*(Inherited(one, (card.name,), Path()) for one in said), *found]
-        homeless = sorted(trained - {task for one in datasets.values() for task in one.tasks})
-        unknown += [card.name] if card.trained_on is None else homeless
-    return _Lineage(title=card.title, found=tuple(found), unknown=tuple(unknown), note=source[1].note if source else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,57 +81,59 @@ class DeclaredCorpus:
 
 
 def _corpora(
-    step: Inherited, dataset: Dataset | None, given: DataAuditInput, manifests: Sequence[Manifest]
+    step: Inherited, dataset: Dataset | None, data: DataToAudit, manifests: Sequence[Manifest]
 ) -> Iterator[DeclaredCorpus]:
-    said = step.declaration
-    if said.rows:
-        path = inside(step.folder, said.rows)
+    declared = step.declaration
+    if declared.rows:
+        path = inside(step.folder, declared.rows)
         rows = training_rows(path, path.parent) if path.is_file() else None
         note = "" if rows is not None else f"the file of training rows {path.name} is missing"
         yield DeclaredCorpus(version="its rows", rows=rows, stated=True, note=note)
-        return
-    if dataset is None:
-        return
-    for name, version in _versions(said, dataset):
-        has_it = (one for one in manifests if name in one.datasets.get(said.dataset, Dataset(tasks=())).versions)
-        folder = next((one.folder for one in has_it), Path())
-        for corpus in _of_version(name, version, said.split, dataset, given, folder):
-            if not (said.languages and corpus.language) or corpus.language in said.languages:
-                certain = bool(said.version) and (bool(said.languages) or not corpus.language)
-                yield replace(corpus, stated=certain)
+    elif dataset is not None:
+        folders = [one.folder for one in manifests if one.datasets.get(declared.dataset) is dataset]
+        for name, version in _versions(declared, dataset):
+            for corpus in _of_version(version, declared.split, dataset, data, folders[0]):
+                if not (declared.languages and corpus.language) or corpus.language in declared.languages:
+                    stated = bool(declared.version) and (bool(declared.languages) or not corpus.language)
+                    yield replace(corpus, version=name, stated=stated)
 
 
-def _versions(said: Declaration, dataset: Dataset) -> list[tuple[str, Version]]:
-    known = {**dataset.versions, _PREPARED: _PREPARED_VERSION}
-    if not said.version:
+def _versions(declared: Declaration, dataset: Dataset) -> list[tuple[str, Version]]:
+    known = {**dataset.versions, "prepared": PREPARED}
+    if not declared.version:
         return list((dataset.versions or known).items())
-    if said.version not in known:
+    if declared.version not in known:
         raise UsageError(
-            f"There is no version {said.version!r} of {said.dataset}.",
+            f"There is no version {declared.version!r} of {declared.dataset}.",
             f"Allowed: {', '.join(known)}; leave it out if nobody has said.",
         )
-    return [(said.version, known[said.version])]
+    return [(declared.version, known[declared.version])]
 
 
 def _of_version(
-    name: str, version: Version, split: str, dataset: Dataset, given: DataAuditInput, folder: Path
+    version: Version, split: str, dataset: Dataset, data: DataToAudit, folder: Path
 ) -> Iterator[DeclaredCorpus]:
-    there = [given.prepared[task] for task in dataset.tasks if task in given.prepared]
-    if version != _PREPARED_VERSION and suite_of(there) == "mini":
-        note = "these are the mini suite's stand-ins, whatever names their images have"
-        yield DeclaredCorpus(version=name, note=note)
+    there = [data.prepared[task] for task in dataset.tasks if task in data.prepared]
+    empty = DeclaredCorpus(version="")
+    if version != PREPARED and suite_of(there) == "mini":
+        yield replace(empty, note="these are the mini suite's stand-ins, whatever names their images have")
     elif version.how == "fingerprints":
         path = inside(folder, version.file)
         for language, splits in sorted(parse_json_file(_IMAGE_LISTS, path).pictures.items()):
-            corpus = DeclaredCorpus(version=name, language=language)
             if split in splits:
-                yield replace(corpus, rows=_listed(frozenset(splits[split]), language, dataset, given.test))
+                rows = _listed(frozenset(splits[split]), language, dataset, data.test)
+                yield replace(empty, language=language, rows=rows)
             else:
-                yield replace(corpus, note=f"{path.name} has no split {split!r}")
+                yield replace(empty, language=language, note=f"{path.name} has no split {split!r}")
     elif version.how == "pattern":
-        yield _matched(name, version, there)
+        yield _matched(version, there)
+    elif not there:
+        yield replace(empty, note=f"none of {', '.join(dataset.tasks)} is prepared here")
+    elif other := [one for one in there if not one.manifest.split_method.startswith(version.split_method)]:
+        method = other[0].manifest.split_method
+        yield replace(empty, note=f"{other[0].task} was prepared with another split: {method}")
     else:
-        yield _prepared(name, version, dataset, there)
+        yield replace(empty, rows=chain.from_iterable(items_of(one, "train", {}).items for one in there))
 
 
 def _listed(prints: frozenset[str], language: str, dataset: Dataset, test: Sequence[TaskItems]) -> Iterator[Item]:
@@ -324,35 +151,25 @@ def _listed(prints: frozenset[str], language: str, dataset: Dataset, test: Seque
 
 def image_prints(item: Item) -> frozenset[str]:
     """Return fingerprints (BLAKE2b-128) of an item's images by name and by id: lists of them hold no text."""
-    names = [("name", name) for name in image_names(item.images)]
+    keys = [("name", name) for name in image_names(item.images)]
     own = item.groups.get("image", "")
-    ids = [("id", item.family, own)] if own and item.family else []
+    known = [*keys, ("id", item.family, own)] if own and item.family else keys
     return frozenset(
-        blake2b("\x1f".join(("picture", *parts)).encode(), digest_size=16).hexdigest() for parts in (*names, *ids)
-    )
+        blake2b("\x1f".join(("picture", *key)).encode(), digest_size=16).hexdigest() for key in known
+    )  # fmt: skip
 
 
-def _prepared(name: str, version: Version, dataset: Dataset, there: Sequence[Prepared]) -> DeclaredCorpus:
-    if not there:
-        return DeclaredCorpus(version=name, note=f"none of {', '.join(dataset.tasks)} is prepared here")
-    other = [one for one in there if not one.manifest.split_method.startswith(version.split_method)]
-    if other:
-        note = f"{other[0].task} was prepared with another split: {other[0].manifest.split_method}"
-        return DeclaredCorpus(version=name, note=note)
-    return DeclaredCorpus(version=name, rows=chain.from_iterable(items_of(one, "train", {}).items for one in there))
-
-
-def _matched(name: str, version: Version, there: Sequence[Prepared]) -> DeclaredCorpus:
+def _matched(version: Version, there: Sequence[Prepared]) -> DeclaredCorpus:
+    """Return as training rows the ids that stand in files of the source folder, or of a folder in it."""
     folders = [folder for one in there if one.source.is_dir() for folder in (one.source, *sorted(one.source.iterdir()))]
     paths = list(dict.fromkeys(path for one in folders for file in version.files if (path := one / file).is_file()))
     missing = sorted(set(version.files) - {path.name for path in paths})
     if not paths:
-        note = f"none of {', '.join(version.files)} is in the source folder"
-        return DeclaredCorpus(version=name, note=note)
+        return DeclaredCorpus(version="", note=f"none of {', '.join(version.files)} is in the source folder")
     ids = chain.from_iterable(_ids_in(path, re.compile(version.pattern)) for path in paths)
     family = family_of(there[0].spec)
     rows = (Item(item_id=value, groups={version.id: value}, family=family) for value in ids)
-    return DeclaredCorpus(version=name, rows=rows, note=f"not there: {', '.join(missing)}" if missing else "")
+    return DeclaredCorpus(version="", rows=rows, note=f"not there: {', '.join(missing)}" if missing else "")
 
 
 def _ids_in(path: Path, pattern: re.Pattern[str]) -> Iterator[str]:
@@ -393,166 +210,151 @@ class DeclaredOverlap:
     through: tuple[str, ...]
     evidence: str
     items: int = 0
-    of: int = 0
+    of: int
     pictures: int = 0
     groups: int = 0
     of_groups: int = 0
     verdict: Verdict = "not_testable"
-    note: str = ""
+    note: str
+
+    @property
+    def where(self) -> str:
+        """Which data these are, in words."""
+        return f"{self.dataset} {self.version} {self.split}" + (f" [{self.language}]" if self.language else "")
+
+    def counted(self, count: int, of: int) -> str:
+        """Return a count as text; unknown where nothing could be told."""
+        return "unknown" if self.verdict == "not_testable" else f"{count} of {of}"
 
 
-def audit_provenance(model: str, selection: DataSelection, manifest: Path | None = None) -> Audit:
+def audit_provenance(model: str, *, manifest: Path | None = None, **prepared: Any) -> Audit:
     """Compare what a model declares with the test items of tasks.
 
     Args:
         model: `name` or `name:variant` of the catalogue, or a model of a manifest.
-        selection: The prepared tasks.
         manifest: The user's own declarations; they come before ours.
+        prepared: `tasks` and `data_dir`, as for `read_data`.
 
     Raises:
         UsageError: If there is no such model, or a declaration names a dataset or version that no manifest has.
         DataError: If a file is broken.
     """
     manifests = (*((read_sources(manifest),) if manifest else ()), read_sources())
-    given = read_data(selection, with_train=False)
+    data = read_data(**prepared, with_train=False)
     datasets = {name: one for manifest in reversed(manifests) for name, one in manifest.datasets.items()}
-    lineage = _lineage(model, manifests, datasets)
-    printer = Printer(enabled=False)
-    index = ItemIndex(given.test, printer)
-    overlaps: dict[str, list[DeclaredOverlap]] = {task.task: [] for task in given.test}
+    lineage = lineage_of(model, manifests, datasets)
+    index = ItemIndex(data.test, Printer(enabled=False))
+    overlaps: dict[str, list[DeclaredOverlap]] = {task.task: [] for task in data.test}
     in_domain: set[str] = set()
     for step in lineage.found:
-        said = step.declaration
-        if said.dataset not in datasets and not said.rows:
-            raise unknown_name("dataset in the manifest", said.dataset, datasets)
-        dataset = datasets.get(said.dataset)
-        about = [
-            task
-            for task in given.test
-            if dataset and not {task.task, benchmark_of(task.task)}.isdisjoint(dataset.tasks)
-        ]
+        dataset = datasets.get(step.declaration.dataset)
+        tasks = set(dataset.tasks) if dataset else set()
+        about = [task for task in data.test if tasks & {task.task, benchmark_of(task.task)}]
         in_domain.update(task.task for task in about)
-        concerned = given.test if said.rows else about
-        for corpus in _corpora(step, dataset, given, manifests) if concerned else ():
-            scan = Scan(index, printer, declared=True)
-            tally = (
-                None
-                if corpus.rows is None
-                else scan.feed(replace(row, language="") for row in corpus.rows).get("", Tally(len(index.items)))
-            )
+        concerned = data.test if step.declaration.rows else about
+        for corpus in _corpora(step, dataset, data, manifests) if concerned else ():
+            tally = _scanned(corpus, index)
             for task in concerned:
                 overlaps[task.task].append(_overlap(step, corpus, task, index, tally))
-    return _report(model, lineage, given, overlaps, in_domain)
+    return _report(model, lineage, data, overlaps, in_domain)
+
+
+def _scanned(corpus: DeclaredCorpus, index: ItemIndex) -> Tally | None:
+    if corpus.rows is None:
+        return None
+    scan = Scan(index, Printer(enabled=False), declared=True)
+    return scan.feed(replace(row, language="") for row in corpus.rows).get("", Tally(len(index.items)))
 
 
 def _overlap(
     step: Inherited, corpus: DeclaredCorpus, task: TaskItems, index: ItemIndex, tally: Tally | None
 ) -> DeclaredOverlap:
-    said = step.declaration
+    declared = step.declaration
     empty = DeclaredOverlap(
-        dataset=said.dataset, version=corpus.version, stated=corpus.stated, split=said.split, language=corpus.language,
-        through=step.through, evidence=said.evidence, of=len(task.items), note=corpus.note,
+        dataset=declared.dataset, version=corpus.version, stated=corpus.stated, split=declared.split,
+        language=corpus.language, through=step.through, evidence=declared.evidence, of=len(task.items),
+        note=corpus.note,
     )  # fmt: skip
     if tally is None:
         return empty
     numbers = index.range_of(task.task)
     images = tally.by_id("image") | tally.by_id(SAME_NAME)
-    by_id = tally.by_id(task.decisive)
+    by_id, same = tally.by_id(task.decisive), tally.shared["item"]
     units = {number: task.unit_of(index.items[number]) for number in numbers}
-    shared = {
+    groups = {
         unit
         for number, unit in units.items()
         if by_id[number] or (images[number] and unit == index.items[number].groups.get("image"))
     }
-    counts = {
-        "items": int(tally.shared["item"][numbers.start : numbers.stop].sum()),
-        "pictures": int(images[numbers.start : numbers.stop].sum()),
-        "groups": len(shared),
-    }
+    items, pictures = (int(flags[numbers.start : numbers.stop].sum()) for flags in (same, images))
     of_groups = len(set(units.values()))
-    share = max(
-        counts["items"] / max(len(task.items), 1),
-        counts["pictures"] / max(len(task.items), 1),
-        counts["groups"] / max(of_groups, 1),
-    )
-    found: Verdict = "strong" if corpus.stated and share > MARK_SHARE else "suspicious" if share else "no_evidence"
-    return replace(empty, **counts, of_groups=of_groups, verdict=found)
+    share = max(max(items, pictures) / max(empty.of, 1), len(groups) / max(of_groups, 1))
+    found: Verdict = "no_evidence" if not share else "strong" if empty.stated and share > MARK_SHARE else "suspicious"
+    return replace(empty, items=items, pictures=pictures, groups=len(groups), of_groups=of_groups, verdict=found)
 
 
 def _report(
-    model: str, lineage: _Lineage, given: DataAuditInput, overlaps: Mapping[str, Sequence[DeclaredOverlap]],
+    model: str, lineage: Lineage, data: DataToAudit, overlaps: Mapping[str, Sequence[DeclaredOverlap]],
     in_domain: set[str],
 ) -> Audit:  # fmt: skip
-    verdicts = {task: _task_verdict(task, found, lineage, task in in_domain) for task, found in overlaps.items()}
-    matrix = [
-        [task, one.facts["level"] or "-", _WORDS[one.verdict], "yes" if task in in_domain else "no", one.details["why"]]
-        for task, one in verdicts.items()
-    ]
+    tasks = {task: _task_verdict(task, found, lineage, declared=task in in_domain) for task, found in overlaps.items()}
+    matrix = table_of(
+        tasks.values(),
+        {
+            "task": lambda one: one.title,
+            "level": lambda one: one.facts["level"] or "-",
+            "verdict": lambda one: _WORDS[one.verdict],
+            "declared": lambda one: "yes" if one.details["declared"] else "no",
+            "why": lambda one: one.details["why"],
+        },
+    )
+    declared = table_of(
+        [(task, one) for task, found in overlaps.items() for one in found],
+        {
+            "task": lambda row: row[0],
+            "dataset": lambda row: f"{row[1].dataset} {row[1].version}" + ("" if row[1].stated else _NOT_STATED),
+            "split": lambda row: f"{row[1].split} {row[1].language}".strip(),
+            "declared by": lambda row: " from ".join(row[1].through),
+            "items": lambda row: row[1].counted(row[1].items, row[1].of),
+            "items' images": lambda row: row[1].counted(row[1].pictures, row[1].of),
+            "groups": lambda row: row[1].counted(row[1].groups, row[1].of_groups),
+            "verdict": lambda row: _WORDS[row[1].verdict],
+            "evidence": lambda row: "; ".join(filter(None, (row[1].evidence, row[1].note))) or "-",
+        },
+        title="Declared training data",
+    )
     return Audit(
         kind="provenance",
         title=f"Leakage audit of declared training data: {lineage.title}",
         question=_QUESTION,
-        tasks=verdicts,
-        tables=[Table(columns=("task", "level", "verdict", "declared", "why"), rows=matrix), _declared_table(overlaps)],
-        incomplete=any(one.verdict == "not_testable" for one in verdicts.values()),
-        notes=[*given.notes, *([lineage.note] if lineage.note else [])],
+        tasks=tasks,
+        tables=[matrix, declared],
+        incomplete=any(one.verdict == "not_testable" for one in tasks.values()),
+        notes=[*data.notes, *filter(None, [lineage.note])],
         limits=_LIMITS,
-        settings={
-            "model": model,
-            "normaliser": NORM_VERSION,
-            "share": MARK_SHARE,
-            "data": dict(sorted(given.fingerprints.items())),
-        },
+        settings={"model": model, "normaliser": NORM_VERSION, "share": MARK_SHARE, "data": data.fingerprints},
     )
 
 
-def _task_verdict(
-    task: str, found: Sequence[DeclaredOverlap], lineage: _Lineage, declared: bool
-) -> TaskVerdict:  # fmt: skip
+_NOT_STATED = " (version not stated)"
+
+
+def _task_verdict(task: str, found: Sequence[DeclaredOverlap], lineage: Lineage, *, declared: bool) -> TaskVerdict:
+    verdict: Verdict = "no_evidence"
+    why = "the model declares its training data, and this dataset is not among them"
     if found:
         verdict = strongest(one.verdict for one in found)
         why = "; ".join(_shared(one) for one in found if one.verdict == verdict)
     elif lineage.unknown:
         verdict, why = "not_testable", f"nobody has said what {', '.join(lineage.unknown)} was trained on"
-    else:
-        verdict = "no_evidence"
-        why = "the model declares its training data, and this dataset is not among them"
     # L5: confirmed; L3: possible; L1: declared, nothing shared; L0: cannot be told.
     level = _LEVELS.get(verdict, "L1" if declared else "")
-    details: dict[str, Any] = {
-        "declared": declared, "level": level, "why": why, "overlaps": [asdict(one) for one in found],
-    }  # fmt: skip
-    return TaskVerdict(title=task, verdict=verdict, text="", facts={"level": level}, details=details)
+    details = {"declared": declared, "level": level, "why": why, "overlaps": [asdict(one) for one in found]}
+    return TaskVerdict(title=task, verdict=verdict, facts={"level": level}, details=details)
 
 
 def _shared(one: DeclaredOverlap) -> str:
-    where = f"{one.dataset} {one.version} {one.split}" + (f" [{one.language}]" if one.language else "")
     if one.verdict == "not_testable":
-        return f"{where}: {one.note}"
+        return f"{one.where}: {one.note}"
     whether = "" if one.stated else ", if it was this version"
-    return f"{where}: {one.items} of {one.of} items, {one.groups} of {one.of_groups} groups{whether}"
-
-
-def _declared_table(overlaps: Mapping[str, Sequence[DeclaredOverlap]]) -> Table:
-    def counts(one: DeclaredOverlap) -> list[str]:
-        if one.verdict == "not_testable":
-            return ["unknown"] * 3
-        return [f"{one.items} of {one.of}", f"{one.pictures} of {one.of}", f"{one.groups} of {one.of_groups}"]
-
-    rows = [
-        [
-            task,
-            f"{one.dataset} {one.version}" + ("" if one.stated else " (version not stated)"),
-            f"{one.split} {one.language}".strip(),
-            " from ".join(one.through),
-            *counts(one),
-            _WORDS[one.verdict],
-            "; ".join(filter(None, (one.evidence, one.note))) or "-",
-        ]
-        for task, found in overlaps.items()
-        for one in found
-    ]
-    columns = (
-        "task", "dataset", "split", "declared by", "items", "items' images", "groups", "verdict", "evidence",
-    )  # fmt: skip
-    return Table(title="Declared training data", columns=columns, rows=rows)
+    return f"{one.where}: {one.items} of {one.of} items, {one.groups} of {one.of_groups} groups{whether}"
