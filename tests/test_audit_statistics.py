@@ -8,8 +8,7 @@ import pytest
 from scipy import stats
 
 from medbench.leaderboard.audit.outputs.cells import THRESHOLDS
-from medbench.leaderboard.audit.outputs.evidence import CommonRun, is_near, longest_run, similarity
-from medbench.leaderboard.audit.outputs.poisson_binomial import (
+from medbench.leaderboard.audit.outputs.chances import (
     chances_of,
     clopper_pearson,
     distribution,
@@ -18,6 +17,7 @@ from medbench.leaderboard.audit.outputs.poisson_binomial import (
     tails,
     upper_bound,
 )
+from medbench.leaderboard.audit.outputs.evidence import CommonRun, is_near, longest_run, similarity
 from medbench.tasks.metrics.metric import FloatArray
 
 

@@ -113,7 +113,8 @@ def model_command(
     Example:  medbench audit model runs/uni-med-mini-* --peers runs/blind-mini-* runs/radfm-mini-*
               medbench audit model --predictions answers.jsonl --train-references train.jsonl --format json
     """
-    from medbench.leaderboard.audit.outputs.audit import AUDIT_FILE, audit_predictions, audit_run
+    from medbench.leaderboard.audit.outputs.audit import audit_predictions, audit_run
+    from medbench.leaderboard.leaks import AUDIT_FILE
 
     if predictions is not None:
         # Without a run the first plain word is a peer as well.

@@ -84,7 +84,7 @@ def table_of(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """Something for a person to look at: what it is, by name, and its texts, which are empty where nobody may see them."""
+    """Something for a person to look at: what it is, by name, and its texts; none where nobody may see them."""
 
     task: str
     facts: Mapping[str, Any]

@@ -36,14 +36,9 @@ Origin = Literal["own", "task", "file"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """A body of training data.
+    """A body of training data: the task's own train split, another task's, or a file of the user.
 
-    Attributes:
-        name: What a report calls it.
-        origin: The task's own train split, another task's, or a file of the user.
-        family: The dataset whose ids it has; empty if unknown.
-        rows: Its rows.
-        credentialed: Whether access to it needs a signed agreement.
+    `family` is the dataset whose ids it has; empty if unknown.
     """
 
     name: str
@@ -61,10 +56,8 @@ class Finding:
         check: Its name.
         title: Its name for people.
         state: `unknown` where ids or files are missing that it needs: never the same as nothing shared.
-        shared: Test items with a partner.
-        of: Test items that were looked at.
-        groups: For ids and surrogate groups: groups on both sides; else None.
-        of_groups: Groups of the test side.
+        shared: Test items with a partner, of so many that were looked at.
+        groups: For ids and surrogate groups: groups on both sides, of so many on the test side; else None.
         null: Share of items with a partner when the training data are split against themselves; None if not computed.
         counts: Whether the verdict depends on it.
         note: What limits it.
@@ -99,13 +92,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Null:
-    """What two parts of a task's own training data share.
+    """What two parts of a task's own training data share, by check.
 
-    Attributes:
-        unit: What was kept together.
-        decisive: Whether that is the id that decides; then a finding must exceed it.
-        items: Items that were held out.
-        shares: Share of them with a partner, by check.
+    `unit` is what was kept together; if that is the id that decides, a finding must exceed the null. `items` were held
+    out.
     """
 
     unit: str
@@ -136,11 +126,7 @@ def judge(findings: Sequence[Finding], null: Null | None, units: int) -> tuple[V
 
     What lies above the null must do so by Fisher's exact test of both counts: with p below 0.00135 (three standard
     errors) to be `strong`, below 0.05 to be `suspicious`; so is anything where the null has nothing.
-
-    Args:
-        findings: Of one task against one body of training data.
-        null: What parts of the task's own training data share.
-        units: Independent test units, which the test counts.
+    The test counts independent units of the test side.
     """
     levels = {one: _level(one, null, units) for one in findings if one.state == "checked" and one.counts}
     for verdict in _FOUND:
@@ -191,16 +177,7 @@ def _reason(finding: Finding) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """One task beside one body of training data.
-
-    Attributes:
-        index: The test items.
-        task: The task.
-        corpus: The training data.
-        tally: What is shared.
-        null: What parts of the task's training data share.
-        images: Whether images were looked at.
-    """
+    """One task beside one body of training data: what the tally says of it; `images` if they were looked at."""
 
     index: ItemIndex
     task: TaskItems
@@ -366,12 +343,9 @@ def _join(parents: dict[int, int], first: int, second: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NullSplit:
-    """A part of a task's training data in the place of its test data.
+    """A part of a task's training data in the place of its test data, and the rest.
 
-    Attributes:
-        test: The part in place of the test items.
-        rest: The training data without that part and without all that shares an id with it.
-        unit: What is kept together: the decisive id, else the image, else nothing (`item`).
+    `unit` is what is kept together: the decisive id, else the image, else nothing (`item`).
     """
 
     test: TaskItems
@@ -380,13 +354,7 @@ class NullSplit:
 
 
 def null_split(train: TaskItems, size: int, seed: int) -> NullSplit:
-    """Hold out about `size` items of the training data, whole cases at a time: what is shared without any leak.
-
-    Args:
-        train: The training items.
-        size: Items to hold out; at most a quarter of all is.
-        seed: Orders the cases.
-    """
+    """Hold out about `size` items of the training data, at most a quarter, whole cases at a time in a seeded order."""
     units = (name for name in (train.decisive, "image") if train.items and all(one.has_id(name) for one in train.items))
     unit = next(units, "item")
     cases: dict[str, list[int]] = defaultdict(list)
@@ -409,10 +377,8 @@ class Consistency:
     """Repeats and contradictions of one split.
 
     Attributes:
-        rows: All rows.
         exact_duplicates: Rows that repeat image, question and answer of an earlier one, letter by letter.
         contradicting_groups: Pairs of image and question that have more than one right answer.
-        contradicting_rows: Rows of these groups.
         ceiling: Largest share of rows that a model which always says the same can answer exactly.
     """
 
@@ -426,9 +392,7 @@ class Consistency:
 def consistency(items: Sequence[Item], *, one_answer: bool = True) -> Consistency:
     """Return repeats and contradictions; texts are compared as they are, images by their id or their file.
 
-    Args:
-        items: The rows.
-        one_answer: Whether a question has one right answer; two reports on one image do not contradict each other.
+    Two reports on one image, where a question has not `one_answer`, do not contradict each other.
     """
     whole = Counter((*_as_asked(item), item.answer) for item in items)
     answers: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)

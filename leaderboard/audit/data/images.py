@@ -86,11 +86,7 @@ def _bits(waves: npt.NDArray[np.float64]) -> Hashes:
 
 
 class Printer:
-    """Makes fingerprints in threads; an image that cannot be decoded has None.
-
-    Args:
-        enabled: Whether images are looked at, at all.
-    """
+    """Makes fingerprints in threads; an image that cannot be decoded has None, and all have if it is not enabled."""
 
     def __init__(self, *, enabled: bool = True) -> None:
         self.enabled = enabled
@@ -98,12 +94,7 @@ class Printer:
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1)
 
     def prints(self, places: Sequence[Place], *, keep: bool) -> list[Print | None]:
-        """Return the fingerprints of images, in their order.
-
-        Args:
-            places: The images.
-            keep: Whether they may be asked about again; a stream of millions is not kept.
-        """
+        """Return the fingerprints of images, in their order; `keep` if they may be asked about again."""
         if not self.enabled:
             return [None] * len(places)
         new = [place for place in dict.fromkeys(places) if place not in self._known]
@@ -131,15 +122,10 @@ def _print(place: Place) -> Print | None:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A training image that is, or may be, a test image.
+    """A training image, by its number among those asked about, that is or may be a test image, by its number.
 
-    Attributes:
-        row: Number of the training image among those asked about.
-        image: Number of the test image.
-        how: `exact` (equal pixels), `near` (up to 31 of 256 bits differ), `review` (up to 60: only a person can
-            tell), or `blank` (equal, and nothing is on it).
-        bits: How many bits differ.
-        view: Which view of the test image it is.
+    `how` is `exact` (equal pixels), `near` (up to 31 of 256 bits differ), `review` (up to 60: only a person can tell),
+    or `blank` (equal, and nothing is on it).
     """
 
     row: int

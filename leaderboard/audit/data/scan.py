@@ -21,23 +21,14 @@ Flags = npt.NDArray[np.bool_]
 
 _BATCH_ROWS = 2048
 _IMAGE_CHECKS: dict[str, Check] = {
-    "exact": "image",
-    "near": "near_image",
-    "review": "review_image",
-    "blank": "blank_image",
-}
+    "exact": "image", "near": "near_image", "review": "review_image", "blank": "blank_image",
+}  # fmt: skip
 _ITEM_CHECKS: dict[str, Check] = {"exact": "item", "near": "near_item"}
 
 
 @dataclass(frozen=True, slots=True)
 class Witness:
-    """The first training row that shares something with a test item.
-
-    Attributes:
-        row: What a report calls the row.
-        text: The row's text that is shared, or empty.
-        score: Containment of texts, bits of images, as words.
-    """
+    """The first training row that shares something with a test item: its name, its text if any, and how, in words."""
 
     row: str
     text: str = ""
@@ -51,8 +42,7 @@ class Tally:
     Attributes:
         items: How many test items there are, N.
         rows: Training rows that were seen.
-        images: Images that these rows name.
-        unreadable: Those that could not be decoded.
+        images: Images that these rows name; `unreadable` are those that could not be decoded.
         shared: For each check whether a test item has a partner in the training data [N].
         groups: Values of ids that are on both sides, by task and name of the id.
         in_groups: By name of the id, whether a test item's id is in the training data [N].
@@ -99,14 +89,9 @@ class ItemIndex:
     """The test items of all audited tasks, numbered one task behind the other, by all that they can be found by.
 
     Attributes:
-        tasks: The tasks.
-        items: All items.
-        asked: Question and answer of each, normalised.
-        texts: Distinct normalised texts.
-        items_of_text: Items that have each text.
-        places: Distinct images.
-        prints: Their fingerprints.
-        items_of_image: Items that ask about each image.
+        items: All items; `asked` has question and answer of each, normalised.
+        texts: Distinct normalised texts; `items_of_text` has the items of each.
+        places: Distinct images; `prints` has their fingerprints, `items_of_image` the items of each.
     """
 
     def __init__(self, tasks: Sequence[TaskItems], printer: Printer) -> None:
@@ -121,18 +106,18 @@ class ItemIndex:
         self._index_images_and_ids()
 
     def _index_texts(self) -> None:
-        self._number_of_text: dict[str, int] = {}
+        self.numbers_of_texts: dict[str, int] = {}
         self.items_of_text: list[list[int]] = []
         self._answers: dict[tuple[int, str], list[int]] = defaultdict(list)
         for number, item in enumerate(self.items):
             for text in filter(None, map(norm_v1, item.texts)):
-                place = self._number_of_text.setdefault(text, len(self._number_of_text))
+                place = self.numbers_of_texts.setdefault(text, len(self.numbers_of_texts))
                 if place == len(self.items_of_text):
                     self.items_of_text.append([])
                 self.items_of_text[place].append(number)
                 if self.task_at(number).kind == "qa":
                     self._answers[place, self.asked[number][1]].append(number)
-        self.texts = tuple(self._number_of_text)
+        self.texts = tuple(self.numbers_of_texts)
 
     def _index_images_and_ids(self) -> None:
         numbers = {place: number for number, place in enumerate(self.places)}
@@ -170,10 +155,6 @@ class ItemIndex:
         """Return the task of an item."""
         return self._task_of[item]
 
-    def text_number(self, text: str) -> int | None:
-        """Return the number of a normalised text; None if no test item has it."""
-        return self._number_of_text.get(text)
-
     def with_answer(self, text: int, row: Item) -> list[int]:
         """Return items of text-only tasks with this text and the answer of a row.
 
@@ -210,8 +191,7 @@ class Scan:
         index: The test items.
         printer: Makes fingerprints of training images.
         keep_prints: Whether the images come up again.
-        declared: Whether these are declared training data, of which ids and names of images are all that is compared
-            besides equal texts; of prepared data the ids are better than the names.
+        declared: Whether these are declared training data, of which no images are opened and no near texts looked for.
     """
 
     def __init__(
@@ -242,14 +222,10 @@ class Scan:
         return self.tallies
 
     def _texts(self, rows: Sequence[Item], tally: Tally, language: str) -> None:
-        texts = [
-            (row, plain, original)
-            for row in rows
-            for original in row.texts
-            if (plain := norm_v1(original)) is not None
-        ]  # fmt: skip
+        named = ((row, norm_v1(text), text) for row in rows for text in row.texts)
+        texts = [(row, plain, text) for row, plain, text in named if plain is not None]
         for row, plain, original in texts:
-            number = self._index.text_number(plain)
+            number = self._index.numbers_of_texts.get(plain)
             if number is not None:
                 witness = Witness(row.item_id, original, "equal")
                 tally.share("text", self._index.items_of_text[number], witness)

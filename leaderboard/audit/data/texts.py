@@ -69,12 +69,9 @@ def _runs_of(texts: Sequence[str], known: WordHashes) -> _Runs:
 
 @dataclass(frozen=True, slots=True)
 class Contained:
-    """A training text that contains a test text.
+    """A training text, by its number among those asked about, that contains a test text, by its number.
 
-    Attributes:
-        row: Number of the training text among those asked about.
-        text: Number of the test text.
-        containment: Share of the test text's runs of eight words that the training text holds.
+    `containment` is the share of the test text's runs of eight words that the training text holds.
     """
 
     row: int

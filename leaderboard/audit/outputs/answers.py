@@ -13,7 +13,7 @@ references has `{"reference": "..."}` or a plain JSON text a line.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,25 +51,24 @@ class TaskData:
         samples: Test samples by id.
         whole_split: Reference and case of every test sample.
         train_texts: Training references of all tasks at hand, and what else the user knows of; None where none are
-            known of this task.
-        train_references: The long ones of them, normalised; None likewise.
+            known of this task. `train_references` are the long ones, normalised.
     """
 
     kind: Kind
     samples: Mapping[str, Sample]
     whole_split: Sequence[tuple[str | None, str]]
     train_texts: Sequence[str] | None
-    train_references: frozenset[str] | None
+    train_references: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """A model's answers.
+    """A model's answers by task.
 
     Attributes:
-        name: Its title, or the name of the file.
+        name: Title of the model, or the name of the file.
         run: Identity of the run; of a file a part of its digest.
-        cells: The answers by task, of the tasks that could be read.
+        cells: The answers, of the tasks that could be read.
         tables: Their scores, where there are some.
         problems: Why the other tasks could not be checked.
         notes: What must be said beside a verdict on them.
@@ -78,17 +77,13 @@ class Answers:
     name: str
     run: str
     cells: Mapping[str, Cell]
-    tables: Mapping[str, ScoreTable]
-    problems: Mapping[str, str]
+    tables: Mapping[str, ScoreTable] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
 
 def read_run_answers(path: Path, data: Mapping[str, TaskData | str]) -> Answers:
-    """Read a run's answers beside its references.
-
-    Args:
-        path: Folder of a finished run.
-        data: Prepared data by task, or why there are none.
+    """Read a finished run's answers beside its references: by task the prepared data, or why there are none.
 
     Raises:
         RunError: If the folder is no finished run.
@@ -139,16 +134,13 @@ def _answered(table: ScoreTable, data: TaskData) -> list[Answered]:
 def read_task_data(
     path: Path, results: Results, data_dir: Path | None, more_references: Sequence[str] = ()
 ) -> dict[str, TaskData | str]:
-    """Read the prepared data that a run answered.
+    """Return the prepared data that a run answered by task, or why they could not be read.
 
     Args:
         path: Folder of the run.
         results: Its results.
         data_dir: Where the prepared tasks are now, if not where the run found them.
         more_references: Training references that the user knows of beside those of the prepared tasks.
-
-    Returns:
-        By task of the run its data, or why they could not be read.
     """
     settings = load_settings(path / "run.yaml", {"data_dir": data_dir})
     found = {task: _load(settings, results, task) for task in results.tasks}
@@ -179,7 +171,6 @@ def _load(settings: Settings, results: Results, task: str) -> TaskData | str:
         samples={sample.sample_id: sample for sample in load.samples},
         whole_split=[(sample.reference, sample.groups.get(key, sample.sample_id)) for sample in load.samples],
         train_texts=train or None,
-        train_references=None,
     )
 
 
@@ -275,7 +266,7 @@ def read_predictions(
     note = f"{without} of {len(items)} items have no group and count as a case each."
     run = file_sha256(given)[:12] if isinstance(given, Path) else ""
     notes = [note] if without else []
-    return Answers(name=name, run=run, cells={kind: cell}, tables={}, problems={}, notes=notes)
+    return Answers(name=name, run=run, cells={kind: cell}, notes=notes)
 
 
 def _checked(rows: Iterable[Mapping[str, Any]], name: str) -> Iterable[tuple[str, _Row]]:

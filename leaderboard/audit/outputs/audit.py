@@ -1,25 +1,12 @@
 """`medbench audit model` and `selftest`: a model's outputs beside test references, and would a leak be found?"""
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from medbench.harness.results import Results, read_results
-from medbench.leaderboard.audit.document import (
-    FOUND,
-    WORDS,
-    Audit,
-    Example,
-    Table,
-    TaskVerdict,
-    Verdict,
-    p_text,
-    percent,
-    write_audit,
-)
-from medbench.leaderboard.audit.normalise import NORM_VERSION, is_long, word_count
+from medbench.leaderboard.audit.document import FOUND, Audit, TaskVerdict, table_of, write_audit
 from medbench.leaderboard.audit.outputs.answers import (
     Answers,
     TaskData,
@@ -28,68 +15,20 @@ from medbench.leaderboard.audit.outputs.answers import (
     read_task_data,
     read_train_references,
     refuse_unequal,
-)
-from medbench.leaderboard.audit.outputs.cells import (
-    REASON_TEXTS,
-    REASONS,
-    THRESHOLDS,
-    Cell,
-    Thresholds,
-    count_matches,
-    texts_fingerprint,
-)
+)  # fmt: skip
+from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, Cell, count_matches
 from medbench.leaderboard.audit.outputs.controls import ByChance, Controls, matches_by_chance, run_controls
-from medbench.leaderboard.audit.outputs.evidence import (
-    Effect,
-    Evidence,
-    Pair,
-    PartScore,
-    beyond_peers,
-    effects,
-    find_evidence,
-)
-from medbench.leaderboard.audit.outputs.verdict import CellVerdict, Judged, Peer, Share, audit_outputs, sentence
+from medbench.leaderboard.audit.outputs.evidence import Effect, Evidence, effects, find_evidence
+from medbench.leaderboard.audit.outputs.verdict import CellVerdict, Judged, Peer, Share, audit_outputs
 from medbench.leaderboard.credentialed import is_credentialed
 from medbench.leaderboard.leaks import AUDIT_FILE
 from medbench.tasks.foundation.console import warn
 from medbench.tasks.foundation.errors import MedbenchError, UsageError
-from medbench.tasks.foundation.files import canonical_json, file_sha256
+from medbench.tasks.foundation.files import file_sha256
 from medbench.tasks.spec import Kind
 
 Predictions = Path | Iterable[Mapping[str, Any]]
 """A file of predictions, or its rows."""
-
-_LONGEST_TEXT = 2000
-_QUESTION = (
-    "Did the outputs repeat test references more often than an honest model could? k cases of the K in which a match "
-    "could prove something."
-)
-_LIMITS = (
-    (
-        "No evidence is not clean: paraphrased, translated or partly changed copies pass; so does a leak below the "
-        "detectable rate."
-    ),
-    (
-        "Not testable is not no evidence: nothing could have been found. On closed questions, labels and boxes a model "
-        "that is always right looks like one that has seen the key; there only provenance and probes can tell."
-    ),
-    (
-        "References are compared whole, as they stand in the data. Answers that were cut at the length limit cannot "
-        "match and are not counted."
-    ),
-    "Images were not looked at; neither was what the model was trained on beyond the training references named below.",
-)
-_ALTERNATIVES = (
-    "The same captions or reports stand in public sources that the model was trained on lawfully, under another name.",
-    "Templates: reports that are put together from a few set sentences can be met by a model that knows the sentences.",
-    "The model was trained on another split or another language of the dataset that holds these items.",
-    "A model that truly writes four of five words, or every other set sentence, of all reports right could be flagged.",
-)
-_CONTROLS = (
-    "The same test where the truth is known: references of some cases written into a copy of the answers, in capital "
-    "letters; the same answers dealt to other cases; and the matches to be expected if answers were dealt at random."
-)
-_WITHHELD = "The texts are under a signed agreement and are withheld. Show them here: add --reveal."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -105,8 +44,6 @@ class TaskOutputs:
         chance: Matches of answers dealt to other cases.
         evidence: What a person can look at.
         effects: Scores without the matches; empty where these are too few to be suspicious, or there are no scores.
-        peer_effects: The same of peers, by name.
-        peers: Answers of peers, by name.
         withheld: Whether texts are left out, since access to them needs a signed agreement.
     """
 
@@ -118,8 +55,6 @@ class TaskOutputs:
     chance: ByChance
     evidence: Evidence
     effects: Sequence[Effect]
-    peer_effects: Mapping[str, Sequence[Effect]]
-    peers: Mapping[str, Cell]
     withheld: bool
 
     @property
@@ -128,21 +63,55 @@ class TaskOutputs:
         return self.judged.verdict
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OutputsFound:
+    """What was found in a model's outputs, with what a report needs to show it.
+
+    Attributes:
+        answers: The model's answers.
+        titles: Names of all tasks for people, also of those that could not be read.
+        tasks: What was found.
+        facts: What else identifies the model and its data.
+        command: How to make the audit again.
+        revealed: Whether texts of credentialed data are shown.
+    """
+
+    answers: Answers
+    titles: Mapping[str, str]
+    tasks: Mapping[str, TaskOutputs]
+    facts: Mapping[str, Any]
+    command: str
+    revealed: bool = False
+
+
+def audit_answers(given: Path | Iterable[Mapping[str, Any]], kind: Kind | None = None, **options: Any) -> Audit:
+    """Audit a model's outputs: those of a run, of a file of predictions, or of rows in memory.
+
+    Args:
+        given: Folder of a run; or a JSON-lines file, or rows (mappings, or a pandas DataFrame), with sample_id, group,
+            prediction and reference.
+        kind: What predictions answer; `report` if it is not given. A run knows its own.
+        options: As for `audit_run` or `audit_predictions`.
+    """
+    if isinstance(given, Path) and given.is_dir():
+        if kind is not None:
+            raise UsageError("A run knows the kinds of its tasks.", "Leave kind out.")
+        return audit_run(given, **options)
+    rows = given.to_dict("records") if hasattr(given, "to_dict") else given
+    return audit_predictions(rows, kind or "report", **options)
+
+
 def audit_run(
-    path: Path,
-    *,
-    peers: Sequence[Path] = (),
-    data_dir: Path | None = None,
-    more_references: Sequence[str] = (),
+    path: Path, *, peers: Sequence[Path] = (), train_references: Path | None = None, data_dir: Path | None = None,
     reveal: bool = False,
-) -> Audit:
+) -> Audit:  # fmt: skip
     """Audit the outputs of a run.
 
     Args:
         path: Its folder.
         peers: Folders of runs that answered the same items; the run itself among them is left out.
+        train_references: A file of training references that are known beside those of the prepared tasks.
         data_dir: Where the prepared tasks are now, if not where the run found them.
-        more_references: Training references that are known beside those of the prepared tasks.
         reveal: Whether texts of credentialed data are shown.
 
     Raises:
@@ -151,24 +120,28 @@ def audit_run(
         DataError: If results are malformed.
     """
     results = read_results(path)
-    data = read_task_data(path, results, data_dir, more_references)
+    more = read_train_references(train_references) if train_references is not None else []
+    data = read_task_data(path, results, data_dir, more)
     ours = read_run_answers(path, data)
+    titles = {task: result.title for task, result in results.tasks.items()}
     closed = frozenset(task for task in results.tasks if is_credentialed(results, task))
-    found = examine_outputs(
-        ours,
-        titles={task: result.title for task, result in results.tasks.items()},
-        peers=_peer_runs(ours, results, peers, data),
-        train_texts={task: one.train_texts for task, one in data.items() if isinstance(one, TaskData)},
-        withheld=frozenset() if reveal else closed,
+    train_texts = {task: one.train_texts for task, one in data.items() if isinstance(one, TaskData)}
+    found = _examined(
+        ours, titles, _peer_runs(ours, results, peers, data), train_texts, frozenset() if reveal else closed
     )
+    command = _command("RUN", len(peers), train=bool(more), reveal=reveal)
     return _report(
-        ours,
-        found,
-        titles={task: result.title for task, result in results.tasks.items()},
-        facts=_facts(results),
-        command=_command("RUN", len(peers), train=bool(more_references), reveal=reveal),
-        revealed=reveal and bool(closed),
-    )
+        OutputsFound(
+            answers=ours, titles=titles, tasks=found, facts=_facts(results), command=command,
+            revealed=reveal and bool(closed),
+        )
+    )  # fmt: skip
+
+
+def _report(found: OutputsFound) -> Audit:
+    from medbench.leaderboard.audit.outputs.report import report_outputs
+
+    return report_outputs(found)
 
 
 def _peer_runs(
@@ -205,13 +178,9 @@ def _facts(results: Results) -> dict[str, Any]:
 
 
 def audit_predictions(
-    given: Predictions,
-    kind: Kind = "report",
-    *,
-    train_references: Path | Iterable[str] | None = None,
-    peers: Mapping[str, Predictions] | Sequence[Path] = (),
-    name: str = "predictions",
-) -> Audit:
+    given: Predictions, kind: Kind = "report", *, train_references: Path | Iterable[str] | None = None,
+    peers: Mapping[str, Predictions] | Sequence[Path] = (), name: str = "predictions",
+) -> Audit:  # fmt: skip
     """Audit predictions without a run.
 
     Args:
@@ -232,12 +201,16 @@ def audit_predictions(
     ours, *theirs = (
         read_predictions(one, kind, name=title, train=known) for title, one in [(called, given), *others.items()]
     )
-    found = examine_outputs(ours, titles={kind: kind}, peers=theirs, train_texts={kind: known})
-    facts = {"file sha256": file_sha256(given)} if isinstance(given, Path) else {}
-    if isinstance(train_references, Path):
-        facts["training references sha256"] = file_sha256(train_references)
-    command = _command(f"--predictions FILE --kind {kind}", len(theirs), train=known is not None, reveal=False)
-    return _report(ours, found, titles={kind: kind}, facts=facts, command=command)
+    facts = {"file sha256": given, "training references sha256": train_references}
+    return _report(
+        OutputsFound(
+            answers=ours,
+            titles={kind: kind},
+            tasks=_examined(ours, {kind: kind}, theirs, {kind: known}),
+            facts={name: file_sha256(path) for name, path in facts.items() if isinstance(path, Path)},
+            command=_command(f"--predictions FILE --kind {kind}", len(theirs), train=known is not None),
+        )
+    )
 
 
 def audit_after_run(path: Path) -> Audit | None:
@@ -261,39 +234,40 @@ def audit_after_run(path: Path) -> Audit | None:
 def selftest(path: Path, data_dir: Path | None = None, *, seed: int = 0) -> Audit:
     """Plant a leak into a copy of each task's answers and look for it; raises like `audit_run`.
 
-    The verdict of a task is that on the planted leak where the audit works, `not_testable` where nothing can be tested,
-    and `no_evidence` where it misses the leak or accuses the control.
+    The verdict of a task is that on the planted leak; `outcome` among its facts says whether the audit works.
     """
     results = read_results(path)
     run = read_run_answers(path, read_task_data(path, results, data_dir))
-    rows, tasks = [], {}
-    for task, cell in run.cells.items():
-        title, controls = results.tasks[task].title, run_controls(cell, seed=seed)
-        verdicts: dict[str, Verdict] = {"found": controls.planted.verdict, "missed": "no_evidence"}
-        tasks[task] = TaskVerdict(
-            title=title,
-            verdict=verdicts.get(controls.outcome, "not_testable"),
-            text="",
-            facts={"outcome": controls.outcome},
-            details={"planted_cases": controls.planted_cases, **_brief_controls(controls)},
+    found = {task: run_controls(cell, seed=seed) for task, cell in run.cells.items()}
+    tasks = {
+        task: TaskVerdict(
+            title=results.tasks[task].title, verdict=one.planted.verdict, facts={"outcome": one.outcome},
+            details=one.brief(),
         )
-        shown = (controls.planted.K, controls.planted_cases, controls.planted.verdict, controls.shuffled.verdict)
-        rows.append([title, *(str(one).replace("_", " ") for one in shown), controls.outcome])
-    columns = ("task", "cases that count", "planted in", "planted leak", "dealt to other cases", "outcome")
+        for task, one in found.items()
+    }  # fmt: skip
+    columns = {
+        "task": lambda task: results.tasks[task].title,
+        "cases that count": lambda task: found[task].planted.K,
+        "planted in": lambda task: found[task].planted_cases,
+        "planted leak": lambda task: found[task].planted.verdict.replace("_", " "),
+        "dealt to other cases": lambda task: found[task].shuffled.verdict.replace("_", " "),
+        "outcome": lambda task: found[task].outcome,
+    }
     return Audit(
         kind="selftest",
         title="Self-test of the leakage audit",
         question="Would a leak in these outputs be found, and its control not?",
         run=results.run,
         tasks=tasks,
-        tables=[Table(columns=columns, rows=rows, text=_CONTROLS)],
+        tables=[table_of(found, columns)],
         notes=[f"{results.tasks[task].title}: could not be checked: {why}" for task, why in run.problems.items()],
         settings={"seed": seed, "thresholds": asdict(THRESHOLDS)},
         command="medbench audit selftest RUN",
     )
 
 
-def _command(what: str, peers: int, *, train: bool, reveal: bool) -> str:
+def _command(what: str, peers: int, *, train: bool, reveal: bool = False) -> str:
     words = [
         "medbench audit model",
         what,
@@ -304,391 +278,42 @@ def _command(what: str, peers: int, *, train: bool, reveal: bool) -> str:
     return " ".join(words)
 
 
-def examine_outputs(
-    ours: Answers,
-    *,
-    titles: Mapping[str, str],
-    peers: Sequence[Answers],
-    train_texts: Mapping[str, Sequence[str] | None],
-    withheld: frozenset[str] = frozenset(),
-    thresholds: Thresholds = THRESHOLDS,
-) -> dict[str, TaskOutputs]:
-    """Look at a model's answers from all sides.
-
-    Args:
-        ours: Its answers.
-        titles: Names of the tasks for people.
-        peers: Other models; what they answered of the same tasks must be the same items.
-        train_texts: Known training references by task, as they stand in the data.
-        withheld: Tasks whose texts are left out.
-        thresholds: Where the lines are.
-    """
+def _examined(
+    ours: Answers, titles: Mapping[str, str], peers: Sequence[Answers],
+    train_texts: Mapping[str, Sequence[str] | None], withheld: frozenset[str] = frozenset(),
+) -> dict[str, TaskOutputs]:  # fmt: skip
+    """Look at a model's answers from all sides, beside other models that must have answered the same items."""
     beside: dict[str, dict[str, Answers]] = {task: {} for task in ours.cells}
     for peer in sorted(peers, key=lambda one: (one.name, one.run)):
         name = f"{peer.name} #{peer.run[:6]}" if peer.tables else peer.name
         for task in ours.cells.keys() & peer.cells.keys():
             refuse_unequal(task, ours.cells[task], peer.cells[task], name)
             beside[task][name] = peer
-    counted = {
-        task: [_peer_of(name, peer, task, thresholds) for name, peer in found.items()] for task, found in beside.items()
-    }
-    judged = audit_outputs(ours.cells, counted, thresholds)
-
-    def effects_in(answers: Answers, task: str) -> Sequence[Effect]:
-        matched = judged[task].counts.matched
-        enough = task in answers.tables and len(matched) >= thresholds.fewest_suspicious
-        return effects(answers.tables[task], frozenset(matched)) if enough else ()
-
-    return {
-        task: TaskOutputs(
+    counted = {task: [_counted(name, one, task) for name, one in found.items()] for task, found in beside.items()}
+    judged = audit_outputs(ours.cells, counted)
+    found = {}
+    for task, cell in ours.cells.items():
+        counts = judged[task].counts
+        told = task in ours.tables and counts.matches >= THRESHOLDS.fewest_suspicious
+        scores = {name: peer.tables[task] for name, peer in beside[task].items() if task in peer.tables}
+        found[task] = TaskOutputs(
             title=titles[task],
             run=ours.run if ours.tables else "",
             cell=cell,
             judged=judged[task],
-            controls=run_controls(cell, thresholds),
-            chance=matches_by_chance(cell, thresholds.min_words),
-            evidence=find_evidence(cell, judged[task].counts, train_texts.get(task), thresholds),
-            effects=effects_in(ours, task),
-            peer_effects={name: effects_in(peer, task) for name, peer in beside[task].items()},
-            peers={name: peer.cells[task] for name, peer in beside[task].items()},
+            controls=run_controls(cell),
+            chance=matches_by_chance(cell, THRESHOLDS.min_words),
+            evidence=find_evidence(
+                cell, counts, train_texts.get(task), task=task, withheld=task in withheld,
+                peers={name: peer.cells[task] for name, peer in beside[task].items()},
+            ),
+            effects=effects(ours.tables[task], frozenset(counts.matched), scores) if told else (),
             withheld=task in withheld,
-        )
-        for task, cell in ours.cells.items()
-    }
+        )  # fmt: skip
+    return found
 
 
-def _peer_of(name: str, peer: Answers, task: str, thresholds: Thresholds) -> Peer:
-    counts = count_matches(peer.cells[task], thresholds.min_words)
-    return Peer(
-        name=name, run=peer.run, share=Share(matches=counts.matches, of=counts.clusters), exact=sum(counts.exact)
-    )
-
-
-def _report(
-    ours: Answers,
-    found: Mapping[str, TaskOutputs],
-    *,
-    titles: Mapping[str, str],
-    facts: Mapping[str, Any],
-    command: str,
-    revealed: bool = False,
-) -> Audit:
-    known = {one.cell.train_references for one in found.values() if one.cell.train_references is not None}
-    return Audit(
-        kind="model",
-        title=f"Leakage audit of outputs: {ours.name}",
-        question=_QUESTION,
-        run=ours.run if ours.tables else "",
-        tasks={task: _task_verdict(titles[task], found.get(task), ours.problems.get(task, "")) for task in titles},
-        tables=[
-            Table(
-                columns=(
-                    "task", "verdict", "k of K", "rate [95 %]", "p", "detectable", "exact of n", "planted leak",
-                ),
-                rows=[_matrix_row(titles[task], found.get(task)) for task in titles],
-            ),
-            _numbers(found.values()),
-            _eligible(found.values()),
-            _controls(found.values()),
-            *(part for one in found.values() if one.evidence.pairs or one.effects for part in _telling(one)),
-        ],
-        incomplete=bool(ours.problems),
-        notes=ours.notes,
-        limits=_LIMITS,
-        alternatives=[*_ALTERNATIVES, *(text for one in found.values() for text in _own_explanations(one))],
-        examples=[_example(task, one, pair) for task, one in found.items() for pair in one.evidence.pairs],
-        settings={
-            **facts,
-            "normaliser": NORM_VERSION,
-            "thresholds": asdict(THRESHOLDS),
-            "answers and references of": {task: one.cell.fingerprint() for task, one in found.items()},
-            "training references": {f"{len(texts):,} long ones": texts_fingerprint(texts) for texts in known},
-        },
-        command=command,
-        revealed=revealed,
-    )  # fmt: skip
-
-
-def _task_verdict(title: str, found: TaskOutputs | None, problem: str) -> TaskVerdict:
-    if found is None:
-        return TaskVerdict(title=title, verdict="not_testable", text=f"Could not be checked: {problem}")
-    one = found.verdict
-    return TaskVerdict(
-        title=title,
-        verdict=one.verdict,
-        text=sentence(one, THRESHOLDS),
-        facts={"matches": f"{one.k} of {one.K} cases", "exact matches": one.exact, "items": one.n},
-        details=_details(found),
-        silent=one.verdict == "not_testable" and one.k < THRESHOLDS.fewest_suspicious,
-    )
-
-
-def _details(found: TaskOutputs) -> dict[str, Any]:
-    verdict, evidence, known = found.verdict, found.evidence, found.cell.train_references
-    return {
-        **asdict(verdict),
-        "in_train": _share(verdict.in_train),
-        "not_in_train": _share(verdict.not_in_train),
-        "peers": [
-            {"name": peer.name, "run": peer.run, "exact": peer.exact, **(_share(peer.share) or {})}
-            for peer in verdict.peers
-        ],
-        "controls": {
-            "planted_cases": found.controls.planted_cases,
-            **_brief_controls(found.controls),
-            "exact_by_chance": asdict(found.chance),
-        },
-        "near_matches": evidence.near_matches,
-        "of_train_sentences": evidence.of_train_sentences,
-        "cut_alike": evidence.cut_alike,
-        "similarities": evidence.similarities,
-        "matches": _matches(found),
-        "effect": [_effect_details(found, effect) for effect in found.effects],
-        "withheld": found.withheld,
-        "train_references": None if known is None else len(known),
-    }
-
-
-def _brief_controls(controls: Controls) -> dict[str, Any]:
-    brief = {
-        name: {"verdict": one.verdict, "k": one.k, "K": one.K, "p": one.p}
-        for name, one in (("planted", controls.planted), ("shuffled", controls.shuffled))
-    }
-    return {"testable": controls.testable, **brief}
-
-
-def _share(share: Share | None) -> dict[str, Any] | None:
-    return None if share is None else {"matches": share.matches, "of": share.of, "rate": share.rate}
-
-
-def _matches(found: TaskOutputs) -> list[dict[str, Any]]:
-    """Return every exact match on a long reference; its text only as a hash that is salted with run and sample."""
-
-    def salted(sample_id: str, text: str) -> str:
-        return hashlib.blake2b(canonical_json([found.run, sample_id, text]).encode(), digest_size=16).hexdigest()
-
-    cell, counts = found.cell, found.judged.counts
-    return [
-        {
-            "sample_id": item.sample_id,
-            "group": item.group,
-            "reason": counts.reasons[row],
-            "words": word_count(cell.references[row]),
-            "hash": salted(item.sample_id, cell.references[row] or ""),
-        }
-        for row, item in enumerate(cell.items)
-        if counts.exact[row] and is_long(cell.references[row])
-    ]
-
-
-def _of_peers(found: TaskOutputs, effect: Effect) -> dict[str, Effect]:
-    return {
-        name: same
-        for name, rows in found.peer_effects.items()
-        for same in rows
-        if (same.protocol, same.metric) == (effect.protocol, effect.metric)
-    }
-
-
-def _is_estimable(effect: Effect) -> bool:
-    return effect.without_matches.cases >= THRESHOLDS.fewest_clean_clusters
-
-
-def _effect_details(found: TaskOutputs, effect: Effect) -> dict[str, Any]:
-    peers = _of_peers(found, effect)
-    estimable = _is_estimable(effect)
-    return {
-        **asdict(effect),
-        "estimable": estimable,
-        "peers": {name: {**asdict(one), "estimable": _is_estimable(one)} for name, one in peers.items()},
-        "beyond_peers": beyond_peers(effect, list(peers.values())) if estimable else None,
-    }
-
-
-def _matrix_row(title: str, found: TaskOutputs | None) -> list[str]:
-    if found is None:
-        return [title, "not checked", *("-" for _ in range(6))]
-    one, controls = found.verdict, found.controls
-    return [
-        title,
-        WORDS[one.verdict],
-        f"{one.k} of {one.K}",
-        one.interval,
-        p_text(one.p if one.K else None),
-        percent(one.detectable_rate),
-        f"{one.exact} of {one.n}",
-        controls.planted.verdict.replace("_", " ") if controls.testable else "too few cases",
-    ]
-
-
-def _numbers(found: Iterable[TaskOutputs]) -> Table:
-    rows = []
-    for one in found:
-        verdict, longer = one.verdict, one.verdict.sensitivity
-        tolerated = f"{percent(verdict.p0)}{' (peers)' if verdict.p0_source == 'peers' else ''}"
-        at_longer = f"{longer.k} of {longer.K}, p {p_text(longer.p if longer.K else None)}"
-        rows.append([one.title, p_text(verdict.p_skill), p_text(verdict.p_holm), tolerated, at_longer])
-    columns = ("task", "p (skill)", "p (Holm)", "tolerated", "at 12 words")
-    return Table(title="The test", columns=columns, rows=rows, right=4)
-
-
-def _eligible(found: Iterable[TaskOutputs]) -> Table:
-    verdicts = {one.title: one.verdict for one in found}
-    used = [why for why in REASONS if any(why in one.items_by_reason for one in verdicts.values())]
-    rows = [
-        [
-            title,
-            *(
-                f"{one.items_by_reason[why]} ({one.exact_by_reason.get(why, 0)})" if why in one.items_by_reason else ""
-                for why in used
-            ),
-        ]
-        for title, one in verdicts.items()
-    ]
-    return Table(
-        title="What was checked",
-        text="Items by the first rule that keeps a match from counting, and in brackets the exact matches.",
-        columns=["task", *(REASON_TEXTS[why] for why in used)],
-        rows=rows,
-        right=len(used),
-    )
-
-
-def _controls(found: Iterable[TaskOutputs]) -> Table:
-    rows = []
-    for one in found:
-        planted, shuffled = (
-            f"{WORDS[control.verdict]}, {control.k} of {control.K}"
-            for control in (one.controls.planted, one.controls.shuffled)
-        )
-        rows.append(
-            [
-                one.title,
-                planted if one.controls.testable else "too few cases to plant in",
-                shuffled,
-                f"{one.chance.exact:.1f}",
-                f"{one.chance.long:.2f}",
-            ]
-        )
-    columns = ("task", "planted leak", "dealt to other cases", "exact by chance", "... of long ones")
-    return Table(title="Controls", text=_CONTROLS, columns=columns, rows=rows, right=2)
-
-
-def _telling(found: TaskOutputs) -> Iterator[Table]:
-    """Yield what is told of a task beside its verdict."""
-    verdict, evidence = found.verdict, found.evidence
-    lines = [_attribution(verdict), f"Near matches that were not counted: {evidence.near_matches}."]
-    if evidence.of_train_sentences:
-        lines.append(
-            f"{evidence.of_train_sentences} of the matching items consist of sentences that all stand in known "
-            "training references."
-        )
-    if evidence.cut_alike:
-        lines.append(f"{evidence.cut_alike} answers that were cut agree with their reference up to there.")
-    shares = ", ".join(map(str, evidence.similarities))
-    lines.append(f"Eligible items by similarity, in tenths, equal ones last: {shares}.")
-    if found.withheld:
-        lines.append(_WITHHELD)
-    yield Table(title=found.title, bullets=lines)
-    if verdict.peers:
-        used = (
-            f"Their upper bound, {percent(verdict.p0)}, is the tolerated rate; with the default p = "
-            f"{p_text(verdict.p_default)}."
-            if verdict.p0_source == "peers"
-            else "They leave the tolerated rate as it is."
-        )
-        rows = [
-            [peer.name, f"{peer.share.matches} of {peer.share.of}", percent(peer.share.rate), str(peer.exact)]
-            for peer in verdict.peers
-        ]
-        yield Table(
-            text=f"{used} Peers may share a leak.", columns=("peer", "k of K", "rate", "exact"), rows=rows, right=3
-        )
-    if found.effects:
-        yield _effects(found)
-
-
-def _attribution(verdict: CellVerdict) -> str:
-    def said(share: Share) -> str:
-        return f"{share.matches} of {share.of} ({percent(share.rate)})"
-
-    if verdict.in_train is None:
-        return f"Exact matches on long references: {said(verdict.not_in_train)}. No training references are known."
-    return (
-        f"Exact matches on long references that are in the known training data: {said(verdict.in_train)}; on the "
-        f"others: {said(verdict.not_in_train)}."
-    )
-
-
-def _effects(found: TaskOutputs) -> Table:
-    def value(part: PartScore) -> str:
-        return "-" if part.value is None else f"{100 * part.value:.2f} (n={part.n})"
-
-    rows = []
-    for effect in found.effects:
-        beyond = beyond_peers(effect, list(_of_peers(found, effect).values())) if _is_estimable(effect) else None
-        rows.append(
-            [
-                effect.protocol,
-                effect.metric,
-                value(effect.all),
-                value(effect.without_matches) if _is_estimable(effect) else "not estimable",
-                value(effect.matches_only),
-                "-" if beyond is None else f"{100 * beyond:+.1f}",
-            ]
-        )
-    clean = min(effect.without_matches.cases for effect in found.effects)
-    few = clean < THRESHOLDS.fewest_clean_clusters
-    remark = f" Only {clean} cases are left: not estimable." if few else ""
-    columns = ("protocol", "metric", "all", "without the cases that match", "these cases alone", "beyond peers")
-    return Table(text=f"Effect on the scores, in per cent.{remark}", columns=columns, rows=rows, right=4)
-
-
-def _example(task: str, found: TaskOutputs, pair: Pair) -> Example:
-    cell, item = found.cell, found.cell.items[pair.row]
-    facts = {
-        "sample_id": item.sample_id,
-        "group": item.group,
-        "why": pair.why,
-        "words": pair.words,
-        "similarity": pair.similarity,
-        "run": asdict(pair.run),
-    }
-    if found.withheld:
-        return Example(task=task, facts=facts)
-    texts = {
-        "reference": item.reference,
-        "prediction": item.prediction,
-        "reference, normalised": _marked(cell.references[pair.row], pair.run.first, pair.run.words),
-        "prediction, normalised": _marked(cell.predictions[pair.row], pair.run.second, pair.run.words),
-        **{f"peer {name}": peer.items[pair.row].prediction for name, peer in found.peers.items()},
-    }
-    if pair.nearest is not None:
-        texts[f"nearest training reference ({pair.nearest.similarity:.2f})"] = pair.nearest.text
-    return Example(task=task, facts=facts, texts={name: _cut(text or "") for name, text in texts.items()})
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]} ..."
-
-
-def _marked(text: str | None, start: int, words: int) -> str:
-    """Return a normalised text with the common run in bold; it holds letters, digits and spaces alone."""
-    parts = (text or "").split()
-    pieces = [parts[:start], parts[start : start + words], parts[start + words :]]
-    before, common, after = (_cut(" ".join(piece)) for piece in pieces)
-    return " ".join(piece for piece in (before, f"**{common}**" if common else "", after) if piece)
-
-
-def _own_explanations(found: TaskOutputs) -> Iterator[str]:
-    composed, exact = found.evidence.of_train_sentences, len(found.judged.counts.counted_rows)
-    if composed and exact:
-        yield (
-            f"{found.title}: {composed} of {exact} matching references consist of sentences that stand in known "
-            "training references."
-        )
-    if found.verdict.ref_in_train:
-        yield (
-            f"{found.title}: {percent(found.verdict.ref_in_train)} of the long test references stand word for word in "
-            "the known training data. That is a finding about the data, not the model: medbench audit data."
-        )
+def _counted(name: str, peer: Answers, task: str) -> Peer:
+    counts = count_matches(peer.cells[task], THRESHOLDS.min_words)
+    share = Share(matches=counts.matches, of=counts.clusters)
+    return Peer(name=name, run=peer.run, share=share, exact=sum(counts.exact))

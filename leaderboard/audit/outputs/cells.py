@@ -20,17 +20,9 @@ from medbench.tasks.foundation.files import fingerprint
 Clusters = Mapping[str, frozenset[str]]
 """The cases in which a text occurs, by the text."""
 Reason = Literal[
-    "eligible",
-    "no_reference",
-    "closed",
-    "short",
-    "in_the_question",
-    "in_train_refs",
-    "shared_across_clusters",
-    "model_repeats_itself",
-    "truncated",
-    "missing",
-]
+    "eligible", "no_reference", "closed", "short", "in_the_question", "in_train_refs", "shared_across_clusters",
+    "model_repeats_itself", "truncated", "missing",
+]  # fmt: skip
 REASONS: tuple[Reason, ...] = get_args(Reason)
 REASON_TEXTS: dict[Reason, str] = {
     "eligible": "could prove something",
@@ -102,8 +94,6 @@ class Answered:
         sample_id: The sample; unique.
         group: The case that it belongs to: patient, study, image, document.
         prediction: What the model said; None where it said nothing or failed.
-        reference: What is right; None where nobody says.
-        question: What the model was asked, or empty.
         closed: Whether the answer comes from a list, or is no text at all.
         truncated: Whether the answer was cut at the length limit.
     """
@@ -121,13 +111,8 @@ class Answered:
 class Cell:
     """One model on one task, normalised; N items in the order of their ids, whatever order they came in.
 
-    Attributes:
-        items: N answers.
-        predictions: Their texts, None where missing.
-        references: Their references, None where missing.
-        questions: What was asked, None where nobody says.
-        reference_clusters: Cases by reference, of the whole test split.
-        train_references: Long references that a model may have been trained on; None where they are not known.
+    Texts are None where they are missing. `reference_clusters` has the cases by reference, of the whole test split,
+    `train_references` the long references that a model may have been trained on; None where they are not known.
     """
 
     items: Sequence[Answered]
@@ -161,10 +146,10 @@ def make_cell(
     train_references: frozenset[str] | None,
     whole_split: Iterable[tuple[str | None, str]] = (),
 ) -> Cell:
-    """Normalise a task's answers.
+    """Normalise a task's answers: ids are unique, in any order.
 
     Args:
-        items: The answers, ids unique, in any order.
+        items: The answers.
         train_references: What `long_texts` makes of known training references; None if none are known.
         whole_split: Reference and case of every sample of the test split, where not all were answered.
     """

@@ -7,7 +7,7 @@ import hashlib
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from medbench.leaderboard.audit.document import FOUND
 from medbench.leaderboard.audit.normalise import is_long, norm_v1
@@ -68,6 +68,12 @@ class Controls:
         if self.planted.verdict in FOUND and self.shuffled.verdict not in FOUND:
             return "found"
         return "missed" if self.testable else "not testable"
+
+    def brief(self) -> dict[str, Any]:
+        """Return the numbers as plain values."""
+        tests = {"planted": self.planted, "shuffled": self.shuffled}
+        told = {name: {"verdict": one.verdict, "k": one.k, "K": one.K, "p": one.p} for name, one in tests.items()}
+        return {"planted_cases": self.planted_cases, "testable": self.testable, **told}
 
 
 def run_controls(cell: Cell, thresholds: Thresholds = THRESHOLDS, seed: int = 0) -> Controls:

@@ -6,21 +6,23 @@ most striking, so that nobody can pick. Scores are shown with and without the ca
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
+from medbench.leaderboard.audit.document import Example
 from medbench.leaderboard.audit.normalise import norm_v1, word_count
 from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, Cell, MatchCounts, Thresholds
+from medbench.leaderboard.audit.outputs.chances import sentences_of
 from medbench.leaderboard.audit.outputs.controls import drawn
-from medbench.leaderboard.audit.outputs.sentence_skill import sentences_of
 from medbench.leaderboard.score_table import Column, ScoreTable
 from medbench.tasks.metrics.lcs import lcs_length
 from medbench.tasks.protocols import PROTOCOLS, Protocol
 
 Why = Literal["longest", "random", "weakest", "near", "not counted"]
 _SHOWN: Mapping[Why, int] = {"longest": 5, "random": 5, "weakest": 3, "near": 5, "not counted": 3}
+_LONGEST_TEXT = 2000
 _GRAM = 8
 _BINS = 10
 _FEWEST_WORDS = 5
@@ -45,12 +47,10 @@ def is_near(first: Sequence[str], second: Sequence[str], thresholds: Thresholds)
     """Return whether two texts are a near match: both long enough, and nearly all words in common and in order."""
     shorter, longer = sorted((len(first), len(second)))
     needed = thresholds.near_similarity * longer
-    if shorter < thresholds.near_words or shorter < needed:
-        return False
     # No common subsequence has more words than they share in any order.
-    return (Counter(first) & Counter(second)).total() >= needed and similarity(first, second) >= (
-        thresholds.near_similarity
-    )
+    if shorter < max(thresholds.near_words, needed) or (Counter(first) & Counter(second)).total() < needed:
+        return False
+    return similarity(first, second) >= thresholds.near_similarity
 
 
 def longest_run(first: Sequence[str], second: Sequence[str]) -> CommonRun:
@@ -63,10 +63,9 @@ def longest_run(first: Sequence[str], second: Sequence[str]) -> CommonRun:
     while low <= high:
         middle = (low + high) // 2
         there: dict[tuple[str, ...], int] = {}
-        for start in range(len(second) - middle + 1):
-            there.setdefault(tuple(second[start : start + middle]), start)
-        runs = (tuple(first[start : start + middle]) for start in range(len(first) - middle + 1))
-        found = next(((start, there[run]) for start, run in enumerate(runs) if run in there), None)
+        for start, run in enumerate(_grams(second, middle)):
+            there.setdefault(run, start)
+        found = next(((start, there[run]) for start, run in enumerate(_grams(first, middle)) if run in there), None)
         if found is None:
             high = middle - 1
         else:
@@ -74,33 +73,8 @@ def longest_run(first: Sequence[str], second: Sequence[str]) -> CommonRun:
     return best
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Nearest:
-    """The training reference that is most like a matched one, as it stands in the data, and how similar it is."""
-
-    text: str
-    similarity: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """A reference and the answer to it.
-
-    Attributes:
-        row: Place among the cell's items.
-        why: Why it is shown.
-        words: Words of the reference, normalised.
-        similarity: Word LCS of the two over the longer.
-        run: Longest run of words in both, reference first.
-        nearest: The training reference most like it; None where none shares eight words in a row.
-    """
-
-    row: int
-    why: Why
-    words: int
-    similarity: float
-    run: CommonRun
-    nearest: Nearest | None
+def _grams(words: Sequence[str], length: int = _GRAM) -> Iterable[tuple[str, ...]]:
+    return (tuple(words[start : start + length]) for start in range(len(words) - length + 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +82,7 @@ class Evidence:
     """What a person can look at.
 
     Attributes:
-        pairs: Pairs of texts.
+        examples: Pairs of texts.
         near_matches: Eligible items whose answer nearly equals the reference.
         of_train_sentences: Matches that count and consist of sentences of training references alone, which a model may
             put together by itself; None if no training references are known.
@@ -116,7 +90,7 @@ class Evidence:
         similarities: Eligible items by similarity: from 0, .1, ... up to below 1, and equal ones last.
     """
 
-    pairs: tuple[Pair, ...]
+    examples: tuple[Example, ...]
     near_matches: int
     of_train_sentences: int | None
     cut_alike: int
@@ -124,14 +98,18 @@ class Evidence:
 
 
 def find_evidence(
-    cell: Cell, counts: MatchCounts, train_texts: Sequence[str] | None, thresholds: Thresholds = THRESHOLDS
-) -> Evidence:
+    cell: Cell, counts: MatchCounts, train_texts: Sequence[str] | None, *, task: str = "",
+    peers: Mapping[str, Cell] | None = None, withheld: bool = False, thresholds: Thresholds = THRESHOLDS,
+) -> Evidence:  # fmt: skip
     """Look at the pairs of a cell.
 
     Args:
         cell: Answers and references.
         counts: What was counted.
         train_texts: Known training references, as they stand in the data; None if none are known.
+        task: Name of the task.
+        peers: Answers of other models, by name.
+        withheld: Whether texts are left out, since access to them needs a signed agreement.
         thresholds: What a near match is.
     """
     words = [
@@ -140,25 +118,36 @@ def find_evidence(
     ]
     eligible = [row for row, reason in enumerate(counts.reasons) if reason == "eligible"]
     near = [row for row in eligible if not counts.exact[row] and is_near(*words[row], thresholds)]
+    alike = {row: 1.0 if counts.exact[row] else similarity(*words[row]) for row in eligible}
+    bins = Counter(int(one * _BINS + 1e-9) for one in alike.values())
     chosen = _chosen(cell, counts, near)
     nearest = _nearest({cell.references[row] or "" for row in chosen}, train_texts or ())
-    bins = [0] * (_BINS + 1)
-    for row in eligible:
-        alike = 1.0 if counts.exact[row] else similarity(*words[row])
-        bins[int(alike * _BINS + 1e-9)] += 1
+    examples = []
+    for row, why in chosen.items():
+        item, run = cell.items[row], longest_run(*words[row])
+        text, likeness = nearest.get(cell.references[row] or "", ("", None))
+        facts = {
+            "sample_id": item.sample_id, "group": item.group, "why": why, "words": len(words[row][0]),
+            "similarity": similarity(*words[row]), "run": asdict(run),
+            **({} if likeness is None else {"nearest": likeness}),
+        }  # fmt: skip
+        texts = {
+            "reference": item.reference,
+            "prediction": item.prediction,
+            "reference, normalised": _marked(words[row][0], run.first, run.words),
+            "prediction, normalised": _marked(words[row][1], run.second, run.words),
+            **{f"peer {name}": peer.items[row].prediction for name, peer in (peers or {}).items()},
+            **({} if likeness is None else {"nearest training reference": text}),
+        }
+        shown = {} if withheld else {name: _cut(said or "") for name, said in texts.items()}
+        examples.append(Example(task=task, facts=facts, texts=shown))
     return Evidence(
-        pairs=tuple(
-            Pair(
-                row=row, why=why, words=len(words[row][0]), similarity=similarity(*words[row]),
-                run=longest_run(*words[row]), nearest=nearest.get(cell.references[row] or ""),
-            )
-            for row, why in chosen.items()
-        ),
+        examples=tuple(examples),
         near_matches=len(near),
         of_train_sentences=None if train_texts is None else _composed(cell, counts.counted_rows, train_texts),
         cut_alike=sum(_agrees_so_far(*words[row]) for row, why in enumerate(counts.reasons) if why == "truncated"),
-        similarities=tuple(bins),
-    )  # fmt: skip
+        similarities=tuple(bins[place] for place in range(_BINS + 1)),
+    )
 
 
 def _chosen(cell: Cell, counts: MatchCounts, near: Sequence[int]) -> dict[int, Why]:
@@ -169,18 +158,18 @@ def _chosen(cell: Cell, counts: MatchCounts, near: Sequence[int]) -> dict[int, W
 
     one_of_each_case = {cell.items[row].group: row for row in reversed(counts.counted_rows)}.values()
     longest = by_length(one_of_each_case)
-    at_random = sorted(one_of_each_case, key=lambda row: (drawn(0, name := cell.items[row].sample_id), name))
     not_counted = [
         row
-        for row, exact in enumerate(counts.exact)
-        if exact
-        and counts.reasons[row] not in {"eligible", "closed"}
-        and word_count(cell.references[row]) >= _FEWEST_WORDS
+        for row, (exact, reason) in enumerate(zip(counts.exact, counts.reasons, strict=True))
+        if exact and reason not in {"eligible", "closed"} and word_count(cell.references[row]) >= _FEWEST_WORDS
     ]
     rows: dict[Why, Sequence[int]] = {
-        "longest": longest, "weakest": longest[::-1], "random": at_random, "near": near,
+        "longest": longest,
+        "weakest": longest[::-1],
+        "random": sorted(one_of_each_case, key=lambda row: (drawn(0, name := cell.items[row].sample_id), name)),
+        "near": near,
         "not counted": by_length(not_counted),
-    }  # fmt: skip
+    }
     chosen: dict[int, Why] = {}
     for why, candidates in rows.items():
         fresh = [row for row in candidates if row not in chosen]
@@ -188,24 +177,20 @@ def _chosen(cell: Cell, counts: MatchCounts, near: Sequence[int]) -> dict[int, W
     return chosen
 
 
-def _nearest(references: Collection[str], train_texts: Sequence[str]) -> dict[str, Nearest]:
+def _nearest(references: Collection[str], train_texts: Sequence[str]) -> dict[str, tuple[str, float]]:
     """Return for each reference the training reference most like it, among those that share eight words in a row."""
     by_gram: dict[tuple[str, ...], set[str]] = {}
     for reference in references:
         for gram in _grams(reference.split()):
             by_gram.setdefault(gram, set()).add(reference)
-    found: dict[str, Nearest] = {}
+    found: dict[str, tuple[str, float]] = {}
     for text in train_texts if by_gram else ():
         words = (norm_v1(text) or "").split()
         for reference in {one for gram in _grams(words) for one in by_gram.get(gram, ())}:
             alike = similarity(reference.split(), words)
-            if reference not in found or (alike, text) > (found[reference].similarity, found[reference].text):
-                found[reference] = Nearest(text=text, similarity=alike)
+            if reference not in found or (alike, text) > found[reference][::-1]:
+                found[reference] = text, alike
     return found
-
-
-def _grams(words: Sequence[str]) -> list[tuple[str, ...]]:
-    return [tuple(words[start : start + _GRAM]) for start in range(len(words) - _GRAM + 1)]
 
 
 def _composed(cell: Cell, rows: Sequence[int], train_texts: Sequence[str]) -> int:
@@ -219,6 +204,17 @@ def _agrees_so_far(reference: Sequence[str], prediction: Sequence[str]) -> bool:
     return len(whole) >= _GRAM and reference[: len(whole)] == whole
 
 
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]} ..."
+
+
+def _marked(words: Sequence[str], start: int, count: int) -> str:
+    """Return a normalised text with the common run in bold; it holds letters, digits and spaces alone."""
+    pieces = (words[:start], words[start : start + count], words[start + count :])
+    before, common, after = (_cut(" ".join(piece)) for piece in pieces)
+    return " ".join(piece for piece in (before, f"**{common}**" if common else "", after) if piece)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartScore:
     """A score of some of the items: a fraction, None where nothing was scored; how many were, and of how many cases."""
@@ -230,13 +226,23 @@ class PartScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """One metric of one protocol: on all items, without the cases that match, on these cases alone."""
+    """One metric of one protocol: on all items, without the cases that match, on these cases alone.
+
+    Attributes:
+        estimable: Whether enough cases are left without a match.
+        peers: The same of other models, by name.
+        beyond_peers: How much more the model gains on the cases with a match than its peers do, since such cases may
+            simply be easy; None where nobody can say.
+    """
 
     protocol: Protocol
     metric: str
     all: PartScore
     without_matches: PartScore
     matches_only: PartScore
+    estimable: bool
+    peers: Mapping[str, "Effect"] = field(default_factory=dict)
+    beyond_peers: float | None = None
 
     @property
     def gain(self) -> float | None:
@@ -246,23 +252,30 @@ class Effect:
         return self.matches_only.value - self.without_matches.value
 
 
-def effects(table: ScoreTable, matched: Collection[str]) -> tuple[Effect, ...]:
+def effects(
+    table: ScoreTable, matched: Collection[str], peers: Mapping[str, ScoreTable] | None = None
+) -> tuple[Effect, ...]:
     """Return the scores of a task with and without some of its cases, from the statistics of its items."""
+    others = {name: effects(one, matched) for name, one in (peers or {}).items()}
     found = []
     for protocol in PROTOCOLS:
-        for column in table.columns[protocol].values():
+        for metric, column in table.columns[protocol].items():
             groups = table.groups_of(column.rows)
             inside = [place for place, group in enumerate(groups) if group in matched]
             outside = [place for place, group in enumerate(groups) if group not in matched]
-            found.append(
-                Effect(
-                    protocol=protocol,
-                    metric=column.metric.metric_id,
-                    all=_part(column, groups, range(len(groups))),
-                    without_matches=_part(column, groups, outside),
-                    matches_only=_part(column, groups, inside),
-                )
-            )
+            without = _part(column, groups, outside)
+            one = Effect(
+                protocol=protocol, metric=metric, all=_part(column, groups, range(len(groups))),
+                without_matches=without, matches_only=_part(column, groups, inside),
+                estimable=without.cases >= THRESHOLDS.fewest_clean_clusters,
+            )  # fmt: skip
+            same = {
+                name: other
+                for name, rows in others.items()
+                for other in rows
+                if (other.protocol, other.metric) == (protocol, metric)
+            }
+            found.append(replace(one, peers=same, beyond_peers=_beyond_peers(one, list(same.values()))))
     return tuple(found)
 
 
@@ -272,12 +285,8 @@ def _part(column: Column, groups: Sequence[str], places: Sequence[int]) -> PartS
     return PartScore(value=None if np.isnan(value) else value, n=len(places), cases=cases)
 
 
-def beyond_peers(mine: Effect, peers: Sequence[Effect]) -> float | None:
-    """Return how much more a model gains on the cases with a match than its peers do; None where nobody can say.
-
-    Such cases may simply be easy; then peers gain on them too.
-    """
+def _beyond_peers(mine: Effect, peers: Sequence[Effect]) -> float | None:
     gains = [one.gain for one in peers if one.gain is not None]
-    if mine.gain is None or len(gains) < len(peers) or not peers:
+    if mine.gain is None or not mine.estimable or len(gains) < len(peers) or not peers:
         return None
     return mine.gain - sum(gains) / len(gains)

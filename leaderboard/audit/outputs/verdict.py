@@ -11,6 +11,7 @@ from typing import Literal
 
 from medbench.leaderboard.audit.document import Verdict, p_text, percent
 from medbench.leaderboard.audit.normalise import NORM_VERSION, is_long
+from medbench.leaderboard.audit.outputs import chances
 from medbench.leaderboard.audit.outputs.cells import (
     REASON_TEXTS,
     THRESHOLDS,
@@ -19,17 +20,7 @@ from medbench.leaderboard.audit.outputs.cells import (
     Reason,
     Thresholds,
     count_matches,
-)
-from medbench.leaderboard.audit.outputs.poisson_binomial import (
-    chances_of,
-    clopper_pearson,
-    distribution,
-    fewest_with,
-    rate_found_with,
-    tails,
-    upper_bound,
-)
-from medbench.leaderboard.audit.outputs.sentence_skill import chances, sentence_skill
+)  # fmt: skip
 from medbench.tasks.metrics.metric import FloatArray
 from medbench.tasks.statistics.paired import holm
 
@@ -54,14 +45,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """Another model on the same items.
-
-    Attributes:
-        name: Its title.
-        run: Identity of its run.
-        share: Its cases with a match, of those with an eligible reference.
-        exact: All its exact matches.
-    """
+    """Another model on the same items: its cases with a match of those that could have one, and all exact matches."""
 
     name: str
     run: str
@@ -84,21 +68,15 @@ class CellVerdict:
     """What is to be said of one model on one task.
 
     Attributes:
-        n: Items.
-        cases: Cases among them.
-        K: Cases with an eligible reference.
-        k: Those of them with an exact match.
-        rate: k / K; None without any.
-        ci: Its 95 % interval (Clopper-Pearson); None without any.
+        n: Items, of so many `cases`.
+        K: Cases with an eligible reference; `k` of them have an exact match.
+        rate: k / K, with its 95 % interval `ci` (Clopper-Pearson); None without any.
         p: Probability of k or more were each eligible reference reproduced at the tolerated rate.
         p_skill: The same with what the model's skill at single sentences explains; None where it explains nothing.
         skill: Upper bound of the share of single sentences that the model gets right; None where too few answers tell.
         p_holm: p by Holm over the tasks that could be tested; None where this one could not.
-        p0: The tolerated rate.
-        p0_source: The default, or what peers reproduce at most.
-        p_default: p at the default rate, where peers raised it.
-        exact: Exact matches, whatever they are worth.
-        exact_by_reason: The same by what they are worth; `eligible` ones count.
+        p0: The tolerated rate: the default, or what peers reproduce at most; `p_default` is p at the default rate.
+        exact: Exact matches, whatever they are worth; `exact_by_reason` by what they are, of which `eligible` count.
         items_by_reason: All items likewise.
         detectable_rate: Smallest share of K that would have been `strong` with 80 % power; None where none would.
         ref_in_train: Share of long references that are known training references; None if none are known.
@@ -106,9 +84,6 @@ class CellVerdict:
             on unseen ones, on both, on none; unknown if no training data are known.
         in_train: Exact matches on long references that are in the known training data; None if none are known.
         not_in_train: Exact matches on the other long references.
-        sensitivity: The test with longer references.
-        peers: Other models on the same items.
-        verdict: The verdict.
         version: Of the normaliser.
     """
 
@@ -156,16 +131,7 @@ class Judged:
 def audit_outputs(
     cells: Mapping[str, Cell], peers: Mapping[str, Sequence[Peer]] | None = None, thresholds: Thresholds = THRESHOLDS
 ) -> dict[str, Judged]:
-    """Judge a model on several tasks at once.
-
-    Args:
-        cells: Its answers by task; the order changes nothing.
-        peers: By task, other models on the same items.
-        thresholds: Where the lines are.
-
-    Returns:
-        Counts and verdict by task, in the order given.
-    """
+    """Judge a model on several tasks at once, beside other models on the same items; the order changes nothing."""
     found = {task: _tested(cell, (peers or {}).get(task, ()), thresholds) for task, cell in cells.items()}
     family = [task for task, one in found.items() if one.counts.clusters >= thresholds.fewest_clusters]
     # What decides is the larger p: beyond the model's skill, where that explains anything.
@@ -183,9 +149,9 @@ def _tested(cell: Cell, peers: Sequence[Peer], thresholds: Thresholds) -> Judged
     rate, source = _tolerated_rate(peers, thresholds)
     longer = count_matches(cell, thresholds.sensitive_words)
     cases, matches = counts.clusters, counts.matches
-    skill = sentence_skill(cell, counts, thresholds)
-    honest = chances(cell, counts, rate, skill, thresholds)
-    p_skill = float(tails(distribution(honest))[matches])
+    skill = chances.sentence_skill(cell, counts, thresholds)
+    honest = chances.honest_chances(cell, counts, rate, skill, thresholds)
+    p_skill = float(chances.tails(chances.distribution(honest))[matches])
     in_train, not_in_train = _by_training(cell, counts, thresholds.min_words)
     long = 0 if in_train is None else in_train.of + not_in_train.of
     verdict = CellVerdict(
@@ -194,10 +160,10 @@ def _tested(cell: Cell, peers: Sequence[Peer], thresholds: Thresholds) -> Judged
         K=cases,
         k=matches,
         rate=matches / cases if cases else None,
-        ci=clopper_pearson(matches, cases) if cases else None,
+        ci=chances.clopper_pearson(matches, cases) if cases else None,
         p=_p_value(counts, rate),
-        p_skill=p_skill if (honest > chances_of(counts.sizes, rate) + _SLACK).any() else None,
-        skill=skill.rate,
+        p_skill=p_skill if (honest > chances.chances_of(counts.sizes, rate) + _SLACK).any() else None,
+        skill=skill,
         p0=rate,
         p0_source=source,
         p_default=_p_value(counts, thresholds.tolerated_rate),
@@ -220,20 +186,22 @@ def _tolerated_rate(peers: Sequence[Peer], thresholds: Thresholds) -> tuple[floa
     cases = sum(peer.share.of for peer in peers)
     if len(peers) < thresholds.fewest_peers or not cases:
         return thresholds.tolerated_rate, "default"
-    pooled = upper_bound(sum(peer.share.matches for peer in peers), cases)
+    pooled = chances.upper_bound(sum(peer.share.matches for peer in peers), cases)
     return (pooled, "peers") if pooled > thresholds.tolerated_rate else (thresholds.tolerated_rate, "default")
 
 
 def _p_value(counts: MatchCounts, rate: float) -> float:
     """Return the probability of as many cases with a match or more, at a rate for each reference."""
-    return float(tails(distribution(chances_of(counts.sizes, rate)))[counts.matches])
+    return float(chances.tails(chances.distribution(chances.chances_of(counts.sizes, rate)))[counts.matches])
 
 
 def _decided(one: Judged, p_holm: float, family: int, thresholds: Thresholds) -> CellVerdict:
     found = one.verdict
     # The smallest share of the cases that would be `strong` with the thresholds' power, were it the only leak.
-    needed = fewest_with(tails(distribution(one.chances)), thresholds.alpha / family, thresholds.fewest_matches)
-    detectable = None if needed is None else rate_found_with(thresholds.power, needed, len(one.chances))
+    needed = chances.fewest_with(
+        chances.tails(chances.distribution(one.chances)), thresholds.alpha / family, thresholds.fewest_matches
+    )
+    detectable = None if needed is None else chances.rate_found_with(thresholds.power, needed, len(one.chances))
     strong = found.k >= thresholds.fewest_matches and p_holm <= thresholds.alpha
     beyond_skill = found.p_skill is None or found.p_skill <= thresholds.skill_alpha
     suspicious = found.k >= thresholds.fewest_suspicious and found.p <= thresholds.suspicious_alpha and beyond_skill
