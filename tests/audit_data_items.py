@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from medbench.leaderboard.audit.data.audit import DataToAudit, TaskOverlaps, find_overlaps
 from medbench.leaderboard.audit.data.findings import Finding, Overlap
 from medbench.leaderboard.audit.data.items import Item, TaskItems
+from medbench.leaderboard.audit.data.overlaps import DataToAudit, TaskOverlaps, find_overlaps
 from medbench.tasks.sample import ImageRef
 from medbench.tasks.spec import Kind
 

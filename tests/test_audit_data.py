@@ -12,10 +12,10 @@ from audit_terminal import medbench
 from native_data import medqa, mimic_cxr, mpx_row, write_csv, write_picture
 from PIL import Image
 
-from medbench.leaderboard.audit.data.audit import DataToAudit, find_overlaps
+from medbench.leaderboard.audit.data.audit import report_overlaps
 from medbench.leaderboard.audit.data.findings import Finding, Null, judge, null_split
 from medbench.leaderboard.audit.data.items import Item, image_names
-from medbench.leaderboard.audit.data.report import report_overlaps
+from medbench.leaderboard.audit.data.overlaps import DataToAudit, find_overlaps
 from medbench.leaderboard.audit.data.rows import training_rows
 from medbench.leaderboard.audit.document import strongest
 from medbench.leaderboard.leaks import overlaps_in

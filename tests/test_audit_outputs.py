@@ -304,7 +304,7 @@ def test_skill_at_sentences_does_not_hide_a_memoriser() -> None:
 def test_no_skill_is_read_from_few_answers() -> None:
     references = [f"It is so and so. {one}" for one in reports(30)]
     found = cell(references, references)
-    assert sentence_skill(found, audit_outputs({"": found})[""].counts, THRESHOLDS) is None
+    assert sentence_skill(found, audit_outputs({"": found})[""].counts) is None
 
 
 def test_the_planted_leak_is_found_and_the_dealt_answers_are_not() -> None:

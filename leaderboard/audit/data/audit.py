@@ -1,117 +1,42 @@
-"""`medbench audit data`: every chosen task's test split against every body of training data."""
+"""`medbench audit data`: overlaps of test and training data as an audit."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from medbench.harness.workload import MINI_NOTICE
-from medbench.leaderboard.audit.data.findings import (
-    MARK,
-    Comparison,
-    Consistency,
-    Corpus,
-    Null,
-    Overlap,
-    consistency,
-    null_split,
-)  # fmt: skip
-from medbench.leaderboard.audit.data.images import Printer
-from medbench.leaderboard.audit.data.items import Item, TaskItems, items_of, read_ids
-from medbench.leaderboard.audit.data.rows import row_count, training_rows
-from medbench.leaderboard.audit.data.scan import CHECKS, ItemIndex, Scan, Tally
-from medbench.leaderboard.audit.document import Audit, Verdict, strongest
-from medbench.tasks.catalog import get_task, select_tasks
-from medbench.tasks.foundation.console import meter, say
+from medbench.leaderboard.audit.data.findings import MARK, MARK_EXCESS, MARK_SHARE, Consistency, Finding
+from medbench.leaderboard.audit.data.images import MIN_QUALITY, MIN_SIDE, MIN_STD, NEAR, REVIEW, VIEWS
+from medbench.leaderboard.audit.data.overlaps import DataOverlaps, DataToAudit, TaskOverlaps, find_overlaps, read_data
+from medbench.leaderboard.audit.data.scan import Check
+from medbench.leaderboard.audit.data.texts import CONTAINMENT, GRAM
+from medbench.leaderboard.audit.document import FOUND, WORDS, Audit, Example, Table, TaskVerdict, percent, table_of
+from medbench.leaderboard.audit.normalise import MIN_WORDS, NORM_VERSION
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.files import file_sha256
-from medbench.tasks.prepared import Prepared, load_prepared, prepared_names
-from medbench.tasks.suite import prepare_mini_suite, suite_of
 
-_PROGRESS_FROM, _PROGRESS_STEP = 5000, 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataToAudit:
-    """What is audited.
-
-    Attributes:
-        test: Test items of the audited tasks.
-        train: Training items by task: of the audited tasks, and of others whose training data may hold their items.
-        files: The user's own training data, with the folder that the images of each start from.
-        seed: Of the null re-split.
-        images: Whether images are looked at.
-        reveal: Whether texts of credentialed datasets are shown.
-        prepared: All prepared tasks by name.
-        fingerprints: Of the data of each task and file, by name.
-    """
-
-    test: Sequence[TaskItems]
-    train: Sequence[TaskItems] = ()
-    files: Mapping[Path, Path] = field(default_factory=dict)
-    seed: int = 0
-    images: bool = True
-    reveal: bool = False
-    prepared: Mapping[str, Prepared] = field(default_factory=dict)
-    fingerprints: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def notes(self) -> list[str]:
-        """What must be shown beside the verdicts."""
-        used = [one for name, one in self.prepared.items() if name in self.fingerprints]
-        return [MINI_NOTICE] if suite_of(used) == "mini" else []
-
-
-def read_data(
-    tasks: str | None = None, data_dir: Path | None = None, *, ids: Sequence[Path] = (), with_train: bool = True
-) -> DataToAudit:
-    """Read prepared data that are to be audited.
-
-    Args:
-        tasks: A selection of tasks; None for all that are prepared, variants left out.
-        data_dir: Prepared tasks; None for the mini suite.
-        ids: Files of ids that the native data lack.
-        with_train: Whether training splits are read.
-
-    Raises:
-        UsageError: If a task is unknown.
-        DataError: If a task is not prepared, or a file is missing or broken.
-    """
-    data_dir = data_dir or prepare_mini_suite()
-    if not data_dir.is_dir():
-        raise DataError(
-            f"The data folder {data_dir} does not exist.",
-            "Prepare tasks into it: medbench data prepare TASK --source DIR --data-dir DIR",
-        )
-    prepared = {name: load_prepared(data_dir, name) for name in prepared_names(data_dir)}
-    chosen = _chosen(tasks, tuple(prepared))
-    compared = [name for name in prepared if with_train and (name in chosen or not get_task(name).variant_of)]
-    more_ids = read_ids(ids)
-    return DataToAudit(
-        test=[items_of(prepared[name], "test", more_ids.get(name, {})) for name in chosen],
-        train=[items_of(prepared[name], "train", more_ids.get(name, {})) for name in compared],
-        prepared=prepared,
-        fingerprints={
-            name: one.manifest.data_fingerprint for name, one in prepared.items() if name in {*chosen, *compared}
-        },
-    )
-
-
-def _chosen(selection: str | None, present: tuple[str, ...]) -> tuple[str, ...]:
-    if selection is None:
-        return tuple(name for name in present if not get_task(name).variant_of)
-    named = dict.fromkeys(select_tasks(selection))
-    missing = [name for part in selection.split(",") if (name := part.strip()) in named and name not in present]
-    if missing:
-        raise DataError(
-            f"Not prepared: {', '.join(missing)}.",
-            f"Prepare it: medbench data prepare {missing[0]} --source DIR --data-dir DIR",
-        )
-    found = tuple(name for name in named if name in present)
-    if not found:
-        raise DataError(f"No task of {selection!r} is prepared.", f"Prepared are: {', '.join(present)}.")
-    return found
+_SHOWN = 3
+_SHOWN_WORDS = 60
+_SHOWN_CHECKS: tuple[Check, ...] = ("item", "near_item", "text", "near_text", "image", "near_image", "review_image")
+_QUESTION = (
+    f"Do test and training data overlap? {MARK} marks a dataset whose training data hold more than 1 % of its test "
+    "items or groups, or share texts 5 points above what two parts of the training data share: the null."
+)
+_WITHHELD = "Texts are withheld: access to them needs a signed agreement. --reveal shows them."
+_LIMITS = (
+    "images that were cropped, rotated or padded",
+    "texts that were paraphrased or translated",
+    "training data that are neither prepared here nor given with --train",
+)
+_SETTINGS = {
+    "normaliser": NORM_VERSION,
+    "near texts": {"containment": CONTAINMENT, "words of a run": GRAM, "least words": MIN_WORDS},
+    "near images": {
+        "near bits": NEAR, "review bits": REVIEW, "bits": 256, "views": list(VIEWS), "least quality": MIN_QUALITY,
+        "least standard deviation": MIN_STD, "least side": MIN_SIDE,
+    },
+    "mark": {"share": MARK_SHARE, "texts above the null": MARK_EXCESS},
+}  # fmt: skip
 
 
 def audit_data(
@@ -133,8 +58,6 @@ def audit_data(
         UsageError: If a task is unknown, or two files of training data have one name.
         DataError: If a task is not prepared, or a file is missing or broken.
     """
-    from medbench.leaderboard.audit.data.report import report_overlaps
-
     if images is not None and not train:
         raise UsageError("--images goes with --train.", "Images of prepared tasks are where they were prepared from.")
     if len({path.name for path in train}) < len(train):
@@ -155,148 +78,158 @@ def audit_data(
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskOverlaps:
-    """All that was found of one task.
-
-    Attributes:
-        task: The task's test items.
-        train_rows: Rows of its own training data.
-        within: Repeats and contradictions by split.
-        null: What two parts of its training data share; None if there are too few.
-        overlaps: By body of training data.
-    """
-
-    task: TaskItems
-    train_rows: int
-    within: Mapping[str, Consistency]
-    null: Null | None
-    overlaps: tuple[Overlap, ...]
-
-    @property
-    def verdict(self) -> Verdict:
-        """The strongest of its overlaps; `not_testable` before `no_evidence`."""
-        return strongest(one.verdict for one in self.overlaps)
-
-    @property
-    def mark(self) -> str:
-        """The mark of the dataset: set by prepared training data, not by the user's files."""
-        prepared = (one for one in self.overlaps if one.corpus.origin != "file")
-        return MARK if any(one.verdict == "strong" for one in prepared) else ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataOverlaps:
-    """What was found of all tasks, with what a report needs to show it: the tally of each body of training data."""
-
-    data: DataToAudit
-    tasks: tuple[TaskOverlaps, ...]
-    index: ItemIndex
-    tallies: Mapping[str, Tally]
-
-
-def find_overlaps(data: DataToAudit) -> DataOverlaps:
-    """Compare test items with training data.
-
-    Raises:
-        DataError: If a file of the user cannot be read.
-    """
-    printer = Printer(enabled=data.images)
-    try:
-        index = ItemIndex(data.test, printer)
-        nulls = _nulls(data, printer)
-        found = list(_scanned(data, index, printer))
-    finally:
-        printer.close()
-    own = {task.task: task for task in data.train}
-    tasks = []
-    for task in data.test:
-        splits = {"test": task, **({"train": own[task.task]} if task.task in own else {})}
-        comparisons = (
-            Comparison(
-                index=index, task=task, corpus=_as_seen_by(task, corpus), tally=tally, null=nulls.get(task.task),
-                images=data.images,
-            )
-            for corpus, tally in found
-        )  # fmt: skip
-        tasks.append(
-            TaskOverlaps(
-                task=task,
-                train_rows=len(own[task.task].items) if task.task in own else 0,
-                within={
-                    split: consistency(part.items, one_answer=task.kind != "report") for split, part in splits.items()
-                },
-                null=nulls.get(task.task),
-                overlaps=tuple(one.overlap() for one in comparisons),
-            )
-        )
-    return DataOverlaps(
-        data=data, tasks=tuple(tasks), index=index, tallies={corpus.name: tally for corpus, tally in found}
+def report_overlaps(found: DataOverlaps) -> Audit:
+    """Return what was found as an audit; texts of credentialed data are left out unless they are to be revealed."""
+    data = found.data
+    unknown = [
+        f"{task.task.task} in {overlap.corpus.name}: {one.title} **unknown**, {one.note}"
+        for task in found.tasks
+        for overlap in task.overlaps
+        for one in overlap.findings
+        if one.state == "unknown"
+    ]
+    matrix = table_of(
+        found.tasks,
+        {
+            "task": lambda task: f"{task.task.task}{task.mark}",
+            "verdict": lambda task: WORDS[task.verdict],
+            "test": lambda task: len(task.task.items),
+            "train": lambda task: task.train_rows,
+        },
+        right=2,
+    )
+    credentialed = any(task.credentialed for task in (*data.test, *data.train))
+    return Audit(
+        kind="data",
+        title="Leakage audit of data",
+        question=_QUESTION,
+        tasks={task.task.task: _task_verdict(task, data) for task in found.tasks},
+        incomplete=any(task.verdict == "not_testable" for task in found.tasks),
+        tables=[matrix, *(part for task in found.tasks for part in _parts(task, data))],
+        examples=[one for task in found.tasks for one in _examples(task, found)],
+        notes=data.notes,
+        limits=[*unknown, *_LIMITS],
+        marks={task.task.task: task.mark for task in found.tasks if task.mark},
+        settings={
+            **_SETTINGS,
+            "seed": data.seed,
+            "images": data.images,
+            "data": dict(sorted(data.fingerprints.items())),
+        },
+        revealed=data.reveal and credentialed,
     )
 
 
-def _train_name(task: TaskItems) -> str:
-    return f"{task.task} train"
+def _task_verdict(task: TaskOverlaps, data: DataToAudit) -> TaskVerdict:
+    telling = [one for one in task.overlaps if one.verdict == task.verdict]
+    details = {
+        "mark": task.mark,
+        "test_items": len(task.task.items),
+        "train_items": task.train_rows,
+        "decisive_id": task.task.decisive,
+        "texts_withheld": task.task.credentialed and not data.reveal,
+        "within": {split: asdict(one) for split, one in task.within.items()},
+        "null": None if task.null is None else asdict(task.null),
+        "overlaps": [
+            {
+                "corpus": one.corpus.name,
+                "origin": one.corpus.origin,
+                "rows": one.corpus.rows,
+                "verdict": one.verdict,
+                "reasons": one.reasons,
+                "checks": [_check(finding) for finding in one.findings],
+            }
+            for one in task.overlaps
+        ],
+    }
+    text = "; ".join(f"{one.corpus.name}: {reason}" for one in telling for reason in one.reasons)
+    return TaskVerdict(title=task.task.task, verdict=task.verdict, text=text, details=details)
 
 
-def _as_seen_by(task: TaskItems, corpus: Corpus) -> Corpus:
-    return replace(corpus, origin="own") if corpus.name == _train_name(task) else corpus
+def _check(one: Finding) -> dict[str, Any]:
+    found: dict[str, Any] = {"check": one.check, "title": one.title, "state": one.state, "note": one.note}
+    if one.state == "unknown":
+        return found
+    found |= {"shared": one.shared, "of": one.of, "share": one.share, "null": one.null, "counts": one.counts}
+    if one.of_groups is not None:
+        found |= {"groups": one.groups, "of_groups": one.of_groups, "group_share": one.group_share}
+    return found
 
 
-def _scanned(data: DataToAudit, index: ItemIndex, printer: Printer) -> Iterator[tuple[Corpus, Tally]]:
-    """Yield each body of training data with what it shares; each language is a body of its own."""
-    sources: list[tuple[Corpus, Iterable[Item], int]] = [
-        (
-            Corpus(name=_train_name(task), origin="task", family=task.family, credentialed=task.credentialed),
-            task.items,
-            len(task.items),
-        )
-        for task in data.train
+def _parts(task: TaskOverlaps, data: DataToAudit) -> Iterator[Table]:
+    others = [one for one in task.overlaps if one.corpus.origin == "task" and one.verdict not in FOUND]
+    silent = ", ".join(one.corpus.name for one in others if one.verdict == "no_evidence")
+    lines = [
+        _null_text(task),
+        _WITHHELD if task.task.credentialed and not data.reveal else "",
+        *(_within_text(split, one) for split, one in task.within.items()),
+        f"No evidence in: {silent}." if silent else "",
     ]
-    sources += [
-        (Corpus(name=path.name, origin="file"), training_rows(path, images), row_count(path))
-        for path, images in data.files.items()
-    ]
-    for corpus, rows, count in sources:
-        with _watched(rows, corpus.name, count) as watched:
-            tallies = Scan(index, printer, keep_prints=corpus.origin == "task").feed(watched)
-        for language, tally in sorted(tallies.items()) or [("", Tally(len(index.items)))]:
-            name = f"{corpus.name} [{language}]" if language else corpus.name
-            yield replace(corpus, name=name, rows=tally.rows), tally
-
-
-@contextmanager
-def _watched(rows: Iterable[Item], name: str, total: int) -> Iterator[Iterable[Item]]:
-    """Give the rows and say what they are compared for; a few thousand need no display of their progress."""
-    if total < _PROGRESS_FROM:
-        say(f"Comparing with {name}.")
-        yield rows
-        return
-    with meter(f"Comparing with {name}", total) as progress:
-
-        def counted() -> Iterator[Item]:
-            done = 0
-            for done, row in enumerate(rows, start=1):
-                yield row
-                if done % _PROGRESS_STEP == 0:
-                    progress.advance(_PROGRESS_STEP)
-            progress.advance(done % _PROGRESS_STEP)
-
-        yield counted()
-
-
-def _nulls(data: DataToAudit, printer: Printer) -> dict[str, Null]:
-    sizes = {task.task: len(task.items) for task in data.test}
-    nulls = {}
-    for task in data.train:
-        split = null_split(task, sizes.get(task.task, 0), data.seed)
-        if split.test.items:
-            index = ItemIndex([split.test], printer)
-            tallies = Scan(index, printer, keep_prints=True).feed(split.rest)
-            tally = next(iter(tallies.values()), Tally(len(index.items)))
-            shares: dict[str, float] = {check: float(tally.shared[check].mean()) for check in CHECKS}
-            shares |= {f"id:{name}": float(tally.by_id(name).mean()) for name in tally.known_ids}
-            nulls[task.task] = Null(
-                unit=split.unit, decisive=split.unit == task.decisive, items=len(split.test.items), shares=shares
+    yield Table(title=f"{task.task.task}{task.mark}", bullets=[line for line in lines if line])
+    for overlap in task.overlaps:
+        if overlap not in others:
+            yield table_of(
+                overlap.findings,
+                {
+                    "check": lambda one: one.title,
+                    "shared": _shared,
+                    "null": lambda one: percent(one.null) if one.state == "checked" else "-",
+                    "note": lambda one: one.note or "-",
+                },
+                title=f"{task.task.task} in {overlap.corpus.name}: {WORDS[overlap.verdict]}",
             )
-    return nulls
+
+
+def _null_text(task: TaskOverlaps) -> str:
+    null = task.null
+    if null is None:
+        return "Null: none, there are too few training items to split."
+    kept = f"whole by {null.unit}" if null.unit != "item" else "item by item"
+    weak = "" if null.decisive else f"; not by {task.task.decisive}, so that it may hide a leak"
+    return f"Null: {null.items} training items held out {kept} and compared with the rest{weak}."
+
+
+def _within_text(split: str, one: Consistency) -> str:
+    if not one.exact_duplicates and not one.contradicting_groups:
+        return ""
+    return (
+        f"Within {split}: {one.exact_duplicates} of {one.rows} rows repeat another exactly; {one.contradicting_groups} "
+        f"questions have contradicting answers ({one.contradicting_rows} rows), so that exact match cannot exceed "
+        f"{percent(one.ceiling, 2)}."
+    )
+
+
+def _shared(one: Finding) -> str:
+    if one.state != "checked":
+        return one.state.replace("_", " ")
+    parts = [f"{one.shared} of {one.of} items ({percent(one.share)})"] if one.of else []
+    if one.of_groups is not None:
+        parts.append(f"{one.groups} of {one.of_groups} groups ({percent(one.group_share)})")
+    return ", ".join(parts)
+
+
+def _examples(task: TaskOverlaps, found: DataOverlaps) -> Iterator[Example]:
+    numbers = found.index.range_of(task.task.task)
+    for overlap in task.overlaps:
+        hidden = (task.task.credentialed or overlap.corpus.credentialed) and not found.data.reveal
+        for check in _SHOWN_CHECKS:
+            witnesses = found.tallies[overlap.corpus.name].witnesses.get(check, {})
+            for number in sorted(number for number in witnesses if number in numbers)[:_SHOWN]:
+                item, witness = found.index.items[number], witnesses[number]
+                whole = {
+                    "test text": " / ".join(filter(None, (*item.texts, item.answer))),
+                    "training text": witness.text,
+                }
+                yield Example(
+                    task=task.task.task,
+                    facts={
+                        "corpus": overlap.corpus.name, "check": check, "test": item.item_id, "train": witness.row,
+                        "how": witness.score,
+                    },
+                    texts={name: _shortened(text) for name, text in whole.items() if text and not hidden},
+                )  # fmt: skip
+
+
+def _shortened(text: str) -> str:
+    words = text.split()
+    return " ".join(words[:_SHOWN_WORDS]) + (" ..." if len(words) > _SHOWN_WORDS else "")

@@ -14,7 +14,6 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from medbench.leaderboard.audit.data.audit import DataToAudit, read_data
 from medbench.leaderboard.audit.data.findings import MARK_SHARE
 from medbench.leaderboard.audit.data.images import Printer
 from medbench.leaderboard.audit.data.items import SAME_NAME, Item, TaskItems, family_of, image_names, items_of
@@ -29,6 +28,7 @@ from medbench.leaderboard.audit.data.manifest import (
     lineage_of,
     read_sources,
 )  # fmt: skip
+from medbench.leaderboard.audit.data.overlaps import DataToAudit, read_data
 from medbench.leaderboard.audit.data.rows import training_rows
 from medbench.leaderboard.audit.data.scan import ItemIndex, Scan, Tally
 from medbench.leaderboard.audit.document import Audit, TaskVerdict, Verdict, strongest, table_of

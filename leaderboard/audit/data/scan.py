@@ -1,7 +1,7 @@
 """One pass over training data: what of the test items is in it. Memory does not grow with the training data."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -201,11 +201,14 @@ class Scan:
         self._printer = printer
         self._keep = keep_prints
         self._declared = declared
-        self._settled: dict[str, Flags] = {}
+        self._settled: dict[str, set[int]] = {}
         self.tallies: dict[str, Tally] = {}
 
-    def feed(self, rows: Iterable[Item]) -> dict[str, Tally]:
-        """Look at all rows; return what was found by language: the empty one holds rows that state none."""
+    def feed(self, rows: Iterable[Item], done: Callable[[int], None] | None = None) -> dict[str, Tally]:
+        """Look at all rows; return what was found by language: the empty one holds rows that state none.
+
+        `done` is told how many rows more were looked at.
+        """
         stream = iter(rows)
         while batch := list(islice(stream, _BATCH_ROWS)):
             by_language: dict[str, list[Item]] = defaultdict(list)
@@ -219,30 +222,35 @@ class Scan:
                     self._images(part, tally)
                 for row in part:
                     self._ids(row, tally)
+            if done is not None:
+                done(len(batch))
         return self.tallies
 
     def _texts(self, rows: Sequence[Item], tally: Tally, language: str) -> None:
-        named = ((row, norm_v1(text), text) for row in rows for text in row.texts)
-        texts = [(row, plain, text) for row, plain, text in named if plain is not None]
-        for row, plain, original in texts:
-            number = self._index.numbers_of_texts.get(plain)
-            if number is not None:
-                witness = Witness(row.item_id, original, "equal")
-                tally.share("text", self._index.items_of_text[number], witness)
-                tally.share("item", self._index.with_answer(number, row), witness)
-        if self._declared:
-            return
-        settled = self._settled.setdefault(language, np.zeros(len(self._index.texts), dtype=bool))
-        for near in self._index.near_texts.contained_in([plain for _, plain, _ in texts], settled):
-            row, _, original = texts[near.row]
-            witness = Witness(row.item_id, original, f"containment {near.containment:.2f}")
-            items = self._index.items_of_text[near.text]
+        settled = self._settled.setdefault(language, set())
+        for row in rows:
+            for original in row.texts:
+                text = norm_v1(original)
+                if text is not None:
+                    self._text(row, text, original, tally, settled)
+
+    def _text(self, row: Item, text: str, original: str, tally: Tally, settled: set[int]) -> None:
+        index = self._index
+        number = index.numbers_of_texts.get(text)
+        if number is not None:
+            witness = Witness(row.item_id, original, "equal")
+            tally.share("text", index.items_of_text[number], witness)
+            tally.share("item", index.with_answer(number, row), witness)
+        for number, share in () if self._declared else index.near_texts.contained_in(text):
+            if number in settled:
+                continue
+            items = index.items_of_text[number]
+            witness = Witness(row.item_id, original, f"containment {share:.2f}")
             tally.share("near_text", items, witness)
-            tally.share("near_item", self._index.with_answer(near.text, row), witness)
-            # Another text that contains this one could tell nothing new.
-            settled[near.text] = all(
-                tally.shared["near_item"][item] or self._index.task_at(item).kind != "qa" for item in items
-            )
+            tally.share("near_item", index.with_answer(number, row), witness)
+            if all(tally.shared["near_item"][item] or index.task_at(item).kind != "qa" for item in items):
+                # Another text that contains this one could tell nothing new.
+                settled.add(number)
 
     def _images(self, rows: Sequence[Item], tally: Tally) -> None:
         places = places_of(rows)

@@ -1,7 +1,7 @@
 """`medbench audit model` and `selftest`: a model's outputs beside test references, and would a leak be found?"""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from medbench.leaderboard.audit.outputs.answers import (
     read_train_references,
     refuse_unequal,
 )  # fmt: skip
-from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, Cell, count_matches
-from medbench.leaderboard.audit.outputs.controls import ByChance, Controls, matches_by_chance, run_controls
-from medbench.leaderboard.audit.outputs.evidence import Effect, Evidence, effects, find_evidence
-from medbench.leaderboard.audit.outputs.verdict import CellVerdict, Judged, Peer, Share, audit_outputs
+from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, count_matches
+from medbench.leaderboard.audit.outputs.controls import matches_by_chance, run_controls
+from medbench.leaderboard.audit.outputs.evidence import effects, find_evidence
+from medbench.leaderboard.audit.outputs.report import TaskOutputs, report_outputs
+from medbench.leaderboard.audit.outputs.verdict import Peer, Share, audit_outputs
 from medbench.leaderboard.credentialed import is_credentialed
 from medbench.leaderboard.leaks import AUDIT_FILE
 from medbench.tasks.foundation.console import warn
@@ -29,59 +30,6 @@ from medbench.tasks.spec import Kind
 
 Predictions = Path | Iterable[Mapping[str, Any]]
 """A file of predictions, or its rows."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TaskOutputs:
-    """What was found in the outputs of one task.
-
-    Attributes:
-        title: Name of the task for people.
-        run: Identity of the run.
-        cell: Answers and references.
-        judged: Counts and verdict.
-        controls: The same test where the truth is known.
-        chance: Matches of answers dealt to other cases.
-        evidence: What a person can look at.
-        effects: Scores without the matches; empty where these are too few to be suspicious, or there are no scores.
-        withheld: Whether texts are left out, since access to them needs a signed agreement.
-    """
-
-    title: str
-    run: str
-    cell: Cell
-    judged: Judged
-    controls: Controls
-    chance: ByChance
-    evidence: Evidence
-    effects: Sequence[Effect]
-    withheld: bool
-
-    @property
-    def verdict(self) -> CellVerdict:
-        """What is to be said of it."""
-        return self.judged.verdict
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class OutputsFound:
-    """What was found in a model's outputs, with what a report needs to show it.
-
-    Attributes:
-        answers: The model's answers.
-        titles: Names of all tasks for people, also of those that could not be read.
-        tasks: What was found.
-        facts: What else identifies the model and its data.
-        command: How to make the audit again.
-        revealed: Whether texts of credentialed data are shown.
-    """
-
-    answers: Answers
-    titles: Mapping[str, str]
-    tasks: Mapping[str, TaskOutputs]
-    facts: Mapping[str, Any]
-    command: str
-    revealed: bool = False
 
 
 def audit_answers(given: Path | Iterable[Mapping[str, Any]], kind: Kind | None = None, **options: Any) -> Audit:
@@ -130,18 +78,7 @@ def audit_run(
         ours, titles, _peer_runs(ours, results, peers, data), train_texts, frozenset() if reveal else closed
     )
     command = _command("RUN", len(peers), train=bool(more), reveal=reveal)
-    return _report(
-        OutputsFound(
-            answers=ours, titles=titles, tasks=found, facts=_facts(results), command=command,
-            revealed=reveal and bool(closed),
-        )
-    )  # fmt: skip
-
-
-def _report(found: OutputsFound) -> Audit:
-    from medbench.leaderboard.audit.outputs.report import report_outputs
-
-    return report_outputs(found)
+    return report_outputs(ours, titles, found, _facts(results), command, revealed=reveal and bool(closed))
 
 
 def _peer_runs(
@@ -202,15 +139,10 @@ def audit_predictions(
         read_predictions(one, kind, name=title, train=known) for title, one in [(called, given), *others.items()]
     )
     facts = {"file sha256": given, "training references sha256": train_references}
-    return _report(
-        OutputsFound(
-            answers=ours,
-            titles={kind: kind},
-            tasks=_examined(ours, {kind: kind}, theirs, {kind: known}),
-            facts={name: file_sha256(path) for name, path in facts.items() if isinstance(path, Path)},
-            command=_command(f"--predictions FILE --kind {kind}", len(theirs), train=known is not None),
-        )
-    )
+    found = _examined(ours, {kind: kind}, theirs, {kind: known})
+    digests = {name: file_sha256(path) for name, path in facts.items() if isinstance(path, Path)}
+    command = _command(f"--predictions FILE --kind {kind}", len(theirs), train=known is not None)
+    return report_outputs(ours, {kind: kind}, found, digests, command)
 
 
 def audit_after_run(path: Path) -> Audit | None:

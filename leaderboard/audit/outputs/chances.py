@@ -22,7 +22,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from medbench.leaderboard.audit.normalise import norm_v1
-from medbench.leaderboard.audit.outputs.cells import Cell, MatchCounts, Thresholds
+from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, Cell, MatchCounts
 from medbench.tasks.metrics.metric import FloatArray
 
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n+")
@@ -80,7 +80,7 @@ def sentences_of(text: str | None) -> list[str]:
     return [sentence for part in _SENTENCE.split(text or "") if (sentence := norm_v1(part)) is not None]
 
 
-def sentence_skill(cell: Cell, counts: MatchCounts, thresholds: Thresholds) -> float | None:
+def sentence_skill(cell: Cell, counts: MatchCounts) -> float | None:
     """Return an upper bound of the share of sentences that a model gets right; None where too few answers tell.
 
     Answers tell that are eligible, do not equal their reference, and have a reference of several sentences.
@@ -93,7 +93,7 @@ def sentence_skill(cell: Cell, counts: MatchCounts, thresholds: Thresholds) -> f
             hits = sum(f" {sentence} " in answer for sentence in sentences)
             # An answer may hold all sentences in another order, or more besides: all but equal.
             told[len(sentences), min(hits, len(sentences) - 1)] += 1
-    if told.total() < thresholds.fewest_graded:
+    if told.total() < THRESHOLDS.fewest_graded:
         return None
     likelihood = np.zeros_like(_GRID)
     for (sentences_in, hits), answers in sorted(told.items()):
@@ -103,9 +103,7 @@ def sentence_skill(cell: Cell, counts: MatchCounts, thresholds: Thresholds) -> f
     return float(_GRID[kept[-1]])
 
 
-def honest_chances(
-    cell: Cell, counts: MatchCounts, rate: float, skill: float | None, thresholds: Thresholds
-) -> FloatArray:
+def honest_chances(cell: Cell, counts: MatchCounts, rate: float, skill: float | None) -> FloatArray:
     """Return for each of K cases, by name, the probability that an honest model meets one of its references [K].
 
     Any reference is met at the tolerated rate; the model's skill may explain more, up to a ceiling.
@@ -115,7 +113,7 @@ def honest_chances(
         if reason == "eligible":
             item = cell.items[row]
             sentences = len(sentences_of(item.reference)) if skill is not None else 0
-            composed = min(thresholds.skill_ceiling, (skill or 0.0) ** sentences) if sentences > 1 else 0.0
+            composed = min(THRESHOLDS.skill_ceiling, (skill or 0.0) ** sentences) if sentences > 1 else 0.0
             references[item.group][cell.references[row]] = max(rate, composed)
     return np.asarray(
         [1 - np.prod([1 - met for met in sorted(references[group].values())]) for group in sorted(references)],

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from medbench.leaderboard.audit.document import FOUND
 from medbench.leaderboard.audit.normalise import is_long, norm_v1
-from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, Cell, Thresholds, count_matches
+from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, Cell, count_matches
 from medbench.leaderboard.audit.outputs.verdict import CellVerdict, audit_outputs
 
 Outcome = Literal["found", "missed", "not testable"]
@@ -76,26 +76,26 @@ class Controls:
         return {"planted_cases": self.planted_cases, "testable": self.testable, **told}
 
 
-def run_controls(cell: Cell, thresholds: Thresholds = THRESHOLDS, seed: int = 0) -> Controls:
+def run_controls(cell: Cell, seed: int = 0) -> Controls:
     """Plant a leak into a copy of the answers, test it, deal the answers to other cases, and test again."""
-    copy, cases = _plant(cell, thresholds, seed)
-    planted = audit_outputs({"": copy}, thresholds=thresholds)[""].verdict
+    copy, cases = _plant(cell, seed)
+    planted = audit_outputs({"": copy})[""].verdict
     return Controls(
         planted_cases=cases,
-        testable=planted.verdict != "not_testable" and cases >= thresholds.fewest_suspicious,
+        testable=planted.verdict != "not_testable" and cases >= THRESHOLDS.fewest_suspicious,
         planted=planted,
-        shuffled=audit_outputs({"": shuffle(copy, seed)}, thresholds=thresholds)[""].verdict,
+        shuffled=audit_outputs({"": shuffle(copy, seed)})[""].verdict,
     )
 
 
-def _plant(cell: Cell, thresholds: Thresholds, seed: int) -> tuple[Cell, int]:
+def _plant(cell: Cell, seed: int) -> tuple[Cell, int]:
     """Return the cell with the references of some cases written into their answers, and how many cases.
 
     Cases are drawn among those with an eligible reference, by a hash, so that neither order nor generator matters.
     """
-    reasons = count_matches(cell, thresholds.min_words).reasons
+    reasons = count_matches(cell, THRESHOLDS.min_words).reasons
     eligible = sorted({item.group for item, why in zip(cell.items, reasons, strict=True) if why == "eligible"})
-    wanted = math.ceil(thresholds.planted * len(eligible))
+    wanted = math.ceil(THRESHOLDS.planted * len(eligible))
     chosen = set(sorted(eligible, key=lambda group: drawn(seed, group))[:wanted])
     predictions = [
         norm_v1((item.reference or "").upper()) if item.group in chosen and reason == "eligible" else prediction

@@ -13,7 +13,7 @@ import numpy as np
 
 from medbench.leaderboard.audit.document import Example
 from medbench.leaderboard.audit.normalise import norm_v1, word_count
-from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, Cell, MatchCounts, Thresholds
+from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, Cell, MatchCounts
 from medbench.leaderboard.audit.outputs.chances import sentences_of
 from medbench.leaderboard.audit.outputs.controls import drawn
 from medbench.leaderboard.score_table import Column, ScoreTable
@@ -43,14 +43,14 @@ def similarity(first: Sequence[str], second: Sequence[str]) -> float:
     return lcs_length(first, second) / longer if longer else 0.0
 
 
-def is_near(first: Sequence[str], second: Sequence[str], thresholds: Thresholds) -> bool:
+def is_near(first: Sequence[str], second: Sequence[str]) -> bool:
     """Return whether two texts are a near match: both long enough, and nearly all words in common and in order."""
     shorter, longer = sorted((len(first), len(second)))
-    needed = thresholds.near_similarity * longer
+    needed = THRESHOLDS.near_similarity * longer
     # No common subsequence has more words than they share in any order.
-    if shorter < max(thresholds.near_words, needed) or (Counter(first) & Counter(second)).total() < needed:
+    if shorter < max(THRESHOLDS.near_words, needed) or (Counter(first) & Counter(second)).total() < needed:
         return False
-    return similarity(first, second) >= thresholds.near_similarity
+    return similarity(first, second) >= THRESHOLDS.near_similarity
 
 
 def longest_run(first: Sequence[str], second: Sequence[str]) -> CommonRun:
@@ -99,7 +99,7 @@ class Evidence:
 
 def find_evidence(
     cell: Cell, counts: MatchCounts, train_texts: Sequence[str] | None, *, task: str = "",
-    peers: Mapping[str, Cell] | None = None, withheld: bool = False, thresholds: Thresholds = THRESHOLDS,
+    peers: Mapping[str, Cell] | None = None, withheld: bool = False,
 ) -> Evidence:  # fmt: skip
     """Look at the pairs of a cell.
 
@@ -110,14 +110,13 @@ def find_evidence(
         task: Name of the task.
         peers: Answers of other models, by name.
         withheld: Whether texts are left out, since access to them needs a signed agreement.
-        thresholds: What a near match is.
     """
     words = [
         ((reference or "").split(), (prediction or "").split())
         for reference, prediction in zip(cell.references, cell.predictions, strict=True)
     ]
     eligible = [row for row, reason in enumerate(counts.reasons) if reason == "eligible"]
-    near = [row for row in eligible if not counts.exact[row] and is_near(*words[row], thresholds)]
+    near = [row for row in eligible if not counts.exact[row] and is_near(*words[row])]
     alike = {row: 1.0 if counts.exact[row] else similarity(*words[row]) for row in eligible}
     bins = Counter(int(one * _BINS + 1e-9) for one in alike.values())
     chosen = _chosen(cell, counts, near)

@@ -1,16 +1,17 @@
 """What was found in a model's outputs as an audit: all numbers, the tables of a page, and words that say no more."""
 
 import hashlib
-from collections.abc import Collection, Iterator
-from dataclasses import asdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from medbench.leaderboard.audit.document import WORDS, Audit, Table, TaskVerdict, p_text, percent, table_of
 from medbench.leaderboard.audit.normalise import NORM_VERSION, is_long, word_count
-from medbench.leaderboard.audit.outputs.audit import OutputsFound, TaskOutputs
-from medbench.leaderboard.audit.outputs.cells import REASON_TEXTS, REASONS, THRESHOLDS, Reason, texts_fingerprint
-from medbench.leaderboard.audit.outputs.evidence import Effect, PartScore
-from medbench.leaderboard.audit.outputs.verdict import CellVerdict, Share, sentence
+from medbench.leaderboard.audit.outputs.answers import Answers
+from medbench.leaderboard.audit.outputs.cells import REASON_TEXTS, REASONS, THRESHOLDS, Cell, Reason, texts_fingerprint
+from medbench.leaderboard.audit.outputs.controls import ByChance, Controls
+from medbench.leaderboard.audit.outputs.evidence import Effect, Evidence, PartScore
+from medbench.leaderboard.audit.outputs.verdict import CellVerdict, Judged, Share, sentence
 from medbench.tasks.foundation.files import canonical_json
 
 _QUESTION = (
@@ -46,9 +47,52 @@ _ELIGIBLE = "Items by the first rule that keeps a match from counting, and in br
 _WITHHELD = "The texts are under a signed agreement and are withheld. Show them here: add --reveal."
 
 
-def report_outputs(found: OutputsFound) -> Audit:
-    """Return what was found as an audit."""
-    ours, tasks = found.answers, found.tasks
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TaskOutputs:
+    """What was found in the outputs of one task.
+
+    Attributes:
+        title: Name of the task for people.
+        run: Identity of the run.
+        cell: Answers and references.
+        judged: Counts and verdict.
+        controls: The same test where the truth is known.
+        chance: Matches of answers dealt to other cases.
+        evidence: What a person can look at.
+        effects: Scores without the matches; empty where these are too few to be suspicious, or there are no scores.
+        withheld: Whether texts are left out, since access to them needs a signed agreement.
+    """
+
+    title: str
+    run: str
+    cell: Cell
+    judged: Judged
+    controls: Controls
+    chance: ByChance
+    evidence: Evidence
+    effects: Sequence[Effect]
+    withheld: bool
+
+    @property
+    def verdict(self) -> CellVerdict:
+        """What is to be said of it."""
+        return self.judged.verdict
+
+
+def report_outputs(
+    ours: Answers, titles: Mapping[str, str], tasks: Mapping[str, TaskOutputs], facts: Mapping[str, Any], command: str,
+    *, revealed: bool = False,
+) -> Audit:  # fmt: skip
+    """Return what was found as an audit.
+
+    Args:
+        ours: The model's answers.
+        titles: Names of all tasks for people, also of those that could not be read.
+        tasks: What was found.
+        facts: What else identifies the model and its data.
+        command: How to make the audit again.
+        revealed: Whether texts of credentialed data are shown.
+    """
     known = {one.cell.train_references for one in tasks.values() if one.cell.train_references is not None}
     return Audit(
         kind="model",
@@ -59,10 +103,10 @@ def report_outputs(found: OutputsFound) -> Audit:
             task: _task_verdict(tasks[task])
             if task in tasks
             else TaskVerdict(title=title, verdict="not_testable", text=f"Could not be checked: {ours.problems[task]}")
-            for task, title in found.titles.items()
+            for task, title in titles.items()
         },
         tables=[
-            _matrix(found),
+            _matrix(titles, tasks),
             *_test(tasks.values()),
             *(part for one in tasks.values() if one.evidence.examples or one.effects for part in _telling(one)),
         ],
@@ -72,14 +116,14 @@ def report_outputs(found: OutputsFound) -> Audit:
         alternatives=[*_ALTERNATIVES, *(text for one in tasks.values() for text in _own_explanations(one))],
         examples=[example for one in tasks.values() for example in one.evidence.examples],
         settings={
-            **found.facts,
+            **facts,
             "normaliser": NORM_VERSION,
             "thresholds": asdict(THRESHOLDS),
             "answers and references of": {task: one.cell.fingerprint() for task, one in tasks.items()},
             "training references": {f"{len(texts):,} long ones": texts_fingerprint(texts) for texts in known},
         },
-        command=found.command,
-        revealed=found.revealed,
+        command=command,
+        revealed=revealed,
     )
 
 
@@ -103,7 +147,7 @@ def _task_verdict(found: TaskOutputs) -> TaskVerdict:
     return TaskVerdict(
         title=found.title,
         verdict=one.verdict,
-        text=sentence(one, THRESHOLDS),
+        text=sentence(one),
         facts={"matches": f"{one.k} of {one.K} cases", "exact matches": one.exact, "items": one.n},
         details=details,
         silent=one.verdict == "not_testable" and one.k < THRESHOLDS.fewest_suspicious,
@@ -131,9 +175,9 @@ def _matches(found: TaskOutputs) -> list[dict[str, Any]]:
     ]
 
 
-def _matrix(found: OutputsFound) -> Table:
+def _matrix(titles: Mapping[str, str], found: Mapping[str, TaskOutputs]) -> Table:
     matrix = table_of(
-        found.tasks.values(),
+        found.values(),
         {
             "task": lambda one: one.title,
             "verdict": lambda one: WORDS[one.verdict.verdict],
@@ -147,12 +191,9 @@ def _matrix(found: OutputsFound) -> Table:
             ),
         },
     )
-    rows = dict(zip(found.tasks, matrix.rows, strict=True))
-    unread = [[title, "not checked", *("-" for _ in matrix.columns[2:])] for title in found.titles.values()]
-    return Table(
-        columns=matrix.columns,
-        rows=[rows.get(task, other) for task, other in zip(found.titles, unread, strict=True)],
-    )
+    rows = dict(zip(found, matrix.rows, strict=True))
+    unread = ("not checked", *("-" for _ in matrix.columns[2:]))
+    return replace(matrix, rows=[rows.get(task) or [title, *unread] for task, title in titles.items()])
 
 
 def _test(found: Collection[TaskOutputs]) -> Iterator[Table]:

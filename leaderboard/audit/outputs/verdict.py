@@ -18,7 +18,6 @@ from medbench.leaderboard.audit.outputs.cells import (
     Cell,
     MatchCounts,
     Reason,
-    Thresholds,
     count_matches,
 )  # fmt: skip
 from medbench.tasks.metrics.metric import FloatArray
@@ -128,31 +127,29 @@ class Judged:
     verdict: CellVerdict
 
 
-def audit_outputs(
-    cells: Mapping[str, Cell], peers: Mapping[str, Sequence[Peer]] | None = None, thresholds: Thresholds = THRESHOLDS
-) -> dict[str, Judged]:
+def audit_outputs(cells: Mapping[str, Cell], peers: Mapping[str, Sequence[Peer]] | None = None) -> dict[str, Judged]:
     """Judge a model on several tasks at once, beside other models on the same items; the order changes nothing."""
-    found = {task: _tested(cell, (peers or {}).get(task, ()), thresholds) for task, cell in cells.items()}
-    family = [task for task, one in found.items() if one.counts.clusters >= thresholds.fewest_clusters]
+    found = {task: _tested(cell, (peers or {}).get(task, ())) for task, cell in cells.items()}
+    family = [task for task, one in found.items() if one.counts.clusters >= THRESHOLDS.fewest_clusters]
     # What decides is the larger p: beyond the model's skill, where that explains anything.
     tested = [found[task].verdict for task in family]
     deciding = [one.p if one.p_skill is None else one.p_skill for one in tested]
     adjusted = dict(zip(family, holm(deciding), strict=True))
     return {
-        task: replace(one, verdict=_decided(one, adjusted[task], len(family), thresholds)) if task in adjusted else one
+        task: replace(one, verdict=_decided(one, adjusted[task], len(family))) if task in adjusted else one
         for task, one in found.items()
     }
 
 
-def _tested(cell: Cell, peers: Sequence[Peer], thresholds: Thresholds) -> Judged:
-    counts = count_matches(cell, thresholds.min_words)
-    rate, source = _tolerated_rate(peers, thresholds)
-    longer = count_matches(cell, thresholds.sensitive_words)
+def _tested(cell: Cell, peers: Sequence[Peer]) -> Judged:
+    counts = count_matches(cell, THRESHOLDS.min_words)
+    rate, source = _tolerated_rate(peers)
+    longer = count_matches(cell, THRESHOLDS.sensitive_words)
     cases, matches = counts.clusters, counts.matches
-    skill = chances.sentence_skill(cell, counts, thresholds)
-    honest = chances.honest_chances(cell, counts, rate, skill, thresholds)
+    skill = chances.sentence_skill(cell, counts)
+    honest = chances.honest_chances(cell, counts, rate, skill)
     p_skill = float(chances.tails(chances.distribution(honest))[matches])
-    in_train, not_in_train = _by_training(cell, counts, thresholds.min_words)
+    in_train, not_in_train = _by_training(cell, counts, THRESHOLDS.min_words)
     long = 0 if in_train is None else in_train.of + not_in_train.of
     verdict = CellVerdict(
         n=len(cell.items),
@@ -166,7 +163,7 @@ def _tested(cell: Cell, peers: Sequence[Peer], thresholds: Thresholds) -> Judged
         skill=skill,
         p0=rate,
         p0_source=source,
-        p_default=_p_value(counts, thresholds.tolerated_rate),
+        p_default=_p_value(counts, THRESHOLDS.tolerated_rate),
         exact=sum(counts.exact),
         exact_by_reason=counts.exact_by_reason,
         items_by_reason=counts.items_by_reason,
@@ -175,19 +172,19 @@ def _tested(cell: Cell, peers: Sequence[Peer], thresholds: Thresholds) -> Judged
         in_train=in_train,
         not_in_train=not_in_train,
         sensitivity=Sensitivity(
-            min_words=thresholds.sensitive_words, k=longer.matches, K=longer.clusters, p=_p_value(longer, rate)
+            min_words=THRESHOLDS.sensitive_words, k=longer.matches, K=longer.clusters, p=_p_value(longer, rate)
         ),
         peers=tuple(peers),
     )
     return Judged(counts=counts, chances=honest, verdict=verdict)
 
 
-def _tolerated_rate(peers: Sequence[Peer], thresholds: Thresholds) -> tuple[float, RateSource]:
+def _tolerated_rate(peers: Sequence[Peer]) -> tuple[float, RateSource]:
     cases = sum(peer.share.of for peer in peers)
-    if len(peers) < thresholds.fewest_peers or not cases:
-        return thresholds.tolerated_rate, "default"
+    if len(peers) < THRESHOLDS.fewest_peers or not cases:
+        return THRESHOLDS.tolerated_rate, "default"
     pooled = chances.upper_bound(sum(peer.share.matches for peer in peers), cases)
-    return (pooled, "peers") if pooled > thresholds.tolerated_rate else (thresholds.tolerated_rate, "default")
+    return (pooled, "peers") if pooled > THRESHOLDS.tolerated_rate else (THRESHOLDS.tolerated_rate, "default")
 
 
 def _p_value(counts: MatchCounts, rate: float) -> float:
@@ -195,16 +192,16 @@ def _p_value(counts: MatchCounts, rate: float) -> float:
     return float(chances.tails(chances.distribution(chances.chances_of(counts.sizes, rate)))[counts.matches])
 
 
-def _decided(one: Judged, p_holm: float, family: int, thresholds: Thresholds) -> CellVerdict:
+def _decided(one: Judged, p_holm: float, family: int) -> CellVerdict:
     found = one.verdict
     # The smallest share of the cases that would be `strong` with the thresholds' power, were it the only leak.
     needed = chances.fewest_with(
-        chances.tails(chances.distribution(one.chances)), thresholds.alpha / family, thresholds.fewest_matches
+        chances.tails(chances.distribution(one.chances)), THRESHOLDS.alpha / family, THRESHOLDS.fewest_matches
     )
-    detectable = None if needed is None else chances.rate_found_with(thresholds.power, needed, len(one.chances))
-    strong = found.k >= thresholds.fewest_matches and p_holm <= thresholds.alpha
-    beyond_skill = found.p_skill is None or found.p_skill <= thresholds.skill_alpha
-    suspicious = found.k >= thresholds.fewest_suspicious and found.p <= thresholds.suspicious_alpha and beyond_skill
+    detectable = None if needed is None else chances.rate_found_with(THRESHOLDS.power, needed, len(one.chances))
+    strong = found.k >= THRESHOLDS.fewest_matches and p_holm <= THRESHOLDS.alpha
+    beyond_skill = found.p_skill is None or found.p_skill <= THRESHOLDS.skill_alpha
+    suspicious = found.k >= THRESHOLDS.fewest_suspicious and found.p <= THRESHOLDS.suspicious_alpha and beyond_skill
     return replace(
         found,
         p_holm=p_holm,
@@ -235,19 +232,19 @@ def _attribution(in_train: Share | None, not_in_train: Share) -> Attribution:
     return "unseen_references" if not_in_train.matches else "none"
 
 
-def sentence(found: CellVerdict, thresholds: Thresholds) -> str:
+def sentence(found: CellVerdict) -> str:
     """Return a verdict with what it rests on, in a sentence or two; neutral, and never more than is known."""
     if found.verdict == "not_testable":
-        return _not_testable(found, thresholds)
+        return _not_testable(found)
     counted = f"The outputs equal the reference in {found.k} of the {found.K} cases where a match could prove something"
     if found.verdict == "no_evidence":
         reach = (
             "no leak, however large, would have been found"
             if found.detectable_rate is None
             else f"a leak of {percent(found.detectable_rate)} of them would have been found with a probability of "
-            f"{percent(thresholds.power, 0)}"
+            f"{percent(THRESHOLDS.power, 0)}"
         )
-        return f"{counted}; {reach}. {_explained(found, thresholds)}This does not show that there is none."
+        return f"{counted}; {reach}. {_explained(found)}This does not show that there is none."
     skill = (
         ""
         if found.p_skill is None
@@ -259,20 +256,20 @@ def sentence(found: CellVerdict, thresholds: Thresholds) -> str:
     )
 
 
-def _not_testable(found: CellVerdict, thresholds: Thresholds) -> str:
+def _not_testable(found: CellVerdict) -> str:
     others = {reason: number for reason, number in found.items_by_reason.items() if reason != "eligible"}
     ordered = sorted(others.items(), key=lambda pair: (-pair[1], pair[0]))
     reasons = "; ".join(f"{number:,} {REASON_TEXTS[reason]}" for reason, number in ordered)
     why = f" Of {found.n:,} items: {reasons}." if others else ""
     few = (
         f"{found.K} cases have a reference with which a match could prove something; at least "
-        f"{thresholds.fewest_clusters} are needed.{why}"
+        f"{THRESHOLDS.fewest_clusters} are needed.{why}"
     )
     return f"{few} In {found.k} of the {found.K} the output equals the reference." if found.k else few
 
 
-def _explained(found: CellVerdict, thresholds: Thresholds) -> str:
-    by_itself = found.k >= thresholds.fewest_suspicious and found.p <= thresholds.suspicious_alpha
+def _explained(found: CellVerdict) -> str:
+    by_itself = found.k >= THRESHOLDS.fewest_suspicious and found.p <= THRESHOLDS.suspicious_alpha
     if not by_itself or found.skill is None:
         return ""
     return (
