@@ -2,11 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from medbench.tasks.answers.box_space import BoxSpace
 from medbench.tasks.foundation.errors import UsageError, unknown_name
@@ -55,6 +55,15 @@ class ModelCard:
     memory: str = ""
     trained_on: frozenset[str] | None = None
     blind: bool = False
+
+    def as_chosen(self, arguments: "Mapping[str, Argument]", chosen: Mapping[str, str]) -> "ModelCard":
+        """Return the card with a title that names every choice from a closed list that is not the default.
+
+        Numbers of other choices are not the same model's.
+        """
+        closed = {name: argument.default for name, argument in arguments.items() if argument.choices}
+        others = [f"{name}={chosen[name]}" for name, default in closed.items() if chosen[name] != default]
+        return replace(self, title=f"{self.title} ({', '.join(others)})") if others else self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +165,18 @@ class LoadOptions:
     train_samples: Callable[[str], Sequence[Sample]] = lambda _: ()
     source_of: Callable[[str], Path] = lambda _: Path()
     arguments: Mapping[str, str] = field(default_factory=dict)
+
+    def folder_of(self, card: ModelCard) -> Path:
+        """Return the checkpoint of a model that runs on nothing else.
+
+        Raises:
+            UsageError: If none was given, or it is no folder.
+        """
+        if self.checkpoint is None:
+            raise UsageError(f"{card.title} needs weights.", f"Give {card.weights}.")
+        if not self.checkpoint.is_dir():
+            raise UsageError(f"{self.checkpoint} is no folder.", f"Give {card.weights}.")
+        return self.checkpoint
 
 
 class Adapter(ABC):
@@ -324,6 +345,43 @@ class LocalAdapter(Adapter):
         """Return texts that end an answer to a task, beside the end tokens; none unless the authors used some."""
         del spec
         return ()
+
+
+class Tokens(Protocol):
+    """A tokenizer as `TextAdapter` uses it: the id that ends an answer, and texts of ids without and with marks."""
+
+    @property
+    def end(self) -> int:
+        """Id that ends an answer."""
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text of ids without special tokens."""
+
+    def readable(self, ids: Sequence[int]) -> str:
+        """Return the text of ids with special tokens."""
+
+
+TokensT = TypeVar("TokensT", bound=Tokens)
+
+
+class TextAdapter(LocalAdapter, Generic[TokensT]):
+    """A local adapter that is all told by its decoder, its tokenizer and the identity of its files."""
+
+    def __init__(self, decoder: "PreTrainedModel", tokens: TokensT, fingerprint: str) -> None:
+        self.decoder = decoder
+        self.tokens = tokens
+        self.end_ids = frozenset({tokens.end})
+        self.weights_fingerprint = fingerprint
+        self.device = str(decoder.device)
+        self.dtype = str(decoder.dtype).removeprefix("torch.")
+
+    def detokenise(self, ids: Sequence[int]) -> str:
+        """Return the text without special tokens."""
+        return self.tokens.text(ids)
+
+    def readable(self, ids: Sequence[int]) -> str:
+        """Return the text with special tokens."""
+        return self.tokens.readable(ids)
 
 
 Parser = Callable[[str, Sample, TaskSpec], Answer]

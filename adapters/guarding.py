@@ -22,8 +22,7 @@ from medbench.adapters.base import (
 )
 from medbench.adapters.catalog import ADAPTERS
 from medbench.adapters.remote import RemoteAdapter, TryAgainError
-from medbench.tasks.foundation.errors import MedbenchError, RunError, SampleError
-from medbench.tasks.foundation.faults import described
+from medbench.tasks.foundation.errors import MedbenchError, RunError, SampleError, described
 from medbench.tasks.sample import Box, Sample
 from medbench.tasks.spec import TaskSpec
 

@@ -8,12 +8,13 @@ from typing import IO, Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from medbench.adapters.base import StopReason
+from medbench.adapters.base import Generation, StopReason
 from medbench.adapters.remote import Served, ServedGeneration
-from medbench.harness.engine.request import Outcome
-from medbench.tasks.checks import encodable
+from medbench.harness.engine.requests import Outcome
+from medbench.tasks.answers.thoughts import Said
 from medbench.tasks.foundation.errors import RunError
 from medbench.tasks.foundation.files import canonical_json, json_lines, read_numbered_json_lines, write_atomically
+from medbench.tasks.foundation.text import encodable
 
 _ONLY_IF_SET = frozenset({"thought_tokens", "reasoning", "served"})
 
@@ -66,7 +67,17 @@ class GenerationRecord:
         return {name: value for name, value in asdict(self).items() if value or name not in _ONLY_IF_SET}
 
 
-_VALIDATOR = TypeAdapter(GenerationRecord)
+_RECORD = TypeAdapter(GenerationRecord)
+
+
+def thinks(said: Said, one: Generation | GenerationRecord) -> bool:
+    """Return whether an answer begins with a thought, in its text or filed apart by a server."""
+    return said.unfinished or bool(said.thought or one.reasoning or one.thought_tokens)
+
+
+def is_cut_off(said: Said, one: Generation | GenerationRecord) -> bool:
+    """Return whether an answer, or the thought before it, was ended by the limit of tokens."""
+    return said.unfinished or (one.stop == "length" and (bool(said.answer) or thinks(said, one)))
 
 
 class RecordFile:
@@ -102,7 +113,7 @@ class RecordFile:
         where = f"{self.path}, line {number}"
         way_out = "Start afresh with --overwrite always, or put the run's own file back."
         try:
-            record = _VALIDATOR.validate_python(line)
+            record = _RECORD.validate_python(line)
         except ValidationError as error:
             raise RunError(f"{where} is no generation record: {error.errors()[0]['msg']}.", way_out) from error
         if record.run != self._run:

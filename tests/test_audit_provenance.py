@@ -10,7 +10,7 @@ from audit_terminal import medbench
 from fixture_root import realdata
 from native_data import mpx_row, mpx_single, write_csv
 
-from medbench.harness.declared import declared_by
+from medbench.harness.models import declared_by
 from medbench.leaderboard.audit.data.declared import image_prints
 from medbench.leaderboard.audit.data.manifest import Inherited, inherited, read_sources, source_of
 from medbench.tasks.catalog import TASKS, get_task

@@ -21,9 +21,9 @@ from medbench.adapters.hf.entry import ENTRY, load
 from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.request import Request, make_request
+from medbench.harness.engine.requests import Request, make_request
+from medbench.harness.local import self_test
 from medbench.harness.phases import Phases
-from medbench.harness.self_test import self_test
 from medbench.tasks.answers.box_space import BOX_SPACES
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import RunError, SampleError, UsageError

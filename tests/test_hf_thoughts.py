@@ -12,8 +12,8 @@ from medbench.adapters.base import LoadOptions, LocalAdapter
 from medbench.adapters.hf.adapter import HfAdapter
 from medbench.adapters.hf.entry import ENTRY, load
 from medbench.adapters.hf.special_tokens import dropped_ids, kept_marks
-from medbench.harness.engine.choosing import Row, outcome_of
-from medbench.harness.engine.request import Decoding, Request
+from medbench.harness.engine.requests import Decoding, Request
+from medbench.harness.engine.sampling import Row, outcome_of
 from medbench.tasks.answers.thoughts import MARKS, take_apart
 from medbench.tasks.catalog import get_task
 from medbench.tasks.sample import Sample

@@ -9,8 +9,7 @@ from fixture_root import fixtures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medbench.tasks.metrics.normalise import normalise_answer, normalise_strictly
-from medbench.tasks.metrics.text_processor import clean_prediction, first_words
+from medbench.tasks.answers.texts import clean_prediction, first_words, normalise_answer, normalise_strictly
 
 _WORDS = [
     "a",

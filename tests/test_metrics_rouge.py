@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from rouge import Rouge
 from rouge_score import rouge_scorer
 
-from medbench.tasks.metrics.lcs import lcs_length, lcs_words
+from medbench.tasks.answers.texts import normalise_answer
 from medbench.tasks.metrics.metric import Scorable
-from medbench.tasks.metrics.normalise import normalise_answer
-from medbench.tasks.metrics.paper import twice_normalised_texts
-from medbench.tasks.metrics.rouge import GOOGLE_ROUGE, SET_ROUGE, RougeId
+from medbench.tasks.metrics.reports import GOOGLE_ROUGE, SET_ROUGE, RougeId, lcs_length, lcs_words
+from medbench.tasks.metrics.table import twice_normalised_texts
 from medbench.tasks.protocols import metrics_for
 
 _PACKAGE_NAMES: dict[str, RougeId] = {"rouge-1": "rouge1", "rouge-2": "rouge2", "rouge-l": "rougeL"}

@@ -8,7 +8,7 @@ from command_line import medbench
 
 from medbench.adapters.base import Adapter, AdapterEntry, Argument, LoadOptions, ModelCard, plain_answer
 from medbench.adapters.hf.entry import ENTRY as HF
-from medbench.harness.options import as_table
+from medbench.harness.commands import as_table
 from medbench.tasks.answers.box_space import BOX_SPACES
 from medbench.tasks.foundation.errors import UsageError
 

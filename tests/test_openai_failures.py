@@ -25,9 +25,8 @@ from medbench.adapters.openai.hints import Asked
 from medbench.adapters.openai.reading import Reading
 from medbench.adapters.openai.within import UNKNOWN, status_within
 from medbench.adapters.remote import Reply, TryAgainError
-from medbench.harness.remote.asking import Asking, Finished
-from medbench.harness.remote.driving import changes_in
-from medbench.harness.remote.order import Question
+from medbench.harness.remote.asking import Asking, Finished, Question
+from medbench.harness.remote.serving import changes_in
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import RunError, SampleError, UsageError
 from medbench.tasks.sample import ImageRef

@@ -31,8 +31,7 @@ from task_helpers import question
 from medbench.adapters.base import LoadOptions
 from medbench.adapters.openai.entry import load
 from medbench.adapters.openai.messages import BOXES
-from medbench.harness.remote.asking import Asking, Finished
-from medbench.harness.remote.order import Question
+from medbench.harness.remote.asking import Asking, Finished, Question
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from medbench.tasks.prepared import load_prepared

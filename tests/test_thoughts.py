@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from medbench.adapters.base import answer_with_box
 from medbench.adapters.mock import BOXES
 from medbench.harness.records import GenerationRecord
-from medbench.harness.score import predict
-from medbench.harness.written import written_on
+from medbench.harness.score import predict, written_on
 from medbench.tasks.answers.thoughts import Said, final_answer, take_apart, thought_end
 from medbench.tasks.catalog import get_task
 from medbench.tasks.protocols import PROTOCOLS, evaluate

@@ -17,10 +17,10 @@ from medbench.tasks.catalog import get_task
 from medbench.tasks.sample import Box
 from medbench.tasks.spec import Kind
 from medbench.unimed.assembly import checked_config
-from medbench.unimed.llama_tokenizer import load_language_model_tokenizer
 from medbench.unimed.official.eva import from_eva, to_eva
 from medbench.unimed.processing import UniMedProcessor, pixels_of
 from medbench.unimed.prompts import IMAGE_PLACEHOLDER, PromptForm, WrappedPrompt, official_text, wrap
+from medbench.unimed.tokens import load_language_model_tokenizer
 from medbench.unimed.training.mixture import Mixture
 from medbench.unimed.training.plan import dead_parameters, meta_model, parts_of
 from medbench.unimed.training.recipe import load_recipe

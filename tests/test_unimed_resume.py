@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import COMMAND, medbench, start_medbench
+from command_line import COMMAND, medbench, medbench_process, start_medbench
 from safetensors.torch import load_file
 from tiny_base import lora_overrides, make_base
 
@@ -126,7 +126,7 @@ def test_another_recipe_cannot_resume_before_the_first_checkpoint(
 def test_what_learns_is_float32_and_frequencies_stay_so(base: BaseWeights, small_data: Path, tmp_path: Path) -> None:
     output = tmp_path / "full"
     more = ("precision=bf16", "model.unimed.language_tuning=full", "steps=3", "feature_cache_gb=0")
-    done = medbench(*words(base, small_data, output, *more))
+    done = medbench_process(*words(base, small_data, output, *more))
     assert done.returncode == 0, done.stderr
     assert all(tensor.dtype == torch.float32 for tensor in weights_of(output).values())
     model = load_checkpoint(output, device="cpu", dtype="bfloat16").model
@@ -268,7 +268,7 @@ def test_what_a_step_sees_depends_on_the_step_alone() -> None:
 def test_bfloat16_trains_looks_at_answers_and_runs(base: BaseWeights, small_data: Path, tmp_path: Path) -> None:
     output = tmp_path / "bf16"
     more = ("precision=bf16", "validation={share: 0.3, every: 3, answers: 2}", "gradient_checkpointing=true", "steps=3")
-    done = medbench(*words(base, small_data, output, *more))
+    done = medbench_process(*words(base, small_data, output, *more))
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in (output / "train_log.jsonl").read_text().splitlines()]
     assert records[-1]["scores"]

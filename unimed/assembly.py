@@ -12,10 +12,10 @@ from medbench.tasks.foundation.errors import UsageError
 from medbench.unimed.base_weights import BaseWeights, load_language_model, read_language_config, read_vision
 from medbench.unimed.configuration import UniMedConfig
 from medbench.unimed.connector import Connector
-from medbench.unimed.llama_tokenizer import load_language_model_tokenizer
 from medbench.unimed.lora import add_low_rank
 from medbench.unimed.modeling import UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
+from medbench.unimed.tokens import load_language_model_tokenizer
 
 
 def configure(base: BaseWeights, settings: dict[str, Any], *, vision: dict[str, Any] | None = None) -> UniMedConfig:

@@ -3,13 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from transformers import Blip2VisionConfig, LlamaConfig
 
 from medbench.tasks.foundation.errors import DataError, UsageError
@@ -17,7 +13,8 @@ from medbench.tasks.foundation.files import fingerprint, sampled_sha256
 from medbench.tasks.foundation.model_files import digests
 from medbench.unimed.language_model import LanguageModel
 from medbench.unimed.official.eva import read_eva
-from medbench.unimed.strict_weights import refuse_loading_info, refuse_misfits, refuse_other_shapes
+from medbench.unimed.weight_files import read_tensors
+from medbench.unimed.weights import ROTARY, find_folder, refuse_misfits, strict_from_pretrained
 
 _LANGUAGE_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.bin"]
 _IDENTITY_FILES = ("*.safetensors", "*.bin", "*.pth", "*.pt", "config.json")
@@ -48,7 +45,11 @@ class BaseWeights:
                 f"The vision weights {self.vision!r} are not there.",
                 "Give eva_vit_g.pth (as BLIP-2 ships it), or a folder with BLIP-2's safetensors.",
             )
-        return BaseWeights(language_model=str(_language_folder(self.language_model)), vision=str(vision.resolve()))
+        language, _ = find_folder(
+            self.language_model, files=_LANGUAGE_FILES, what=f"The language model {self.language_model!r}",
+            hint="Give the folder of a LLaMA-architecture model; gated ones need `hf auth login` first.",
+        )  # fmt: skip
+        return BaseWeights(language_model=str(language), vision=str(vision.resolve()))
 
     def identity(self) -> dict[str, str]:
         """Return a fingerprint of each part: sizes and samples of the files, so that 15 GB need not be read.
@@ -62,19 +63,6 @@ def _sampled(path: Path) -> dict[str, str]:
     if path.is_file():
         return {path.name: sampled_sha256(path)}
     return digests(path, only=_IDENTITY_FILES, digest=sampled_sha256)
-
-
-def _language_folder(name: str) -> Path:
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder.resolve()
-    try:
-        return Path(snapshot_download(name, allow_patterns=_LANGUAGE_FILES))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UsageError(
-            f"The language model {name!r} is no folder here, and the Hub did not give it: {error}",
-            "Give the folder of a LLaMA-architecture model; gated ones need `hf auth login` first.",
-        ) from error
 
 
 def read_language_config(folder: Path) -> LlamaConfig:
@@ -101,15 +89,7 @@ def load_language_model(folder: Path, config: LlamaConfig, dtype: torch.dtype) -
     Raises:
         DataError: If a weight is missing, unexpected or of another shape, or a file is broken.
     """
-    try:
-        loaded: Any = LanguageModel.from_pretrained(
-            folder, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True,
-            trust_remote_code=False,
-        )  # fmt: skip
-    except (SafetensorError, OSError, ValueError) as error:
-        raise DataError(f"The language model in {folder} cannot be read: {error}", "Copy it again.") from error
-    model, info = loaded
-    refuse_loading_info(str(folder), info, harmless="rotary_emb.inv_freq")
+    model = strict_from_pretrained(LanguageModel, folder, config=config, dtype=dtype, harmless=ROTARY)
     return cast("LanguageModel", model)
 
 
@@ -125,8 +105,7 @@ def read_vision(path: Path, config: Blip2VisionConfig, expected: Mapping[str, to
         DataError: If the weights do not fit.
     """
     state = read_eva(path, config) if path.suffix in {".pth", ".pt"} else _read_safetensors(path, config)
-    refuse_misfits(str(path), given=state, expected=expected)
-    refuse_other_shapes(str(path), state, expected)
+    refuse_misfits(str(path), state, expected)
     return state
 
 
@@ -134,11 +113,7 @@ def _read_safetensors(path: Path, config: Blip2VisionConfig) -> dict[str, torch.
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     state: dict[str, torch.Tensor] = {}
     for file in files:
-        try:
-            tensors = load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise DataError(f"{file} cannot be read: {error}", "Copy it again.") from error
-        for name, tensor in tensors.items():
+        for name, tensor in read_tensors(file).items():
             inner = name.removeprefix(_VISION_PREFIX)
             block = int(inner.split(".")[2]) if inner.startswith("encoder.layers.") else 0
             if name != inner and "post_layernorm" not in inner and block < int(config.num_hidden_layers):

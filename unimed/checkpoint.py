@@ -3,13 +3,11 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from transformers import PreTrainedTokenizerFast
+from safetensors.torch import save_file
 from transformers.utils import logging as transformers_logging
 
 from medbench.tasks.foundation.errors import DataError
@@ -20,10 +18,11 @@ from medbench.tasks.foundation.yaml_tables import read_yaml_table
 from medbench.unimed.assembly import assemble
 from medbench.unimed.base_weights import BaseWeights
 from medbench.unimed.configuration import UniMedConfig
-from medbench.unimed.devices import resolve_device, resolve_dtype
 from medbench.unimed.modeling import UniMedForConditionalGeneration
-from medbench.unimed.processing import UniMedProcessor, load_tokenizer
-from medbench.unimed.strict_weights import refuse_loading_info, refuse_misfits, refuse_other_shapes
+from medbench.unimed.processing import UniMedProcessor
+from medbench.unimed.tokens import load_saved_tokenizer
+from medbench.unimed.weight_files import read_tensors
+from medbench.unimed.weights import cast_parameters, copy_into, device_and_dtype, strict_from_pretrained
 
 WHOLE, TRAINED, BASE_FILE = "model.safetensors", "trained.safetensors", "base_weights.json"
 WHOLE_SHARDED = "model.safetensors.index.json"
@@ -66,25 +65,19 @@ def load_checkpoint(folder: Path, *, device: str = "auto", dtype: str = "auto", 
     files = _weight_files(folder)
     refuse_stand_ins(folder)
     transformers_logging.disable_progress_bar()
-    chosen = resolve_device(device)
+    chosen, kind = device_and_dtype(device, dtype)
     with room_for(f"The checkpoint {folder}"):
-        model = _load_model(folder, resolve_dtype(dtype, chosen))
+        model = _load_model(folder, kind)
         if merge:
             model.merge_lora()
-        _cast_parameters(model, resolve_dtype(dtype, chosen))
+        cast_parameters(model, kind)
         torch.nn.Module.to(model, chosen).eval()
-    processor = UniMedProcessor.of_model(_load_tokenizer(folder), model.config)
+    processor = UniMedProcessor.of_model(load_saved_tokenizer(folder), model.config)
     more = [name for name in _MORE_OF_THE_TOKENIZER if (folder / name).is_file()]
     identity = fingerprint({name: _identity_of(folder / name) for name in (*ALWAYS, *files, *more)})
     return LoadedCheckpoint(
         model=model, processor=processor, fingerprint=identity, trained_on=_tasks_of_recipe(folder / RECIPE_FILE)
     )
-
-
-def _cast_parameters(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Cast the weights and leave the buffers alone: rotary frequencies in bfloat16 turn far positions the wrong way."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
 
 
 def _identity_of(path: Path) -> str:
@@ -137,10 +130,7 @@ def read_trained(folder: Path) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
     for name in _weight_files(folder):
         if name.endswith(".safetensors"):
-            try:
-                tensors |= load_file(folder / name)
-            except (SafetensorError, OSError) as error:
-                raise DataError(f"{folder / name} cannot be read: {error}", "Copy the checkpoint again.") from error
+            tensors |= read_tensors(folder / name, "Copy the checkpoint again.")
     return tensors
 
 
@@ -200,35 +190,14 @@ def _entries(mixture: Mapping[str, Any]) -> Iterator[str]:
         yield from entry.split(JOINED)
 
 
-def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    try:
-        return load_tokenizer(folder)
-    except Exception as error:  # the tokenizer's own library raises bare exceptions
-        raise DataError(f"The tokenizer in {folder} cannot be read: {error}", "Copy the checkpoint again.") from error
-
-
 def _load_model(folder: Path, dtype: torch.dtype) -> UniMedForConditionalGeneration:
     return _load_whole(folder, dtype) if is_whole(folder) else _load_on_base(folder, dtype)
 
 
 def _load_on_base(folder: Path, dtype: torch.dtype) -> UniMedForConditionalGeneration:
     model = assemble(read_config(folder), base_of(folder), dtype=dtype)
-    load_trained(model, read_trained(folder), str(folder / TRAINED))
+    copy_into(model.trainable(), read_trained(folder), str(folder / TRAINED))
     return model
-
-
-def load_trained(model: UniMedForConditionalGeneration, tensors: State, source: str) -> None:
-    """Put trained weights into a model on its base, strictly.
-
-    Raises:
-        DataError: If one is missing, unexpected or of another shape.
-    """
-    trainable = model.trainable()
-    refuse_misfits(source, given=tensors, expected=trainable)
-    refuse_other_shapes(source, tensors, trainable)
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            trainable[name].copy_(tensor)
 
 
 def read_config(folder: Path) -> UniMedConfig:
@@ -244,16 +213,10 @@ def read_config(folder: Path) -> UniMedConfig:
 
 
 def _load_whole(folder: Path, dtype: torch.dtype) -> UniMedForConditionalGeneration:
-    config = read_config(folder)
-    try:
-        loaded: Any = UniMedForConditionalGeneration.from_pretrained(
-            folder, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True,
-            trust_remote_code=False,
-        )  # fmt: skip
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise DataError(
+    model: UniMedForConditionalGeneration = strict_from_pretrained(
+        UniMedForConditionalGeneration, folder, config=read_config(folder), dtype=dtype,
+        unreadable=lambda error: DataError(
             f"The checkpoint {folder} cannot be read: {error}", "Copy it again or train it anew."
-        ) from error
-    model, info = loaded
-    refuse_loading_info(str(folder), info)
-    return cast("UniMedForConditionalGeneration", model)
+        ),
+    )  # fmt: skip
+    return model

@@ -1,65 +1,34 @@
 """From a folder or a repository's name to a folder of files that are what they say, and nothing that brings code."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from httpx2 import HTTPError
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, StrictDataclassError
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
+from medbench.tasks.foundation.errors import MedbenchError, UsageError
 from medbench.tasks.foundation.files import read_json
 from medbench.tasks.foundation.stand_ins import refuse_stand_ins
+from medbench.unimed.weight_files import indexed_files
+from medbench.unimed.weights import LIBRARY_FAULTS, find_folder
 
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _PLAIN_ATTENTION = frozenset({None, "eager", "sdpa"})
-# What transformers, and the libraries below it, raise of files that they do not understand or cannot use here.
-LIBRARY_FAULTS = (
-    ImportError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError,
-    AssertionError, SyntaxError, SafetensorError, StrictDataclassError,
-)  # fmt: skip
 _KERNEL = "_attn_implementation"
 _CODE = "auto_map"
 Configuration = Any
 """Any configuration of transformers."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """Where a model is.
-
-    Attributes:
-        folder: With its files.
-        commit: Of the repository, in full; empty for a folder of the user's own.
-    """
-
-    folder: Path
-    commit: str = ""
-
-
-def find_folder(name: str, revision: str) -> Found:
-    """Return the folder of a model; what lies in the Hub's cache needs no network.
+def find_model(name: str, revision: str) -> tuple[Path, str]:
+    """Return the folder of a model and its commit; what lies in the Hub's cache needs no network.
 
     Raises:
         UsageError: If there is none.
     """
     if not name:
         raise UsageError("`hf` names no model.", "Write --model hf:FOLDER or --model hf:OWNER/NAME.")
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return Found(folder=folder.resolve())
-    try:
-        snapshot = Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
-    except (HTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UsageError(
-            f"{name!r} is no folder here, and the Hub did not give it: {error}",
-            "Write hf:FOLDER or hf:OWNER/NAME; gated models need `hf auth login` first.",
-        ) from error
-    # The Hub's cache keeps each commit in a folder of its name, whatever branch or tag led there.
-    return Found(folder=snapshot, commit=snapshot.name)
+    hint = "Write hf:FOLDER or hf:OWNER/NAME; gated models need `hf auth login` first."
+    return find_folder(name, revision=revision, files=_FILES, what=repr(name), hint=hint)
 
 
 def refuse_unfit(folder: Path) -> None:
@@ -72,13 +41,7 @@ def refuse_unfit(folder: Path) -> None:
     refuse_stand_ins(folder)
     _refuse_adapter(folder)
     for index in sorted(folder.glob("*.index.json")):
-        named = read_json(index).get("weight_map", {})
-        missing = sorted({str(file) for file in named.values() if not (folder / str(file)).is_file()})
-        if missing:
-            raise DataError(
-                f"{index} names {len(missing)} files that are not there: {', '.join(missing[:5])}.",
-                "Download the model again, whole.",
-            )
+        indexed_files(index)
 
 
 def _refuse_adapter(folder: Path) -> None:

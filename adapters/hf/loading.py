@@ -10,9 +10,8 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from medbench.adapters.hf.finding import (
-    LIBRARY_FAULTS,
     Configuration,
-    find_folder,
+    find_model,
     names_code,
     plain_attention,
     read_config,
@@ -23,8 +22,7 @@ from medbench.adapters.plain_generation import forget_decoding
 from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
 from medbench.tasks.foundation.memory import room_for
 from medbench.tasks.foundation.model_files import identity_of
-from medbench.unimed.devices import resolve_device, resolve_dtype
-from medbench.unimed.strict_weights import refuse_loading_info
+from medbench.unimed.weights import device_and_dtype, strict_from_pretrained
 
 # Its activations exceed what 16 bits with a small exponent hold: answers become padding.
 _NOT_IN_FLOAT16 = frozenset({"gemma3", "gemma3n", "paligemma"})
@@ -65,12 +63,10 @@ def load_model(name: str, *, revision: str, device: str, dtype: str) -> Loaded:
         UsageError: If it is neither here nor on the Hub, or is no vision-language model, or not for this type.
         DataError: If a weight is missing, unexpected or of another shape, or a file is broken.
     """
-    found = find_folder(name, revision)
-    folder = found.folder
+    folder, commit = find_model(name, revision)
     refuse_unfit(folder)
     config = read_config(folder)
-    place = resolve_device(device)
-    kind = resolve_dtype(dtype, place)
+    place, kind = device_and_dtype(device, dtype)
     if kind == torch.float16 and config.model_type in _NOT_IN_FLOAT16:
         raise UsageError(f"{config.model_type} gives no numbers in float16.", "Give --dtype bfloat16 or float32.")
     notices = [_of_own_code(folder), plain_attention(config)]
@@ -79,27 +75,19 @@ def load_model(name: str, *, revision: str, device: str, dtype: str) -> Loaded:
     forget_decoding(model)
     return Loaded(
         model=model.eval(), processor=processor, fingerprint=identity_of({"checkpoint": folder}),
-        made_of=_made_of(processor, found.commit), notices=tuple(filter(None, [*notices, *mended])),
+        made_of=_made_of(processor, commit), notices=tuple(filter(None, [*notices, *mended])),
     )  # fmt: skip
 
 
 def _model(folder: Path, config: Configuration, dtype: torch.dtype, device: torch.device) -> Model:
     # Quantised weights cannot be moved once they are loaded.
     quantised = _method_of(config)
-    where = {"device_map": {"": device}} if quantised else {}
-    try:
-        with room_for(f"The model in {folder}"):
-            loaded: Any = AutoModelForImageTextToText.from_pretrained(
-                folder, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True,
-                trust_remote_code=False, **where,
-            )  # fmt: skip
-    except (MedbenchError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except LIBRARY_FAULTS as error:
-        raise _not_loaded(folder, quantised, error) from error
-    model, info = loaded
-    refuse_loading_info(str(folder), info)
+    where: dict[str, Any] = {"device_map": {"": device}} if quantised else {}
     with room_for(f"The model in {folder}"):
+        model = strict_from_pretrained(
+            AutoModelForImageTextToText, folder, config=config, dtype=dtype,
+            unreadable=lambda error: _not_loaded(folder, quantised, error), **where,
+        )  # fmt: skip
         return model if quantised else model.to(device)
 
 

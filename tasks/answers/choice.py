@@ -23,8 +23,8 @@ from medbench.tasks.answers.classes import read_class
 from medbench.tasks.answers.fields import answer_fields
 from medbench.tasks.answers.letters import Claims, common, letters_reader
 from medbench.tasks.answers.options import Keys
-from medbench.tasks.answers.plain import standing_text
 from medbench.tasks.answers.polar import POLAR_WORDS, read_polar
+from medbench.tasks.answers.texts import standing_text
 from medbench.tasks.answers.thoughts import final_answer
 
 
@@ -83,7 +83,7 @@ def _taken(text: str, choices: Mapping[str, str], *, in_field: bool = False) -> 
     if words and max(map(len, keys)) > 1:
         found = read_class(text, tuple(choices))
         return Keys() if found is None else Keys({found})
-    return letters_reader(choices, in_field=in_field).taken_by(text)
+    return letters_reader(tuple(choices.items()), in_field=in_field).taken_by(text)
 
 
 def _declared_beside(text: str, choices: Mapping[str, str]) -> Claims:
@@ -95,4 +95,4 @@ def _declared_beside(text: str, choices: Mapping[str, str]) -> Claims:
         return (polar,) if polar else ()
     if not all(len(key) == 1 for key in choices):
         return ()
-    return letters_reader(choices).declared(text)
+    return letters_reader(tuple(choices.items())).declared(text)

@@ -48,9 +48,8 @@ from typing import Annotated
 from pydantic import BeforeValidator, TypeAdapter
 
 from medbench.tasks.datasets import instructions
-from medbench.tasks.datasets.mimic_raw import DEFAULT_MAX_TRAIN, SPLIT_FILES, find_split_file, read_raw
-from medbench.tasks.datasets.native import DEFAULT_SEED, collect, prefix, refuse_options, wrong_layout
-from medbench.tasks.datasets.report_sections import SectionName
+from medbench.tasks.datasets.mimic_raw import DEFAULT_MAX_TRAIN, SPLIT_FILES, SectionName, find_split_file, read_raw
+from medbench.tasks.datasets.native import DEFAULT_SEED, collect, lacking, prefix, refuse_options, wrong_layout
 from medbench.tasks.foundation.errors import DataError
 from medbench.tasks.sample import ImageRef, Sample, Split
 from medbench.tasks.spec import Reading, Skipped, TaskSpec
@@ -130,11 +129,9 @@ def _read_annotation(source: Path, path: Path, task: str) -> Reading:
 def _samples(rows: Sequence[_Row], split: Split, start: str, task: str) -> Iterator[Sample | Skipped]:
     for row in rows:
         sample_id = f"s{row.study_id}/{row.id}"
-        if not row.image_path:
-            yield Skipped(item=sample_id, reason="row names no image")
-            continue
-        if not row.report.strip():
-            yield Skipped(item=sample_id, reason="report is empty")
+        reason = lacking(report=row.report) if row.image_path else "row names no image"
+        if reason:
+            yield Skipped(item=sample_id, reason=reason)
             continue
         yield Sample(
             sample_id=sample_id,

@@ -26,8 +26,8 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from medbench.tasks.datasets import instructions
-from medbench.tasks.datasets.native import collect, find_root, prefix, present_splits
-from medbench.tasks.restricted_pickle import load_plain_pickle
+from medbench.tasks.datasets.native import SPLITS, collect, find_root, lacking, prefix, present_splits
+from medbench.tasks.datasets.restricted_pickle import load_plain_pickle
 from medbench.tasks.sample import ImageRef, Sample, Split
 from medbench.tasks.spec import Reading, Skipped, TaskSpec
 from medbench.tasks.validation import MaybeText, NativeRow, parse_value
@@ -54,11 +54,7 @@ def read_questions(source: Path, _options: Mapping[str, str]) -> Reading:
         DataError: If the layout is another one, or a pickle is broken or asks for code.
     """
     root = find_root(source, ["pvqa"], ["qas"], LAYOUT)
-    files: dict[Split, Path] = {
-        "train": root / "qas" / "train_vqa.pkl",
-        "test": root / "qas" / "test_vqa.pkl",
-    }
-    present, missing = present_splits(files, source, LAYOUT)
+    present, missing = present_splits({split: root / f"qas/{split}_vqa.pkl" for split in SPLITS}, source, LAYOUT)
     images = f"{prefix(source, root)}images"
     parts = (_samples(f"{images}/{split}", split, path) for split, path in present.items())
     return collect(chain(missing, *parts), "the dataset's own train and test files")
@@ -67,11 +63,9 @@ def read_questions(source: Path, _options: Mapping[str, str]) -> Reading:
 def _samples(images: str, split: Split, path: Path) -> Iterator[Sample | Skipped]:
     for row in parse_value(_ROWS, load_plain_pickle(path), str(path)):
         sample_id = f"{row.img_id}/q{row.question_id}"
-        if not row.label:
-            yield Skipped(item=sample_id, reason="label has no answer")
-            continue
-        if not row.sent.strip():
-            yield Skipped(item=sample_id, reason="question is empty")
+        reason = lacking(question=row.sent) if row.label else "label has no answer"
+        if reason:
+            yield Skipped(item=sample_id, reason=reason)
             continue
         labels = {"answer_type": "CLOSED" if row.answer_type.strip().lower() == "yes/no" else "OPEN"}
         if row.question_type:
@@ -82,7 +76,7 @@ def _samples(images: str, split: Split, path: Path) -> Iterator[Sample | Skipped
             split=split,
             images=(ImageRef(path=f"{images}/{row.img_id}.jpg"),),
             inputs={"question": row.sent},
-            reference=str(next(iter(row.label))),
+            reference=str(next(iter(row.label or ()))),
             labels=labels,
             groups={"image": row.img_id},
         )

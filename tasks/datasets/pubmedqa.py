@@ -22,6 +22,7 @@ Split: the dataset's fixed test ids (500 / 500).
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -30,7 +31,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BeforeValidator, TypeAdapter
 
 from medbench.tasks.datasets import instructions
-from medbench.tasks.datasets.native import collect, find_root, present_splits
+from medbench.tasks.datasets.native import SPLITS, collect, find_root, lacking, present_splits
 from medbench.tasks.sample import Sample, Split
 from medbench.tasks.spec import Reading, Skipped, TaskSpec
 from medbench.tasks.validation import MaybeText, NativeRow, empty_for_missing, parse_json_file
@@ -60,13 +61,11 @@ def read_questions(source: Path, _options: Mapping[str, str], *, task: str = "pu
     Raises:
         DataError: If the layout is another one or a file is broken.
     """
-    markers = ("test_set.json", "train_set.json", "ori_pqal.json")
-    root = find_root(source, ["data"], markers, LAYOUT)
+    root = find_root(source, ["data"], ("test_set.json", "train_set.json", "ori_pqal.json"), LAYOUT)
     if not (root / "ori_pqal.json").is_file():
-        files: dict[Split, Path] = {"train": root / "train_set.json", "test": root / "test_set.json"}
-        present, missing = present_splits(files, source, LAYOUT)
-        sets = {split: parse_json_file(_ROWS, path) for split, path in present.items()}
-        parts = (_samples(rows, split, task) for split, rows in sets.items())
+        present, missing = present_splits({split: root / f"{split}_set.json" for split in SPLITS}, source, LAYOUT)
+        rows_of = {split: parse_json_file(_ROWS, path) for split, path in present.items()}
+        parts = (_samples(rows, split, task) for split, rows in rows_of.items())
         return collect(chain(missing, *parts), "train_set.json and test_set.json")
     rows = parse_json_file(_ROWS, root / "ori_pqal.json")
     truth = parse_json_file(_TRUTH, root / "test_ground_truth.json")
@@ -87,9 +86,9 @@ def _split_by_truth(rows: Mapping[str, _Row], truth: Mapping[str, _Decision], ta
 
 def _samples(rows: Mapping[str, _Row], split: Split, task: str) -> Iterator[Sample | Skipped]:
     for pmid, row in rows.items():
-        lacking = next((name for name in ("QUESTION", "final_decision") if not getattr(row, name).strip()), "")
-        if lacking:
-            yield Skipped(item=pmid, reason=f"{lacking} is empty")
+        reason = lacking(QUESTION=row.QUESTION, final_decision=row.final_decision)
+        if reason:
+            yield Skipped(item=pmid, reason=reason)
             continue
         yield Sample(
             sample_id=pmid,
@@ -118,19 +117,13 @@ PUBMEDQA = TaskSpec(
     choices=tuple(_CHOICES),
 )
 
-PUBMEDQA_CONTEXT = TaskSpec(
+PUBMEDQA_CONTEXT = replace(
+    PUBMEDQA,
     name="pubmedqa-context",
-    kind="qa",
     title="PubMedQA (with abstract)",
     version=2,
     prompt=instructions.PUBMEDQA_CONTEXT[0],
     train_prompts=instructions.PUBMEDQA_CONTEXT,
-    group_key="document",
-    counts={"train": 500, "test": 500},
-    source=PUBMEDQA.source,
-    licence=PUBMEDQA.licence,
-    layout=LAYOUT,
     reader=partial(read_questions, task="pubmedqa-context"),
-    choices=tuple(_CHOICES),
     variant_of="pubmedqa",
 )

@@ -1,16 +1,23 @@
-"""METEOR 1.5 for English: its Java aligner gives the statistics of each pair, the rest is computed here."""
+"""METEOR 1.5 for English: its Java aligner gives the statistics of each pair, the rest is computed here.
+
+The aligner keeps a copy of the whole hypothesis for every way to match each word, so an answer that loops takes all the
+memory that the official scripts give it (2 GB): `the lungs are clear and` does from some 2,000 rounds on. The official
+scripts have no score for such a pair, and none for any other pair of the run. Here its texts are cut into stretches,
+short enough for any computer. Words and function words are counted in all of them, so that precision is as low as it
+is; matches and chunks are those of the stretch that gives the best score. Since a reference has far fewer words than
+a stretch, that is what the official program says of loops that it can just hold, nearly to the last digit.
+"""
 
 import atexit
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from medbench.tasks.foundation.console import warn
 from medbench.tasks.foundation.errors import MedbenchError
 from medbench.tasks.metrics.java import JavaError, JavaProgram, packaged_jar
-from medbench.tasks.metrics.long_pairs import STRETCH, statistics_in_stretches
 from medbench.tasks.metrics.metric import FloatArray
 
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
@@ -21,7 +28,7 @@ _LENGTHS, _FUNCTION_WORDS = slice(0, 2), slice(2, 4)
 _STAGES = slice(4, 20)
 _CHUNKS, _WORD_MATCHES, _COUNT = 20, slice(21, 23), 23
 _FIELDS = 23
-_SEPARATOR = "|||"
+_STRETCH = 500
 
 _lock = threading.Lock()
 _running: dict[int, JavaProgram] = {}
@@ -49,7 +56,7 @@ def meteor_statistics(predictions: Sequence[str], references: Sequence[str]) -> 
         words of both, 1.
 
     Source: METEOR 1.5 as pycocoevalcap runs it (`-stdio -l en -norm`). A pair that it has no memory for is put together
-    of shorter ones, see `medbench.tasks.metrics.long_pairs`.
+    of shorter ones.
 
     Raises:
         MedbenchError: If Java cannot start, or fails, or answers something else than statistics.
@@ -88,13 +95,34 @@ def _rows(pairs: Sequence[tuple[str, str]]) -> list[FloatArray]:
 
 
 def _in_stretches(pair: tuple[str, str], error: JavaError) -> FloatArray:
-    if max(len(text.split()) for text in pair) <= STRETCH:
+    if max(len(text.split()) for text in pair) <= _STRETCH:
         raise error
     try:
-        return statistics_in_stretches(*pair, lambda few: np.stack(_asked(few)), corpus_meteor)
+        return statistics_in_stretches(*pair, _asked)
     except JavaError:
         # It does not run here at all.
         raise error from None
+
+
+def statistics_in_stretches(
+    prediction: str, reference: str, ask: Callable[[Sequence[tuple[str, str]]], Sequence[FloatArray]]
+) -> FloatArray:
+    """Return the statistics [24] of a pair of PTB tokens, put together of those of its stretches, which `ask` gives."""
+    predicted, expected = _stretches(prediction), _stretches(reference)
+    pairs = [(stretch, expected[0]) for stretch in predicted] + [(predicted[0], stretch) for stretch in expected[1:]]
+    different = list(dict.fromkeys(pairs))
+    found = dict(zip(different, ask(different), strict=True))
+    rows = np.stack([found[pair] for pair in pairs])
+    whole = rows.copy()
+    whole[:, [0, 2]] = rows[: len(predicted), [0, 2]].sum(axis=0)
+    whole[:, [1, 3]] = rows[[0, *range(len(predicted), len(pairs))]][:, [1, 3]].sum(axis=0)
+    best: FloatArray = whole[int(np.argmax(corpus_meteor(whole)))]
+    return best
+
+
+def _stretches(text: str) -> list[str]:
+    words = text.split()
+    return [" ".join(words[start : start + _STRETCH]) for start in range(0, len(words), _STRETCH)] or [""]
 
 
 def _asked(pairs: Sequence[tuple[str, str]]) -> list[FloatArray]:
@@ -115,8 +143,7 @@ def _understood(replies: Sequence[str]) -> list[FloatArray]:
 
 def _question(prediction: str, reference: str) -> str:
     # A separator inside a text would make it several references; the tokenizer in front leaves none.
-    texts = [text.replace(_SEPARATOR, "").replace("  ", " ") for text in (reference, prediction)]
-    return f" {_SEPARATOR} ".join(["SCORE", *texts])
+    return " ||| ".join(["SCORE", *(text.replace("|||", "").replace("  ", " ") for text in (reference, prediction))])
 
 
 def _parsed(reply: str) -> list[float]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from medbench.tasks.metrics.metric import FloatArray, Metric
 from medbench.tasks.statistics.clusters import membership, resampled, totals_by_cluster
-from medbench.tasks.statistics.spread import TAIL
+from medbench.tasks.statistics.intervals import TAIL
 
 RESAMPLES = 2000
 

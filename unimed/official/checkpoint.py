@@ -12,8 +12,8 @@ from medbench.tasks.foundation.errors import DataError
 from medbench.unimed.configuration import UniMedConfig
 from medbench.unimed.modeling import UniMedForConditionalGeneration
 from medbench.unimed.official.keys import dead_shapes, from_official, to_official
-from medbench.unimed.official.reading import read_torch_file
-from medbench.unimed.strict_weights import refuse_misfits, refuse_other_shapes
+from medbench.unimed.weight_files import read_torch_file
+from medbench.unimed.weights import copy_into
 
 ROUTER_INPUT = {"router_task_token": "token_and_task", "router_token": "token", "router_task": "task"}
 EXPERTS = {"moe_mlp": "mlp", "moe_linear": "linear"}
@@ -137,13 +137,7 @@ def load_official(model: UniMedForConditionalGeneration, checkpoint: OfficialChe
         DataError: If a trained weight is missing, unknown, or of another shape.
     """
     model.train_what_is_tuned()
-    trainable = model.trainable()
-    state = from_official(checkpoint.tensors, model.config, model.state_dict().keys())
-    refuse_misfits(source, given=state, expected=trainable)
-    refuse_other_shapes(source, state, trainable)
-    with torch.no_grad():
-        for name, tensor in state.items():
-            trainable[name].copy_(tensor)
+    copy_into(model.trainable(), from_official(checkpoint.tensors, model.config, model.state_dict().keys()), source)
 
 
 def write_official(model: UniMedForConditionalGeneration, path: Path, *, epoch: int = 0) -> tuple[str, ...]:

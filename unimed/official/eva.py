@@ -8,9 +8,9 @@ from typing import cast
 import torch
 from transformers import Blip2VisionConfig
 
-from medbench.unimed.official.reading import read_tensors
-from medbench.unimed.strict_weights import refuse_misfits
 from medbench.unimed.vision import interpolated_positions
+from medbench.unimed.weight_files import read_tensors
+from medbench.unimed.weights import refuse_other_names
 
 State = dict[str, torch.Tensor]
 _OUTSIDE_BLOCKS = {
@@ -55,7 +55,7 @@ def from_eva(tensors: Mapping[str, torch.Tensor], config: Blip2VisionConfig, sou
     depth = int(config.num_hidden_layers)
     expected = {*_OUTSIDE_BLOCKS, *_block_keys(depth)}
     extra = {name for name in tensors if name.startswith(_DROPPED) or _block_of(name) >= depth}
-    refuse_misfits(source, given=set(tensors) - extra, expected=expected)
+    refuse_other_names(source, set(tensors) - extra, expected)
     state = {ours: tensors[theirs] for theirs, ours in _OUTSIDE_BLOCKS.items()}
     for block in range(depth):
         here, there = f"encoder.layers.{block}", f"blocks.{block}"

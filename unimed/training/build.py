@@ -4,14 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from transformers import LlamaConfig
 
 from medbench.tasks.foundation.errors import DataError
 from medbench.unimed.assembly import assemble, checked_config, configure, processor_on, refuse_unknown
 from medbench.unimed.base_weights import BaseWeights
-from medbench.unimed.checkpoint import TRAINED, WHOLE, load_trained
+from medbench.unimed.checkpoint import TRAINED, WHOLE
 from medbench.unimed.configuration import UniMedConfig
 from medbench.unimed.modeling import UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
@@ -19,6 +17,8 @@ from medbench.unimed.prompts import PromptForm, PromptStyle
 from medbench.unimed.training.corpus import Corpus
 from medbench.unimed.training.recipe import ModelPlan, Recipe
 from medbench.unimed.training.tokenizer import train_tokenizer
+from medbench.unimed.weight_files import read_tensors
+from medbench.unimed.weights import copy_into
 
 EVA_IMAGE_SIZE = 224
 
@@ -85,14 +85,9 @@ def restore_weights(model: UniMedForConditionalGeneration, folder: Path) -> None
     """
     whole = (folder / WHOLE).is_file()
     path = folder / (WHOLE if whole else TRAINED)
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise DataError(
-            f"{path} cannot be read: {error}", "Delete this checkpoint and resume from the one before."
-        ) from error
+    tensors = read_tensors(path, "Delete this checkpoint and resume from the one before.")
     if not whole:
-        load_trained(model, tensors, str(path))
+        copy_into(model.trainable(), tensors, str(path))
         return
     info = model.load_state_dict(tensors, strict=False)
     tied = set(model.all_tied_weights_keys)

@@ -22,8 +22,8 @@ from medbench.tasks.foundation.files import (
 )
 from medbench.tasks.foundation.yaml_tables import read_yaml_table
 from medbench.unimed.checkpoint import RECIPE_FILE
-from medbench.unimed.official.reading import read_torch_file
 from medbench.unimed.training.recipe import Recipe
+from medbench.unimed.weight_files import read_torch_file
 
 LOG_FILE = "train_log.jsonl"
 CURVE_FILE = "learning_curve.svg"

@@ -11,7 +11,7 @@ import torch
 
 from medbench.tasks.foundation.console import Meter, meter, say
 from medbench.tasks.foundation.errors import StoppedError
-from medbench.tasks.prepare import medbench_home
+from medbench.tasks.suite import medbench_home
 from medbench.unimed.base_weights import BaseWeights
 from medbench.unimed.checkpoint import write_checkpoint
 from medbench.unimed.modeling import UniMedForConditionalGeneration

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
-from medbench.harness.declared import Declared, declared_by
+from medbench.harness.models import Declared, declared_by
 from medbench.tasks.foundation.errors import UsageError, unknown_name
 from medbench.tasks.foundation.yaml_tables import read_yaml_table
 

@@ -17,7 +17,7 @@ from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, Cell, MatchCoun
 from medbench.leaderboard.audit.outputs.chances import sentences_of
 from medbench.leaderboard.audit.outputs.controls import drawn
 from medbench.leaderboard.score_table import Column, ScoreTable
-from medbench.tasks.metrics.lcs import lcs_length
+from medbench.tasks.metrics.reports import lcs_length
 from medbench.tasks.protocols import PROTOCOLS, Protocol
 
 Why = Literal["longest", "random", "weakest", "near", "not counted"]
