@@ -1,13 +1,26 @@
 """What a model that answers many is told: the task's own words, what its choices are, and how boxes are written."""
 
 import re
+from collections.abc import Sequence
 
 from medbench.tasks.answers.box_space import BoxSpace
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
 
-# Placeholders of images in many chat templates; in a dataset's text they would count as images of their own.
-_PLACEHOLDER = "<image>"
+IMAGE_MARKS = ("<image>",)
+"""Placeholders of images in many prompts and chat templates; in a dataset's text they would count as images."""
+
+
+def without_marks(text: str, marks: Sequence[str] = IMAGE_MARKS) -> str:
+    """Return a text of a dataset without what would pass for an image of the prompt."""
+    for mark in marks:
+        text = text.replace(mark, "")
+    return text.strip()
+
+
+def bare_question(sample: Sample, spec: TaskSpec) -> str:
+    """Return the question of VQA as the data set has it, the task's instruction for everything else."""
+    return sample.inputs["question"] if spec.kind == "vqa" and "question" in sample.inputs else spec.instruction(sample)
 
 
 def question_of(sample: Sample, spec: TaskSpec, space: BoxSpace, *, find: str = "") -> str:
@@ -21,27 +34,20 @@ def question_of(sample: Sample, spec: TaskSpec, space: BoxSpace, *, find: str = 
             no more. Empty for a model that was taught none.
     """
     if find and spec.kind == "rec" and "object" in sample.inputs:
-        return _plain(find.format(object=sample.inputs["object"]))
+        return without_marks(find.format(object=sample.inputs["object"]))
     box = "" if sample.box is None or sample.image_size is None else space.write(sample.box, sample.image_size)
-    instruction = _plain(spec.instruction(sample, box=box))
-    return "\n".join(part for part in (instruction, _choices(sample, instruction), _note(sample, spec, space)) if part)
-
-
-def _plain(text: str) -> str:
-    return text.replace(_PLACEHOLDER, "").strip()
-
-
-def _note(sample: Sample, spec: TaskSpec, space: BoxSpace) -> str:
-    """Return how boxes are written: no model that answers many can be expected to know."""
+    instruction = without_marks(spec.instruction(sample, box=box))
+    parts = [instruction, _choices(sample, instruction.lower())]
     if spec.kind == "rec":
-        return f"Answer with the bounding box alone, as {space.in_words(sample.image_size)}."
-    return f"The location is {space.in_words(sample.image_size)}." if spec.kind == "reg" else ""
+        parts.append(f"Answer with the bounding box alone, as {space.in_words(sample.image_size)}.")
+    elif spec.kind == "reg":
+        parts.append(f"The location is {space.in_words(sample.image_size)}.")
+    return "\n".join(filter(None, parts))
 
 
 def _choices(sample: Sample, instruction: str) -> str:
-    """Return the sample's choices, or nothing where the instruction names them all."""
-    told = instruction.lower()
-    if all(_named(text or key, told) for key, text in sample.choices.items()):
+    """Return the sample's choices, or nothing where the instruction, in small letters, names them all."""
+    if all(_names(instruction, text or key) for key, text in sample.choices.items()):
         return ""
     if all(text in {"", key} for key, text in sample.choices.items()):
         return f"Choose one of: {', '.join(sample.choices)}."
@@ -49,6 +55,6 @@ def _choices(sample: Sample, instruction: str) -> str:
     return "\n".join([*lines, "Answer with the letter of the right option."])
 
 
-def _named(choice: str, told: str) -> bool:
+def _names(instruction: str, choice: str) -> bool:
     # `no` is not named by `known`.
-    return re.search(rf"(?<!\w){re.escape(choice.lower())}(?!\w)", told) is not None
+    return re.search(rf"(?<!\w){re.escape(choice.lower())}(?!\w)", instruction) is not None

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from medbench.harness.commands import percent
-from medbench.harness.results import Results, read_results
-from medbench.leaderboard.audit.write import audit_after_run
+from medbench.harness.results import Results, percent, read_results
+from medbench.leaderboard.audit.outputs.audit import audit_after_run
 from medbench.leaderboard.numbers import make_board
 from medbench.leaderboard.pages import board_as_markdown, leaderboard
 from medbench.leaderboard.report.document import REPORT_FILE, report_of

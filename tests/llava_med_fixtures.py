@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from medbench.adapters.base import LoadOptions
-from medbench.adapters.llava_med.adapter import LlavaMedAdapter
 from medbench.adapters.llava_med.entry import ENTRY
+from medbench.adapters.llava_med.model import LlavaMedAdapter
 from medbench.tasks.catalog import get_task
 from medbench.tasks.sample import ImageRef, Sample
 

@@ -9,19 +9,16 @@ from typing import Any
 
 import torch
 from fixture_root import fixtures
-from PIL import Image
 from safetensors.torch import load_file
 
-from medbench.adapters.base import ImageSlot, LoadOptions, LocalAdapter, Prompt, TextSegment
-from medbench.adapters.radfm.adapter import RadFMAdapter
-from medbench.adapters.radfm.entry import CARD, ENTRY
-from medbench.adapters.radfm.loading import load_radfm
-from medbench.harness.engine.request import Decoding, Request
+from medbench.adapters.base import ImageSlot, LoadOptions, Prompt, TextSegment
+from medbench.adapters.radfm.entry import ENTRY
+from medbench.adapters.radfm.model import RadFMAdapter
+from medbench.harness.engine.requests import Decoding, Request
 from medbench.tasks.catalog import get_task
 from medbench.tasks.sample import ImageRef, Sample
 
-SIZES = {"vision": {"heads": 3}, "perceiver": {"heads": 2}, "language_model": {"max_position_embeddings": 512}}
-"""What shapes do not tell of the tiny model."""
+_UNSAID = {"hidden_act", "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id"}
 SINGLE = ("case1_single_2d", "case2_two_3d_nonsquare", "case3_depth_floor", "case4_text_only")
 LIMIT = 200
 TOLERANCE = 2e-4
@@ -44,16 +41,19 @@ def state() -> dict[str, torch.Tensor]:
 
 
 def write_checkpoint(folder: Path, weights: dict[str, torch.Tensor] | None = None) -> Path:
-    """Write what the authors publish, with the sizes that shapes do not tell."""
+    """Write what the authors publish, with the sizes of the tiny model."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(state() if weights is None else weights, folder / "pytorch_model.bin")
     shutil.copyfile(fixtures() / "tiny_llama_tokenizer.model", folder / "tokenizer.model")
-    (folder / "radfm.json").write_text(json.dumps(SIZES), encoding="utf-8")
+    config = document("config.json")["config"]
+    language = {name: size for name, size in config["llama"].items() if name not in _UNSAID}
+    sizes = {"language_model": language, "vision": config["vision"], "perceiver": config["perceiver"]}
+    (folder / "radfm.json").write_text(json.dumps(sizes), encoding="utf-8")
     return folder
 
 
-def load(folder: Path, **arguments: str) -> RadFMAdapter:
-    options = LoadOptions(checkpoint=folder, device="cpu", dtype="float32", arguments=arguments)
+def load(folder: Path, seed: int = 0, **arguments: str) -> RadFMAdapter:
+    options = LoadOptions(checkpoint=folder, device="cpu", dtype="float32", seed=seed, arguments=arguments)
     adapter = ENTRY.load(options)
     assert isinstance(adapter, RadFMAdapter)
     return adapter
@@ -76,9 +76,9 @@ def prompt_of(ids: Sequence[int]) -> Prompt:
     return Prompt(segments=(*segments, TextSegment(ids=tuple(text))))
 
 
-def embedded(adapter: LocalAdapter, prompt: Prompt, volumes: Sequence[torch.Tensor]) -> torch.Tensor:
+def embedded(adapter: RadFMAdapter, prompt: Prompt, volumes: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return the embeddings [L, D] that the adapter makes of a prompt with these volumes as its images."""
-    visual = list(adapter.project(adapter.encode_images(volumes), "vqa")) if volumes else []
+    visual = list(adapter.project(latents_of(adapter, volumes), "vqa")) if volumes else []
     parts = []
     for segment in prompt.segments:
         if isinstance(segment, ImageSlot):
@@ -88,18 +88,17 @@ def embedded(adapter: LocalAdapter, prompt: Prompt, volumes: Sequence[torch.Tens
     return torch.cat(parts)
 
 
-class OnVolumes(RadFMAdapter):
-    """The shipped adapter, shown recorded volumes in the place of pictures whose red is their number."""
+def latents_of(adapter: RadFMAdapter, volumes: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return the latents of recorded volumes [3, H, W, D], each by itself."""
+    return [adapter.vision.latents(volume[None])[0] for volume in volumes]
 
-    def __init__(self, folder: Path, volumes: Sequence[torch.Tensor]) -> None:
-        loaded = load_radfm(folder, device=torch.device("cpu"), dtype=torch.float32)
-        super().__init__(CARD, loaded, position="auto", crop_seed=None)
-        self._volumes = volumes
 
-    def pixels(self, image: Image.Image) -> torch.Tensor:
-        red = image.getpixel((0, 0))
-        assert isinstance(red, tuple)
-        return self._volumes[int(red[0])]
+def on_volumes(folder: Path, volumes: Sequence[torch.Tensor]) -> RadFMAdapter:
+    """Return the shipped adapter, shown recorded volumes in the place of images whose red is their number."""
+    adapter: Any = load(folder)
+    adapter.encode_images = lambda pixels: latents_of(adapter, [volumes[int(one[0, 0, 0])] for one in pixels])
+    shown: RadFMAdapter = adapter
+    return shown
 
 
 def request_of(name: str, ids: Sequence[int], first: int, folder: Path) -> Request:

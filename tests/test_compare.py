@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from command_line import medbench
 
-from medbench.harness.model_info import ModelInfo
-from medbench.harness.results import Results, TaskResult
+from medbench.harness.results import ModelInfo, Results, TaskResult
 from medbench.leaderboard.compare import Comparison, Side, compare, decide, shared_tasks
 from medbench.leaderboard.pages import compared_rows, compared_summary, comparison_as_markdown
 from medbench.leaderboard.render import OVERLAP_TEXT, p_text

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from command_line import medbench
 
-from medbench.harness.model_info import ModelInfo
-from medbench.harness.results import MetricResult, Results, TaskResult
+from medbench.harness.results import MetricResult, ModelInfo, Results, TaskResult
 from medbench.leaderboard.numbers import as_csv, as_json, gains_over, make_board, make_table
 from medbench.leaderboard.pages import board_as_markdown
 from medbench.leaderboard.paper import LAYOUTS, read_publication

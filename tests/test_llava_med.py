@@ -15,23 +15,20 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
 from medbench.adapters.base import ImageSlot, LoadOptions, Prompt, TextSegment
-from medbench.adapters.llava_med.adapter import LlavaMedAdapter
-from medbench.adapters.llava_med.delta import convert_delta
-from medbench.adapters.llava_med.entry import ENTRY, parse
-from medbench.adapters.llava_med.hugging_face import convert_v15
-from medbench.adapters.llava_med.images import clip_pixels
-from medbench.adapters.llava_med.loading import mark_ids
-from medbench.adapters.llava_med.templates import TEMPLATES, question_of
-from medbench.adapters.parts.text_codec import load_codec
+from medbench.adapters.clip import clip_pixels
+from medbench.adapters.llava_med.convert import convert_delta, convert_v15
+from medbench.adapters.llava_med.entry import ENTRY, TEMPLATES, parse
+from medbench.adapters.llava_med.model import LlavaMedAdapter, mark_ids, read_format
 from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
 from medbench.harness.engine.passes import why_not_packed
-from medbench.harness.engine.request import Decoding, Request, make_request
+from medbench.harness.engine.requests import Decoding, Request, make_request
 from medbench.harness.phases import Phases
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
 from medbench.tasks.sample import ImageRef
+from medbench.unimed.tokens import load_codec
 
 CASES = (
     "single_wide", "single_tall_long", "single_square_short", "vicuna_v1", "two_images", "multi_turn", "text_only",
@@ -105,12 +102,16 @@ def prompt_of(adapter: LlavaMedAdapter, case: Mapping[str, Any]) -> Prompt:
     question = case.get("question") or fixture.question_in(case["prompt"])
     if case["id"] != "multi_turn":
         return adapter.put(question, sample)
-    codec = adapter._weights.codec
+    codec = adapter.tokens
     first, later = case["prompt"].split("<image>")
     one, two = later.split("</s>")
     tail = (*codec.ids(one), codec.end, *codec.ids(two))
-    slot = ImageSlot(image=sample.images[0], tokens=adapter._weights.form.visual_tokens)
+    slot = ImageSlot(image=sample.images[0], tokens=adapter.form.visual_tokens)
     return Prompt(segments=(TextSegment(ids=codec.begin + codec.ids(first)), slot, TextSegment(ids=tail)))
+
+
+def vicuna_of(adapter: LlavaMedAdapter) -> LlavaMedAdapter:
+    return LlavaMedAdapter(adapter.decoder, adapter.tokens, adapter.form, TEMPLATES["v1.5"]["vicuna_v1"])
 
 
 def ids_of(prompt: Prompt, placeholder: int, *, expanded: bool) -> list[int]:
@@ -195,7 +196,7 @@ def test_a_grey_picture_becomes_rgb_before_it_is_padded() -> None:
 @pytest.mark.parametrize("only_model", [False, True])
 def test_token_ids_are_the_authors(only_model: bool, tmp_path: Path) -> None:
     new = load(fixture.make_v15(tmp_path / "checkpoint", only_model=only_model))
-    vicuna = LlavaMedAdapter(new._weights, replace(new._manner, template=TEMPLATES["v1.5"]["vicuna_v1"]))
+    vicuna = vicuna_of(new)
     for name in CASES:
         case = case_of(name)
         prompt = prompt_of(vicuna if name == "vicuna_v1" else new, case)
@@ -208,7 +209,7 @@ def test_token_ids_are_the_authors(only_model: bool, tmp_path: Path) -> None:
 def test_version_1_5_computes_what_the_authors_compute(source: str, v15: Path, clip: Path, pictures: Path) -> None:
     tower = {"vision_source": "base", "vision_tower": str(clip)} if source == "base" else {}
     adapter = load(v15, **tower)
-    vicuna = LlavaMedAdapter(adapter._weights, replace(adapter._manner, template=TEMPLATES["v1.5"]["vicuna_v1"]))
+    vicuna = vicuna_of(adapter)
     expected = tensors("v15_expected.safetensors")
     features = tower_pictures(adapter)
     assert difference(torch.stack(list(features)), expected[f"{source}/features_select_m2_patch"]) < TOLERANCE
@@ -277,11 +278,11 @@ def test_a_prompt_is_refused_rather_than_cut(new: LlavaMedAdapter, folder: Path)
 def test_render_puts_the_tasks_own_instruction_and_no_image_of_the_datas(new: LlavaMedAdapter) -> None:
     sample = sample_of(["wide"], "Is <image> this </s> a liver?")
     prompt = new.render(sample, SPEC, lambda _: (1, 1))
-    asked = question_of(SPEC.instruction(sample))
+    asked = SPEC.instruction(sample).replace("<image>", "").strip()
     assert "<image>" not in asked
     assert prompt == new.put(asked, sample)
     assert len(prompt.images()) == 1
-    assert new._weights.codec.end not in ids_of(prompt, -200, expanded=False)
+    assert new.tokens.end not in ids_of(prompt, -200, expanded=False)
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -385,7 +386,7 @@ def test_an_answer_of_version_1_0_ends_with_its_turn(
     assert new.stop_strings(SPEC) == ()
     request = make_request(old, sample_of(["wide"], "What is it?"), SPEC, pictures)
     assert request.decoding.stop_strings == ("###",)
-    turn = old._weights.codec.ids("Assistant: liver###Human")
+    turn = old.tokens.ids("Assistant: liver###Human")
     assert old.detokenise(turn).partition("###")[0] == "Assistant: liver"
     whole = generate_alone(old, request).text
     mark = whole[4:6]
@@ -459,7 +460,7 @@ def test_half_precision_keeps_the_positions_exact(v15: Path) -> None:
     adapter = ENTRY.load(LoadOptions(checkpoint=v15, device="cpu", dtype="bfloat16", arguments=ENTRY.settled("", {})))
     assert isinstance(adapter, LlavaMedAdapter)
     assert adapter.dtype == "bfloat16"
-    model = adapter._weights.model.model
+    model = adapter.decoder.model
     assert cast("Any", model.language_model).rotary_emb.inv_freq.dtype == torch.float32
     assert tower_pictures(adapter)[0].dtype == torch.bfloat16
 
@@ -478,7 +479,6 @@ def test_what_changes_an_answer_changes_the_fingerprint(new: LlavaMedAdapter, tm
 def test_other_language_models_of_the_format(kind: str, family: str, tmp_path: Path) -> None:
     """Weights of a model of transformers, written under LLaVA's names, come back as the same model."""
     folder = fixture.make_v15(tmp_path / "checkpoint", model_type=kind)
-    from medbench.adapters.llava_med.configuration import read_format
 
     form = read_format(folder, folder / "vision_tower")
     assert cast("Any", form.config.text_config).model_type == family

@@ -11,6 +11,7 @@ from transformers import LlavaForConditionalGeneration
 
 from medbench.adapters.base import LoadOptions
 from medbench.adapters.llava_med.entry import ENTRY
+from medbench.adapters.llava_med.model import read_format
 from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
 
 
@@ -62,8 +63,6 @@ def test_old_buffers_are_no_weights(tmp_path: Path) -> None:
 
 
 def test_the_published_model_has_as_many_weights_as_its_files(tmp_path: Path) -> None:
-    from medbench.adapters.llava_med.configuration import read_format
-
     mistral = {
         "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
         "num_attention_heads": 32, "num_key_value_heads": 8,
@@ -94,8 +93,6 @@ def test_other_formats_are_refused(changes: dict[str, Any], told: str, tmp_path:
 
 
 def test_the_sizes_of_openais_towers_are_known(tmp_path: Path, v15: Path) -> None:
-    from medbench.adapters.llava_med.configuration import read_format
-
     fixture.write_config(tmp_path, "v15_config.json", mm_vision_tower="openai/clip-vit-large-patch14-336")
     assert read_format(tmp_path, None).visual_tokens == 576
     fixture.write_config(tmp_path, "v10_config.json", mm_vision_tower="openai/clip-vit-large-patch14")
@@ -125,7 +122,7 @@ def test_arguments_must_make_sense(variant: str, given: dict[str, str], told: st
 
 
 def test_weights_must_be_given(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="needs its weights"):
+    with pytest.raises(UsageError, match="needs weights"):
         ENTRY.load(LoadOptions(arguments=ENTRY.settled("", {})))
     with pytest.raises(UsageError, match="is no folder"):
         load(tmp_path / "nowhere")

@@ -33,14 +33,13 @@ from PIL import Image
 from transformers import GenerationConfig
 
 from medbench.adapters.base import RowStates
-from medbench.adapters.med_flamingo.adapter import MedFlamingoAdapter
-from medbench.adapters.med_flamingo.decoder import GatedLayer
-from medbench.adapters.med_flamingo.looking import Media, looks_of, seen_images
-from medbench.adapters.med_flamingo.pictures import clip_pixels
+from medbench.adapters.clip import clip_pixels
+from medbench.adapters.med_flamingo.decoder import GatedLayer, Media, group_by_image, seen_images
+from medbench.adapters.med_flamingo.model import MedFlamingoAdapter
 from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.request import Request
+from medbench.harness.engine.requests import Request
 from medbench.harness.phases import Phases
 
 
@@ -78,7 +77,7 @@ def generated(
 @torch.inference_mode()
 @pytest.mark.parametrize("name", SINGLE)
 def test_vision_equals_the_original(adapters: dict[str, MedFlamingoAdapter], name: str) -> None:
-    given, vision = case(name), adapters["previous"]._vision
+    given, vision = case(name), adapters["previous"].vision
     pixels = own_pixels(given)
     close(vision.patches(pixels), given["clip_tokens"], 2e-5)
     close(vision(pixels), given["perceiver_latents"][0], 2e-5)
@@ -234,7 +233,7 @@ def test_a_beam_search_looks_at_its_own_images(folder: Path, tmp_path: Path, mon
 @torch.inference_mode()
 def test_bfloat16_is_near(folder: Path) -> None:
     given, rough = case("case2_two_images_text_tail"), load(folder, dtype="bfloat16")
-    assert (rough.dtype, next(rough._vision.parameters()).dtype) == ("bfloat16", torch.float32)
+    assert (rough.dtype, next(rough.vision.parameters()).dtype) == ("bfloat16", torch.float32)
     assert rough.decoder.model.rotary_emb.inv_freq.dtype == torch.float32
     ids = given["input_ids"]
     state = state_of(rough, ids[0].tolist(), own_pixels(given))
@@ -249,11 +248,11 @@ def test_bfloat16_is_near(folder: Path) -> None:
 
 def test_each_token_sees_what_the_rule_says() -> None:
     ids = [0, 5, IMAGE, 6, 7, IMAGE, 8]
-    assert seen_images(ids, IMAGE, "previous") == ([0, 0, 1, 1, 1, 2, 2], 2)
-    assert seen_images(ids, IMAGE, "next") == ([1, 1, 1, 2, 2, 2, 0], 0)
+    assert seen_images(ids, IMAGE, "previous").tolist() == [0, 0, 1, 1, 1, 2, 2, 2]
+    assert seen_images(ids, IMAGE, "next").tolist() == [1, 1, 1, 2, 2, 2, 0, 0]
     for rule in ("previous", "next"):
-        assert seen_images([3, 4], IMAGE, rule) == ([0, 0], 0)
-        assert seen_images([], IMAGE, rule) == ([], 0)
+        assert seen_images([3, 4], IMAGE, rule).tolist() == [0, 0, 0]
+        assert seen_images([], IMAGE, rule).tolist() == [0]
 
 
 def test_the_tokens_of_a_packed_line_look_at_their_own_rows_images() -> None:
@@ -264,13 +263,13 @@ def test_the_tokens_of_a_packed_line_look_at_their_own_rows_images() -> None:
     ]
     rows = torch.tensor([0, 1, 2, 2, 2])
     positions = torch.tensor([[7, 1, 0, 1, 2]])
-    looks = looks_of(RowStates(states=tuple(media), rows=rows), positions)
-    assert looks is not None
-    assert looks.tokens.tolist() == [0, 2, 4, 3]
-    assert [float(image.flatten()[0]) for image in looks.images] == [1, 20, 21]
-    assert (looks.longest, looks.places.tolist()) == (2, [0, 2, 3, 4])
+    groups = group_by_image(RowStates(states=tuple(media), rows=rows), positions)
+    assert groups is not None
+    assert groups.tokens.tolist() == [0, 2, 4, 3]
+    assert [float(image.flatten()[0]) for image in groups.images] == [1, 20, 21]
+    assert (groups.longest, groups.cells.tolist()) == (2, [0, 2, 3, 4])
     nothing = RowStates(states=(media[1],), rows=torch.tensor([0, 0]))
-    assert looks_of(nothing, torch.tensor([[0, 9]])) is None
+    assert group_by_image(nothing, torch.tensor([[0, 9]])) is None
 
 
 def test_pixels_equal_those_of_the_pinned_transform() -> None:
@@ -279,7 +278,8 @@ def test_pixels_equal_those_of_the_pinned_transform() -> None:
     assert len(names) == 5
     for name in names:
         picture, pixels = given[f"{name}.input"], given[f"{name}.pixels"]
-        assert torch.equal(clip_pixels(Image.fromarray(picture), pixels.shape[-1]), torch.from_numpy(pixels))
+        ours = clip_pixels(Image.fromarray(picture), pixels.shape[-1], half_to_even=True)
+        assert torch.equal(ours, torch.from_numpy(pixels))
 
 
 def test_a_run_on_the_mini_suite(tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from med_flamingo_fixtures import (
 from transformers import CLIPConfig, CLIPModel, LlamaConfig
 
 from medbench.adapters.base import LoadOptions
-from medbench.adapters.med_flamingo.adapter import MedFlamingoAdapter
 from medbench.adapters.med_flamingo.decoder import MedFlamingoLlama
 from medbench.adapters.med_flamingo.entry import ENTRY
-from medbench.adapters.parts.perceiver import PerceiverResampler, PerceiverSizes
+from medbench.adapters.med_flamingo.model import MedFlamingoAdapter
+from medbench.adapters.perceiver import PerceiverResampler, PerceiverSizes
 from medbench.tasks.foundation.errors import DataError, UsageError
 
 
@@ -82,16 +82,16 @@ COPY = "lang_encoder.model.layers.3.gated_cross_attn_layer.attn_gate"
         ({"lang_encoder.gated_cross_attn_layers.4.attn_gate": torch.ones(1)}, r"1 unexpected: model\.layers\.4"),
         ({"perceiver.norm.bias": None}, r"1 missing: norm\.bias"),
         ({"perceiver.extra": torch.ones(1)}, "1 unexpected: extra"),
-        ({"perceiver.latents": None}, "lacks 'latents' of the perceiver"),
+        ({"perceiver.latents": None}, "1 missing: latents"),
         ({"perceiver.norm.bias": torch.ones(3)}, "of another shape"),
         ({"vision_encoder.proj": torch.ones(1)}, r"also holds vision_encoder\.proj"),
         ({"lang_encoder.model.embed_tokens.weight": None}, "lacks embeddings"),
         ({"lang_encoder.model.embed_tokens.weight": torch.ones(448, 64)}, "has 448 embeddings"),
         ({"lang_encoder.model.embed_tokens.weight": torch.tensor(1.0)}, "is a single number"),
         ({BLOCK: torch.tensor(1.0), COPY: torch.tensor(1.0)}, "attn_gate is a single number"),
-        ({"perceiver.latents": torch.tensor(1.0)}, "weights of unknown axes"),
-        ({"perceiver.layers.0.0.to_q.weight": torch.tensor(1.0)}, "weights of unknown axes"),
-        ({"perceiver.layers.999999999.1.1.weight": torch.ones(1)}, "missing"),
+        ({"perceiver.latents": torch.tensor(1.0)}, "of another shape: latents"),
+        ({"perceiver.layers.0.0.to_q.weight": torch.tensor(1.0)}, r"of another shape: layers\.0"),
+        ({"perceiver.layers.999999999.1.1.weight": torch.ones(1)}, "1 unexpected: layers.999"),
         ({"perceiver.norm.bias": torch.ones(64, dtype=torch.int8)}, r"no floating-point numbers: norm\.bias of"),
         ({"vision_encoder.proj": torch.ones(1), "state": torch.ones(1)}, r"also holds state, vision_encoder\.proj"),
     ],
@@ -225,19 +225,19 @@ def test_clip_may_be_the_whole_model_and_must_fit(
         )
         if name == "whole":
             inner: torch.nn.Module = getattr(model.vision_model, "vision_model", model.vision_model)
-            given = cast("torch.nn.Module", adapters["previous"]._vision.clip)
+            given = cast("torch.nn.Module", adapters["previous"].vision.clip)
             inner.load_state_dict({key.removeprefix("vision_model."): one for key, one in given.state_dict().items()})
         model.save_pretrained(tmp_path / name)
     whole = load(folder, clip=str(tmp_path / "whole"))
     pixels = own_pixels(case("case1_one_image"))
     with torch.inference_mode():
-        assert torch.equal(whole._vision(pixels), adapters["previous"]._vision(pixels))
-    with pytest.raises(DataError, match="tokens of width 32, the perceiver reads 64"):
+        assert torch.equal(whole.vision(pixels), adapters["previous"].vision(pixels))
+    with pytest.raises(DataError, match=r"of another shape: latents \[64, 64\] instead of \[64, 32\]"):
         load(folder, clip=str(tmp_path / "wide"))
     (tmp_path / "whole" / "config.json").unlink()
     with pytest.raises(DataError, match=r"config\.json is missing"):
         load(folder, clip=str(tmp_path / "whole"))
     for written in ('{"model_type": "siglip"}', "[]", '{"model_type": "clip", "vision_config": 3}'):
         (tmp_path / "whole" / "config.json").write_text(written, encoding="utf-8")
-        with pytest.raises(DataError, match="holds no CLIP"):
+        with pytest.raises(DataError, match="not CLIP"):
             load(folder, clip=str(tmp_path / "whole"))

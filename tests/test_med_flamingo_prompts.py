@@ -20,19 +20,18 @@ from med_flamingo_fixtures import (
 from PIL import Image
 
 from medbench.adapters.base import ImageSlot, Prompt
-from medbench.adapters.med_flamingo.adapter import MedFlamingoAdapter
-from medbench.adapters.med_flamingo.entry import ENTRY
+from medbench.adapters.med_flamingo.entry import ENTRY, SPECIAL_TEXTS, Special, example_parts, prompt_parts
 from medbench.adapters.med_flamingo.examples import AUTHORS, drawn_examples
-from medbench.adapters.med_flamingo.prompts import Mark, Part, Words, prompt_parts
-from medbench.adapters.parts.segment_tokenizer import SegmentTokenizer, read_tokenizer
+from medbench.adapters.med_flamingo.model import MedFlamingoAdapter
 from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.request import make_request
+from medbench.harness.engine.requests import make_request
 from medbench.harness.phases import Phases
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.sample import ImageRef
+from medbench.unimed.tokens import SegmentTokenizer, read_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +64,12 @@ class Recorded:
         return self._words[text]
 
 
-def recorded_parts(text: str) -> list[Part]:
-    parts: list[Part] = [text]
-    for word, mark in (("<image>", Mark.IMAGE), ("<|endofchunk|>", Mark.END_OF_CHUNK)):
-        cut: list[Part] = []
+def recorded_parts(text: str) -> list[str | Special]:
+    parts: list[str | Special] = [text]
+    for word, mark in (("<image>", Special.IMAGE), ("<|endofchunk|>", Special.END_OF_CHUNK)):
+        cut: list[str | Special] = []
         for part in parts:
-            if isinstance(part, Mark):
+            if isinstance(part, Special):
                 cut.append(part)
                 continue
             first, *others = part.split(word)
@@ -82,7 +81,7 @@ def recorded_parts(text: str) -> list[Part]:
 def recorded_ids(tokenizer: SegmentTokenizer, text: str, bos: int) -> list[int]:
     ids = [bos]
     for part in tokenizer.encode(recorded_parts(text)):
-        ids += [32000 + part.value] if isinstance(part, Mark) else part
+        ids += [32000 + part.value] if isinstance(part, Special) else part
     return ids
 
 
@@ -122,10 +121,9 @@ def test_token_ids_of_the_real_llama_tokenizer() -> None:
 
 def test_the_prompt_is_the_authors_own() -> None:
     [recorded] = {one["text"] for one, _ in recorded_cases() if one["name"] == "demo_6shot"}
-    examples = [Words(question=question, answer=answer) for _, question, answer in AUTHORS]
+    examples = [part for _, question, answer in AUTHORS for part in example_parts(question, answer)]
     parts = prompt_parts("Where is the largest mass located in the cerebellum?", 1, examples)
-    names = {Mark.IMAGE: "<image>", Mark.END_OF_CHUNK: "<|endofchunk|>"}
-    assert "".join(part if isinstance(part, str) else names[part] for part in parts) == recorded
+    assert "".join(part if isinstance(part, str) else SPECIAL_TEXTS[part] for part in parts) == recorded
 
 
 @pytest.fixture
@@ -208,7 +206,7 @@ def test_the_pictures_of_examples_are_read_like_the_questions_own(colours: Path,
     spec = get_task("slake-vqa")
     adapter = load(wide, media_rule=rule, train_samples=lambda _: train, source_of=lambda _: colours)
     requests = [make_request(adapter, sample_of(number), spec, colours) for number in range(6)]
-    examples = adapter._examples.of(spec)
+    examples = adapter.examples_of(spec)
     pictures = [image for example in examples for image in example.images]
     with torch.inference_mode():
         features = adapter.encode_images([adapter.pixels(image) for image in pictures])
@@ -256,7 +254,7 @@ def test_the_authors_examples_need_their_pictures(folder: Path, tmp_path: Path) 
 def test_the_authors_pictures_are_those_of_vqa_rad(folder: Path) -> None:
     pictures = realdata("vqa_rad") / "images"
     adapter = load(folder, demo_images=str(pictures), shots="6")
-    assert [example.images[0].mode for example in adapter._examples.of(get_task("path-vqa"))] == ["RGB"] * 6
+    assert [example.images[0].mode for example in adapter.examples_of(get_task("path-vqa"))] == ["RGB"] * 6
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from radfm_fixtures import (
     LIMIT,
     SINGLE,
     UPSTREAM_END,
-    OnVolumes,
     case,
     close,
-    document,
     embedded,
+    latents_of,
     load,
+    on_volumes,
     prompt_of,
     request_of,
     state,
@@ -28,14 +28,13 @@ from radfm_fixtures import (
 from transformers import GenerationConfig
 
 from medbench.adapters.base import LoadOptions
-from medbench.adapters.radfm.adapter import RadFMAdapter
 from medbench.adapters.radfm.entry import ENTRY
-from medbench.adapters.radfm.pictures import random_square, slices_of, square, target_depth, volume_pixels, volumes_of
+from medbench.adapters.radfm.model import RadFMAdapter
+from medbench.adapters.radfm.vision import patches_of
 from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
 from medbench.harness.phases import Phases
-from medbench.tasks.foundation.errors import SampleError
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +69,12 @@ def cut(ids: Sequence[int]) -> list[int]:
 def test_every_stage_of_vision_equals_the_original(adapter: RadFMAdapter, name: str) -> None:
     given = case(name)
     volumes = given["vision_x"].flatten(0, 1)
-    vision = adapter._model.vision
+    vision = adapter.vision
     tower = vision.vision_encoder
-    close(tower.to_patch_embedding(volumes), given["patch_tokens"], 1e-5)
+    close(tower.to_patch_embedding(patches_of(volumes, (16, 16, 4))), given["patch_tokens"], 1e-5)
     close(tower.positions(volumes).expand_as(given["vit_pos"]), given["vit_pos"], 0)
     close(tower(volumes), given["vit_tokens"], 2e-5)
-    latents = adapter.encode_images(list(volumes))
+    latents = latents_of(adapter, list(volumes))
     close(torch.stack(list(latents)), given["perceiver_latents"].flatten(0, 1), 2e-5)
     tokens = torch.stack(list(adapter.project(latents, "vqa")))
     close(tokens[:, 1:-1].flatten(0, 1), given["fc_out"], 2e-5)
@@ -130,8 +129,8 @@ def test_bfloat16_is_near(folder: Path) -> None:
     given, exact = case("case6_bf16_of_case1"), case("case1_single_2d")
     rough = ENTRY.load(LoadOptions(checkpoint=folder, device="cpu", dtype="bfloat16"))
     assert isinstance(rough, RadFMAdapter)
-    assert (rough.dtype, next(rough._model.vision.parameters()).dtype) == ("bfloat16", torch.float32)
-    assert rough._model.language_model.model.rotary_emb.inv_freq.dtype == torch.float32
+    assert (rough.dtype, next(rough.vision.parameters()).dtype) == ("bfloat16", torch.float32)
+    assert rough.decoder.model.rotary_emb.inv_freq.dtype == torch.float32
     prompt = prompt_of(exact["input_ids"][0].tolist())
     embeddings = embedded(rough, prompt, list(exact["vision_x"][0]))[None]
     # Upstream rounds in vision too; ours, exact there, is nearer to what both approach.
@@ -166,7 +165,7 @@ def test_the_engine_writes_what_the_original_wrote(folder: Path, tmp_path: Path,
         add(f"row{row}", ids, list(batch["vision_x"][row][:number]), written)
     for number in range(len(volumes)):
         Image.new("RGB", (2, 2), (number, 0, 0)).save(tmp_path / f"{number}.png")
-    shown = OnVolumes(folder, volumes)
+    shown = on_volumes(folder, volumes)
     engine = Engine(shown, Budget(rows=rows, tokens=8192), Phases(), continuous=continuous)
     assert engine.why_static == ("" if continuous else "static batches were asked for")
     found = {outcome.sample_id: outcome for some in engine.generate(requests) for outcome in some}
@@ -182,84 +181,25 @@ def test_the_engine_writes_what_the_original_wrote(folder: Path, tmp_path: Path,
         assert {name: outcome.generation for name, outcome in found.items()} == alone
 
 
-def test_the_depth_rule_is_the_originals() -> None:
-    rule = document("depth_rule.json")
-    assert {depth: target_depth([int(depth)]) for depth in rule["target_depth"]} == rule["target_depth"]
-    mixed = rule["mixed_example"]
-    assert [[512, 512, target_depth(mixed["input_depths"])]] * 3 == mixed["sizes"]
-    assert target_depth([None]) == target_depth([]) == 4
-
-
-def test_volumes_are_scaled_by_their_own_range() -> None:
-    volume = np.arange(6 * 4 * 10, dtype=np.int16).reshape(6, 4, 10) - 100
-    pixels = volume_pixels(volume, target_depth([10]), 12)
-    assert pixels.shape == (3, 12, 12, 8)
-    assert (float(pixels.min()), bool(pixels.max() <= 1)) == (0, True)
-    whole = torch.from_numpy((volume + 100) / np.float32(volume.size - 1))
-    nearest = whole[torch.arange(12) // 2][:, torch.arange(12) // 3][:, :, (torch.arange(8) * 1.25).long()]
-    close(pixels, nearest.expand(3, -1, -1, -1), 1e-6)
-    assert not volume_pixels(np.full((4, 4, 4), 7), 4, 8).any()
-
-
-def test_all_images_of_a_sample_get_the_depth_of_the_deepest(adapter: RadFMAdapter) -> None:
-    """As in the recorded example: a volume of 30 slices, a picture, and a volume of 11."""
-    draw = np.random.default_rng(5)
-    depths = document("depth_rule.json")["mixed_example"]["input_depths"]
-    assert depths == [30, None, 11]
-    picture = Image.fromarray(draw.integers(0, 256, (40, 30, 3), dtype=np.uint8))
-    deep, shallow = (draw.normal(size=(40, 36, depth)) for depth in (30, 11))
-    first, second, third = volumes_of([deep, picture, shallow], 64)
-    assert {tuple(volume.shape) for volume in (first, second, third)} == {(3, 64, 64, 28)}
-    assert torch.equal(first, volume_pixels(deep, 28, 64))
-    assert torch.equal(third, volume_pixels(shallow, 28, 64))
-    assert torch.equal(second, slices_of(square(picture, 64)).expand(-1, -1, -1, 4)[..., :1].expand(-1, -1, -1, 28))
-    with torch.inference_mode():
-        tokens = adapter.project(adapter.encode_images([first, second, third]), "vqa")
-    assert [one.shape for one in tokens] == [torch.Size([10, 64])] * 3
-    [alone] = volumes_of([picture], 64)
-    assert torch.equal(alone, slices_of(square(picture, 64)))
-    with pytest.raises(SampleError, match=r"this one has the shape \[4, 4\]"):
-        volumes_of([np.zeros((4, 4))], 64)
-
-
-def test_pictures_become_squares_of_equal_slices(adapter: RadFMAdapter) -> None:
+def test_images_become_squares_of_equal_slices(adapter: RadFMAdapter) -> None:
     values = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
-    picture = Image.fromarray(values)
-    pixels = adapter.pixels(picture)
-    assert torch.equal(pixels, square(picture, 64))
-    expected = torch.from_numpy(np.array(picture.resize((64, 64), Image.Resampling.BICUBIC))).permute(2, 0, 1)
-    volume = slices_of(pixels)
-    assert volume.shape == (3, 64, 64, 4)
-    assert torch.equal(volume[..., 3], expected.float() / 255)
+    image = Image.fromarray(values)
+    pixels = adapter.pixels(image)
+    expected = torch.from_numpy(np.array(image.resize((64, 64), Image.Resampling.BICUBIC))).permute(2, 0, 1)
+    assert torch.equal(pixels, expected)
+    volume = (expected.float() / 255)[..., None].expand(-1, -1, -1, 4)
     with torch.inference_mode():
         [ours] = adapter.encode_images([pixels])
-        [theirs] = adapter.encode_images([volume])
-    assert torch.equal(ours, theirs)
+        assert torch.equal(ours, adapter.vision.latents(volume[None])[0])
 
 
-def test_the_random_crop_depends_on_picture_and_seed_alone(folder: Path) -> None:
+def test_the_random_crop_depends_on_image_and_seed_alone(folder: Path) -> None:
     values = np.random.default_rng(1).integers(0, 256, (90, 100, 3), dtype=np.uint8)
-    picture = Image.fromarray(values)
-    cropping = load(folder, crop="random")
-    assert torch.equal(cropping.pixels(picture), random_square(picture, 64, 0))
-    drawn = [random_square(picture, 64, seed) for seed in range(20)]
-    assert all(torch.equal(one, random_square(picture, 64, seed)) for seed, one in enumerate(drawn))
-    assert len({one.numpy().tobytes() for one in drawn}) > 15
-    ribbon = Image.new("RGB", (400, 4))
-    assert random_square(ribbon, 64, 0).shape == (3, 64, 64)
-
-
-def test_volumes_of_any_shape_are_encoded_together_and_impossible_ones_are_refused(adapter: RadFMAdapter) -> None:
-    torch.manual_seed(0)
-    volumes = [torch.rand(3, *sides) for sides in ((64, 64, 4), (32, 48, 8), (64, 64, 4))]
-    with torch.inference_mode():
-        together = adapter.encode_images(volumes)
-        for one, volume in zip(together, volumes, strict=True):
-            close(adapter.encode_images([volume])[0], one, 1e-5)
-        with pytest.raises(SampleError, match="64x60x4 cannot be cut"):
-            adapter.encode_images([torch.rand(3, 64, 60, 4)])
-        with pytest.raises(SampleError, match="5 patches along one axis"):
-            adapter.encode_images([torch.rand(3, 80, 64, 4)])
+    image, ribbon = Image.fromarray(values), Image.new("RGB", (400, 4))
+    drawn = [load(folder, seed=seed, crop="random").pixels(image) for seed in (*range(8), 0)]
+    assert torch.equal(drawn[0], drawn[-1])
+    assert len({one.numpy().tobytes() for one in drawn}) > 5
+    assert load(folder, crop="random").pixels(ribbon).shape == (3, 64, 64)
 
 
 def test_a_run_on_the_mini_suite(folder: Path, tmp_path: Path) -> None:

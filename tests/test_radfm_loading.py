@@ -12,15 +12,12 @@ from radfm_fixtures import SINGLE, case, close, embedded, load, prompt_of, state
 from transformers import LlamaForCausalLM
 
 from medbench.adapters.base import LoadOptions
-from medbench.adapters.parts.filling import fill
-from medbench.adapters.parts.perceiver import PerceiverSizes
-from medbench.adapters.radfm.adapter import RadFMAdapter
 from medbench.adapters.radfm.convert import convert
 from medbench.adapters.radfm.entry import ENTRY
-from medbench.adapters.radfm.model import RadFMVision
-from medbench.adapters.radfm.sizes import LanguageSizes, RadFMSizes, sizes_of_state
-from medbench.adapters.radfm.vit3d import VisionSizes
+from medbench.adapters.radfm.model import RadFMAdapter, llama_config
+from medbench.adapters.radfm.vision import RadFMVision, read_sizes
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
+from medbench.unimed.weights import fill
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +45,9 @@ def test_a_converted_folder_is_the_same_model(adapter: RadFMAdapter, folder: Pat
     convert(folder, output, dtype="float32", shard_bytes=100_000)
     assert len(list((output / "language_model").glob("*.safetensors"))) > 3
     converted = load(output)
-    assert converted._model.sizes == adapter._model.sizes
     for ours, theirs in (
-        (converted._model.language_model, adapter._model.language_model),
-        (converted._model.vision, adapter._model.vision),
+        (converted.decoder, adapter.decoder),
+        (converted.vision, adapter.vision),
     ):
         weights = cast("torch.nn.Module", theirs).state_dict()
         assert all(torch.equal(one, weights[name]) for name, one in ours.state_dict().items())
@@ -64,20 +60,13 @@ def test_a_converted_folder_is_the_same_model(adapter: RadFMAdapter, folder: Pat
         convert(folder, output)
 
 
-def test_the_sizes_of_the_published_checkpoint_are_told_by_its_shapes(tmp_path: Path) -> None:
-    """No file beside it is needed, and the weights are as many as the authors' code has."""
-    published = RadFMSizes(
-        language_model=LanguageSizes(
-            vocab_size=32000, hidden_size=5120, intermediate_size=13824, num_hidden_layers=40, num_attention_heads=40
-        ),
-        vision=VisionSizes(),
-        perceiver=PerceiverSizes(dim=768, depth=6, heads=8, dim_head=64, num_latents=32),
-    )
+def test_the_published_sizes_need_no_file(tmp_path: Path) -> None:
+    """The weights are as many as the authors' code has."""
+    published = read_sizes(tmp_path)
     with torch.device("meta"):
-        language, vision = LlamaForCausalLM(published.llama_config()), RadFMVision(published)
+        language, vision = LlamaForCausalLM(llama_config(published.language_model)), RadFMVision(published)
     named = {f"lang_model.{name}": tensor for name, tensor in cast("torch.nn.Module", language).state_dict().items()}
     named |= {f"embedding_layer.{name}": tensor for name, tensor in vision.state_dict().items()}
-    assert sizes_of_state(named, "it", tmp_path / "radfm.json") == published
     # Old transformers counted 64 rotary frequencies of each layer among them.
     counts = {
         "lang_model.": 13_015_866_880 - 40 * 64, "embedding_layer.vision_encoder.": 66_208_000,
@@ -93,9 +82,9 @@ def test_the_sizes_of_the_published_checkpoint_are_told_by_its_shapes(tmp_path: 
 def test_converting_to_bfloat16_halves_the_language_model(adapter: RadFMAdapter, folder: Path, tmp_path: Path) -> None:
     convert(folder, tmp_path / "half")
     loaded = load(tmp_path / "half")
-    given, halved = (one._model.language_model.state_dict() for one in (adapter, loaded))
+    given, halved = (one.decoder.state_dict() for one in (adapter, loaded))
     assert all(torch.equal(halved[name], given[name].bfloat16().float()) for name in given)
-    assert torch.equal(loaded._model.vision.fc.weight, adapter._model.vision.fc.weight)
+    assert torch.equal(loaded.vision.fc.weight, adapter.vision.fc.weight)
 
 
 def test_a_failed_conversion_leaves_nothing(folder: Path, tmp_path: Path) -> None:
@@ -138,7 +127,7 @@ def test_the_command_converts_into_a_folder_that_loads(folder: Path, tmp_path: P
 def test_the_leading_word_of_wrapped_training_is_accepted(adapter: RadFMAdapter, tmp_path: Path) -> None:
     wrapped = write_checkpoint(tmp_path, {f"module.{name}": tensor for name, tensor in state().items()})
     loaded = load(wrapped)
-    assert torch.equal(loaded._model.language_model.lm_head.weight, adapter._model.language_model.lm_head.weight)
+    assert torch.equal(loaded.decoder.lm_head.weight, adapter.decoder.lm_head.weight)
 
 
 @pytest.mark.parametrize(
@@ -147,17 +136,17 @@ def test_the_leading_word_of_wrapped_training_is_accepted(adapter: RadFMAdapter,
         ({"lang_model.model.layers.1.mlp.up_proj.weight": None}, "1 missing: model.layers.1.mlp.up_proj.weight"),
         ({"embedding_layer.perceiver.norm.bias": None}, "1 missing: perceiver.norm.bias"),
         ({"embedding_layer.fc.bias": torch.zeros(5)}, "of another shape: fc.bias"),
-        ({"lang_model.model.layers.7.mlp.up_proj.weight": torch.zeros(1)}, "missing"),
+        ({"lang_model.model.layers.7.mlp.up_proj.weight": torch.zeros(1)}, "1 unexpected: model.layers.7"),
         ({"embedding_layer.new_part.weight": torch.zeros(1)}, "1 unexpected: new_part.weight"),
         ({"another.weight": torch.zeros(1)}, "holds what no RadFM has: another.weight"),
         ({"embedding_layer.weight": torch.zeros(448, 64)}, "embedding_layer.weight twice, and differently"),
-        ({"embedding_layer.perceiver.latents": None}, "lacks 'latents' of the perceiver"),
-        ({"lang_model.model.embed_tokens.weight": None}, "no RadFM: 'model.embed_tokens.weight' is missing"),
-        ({"lang_model.model.embed_tokens.weight": torch.tensor(1.0)}, "no RadFM: its sizes cannot be told"),
-        ({"embedding_layer.perceiver.layers.0.0.to_q.weight": torch.tensor(1.0)}, "perceiver .* of unknown axes"),
-        ({"embedding_layer.vision_encoder.to_patch_embedding.2.weight": torch.tensor(1.0)}, "cannot be told"),
-        ({"lang_model.model.layers.999999999.mlp.up_proj.weight": torch.zeros(1)}, "missing"),
-        ({"embedding_layer.perceiver.layers.999999999.1.1.weight": torch.zeros(1)}, "missing"),
+        ({"embedding_layer.perceiver.latents": None}, "1 missing: perceiver.latents"),
+        ({"lang_model.model.embed_tokens.weight": None}, "1 missing: model.embed_tokens.weight"),
+        ({"lang_model.model.embed_tokens.weight": torch.tensor(1.0)}, "twice, and differently"),
+        ({"lang_model.lm_head.weight": torch.tensor(1.0)}, "of another shape: lm_head.weight"),
+        ({"embedding_layer.perceiver.layers.0.0.to_q.weight": torch.tensor(1.0)}, "of another shape: perceiver.layers"),
+        ({"lang_model.model.layers.999999999.mlp.up_proj.weight": torch.zeros(1)}, "1 unexpected: model.layers.999"),
+        ({"embedding_layer.perceiver.layers.999999999.1.1.weight": torch.zeros(1)}, "1 unexpected: perceiver.lay"),
         ({"embedding_layer.fc.bias": torch.zeros(64, dtype=torch.int8)}, r"no floating-point numbers: fc\.bias of"),
     ],
 )
@@ -170,18 +159,24 @@ def test_weights_that_do_not_fit_are_refused(change: dict[str, torch.Tensor | No
 @pytest.mark.parametrize(
     ("sizes", "said"),
     [
-        ({"visoin": {}}, "no table of sizes"),
-        ({"vision": {"head": 3}}, "impossible sizes: head"),
-        ({"vision": {"heads": "three"}}, "no RadFM|impossible sizes"),
-        ({"language_model": {"num_attention_heads": 5}}, "sizes of the language model cannot be"),
-        ({"language_model": {"num_atention_heads": 4}}, "impossible sizes: num_atention_heads"),
-        ({"language_model": {"hidden_act": "silu"}}, "impossible sizes: hidden_act"),
-        ({"language_model": {"num_attention_heads": -4}}, "impossible sizes: language_model.num_attention_heads -4"),
-        ({"vision": {"heads": -3}}, "impossible sizes: vision.heads -3"),
-        ({"perceiver": {"heads": 0}}, "impossible sizes: perceiver.heads 0"),
+        ({"visoin": {}}, "impossible sizes: visoin"),
+        ({"vision": 3}, "impossible sizes: vision: "),
+        ([], "impossible sizes: "),
+        ({"vision": {"image_size": 70}}, "cannot be cut into its patches"),
+        ({"vision": {"head": 3}}, "impossible sizes: vision.head"),
+        ({"vision": {"heads": "three"}}, "impossible sizes: vision.heads"),
+        ({"language_model": {"vocab_size": 448, "num_attention_heads": 3}}, "sizes of the language model cannot be"),
+        ({"language_model": {"num_atention_heads": 4}}, "impossible sizes: language_model.num_atention_heads"),
+        ({"language_model": {"hidden_act": "silu"}}, "impossible sizes: language_model.hidden_act"),
+        (
+            {"language_model": {"num_attention_heads": -4}},
+            "impossible sizes: language_model.num_attention_heads",
+        ),
+        ({"vision": {"heads": -3}}, "vision.heads: Input should be greater than 0"),
+        ({"perceiver": {"heads": 0}}, "impossible sizes: perceiver.heads: Input should be greater than 0"),
     ],
 )
-def test_sizes_that_cannot_be_are_refused(sizes: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_sizes_that_cannot_be_are_refused(sizes: object, said: str, tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path)
     (folder / "radfm.json").write_text(json.dumps(sizes), encoding="utf-8")
     with pytest.raises(DataError, match=said):
@@ -233,21 +228,16 @@ def test_a_file_that_is_no_checkpoint_is_said(tmp_path: Path, content: bytes) ->
 def test_a_broken_converted_folder_is_said(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "converted"
     convert(folder, output)
-    (output / "radfm.json").rename(tmp_path / "radfm.json")
-    with pytest.raises(DataError, match=r"radfm\.json is missing"):
-        load(output)
-    (tmp_path / "radfm.json").rename(output / "radfm.json")
     (output / "vision.safetensors").write_bytes(b"x")
     with pytest.raises(DataError, match=r"vision\.safetensors cannot be read"):
         load(output)
 
 
 def test_a_tokenizer_of_another_size_is_refused(tmp_path: Path) -> None:
-    name = "lang_model.model.embed_tokens.weight"
-    taller = {one: torch.cat([state()[one], torch.zeros(2, 64)]) for one in (name, "lang_model.lm_head.weight")}
-    weights = {**state(), **taller, "embedding_layer.weight": taller[name]}
-    with pytest.raises(DataError, match="has 448 pieces, but the model knows 450"):
-        load(write_checkpoint(tmp_path, weights))
+    folder = write_checkpoint(tmp_path)
+    (folder / "radfm.json").unlink()
+    with pytest.raises(DataError, match="has 448 pieces, but the model knows 32000"):
+        load(folder)
 
 
 def test_a_device_without_room_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

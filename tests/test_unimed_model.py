@@ -12,7 +12,7 @@ from tiny_model import small
 
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.unimed.checkpoint import load_checkpoint
-from medbench.unimed.devices import resolve_device
+from medbench.unimed.weights import device_and_dtype
 
 
 @pytest.fixture(scope="module")
@@ -146,4 +146,4 @@ def test_a_device_that_is_not_there() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     with pytest.raises(UsageError, match="no device 'cuda'"):
-        resolve_device("cuda")
+        device_and_dtype("cuda", "auto")

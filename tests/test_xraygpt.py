@@ -20,15 +20,13 @@ from transformers import (
 from xraygpt_fixtures import SPEC, TOLERANCE, arrays, document, load, picture, sample_of, tensors
 
 from medbench.adapters.base import ImageSlot, LoadOptions, Prompt, TextSegment
-from medbench.adapters.xraygpt.adapter import XrayGptAdapter
 from medbench.adapters.xraygpt.convert import convert
-from medbench.adapters.xraygpt.entry import ENTRY, parse
-from medbench.adapters.xraygpt.files import QFORMER, SIZES, TRAINED, VISION
-from medbench.adapters.xraygpt.prompts import TEMPLATES, answer_in, question_of
+from medbench.adapters.xraygpt.entry import ENTRY, parse, prompt_texts
+from medbench.adapters.xraygpt.model import QFORMER, SIZES, TRAINED, VISION, XrayGptAdapter, config_of, find_files
 from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.request import Decoding, Request, make_request
+from medbench.harness.engine.requests import Decoding, Request, make_request
 from medbench.harness.phases import Phases
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
 
@@ -64,7 +62,7 @@ def demo(four: Path) -> XrayGptAdapter:
 
 
 def in_test_form(adapter: XrayGptAdapter) -> XrayGptAdapter:
-    return XrayGptAdapter(adapter._weights, TEMPLATES["test"])
+    return XrayGptAdapter(adapter.model, adapter.tokens, adapter.weights_fingerprint, template="test")
 
 
 def case_of(name: str) -> dict[str, Any]:
@@ -152,7 +150,7 @@ def test_token_ids_are_the_authors(only_model: bool, tmp_path: Path) -> None:
 
 def test_all_prompts_of_the_authors_list(demo: XrayGptAdapter) -> None:
     for prompt in document("cases.json")["prompts"]:
-        before, behind = TEMPLATES["test"].parts(question_in(prompt))
+        before, behind = prompt_texts(question_in(prompt), "test")
         assert f"{before}<ImageHere>{behind}" == prompt
     assert question_in(document("cases.json")["prompts"][0]) == SPEC.instruction(sample_of("wide"))
     assert demo.render(sample_of("wide"), SPEC, lambda _: (1, 1)) == prompt_of(demo, case_of("chat_wide"))
@@ -163,7 +161,7 @@ def test_it_computes_what_the_authors_compute(layout: str, converted: Path, tmp_
     four = layout != "converted"
     adapter = load(fixture.make_four_files(tmp_path / "four", suffix=layout) if four else converted)
     expected = tensors("expected")
-    model = adapter._weights.model
+    model = adapter.model
     pixels = [adapter.pixels(picture(name)) for name in fixture.PICTURES]
     with torch.inference_mode():
         seen = model.vision_model(pixel_values=torch.stack(pixels), output_hidden_states=True)
@@ -185,12 +183,12 @@ def test_the_normalisation_has_the_authors_epsilon(demo: XrayGptAdapter, convert
     exact = tensors("expected")["ln_vision"]
     pixels = torch.stack([demo.pixels(picture(name)) for name in fixture.PICTURES])
     for adapter in (demo, load(converted)):
-        norm: Any = adapter._weights.model.vision_model.post_layernorm
+        norm: Any = adapter.model.vision_model.post_layernorm
         assert norm.eps == 1e-5
         with torch.inference_mode():
-            right = adapter._weights.model.vision_model(pixel_values=pixels).last_hidden_state
+            right = adapter.model.vision_model(pixel_values=pixels).last_hidden_state
             norm.eps = 1e-6
-            wrong = adapter._weights.model.vision_model(pixel_values=pixels).last_hidden_state
+            wrong = adapter.model.vision_model(pixel_values=pixels).last_hidden_state
             norm.eps = 1e-5
         assert difference(right, exact) < difference(wrong, exact)
 
@@ -225,7 +223,7 @@ def test_rows_padded_without_a_mask_are_wrong(demo: XrayGptAdapter) -> None:
 def test_the_loss_of_training_is_the_authors(demo: XrayGptAdapter) -> None:
     """Teacher-forced over captions and their `###`, one mean over all tokens of the batch."""
     forward = document("cases.json")["forward_loss"]
-    adapter, codec = in_test_form(demo), demo._weights.codec
+    adapter, codec = in_test_form(demo), demo.tokens
     losses = []
     for caption, image in zip(forward["captions"], forward["images"], strict=True):
         prompt = embeddings_of(adapter, adapter.put(question_in(forward["prompt"]), sample_of(image)))
@@ -271,9 +269,8 @@ def test_what_an_answer_is() -> None:
     sample = sample_of("wide")
     assert parse(" The heart is normal. ###Patient: why", sample, SPEC).text == "The heart is normal."
     assert parse("Doctor: clear lungs\n", sample, SPEC).text == "clear lungs"
-    assert answer_in("I say: Doctor: one Doctor: two") == "two"
-    assert answer_in("###") == ""
-    assert question_of(" Describe <ImageHere>this<image>. ") == "Describe this."
+    assert parse("I say: Doctor: one Doctor: two", sample, SPEC).text == "two"
+    assert parse("###", sample, SPEC).text == ""
 
 
 def test_presets(demo: XrayGptAdapter, four: Path) -> None:
@@ -356,7 +353,7 @@ def test_the_language_model_must_fit(tmp_path: Path) -> None:
 
 
 def test_files_must_be_there(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="needs its weights"):
+    with pytest.raises(UsageError, match="needs weights"):
         ENTRY.load(LoadOptions(arguments=ENTRY.settled("", {})))
     with pytest.raises(UsageError, match="is no folder"):
         load(tmp_path / "nowhere")
@@ -377,10 +374,7 @@ def test_unknown_sizes_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_published_sizes_need_no_file(four: Path) -> None:
-    from medbench.adapters.xraygpt.files import find_files
-    from medbench.adapters.xraygpt.model import _config
-
-    config = _config(replace(find_files(four), sizes=None))
+    config = config_of({part: file for part, file in find_files(four).items() if part != "sizes"})
     vision: Any = config.vision_config
     qformer: Any = config.qformer_config
     assert (vision.hidden_size, vision.num_hidden_layers, vision.intermediate_size) == (1408, 39, 6144)
@@ -399,7 +393,7 @@ def test_half_precision_keeps_queries_and_positions_exact(four: Path, converted:
         options = LoadOptions(checkpoint=folder, device="cpu", dtype="bfloat16", arguments=ENTRY.settled("", {}))
         adapter = ENTRY.load(options)
         assert isinstance(adapter, XrayGptAdapter)
-        model = adapter._weights.model
+        model = adapter.model
         assert adapter.dtype == "bfloat16"
         assert model.query_tokens.dtype == torch.float32
         assert {one.dtype for one in model.qformer.parameters()} == {torch.float32}

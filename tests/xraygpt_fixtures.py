@@ -13,9 +13,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from medbench.adapters.base import LoadOptions
-from medbench.adapters.xraygpt.adapter import XrayGptAdapter
 from medbench.adapters.xraygpt.entry import ENTRY
-from medbench.adapters.xraygpt.files import QFORMER, SIZES, TRAINED, VISION
+from medbench.adapters.xraygpt.model import QFORMER, SIZES, TRAINED, VISION, XrayGptAdapter
 from medbench.tasks.catalog import get_task
 from medbench.tasks.sample import ImageRef, Sample
 

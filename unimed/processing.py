@@ -1,13 +1,12 @@
 """From pictures and instructions to the model's inputs."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from transformers import BatchFeature, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 
 from medbench.tasks.answers.box_space import UNI_MED
@@ -158,9 +157,3 @@ class UniMedProcessor(ProcessorMixin):
         if images:
             features["pixel_values"] = torch.stack([self.pixels(image) for image in images])
         return BatchFeature(features)
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Return the tokenizer stored in `folder`."""
-    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
-    return tokenizer

@@ -1,28 +1,94 @@
-"""LLaVA-Med behind the adapter contract.
+"""LLaVA-Med behind the adapter contract: its card, what may be chosen, and how its authors put a question.
 
 `llava-med` is version 1.5 in its published folder, and whatever else has the format of LLaVA 1.5 (HuatuoGPT-Vision,
-LLaVA itself). `llava-med:v1.0` is LLaMA-7B with one of the published deltas, made whole by
-`medbench convert llava-med`. Each data set has a delta of its own; any such folder is a checkpoint here, so
-a table with the fine-tuned models is made of one run per checkpoint. Say of each what it was tuned on:
-`--model-arg trained_on=slake-vqa`.
+LLaVA itself). `llava-med:v1.0` is LLaMA-7B with one of the published deltas, made whole by `medbench convert
+llava-med`. Each data set has a delta of its own; any such folder is a checkpoint here, so a table with the fine-tuned
+models is made of one run per checkpoint. Say of each what it was tuned on: `--model-arg trained_on=slake-vqa`.
 
-What an answer is: what the model wrote up to its end token or `###`, without white space around it and without a
-leading `Assistant:`, which version 1.0 writes itself since its prompt ends before that word. The authors leave the word
-in. It is part of the turn, not of the answer, and it stays in the recorded text.
+Sources of the prompts: `llava/conversation.py` and the evaluation scripts of LLaVA-Med, release 1.5 and tag v1.0.0. The
+texts here are pinned, token by token, by the parity fixtures.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
 
-from medbench.adapters.base import AdapterEntry, Answer, Argument, LoadOptions, ModelCard
-from medbench.adapters.llava_med.templates import TEMPLATES
+import click
+
+from medbench.adapters.base import AdapterEntry, Answer, Argument, LoadOptions, LocalAdapter, ModelCard
+from medbench.adapters.converting import converter
+from medbench.tasks.foundation.console import say
+from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
 
-if TYPE_CHECKING:
-    from medbench.adapters.llava_med.adapter import LlavaMedAdapter
-
+TURN_END = "###"
+"""Ends every turn of version 1.0, the model's own included."""
 SPEAKER = "Assistant:"
+AUTHORS_TOKENS = 1024
+AUTHORS_DECODING: Mapping[str, Mapping[str, float]] = {"v1.5": {}, "v1.0": {"temperature": 0.7}}
+DTYPES = ("float16", "bfloat16", "float32")
+_GREETING = "###Human: Hi!###Assistant: Hi there!  How can I help you today?\n###Human: "
+_WHO = (
+    "You are LLaVA-Med, a large language and vision assistant trained by a group of researchers at Microsoft, based on "
+    "the general domain LLaVA architecture.You are able to understand the visual content that the user provides, and "
+    "assist the user with a variety of medical and clinical {} using natural language.Follow the instructions "
+    "carefully and explain your answers in detail."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Template:
+    """A question with images, as text.
+
+    Attributes:
+        opening: Text before the question and before images that precede it.
+        closing: Text behind all.
+        images_first: Whether images precede the question, a line each, as in version 1.5.
+        stops: Texts that end an answer.
+    """
+
+    opening: str
+    closing: str
+    images_first: bool = False
+    stops: tuple[str, ...] = ()
+
+    def parts(self, question: str, images: int) -> tuple[str, ...]:
+        """Return the texts between which the images stand; each is to be tokenised by itself.
+
+        The tokenizer of version 1.0 (transformers 4.28) drops white space on both sides of an image, so it is not here.
+        """
+        if not images:
+            return (f"{self.opening}{question}{self.closing}",)
+        if self.images_first:
+            return (self.opening, *["\n"] * (images - 1), f"\n{question}{self.closing}")
+        return (f"{self.opening}{question}".rstrip(), *[""] * (images - 1), self.closing.lstrip())
+
+
+TEMPLATES: Mapping[str, Mapping[str, Template]] = {
+    "v1.5": {
+        "mistral_instruct": Template(opening="[INST] ", closing=" [/INST]", images_first=True),
+        "vicuna_v1": Template(
+            opening="A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+            "helpful, detailed, and polite answers to the user's questions. USER: ",
+            closing=" ASSISTANT:",
+            images_first=True,
+        ),
+    },
+    "v1.0": {
+        "simple": Template(
+            opening="A chat between a curious human and an artificial intelligence assistant. The assistant gives "
+            f"helpful, detailed, and polite answers to the human's questions.{_GREETING}",
+            closing=TURN_END,
+            stops=(TURN_END,),
+        ),
+        "multimodal": Template(
+            opening=_WHO.format("tasks") + _GREETING, closing=f"{TURN_END}Assistant:", stops=(TURN_END,)
+        ),
+        "llava_v1": Template(opening=_WHO.format("research tasks") + " USER: ", closing=" ASSISTANT:"),
+    },
+}
+"""By variant; the first one of each is what the authors evaluate with."""
 CARD = ModelCard(
     name="llava-med",
     title="LLaVA-Med",
@@ -68,16 +134,56 @@ def defaults(variant: str) -> Mapping[str, str]:
     return {"template": "simple", "vision_source": "base"} if variant == "v1.0" else {}
 
 
-def load(options: LoadOptions) -> "LlavaMedAdapter":
-    """Load a checkpoint folder."""
-    from medbench.adapters.llava_med.loading import load_llava_med
+def load(options: LoadOptions) -> LocalAdapter:
+    """Load a checkpoint folder; `llava_med.model.load_llava_med` says what it raises."""
+    from medbench.adapters.llava_med.model import load_llava_med
 
     return load_llava_med(options)
 
 
 def parse(text: str, _sample: Sample, _spec: TaskSpec) -> Answer:
-    """Return what the model says, without the name of the speaker."""
+    """Return what the model wrote up to its end token or `###`, without a leading `Assistant:`.
+
+    Version 1.0 writes that word itself since its prompt ends before it, and the authors leave it in. It is part of the
+    turn, not of the answer, and it stays in the recorded text.
+    """
     return Answer(text=text.strip().removeprefix(SPEAKER).strip())
+
+
+@converter("llava-med")
+@click.option("--base", type=click.Path(path_type=Path), help="Folder of LLaMA-7B, if SOURCE is a delta (v1.0).")
+@click.option("--vision-tower", type=click.Path(path_type=Path), help="CLIP to put in place of the tower of v1.5.")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Of the weights of v1.5.  [default: float16, as published]")
+def convert_command(
+    source: Path, output: Path, base: Path | None, vision_tower: Path | None, dtype: str | None
+) -> None:
+    """Convert LLaVA-Med: a delta of v1.0 into a whole checkpoint, or v1.5 into a plain folder of transformers.
+
+    A delta needs LLaMA-7B (--base), and is added shard by shard. The folder made of v1.5 is for other programs, say for
+    a server: `--model llava-med` takes the published folder as it is.
+
+    \b
+    Example:
+    medbench convert llava-med DELTA --base LLAMA_7B --output llava-med-v1.0
+    medbench convert llava-med llava-med-v1.5-mistral-7b --output llava-med-v1.5-hf
+    """
+    given = [name for name, value in (("--vision-tower", vision_tower), ("--dtype", dtype)) if value is not None]
+    if base is not None and given:
+        raise UsageError(
+            f"A delta is added in float16 and has no vision tower, but {', '.join(given)} was given.",
+            "Leave it out; the run takes the tower as --model-arg vision_tower=DIR.",
+        )
+    import torch
+
+    from medbench.adapters.llava_med.convert import convert_delta, convert_v15
+
+    if base is not None:
+        convert_delta(base, source, output)
+        say(f"Written to {output}. Run it with OpenAI's CLIP ViT-L/14, which is in neither of the two folders:")
+        say(f"medbench run --model llava-med:v1.0 --checkpoint {output} --model-arg vision_tower=DIR --tasks vqa")
+        return
+    convert_v15(source, output, vision_tower=vision_tower, dtype=getattr(torch, dtype or DTYPES[0]))
+    say(f"Written to {output}. Run it: medbench run --model hf:{output} --tasks vqa")
 
 
 ENTRY = AdapterEntry(
@@ -91,5 +197,5 @@ ENTRY = AdapterEntry(
     },
     arguments=ARGUMENTS,
     defaults=defaults,
-    converter="medbench.adapters.llava_med.cli:convert_command",
+    converter="medbench.adapters.llava_med.entry:convert_command",
 )

@@ -1,34 +1,174 @@
-"""A checkpoint of LLaVA's format as transformers' `LlavaForConditionalGeneration`, strictly."""
+"""LLaVA-Med: a checkpoint of LLaVA's format as transformers' `LlavaForConditionalGeneration`, strictly.
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+The format's `config.json` is flat. It holds the language model's settings beside `mm_*` ones for the rest:
+
+    {"model_type": "llava_mistral", "hidden_size": 4096, ..., "mm_vision_tower": "openai/clip-vit-large-patch14-336",
+     "mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2, "image_aspect_ratio": "pad"}
+
+The vision tower is OpenAI's CLIP, in a folder of its own or inside the checkpoint.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
+from huggingface_hub.errors import StrictDataclassError
+from PIL import Image
 from torch import nn
-from transformers import LlavaConfig, LlavaForConditionalGeneration
-from transformers.utils import logging as transformers_logging
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    MistralConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+)
 
-from medbench.adapters.llava_med.configuration import LlavaFormat
-from medbench.adapters.llava_med.vision import read_tower
-from medbench.tasks.foundation.errors import DataError, UsageError
-from medbench.unimed.strict_weights import refuse_loading_info
+from medbench.adapters.base import ImageSlot, LoadOptions, Pixels, Prompt, SizeOf, TextAdapter, TextSegment
+from medbench.adapters.clip import clip_pixels, read_tower, read_tower_config
+from medbench.adapters.llava_med.entry import AUTHORS_DECODING, AUTHORS_TOKENS, CARD, TEMPLATES, Template
+from medbench.adapters.wording import without_marks
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
+from medbench.tasks.foundation.files import read_json
+from medbench.tasks.foundation.memory import room_for
+from medbench.tasks.foundation.model_files import identity_of
+from medbench.tasks.foundation.stand_ins import refuse_stand_ins
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import Kind, TaskSpec
+from medbench.unimed import weights
+from medbench.unimed.tokens import TextCodec, load_codec
 
+LANGUAGE_MODELS: Mapping[str, type[PreTrainedConfig]] = {
+    "llava_mistral": MistralConfig,
+    "llava": LlamaConfig,
+    "llava_llama": LlamaConfig,
+    "llava_qwen2": Qwen2Config,
+}
+"""Language models by the `model_type` of their LLaVA."""
+MARKS = ("<im_patch>", "<im_start>", "<im_end>")
+"""The tokens of version 1.0, in the order in which the authors add them to LLaMA's."""
+_LARGE = {
+    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+    "patch_size": 14, "projection_dim": 768,
+}  # fmt: skip
+_KNOWN_TOWERS: Mapping[str, Mapping[str, Any]] = {
+    "clip-vit-large-patch14-336": {**_LARGE, "image_size": 336},
+    "clip-vit-large-patch14": {**_LARGE, "image_size": 224},
+}
+"""OpenAI's towers by the last part of their name, so that a checkpoint with a tower needs no other folder."""
+_TOWER_HINT = "Give OpenAI's tower: --model-arg vision_tower=DIR, a folder with config.json and weights."
+_PROJECTORS = {"linear": True, "mlp2x_gelu": False}
+_STRATEGIES = {"patch": "default", "cls_patch": "full"}
+_SHAPES = {"pad": True, "square": False, None: False}
 _TOWER = "model.vision_tower."
 _NAMES = {
     r"^model\.vision_tower\.vision_tower\.vision_model\.": _TOWER,
     r"^model\.(embed_tokens|layers|norm)\.": r"model.language_model.\1.",
-}
-_TWO_LAYERS = {
     r"^model\.mm_projector\.0\.": "model.multi_modal_projector.linear_1.",
     r"^model\.mm_projector\.2\.": "model.multi_modal_projector.linear_2.",
+    r"^model\.mm_projector\.(weight|bias)$": r"model.multi_modal_projector.\1",
 }
-_ONE_LAYER = {r"^model\.mm_projector\.(weight|bias)$": r"model.multi_modal_projector.\1"}
-_BUFFERS = ("rotary_emb.inv_freq", "embeddings.position_ids")
+_BUFFERS = (*weights.ROTARY, "embeddings.position_ids")
 """What checkpoints of older libraries hold beside the weights; it follows from the configuration."""
 _LEAST_NORM = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlavaFormat:
+    """What a checkpoint of LLaVA's format is.
+
+    Attributes:
+        config: Of the model. Its image token is the unknown one, which no text gives, until the tokenizer is known.
+        linear: Whether the projector is one linear layer (version 1.0), not two.
+        pads: Whether images are padded to a square, not cut.
+        marks: Whether images stand between `<im_start>` and `<im_end>`.
+        visual_tokens: Tokens of an image.
+        longest_prompt: Most tokens of a prompt; None if only the language model limits them.
+    """
+
+    config: LlavaConfig
+    linear: bool
+    pads: bool
+    marks: bool
+    visual_tokens: int
+    longest_prompt: int | None
+
+
+def read_format(folder: Path, tower: Path | None) -> LlavaFormat:
+    """Return what a checkpoint says about itself. Without a folder of its `tower`, that must be one of OpenAI's two.
+
+    Raises:
+        DataError: If `config.json` is missing, of another format, or asks for something that is not supported.
+    """
+    file = folder / "config.json"
+    flat = read_json(file)
+    _refuse_other_formats(folder, flat)
+    vision: Any = _tower_config(str(flat.get("mm_vision_tower") or ""), tower)
+    feature = _one_of(file, flat, "mm_vision_select_feature", _STRATEGIES, "patch")
+    visual_tokens = (vision.image_size // vision.patch_size) ** 2 + int(feature == "full")
+    language = LANGUAGE_MODELS[flat["model_type"]]
+    known = {*language.__dataclass_fields__, "rope_theta", "rope_scaling"} - {"model_type", "architectures"}
+    try:
+        text = language.from_dict({name: value for name, value in flat.items() if name in known})
+        config = LlavaConfig(
+            vision_config=vision, text_config=text, image_token_index=0, image_seq_length=visual_tokens,
+            tie_word_embeddings=bool(text.tie_word_embeddings),
+            vision_feature_layer=int(flat.get("mm_vision_select_layer", -2)), vision_feature_select_strategy=feature,
+        )  # fmt: skip
+    except (StrictDataclassError, ValueError, TypeError) as error:
+        raise DataError(f"{file} cannot be used: {error}", "Copy it again.") from error
+    return LlavaFormat(
+        config=config,
+        linear=_one_of(file, flat, "mm_projector_type", _PROJECTORS, "linear"),
+        pads=_one_of(file, flat, "image_aspect_ratio", _SHAPES, None),
+        marks=bool(flat.get("mm_use_im_start_end", False)),
+        visual_tokens=visual_tokens,
+        longest_prompt=int(flat.get("tokenizer_model_max_length") or 0) or None,
+    )
+
+
+def _refuse_other_formats(folder: Path, flat: Mapping[str, Any]) -> None:
+    if "text_config" in flat:
+        raise DataError(
+            f"{folder} is a model in the layout of transformers, not of LLaVA.",
+            f"Run it as it is: --model hf:{folder}",
+        )
+    if flat.get("model_type") not in LANGUAGE_MODELS:
+        raise DataError(
+            f"{folder} holds a model of type {flat.get('model_type')!r}.",
+            f"Allowed: {', '.join(LANGUAGE_MODELS)}.",
+        )
+    if "mm_vision_tower" not in flat:
+        raise DataError(
+            f"{folder / 'config.json'} names no mm_vision_tower: this is a language model alone.",
+            "Give a LLaVA-Med checkpoint; version 1.0 is made of LLaMA and a delta by `medbench convert llava-med`.",
+        )
+
+
+def _one_of(file: Path, flat: Mapping[str, Any], name: str, allowed: Mapping[Any, Any], default: object) -> Any:  # noqa: ANN401 - what the table holds
+    value = flat.get(name, default)
+    if value not in allowed:
+        words = ", ".join(str(word) for word in allowed)
+        raise DataError(f"{file}: {name} is {value!r}.", f"Supported: {words}.")
+    return allowed[value]
+
+
+def _tower_config(name: str, folder: Path | None) -> CLIPVisionConfig:
+    if "biomedclip" in name.lower():
+        raise DataError(
+            f"The checkpoint was trained with the vision tower {name!r}, which is not supported.",
+            "The weights of LLaVA-Med with BiomedCLIP were never published; use one with OpenAI's CLIP.",
+        )
+    if folder is not None:
+        return read_tower_config(folder, _TOWER_HINT)
+    settings = _KNOWN_TOWERS.get(name.rstrip("/").rpartition("/")[2])
+    if settings is None:
+        raise DataError(f"The checkpoint's vision tower {name!r} is unknown.", _TOWER_HINT)
+    return CLIPVisionConfig(**settings)
 
 
 class LinearLlava(LlavaForConditionalGeneration):
@@ -43,14 +183,7 @@ class LinearLlava(LlavaForConditionalGeneration):
 def load_model(
     folder: Path, form: LlavaFormat, dtype: torch.dtype, *, tower: Path | None, from_base: bool
 ) -> tuple[LlavaForConditionalGeneration, float | None]:
-    """Load a checkpoint.
-
-    Args:
-        folder: The checkpoint.
-        form: What it is.
-        dtype: Type of the weights.
-        tower: Folder of a CLIP, if there is one.
-        from_base: Whether the vision tower comes from there, not from the checkpoint.
+    """Load a checkpoint, with the vision tower of the folder `tower` in place of its own if it is `from_base`.
 
     Returns:
         The model, and the largest difference between the weights of both towers; None where there is only one.
@@ -60,73 +193,236 @@ def load_model(
         UsageError: If the tower is to come from a folder and there is none.
     """
     model, has_tower = _read(folder, form, dtype, without_tower=from_base)
-    _refuse_delta(model, folder)
-    theirs = read_tower(tower, model.model.vision_tower.state_dict()) if tower and _has_weights(tower) else None
-    if from_base and theirs is None:
-        raise UsageError(
-            "The vision tower is not in the checkpoint.",
-            "Give OpenAI's CLIP as --model-arg vision_tower=DIR, a folder with config.json and weights.",
+    # A published delta that was not added to LLaMA has the names and shapes of a model, and says nothing.
+    norm = cast("Any", model.model.language_model).norm.weight
+    if float(norm.detach().float().abs().mean()) < _LEAST_NORM:
+        raise DataError(
+            f"{folder} looks like a delta, not like a model: its last normalisation is almost 0.",
+            f"Add it to LLaMA-7B first: `medbench convert llava-med {folder} --base LLAMA_7B --output DIR`.",
         )
-    if theirs is None:
-        return model, None
     ours = model.model.vision_tower.state_dict()
+    # A configuration alone is enough where the checkpoint has the weights.
+    filled = tower is not None and any(file.suffix in {".safetensors", ".bin"} for file in tower.iterdir())
+    if tower is None or not filled:
+        if from_base:
+            raise UsageError(
+                "The vision tower is not in the checkpoint.",
+                "Give OpenAI's CLIP as --model-arg vision_tower=DIR, a folder with config.json and weights.",
+            )
+        return model, None
+    theirs = read_tower(tower, ours)
     difference = max(float((ours[name].float() - theirs[name].float()).abs().max()) for name in ours)
     if from_base:
         model.model.vision_tower.load_state_dict(theirs, strict=True)
     return model, difference if has_tower else None
 
 
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep transformers' report on a loading away: ours is stricter, and a tower that comes later is not missing."""
-    before = transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(before)
-
-
-def _has_weights(tower: Path) -> bool:
-    """Return whether a folder holds more than a configuration, which is enough where the checkpoint has the weights."""
-    return any(file.suffix in {".safetensors", ".bin"} for file in tower.iterdir())
-
-
 def _read(
     folder: Path, form: LlavaFormat, dtype: torch.dtype, *, without_tower: bool
 ) -> tuple[LlavaForConditionalGeneration, bool]:
-    """Return the model, and whether the checkpoint holds a vision tower."""
+    """Return the model, and whether the checkpoint holds a vision tower; one that comes later is not missing."""
     kind: Any = LinearLlava if form.linear else LlavaForConditionalGeneration
-    names = {**_NAMES, **(_ONE_LAYER if form.linear else _TWO_LAYERS)}
-    try:
-        with _quietly():
-            model, info = kind.from_pretrained(
-                folder, config=form.config, key_mapping=names, dtype=dtype, output_loading_info=True,
-                ignore_mismatched_sizes=True, trust_remote_code=False,
-            )  # fmt: skip
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise DataError(f"The checkpoint {folder} cannot be read: {error}", "Copy it again.") from error
+    model, info = weights.reported_from_pretrained(kind, folder, config=form.config, key_mapping=_NAMES, dtype=dtype)
     missing = {str(name) for name in info.get("missing_keys") or ()}
     own_tower = {_TOWER + name for name, _ in model.model.vision_tower.named_parameters()}
     lacks_tower = own_tower <= missing
-    if lacks_tower and without_tower:
-        missing -= own_tower
-    elif lacks_tower:
+    if lacks_tower and not without_tower:
         raise DataError(
             f"The checkpoint {folder} holds no vision tower.",
             "Give OpenAI's CLIP: --model-arg vision_source=base --model-arg vision_tower=DIR",
         )
-    unexpected = {name for name in map(str, info.get("unexpected_keys") or ()) if not name.endswith(_BUFFERS)}
-    refuse_loading_info(str(folder), {**info, "missing_keys": missing, "unexpected_keys": unexpected})
+    if lacks_tower:
+        info = {**info, "missing_keys": missing - own_tower}
+    weights.refuse_loading_info(str(folder), info, harmless=_BUFFERS)
     return model, not lacks_tower
 
 
-def _refuse_delta(model: LlavaForConditionalGeneration, folder: Path) -> None:
-    """Refuse a published delta that was not added to LLaMA: it has the names and shapes of a model and says nothing."""
-    norm = cast("Any", model.model.language_model).norm.weight
-    if float(norm.detach().float().abs().mean()) < _LEAST_NORM:
-        raise DataError(
-            f"{folder} looks like a delta, not like a model: its last normalisation is almost 0.",
-            "Add it to LLaMA-7B first: `medbench.adapters.llava_med.delta.convert_delta(base, delta, output)`.",
+def tower_folder(checkpoint: Path, given: str) -> Path | None:
+    """Return the folder of the vision tower: as given, or `vision_tower` in the checkpoint; None if it is not there.
+
+    Raises:
+        UsageError: If one was given that is no folder.
+    """
+    tower = Path(given).expanduser() if given else checkpoint / "vision_tower"
+    if given and not tower.is_dir():
+        raise UsageError(f"The vision tower {given!r} is no folder.", "Give the folder of OpenAI's CLIP.")
+    return tower if tower.is_dir() else None
+
+
+def load_llava_med(options: LoadOptions) -> "LlavaMedAdapter":
+    """Load a checkpoint folder.
+
+    Raises:
+        DataError: If a file is missing or broken, or does not fit.
+        UsageError: If the checkpoint, its vision tower or the device is not there, or an argument makes no sense.
+        RunError: If memory runs out.
+    """
+    folder, version, chosen = options.folder_of(CARD), options.variant or "v1.5", options.arguments
+    templates, from_base = TEMPLATES[version], chosen["vision_source"] == "base"
+    if chosen["template"] not in templates:
+        raise UsageError(
+            f"LLaVA-Med {version} has no template {chosen['template']!r}.", f"Allowed: {', '.join(templates)}."
         )
+    if version == "v1.0" and not from_base:
+        raise UsageError(
+            "A checkpoint of version 1.0 holds no vision tower.", "Leave --model-arg vision_source=checkpoint out."
+        )
+    trained_on = _tasks(chosen["trained_on"])
+    with room_for(f"LLaVA-Med in {folder}"):
+        tower = tower_folder(folder, chosen["vision_tower"])
+        refuse_stand_ins(folder, *((tower,) if tower else ()))
+        form = read_format(folder, tower)
+        _refuse_other_version(form, version, folder)
+        codec = load_codec(folder)
+        device, dtype = weights.device_and_dtype(options.device, options.dtype)
+        model, difference = load_model(folder, form, dtype, tower=tower, from_base=from_base)
+        model = torch.nn.Module.to(model, device).eval()
+    parts = {"checkpoint": folder}
+    if tower is not None:
+        parts["vision tower"] = tower if from_base else tower / "config.json"
+    adapter = LlavaMedAdapter(
+        model, codec, form, templates[chosen["template"]], fingerprint=identity_of(parts), version=version
+    )  # fmt: skip
+    adapter.tasks_seen = trained_on
+    if chosen["preset"] == "author":
+        adapter.decoding, adapter.longest = AUTHORS_DECODING[version], AUTHORS_TOKENS
+    if difference is not None:
+        adapter.notices = (_told(tower, difference, from_base=from_base),)
+    return adapter
+
+
+def _tasks(names: str) -> frozenset[str] | None:
+    """Return the tasks that the user names, none of `none`, None if nothing was said."""
+    words = [name.strip() for name in names.split(",") if name.strip()]
+    return frozenset(get_task(word).name for word in words if words != ["none"]) if words else None
+
+
+def _told(tower: Path | None, difference: float, *, from_base: bool) -> str:
+    towers = ("the checkpoint's own", f"the one in {tower}")
+    taken, left = reversed(towers) if from_base else towers
+    return f"LLaVA-Med's vision tower is {taken}, not {left}; their weights differ by up to {difference:.3g}."
+
+
+def _refuse_other_version(form: LlavaFormat, version: str, folder: Path) -> None:
+    if version == "v1.0" and not form.linear:
+        raise DataError(f"{folder} has the projector of version 1.5.", "Run it as --model llava-med:v1.5.")
+    if version == "v1.5" and form.marks:
+        raise DataError(f"{folder} marks its images as version 1.0 does.", "Run it as --model llava-med:v1.0.")
+
+
+def mark_ids(codec: TextCodec, vocabulary: int) -> tuple[int, int, int]:
+    """Return the ids of `<im_patch>`, `<im_start>` and `<im_end>` where the embedding has `vocabulary` rows.
+
+    A tokenizer without them is LLaMA's own; the authors add them behind it in this order.
+
+    Raises:
+        DataError: If tokenizer and embedding do not belong together.
+    """
+    found = [codec.id_of(mark) for mark in MARKS]
+    if set(found) == {None} and codec.size + len(MARKS) == vocabulary:
+        return codec.size, codec.size + 1, codec.size + 2
+    patch, start, end = found
+    if patch is None or start is None or end is None or max(patch, start, end) >= vocabulary:
+        raise DataError(
+            f"The tokenizer has {codec.size} tokens, {', '.join(MARKS)} at {found}, the model {vocabulary}.",
+            "Copy the tokenizer's files of the same checkpoint, added_tokens.json among them.",
+        )
+    return patch, start, end
+
+
+class LlavaMedAdapter(TextAdapter[TextCodec]):
+    """LLaVA-Med: features of CLIP's second-to-last layer through a projector, in place of the image in the prompt.
+
+    Attributes:
+        tasks_seen: Tasks that the checkpoint was fine-tuned on; None if nobody has said.
+        longest: Most tokens of every answer; None for each task's own limit.
+    """
+
+    card = CARD
+    tasks_seen: frozenset[str] | None = None
+    longest: int | None = None
+
+    def __init__(
+        self, model: LlavaForConditionalGeneration, codec: TextCodec, form: LlavaFormat, template: Template, *,
+        fingerprint: str = "", version: str = "v1.5",
+    ) -> None:  # fmt: skip
+        self.decoder: LlavaForConditionalGeneration
+        super().__init__(model, codec, fingerprint)
+        self.form = form
+        self.template = template
+        self._version = version
+        self._before: tuple[int, ...] = ()
+        self._behind: tuple[int, ...] = ()
+        if version == "v1.0":
+            vocabulary = int(model.config.get_text_config(decoder=True).vocab_size)
+            model.config.image_token_index, start, end = mark_ids(codec, vocabulary)
+            if form.marks:
+                self._before, self._behind = (start,), (end,)
+
+    @property
+    def title(self) -> str:
+        """Name with the version."""
+        return f"{self.card.title} {self._version}"
+
+    @property
+    def trained_on(self) -> frozenset[str] | None:
+        """The tasks that the user named."""
+        return self.tasks_seen
+
+    def render(self, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
+        """Return the authors' template around the task's instruction, with a slot per image.
+
+        Raises:
+            SampleError: If the prompt is longer than what the model was trained on; the authors would cut its end.
+        """
+        del size_of
+        prompt = self.put(without_marks(spec.instruction(sample)), sample)
+        longest = self.form.longest_prompt
+        if longest is not None and prompt.length > longest:
+            raise SampleError(
+                f"The prompt of {sample.sample_id!r} has {prompt.length} tokens, but the model reads {longest}.",
+                "Nothing is cut; the sample counts as an error.",
+            )
+        return prompt
+
+    def put(self, question: str, sample: Sample) -> Prompt:
+        """Return the template around a question about the sample's images."""
+        first, *others = (self.tokens.ids(part) for part in self.template.parts(question, len(sample.images)))
+        segments: list[TextSegment | ImageSlot] = []
+        before = self.tokens.begin + first
+        for image, ids in zip(sample.images, others, strict=True):
+            slot = ImageSlot(image=image, tokens=self.form.visual_tokens)
+            segments += [TextSegment(ids=before + self._before), slot]
+            before = self._behind + ids
+        return Prompt(segments=(*segments, TextSegment(ids=before)))
+
+    def pixels(self, image: Image.Image) -> torch.Tensor:
+        """Return normalised pixels [3, S, S].
+
+        An image becomes RGB first; the authors pad grey ones by one grey before that. They draw at random which side an
+        odd pixel of the border goes to; here it always goes right, or to the bottom.
+        """
+        vision: Any = self.decoder.model.vision_tower.config
+        return clip_pixels(image, int(vision.image_size), pad=self.form.pads)
+
+    def encode_images(self, pixels: Sequence[Pixels]) -> Sequence[torch.Tensor]:
+        """Return features [V, C_v] of CLIP's chosen layer, for pixels [3, S, S]."""
+        model, config = self.decoder, self.form.config
+        together = torch.stack(list(pixels)).to(model.device, model.dtype, non_blocking=True)
+        states = model.model.vision_tower(together, output_hidden_states=True).hidden_states
+        chosen = states[config.vision_feature_layer]
+        return list(chosen[:, 1:] if config.vision_feature_select_strategy == "default" else chosen)
+
+    def project(self, features: Sequence[torch.Tensor], kind: Kind) -> Sequence[torch.Tensor]:
+        """Return visual tokens [V, D] of features [V, C_v]; the kind of task does not matter."""
+        del kind
+        return list(self.decoder.model.multi_modal_projector(torch.stack(list(features))))
+
+    def max_new_tokens(self, spec: TaskSpec) -> int:
+        """Return the task's limit, or the authors' in their preset."""
+        return spec.max_new_tokens if self.longest is None else self.longest
+
+    def stop_strings(self, spec: TaskSpec) -> tuple[str, ...]:
+        """Return what ends a turn of the template."""
+        del spec
+        return self.template.stops

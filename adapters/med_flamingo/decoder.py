@@ -1,10 +1,15 @@
-"""LLaMA with gated cross-attention before every fourth layer.
+"""LLaMA with gated cross-attention before every fourth layer, and which image a token may see.
 
-Source: Alayrac et al., Flamingo (2022), section 3.1.2, in the widths of OpenFlamingo-9B. The names are those of
-transformers for LLaMA, and `gated.*` inside a layer for what comes before it.
+Every token sees one image at most, so attention over images falls into as many small parts as there are pairs of a row
+and an image that are seen: no token is ever compared with an image that it may not see.
+
+Source: Alayrac et al., Flamingo (2022), section 3.1.2 and 3.1.3, in the widths of OpenFlamingo-9B. The names are those
+of transformers for LLaMA, and `gated.*` inside a layer for what comes before it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -13,8 +18,7 @@ from transformers import Cache, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from medbench.adapters.base import RowStates
-from medbench.adapters.med_flamingo.looking import Looks, looks_of
-from medbench.adapters.parts.perceiver import HEAD_WIDTH, feed_forward, join_heads, split_heads
+from medbench.adapters.perceiver import HEAD_WIDTH, feed_forward, join_heads, split_heads
 
 EVERY = 4
 """Layers of LLaMA to one block; the block comes before the last of them."""
@@ -25,28 +29,91 @@ _WIDER = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MediaSizes:
-    """Sizes of what is looked at.
+class Media:
+    """What a row reads besides its tokens.
 
     Attributes:
-        width: Width of a latent.
-        heads: Heads of cross-attention.
+        images: Keys and values of each of its images, for all blocks: [blocks, 2, heads, latents, width].
+        seen: Number of the image, from 1, that each of the prompt's tokens may see, and last of all what those behind
+            the prompt may: int [L + 1]; 0 for none.
     """
 
-    width: int
-    heads: int = 8
+    images: tuple[torch.Tensor, ...]
+    seen: torch.Tensor
+
+
+def seen_images(ids: Sequence[int], image_id: int, rule: str) -> torch.Tensor:
+    """Return the number of the image, from 1, that each token may see, and that of what follows: int [L + 1]; 0: none.
+
+    Args:
+        ids: Of a row, without padding.
+        image_id: Stands where an image is.
+        rule: `previous`: a token sees the last image before it, `<image>` its own, as the paper has it. `next`:
+            `<image>` sees its own, every other token the image after it, and what follows the last image sees none, as
+            OpenFlamingo 0.0.2 does where nobody asks for its placement augmentation.
+    """
+    counts = list(accumulate((int(token == image_id) for token in ids), initial=0))
+    total = counts[-1]
+    if rule == "previous":
+        return torch.tensor([*counts[1:], total])
+    return torch.tensor([
+        *(count if token == image_id else (count + 1) * (count < total)
+          for token, count in zip(ids, counts[1:], strict=True)), 0,
+    ])  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenGroups:
+    """The tokens of one pass, grouped by the image that they see.
+
+    Attributes:
+        tokens: Those that see an image, group by group [S].
+        cells: Cell of each in a table of `len(images)` rows and `longest` columns [S].
+        longest: Tokens of the largest group.
+        images: The image of each group: [blocks, 2, heads, latents, width].
+    """
+
+    tokens: torch.Tensor
+    cells: torch.Tensor
+    longest: int
+    images: tuple[torch.Tensor, ...]
+
+
+def group_by_image(states: RowStates, positions: torch.Tensor) -> TokenGroups | None:
+    """Return the groups of a pass's tokens at these positions [B, L] in rows with a `Media` each; None if none sees."""
+    device = positions.device
+    if states.rows is None:
+        positions = positions.expand(len(states.states), -1)
+        rows = torch.arange(len(positions)).repeat_interleave(positions.shape[1])
+    else:
+        rows = states.rows.cpu()
+    seen = torch.nn.utils.rnn.pad_sequence([media.seen for media in states.states], batch_first=True)
+    behind = torch.tensor([len(media.seen) - 1 for media in states.states])
+    numbers = seen[rows, torch.minimum(positions.cpu().flatten(), behind[rows])]
+    [tokens] = numbers.nonzero(as_tuple=True)
+    if not len(tokens):
+        return None
+    most = int(numbers.max()) + 1
+    pairs, group_of, sizes = (rows * most + numbers)[tokens].unique(return_inverse=True, return_counts=True)
+    order = group_of.argsort(stable=True)
+    starts = sizes.cumsum(dim=0) - sizes
+    longest = int(sizes.max())
+    groups = group_of[order]
+    cells = groups * longest + torch.arange(len(order)) - starts[groups]
+    images = tuple(states.states[pair // most].images[pair % most - 1] for pair in pairs.tolist())
+    return TokenGroups(tokens=tokens[order].to(device), cells=cells.to(device), longest=longest, images=images)
 
 
 class MaskedCrossAttention(nn.Module):
     """Attention of each token to the one image that it sees."""
 
-    def __init__(self, hidden: int, media: MediaSizes) -> None:
+    def __init__(self, hidden: int, media_width: int, heads: int) -> None:
         super().__init__()
-        inner = media.heads * HEAD_WIDTH
-        self._heads = media.heads
+        inner = heads * HEAD_WIDTH
+        self._heads = heads
         self.norm = nn.LayerNorm(hidden)
         self.to_q = nn.Linear(hidden, inner, bias=False)
-        self.to_kv = nn.Linear(media.width, inner * 2, bias=False)
+        self.to_kv = nn.Linear(media_width, inner * 2, bias=False)
         self.to_out = nn.Linear(inner, hidden, bias=False)
 
     def media(self, latents: torch.Tensor) -> torch.Tensor:
@@ -54,37 +121,37 @@ class MaskedCrossAttention(nn.Module):
         keys, values = self.to_kv(latents).chunk(2, dim=-1)
         return torch.stack([split_heads(keys, self._heads), split_heads(values, self._heads)], dim=1)
 
-    def forward(self, tokens: torch.Tensor, looks: Looks | None, block: int) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, groups: TokenGroups | None, block: int) -> torch.Tensor:
         """Return what tokens [N, hidden] see through a block, before its gate; zero for those that see nothing."""
         seen = torch.zeros_like(tokens)
-        if looks is None:
+        if groups is None:
             return seen
-        queries = self.to_q(self.norm(tokens[looks.tokens]))
-        table = queries.new_zeros(len(looks.images) * looks.longest, queries.shape[-1])
-        table[looks.places] = queries
-        keys, values = looks.keys_and_values(block)
+        queries = self.to_q(self.norm(tokens[groups.tokens]))
+        table = queries.new_zeros(len(groups.images) * groups.longest, queries.shape[-1])
+        table[groups.cells] = queries
+        keys, values = torch.stack([image[block] for image in groups.images]).unbind(1)
         attended = nn.functional.scaled_dot_product_attention(
-            split_heads(table.unflatten(0, (len(looks.images), looks.longest)), self._heads), keys, values
+            split_heads(table.unflatten(0, (len(groups.images), groups.longest)), self._heads), keys, values
         )
-        seen[looks.tokens] = self.to_out(join_heads(attended).flatten(0, 1)[looks.places])
+        seen[groups.tokens] = self.to_out(join_heads(attended).flatten(0, 1)[groups.cells])
         return seen
 
 
 class GatedBlock(nn.Module):
     """Cross-attention and a feed-forward, each let in by a gate. The second acts on every token, images or not."""
 
-    def __init__(self, hidden: int, media: MediaSizes, block: int) -> None:
+    def __init__(self, hidden: int, media_width: int, heads: int, block: int) -> None:
         super().__init__()
         self._block = block
-        self.attn = MaskedCrossAttention(hidden, media)
+        self.attn = MaskedCrossAttention(hidden, media_width, heads)
         self.attn_gate = nn.Parameter(torch.zeros(1))
         self.ff = feed_forward(hidden, _WIDER)
         self.ff_gate = nn.Parameter(torch.zeros(1))
 
-    def forward(self, hidden_states: torch.Tensor, looks: Looks | None) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, groups: TokenGroups | None) -> torch.Tensor:
         """Return hidden states [B, L, hidden] after a look at the images."""
         tokens = hidden_states.flatten(0, -2)
-        tokens = tokens + self.attn_gate.tanh() * self.attn(tokens, looks, self._block)
+        tokens = tokens + self.attn_gate.tanh() * self.attn(tokens, groups, self._block)
         tokens = tokens + self.ff_gate.tanh() * self.ff(tokens)
         whole: torch.Tensor = tokens.view_as(hidden_states)
         return whole
@@ -93,40 +160,36 @@ class GatedBlock(nn.Module):
 class GatedLayer(LlamaDecoderLayer):
     """A layer of LLaMA behind a gated block."""
 
-    def __init__(self, config: LlamaConfig, place: int, media: MediaSizes) -> None:
-        super().__init__(config, place)
-        self.gated = GatedBlock(int(config.hidden_size), media, place // EVERY)
+    def __init__(self, config: LlamaConfig, index: int, media_width: int, heads: int) -> None:
+        super().__init__(config, index)
+        self.gated = GatedBlock(int(config.hidden_size), media_width, heads, index // EVERY)
 
     def forward(  # type: ignore[override]  # the supertype names what it passes on
-        self, hidden_states: torch.Tensor, *, looks: Looks | None = None, **others: Any
+        self, hidden_states: torch.Tensor, *, groups: TokenGroups | None = None, **others: Any
     ) -> torch.Tensor:
         """Return hidden states [B, L, hidden]."""
-        passed: torch.Tensor = super().forward(self.gated(hidden_states, looks), **others)
+        passed: torch.Tensor = super().forward(self.gated(hidden_states, groups), **others)
         return passed
 
 
 class MedFlamingoLlama(LlamaForCausalLM):
     """`LlamaForCausalLM` that looks at the images of its rows.
 
-    It reads `ADDED_TOKENS` more ids than it writes: the embeddings have rows for them, the head has none.
+    It reads `ADDED_TOKENS` more ids than it writes: the embeddings have rows for them, the head has none. A latent of
+    an image is `media_width` wide, and cross-attention has `heads`.
     """
 
-    def __init__(self, config: LlamaConfig, media: MediaSizes | None = None) -> None:
+    def __init__(self, config: LlamaConfig, media_width: int = 1024, heads: int = 8) -> None:
         super().__init__(config)
-        sizes = media or MediaSizes(width=1024)
-        width = int(config.hidden_size)
-        self.model.embed_tokens = nn.Embedding(int(config.vocab_size) + ADDED_TOKENS, width)
-        for place in range(EVERY - 1, len(self.model.layers), EVERY):
-            self.model.layers[place] = GatedLayer(config, place, sizes)
-
-    def blocks(self) -> list[GatedBlock]:
-        """Return the gated blocks in order."""
-        return [layer.gated for layer in self.model.layers if isinstance(layer, GatedLayer)]
+        self.model.embed_tokens = nn.Embedding(int(config.vocab_size) + ADDED_TOKENS, int(config.hidden_size))
+        for index in range(EVERY - 1, len(self.model.layers), EVERY):
+            self.model.layers[index] = GatedLayer(config, index, media_width, heads)
 
     def media(self, latents: torch.Tensor) -> torch.Tensor:
         """Return keys and values [N, blocks, 2, heads, L, width] of the latents [N, L, C] of N images."""
         own = latents.to(self.dtype)
-        return torch.stack([block.attn.media(own) for block in self.blocks()], dim=1)
+        layers = [layer for layer in self.model.layers if isinstance(layer, GatedLayer)]
+        return torch.stack([layer.gated.attn.media(own) for layer in layers], dim=1)
 
     def forward(
         self,
@@ -138,26 +201,17 @@ class MedFlamingoLlama(LlamaForCausalLM):
         logits_to_keep: int | torch.Tensor = 0,
         **others: Any,
     ) -> Any:  # noqa: ANN401 - as its base
-        """Return what LLaMA returns.
+        """Return what LLaMA returns for ids or embeddings of tokens that see the images in a `Media` of each row.
 
-        A token's place in its row is its position, so a row's positions must begin at 0. `generate` gives positions and
-        keeps one logit only to those who name these arguments.
-
-        Args:
-            input_ids: Token ids [B, L], or None.
-            position_ids: Position of every token [B, L]; by default they follow what the cache holds.
-            inputs_embeds: Embeddings [B, L, hidden], or None.
-            past_key_values: What was read before.
-            row_states: A `Media` of each row.
-            logits_to_keep: As in LLaMA.
-            others: As in LLaMA.
+        A token's place in its row is its position, so a row's positions must begin at 0; by default they follow what
+        the cache holds. `generate` gives positions and keeps one logit only to those who name these arguments.
         """
         tokens = input_ids if inputs_embeds is None else inputs_embeds
         if position_ids is None and tokens is not None:
             first = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = torch.arange(first, first + tokens.shape[1], device=tokens.device)[None]
-        looks = None if row_states is None or position_ids is None else looks_of(row_states, position_ids)
+        groups = None if row_states is None or position_ids is None else group_by_image(row_states, position_ids)
         return super().forward(
             input_ids=input_ids, position_ids=position_ids, inputs_embeds=inputs_embeds,
-            past_key_values=past_key_values, logits_to_keep=logits_to_keep, looks=looks, **others,
+            past_key_values=past_key_values, logits_to_keep=logits_to_keep, groups=groups, **others,
         )  # fmt: skip

@@ -1,14 +1,23 @@
-"""Med-Flamingo's line in the catalogue.
+"""Med-Flamingo behind the adapter contract: its card, what may be chosen, and its prompts.
 
-In bfloat16 its language model takes 15.7 GB (LLaMA-7B with 1.1 G parameters of gated blocks), its vision in float32
-1.5 GB; the keys and values of one token 0.5 MB, those of one image 1 MB. A GPU of 24 GB is enough.
+A prompt is examples with their answers, then the question; one line, as in the authors' demonstration:
+
+    You are a helpful medical assistant. ... <image>Question: Does the heart appear enlarged? Answer: yes.<|endofchunk|>
+    <image>Question: Where is the largest mass located in the cerebellum? Answer:
+
+Without examples the first sentences are those that others use for the model; its authors published none.
+
+In bfloat16 the language model takes 15.7 GB (LLaMA-7B with 1.1 G parameters of gated blocks), vision in float32 1.5 GB;
+the keys and values of one token 0.5 MB, those of one image 1 MB. A GPU of 24 GB is enough.
 """
 
-from pathlib import Path
-from typing import cast
+from collections.abc import Sequence
+from enum import Enum
 
-from medbench.adapters.base import AdapterEntry, Argument, LoadOptions, LocalAdapter, ModelCard
-from medbench.adapters.med_flamingo.prompts import answer_of
+from medbench.adapters.base import AdapterEntry, Answer, Argument, LoadOptions, LocalAdapter, ModelCard
+from medbench.adapters.wording import bare_question
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import Kind, TaskSpec
 
 CARD = ModelCard(
     name="med-flamingo",
@@ -48,40 +57,76 @@ ARGUMENTS = {
     "llama": Argument(help="Folder of the first LLaMA-7B, if it is not llama/ in the checkpoint."),
     "clip": Argument(help="Folder of CLIP ViT-L/14, if it is not clip/ in the checkpoint."),
 }
+WITH_EXAMPLES = (
+    "You are a helpful medical assistant. You are being provided with images, a question about the image and an "
+    "answer. Follow the examples and answer the last question. "
+)
+WITHOUT_EXAMPLES = (
+    "You are a helpful medical assistant. You are being provided with images and a question about the image, please "
+    "answer the question. "
+)
+LONGEST_VQA_ANSWER = 10
+"""The authors' limit, in tokens."""
+
+
+class Special(Enum):
+    """A token that stands between texts; its value is its place behind LLaMA's vocabulary."""
+
+    END_OF_CHUNK = 0
+    IMAGE = 1
+
+
+SPECIAL_TEXTS = {Special.END_OF_CHUNK: "<|endofchunk|>", Special.IMAGE: "<image>"}
+_STOPS = (*SPECIAL_TEXTS.values(), "Question", "Answer")
+_UNKNOWN = "<unk>"
+
+
+def one_line(text: str) -> str:
+    """Return a text of a dataset on one line, without words that are special tokens to the model."""
+    for word in SPECIAL_TEXTS.values():
+        text = text.replace(word, " ")
+    return " ".join(text.split())
+
+
+def question_of(sample: Sample, spec: TaskSpec) -> str:
+    """Return the bare question of VQA, the task's instruction for others, on one line."""
+    return one_line(bare_question(sample, spec))
+
+
+def example_parts(question: str, answer: str, images: int = 1) -> tuple[str | Special, ...]:
+    """Return an example as texts and special tokens."""
+    text = f"Question: {one_line(question)} Answer: {one_line(answer).removesuffix('.')}."
+    return (*[Special.IMAGE] * images, text, Special.END_OF_CHUNK)
+
+
+def prompt_parts(question: str, images: int, examples: Sequence[str | Special]) -> tuple[str | Special, ...]:
+    """Return a whole prompt: the parts of all examples, and a question about some images."""
+    asked = f"Question: {question} Answer:"
+    return (WITH_EXAMPLES if examples else WITHOUT_EXAMPLES, *examples, *[Special.IMAGE] * images, asked)
+
+
+def stops_of(kind: Kind) -> tuple[str, ...]:
+    """Return the texts that end an answer.
+
+    The mark that ends one in training has no trained row in the published head, so that the model cannot write it. The
+    authors cut what follows an answer by these words instead; a report may have several lines.
+    """
+    return _STOPS if kind == "report" else (*_STOPS, "\n")
+
+
+def parse(text: str, _sample: Sample, spec: TaskSpec) -> Answer:
+    """Return the answer in a text of the model: what stands before the first stop."""
+    ends = [end for stop in stops_of(spec.kind) if (end := text.find(stop)) >= 0]
+    return Answer(text=text[: min(ends, default=len(text))].replace(_UNKNOWN, "").strip())
 
 
 def load(options: LoadOptions) -> LocalAdapter:
-    """Load the trained weights on LLaMA-7B and CLIP.
+    """Load the trained weights on LLaMA-7B and CLIP; `med_flamingo.model.load_med_flamingo` says what it raises."""
+    from medbench.adapters.med_flamingo.model import load_med_flamingo
 
-    Raises:
-        UsageError: If a part or a picture of the authors' examples is not there, or the device is not.
-        DataError: If a file is broken, or a weight is missing, unexpected or of another shape.
-        RunError: If the device has no room for it.
-    """
-    from medbench.adapters.med_flamingo.adapter import MedFlamingoAdapter
-    from medbench.adapters.med_flamingo.examples import AUTHORS, ExampleSource, Shots, refuse_missing_pictures
-    from medbench.adapters.med_flamingo.loading import load_med_flamingo, places_of
-    from medbench.adapters.med_flamingo.looking import MediaRule
-    from medbench.adapters.parts.titles import card_as_chosen
-    from medbench.unimed.devices import resolve_device, resolve_dtype
-
-    chosen = {name: argument.default for name, argument in ARGUMENTS.items()} | dict(options.arguments)
-    places = places_of(options.checkpoint, chosen["llama"], chosen["clip"])
-    folder = Path(chosen["demo_images"]).expanduser() if chosen["demo_images"] else None
-    examples = ExampleSource(
-        shots=cast("Shots", chosen["shots"]), demo_images=folder, train_samples=options.train_samples,
-        source_of=options.source_of,
-    )  # fmt: skip
-    refuse_missing_pictures(examples)
-    pictures = {name: folder / name for name, _, _ in AUTHORS} if folder and examples.shots != "0" else {}
-    device = resolve_device(options.device)
-    loaded = load_med_flamingo(places, device=device, dtype=resolve_dtype(options.dtype, device), more=pictures)
-    return MedFlamingoAdapter(
-        card_as_chosen(CARD, ARGUMENTS, chosen), loaded, media_rule=cast("MediaRule", chosen["media_rule"]),
-        bos_id=int(chosen["bos_token_id"]), examples=examples,
-    )  # fmt: skip
+    return load_med_flamingo(options)
 
 
 ENTRY = AdapterEntry(
-    card=CARD, load=load, parse=answer_of, takes=frozenset({"checkpoint", "device", "dtype"}), arguments=ARGUMENTS
+    card=CARD, load=load, parse=parse, takes=frozenset({"checkpoint", "device", "dtype"}), arguments=ARGUMENTS
 )

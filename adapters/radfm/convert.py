@@ -9,46 +9,44 @@ The folder holds:
 """
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
-from typing import cast
 
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from medbench.adapters.converting import new_folder
-from medbench.adapters.parts.filling import refuse_other_numbers
-from medbench.adapters.parts.segment_tokenizer import read_tokenizer, refuse_other_vocabulary
-from medbench.adapters.parts.shards import SHARD_BYTES, write_shards
-from medbench.adapters.radfm.loading import LANGUAGE_FOLDER, TOKENIZER_FILE, VISION_FILE
-from medbench.adapters.radfm.model import RadFMVision
-from medbench.adapters.radfm.sizes import SIZES_FILE
-from medbench.adapters.radfm.state import CHECKPOINT, PublishedState, read_state
+from medbench.adapters.radfm.entry import DTYPES
+from medbench.adapters.radfm.model import (
+    CHECKPOINT,
+    LANGUAGE_FOLDER,
+    TOKENIZER_FILE,
+    VISION_FILE,
+    llama_config,
+    read_published,
+)
+from medbench.adapters.radfm.vision import SIZES_FILE, RadFMVision, read_sizes
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.files import canonical_json
-from medbench.unimed.strict_weights import refuse_misfits, refuse_other_shapes
-
-_DTYPES = ("bfloat16", "float16", "float32")
+from medbench.unimed.tokens import read_tokenizer, refuse_other_vocabulary
+from medbench.unimed.weight_files import SHARD_BYTES, write_shards
+from medbench.unimed.weights import State, refuse_misfits, refuse_other_numbers
 
 
 def convert(source: Path, output: Path, *, dtype: str = "bfloat16", shard_bytes: int = SHARD_BYTES) -> None:
-    """Write a folder that `--checkpoint` takes.
+    """Write a folder that `--checkpoint` takes, with the language model's weights of type `dtype`.
 
-    Tensors stay on the disk until they are written; no more than one shard is held in memory.
-
-    Args:
-        source: Folder with pytorch_model.bin and tokenizer.model, and a radfm.json if its sizes are not the published.
-        output: New folder.
-        dtype: Type of the language model's weights: bfloat16, float16 or float32.
-        shard_bytes: Most bytes in one file.
+    `source` holds pytorch_model.bin and tokenizer.model, and a radfm.json if its sizes are not the published. Tensors
+    stay on the disk until they are written; no more than one shard is held in memory.
 
     Raises:
         DataError: If a file is missing or broken, or a weight is missing, unexpected or of another shape.
         UsageError: If `source` is no folder, `output` is there already, or there is no such type.
         RunError: If `output` cannot be written.
     """
-    if dtype not in _DTYPES:
-        raise UsageError(f"There is no type {dtype!r} of weights.", f"Allowed: {', '.join(_DTYPES)}.")
+    if dtype not in DTYPES:
+        raise UsageError(f"There is no type {dtype!r} of weights.", f"Allowed: {', '.join(DTYPES)}.")
     if not source.is_dir():
         raise UsageError(f"{source} is no folder.", f"Give one with {CHECKPOINT} and {TOKENIZER_FILE}.")
     missing = [name for name in (CHECKPOINT, TOKENIZER_FILE) if not (source / name).is_file()]
@@ -57,38 +55,25 @@ def convert(source: Path, output: Path, *, dtype: str = "bfloat16", shard_bytes:
             f"{source} lacks {', '.join(missing)}.", "Put the authors' two files, unpacked, into one folder."
         )
     with new_folder(output) as folder:
-        state = _read(source)
-        _write(state, folder, getattr(torch, dtype), shard_bytes)
+        tokenizer, sizes = read_tokenizer(source / TOKENIZER_FILE), read_sizes(source)
+        refuse_other_vocabulary(source / TOKENIZER_FILE, tokenizer, sizes.language_model.vocab_size)
+        language, vision = read_published(source / CHECKPOINT)
+        config = llama_config(sizes.language_model)
+        with torch.device("meta"):
+            modules = LlamaForCausalLM(config), RadFMVision(sizes)
+        for state, module in zip((language, vision), modules, strict=True):
+            refuse_misfits(str(source), state, module.state_dict())
+            refuse_other_numbers(str(source), state)
+        _write_language(folder / LANGUAGE_FOLDER, config, language, getattr(torch, dtype), shard_bytes)
+        seeing = {name: tensor.float().contiguous() for name, tensor in vision.items()}
+        save_file(seeing, folder / VISION_FILE, metadata={"format": "pt"})
+        (folder / SIZES_FILE).write_text(canonical_json(asdict(sizes), indent=2) + "\n", encoding="utf-8")
         shutil.copyfile(source / TOKENIZER_FILE, folder / TOKENIZER_FILE)
 
 
-def _read(source: Path) -> PublishedState:
-    """Return what is to be written, after a look that a model can be made of it."""
-    tokenizer = read_tokenizer(source / TOKENIZER_FILE)
-    state = read_state(source / CHECKPOINT)
-    refuse_other_vocabulary(source / TOKENIZER_FILE, tokenizer, state.sizes.language_model.vocab_size)
-    _refuse_misfits(state, str(source))
-    return state
-
-
-def _refuse_misfits(state: PublishedState, source: str) -> None:
-    with torch.device("meta"):
-        language, vision = LlamaForCausalLM(state.sizes.llama_config()), RadFMVision(state.sizes)
-    for given, module in ((state.language_model, language), (state.vision, vision)):
-        expected = cast("torch.nn.Module", module).state_dict()
-        refuse_misfits(source, given=given, expected=expected)
-        refuse_other_shapes(source, given, expected)
-        refuse_other_numbers(source, given)
-
-
-def _write(state: PublishedState, folder: Path, dtype: torch.dtype, shard_bytes: int) -> None:
-    language = state.language_model
-    sizes = {name: tensor.numel() * dtype.itemsize for name, tensor in language.items()}
-    write_shards(folder / LANGUAGE_FOLDER, sizes, lambda name: language[name].to(dtype), shard_bytes=shard_bytes)
-    config = state.sizes.llama_config()
+def _write_language(folder: Path, config: LlamaConfig, state: State, dtype: torch.dtype, shard_bytes: int) -> None:
+    sizes = {name: tensor.numel() * dtype.itemsize for name, tensor in state.items()}
+    write_shards(folder, sizes, lambda name: state[name].to(dtype), shard_bytes=shard_bytes)
     config.dtype = dtype
     config.architectures = [LlamaForCausalLM.__name__]
-    config.save_pretrained(folder / LANGUAGE_FOLDER)
-    vision = {name: tensor.float().contiguous() for name, tensor in state.vision.items()}
-    save_file(vision, folder / VISION_FILE, metadata={"format": "pt"})
-    (folder / SIZES_FILE).write_text(canonical_json(state.sizes.as_json(), indent=2) + "\n", encoding="utf-8")
+    config.save_pretrained(folder)

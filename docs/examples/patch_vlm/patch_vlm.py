@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from medbench.adapters.base import (
+from medbench.adapters import (
     AdapterEntry,
     ImageSlot,
     LoadOptions,
@@ -22,12 +22,12 @@ from medbench.adapters.base import (
     SizeOf,
     TextSegment,
 )
-from medbench.adapters.base import plain_answer as parse
+from medbench.adapters import plain_answer as parse
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.model_files import identity_of
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
-from medbench.unimed.devices import resolve_device, resolve_dtype
+from medbench.unimed.weights import device_and_dtype
 
 
 class PatchVlm(LocalAdapter):
@@ -40,8 +40,7 @@ class PatchVlm(LocalAdapter):
     def __init__(self, options: LoadOptions) -> None:
         if options.checkpoint is None or not options.checkpoint.is_dir():
             raise UsageError("Patch VLM needs a folder of weights.", "Give --checkpoint DIR.")
-        device = resolve_device(options.device)
-        dtype = resolve_dtype(options.dtype, device)
+        device, dtype = device_and_dtype(options.device, options.dtype)
         # Code that a folder brings is never run.
         loaded = AutoModelForCausalLM.from_pretrained(options.checkpoint, dtype=dtype, trust_remote_code=False)
         self.decoder = loaded.eval().to(device)

@@ -1,0 +1,83 @@
+"""OpenAI's CLIP as several models use it: pixels, and a vision tower in a folder of its own."""
+
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from PIL import Image
+from transformers import CLIPVisionConfig
+
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.files import read_json
+from medbench.unimed.processing import CLIP_MEAN, pixels_of
+from medbench.unimed.weight_files import open_shards
+from medbench.unimed.weights import State, refuse_misfits, refuse_other_names
+
+MEAN_COLOUR = (int(CLIP_MEAN[0] * 255), int(CLIP_MEAN[1] * 255), int(CLIP_MEAN[2] * 255))
+"""(122, 116, 104): what the border of a padded image is filled with; near 0 after normalisation."""
+_INNER = "vision_model."
+_HARMLESS = ("text_model.", "text_projection.", "visual_projection.", "logit_scale", _INNER + "embeddings.position_ids")
+"""What a whole CLIP holds beside its vision tower."""
+
+
+def clip_pixels(image: Image.Image, side: int, *, pad: bool = False, half_to_even: bool = False) -> torch.Tensor:
+    """Return normalised pixels [3, side, side], float32: the shorter side becomes `side`, the middle is cut out.
+
+    Colours come before the resize (bicubic), since Pillow would pick the nearest colour of a palette.
+
+    Args:
+        image: An image of any mode.
+        side: In pixels.
+        pad: Keep the whole image on a square of the mean colour instead. Where a pixel is odd it goes right, or to the
+            bottom.
+        half_to_even: Where the cut begins if it could begin at a half: at the even pixel, as in torchvision and
+            open_clip, or else at the one before, as in transformers.
+    """
+    colour = image.convert("RGB")
+    if pad:
+        longest = max(colour.size)
+        square = Image.new("RGB", (longest, longest), MEAN_COLOUR)
+        square.paste(colour, ((longest - colour.width) // 2, (longest - colour.height) // 2))
+        colour = square
+    longer = side * max(colour.size) // min(colour.size)
+    shape = (side, longer) if colour.width <= colour.height else (longer, side)
+    resized = colour.resize(shape, Image.Resampling.BICUBIC)
+    left, top = (round(spare / 2) if half_to_even else spare // 2 for spare in (shape[0] - side, shape[1] - side))
+    # It has its size, so that nothing is resized again.
+    return pixels_of(resized.crop((left, top, left + side, top + side)), side)
+
+
+def read_tower_config(folder: Path, hint: str) -> CLIPVisionConfig:
+    """Return the configuration of a CLIP's vision, from a folder of the tower alone or of the whole model.
+
+    Raises:
+        DataError: If it is missing, broken, or none of CLIP; `hint` says which CLIP is to be given.
+    """
+    file = folder / "config.json"
+    values = read_json(file)
+    kind = values.get("model_type") if isinstance(values, dict) else None
+    own = values.get("vision_config", values) if kind in {"clip", CLIPVisionConfig.model_type} else None
+    if not isinstance(own, dict):
+        raise DataError(f"The vision tower in {folder} is of type {kind!r}, not CLIP.", hint)
+    try:
+        return CLIPVisionConfig.from_dict(own)
+    except (StrictDataclassError, ValueError, TypeError) as error:
+        raise DataError(f"{file} cannot be used: {error}", "Copy it again.") from error
+
+
+def read_tower(folder: Path, expected: State) -> dict[str, torch.Tensor]:
+    """Return the weights of a CLIP folder that belong to its vision tower.
+
+    Args:
+        folder: A whole CLIP or its vision tower, in the layout of transformers.
+        expected: The state to be filled, for names and shapes.
+
+    Raises:
+        DataError: If the weights do not fit, or a file is missing or broken.
+    """
+    shards = open_shards(folder)
+    names = {name.removeprefix(_INNER): name for name in shards.files if not name.startswith(_HARMLESS)}
+    refuse_other_names(str(folder), names, expected)
+    state = {ours: shards.tensor(theirs) for ours, theirs in names.items()}
+    refuse_misfits(str(folder), state, expected)
+    return state

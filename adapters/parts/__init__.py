@@ -1,1 +1,0 @@
-"""What several adapters are made of: modules, tokenizers, files of weights."""

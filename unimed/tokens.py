@@ -1,0 +1,294 @@
+"""LLaMA's tokenizer, as the authors of each model use it: the fast backend, texts between images, SentencePiece itself.
+
+Two traps of transformers 5 are avoided here. From `tokenizer.model` it ignores the scores of the pieces, so that a
+double space becomes one piece; from `tokenizer.json` it drops, unless told otherwise, the space before a text that
+follows a special token. Both change the ids that the models were trained on.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+from transformers import PreTrainedTokenizerFast
+
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.files import read_json
+from medbench.unimed.prompts import IMAGE_PLACEHOLDER
+
+OFFICIAL_PAD = "$$"
+"""Uni-Med's code pads with this piece, which LLaMA's vocabulary has (id 3997)."""
+SPACE = "▁"
+CONTROLS = ("<s>", "</s>", "<unk>")
+BOS_ID, EOS_ID = 1, 2
+Special = TypeVar("Special")
+
+
+def read_sentencepiece(path: Path, hint: str = "Copy the language model again.") -> Any:  # noqa: ANN401 - untyped
+    """Return the `SentencePieceProcessor` of a `tokenizer.model`.
+
+    Raises:
+        DataError: If the file is missing, or is no SentencePiece model.
+    """
+    from sentencepiece import SentencePieceProcessor
+
+    if not path.is_file():
+        raise DataError(f"{path} is missing.", hint)
+    try:
+        return SentencePieceProcessor(model_file=str(path))
+    except (RuntimeError, OSError) as error:
+        raise DataError(f"{path} is no SentencePiece model: {error}", hint) from error
+
+
+# The fast backend
+
+
+def llama_tokenizer(model: Any) -> PreTrainedTokenizerFast:  # noqa: ANN401 - sentencepiece has no types
+    """Return a fast tokenizer with the pieces of a `SentencePieceProcessor`.
+
+    It gives every text one leading space and merges by score, as SentencePiece does. The image placeholder is added
+    behind the vocabulary; it stands for visual tokens and is never embedded.
+
+    Raises:
+        DataError: If the vocabulary lacks `<s>`, `</s>` or `<unk>`.
+    """
+    pieces = [model.id_to_piece(index) for index in range(model.get_piece_size())]
+    controls = [index for index in range(len(pieces)) if model.is_control(index) or model.is_unknown(index)]
+    ids = {piece: index for index, piece in enumerate(pieces)}
+    lacking = [name for name in CONTROLS if name not in ids]
+    if lacking:
+        raise DataError(
+            f"The vocabulary lacks {', '.join(lacking)}.", "Uni-Med needs a language model with LLaMA's tokenizer."
+        )
+    # Of two possible merges, the one into the piece of the higher score comes first.
+    merges = []
+    for index in set(range(len(pieces))) - set(controls):
+        splits = [(pieces[index][:cut], pieces[index][cut:]) for cut in range(1, len(pieces[index]))]
+        known = [(ids[left], ids[right]) for left, right in splits if left in ids and right in ids]
+        merges += [(-model.get_score(index), left, right) for left, right in known]
+    ordered = [(pieces[left], pieces[right]) for _, left, right in sorted(merges)]
+    backend = Tokenizer(models.BPE(vocab=ids, merges=ordered, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    backend.normalizer = _leading_space()
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    backend.add_special_tokens([AddedToken(pieces[index], normalized=False, special=True) for index in controls])
+    return _with_names(backend)
+
+
+def _leading_space() -> normalizers.Normalizer:
+    return normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
+
+
+def _with_names(backend: Tokenizer) -> PreTrainedTokenizerFast:
+    """Return `backend` with the names of LLaMA's special tokens."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token=OFFICIAL_PAD if OFFICIAL_PAD in backend.get_vocab() else "<unk>",
+        additional_special_tokens=[IMAGE_PLACEHOLDER],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def load_language_model_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Return the tokenizer of a LLaMA-architecture model, from `tokenizer.model` if there, else `tokenizer.json`.
+
+    Raises:
+        DataError: If the folder has neither, or a file is broken.
+    """
+    if (folder / "tokenizer.model").is_file():
+        return llama_tokenizer(read_sentencepiece(folder / "tokenizer.model"))
+    if not (folder / "tokenizer.json").is_file():
+        raise DataError(
+            f"{folder} has neither tokenizer.model nor tokenizer.json.", "Give the folder of a LLaMA language model."
+        )
+    try:
+        backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # the tokenizer's own library raises bare exceptions
+        raise DataError(f"{folder / 'tokenizer.json'} cannot be read: {error}", "Copy it again.") from error
+    vocabulary = backend.get_vocab()
+    if SPACE in vocabulary and all(name in vocabulary for name in CONTROLS):
+        backend.normalizer, backend.pre_tokenizer = _leading_space(), None
+        return _with_names(backend)
+    # Another kind (LLaMA-3) is taken as it is, with the names that Uni-Med needs.
+    tokenizer = load_saved_tokenizer(folder)
+    if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
+        raise DataError(f"The tokenizer in {folder} names no BOS or no EOS.", "Add them to tokenizer_config.json.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_PLACEHOLDER]})
+    return tokenizer
+
+
+def load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Return the tokenizer of a folder with `tokenizer.json`, as it is, which transformers' LLaMA classes do not do.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # the tokenizer's own library raises bare exceptions
+        raise DataError(f"The tokenizer in {folder} cannot be read: {error}", "Copy the checkpoint again.") from error
+    return tokenizer
+
+
+# Texts between images
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextCodec:
+    """A tokenizer whose every text starts anew, as the authors tokenise the texts between images.
+
+    Attributes:
+        backend: The tokenizer, with words that look like special tokens staying words.
+        begin: Id that begins a prompt, if there is one.
+        end: Id that ends an answer.
+        size: Number of tokens, added ones included.
+        added: Ids of the tokens of `added_tokens.json`, by their text.
+    """
+
+    backend: Tokenizer
+    begin: tuple[int, ...]
+    end: int
+    size: int
+    added: Mapping[str, int] = field(default_factory=dict)
+
+    def ids(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a stretch of text, without BOS; none of an empty one."""
+        return tuple(self.backend.encode(text, add_special_tokens=False).ids) if text else ()
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, special and added tokens left out."""
+        hidden = frozenset(self.added.values())
+        decoded: str = self.backend.decode([one for one in ids if one not in hidden], skip_special_tokens=True)
+        return decoded
+
+    def readable(self, ids: Sequence[int]) -> str:
+        """Return the text of ids with special and added tokens, for people."""
+        names = {number: token for token, number in self.added.items()}
+        runs = groupby(ids, key=names.get)
+        return "".join(
+            name * len(list(run)) if name is not None else self.backend.decode(list(run), skip_special_tokens=False)
+            for name, run in runs
+        )
+
+    def id_of(self, token: str) -> int | None:
+        """Return the id of one token by its text, None if there is no such token."""
+        number: int | None = self.added.get(token, self.backend.token_to_id(token))
+        return number
+
+
+def load_codec(folder: Path) -> TextCodec:
+    """Return the tokenizer of a checkpoint folder.
+
+    `tokenizer.json` is honoured as it is; without one, `tokenizer.model` is read with the scores of its pieces. Tokens
+    of `added_tokens.json` come on top.
+
+    Raises:
+        DataError: If there is no tokenizer, or it is broken or has no end token.
+    """
+    if (folder / "tokenizer.json").is_file():
+        read_json(folder / "tokenizer.json")
+        tokenizer = load_saved_tokenizer(folder)
+        size = len(tokenizer)
+    elif (folder / "tokenizer.model").is_file():
+        pieces = read_sentencepiece(folder / "tokenizer.model")
+        # What `llama_tokenizer` adds behind the pieces is Uni-Med's own and is not counted.
+        tokenizer, size = llama_tokenizer(pieces), int(pieces.get_piece_size())
+    else:
+        raise DataError(
+            f"{folder} has neither tokenizer.json nor tokenizer.model.", "Copy the tokenizer's files into the folder."
+        )
+    if tokenizer.eos_token_id is None:
+        raise DataError(f"The tokenizer in {folder} names no end token.", "Add eos_token to tokenizer_config.json.")
+    backend = tokenizer.backend_tokenizer
+    backend.encode_special_tokens = True
+    file = folder / "added_tokens.json"
+    added = {str(text): int(number) for text, number in read_json(file).items()} if file.is_file() else {}
+    return TextCodec(
+        backend=backend,
+        begin=() if tokenizer.bos_token_id is None else (int(tokenizer.bos_token_id),),
+        end=int(tokenizer.eos_token_id),
+        size=max([size, *(number + 1 for number in added.values())]),
+        added=added,
+    )
+
+
+# SentencePiece itself
+
+
+class SegmentTokenizer:
+    """SentencePiece stretch by stretch, as transformers 4.28's slow tokenizer did it: RadFM and Med-Flamingo.
+
+    There the text between two special tokens loses the white space beside them, and every stretch begins with a space
+    of its own. Later versions do neither, and both models were trained on this.
+
+    Args:
+        model: `encode`, `decode`, `get_piece_size`, `id_to_piece`, `is_control`, `is_unknown` of sentencepiece.
+        added: The tokens that the model knows behind those, for people.
+    """
+
+    end = EOS_ID
+
+    def __init__(self, model: Any, added: Sequence[str] = ()) -> None:  # noqa: ANN401 - sentencepiece has no types
+        self._model = model
+        self._added = added
+        self.size = int(model.get_piece_size())
+        self._silent = frozenset(
+            token for token in range(self.size) if model.is_control(token) or model.is_unknown(token)
+        )
+
+    def encode(self, parts: Sequence[str | Special]) -> list[tuple[int, ...] | Special]:
+        """Return texts as ids and everything else, which stands for special tokens, as it is; without BOS.
+
+        Between two texts there must be something else: each begins with a space of its own.
+        """
+        encoded: list[tuple[int, ...] | Special] = []
+        for place, part in enumerate(parts):
+            if not isinstance(part, str):
+                encoded.append(part)
+                continue
+            text = part if place == 0 else part.lstrip()
+            text = text if place == len(parts) - 1 else text.rstrip()
+            encoded.append(tuple(self._model.encode(text)) if text else ())
+        return encoded
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text of ids; the unknown, control and added ones are silent."""
+        return str(self._model.decode([token for token in ids if token < self.size and token not in self._silent]))
+
+    def readable(self, ids: Sequence[int]) -> str:
+        """Return the text of ids with the names of control and added tokens, for people."""
+        names = {token: str(self._model.id_to_piece(token)) for token in self._silent}
+        names |= dict(enumerate(self._added, start=self.size))
+        runs = groupby(ids, key=names.get)
+        return "".join(self.text(list(run)) if name is None else name * len(list(run)) for name, run in runs)
+
+
+def read_tokenizer(path: Path, added: Sequence[str] = ()) -> SegmentTokenizer:
+    """Return the tokenizer of a `tokenizer.model`, with the tokens that are added behind its pieces.
+
+    Raises:
+        DataError: If the file is missing or broken.
+    """
+    hint = "Copy LLaMA's tokenizer.model (499,723 bytes) there; tokenizer.json is not read."
+    return SegmentTokenizer(read_sentencepiece(path, hint), added)
+
+
+def refuse_other_vocabulary(file: Path, tokenizer: SegmentTokenizer, rows: int) -> None:
+    """Compare a tokenizer with the tokens that a model knows.
+
+    Raises:
+        DataError: If they are not as many: its ids would mean something else to the model.
+    """
+    if tokenizer.size != rows:
+        raise DataError(
+            f"{file} has {tokenizer.size} pieces, but the model knows {rows}.",
+            "Copy the tokenizer.model that belongs to the weights.",
+        )

@@ -1,0 +1,322 @@
+"""Weights of every model: where they are, whether they fit, and how they get into a module, every one or none."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from httpx2 import HTTPError
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, StrictDataclassError
+from safetensors import SafetensorError
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers.utils import logging as transformers_logging
+
+from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError, UsageError
+from medbench.tasks.foundation.memory import HINT, ran_out_of_memory
+
+State = Mapping[str, torch.Tensor]
+Names = str | tuple[str, ...]
+LlamaT = TypeVar("LlamaT", bound=LlamaForCausalLM)
+ROTARY = ("rotary_emb.inv_freq",)
+"""Ends of names that old checkpoints hold beside the weights; they follow from the configuration."""
+# What transformers, and the libraries below it, raise of files that they do not understand or cannot use here.
+LIBRARY_FAULTS = (
+    ImportError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError,
+    AssertionError, SyntaxError, SafetensorError, StrictDataclassError,
+)  # fmt: skip
+_WRAPPED = "module."
+_SHOWN = 5
+_MISFIT = "Nothing was loaded: random weights give random answers. Use the weights that belong to the configuration."
+
+# Where
+
+
+def device_and_dtype(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
+    """Return where a model runs and the type of its weights, for the words of the command line.
+
+    Args:
+        device: `auto` takes CUDA, then MPS, then the CPU.
+        dtype: `auto` is exact (float32) on the CPU and bfloat16 elsewhere.
+
+    Raises:
+        UsageError: If this machine or this build of torch does not have the device.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        device = next(name for name in ("cuda", "mps", "cpu") if available[name])
+    if not available.get(device.partition(":")[0], False):
+        allowed = ", ".join(name for name, there in available.items() if there)
+        raise UsageError(f"There is no device {device!r} here.", f"Allowed: auto, {allowed}.")
+    found = torch.device(device)
+    if dtype == "auto":
+        return found, torch.float32 if found.type == "cpu" else torch.bfloat16
+    return found, getattr(torch, dtype)
+
+
+def find_folder(
+    name: str, *, files: Sequence[str], what: str, hint: str, revision: str | None = None
+) -> tuple[Path, str]:
+    """Return the folder of a model and its full commit on the Hub, which is empty for a folder of the user's own.
+
+    What lies in the Hub's cache needs no network.
+
+    Args:
+        name: Folder, or repository on the Hub.
+        files: Patterns of the files that are needed.
+        what: The subject of the message, such as `The language model 'x'`.
+        hint: What to do if it is not there.
+        revision: Of the repository.
+
+    Raises:
+        UsageError: If it is neither here nor to be downloaded.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder.resolve(), ""
+    try:
+        snapshot = Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
+    except (HTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UsageError(f"{what} is no folder here, and the Hub did not give it: {error}", hint) from error
+    # The Hub's cache keeps each commit in a folder of its name, whatever branch or tag led there.
+    return snapshot, snapshot.name
+
+
+# Names and shapes
+
+
+def some_of(names: Iterable[str]) -> str:
+    """Return the first few of many names."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
+    return ", ".join(ordered[:_SHOWN]) + more
+
+
+def refuse_other_names(source: str, given: Iterable[str], expected: Iterable[str]) -> None:
+    """Compare names of weights.
+
+    Raises:
+        DataError: If one is missing or unknown.
+    """
+    have, need = set(given), set(expected)
+    _refuse(source, {"missing": need - have, "unexpected": have - need})
+
+
+def refuse_misfits(source: str, given: State, expected: State) -> None:
+    """Compare names and shapes of weights.
+
+    Raises:
+        DataError: If one is missing, unknown or of another shape.
+    """
+    refuse_other_names(source, given, expected)
+    wrong = {
+        f"{name} {list(tensor.shape)} instead of {list(expected[name].shape)}"
+        for name, tensor in given.items()
+        if tensor.shape != expected[name].shape
+    }
+    _refuse(source, {"of another shape": wrong})
+
+
+def refuse_loading_info(source: str, info: Mapping[str, Any], *, harmless: Names = ()) -> None:
+    """Look at what transformers' `from_pretrained` reports beside a model.
+
+    Args:
+        source: What was loaded.
+        info: The report.
+        harmless: Ends of the names of unexpected tensors that follow from the configuration anyway.
+
+    Raises:
+        DataError: If a weight was missing, unknown or of another shape.
+    """
+    found = {
+        word: {str(key[0] if isinstance(key, tuple) else key) for key in info.get(f"{word}_keys") or ()}
+        for word in ("missing", "unexpected", "mismatched")
+    }
+    found["unexpected"] = {name for name in found["unexpected"] if not name.endswith(harmless)}
+    _refuse(source, found)
+
+
+def _refuse(source: str, problems: Mapping[str, set[str]]) -> None:
+    told = [f"{len(names)} {word}: {some_of(names)}" for word, names in problems.items() if names]
+    if told:
+        raise DataError(f"{source} does not fit the configuration ({'; '.join(told)}).", _MISFIT)
+
+
+def refuse_other_numbers(source: str, state: State) -> None:
+    """Look that weights are floating-point numbers.
+
+    Raises:
+        DataError: If some are not, as in quantised checkpoints.
+    """
+    other = [f"{name} of {tensor.dtype}" for name, tensor in state.items() if not tensor.is_floating_point()]
+    if other:
+        raise DataError(
+            f"{source} holds weights that are no floating-point numbers: {some_of(other)}.",
+            "Give the published weights, not quantised ones.",
+        )
+
+
+def refuse_different(source: str, copies: Iterable[tuple[str, torch.Tensor, torch.Tensor]]) -> None:
+    """Compare weights that a checkpoint holds twice, each with its name.
+
+    Raises:
+        DataError: If the two of a name differ.
+    """
+    different = [name for name, first, second in copies if not torch.equal(first, second)]
+    if different:
+        raise DataError(
+            f"{source} holds {some_of(different)} twice, and differently.",
+            "The published checkpoint holds equal copies; download it again.",
+        )
+
+
+def unwrapped(state: State) -> dict[str, torch.Tensor]:
+    """Return a state without the leading `module.` that training on several devices leaves in names."""
+    return {name.removeprefix(_WRAPPED): tensor for name, tensor in state.items()}
+
+
+def part_of(state: State, prefix: str) -> dict[str, torch.Tensor]:
+    """Return what begins with `prefix`, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def layers_in(names: Iterable[str], prefix: str) -> int:
+    """Return how many layers there are whose names go on with a number behind `prefix`, whatever the numbers are.
+
+    A layer that is missing between others is so found when the module is filled, and a number of nine digits makes no
+    module of as many layers.
+    """
+    behind = (name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix))
+    return len({number for number in behind if number.isdecimal()})
+
+
+# Into a module
+
+
+def strict_from_pretrained(
+    kind: Any,  # noqa: ANN401 - any class of transformers that has `from_pretrained`
+    folder: Path,
+    *,
+    harmless: Names = (),
+    unreadable: Callable[[Exception], MedbenchError] | None = None,
+    **options: Any,
+) -> Any:  # noqa: ANN401 - of that class
+    """Load a model of transformers, every weight or none; no code of the folder is run.
+
+    Args:
+        kind: The model's class.
+        folder: Its folder.
+        harmless: Ends of the names of tensors that may lie in the folder without being read.
+        unreadable: Makes the error of what a library raised; by default a DataError.
+        **options: Of `from_pretrained`: `config`, `dtype`, `key_mapping`, ...
+
+    Raises:
+        DataError: If a weight is missing, unexpected or of another shape, or a file is broken.
+    """
+    model, info = reported_from_pretrained(kind, folder, unreadable=unreadable, **options)
+    refuse_loading_info(str(folder), info, harmless=harmless)
+    return model
+
+
+def reported_from_pretrained(
+    kind: Any,  # noqa: ANN401
+    folder: Path,
+    *,
+    unreadable: Callable[[Exception], MedbenchError] | None = None,
+    **options: Any,
+) -> tuple[Any, dict[str, Any]]:
+    """Return a model and transformers' report on its loading, for `refuse_loading_info`; as `strict_from_pretrained`.
+
+    Nothing is printed meanwhile: our own look at the report is stricter.
+    """
+    before = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        model, info = kind.from_pretrained(
+            folder, output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False, **options
+        )
+    except LIBRARY_FAULTS as error:
+        if isinstance(error, MedbenchError) or ran_out_of_memory(error):
+            raise
+        if unreadable:
+            raise unreadable(error) from error
+        raise DataError(f"{folder} cannot be read: {error}", "Copy it again.") from error
+    finally:
+        transformers_logging.set_verbosity(before)
+    return model, info
+
+
+def fill(module: nn.Module, state: State, source: str, *, device: torch.device, dtype: torch.dtype) -> None:
+    """Give a module of the meta device its weights, one after another, so that no second copy is held.
+
+    Raises:
+        DataError: If a weight is missing, unexpected, of another shape or no floating-point number.
+        RunError: If the device has no room for them.
+    """
+    refuse_misfits(source, state, module.state_dict())
+    refuse_other_numbers(source, state)
+    try:
+        moved = {name: tensor.to(device=device, dtype=dtype) for name, tensor in state.items()}
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        needed = sum(tensor.numel() for tensor in state.values()) * dtype.itemsize / 1e9
+        raise RunError(
+            f"{source} does not fit: {needed:.3g} GB of weights are too much for the memory of {device} that is free.",
+            HINT,
+        ) from error
+    module.load_state_dict(moved, strict=True, assign=True)
+    module.train(mode=False).requires_grad_(requires_grad=False)
+
+
+def filled_llama(
+    kind: Callable[[LlamaConfig], LlamaT], config: LlamaConfig, state: State, source: str, *,
+    device: torch.device, dtype: torch.dtype,
+) -> LlamaT:  # fmt: skip
+    """Return a LLaMA that `kind` makes of a configuration, with all of its weights from `state`.
+
+    Raises:
+        DataError: If a weight is missing, unexpected or of another shape, or there can be no model of this `config`.
+        RunError: If the device has no room for it.
+    """
+    try:
+        with torch.device("meta"):
+            model = kind(config)
+        # The frequencies are no weights: no checkpoint sets them, and on the meta device they have no values.
+        frequencies = LlamaRotaryEmbedding(config)
+    except LIBRARY_FAULTS as error:
+        raise DataError(
+            f"The configuration of the language model of {source} cannot be used: {type(error).__name__} {error}.",
+            "Copy the configuration that belongs to the weights.",
+        ) from error
+    fill(model, state, source, device=device, dtype=dtype)
+    model.model.rotary_emb = frequencies.to(device)
+    empty = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
+    if empty:
+        raise DataError(f"{source} set no values of {some_of(empty)}.", "This is a fault of medbench: report it.")
+    return model
+
+
+def copy_into(parameters: State, tensors: State, source: str) -> None:
+    """Put tensors into parameters of the same names, of the parameters' own type and device.
+
+    Raises:
+        DataError: If one is missing, unexpected or of another shape.
+    """
+    refuse_misfits(source, tensors, parameters)
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            parameters[name].copy_(tensor)
+
+
+def cast_parameters(model: nn.Module, dtype: torch.dtype, *, exact: Iterable[nn.Parameter] = ()) -> None:
+    """Cast the weights of a model in place, those that are `exact` to float32.
+
+    Buffers stay as they are: rotary frequencies in bfloat16 turn far positions the wrong way.
+    """
+    kept = set(exact)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(torch.float32 if parameter in kept else dtype)
