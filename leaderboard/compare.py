@@ -46,21 +46,12 @@ Unscored are failures, and under `paper` reports without text.
 class Comparison:
     """What separates two runs.
 
-    Attributes:
-        names: Titles of the two models.
-        runs: Identities of the two runs.
-        protocol: Whose definitions.
-        rows: A metric of a task in each row, in the order of both: the values of the `first` and the `second` run on
-            the shared samples, their `difference` and its 95 % interval from `low` to `high`, all fractions; its `p`;
-            for the task's primary metric `p_adjusted` by Holm over all tasks and the `verdict` on the first run, None
-            for the others, which describe; `detectable`, the smallest true difference that would have led to a verdict
-            in four of five cases, NaN where none would; shared `samples` and their `clusters`.
-        changed: By the primary metrics, the samples that the two answered with different success: what the `first` and
-            the `second` said, and the `gain` of the first.
-        left_out: Tasks that only one of the runs has.
-        unpaired: By task, samples that only the first and that only the second scored.
-        notices: What must be said beside the numbers.
-        withheld: Tasks whose texts may not be shown, since their data are under a signed agreement.
+    `rows` has one for each metric of each task: the values of the `first` and the `second` run on the shared samples,
+    their `difference` and its 95 % interval from `low` to `high`, all fractions; its `p`; for the task's primary metric
+    `p_adjusted` by Holm over all tasks and the `verdict` on the first run, None for the others, which describe;
+    `detectable`, the smallest true difference that would have led to a verdict in four of five cases, NaN where none
+    would; shared `samples` and their `clusters`. `changed` has the samples that the two answered with different success
+    by the primary metric: what the `first` and the `second` said, and the `gain` of the first.
     """
 
     names: tuple[str, str]
@@ -68,10 +59,10 @@ class Comparison:
     protocol: Protocol
     rows: pd.DataFrame
     changed: pd.DataFrame
-    left_out: tuple[str, ...]
-    unpaired: Mapping[str, tuple[int, int]]
+    left_out: tuple[str, ...]  # tasks that only one of the runs has
+    unpaired: Mapping[str, tuple[int, int]]  # by task, samples that only the first and that only the second scored
     notices: tuple[str, ...]
-    withheld: frozenset[str]
+    withheld: frozenset[str]  # tasks whose texts may not be shown, since their data are under a signed agreement
 
     @property
     def decisive(self) -> pd.DataFrame:

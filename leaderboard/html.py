@@ -22,12 +22,7 @@ def render_template(template: str, *, style: str, script: str = "", images: bool
     Text is escaped wherever a template does not call it `safe`. The Content-Security-Policy admits exactly the style
     and the script, by their hashes, and no script may make markup of text.
 
-    Args:
-        template: Name of the file.
-        style: The one style sheet.
-        script: The one script; empty for none.
-        images: Whether images may stand in the page itself, as data URIs.
-        content: What the template names.
+    `images` says whether images may stand in the page itself, as data URIs; `content` is what the template names.
     """
     rules = {
         "default-src": "'none'",

@@ -23,8 +23,8 @@ from medbench.leaderboard.runs import (
     in_catalogue_order,
     in_table_order,
     leaks_of,
+    mixture,
     primary_metric,
-    refuse_mixtures,
 )
 from medbench.leaderboard.samples import read_score_tables
 from medbench.leaderboard.standings import ScoresByRun, Standing, compared_values, standings_of
@@ -197,7 +197,8 @@ def make_board(runs: Sequence[Results], leaks: Leaks | None = None, scores: Scor
     """
     if not runs:
         raise UsageError("No run was given.", "Give one or more folders that `medbench run` made.")
-    refuse_mixtures(runs)
+    if problem := mixture(runs):
+        raise problem
     board = Board(runs=tuple(runs), names=distinct_names(runs), numbers=as_frame(()), leaks=leaks or {})
     tasks = in_catalogue_order(name for run in runs for name in run.tasks)
     pairs = [(protocol, task) for protocol in PROTOCOLS for task in tasks]

@@ -30,6 +30,9 @@ It is what the Uni-Med paper's Tables 2 and 5 count, fixed before anybody sees a
 """
 NOT_OK = ("errors", "unparsed", "refused", "truncated", "empty")
 """Why a sample has no answer; fields of `MetricResult`, and the same names in the same order everywhere."""
+_PROBE_AMONG_RUNS = UsageError(
+    "Some of the runs asked in another way (--probe).", "A probe is no result: see `medbench audit probe`."
+)
 _RUN_FILE = "run.yaml"
 _LEAKED = frozenset({"suspicious", "strong"})
 Leaks = Mapping[str, frozenset[str]]
@@ -58,46 +61,32 @@ def in_table_order(task: str, kind: Kind, protocol: Protocol, names: Iterable[st
     return known + sorted(there.difference(known))
 
 
-def refuse_mixtures(runs: Sequence[Results]) -> None:
-    """Raise a UsageError if runs may not stand side by side.
+def mixture(runs: Sequence[Results]) -> UsageError | None:
+    """Return why runs may not stand side by side; None if they may.
 
     They may not if they answered different suites or data, asked in another way, scored by different definitions, or if
     one was given twice.
     """
     if len({run.suite for run in runs}) > 1:
-        raise UsageError(
+        return UsageError(
             f"The runs answered different suites: {', '.join(sorted({run.suite for run in runs}))}.",
             "The mini suite's numbers are never shown beside others; make one table of each suite.",
         )
-    _refuse_probes(runs)
+    if len({run.probe for run in runs}) > 1:
+        return _PROBE_AMONG_RUNS
     if len({run.run for run in runs}) < len(runs):
-        raise UsageError("One run was given twice.", "Give each run once.")
+        return UsageError("One run was given twice.", "Give each run once.")
     for name in {name for run in runs for name in run.tasks}:
         having = [run for run in runs if name in run.tasks]
         if len({_definitions(run, name) for run in having}) > 1:
-            raise UsageError(
+            return UsageError(
                 f"The runs scored {name} by different definitions.", "Bring them up to date: medbench score RUN"
             )
         if len({run.tasks[name].data for run in having}) > 1:
-            raise UsageError(
+            return UsageError(
                 f"The runs answered different data of {name}.", "Run them on the same prepared data, then compare."
             )
-
-
-def fit(runs: Sequence[Results]) -> bool:
-    """Return whether runs may stand side by side."""
-    try:
-        refuse_mixtures(runs)
-    except UsageError:
-        return False
-    return True
-
-
-def _refuse_probes(runs: Iterable[Results]) -> None:
-    if len({run.probe for run in runs}) > 1:
-        raise UsageError(
-            "Some of the runs asked in another way (--probe).", "A probe is no result: see `medbench audit probe`."
-        )
+    return None
 
 
 def _definitions(run: Results, task: str) -> tuple[object, ...]:
@@ -168,9 +157,16 @@ def gather(given: Sequence[Path]) -> Gathered:
         except MedbenchError as error:
             found.skipped.append((folder, error))
     # A probe in a folder is left out; one that was named was meant, and is no result.
-    _refuse_probes(results for folder, results in read if folder in given)
+    if len({results.probe for folder, results in read if folder in given}) > 1:
+        raise _PROBE_AMONG_RUNS
     for folder, results in _largest_first(read):
-        _add(found, folder, results)
+        again = any(results.run == other.run for other in found.runs)
+        problem = UsageError(f"Run {results.run} is there already.") if again else mixture([*found.runs, results])
+        if problem is None:
+            found.paths.append(folder)
+            found.runs.append(results)
+        else:
+            found.skipped.append((folder, problem))
     if not found.runs:
         if len(found.skipped) == 1:
             raise found.skipped[0][1]
@@ -202,29 +198,13 @@ def _largest_first(read: Sequence[tuple[Path, Results]]) -> list[tuple[Path, Res
     for one in read:
         for group in groups:
             distinct = {results.run: results for _, results in (*group, one)}
-            if not any(results.probe for results in distinct.values()) and fit(list(distinct.values())):
+            if not any(results.probe for results in distinct.values()) and mixture(list(distinct.values())) is None:
                 group.append(one)
                 break
         else:
             groups.append([one])
     largest = max(groups, key=len, default=[])
     return [*largest, *(one for one in read if one not in largest)]
-
-
-def _add(found: Gathered, folder: Path, results: Results) -> None:
-    try:
-        _refuse_again(found.runs, results)
-        refuse_mixtures([*found.runs, results])
-    except UsageError as error:
-        found.skipped.append((folder, error))
-    else:
-        found.paths.append(folder)
-        found.runs.append(results)
-
-
-def _refuse_again(runs: Sequence[Results], results: Results) -> None:
-    if any(results.run == other.run for other in runs):
-        raise UsageError(f"Run {results.run} is there already.")
 
 
 def leaks_of(paths: Sequence[Path], runs: Sequence[Results]) -> dict[str, frozenset[str]]:

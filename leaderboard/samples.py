@@ -1,7 +1,7 @@
 """Scores by sample, as `scores/<task>.jsonl` holds them: what every comparison, breakdown and export starts from."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,9 +161,7 @@ def read(path: Path, tasks: str | None = None) -> "DataFrame":
     adds up), `prediction`, `labels`, `box`, `error`. Metrics of a whole corpus are not means of their scores: see
     `MetricScores.value`.
 
-    Args:
-        path: Folder of the run.
-        tasks: Names, kinds or globs, comma-separated; None for all.
+    `tasks` are names, kinds or globs, comma-separated; None for all.
 
     Raises:
         RunError: If the folder is no finished run, or lacks scores.
@@ -183,9 +181,11 @@ def as_frame(results: Results, task: str, records: Iterable[ScoreRecord]) -> "Da
 
     found = results.tasks[task]
     rows: list[dict[str, Any]] = []
+    own = ("state", "sample_id", "prediction", "labels", "box", "error")
     for record in records:
-        sample = asdict(record)
-        shared = {name: sample[name] for name in ("state", "sample_id", "prediction", "labels", "box", "error")}
+        shared = {
+            name: getattr(record, name) for name in ("state", "sample_id", "prediction", "labels", "box", "error")
+        }
         for protocol in PROTOCOLS:
             for metric in found.metrics(protocol):
                 item = record.scores(protocol).get(metric)
@@ -226,12 +226,7 @@ def break_down(
     `score` (a fraction; NaN if nothing could be scored), its 95 % interval `low` to `high` over so many `clusters`, the
     `n` samples that were scored, and all `samples`, those that failed included.
 
-    Args:
-        results: Of the run.
-        tables: Scores of its tasks.
-        protocol: Whose definitions.
-        by: A label; None for all that divide the samples.
-        every_metric: Whether all metrics are shown and not only the primary one.
+    It is by one label or by all that divide the samples, and by all metrics or the primary one of each task.
 
     Raises:
         UsageError: If no task has such a label.

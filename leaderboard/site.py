@@ -1,6 +1,6 @@
 """`medbench site`: a folder of runs as static pages to sort and filter, a page for each run, the data beside."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
@@ -16,9 +16,9 @@ from medbench.leaderboard.runs import (
     NOT_OK,
     Leaks,
     definition_of,
-    fit,
     in_catalogue_order,
     leaks_of,
+    mixture,
     notices_of,
     run_folders,
 )
@@ -127,7 +127,7 @@ def group(runs: Sequence[Results], leaks: Leaks | None = None, scores: ScoresByR
     """
     groups: list[list[Results]] = []
     for run in sorted(runs, key=lambda run: (list(_SUITES).index(run.suite), run.model.title, run.run)):
-        home = next((members for members in groups if fit([*members, run])), [])
+        home = next((members for members in groups if mixture([*members, run]) is None), [])
         groups += [] if home else [home]
         home.append(run)
     return tuple(make_board(members, leaks, scores) for members in groups)
@@ -178,25 +178,19 @@ def _index(found: Collection, title: str) -> str:
 def _section(boards: Sequence[Board], board: Board, protocol: Protocol) -> dict[str, Any]:
     same = [other for other in boards if other.suite == board.suite]
     place = next(number for number, other in enumerate(same, 1) if other is board)
-    lines = list(make_table(board, protocol).lines())
-    numbers = as_numbers(board.numbers)
-    return {
-        "name": _SUITES[board.suite] if len(same) == 1 else f"{_SUITES[board.suite]}, data {place} of {len(same)}",
-        "suite": board.suite, "protocol": protocol, "notices": _notices(board),
-        "models": [(name, run.run) for name, run in zip(board.names, board.runs, strict=True)],
-        "zero_shot": any(one.zero_shot for one in numbers),
-        "beside": any(beside(one.answered, one.bounds) for one in numbers),
-        "primary": [line for line in lines if line[0].primary],
-        "remarks": [f"{one.title}, {metric_title(one.metric)}: {one.remark}." for one, _ in lines if one.remark],
-        "by_task": [(task, list(those)) for task, those in groupby(lines, key=lambda line: line[0].task)],
-    }  # fmt: skip
-
-
-def _notices(board: Board) -> Iterator[str]:
-    """Yield what must be said beside the numbers of a board, and of which runs, if it is not said of all."""
+    models = [(name, run.run) for name, run in zip(board.names, board.runs, strict=True)]
+    lines, numbers = list(make_table(board, protocol).lines()), as_numbers(board.numbers)
+    notices = []
     for notice in notices_of(board.runs):
         names = [name for name, run in zip(board.names, board.runs, strict=True) if notice in run.notices]
-        yield notice if len(names) == len(board.runs) else f"{', '.join(names)}: {notice}"
+        # It is said of which runs, if not of all.
+        notices.append(notice if len(names) == len(board.runs) else f"{', '.join(names)}: {notice}")
+    return {
+        "name": _SUITES[board.suite] if len(same) == 1 else f"{_SUITES[board.suite]}, data {place} of {len(same)}",
+        "suite": board.suite, "protocol": protocol, "notices": notices, "models": models, "lines": lines,
+        "by_task": [(task, list(those)) for task, those in groupby(lines, key=lambda line: line[0].task)],
+        "numbers": numbers, "qualified": any(beside(one.answered, one.bounds) for one in numbers),
+    }  # fmt: skip
 
 
 def _told(number: Number) -> list[str]:
@@ -206,23 +200,13 @@ def _told(number: Number) -> list[str]:
 
 
 def _run_page(run: SiteRun, name: str) -> str:
-    results, model = run.public.results, run.public.results.model
-    numbers = as_numbers(make_board([results]).numbers)
-    tasks = [results.tasks[task] for task in in_catalogue_order(results.tasks)]
-    facts = {
-        "Run": results.run, "Model": model.name, "Weights": model.weights,
-        "Trained on the train split of": ", ".join(model.trained_on) or "none of these tasks, as far as is known",
-        "Device, type": f"{model.device}, {model.dtype}", "Suite": _SUITES[results.suite],
-        "Samples per task": "all" if results.limit is None else f"the first {results.limit}",
-        "Seed": str(results.seed), "Not supported": ", ".join(results.unsupported) or "nothing",
-    }  # fmt: skip
+    results = run.public.results
     return _page(
-        "site_run.html", name, results=results, report=run.report, no_report=run.no_report, facts=facts,
-        numbers=[(protocol, [one for one in numbers if one.protocol == protocol]) for protocol in PROTOCOLS],
+        "site_run.html", name, results=results, report=run.report, no_report=run.no_report,
+        suite=_SUITES[results.suite], numbers=as_numbers(make_board([results]).numbers), protocols=PROTOCOLS,
         heads=_NUMBER_HEADS, states=list(STATES), written_heads=list(render.WRITTEN_HEADS),
-        samples=[[task.title, task.samples, *(task.states.get(state, 0) for state in STATES)] for task in tasks],
-        written=[[task.title, *render.written_cells(task)] for task in results.tasks.values() if render.wrote(task)],
-        held_back=[f"{task}: {terms.reason}" for task, terms in run.public.terms.items() if terms.reason],
+        tasks=[results.tasks[task] for task in in_catalogue_order(results.tasks)], wrote=render.wrote,
+        written_cells=render.written_cells, terms=run.public.terms,
     )  # fmt: skip
 
 

@@ -58,23 +58,15 @@ class Names(NamedTuple):
 
 
 def names_of(run: PublicRun, options: EveryEvalOptions) -> Names:
-    """Return the names of a run's files; the same run and protocol always have the same.
-
-    Raises:
-        UsageError: If the model's name is not `OWNER/NAME`.
-    """
+    """Return the names of a run's files; the same run and protocol always have the same."""
     model = options.model_id or _derived_model_id(run.results.model.name)
     if not re.fullmatch(f"{_PART}/{_PART}", model):
         raise UsageError(f"{model!r} is no name of a model.", "Write --model-id OWNER/NAME.")
     collection = f"medbench-{run.results.suite}"
     digest = hashlib.sha256(f"{run.results.run}|{options.protocol}|{model}".encode()).digest()
     stem = f"data/{collection}/{model}/{UUID(bytes=digest[:16], version=4)}"
-    return Names(
-        evaluation=f"{collection}/{model.replace('/', '_')}/{run.results.run}-{options.protocol}/{options.timestamp}",
-        model=model,
-        document=f"{stem}.json",
-        samples=f"{stem}_samples.jsonl",
-    )
+    evaluation = f"{collection}/{model.replace('/', '_')}/{run.results.run}-{options.protocol}/{options.timestamp}"
+    return Names(evaluation, model, document=f"{stem}.json", samples=f"{stem}_samples.jsonl")
 
 
 def _derived_model_id(name: str) -> str:
@@ -89,12 +81,8 @@ def write_every_eval(
 ) -> tuple[Path, Path]:
     """Write both files of a run below a folder and return them: the document and the samples.
 
-    Args:
-        folder: Where a collection of such files lies.
-        run: The run, as it may be shown.
-        options: What the user says of it.
-        data_dir: Where the prepared tasks are now, if not where they were.
-        with_inputs: Whether questions and right answers are written, of the tasks whose terms allow it.
+    Questions and right answers are written only if they are wanted, and of the tasks whose terms allow it; `data_dir`
+    is where the prepared tasks are now, if not where they were.
 
     Raises:
         UsageError: If the model's name is not `OWNER/NAME`, or the run has no number under the protocol.

@@ -95,10 +95,9 @@ def public_copy(run: PublicRun) -> PublicCopy:
 
 
 def _settings(run: PublicRun) -> str:
-    document = dict(run.settings)
-    given: Mapping[str, Any] = document.get("settings", {})
-    document["settings"] = {name: value for name, value in given.items() if name not in _PLACES}
-    document = run.scrubber.tree(document)
+    given: Mapping[str, Any] = run.settings.get("settings", {})
+    kept = {name: value for name, value in given.items() if name not in _PLACES}
+    document = run.scrubber.tree({**run.settings, "settings": kept})
     for part in (document["settings"], document.get("identity_of", {})):
         if "model" in part:
             part["model"] = run.results.model.name

@@ -99,13 +99,9 @@ def _read_generations(directory: RunDirectory, task: str) -> dict[str, JsonObjec
 
 
 def read_task_source(task: str, runs: Sequence[RunSource], data_dir: Path | None, *, reveal: bool) -> TaskSource:
-    """Find the prepared data that runs answered.
+    """Find the prepared data that runs answered, in `data_dir` or where they were.
 
-    Args:
-        task: Name of the task.
-        runs: Runs of the same data, one of which has the task.
-        data_dir: Where the prepared tasks are now, if not where the runs found them.
-        reveal: Whether texts and images of credentialed data may be shown.
+    Unless `reveal`, texts and images of credentialed data are withheld.
     """
     run = next(run for run in runs if task in run.results.tasks)
     spec = None
