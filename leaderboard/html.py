@@ -8,7 +8,6 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
-from markupsafe import Markup
 
 from medbench.tasks.foundation.files import write_atomically
 
@@ -54,7 +53,7 @@ def _environment() -> Environment:
 
 def _printable(value: object) -> object:
     """Return a text without what no page can hold: lone surrogates are no UTF-8, control characters no HTML."""
-    if not isinstance(value, str) or isinstance(value, Markup):
+    if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     whole = value.encode("utf-8", "replace").decode("utf-8")
     return "".join(one if one.isprintable() or one in "\n\t" else "�" for one in whole)

@@ -183,9 +183,7 @@ def as_frame(results: Results, task: str, records: Iterable[ScoreRecord]) -> "Da
     rows: list[dict[str, Any]] = []
     own = ("state", "sample_id", "prediction", "labels", "box", "error")
     for record in records:
-        shared = {
-            name: getattr(record, name) for name in ("state", "sample_id", "prediction", "labels", "box", "error")
-        }
+        shared = {name: getattr(record, name) for name in own}
         for protocol in PROTOCOLS:
             for metric in found.metrics(protocol):
                 item = record.scores(protocol).get(metric)
