@@ -86,6 +86,7 @@ def report_outputs(
         revealed: Whether texts of credentialed data are shown.
     """
     known = {one.cell.train_references for one in tasks.values() if one.cell.train_references is not None}
+    prints = sorted((texts_fingerprint(texts), f"{len(texts):,} long ones") for texts in known)
     return Audit(
         kind="model",
         title=f"Leakage audit of outputs: {ours.name}",
@@ -112,7 +113,7 @@ def report_outputs(
             "normaliser": NORM_VERSION,
             "thresholds": asdict(THRESHOLDS),
             "answers and references of": {task: one.cell.fingerprint() for task, one in tasks.items()},
-            "training references": {f"{len(texts):,} long ones": texts_fingerprint(texts) for texts in known},
+            "training references": dict(prints),
         },
         command=command,
         revealed=revealed,
