@@ -11,14 +11,16 @@ from medbench.tasks.catalog import get_task, select_tasks, task_names
 from medbench.tasks.download.cli import download_command
 from medbench.tasks.foundation.console import emit, emit_table, say, warn
 from medbench.tasks.foundation.errors import DataError, UsageError
-from medbench.tasks.image_hashes import HashedFile, ImageHashes, changed_images
 from medbench.tasks.prepare import prepare_task
 from medbench.tasks.prepared import (
     IMAGES_NAME,
     SKIPPED_NAME,
     SPLITS,
     FileState,
+    HashedFile,
+    ImageHashes,
     Prepared,
+    changed_images,
     damaged_files,
     file_states,
     is_prepared,

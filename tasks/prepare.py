@@ -19,7 +19,6 @@ from medbench.tasks.foundation.errors import (
 )
 from medbench.tasks.foundation.files import canonical_json, file_sha256, inside, json_lines, write_atomically
 from medbench.tasks.foundation.text import encodable
-from medbench.tasks.image_hashes import ImageHashes, hash_images, hash_lines
 from medbench.tasks.images import locate
 from medbench.tasks.prepared import (
     IMAGES_NAME,
@@ -28,9 +27,12 @@ from medbench.tasks.prepared import (
     SAMPLE,
     SKIPPED_NAME,
     SPLITS,
+    ImageHashes,
     Manifest,
     Prepared,
     data_fingerprint,
+    hash_images,
+    hash_lines,
     split_file,
 )
 from medbench.tasks.sample import Sample, Split

@@ -22,7 +22,7 @@ from medbench.leaderboard.audit.overlap.printing import Printer
 from medbench.leaderboard.audit.overlap.scan import Scan
 from medbench.leaderboard.audit.overlap.test_side import TestSide
 from medbench.leaderboard.audit.overlap.texts import CONTAINMENT, JACCARD, TextIndex
-from medbench.tasks.mini_suite import DATA
+from medbench.tasks.suite import DATA
 
 SLICES = sorted((DATA / "Slake1.0" / "imgs").glob("*/source.jpg"))
 
