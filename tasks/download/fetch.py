@@ -29,6 +29,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
     OfflineModeIsEnabled,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoSibling
 from pydantic import ConfigDict, TypeAdapter, with_config
 
 from medbench.tasks.download.archives import extract, readable_size, require_space
@@ -130,7 +131,12 @@ def download(
         say(f"{folder / instead} is there; nothing is fetched.")
         return
     with _alone(folder):
-        record = _own_record(source, folder)
+        record = read_record(folder) or Record(source=source.home, revision="", licence=source.licence)
+        if record.source != source.home:
+            raise DataError(
+                f"{folder} holds files of {record.source}, not of {source.home}.",
+                f"Choose another folder with --source, or move {folder} away.",
+            )
         commit, files = _promised(source, record, HfApi(endpoint=endpoint, library_name="medbench"), revision, refresh)
         missing = [file for file in files if not _is_there(file, record, folder, check=refresh)]
         needed = sum(file.size for file in missing)
@@ -177,16 +183,6 @@ def _check_revision(source: HubSource | WebSource, revision: str) -> None:
             f"--revision {revision!r} is no commit.",
             f"Give the 40 hex digits, as listed at https://huggingface.co/datasets/{source.repo}/commits/main.",
         )
-
-
-def _own_record(source: HubSource | WebSource, folder: Path) -> Record:
-    record = read_record(folder) or Record(source=source.home, revision="", licence=source.licence)
-    if record.source != source.home:
-        raise DataError(
-            f"{folder} holds files of {record.source}, not of {source.home}.",
-            f"Choose another folder with --source, or move {folder} away.",
-        )
-    return record
 
 
 @contextmanager
@@ -248,13 +244,15 @@ def _asked(source: HubSource, hub: HfApi, commit: str | None) -> tuple[str, list
     return found, [_wanted(source.repo, found, path, siblings.get(path)) for path in source.paths]
 
 
-def _wanted(repo: str, commit: str, path: str, sibling: Any) -> WebFile:  # noqa: ANN401 - a RepoSibling, unchecked
+def _wanted(repo: str, commit: str, path: str, sibling: RepoSibling | None) -> WebFile:
     """Return what the Hub promises: the digest of the content for a large file, else the git blob id."""
-    large = getattr(sibling, "lfs", None)
-    digest = f"sha256:{large.sha256}" if large else f"git:{getattr(sibling, 'blob_id', '')}"
-    size = large.size if large else getattr(sibling, "size", None)
-    if sibling is None or not (_DIGEST.fullmatch(digest) and isinstance(size, int) and size > 0):
-        problem = "has no file" if sibling is None else "tells no checksum or size for"
+    problem, digest, size = "has no file", "", 0
+    if sibling is not None:
+        large = sibling.lfs
+        digest = f"sha256:{large.sha256}" if large else f"git:{sibling.blob_id}"
+        size = (large.size if large else sibling.size) or 0
+        problem = "" if _DIGEST.fullmatch(digest) and size > 0 else "tells no checksum or size for"
+    if problem:
         raise DownloadError(
             f"{repo} at {commit} {problem} {path!r}.",
             "Choose another commit with --revision, and tell the authors of medbench.",
