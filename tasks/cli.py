@@ -15,7 +15,6 @@ from medbench.tasks.prepare import prepare_task
 from medbench.tasks.prepared import (
     IMAGES_NAME,
     SKIPPED_NAME,
-    SPLITS,
     FileState,
     HashedFile,
     ImageHashes,
@@ -28,6 +27,7 @@ from medbench.tasks.prepared import (
     prepared_names,
     split_file,
 )
+from medbench.tasks.sample import SPLITS
 from medbench.tasks.spec import TaskSpec
 from medbench.tasks.terms import NOBODY_SAID, checked_licence, terms_of_prepared
 

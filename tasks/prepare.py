@@ -26,7 +26,6 @@ from medbench.tasks.prepared import (
     MANIFEST_NAME,
     SAMPLE,
     SKIPPED_NAME,
-    SPLITS,
     ImageHashes,
     Manifest,
     Prepared,
@@ -35,7 +34,7 @@ from medbench.tasks.prepared import (
     hash_lines,
     split_file,
 )
-from medbench.tasks.sample import Sample, Split
+from medbench.tasks.sample import SPLITS, Sample, Split
 from medbench.tasks.spec import Reading, Skipped, TaskSpec
 
 _NAMED = 3

@@ -28,13 +28,12 @@ from medbench.tasks.foundation.console import meter
 from medbench.tasks.foundation.errors import DataError
 from medbench.tasks.foundation.files import file_sha256, fingerprint
 from medbench.tasks.images import locate, open_image
-from medbench.tasks.sample import ImageRef, Sample, Split
+from medbench.tasks.sample import SPLITS, ImageRef, Sample, Split
 from medbench.tasks.spec import Skipped, TaskSpec
 from medbench.tasks.validation import parse_json, parse_json_file, read_bytes
 
 T = TypeVar("T")
 
-SPLITS: tuple[Split, ...] = ("train", "test")
 MANIFEST_NAME = "manifest.json"
 SKIPPED_NAME = "skipped.jsonl"
 IMAGES_NAME = "images.sha256"

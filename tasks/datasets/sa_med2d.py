@@ -41,7 +41,6 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from medbench.tasks.datasets.native import (
-    SPLITS,
     MakeRegion,
     RegionKind,
     collect,
@@ -60,7 +59,7 @@ from medbench.tasks.datasets.native import (
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
 from medbench.tasks.foundation.text import encoding_of
 from medbench.tasks.images import image_size, locate, open_mask
-from medbench.tasks.sample import Box, Sample, Split
+from medbench.tasks.sample import SPLITS, Box, Sample, Split
 from medbench.tasks.spec import Reading, Skipped
 from medbench.tasks.validation import parse_json_file, read_text_bytes
 
