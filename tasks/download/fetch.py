@@ -139,14 +139,7 @@ def download(
             )
         commit, files = _promised(source, record, HfApi(endpoint=endpoint, library_name="medbench"), revision, refresh)
         missing = [file for file in files if not _is_there(file, record, folder, check=refresh)]
-        needed = sum(file.size for file in missing)
-        if max_bytes is not None and needed > max_bytes:
-            most = f"--max-gb {max_bytes / 10**9:g}"
-            raise UsageError(
-                f"{source.family} would fetch {readable_size(needed)}, more than {most} allows.",
-                f"If that is what you want, add --max-gb {needed // 10**9 + 1}.",
-            )
-        require_space(folder, needed, f"downloading {source.family}")
+        _refuse_too_much(source.family, sum(file.size for file in missing), max_bytes, folder)
         whole = not missing and all(record.has_unpacked(path, folder) for path in source.unpack)
         record = replace(record, revision=commit)
         for file in files:
@@ -160,6 +153,15 @@ def download(
         if whole:
             say(f"{folder} is complete: {record.source} at {record.revision}.")
         _unpack_all(source, record, folder)
+
+
+def _refuse_too_much(family: str, needed: int, max_bytes: int | None, folder: Path) -> None:
+    if max_bytes is not None and needed > max_bytes:
+        raise UsageError(
+            f"{family} would fetch {readable_size(needed)}, more than --max-gb {max_bytes / 10**9:g} allows.",
+            f"If that is what you want, add --max-gb {needed // 10**9 + 1}.",
+        )
+    require_space(folder, needed, f"downloading {family}")
 
 
 def read_record(folder: Path) -> Record | None:
