@@ -20,8 +20,7 @@ from medbench.harness.records import RecordFile
 from medbench.harness.settings import Settings
 from medbench.harness.workload import Workload
 from medbench.tasks.foundation.errors import RunError
-from medbench.tasks.foundation.files import fingerprint, write_atomically
-from medbench.tasks.foundation.yaml_tables import read_yaml_table
+from medbench.tasks.foundation.files import fingerprint, read_yaml_table, write_atomically
 
 # File systems allow 255 bytes; names of served models with their addresses may be longer.
 _SLUG_CHARACTERS = 80
