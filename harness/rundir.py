@@ -6,7 +6,7 @@ are the operating system's: what a killed process held is free at once.
 
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from medbench.adapters.catalog import ChosenModel
 from medbench.harness.records import RecordFile
 from medbench.harness.settings import Settings
-from medbench.harness.workload import Workload
+from medbench.harness.workload import TaskLoad, Workload
 from medbench.tasks.foundation.errors import RunError
 from medbench.tasks.foundation.files import fingerprint, write_atomically
 from medbench.tasks.foundation.yaml_tables import read_yaml_table
@@ -46,19 +46,13 @@ class RunDirectory:
         """Return the generation records of a task."""
         return RecordFile(self.path / "generations" / f"{task}.jsonl", self.identity, sample_ids)
 
+    def of_task(self, load: TaskLoad) -> RecordFile:
+        """Return the generation records of a run's task."""
+        return self.generations(load.spec.name, [sample.sample_id for sample in load.samples])
+
     def scores(self, task: str) -> Path:
         """Return the file of a task's per-sample scores."""
         return self.path / "scores" / f"{task}.jsonl"
-
-    @property
-    def budget(self) -> Path:
-        """What the engine learned to hold at once, after memory ran out."""
-        return self.path / "budget.json"
-
-    @property
-    def weights(self) -> Path:
-        """Which weights answered which task, where there is more than one checkpoint."""
-        return self.path / "weights.json"
 
     @property
     def results(self) -> Path:
@@ -171,16 +165,13 @@ def held_before_loading(settings: Settings, workload: Workload, model: ChosenMod
             try:
                 yield
             finally:
-                _remove(lock.unlink)
+                with suppress(OSError):
+                    lock.unlink()
     finally:
         for path in made:
-            _remove(path.rmdir)
-
-
-def _remove(step: Callable[[], object]) -> None:
-    # What is in use or not empty stays.
-    with suppress(OSError):
-        step()
+            # What is in use or not empty stays.
+            with suppress(OSError):
+                path.rmdir()
 
 
 def _unwritable(folder: Path, error: OSError) -> RunError:
