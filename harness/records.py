@@ -11,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from medbench.adapters.base import Generation, StopReason
 from medbench.adapters.remote import Served, ServedGeneration
 from medbench.harness.engine.requests import Outcome
-from medbench.tasks.answers.thoughts import Said
+from medbench.tasks.answers.thoughts import ThoughtAndAnswer
 from medbench.tasks.foundation.errors import RunError
 from medbench.tasks.foundation.files import canonical_json, json_lines, read_numbered_json_lines, write_atomically
 from medbench.tasks.foundation.text import encodable
@@ -63,12 +63,12 @@ class GenerationRecord:
 _RECORD = TypeAdapter(GenerationRecord)
 
 
-def thinks(said: Said, one: Generation | GenerationRecord) -> bool:
+def thinks(said: ThoughtAndAnswer, one: Generation | GenerationRecord) -> bool:
     """Return whether an answer begins with a thought, in its text or filed apart by a server."""
     return said.unfinished or bool(said.thought or one.reasoning or one.thought_tokens)
 
 
-def is_cut_off(said: Said, one: Generation | GenerationRecord) -> bool:
+def is_cut_off(said: ThoughtAndAnswer, one: Generation | GenerationRecord) -> bool:
     """Return whether an answer, or the thought before it, was ended by the limit of tokens."""
     return said.unfinished or (one.stop == "length" and (bool(said.answer) or thinks(said, one)))
 

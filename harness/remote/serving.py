@@ -172,7 +172,7 @@ def answer_remotely(
         notes = {
             "host": adapter.host,
             "concurrency": {
-                "start": adapter.patience.concurrency, "highest": window.highest, "last": window.limit,
+                "start": adapter.retry_policy.concurrency, "highest": window.highest, "last": window.limit,
             },
             "troubles": dict(sorted(begun[0].troubles.items())),
             **log.summary(),
