@@ -94,23 +94,18 @@ def open_run(settings: Settings, suite: str, parts: Mapping[str, object], *, ove
                     shutil.rmtree(item)
                 else:
                     item.unlink()
-        _write_or_check_settings(directory, settings, parts)
+        if not (path / "run.yaml").exists():
+            document = {"identity": identity, "settings": settings.as_yaml(), "identity_of": dict(parts)}
+            write_atomically(path / "run.yaml", yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+        elif read_run(path)["identity"] != identity:
+            hint = "Give another --output-dir, or --overwrite always."
+            raise RunError(f"{path / 'run.yaml'} belongs to another run.", hint)
         yield directory
 
 
 def slug(model: str) -> str:
     """Return the readable part of a folder's name; what makes it unique is the identity."""
     return re.sub(r"[^a-z0-9.]+", "-", model.lower())[:_SLUG_CHARACTERS].strip("-.")
-
-
-def _write_or_check_settings(directory: RunDirectory, settings: Settings, parts: Mapping[str, object]) -> None:
-    path = directory.path / "run.yaml"
-    if path.exists():
-        if read_run(directory.path)["identity"] != directory.identity:
-            raise RunError(f"{path} belongs to another run.", "Give another --output-dir, or --overwrite always.")
-        return
-    document = {"identity": directory.identity, "settings": settings.as_yaml(), "identity_of": dict(parts)}
-    write_atomically(path, yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
 
 
 def read_run(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import islice, product
+from itertools import islice, product, takewhile
 from math import prod
 from pathlib import Path
 from typing import Literal
@@ -263,8 +263,10 @@ def _sharing(requests: Sequence[Request]) -> list[PrefixedRequest]:
         tuple(token for text in request.prompt.segments[len(head) :] for token in getattr(text, "ids", ()))
         for request in requests
     ]
-    # Every prompt keeps a token of its own: the first answer token is read from it.
-    common = min(_common_length(tails), min(map(len, tails)) - 1)
+    # Of all tails the least and the greatest differ first. Every prompt keeps a token of its own: the first answer
+    # token is read from it.
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(min(tails), max(tails), strict=False))
+    common = min(sum(1 for _ in alike), min(map(len, tails)) - 1)
     segments = (*head, TextSegment(ids=tails[0][:common])) if common > 0 else head
     length = sum(map(tokens_of, segments))
     if length < LEAST_SHARED or common < 0:
@@ -274,13 +276,6 @@ def _sharing(requests: Sequence[Request]) -> list[PrefixedRequest]:
         PrefixedRequest(request=request, prefix=prefix, own=(TextSegment(ids=tail[common:]),))
         for request, tail in zip(requests, tails, strict=True)
     ]
-
-
-def _common_length(tails: Sequence[tuple[int, ...]]) -> int:
-    """Return how many ids all have in common at their beginnings; the least and the greatest differ first."""
-    least, greatest = min(tails), max(tails)
-    pairs = enumerate(zip(least, greatest, strict=False))
-    return next((place for place, (one, other) in pairs if one != other), min(len(least), len(greatest)))
 
 
 def _windows(requests: Iterable[PrefixedRequest], window_tokens: int) -> Iterator[list[PrefixedRequest]]:
