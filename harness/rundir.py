@@ -68,11 +68,8 @@ class RunDirectory:
 def open_run(settings: Settings, suite: str, parts: Mapping[str, object], *, overwrite: str) -> Iterator[RunDirectory]:
     """Make or reopen the folder of a run, and hold it against other processes.
 
-    Args:
-        settings: What the user asked for.
-        suite: Of the run's tasks.
-        parts: Everything that can change an answer, see `medbench.harness.identity`.
-        overwrite: `never`, or `always` to throw away what an earlier run of the same identity left.
+    `parts` is everything that can change an answer, see `medbench.harness.identity`. To overwrite `always` throws away
+    what an earlier run of the same identity left.
 
     Raises:
         RunError: If the folder cannot be written to, is in use, or holds another run.

@@ -220,12 +220,7 @@ def in_order(requests: Iterable[Request], *, share: bool, window_tokens: int) ->
     """Yield windows of requests: questions of one image meet, and within a window like lengths stand together.
 
     Long answers start early, so that short ones fill up what they leave. Requests are read a few thousand at a time,
-    so that a large suite starts at once.
-
-    Args:
-        requests: In the order of their tasks.
-        share: Whether prompts may share their prefixes.
-        window_tokens: Tokens of shared prefixes that one window may hold at the same time.
+    so that a large suite starts at once. The shared prefixes of a window have at most `window_tokens` tokens.
     """
     stream = iter(requests)
     while pool := list(islice(stream, POOL)):
