@@ -197,11 +197,6 @@ def read_config(folder: Path) -> UniMedConfig:
 def load_on_base(folder: Path, dtype: torch.dtype, *, adapter: Path | None = None) -> UniMedForConditionalGeneration:
     """Return the model of a folder on base weights, what was trained in float32.
 
-    Args:
-        folder: The checkpoint.
-        dtype: Of the frozen weights.
-        adapter: Folder of a LoRA in peft's format, taken in place of the checkpoint's own.
-
     Raises:
         DataError: If a file is missing or broken, or a weight is missing, unexpected or of another shape.
         UsageError: If the adapter is no LoRA.

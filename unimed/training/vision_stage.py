@@ -176,14 +176,6 @@ def train_vision(
 ) -> dict[str, float]:
     """Train the tower in place, half of each batch on classified images, as many of each task.
 
-    Args:
-        tower: The vision tower.
-        corpus: Its training examples teach, its held-out ones are looked at in the end.
-        grid: Patches along one side.
-        stage: Steps, batch and rates.
-        seed: Of order and augmentation.
-        report: Called with each step and its loss.
-
     Returns:
         Share of held-out classified images whose class the stage's own head gets right, by task.
     """
