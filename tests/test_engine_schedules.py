@@ -71,7 +71,7 @@ def test_what_questions_share_is_computed_once(picture_folder: Path, small_llama
 
 def test_an_adapter_whose_prefixes_depend_on_what_follows_shares_none(picture_folder: Path) -> None:
     adapter = Small()
-    adapter.shares_beginnings = False
+    adapter.shares_prefixes = False
     requests = make_requests(picture_folder, 20, seed=4)
     phases = Phases()
     found = texts(answer(adapter, requests, WIDE, phases))

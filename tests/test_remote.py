@@ -16,15 +16,15 @@ from virtual_time import in_virtual_time
 from medbench.adapters.base import ModelCard
 from medbench.adapters.remote import (
     Complete,
-    Letter,
-    Patience,
     RemoteAdapter,
     Reply,
+    Request,
+    RetryableError,
+    RetryPolicy,
     Scaled,
     Served,
     ServedGeneration,
     Trouble,
-    TryAgainError,
     Usage,
 )
 from medbench.harness.engine.requests import Outcome
@@ -53,38 +53,38 @@ class Scripted(RemoteAdapter):
 
     def __init__(self, server: Server, **patience: Any) -> None:
         self.server = server
-        self.patience = Patience(**patience)
+        self.retry_policy = RetryPolicy(**patience)
         self.asked: dict[str, list[float]] = {}
         self.order: list[str] = []
         self.under_way = self.most = 0
 
-    def prepare(self, sample: Sample, spec: TaskSpec, source: Path) -> Letter:
+    def prepare(self, sample: Sample, spec: TaskSpec, source: Path) -> Request:
         del spec, source
         if sample.sample_id.startswith("broken"):
             raise SampleError("The picture is broken.")
         return sample.sample_id
 
-    def readable(self, letter: Letter) -> str:
-        return f"to the server: {letter}"
+    def readable(self, request: Request) -> str:
+        return f"to the server: {request}"
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Complete]:
         yield self.complete
 
-    async def complete(self, letter: Letter) -> Reply:
-        times = self.asked.setdefault(letter, [])
+    async def complete(self, request: Request) -> Reply:
+        times = self.asked.setdefault(request, [])
         times.append(asyncio.get_running_loop().time())
-        self.order.append(letter)
+        self.order.append(request)
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         try:
-            result = self.server(letter, len(times))
+            result = self.server(request, len(times))
             if isinstance(result, Exception):
                 raise result
             await asyncio.sleep(cast("float", result))
         finally:
             self.under_way -= 1
-        return replied(letter)
+        return replied(request)
 
 
 def replied(text: str) -> Reply:
@@ -124,8 +124,8 @@ def errors(finished: Sequence[Finished]) -> dict[str, str]:
     return {one.outcome.sample_id: one.outcome.error for one in finished if one.outcome.generation is None}
 
 
-def try_again(trouble: Trouble, retry_after: float | None = None) -> TryAgainError:
-    return TryAgainError(trouble, f"It was: {trouble}.", retry_after)
+def try_again(trouble: Trouble, retry_after: float | None = None) -> RetryableError:
+    return RetryableError(trouble, f"It was: {trouble}.", retry_after)
 
 
 def test_waits_double_up_to_a_minute_and_are_drawn_from_their_upper_half() -> None:
@@ -261,7 +261,7 @@ def test_requests_are_sent_in_their_order_however_many_are_under_way() -> None:
 
 def test_questions_that_are_asked_again_go_first() -> None:
     adapter = Scripted(lambda name, attempt: try_again("rate limit") if (name, attempt) == ("q000", 1) else 1.0)
-    adapter.patience = Patience(concurrency=2, max_concurrency=2)
+    adapter.retry_policy = RetryPolicy(concurrency=2, max_concurrency=2)
     ask(adapter, numbered(20))
     assert adapter.order.index("q000", 1) <= 3
 

@@ -15,8 +15,8 @@ import click
 from benchmarks.reading import HEADER, all_of, cells, generated, measure, read
 from medbench.adapters.base import ModelCard
 from medbench.adapters.catalog import ADAPTERS
-from medbench.adapters.hf.apart import TAKEN_APART
-from medbench.adapters.hf.families import FAMILIES, KNOWN, Known
+from medbench.adapters.hf.adapter import TAKEN_APART
+from medbench.adapters.hf.entry import FAMILIES, KNOWN, Known
 from medbench.harness.cli import COMMANDS, cli
 from medbench.harness.doctor import PSEUDO_MODELS, examine_scorers
 from medbench.harness.predictions.formats import FORMATS

@@ -61,7 +61,7 @@ class Engine:
     def shares_prefixes(self) -> bool:
         """Whether prompts that begin alike compute that beginning once."""
         driven = not self.why_static and not self.why_whole
-        return driven and self._adapter.shares_beginnings and not self._adapter.has_row_states
+        return driven and self._adapter.shares_prefixes and not self._adapter.has_row_states
 
     def generate(self, requests: Iterable[Request]) -> Iterator[list[Outcome]]:
         """Yield outcomes as they come; their order is the engine's."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medbench.adapters.guarding import one_sample
-from medbench.adapters.remote import Complete, RemoteAdapter, Reply, TryAgainError, Usage
+from medbench.adapters.remote import Complete, RemoteAdapter, Reply, RetryableError, Usage
 from medbench.harness.engine.requests import Outcome
 from medbench.harness.remote.pacing import RequestGate, RequestWindow
 from medbench.harness.workload import TaskLoad
@@ -62,7 +62,6 @@ class Finished:
     Attributes:
         attempts: Requests that it took; 0 if it was never sent.
         seconds: The last request, from its sending to its answer.
-        usage: What its replies took.
         served_by: The model that answered, in the server's words; empty if none did.
     """
 
@@ -84,12 +83,7 @@ def _finished(question: Question, reply: Reply, attempts: int = 0, seconds: floa
 
 
 class Backoff:
-    """Seconds to wait before asking again: doubled each time, up to a minute, and drawn from their upper half.
-
-    Args:
-        first: Seconds after the first failure.
-        draw: Draws from 0 to 1.
-    """
+    """Seconds to wait before asking again: `first`, doubled each time up to a minute, drawn from their upper half."""
 
     def __init__(self, first: float, draw: Callable[[], float] = random.random) -> None:
         self._first = first
@@ -115,7 +109,7 @@ class Asking:
         self, adapter: RemoteAdapter, report: Callable[[Finished], None], draw: Callable[[], float] = random.random,
         *, answered: Iterable[bool] = (),
     ) -> None:  # fmt: skip
-        policy = adapter.patience
+        policy = adapter.retry_policy
         self._adapter = adapter
         self._report = report
         self._policy = policy
@@ -188,7 +182,7 @@ class Asking:
                 self._done(_finished(question, Reply(error=str(error)), attempt, loop.time() - sent))
                 self._refuse(question, error)
                 return
-            except TryAgainError as error:
+            except RetryableError as error:
                 seconds = loop.time() - sent
                 again = await self._wait(error, attempt, deadline)
                 if again is None:
@@ -215,10 +209,10 @@ class Asking:
                 with one_sample(self._adapter, "its reply", question.sample):
                     reply = await complete(prepared)
         except TimeoutError:
-            error = TryAgainError("timeout", f"{self._adapter.host} did not answer in time.")
+            error = RetryableError("timeout", f"{self._adapter.host} did not answer in time.")
             self._note(error, epoch)
             raise error from None
-        except TryAgainError as error:
+        except RetryableError as error:
             self._note(error, epoch)
             raise
         except SampleError:
@@ -227,7 +221,7 @@ class Asking:
         self.gate.leave(epoch, "answered")
         return reply
 
-    def _note(self, error: TryAgainError, epoch: int) -> None:
+    def _note(self, error: RetryableError, epoch: int) -> None:
         self.troubles[error.trouble] += 1
         self.gate.leave(epoch, "strained" if error.trouble in _STRAIN else "neutral", wait=error.retry_after or 0.0)
         self._reached = self._reached or error.trouble not in {"timeout", "unreachable"}
@@ -236,7 +230,7 @@ class Asking:
         if never and self.gate.window.epoch >= min(_FIRST_CONTACTS, self._policy.attempts):
             raise RunError(str(error), f"Is the server running, and is its address right? {_KEPT}")
 
-    async def _wait(self, error: TryAgainError, attempt: int, deadline: float) -> int | None:
+    async def _wait(self, error: RetryableError, attempt: int, deadline: float) -> int | None:
         """Return the epoch of leave to ask once more, or None if attempts or time are used up."""
         loop = asyncio.get_running_loop()
         wait = max(self._backoff(attempt), error.retry_after or 0.0)
@@ -269,7 +263,7 @@ class Asking:
                 f"{error.hint} {_KEPT}".strip(),
             )
 
-    def _give_up(self, finished: Finished, error: TryAgainError) -> None:
+    def _give_up(self, finished: Finished, error: RetryableError) -> None:
         self._report(finished)
         self._given_up += 1
         deadline = self._policy.deadline
