@@ -218,7 +218,7 @@ def write_adapter(model: nn.Module, trained: Mapping[str, torch.Tensor], folder:
     plain = {name: sorted(value) if isinstance(value, set) else value for name, value in told.items()}
     (folder / ADAPTER_CONFIG).write_text(canonical_json(plain, indent=2) + "\n", encoding="utf-8")
     names = {name for name in trained if ".lora_" in name}
-    save_file({_theirs(name): trained[name] for name in names}, folder / ADAPTER, metadata={"format": "pt"})
+    save_file({_theirs(name): trained[name] for name in sorted(names)}, folder / ADAPTER, metadata={"format": "pt"})
     return names
 
 
@@ -231,7 +231,8 @@ def read_adapter_config(folder: Path) -> "LoraConfig":
     """
     from peft import LoraConfig, PeftConfig
 
-    kind = read_json(folder / ADAPTER_CONFIG).get("peft_type")
+    values = read_json(folder / ADAPTER_CONFIG)
+    kind = values.get("peft_type") if isinstance(values, dict) else None
     if kind != "LORA":
         raise UsageError(f"{folder} holds no LoRA, but {kind}.", "Merge it into the language model first.")
     try:
