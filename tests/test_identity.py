@@ -73,7 +73,7 @@ CODE: dict[str, tuple[str, bool]] = {
     "a comment in what it shares with others": ("adapters/wording.py", True),
     "a comment in the engine": ("harness/engine/packing.py", True),
     "a comment in another model's adapter": ("adapters/radfm/model.py", False),
-    "a scorer, a page, the command line": ("tasks/metrics/accuracy.py", False),
+    "a scorer, a page, the command line": ("tasks/metrics/answers.py", False),
 }
 SETTINGS: dict[str, tuple[dict[str, Any], bool]] = {
     "`--batch-size` in float32": ({"batch_size": 2}, False),

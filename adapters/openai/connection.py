@@ -47,13 +47,7 @@ class Connection:
         }}  # fmt: skip
 
     async def post(self, content: bytes) -> httpx2.Response:
-        """Return a server's answer to a question, whatever its status.
-
-        Raises:
-            RetryableError: If there is none.
-            RunError: If the server's certificate cannot be trusted.
-            SampleError: If the answer is longer than any of a benchmark.
-        """
+        """Return a server's answer to a question, whatever its status; RetryableError or RunError if there is none."""
         try:
             return await self._sdk.post(ENDPOINT, cast_to=httpx2.Response, content=content, options=self._options)
         except openai.APIStatusError as error:
@@ -62,11 +56,7 @@ class Connection:
             raise self._trouble(error.__cause__ or error) from error
 
     async def wait(self) -> None:
-        """Wait a little for a server that is not there yet, or still loads its model.
-
-        Raises:
-            RunError: If it stays away, or its certificate cannot be trusted.
-        """
+        """Wait a little for a server that is not there yet, or still loads its model; RunError if it stays away."""
         missing = ""
         for seconds in (*_WAITS, 0.0):
             answer = await self._get(f"{self._address.base}/models")
