@@ -95,13 +95,7 @@ def refuse_other_weights(path: Path, share: Share, adapter: Adapter) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What is kept of a model when its weights are gone.
-
-    Attributes:
-        info: What `results.json` says of it.
-        kinds: Task kinds that it answers.
-        notices: Lines that the run must show loudly.
-    """
+    """What is kept of a model when its weights are gone; `notices` must be shown loudly."""
 
     info: ModelInfo
     kinds: frozenset[Kind]

@@ -34,17 +34,12 @@ class Preview:
     """What a task would ask.
 
     Attributes:
-        task: Its name.
-        samples: How many are asked.
-        images: Different images that they show.
-        first: Identity of the sample whose prompt is shown; empty if none can be asked.
-        prompt: Its prompt, special tokens and places of images included.
-        sizes: Sizes of its images.
+        images: Different images that its samples show.
+        first: Identity of the sample whose prompt, and sizes of images, are shown; empty if none can be asked.
         lengths: Tokens of every prompt that can be asked; empty where only a server counts them.
         longest_answer: Most tokens of an answer; 0 where the model alone decides.
         as_references: Tokens of all answers, were they as long as the references.
         failures: Samples that could not be asked.
-        first_failure: Why the first of them could not.
     """
 
     task: str

@@ -45,16 +45,10 @@ class Estimate:
 def estimate(
     adapter: LocalAdapter, requests: Sequence[Request], *, images: int, as_references: int, rows: int | None
 ) -> Estimate | None:
-    """Return an estimate, or None if there is nothing to measure.
+    """Return an estimate for all requests of a run, or None if there is nothing to measure.
 
-    A full run has more questions in flight than the measurement, so it tends to be faster.
-
-    Args:
-        adapter: The model.
-        requests: All that the run would ask.
-        images: Different images among them.
-        as_references: Tokens of all answers, were they as long as the references.
-        rows: Most rows at a time, if the user has named them.
+    A full run has more questions in flight than the measurement, so it tends to be faster. `images` counts different
+    images, `as_references` the tokens of all answers, were they as long as the references.
     """
     if not requests:
         return None

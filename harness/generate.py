@@ -14,7 +14,7 @@ from medbench.harness.records import GenerationRecord, RecordFile, append, is_cu
 from medbench.harness.rundir import RunDirectory
 from medbench.harness.settings import Settings
 from medbench.harness.workload import TaskLoad
-from medbench.tasks.answers.thoughts import take_apart
+from medbench.tasks.answers.thoughts import split_thought
 from medbench.tasks.foundation.console import meter, say
 from medbench.tasks.foundation.errors import RunError, SampleError
 from medbench.tasks.sample import Sample
@@ -84,7 +84,7 @@ def generate(plan: Plan, adapter: Adapter, directory: RunDirectory, phases: Phas
 
 
 def _state_of(generation: Generation) -> str:
-    said = take_apart(generation.text)
+    said = split_thought(generation.text)
     if is_cut_off(said, generation):
         return "truncated"
     return "answered" if said.answer else "empty"

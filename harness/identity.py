@@ -27,7 +27,7 @@ from medbench.tasks.foundation.files import canonical_json, file_sha256, fingerp
 ROOT = Path(__file__).parents[1]
 # Imports are followed in these rooms; of `tasks` only some files decide answers, the others score them.
 _FOLLOWED = ("adapters", "unimed")
-_OF_ALL = ("tasks/answers/box_space.py", "tasks/images.py", "tasks/npz.py", "tasks/spec.py")
+_OF_ALL = ("tasks/answers/box_space.py", "tasks/answers/texts.py", "tasks/images.py", "tasks/npz.py", "tasks/spec.py")
 _OF_LOCAL = ("harness/local.py", "harness/engine/**/*.py")
 _OF_REMOTE = ("harness/remote/asking.py",)
 _OF_ANSWERS = ("torch", "transformers", "tokenizers", "sentencepiece", "numpy", "pillow")

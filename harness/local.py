@@ -39,11 +39,9 @@ Written = tuple[str, int] | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelfTest:
-    """What the self-test found.
+    """What the self-test found: `equal` of `total` answers.
 
     Attributes:
-        equal: Answers that are equal.
-        total: Answers that were compared.
         whole: Why the model must be answered by its own library; empty if the engine may.
         one_by_one: Whether even its own library writes other tokens to batches, so that every sample is its own.
         skipped: Why nothing was compared, where there was something to ask.
@@ -105,10 +103,11 @@ def _answered_alone(
     ordered = sorted(seeing if len(seeing) > 1 else requests, key=lambda request: request.length)
     for candidates in (ordered, ordered[::-1]):
         for request in map(_shortened, candidates[:_TRIED]):
-            if _name_of(request) in alone:
+            name = (request.spec.name, request.sample.sample_id)
+            if name in alone:
                 break
             try:
-                alone[_name_of(request)] = _written(generate_alone(adapter, request))
+                alone[name] = _written(generate_alone(adapter, request))
             except SampleError as error:
                 problem, broken = error.problem, broken or isinstance(error, NoNumbersError)
                 continue
@@ -140,10 +139,6 @@ def _shortened(request: Request) -> Request:
     fewer = min(_TESTED_TOKENS, request.decoding.max_new_tokens)
     greedily = {**asdict(GREEDY), "seed": request.decoding.seed}
     return replace(request, decoding=replace(request.decoding, max_new_tokens=fewer, **greedily))
-
-
-def _name_of(request: Request) -> Name:
-    return request.spec.name, request.sample.sample_id
 
 
 def _written(generation: Generation | None) -> Written:

@@ -10,7 +10,6 @@ from traceback import format_exception
 from types import TracebackType
 from typing import Any, Self
 
-from medbench.adapters.base import AdapterEntry
 from medbench.adapters.catalog import choose_model, find_adapter
 from medbench.harness.settings import Settings, load_settings
 from medbench.tasks.foundation.console import say, show_error, warn
@@ -22,14 +21,7 @@ _SAYS_NOTHING = {"device": {"auto", "cpu"}, "dtype": {"auto", "float32"}}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declared:
-    """The part of a model's card that an audit of provenance reads.
-
-    Attributes:
-        name: Of the adapter.
-        variant: What followed the colon.
-        title: Name in tables.
-        trained_on: Tasks whose train splits it has seen; None if nobody has said.
-    """
+    """The part of a model's card that an audit of provenance reads; `trained_on` is None if nobody has said."""
 
     name: str
     variant: str
@@ -90,7 +82,7 @@ def settings_of(config: Path | None, said: ModelOptions) -> list[Settings]:
 
 def _own(model: str, models: Sequence[str], said: ModelOptions) -> dict[str, Any]:
     """Return the options of one of several models."""
-    entries = _entries(models)
+    entries = {one: find_adapter(one)[0] for one in models}
     common: dict[str, str] = {}
     alone: dict[str, str] = {}
     for name, value in said.arguments.items():
@@ -114,10 +106,6 @@ def _own(model: str, models: Sequence[str], said: ModelOptions) -> dict[str, Any
     return own
 
 
-def _entries(models: Sequence[str]) -> dict[str, AdapterEntry]:
-    return {model: find_adapter(model)[0] for model in models}
-
-
 def _refuse_nobodys(option: str, takers: Sequence[str], models: Sequence[str]) -> None:
     if not takers:
         raise UsageError(f"None of {shown(*models)} takes {option}.", "Leave the option out.")
@@ -136,7 +124,7 @@ def _checkpoint(model: str, models: Sequence[str], said: ModelOptions) -> Path |
             f"--checkpoint {common[-1]} has no model left that would take it.",
             "Leave it out, or say whose it is: --checkpoint MODEL=DIR.",
         )
-    entries = _entries(models)
+    entries = {one: find_adapter(one)[0] for one in models}
     if model in own:
         _refuse_nobodys("--checkpoint", [model] if "checkpoint" in entries[model].takes else [], [model])
         return Path(own[model].removeprefix(f"{model}="))
@@ -163,7 +151,7 @@ def tell_whose(said: ModelOptions, found: Sequence[Settings]) -> None:
     if len(found) == 1:
         return
     models = [settings.model for settings in found]
-    entries = _entries(models)
+    entries = {one: find_adapter(one)[0] for one in models}
     for name, value in said.arguments.items():
         if _whose(name, ":", models) is None:
             takers = [model for model in models if name in entries[model].arguments]
@@ -183,12 +171,9 @@ def _tell(option: str, takers: Sequence[str], models: Sequence[str]) -> None:
 
 
 class Attempt:
-    """A run that may fail without taking the others along: a context manager that tells what happened, and goes on.
+    """A run of somebody that may fail without taking others along: a context manager that tells what happened.
 
     Nothing of the error is kept, since its frames would keep the weights of the model that failed.
-
-    Args:
-        whose: Whose run it is, for people.
     """
 
     def __init__(self, whose: str) -> None:

@@ -58,10 +58,6 @@ class Phases:
             for task, part in tasks.items():
                 self.tasks[task].seconds += seconds * part / max(1, sum(tasks.values()))
 
-    def add_background(self, phase: str, seconds: float) -> None:
-        """Add seconds that passed beside the phases, in another thread."""
-        self.background[phase] += seconds
-
     def count(self, what: str, number: int = 1) -> None:
         """Add to a count."""
         self.counts[what] += number

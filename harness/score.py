@@ -30,7 +30,7 @@ from medbench.harness.settings import load_settings
 from medbench.harness.workload import TaskLoad, load_workload
 from medbench.tasks.answers.box_space import BoxSpace, doubt_about_boxes
 from medbench.tasks.answers.choice import choice_beside
-from medbench.tasks.answers.thoughts import SIGNATURE, take_apart, thought_end
+from medbench.tasks.answers.thoughts import SIGNATURE, split_thought, thought_end
 from medbench.tasks.ceiling import rec_ceilings
 from medbench.tasks.foundation.console import say, warn
 from medbench.tasks.foundation.errors import MedbenchError, RunError, SampleError
@@ -134,7 +134,7 @@ def predict(record: GenerationRecord, sample: Sample, spec: TaskSpec, parse: Par
     """Return the prediction in a record with its state; a failure is a state, never an answer."""
     if record.error:
         return Item(state="error", scorable=_scorable(sample, "", None))
-    said = take_apart(record.text)
+    said = split_thought(record.text)
     try:
         answer = understood(parse, said.answer, sample, spec)
     except SampleError as error:
@@ -211,7 +211,7 @@ def metric_results(
         items: All N predictions of the task.
         groups: The unit of resampling of each, N names.
         unit: What a group is (`image`, `patient`), for the signature.
-        ceilings: What a perfect model scores, where its notation limits it.
+        ceilings: See `ceilings`.
     """
     return {
         one.metric.metric_id: _metric_result(one, items, groups, unit, ceilings.get(one.metric.metric_id, math.nan))
@@ -301,7 +301,7 @@ def written_on(records: Sequence[GenerationRecord]) -> Written:
     thinking = cut = 0
     written = thought = 0.0
     for record in answers:
-        said = take_apart(record.text)
+        said = split_thought(record.text)
         thinking += thinks(said, record)
         cut += is_cut_off(said, record) and not said.answer
         # In tokens; by characters where nobody counted the tokens of a thought.

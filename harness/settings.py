@@ -140,7 +140,7 @@ def load_settings(path: Path | None, overrides: Mapping[str, Any]) -> Settings:
 
 
 def read_limits(given: Sequence[str]) -> dict[str, int]:
-    """Return `--max-new-tokens 512`, or `report=512,vqa=2048`, by name, kind or pattern of tasks.
+    """Return the limits in `--max-new-tokens 512`, or `report=512,vqa=2048`, by name, kind or pattern of tasks.
 
     Raises:
         UsageError: If a word is neither a number nor `TASK=NUMBER`, or a task is named twice.

@@ -34,12 +34,9 @@ class TaskLoad:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """All tasks of a run.
+    """All tasks of a run, in catalogue order.
 
     Attributes:
-        suite: `mini`, `paper` or `custom`.
-        data_dir: Where the prepared tasks lie.
-        loads: The tasks, in catalogue order.
         notices: Lines that the run must show loudly.
         left_out: Tasks that were asked for by a kind, a pattern or `prepared`, and that are left out.
     """

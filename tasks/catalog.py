@@ -1,32 +1,47 @@
 """The 12 benchmarks and their variants by name, plugins' tasks among them, and what a selection of names means."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import get_args
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_args
 
 from medbench.tasks.foundation.errors import UsageError, unknown_name
 from medbench.tasks.foundation.registry import Registry
-from medbench.tasks.spec import Kind, TaskSpec
+from medbench.tasks.foundation.yaml_tables import read_yaml_table
+from medbench.tasks.spec import Kind, Reading, TaskSpec
 
-BUILTIN = {
-    "medqa": "medbench.tasks.datasets.medqa:MEDQA",
-    "pubmedqa": "medbench.tasks.datasets.pubmedqa:PUBMEDQA",
-    "slake-vqa": "medbench.tasks.datasets.slake:SLAKE_VQA",
-    "path-vqa": "medbench.tasks.datasets.path_vqa:PATH_VQA",
-    "slake-rec": "medbench.tasks.datasets.slake:SLAKE_REC",
-    "sa-med2d-rec": "medbench.tasks.datasets.sa_med2d:SA_MED2D_REC",
-    "slake-reg": "medbench.tasks.datasets.slake:SLAKE_REG",
-    "sa-med2d-reg": "medbench.tasks.datasets.sa_med2d:SA_MED2D_REG",
-    "mimic-cxr": "medbench.tasks.datasets.mimic_cxr:MIMIC_CXR",
-    "mpx-single": "medbench.tasks.datasets.mpx:MPX_SINGLE",
-    "dermamnist": "medbench.tasks.datasets.medmnist:DERMAMNIST",
-    "organsmnist": "medbench.tasks.datasets.medmnist:ORGANSMNIST",
-    "medqa-options": "medbench.tasks.datasets.medqa:MEDQA_OPTIONS",
-    "pubmedqa-context": "medbench.tasks.datasets.pubmedqa:PUBMEDQA_CONTEXT",
-    "mimic-cxr-impression": "medbench.tasks.datasets.mimic_cxr:MIMIC_CXR_IMPRESSION",
-    "mimic-cxr-both": "medbench.tasks.datasets.mimic_cxr:MIMIC_CXR_BOTH",
-}
+_TABLE_FILE = Path(__file__).with_name("tasks.yaml")
+
+
+def _declared() -> dict[str, TaskSpec]:
+    """Return the tasks of `tasks.yaml`; their readers are imported when they read."""
+    table = read_yaml_table(_TABLE_FILE)
+    rows: dict[str, dict[str, Any]] = {}
+    for name, row in table["tasks"].items():
+        like = rows[row["like"]] if "like" in row else {}
+        rows[name] = {**like, **{key: value for key, value in row.items() if key != "like"}}
+    return {name: _task(name, row, table["pools"]) for name, row in rows.items()}
+
+
+def _task(name: str, row: Mapping[str, Any], pools: Mapping[str, list[str]]) -> TaskSpec:
+    pool = tuple(pools[row["pool"]])
+    reader = row["reader"] if isinstance(row["reader"], dict) else {row["reader"]: {}}
+    [(path, arguments)] = reader.items()
+    module, _, function = path.partition(":")
+
+    def read(source: Path, options: Mapping[str, str]) -> Reading:
+        found: Any = getattr(import_module(f"medbench.tasks.datasets.{module}"), function)
+        reading: Reading = found(source, options, task=name, layout=row["layout"], **arguments)
+        return reading
+
+    made = {"prompt": pool[row["prompt"]], "choices": tuple(row.get("choices", ()))}
+    rest = {key: value for key, value in row.items() if key not in {"pool", "reader", *made}}
+    return TaskSpec(name=name, train_prompts=pool, reader=read, **made, **rest)
+
+
+BUILTIN: Mapping[str, TaskSpec] = _declared()
 
 TASKS: Registry[TaskSpec] = Registry("task", BUILTIN, "medbench.tasks", TaskSpec)
 

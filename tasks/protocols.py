@@ -124,12 +124,8 @@ def metric_ids(task_name: str, kind: Kind, protocol: Protocol) -> tuple[str, ...
 def metrics_for(task_name: str, kind: Kind, protocol: Protocol, *, classes: Sequence[str] = ()) -> tuple[Metric, ...]:
     """Return the metrics of a task under a protocol, in the order of the tables.
 
-    Args:
-        task_name: Name of the task.
-        kind: Its kind, which decides if the name is not one of ours.
-        protocol: Whose definitions.
-        classes: The normalised classes for macro-F1 if its statistics are to be added over several calls; by
-            default they are the references of each call.
+    `classes` are the normalised classes for macro-F1 if its statistics are to be added over several calls; by default
+    they are the references of each call.
 
     Raises:
         UsageError: If there is no such kind or protocol.
@@ -180,16 +176,7 @@ def count_states(items: Sequence[Item]) -> dict[State, int]:
 
 
 def evaluate(task_name: str, kind: Kind, protocol: Protocol, items: Sequence[Item]) -> tuple[Evaluation, ...]:
-    """Score the predictions of one task under one protocol.
-
-    Args:
-        task_name: Name of the task.
-        kind: Its kind.
-        protocol: Whose definitions and whose policy on states.
-        items: All predictions of the task, in the order of its samples.
-
-    Returns:
-        One evaluation per metric, in the order of the tables.
+    """Return one evaluation per metric of a task under a protocol, in the order of the tables.
 
     Raises:
         UsageError: If there is no such kind or protocol.

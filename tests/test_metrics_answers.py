@@ -1,16 +1,14 @@
 """Metrics of short answers: parity with the official functions and with nltk, and the properties of both protocols."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
-from fixture_root import fixtures
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from metric_fixtures import official, pairs, scores
 from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 
 from medbench.tasks.answers.texts import normalise_answer
@@ -31,16 +29,6 @@ from medbench.tasks.spec import Kind
 
 SENTENCES = st.lists(st.sampled_from(["no", "lung", "left", "mass", "3.5", "肺"]), max_size=9).map(" ".join)
 SOME_WORDS = st.lists(st.sampled_from(["no", "lung", "left", "mass"]), min_size=1, max_size=9).map(" ".join)
-
-
-def official() -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((fixtures() / "metrics" / "official_unimed.json").read_text("utf-8"))
-    return document
-
-
-def pairs(kind: str) -> list[dict[str, str]]:
-    lines = (fixtures() / "metrics" / "pairs2000.jsonl").read_text("utf-8").splitlines()
-    return [pair for pair in map(json.loads, lines) if pair["kind"] == kind]
 
 
 def values(kind: Kind, items: Sequence[Item]) -> dict[str, float]:
@@ -92,14 +80,14 @@ def test_aggregates_equal_the_official_ones() -> None:
 
 @pytest.mark.parametrize("kind", ["vqa_closed", "vqa_open", "reg"])
 def test_scores_of_the_synthetic_pairs_equal_the_official_ones(kind: str) -> None:
-    scores = json.loads((fixtures() / "metrics" / "scores_unimed.json").read_text("utf-8"))["scores"][kind]
+    expected = scores(kind)
     items = [item(pair["prediction"], pair["reference"], "CLOSED") for pair in pairs(kind)]
-    assert len(items) == scores["n"]
+    assert len(items) == expected["n"]
     found = values("vqa", items) | values("reg", items)
-    assert found["bleu1"] == pytest.approx(scores["sentence_bleu"]["bleu1"], abs=1e-12)
-    assert found["f1"] == found["closed_f1"] == pytest.approx(scores["f1"], abs=1e-12)
-    assert found["closed_accuracy"] == pytest.approx(scores["acc_substring"], abs=1e-12)
-    assert found["accuracy"] == pytest.approx(scores["acc_exact"], abs=1e-12)
+    assert found["bleu1"] == pytest.approx(expected["sentence_bleu"]["bleu1"], abs=1e-12)
+    assert found["f1"] == found["closed_f1"] == pytest.approx(expected["f1"], abs=1e-12)
+    assert found["closed_accuracy"] == pytest.approx(expected["acc_substring"], abs=1e-12)
+    assert found["accuracy"] == pytest.approx(expected["acc_exact"], abs=1e-12)
 
 
 @given(SENTENCES, SENTENCES)

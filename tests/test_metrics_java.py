@@ -3,15 +3,13 @@
 All tests share one METEOR program, so under xdist they belong on one worker.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
-from fixture_root import fixtures
+from metric_fixtures import official, pairs, scores
 
 from medbench.tasks.answers.texts import normalise_answer
 from medbench.tasks.foundation.errors import MedbenchError
@@ -44,15 +42,8 @@ def one_meteor() -> Iterator[None]:
     close_meteor()
 
 
-def official() -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((fixtures() / "metrics" / "official_unimed.json").read_text("utf-8"))
-    return document
-
-
-def pairs(kind: str) -> list[Scorable]:
-    lines = (fixtures() / "metrics" / "pairs2000.jsonl").read_text("utf-8").splitlines()
-    records = [pair for pair in map(json.loads, lines) if pair["kind"] == kind]
-    return [Scorable(prediction=record["prediction"], reference=record["reference"]) for record in records]
+def reports(kind: str) -> list[Scorable]:
+    return [Scorable(prediction=pair["prediction"], reference=pair["reference"]) for pair in pairs(kind)]
 
 
 def normal_pairs(scorables: Sequence[Scorable]) -> list[tuple[str, str]]:
@@ -97,9 +88,9 @@ def test_no_texts_need_no_java(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", ["report", "mpx"])
 def test_report_scores_equal_the_official_ones_on_whole_references(kind: str) -> None:
-    expected = json.loads((fixtures() / "metrics" / "scores_unimed.json").read_text("utf-8"))["scores"][kind]
+    expected = scores(kind)
     start_meteor()
-    scorables = pairs(kind)
+    scorables = reports(kind)
     assert len(scorables) == expected["n"]
     bleu = bleu_statistics(scorables).sum(axis=0)
     assert float(corpus_bleu1(bleu)) == pytest.approx(expected["bleu_scores"]["bleu1"], abs=1e-12)
@@ -136,7 +127,7 @@ def test_report_scores_equal_those_of_the_official_evaluation() -> None:
 def test_true_reports_lose_by_the_cut_of_references() -> None:
     items = [
         Item(state="ok", scorable=Scorable(prediction=pair.reference, reference=pair.reference))
-        for pair in pairs("report")
+        for pair in reports("report")
     ]
     paper = {found.metric.metric_id: found.value for found in evaluate("mimic-cxr", "report", "paper", items)}
     # Printed by the official code, see bugs_unimed.txt of the fixtures (U7b).
@@ -230,7 +221,7 @@ def test_stretches_say_what_the_program_says_of_loops_that_it_can_hold() -> None
         (EXPECTED, " ".join(f"word{number}" for number in range(1300)) + EXPECTED),
     ):
         whole = meteor_statistics([prediction], [reference])[0]
-        put_together = statistics_in_stretches(prediction, reference, meteor._asked)
+        put_together = statistics_in_stretches(prediction, reference)
         np.testing.assert_array_equal(put_together[:4], whole[:4])
         if len(reference) < 1000:
             assert corpus_meteor(put_together) == pytest.approx(float(corpus_meteor(whole)), abs=1e-12)

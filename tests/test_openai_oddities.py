@@ -18,7 +18,7 @@ from medbench.adapters.openai.reading import MOST_REASONING, Reading, assembled,
 from medbench.adapters.remote import Reply, RetryableError, ServedGeneration
 from medbench.harness.records import GenerationRecord
 from medbench.harness.score import predict
-from medbench.tasks.answers.thoughts import take_apart
+from medbench.tasks.answers.thoughts import split_thought
 from medbench.tasks.catalog import get_task
 from medbench.tasks.sample import Sample
 
@@ -127,7 +127,7 @@ def test_a_field_without_thoughts_holds_none(filed: object) -> None:
 def test_thoughts_in_the_text_stay_there_and_are_taken_out_when_it_is_scored() -> None:
     generation = said(completion("<think>Is it no?</think>Yes"))
     assert (generation.text, generation.reasoning) == ("<think>Is it no?</think>Yes", "")
-    assert take_apart(generation.text).answer == "Yes"
+    assert split_thought(generation.text).answer == "Yes"
 
 
 def test_thoughts_are_bounded_and_can_be_written_and_hold_no_secret() -> None:

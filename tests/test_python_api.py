@@ -7,12 +7,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from PIL import Image
 
-from medbench.adapters.base import DirectAdapter, Generation, LoadOptions
+from medbench.adapters.base import Adapter, DirectAdapter, Generation, LoadOptions
 from medbench.adapters.function import card_of, hash_of_source, name_of
 from medbench.adapters.mock import RandomMock
 from medbench.harness.commands import _FORMATS
@@ -36,9 +36,11 @@ def oracle(sample: Sample, spec: TaskSpec) -> str:
 
 @pytest.fixture
 def quickly(small_data: Path, tmp_path: Path) -> Callable[..., RunOutcome]:
-    def quick(model: Any, tasks: str | list[str] = "slake-vqa", **more: Any) -> RunOutcome:
+    def quick(model: Adapter | Callable[..., str], *tasks: str, **more: Any) -> RunOutcome:
         name, limit = more.pop("name", "") or name_of(model), more.pop("limit", None)
-        settings = Settings(model=name, tasks=tasks, limit=limit, data_dir=small_data, output_dir=tmp_path / "runs")
+        settings = Settings(
+            model=name, tasks=tasks or ("slake-vqa",), limit=limit, data_dir=small_data, output_dir=tmp_path / "runs"
+        )
         return run(settings, lambda path: (path / "leaderboard.md").touch(), adapter=model, **more)
 
     return quick
@@ -65,7 +67,7 @@ def test_what_settings_may_not_be_is_said_where_they_are_made(given: dict[str, A
 
 
 def test_a_function_is_a_model_on_every_kind_of_task(quickly: Callable[..., RunOutcome]) -> None:
-    outcome = quickly(oracle, ["slake-vqa", "slake-rec", "slake-reg", "pubmedqa", "dermamnist"])
+    outcome = quickly(oracle, "slake-vqa", "slake-rec", "slake-reg", "pubmedqa", "dermamnist")
     assert outcome.results.model.title == "oracle"
     values = {name: task.strict for name, task in outcome.results.tasks.items()}
     assert values["slake-rec"]["iou"].value == pytest.approx(1, abs=0.05)
@@ -177,7 +179,7 @@ def test_an_adapter_that_is_loaded_runs_and_its_boxes_are_read_as_declared(
 
 
 def test_a_run_of_a_function_is_scored_again_without_it(quickly: Callable[..., RunOutcome]) -> None:
-    outcome = quickly(oracle, ["slake-vqa", "slake-rec"])
+    outcome = quickly(oracle, "slake-vqa", "slake-rec")
     before = (outcome.path / "results.json").read_bytes()
     assert rescore(outcome.path) == outcome.results
     assert (outcome.path / "results.json").read_bytes() == before
@@ -204,7 +206,7 @@ def test_a_run_may_be_silent_or_logged(
 
 
 def test_objects_are_scored_like_lines_of_a_file(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, object]] = [
         {"prediction": "Yes, it is.", "reference": "Yes", "answer_type": "CLOSED", "group": "a"},
         {"prediction": None, "reference": "liver", "answer_type": "OPEN", "group": "b"},
     ]
@@ -220,23 +222,21 @@ def test_a_table_of_pandas_is_scored_by_its_records() -> None:
     table = pd.DataFrame(
         {"prediction": ["MRI", float("nan")], "reference": ["MRI", "CT"], "answer_type": [float("nan"), "OPEN"]}
     )
-    found = score("slake-vqa", table.to_dict("records"))  # type: ignore[arg-type]
+    found = score("slake-vqa", cast("list[dict[str, object]]", table.to_dict("records")))
     assert (found.states["ok"], found.states["error"]) == (1, 1)
 
 
 @pytest.mark.parametrize(
-    ("rows", "more", "told"),
+    ("rows", "boxes", "told"),
     [
-        ([], {}, "no predictions"), ([{"prediction": "x"}], {}, "prediction 0, field reference"),
-        ([{"prediction": "x", "reference": object()}], {}, "no object of plain values"),
-        ([{"prediction": "x", "reference": "y"}], {"boxes": "pixels"}, "no effect"),
+        ([], "", "no predictions"), ([{"prediction": "x"}], "", "prediction 0, field reference"),
+        ([{"prediction": "x", "reference": object()}], "", "no object of plain values"),
+        ([{"prediction": "x", "reference": "y"}], "pixels", "no effect"),
     ],
 )  # fmt: skip
-def test_predictions_that_cannot_be_scored_are_explained(
-    rows: list[dict[str, object]], more: dict[str, str], told: str
-) -> None:
+def test_predictions_that_cannot_be_scored_are_explained(rows: list[dict[str, object]], boxes: str, told: str) -> None:
     with pytest.raises((DataError, UsageError)) as caught:
-        score("slake-vqa", rows, **more)
+        score("slake-vqa", rows, boxes=boxes)
     assert told in str(caught.value)
 
 

@@ -12,9 +12,7 @@ from fixture_root import fixtures
 from native_data import medmnist_npz, organsmnist, path_vqa, path_vqa_row, slake, slake_question, write_json
 
 from medbench.tasks.catalog import benchmark_names, get_task, select_tasks
-from medbench.tasks.datasets.medmnist import LABEL_SETS, read_labels
-from medbench.tasks.datasets.path_vqa import read_questions as read_path_vqa
-from medbench.tasks.datasets.slake import read_questions, read_regions
+from medbench.tasks.datasets.medmnist import LABEL_SETS
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.files import JsonObject
 from medbench.tasks.sample import Box, Sample
@@ -105,7 +103,7 @@ def test_slake_questions_are_asked_as_in_the_official_evaluation(official: JsonO
         slake_question(2, question="Is this a study of\nthe abdomen?", answer="Yes", answer_type="CLOSED"),
     ]
     write_json(slake(tmp_path) / "imgs" / "xmlab3" / "question.json", rows)
-    samples = [item for item in read_questions(tmp_path, {}).samples if item.split == "test"]
+    samples = [item for item in get_task("slake-vqa").reader(tmp_path, {}).samples if item.split == "test"]
     spec = get_task("slake-vqa")
     found = [(f"[vqa] {spec.instruction(item)}", item.labels["answer_type"], item.reference) for item in samples]
     assert found == [tuple(row[1:]) for row in expected]
@@ -118,7 +116,7 @@ def test_path_vqa_is_asked_as_in_the_official_evaluation(official: JsonObject, t
         for number, _, asked, kind, answer in expected
     ]
     (path_vqa(tmp_path) / "qas" / "test_vqa.pkl").write_bytes(pickle.dumps(rows))
-    samples = [item for item in read_path_vqa(tmp_path, {}).samples if item.split == "test"]
+    samples = [item for item in get_task("path-vqa").reader(tmp_path, {}).samples if item.split == "test"]
     spec = get_task("path-vqa")
     found = [(f"[vqa] {spec.instruction(item)}", item.labels["answer_type"], item.reference) for item in samples]
     states = {"other": "OPEN", "yes/no": "CLOSED"}
@@ -126,7 +124,7 @@ def test_path_vqa_is_asked_as_in_the_official_evaluation(official: JsonObject, t
 
 
 def test_boxes_are_asked_and_kept_as_in_the_official_evaluation(official: JsonObject, tmp_path: Path) -> None:
-    reading = read_regions(slake(tmp_path), {}, task="slake-rec", kind="rec")
+    reading = get_task("slake-rec").reader(slake(tmp_path), {})
     samples = [item for item in reading.samples if item.split == "test"]
     expected = official["eval"]["ref_slake"]["tuples"]
     assert len(samples) == len(expected)
@@ -138,7 +136,7 @@ def test_boxes_are_asked_and_kept_as_in_the_official_evaluation(official: JsonOb
 
 
 def test_objects_are_named_as_in_the_official_evaluation(official: JsonObject, tmp_path: Path) -> None:
-    reading = read_regions(slake(tmp_path), {}, task="slake-reg", kind="reg")
+    reading = get_task("slake-reg").reader(slake(tmp_path), {})
     samples = [item for item in reading.samples if item.split == "test"]
     for sample, (_, asked, _, name) in zip(samples, official["eval"]["invref_slake"]["tuples"], strict=True):
         assert sample.box is not None
@@ -158,11 +156,11 @@ def test_objects_are_named_as_in_the_official_evaluation(official: JsonObject, t
 def test_classes_are_asked_and_named_as_in_the_official_evaluation(
     official: JsonObject, tmp_path: Path, dataset: str, task: str, build: Callable[[Path], Path]
 ) -> None:
-    samples = [item for item in read_labels(build(tmp_path), {}, task=task).samples if item.split == "test"]
+    samples = [item for item in get_task(task).reader(build(tmp_path), {}).samples if item.split == "test"]
     found = [(f"[cls] {get_task(task).instruction(item)}", item.reference) for item in samples]
     assert found == [(asked, label) for _, _, asked, label in official["eval"][dataset]["tuples"]]
     names = official["label_maps"][task]
-    assert LABEL_SETS[task].spoken == tuple(names[str(index)] for index in range(len(names)))
+    assert LABEL_SETS[task].spoken == get_task(task).choices == tuple(names[str(index)] for index in range(len(names)))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from fixture_root import fixture_folder, fixtures
 from safetensors.torch import load_file
 
 from medbench.unimed.configuration import UniMedConfig
-from medbench.unimed.official.checkpoint import config_of
+from medbench.unimed.official import config_of
 
 TOLERANCE = 5e-5
 """The issue's bound on the largest absolute difference, everything in float32 on the CPU."""

@@ -35,9 +35,7 @@ from medbench.tasks.foundation.files import read_json
 from medbench.tasks.mini_suite import DATA
 from medbench.tasks.protocols import metric_ids
 from medbench.tasks.sample import Box
-from medbench.unimed.training.plan import dead_parameters, meta_model, parts_of, plan_memory
-from medbench.unimed.training.plan_inputs import planned_config
-from medbench.unimed.training.plan_report import memory_table, parameter_table
+from medbench.unimed.training.plan import plan
 from medbench.unimed.training.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -252,10 +250,7 @@ def _cell(value: object) -> str:
 
 def full_size() -> str:
     """Return the parameters and the memory plan of the full-size model under the official recipe."""
-    recipe = load_recipe("official", planned=True)
-    config, _ = planned_config(recipe.model)
-    model = meta_model(config)
-    tables = (parameter_table(parts_of(model), dead_parameters(config)), memory_table(plan_memory(model, recipe)))
+    tables = plan(load_recipe("official", planned=True), None).tables[:2]
     return "\n\n".join(table(list(header), [list(row) for row in rows]) for header, rows in tables)
 
 

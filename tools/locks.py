@@ -122,7 +122,7 @@ def write_lock(path: Path = LOCK_FILE) -> None:
     if changed:
         raise UsageError(
             f"The declaration or the scores of {changed[0]} were changed, but its version was not.",
-            f"Raise the version at its declaration ({catalog.BUILTIN[changed[0]]}), then run {LOCK_COMMAND} again.",
+            f"Raise the version at its declaration (tasks/tasks.yaml), then run {LOCK_COMMAND} again.",
         )
     write_atomically(path, f"{canonical_json(current, indent=2)}\n")
 

@@ -27,11 +27,7 @@ Read = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class PackedPass:
-    """What attention needs to know of a pass.
-
-    Attributes:
-        together: Whether prefixes are read in one padded batch, which suits a GPU, or one after the other.
-    """
+    """What attention needs to know of a pass; `together`: prefixes are read in a padded batch, which suits a GPU."""
 
     plan: PassPlan
     slots: KVSlots
@@ -40,13 +36,7 @@ class PackedPass:
 
 @dataclass(frozen=True, slots=True)
 class AttentionSettings:
-    """How a layer turns scores into weights.
-
-    Attributes:
-        scale: Factor of the scores.
-        softcap: Bound of the scores (Gemma 2); None for none.
-        window: Places that are read, a token's own included; None for all.
-    """
+    """How a layer turns scores into weights: their factor, their bound (Gemma 2), and the places that are read."""
 
     scale: float
     softcap: float | None

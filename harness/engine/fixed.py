@@ -17,10 +17,7 @@ from medbench.harness.engine.slots import KVSlots
 class FixedPlan(PassPlan):
     """The plan of a decode step of rows in slots 0 to `rows` - 1, the longest of which reach `chunks` chunks.
 
-    Attributes:
-        tokens: Last token of each row [R], to be filled in.
-        places: Where its keys go in the row's slot [R], to be filled in.
-        steps: Its position [R], to be filled in.
+    To be filled in: the last token of each row [R], where its keys go (`places`), and its position (`steps`).
     """
 
     def __init__(self, rows: int, chunks: int, device: torch.device) -> None:
@@ -70,13 +67,7 @@ class FixedSteps:
         self._pool: Any = None
 
     def run(self, tokens: list[int], places: list[int], positions: list[int]) -> torch.Tensor:
-        """Append the last token of each row to it; return logits [R, V], which the next step overwrites.
-
-        Args:
-            tokens: Of each row, in the order of their slots.
-            places: Where each goes.
-            positions: Of each.
-        """
+        """Append the last token of each row, at its place; return logits [R, V], which the next step overwrites."""
         chunks = max(places) // CHUNK + 1
         # A power of two, so that few graphs serve any number of rows.
         rows = min(1 << (len(tokens) - 1).bit_length(), self._rows, self._slots.reach(chunks))

@@ -6,7 +6,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,17 +41,12 @@ FEATURE_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedImage:
-    """One image on the CPU.
-
-    Attributes:
-        digest: Of its bytes; equal for the same image under another name.
-        pixels: As the vision tower wants them; None if an image of the same bytes was read before.
-        seconds: Reading and decoding, preprocessing.
-    """
+    """One image on the CPU, known by its bytes; without pixels if an image of the same bytes was read before."""
 
     digest: str
     pixels: Pixels | None
-    seconds: tuple[float, float] = (0.0, 0.0)
+    decoding_seconds: float = 0.0
+    preprocessing_seconds: float = 0.0
 
 
 class ImageLoader:
@@ -102,9 +97,8 @@ class ImageLoader:
         first = self.first(image.digest)
         if image.pixels is None and first in self._reading:
             return self.take(first)
-        decoding, preprocessing = image.seconds
-        self._phases.add_background("decode image", decoding)
-        self._phases.add_background("preprocess", preprocessing)
+        self._phases.background["decode image"] += image.decoding_seconds
+        self._phases.background["preprocess"] += image.preprocessing_seconds
         self._read_ahead()
         return image
 
@@ -130,7 +124,10 @@ class ImageLoader:
         decoded = time.perf_counter()
         with one_sample(self._adapter, f"pixels() of {ref.path}"):
             pixels = self._adapter.pixels(image)
-        return LoadedImage(digest=digest, pixels=pixels, seconds=(decoded - started, time.perf_counter() - decoded))
+        spent = time.perf_counter() - decoded
+        return LoadedImage(
+            digest=digest, pixels=pixels, decoding_seconds=decoded - started, preprocessing_seconds=spent
+        )
 
 
 def _digest(source: Path, ref: ImageRef) -> str:
@@ -188,11 +185,7 @@ def _each(change: Callable[[torch.Tensor], torch.Tensor], pixels: Pixels) -> Pix
 
 
 class FeatureCache:
-    """Keeps the feature tensors of images: some in memory, those used longest ago in a temporary folder.
-
-    Args:
-        capacity: Bytes that stay in memory.
-    """
+    """Keeps feature tensors of images: up to `capacity` bytes in memory, those used longest ago in a folder."""
 
     def __init__(self, capacity: int = FEATURE_BYTES) -> None:
         self._capacity = capacity
@@ -369,7 +362,10 @@ class Embedder:
             slots = (one for one in segments if isinstance(one, ImageSlot) and one.tokens)
             images.setdefault(kind, []).extend((source, slot.image) for slot in slots)
         visual = {kind: self._encoder.visual_tokens(keys, kind) for kind, keys in images.items()}
-        written = iter(self._embed_texts(texts))
+        written: Iterator[torch.Tensor] = iter(())
+        if texts:
+            together = self._adapter.embed_tokens(torch.tensor([token for own in texts for token in own]))
+            written = iter(together.split([len(own) for own in texts]))
         return [
             torch.cat(
                 [
@@ -382,9 +378,3 @@ class Embedder:
             )
             for source, kind, segments in parts
         ]
-
-    def _embed_texts(self, ids: Sequence[tuple[int, ...]]) -> list[torch.Tensor]:
-        if not ids:
-            return []
-        together = self._adapter.embed_tokens(torch.tensor([token for own in ids for token in own]))
-        return list(together.split([len(own) for own in ids]))

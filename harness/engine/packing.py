@@ -30,16 +30,12 @@ class CachedPrefix:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewTokens:
-    """New tokens of one row.
+    """New tokens of one row, from a place in its slot on.
 
     Attributes:
-        slot: Of the row.
-        place: Of the first of them in the slot.
-        length: How many.
         prefix: What the slot continues, if anything.
         copies: Whether the slot holds a copy of that prefix, in the places before `place`.
         shift: Positions minus tokens of what the slot holds before it, without the prefix.
-        layout: How the new tokens stand.
     """
 
     slot: int
@@ -64,14 +60,7 @@ class NewTokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where new keys and values of rows go, in one chunk of places.
-
-    Attributes:
-        tokens: Those of the pass that go there.
-        slots: Slot of each [n].
-        places: Place of each within the chunk [n].
-        only: Which of them really do [n]; None for all.
-    """
+    """Where new keys and values of some tokens go: slots [n] and places [n] of a chunk; `only` some of them [n]."""
 
     chunk: int
     tokens: slice | torch.Tensor
@@ -90,12 +79,7 @@ class PrefixCopy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeBlock:
-    """What neighbouring rows that decode one token each read of one chunk: as far as the longest of them.
-
-    Attributes:
-        rows: Their slots, and their tokens in the pass.
-        reach: Places of the chunk that are read.
-    """
+    """What neighbouring rows (their slots, and their tokens) that decode read of a chunk: `reach` places of it."""
 
     rows: slice
     chunk: int
@@ -108,7 +92,6 @@ class PromptBlock:
 
     Attributes:
         tokens: Of all of them.
-        length: Of each.
         whole: Whether they continue no prefix, so that nothing is joined to what they read.
         mutual: Stretches of each whose tokens read one another.
     """
@@ -167,14 +150,7 @@ class PassPlan(ABC):
 
 
 class PackedPlan(PassPlan):
-    """The plan of a forward pass over any rows, prompts and prefixes.
-
-    Args:
-        steps: The next token of each row; row by row, in the order of their slots.
-        prompts: Whole prompts, or what follows their prefixes; in slots behind those of `steps`.
-        prefixes: What prompts share and nobody has computed yet.
-        device: Of the decoder.
-    """
+    """The plan of a forward pass over any rows, prompts and prefixes, in the order of their slots; see `Passes.run`."""
 
     def __init__(
         self, steps: Sequence[NewTokens], prompts: Sequence[NewTokens], prefixes: Sequence[CachedPrefix],
@@ -205,46 +181,34 @@ class PackedPlan(PassPlan):
         """Return the mask of a plan's block; none where everything may be read."""
         key = (id(of), window)
         if key not in self._masks:
-            if isinstance(of, DecodeBlock):
-                self._masks[key] = self._decode_mask(of, window)
-            elif isinstance(of, PromptBlock):
-                self._masks[key] = self._prompt_mask(of, window)
+            allowed = self._allowed(of, window)
+            if allowed is None or bool(allowed.all()):
+                self._masks[key] = None
             else:
-                self._masks[key] = self._prefix_mask(of, window)
+                self._masks[key] = torch.zeros(allowed.shape, device=self._device).masked_fill_(~allowed, NEVER)
         return self._masks[key]
 
-    def _decode_mask(self, block: DecodeBlock, window: int | None) -> torch.Tensor | None:
-        """[n, 1, 1, reach], of a chunk of the rows' slots; windows count tokens, not positions."""
-        places = self._places[block.rows, None]
-        keys = torch.arange(block.reach, device=self._device) + block.chunk * CHUNK
-        allowed = keys <= places
-        if window is not None:
-            allowed &= places - keys < window
-        return self._additive(allowed, (-1, 1, 1, block.reach))
+    def _allowed(self, of: Block, window: int | None) -> torch.Tensor | None:
+        """Return what tokens may read: of a chunk [n, 1, 1, reach], a prompt itself [1, 1, L, L] or a prefix [n, L].
 
-    def _prompt_mask(self, block: PromptBlock, window: int | None) -> torch.Tensor | None:
-        """[1, 1, L, L], of a prompt itself; None for everything before, with mutual stretches for everything."""
-        if (window is None or block.length <= window) and not block.mutual:
+        None for everything, or everything before in a prompt without mutual stretches. Windows count tokens, not
+        positions.
+        """
+        if isinstance(of, DecodeBlock):
+            places = self._places[of.rows, None, None, None]
+            keys = torch.arange(of.reach, device=self._device) + of.chunk * CHUNK
+            return keys <= places if window is None else (keys <= places) & (places - keys < window)
+        if isinstance(of, PrefixGroup):
+            keys = torch.arange(of.prefix.length, device=self._device)
+            return None if window is None else self._behind[of.sharers, None] - keys < window
+        if (window is None or of.length <= window) and not of.mutual:
             return None
-        places = torch.arange(block.length, device=self._device)
+        places = torch.arange(of.length, device=self._device)
         distance = places[:, None] - places
-        allowed = (distance >= 0) & (distance < (window or block.length))
-        for start, end in block.mutual:
+        allowed = (distance >= 0) & (distance < (window or of.length))
+        for start, end in of.mutual:
             allowed[start:end, start:end] = True
-        return self._additive(allowed, (1, 1, block.length, block.length))
-
-    def _prefix_mask(self, group: PrefixGroup, window: int | None) -> torch.Tensor | None:
-        """[n, length], of a prefix."""
-        if window is None:
-            return None
-        keys = torch.arange(group.prefix.length, device=self._device)
-        return self._additive(self._behind[group.sharers, None] - keys < window, (-1, group.prefix.length))
-
-    def _additive(self, allowed: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor | None:
-        if bool(allowed.all()):
-            return None
-        mask = torch.zeros(allowed.shape, device=self._device)
-        return mask.masked_fill_(~allowed, NEVER).view(shape)
+        return allowed[None, None]
 
     def _positions(self, parts: Sequence[NewTokens]) -> torch.Tensor:
         """Return [1, N] where all dimensions agree, which is what decoders of one dimension take."""

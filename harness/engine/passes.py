@@ -43,13 +43,7 @@ def why_not_packed(decoder: Any) -> str:  # noqa: ANN401 - any model of transfor
 
 
 class Passes:
-    """Runs a decoder over slots.
-
-    Args:
-        decoder: A causal language model of transformers.
-        slots: Where its keys and values are.
-        together: Whether shared prefixes are read in one batch; by default on anything but a CPU.
-    """
+    """Runs a causal language model of transformers over slots; `together`: see `PackedPass`, on anything but a CPU."""
 
     def __init__(self, decoder: PreTrainedModel, slots: KVSlots, *, together: bool | None = None) -> None:
         self._decoder: Any = decoder

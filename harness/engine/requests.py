@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice, product
+from math import prod
 from pathlib import Path
 from typing import Literal
 
@@ -141,56 +142,38 @@ def refuse_too_long(request: Request, limit: int) -> Outcome | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grid:
-    """Visual tokens in frames, rows and columns (`sides`), from the token `first` of a segment list on."""
-
-    first: int
-    sides: Place
-
-    @property
-    def tokens(self) -> int:
-        """How many."""
-        frames, rows, columns = self.sides
-        return frames * rows * columns
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """What is not simply one token after the other.
 
     Attributes:
-        grids: Stretches with positions in three dimensions, in order.
+        grids: Visual tokens in frames, rows and columns: the first token and these sides, in order.
         mutual: Stretches (start, end) whose tokens all read one another.
     """
 
-    grids: tuple[Grid, ...] = ()
+    grids: tuple[tuple[int, Place], ...] = ()
     mutual: tuple[tuple[int, int], ...] = ()
 
     @property
     def shift(self) -> int:
         """Positions minus tokens: how much nearer what follows stands."""
-        return sum(max(grid.sides) - grid.tokens for grid in self.grids)
+        return sum(max(sides) - prod(sides) for _, sides in self.grids)
 
     def positions(self, start: int, length: int) -> list[Place]:
         """Return the position of every token, the first at `start`; a grid's next token follows its longest side."""
         places: list[Place] = []
-        for grid in self.grids:
-            start = _straight(places, start, grid.first - len(places))
+        for first, sides in (*self.grids, (length, (0, 0, 0))):
+            # Outside of grids positions are equal in all dimensions.
+            straight = first - len(places)
+            places += [(start + step,) * 3 for step in range(straight)]
+            start += straight
             places += [
-                (start + frame, start + row, start + column) for frame, row, column in product(*map(range, grid.sides))
+                (start + frame, start + row, start + column) for frame, row, column in product(*map(range, sides))
             ]
-            start += max(grid.sides)
-        _straight(places, start, length - len(places))
+            start += max(sides)
         return places
 
 
 PLAIN = Layout()
-
-
-def _straight(places: list[Place], start: int, count: int) -> int:
-    """Append positions that are equal in all dimensions; return the next."""
-    places += [(start + step,) * 3 for step in range(count)]
-    return start + count
 
 
 def layout_of(segments: Sequence[TextSegment | ImageSlot], attention: Literal["causal", "images", "prompt"]) -> Layout:
@@ -199,7 +182,7 @@ def layout_of(segments: Sequence[TextSegment | ImageSlot], attention: Literal["c
     for segment in segments:
         start, end = end, end + tokens_of(segment)
         if isinstance(segment, ImageSlot) and segment.grid:
-            grids.append(Grid(first=start, sides=segment.grid))
+            grids.append((start, segment.grid))
         if isinstance(segment, ImageSlot) and segment.tokens:
             images.append((start, end))
     mutual = {"causal": (), "images": tuple(images), "prompt": ((0, end),)}[attention]
@@ -210,10 +193,7 @@ def layout_of(segments: Sequence[TextSegment | ImageSlot], attention: Literal["c
 class SharedPrefix:
     """What several prompts begin with: computed once, and kept until the last of them is answered.
 
-    Attributes:
-        source: Folder of the images.
-        kind: Kind of the tasks, which the visual tokens may depend on.
-        length: Tokens of the segments, visual ones included.
+    Visual tokens, which its length counts, may depend on the kind of the tasks.
     """
 
     source: Path
@@ -279,7 +259,10 @@ def _alone(requests: Iterable[Request]) -> list[PrefixedRequest]:
 def _sharing(requests: Sequence[Request]) -> list[PrefixedRequest]:
     first = requests[0]
     head = _up_to_last_image(first.prompt.segments)
-    tails = [_ids(request.prompt.segments[len(head) :]) for request in requests]
+    tails = [
+        tuple(token for text in request.prompt.segments[len(head) :] for token in getattr(text, "ids", ()))
+        for request in requests
+    ]
     # Every prompt keeps a token of its own: the first answer token is read from it.
     common = min(_common_length(tails), min(map(len, tails)) - 1)
     segments = (*head, TextSegment(ids=tails[0][:common])) if common > 0 else head
@@ -300,10 +283,6 @@ def _common_length(tails: Sequence[tuple[int, ...]]) -> int:
     return next((place for place, (one, other) in pairs if one != other), min(len(least), len(greatest)))
 
 
-def _ids(segments: Segments) -> tuple[int, ...]:
-    return tuple(token for segment in segments if isinstance(segment, TextSegment) for token in segment.ids)
-
-
 def _windows(requests: Iterable[PrefixedRequest], window_tokens: int) -> Iterator[list[PrefixedRequest]]:
     """Yield the requests window by window; text alone and images do not meet, since their lengths are unlike."""
     window: list[PrefixedRequest] = []
@@ -313,16 +292,10 @@ def _windows(requests: Iterable[PrefixedRequest], window_tokens: int) -> Iterato
         unlike = bool(following.request.prompt.images()) != bool(window[0].request.prompt.images())
         return len(window) == WINDOW or unlike or sum(prefix.length for prefix in prefixes) > window_tokens
 
-    for one in requests:
-        if window and is_full(one):
-            yield _longest_first(window)
+    for one in (*requests, None):
+        if window and (one is None or is_full(one)):
+            yield sorted(window, key=lambda one: -one.own_length)
             window, prefixes = [], set()
-        window.append(one)
-        if one.prefix is not None:
-            prefixes.add(one.prefix)
-    if window:
-        yield _longest_first(window)
-
-
-def _longest_first(window: list[PrefixedRequest]) -> list[PrefixedRequest]:
-    return sorted(window, key=lambda one: -one.own_length)
+        if one is not None:
+            window.append(one)
+            prefixes |= {one.prefix} if one.prefix else set()

@@ -27,10 +27,8 @@ class Move:
 class SlotCapacity:
     """How much room a chunk needs: as many slots as there can be rows that are long enough to reach it.
 
-    Attributes:
-        rows: Most rows.
-        tokens: Most rows times the chunks of the longest, in places; one row always fits.
-        dtype: Type that keys and values are held and read in; None for the decoder's own.
+    At most `tokens` places are held: rows times the chunks of the longest; one row always fits. Keys and values are
+    held and read in `dtype`, or in the decoder's own.
     """
 
     rows: int
@@ -128,10 +126,6 @@ class KVSlots(Cache):
     """A cache of transformers whose rows have lengths of their own and share their prefixes.
 
     What lies behind a row's length is never read: masks end there, and later tokens overwrite it.
-
-    Args:
-        layers: How many the decoder has.
-        capacity: For rows.
     """
 
     def __init__(self, layers: int, capacity: SlotCapacity) -> None:

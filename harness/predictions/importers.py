@@ -14,7 +14,6 @@ https://github.com/alibaba-damo-academy/MedEvalKit, `utils/base_dataset.py` and 
 - SLAKE holds questions in English and Chinese; the Chinese ones are left out and counted in a warning.
 - PATH_VQA and VQA_RAD have no answer type: a question is closed if its answer is yes or no, as in its own scoring.
 - A report is compared with `Findings: ... Impression: ....`, the form that its prompt asks for and its scoring uses.
-- Which questions share an image or a patient is not in the files.
 
 **MultiMedEval**: the CSV file of one task. Source: https://github.com/corentin-ryr/MultiMedEval,
 `multimedeval/task_families.py` (MIT)::
@@ -33,8 +32,7 @@ https://github.com/alibaba-damo-academy/MedEvalKit, `utils/base_dataset.py` and 
   without texts. The file has its texts in lower case.
 - VQA: a question is closed if its answer is yes or no, as in its own scoring.
 - Reports: its older versions wrote `Invalid Response` for an empty report, which is read as the empty report.
-- Which questions share an image is not in the files. Image classification is not read: its files hold the numbers of
-  options whose texts they do not hold.
+- Image classification is not read: its files hold the numbers of options whose texts they do not hold.
 
 **LLaVA-Med**: answers, joined with its question file, which has the right ones. Source:
 https://github.com/microsoft/LLaVA-Med, `llava/eval/model_vqa.py` and, up to version 1.0, `model_vqa_med.py` and

@@ -13,7 +13,7 @@ from medbench.harness.results import MetricResult
 from medbench.harness.score import boxes_read, ceilings, metric_results
 from medbench.tasks.answers.box_space import BOX_SPACES, UNI_MED, BoxSpace, doubt_about_boxes
 from medbench.tasks.answers.choice import choice_beside
-from medbench.tasks.answers.thoughts import take_apart
+from medbench.tasks.answers.thoughts import split_thought
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, UsageError, unknown_name
 from medbench.tasks.metrics.metric import Scorable
@@ -126,7 +126,7 @@ def score_predictions(
 
 
 def _item(prediction: Prediction, spec: TaskSpec, boxes: BoxSpace | None) -> Item:
-    said = take_apart(prediction.prediction or "")
+    said = split_thought(prediction.prediction or "")
     choices = prediction.choices or spec.choices_by_key()
     reference = _reference(prediction, spec, choices)
     box = prediction.predicted_box

@@ -62,7 +62,6 @@ class Finished:
     Attributes:
         attempts: Requests that it took; 0 if it was never sent.
         seconds: The last request, from its sending to its answer.
-        usage: What its replies took.
         served_by: The model that answered, in the server's words; empty if none did.
     """
 
@@ -84,12 +83,7 @@ def _finished(question: Question, reply: Reply, attempts: int = 0, seconds: floa
 
 
 class Backoff:
-    """Seconds to wait before asking again: doubled each time, up to a minute, and drawn from their upper half.
-
-    Args:
-        first: Seconds after the first failure.
-        draw: Draws from 0 to 1.
-    """
+    """Seconds to wait before asking again: `first`, doubled each time up to a minute, drawn from their upper half."""
 
     def __init__(self, first: float, draw: Callable[[], float] = random.random) -> None:
         self._first = first

@@ -39,19 +39,11 @@ _END = object()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoggedRequest:
-    """What one question took: a line of `calls.jsonl`.
+    """What one question took: a line of `calls.jsonl`; `Finished` and `Usage` say what is in it.
 
     Attributes:
         state: `answered` or `failed`.
-        attempts: Requests.
-        seconds: The last request, from its sending to its answer.
-        prompt_tokens: Tokens read, as the server counted them.
-        output_tokens: Tokens written, thoughts included.
-        thought_tokens: Those of them that are thoughts.
-        cached_tokens: Tokens read that the server remembered.
-        cost: In the currency of the prices that were given; None where none were.
         model: The model that answered, in the server's words.
-        fingerprint: The server's own mark of its software and settings.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -84,14 +76,7 @@ _LINE = TypeAdapter(LoggedRequest)
 
 
 class RequestLog:
-    """What all questions of a run took, those of its earlier parts included.
-
-    Args:
-        path: `calls.jsonl` of the run's folder.
-
-    Raises:
-        RunError: If a line of it is not what a run writes.
-    """
+    """What all questions of a run took, those of its earlier parts included; raises RunError for a foreign line."""
 
     def __init__(self, path: Path) -> None:
         self._logged = list(_read_log(path)) if path.exists() else []
@@ -112,6 +97,8 @@ class RequestLog:
         last = {(one.task, one.sample_id): one for one in self._logged}
         costs = [one.cost for one in self._logged if one.cost is not None]
         answered = [one for one in last.values() if one.state == "answered"]
+        latency, most = sorted(one.seconds for one in answered), len(answered)
+        places = {"median": most // 2, "p95": math.ceil(0.95 * most) - 1, "longest": most - 1}
         sums = {"requests": sum(one.attempts for one in self._logged)}
         for name in ("prompt_tokens", "output_tokens", "thought_tokens", "cached_tokens"):
             sums[name] = sum(getattr(one, name) for one in self._logged)
@@ -120,10 +107,14 @@ class RequestLog:
             "failed": len(last) - len(answered),
             **sums,
             **({"cost": round(math.fsum(costs), 6)} if costs else {}),
-            "latency_seconds": _spread([one.seconds for one in answered]),
-            "models": dict(sorted(Counter(one.model for one in answered if one.model).items())),
-            "fingerprints": dict(sorted(Counter(one.fingerprint for one in answered if one.fingerprint).items())),
+            "latency_seconds": {name: latency[place] for name, place in places.items()} if answered else {},
+            "models": _counted(one.model for one in answered),
+            "fingerprints": _counted(one.fingerprint for one in answered),
         }
+
+
+def _counted(marks: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(filter(None, marks)).items()))
 
 
 def _read_log(path: Path) -> Iterator[LoggedRequest]:
@@ -135,14 +126,6 @@ def _read_log(path: Path) -> Iterator[LoggedRequest]:
                 f"{path}, line {number} is no record of a call: {error.errors()[0]['msg']}.",
                 "Delete the file: it only counts what the answers took.",
             ) from error
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    if not values:
-        return {}
-    ordered = sorted(values)
-    p95 = ordered[min(len(ordered) - 1, math.ceil(0.95 * len(ordered)) - 1)]
-    return {"median": ordered[len(ordered) // 2], "p95": p95, "longest": ordered[-1]}
 
 
 def answer_remotely(
@@ -265,9 +248,6 @@ def in_background(
     inside of the loop, and a caller that has a loop of its own (a notebook) may use it. If the caller is interrupted
     while it waits, the work is cancelled, what was put until then is yielded, and only then the interrupt goes on. A
     caller that leaves early must close the generator.
-
-    Args:
-        work: Gets a function to put things with.
     """
     box: SimpleQueue[object] = SimpleQueue()
     running = _Cancellable(lambda: work(cast("Callable[[T], None]", box.put)))

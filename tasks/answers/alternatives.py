@@ -12,7 +12,8 @@ from functools import lru_cache
 from medbench.tasks.answers.texts import normalise_strictly, plain_text
 from medbench.tasks.answers.wording import afterthought, versions
 
-# What stands between commas is an alternative of its neighbours; what means the same is joined by `=`.
+# What stands between commas is an alternative of its neighbours; what means the same is joined by `=`; a semicolon or
+# a line ends a family.
 _FAMILIES = """
 left=left sided, right=right sided, bilateral=bilaterally=both=both sides=both lungs=both kidneys, midline, unilateral
 axial=transverse=transverse plane=axial plane, coronal=coronal plane=frontal plane, sagittal=saggital=sagittal plane
@@ -21,45 +22,25 @@ ct=computed tomography=ct scan, mri=mr=magnetic resonance=magnetic resonance ima
 t1=t1 weighted=t1wi, t2=t2 weighted=t2wi, flair, dwi, pd, t1ce
 pa=posteroanterior, ap=anteroposterior, lateral
 hyperdense=hyper dense, hypodense=hypo dense, isodense=iso dense
-hyperintense=hyper intense, hypointense=hypo intense, isointense=iso intense
-white, gray=grey, black
+hyperintense=hyper intense, hypointense=hypo intense, isointense=iso intense; white, gray=grey, black
 male=man=boy, female=woman=girl
 lung=lungs, heart, liver, spleen, kidney=kidneys, bladder, stomach, brain, pancreas,
   colon, rectum, small bowel=small intestine, duodenum, esophagus, spinal cord, gallbladder, aorta, trachea
-cystic, solid
-larger=bigger, smaller, same=almost the same=equal
-more, less, same
+cystic, solid; larger=bigger, smaller, same=almost the same=equal; more, less, same
 normal, abnormal, enlarged, decreased, increased, absent
-benign, malignant
-superior=upper=top=above, inferior=lower=bottom=below, middle
-anterior=front, posterior=back
-medial, lateral
-proximal, distal
+benign, malignant; superior=upper=top=above, inferior=lower=bottom=below, middle
+medial, lateral; proximal, distal; anterior=front, posterior=back
 exterior=outside=external=on top of, interior=inside=internal=within
-symmetric=symmetrical, asymmetric=asymmetrical
-regular, irregular
-homogeneous=homogenous, heterogeneous=heterogenous
-focal, diffuse
-unilateral=one side, bilateral=both sides
-supratentorial, infratentorial
-acute, chronic, subacute
-present, absent
+symmetric=symmetrical, asymmetric=asymmetrical; regular, irregular
+homogeneous=homogenous, heterogeneous=heterogenous; focal, diffuse; acute, chronic, subacute; present, absent
+unilateral=one side, bilateral=both sides; supratentorial, infratentorial
 with contrast=contrast enhanced, without contrast=non contrast=noncontrast=no contrast
-enhanced=enhancing, unenhanced=non enhanced=nonenhancing=non enhancing
-radiolucent, radiopaque=radioopaque
-apex, base
-central, peripheral
-single=singular=just 1=only 1, multiple=multilobulated=several, both
-genetic, vascular
-abscess, cancer=tumor
-pneumonia, pleural effusion
-hyperinflation, hypoinflation
-oral, iv=intravenous, both
-gray matter=grey matter, white matter
+enhanced=enhancing, unenhanced=non enhanced=nonenhancing=non enhancing; radiolucent, radiopaque=radioopaque
+apex, base; central, peripheral; single=singular=just 1=only 1, multiple=multilobulated=several, both
+genetic, vascular; abscess, cancer=tumor; pneumonia, pleural effusion; hyperinflation, hypoinflation
+oral, iv=intravenous, both; gray matter=grey matter, white matter
 """
-_AFFIXES = [
-    pair.split("/") for pair in ["hyper/hypo", "homo/hetero", "uni/bi", "supra/infra", "intra/extra", "endo/exo"]
-]
+_AFFIXES = ("hyper hypo", "homo hetero", "uni bi", "supra infra", "intra extra", "endo exo")
 _LONG_WORD = 5
 _PREFIXES = ("ab", "a", "un", "non", "ir", "in", "im", "dis")
 
@@ -91,12 +72,7 @@ _COMPOUND = frozenset({"upper", "lower", "top", "bottom", "mid", "middle", "cent
 
 
 def says_alternative(text: str, reference: str) -> bool:
-    """Return whether an answer says a reference such as `left` or `CT`, and none of its alternatives.
-
-    Args:
-        text: The answer, without thoughts.
-        reference: The right one of the alternatives.
-    """
+    """Return whether an answer says a reference such as `left` or `CT`, and none of its alternatives."""
     right = _normal(plain_text(reference))
     said = versions(plain_text(text))[-1]
     again = afterthought(said)
@@ -177,7 +153,7 @@ def _alternatives_of(right: str) -> tuple[str, ...]:
         if groups:
             found |= {name for group in family if group not in groups for name in group}
     for word in right.split():
-        for prefix, other in (pair for affixes in _AFFIXES for pair in (affixes, affixes[::-1])):
+        for prefix, other in (pair for pairs in map(str.split, _AFFIXES) for pair in (pairs, pairs[::-1])):
             if word.startswith(prefix) and len(word) > len(prefix) + 3:
                 found.add(other + word.removeprefix(prefix))
         if len(word) >= _LONG_WORD:
@@ -191,5 +167,5 @@ def _alternatives_of(right: str) -> tuple[str, ...]:
 def _families() -> tuple[tuple[frozenset[str], ...], ...]:
     return tuple(
         tuple(frozenset(name.strip() for name in group.split("=")) for group in line.split(","))
-        for line in _FAMILIES.replace(",\n", ",").strip().splitlines()
+        for line in re.split(r"(?<!,)[\n;]", _FAMILIES.strip())
     )

@@ -109,11 +109,7 @@ SIZE = Name(across="width", down="height")
 
 
 def names_in(phrase: str) -> tuple[Name, ...]:
-    """Return the one name that a phrase is, or where it is none its words' names one by one: `left top right bottom`.
-
-    Args:
-        phrase: What matches `NAME`.
-    """
+    """Return the name that a phrase is, or where it is none its words' names one by one: `left top right bottom`."""
     words = [_LETTERS[phrase]] if phrase in _LETTERS else _WORD.findall(phrase)
     whole = _name(words)
     return (whole,) if whole else tuple(name for word in words if (name := _name([word])))

@@ -14,7 +14,7 @@ from string import Formatter
 from typing import Literal
 
 from medbench.tasks.answers.box_names import Numbers
-from medbench.tasks.answers.box_text import told_box
+from medbench.tasks.answers.box_text import find_box
 from medbench.tasks.sample import Box
 
 Order = Literal["xyxy", "yxyx", "xywh", "cxcywh"]
@@ -77,7 +77,7 @@ class BoxSpace:
         if self.notation == "official":
             box = _official_box(text)
             return None if box is None else self.in_pixels(box, image_size)
-        told = told_box(text, y_first=self.order == "yxyx")
+        told = find_box(text, y_first=self.order == "yxyx")
         if told is None or told.unit == "?" or (told.unit == "px" and self.units is not None):
             return None
         order = told.order

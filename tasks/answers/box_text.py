@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from medbench.tasks.answers.box_names import HIGH, LOW, Name, Numbers, box_of, names_in
-from medbench.tasks.answers.box_tokens import ORDERS, TO, Item, Unit, common_unit, items_of, plain_text
+from medbench.tasks.answers.box_tokens import TO, Item, Unit, common_unit, items_of, plain_text
 
-Told = Literal["space", "points", "xyxy", "yxyx", "xywh", "cxcywh"]
+NumberOrder = Literal["space", "points", "xyxy", "yxyx", "xywh", "cxcywh"]
 
 
 def _words(text: str) -> frozenset[str]:
@@ -33,7 +33,9 @@ _LINKS = _words(
     "是 为 在 的 角 点 坐 标 于 约"
 )
 _FROM = _words("from between 从 von desde")
-_ORDERS: Mapping[str, Told] = dict(zip(ORDERS, ("xyxy", "xyxy", "yxyx", "yxyx", "xywh", "xywh", "cxcywh"), strict=True))
+_ORDERS: Mapping[str, NumberOrder] = {
+    "xyxy": "xyxy", "ltrb": "xyxy", "yxyx": "yxyx", "tlbr": "yxyx", "xywh": "xywh", "ltwh": "xywh", "cxcywh": "cxcywh",
+}  # fmt: skip
 _RANGES: Mapping[str, tuple[str, str]] = {"x": ("left", "right"), "y": ("top", "bottom")}
 _ACROSS = frozenset({"left", "right"})
 _SIZES = frozenset({"width", "height"})
@@ -64,7 +66,7 @@ _REACH = 160
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ToldBox:
+class FoundBox:
     """Four numbers that an answer tells as a box.
 
     Attributes:
@@ -77,30 +79,28 @@ class ToldBox:
     """
 
     numbers: Numbers
-    order: Told
+    order: NumberOrder
     unit: Unit
     start: int
     end: int
 
 
-def told_box(text: str, *, y_first: bool = False) -> ToldBox | None:
+def find_box(text: str, *, y_first: bool = False) -> FoundBox | None:
     """Return the box that an answer tells, or None if it tells none or leaves it open.
 
-    Args:
-        text: The answer.
-        y_first: Whether points are written with y before x where nothing else is said.
+    Points are written with y before x if `y_first`, where nothing else is said.
     """
     plain = plain_text(text)
-    return _chosen(_Telling(items_of(plain), y_first=y_first).boxes(), plain)
+    return _chosen(_BoxFinder(items_of(plain), y_first=y_first).boxes(), plain)
 
 
-class _Telling:
+class _BoxFinder:
     """Goes through the pieces of an answer and collects the boxes that it tells."""
 
     def __init__(self, items: Sequence[Item], *, y_first: bool) -> None:
         self._items = items
         self._y_first = y_first
-        self._boxes: list[ToldBox] = []
+        self._boxes: list[FoundBox] = []
         # Edges told by name, with the numbers that told them, until they make a box.
         self._edges: dict[str, float] = {}
         self._tellers: list[Item] = []
@@ -116,7 +116,7 @@ class _Telling:
         # What makes names unreliable: one edge told twice, sizes told twice, a centre whose x and y go unnamed.
         self._contradicted = self._sizes_twice = self._sizes_apart = self._loose_centre = False
 
-    def boxes(self) -> list[ToldBox]:
+    def boxes(self) -> list[FoundBox]:
         """Return all boxes in the order in which they begin."""
         takers = {"four": self._four, "point": self._point, "size": self._point, "name": self._name, "mark": self._mark}
         place = 0
@@ -132,7 +132,7 @@ class _Telling:
         found = self._boxes if self._boxes or self._more_than_bare else self._bare()
         return sorted(self._ordered(found), key=lambda box: box.start)
 
-    def _ordered(self, boxes: Sequence[ToldBox]) -> Iterator[ToldBox]:
+    def _ordered(self, boxes: Sequence[FoundBox]) -> Iterator[FoundBox]:
         """Yield the boxes, with the order of their numbers where the answer tells one: `(xywh)`, `(x1, y1, x2, y2)`."""
         orders = {_ORDERS[item.text] for item in self._items if item.text in _ORDERS}
         told = orders | self._legends
@@ -154,7 +154,7 @@ class _Telling:
             if numbers is not None:
                 self._boxes.append(_told(numbers, "xyxy", [item]))
         elif not {"cx", "width"} & set(edges):
-            order: Told = "points" if item.text == "to" else "space"
+            order: NumberOrder = "points" if item.text == "to" else "space"
             # `(x, y)` before two points may tell another order than that of the space.
             if edges == (["x", "y"] if self._y_first else ["y", "x"]):
                 order = "xyxy" if self._y_first else "yxyx"
@@ -327,7 +327,7 @@ class _Telling:
         self._sizes_twice = self._sizes_apart = False
         return True
 
-    def _bare(self) -> list[ToldBox]:
+    def _bare(self) -> list[FoundBox]:
         """Return the box of four bare numbers, if there are no others."""
         run = [item for run in self._runs for item in run]
         numbers = [item.numbers[0] for item in run]
@@ -343,15 +343,15 @@ def _by_names(edges: Sequence[str], numbers: Sequence[float]) -> Numbers | None:
     return box_of(dict(zip(edges, numbers, strict=True))) if len(set(edges)) == _FOUR else None
 
 
-def _told(numbers: Sequence[float], order: Told, tellers: Sequence[Item]) -> ToldBox:
+def _told(numbers: Sequence[float], order: NumberOrder, tellers: Sequence[Item]) -> FoundBox:
     first, second, third, fourth = numbers
-    return ToldBox(
+    return FoundBox(
         numbers=(first, second, third, fourth), order=order, unit=common_unit(tellers), start=tellers[0].start,
         end=tellers[-1].end,
     )  # fmt: skip
 
 
-def _chosen(boxes: Sequence[ToldBox], plain: str) -> ToldBox | None:
+def _chosen(boxes: Sequence[FoundBox], plain: str) -> FoundBox | None:
     """Return the box that the answer stands by; the head of this module says which."""
     ends = [0, *(box.end for box in boxes)]
     told = [(box, plain[max(end, box.start - _REACH) : box.start]) for end, box in zip(ends[:-1], boxes, strict=True)]

@@ -91,12 +91,7 @@ class _Place(NamedTuple):
 
 
 def read_class(text: str, classes: tuple[str, ...]) -> str | None:
-    """Return the class that an answer names, or None if it names none or more than one.
-
-    Args:
-        text: The answer, without thoughts.
-        classes: All classes of the task.
-    """
+    """Return which of the classes an answer (without thoughts) names, or None if it names none or more than one."""
     forms, pattern = _forms(classes)
     *earlier, last = wording.versions(plain_text(text))
     last = last.strip(_MARKS)

@@ -82,7 +82,7 @@ MARKS: tuple[str, ...] = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
+class ThoughtAndAnswer:
     """A model's text taken apart.
 
     Attributes:
@@ -96,17 +96,17 @@ class Said:
     unfinished: bool = False
 
 
-def take_apart(text: str) -> Said:
+def split_thought(text: str) -> ThoughtAndAnswer:
     """Return the answer and the thought in a model's raw text; pure, and linear in its length."""
     said = _split(text)[0]
     if said.unfinished:
         return said
-    return Said(answer=_marked(_turn(said.answer)), thought=said.thought)
+    return ThoughtAndAnswer(answer=_marked(_turn(said.answer)), thought=said.thought)
 
 
 def final_answer(text: str) -> str:
     """Return the answer in a model's raw text; what is one already stays as it is, but for blanks around it."""
-    return take_apart(text).answer
+    return split_thought(text).answer
 
 
 def thought_end(text: str) -> int:
@@ -117,7 +117,7 @@ def thought_end(text: str) -> int:
     return end if said.thought else 0
 
 
-def _split(text: str) -> tuple[Said, int]:
+def _split(text: str) -> tuple[ThoughtAndAnswer, int]:
     """Return what a text thinks and answers, and where its last thought is over."""
     channels = list(_CHANNEL.finditer(text))
     if channels:
@@ -127,20 +127,20 @@ def _split(text: str) -> tuple[Said, int]:
         return _by_marks(text)
     thought, ended, answer = text[begun.end() :].rpartition(_BARE_ENDS)
     if not ended:
-        return Said(answer="", thought=answer.strip(), unfinished=True), len(text)
-    return Said(answer=answer, thought=thought.strip()), len(text) - len(answer)
+        return ThoughtAndAnswer(answer="", thought=answer.strip(), unfinished=True), len(text)
+    return ThoughtAndAnswer(answer=answer, thought=thought.strip()), len(text) - len(answer)
 
 
-def _of_channels(text: str, channels: Sequence[re.Match[str]]) -> Said:
+def _of_channels(text: str, channels: Sequence[re.Match[str]]) -> ThoughtAndAnswer:
     """Take the channels of gpt-oss apart."""
     ends = [*(match.start() for match in channels[1:]), len(text)]
     parts = [(match[1].lower(), text[match.end() : end]) for match, end in zip(channels, ends, strict=True)]
     thoughts = "\n".join(_until_turn_ends(part) for name, part in parts if name != "final").strip()
     finals = [part for name, part in parts if name == "final"]
-    return Said(answer=finals[-1] if finals else "", thought=thoughts, unfinished=not finals)
+    return ThoughtAndAnswer(answer=finals[-1] if finals else "", thought=thoughts, unfinished=not finals)
 
 
-def _by_marks(text: str) -> tuple[Said, int]:
+def _by_marks(text: str) -> tuple[ThoughtAndAnswer, int]:
     """Take out what stands between marks; an end without a beginning ends what the chat template began."""
     kept: list[str] = []
     thoughts: list[str] = []
@@ -164,7 +164,9 @@ def _by_marks(text: str) -> tuple[Said, int]:
         place, open_mark = forgotten, ""
     (thoughts if open_mark else kept).append(text[place:])
     thought = "\n".join(filter(None, map(str.strip, thoughts)))
-    return Said(answer="" if open_mark else "".join(kept).strip(), thought=thought, unfinished=bool(open_mark)), place
+    return ThoughtAndAnswer(
+        answer="" if open_mark else "".join(kept).strip(), thought=thought, unfinished=bool(open_mark)
+    ), place
 
 
 def _answer_at_the_end(text: str, place: int) -> int | None:

@@ -20,25 +20,21 @@ only group is the image: intervals on these tasks are narrower than they should 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from medbench.tasks.datasets import instructions
 from medbench.tasks.datasets.native import SPLITS, collect, relative, wrong_layout
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.images import array_form, read_array, refuse_other_stacks
 from medbench.tasks.sample import ImageRef, Sample, Split
-from medbench.tasks.spec import Reading, TaskSpec
+from medbench.tasks.spec import Reading
 
 # The paper's first, then the larger before the smaller.
 _SIZES = ("_224", "_128", "_64", "")
 _PAPER_SIZE = 224
-_LAYOUT = "{flag}_224.npz (or _128, _64, or {flag}.npz of 28 pixels) with {{train,test}}_{{images,labels}}"
-_FLAG_OPTION = "which MedMNIST set to read: dermamnist, organsmnist, retinamnist or breastmnist (default {flag})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +90,7 @@ def spoken_name(name: str) -> str:
     return f"{side} {organ}" if side in {"left", "right"} else name
 
 
-def read_labels(source: Path, options: Mapping[str, str], *, task: str) -> Reading:
+def read_labels(source: Path, options: Mapping[str, str], *, task: str, layout: str) -> Reading:
     """Read a MedMNIST file, labels only; see the module's docstring.
 
     Raises:
@@ -107,7 +103,7 @@ def read_labels(source: Path, options: Mapping[str, str], *, task: str) -> Readi
     names = tuple(f"{flag}{size}.npz" for size in _SIZES)
     path = next((source / name for name in names if (source / name).is_file()), None)
     if path is None:
-        raise wrong_layout(source, names, _LAYOUT.format(flag=flag))
+        raise wrong_layout(source, names, layout.replace(task, flag))
     image = relative(source, path)
     found = chain.from_iterable(_split_samples(path, image, split, task, LABEL_SETS[flag]) for split in SPLITS)
     return collect(found, f"the dataset's own train and test arrays of {path.name}", _other_sizes(path))
@@ -159,33 +155,3 @@ def _labels(path: Path, split: Split, classes: int) -> list[int]:
     if images[0] != len(labels):
         raise DataError(f"{path} has {len(labels)} {split}_labels but {split}_images of shape {images}.")
     return [int(label) for label in labels.astype(np.int64).reshape(-1)]
-
-
-DERMAMNIST = TaskSpec(
-    name="dermamnist",
-    kind="cls",
-    title="DermaMNIST",
-    version=3,
-    prompt=instructions.CLS[0],
-    train_prompts=instructions.CLS,
-    group_key="image",
-    counts={"train": 7007, "test": 2005},
-    source="MedMNIST v2, https://medmnist.com",
-    licence="CC BY-NC 4.0",
-    layout=_LAYOUT.format(flag="dermamnist"),
-    reader=partial(read_labels, task="dermamnist"),
-    options={"flag": _FLAG_OPTION.format(flag="dermamnist")},
-    choices=LABEL_SETS["dermamnist"].spoken,
-)
-
-ORGANSMNIST = replace(
-    DERMAMNIST,
-    name="organsmnist",
-    title="OrganSMNIST",
-    counts={"train": 13932, "test": 8827},
-    licence="CC BY 4.0",
-    layout=_LAYOUT.format(flag="organsmnist"),
-    reader=partial(read_labels, task="organsmnist"),
-    options={"flag": _FLAG_OPTION.format(flag="organsmnist")},
-    choices=LABEL_SETS["organsmnist"].spoken,
-)

@@ -25,23 +25,16 @@ Split: the dataset's own files (10178 / 1273).
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from medbench.tasks.datasets import instructions
 from medbench.tasks.datasets.native import SPLITS, collect, find_root, lacking, present_splits, relative
 from medbench.tasks.sample import Sample, Split
-from medbench.tasks.spec import Reading, Skipped, TaskSpec
+from medbench.tasks.spec import Reading, Skipped
 from medbench.tasks.validation import MaybeText, NativeRow, parse_json, read_text_bytes
 
-LAYOUT = (
-    "[data_clean/]questions/US/{train,test}.jsonl "
-    "or [data_clean/]questions/US/4_options/phrases_no_exclude_{train,test}.jsonl"
-)
 _FORMS = ("{}.jsonl", "4_options/phrases_no_exclude_{}.jsonl")
 
 
@@ -62,16 +55,16 @@ _ROW = TypeAdapter(_Row)
 _MakeSample = Callable[[_Row, Split, str], Sample | Skipped]
 
 
-def read_questions(source: Path, _options: Mapping[str, str], *, task: str = "medqa") -> Reading:
+def read_questions(source: Path, _options: Mapping[str, str], *, task: str, layout: str) -> Reading:
     """Read MedQA; see the module's docstring.
 
     Raises:
         DataError: If the layout is another one or a line is broken.
     """
-    root = find_root(source, ["data_clean"], ["questions/US"], LAYOUT) / "questions" / "US"
+    root = find_root(source, ["data_clean"], ["questions/US"], layout) / "questions" / "US"
     forms: list[dict[Split, Path]] = [{split: root / name.format(split) for split in SPLITS} for name in _FORMS]
     richest = max(forms, key=lambda files: sum(path.is_file() for path in files.values()))
-    present, missing = present_splits(richest, source, LAYOUT)
+    present, missing = present_splits(richest, source, layout)
     make = _optioned_sample if task == "medqa-options" else _free_sample
     parts = (_split_samples(split, path, make) for split, path in present.items())
     method = f"the dataset's own files {' and '.join(relative(source, path) for path in present.values())}"
@@ -91,7 +84,7 @@ def _free_sample(row: _Row, split: Split, sample_id: str) -> Sample:
     labels = {"answer_idx": row.letter, "meta_info": row.meta_info}
     return Sample(
         sample_id=sample_id,
-        task=MEDQA.name,
+        task="medqa",
         split=split,
         inputs={"question": row.question},
         reference=row.answer,
@@ -107,7 +100,7 @@ def _optioned_sample(row: _Row, split: Split, sample_id: str) -> Sample | Skippe
     shown = "\n".join(f"{letter}. {text}" for letter, text in options.items())
     return Sample(
         sample_id=sample_id,
-        task=MEDQA_OPTIONS.name,
+        task="medqa-options",
         split=split,
         inputs={"question": row.question, "options": shown},
         reference=row.letter,
@@ -115,31 +108,3 @@ def _optioned_sample(row: _Row, split: Split, sample_id: str) -> Sample | Skippe
         labels={"meta_info": row.meta_info} if row.meta_info else {},
         groups={"document": sample_id},
     )
-
-
-MEDQA = TaskSpec(
-    name="medqa",
-    kind="qa",
-    title="MedQA",
-    version=2,
-    prompt=instructions.MEDQA[1],
-    train_prompts=instructions.MEDQA,
-    group_key="document",
-    counts={"train": 10178, "test": 1273},
-    source="MedQA, https://github.com/jind11/MedQA",
-    licence="MIT",
-    layout=LAYOUT,
-    reader=read_questions,
-)
-
-MEDQA_OPTIONS = replace(
-    MEDQA,
-    name="medqa-options",
-    title="MedQA (options)",
-    prompt=instructions.MEDQA_OPTIONS[0],
-    train_prompts=instructions.MEDQA_OPTIONS,
-    max_new_tokens=512,
-    reader=partial(read_questions, task="medqa-options"),
-    choices=tuple("ABCDE"),
-    variant_of="medqa",
-)

@@ -3,7 +3,6 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +17,6 @@ from medbench.tasks.validation import parse_json_file
 
 DEFAULT_SEED = 42
 MISSING = "image is missing"
-SEED_OPTION = f"seed of our own split, used only where the authors' split is not there (default {DEFAULT_SEED})"
 SPLITS: tuple[Split, ...] = ("train", "test")
 
 _LITTER = frozenset(
@@ -51,11 +49,7 @@ def lacking(**texts: str) -> str:
 
 
 def find_root(source: Path, inner: Sequence[str], markers: Sequence[str], layout: str) -> Path:
-    """Return the first of `source` and its `inner` folders that holds one of the `markers`.
-
-    Raises:
-        DataError: If `source` is no folder or none of them holds a marker.
-    """
+    """Return the first of `source` and its `inner` folders that holds a marker; a DataError if none does."""
     for folder in (source, *(source / name for name in inner)):
         if any((folder / marker).exists() for marker in markers):
             return folder
@@ -73,11 +67,7 @@ def wrong_layout(source: Path, looked_for: Sequence[str], layout: str) -> DataEr
 def present_splits(
     files: Mapping[Split, Path], source: Path, layout: str
 ) -> tuple[dict[Split, Path], tuple[Skipped, ...]]:
-    """Return the split files that exist, and the missing ones as skipped items.
-
-    Raises:
-        DataError: If none exists.
-    """
+    """Return the split files that exist, and the missing ones as skipped items; a DataError if none exists."""
     present = {split: path for split, path in files.items() if path.is_file()}
     if not present:
         raise wrong_layout(source, [relative(source, path) for path in files.values()], layout)
@@ -127,11 +117,7 @@ def ranked_split(groups: Iterable[str], *, seed: int, parts: int) -> dict[str, S
 
 
 def seed_option(options: Mapping[str, str]) -> int:
-    """Return the option `seed`.
-
-    Raises:
-        UsageError: If it is not a whole number.
-    """
+    """Return the option `seed`; a UsageError if it is not a whole number."""
     text = options.get("seed", str(DEFAULT_SEED))
     try:
         return int(text)
@@ -140,19 +126,10 @@ def seed_option(options: Mapping[str, str]) -> int:
 
 
 def refuse_options(options: Mapping[str, str], names: Iterable[str], because: str) -> None:
-    """Refuse options that would have no effect on the layout that was found.
-
-    Raises:
-        UsageError: If one of `names` was given.
-    """
+    """Refuse, by a UsageError, options that would have no effect on the layout that was found."""
     given = sorted(set(options).intersection(names))
     if given:
         raise UsageError(f"The option {given[0]} has no effect here: {because}.", f"Leave out --option {given[0]}=...")
-
-
-def region_maker(task: str, kind: RegionKind) -> MakeRegion:
-    """Return what makes samples of `task` of the objects in images."""
-    return partial(region_sample, task, kind)
 
 
 def region_sample(

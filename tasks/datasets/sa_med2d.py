@@ -27,14 +27,11 @@ the bundle, so numbers on ours are not comparable with it.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from medbench.tasks.datasets import instructions
 from medbench.tasks.datasets.native import (
-    SEED_OPTION,
     SPLITS,
     MakeRegion,
     RegionKind,
@@ -42,41 +39,31 @@ from medbench.tasks.datasets.native import (
     detections,
     is_litter,
     refuse_options,
-    region_maker,
+    region_sample,
     relative,
     wrong_layout,
 )
 from medbench.tasks.datasets.sa_med2d_raw import INDEX_FILE, SliceName, find_release, modalities_option, read_release
 from medbench.tasks.sample import Sample, Split
-from medbench.tasks.spec import Reading, Skipped, TaskSpec
-
-LAYOUT = (
-    "images_small_{train,test}/<modality>/<id>.png and regions_small_{train,test}/<modality>/<id>.json; "
-    "or [SAMed2Dv1/]{images,masks}/, SAMed2D_v1.json, SAMed2D_v1_class_mapping_id.json"
-)
-_OPTIONS = {
-    "modalities": "comma-separated modalities to read (default ct,mr)",
-    "seed": SEED_OPTION,
-    "max_per_modality": "train/test masks drawn per modality of the raw release (default 10000/2000)",
-}
+from medbench.tasks.spec import Reading, Skipped
 
 
-def read_regions(source: Path, options: Mapping[str, str], *, task: str, kind: RegionKind) -> Reading:
+def read_regions(source: Path, options: Mapping[str, str], *, task: str, layout: str, kind: RegionKind) -> Reading:
     """Read SA-Med2D-REC or SA-Med2D-REG; see the module's docstring.
 
     Raises:
         DataError: If the layout is another one or a file is broken.
         UsageError: If an option is malformed or has no effect on the layout found.
     """
-    modalities, make = modalities_option(options), region_maker(task, kind)
+    modalities, make = modalities_option(options), partial(region_sample, task, kind)
     if any((source / f"regions_small_{split}").is_dir() for split in SPLITS):
         refuse_options(options, ["seed", "max_per_modality"], "the authors' bundle is already split and drawn")
         parts = (_bundle_regions(make, source, split, modalities) for split in SPLITS)
         return collect(chain.from_iterable(parts), "the authors' bundle")
     release = find_release(source)
     if release is None:
-        raise wrong_layout(source, ["regions_small_{train,test}", INDEX_FILE], LAYOUT)
-    return read_release(make, source, release, options)
+        raise wrong_layout(source, ["regions_small_{train,test}", INDEX_FILE], layout)
+    return read_release(make, source, *release, options)
 
 
 def _bundle_regions(
@@ -98,30 +85,3 @@ def _bundle_regions(
             labels={"modality": modality},
             groups={"image": image_id, "volume": name.volume if name else image_id},
         )  # fmt: skip
-
-
-SA_MED2D_REC = TaskSpec(
-    name="sa-med2d-rec",
-    kind="rec",
-    title="SA-Med2D-REC",
-    version=2,
-    prompt=instructions.REC[1],
-    train_prompts=instructions.REC,
-    group_key="volume",
-    counts={"train": 20000, "test": 4000},
-    source="SA-Med2D-20M, https://github.com/OpenGVLab/SAM-Med2D; or the Uni-Med authors' data",
-    licence="CC BY-NC-SA 4.0 and the licences of its parts",
-    layout=LAYOUT,
-    reader=partial(read_regions, task="sa-med2d-rec", kind="rec"),
-    options=_OPTIONS,
-)
-
-SA_MED2D_REG = replace(
-    SA_MED2D_REC,
-    name="sa-med2d-reg",
-    kind="reg",
-    title="SA-Med2D-REG",
-    prompt=instructions.REG[1],
-    train_prompts=instructions.REG,
-    reader=partial(read_regions, task="sa-med2d-reg", kind="reg"),
-)

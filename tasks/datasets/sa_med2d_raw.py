@@ -69,38 +69,24 @@ class SliceName:
         return cls(modality=parts[0], dataset=parts[1], volume=f"{parts[1]}--{parts[2]}")
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
-    """Where the parts of the raw release are."""
-
-    index: Path
-    classes: Path
-    root: Path
-
-
-def find_release(source: Path) -> Release | None:
-    """Return the raw release in `source`, or None if there is no index."""
+def find_release(source: Path) -> tuple[Path, Path] | None:
+    """Return index and folder of the raw release in `source`, or None if there is no index."""
     folders = (source, source / _INNER)
     index = next((folder / INDEX_FILE for folder in folders if (folder / INDEX_FILE).is_file()), None)
     if index is None:
         return None
-    root = next((folder for folder in folders if (folder / "images").is_dir()), index.parent)
-    return Release(index=index, classes=index.with_name(_CLASSES_FILE), root=root)
+    return index, next((folder for folder in folders if (folder / "images").is_dir()), index.parent)
 
 
 def modalities_option(options: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the option `modalities` as names.
-
-    Raises:
-        UsageError: If it names none.
-    """
+    """Return the option `modalities` as names; a UsageError if it names none."""
     names = tuple(name.strip() for name in options.get("modalities", _DEFAULT_MODALITIES).split(",") if name.strip())
     if not names:
         raise UsageError("The option modalities names no modality.", "Example: --option modalities=ct,mr")
     return names
 
 
-def read_release(make: MakeRegion, source: Path, release: Release, options: Mapping[str, str]) -> Reading:
+def read_release(make: MakeRegion, source: Path, index: Path, root: Path, options: Mapping[str, str]) -> Reading:
     """Return the drawn regions in the order of their masks' names.
 
     Raises:
@@ -108,10 +94,10 @@ def read_release(make: MakeRegion, source: Path, release: Release, options: Mapp
         UsageError: If an option is malformed.
     """
     modalities, seed, limits = modalities_option(options), seed_option(options), _limits_option(options)
-    opener = _Opener(make, release, prefix(source, release.root))
-    volumes = {name.volume for name, _, _ in _indexed(release.index, modalities)}
+    opener = _Opener(make, root, prefix(source, root), _class_names(index.with_name(_CLASSES_FILE)))
+    volumes = {name.volume for name, _, _ in _indexed(index, modalities)}
     splits = ranked_split(volumes, seed=seed, parts=_PARTS)
-    draw = _draw(release.index, modalities, splits, seed, limits)
+    draw = _draw(index, modalities, splits, seed, limits)
     method = (
         f"ours, not the authors': random {_PARTS - 1}:1 by volume, "
         f"at most {limits['train']}/{limits['test']} masks of each of {','.join(modalities)}, seed {seed}"
@@ -213,11 +199,8 @@ def _regions(opener: "_Opener", draw: _Draw, limits: Mapping[Split, int]) -> Ite
 class _Opener:
     """Makes samples of drawn masks; the header of an image is read once for all its masks."""
 
-    def __init__(self, make: MakeRegion, release: Release, start: str) -> None:
-        self._make = make
-        self._root = release.root
-        self._start = start
-        self._names = _class_names(release.classes)
+    def __init__(self, make: MakeRegion, root: Path, start: str, names: Mapping[tuple[str, int], str]) -> None:
+        self._make, self._root, self._start, self._names = make, root, start, names
         self._sizes: dict[str, tuple[int, int] | str] = {}
 
     def region(self, mask: str, image: str, split: Split) -> Sample | Skipped:

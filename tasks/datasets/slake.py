@@ -36,9 +36,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from medbench.tasks.datasets import instructions
 from medbench.tasks.datasets.native import (
-    SEED_OPTION,
     RegionKind,
     collect,
     detections,
@@ -46,20 +44,16 @@ from medbench.tasks.datasets.native import (
     is_litter,
     ranked_split,
     refuse_options,
-    region_maker,
+    region_sample,
     relative,
     seed_option,
     wrong_layout,
 )
 from medbench.tasks.foundation.errors import DataError
 from medbench.tasks.sample import ImageRef, Sample, Split
-from medbench.tasks.spec import Reading, Skipped, TaskSpec
+from medbench.tasks.spec import Reading, Skipped
 from medbench.tasks.validation import MaybeText, NativeRow, parse_json_file, read_text_bytes
 
-LAYOUT = (
-    "train.txt, test.txt, imgs/<name>/{source.jpg,question.json,detection.json}; "
-    "questions also from train.json, validate.json or validation.json, test.json"
-)
 _PARTS = 7
 _QUESTION_FILES = (("train.json",), ("validate.json", "validation.json"), ("test.json",))
 _Found = Iterable[Sample | Skipped]
@@ -83,13 +77,13 @@ _QUESTIONS = TypeAdapter(list[_Question])
 _NAMED_QUESTIONS = TypeAdapter(list[_NamedQuestion])
 
 
-def read_questions(source: Path, options: Mapping[str, str]) -> Reading:
+def read_questions(source: Path, options: Mapping[str, str], *, task: str, layout: str) -> Reading:
     """Read Slake-VQA; see the module's docstring.
 
     Raises:
         DataError: If the layout is another one or a file is broken.
     """
-    root, folders = _root(source)
+    root, folders = _root(source, layout)
     shared, skipped = _shared_questions(root, folders)
 
     def questions(folder: Path, split: Split) -> Iterator[Sample | Skipped]:
@@ -101,16 +95,16 @@ def read_questions(source: Path, options: Mapping[str, str]) -> Reading:
         for row in rows or ():
             reason = _unusable(row)
             sample_id = f"{name}/q{row.qid}"
-            yield Skipped(item=sample_id, reason=reason) if reason else _sample(row, sample_id, split, image, name)
+            yield Skipped(item=sample_id, reason=reason) if reason else _sample(row, sample_id, task, split, image)
 
     reading = _read(root, folders, options, questions)
     return replace(reading, skipped=(*reading.skipped, *skipped))
 
 
-def read_regions(source: Path, options: Mapping[str, str], *, task: str, kind: RegionKind) -> Reading:
+def read_regions(source: Path, options: Mapping[str, str], *, task: str, layout: str, kind: RegionKind) -> Reading:
     """Read Slake-REC or Slake-REG; raises like `read_questions`."""
-    root, folders = _root(source)
-    make = region_maker(task, kind)
+    root, folders = _root(source, layout)
+    make = partial(region_sample, task, kind)
 
     def regions(folder: Path, split: Split) -> Iterator[Sample | Skipped]:
         return detections(
@@ -121,14 +115,14 @@ def read_regions(source: Path, options: Mapping[str, str], *, task: str, kind: R
     return _read(root, folders, options, regions)
 
 
-def _root(source: Path) -> tuple[Path, list[str]]:
+def _root(source: Path, layout: str) -> tuple[Path, list[str]]:
     """Return where the files are, and the folders of images."""
-    root = find_root(source, ["Slake1.0"], ["imgs"], LAYOUT)
+    root = find_root(source, ["Slake1.0"], ["imgs"], layout)
     images = root / "imgs"
     found = images.iterdir() if images.is_dir() else ()
     folders = sorted(path.name for path in found if path.is_dir() and not is_litter(path.name))
     if not folders:
-        raise wrong_layout(source, ["imgs/<name>"], LAYOUT)
+        raise wrong_layout(source, ["imgs/<name>"], layout)
     return root, folders
 
 
@@ -196,7 +190,7 @@ def _unusable(row: _Question) -> str:
     return "" if row.answer else "answer is empty"
 
 
-def _sample(row: _Question, sample_id: str, split: Split, image: ImageRef, name: str) -> Sample:
+def _sample(row: _Question, sample_id: str, task: str, split: Split, image: ImageRef) -> Sample:
     labels = {
         "answer_type": row.answer_type.strip().upper(),
         "modality": row.modality,
@@ -204,49 +198,11 @@ def _sample(row: _Question, sample_id: str, split: Split, image: ImageRef, name:
     }
     return Sample(
         sample_id=sample_id,
-        task=SLAKE_VQA.name,
+        task=task,
         split=split,
         images=(image,),
         inputs={"question": row.question},
         reference=row.answer,
         labels={key: label for key, label in labels.items() if label},
-        groups={"image": name},
+        groups={"image": sample_id.partition("/")[0]},
     )
-
-
-SLAKE_VQA = TaskSpec(
-    name="slake-vqa",
-    kind="vqa",
-    title="Slake-VQA",
-    version=2,
-    prompt=instructions.VQA[1],
-    train_prompts=instructions.VQA,
-    group_key="image",
-    counts={"train": 6018, "test": 1014},
-    source="Slake 1.0, https://www.med-vqa.com/slake; train.txt and test.txt come with the Uni-Med authors' data",
-    licence="CC BY 4.0",
-    layout=LAYOUT,
-    reader=read_questions,
-    options={"seed": SEED_OPTION},
-)
-
-SLAKE_REC = replace(
-    SLAKE_VQA,
-    name="slake-rec",
-    kind="rec",
-    title="Slake-REC",
-    prompt=instructions.REC[1],
-    train_prompts=instructions.REC,
-    counts={"train": 1421, "test": 201},
-    reader=partial(read_regions, task="slake-rec", kind="rec"),
-)
-
-SLAKE_REG = replace(
-    SLAKE_REC,
-    name="slake-reg",
-    kind="reg",
-    title="Slake-REG",
-    prompt=instructions.REG[1],
-    train_prompts=instructions.REG,
-    reader=partial(read_regions, task="slake-reg", kind="reg"),
-)

@@ -70,11 +70,7 @@ def extract(
 
 
 def require_space(folder: Path, needed: int, purpose: str) -> None:
-    """Check that the disk of `folder`, which need not exist yet, has `needed` bytes free.
-
-    Raises:
-        RunError: If it has not.
-    """
+    """Check that the disk of `folder`, which need not exist yet, has `needed` bytes free; a RunError if it has not."""
     existing = next((path for path in (folder, *folder.parents) if path.exists()), Path())
     free = shutil.disk_usage(existing).free
     if needed > free:

@@ -18,12 +18,12 @@ class Registry(Generic[T]):
 
     Args:
         kind: The word for one entry in messages, such as `task`.
-        builtin: Name to `"module:attribute"`.
+        builtin: Name to `"module:attribute"`, or to the entry itself.
         group: The entry-point group through which other distributions add names.
         expected: What every entry must be.
     """
 
-    def __init__(self, kind: str, builtin: Mapping[str, str], group: str, expected: type[T]) -> None:
+    def __init__(self, kind: str, builtin: Mapping[str, str | T], group: str, expected: type[T]) -> None:
         self._kind, self._group, self._expected = kind, group, expected
         self._builtin = dict(builtin)
 
@@ -32,7 +32,7 @@ class Registry(Generic[T]):
         found: dict[str, EntryPoint] = {}
         for entry in entry_points(group=self._group):
             if entry.name in self._builtin or entry.name in found:
-                owner = _owner(entry)
+                owner = entry.dist.name if entry.dist else "an unnamed distribution"
                 raise UsageError(
                     f"The {self._kind} {entry.name!r} of {owner} has a name that is already taken.",
                     f"Uninstall {owner}, or ask its authors for another name in the group {self._group!r}.",
@@ -55,17 +55,20 @@ class Registry(Generic[T]):
             MedbenchError: If a plugin cannot be imported.
         """
         if name in self._builtin:
-            module, _, attribute = self._builtin[name].partition(":")
+            entry = self._builtin[name]
+            if not isinstance(entry, str):
+                return entry
+            module, _, attribute = entry.partition(":")
             return cast("T", getattr(import_module(module), attribute))
         if name not in self._plugins:
             raise unknown_name(self._kind, name, self)
-        entry = self._plugins[name]
+        plugin = self._plugins[name]
         whose = f"The {self._kind} {name!r} of {self.origin(name)}"
         hint = "Reinstall or uninstall the distribution that brings it."
         try:
-            loaded: object = entry.load()
+            loaded: object = plugin.load()
         except Exception as error:
-            raise MedbenchError(f"{whose} cannot be imported: {described(error, _file_of(entry))}.", hint) from error
+            raise MedbenchError(f"{whose} cannot be imported: {described(error, _file_of(plugin))}.", hint) from error
         if not isinstance(loaded, self._expected):
             wanted = f"{self._expected.__module__}.{self._expected.__qualname__}"
             raise MedbenchError(f"{whose} is a {type(loaded).__name__}, not a {wanted}.", hint)

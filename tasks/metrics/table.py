@@ -170,12 +170,7 @@ def _of_classes(texts: Texts, classes: tuple[str, ...], scorables: Sequence[Scor
 
 
 def table_of(kind: Kind, classes: Sequence[str] = ()) -> Table:
-    """Return all metrics that are defined for a kind of task, by id, each under `paper` and under `strict`.
-
-    Args:
-        kind: What the task asks.
-        classes: The classes of macro-F1, see `macro_f1_metric`.
-    """
+    """Return all metrics that are defined for a kind of task, by id, each under `paper` and under `strict`."""
     rows = _BOXES if kind == "rec" else _REPORTS if kind == "report" else _of_answers(kind, classes)
     return {paper.metric_id: (paper, strict) for paper, strict in rows}
 

@@ -1,6 +1,6 @@
-"""Samples that belong together (one image, patient, volume, document): their totals, their pull, and resampling.
+"""Samples that belong together (one image, patient, volume, document): their totals, their influence, and resampling.
 
-Near its value any metric is a mean of its parts. The pull of a part is what the metric loses without it (the
+Near its value any metric is a mean of its parts. The influence of a part is what the metric loses without it (the
 jackknife). Of a mean it is `(score - mean) / N`, exactly; of BLEU, METEOR or macro-F1 it is found by leaving the part
 out. So one theory of means serves all metrics. (The slope at the value, called the infinitesimal jackknife, is no
 substitute: it covered macro-F1 with rare classes in as few as 84 of 100 simulations, where this covered 92.) Source:
@@ -56,12 +56,10 @@ def resampled(totals: FloatArray, *, resamples: int, seed: int) -> FloatArray:
     return np.concatenate(found)
 
 
-def pulls_of(metric: Metric, parts: FloatArray) -> FloatArray:
-    """Return how far each part of the data pulls a metric its way [P]; the pulls of a mean cancel.
+def influences_of(metric: Metric, parts: FloatArray) -> FloatArray:
+    """Return how far each part of the data (a sample or a cluster, [P, K]) influences a metric its way [P].
 
-    Args:
-        metric: The metric.
-        parts: Sufficient statistics of each part, a sample or a cluster [P, K].
+    The influences of a mean cancel.
     """
     totals = parts.sum(axis=0)
     value = metric.compute(totals)
@@ -70,17 +68,12 @@ def pulls_of(metric: Metric, parts: FloatArray) -> FloatArray:
     at_once = rows_at_once(parts.shape[1])
     without = [metric.compute(totals - parts[start : start + at_once]) for start in range(0, len(parts), at_once)]
     # Where nothing is left to compute with, a part tells nothing; nor do the constants that BLEU divides by.
-    pulls = np.nan_to_num(value - np.concatenate(without)) * (1 - 1 / len(parts))
-    return np.where(np.abs(pulls) < _NOISE, 0.0, pulls)
+    influences = np.nan_to_num(value - np.concatenate(without)) * (1 - 1 / len(parts))
+    return np.where(np.abs(influences) < _NOISE, 0.0, influences)
 
 
 def weights_of(metric: Metric, statistics: FloatArray) -> FloatArray:
-    """Return the share of a metric that hangs on each sample [N], one in all; 0 where a sample counts nothing.
-
-    Args:
-        metric: The metric.
-        statistics: Per-sample sufficient statistics [N, K].
-    """
+    """Return the share of a metric that hangs on each sample [N], one in all; 0 where a sample counts nothing."""
     if metric.compute is mean_of_scores:
         weights = statistics[:, 1]
     else:

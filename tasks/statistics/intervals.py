@@ -2,7 +2,7 @@
 
 Questions about one image are not independent. Over 70 volumes with 126 slices each, an interval that takes slices for
 independent covered the truth in 39 of 100 simulations instead of 95. One method serves shares of right answers, means
-of scores and corpus metrics, by how far each cluster pulls the number (`medbench.tasks.statistics.clusters`). It stays
+of scores and corpus metrics, by how far each cluster influences the number (`tasks.statistics.clusters`). It stays
 inside [0, 1], has a width at 0 and 100 %, and draws nothing at random.
 
 Wilson's interval of a share asks of each possible truth whether what was seen would be likely, with the spread that
@@ -34,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medbench.tasks.metrics.metric import FloatArray, Metric
-from medbench.tasks.statistics.clusters import membership, pulls_of, totals_by_cluster, weights_of
+from medbench.tasks.statistics.clusters import influences_of, membership, totals_by_cluster, weights_of
 
 Method = Literal["score", "one cluster", "wilson", "cluster-t", "bootstrap-t", "bootstrap"]
 """How an interval was made; the last four stand in files of earlier versions only."""
@@ -57,15 +57,15 @@ class Spread:
     """What is known of a number's spread.
 
     Attributes:
-        pulls: How far each of C clusters pulls the number its way [C].
+        influences: How far each of C clusters influences the number its way [C].
         shares: What hangs on each cluster, one in all [C].
-        by_sample: How far each of N samples pulls it [N].
+        by_sample: How far each of N samples influences it [N].
         weights: What hangs on each sample [N].
         error: The cluster-robust standard error.
         degrees: Its degrees of freedom.
     """
 
-    pulls: FloatArray
+    influences: FloatArray
     shares: FloatArray
     by_sample: FloatArray
     weights: FloatArray
@@ -75,7 +75,7 @@ class Spread:
     @property
     def clusters(self) -> int:
         """Number of clusters that count."""
-        return len(self.pulls)
+        return len(self.influences)
 
     @property
     def design_effect(self) -> float:
@@ -89,59 +89,61 @@ class _Side:
     """What is known of one side of a number.
 
     Attributes:
-        pulls: How far each cluster pulls it to this side [C].
+        influences: How far each cluster influences it to this side [C].
         telling: How many clusters, beyond one, are not at the far edge of the other side.
         still: Share of the samples that are there.
         chunk: Sum of squared weights of what may come out otherwise as one: 1 / C if clusters are all of a piece, 1 / N
             if samples are independent.
     """
 
-    pulls: FloatArray
+    influences: FloatArray
     telling: float
     still: float
     chunk: float
 
 
-def spread_of(pulls: FloatArray, by_sample: FloatArray, weights: FloatArray, numbers: npt.NDArray[np.intp]) -> Spread:
+def spread_of(
+    influences: FloatArray, by_sample: FloatArray, weights: FloatArray, numbers: npt.NDArray[np.intp]
+) -> Spread:
     """Return the spread of a number.
 
     Args:
-        pulls: How far each of C clusters pulls it its way [C].
+        influences: How far each of C clusters influences it its way [C].
         by_sample: The same of each of N samples [N].
         weights: What hangs on each sample, one in all [N].
         numbers: Cluster of each sample [N].
     """
-    shares = np.bincount(numbers, weights=weights, minlength=len(pulls))
+    shares = np.bincount(numbers, weights=weights, minlength=len(influences))
     # What counts nothing must neither narrow nor widen.
-    counts, counted = (shares != 0) | (pulls != 0), (weights != 0) | (by_sample != 0)
-    pulls, shares = pulls[counts], shares[counts]
+    counts, counted = (shares != 0) | (influences != 0), (weights != 0) | (by_sample != 0)
+    influences, shares = influences[counts], shares[counts]
     return Spread(
-        pulls=pulls, shares=shares, by_sample=by_sample[counted], weights=weights[counted],
-        error=standard_error(pulls), degrees=max(1.0, 1 / float(np.square(shares).sum()) - 1),
+        influences=influences, shares=shares, by_sample=by_sample[counted], weights=weights[counted],
+        error=standard_error(influences), degrees=max(1.0, 1 / float(np.square(shares).sum()) - 1),
     )  # fmt: skip
 
 
-def standard_error(pulls: FloatArray) -> float:
-    """Return the standard error (CR1) of a number from the pulls of its independent parts; 0 for one part."""
-    parts = len(pulls)
-    return float(np.sqrt(parts / (parts - 1) * np.square(pulls).sum())) if parts > 1 else 0.0
+def standard_error(influences: FloatArray) -> float:
+    """Return the standard error (CR1) of a number from the influences of its independent parts; 0 for one part."""
+    parts = len(influences)
+    return float(np.sqrt(parts / (parts - 1) * np.square(influences).sum())) if parts > 1 else 0.0
 
 
 def _side(spread: Spread, room: float, *, upwards: bool) -> _Side:
     sign = 1 if upwards else -1
     apart, together = float(np.square(spread.weights).sum()), float(np.square(spread.shares).sum())
-    telling = _telling(_from_the_edge(sign * spread.pulls, spread.shares, room), apart)
+    telling = _telling(_from_the_edge(sign * spread.influences, spread.shares, room), apart)
     at_edge = _from_the_edge(sign * spread.by_sample, spread.weights, room) == 0
     alike = _alike(spread.design_effect, together / apart, telling) if together > apart else 1.0
     return _Side(
-        pulls=sign * spread.pulls, telling=telling, still=float(spread.weights[at_edge].sum()),
+        influences=sign * spread.influences, telling=telling, still=float(spread.weights[at_edge].sum()),
         chunk=alike * together + (1 - alike) * apart,
     )  # fmt: skip
 
 
-def _from_the_edge(pulls: FloatArray, shares: FloatArray, room: float) -> FloatArray:
+def _from_the_edge(influences: FloatArray, shares: FloatArray, room: float) -> FloatArray:
     """Return how far each part is from the edge that lies one from the other end of the room."""
-    away = np.abs(pulls + shares * (1 - room))
+    away = np.abs(influences + shares * (1 - room))
     return np.where(away < _NOISE * shares, 0.0, away)
 
 
@@ -176,7 +178,7 @@ def reach(spread: Spread, room: float, *, upwards: bool) -> float:
         upwards: Which side.
     """
     quantile, side = t_quantile(spread.degrees), _side(spread, room, upwards=upwards)
-    shift = max(0.0, -_skewness(side.pulls)) * (quantile**2 - 1) / 6
+    shift = max(0.0, -_skewness(side.influences)) * (quantile**2 - 1) / 6
     seen = _solved(spread.error**2, _growth(spread, side, room), room, quantile, shift)
     return min(room, max(seen, side.still * _solved(0.0, side.chunk, 1.0, quantile)))
 
@@ -188,13 +190,15 @@ def growth(spread: Spread, room: float, *, upwards: bool) -> float:
 
 def _growth(spread: Spread, side: _Side, room: float) -> float:
     unseen = _UNSEEN_EVENT / (side.telling + _UNSEEN_EVENT)
-    skewness = (1 - unseen) * _skewness(side.pulls) + unseen * _skewness(np.append(side.pulls, room * side.chunk))
+    skewness = (1 - unseen) * _skewness(side.influences) + unseen * _skewness(
+        np.append(side.influences, room * side.chunk)
+    )
     return float(np.clip(skewness * room + spread.error**2, 0.0, room**2 * side.chunk))
 
 
-def _skewness(pulls: FloatArray) -> float:
-    squares = float(np.square(pulls).sum())
-    return float((pulls**3).sum()) / squares if squares > 0 else 0.0
+def _skewness(influences: FloatArray) -> float:
+    squares = float(np.square(influences).sum())
+    return float((influences**3).sum()) / squares if squares > 0 else 0.0
 
 
 def _solved(variance: float, grown: float, room: float, quantile: float, shift: float = 0.0) -> float:
@@ -247,8 +251,8 @@ def interval(metric: Metric, statistics: FloatArray, clusters: Sequence[str]) ->
     if np.isnan(found):
         return None
     numbers = membership(clusters)
-    pulls = pulls_of(metric, totals_by_cluster(statistics, numbers))
-    spread = spread_of(pulls, pulls_of(metric, statistics), weights_of(metric, statistics), numbers)
+    influences = influences_of(metric, totals_by_cluster(statistics, numbers))
+    spread = spread_of(influences, influences_of(metric, statistics), weights_of(metric, statistics), numbers)
     if spread.clusters == 1:
         # One cluster says nothing of others: every fraction is possible.
         return Interval(low=0.0, high=1.0, method="one cluster", clusters=1, design_effect=float("nan"))

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from medbench.tasks.metrics.metric import FloatArray, Metric, mean_of_scores
-from medbench.tasks.statistics.clusters import membership, pulls_of, rows_at_once, totals_by_cluster, weights_of
+from medbench.tasks.statistics.clusters import influences_of, membership, rows_at_once, totals_by_cluster, weights_of
 from medbench.tasks.statistics.intervals import TAIL, Spread, growth, reach, smallest_shown, spread_of, t_quantile
 
 PERMUTATIONS = 9999
@@ -98,8 +98,8 @@ def difference(
     if np.isnan(value):
         return None
     spread = spread_of(
-        pulls_of(metric, ours) - pulls_of(metric, theirs),
-        pulls_of(metric, first) - pulls_of(metric, second),
+        influences_of(metric, ours) - influences_of(metric, theirs),
+        influences_of(metric, first) - influences_of(metric, second),
         (weights_of(metric, first) + weights_of(metric, second)) / 2,
         numbers,
     )
