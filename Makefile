@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 RUNS ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format types bench bench-audit bench-engine bench-reading bench-statistics docs figures mini-suite mini-weights clean
+.PHONY: help demo test test-slow check lint format types bench bench-audit bench-engine bench-reading bench-statistics docs figures mini-suite mini-weights clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -23,8 +23,11 @@ demo: $(STAMP)  ## Install, then run Uni-Med and the blind baseline on the 12 bu
 	rm -rf $(RUNS)/demo
 	$(BIN)/medbench run --model uni-med --model blind --tasks all --output-dir $(RUNS)/demo
 
-test: $(STAMP)  ## Run all tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+test: $(STAMP)  ## Run the tests, in under five minutes on two cores
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+
+test-slow: $(STAMP)  ## Run the tests that take long: kills, trainings, simulations, the documentation site
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
 check: lint types test  ## Everything that must be green before a commit
 
@@ -60,12 +63,13 @@ bench-statistics: $(STAMP)  ## Simulate intervals and paired tests on clustered 
 figures: $(STAMP)  ## Print how large the project is, beside the bounds that it keeps
 	$(BIN)/python -m tools.figures
 
-docs: $(STAMP)  ## Make the lists and tables of README.md and docs/ anew
-	$(BIN)/python docs/refresh.py
+docs: $(STAMP)  ## Make the lists and tables of README.md and docs/ anew, and the documentation site in build/docs
+	$(BIN)/python -m tools.docs_pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 mini-suite: $(STAMP)  ## Build the bundled mini suite again (needs ../shared/realdata)
 	$(BIN)/python -m tools.mini_suite --realdata ../shared/realdata --output tasks/mini_suite/data --licences tasks/mini_suite/LICENSES.md
-	$(BIN)/python -m medbench.tasks.suite --record
+	$(BIN)/python -m tools.locks
 
 mini-weights: $(STAMP)  ## Train the bundled mini weights again, into checkpoints/mini (under an hour on two cores)
 	$(BIN)/medbench train --config mini --output checkpoints/mini

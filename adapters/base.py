@@ -1,9 +1,12 @@
-"""What an adapter is: the code that lets one model family answer a sample. Imports no torch."""
+"""What an adapter is: the code that lets one model family answer a sample. Imports no torch.
+
+A plugin imports these names from `medbench.adapters`: an `AdapterEntry` describes a model, and its `load` returns a
+`LocalAdapter` (the engine drives a decoder), a `DirectAdapter` (answers by itself) or a `RemoteAdapter` (a server).
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
@@ -22,9 +25,9 @@ StopReason = Literal["eos", "stop", "length"]
 Size = tuple[int, int]
 """Width and height in pixels."""
 SizeOf = Callable[[ImageRef], Size]
-"""Reads a picture's size from its header; raises SampleError if it is missing or broken."""
+"""Reads an image's size from its header; raises SampleError if it is missing or broken."""
 Pixels = Any
-"""One picture as a vision tower wants it: a tensor, or a mapping of tensors by name."""
+"""One image as a vision tower wants it: a tensor, or a mapping of tensors by name."""
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 NO_TOKEN = -1
@@ -36,14 +39,11 @@ class ModelCard:
     """What a user must know of a model before running it.
 
     Attributes:
-        name: Name on the command line.
-        title: Name in tables.
+        name: Name on the command line; `title` is the one in tables.
         kinds: Task kinds that it can answer; others are empty cells, never zeros.
-        weights: Which weights are needed and where they come from.
-        licence: Licence of the weights.
+        weights: Which weights are needed and where they come from; `licence` is theirs.
         memory: What the published weights take in bfloat16, by their sizes; empty where nothing of the like exists.
-        trained_on: Names of the tasks whose train splits the model has seen; empty if it is known to have seen none,
-            None if nobody has said.
+        trained_on: Names of the tasks whose train splits the model has seen; None if nobody has said.
         blind: Whether it never looks at an image.
     """
 
@@ -82,8 +82,7 @@ class Generation:
         text: The raw text: special tokens removed but for those that set thoughts apart, nothing else.
         stop: Why it ended: `eos`, a `stop` string, or `length`.
         prompt_tokens: Tokens of the prompt, visual ones included; 0 where nobody counts.
-        output_tokens: Tokens of the answer, thoughts and the end token included.
-        thought_tokens: Those of them that are thoughts; 0 where there are none or nobody counts.
+        output_tokens: Tokens of the answer, end token and thoughts included; `thought_tokens` are thoughts.
         reasoning: Thoughts that a server files apart from the text; others stand in `text`.
     """
 
@@ -107,7 +106,6 @@ class ImageSlot:
     """The place of one image, or of a stretch of its visual tokens, in a prompt.
 
     Attributes:
-        image: The image.
         tokens: Visual tokens that stand here; 0 where the decoder reads images by cross-attention.
         first: The first of them among the image's visual tokens.
         grid: Frames, rows and columns of the tokens for decoders with positions in three dimensions; such a slot takes
@@ -149,9 +147,6 @@ class LoadOptions:
     Attributes:
         variant: What followed the colon in `--model name:variant`, or empty.
         checkpoint: Folder of weights given by the user, or None for the model's default.
-        device: Where to run.
-        dtype: Type of the weights.
-        seed: Seed of everything random.
         train_samples: Train split of a task by name, for models that are made from it or shown examples of it.
         source_of: Folder that the images of a task start from, by the task's name.
         arguments: Values of `--model-arg`, one for each argument that the entry declares.
@@ -183,10 +178,7 @@ class Adapter(ABC):
     """A loaded model.
 
     Attributes:
-        card: What it is.
         weights_fingerprint: Identity of the weights; records of other weights are refused.
-        device: Where it runs.
-        dtype: Type of its weights.
         notices: Lines that the run must show loudly (mini weights, stand-ins).
         made_of: What else an answer depends on beside the weights' files, by name, such as the commit of a repository;
             part of the run's identity.
@@ -233,9 +225,8 @@ class DirectAdapter(Adapter):
 class RowStates:
     """What the rows of a forward pass read besides their tokens, for a decoder with cross-attention.
 
-    Attributes:
-        states: Of every row, as `LocalAdapter.row_state` made them.
-        rows: Row of every token [N] of a packed pass [1, N]; None if the rows of the batch are the rows.
+    `states` are those that `LocalAdapter.row_state` made of every row; `rows` is the row of every token [N] of a packed
+    pass [1, N], None if the rows of the batch are the rows.
     """
 
     states: tuple[Any, ...]
@@ -252,7 +243,7 @@ class LocalAdapter(Adapter):
         end_ids: Token ids that end an answer.
         attention: What a prompt's token may read besides the tokens before it: `causal` nothing; `images` all visual
             tokens of its own image; `prompt` the whole prompt.
-        shares_beginnings: Whether the keys of a prompt's beginning depend on nothing behind it, so that questions of
+        shares_prefixes: Whether the keys of a prompt's beginning depend on nothing behind it, so that questions of
             one image may share them. Not so where vision reads the question, or with attention to the whole prompt.
         has_row_states: Whether the decoder reads images by cross-attention. Then every forward pass gets
             `row_states=RowStates(...)`, and no beginnings are shared.
@@ -264,13 +255,13 @@ class LocalAdapter(Adapter):
     only_whole: str = ""
     end_ids: frozenset[int]
     attention: Literal["causal", "images", "prompt"] = "causal"
-    shares_beginnings: bool = True
+    shares_prefixes: bool = True
     has_row_states: bool = False
     decoding: Mapping[str, float] = MappingProxyType({})
 
     @abstractmethod
     def render(self, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
-        """Return the prompt of `sample`; pure but for `size_of`, which only models need whose tokens depend on sizes.
+        """Return the prompt of `sample`; pure but for `size_of`, for models whose tokens depend on sizes.
 
         Raises:
             SampleError: If it cannot be rendered.
@@ -278,16 +269,16 @@ class LocalAdapter(Adapter):
 
     @abstractmethod
     def pixels(self, image: "Image.Image") -> Pixels:
-        """Return one picture as the vision tower wants it, on the CPU; called in threads beside the decoder."""
+        """Return one image as the vision tower wants it, on the CPU; called in threads beside the decoder."""
 
     @abstractmethod
     def encode_images(self, pixels: Sequence[Pixels]) -> "Sequence[torch.Tensor]":
-        """Return features [...] of each picture; must depend on nothing but the picture."""
+        """Return features [...] of each image; must depend on nothing but the image."""
 
     def project(self, features: "Sequence[torch.Tensor]", kind: Kind) -> "Sequence[torch.Tensor]":
-        """Return visual tokens [V, D] of the features of each picture, for a kind of task.
+        """Return visual tokens [V, D] of the features of each image, for a kind of task.
 
-        By default they are the features: a connector that heeds no task belongs into `encode_images`.
+        By default they are the features: a connector that knows no tasks belongs into `encode_images`.
         """
         del kind
         return features
@@ -303,15 +294,10 @@ class LocalAdapter(Adapter):
     def written_whole(
         self, asked: "Sequence[tuple[Sample, TaskSpec, Sequence[Image.Image]]]", max_new_tokens: int
     ) -> Sequence[Sequence[int]] | None:
-        """Return the ids that the model's own library writes to a batch, greedily; the engine is compared with it.
+        """Return the ids that the model's own library writes to samples with their tasks and images, greedily.
 
-        Where logits are no numbers (`plain_generation.Watch` sees it), the ids end with `NO_TOKEN`.
-
-        None if that is `generate` over the prompt's embeddings.
-
-        Args:
-            asked: Samples with their tasks and pictures.
-            max_new_tokens: Longest answer.
+        The engine is compared with it. None if that is `generate` over the prompt's embeddings. Where logits are no
+        numbers (`plain_generation.Watch` sees it), the ids end with `NO_TOKEN`.
         """
         del asked, max_new_tokens
         return None
@@ -385,6 +371,20 @@ class TextAdapter(LocalAdapter, Generic[TokensT]):
 
 
 Parser = Callable[[str, Sample, TaskSpec], Answer]
+"""Returns what a model's text means; pure."""
+
+
+def plain_answer(text: str, _sample: Sample, _spec: TaskSpec) -> Answer:
+    """Return the stripped text as the answer; the parser of models that draw no boxes."""
+    return Answer(text=text.strip())
+
+
+def answer_with_box(space: BoxSpace, text: str, sample: Sample, spec: TaskSpec) -> Answer:
+    """Return the stripped text and, for REC, its box read in `space`; `functools.partial` makes it a parser."""
+    answer = text.strip()
+    if spec.kind != "rec" or sample.image_size is None:
+        return Answer(text=answer)
+    return Answer(text=answer, box=space.read(answer, sample.image_size))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -392,8 +392,6 @@ class Argument:
     """A choice of one model, given as `--model-arg NAME=VALUE`.
 
     Attributes:
-        help: What it does.
-        default: Value where none is given.
         choices: Allowed values; empty for any.
         changes_answers: Whether an answer may depend on it. What does not (a key, a price, how fast a server is asked)
             may change while a run is under way: it stays the same run.
@@ -412,10 +410,9 @@ class AdapterEntry:
     `parse` is kept apart from the loaded model so that `medbench score` needs no weights.
 
     Attributes:
-        card: What the model is.
-        load: Loads it; imports torch only when called.
+        load: Loads the model; imports torch only when called.
         parse: What a text of the model means; pure.
-        takes: Which of `checkpoint`, `device` and `dtype` the loader heeds; giving another is a usage error.
+        takes: Which of `checkpoint`, `device` and `dtype` the loader uses; giving another is a usage error.
         variants: Allowed words after the colon, with their meaning; `*` allows any.
         arguments: What `--model-arg` may choose, by name.
         boxes: How the model writes boxes; None if it draws none. What its notation cannot express, even a perfect
@@ -443,10 +440,6 @@ class AdapterEntry:
         """Return what is known of a variant."""
         return self.card if self.card_of is None or not variant else self.card_of(variant)
 
-    def changing_answers(self, arguments: Mapping[str, str]) -> dict[str, str]:
-        """Return the arguments that an answer may depend on: a run of others is another run."""
-        return {name: value for name, value in arguments.items() if self.arguments[name].changes_answers}
-
     def settled(self, variant: str, given: Mapping[str, str]) -> dict[str, str]:
         """Return all arguments: as given, or by the variant, or by default.
 
@@ -461,37 +454,3 @@ class AdapterEntry:
                 raise UsageError(f"--model-arg {name}={value} is not allowed.", f"Allowed: {', '.join(choices)}.")
         defaults = {name: argument.default for name, argument in self.arguments.items()}
         return {**defaults, **self.defaults(variant), **given}
-
-    def space(self, arguments: Mapping[str, str]) -> BoxSpace | None:
-        """Return how boxes are written under a run's arguments."""
-        return self.spaces[arguments["boxes"]] if self.spaces and "boxes" in arguments else self.boxes
-
-    def parser(self, arguments: Mapping[str, str]) -> Parser:
-        """Return the parser under a run's arguments."""
-        space = self.space(arguments)
-        return self.parse if space is None or space is self.boxes else partial(answer_with_box, space)
-
-
-def plain_answer(text: str, _sample: Sample, _spec: TaskSpec) -> Answer:
-    """Return the stripped text as the answer; the parser of models that draw no boxes."""
-    return Answer(text=text.strip())
-
-
-def answer_with_box(space: BoxSpace, text: str, sample: Sample, spec: TaskSpec) -> Answer:
-    """Return the stripped text and, for REC, its box read in `space`; `functools.partial` makes it a parser."""
-    answer = text.strip()
-    if spec.kind != "rec" or sample.image_size is None:
-        return Answer(text=answer)
-    return Answer(text=answer, box=space.read(answer, sample.image_size))
-
-
-def split_model_name(model: str) -> tuple[str, str]:
-    """Return name and variant of `name` or `name:variant`.
-
-    Raises:
-        UsageError: If the name is empty.
-    """
-    name, _, variant = model.partition(":")
-    if not name:
-        raise UsageError(f"{model!r} names no model.", "Write --model NAME; `medbench models` lists them.")
-    return name, variant

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
-from medbench.adapters.base import AdapterEntry, Parser, split_model_name
+from medbench.adapters.base import AdapterEntry, Parser, answer_with_box
 from medbench.tasks.answers.box_space import BoxSpace
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.registry import Registry
@@ -41,19 +42,22 @@ class ChosenModel:
     arguments: Mapping[str, str]
 
     @property
-    def parse(self) -> Parser:
-        """What a text of the model means."""
-        return self.entry.parser(self.arguments)
-
-    @property
     def identity(self) -> dict[str, str]:
-        """The arguments that an answer may depend on."""
-        return self.entry.changing_answers(self.arguments)
+        """The arguments that an answer may depend on: a run of others is another run."""
+        declared = self.entry.arguments
+        return {name: value for name, value in self.arguments.items() if declared[name].changes_answers}
 
     @property
     def boxes(self) -> BoxSpace | None:
         """How the model writes boxes."""
-        return self.entry.space(self.arguments)
+        spaces = self.entry.spaces
+        return spaces[self.arguments["boxes"]] if spaces and "boxes" in self.arguments else self.entry.boxes
+
+    @property
+    def parse(self) -> Parser:
+        """What a text of the model means."""
+        space = self.boxes
+        return self.entry.parse if space is None or space is self.entry.boxes else partial(answer_with_box, space)
 
 
 def choose_model(model: str, arguments: Mapping[str, str]) -> ChosenModel:
@@ -72,7 +76,9 @@ def find_adapter(model: str) -> tuple[AdapterEntry, str]:
     Raises:
         UsageError: If there is no such model or no such variant of it.
     """
-    name, variant = split_model_name(model)
+    name, _, variant = model.partition(":")
+    if not name:
+        raise UsageError(f"{model!r} names no model.", "Write --model NAME; `medbench models` lists them.")
     entry = ADAPTERS.load(name)
     if variant and "*" not in entry.variants and variant not in entry.variants:
         allowed = ", ".join(f"{name}:{word}" for word in entry.variants) or f"{name} alone"

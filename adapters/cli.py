@@ -1,12 +1,11 @@
-"""The command of this room: `medbench models`."""
+"""The command `medbench models`."""
 
-from collections.abc import Iterable
 from textwrap import fill
 
 import click
 
-from medbench.adapters.base import AdapterEntry, Argument, ModelCard
-from medbench.adapters.catalog import ADAPTERS, find_adapter
+from medbench.adapters.base import AdapterEntry, ModelCard
+from medbench.adapters.catalog import ADAPTERS, ChosenModel, choose_model
 from medbench.tasks.foundation.console import emit, emit_table, say
 from medbench.tasks.foundation.errors import MedbenchError
 
@@ -28,33 +27,36 @@ def models_command(name: str | None) -> None:
         emit("\n\n".join(_described(name) for name in ADAPTERS))
         say("With the arguments of one: medbench models NAME")
         return
-    entry, variant = find_adapter(name)
-    emit(describe(entry, variant))
-    if entry.arguments:
-        rows = [_argument_row(word, argument, value) for word, argument, value in _arguments(entry, variant)]
+    model = choose_model(name, {})
+    emit(describe(model))
+    rows = [
+        [word, model.arguments[word] or "-", " ".join(argument.choices) or "any", argument.help]
+        for word, argument in model.entry.arguments.items()
+    ]
+    if rows:
         emit_table(["argument", "default", "allowed", "meaning"], rows, title="--model-arg NAME=VALUE")
 
 
 def _described(name: str) -> str:
     try:
-        return describe(ADAPTERS.load(name))
+        return describe(choose_model(name, {}))
     except MedbenchError as error:
         return f"{name}: {error.problem}"
 
 
-def describe(entry: AdapterEntry, variant: str = "") -> str:
+def describe(model: ChosenModel) -> str:
     """Return what is known of a model, a line for each thing."""
+    entry, variant = model.entry, model.variant
     card = entry.card_for(variant)
-    space = entry.space(entry.settled(variant, {}))
     facts = {
         "answers": ", ".join(sorted(card.kinds)),
         "weights": card.weights,
         "in bfloat16": card.memory,
         "licence": card.licence,
         "trained on": _trained_on(card),
-        "boxes": space.name if space else "draws none",
+        "boxes": model.boxes.name if model.boxes else "draws none",
         "options": " ".join(f"--{option}" for option in sorted(entry.takes)),
-        "choices": ", ".join(_choices(entry)),
+        "choices": _choices(entry),
         "convert": f"medbench convert {card.name} --help" if entry.converter else "",
     }
     named = [(name, value) for name, value in facts.items() if value]
@@ -70,8 +72,9 @@ def _trained_on(card: ModelCard) -> str:
     return ", ".join(sorted(card.trained_on)) or "none of these tasks"
 
 
-def _choices(entry: AdapterEntry) -> Iterable[str]:
-    return (f"{name}={'|'.join(argument.choices)}" for name, argument in entry.arguments.items() if argument.choices)
+def _choices(entry: AdapterEntry) -> str:
+    closed = {name: argument.choices for name, argument in entry.arguments.items() if argument.choices}
+    return ", ".join(f"{name}={'|'.join(choices)}" for name, choices in closed.items())
 
 
 def _line(name: str, value: str) -> str:
@@ -79,12 +82,3 @@ def _line(name: str, value: str) -> str:
         value, _WIDTH, initial_indent=f"  {name:<{_INDENT - 2}}", subsequent_indent=" " * _INDENT,
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
-
-
-def _arguments(entry: AdapterEntry, variant: str) -> Iterable[tuple[str, Argument, str]]:
-    settled = entry.settled(variant, {})
-    return ((name, argument, settled[name]) for name, argument in entry.arguments.items())
-
-
-def _argument_row(name: str, argument: Argument, default: str) -> list[str]:
-    return [name, default or "-", " ".join(argument.choices) or "any", argument.help]

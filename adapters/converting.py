@@ -1,4 +1,4 @@
-"""The command `medbench convert`, and what every converter needs."""
+"""The command `medbench convert`: one converter for each model that has one, and what all of them need."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -7,7 +7,6 @@ from importlib import import_module
 from pathlib import Path
 
 import click
-from safetensors import SafetensorError
 
 from medbench.adapters.catalog import ADAPTERS
 from medbench.tasks.foundation.errors import MedbenchError, RunError, UsageError
@@ -23,12 +22,11 @@ class ConverterGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return a converter."""
-        del ctx
         path = ADAPTERS.load(cmd_name).converter
         if not path:
             raise UsageError(
                 f"{cmd_name} needs no conversion: its weights are read as they were published.",
-                f"There are converters for {', '.join(self.list_commands(click.Context(self)))}.",
+                f"There are converters for {', '.join(self.list_commands(ctx))}.",
             )
         module, _, attribute = path.partition(":")
         command: click.Command = getattr(import_module(module), attribute)
@@ -54,24 +52,16 @@ def convert_group() -> None:
 
 def converter(name: str) -> Callable[[Callable[..., None]], click.Command]:
     """Return a decorator that makes a function the converter of a model: of `source`, `output`, and its own options."""
-
-    def decorate(function: Callable[..., None]) -> click.Command:
-        function = click.option("--output", required=True, type=click.Path(path_type=Path), help="New folder.")(
-            function
-        )
-        return click.command(name)(click.argument("source", type=click.Path(path_type=Path))(function))
-
-    return decorate
+    output = click.option("--output", required=True, type=click.Path(path_type=Path), help="New folder.")
+    source = click.argument("source", type=click.Path(path_type=Path))
+    return lambda function: click.command(name)(source(output(function)))
 
 
 @contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
-    """Yield a folder to write to, which becomes `output` when the block ends well and vanishes when it does not.
+    """Yield a folder to write to, which becomes `output` when the block ends well and vanishes when it does not."""
+    from safetensors import SafetensorError
 
-    Raises:
-        UsageError: If `output` is there already.
-        RunError: If it cannot be written, or the disk is full.
-    """
     if output.exists():
         raise UsageError(f"{output} is there already.", "Give another --output.")
     partial = output.with_name(f".{output.name}.partial")

@@ -21,14 +21,13 @@ from medbench.adapters.base import (
     StopReason,
 )
 from medbench.adapters.catalog import ADAPTERS
-from medbench.adapters.remote import RemoteAdapter, TryAgainError
-from medbench.tasks.foundation.errors import MedbenchError, RunError, SampleError
-from medbench.tasks.foundation.faults import described
+from medbench.adapters.remote import RemoteAdapter, RetryableError
+from medbench.tasks.foundation.errors import MedbenchError, RunError, SampleError, described
 from medbench.tasks.sample import Box, Sample
 from medbench.tasks.spec import TaskSpec
 
-_GENERATION = "Return Generation(text=..., stop=...), of medbench.adapters.base."
-_PARSED = "Return Answer(text=..., box=...), of medbench.adapters.base."
+_GENERATION = "Return Generation(text=..., stop=...), of medbench.adapters."
+_PARSED = "Return Answer(text=..., box=...), of medbench.adapters."
 _WHOSE = "Tell its authors; the other samples are not touched by it."
 
 
@@ -40,19 +39,10 @@ def named(model: str) -> str:
 
 @contextmanager
 def one_sample(adapter: Adapter, doing: str, sample: Sample | None = None) -> Iterator[None]:
-    """Make any exception of an adapter's own code the failure of a sample.
-
-    Args:
-        adapter: The model.
-        doing: The method that is called, for people.
-        sample: The question, where the code answers one.
-
-    Raises:
-        SampleError: In place of whatever is no error of ours.
-    """
+    """Make a SampleError of any exception of an adapter's own code, where the method `doing` is called."""
     try:
         yield
-    except (MedbenchError, TryAgainError):
+    except (MedbenchError, RetryableError):
         raise
     except Exception as error:
         if isinstance(error, TimeoutError) and isinstance(adapter, RemoteAdapter):
@@ -63,11 +53,7 @@ def one_sample(adapter: Adapter, doing: str, sample: Sample | None = None) -> It
 
 @contextmanager
 def plugin_faults(model: str, doing: str, module: str = "") -> Iterator[None]:
-    """Make any exception of a plugin's model a sentence that ends the run; our own models show a traceback.
-
-    Raises:
-        RunError: In place of whatever a plugin raises that is no error of ours.
-    """
+    """Make a RunError of any exception of a plugin's model; our own models show a traceback."""
     try:
         yield
     except MedbenchError:
@@ -86,25 +72,19 @@ def _raised(model: str, doing: str, error: Exception, module: str, sample: Sampl
 
 
 def answered(adapter: DirectAdapter, sample: Sample, spec: TaskSpec) -> Generation:
-    """Return what a direct model answers.
-
-    Raises:
-        SampleError: If it raises anything, or returns what is no generation.
-    """
+    """Return what a direct model answers; SampleError if it raises anything, or returns what is no generation."""
     with one_sample(adapter, "answer()", sample):
         given: object = adapter.answer(sample, spec)
     whose = f"{named(adapter.card.name)} returned from answer()"
     if not isinstance(given, Generation):
         raise _wrong(f"{whose} {_shown(given)}, which is no Generation", sample, _GENERATION)
-    if not isinstance(given.text, str):
-        raise _wrong(f"{whose} a Generation whose text is {_shown(given.text)}, which is no text", sample, _GENERATION)
+    for name in ("text", "reasoning"):
+        text: object = getattr(given, name)
+        if not isinstance(text, str):
+            raise _wrong(f"{whose} a Generation whose {name} is {_shown(text)}, which is no text", sample, _GENERATION)
     if given.stop not in get_args(StopReason):
         allowed = ", ".join(map(repr, get_args(StopReason)))
         raise _wrong(f"{whose} the stop {given.stop!r}", sample, f"Allowed: {allowed}.")
-    reasoning: object = given.reasoning
-    if not isinstance(reasoning, str):
-        told = f"{whose} a Generation whose reasoning is {_shown(reasoning)}, which is no text"
-        raise _wrong(told, sample, _GENERATION)
     for name in ("prompt_tokens", "output_tokens", "thought_tokens"):
         count: object = getattr(given, name)
         if not isinstance(count, int) or count < 0:
@@ -113,25 +93,17 @@ def answered(adapter: DirectAdapter, sample: Sample, spec: TaskSpec) -> Generati
 
 
 def rendered(adapter: LocalAdapter, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
-    """Return the prompt of a local model.
-
-    Raises:
-        SampleError: If it raises anything, or returns what is no prompt.
-    """
+    """Return the prompt of a local model; SampleError if it raises anything, or returns what is no prompt."""
     with one_sample(adapter, "render()", sample):
         given: object = adapter.render(sample, spec, size_of)
     if not isinstance(given, Prompt):
-        told = f"{named(adapter.card.name)} returned from render() {_shown(given)}, which is no Prompt"
-        raise _wrong(told, sample, "Return Prompt(segments=...), of medbench.adapters.base.")
+        problem = f"{named(adapter.card.name)} returned from render() {_shown(given)}, which is no Prompt"
+        raise _wrong(problem, sample, "Return Prompt(segments=...), of medbench.adapters.")
     return given
 
 
 def understood(parse: Parser, text: str, sample: Sample, spec: TaskSpec) -> Answer:
-    """Return what a model's text means by its own parser.
-
-    Raises:
-        SampleError: If the parser raises anything, or returns what is no answer.
-    """
+    """Return what a model's text means; SampleError if its parser raises anything, or returns what is no answer."""
     try:
         given: object = parse(text, sample, spec)
     except MedbenchError as error:
@@ -139,7 +111,8 @@ def understood(parse: Parser, text: str, sample: Sample, spec: TaskSpec) -> Answ
     except Exception as error:
         home = getattr(getattr(parse, "__code__", None), "co_filename", "")
         raise SampleError(_of(sample, f"The model's parser failed: {described(error, home)}."), _WHOSE) from error
-    whose = f"The model's parser ({_name_of(parse)}) returned"
+    name = getattr(parse, "__qualname__", type(parse).__qualname__)
+    whose = f"The model's parser ({getattr(parse, '__module__', '?')}.{name}) returned"
     if not isinstance(given, Answer):
         raise _wrong(f"{whose} {_shown(given)}, which is no Answer", sample, _PARSED)
     if not isinstance(given.text, str):
@@ -147,10 +120,6 @@ def understood(parse: Parser, text: str, sample: Sample, spec: TaskSpec) -> Answ
     if given.box is not None and not isinstance(given.box, Box):
         raise _wrong(f"{whose} an Answer whose box is {_shown(given.box)}, which is no Box", sample, _PARSED)
     return given
-
-
-def _name_of(parse: Parser) -> str:
-    return f"{getattr(parse, '__module__', '?')}.{getattr(parse, '__qualname__', type(parse).__qualname__)}"
 
 
 def _shown(value: object) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from medbench.adapters import byte_tokenizer
 from medbench.adapters.base import (
     Adapter,
     AdapterEntry,
@@ -45,6 +44,8 @@ CARD = ModelCard(
     licence="Apache-2.0",
     trained_on=frozenset(),
 )
+# A tokenizer that needs no training: one id per byte.
+_BOS, _EOS, _PAD, _VOCABULARY = 256, 257, 258, 259
 _HIDDEN = 32
 _SIDE = 8
 _IMAGE_TOKENS = 4
@@ -58,9 +59,7 @@ def _box_text(sample: Sample) -> str:
 
 
 def _oracle(sample: Sample, spec: TaskSpec) -> Generation:
-    if spec.kind == "rec":
-        return Generation(text=_box_text(sample))
-    return Generation(text=sample.reference)
+    return Generation(text=_box_text(sample) if spec.kind == "rec" else sample.reference)
 
 
 def _thought(sample: Sample, spec: TaskSpec) -> str:
@@ -116,7 +115,7 @@ class RandomMock(LocalAdapter):
     """A random two-layer LLaMA that sees an image as four tokens of its coarse pixels."""
 
     card = CARD
-    end_ids = frozenset({byte_tokenizer.EOS_ID})
+    end_ids = frozenset({_EOS})
 
     def __init__(self, options: LoadOptions) -> None:
         import torch
@@ -124,16 +123,9 @@ class RandomMock(LocalAdapter):
 
         torch.manual_seed(options.seed)
         config = LlamaConfig(
-            vocab_size=byte_tokenizer.VOCABULARY,
-            hidden_size=_HIDDEN,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            initializer_range=0.5,
-            bos_token_id=byte_tokenizer.BOS_ID,
-            eos_token_id=byte_tokenizer.EOS_ID,
-            pad_token_id=byte_tokenizer.PAD_ID,
-        )
+            vocab_size=_VOCABULARY, hidden_size=_HIDDEN, intermediate_size=64, num_hidden_layers=2,
+            num_attention_heads=2, initializer_range=0.5, bos_token_id=_BOS, eos_token_id=_EOS, pad_token_id=_PAD,
+        )  # fmt: skip
         self.decoder = LlamaForCausalLM(config).eval()
         self._eyes = torch.randn(_SIDE * _SIDE * 3 // _IMAGE_TOKENS, _HIDDEN)
         self.weights_fingerprint = fingerprint({"mock": "random", "seed": options.seed})
@@ -143,7 +135,7 @@ class RandomMock(LocalAdapter):
         del size_of
         text = spec.instruction(sample, box=_box_text(sample))
         slots = tuple(ImageSlot(image=image, tokens=_IMAGE_TOKENS) for image in sample.images)
-        return Prompt(segments=(*slots, TextSegment(ids=tuple(byte_tokenizer.encode(text)))))
+        return Prompt(segments=(*slots, TextSegment(ids=(_BOS, *text.encode()))))
 
     def pixels(self, image: "Image.Image") -> "torch.Tensor":
         """Return coarse pixels [3, 8, 8]."""
@@ -163,7 +155,7 @@ class RandomMock(LocalAdapter):
 
     def detokenise(self, ids: Sequence[int]) -> str:
         """Return the text of the bytes."""
-        return byte_tokenizer.decode(ids)
+        return bytes(one for one in ids if one < _BOS).decode(errors="replace")
 
 
 def load(options: LoadOptions) -> Adapter:

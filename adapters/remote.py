@@ -15,7 +15,7 @@ from medbench.adapters.base import Adapter, Generation, Size
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
 
-Letter = Any
+Request = Any
 """One question ready to be sent, as its adapter wants it; kept until it is answered."""
 Withheld = Literal["", "refusal", "content filter", "tool call"]
 """What stands in the place of an answer, by the model's or its service's own decision; empty where an answer stands."""
@@ -25,7 +25,7 @@ Trouble = Literal["rate limit", "overloaded", "timeout", "unreachable", "cut off
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scaled:
-    """A picture that was sent smaller than it is: width and height in pixels, its own and as sent."""
+    """An image that was sent smaller than it is: its own size and the size as sent."""
 
     original: Size
     sent: Size
@@ -38,7 +38,7 @@ class Served:
     Attributes:
         model: The model that answered, in the server's own words; a name such as `latest` may come back more exact.
         finish_reason: Why it ended, in the server's own words.
-        scaled: Pictures that were sent smaller than they are, in the order of the sample's images.
+        scaled: Images that were sent smaller than they are, in the order of the sample's images.
         withheld: What stands in the place of an answer. It is the served model's behaviour, so the answer counts as
             refused, and a refusal never pays; only what a machine failed to bring stays out of a number.
     """
@@ -62,8 +62,7 @@ class Usage:
 
     Attributes:
         prompt_tokens: Tokens of the prompt, visual ones included.
-        output_tokens: Tokens written, thoughts included.
-        thought_tokens: Those of them that are thoughts.
+        output_tokens: Tokens written, thoughts included; `thought_tokens` are thoughts.
         cached_tokens: Those of the prompt that the server remembered from an earlier one.
         cost: Price in the currency of the prices that the user gave; None where none were given.
         fingerprint: The server's own mark of its software, its settings or the weights it serves, or empty.
@@ -79,27 +78,21 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """A server's last word on a question: a generation, or why it gave none (it lost the answer, say).
-
-    Attributes:
-        generation: What the model said; None if it said nothing.
-        error: Why there is none; empty otherwise.
-        usage: What it took, also where there is no generation.
-    """
+    """A server's last word on a question: a generation, or the error why it gave none (it lost the answer, say)."""
 
     generation: ServedGeneration | None = None
     error: str = ""
     usage: Usage = field(default_factory=Usage)
 
 
-class TryAgainError(Exception):
+class RetryableError(Exception):
     """The question was not answered, and may be when it is asked again.
 
     Args:
         trouble: What kind of failure it was.
         problem: What happened, for people.
         retry_after: Seconds that the server asks to wait; None where it says nothing.
-        most: Requests after which it is known not to pass; None where the user's patience decides.
+        most: Requests after which it is known not to pass; None where the retry policy decides.
     """
 
     def __init__(
@@ -111,20 +104,18 @@ class TryAgainError(Exception):
         self.most = most
 
 
-Complete = Callable[[Letter], Awaitable[Reply]]
-"""Asks the server once. Raises TryAgainError, SampleError (this question is refused) or RunError (all would be)."""
+Complete = Callable[[Request], Awaitable[Reply]]
+"""Asks the server once. Raises RetryableError, SampleError (this question is refused) or RunError (all would be)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class RetryPolicy:
     """How hard a server is asked; changes no answer.
 
     Attributes:
-        concurrency: Requests under way at first.
-        max_concurrency: Most requests under way, ever.
+        concurrency: Requests under way at first; `max_concurrency` ever.
         attempts: Most requests for one sample.
-        deadline: Most seconds for one sample, waiting included.
-        timeout: Most seconds for one request.
+        deadline: Most seconds for one sample, waiting included; `timeout` for one request.
         backoff: Seconds before the second request for a sample; doubled for each further one.
     """
 
@@ -143,7 +134,7 @@ class RemoteAdapter(Adapter):
         host: The server, for people.
         on_this_machine: Whether what is sent stays on this machine.
         may_send_credentialed: Whether the user said that data under a signed agreement may go to this server.
-        patience: How hard it is asked.
+        retry_policy: How hard it is asked.
     """
 
     device = "remote"
@@ -151,24 +142,21 @@ class RemoteAdapter(Adapter):
     host: str
     on_this_machine: bool = False
     may_send_credentialed: bool = False
-    patience: Patience = Patience()
+    retry_policy: RetryPolicy = RetryPolicy()
 
     @abstractmethod
-    def prepare(self, sample: Sample, spec: TaskSpec, source: Path) -> Letter:
+    def prepare(self, sample: Sample, spec: TaskSpec, source: Path) -> Request:
         """Return a question ready to be sent; called in threads, ahead of the sending.
 
-        Args:
-            sample: The question.
-            spec: Its task.
-            source: Folder that the sample's image references start from.
+        The sample's image references start from `source`.
 
         Raises:
             SampleError: If it cannot be prepared, say because of a broken image.
         """
 
     @abstractmethod
-    def readable(self, letter: Letter) -> str:
-        """Return a question as it would be sent, for people: pictures named instead of shown, no secrets."""
+    def readable(self, request: Request) -> str:
+        """Return a question as it would be sent, for people: images named instead of shown, no secrets."""
 
     @abstractmethod
     def session(self) -> AbstractAsyncContextManager[Complete]:

@@ -1,6 +1,8 @@
 """Uni-Med behind the adapter contract; without a checkpoint, the bundled mini weights."""
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +19,10 @@ from medbench.adapters.base import (
     TextSegment,
     answer_with_box,
 )
-from medbench.adapters.uni_med_routing import Routing
 from medbench.tasks.answers.box_space import UNI_MED
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import Kind, TaskSpec
-from medbench.unimed.instructions import instruct
-from medbench.unimed.prompts import CONNECTOR_TASK, wrap
+from medbench.unimed.prompts import CONNECTOR_TASK, instruct, wrap
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +35,7 @@ MINI_NOTICE = (
     "MINI WEIGHTS: no --checkpoint was given, so this is the bundled 4 M parameter Uni-Med, trained on the train "
     "split of the mini suite. Its numbers say nothing about the paper's model."
 )
+ROUTING_DIGITS = 4
 CARD = ModelCard(
     name="uni-med",
     title="Uni-Med",
@@ -43,6 +44,37 @@ CARD = ModelCard(
     licence="Apache-2.0 (mini weights); LLaMA-2 licence for checkpoints built on it",
     memory="15.5 GB: LLaMA-2-7B 13.5 GB, EVA ViT-G/14 2 GB, the rest below 0.1 GB; 8 MB for the mini weights",
 )
+
+
+class Routing:
+    """How the connector weighs its experts while it answers: sums over images and visual tokens, by kind of task."""
+
+    def __init__(self) -> None:
+        self._sums: dict[Kind, Any] = {}
+        self._images: dict[Kind, int] = defaultdict(int)
+
+    @contextmanager
+    def watching(self, connector: Any, kind: Kind, *, images: int) -> Iterator[None]:  # noqa: ANN401 - unimed's module
+        """Watch a connector while it projects the features of some images; of one without experts nothing is seen."""
+
+        def note(weights: "torch.Tensor") -> None:
+            seen = weights.float().cpu() * images
+            self._sums[kind] = seen if kind not in self._sums else self._sums[kind] + seen
+            self._images[kind] += images
+
+        before = connector.watch
+        connector.watch = note
+        try:
+            yield
+        finally:
+            connector.watch = before
+
+    def means(self) -> dict[str, list[float]]:
+        """Return the mean weights of the experts by kind; they sum to one."""
+        return {
+            kind: [round(float(weight), ROUTING_DIGITS) for weight in total / self._images[kind]]
+            for kind, total in sorted(self._sums.items())
+        }
 
 
 class UniMedAdapter(LocalAdapter):

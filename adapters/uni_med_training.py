@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from medbench.unimed.modeling import UniMedForConditionalGeneration
     from medbench.unimed.processing import UniMedProcessor
     from medbench.unimed.training.corpus import Corpus, Example
-    from medbench.unimed.training.plan_report import Plan
+    from medbench.unimed.training.plan import TrainingPlan
 
 Scores = dict[str, dict[str, float]]
 
@@ -60,13 +60,13 @@ def in_training(model: "UniMedForConditionalGeneration", processor: "UniMedProce
 
 
 def _held_out(example: "Example", corpus: "Corpus") -> HeldOut:
-    source = corpus.pictures.place(example.picture)[0] if example.picture >= 0 else Path()
+    source = corpus.images.place(example.image)[0] if example.image >= 0 else Path()
     return HeldOut(spec=example.spec, sample=example.sample, source=source)
 
 
-def plan_uni_med(config: str, overrides: tuple[str, ...], data_dir: Path | None) -> "Plan":
+def plan_uni_med(config: str, overrides: tuple[str, ...], data_dir: Path | None) -> "TrainingPlan":
     """Return parameters, memory and steps of a recipe without loading a weight."""
-    from medbench.unimed.training.plan_report import plan
+    from medbench.unimed.training.plan import plan
     from medbench.unimed.training.recipe import load_recipe
 
     return plan(load_recipe(config, overrides, planned=True), data_dir)

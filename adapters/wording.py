@@ -37,20 +37,17 @@ def question_of(sample: Sample, spec: TaskSpec, space: BoxSpace, *, find: str = 
         return without_marks(find.format(object=sample.inputs["object"]))
     box = "" if sample.box is None or sample.image_size is None else space.write(sample.box, sample.image_size)
     instruction = without_marks(spec.instruction(sample, box=box))
-    return "\n".join(part for part in (instruction, _choices(sample, instruction), _note(sample, spec, space)) if part)
-
-
-def _note(sample: Sample, spec: TaskSpec, space: BoxSpace) -> str:
-    """Return how boxes are written: no model that answers many can be expected to know."""
+    parts = [instruction, _choices(sample, instruction.lower())]
     if spec.kind == "rec":
-        return f"Answer with the bounding box alone, as {space.in_words(sample.image_size)}."
-    return f"The location is {space.in_words(sample.image_size)}." if spec.kind == "reg" else ""
+        parts.append(f"Answer with the bounding box alone, as {space.in_words(sample.image_size)}.")
+    elif spec.kind == "reg":
+        parts.append(f"The location is {space.in_words(sample.image_size)}.")
+    return "\n".join(filter(None, parts))
 
 
 def _choices(sample: Sample, instruction: str) -> str:
-    """Return the sample's choices, or nothing where the instruction names them all."""
-    told = instruction.lower()
-    if all(_named(text or key, told) for key, text in sample.choices.items()):
+    """Return the sample's choices, or nothing where the instruction, in small letters, names them all."""
+    if all(_names(instruction, text or key) for key, text in sample.choices.items()):
         return ""
     if all(text in {"", key} for key, text in sample.choices.items()):
         return f"Choose one of: {', '.join(sample.choices)}."
@@ -58,6 +55,6 @@ def _choices(sample: Sample, instruction: str) -> str:
     return "\n".join([*lines, "Answer with the letter of the right option."])
 
 
-def _named(choice: str, told: str) -> bool:
+def _names(instruction: str, choice: str) -> bool:
     # `no` is not named by `known`.
-    return re.search(rf"(?<!\w){re.escape(choice.lower())}(?!\w)", told) is not None
+    return re.search(rf"(?<!\w){re.escape(choice.lower())}(?!\w)", instruction) is not None

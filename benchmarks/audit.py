@@ -10,10 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from medbench.leaderboard.audit.items import Answered, long_texts, make_cell
-from medbench.leaderboard.audit.outputs import audit_outputs
-from medbench.leaderboard.audit.thresholds import THRESHOLDS
-from medbench.leaderboard.audit.verdicts import VERDICTS, Verdict
+from medbench.leaderboard.audit.document import VERDICTS, Verdict
+from medbench.leaderboard.audit.outputs.cells import Answered, long_texts, make_cell
+from medbench.leaderboard.audit.outputs.verdict import audit_outputs
 from medbench.tasks.foundation.console import emit_table, say
 
 RUNS = 200
@@ -182,7 +181,7 @@ def judge(world: World, answers: Answers) -> Verdict:
         Answered(sample_id=f"{place:06d}", group=case, prediction=answer, reference=reference)
         for place, ((reference, case), answer) in enumerate(zip(world.test, answers, strict=True))
     ]
-    cell = make_cell(items, train_references=long_texts(world.train, THRESHOLDS.min_words))
+    cell = make_cell(items, train_references=long_texts(world.train))
     return audit_outputs({"": cell})[""].verdict.verdict
 
 

@@ -1,8 +1,9 @@
 """How fast `medbench audit data` looks through training data, and how much memory that takes.
 
-Ten thousand invented test texts of 50 words, and as many pictures' fingerprints, against 100,000 and more training
-rows; prints rows per second, what a million rows would take, and the growth of memory between the first tenth and the
-end, which should be none. `python -m benchmarks.audit_data [ROWS]`; a million rows take some minutes.
+Ten thousand invented test texts of 50 words against 100,000 and more training rows; ten thousand invented test images
+against a hundredth as many images of 224 x 224 pixels, which are fingerprinted and compared with all. Prints rows per
+second, what a million rows would take, and the growth of memory between the first tenth and the end, which should be
+none. `python -m benchmarks.audit_data [ROWS]`; a million rows take some minutes.
 """
 
 import random
@@ -13,18 +14,18 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import psutil
+from PIL import Image
 
-from medbench.leaderboard.audit.overlap.items import Item, TaskItems
-from medbench.leaderboard.audit.overlap.pictures import PictureIndex
-from medbench.leaderboard.audit.overlap.pixels import Print
-from medbench.leaderboard.audit.overlap.printing import Printer
-from medbench.leaderboard.audit.overlap.scan import Scan
-from medbench.leaderboard.audit.overlap.test_side import TestSide
+from medbench.leaderboard.audit.data.images import ImageIndex, Print, Printer, print_of
+from medbench.leaderboard.audit.data.items import Item, TaskItems
+from medbench.leaderboard.audit.data.scan import ItemIndex, Scan
 from medbench.tasks.foundation.console import emit_table, say
 
 TEST_ROWS = 10_000
 ROWS = 100_000
 PLANTED_EVERY = 1000
+IMAGES_PER_ROW = 100
+IMAGE_SIZE = (224, 224)
 MILLION = 1_000_000
 VOCABULARY = 20_000
 WORDS = 50
@@ -32,12 +33,12 @@ TEMPLATE = "the heart size is normal and there is no focal consolidation pleural
 
 
 def main() -> None:
-    """Measure texts and pictures and print one row for each."""
+    """Measure texts and images and print one row for each."""
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else ROWS
     say(f"{TEST_ROWS} test rows, {rows} training rows, one process; a fifth of the texts begins with one template")
     emit_table(
         ["what", "rows", "seconds", "rows/s", "min per million", "found", "MB grown", "MB peak"],
-        [_texts(rows), _pictures(rows)],
+        [_texts(rows), _images(rows // IMAGES_PER_ROW)],
     )
 
 
@@ -50,15 +51,12 @@ def _texts(rows: int) -> list[str]:
         decisive="image",
         items=tuple(Item(item_id=str(number), texts=(text,), answer=text) for number, text in enumerate(tests)),
     )
-    side = TestSide([task], Printer(enabled=False))
-    scan = Scan(side, Printer(enabled=False), keep_prints=False)
+    scan = Scan(ItemIndex([task], Printer(enabled=False)), Printer(enabled=False))
     scan.feed(_rows(tests, rows // 10, start=0))
     before, start = _resident(), time.perf_counter()
     tally = scan.feed(_rows(tests, rows - rows // 10, start=rows // 10))[""]
     seconds = time.perf_counter() - start
-    return _row(
-        "texts: equal, contained, similar", rows - rows // 10, seconds, int(tally.shared["near_text"].sum()), before
-    )
+    return _row("texts: equal, contained", rows - rows // 10, seconds, int(tally.shared["near_text"].sum()), before)
 
 
 def _rows(tests: Sequence[str], count: int, *, start: int) -> Iterator[Item]:
@@ -73,17 +71,22 @@ def _text(draw: random.Random) -> str:
     return " ".join([TEMPLATE, *words] if draw.random() < 1 / 5 else words)
 
 
-def _pictures(rows: int) -> list[str]:
+def _images(rows: int) -> list[str]:
     draw = np.random.default_rng(0)
     tests = [_print(draw) for _ in range(TEST_ROWS)]
-    index = PictureIndex(tests)
+    planted = _image(draw)
+    index = ImageIndex([*tests, print_of(planted)])
     before, seconds, found = _resident(), 0.0, 0
-    for start in range(0, rows, PLANTED_EVERY):
-        batch = [tests[start // PLANTED_EVERY], *(_print(draw) for _ in range(PLANTED_EVERY - 1))]
+    for place in range(rows):
+        image = planted if place % (PLANTED_EVERY // IMAGES_PER_ROW) == 0 else _image(draw)
         begun = time.perf_counter()
-        found += sum(match.how != "review" for match in index.match(batch))
+        found += sum(match.how != "review" for match in index.match([print_of(image)]))
         seconds += time.perf_counter() - begun
-    return _row("fingerprints of pictures, three views", rows, seconds, found, before)
+    return _row("images: fingerprinted, compared in three views", rows, seconds, found, before)
+
+
+def _image(draw: np.random.Generator) -> Image.Image:
+    return Image.fromarray(draw.integers(0, 256, (*IMAGE_SIZE, 3), dtype=np.uint8))
 
 
 def _print(draw: np.random.Generator) -> Print:

@@ -25,7 +25,7 @@ from benchmarks.engine_model import MidSize
 from benchmarks.engine_peers import OFFICIAL_BATCH, Answers, engine_answers, official_loop, one_by_one, sorted_batches
 from medbench.adapters.base import LocalAdapter
 from medbench.harness.engine.budget import Budget
-from medbench.harness.engine.request import Request
+from medbench.harness.engine.requests import Request
 from medbench.harness.phases import Phases
 from medbench.tasks.foundation.console import emit_table, say
 

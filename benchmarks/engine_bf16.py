@@ -16,7 +16,7 @@ from benchmarks.engine_loads import mixed
 from benchmarks.engine_model import MidSize
 from benchmarks.engine_peers import Answers, engine_answers, official_loop
 from medbench.harness.engine.budget import Budget
-from medbench.harness.engine.request import Request
+from medbench.harness.engine.requests import Request
 from medbench.harness.phases import Phases
 from medbench.tasks.foundation.console import emit_table, say
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks.engine_model import VOCABULARY
 from medbench.adapters.base import ImageSlot, Prompt, TextSegment
-from medbench.harness.engine.request import Decoding, Request
+from medbench.harness.engine.requests import Decoding, Request
 from medbench.tasks.catalog import get_task
 from medbench.tasks.sample import ImageRef, Sample
 

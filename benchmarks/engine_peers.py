@@ -8,7 +8,7 @@ import torch
 from medbench.adapters.base import LocalAdapter, TextSegment
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.request import Request
+from medbench.harness.engine.requests import Request
 from medbench.harness.phases import Phases
 from medbench.tasks.images import open_image
 

@@ -13,7 +13,7 @@ from medbench.adapters.base import LoadOptions, LocalAdapter
 from medbench.adapters.catalog import find_adapter
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.request import Request
+from medbench.harness.engine.requests import Request
 from medbench.harness.generate import Plan, requests_of
 from medbench.harness.phases import Phases
 from medbench.harness.settings import Settings

@@ -6,11 +6,11 @@ and so on percents; `{o2}` and `{p2}`, `{q2}` belong to another box, `{W}` and `
 """
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from random import Random
 
 from benchmarks.reading_choices import Output
-from medbench.adapters.base import Parser
-from medbench.adapters.hf.entry import ENTRY
+from medbench.adapters.base import Parser, answer_with_box
 from medbench.adapters.uni_med import ENTRY as UNI_MED_ENTRY
 from medbench.tasks.answers.box_space import BOX_SPACES, BoxSpace
 from medbench.tasks.catalog import get_task
@@ -138,7 +138,7 @@ def boxes(random: Random, share: float) -> Iterator[Output]:
         if space.notation == "official":
             yield from _official(random, space)
             continue
-        parse = ENTRY.parser({"boxes": space.name})
+        parse = partial(answer_with_box, space)
         for form, templates in BOXES.items():
             for template in templates:
                 if random.random() < share and _can_be_told(space, template):

@@ -14,9 +14,9 @@ import numpy as np
 
 from medbench.tasks.foundation.console import emit_table
 from medbench.tasks.foundation.files import canonical_json, write_atomically
-from medbench.tasks.metrics.accuracy import class_statistics, macro_f1, macro_f1_weights
-from medbench.tasks.metrics.bleu import corpus_bleu1, corpus_bleu_weights
+from medbench.tasks.metrics.answers import class_statistics, macro_f1, macro_f1_weights
 from medbench.tasks.metrics.metric import FloatArray, Metric, mean_of_scores, score_statistics
+from medbench.tasks.metrics.reports import corpus_bleu1, corpus_bleu_weights
 from medbench.tasks.statistics.intervals import interval
 from medbench.tasks.statistics.paired import ALPHA, difference
 

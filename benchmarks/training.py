@@ -22,21 +22,18 @@ from medbench.tasks.foundation.errors import RunError
 from medbench.tasks.suite import prepare_mini_suite
 from medbench.unimed.base_weights import BaseWeights
 from medbench.unimed.checkpoint import load_checkpoint
-from medbench.unimed.lora import LoraLinear
+from medbench.unimed.connector import Router, soft_weights
+from medbench.unimed.lora import lora_layers
 from medbench.unimed.modeling import IGNORED_LABEL, UniMedForConditionalGeneration
-from medbench.unimed.official.eva import to_eva
-from medbench.unimed.router import Router, soft_weights
-from medbench.unimed.training.accelerate_setup import make_accelerator
-from medbench.unimed.training.batches import Batch
+from medbench.unimed.training.batches import Batch, BatchMaker, MicroBatch, Mixture, seed_of
 from medbench.unimed.training.build import base_of, build, image_size_of
 from medbench.unimed.training.corpus import Corpus, load_corpus
 from medbench.unimed.training.features import FeatureCache
-from medbench.unimed.training.feed import Kitchen, Ready, seed_of
 from medbench.unimed.training.log import Tally
-from medbench.unimed.training.mixture import Mixture
 from medbench.unimed.training.optimizer import DECAY_RULES, make_optimizer, set_rate
 from medbench.unimed.training.recipe import Recipe, load_recipe
-from medbench.unimed.training.trainer import Trainer
+from medbench.unimed.training.trainer import Trainer, make_accelerator
+from medbench.unimed.vision import to_eva
 
 STEPS = 40
 REPEATS = 5
@@ -179,10 +176,10 @@ def race(recipe: Recipe, corpus: Corpus, cache: FeatureCache, loops: Sequence[Lo
     }
 
 
-def plain_step(trainer: Trainer, step: int, ready: Ready, *, answers_only: bool) -> float:
+def plain_step(trainer: Trainer, step: int, ready: MicroBatch, *, answers_only: bool) -> float:
     """Take one step and do nothing else; return its loss."""
     torch.manual_seed(seed_of(trainer.recipe.seed, step, 0))
-    set_rate(trainer.optimizer, trainer.recipe.learning_rates().rate(step))
+    set_rate(trainer.optimizer, trainer.recipe.learning_rate(step))
     trainer.optimizer.zero_grad(set_to_none=True)
     batch = trainer.inputs(ready)
     loss = trainer.model(**batch).loss if answers_only else loss_over_all_logits(trainer.model, batch)
@@ -193,7 +190,7 @@ def plain_step(trainer: Trainer, step: int, ready: Ready, *, answers_only: bool)
 
 def start(
     recipe: Recipe, corpus: Corpus, cache: FeatureCache | None, loop: Loop
-) -> tuple[Trainer, Iterator[Ready], Losses]:
+) -> tuple[Trainer, Iterator[MicroBatch], Losses]:
     """Return a fresh model with its optimizer, what it will see, and where its losses go."""
     model, processor = build(recipe, corpus, base_of(recipe.model), frozen_dtype=torch.float32)
     model.train()
@@ -201,9 +198,8 @@ def start(
         router = model.connector.router
         router.__dict__["forward"] = partial(route_all_together, router)
     if not loop.cheap_masks:
-        for layer in model.modules():
-            if isinstance(layer, LoraLinear):
-                layer.dropout = torch.nn.Dropout(layer.dropout.p)  # type: ignore[assignment]  # the plain one
+        for _, _, layer in lora_layers(model):
+            layer.lora_dropout["default"] = torch.nn.Dropout(model.config.lora_dropout)
     plan = recipe.optimizer
     optimizer = make_optimizer(
         model.trainable(), decays=DECAY_RULES[plan.decays], weight_decay=plan.weight_decay, betas=plan.betas
@@ -218,9 +214,9 @@ def start(
         optimizer=optimizer,
         cache=cache,
     )
-    kitchen = Kitchen(recipe=recipe, corpus=corpus, processor=processor, cache=cache, rank=0)
+    maker = BatchMaker(recipe=recipe, corpus=corpus, processor=processor, cache=cache, rank=0)
     mixture = Mixture(corpus.sizes(), recipe.mixture, micro_batch=recipe.micro_batch, seed=recipe.seed)
-    return trainer, map(kitchen.make, mixture.draws(parts=1)), Losses()
+    return trainer, map(maker.make, mixture.draws(parts=1)), Losses()
 
 
 def loss_over_all_logits(model: UniMedForConditionalGeneration, batch: Batch) -> torch.Tensor:

@@ -22,7 +22,7 @@ from medbench.tasks.foundation.errors import (
 
 COMMANDS = {
     "run": ("medbench.harness.commands:run_command", "Run a model over tasks and write a leaderboard."),
-    "score": ("medbench.harness.score_command:score_command", "Score a run's answers again, or anybody's predictions."),
+    "score": ("medbench.harness.commands:score_command", "Score a run's answers again, or anybody's predictions."),
     "leaderboard": ("medbench.leaderboard.cli:leaderboard_command", "Put runs side by side in one table."),
     "report": (
         "medbench.leaderboard.report.cli:report_command",
@@ -48,10 +48,10 @@ COMMANDS = {
     "data": ("medbench.tasks.cli:data_group", "List, prepare and verify datasets."),
     "models": ("medbench.adapters.cli:models_command", "List the models, or show all that is known of one."),
     "doctor": (
-        "medbench.harness.doctor.cli:doctor_group",
+        "medbench.harness.doctor:doctor_group",
         "Test this installation: what do the scorers say of known models?",
     ),
-    "train": ("medbench.harness.train_command:train_command", "Train Uni-Med, or show what a training would take."),
+    "train": ("medbench.harness.commands:train_command", "Train Uni-Med, or show what a training would take."),
     "convert": ("medbench.adapters.converting:convert_group", "Convert published weights of a model, and back."),
 }
 

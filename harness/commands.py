@@ -1,37 +1,43 @@
-"""The command `medbench run`."""
+"""The commands `medbench run`, `medbench score` and `medbench train`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from medbench.harness.options import as_limits, as_table
 from medbench.harness.phases import Phases
-from medbench.harness.results import MetricResult, Results, TaskResult
-from medbench.harness.run import PAGE, REPORT
-from medbench.harness.settings import MAX_SEED, Settings
-from medbench.harness.workload import Workload
+from medbench.harness.results import Results, TaskResult, felt_limits, percent
+from medbench.harness.settings import MAX_SEED, Settings, read_limits
+from medbench.tasks.answers.box_space import BOX_SPACES
 from medbench.tasks.catalog import task_names
 from medbench.tasks.foundation.console import emit, emit_table, say, warn
-from medbench.tasks.foundation.errors import EXIT_FAILED, StoppedError
+from medbench.tasks.foundation.errors import EXIT_FAILED, StoppedError, UsageError
+from medbench.tasks.foundation.files import canonical_json
 from medbench.tasks.probes import PROBES
-from medbench.tasks.protocols import metric_ids
+from medbench.tasks.protocols import PROTOCOLS, metric_ids
 
-PAGES = "medbench.leaderboard.publish"
-"""Writes the pages of runs; named, not imported, since the leaderboard is built on the harness."""
-
-
-def publish(path: Path) -> None:
-    """Write the pages of a run's folder."""
-    import_module(PAGES).publish_run(path)
+if TYPE_CHECKING:
+    from medbench.harness.predictions.scoring import PredictionScores
+    from medbench.harness.run import RunOutcome
+    from medbench.harness.workload import Workload
 
 
-def publish_together(paths: Sequence[Path], folder: Path) -> None:
-    """Write one leaderboard of several runs into a folder, and show it."""
-    import_module(PAGES).publish_together(paths, folder)
+def as_table(_: click.Context, option: click.Parameter, given: Sequence[str]) -> dict[str, str] | None:
+    """Return repeated `NAME=VALUE` as a table, or None if there are none; a callback of click.
+
+    Raises:
+        UsageError: If one has no `=`, or a name comes twice.
+    """
+    table: dict[str, str] = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise UsageError(f"{option.opts[0]} {pair} is no pair.", f"Write {option.opts[0]} NAME=VALUE.")
+        if name in table:
+            raise UsageError(f"{option.opts[0]} {name} was given twice.", "Give it once.")
+        table[name] = value
+    return table or None
 
 
 @click.command("run")
@@ -66,7 +72,8 @@ def publish_together(paths: Sequence[Path], folder: Path) -> None:
 )
 @click.option("--seed", type=click.IntRange(0, MAX_SEED), help="Seed of everything random.  [default: 0]")
 @click.option(
-    "--max-new-tokens", multiple=True, callback=as_limits, metavar="N | TASK=N,...",
+    "--max-new-tokens", multiple=True, callback=lambda _, __, given: read_limits(given) if given else None,
+    metavar="N | TASK=N,...",
     help="Longest answer in tokens, thoughts included, for all tasks or by name, kind or glob.",
 )  # fmt: skip
 @click.option("--temperature", type=click.FloatRange(0, 100), help="Of sampling.  [default: 0, the likeliest token]")
@@ -104,39 +111,30 @@ def run_command(
     Example:  medbench run --model uni-med --tasks slake-vqa,cls --limit 20
               medbench run --model uni-med --model blind --tasks prepared --data-dir data
     """
-    from medbench.harness.several import Said, settings_of, tell_whose
+    from medbench.harness.models import ModelOptions, settings_of, tell_whose
 
-    said = Said(
-        models=models, arguments=model_args or {}, checkpoints=checkpoints,
-        others={**options, "tasks": options["tasks"] or None},
-    )  # fmt: skip
+    others = {**options, "tasks": options["tasks"] or None}
+    said = ModelOptions(models=models, arguments=model_args or {}, checkpoints=checkpoints, others=others)
     found = settings_of(config, said)
     tell_whose(said, found)
     if dry_run:
+        from medbench.harness.dry_run import show_dry_run
+
         for settings in found:
-            _show_dry_run(settings)
+            show_dry_run(settings)
         return 0
     try:
         if len(found) == 1:
-            return _run_one(found[0], overwrite).exit_code
+            return exit_code(_run_one(found[0], overwrite).results)
         return _run_several(found, overwrite)
     except KeyboardInterrupt:
         raise StoppedError("What was answered is on disk; the same command continues.") from None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ended:
-    """A run that came to its end: its folder, and whether anything could be scored."""
+def _run_one(settings: Settings, overwrite: str, workload: "Workload | None" = None) -> "RunOutcome":
+    from medbench.harness.run import PAGE, REPORT, run
 
-    path: Path
-    exit_code: int
-
-
-def _run_one(settings: Settings, overwrite: str, workload: Workload | None = None) -> _Ended:
-    from medbench.harness.run import run
-    from medbench.harness.summarise import felt_limits
-
-    outcome = run(settings, publish, overwrite=overwrite, workload=workload)
+    outcome = run(settings, overwrite=overwrite, workload=workload)
     show_results(outcome.results)
     for line in felt_limits(outcome.results.tasks):
         warn(line)
@@ -145,48 +143,32 @@ def _run_one(settings: Settings, overwrite: str, workload: Workload | None = Non
     for page in (PAGE, REPORT):
         if (outcome.path / page).exists():
             say(f"{outcome.path / page}")
-    return _Ended(path=outcome.path, exit_code=exit_code(outcome.results))
+    return outcome
 
 
 def _run_several(found: Sequence[Settings], overwrite: str) -> int:
     """Run models one after the other; return failure if one of them failed."""
-    from medbench.harness.several import one_by_one, shown
+    from medbench.harness.models import one_by_one, shown
+    from medbench.harness.run import publish_together
     from medbench.harness.workload import load_workload
 
     workload = load_workload(found[0])
     workload.say_left_out()
-    ended: dict[str, _Ended] = {}
+    scored: dict[str, Path] = {}
 
     def run_one(settings: Settings) -> None:
-        ended[settings.model] = _run_one(settings, overwrite, workload)
+        outcome = _run_one(settings, overwrite, workload)
+        if exit_code(outcome.results) == 0:
+            scored[settings.model] = outcome.path
 
     one_by_one(found, run_one)
-    scored = [run.path for run in ended.values() if run.exit_code == 0]
     if scored:
-        publish_together(scored, found[0].output_dir)
-    failed = [one.model for one in found if one.model not in ended or ended[one.model].exit_code]
+        publish_together(list(scored.values()), found[0].output_dir)
+    failed = [settings.model for settings in found if settings.model not in scored]
     if failed:
         warn(f"{len(failed)} of {len(found)} models have no numbers: {shown(*failed)}.")
         say("The same command tries them again, and leaves the others as they are.")
     return EXIT_FAILED if failed else 0
-
-
-def _show_dry_run(settings: Settings) -> None:
-    from medbench.harness.dry_run import page
-    from medbench.harness.dry_run.dry_run import dry_run
-
-    for dry in dry_run(settings):
-        for notice in dry.notices:
-            warn(notice)
-        emit(page.prompts(dry))
-        title = f"{dry.title}, {dry.dtype} on {dry.device}"
-        emit_table(page.COLUMNS, page.rows(dry), title=title)
-        for failure in page.failures(dry):
-            warn(f"Cannot be asked: {failure}")
-        for line in page.estimated(dry.estimate):
-            say(line)
-        if dry.unsupported:
-            say(f"Not answered by this model: {', '.join(dry.unsupported)}.")
 
 
 def _show_phases(phases: Phases) -> None:
@@ -201,27 +183,24 @@ def _show_phases(phases: Phases) -> None:
             for task, rate in sorted(phases.tasks.items(), key=lambda item: -item[1].seconds)
         ]
         emit_table(["task", "output tokens", "seconds", "tokens/s"], rates, title="Where the engine's time went")
-    efficiency, counts = phases.efficiency(), phases.counts
+    efficiency = phases.efficiency()
     if efficiency:
         say(
             f"Engine: {100 * efficiency['useful_row_share']:.1f} % of rows useful, "
             f"{100 * efficiency['prefill_padding']:.1f} % of prefill padding, "
             f"{100 * efficiency['shared_prompt_share']:.1f} % of prompt tokens shared, "
-            f"{counts.get('images encoded', 0):,} images encoded, "
+            f"{phases.counts.get('images encoded', 0):,} images encoded, "
             f"{efficiency['output_tokens_per_second']:,.0f} output tokens/s"
         )
 
 
 def exit_code(results: Results) -> int:
     """Return the exit code of a run that has ended: failure if nothing could be scored."""
-    scored = any(
-        metric.value is not None
-        for task in results.tasks.values()
-        for metric in (*task.paper.values(), *task.strict.values())
-    )
-    if not scored:
-        say("Nothing could be scored.")
-    return 0 if scored else EXIT_FAILED
+    metrics = [metric for task in results.tasks.values() for metric in (*task.paper.values(), *task.strict.values())]
+    if any(metric.value is not None for metric in metrics):
+        return 0
+    say("Nothing could be scored.")
+    return EXIT_FAILED
 
 
 def show_results(results: Results) -> None:
@@ -233,21 +212,154 @@ def show_results(results: Results) -> None:
         for metric_id in metric_ids(name, task.kind, "paper")
         if (metric := task.paper.get(metric_id)) is not None
     ]
-    emit_table(
-        ["task", "metric", "value % [95 % interval]", "n", "not ok"],
-        rows,
-        title=f"{results.model.title}, paper protocol",
-    )
-
-
-def percent(metric: MetricResult) -> str:
-    """Return a number as a percentage with its interval and, where boxes limit it, its ceiling."""
-    if metric.value is None:
-        return "not scored"
-    interval = "" if metric.ci is None else f" [{100 * metric.ci[0]:.1f}, {100 * metric.ci[1]:.1f}]"
-    ceiling = "" if metric.limiting_ceiling is None else f" of {100 * metric.limiting_ceiling:.1f}"
-    return f"{100 * metric.value:6.2f}{interval}{ceiling}"
+    columns = ["task", "metric", "value % [95 % interval]", "n", "not ok"]
+    emit_table(columns, rows, title=f"{results.model.title}, paper protocol")
 
 
 def _failures(task: TaskResult) -> str:
     return ", ".join(f"{count} {state}" for state, count in sorted(task.states.items()) if count and state != "ok")
+
+
+_FORMATS = ("jsonl", "medevalkit", "multimedeval", "llava-med", "uni-med")
+_FOR_PREDICTIONS = {
+    "predictions": "--predictions", "source": "--from", "references": "--references", "boxes": "--boxes",
+    "protocol": "--protocol", "form": "--format",
+}  # fmt: skip
+
+
+@click.command("score")
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the prepared tasks of RUNS are now.")
+@click.option("-t", "--task", help="The task that --predictions answer.")
+@click.option("--predictions", type=click.Path(path_type=Path), help="A file of predictions, made by anybody.")
+@click.option("--from", "source", type=click.Choice(_FORMATS), help="Format of the file.  [default: jsonl]")
+@click.option("--references", type=click.Path(path_type=Path), help="The right answers, where the format has none.")
+@click.option(
+    "--boxes", type=click.Choice(list(BOX_SPACES)), help="How the model writes boxes (REC).  [default: uni-med]"
+)
+@click.option("--protocol", type=click.Choice([*PROTOCOLS, "both"]), help="[default: both]")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), help="[default: table]")
+def score_command(runs: tuple[Path, ...], data_dir: Path | None, task: str | None, **options: Any) -> int:
+    """Score the answers of RUNS again without the model, or score anybody's predictions of one task.
+
+    A line of predictions has at least `prediction` and `reference`; for REC `prediction`, `box` [x1, y1, x2, y2] in
+    pixels and `image_size` [width, height]; optional are `answer_type` (OPEN or CLOSED), `choices` and `group`.
+
+    \b
+    Example:  medbench score runs/uni-med-mini-0123456789ab
+              medbench score --task slake-vqa --predictions answers.jsonl --format json
+              medbench score --task medqa-options --predictions MedQA.csv --from multimedeval
+    """
+    if task is not None:
+        if runs or data_dir is not None:
+            raise UsageError("Runs and --task exclude each other.", "Score runs or predictions, each by a command.")
+        return _score_predictions(task, **options)
+    given = [_FOR_PREDICTIONS[name] for name, value in options.items() if value is not None]
+    if given:
+        raise UsageError(f"{given[0]} needs --task.", "Add --task NAME; `medbench tasks` lists them.")
+    if not runs:
+        raise UsageError("There is nothing to score.", "Give folders of runs, or --task NAME --predictions FILE.")
+    return _score_runs(runs, data_dir)
+
+
+def _score_runs(runs: Sequence[Path], data_dir: Path | None) -> int:
+    from medbench.harness.models import Attempt
+    from medbench.harness.run import publish_run
+    from medbench.harness.score import rescore
+
+    codes = [0]
+    for path in runs:
+        # One run that cannot be scored does not keep the others from it.
+        with Attempt(str(path)) as attempt:
+            results = rescore(path, data_dir)
+            publish_run(path)
+            say(str(path))
+            show_results(results)
+            codes.append(exit_code(results))
+        codes.append(attempt.exit_code)
+    return max(codes)
+
+
+def _score_predictions(
+    task: str,
+    predictions: Path | None,
+    source: str | None,
+    references: Path | None,
+    boxes: str | None,
+    protocol: str | None,
+    form: str | None,
+) -> int:
+    from medbench.harness.predictions.scoring import score
+
+    if predictions is None:
+        raise UsageError("--task needs --predictions.", "Add --predictions FILE.")
+    protocols = [name for name in PROTOCOLS if protocol in {None, "both", name}]
+    scores = score(
+        task, predictions, source=source or "jsonl", references=references, boxes=boxes or "", protocols=protocols
+    )
+    if form == "json":
+        emit(canonical_json(scores.as_json(), indent=2))
+    else:
+        _show_scores(scores)
+    if scores.samples and scores.states["unparsed"] == scores.samples - scores.states["error"]:
+        say("No answer could be read. Is --boxes the space that the model writes in, or --from another format?")
+    if scores.doubt:
+        warn(scores.doubt)
+    if any(metric.value is not None for metrics in scores.protocols.values() for metric in metrics.values()):
+        return 0
+    say("Nothing could be scored.")
+    return EXIT_FAILED
+
+
+def _show_scores(scores: "PredictionScores") -> None:
+    rows = [
+        [protocol, name, percent(metric), str(metric.n), metric.signature]
+        for protocol, metrics in scores.protocols.items()
+        for name, metric in metrics.items()
+    ]
+    states = ", ".join(f"{count} {state}" for state, count in scores.states.items() if count)
+    title = f"{scores.task}: {scores.samples} predictions ({states})"
+    emit_table(["protocol", "metric", "value % [95 % interval]", "n", "signature"], rows, title=title)
+
+
+@click.command("train")
+@click.option("--config", default="mini", show_default=True, help="A recipe: official, paper, mini, or a YAML file.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; repeatable.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Prepared tasks.  [default: the bundled mini suite]")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder for the checkpoints and the finished model.")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in --output.")
+@click.option("--dry-run", is_flag=True, help="Print parameters, memory and steps; load no weights, train nothing.")
+def train_command(
+    config: str,
+    overrides: tuple[str, ...],
+    data_dir: Path | None,
+    output: Path | None,
+    resume: bool,
+    dry_run: bool,
+) -> None:
+    """Train Uni-Med by a recipe.
+
+    \b
+    Example:  medbench train --config mini --output checkpoints/mini
+              medbench run --model uni-med --checkpoint checkpoints/mini --tasks all
+    Stopped?  medbench train --config mini --output checkpoints/mini --resume
+    Several GPUs:  accelerate launch -m medbench.harness.cli train --config official ...
+    """
+    from medbench.adapters.uni_med_training import plan_uni_med, train_uni_med
+    from medbench.harness.examine import examine
+    from medbench.tasks.suite import prepare_mini_suite
+
+    if dry_run:
+        plan = plan_uni_med(config, overrides, data_dir)
+        say(plan.heading)
+        for columns, rows in plan.tables:
+            emit_table(columns, rows)
+        say(plan.closing)
+        return
+    if output is None:
+        raise UsageError("There is no --output.", "Give a folder for the checkpoints, or --dry-run to train nothing.")
+    if data_dir is None:
+        warn("MINI SUITE: no --data-dir was given, so the train split of the bundled mini suite is used.")
+        data_dir = prepare_mini_suite()
+    train_uni_med(config, overrides, data_dir=data_dir, output=output, resume=resume, examine=examine)
+    say(f"The checkpoint is in {output}. Run it: medbench run --model uni-med --checkpoint {output} --tasks all")

@@ -7,7 +7,7 @@ from medbench.adapters.base import LocalAdapter, Parser
 from medbench.adapters.uni_med_training import HeldOut, Scores
 from medbench.harness.engine.budget import auto_budget
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.request import make_request
+from medbench.harness.engine.requests import make_request
 from medbench.harness.phases import Phases
 from medbench.harness.records import GenerationRecord
 from medbench.harness.score import predict

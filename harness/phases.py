@@ -42,11 +42,8 @@ class Phases:
     @contextmanager
     def time(self, phase: str) -> Iterator[None]:
         """Add the time of the block to `phase`."""
-        started = time.perf_counter()
-        try:
+        with self.share({phase: 1}, {}):
             yield
-        finally:
-            self.seconds[phase] += time.perf_counter() - started
 
     @contextmanager
     def share(self, parts: Mapping[str, int], tasks: Mapping[str, int]) -> Iterator[None]:
@@ -61,10 +58,6 @@ class Phases:
             for task, part in tasks.items():
                 self.tasks[task].seconds += seconds * part / max(1, sum(tasks.values()))
 
-    def add_background(self, phase: str, seconds: float) -> None:
-        """Add seconds that passed beside the phases, in another thread."""
-        self.background[phase] += seconds
-
     def count(self, what: str, number: int = 1) -> None:
         """Add to a count."""
         self.counts[what] += number
@@ -76,16 +69,17 @@ class Phases:
         the prompt tokens that were run, those that were padding. `shared_prompt_share`: of all prompt tokens, those
         whose keys came from another row. `output_tokens_per_second`: while prompts and answers were computed.
         """
-        run, prompts = self.counts.get("prefill tokens run", 0), self.counts.get("prompt tokens", 0)
+        counts = self.counts
+        run, prompts = counts.get("prefill tokens run", 0), counts.get("prompt tokens", 0)
         if not run or not prompts:
             return {}
         seconds = self.seconds.get("prefill", 0.0) + self.seconds.get("decode", 0.0)
-        written = self.counts.get("output tokens", 0)
-        after_the_first, rows = written - self.counts.get("answers", 0), self.counts.get("decode row steps", 0)
+        written = counts.get("output tokens", 0)
+        after_the_first, rows = written - counts.get("answers", 0), counts.get("decode row steps", 0)
         return {
             "useful_row_share": round(after_the_first / rows, 4) if rows else 1.0,
-            "prefill_padding": round(1 - self.counts.get("prompt tokens computed", 0) / run, 4),
-            "shared_prompt_share": round(self.counts.get("prompt tokens shared", 0) / prompts, 4),
+            "prefill_padding": round(1 - counts.get("prompt tokens computed", 0) / run, 4),
+            "shared_prompt_share": round(counts.get("prompt tokens shared", 0) / prompts, 4),
             "output_tokens_per_second": round(written / seconds, 1) if seconds else 0.0,
         }
 

@@ -8,31 +8,25 @@ from typing import IO, Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from medbench.adapters.base import StopReason
+from medbench.adapters.base import Generation, StopReason
 from medbench.adapters.remote import Served, ServedGeneration
-from medbench.harness.engine.request import Outcome
-from medbench.tasks.checks import encodable
+from medbench.harness.engine.requests import Outcome
+from medbench.tasks.answers.thoughts import ThoughtAndAnswer
 from medbench.tasks.foundation.errors import RunError
 from medbench.tasks.foundation.files import canonical_json, json_lines, read_numbered_json_lines, write_atomically
+from medbench.tasks.foundation.text import encodable
 
 _ONLY_IF_SET = frozenset({"thought_tokens", "reasoning", "served"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRecord:
-    """One answer of a model, or the reason why there is none.
+    """One answer of a model (`Generation` says what is in it), or the reason why there is none.
 
     Attributes:
         run: Identity of the run that made it.
-        sample_id: The sample.
-        text: Raw text of the model, with its thoughts; empty when `error` is set.
-        stop: Why it ended.
-        prompt_tokens: Tokens read, visual ones included.
-        output_tokens: Tokens written, thoughts included.
-        error: Why the sample failed; empty otherwise.
-        thought_tokens: Those of the written tokens that are thoughts; not written where there are none.
-        reasoning: Thoughts that a server files apart from the text; not written where there are none.
-        served: What a server said of its answer; None, and not written, for a model that is not served.
+        error: Why the sample failed; empty otherwise. Then `text` is empty.
+        served: What a server said of its answer; None for a model that is not served.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -66,7 +60,17 @@ class GenerationRecord:
         return {name: value for name, value in asdict(self).items() if value or name not in _ONLY_IF_SET}
 
 
-_VALIDATOR = TypeAdapter(GenerationRecord)
+_RECORD = TypeAdapter(GenerationRecord)
+
+
+def thinks(said: ThoughtAndAnswer, one: Generation | GenerationRecord) -> bool:
+    """Return whether an answer begins with a thought, in its text or filed apart by a server."""
+    return said.unfinished or bool(said.thought or one.reasoning or one.thought_tokens)
+
+
+def is_cut_off(said: ThoughtAndAnswer, one: Generation | GenerationRecord) -> bool:
+    """Return whether an answer, or the thought before it, was ended by the limit of tokens."""
+    return said.unfinished or (one.stop == "length" and (bool(said.answer) or thinks(said, one)))
 
 
 class RecordFile:
@@ -102,7 +106,7 @@ class RecordFile:
         where = f"{self.path}, line {number}"
         way_out = "Start afresh with --overwrite always, or put the run's own file back."
         try:
-            record = _VALIDATOR.validate_python(line)
+            record = _RECORD.validate_python(line)
         except ValidationError as error:
             raise RunError(f"{where} is no generation record: {error.errors()[0]['msg']}.", way_out) from error
         if record.run != self._run:

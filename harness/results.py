@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from medbench.harness.model_info import ModelInfo
 from medbench.harness.rundir import read_run
+from medbench.tasks.catalog import benchmark_of
 from medbench.tasks.foundation.errors import RunError
 from medbench.tasks.foundation.files import canonical_json, write_atomically
 from medbench.tasks.protocols import Protocol, State
@@ -17,12 +17,43 @@ from medbench.tasks.statistics.intervals import Method
 from medbench.tasks.suite import SuiteName
 from medbench.tasks.validation import parse_json_file
 
-SCHEMA: Literal[1] = 1
 RESULTS_FILE = "results.json"
+SCHEMA: Literal[1] = 1
 Fraction = Annotated[float, Field(ge=0, le=1)]
 _NO_LIMIT = 0.99995
 _FEW_AT_LIMIT = 0.02
+_LIMIT_HINT = "Raise it with --max-new-tokens N, or for some tasks with --max-new-tokens {}=N: it will be another run."
 _STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """Which model the numbers belong to.
+
+    Attributes:
+        name: On the command line.
+        title: In tables.
+        weights: Identity of the weights.
+        device: Where it ran.
+        dtype: Type of its weights.
+        trained_on: Tasks whose train splits these weights have seen.
+        declared: Whether that was said at all; an empty list says nothing otherwise.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    name: str
+    title: str
+    weights: str
+    device: str
+    dtype: str
+    trained_on: tuple[str, ...]
+    declared: bool = False
+
+    def is_zero_shot_on(self, task: str) -> bool:
+        """Return whether the model is known not to have seen a task's train split, in whatever way it was asked."""
+        seen = {benchmark_of(name) for name in self.trained_on}
+        return self.declared and benchmark_of(task) not in seen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,3 +239,27 @@ def read_results_file(path: Path) -> Results:
         DataError: If it is malformed.
     """
     return parse_json_file(_RESULTS, path)
+
+
+def percent(metric: MetricResult) -> str:
+    """Return a number as a percentage with its interval and, where boxes limit it, its ceiling."""
+    if metric.value is None:
+        return "not scored"
+    interval = "" if metric.ci is None else f" [{100 * metric.ci[0]:.1f}, {100 * metric.ci[1]:.1f}]"
+    ceiling = "" if metric.limiting_ceiling is None else f" of {100 * metric.limiting_ceiling:.1f}"
+    return f"{100 * metric.value:6.2f}{interval}{ceiling}"
+
+
+def felt_limits(tasks: Mapping[str, TaskResult]) -> tuple[str, ...]:
+    """Return a line for each task whose numbers the limit of tokens decides, not the model alone."""
+    lines = []
+    for name, task in tasks.items():
+        written = task.written
+        if written is not None and written.limit_is_felt:
+            thoughts = f", {written.cut_thoughts} of them in the midst of a thought" if written.cut_thoughts else ""
+            share = 100 * written.at_limit / written.answers
+            lines.append(
+                f"{name}: {written.at_limit} of {written.answers} answers ({share:.0f} %) were cut off by the limit of "
+                f"tokens{thoughts}; under `strict` they count as wrong. {_LIMIT_HINT.format(name)}"
+            )
+    return tuple(lines)

@@ -1,34 +1,53 @@
-"""The main path on one page: load, plan, generate, score, summarise, publish."""
+"""The main path on one page: load, plan, generate, score, publish."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 
-from medbench.adapters.base import Adapter, AdapterEntry, LoadOptions, LocalAdapter
+from medbench.adapters.base import Adapter
 from medbench.adapters.catalog import ChosenModel, choose_model
-from medbench.adapters.guarding import named, plugin_faults
+from medbench.adapters.function import Answering, own_model
+from medbench.adapters.guarding import plugin_faults
 from medbench.adapters.remote import RemoteAdapter
-from medbench.harness.answering_code import made_of
-from medbench.harness.environment import write_environment
-from medbench.harness.generate import answerable, generate, make_plan
-from medbench.harness.locking import held_before_loading
+from medbench.harness.checkpoints import (
+    LoadedModel,
+    ModelFacts,
+    Share,
+    files_of,
+    load_share,
+    merged,
+    refuse_other_weights,
+    shares_of,
+)
+from medbench.harness.generate import generate, make_plan
+from medbench.harness.identity import made_of, run_identity, write_environment
 from medbench.harness.phases import Phases
-from medbench.harness.results import Results, read_results, write_results
-from medbench.harness.rundir import RunDirectory, open_run
-from medbench.harness.score import Scores, doubts_about_boxes, score_tasks
+from medbench.harness.results import Results, felt_limits, read_results, write_results
+from medbench.harness.rundir import RunDirectory, held_before_loading, open_run
+from medbench.harness.score import Scores, score_tasks
 from medbench.harness.settings import Settings
-from medbench.harness.shares import Seat, Share, Told, files_of, merged, refuse_other_weights, shares_of, told_by
-from medbench.harness.summarise import summarise
 from medbench.harness.workload import Workload, load_workload
-from medbench.tasks.foundation.console import say, warn
-from medbench.tasks.foundation.errors import MedbenchError, RunError, UsageError
-from medbench.tasks.foundation.memory import room_for
+from medbench.tasks.foundation.console import Listener, heard_by, say, warn
+from medbench.tasks.foundation.errors import MedbenchError
 from medbench.tasks.metrics.meteor import start_meteor
 
 Publish = Callable[[Path], None]
 PAGE = "leaderboard.md"
 REPORT = "report.html"
+PAGES = "medbench.leaderboard.publish"
+"""Writes the pages of runs; named, not imported, since the leaderboard is built on the harness."""
+
+
+def publish_run(path: Path) -> None:
+    """Write the pages of a run's folder from its `results.json`."""
+    import_module(PAGES).publish_run(path)
+
+
+def publish_together(paths: Sequence[Path], folder: Path) -> None:
+    """Write one leaderboard of several runs into a folder, and show it."""
+    import_module(PAGES).publish_together(paths, folder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,117 +66,142 @@ class RunOutcome:
 
 
 def run(
-    settings: Settings, publish: Publish, *, overwrite: str = "never", workload: Workload | None = None
-) -> RunOutcome:
+    settings: Settings, publish: Publish = publish_run, *, adapter: Adapter | Answering | None = None, boxes: str = "",
+    overwrite: str = "never", workload: Workload | None = None, listener: Listener | None = None,
+) -> RunOutcome:  # fmt: skip
     """Run a model over tasks; the same settings continue what an interrupted run left.
 
     Args:
         settings: What to do.
         publish: Writes the pages of a run's folder from its `results.json`.
+        adapter: The model itself instead of `settings.model`, which is only its name then: an adapter that is loaded,
+            or a function that returns the text of an answer (`medbench.adapters.function` says what it is given).
+            Another function is another run, and so is the same one with another source.
+        boxes: How such a model writes boxes: `pixels` by default, see `medbench.tasks.answers.box_space`.
         overwrite: `never`, or `always` to start afresh.
         workload: Its tasks, if they were read already.
+        listener: Hears what is said meanwhile; the terminal by default. `Silent()` and `Logged()` of
+            `medbench.tasks.foundation.console` are others.
+
+    Raises:
+        MedbenchError: Whatever keeps the run from going on; what was answered is on disk.
     """
+    if listener is not None:
+        with heard_by(listener):
+            return run(settings, publish, adapter=adapter, boxes=boxes, overwrite=overwrite, workload=workload)
     phases = Phases()
     with phases.time("load"):
-        model = choose_model(settings.model, settings.model_args)
+        if adapter is None:
+            model = choose_model(settings.model, settings.model_args)
+        else:
+            model = own_model(adapter, settings.model, boxes)
         if workload is None:
             workload = load_workload(settings)
             workload.say_left_out()
     # What was said by a kind, a pattern or `prepared` means the same tasks when run.yaml is run again.
     settings = replace(settings, tasks=workload.names)
     with held_before_loading(settings, workload, model):
-        return _run(settings, workload, model, publish, phases, overwrite)
+        return _Run(settings, workload, model, phases, own=adapter is not None)(publish, overwrite)
 
 
-def _run(
-    settings: Settings, workload: Workload, model: ChosenModel, publish: Publish, phases: Phases, overwrite: str
-) -> RunOutcome:
-    with phases.time("load"):
-        shares = shares_of(settings, workload)
-        seat = Seat(lambda share: load_share(settings, model, workload, share))
-        adapter = seat.adapter(shares[0])
-        with plugin_faults(settings.model.partition(":")[0], "what it says of itself", type(adapter).__module__):
-            first = told_by(adapter)
-        # Only the seat may hold a model: two may not fit.
-        del adapter
-    for notice in (*workload.notices, *first.notices):
-        warn(notice)
-    with phases.time("load"):
-        parts = _parts(seat.adapter(shares[0]), workload)
-    with open_run(
-        settings, workload, first.info, model, weights=_weights(shares, first), made_of=parts, overwrite=overwrite
-    ) as directory:
-        finished = finished_results(directory)
-        if finished is not None:
-            say(f"{directory.path} is complete; nothing to do. Start afresh with --overwrite always.")
-            return RunOutcome(path=directory.path, results=finished, phases=None)
-        _start_scorer_early(workload)
-        answered = [_answer(share, seat, workload, directory, phases, settings) for share in shares]
-        told = merged([(share, one.told) for share, one in zip(shares, answered, strict=True)])
-        failures = [failure for one in answered for failure in one.failures]
-        with phases.time("score"):
-            results, scores = score_run(workload, told, model, directory, settings)
-        write_environment(directory.path / "env.json", told.info, phases)
-        publish(directory.path)
-        if not failures and not scores.failed:
-            directory.finish()
-    _tell_of_failures(failures)
-    scores.raise_if_failed(f"The numbers of the other tasks are in {directory.path}; the same command scores again.")
-    return RunOutcome(path=directory.path, results=results, phases=phases)
+class _Run:
+    """One run under way; at most one checkpoint is loaded at a time, and only `_loaded` may hold it."""
 
+    def __init__(
+        self, settings: Settings, workload: Workload, model: ChosenModel, phases: Phases, *, own: bool
+    ) -> None:
+        self._settings = settings
+        self._workload = workload
+        self._model = model
+        self._phases = phases
+        self._own = own
+        self._loaded = LoadedModel(lambda share: load_share(settings, model, workload, share))
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answered:
-    """What came of a share: what is known of its model, and the error of each sample that failed."""
+    def __call__(self, publish: Publish, overwrite: str) -> RunOutcome:
+        with self._phases.time("load"):
+            shares = shares_of(self._settings, self._workload)
+            first = self._facts(shares[0])
+        for notice in (*self._workload.notices, *first.notices):
+            warn(notice)
+        with self._phases.time("load"):
+            parts = self._identity(shares, first)
+        with open_run(self._settings, self._workload.suite, parts, overwrite=overwrite) as directory:
+            finished = finished_results(directory)
+            if finished is not None:
+                say(f"{directory.path} is complete; nothing to do. Start afresh with --overwrite always.")
+                return RunOutcome(path=directory.path, results=finished, phases=None)
+            _start_scorer_early(self._workload)
+            failures: list[str] = []
+            facts = merged([(share, self._answer(share, directory, failures)) for share in shares])
+            with self._phases.time("score"):
+                results, scores = self._score(facts, directory)
+            write_environment(directory.path / "env.json", facts.info, self._phases)
+            publish(directory.path)
+            if not failures and not scores.failed:
+                directory.finish()
+        if failures:
+            warn(f"{len(failures)} samples failed and are counted as errors. The first: {failures[0]}")
+            say("The same command tries them again.")
+        scores.raise_if_failed(
+            f"The numbers of the other tasks are in {directory.path}; the same command scores again."
+        )
+        return RunOutcome(path=directory.path, results=results, phases=self._phases)
 
-    told: Told
-    failures: Sequence[str]
+    def _facts(self, share: Share) -> ModelFacts:
+        adapter = self._loaded.adapter(share)
+        with plugin_faults(self._settings.model.partition(":")[0], "what it says of itself", type(adapter).__module__):
+            return ModelFacts.of(adapter)
 
+    def _identity(self, shares: Sequence[Share], first: ModelFacts) -> dict[str, object]:
+        """Return what makes this run another one; a server may be asked for it, so what may be sent is looked at."""
+        adapter = self._loaded.adapter(shares[0])
+        if isinstance(adapter, RemoteAdapter):
+            from medbench.harness.remote.serving import refuse_to_send
 
-def _answer(
-    share: Share, seat: Seat, workload: Workload, directory: RunDirectory, phases: Phases, settings: Settings
-) -> Answered:
-    with phases.time("load"):
-        adapter = seat.adapter(share)
-    if settings.checkpoint_for:
-        say(f"{share.checkpoint}: {', '.join(share.tasks)}")
-        refuse_other_weights(directory.weights, share, adapter)
-    plan = make_plan(workload.only(share.tasks), adapter.card.kinds, directory)
-    with plugin_faults(adapter.card.name, "expect()", type(adapter).__module__):
-        adapter.expect([load.spec for load in plan.loads])
-    failures = generate(plan, adapter, directory, phases, settings)
-    return Answered(told=told_by(adapter), failures=failures)
+            refuse_to_send(adapter, self._workload.answerable(adapter.card.kinds))
+        with plugin_faults(adapter.card.name, "what it says of itself", type(adapter).__module__):
+            made = made_of(adapter, self._workload.names)
+        # Of several checkpoints their files, since they are loaded one by one.
+        weights = files_of(shares) if len(shares) > 1 else first.info.weights
+        return run_identity(
+            self._settings, self._workload, first.info, self._model, weights=weights, made_of=made, own=self._own
+        )
 
+    def _answer(self, share: Share, directory: RunDirectory, failures: list[str]) -> ModelFacts:
+        """Answer the tasks of a share, and note the error of each sample that failed."""
+        with self._phases.time("load"):
+            adapter = self._loaded.adapter(share)
+        if self._settings.checkpoint_for:
+            say(f"{share.checkpoint}: {', '.join(share.tasks)}")
+            refuse_other_weights(directory.weights, share, adapter)
+        plan = make_plan(self._workload.only(share.tasks).answerable(adapter.card.kinds), directory)
+        with plugin_faults(adapter.card.name, "expect()", type(adapter).__module__):
+            adapter.expect([load.spec for load in plan.loads])
+        failures += generate(plan, adapter, directory, self._phases, self._settings)
+        return ModelFacts.of(adapter)
 
-def load_share(settings: Settings, model: ChosenModel, workload: Workload, share: Share) -> Adapter:
-    """Load the checkpoint of a share.
-
-    Raises:
-        UsageError: If an option was given that the model does not take.
-    """
-    _refuse_ignored(settings, model.entry)
-    name = model.entry.card.name
-    with plugin_faults(name, "load()"), room_for(f"The model {name!r}"):
-        adapter = model.entry.load(load_options(settings, model, workload, share.checkpoint))
-    if not isinstance(adapter, Adapter):
-        raise RunError(f"{named(name)} returned from load() a {type(adapter).__name__}, which is no Adapter.", "")
-    _refuse_decoding(settings, adapter)
-    return adapter
-
-
-def _parts(adapter: Adapter, workload: Workload) -> dict[str, object]:
-    """Return what answers depend on beside settings, weights and data; a server may be asked for it."""
-    if isinstance(adapter, RemoteAdapter):
-        from medbench.harness.remote.driving import refuse_to_send
-
-        refuse_to_send(adapter, answerable(workload, adapter.card.kinds))
-    with plugin_faults(adapter.card.name, "what it says of itself", type(adapter).__module__):
-        return made_of(adapter, [load.spec.name for load in workload.loads])
-
-
-def _weights(shares: Sequence[Share], first: Told) -> object:
-    """Return what identifies the weights; of several checkpoints their files, since they are loaded one by one."""
-    return files_of(shares) if len(shares) > 1 else first.info.weights
+    def _score(self, facts: ModelFacts, directory: RunDirectory) -> tuple[Results, Scores]:
+        """Score what was generated and write `scores/` and `results.json`."""
+        loads = self._workload.answerable(facts.kinds)
+        scores = score_tasks(loads, directory, self._model)
+        if not scores.tasks:
+            scores.raise_if_failed("The answers are kept.")
+        for notice in scores.notices():
+            warn(notice)
+        notices = (*self._workload.notices, *facts.notices, *scores.notices(), *felt_limits(scores.tasks))
+        results = Results(
+            run=directory.identity,
+            model=facts.info,
+            suite=self._workload.suite,
+            limit=self._settings.limit,
+            seed=self._settings.seed,
+            notices=tuple(dict.fromkeys(notices)),
+            tasks=scores.tasks,
+            unsupported=tuple(load.spec.name for load in self._workload.loads if load not in loads),
+            probe=self._settings.probe,
+        )
+        write_results(directory.results, results)
+        return results, scores
 
 
 def finished_results(directory: RunDirectory) -> Results | None:
@@ -171,76 +215,9 @@ def finished_results(directory: RunDirectory) -> Results | None:
     return results if results.run == directory.identity else None
 
 
-def _tell_of_failures(failures: Sequence[str]) -> None:
-    if failures:
-        warn(f"{len(failures)} samples failed and are counted as errors. The first: {failures[0]}")
-        say("The same command tries them again.")
-
-
 def _start_scorer_early(workload: Workload) -> None:
     # METEOR reads a 62 MB table before its first pair; it does so while the model writes.
     if any(load.spec.kind == "report" for load in workload.loads):
         with suppress(MedbenchError):
             # What keeps it from starting is said where it is needed, and keeps no other task from its numbers.
             start_meteor()
-
-
-def _refuse_ignored(settings: Settings, entry: AdapterEntry) -> None:
-    given = {
-        "checkpoint": settings.checkpoint is not None or bool(settings.checkpoint_for),
-        "device": settings.device not in {"auto", "cpu"},
-        "dtype": settings.dtype not in {"auto", "float32"},
-    }
-    ignored = [f"--{name}" for name, is_given in given.items() if is_given and name not in entry.takes]
-    if ignored:
-        raise UsageError(f"The model {entry.card.name!r} does not take {', '.join(ignored)}.", "Leave the option out.")
-
-
-def _refuse_decoding(settings: Settings, adapter: Adapter) -> None:
-    """Refuse options of the engine for a model that it does not drive."""
-    given = [f"--{name.replace('_', '-')}" for name in (*settings.decoding(), *(("compile",) * settings.compile))]
-    if given and not isinstance(adapter, LocalAdapter):
-        raise UsageError(
-            f"The model {adapter.card.name!r} chooses its tokens itself and does not take {', '.join(given)}.",
-            "Leave the option out.",
-        )
-
-
-def load_options(settings: Settings, model: ChosenModel, workload: Workload, checkpoint: Path | None) -> LoadOptions:
-    """Return what the model's loader gets."""
-    return LoadOptions(
-        variant=model.variant,
-        arguments=model.arguments,
-        checkpoint=checkpoint,
-        device=settings.device,
-        dtype=settings.dtype,
-        seed=settings.seed,
-        train_samples=workload.train_samples,
-        source_of=workload.source_of,
-    )
-
-
-def score_run(
-    workload: Workload, told: Told, model: ChosenModel, directory: RunDirectory, settings: Settings
-) -> tuple[Results, Scores]:
-    """Score what was generated and write `scores/` and `results.json`."""
-    loads = answerable(workload, told.kinds)
-    scores = score_tasks(loads, directory, model)
-    if not scores.tasks:
-        scores.raise_if_failed("The answers are kept.")
-    doubts = (*scores.notices(), *doubts_about_boxes(scores.tasks, model))
-    for doubt in doubts:
-        warn(doubt)
-    results = summarise(
-        scores.tasks,
-        run=directory.identity,
-        model=told.info,
-        suite=workload.suite,
-        limit=settings.limit,
-        seed=settings.seed,
-        notices=(*workload.notices, *told.notices, *doubts),
-        unsupported=tuple(load.spec.name for load in workload.loads if load not in loads),
-        probe=settings.probe,
-    )
-    write_results(directory.results, results)
-    return results, scores

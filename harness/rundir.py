@@ -1,17 +1,21 @@
-"""A run's folder: what it holds, who may write to it, and when it is done."""
+"""A run's folder: what it holds, who may write to it, and when it is done.
 
+One process at a time: who comes second is refused before it loads weights, and again at the run's own folder. The locks
+are the operating system's: what a killed process held is free at once.
+"""
+
+import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from medbench.adapters.catalog import ChosenModel
-from medbench.harness.locking import held, slug, unwritable
-from medbench.harness.model_info import ModelInfo
 from medbench.harness.records import RecordFile
 from medbench.harness.settings import Settings
 from medbench.harness.workload import Workload
@@ -19,18 +23,16 @@ from medbench.tasks.foundation.errors import RunError
 from medbench.tasks.foundation.files import fingerprint, write_atomically
 from medbench.tasks.foundation.yaml_tables import read_yaml_table
 
-_IDENTITY_DIGITS = 12
-_ROUNDED = frozenset({"bfloat16", "float16"})
+# File systems allow 255 bytes; names of served models with their addresses may be longer.
+_SLUG_CHARACTERS = 80
+_DIGITS = 12
+# What changes no answer (batch size: in float32; the type is not known yet), or is told better by data and model.
+_NOT_IN_THE_KEY = frozenset({"output_dir", "batch_size", "data_dir", "tasks", "model_args"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunDirectory:
-    """The folder of one run.
-
-    Attributes:
-        path: The folder.
-        identity: Hash over everything that can change an answer, see `run_identity`.
-    """
+    """The folder of one run; `identity` is a hash over everything that can change an answer."""
 
     path: Path
     identity: str
@@ -68,115 +70,52 @@ class RunDirectory:
         write_atomically(self.path / "done", f"{self.identity}\n")
 
 
-def run_identity(
-    settings: Settings,
-    workload: Workload,
-    told: ModelInfo,
-    model: ChosenModel,
-    *,
-    weights: object,
-    made_of: Mapping[str, object],
-) -> dict[str, object]:
-    """Return everything that can change an answer, and nothing else; output folder and data folder cannot.
-
-    In 16 bits sums in another order decide close calls, so there the rows that are computed together are part of it.
-    """
-    return {
-        **made_of,
-        "model": _portable(settings.model),
-        **({"arguments": model.identity} if model.identity else {}),
-        "weights": weights,
-        "dtype": told.dtype,
-        "device": told.device,
-        **({"batch size": settings.batch_size or "auto"} if told.dtype in _ROUNDED else {}),
-        "limit": settings.limit,
-        "seed": settings.seed,
-        **({"decoding": settings.decoding()} if settings.decoding() else {}),
-        **({"compile": True} if settings.compile else {}),
-        **({"probe": settings.probe} if settings.probe else {}),
-        "suite": workload.suite,
-        "tasks": {
-            load.spec.name: {
-                "version": load.spec.version,
-                "spec": load.spec.fingerprint(),
-                "data": load.prepared.manifest.data_fingerprint,
-                # The declaration's own limit may give way to one of the model's authors; a user's does not.
-                **({"max_new_tokens": load.spec.max_new_tokens} if load.spec.limit_chosen else {}),
-            }
-            for load in workload.loads
-        },
-    }
-
-
-def _portable(model: str) -> str:
-    """Return a model's name; of one that is a folder without the path to it, which changes no answer."""
-    name, _, variant = model.partition(":")
-    folder = Path(variant).expanduser()
-    return f"{name}:{folder.resolve().name}" if variant and folder.is_dir() else model
-
-
 @contextmanager
-def open_run(
-    settings: Settings,
-    workload: Workload,
-    told: ModelInfo,
-    model: ChosenModel,
-    *,
-    weights: object,
-    made_of: Mapping[str, object],
-    overwrite: str,
-) -> Iterator[RunDirectory]:
-    """Make or reopen the folder of the run that these settings name, and hold it against other processes.
+def open_run(settings: Settings, suite: str, parts: Mapping[str, object], *, overwrite: str) -> Iterator[RunDirectory]:
+    """Make or reopen the folder of a run, and hold it against other processes.
 
     Args:
         settings: What the user asked for.
-        workload: Tasks and data.
-        told: What is known of the loaded model.
-        model: What the user chose of it.
-        weights: What identifies them.
-        made_of: What else answers depend on: code, libraries, parts of the model.
+        suite: Of the run's tasks.
+        parts: Everything that can change an answer, see `medbench.harness.identity`.
         overwrite: `never`, or `always` to throw away what an earlier run of the same identity left.
 
     Raises:
         RunError: If the folder cannot be written to, is in use, or holds another run.
     """
-    parts = run_identity(settings, workload, told, model, weights=weights, made_of=made_of)
-    identity = fingerprint(parts)[:_IDENTITY_DIGITS]
+    identity = fingerprint(parts)[:_DIGITS]
     probe = f"-{settings.probe}" if settings.probe else ""
-    path = settings.output_dir.absolute() / f"{slug(_portable(settings.model))}-{workload.suite}{probe}-{identity}"
+    path = settings.output_dir.absolute() / f"{slug(str(parts['model']))}-{suite}{probe}-{identity}"
     directory = RunDirectory(path=path, identity=identity)
-    _make_folder(path)
-    with held(path.with_name(f".{path.name}.lock"), f"Another process is writing to {path}."):
-        if overwrite == "always":
-            _empty(path)
-        _write_or_check_settings(directory, settings, parts)
-        yield directory
-
-
-def _empty(path: Path) -> None:
-    for item in path.iterdir():
-        if item.is_dir() and not item.is_symlink():
-            shutil.rmtree(item)
-        else:
-            item.unlink()
-
-
-def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         (path / ".writable").touch()
         (path / ".writable").unlink()
     except OSError as error:
-        raise unwritable(path.parent, error) from error
+        raise _unwritable(path.parent, error) from error
+    with _held(path.with_name(f".{path.name}.lock"), f"Another process is writing to {path}."):
+        if overwrite == "always":
+            for item in path.iterdir():
+                if item.is_dir() and not item.is_symlink():
+                    shutil.rmtree(item)
+                else:
+                    item.unlink()
+        _write_or_check_settings(directory, settings, parts)
+        yield directory
 
 
-def _write_or_check_settings(directory: RunDirectory, settings: Settings, parts: dict[str, object]) -> None:
+def slug(model: str) -> str:
+    """Return the readable part of a folder's name; what makes it unique is the identity."""
+    return re.sub(r"[^a-z0-9.]+", "-", model.lower())[:_SLUG_CHARACTERS].strip("-.")
+
+
+def _write_or_check_settings(directory: RunDirectory, settings: Settings, parts: Mapping[str, object]) -> None:
     path = directory.path / "run.yaml"
     if path.exists():
         if read_run(directory.path)["identity"] != directory.identity:
             raise RunError(f"{path} belongs to another run.", "Give another --output-dir, or --overwrite always.")
         return
-    document = {"identity": directory.identity, "settings": settings.as_yaml(), "identity_of": parts}
+    document = {"identity": directory.identity, "settings": settings.as_yaml(), "identity_of": dict(parts)}
     write_atomically(path, yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
 
 
@@ -191,6 +130,61 @@ def read_run(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} is no run: it has no run.yaml.", "Give a folder that `medbench run` made.")
     document = read_yaml_table(file)
     parts = document.get("identity_of")
-    if not isinstance(parts, dict) or document.get("identity") != fingerprint(parts)[:_IDENTITY_DIGITS]:
+    if not isinstance(parts, dict) or document.get("identity") != fingerprint(parts)[:_DIGITS]:
         raise RunError(f"{file} was changed: its identity is not that of its parts.", "Restore the file or run again.")
     return document
+
+
+@contextmanager
+def _held(lock: Path, problem: str) -> Iterator[None]:
+    """Hold a lock file, or raise a RunError that says `problem`."""
+    try:
+        with FileLock(lock, timeout=0):
+            yield
+    except Timeout as error:
+        raise RunError(problem, "Wait for it, or give another --output-dir.") from error
+
+
+@contextmanager
+def held_before_loading(settings: Settings, workload: Workload, model: ChosenModel) -> Iterator[None]:
+    """Hold an output folder for these settings while the weights are loaded and answer.
+
+    A run's identity is known only when its weights are; what was said of it is known at once. Nothing of it stays:
+    neither the lock, whose name tells no address of a server, nor folders that were made for it and are empty.
+
+    Raises:
+        RunError: If another process runs the same settings into the same folder, or it cannot be written to.
+    """
+    folder = settings.output_dir.absolute()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    said = {name: value for name, value in settings.as_yaml().items() if name not in _NOT_IN_THE_KEY}
+    data = {load.spec.name: load.prepared.manifest.data_fingerprint for load in workload.loads}
+    key = fingerprint({"settings": said, "arguments": model.identity, "data": data})[:_DIGITS]
+    lock = folder / f".loading-{key}.lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    try:
+        with _held(lock, f"Another process is writing to {folder}, with this model and these settings."):
+            try:
+                yield
+            finally:
+                _remove(lock.unlink)
+    finally:
+        for path in made:
+            _remove(path.rmdir)
+
+
+def _remove(step: Callable[[], object]) -> None:
+    # What is in use or not empty stays.
+    with suppress(OSError):
+        step()
+
+
+def _unwritable(folder: Path, error: OSError) -> RunError:
+    return RunError(
+        f"The output folder {folder} cannot be written to: {error.strerror}.",
+        "Give a folder that you may write to with --output-dir.",
+    )

@@ -1,58 +1,63 @@
-"""From recorded generations to per-sample scores: parse, decide the state, apply both protocols. Needs no model."""
+"""From answers to numbers: parse, decide the state, apply both protocols, summarise. Needs no model."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medbench.adapters.base import Parser
-from medbench.adapters.catalog import ChosenModel
+from medbench.adapters.catalog import ChosenModel, choose_model
+from medbench.adapters.function import known_model
 from medbench.adapters.guarding import understood
-from medbench.harness.records import GenerationRecord
-from medbench.harness.results import Written
-from medbench.harness.rundir import RunDirectory
-from medbench.harness.workload import TaskLoad
-from medbench.harness.written import is_cut_off, written_on
-from medbench.tasks.answers.box_check import doubt_about_boxes
-from medbench.tasks.answers.box_space import BoxSpace
+from medbench.harness.records import GenerationRecord, is_cut_off, thinks
+from medbench.harness.results import (
+    IntervalInfo,
+    MetricResult,
+    Results,
+    TaskResult,
+    Written,
+    felt_limits,
+    read_results,
+    write_results,
+)
+from medbench.harness.rundir import RunDirectory, read_run
+from medbench.harness.settings import load_settings
+from medbench.harness.workload import TaskLoad, load_workload
+from medbench.tasks.answers.box_space import BoxSpace, doubt_about_boxes
 from medbench.tasks.answers.choice import choice_beside
-from medbench.tasks.answers.thoughts import take_apart
+from medbench.tasks.answers.thoughts import SIGNATURE, split_thought, thought_end
 from medbench.tasks.ceiling import rec_ceilings
 from medbench.tasks.foundation.console import say, warn
 from medbench.tasks.foundation.errors import MedbenchError, RunError, SampleError
 from medbench.tasks.foundation.files import json_lines, write_atomically
 from medbench.tasks.metrics.metric import Scorable
-from medbench.tasks.protocols import PROTOCOLS, Evaluation, Item, Protocol, evaluate, state_of, tokenise_together
+from medbench.tasks.protocols import (
+    PROTOCOLS,
+    Evaluation,
+    Item,
+    Protocol,
+    count_states,
+    evaluate,
+    state_of,
+    tokenise_together,
+)
 from medbench.tasks.sample import Box, Sample
 from medbench.tasks.spec import TaskSpec
+from medbench.tasks.statistics.intervals import interval
+
+SizedBox = tuple[Box, tuple[int, int]]
+"""A box in pixels with width and height of its image."""
 
 _BOX_SIZES = ((0.01, "small, below 1 %"), (0.1, "medium, 1 to 10 %"))
 _LARGE = "large, 10 % and more"
-Ceilings = Mapping[Protocol, Mapping[str, float]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoredTask:
-    """A task with its predictions and what both protocols make of them.
-
-    Attributes:
-        load: The task.
-        items: One per sample, in order.
-        groups: The unit of resampling of each item.
-        evaluations: By protocol, one per metric.
-        written: How much the model wrote.
-        ceilings: For REC, by protocol and metric: the score of a perfect model that writes boxes as this one does.
-    """
-
-    load: TaskLoad
-    items: Sequence[Item]
-    groups: Sequence[str]
-    evaluations: Mapping[Protocol, Sequence[Evaluation]]
-    ceilings: Ceilings
-    written: Written
+_DIGITS = 10
+"""Digits kept in files: more than any reader needs, fewer than the last bits that differ between machines."""
+_SHARE_DIGITS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,16 +65,19 @@ class Scores:
     """What scoring gave.
 
     Attributes:
-        tasks: The tasks that were scored.
+        tasks: The numbers of the tasks that were scored.
         failed: Why the others were not, by task: a scorer that fails takes nothing away from other tasks.
+        doubts: Warnings of boxes most of which cover nothing, which is what the wrong space looks like.
     """
 
-    tasks: Sequence[ScoredTask]
+    tasks: Mapping[str, TaskResult]
     failed: Mapping[str, MedbenchError]
+    doubts: tuple[str, ...]
 
     def notices(self) -> tuple[str, ...]:
-        """Return a line for each task that was not scored."""
-        return tuple(f"{name} is not scored: {error.problem}" for name, error in self.failed.items())
+        """Return a line for each task that was not scored, and the doubts."""
+        failed = (f"{name} is not scored: {error.problem}" for name, error in self.failed.items())
+        return (*failed, *self.doubts)
 
     def raise_if_failed(self, kept: str) -> None:
         """Raise an error for the tasks that were not scored, if there are any; `kept` says what there is."""
@@ -79,52 +87,33 @@ class Scores:
 
 
 def score_tasks(loads: Sequence[TaskLoad], directory: RunDirectory, model: ChosenModel) -> Scores:
-    """Score the recorded generations of tasks and write them to `scores/<task>.jsonl`."""
-    recorded = [(load, read_records(load, directory)) for load in loads]
-    predicted = [(load, records, read_items(load, records, model.parse)) for load, records in recorded]
-    _tell_of_parser([item.error for _, _, items in predicted for item in items if item.error], directory)
-    with suppress(MedbenchError):
-        # It only saves starts: where it fails, the task that it fails for says why.
-        tokenise_together((load.spec.name, load.spec.kind, items) for load, _, items in predicted)
-    tasks: list[ScoredTask] = []
-    failed: dict[str, MedbenchError] = {}
-    for load, records, items in predicted:
-        try:
-            tasks.append(_score_items(load, items, written_on(records), directory, model.boxes))
-        except MedbenchError as error:
-            failed[load.spec.name] = error
-    return Scores(tasks=tasks, failed=failed)
-
-
-def _tell_of_parser(errors: Sequence[str], directory: RunDirectory) -> None:
+    """Score the recorded generations of tasks; write the scores of samples to `scores/<task>.jsonl`."""
+    recorded = [(load, _read_records(load, directory)) for load in loads]
+    predicted = [
+        (load, records, [predict(*pair, load.spec, model.parse) for pair in zip(records, load.samples, strict=True)])
+        for load, records in recorded
+    ]
+    errors = [item.error for _, _, items in predicted for item in items if item.error]
     if errors:
         warn(f"The model's parser failed on {len(errors)} answers, which are counted as errors. The first: {errors[0]}")
         say(f"They are read again, without the model, by: medbench score {directory.path}")
+    with suppress(MedbenchError):
+        # It only saves starts: where it fails, the task that it fails for says why.
+        tokenise_together((load.spec.name, load.spec.kind, items) for load, _, items in predicted)
+    tasks: dict[str, TaskResult] = {}
+    failed: dict[str, MedbenchError] = {}
+    doubts = []
+    for load, records, items in predicted:
+        try:
+            tasks[load.spec.name] = _score_task(load, records, items, directory, model.boxes)
+        except MedbenchError as error:
+            failed[load.spec.name] = error
+        else:
+            doubts.append(doubt_of_run(load, items, model))
+    return Scores(tasks=tasks, failed=failed, doubts=tuple(filter(None, doubts)))
 
 
-def doubts_about_boxes(scored: Sequence[ScoredTask], model: ChosenModel) -> tuple[str, ...]:
-    """Return a warning for each task most of whose boxes cover nothing, which is what the wrong space looks like."""
-    space = model.boxes
-    if space is None:
-        return ()
-    declared_by = (
-        "--model-arg boxes=NAME" if "boxes" in model.entry.arguments else f"the adapter {model.entry.card.name}"
-    )
-    doubts = (
-        doubt_about_boxes(task.load.spec.name, _sized_boxes(task), space=space.name, declared_by=declared_by)
-        for task in scored
-        if task.load.spec.kind == "rec"
-    )
-    return tuple(filter(None, doubts))
-
-
-def _sized_boxes(task: ScoredTask) -> list[tuple[Box, tuple[int, int]]]:
-    pairs = zip(task.load.samples, task.items, strict=True)
-    found = ((item.scorable.predicted_box, sample.image_size) for sample, item in pairs)
-    return [(box, size) for box, size in found if box is not None and size is not None]
-
-
-def read_records(load: TaskLoad, directory: RunDirectory) -> list[GenerationRecord]:
+def _read_records(load: TaskLoad, directory: RunDirectory) -> list[GenerationRecord]:
     """Return a task's records, one per sample, in order.
 
     Raises:
@@ -141,82 +130,158 @@ def read_records(load: TaskLoad, directory: RunDirectory) -> list[GenerationReco
     return [records[sample.sample_id] for sample in load.samples]
 
 
-def read_items(load: TaskLoad, records: Sequence[GenerationRecord], parse: Parser) -> list[Item]:
-    """Return the predictions in a task's records, one per sample."""
-    return [predict(record, sample, load.spec, parse) for record, sample in zip(records, load.samples, strict=True)]
-
-
-def _score_items(
-    load: TaskLoad, items: Sequence[Item], written: Written, directory: RunDirectory, boxes: BoxSpace | None
-) -> ScoredTask:
-    spec = load.spec
-    scored = ScoredTask(
-        load=load,
-        items=items,
-        groups=[sample.groups.get(spec.group_key, sample.sample_id) for sample in load.samples],
-        evaluations={protocol: evaluate(spec.name, spec.kind, protocol, items) for protocol in PROTOCOLS},
-        ceilings=_ceilings(spec, load.samples, boxes),
-        written=written,
-    )
-    write_atomically(directory.scores(spec.name), json_lines(_score_records(load.samples, scored)))
-    return scored
-
-
-def _ceilings(spec: TaskSpec, samples: Sequence[Sample], boxes: BoxSpace | None) -> Ceilings:
-    if spec.kind != "rec" or boxes is None:
-        return {}
-    right = [(sample.box, sample.image_size) for sample in samples if sample.box and sample.image_size]
-    return {protocol: rec_ceilings(spec.name, right, boxes, protocol) for protocol in PROTOCOLS}
-
-
 def predict(record: GenerationRecord, sample: Sample, spec: TaskSpec, parse: Parser) -> Item:
     """Return the prediction in a record with its state; a failure is a state, never an answer."""
     if record.error:
         return Item(state="error", scorable=_scorable(sample, "", None))
-    said = take_apart(record.text)
+    said = split_thought(record.text)
     try:
         answer = understood(parse, said.answer, sample, spec)
     except SampleError as error:
         return Item(state="error", scorable=_scorable(sample, "", None), error=str(error))
-    scorable = _scorable(sample, answer.text, _finite(answer.box))
+    box = answer.box if answer.box is not None and all(math.isfinite(edge) for edge in answer.box) else None
+    scorable = _scorable(sample, answer.text, box)
     if record.served is not None and record.served.withheld in {"refusal", "content filter"}:
         return Item(state="refused", scorable=scorable)
     state = "truncated" if is_cut_off(said, record) else state_of(scorable, spec.kind)
     return Item(state=state, scorable=scorable)
 
 
-def _finite(box: Box | None) -> Box | None:
-    return box if box is not None and all(math.isfinite(edge) for edge in box) else None
-
-
 def _scorable(sample: Sample, text: str, box: Box | None) -> Scorable:
     return Scorable(
-        prediction=text,
-        reference=sample.reference,
-        choices=sample.choices,
-        choice=choice_beside(text, sample.choices, sample.reference),
-        predicted_box=box,
-        reference_box=sample.box,
+        prediction=text, reference=sample.reference, choices=sample.choices,
+        choice=choice_beside(text, sample.choices, sample.reference), predicted_box=box, reference_box=sample.box,
         labels=sample.labels,
+    )  # fmt: skip
+
+
+def doubt_of_run(load: TaskLoad, items: Sequence[Item], model: ChosenModel) -> str:
+    """Return a warning if most boxes that a model wrote cover nothing of their image, or nothing."""
+    space, entry = model.boxes, model.entry
+    if space is None or load.spec.kind != "rec":
+        return ""
+    declared_by = "--model-arg boxes=NAME" if "boxes" in entry.arguments else f"the adapter {entry.card.name}"
+    sizes = [sample.image_size for sample in load.samples]
+    return doubt_about_boxes(load.spec.name, boxes_read(items, sizes), space=space.name, declared_by=declared_by)
+
+
+def boxes_read(items: Sequence[Item], sizes: Sequence[tuple[int, int] | None]) -> list[SizedBox]:
+    """Return the boxes that were read, each with the size of its image."""
+    found = ((item.scorable.predicted_box, size) for item, size in zip(items, sizes, strict=True))
+    return [(box, size) for box, size in found if box is not None and size is not None]
+
+
+def _score_task(
+    load: TaskLoad, records: Sequence[GenerationRecord], items: Sequence[Item], directory: RunDirectory,
+    boxes: BoxSpace | None,
+) -> TaskResult:  # fmt: skip
+    spec, manifest = load.spec, load.prepared.manifest
+    groups = [sample.groups.get(spec.group_key, sample.sample_id) for sample in load.samples]
+    evaluations = {protocol: evaluate(spec.name, spec.kind, protocol, items) for protocol in PROTOCOLS}
+    right = [(sample.box, sample.image_size) for sample in load.samples if sample.box and sample.image_size]
+    numbers = {
+        protocol: metric_results(
+            found, items, groups, unit=spec.group_key, ceilings=ceilings(spec, right, boxes, protocol)
+        )
+        for protocol, found in evaluations.items()
+    }
+    write_atomically(directory.scores(spec.name), json_lines(_score_records(load, items, groups, evaluations)))
+    return TaskResult(
+        title=spec.title, kind=spec.kind, version=spec.version, data=manifest.data_fingerprint,
+        licence=manifest.licence, samples=len(items), states=dict(count_states(items)), written=written_on(records),
+        paper=numbers["paper"], strict=numbers["strict"],
+    )  # fmt: skip
+
+
+def ceilings(
+    spec: TaskSpec, right: Sequence[SizedBox], boxes: BoxSpace | None, protocol: Protocol
+) -> Mapping[str, float]:
+    """Return, by metric, the score of a perfect model that writes boxes in a space; empty for tasks without boxes."""
+    return rec_ceilings(spec.name, right, boxes, protocol) if spec.kind == "rec" and boxes is not None else {}
+
+
+def metric_results(
+    evaluations: Sequence[Evaluation], items: Sequence[Item], groups: Sequence[str], *, unit: str,
+    ceilings: Mapping[str, float],
+) -> dict[str, MetricResult]:  # fmt: skip
+    """Return each metric's number with its interval, its counts and its signature.
+
+    Args:
+        evaluations: The metrics of one protocol on the items.
+        items: All N predictions of the task.
+        groups: The unit of resampling of each, N names.
+        unit: What a group is (`image`, `patient`), for the signature.
+        ceilings: See `ceilings`.
+    """
+    return {
+        one.metric.metric_id: _metric_result(one, items, groups, unit, ceilings.get(one.metric.metric_id, math.nan))
+        for one in evaluations
+    }
+
+
+def _metric_result(
+    evaluation: Evaluation, items: Sequence[Item], groups: Sequence[str], unit: str, ceiling: float
+) -> MetricResult:
+    metric = evaluation.metric
+    clusters = [groups[index] for index in evaluation.indices]
+    value = evaluation.value if clusters else math.nan
+    found = None if math.isnan(value) else interval(metric, evaluation.statistics, clusters)
+    states = Counter(item.state for item in items if metric.applies(item.scorable))
+    read, there = states["ok"], states.total() - states["error"]
+    made = None
+    if found is not None:
+        made = IntervalInfo(
+            method=found.method, clusters=found.clusters, design_effect=_number(found.design_effect, _SHARE_DIGITS)
+        )
+    return MetricResult(
+        value=_number(value),
+        ci=None if found is None else (_fraction(found.low), _fraction(found.high)),
+        interval=made,
+        n=len(clusters),
+        errors=states["error"],
+        unparsed=states["unparsed"],
+        truncated=states["truncated"],
+        empty=states["empty"],
+        refused=states["refused"],
+        bounds=evaluation.bounds and (_fraction(evaluation.bounds[0]), _fraction(evaluation.bounds[1])),
+        answered=round(read / there, _DIGITS) if there else None,
+        among_answered=_number(evaluation.value_among_answered),
+        ceiling=_number(ceiling),
+        signature=f"{metric.signature}|{SIGNATURE}|ci=clustered:{unit}|n={len(clusters)}",
     )
 
 
-def _score_records(samples: Sequence[Sample], scored: ScoredTask) -> list[dict[str, Any]]:
-    by_protocol = {
-        protocol: _statistics_by_item(len(samples), evaluations) for protocol, evaluations in scored.evaluations.items()
-    }
+def _number(value: float, digits: int = _DIGITS) -> float | None:
+    return None if math.isnan(value) else round(value, digits)
+
+
+def _fraction(value: float) -> float:
+    return round(min(1.0, max(0.0, value)), _DIGITS)
+
+
+def _score_records(
+    load: TaskLoad, items: Sequence[Item], groups: Sequence[str], evaluations: Mapping[Protocol, Sequence[Evaluation]]
+) -> list[dict[str, Any]]:
+    by_protocol: dict[str, list[dict[str, Any]]] = {protocol: [{} for _ in items] for protocol in evaluations}
+    for protocol, found in evaluations.items():
+        for one in found:
+            for row, statistics, value in zip(one.indices, one.statistics, one.per_sample(), strict=True):
+                by_protocol[protocol][row][one.metric.metric_id] = {
+                    "statistics": [float(number) for number in statistics],
+                    "value": None if np.isnan(value) else float(value),
+                }
     return [
         {
             "sample_id": sample.sample_id,
-            "group": scored.groups[index],
-            "state": scored.items[index].state,
-            "prediction": scored.items[index].scorable.prediction,
-            "box": scored.items[index].scorable.predicted_box,
+            "group": groups[index],
+            "state": item.state,
+            "prediction": item.scorable.prediction,
+            "box": item.scorable.predicted_box,
             "labels": labels_of(sample),
-            **({"error": scored.items[index].error} if scored.items[index].error else {}),
-            **{protocol: columns[index] for protocol, columns in by_protocol.items()},
+            **({"error": item.error} if item.error else {}),
+            **{protocol: rows[index] for protocol, rows in by_protocol.items()},
         }
-        for index, sample in enumerate(samples)
+        for index, (sample, item) in enumerate(zip(load.samples, items, strict=True))
     ]
 
 
@@ -230,13 +295,62 @@ def labels_of(sample: Sample) -> dict[str, str]:
     return {**sample.labels, "box_size": size}
 
 
-def _statistics_by_item(count: int, evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = [{} for _ in range(count)]
-    for evaluation in evaluations:
-        values = evaluation.per_sample()
-        for row, statistics, value in zip(evaluation.indices, evaluation.statistics, values, strict=True):
-            rows[row][evaluation.metric.metric_id] = {
-                "statistics": [float(number) for number in statistics],
-                "value": None if np.isnan(value) else float(value),
-            }
-    return rows
+def written_on(records: Sequence[GenerationRecord]) -> Written:
+    """Return how much a model wrote on a task, over the samples that did not fail."""
+    answers = [record for record in records if not record.error]
+    thinking = cut = 0
+    written = thought = 0.0
+    for record in answers:
+        said = split_thought(record.text)
+        thinking += thinks(said, record)
+        cut += is_cut_off(said, record) and not said.answer
+        # In tokens; by characters where nobody counted the tokens of a thought.
+        characters = len(record.text) + len(record.reasoning)
+        by_characters = (thought_end(record.text) + len(record.reasoning)) / characters if characters else 0.0
+        length = record.output_tokens or characters
+        written += length
+        thought += min(record.thought_tokens, length) or length * by_characters
+    return Written(
+        answers=len(answers),
+        at_limit=sum(record.stop == "length" for record in answers),
+        thinking=thinking,
+        cut_thoughts=cut,
+        thought_share=round(thought / written, _SHARE_DIGITS) if thinking and written else None,
+    )
+
+
+def rescore(path: Path, data_dir: Path | None = None) -> Results:
+    """Score a run's generations again with today's metrics and write `scores/` and `results.json`.
+
+    Args:
+        path: Folder of a run that was finished once.
+        data_dir: Where the prepared tasks are now, if not where they were.
+
+    Raises:
+        RunError: If the folder is no finished run, or the data are not those of the run.
+    """
+    before, document = read_results(path), read_run(path)
+    parts = document["identity_of"]
+    settings = load_settings(path / "run.yaml", {"data_dir": data_dir})
+    workload = load_workload(replace(settings, tasks=tuple(before.tasks), limit=parts["limit"]))
+    directory = RunDirectory(path=path, identity=document["identity"])
+    for load in workload.loads:
+        if load.prepared.manifest.data_fingerprint != before.tasks[load.spec.name].data:
+            raise RunError(
+                f"The prepared {load.spec.name} in {workload.data_dir} is not the data that the run answered.",
+                "Give the folder of the run's data with --data-dir.",
+            )
+    # What the arguments were then, not what would follow today from files that may be gone.
+    arguments = parts.get("arguments", {})
+    if "own model" in parts:
+        model = known_model(parts["own model"], arguments.get("boxes", ""))
+    else:
+        model = choose_model(parts["model"], {**settings.model_args, **arguments})
+    scores = score_tasks(workload.loads, directory, model)
+    scores.raise_if_failed(f"{directory.results} is as it was.")
+    for doubt in scores.doubts:
+        warn(doubt)
+    notices = tuple(dict.fromkeys((*before.notices, *scores.doubts, *felt_limits(scores.tasks))))
+    results = replace(before, tasks=scores.tasks, notices=notices)
+    write_results(directory.results, results)
+    return results

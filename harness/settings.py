@@ -1,11 +1,13 @@
 """The settings of a run: what the user asked for, validated where it enters."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, ModelWrapValidatorHandler, PositiveInt, ValidationError
+from pydantic import model_validator as validator
+from pydantic.dataclasses import dataclass
 
 from medbench.adapters.base import Device, Dtype
 from medbench.tasks.foundation.errors import UsageError
@@ -13,12 +15,16 @@ from medbench.tasks.foundation.yaml_tables import read_yaml_table
 from medbench.tasks.probes import refuse_unknown
 
 MAX_SEED = 2**63 - 1
+EVERY_TASK = "all"
 CHOOSING = ("temperature", "top_k", "top_p", "repetition_penalty", "beams")
+_SAMPLING = ("temperature", "top_k", "top_p")
+Selection = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
+"""Words that name tasks; a text alone is one of them, and may hold several with commas between."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Settings:
-    """What a run is to do.
+    """What a run is to do; texts stand for paths, and one text for several tasks.
 
     Attributes:
         model: `name` or `name:variant`.
@@ -41,12 +47,13 @@ class Settings:
         model_args: Choices of the model, by name.
         compile: Whether the decoder's layers go through `torch.compile`.
         probe: Another way of asking, see `medbench.tasks.probes`; empty for the tasks as they are.
+
+    Raises:
+        UsageError: If a setting is unknown, has a value that is not allowed, or contradicts another.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
     model: str
-    tasks: tuple[str, ...] = ("all",)
+    tasks: Selection = (EVERY_TASK,)
     checkpoint: Path | None = None
     checkpoint_for: Mapping[str, Path] = field(default_factory=dict)
     data_dir: Path | None = None
@@ -66,11 +73,38 @@ class Settings:
     compile: bool = False
     probe: str = ""
 
+    @validator(mode="wrap")
+    @classmethod
+    def _explained(cls, given: object, handler: ModelWrapValidatorHandler["Settings"]) -> "Settings":
+        try:
+            settings = handler(given)
+        except ValidationError as error:
+            problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+            raise UsageError(f"The settings are not valid: {problems}.", "See `medbench run --help`.") from error
+        settings.refuse_contradictions()
+        return settings
+
+    def refuse_contradictions(self) -> None:
+        """Refuse options that would stand in a run's settings and change nothing."""
+        sampling = [name for name in _SAMPLING if name in self.decoding()]
+        words = ", ".join(f"--{name.replace('_', '-')}" for name in sampling)
+        if self.max_new_tokens and "max_tokens" in self.model_args:
+            raise UsageError(
+                "--max-new-tokens and --model-arg max_tokens both say how long an answer may be.",
+                "Leave out the latter.",
+            )
+        if sampling and self.beams > 1:
+            raise UsageError(f"A beam search does not sample, but {words} was given.", "Leave out one of them.")
+        if sampling and self.temperature == 0:
+            raise UsageError(f"At temperature 0 nothing is sampled, but {words} was given.", "Give --temperature too.")
+        if self.probe:
+            refuse_unknown(self.probe)
+
     def decoding(self) -> dict[str, float]:
         """Return how tokens are chosen, without what was left at its default: plain greedy decoding is empty."""
-        default = Settings(model=self.model)
+        defaults = {one.name: one.default for one in fields(self)}
         chosen = {name: getattr(self, name) for name in CHOOSING}
-        return {name: value for name, value in chosen.items() if value != getattr(default, name)}
+        return {name: value for name, value in chosen.items() if value != defaults[name]}
 
     def as_yaml(self) -> dict[str, Any]:
         """Return the settings as plain values; paths are absolute, so that the file works from anywhere."""
@@ -91,37 +125,36 @@ def load_settings(path: Path | None, overrides: Mapping[str, Any]) -> Settings:
     Raises:
         UsageError: If the file is unreadable, or a setting is unknown or has a value that is not allowed.
     """
-    values = _settings_of(path) if path else {}
+    values: dict[str, Any] = {}
+    if path:
+        found = read_yaml_table(path).get("settings")
+        if not isinstance(found, dict):
+            raise UsageError(
+                f"{path} is no run.yaml: it has no table `settings`.", "Give the run.yaml of a run's folder."
+            )
+        values |= found
     values |= {key: value for key, value in overrides.items() if value is not None}
     if "model" not in values:
         raise UsageError("No model was given.", "Write --model NAME; `medbench models` lists them.")
-    try:
-        settings = TypeAdapter(Settings).validate_python(values)
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise UsageError(f"The settings are not valid: {problems}.", "See `medbench run --help`.") from error
-    _refuse_contradictions(settings)
-    if settings.probe:
-        refuse_unknown(settings.probe)
-    return settings
+    return Settings(**values)
 
 
-def _refuse_contradictions(settings: Settings) -> None:
-    """Refuse options that would stand in a run's settings and change nothing."""
-    sampling = [name for name in ("temperature", "top_k", "top_p") if name in settings.decoding()]
-    words = ", ".join(f"--{name.replace('_', '-')}" for name in sampling)
-    if settings.max_new_tokens and "max_tokens" in settings.model_args:
-        raise UsageError(
-            "--max-new-tokens and --model-arg max_tokens both say how long an answer may be.", "Leave out the latter."
-        )
-    if sampling and settings.beams > 1:
-        raise UsageError(f"A beam search does not sample, but {words} was given.", "Leave out one of them.")
-    if sampling and settings.temperature == 0:
-        raise UsageError(f"At temperature 0 nothing is sampled, but {words} was given.", "Give --temperature too.")
+def read_limits(given: Sequence[str]) -> dict[str, int]:
+    """Return the limits in `--max-new-tokens 512`, or `report=512,vqa=2048`, by name, kind or pattern of tasks.
 
-
-def _settings_of(path: Path) -> dict[str, Any]:
-    settings = read_yaml_table(path).get("settings")
-    if not isinstance(settings, dict):
-        raise UsageError(f"{path} is no run.yaml: it has no table `settings`.", "Give the run.yaml of a run's folder.")
-    return dict(settings)
+    Raises:
+        UsageError: If a word is neither a number nor `TASK=NUMBER`, or a task is named twice.
+    """
+    limits: dict[str, int] = {}
+    for word in ",".join(given).split(","):
+        task, equals, number = word.strip().rpartition("=")
+        task = task.strip() if equals else EVERY_TASK
+        if not task or not number.strip().isdecimal() or not int(number):
+            raise UsageError(
+                f"--max-new-tokens {word.strip() or '(nothing)'} is no number of tokens.",
+                "Write --max-new-tokens 512, or for some tasks --max-new-tokens report=512,vqa=2048.",
+            )
+        if task in limits:
+            raise UsageError(f"--max-new-tokens names {task} twice.", "Give one number for it.")
+        limits[task] = int(number)
+    return limits

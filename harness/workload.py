@@ -3,16 +3,16 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
-from medbench.harness.limits import with_limits
-from medbench.harness.settings import Settings
-from medbench.tasks.catalog import PREPARED, Selected, get_task, select_among, task_names
+from medbench.harness.settings import EVERY_TASK, Settings
+from medbench.tasks.catalog import PREPARED, get_task, select_among, select_tasks, task_names
 from medbench.tasks.foundation.console import say
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.prepared import MANIFEST_NAME, Prepared, load_prepared, prepared_names
 from medbench.tasks.probes import PROBES, probed
 from medbench.tasks.sample import Sample
-from medbench.tasks.spec import TaskSpec
+from medbench.tasks.spec import Kind, TaskSpec
 from medbench.tasks.suite import SuiteName, prepare_mini_suite, suite_of
 
 MINI_NOTICE = (
@@ -34,12 +34,9 @@ class TaskLoad:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """All tasks of a run.
+    """All tasks of a run, in catalogue order.
 
     Attributes:
-        suite: `mini`, `paper` or `custom`.
-        data_dir: Where the prepared tasks lie.
-        loads: The tasks, in catalogue order.
         notices: Lines that the run must show loudly.
         left_out: Tasks that were asked for by a kind, a pattern or `prepared`, and that are left out.
     """
@@ -67,6 +64,10 @@ class Workload:
         """Return the same with some of its tasks."""
         return replace(self, loads=tuple(load for load in self.loads if load.spec.name in names))
 
+    def answerable(self, kinds: Collection[Kind]) -> tuple[TaskLoad, ...]:
+        """Return the tasks of some kinds, those that a model can answer."""
+        return tuple(load for load in self.loads if load.spec.kind in kinds)
+
     def train_samples(self, task: str) -> Sequence[Sample]:
         """Return the train split of a task."""
         return load_prepared(self.data_dir, task).samples("train")
@@ -91,19 +92,54 @@ def load_workload(settings: Settings) -> Workload:
             f"The data folder {data_dir} does not exist.",
             "Prepare tasks into it: medbench data prepare TASK --source DIR --data-dir DIR",
         )
-    selected = _selected(settings, data_dir)
-    loads = _limited([_load_task(data_dir, name, settings.limit) for name in selected.names], settings.max_new_tokens)
+    names, left_out = _selected(settings, data_dir)
+    specs = with_limits([get_task(name) for name in names], settings.max_new_tokens)
+    loads = tuple(_load_task(data_dir, spec, settings.limit) for spec in specs)
     suite: SuiteName = "mini" if settings.data_dir is None else suite_of(load.prepared for load in loads)
     notices = (MINI_NOTICE,) if suite == "mini" else ()
     if settings.probe:
         loads = _probed(loads, settings)
         notices = (*notices, PROBE_NOTICE.format(settings.probe, PROBES[settings.probe].meaning))
-    return Workload(suite=suite, data_dir=data_dir, loads=loads, notices=notices, left_out=selected.left_out)
+    return Workload(suite=suite, data_dir=data_dir, loads=loads, notices=notices, left_out=left_out)
 
 
-def _limited(loads: Sequence[TaskLoad], limits: Mapping[str, int]) -> tuple[TaskLoad, ...]:
-    specs = with_limits([load.spec for load in loads], limits)
-    return tuple(replace(load, spec=spec) for load, spec in zip(loads, specs, strict=True))
+def _load_task(data_dir: Path, spec: TaskSpec, limit: int | None) -> TaskLoad:
+    prepared = load_prepared(data_dir, spec.name)
+    samples = prepared.samples("test")
+    if not samples:
+        where = f"See {data_dir / spec.name}/manifest.json."
+        raise DataError(f"The test split of {spec.name} in {data_dir} is empty.", where)
+    return TaskLoad(spec=spec, prepared=prepared, samples=samples[:limit])
+
+
+def with_limits(specs: Sequence[TaskSpec], limits: Mapping[str, int]) -> tuple[TaskSpec, ...]:
+    """Return tasks with the lengths that a user chose; the most special word decides: name, kind, pattern, all.
+
+    Raises:
+        UsageError: If a word names no task of the run.
+    """
+    chosen: dict[str, int] = {}
+    names = [spec.name for spec in specs]
+
+    def generality(word: str) -> int:
+        if word == EVERY_TASK:
+            return 3
+        if word in get_args(Kind):
+            return 1
+        return 2 if set("*?[") & set(word) else 0
+
+    for word in sorted(limits, key=generality, reverse=True):
+        # `all` means all of the run, variants too, which a selection by that word leaves out.
+        named = names if word == EVERY_TASK else [name for name in select_tasks(word) if name in names]
+        if not named:
+            raise UsageError(
+                f"--max-new-tokens {word}={limits[word]}: no task of this run.", f"It has {', '.join(names)}."
+            )
+        chosen |= dict.fromkeys(named, limits[word])
+    return tuple(
+        replace(spec, max_new_tokens=chosen[spec.name], limit_chosen=True) if spec.name in chosen else spec
+        for spec in specs
+    )
 
 
 def _probed(loads: Sequence[TaskLoad], settings: Settings) -> tuple[TaskLoad, ...]:
@@ -111,8 +147,7 @@ def _probed(loads: Sequence[TaskLoad], settings: Settings) -> tuple[TaskLoad, ..
     for load in loads:
         asked = probed(settings.probe, load.spec, load.samples, settings.seed)
         if asked is not None:
-            spec, samples = asked
-            changed.append(replace(load, spec=spec, samples=samples))
+            changed.append(replace(load, spec=asked[0], samples=asked[1]))
     if not changed:
         names = ", ".join(load.spec.name for load in loads)
         raise UsageError(
@@ -122,43 +157,28 @@ def _probed(loads: Sequence[TaskLoad], settings: Settings) -> tuple[TaskLoad, ..
     return tuple(changed)
 
 
-def _selected(settings: Settings, data_dir: Path) -> Selected:
-    """Return the tasks to run, after a look that all of them are prepared."""
+def _selected(settings: Settings, data_dir: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the tasks to run, all of them prepared, and those that are left out."""
     there = [name for name in task_names() if _is_there(data_dir, name)]
     selected = select_among(",".join(settings.tasks), there)
+    names = selected.names
     if settings.data_dir is None:
-        selected = replace(selected, names=_in_suite(selected.names, there, settings.tasks))
-    if not selected.names:
+        # `all` on the mini suite means all of the suite; a plugin's task must be named to be missed.
+        named = {word.strip() for part in settings.tasks for word in part.split(",")}
+        names = tuple(name for name in names if name in named or name in there)
+    if not names:
         prepared_names(data_dir)
         raise DataError(f"In {data_dir} only variants are prepared: {', '.join(there)}.", "Name them with --tasks.")
-    _refuse_unprepared([name for name in selected.names if name not in there], there, data_dir)
-    return selected
+    missing = [name for name in names if name not in there]
+    if missing:
+        others = f" ({', '.join(there)})" if there else ""
+        raise DataError(
+            f"Not prepared in {data_dir}: {', '.join(missing)}.",
+            f"Prepare each: medbench data prepare {missing[0]} --source DIR --data-dir {data_dir}\n"
+            f"or give --tasks {PREPARED} for those that are{others}, or name the tasks to run.",
+        )
+    return names, selected.left_out
 
 
 def _is_there(data_dir: Path, name: str) -> bool:
     return (data_dir / name / MANIFEST_NAME).is_file()
-
-
-def _in_suite(names: Sequence[str], there: Collection[str], selection: Sequence[str]) -> tuple[str, ...]:
-    # `all` on the mini suite means all of the suite; a plugin's task must be named to be missed.
-    named = {word.strip() for part in selection for word in part.split(",")}
-    return tuple(name for name in names if name in named or name in there)
-
-
-def _refuse_unprepared(missing: Sequence[str], there: Sequence[str], data_dir: Path) -> None:
-    if not missing:
-        return
-    others = f" ({', '.join(there)})" if there else ""
-    raise DataError(
-        f"Not prepared in {data_dir}: {', '.join(missing)}.",
-        f"Prepare each: medbench data prepare {missing[0]} --source DIR --data-dir {data_dir}\n"
-        f"or give --tasks {PREPARED} for those that are{others}, or name the tasks to run.",
-    )
-
-
-def _load_task(data_dir: Path, name: str, limit: int | None) -> TaskLoad:
-    prepared = load_prepared(data_dir, name)
-    samples = prepared.samples("test")
-    if not samples:
-        raise DataError(f"The test split of {name} in {data_dir} is empty.", f"See {data_dir / name}/manifest.json.")
-    return TaskLoad(spec=get_task(name), prepared=prepared, samples=samples[:limit])

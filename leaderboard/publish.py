@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from medbench.harness.commands import percent
-from medbench.harness.results import read_results
-from medbench.leaderboard.audit.write import audit_after_run
+from medbench.harness.results import percent, read_results
+from medbench.leaderboard.audit.outputs.audit import audit_after_run
 from medbench.leaderboard.board import Board, make_board
 from medbench.leaderboard.gathering import gather
 from medbench.leaderboard.leaks import leaks_of

@@ -1,44 +1,49 @@
-"""The 12 benchmarks by name, and the lock that ties each version to its fingerprint.
+"""The 12 benchmarks and their variants by name, plugins' tasks among them, and what a selection of names means."""
 
-`python -m medbench.tasks.catalog --lock` writes `tasks/versions.lock.json` after a version was raised.
-"""
-
-import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
-from medbench.tasks.foundation.console import say, show_error
-from medbench.tasks.foundation.errors import MedbenchError, UsageError, unknown_name
-from medbench.tasks.foundation.files import canonical_json, read_json, write_atomically
+from medbench.tasks.foundation.errors import UsageError, unknown_name
 from medbench.tasks.foundation.registry import Registry
-from medbench.tasks.spec import Kind, TaskSpec
+from medbench.tasks.foundation.yaml_tables import read_yaml_table
+from medbench.tasks.spec import Kind, Reading, TaskSpec
 
-_BUILTIN = {
-    "medqa": "medbench.tasks.datasets.medqa:MEDQA",
-    "pubmedqa": "medbench.tasks.datasets.pubmedqa:PUBMEDQA",
-    "slake-vqa": "medbench.tasks.datasets.slake:SLAKE_VQA",
-    "path-vqa": "medbench.tasks.datasets.path_vqa:PATH_VQA",
-    "slake-rec": "medbench.tasks.datasets.slake:SLAKE_REC",
-    "sa-med2d-rec": "medbench.tasks.datasets.sa_med2d:SA_MED2D_REC",
-    "slake-reg": "medbench.tasks.datasets.slake:SLAKE_REG",
-    "sa-med2d-reg": "medbench.tasks.datasets.sa_med2d:SA_MED2D_REG",
-    "mimic-cxr": "medbench.tasks.datasets.mimic_cxr:MIMIC_CXR",
-    "mpx-single": "medbench.tasks.datasets.mpx:MPX_SINGLE",
-    "dermamnist": "medbench.tasks.datasets.medmnist:DERMAMNIST",
-    "organsmnist": "medbench.tasks.datasets.medmnist:ORGANSMNIST",
-    "medqa-options": "medbench.tasks.datasets.medqa:MEDQA_OPTIONS",
-    "pubmedqa-context": "medbench.tasks.datasets.pubmedqa:PUBMEDQA_CONTEXT",
-    "mimic-cxr-impression": "medbench.tasks.datasets.mimic_cxr:MIMIC_CXR_IMPRESSION",
-    "mimic-cxr-both": "medbench.tasks.datasets.mimic_cxr:MIMIC_CXR_BOTH",
-}
+_TABLE_FILE = Path(__file__).with_name("tasks.yaml")
 
-TASKS: Registry[TaskSpec] = Registry("task", _BUILTIN, "medbench.tasks", TaskSpec)
 
-LOCK_FILE = Path(__file__).with_name("versions.lock.json")
-LOCK_COMMAND = "python -m medbench.tasks.catalog --lock"
+def _declared() -> dict[str, TaskSpec]:
+    """Return the tasks of `tasks.yaml`; their readers are imported when they read."""
+    table = read_yaml_table(_TABLE_FILE)
+    rows: dict[str, dict[str, Any]] = {}
+    for name, row in table["tasks"].items():
+        like = rows[row["like"]] if "like" in row else {}
+        rows[name] = {**like, **{key: value for key, value in row.items() if key != "like"}}
+    return {name: _task(name, row, table["pools"]) for name, row in rows.items()}
+
+
+def _task(name: str, row: Mapping[str, Any], pools: Mapping[str, list[str]]) -> TaskSpec:
+    pool = tuple(pools[row["pool"]])
+    reader = row["reader"] if isinstance(row["reader"], dict) else {row["reader"]: {}}
+    [(path, arguments)] = reader.items()
+    module, _, function = path.partition(":")
+
+    def read(source: Path, options: Mapping[str, str]) -> Reading:
+        found: Any = getattr(import_module(f"medbench.tasks.datasets.{module}"), function)
+        reading: Reading = found(source, options, task=name, layout=row["layout"], **arguments)
+        return reading
+
+    made = {"prompt": pool[row["prompt"]], "choices": tuple(row.get("choices", ()))}
+    rest = {key: value for key, value in row.items() if key not in {"pool", "reader", *made}}
+    return TaskSpec(name=name, train_prompts=pool, reader=read, **made, **rest)
+
+
+BUILTIN: Mapping[str, TaskSpec] = _declared()
+
+TASKS: Registry[TaskSpec] = Registry("task", BUILTIN, "medbench.tasks", TaskSpec)
 
 PREPARED = "prepared"
 """The word for all tasks that are prepared in a data folder."""
@@ -61,7 +66,7 @@ def task_names() -> tuple[str, ...]:
 
 def benchmark_names() -> tuple[str, ...]:
     """Return the names of the 12 benchmarks, in the order of the paper's tables."""
-    return tuple(name for name in _BUILTIN if not get_task(name).variant_of)
+    return tuple(name for name in BUILTIN if not get_task(name).variant_of)
 
 
 def main_task_names() -> tuple[str, ...]:
@@ -75,29 +80,23 @@ def benchmark_of(name: str) -> str:
 
 
 def select_tasks(selection: str) -> tuple[str, ...]:
-    """Return the tasks that a selection names, in catalog order, each once.
+    """Return the tasks that a selection names, in catalogue order, each once.
 
-    Args:
-        selection: Comma-separated names, kinds (`vqa`), patterns (`slake-*`), or `all`. A variant of a task
-            (`medqa-options`) is selected by its name only.
+    A selection is names, kinds (`vqa`), patterns (`slake-*`) or `all`, with commas between them. A variant of a task
+    (`medqa-options`) is selected by its name only.
 
     Raises:
         UsageError: If a part names nothing; the message has the closest names.
     """
-    parts = _parts(selection)
-    if not parts:
-        raise UsageError("No task was named.", f"Name some of: all, {', '.join((*get_args(Kind), *TASKS))}.")
-    return _in_order({name for part in parts for name in _matches(part)})
+    return _in_order({name for part in _parts(selection) for name in _matches(part)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selected:
-    """What a selection names in a folder of prepared tasks.
+    """What a selection names in a folder of prepared tasks, in catalogue order.
 
-    Attributes:
-        names: The tasks, in catalogue order; those named in full, and those of `all`, whether they are there or not.
-        left_out: Tasks that a kind or a pattern matches and that are not there, and variants that are there but run
-            only when they are named.
+    Names in full and `all` are in `names` whether they are there or not. `left_out` are tasks that a kind or a pattern
+    matches and that are not there, and variants that are there but run only when they are named.
     """
 
     names: tuple[str, ...]
@@ -113,20 +112,17 @@ def select_among(selection: str, there: Collection[str]) -> Selected:
     Raises:
         UsageError: If a part names nothing; the message has the closest names.
     """
-    if PREPARED not in _parts(selection):
-        named = select_tasks(selection)
-        wanted = {name for part in _parts(selection) for name in _there(part, there)}
-        return Selected(names=_in_order(wanted), left_out=_in_order(set(named) - wanted))
-    others = [part for part in _parts(selection) if part != PREPARED]
-    more = select_among(",".join(others), there) if others else Selected(names=(), left_out=())
-    wanted = {*more.names, *(name for name in main_task_names() if name in there)}
-    left_out = {*more.left_out, *(name for name in TASKS if name in there)} - wanted
-    return Selected(names=_in_order(wanted), left_out=_in_order(left_out))
-
-
-def _there(part: str, there: Collection[str]) -> set[str]:
-    matches = _matches(part)
-    return matches if part == "all" or part in TASKS else matches.intersection(there) or matches
+    named: set[str] = set()
+    wanted: set[str] = set()
+    for part in _parts(selection):
+        if part == PREPARED:
+            named |= {name for name in TASKS if name in there}
+            wanted |= {name for name in main_task_names() if name in there}
+            continue
+        matches = _matches(part)
+        named |= matches
+        wanted |= matches if part == "all" or part in TASKS else matches.intersection(there) or matches
+    return Selected(names=_in_order(wanted), left_out=_in_order(named - wanted))
 
 
 def _in_order(names: Collection[str]) -> tuple[str, ...]:
@@ -134,7 +130,10 @@ def _in_order(names: Collection[str]) -> tuple[str, ...]:
 
 
 def _parts(selection: str) -> list[str]:
-    return [part.strip() for part in selection.split(",") if part.strip()]
+    parts = [part.strip() for part in selection.split(",") if part.strip()]
+    if not parts:
+        raise UsageError("No task was named.", f"Name some of: all, {', '.join((*get_args(Kind), *TASKS))}.")
+    return parts
 
 
 def _matches(part: str) -> set[str]:
@@ -148,55 +147,3 @@ def _matches(part: str) -> set[str]:
     if not found:
         raise unknown_name("task", part, ("all", *get_args(Kind), *TASKS))
     return found
-
-
-def current_versions() -> dict[str, dict[str, object]]:
-    """Return version, declaration and scores of the built-in tasks, as they are declared and scored now."""
-    from medbench.tasks.score_probe import scores_fingerprint
-
-    specs = (get_task(name) for name in _BUILTIN)
-    return {
-        spec.name: {"version": spec.version, "fingerprint": spec.fingerprint(), "scores": scores_fingerprint(spec)}
-        for spec in specs
-    }
-
-
-def unversioned_changes(locked: Mapping[str, Any], current: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the tasks whose declaration or scores differ from the locked ones although the version is the same."""
-    shared = sorted(locked.keys() & current.keys())
-    return tuple(
-        name for name in shared if locked[name] != current[name] and locked[name]["version"] == current[name]["version"]
-    )
-
-
-def write_lock(path: Path = LOCK_FILE) -> None:
-    """Write the lock file.
-
-    Raises:
-        UsageError: If a task was changed without raising its version.
-    """
-    current = current_versions()
-    changed = unversioned_changes(read_json(path), current) if path.is_file() else ()
-    if changed:
-        raise UsageError(
-            f"The declaration or the scores of {changed[0]} were changed, but its version was not.",
-            f"Raise the version at its declaration ({_BUILTIN[changed[0]]}), then run {LOCK_COMMAND} again.",
-        )
-    write_atomically(path, f"{canonical_json(current, indent=2)}\n")
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Write the lock file when asked to; return the exit code."""
-    try:
-        if list(arguments) != ["--lock"]:
-            raise UsageError(f"The arguments {list(arguments)} are not understood.", f"Usage: {LOCK_COMMAND}")
-        write_lock()
-    except MedbenchError as error:
-        show_error(error)
-        return error.exit_code
-    say(f"Wrote {LOCK_FILE.name}.")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

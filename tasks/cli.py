@@ -12,7 +12,7 @@ from medbench.tasks.download.cli import download_command
 from medbench.tasks.foundation.console import emit, emit_table, say, warn
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.image_hashes import HashedFile, ImageHashes, changed_images
-from medbench.tasks.prepare import prepare_suite, prepare_task
+from medbench.tasks.prepare import prepare_task
 from medbench.tasks.prepared import (
     IMAGES_NAME,
     SKIPPED_NAME,
@@ -30,7 +30,6 @@ from medbench.tasks.spec import TaskSpec
 from medbench.tasks.terms import NOBODY_SAID, checked_licence, terms_of_prepared
 
 MINI = "mini"
-
 _DIGITS = 12
 
 _data_dir_option = click.option(
@@ -53,22 +52,12 @@ def tasks_command(data_dir: Path | None) -> None:
 
 def _task_row(spec: TaskSpec, data_dir: Path | None) -> tuple[str, ...]:
     prepared = "-" if data_dir is None else "yes" if is_prepared(data_dir, spec.name) else "no"
-    return (
-        spec.name,
-        spec.kind,
-        spec.title,
-        str(spec.counts.get("train", "-")),
-        str(spec.counts.get("test", "-")),
-        " ".join(_metric_ids(spec)),
-        f"{spec.licence}{' (credentialed)' if spec.credentialed else ''}",
-        prepared,
-    )
-
-
-def _metric_ids(spec: TaskSpec) -> list[str]:
+    counts = (str(spec.counts.get(split, "-")) for split in SPLITS)
     # The scorers bring heavy imports that no other command of this room needs.
-    protocols = import_module("medbench.tasks.protocols")
-    return [metric.metric_id for metric in protocols.metrics_for(spec.name, spec.kind, "paper")]
+    metrics = import_module("medbench.tasks.protocols").metrics_for(spec.name, spec.kind, "paper")
+    scored = " ".join(metric.metric_id for metric in metrics)
+    licence = f"{spec.licence}{' (credentialed)' if spec.credentialed else ''}"
+    return (spec.name, spec.kind, spec.title, *counts, scored, licence, prepared)
 
 
 @click.group("data")
@@ -139,7 +128,11 @@ def prepare_command(
     The images stay where they are. `mini` prepares the bundled suite, needs no --source, and shows its folder.
     """
     if MINI in task:
-        _prepare_mini(task, source, data_dir, (*options, *([licence] if licence else [])), image_hashes)
+        if len(task) > 1 or source is not None or options or licence or image_hashes != "prepared":
+            problem = "The mini suite is prepared alone, from its bundled files."
+            raise UsageError(problem, "Use: medbench data prepare mini")
+        suite = import_module("medbench.tasks.suite")
+        emit(str(suite.prepare_suite(suite.DATA, data_dir)))
         return
     if source is None or data_dir is None:
         raise UsageError(
@@ -151,19 +144,6 @@ def prepare_command(
     terms = {name: checked_licence(get_task(name), licence) for name in _selected(task)}
     for name, said in terms.items():
         _report(prepare_task(get_task(name), source, data_dir, parsed, image_hashes=image_hashes, licence=said))
-
-
-def _prepare_mini(
-    task: Sequence[str],
-    source: Path | None,
-    data_dir: Path | None,
-    options: Sequence[str],
-    image_hashes: ImageHashes,
-) -> None:
-    if len(task) > 1 or source is not None or options or image_hashes != "prepared":
-        raise UsageError("The mini suite is prepared alone, from its bundled files.", "Use: medbench data prepare mini")
-    suite = import_module("medbench.tasks.mini_suite").DATA
-    emit(str(prepare_suite(suite, data_dir)))
 
 
 def _parsed_options(options: Sequence[str]) -> dict[str, str]:
@@ -205,7 +185,7 @@ def verify_command(task: Sequence[str], data_dir: Path | None, show_skipped: boo
     """
     if data_dir is None:
         raise UsageError("--data-dir is not given.", "Add --data-dir DIR, the folder given to medbench data prepare.")
-    prepared = _prepared_tasks(task, data_dir)
+    prepared = [load_prepared(data_dir, name) for name in (_selected(task) if task else prepared_names(data_dir))]
     columns = ("task", "part", "paper", "found", "difference", "sha256", "file")
     emit_table(columns, [row for item in prepared for row in _verify_rows(item)])
     for item in prepared:
@@ -216,9 +196,16 @@ def verify_command(task: Sequence[str], data_dir: Path | None, show_skipped: boo
     damaged = {item.task: damaged_files(item) for item in prepared}
     whole = [item for item in prepared if not damaged[item.task]]
     if show_skipped:
-        _emit_long_table(("task", "skipped item", "reason"), [row for item in whole for row in _skipped_rows(item)])
+        rows = [(item.task, skipped.item, skipped.reason) for item in whole for skipped in item.skipped()]
+        _emit_long_table(("task", "skipped item", "reason"), rows)
     changed = _check_images(whole) if check_images else {}
-    _refuse_damage(damaged, changed)
+    broken = [f"{name} ({', '.join(files)})" for name, files in damaged.items() if files]
+    broken += [f"{name} ({len(images)} images)" for name, images in changed.items() if images]
+    if broken:
+        raise DataError(
+            f"Changed since it was prepared: {'; '.join(broken)}.",
+            "Restore these files, or prepare these tasks again from their source.",
+        )
 
 
 def _verify_rows(prepared: Prepared) -> Iterator[tuple[str, ...]]:
@@ -241,11 +228,7 @@ def _file_cells(file: FileState | None) -> tuple[str, str]:
     return (file.sha256[:_DIGITS] or "-", file.state) if file else ("-", "not hashed")
 
 
-def _skipped_rows(prepared: Prepared) -> Iterator[tuple[str, ...]]:
-    return ((prepared.task, item.item, item.reason) for item in prepared.skipped())
-
-
-def _check_images(prepared: Sequence[Prepared]) -> dict[str, tuple[HashedFile, ...]]:
+def _check_images(prepared: Sequence[Prepared]) -> Mapping[str, tuple[HashedFile, ...]]:
     changed: dict[str, tuple[HashedFile, ...]] = {}
     for item in prepared:
         hashes = item.image_hashes()
@@ -265,22 +248,6 @@ def _emit_long_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) 
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
     emit("\n".join(line.rstrip() for line in padded))
-
-
-def _refuse_damage(damaged: Mapping[str, Sequence[str]], changed: Mapping[str, Sequence[HashedFile]]) -> None:
-    broken = [f"{name} ({', '.join(files)})" for name, files in damaged.items() if files]
-    broken += [f"{name} ({len(files)} images)" for name, files in changed.items() if files]
-    if broken:
-        raise DataError(
-            f"Changed since it was prepared: {'; '.join(broken)}.",
-            "Restore these files, or prepare these tasks again from their source.",
-        )
-
-
-def _prepared_tasks(task: Sequence[str], data_dir: Path) -> list[Prepared]:
-    if task:
-        return [load_prepared(data_dir, name) for name in _selected(task)]
-    return [load_prepared(data_dir, name) for name in prepared_names(data_dir)]
 
 
 def _selected(task: Sequence[str]) -> tuple[str, ...]:

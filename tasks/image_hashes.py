@@ -9,9 +9,9 @@ with a backslash and has them as `\\`, `\n` and `\r`.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,8 +26,6 @@ ImageHashes = Literal["prepared", "none"]
 
 # Disks answer several readers at once; each of them has one file open.
 _WORKERS = 8
-# Files that are handed out together: few enough that a stop is not waited for.
-_WINDOW = 256
 _SHOWN_FROM = 1000
 
 _ESCAPED_LINE = "\\"
@@ -38,13 +36,7 @@ _UNESCAPES = {escape: mark for mark, escape in _ESCAPES.items()}
 
 @dataclass(frozen=True, slots=True)
 class HashedFile:
-    """One file: its digest, or why there is none.
-
-    Attributes:
-        path: Relative to the source folder.
-        sha256: 64 hex digits, or empty.
-        problem: `missing`, `unreadable` or, where it was compared, `changed`; else empty.
-    """
+    """A file of the source folder: its digest, or `missing`, `unreadable` or, where it was compared, `changed`."""
 
     path: str
     sha256: str = ""
@@ -52,12 +44,7 @@ class HashedFile:
 
 
 def hash_images(source: Path, paths: Sequence[str], label: str) -> dict[str, str]:
-    """Return the digest of each image file, by its path.
-
-    Args:
-        source: The source folder.
-        paths: Files relative to it, each once.
-        label: What the progress display calls them.
+    """Return the digest of each image file of a source folder; the progress display calls them `label`.
 
     Raises:
         DataError: If a file is missing or cannot be read.
@@ -81,15 +68,14 @@ def changed_images(source: Path, expected: Mapping[str, str], label: str) -> tup
 
 def hash_lines(digests: Mapping[str, str]) -> str:
     """Return the text that `parse_hash_lines` reads."""
-    return "".join(_line(path, digests[path]) for path in sorted(digests))
+    escaped = {path: "".join(_ESCAPES.get(mark, mark) for mark in path) for path in sorted(digests)}
+    return "".join(
+        f"{'' if shown == path else _ESCAPED_LINE}{digests[path]}  {shown}\n" for path, shown in escaped.items()
+    )
 
 
 def parse_hash_lines(text: str, where: str) -> dict[str, str]:
-    """Return the digests by path of a text in the form of `sha256sum`.
-
-    Args:
-        text: The text.
-        where: Its file, for the message.
+    """Return the digests by path of a text in the form of `sha256sum`; `where` is its file, for the message.
 
     Raises:
         DataError: If a line has another form; the message names the line.
@@ -100,26 +86,25 @@ def parse_hash_lines(text: str, where: str) -> dict[str, str]:
         if match is None:
             raise DataError(f"{where}, line {number} is not a digest and a path.", "Prepare the task again.")
         escaped, digest, path = match.groups()
-        digests[_unescaped(path) if escaped else path] = digest
+        if escaped:
+            path = re.sub(r"\\[\\nr]", lambda found: _UNESCAPES[found.group()], path)
+        digests[path] = digest
     return digests
-
-
-def _line(path: str, digest: str) -> str:
-    escaped = "".join(_ESCAPES.get(mark, mark) for mark in path)
-    return f"{'' if escaped == path else _ESCAPED_LINE}{digest}  {escaped}\n"
-
-
-def _unescaped(path: str) -> str:
-    return re.sub(r"\\[\\nr]", lambda match: _UNESCAPES[match.group()], path)
 
 
 def _hash_all(source: Path, paths: Sequence[str], label: str) -> list[HashedFile]:
     found: list[HashedFile] = []
-    with _pool() as pool, _progress(label, len(paths)) as advance:
-        for start in range(0, len(paths), _WINDOW):
-            window = list(pool.map(partial(_hash_file, source), paths[start : start + _WINDOW]))
-            found += window
-            advance(len(window))
+    pool = ThreadPoolExecutor(_WORKERS)
+    try:
+        # A few files need no display.
+        with meter(label, len(paths)) if len(paths) >= _SHOWN_FROM else nullcontext() as progress:
+            for hashed in pool.map(partial(_hash_file, source), paths):
+                found.append(hashed)
+                if progress is not None:
+                    progress.advance()
+    finally:
+        # A stop does not wait for the files that are left.
+        pool.shutdown(cancel_futures=True)
     return found
 
 
@@ -130,22 +115,3 @@ def _hash_file(source: Path, path: str) -> HashedFile:
         return HashedFile(path, problem="missing")
     except OSError:
         return HashedFile(path, problem="unreadable")
-
-
-@contextmanager
-def _pool() -> Iterator[ThreadPoolExecutor]:
-    pool = ThreadPoolExecutor(_WORKERS)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Give what is told how many more files are done; a few files need no display."""
-    if total < _SHOWN_FROM:
-        yield lambda _: None
-        return
-    with meter(label, total) as progress:
-        yield progress.advance

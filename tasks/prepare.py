@@ -1,46 +1,42 @@
 """From a native folder to prepared samples: read, check, write, and the manifest last."""
 
-import os
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from pydantic import Field, TypeAdapter
-
-from medbench.tasks.catalog import TASKS, get_task
-from medbench.tasks.checks import Checked, check_reading, encodable
-from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError, UsageError, unknown_name
-from medbench.tasks.foundation.faults import described
-from medbench.tasks.foundation.files import (
-    canonical_json,
-    file_sha256,
-    fingerprint,
-    inside,
-    json_lines,
-    write_atomically,
+from medbench.tasks.catalog import TASKS
+from medbench.tasks.datasets.native import MISSING
+from medbench.tasks.foundation.errors import (
+    DataError,
+    MedbenchError,
+    RunError,
+    SampleError,
+    UsageError,
+    described,
+    unknown_name,
 )
+from medbench.tasks.foundation.files import canonical_json, file_sha256, inside, json_lines, write_atomically
+from medbench.tasks.foundation.text import encodable
 from medbench.tasks.image_hashes import ImageHashes, hash_images, hash_lines
-from medbench.tasks.missing import missing_files
+from medbench.tasks.images import locate
 from medbench.tasks.prepared import (
     IMAGES_NAME,
     MANIFEST,
     MANIFEST_NAME,
+    SAMPLE,
     SKIPPED_NAME,
     SPLITS,
     Manifest,
     Prepared,
-    damaged_files,
     data_fingerprint,
-    load_prepared,
     split_file,
 )
-from medbench.tasks.spec import Reading, TaskSpec
-from medbench.tasks.validation import NativeRow, parse_json_file
+from medbench.tasks.sample import Sample, Split
+from medbench.tasks.spec import Reading, Skipped, TaskSpec
 
-__all__ = ["Manifest", "Prepared", "load_prepared", "medbench_home", "prepare_suite", "prepare_task"]
+_NAMED = 3
 
 
 def prepare_task(
@@ -76,22 +72,37 @@ def prepare_task(
     for name in options:
         if name not in spec.options:
             raise unknown_name(f"option of {spec.name}", name, spec.options)
-    source = _writable("source", source.resolve(), source.absolute())
-    _writable("data-dir", data_dir.absolute())
+    source = _storable("source", source.resolve(), source.absolute())
+    _storable("data-dir", data_dir.absolute())
     reading = _read(spec, source, options)
-    checked = check_reading(spec, source, reading)
-    if not any(checked.lines.values()):
-        raise _nothing_usable(spec, source, checked)
+    checked = _check(spec, source, reading)
     images = hash_images(source, checked.images, f"{spec.name} images") if image_hashes == "prepared" else None
     folder = data_dir / spec.name
     _write_parts(folder, checked, images)
-    manifest = replace(_manifest(spec, source, options, reading.split_method, checked, folder), licence=licence)
+    digests = {split: file_sha256(split_file(folder, split)) for split in SPLITS}
+    images_sha256 = None if images is None else file_sha256(folder / IMAGES_NAME)
+    manifest = Manifest(
+        task=spec.name,
+        version=spec.version,
+        spec_fingerprint=spec.fingerprint(),
+        source=str(source),
+        options=dict(options),
+        split_method=reading.split_method,
+        counts={split: len(checked.lines[split]) for split in SPLITS},
+        skipped_counts=dict(Counter(encodable(item.reason) for item in checked.skipped)),
+        skipped_sha256=file_sha256(folder / SKIPPED_NAME),
+        warnings=checked.warnings,
+        sha256=digests,
+        images_sha256=images_sha256,
+        data_fingerprint=data_fingerprint(digests, images_sha256),
+        licence=licence,
+    )
     text = canonical_json(MANIFEST.dump_python(manifest, mode="json"), indent=2)
     write_atomically(folder / MANIFEST_NAME, f"{text}\n")
     return Prepared(folder=folder, spec=spec, manifest=manifest)
 
 
-def _writable(option: str, *paths: Path) -> Path:
+def _storable(option: str, *paths: Path) -> Path:
     """Return the first of several paths of one folder that a manifest can hold as text.
 
     Raises:
@@ -126,169 +137,151 @@ def _read(spec: TaskSpec, source: Path, options: Mapping[str, str]) -> Reading:
     return reading
 
 
-def _write_parts(folder: Path, checked: Checked, images: Mapping[str, str] | None) -> None:
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """What of a reading is written: usable samples as JSON lines, their image files, and everything left out."""
+
+    lines: Mapping[Split, Sequence[str]]
+    images: tuple[str, ...]
+    skipped: Sequence[Skipped]
+    warnings: tuple[str, ...]
+
+
+def _check(spec: TaskSpec, source: Path, reading: Reading) -> _Checked:
+    """Sort the samples of a reading into usable lines and skipped items.
+
+    Raises:
+        DataError: If two samples share an id, the reader made a sample that does not fit its task, or nothing is left.
+    """
+    lines: dict[Split, list[str]] = {split: [] for split in SPLITS}
+    groups: dict[Split, set[str]] = {split: set() for split in SPLITS}
+    skipped = list(reading.skipped)
+    problems: dict[str, str] = {}
+    images: set[str] = set()
+    seen: set[str] = set()
+    for sample in reading.samples:
+        _refuse_malformed(spec, sample, seen)
+        seen.add(sample.sample_id)
+        paths = [ref.path for ref in sample.images]
+        for path in paths:
+            if path not in problems:
+                problems[path] = _image_problem(source, path)
+        line = f"{canonical_json(SAMPLE.dump_python(sample, mode='json', exclude_defaults=True))}\n"
+        reason = next((problems[path] for path in paths if problems[path]), "") or _text_problem(sample, line)
+        if reason:
+            missing = next((path for path in paths if problems[path] == MISSING), "")
+            skipped.append(Skipped(item=encodable(sample.sample_id), reason=reason, looked_for=missing))
+            continue
+        lines[sample.split].append(line)
+        groups[sample.split].add(sample.groups[spec.group_key])
+        images.update(paths)
+    missing_files = tuple(_missing_files(source, skipped))
+    if not any(lines.values()):
+        raise _nothing_usable(spec, source, skipped, missing_files)
+    warnings = (*reading.warnings, *missing_files, *_warnings(spec, groups))
+    return _Checked(lines=lines, images=tuple(sorted(images)), skipped=skipped, warnings=warnings)
+
+
+def _refuse_malformed(spec: TaskSpec, sample: Sample, seen: set[str]) -> None:
+    if sample.sample_id in seen:
+        raise DataError(
+            f"Two samples of {spec.name} have the id {sample.sample_id!r}.",
+            "The native files name one item twice; restore them from their source.",
+        )
+    if sample.task != spec.name or spec.group_key not in sample.groups or sample.split not in SPLITS:
+        raise DataError(
+            f"The reader of {spec.name} made a malformed sample {sample.sample_id!r}.",
+            f"Task {spec.name!r}, split train or test and the group {spec.group_key!r} are needed.",
+        )
+
+
+def _image_problem(source: Path, path: str) -> str:
+    try:
+        file = locate(source, path)
+        if not file.is_file():
+            return MISSING
+        return "" if file.stat().st_size else "image file is empty"
+    except (SampleError, OSError):
+        return "image path is no path inside the source folder"
+
+
+def _text_problem(sample: Sample, line: str) -> str:
+    if not sample.reference.strip():
+        return "reference is empty"
+    return "text is not valid Unicode" if encodable(line) != line else ""
+
+
+def _warnings(spec: TaskSpec, groups: Mapping[Split, set[str]]) -> Iterator[str]:
+    for split in SPLITS:
+        if not groups[split]:
+            yield f"there are no {split} samples"
+    shared = len(groups["train"] & groups["test"])
+    if shared:
+        yield f"{shared} groups ({spec.group_key}) are in train and in test"
+
+
+def _nothing_usable(spec: TaskSpec, source: Path, skipped: Sequence[Skipped], missing: Sequence[str]) -> DataError:
+    reasons = Counter(item.reason for item in skipped).most_common(3)
+    listed = "; ".join(f"{count} x {reason}" for reason, count in reasons) or "the files name no items"
+    lost = "".join(f" {text}." for text in missing)
+    return DataError(
+        f"{source} gave no usable sample of {spec.name}: {listed}.{lost}", f"Expected layout: {spec.layout}"
+    )
+
+
+def _missing_files(source: Path, skipped: Sequence[Skipped]) -> Iterator[str]:
+    """Yield one warning with the first missing files of a reading, if there are any, and what is there instead."""
+    paths = list(dict.fromkeys(item.looked_for for item in skipped if item.looked_for))
+    if not paths:
+        return
+    named = []
+    for path in islice(paths, _NAMED):
+        found = _nearly(source, path)
+        named.append(encodable(f"{path} (there is {found})" if found else path))
+    more = f"; and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+    yield f"{len(paths)} files are missing; looked for {'; '.join(named)}{more}"
+
+
+def _nearly(source: Path, path: str) -> str:
+    """Return the path of a file that differs by backslashes, by the case of letters or by its suffix, or nothing."""
+    try:
+        parts = inside(Path(), path.replace("\\", "/")).parts
+    except DataError:
+        return ""
+    found = source
+    for part in parts:
+        one = _named(found, part) if found.is_dir() else None
+        if one is None:
+            return ""
+        found = one
+    return found.relative_to(source).as_posix() if found.is_file() else ""
+
+
+def _named(folder: Path, name: str) -> Path | None:
+    """Return what is in a folder under this name, in other letters or with another suffix."""
+    if (folder / name).exists():
+        return folder / name
+    try:
+        there = sorted(folder.iterdir())
+    except OSError:
+        return None
+    same = (path for path in there if path.name.lower() == name.lower())
+    suffixed = (path for path in there if path.stem.lower() == Path(name).stem.lower() and path.is_file())
+    return next(same, None) or next(suffixed, None)
+
+
+def _write_parts(folder: Path, checked: _Checked, images: Mapping[str, str] | None) -> None:
     # A crash between the files must not leave the old manifest beside new samples.
-    _withdraw(folder / MANIFEST_NAME)
-    _withdraw(folder / IMAGES_NAME)
+    try:
+        for name in (MANIFEST_NAME, IMAGES_NAME):
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"Cannot write to {folder}: {error.strerror or error}.", "Choose another folder with --data-dir."
+        ) from error
     for split in SPLITS:
         write_atomically(split_file(folder, split), "".join(checked.lines[split]))
     skipped = ({"item": encodable(item.item), "reason": encodable(item.reason)} for item in checked.skipped)
     write_atomically(folder / SKIPPED_NAME, json_lines(skipped))
     if images is not None:
         write_atomically(folder / IMAGES_NAME, hash_lines(images))
-
-
-def _withdraw(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise RunError(
-            f"Cannot write to {path.parent}: {error.strerror or error}.", "Choose another folder with --data-dir."
-        ) from error
-
-
-def _nothing_usable(spec: TaskSpec, source: Path, checked: Checked) -> DataError:
-    reasons = Counter(item.reason for item in checked.skipped).most_common(3)
-    listed = "; ".join(f"{count} x {reason}" for reason, count in reasons) or "the files name no items"
-    lost = "".join(f" {text}." for text in missing_files(source, checked.skipped))
-    return DataError(
-        f"{source} gave no usable sample of {spec.name}: {listed}.{lost}", f"Expected layout: {spec.layout}"
-    )
-
-
-def _manifest(
-    spec: TaskSpec,
-    source: Path,
-    options: Mapping[str, str],
-    split_method: str,
-    checked: Checked,
-    folder: Path,
-) -> Manifest:
-    digests = {split: file_sha256(split_file(folder, split)) for split in SPLITS}
-    images = folder / IMAGES_NAME
-    images_sha256 = file_sha256(images) if images.is_file() else None
-    return Manifest(
-        task=spec.name,
-        version=spec.version,
-        spec_fingerprint=spec.fingerprint(),
-        source=str(source),
-        options=dict(options),
-        split_method=split_method,
-        counts={split: len(checked.lines[split]) for split in SPLITS},
-        skipped_counts=dict(Counter(encodable(item.reason) for item in checked.skipped)),
-        skipped_sha256=file_sha256(folder / SKIPPED_NAME),
-        warnings=checked.warnings,
-        sha256=digests,
-        images_sha256=images_sha256,
-        data_fingerprint=data_fingerprint(digests, images_sha256),
-    )
-
-
-class _SuiteTask(NativeRow):
-    source: str
-    options: dict[str, str] = Field(default_factory=dict)
-
-
-class _Suite(NativeRow):
-    tasks: dict[str, _SuiteTask]
-
-
-_SUITE = TypeAdapter(_Suite)
-_SUITE_FILE = "suite.json"
-_ATTEMPTS = 5
-_DECIDING = ("", "datasets", "foundation")
-
-
-def medbench_home() -> Path:
-    """Return the folder for everything that can be made again: `MEDBENCH_HOME`, or `~/.cache/medbench`."""
-    given = os.environ.get("MEDBENCH_HOME")
-    if given:
-        return Path(given)
-    try:
-        return Path.home() / ".cache" / "medbench"
-    except RuntimeError as error:
-        raise UsageError("There is no home folder.", "Set MEDBENCH_HOME to a folder that you may write to.") from error
-
-
-def prepare_suite(suite_dir: Path, cache_dir: Path | None = None) -> Path:
-    """Prepare all tasks of a bundled suite, once: the folder is used again as long as it is whole.
-
-    The folder's name is made of the suite's manifest and of the code of this package, so that neither an edited suite
-    nor an edited reader or check meets old samples. It is built aside and moved into place whole, so that several
-    processes may ask at once.
-
-    Args:
-        suite_dir: Folder with `suite.json`: `{"tasks": {<task>: {"source": <folder>, "options": {...}}}}`.
-        cache_dir: Where the prepared folder goes; `medbench_home()` by default.
-
-    Returns:
-        The data folder, for `load_prepared`.
-
-    Raises:
-        DataError: If the suite is malformed.
-        RunError: If the cache cannot be written to.
-    """
-    suite = parse_json_file(_SUITE, suite_dir / _SUITE_FILE)
-    cache = cache_dir or medbench_home()
-    target = cache / f"mini-{_suite_key(suite_dir)[:12]}"
-    if _suite_is_whole(suite, suite_dir, target):
-        return target
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".mini-", dir=cache))
-    except OSError as error:
-        raise RunError(
-            f"Cannot write to {cache}: {error.strerror or error}.",
-            "Set MEDBENCH_HOME to a folder that you may write to.",
-        ) from error
-    try:
-        for name, task in suite.tasks.items():
-            prepare_task(get_task(name), inside(suite_dir, task.source), staging, task.options)
-        _move_into_place(staging, target, suite, suite_dir)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return target
-
-
-def _suite_key(suite_dir: Path) -> str:
-    # What is read is decided by the readers; what is written, also by the checks and by whatever both use.
-    here = Path(__file__).parent
-    code = sorted(path for folder in _DECIDING for path in (here / folder).glob("*.py"))
-    return fingerprint([file_sha256(path) for path in (suite_dir / _SUITE_FILE, *code)])
-
-
-def _suite_is_whole(suite: _Suite, suite_dir: Path, target: Path) -> bool:
-    try:
-        for name, task in suite.tasks.items():
-            prepared = load_prepared(target, name)
-            if prepared.source != inside(suite_dir, task.source).resolve() or damaged_files(prepared):
-                return False
-    except DataError:
-        return False
-    return True
-
-
-def _move_into_place(staging: Path, target: Path, suite: _Suite, suite_dir: Path) -> None:
-    for _ in range(_ATTEMPTS):
-        try:
-            staging.rename(target)
-        except OSError:
-            # The place is taken: by another process that was faster, or by what is not whole.
-            if _suite_is_whole(suite, suite_dir, target):
-                return
-            retired = Path(tempfile.mkdtemp(prefix=".old-", dir=target.parent))
-            _retire(target, retired)
-        else:
-            return
-    raise RunError(f"Cannot replace {target}.", "Remove this folder and run the same command again.")
-
-
-def _retire(target: Path, retired: Path) -> None:
-    try:
-        target.rename(retired)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise RunError(f"Cannot replace {target}: {error.strerror or error}.", "Remove this folder.") from error
-    finally:
-        shutil.rmtree(retired, ignore_errors=True)

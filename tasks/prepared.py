@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from PIL import Image
 from pydantic import ConfigDict, TypeAdapter, with_config
 
 from medbench.tasks.catalog import get_task, task_names
 from medbench.tasks.foundation.errors import DataError
 from medbench.tasks.foundation.files import file_sha256, fingerprint
 from medbench.tasks.image_hashes import parse_hash_lines
+from medbench.tasks.images import open_image
 from medbench.tasks.sample import ImageRef, Sample, Split
 from medbench.tasks.spec import Skipped, TaskSpec
 from medbench.tasks.validation import parse_json, parse_json_file, read_bytes
@@ -40,15 +42,10 @@ class Manifest:
     """What was prepared, from where, how, and what was left out.
 
     Attributes:
-        task: Name of the task.
-        version: Version of its spec.
-        spec_fingerprint: Fingerprint of its spec.
         source: Absolute path of the source folder; images are relative to it.
         options: Reader options as given.
         split_method: How train and test were told apart.
-        counts: Samples by split.
         skipped_counts: Skipped items by reason; the items are in `skipped.jsonl`.
-        skipped_sha256: Digest of `skipped.jsonl`.
         warnings: What is odd about the data as a whole.
         sha256: Digest of each split's file.
         images_sha256: Digest of `images.sha256`, or None where the user did without hashes of the images.
@@ -78,19 +75,13 @@ for _record in (ImageRef, Sample, Skipped, Manifest):
     with_config(_STRICT)(_record)
 
 SAMPLE = TypeAdapter(Sample)
-SKIPPED = TypeAdapter(Skipped)
+_SKIPPED = TypeAdapter(Skipped)
 MANIFEST = TypeAdapter(Manifest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A prepared task; samples are read when they are asked for.
-
-    Attributes:
-        folder: `<data-dir>/<task>`.
-        spec: The task's declaration.
-        manifest: Its manifest.
-    """
+    """A prepared task in its folder, `<data-dir>/<task>`; samples are read when they are asked for."""
 
     folder: Path
     spec: TaskSpec
@@ -106,6 +97,14 @@ class Prepared:
         """The folder that images are relative to."""
         return Path(self.manifest.source)
 
+    def images(self, sample: Sample) -> tuple[Image.Image, ...]:
+        """Decode the images of a sample, each 8-bit RGB in the size of its file.
+
+        Raises:
+            SampleError: If one is missing, damaged, too large or outside the source folder.
+        """
+        return tuple(open_image(self.source, ref) for ref in sample.images)
+
     def samples(self, split: Split) -> tuple[Sample, ...]:
         """Read all samples of a split, in their order.
 
@@ -113,13 +112,11 @@ class Prepared:
             DataError: If a line is not a sample (the message names file, line and field), or the file is
                 not the one that was prepared.
         """
-        path = split_file(self.folder, split)
-        return self._vouched(path, tuple(_read_lines(SAMPLE, path)), self.manifest.sha256[split])
+        return self._lines(SAMPLE, split_file(self.folder, split), self.manifest.sha256[split])
 
     def skipped(self) -> tuple[Skipped, ...]:
         """Read all skipped items, in the order in which they were met; raises like `samples`."""
-        path = self.folder / SKIPPED_NAME
-        return self._vouched(path, tuple(_read_lines(SKIPPED, path)), self.manifest.skipped_sha256)
+        return self._lines(_SKIPPED, self.folder / SKIPPED_NAME, self.manifest.skipped_sha256)
 
     def image_hashes(self) -> Mapping[str, str] | None:
         """Read the digests of the image files by path, or return None if there are none; raises like `samples`."""
@@ -129,6 +126,16 @@ class Prepared:
         text = read_bytes(path).decode(errors="replace")
         return self._vouched(path, parse_hash_lines(text, str(path)), self.manifest.images_sha256)
 
+    def _lines(self, adapter: TypeAdapter[T], path: Path, sha256: str) -> tuple[T, ...]:
+        try:
+            with path.open("rb") as stream:
+                found = [
+                    parse_json(adapter, line, f"{path}, line {place}") for place, line in enumerate(stream, start=1)
+                ]
+        except FileNotFoundError as error:
+            raise DataError(f"{path} is missing.", "Prepare the task again.") from error
+        return self._vouched(path, tuple(found), sha256)
+
     def _vouched(self, path: Path, content: T, sha256: str) -> T:
         if file_sha256(path) != sha256:
             raise DataError(f"{path} was changed after it was prepared.", prepare_again(self.task))
@@ -137,13 +144,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """One file of a prepared task beside what its manifest says.
-
-    Attributes:
-        name: Its name.
-        sha256: Digest of the file that is there; empty if there is none.
-        expected: Digest in the manifest.
-    """
+    """A file of a prepared task: its digest, empty if it is not there, and the one in the manifest."""
 
     name: str
     sha256: str
@@ -158,10 +159,6 @@ class FileState:
 def load_prepared(data_dir: Path, task: str) -> Prepared:
     """Open a prepared task.
 
-    Args:
-        data_dir: The folder given to `medbench data prepare`.
-        task: Name of the task.
-
     Raises:
         UsageError: If there is no such task.
         DataError: If it is not prepared there, its manifest is malformed, or it was prepared for another
@@ -172,7 +169,10 @@ def load_prepared(data_dir: Path, task: str) -> Prepared:
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise DataError(f"The task {task!r} is not prepared in {data_dir}.", prepare_again(task))
-    manifest = _read_manifest(path, task)
+    try:
+        manifest = parse_json_file(MANIFEST, path)
+    except DataError as error:
+        raise DataError(error.problem, f"An older medbench may have written it. {prepare_again(task)}") from error
     if manifest.task != task or set(manifest.sha256) != set(SPLITS):
         raise DataError(f"{path} is not a manifest of {task!r}.", prepare_again(task))
     if (manifest.version, manifest.spec_fingerprint) != (spec.version, spec.fingerprint()):
@@ -209,14 +209,13 @@ def prepared_names(data_dir: Path) -> tuple[str, ...]:
 
 def file_states(prepared: Prepared) -> tuple[FileState, ...]:
     """Return the state of every file that the manifest vouches for; `images.sha256` only where there is one."""
-    manifest = prepared.manifest
-    expected = {split_file(prepared.folder, split).name: manifest.sha256[split] for split in SPLITS}
+    manifest, folder = prepared.manifest, prepared.folder
+    expected = {split_file(folder, split): manifest.sha256[split] for split in SPLITS}
     if manifest.images_sha256 is not None:
-        expected[IMAGES_NAME] = manifest.images_sha256
-    expected[SKIPPED_NAME] = manifest.skipped_sha256
-    paths = {name: prepared.folder / name for name in expected}
+        expected[folder / IMAGES_NAME] = manifest.images_sha256
+    expected[folder / SKIPPED_NAME] = manifest.skipped_sha256
     return tuple(
-        FileState(name, file_sha256(path) if path.is_file() else "", expected[name]) for name, path in paths.items()
+        FileState(path.name, file_sha256(path) if path.is_file() else "", digest) for path, digest in expected.items()
     )
 
 
@@ -244,18 +243,3 @@ def data_fingerprint(sha256: Mapping[Split, str], images_sha256: str | None) -> 
 def prepare_again(task: str) -> str:
     """Return the hint that names the command to prepare `task`."""
     return f"Prepare it: medbench data prepare {task} --source DIR --data-dir DIR"
-
-
-def _read_manifest(path: Path, task: str) -> Manifest:
-    try:
-        return parse_json_file(MANIFEST, path)
-    except DataError as error:
-        raise DataError(error.problem, f"An older medbench may have written it. {prepare_again(task)}") from error
-
-
-def _read_lines(adapter: TypeAdapter[T], path: Path) -> list[T]:
-    try:
-        with path.open("rb") as stream:
-            return [parse_json(adapter, line, f"{path}, line {number}") for number, line in enumerate(stream, start=1)]
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing.", "Prepare the task again.") from error

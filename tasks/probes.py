@@ -8,11 +8,11 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from medbench.tasks.foundation.errors import UsageError, unknown_name
+from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import Kind, TaskSpec
 
-Change = Callable[[TaskSpec, Sequence[Sample], int], tuple[TaskSpec, list[Sample]]]
+Asked = tuple[TaskSpec, list[Sample]]
 _LETTERS = "ABCDEFGHIJ"
 
 
@@ -23,57 +23,50 @@ class Probe:
     Attributes:
         meaning: What is changed and what it tells.
         kinds: Kinds of tasks that it can change.
-        change: From a task, its test samples and a seed to what is asked.
+        change: From a task, its test samples and a seed to what is asked; None if they have nothing that it changes.
     """
 
     meaning: str
     kinds: frozenset[Kind]
-    change: Change
+    change: Callable[[TaskSpec, Sequence[Sample], int], Asked | None]
 
 
-def probed(name: str, spec: TaskSpec, samples: Sequence[Sample], seed: int) -> tuple[TaskSpec, list[Sample]] | None:
-    """Return a task and its samples as a probe asks them; None if the probe does not apply to the task.
-
-    Args:
-        name: Name of the probe.
-        spec: The task.
-        samples: Its test samples.
-        seed: Of what is drawn.
+def probed(name: str, spec: TaskSpec, samples: Sequence[Sample], seed: int) -> Asked | None:
+    """Return a task and its test samples as a probe asks them; None if the probe does not apply to the task.
 
     Raises:
         UsageError: If there is no such probe.
     """
-    if name not in PROBES:
-        raise unknown_name("probe", name, PROBES)
+    refuse_unknown(name)
     probe = PROBES[name]
-    if spec.kind not in probe.kinds or not samples:
-        return None
-    try:
-        return probe.change(spec, samples, seed)
-    except _NotApplicableError:
-        return None
+    return probe.change(spec, samples, seed) if spec.kind in probe.kinds and samples else None
 
 
-class _NotApplicableError(Exception):
-    """The samples of a task have nothing that the probe changes."""
+def refuse_unknown(name: str) -> None:
+    """Refuse a name that is no probe.
+
+    Raises:
+        UsageError: With the probes that there are.
+    """
+    if name not in PROBES:
+        raise UsageError(f"There is no probe {name!r}.", f"Allowed: {', '.join(PROBES)}.")
 
 
-def _without_images(spec: TaskSpec, samples: Sequence[Sample], seed: int) -> tuple[TaskSpec, list[Sample]]:
-    del seed
+def _without_images(spec: TaskSpec, samples: Sequence[Sample], _seed: int) -> Asked | None:
     if not any(sample.images for sample in samples):
-        raise _NotApplicableError
+        return None
     return spec, [replace(sample, images=()) for sample in samples]
 
 
-def _with_other_images(spec: TaskSpec, samples: Sequence[Sample], seed: int) -> tuple[TaskSpec, list[Sample]]:
+def _with_other_images(spec: TaskSpec, samples: Sequence[Sample], seed: int) -> Asked | None:
     """Give each group the images of another one; no group keeps its own."""
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
         groups.setdefault(sample.groups.get(spec.group_key, sample.sample_id), []).append(sample)
-    names = sorted(groups)
-    if len(names) < 2 or not any(sample.images for sample in samples):  # noqa: PLR2004 - nobody to swap with
-        raise _NotApplicableError
-    order = list(names)
+    alone = len(groups) == 1
+    if alone or not any(sample.images for sample in samples):
+        return None
+    order = sorted(groups)
     random.Random(seed).shuffle(order)
     # Along a shuffled circle everybody has a neighbour who is not himself.
     giver = dict(zip(order, order[1:] + order[:1], strict=True))
@@ -85,30 +78,27 @@ def _with_other_images(spec: TaskSpec, samples: Sequence[Sample], seed: int) -> 
     return spec, changed
 
 
-def _with_other_options(spec: TaskSpec, samples: Sequence[Sample], seed: int) -> tuple[TaskSpec, list[Sample]]:
+def _with_other_options(spec: TaskSpec, samples: Sequence[Sample], seed: int) -> Asked | None:
     """Put the options under other letters; the right one moves too."""
     if not all("options" in sample.inputs and set(sample.choices) <= set(_LETTERS) for sample in samples):
-        raise _NotApplicableError
+        return None
     return spec, [_reordered(sample, random.Random(f"{seed} {sample.sample_id}")) for sample in samples]
 
 
 def _reordered(sample: Sample, generator: random.Random) -> Sample:
-    letters = list(sample.choices)
+    letters, texts = list(sample.choices), list(sample.choices.values())
     # A rotation moves every option.
     shift = generator.randrange(1, len(letters)) if len(letters) > 1 else 0
-    texts = list(sample.choices.values())
     moved = dict(zip(letters, texts[shift:] + texts[:shift], strict=True))
     right = letters[(letters.index(sample.reference) - shift) % len(letters)]
     options = "\n".join(f"{letter}. {text}" for letter, text in moved.items())
     return replace(sample, choices=moved, reference=right, inputs={**sample.inputs, "options": options})
 
 
-def _in_other_words(spec: TaskSpec, samples: Sequence[Sample], seed: int) -> tuple[TaskSpec, list[Sample]]:
+def _in_other_words(spec: TaskSpec, samples: Sequence[Sample], seed: int) -> Asked | None:
     """Ask by another of the task's training instructions."""
     others = [prompt for prompt in spec.train_prompts if prompt != spec.prompt]
-    if not others:
-        raise _NotApplicableError
-    return replace(spec, prompt=random.Random(seed).choice(others)), list(samples)
+    return (replace(spec, prompt=random.Random(seed).choice(others)), list(samples)) if others else None
 
 
 PROBES: Mapping[str, Probe] = {
@@ -133,13 +123,3 @@ PROBES: Mapping[str, Probe] = {
         change=_in_other_words,
     ),
 }
-
-
-def refuse_unknown(name: str) -> None:
-    """Refuse a name that is no probe.
-
-    Raises:
-        UsageError: With the probes that there are.
-    """
-    if name not in PROBES:
-        raise UsageError(f"There is no probe {name!r}.", f"Allowed: {', '.join(PROBES)}.")

@@ -26,20 +26,15 @@ import numpy as np
 import numpy.typing as npt
 
 from medbench.tasks.answers.refusals import is_refusal
+from medbench.tasks.answers.texts import normalise_strictly
 from medbench.tasks.foundation.errors import unknown_name
 from medbench.tasks.metrics.metric import FloatArray, Metric, Scorable
-from medbench.tasks.metrics.normalise import normalise_strictly
-from medbench.tasks.metrics.paper import paper_metrics, processed_texts
 from medbench.tasks.metrics.ptb import tokenise
-from medbench.tasks.metrics.strict import strict_metrics
+from medbench.tasks.metrics.table import processed_texts, table_of
 from medbench.tasks.spec import Kind
 
 Protocol = Literal["paper", "strict"]
 State = Literal["ok", "unparsed", "empty", "refused", "truncated", "error"]
-IndexArray = npt.NDArray[np.intp]
-BoolArray = npt.NDArray[np.bool_]
-
-_NOTHING_RIGHT = "\u25a1"
 
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 STATES: tuple[State, ...] = get_args(State)
@@ -59,6 +54,8 @@ _OWN_METRIC_IDS: Mapping[str, tuple[str, ...]] = {
     "medqa-options": ("accuracy",),
 }
 _MORE_STRICT_METRIC_IDS: Mapping[Kind, tuple[str, ...]] = {"cls": ("macro_f1",)}
+# What a wrong answer says under `paper`, which leaves out what says nothing at all.
+_NOTHING_RIGHT = "\u25a1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +87,9 @@ class Evaluation:
     """
 
     metric: Metric
-    indices: IndexArray
+    indices: npt.NDArray[np.intp]
     statistics: FloatArray
-    answered: BoolArray
+    answered: npt.NDArray[np.bool_]
     bounds: tuple[float, float] | None = None
 
     @property
@@ -127,19 +124,14 @@ def metric_ids(task_name: str, kind: Kind, protocol: Protocol) -> tuple[str, ...
 def metrics_for(task_name: str, kind: Kind, protocol: Protocol, *, classes: Sequence[str] = ()) -> tuple[Metric, ...]:
     """Return the metrics of a task under a protocol, in the order of the tables.
 
-    Args:
-        task_name: Name of the task.
-        kind: Its kind, which decides if the name is not one of ours.
-        protocol: Whose definitions.
-        classes: The normalised classes for macro-F1 if its statistics are to be added over several calls; by
-            default they are the references of each call.
+    `classes` are the normalised classes for macro-F1 if its statistics are to be added over several calls; by default
+    they are the references of each call.
 
     Raises:
         UsageError: If there is no such kind or protocol.
     """
-    ids = metric_ids(task_name, kind, protocol)
-    defined = paper_metrics(kind, classes) if protocol == "paper" else strict_metrics(kind, classes)
-    return tuple(defined[metric_id] for metric_id in ids)
+    ids, table = metric_ids(task_name, kind, protocol), table_of(kind, classes)
+    return tuple(table[metric_id][PROTOCOLS.index(protocol)] for metric_id in ids)
 
 
 def state_of(scorable: Scorable, kind: Kind) -> State:
@@ -150,50 +142,31 @@ def state_of(scorable: Scorable, kind: Kind) -> State:
     if read:
         return "ok"
     needed = kind == "rec" or bool(scorable.choices)
-    if is_refusal(scorable.prediction) and (needed or not _is_reference(scorable)):
+    # `Unknown` may be the right answer to an open question.
+    if is_refusal(scorable.prediction) and (
+        needed or normalise_strictly(scorable.prediction) != normalise_strictly(scorable.reference)
+    ):
         return "refused"
     return "unparsed" if needed else "ok"
 
 
-def _is_reference(scorable: Scorable) -> bool:
-    # `Unknown` may be the right answer to an open question.
-    return normalise_strictly(scorable.prediction) == normalise_strictly(scorable.reference)
-
-
-def is_scored(protocol: Protocol, kind: Kind, item: Item) -> bool:
-    """Return whether a protocol scores an item of a task of this kind; the table of this module says why."""
-    if item.state == "error":
-        return False
-    return protocol == "strict" or kind != "report" or all(processed_texts(item.scorable))
-
-
-def scored_items(protocol: Protocol, kind: Kind, items: Sequence[Item]) -> tuple[IndexArray, tuple[Scorable, ...]]:
+def scored_items(
+    protocol: Protocol, kind: Kind, items: Sequence[Item]
+) -> tuple[npt.NDArray[np.intp], tuple[Scorable, ...]]:
     """Return the positions [M] of the items that a protocol scores, and what it scores there.
 
     Under `strict` an item that is no answer is an empty prediction, whatever text came with it.
     """
-    indices = [index for index, item in enumerate(items) if is_scored(protocol, kind, item)]
-    return np.asarray(indices, dtype=np.intp), tuple(_as_scored(protocol, items[index]) for index in indices)
-
-
-def _as_scored(protocol: Protocol, item: Item) -> Scorable:
-    return _silent(item.scorable) if protocol == "strict" and item.state != "ok" else item.scorable
+    chosen = [
+        (place, _silent(item.scorable) if protocol == "strict" and item.state != "ok" else item.scorable)
+        for place, item in enumerate(items)
+        if item.state != "error" and (protocol == "strict" or kind != "report" or all(processed_texts(item.scorable)))
+    ]
+    return np.asarray([place for place, _ in chosen], dtype=np.intp), tuple(scorable for _, scorable in chosen)
 
 
 def _silent(scorable: Scorable) -> Scorable:
     return replace(scorable, prediction="", choice="", predicted_box=None)
-
-
-def _wrong(protocol: Protocol, scorable: Scorable) -> Scorable:
-    # `paper` leaves out what says nothing at all, so there a wrong answer must say something.
-    return replace(_silent(scorable), prediction="" if protocol == "strict" else _NOTHING_RIGHT)
-
-
-def _right(scorable: Scorable) -> Scorable:
-    return replace(
-        scorable, prediction=scorable.reference, choice=scorable.reference if scorable.choices else "",
-        predicted_box=scorable.reference_box,
-    )  # fmt: skip
 
 
 def count_states(items: Sequence[Item]) -> dict[State, int]:
@@ -203,27 +176,57 @@ def count_states(items: Sequence[Item]) -> dict[State, int]:
 
 
 def evaluate(task_name: str, kind: Kind, protocol: Protocol, items: Sequence[Item]) -> tuple[Evaluation, ...]:
-    """Score the predictions of one task under one protocol.
-
-    Args:
-        task_name: Name of the task.
-        kind: Its kind.
-        protocol: Whose definitions and whose policy on states.
-        items: All predictions of the task, in the order of its samples.
-
-    Returns:
-        One evaluation per metric, in the order of the tables.
+    """Return one evaluation per metric of a task under a protocol, in the order of the tables.
 
     Raises:
         UsageError: If there is no such kind or protocol.
         MedbenchError: If a metric of reports needs Java and Java cannot start.
     """
-    metrics = metrics_for(task_name, kind, protocol)
     indices, scorables = scored_items(protocol, kind, items)
     answered = np.asarray([items[index].state == "ok" for index in indices], dtype=np.bool_)
-    failed = [item.scorable for item in items if item.state == "error"]
-    missed = [(_wrong(protocol, scorable), _right(scorable)) for scorable in failed]
-    return tuple(_evaluated(metric, indices, scorables, answered, missed) for metric in metrics)
+    missed = [_wrong_and_right(protocol, item.scorable) for item in items if item.state == "error"]
+    evaluations = []
+    for metric in metrics_for(task_name, kind, protocol):
+        applies = np.asarray([metric.applies(scorable) for scorable in scorables], dtype=np.bool_)
+        chosen = [scorable for scorable, wanted in zip(scorables, applies, strict=True) if wanted]
+        statistics = metric.statistics(chosen)
+        evaluations.append(
+            Evaluation(
+                metric=metric,
+                indices=indices[applies],
+                statistics=statistics,
+                answered=answered[applies],
+                bounds=_bounds(metric, chosen, statistics, missed),
+            )
+        )
+    return tuple(evaluations)
+
+
+def _wrong_and_right(protocol: Protocol, scorable: Scorable) -> tuple[Scorable, Scorable]:
+    """Return a failed item as if its answer had been wrong, and as if it had been right."""
+    wrong = replace(_silent(scorable), prediction="" if protocol == "strict" else _NOTHING_RIGHT)
+    right = replace(
+        scorable, prediction=scorable.reference, choice=scorable.reference if scorable.choices else "",
+        predicted_box=scorable.reference_box,
+    )  # fmt: skip
+    return wrong, right
+
+
+def _bounds(
+    metric: Metric, scored: Sequence[Scorable], statistics: FloatArray, missed: Sequence[tuple[Scorable, Scorable]]
+) -> tuple[float, float] | None:
+    missed = [pair for pair in missed if metric.applies(pair[0])]
+    if not missed:
+        return None
+    wrong, right = (_with(metric, scored, statistics, more) for more in zip(*missed, strict=True))
+    return float(metric.compute(wrong)), float(metric.compute(right))
+
+
+def _with(metric: Metric, scored: Sequence[Scorable], statistics: FloatArray, more: Sequence[Scorable]) -> FloatArray:
+    """Return the totals [K] of what was scored and of `more`."""
+    if not metric.adds:
+        return np.asarray(metric.statistics([*scored, *more]).sum(axis=0))
+    return np.asarray(statistics.sum(axis=0) + metric.statistics(more).sum(axis=0))
 
 
 def tokenise_together(tasks: Iterable[tuple[str, Kind, Sequence[Item]]]) -> None:
@@ -241,31 +244,3 @@ def tokenise_together(tasks: Iterable[tuple[str, Kind, Sequence[Item]]]) -> None
         for text in metric.tokenised(scorable)
     ]
     tokenise(texts)
-
-
-def _evaluated(
-    metric: Metric,
-    indices: IndexArray,
-    scorables: Sequence[Scorable],
-    answered: BoolArray,
-    missed: Sequence[tuple[Scorable, Scorable]],
-) -> Evaluation:
-    applies = np.fromiter((metric.applies(scorable) for scorable in scorables), dtype=np.bool_, count=len(scorables))
-    chosen = [scorable for scorable, wanted in zip(scorables, applies, strict=True) if wanted]
-    statistics = metric.statistics(chosen)
-    ways = [list(way) for way in zip(*(pair for pair in missed if metric.applies(pair[0])), strict=True)]
-    bounds = [float(metric.compute(_with(metric, chosen, statistics, way))) for way in ways]
-    return Evaluation(
-        metric=metric,
-        indices=indices[applies],
-        statistics=statistics,
-        answered=answered[applies],
-        bounds=(bounds[0], bounds[1]) if bounds else None,
-    )
-
-
-def _with(metric: Metric, scored: Sequence[Scorable], statistics: FloatArray, more: Sequence[Scorable]) -> FloatArray:
-    """Return the totals [K] of what was scored and of `more`."""
-    if not metric.adds:
-        return np.asarray(metric.statistics([*scored, *more]).sum(axis=0))
-    return np.asarray(statistics.sum(axis=0) + metric.statistics(more).sum(axis=0))

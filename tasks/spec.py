@@ -29,13 +29,10 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What a reader found in a source folder.
+    """What a reader found in a source folder: samples of both splits in a stable order, and everything it left out.
 
-    Attributes:
-        samples: All samples of both splits, in a stable order.
-        skipped: Everything that was left out.
-        split_method: How train and test were told apart, e.g. `authors' lists train.txt and test.txt`.
-        warnings: What is odd about the data as a whole.
+    `split_method` says how train and test were told apart, e.g. `authors' lists train.txt and test.txt`; `warnings` say
+    what is odd about the data as a whole.
     """
 
     samples: tuple[Sample, ...]
@@ -62,12 +59,9 @@ class TaskSpec:
         limit_chosen: Whether a user chose `max_new_tokens`; then it also stands above what a model's authors used.
         group_key: Which of the sample's groups is the unit of resampling for intervals.
         counts: Samples of the paper's Table 4 by split.
-        source: Where the data comes from.
-        licence: Licence of the data.
         credentialed: Whether access needs a signed agreement; such texts and images never leave the machine.
         layout: One line on the native layout that `reader` expects.
-        reader: Native folder and options to samples.
-        options: Allowed reader options with their meaning.
+        options: Allowed options of the reader with their meaning.
         choices: The answers that the task allows, where they are the same for all its questions. Samples carry their
             own; these stand in for predictions of others that came without.
         variant_of: Name of the task whose data this one asks about in another way, or empty. Variants are run only
@@ -118,13 +112,5 @@ class TaskSpec:
 
     def fingerprint(self) -> str:
         """Return the identity of everything in the declaration that can change a score."""
-        return fingerprint(
-            {
-                "name": self.name,
-                "kind": self.kind,
-                "prompt": self.prompt,
-                "train_prompts": self.train_prompts,
-                "max_new_tokens": self.max_new_tokens,
-                "group_key": self.group_key,
-            }
-        )
+        deciding = ("name", "kind", "prompt", "train_prompts", "max_new_tokens", "group_key")
+        return fingerprint({name: getattr(self, name) for name in deciding})

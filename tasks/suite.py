@@ -1,31 +1,44 @@
 """The bundled mini suite: prepared once per machine, and recognised wherever its data turn up.
 
-`python -m tasks.suite --record` writes `tasks/mini_suite/prepared.json`, by which it is recognised without being
-prepared, after its data or a reader have changed.
+`tasks/mini_suite/prepared.json`, which `python -m tools.locks` writes, has the digest of each of its prepared test
+splits: by these it is recognised without being prepared.
 """
 
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import shutil
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from medbench.tasks.foundation.console import say, show_error
-from medbench.tasks.foundation.errors import MedbenchError, UsageError
-from medbench.tasks.foundation.files import canonical_json, read_json, write_atomically
+from pydantic import Field, TypeAdapter
+
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import DataError, RunError, UsageError
+from medbench.tasks.foundation.files import file_sha256, fingerprint, inside, read_json
 from medbench.tasks.mini_suite import DATA
-from medbench.tasks.prepare import prepare_suite
-from medbench.tasks.prepared import Prepared, load_prepared, prepared_names
+from medbench.tasks.prepare import prepare_task
+from medbench.tasks.prepared import Prepared, damaged_files, load_prepared
+from medbench.tasks.validation import NativeRow, parse_json_file
 
 SuiteName = Literal["mini", "paper", "custom"]
 
 RECORD_FILE = DATA.with_name("prepared.json")
-RECORD_COMMAND = "python -m medbench.tasks.suite --record"
+_SUITE_FILE = "suite.json"
+# What is read is decided by the readers; what is written, also by the checks and by whatever both use.
+_DECIDING = ("", "datasets", "foundation")
 
 
-def prepare_mini_suite() -> Path:
-    """Return the folder of the prepared mini suite, preparing it on first use."""
-    return prepare_suite(DATA)
+class _SuiteTask(NativeRow):
+    source: str
+    options: dict[str, str] = Field(default_factory=dict)
+
+
+class _Suite(NativeRow):
+    tasks: dict[str, _SuiteTask]
+
+
+_SUITE = TypeAdapter(_Suite)
 
 
 def suite_of(tasks: Iterable[Prepared]) -> SuiteName:
@@ -35,14 +48,10 @@ def suite_of(tasks: Iterable[Prepared]) -> SuiteName:
     every test split has the paper's count; `custom` otherwise.
     """
     prepared = list(tasks)
-    if any(_is_bundled(task) for task in prepared):
+    if any(recorded_test_splits().get(task.task) == task.manifest.sha256["test"] for task in prepared):
         return "mini"
     whole = all(task.manifest.counts["test"] == task.spec.counts.get("test") for task in prepared)
     return "paper" if whole else "custom"
-
-
-def _is_bundled(task: Prepared) -> bool:
-    return recorded_test_splits().get(task.task) == task.manifest.sha256["test"]
 
 
 @cache
@@ -52,24 +61,101 @@ def recorded_test_splits() -> Mapping[str, str]:
     return record
 
 
-def prepared_test_splits() -> dict[str, str]:
-    """Return the digest of each bundled task's test split, prepared now."""
-    folder = prepare_mini_suite()
-    return {name: load_prepared(folder, name).manifest.sha256["test"] for name in prepared_names(folder)}
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Write the record when asked to; return the exit code."""
+def medbench_home() -> Path:
+    """Return the folder for everything that can be made again: `MEDBENCH_HOME`, or `~/.cache/medbench`."""
+    given = os.environ.get("MEDBENCH_HOME")
+    if given:
+        return Path(given)
     try:
-        if list(arguments) != ["--record"]:
-            raise UsageError(f"The arguments {list(arguments)} are not understood.", f"Usage: {RECORD_COMMAND}")
-        write_atomically(RECORD_FILE, f"{canonical_json(prepared_test_splits(), indent=2)}\n")
-    except MedbenchError as error:
-        show_error(error)
-        return error.exit_code
-    say(f"Wrote {RECORD_FILE.name}.")
-    return 0
+        return Path.home() / ".cache" / "medbench"
+    except RuntimeError as error:
+        raise UsageError("There is no home folder.", "Set MEDBENCH_HOME to a folder that you may write to.") from error
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def open_task(name: str, data_dir: Path | None = None) -> Prepared:
+    """Return the prepared data of a task, whose `samples("test")` and `images(sample)` a notebook can walk through.
+
+    Args:
+        name: Name of the task.
+        data_dir: The folder given to `medbench data prepare`; without it the task's part of the bundled mini suite is
+            taken, which is prepared when it is first used.
+
+    Raises:
+        UsageError: If there is no such task.
+        DataError: If it is not prepared there, or the mini suite has no such task.
+    """
+    return load_prepared(data_dir if data_dir is not None else prepare_mini_suite(), name)
+
+
+def prepare_mini_suite() -> Path:
+    """Return the folder of the prepared mini suite, preparing it on first use."""
+    return prepare_suite(DATA)
+
+
+def prepare_suite(suite_dir: Path, cache_dir: Path | None = None) -> Path:
+    """Prepare all tasks of a bundled suite, once: the folder is used again as long as it is whole.
+
+    The folder's name is made of the suite's manifest and of the code of this package, so that neither an edited suite
+    nor an edited reader or check meets old samples. It is built aside and moved into place whole, by one process at a
+    time.
+
+    Args:
+        suite_dir: Folder with `suite.json`: `{"tasks": {<task>: {"source": <folder>, "options": {...}}}}`.
+        cache_dir: Where the prepared folder goes; `medbench_home()` by default.
+
+    Returns:
+        The data folder, for `load_prepared`.
+
+    Raises:
+        DataError: If the suite is malformed.
+        RunError: If the cache cannot be written to.
+    """
+    # Whoever has a prepared suite needs no lock.
+    from filelock import FileLock
+
+    suite = parse_json_file(_SUITE, suite_dir / _SUITE_FILE)
+    home = cache_dir or medbench_home()
+    target = home / f"mini-{_suite_key(suite_dir)[:12]}"
+    if _is_whole(suite, suite_dir, target):
+        return target
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with FileLock(home / ".mini.lock"):
+            # Another process may have been faster.
+            if not _is_whole(suite, suite_dir, target):
+                _prepare_aside(suite, suite_dir, target)
+    except OSError as error:
+        raise RunError(
+            f"Cannot write to {home}: {error.strerror or error}.",
+            "Set MEDBENCH_HOME to a folder that you may write to.",
+        ) from error
+    return target
+
+
+def _prepare_aside(suite: _Suite, suite_dir: Path, target: Path) -> None:
+    staging = target.with_name(f".{target.name}")
+    try:
+        for name, task in suite.tasks.items():
+            prepare_task(get_task(name), inside(suite_dir, task.source), staging, task.options)
+        if target.exists():
+            shutil.rmtree(target)
+        staging.rename(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _suite_key(suite_dir: Path) -> str:
+    here = Path(__file__).parent
+    code = sorted(path for folder in _DECIDING for path in (here / folder).glob("*.py"))
+    return fingerprint([file_sha256(path) for path in (suite_dir / _SUITE_FILE, *code)])
+
+
+def _is_whole(suite: _Suite, suite_dir: Path, target: Path) -> bool:
+    try:
+        for name, task in suite.tasks.items():
+            prepared = load_prepared(target, name)
+            if prepared.source != inside(suite_dir, task.source).resolve() or damaged_files(prepared):
+                return False
+    except DataError:
+        return False
+    return True

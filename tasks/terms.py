@@ -30,7 +30,6 @@ from medbench.tasks.suite import suite_of
 KNOWN_FILE = Path(__file__).with_name("known_data.json")
 # Licences under which a text may be passed on as long as its source is named.
 _FREE = re.compile(r"Apache\b|(?:MIT|CC0|CC[ -]BY(?:-NC)?(?:-SA)?)(?:[ -]\d|(?![\w-]))")
-Openness = Literal["open", "no texts", "closed"]
 NOBODY_SAID = (
     "nobody has said under which licence these data may be passed on; who owns them says so with "
     "`medbench data prepare --licence`"
@@ -48,7 +47,7 @@ class Terms:
         licence: Of these data, as far as anybody knows; empty for the mini suite, whose items have their own.
     """
 
-    openness: Openness
+    openness: Literal["open", "no texts", "closed"]
     reason: str = ""
     licence: str = ""
 
@@ -69,10 +68,8 @@ def is_under_agreement(prepared: Prepared) -> bool:
 
 def terms_of_prepared(prepared: Prepared) -> Terms:
     """Return what may be passed on of prepared data."""
-    manifest = prepared.manifest
-    return terms_of_data(
-        prepared.task, manifest.data_fingerprint, bundled=suite_of([prepared]) == "mini", licence=manifest.licence
-    )
+    manifest, bundled = prepared.manifest, suite_of([prepared]) == "mini"
+    return terms_of_data(prepared.task, manifest.data_fingerprint, bundled=bundled, licence=manifest.licence)
 
 
 def terms_of_data(task: str, fingerprint: str, *, bundled: bool, licence: str) -> Terms:
@@ -95,15 +92,11 @@ def terms_of_data(task: str, fingerprint: str, *, bundled: bool, licence: str) -
     known = spec.licence if fingerprint in known_data().get(task, ()) else licence
     if not known:
         return Terms(openness="closed", reason=NOBODY_SAID)
-    return _by_licence(spec, known)
-
-
-def _by_licence(spec: TaskSpec, licence: str) -> Terms:
-    if _FREE.match(licence):
-        return Terms(openness="open", licence=licence)
-    reason = f"its licence does not say that texts may be passed on: {licence}"
+    if _FREE.match(known):
+        return Terms(openness="open", licence=known)
+    reason = f"its licence does not say that texts may be passed on: {known}"
     # The names of a published dataset's samples are known to everybody.
-    return Terms(openness="no texts" if licence == spec.licence else "closed", reason=reason, licence=licence)
+    return Terms(openness="no texts" if known == spec.licence else "closed", reason=reason, licence=known)
 
 
 def checked_licence(spec: TaskSpec, licence: str) -> str:

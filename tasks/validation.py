@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from medbench.tasks.foundation.errors import DataError
-from medbench.tasks.foundation.text import has_half_characters, utf8, whole_characters
+from medbench.tasks.foundation.text import utf8, whole_characters
 
 T = TypeVar("T")
 
@@ -28,12 +28,7 @@ class NativeRow(BaseModel):
 
 
 def parse_json(adapter: TypeAdapter[T], data: bytes, where: str) -> T:
-    """Parse and validate one JSON document.
-
-    Args:
-        adapter: The type that is expected.
-        data: UTF-8 text; half a character in it becomes the replacement character.
-        where: File (and line) for the message.
+    """Parse and validate one JSON document; half a character in it becomes the replacement character.
 
     Raises:
         DataError: If it is not JSON or has another shape; the values themselves stay out of the message,
@@ -42,8 +37,9 @@ def parse_json(adapter: TypeAdapter[T], data: bytes, where: str) -> T:
     try:
         return adapter.validate_json(data)
     except ValidationError as error:
-        if has_half_characters(data):
-            return parse_json(adapter, whole_characters(data), where)
+        whole = whole_characters(data)
+        if whole != data:
+            return parse_json(adapter, whole, where)
         raise _data_error(where, error) from None
 
 

@@ -3,9 +3,8 @@
 import random
 from collections.abc import Sequence
 
-from medbench.leaderboard.audit.items import Answered, Cell, long_texts, make_cell
-from medbench.leaderboard.audit.outputs import CellVerdict, audit_outputs
-from medbench.leaderboard.audit.thresholds import THRESHOLDS
+from medbench.leaderboard.audit.outputs.cells import Answered, Cell, long_texts, make_cell
+from medbench.leaderboard.audit.outputs.verdict import CellVerdict, audit_outputs
 
 WORDS = [f"{start}{end}" for start in ("neph", "card", "oste", "pulm", "hepat", "crani") for end in ("al", "ic", "oid")]
 
@@ -36,7 +35,7 @@ def cell(
     groups: Sequence[str] | None = None,
     train: Sequence[str] | None = None,
 ) -> Cell:
-    known = None if train is None else long_texts(train, THRESHOLDS.min_words)
+    known = None if train is None else long_texts(train)
     return make_cell(answered(references, answers, groups), train_references=known)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from medbench.leaderboard.audit.overlap.audit import DataAudit, TaskAudit
-from medbench.leaderboard.audit.overlap.findings import Finding, Overlap
-from medbench.leaderboard.audit.overlap.items import Item, TaskItems
+from medbench.leaderboard.audit.data.findings import Finding, Overlap
+from medbench.leaderboard.audit.data.items import Item, TaskItems
+from medbench.leaderboard.audit.data.overlaps import DataToAudit, TaskOverlaps, find_overlaps
 from medbench.tasks.sample import ImageRef
 from medbench.tasks.spec import Kind
 
@@ -73,11 +73,13 @@ def vqa_rad_items(folder: Path, split: str) -> list[Item]:
     ]  # fmt: skip
 
 
-def the(audit: DataAudit, task: str) -> TaskAudit:
-    return next(one for one in audit.tasks if one.task.task == task)
+def compared(test: TaskItems, *train: TaskItems, **given: Any) -> TaskOverlaps:
+    """Compare one task's test items with training items."""
+    (found,) = find_overlaps(DataToAudit(test=[test], train=train, **given)).tasks
+    return found
 
 
-def against(audit: TaskAudit, corpus: str) -> Overlap:
+def against(audit: TaskOverlaps, corpus: str) -> Overlap:
     return next(one for one in audit.overlaps if one.corpus.name == corpus)
 
 

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from medbench.adapters.base import ImageSlot, LocalAdapter, ModelCard, Pixels, Prompt, SizeOf, TextSegment
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.request import Decoding, Outcome, Request
+from medbench.harness.engine.requests import Decoding, Outcome, Request
 from medbench.harness.phases import Phases
 from medbench.tasks.catalog import get_task
 from medbench.tasks.sample import ImageRef, Sample

@@ -9,8 +9,7 @@ from typing import Any
 
 import yaml
 
-from medbench.harness.model_info import ModelInfo
-from medbench.harness.results import IntervalInfo, MetricResult, Results, TaskResult, write_results
+from medbench.harness.results import IntervalInfo, MetricResult, ModelInfo, Results, TaskResult, write_results
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.files import canonical_json, fingerprint, json_lines
 from medbench.tasks.protocols import PROTOCOLS

@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from medbench.adapters.openai.requests import ChatRequest, messages_of
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
@@ -68,6 +70,16 @@ def completion(text: str | None, finish_reason: str | None = "stop", **message: 
             "prompt_tokens_details": {"cached_tokens": 40},
         },
     }
+
+
+def chat(
+    *, limit: int = 10, images: int = 0, fields: frozenset[str] = frozenset(), system: bool = False,
+    length_field: str = "max_tokens",
+) -> ChatRequest:  # fmt: skip
+    """Return a request of so many images, whose answer may have so many tokens."""
+    uris = ["data:image/png;base64,AAAA"] * images
+    body = {"messages": messages_of("What?", uris, "Be brief." * system), length_field: limit}
+    return ChatRequest(body=body, length_field=length_field, user_fields=fields)
 
 
 def say(text: str) -> Behaviour:

@@ -84,7 +84,8 @@ class Hub:
 
     def fetched(self) -> list[str]:
         """The names of the files that were asked for."""
-        return [path.rpartition("/")[2] for _, path, _ in self.seen if path.startswith("/datasets/")]
+        found = [path.rpartition("/")[2] for _, path, _ in self.seen if path.startswith("/datasets/")]
+        return sorted(set(found))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -119,7 +120,8 @@ class Handler(BaseHTTPRequestHandler):
         elif parts[0] == "api":
             self.send_whole((self.hub.wish.answer or json.dumps(self.hub.info(repo, commit))).encode(), {})
         elif parts[0] == "datasets" and not path.endswith(".json"):
-            self.redirect(f"http://localhost:{urlsplit(self.hub.url).port}/cdn{path}?signature=secret")
+            content = self.hub.commits[repo][commit].get(path.partition(f"/resolve/{commit}/")[2], b"")
+            self.redirect(f"http://localhost:{urlsplit(self.hub.url).port}/cdn{path}?signature=secret", commit, content)
         else:
             name = path.partition(f"/resolve/{commit}/")[2]
             self.send_file(name, self.hub.commits[repo][commit].get(name), commit, with_body=with_body)
@@ -153,8 +155,11 @@ class Handler(BaseHTTPRequestHandler):
         elif with_body:
             self.wfile.write(content)
 
-    def redirect(self, address: str) -> None:
+    def redirect(self, address: str, commit: str, content: bytes) -> None:
         self.send_response(302)
+        self.send_header("X-Repo-Commit", commit)
+        self.send_header("X-Linked-Size", str(len(content)))
+        self.send_header("X-Linked-ETag", f'"{hashlib.sha256(content).hexdigest()}"')
         self.send_header("Location", address)
         self.send_header("Content-Length", "0")
         self.end_headers()

@@ -13,7 +13,7 @@ from PIL import Image
 from medbench.adapters.base import Dtype, ImageSlot, LoadOptions, Prompt, TextSegment
 from medbench.adapters.med_flamingo.entry import ENTRY
 from medbench.adapters.med_flamingo.model import MedFlamingoAdapter
-from medbench.harness.engine.request import Decoding, Request
+from medbench.harness.engine.requests import Decoding, Request
 from medbench.tasks.catalog import get_task
 from medbench.tasks.sample import ImageRef, Sample
 

@@ -12,7 +12,7 @@ from fixture_root import copy_fixture, fixture_tensors, fixtures
 from medbench.adapters.base import ImageSlot, LoadOptions, Prompt, TextSegment
 from medbench.adapters.radfm.entry import ENTRY
 from medbench.adapters.radfm.model import RadFMAdapter
-from medbench.harness.engine.request import Decoding, Request
+from medbench.harness.engine.requests import Decoding, Request
 from medbench.tasks.catalog import get_task
 from medbench.tasks.sample import ImageRef, Sample
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medbench.harness.model_info import ModelInfo
-from medbench.harness.results import MetricResult, Results, TaskResult, write_results
+from medbench.harness.results import MetricResult, ModelInfo, Results, TaskResult, write_results
 from medbench.leaderboard.report.sources import TaskSource
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.files import canonical_json, fingerprint, json_lines, write_atomically

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medbench.tasks.answers.alternatives import says_alternative
-from medbench.tasks.metrics.accuracy import answers_closed
+from medbench.tasks.metrics.answers import answers_closed
 
 PAIRS = (
     ("left", "right"),

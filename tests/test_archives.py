@@ -1,6 +1,5 @@
 """Archives of strangers: what is honest unpacks whole, what is hostile or damaged changes nothing."""
 
-import gzip
 import io
 import shutil
 import stat
@@ -14,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medbench.tasks.download.archives import Limits, extract, name_problem, readable_size, require_space
+from medbench.tasks.download.archives import extract, readable_size, require_space
 from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError
 
 FILES = {"imgs/xmlab1/source.jpg": b"picture" * 50, "imgs/xmlab1/question.json": b"[]", "README": b""}
@@ -64,18 +63,11 @@ def test_honest_archives_unpack_whole(tmp_path: Path, name: str) -> None:
     assert found(tmp_path / "new" / "out") == FILES
 
 
-def test_folders_and_redundant_dots_are_kept_in_place(tmp_path: Path) -> None:
+def test_redundant_dots_lead_nowhere(tmp_path: Path) -> None:
     folders = [tar_oddity(tarfile.DIRTYPE, name) for name in ("./", "./empty", "imgs")]
     archive = write_tar(tmp_path / "a.tgz", {"./imgs//one": b"1"}, *folders)
-    assert extract(archive, tmp_path / "out") == ("empty", "imgs")
+    assert extract(archive, tmp_path / "out") == ("imgs",)
     assert found(tmp_path / "out") == {"imgs/one": b"1"}
-    assert (tmp_path / "out" / "empty").is_dir()
-
-
-def test_a_single_gz_file_loses_its_suffix(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(b"{}\n"))
-    assert extract(tmp_path / "rows.jsonl.gz", tmp_path / "out") == ("rows.jsonl",)
-    assert found(tmp_path / "out") == {"rows.jsonl": b"{}\n"}
 
 
 def test_members_that_are_not_asked_for_are_ignored(tmp_path: Path) -> None:
@@ -95,40 +87,15 @@ def test_permissions_of_the_archive_are_ignored(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "run.sh").stat().st_mode & (stat.S_IXUSR | stat.S_ISUID)
 
 
-HOSTILE_NAMES = [
-    "/etc/passwd",
-    "../up",
-    "a/../../up",
-    "a/..",
-    "..",
-    "C:/windows",
-    "c:up",
-    "a/C:up",
-    "..\\up",
-    "a\\..\\..\\up",
-    "a\0b",
-    "a\nb",
-    "",
-]
-
-
-@pytest.mark.parametrize("name", HOSTILE_NAMES)
-def test_names_that_lead_elsewhere_are_refused(name: str) -> None:
-    assert name_problem(name)
-
-
-@pytest.mark.parametrize("name", ["a", "a/b.jpg", "./a", "a//b", "..a", "a..", "...", "a/.hidden", "ä/日本.png"])
-def test_plain_names_are_allowed(name: str) -> None:
-    assert not name_problem(name)
-
-
 @pytest.mark.parametrize("write", [write_zip, write_tar])
-@pytest.mark.parametrize("name", ["/up", "../up", "a/../../up", "a\\..\\..\\up", "C:/up"])
+@pytest.mark.parametrize(
+    "name", ["/up", "../up", "a/../../up", "a/..", "..", "..\\up", "a\\..\\..\\up", "C:/up", "c:up", "a\nb"]
+)
 def test_one_hostile_member_stops_everything(
     tmp_path: Path, write: Callable[[Path, Mapping[str, bytes]], Path], name: str
 ) -> None:
     archive = write(tmp_path / ("a.zip" if write is write_zip else "a.tgz"), {"good": b"1", name: b"2"})
-    with pytest.raises(DataError, match="refused") as error:
+    with pytest.raises(DataError, match="is refused: its member") as error:
         extract(archive, tmp_path / "in" / "out")
     assert repr(name) in error.value.problem
     assert sorted(path.name for path in tmp_path.iterdir()) == [archive.name]
@@ -152,7 +119,7 @@ def test_nothing_is_ever_written_outside_the_folder(tmp_path: Path, names: list[
         return
     try:
         tops = extract(archive, folder)
-    except DataError:
+    except MedbenchError:
         tops = ()
     outside = [path for path in (tmp_path / "room").rglob("*") if path.is_file() and folder not in path.parents]
     assert outside == []
@@ -162,25 +129,25 @@ def test_nothing_is_ever_written_outside_the_folder(tmp_path: Path, names: list[
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
 def test_links_and_devices_in_tars_are_refused(tmp_path: Path, kind: bytes) -> None:
     archive = write_tar(tmp_path / "a.tar.gz", {"good": b"1"}, tar_oddity(kind))
-    with pytest.raises(DataError, match=r"'odd' is a (link|device)"):
+    with pytest.raises(DataError, match="'odd' is"):
         extract(archive, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    assert found(tmp_path / "out") == {}
 
 
-@pytest.mark.parametrize(("kind", "word"), [(stat.S_IFLNK, "symbolic link"), (stat.S_IFIFO, "device")])
-def test_links_and_devices_in_zips_are_refused(tmp_path: Path, kind: int, word: str) -> None:
+def test_a_link_in_a_zip_becomes_a_file(tmp_path: Path) -> None:
     info = zipfile.ZipInfo("odd")
-    info.external_attr = (kind | 0o777) << 16
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr(info, "/etc/passwd")
-    with pytest.raises(DataError, match=word):
-        extract(tmp_path / "a.zip", tmp_path / "out")
+    extract(tmp_path / "a.zip", tmp_path / "out")
+    assert not (tmp_path / "out" / "odd").is_symlink()
+    assert found(tmp_path / "out") == {"odd": b"/etc/passwd"}
 
 
 def test_a_name_that_zipfile_would_cut_is_judged_as_it_was_written(tmp_path: Path) -> None:
     archive = write_zip(tmp_path / "a.zip", {"good_txt": b"1"})
     archive.write_bytes(archive.read_bytes().replace(b"good_txt", b"good\0txt"))
-    with pytest.raises(DataError, match="control character"):
+    with pytest.raises(DataError, match="is no text"):
         extract(archive, tmp_path / "out")
 
 
@@ -194,30 +161,22 @@ def test_encrypted_members_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-@pytest.mark.parametrize("names", [["a", "a"], ["a", "./a"], ["a/b", "a"], ["a", "a/b/c"], ["a/", "a"]])
+@pytest.mark.parametrize("names", [["a", "a"], ["a", "./a"], ["a/b", "a"], ["a", "a/b/c"]])
 def test_members_that_collide_are_refused(tmp_path: Path, names: list[str]) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for name in names:
             archive.writestr(name, b"")
-    with pytest.raises(DataError, match=r"named twice|a file and a folder"):
+    with pytest.raises(MedbenchError, match=r"named twice|cannot be unpacked"):
         extract(tmp_path / "a.zip", tmp_path / "out")
+    assert found(tmp_path / "out") == {}
 
 
-def test_bombs_are_refused_before_anything_is_written(tmp_path: Path) -> None:
-    zeros = bytes(5_000_000)
-    (tmp_path / "b.gz").write_bytes(gzip.compress(zeros))
-    archives = [write_zip(tmp_path / "b.zip", {"z": zeros}), write_tar(tmp_path / "b.tgz", {"z": zeros})]
-    for archive in (*archives, tmp_path / "b.gz"):
-        with pytest.raises(DataError, match=r"unpacks to .* or more"):
-            extract(archive, tmp_path / "out")
+@pytest.mark.parametrize("name", WRITERS)
+def test_bombs_are_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
+    archive = WRITERS[name](tmp_path / name, {"z": bytes(5_000_000)})
+    with pytest.raises(DataError, match="unpacks to more than 1 MB"):
+        extract(archive, tmp_path / "out", max_bytes=1_000_000)
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("limits", [Limits(max_bytes=300), Limits(max_members=2)])
-def test_limits_are_those_that_are_given(tmp_path: Path, limits: Limits) -> None:
-    archive = write_zip(tmp_path / "a.zip", FILES)
-    with pytest.raises(DataError, match="refused"):
-        extract(archive, tmp_path / "out", limits=limits)
 
 
 def test_a_member_that_lies_about_its_size_is_refused(tmp_path: Path) -> None:
@@ -240,19 +199,15 @@ def test_a_flipped_bit_is_noticed_and_nothing_stays(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize("name", [*WRITERS, "a.gz"])
+@pytest.mark.parametrize("name", WRITERS)
 def test_truncated_archives_are_noticed(tmp_path: Path, name: str) -> None:
-    archive = tmp_path / name
-    if name in WRITERS:
-        WRITERS[name](archive, FILES)
-    else:
-        archive.write_bytes(gzip.compress(b"content" * 100))
+    archive = WRITERS[name](tmp_path / name, FILES)
     whole = archive.read_bytes()
     for length in (0, 10, len(whole) // 2, len(whole) - 3):
         archive.write_bytes(whole[:length])
         with pytest.raises(DataError, match=r"damaged or incomplete|holds none of the files"):
             extract(archive, tmp_path / "out")
-        assert not (tmp_path / "out").exists()
+        assert found(tmp_path / "out") == {}
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -289,7 +244,7 @@ def test_an_interrupted_extraction_leaves_nothing_half(tmp_path: Path, monkeypat
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("medbench.tasks.download.archives._move", interrupt)
+    monkeypatch.setattr(zipfile.ZipFile, "extract", interrupt)
     with pytest.raises(KeyboardInterrupt):
         extract(archive, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []

@@ -7,19 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from audit_data_items import against, as_task, check, jsonl, noise, report, the, vqa
-from command_line import medbench
+from audit_data_items import against, as_task, check, compared, jsonl, noise, report, vqa
+from audit_terminal import medbench
 from native_data import medqa, mimic_cxr, mpx_row, write_csv, write_picture
 from PIL import Image
 
-from medbench.leaderboard.audit.overlap.audit import DataAuditInput, TrainingFile, audit_data
-from medbench.leaderboard.audit.overlap.document import document_of
-from medbench.leaderboard.audit.overlap.findings import Finding, Null, judge
-from medbench.leaderboard.audit.overlap.items import Item, picture_names
-from medbench.leaderboard.audit.overlap.null_split import null_split
-from medbench.leaderboard.audit.overlap.page import render_page
-from medbench.leaderboard.audit.overlap.training_files import training_rows
-from medbench.leaderboard.audit.verdicts import exit_code, strongest
+from medbench.leaderboard.audit.data.audit import report_overlaps
+from medbench.leaderboard.audit.data.findings import Finding, Null, judge, null_split
+from medbench.leaderboard.audit.data.items import Item, image_names
+from medbench.leaderboard.audit.data.overlaps import DataToAudit, find_overlaps
+from medbench.leaderboard.audit.data.rows import training_rows
+from medbench.leaderboard.audit.document import strongest
 from medbench.leaderboard.leaks import overlaps_in
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import EXIT_FAILED, EXIT_USAGE, DataError
@@ -38,13 +36,9 @@ def audited(*words: object) -> tuple[int, dict[str, Any]]:
     return result.returncode, json.loads(result.stdout)
 
 
-def overlap_in(document: dict[str, Any], task: str, corpus: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(one for one in document["tasks"][task]["overlaps"] if one["corpus"] == corpus)
-    return found
-
-
 def checks_of(document: dict[str, Any], task: str, corpus: str) -> dict[str, dict[str, Any]]:
-    return {one["check"]: one for one in overlap_in(document, task, corpus)["checks"]}
+    (found,) = [one for one in document["tasks"][task]["overlaps"] if one["corpus"] == corpus]
+    return {one["check"]: one for one in found["checks"]}
 
 
 def test_the_mini_suite_end_to_end(tmp_path: Path) -> None:
@@ -63,7 +57,7 @@ def test_the_mini_suite_end_to_end(tmp_path: Path) -> None:
     own = checks_of(document, "organsmnist", "organsmnist train")
     assert (own["image"]["shared"], own["near_image"]["shared"]) == (1, 0)
     # The phantoms stand in for credentialed data, and are nobody's: their texts may be shown.
-    shown = [one for one in overlap_in(document, "mimic-cxr", "mimic-cxr train")["examples"] if "test_text" in one]
+    shown = [one for one in document["examples"] if one["corpus"] == "mimic-cxr train" and one["texts"]]
     assert shown
 
 
@@ -177,15 +171,12 @@ def test_texts_of_credentialed_training_data_are_withheld_beside_open_tests() ->
     closed = report("train/1", "one two three four five six seven eight nine", images=())
     test = as_task([report("t", closed.answer)], task="mpx-single", kind="report", decisive="case", family="mpx")
     train = as_task([closed], task="mimic-cxr", kind="report", decisive="patient", family="mimic-cxr")
-    hidden = type(train)(
-        task=train.task, kind="report", family=train.family, decisive="patient", credentialed=True, withheld=True,
-        items=train.items,
-    )  # fmt: skip
-    for corpus, expected in ((train, True), (hidden, False)):
-        document = document_of(audit_data(DataAuditInput(test=[test], train=[corpus])), {})
-        examples = document["tasks"]["mpx-single"]["overlaps"][0]["examples"]
+    hidden = replace(train, credentialed=True)
+    for corpus, reveal, expected in ((train, False, True), (hidden, False, False), (hidden, True, True)):
+        given = DataToAudit(test=[test], train=[corpus], reveal=reveal)
+        examples = report_overlaps(find_overlaps(given)).examples
         assert examples
-        assert any("test_text" in one for one in examples) is expected
+        assert any(one.texts for one in examples) is expected
 
 
 def test_your_own_training_rows_are_searched_by_text_picture_id_and_item(tmp_path: Path) -> None:
@@ -214,7 +205,7 @@ def test_your_own_training_rows_are_searched_by_text_picture_id_and_item(tmp_pat
     assert found["near_item"]["shared"] == 1
     assert found["id:image name"]["groups"] == 1
     assert found["id:case"]["groups"] == 1
-    assert found["unreadable"]["note"] == "1 of 2 pictures could not be read"
+    assert found["unreadable"]["note"] == "1 of 2 images could not be read"
     # The user's own data say nothing of the dataset: no mark.
     assert document["marks"] == {}
 
@@ -235,8 +226,7 @@ def test_a_language_is_a_body_of_training_data_of_its_own(tmp_path: Path) -> Non
             for name in ("xmlab1", "xmlab2")
         ]
     )
-    files = [TrainingFile(path=train, images=tmp_path)]
-    audit = the(audit_data(DataAuditInput(test=[test], train=[], files=files)), "slake-vqa")
+    audit = compared(test, files={train: tmp_path})
     english, chinese = against(audit, "both.jsonl [en]"), against(audit, "both.jsonl [zh]")
     assert (check(english, "item").shared, check(chinese, "id:image name").groups) == (1, 1)
     assert check(chinese, "id:image name").shared == 1
@@ -281,7 +271,7 @@ def test_missing_pictures_of_the_training_data_are_unknown(tmp_path: Path) -> No
     code, document = audited("--data-dir", data)
     assert (code, document["verdict"]) == (5, "not_testable")
     found = checks_of(document, "mpx-single", "mpx-single train")["unreadable"]
-    assert found["note"] == "1 of 64 pictures could not be read"
+    assert found["note"] == "1 of 64 images could not be read"
 
 
 @pytest.mark.parametrize(
@@ -318,7 +308,7 @@ def test_a_question_alone_is_no_item() -> None:
     test = as_task([vqa("t", question, "yes")], task="pubmedqa", kind="qa", decisive="document", family="pubmedqa")
     for answer, shared in (("no", 0), ("Yes.", 1)):
         train = as_task([vqa("r", question, answer)], task="medqa", kind="qa", decisive="document", family="medqa")
-        audit = the(audit_data(DataAuditInput(test=[test], train=[train])), "pubmedqa")
+        audit = compared(test, train)
         found = against(audit, "medqa train")
         assert (check(found, "text").shared, check(found, "item").shared) == (1, shared)
 
@@ -332,7 +322,7 @@ def test_blank_pictures_are_labelled_and_are_no_leak(tmp_path: Path) -> None:
         Image.new("L", (96, 96), 0).save(tmp_path / name)
     test = as_task([pictured(1, "a.png", tmp_path, groups={"image": "a"}, family="slake")])
     train = as_task([pictured(2, "b.png", tmp_path, groups={"image": "b"}, family="slake")])
-    audit = the(audit_data(DataAuditInput(test=[test], train=[train])), "slake-vqa")
+    audit = compared(test, train)
     own = against(audit, "slake-vqa train")
     assert check(own, "blank_image").shared == 1
     assert (check(own, "image").shared, check(own, "item").shared, audit.mark) == (0, 0, "")
@@ -347,7 +337,7 @@ def test_the_same_question_about_an_equal_picture_is_an_item(tmp_path: Path) -> 
     test = as_task([pictured(1, "a.png", tmp_path, groups={"image": "a"}, family="slake")])
     for name, shared in (("copy.bmp", 1), ("other.png", 0)):
         train = as_task([pictured(2, name, tmp_path, groups={"image": name}, family="slake")])
-        audit = the(audit_data(DataAuditInput(test=[test], train=[train])), "slake-vqa")
+        audit = compared(test, train)
         found = against(audit, "slake-vqa train")
         assert (check(found, "item").shared, check(found, "text").shared) == (shared, 1)
         assert bool(audit.mark) is bool(shared)
@@ -356,15 +346,15 @@ def test_the_same_question_about_an_equal_picture_is_an_item(tmp_path: Path) -> 
 def test_ids_of_other_datasets_are_not_compared() -> None:
     test = as_task([vqa(1, "a", "b", groups={"image": "7"}, family="slake")])
     train = as_task([vqa(2, "c", "d", groups={"image": "7"}, family="path")], task="path-vqa", family="path")
-    found = against(the(audit_data(DataAuditInput(test=[test], train=[train])), "slake-vqa"), "path-vqa train")
+    found = against(compared(test, train), "path-vqa train")
     assert [one.check for one in found.findings if one.check.startswith("id:")] == []
     assert found.verdict == "no_evidence"
 
 
 def test_an_empty_training_split_cannot_be_compared() -> None:
     test = as_task([vqa(1, "a", "b", groups={"image": "7"}, family="slake")])
-    audit = audit_data(DataAuditInput(test=[test], train=[as_task([])]))
-    assert (audit.tasks[0].verdict, audit.code) == ("not_testable", 5)
+    audit = report_overlaps(find_overlaps(DataToAudit(test=[test], train=[as_task([])])))
+    assert (audit.verdicts, audit.code) == ({"slake-vqa": "not_testable"}, 5)
 
 
 def test_the_null_keeps_cases_whole_and_is_the_same_every_time() -> None:
@@ -448,10 +438,10 @@ def test_unknown_never_turns_into_no_evidence() -> None:
     assert strongest(["no_evidence", "not_testable"]) == "not_testable"
     assert strongest(["not_testable", "suspicious"]) == "suspicious"
     assert strongest([]) == "not_testable"
-    assert exit_code(["no_evidence", "not_testable"]) == 0
-    assert exit_code(["no_evidence", "not_testable"], incomplete=True) == 5
-    assert exit_code(["suspicious"], incomplete=True) == 3
-    assert exit_code(["not_testable"]) == 5
+    assert strongest(["no_evidence", "not_testable"], incomplete=False) == "no_evidence"
+    assert strongest(["no_evidence", "no_evidence"], incomplete=True) == "not_testable"
+    assert strongest(["suspicious"], incomplete=True) == "suspicious"
+    assert strongest(["not_testable"], incomplete=False) == "not_testable"
 
 
 def test_groups_of_a_small_share_of_items_count() -> None:
@@ -472,11 +462,11 @@ def test_groups_of_a_small_share_of_items_count() -> None:
     ],
 )
 def test_only_telling_names_of_pictures_are_compared(path: str, names: list[str]) -> None:
-    assert list(picture_names([ImageRef(path=path)])) == names
+    assert list(image_names([ImageRef(path=path)])) == names
 
 
 def test_rows_of_arrays_have_no_names() -> None:
-    assert list(picture_names([ImageRef(path="dermamnist.npz", member="test_images", index=3)])) == []
+    assert list(image_names([ImageRef(path="dermamnist.npz", member="test_images", index=3)])) == []
 
 
 def captioned(folder: Path, number: int, text: str) -> Item:
@@ -492,7 +482,7 @@ def test_surrogate_groups_stand_in_for_ids_and_are_a_lower_bound(tmp_path: Path)
     shown = [captioned(tmp_path, n, text) for n, text in enumerate(texts)]
     test = as_task(shown, task="mpx-single", kind="report", decisive="case", family="mpx")
     train = as_task([captioned(tmp_path, 3, caption)], task="mpx-single", kind="report", decisive="case", family="mpx")
-    own = against(the(audit_data(DataAuditInput(test=[test], train=[train])), "mpx-single"), "mpx-single train")
+    own = against(compared(test, train), "mpx-single train")
     assert check(own, "id:case").state == "unknown"
     surrogate = check(own, "surrogate")
     assert (surrogate.groups, surrogate.of_groups) == (1, 2)
@@ -502,7 +492,7 @@ def test_a_hostile_text_cannot_break_the_page() -> None:
     text = "one | two <script>alert(1)</script> three [four](five) six seven eight nine"
     test = as_task([report("t|<b>", text)], task="mpx-single", kind="report", decisive="case", family="mpx")
     train = as_task([report("r", text)], task="mimic-cxr", kind="report", decisive="patient", family="mimic-cxr")
-    page = render_page(document_of(audit_data(DataAuditInput(test=[test], train=[train])), {}))
+    page = report_overlaps(find_overlaps(DataToAudit(test=[test], train=[train]))).to_markdown()
     assert "<script>" not in page
     assert r"one \| two" in page
 
@@ -513,6 +503,5 @@ def test_pictures_outside_the_folder_are_not_opened(tmp_path: Path) -> None:
     inner.mkdir()
     path = jsonl(inner / "rows.jsonl", [{"image": "../secret.png", "text": "a"}])
     test = as_task([pictured(1, "secret.png", tmp_path, groups={"image": "s"}, family="slake")])
-    given = DataAuditInput(test=[test], train=[], files=[TrainingFile(path=path, images=inner)])
-    found = against(the(audit_data(given), "slake-vqa"), "rows.jsonl")
+    found = against(compared(test, files={path: inner}), "rows.jsonl")
     assert check(found, "image").state == "unknown"

@@ -8,21 +8,19 @@ from audit_data_items import (
     against,
     as_task,
     check,
+    compared,
     path_vqa_items,
     slake_items,
     slake_pictures,
     slake_tree,
-    the,
     vqa,
     vqa_rad_items,
 )
-from command_line import medbench
+from audit_terminal import medbench
 from fixture_root import realdata
 
-from medbench.leaderboard.audit.overlap.audit import DataAuditInput, audit_data
-from medbench.leaderboard.audit.overlap.duplicates import consistency
-from medbench.leaderboard.audit.overlap.findings import Overlap
-from medbench.leaderboard.audit.overlap.items import Item
+from medbench.leaderboard.audit.data.findings import Overlap, consistency
+from medbench.leaderboard.audit.data.items import Item
 from medbench.tasks.catalog import get_task
 from medbench.tasks.prepare import prepare_task
 from medbench.tasks.sample import ImageRef
@@ -32,7 +30,7 @@ def slake_overlap(train_language: str, test_language: str) -> Overlap:
     folder = realdata("slake_text")
     test = as_task(slake_items(folder, "test", test_language))
     train = as_task(slake_items(folder, "train", train_language))
-    return against(the(audit_data(DataAuditInput(test=[test], train=[train])), "slake-vqa"), "slake-vqa train")
+    return against(compared(test, train), "slake-vqa train")
 
 
 @pytest.mark.parametrize(
@@ -60,7 +58,7 @@ def test_vqa_rad_test_questions_about_training_pictures() -> None:
     folder = realdata("vqa_rad")
     test = as_task(vqa_rad_items(folder, "test"), task="vqa-rad", family="vqa-rad")
     train = as_task(vqa_rad_items(folder, "train"), task="vqa-rad", family="vqa-rad")
-    audit = the(audit_data(DataAuditInput(test=[test], train=[train])), "vqa-rad")
+    audit = compared(test, train)
     overlap = against(audit, "vqa-rad train")
     assert (check(overlap, "image").shared, check(overlap, "image").of) == (451, 451)
     assert (overlap.verdict, audit.mark) == ("strong", "‡")
@@ -78,7 +76,7 @@ def test_vqa_rad_as_it_is_on_the_hub() -> None:
         items[row["split"]].append(item)
     test = as_task(items["test"], task="vqa-rad", family="vqa-rad")
     train = as_task(items["train"], task="vqa-rad", family="vqa-rad")
-    overlap = against(the(audit_data(DataAuditInput(test=[test], train=[train])), "vqa-rad"), "vqa-rad train")
+    overlap = against(compared(test, train), "vqa-rad train")
     assert (check(overlap, "image").shared, check(overlap, "image").of) == (446, 451)
 
 
@@ -99,7 +97,7 @@ def test_pubmedqa_shares_nothing(tmp_path: Path) -> None:
     assert document["tasks"]["pubmedqa"]["test_items"] == 500
     (own,) = document["tasks"]["pubmedqa"]["overlaps"]
     assert {one["check"]: one["shared"] for one in own["checks"]} == dict.fromkeys(
-        ("item", "near_item", "text", "near_text", "similar_text", "id:document"), 0
+        ("item", "near_item", "text", "near_text", "id:document"), 0
     )
 
 

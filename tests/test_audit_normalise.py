@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medbench.leaderboard.audit.normalise import is_long, is_same, norm_v1, word_count
+from medbench.leaderboard.audit.normalise import is_long, norm_v1, word_count
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from medbench.leaderboard.audit.normalise import is_long, is_same, norm_v1, word
     ],
 )
 def test_disguises_fall(reference: str, answer: str) -> None:
-    assert is_same(norm_v1(reference), norm_v1(answer))
+    assert norm_v1(reference) == norm_v1(answer) is not None
 
 
 @pytest.mark.parametrize(
@@ -45,13 +45,11 @@ def test_what_differs_in_meaning_stays_apart(first: str, second: str) -> None:
 @pytest.mark.parametrize("missing", [None, math.nan, "", "  ", "nan", "NaN", " - . ", "\u200b"])
 def test_a_missing_text_equals_nothing(missing: object) -> None:
     assert norm_v1(missing) is None
-    assert not is_same(norm_v1(missing), norm_v1("None"))
-    assert not is_same(norm_v1(missing), norm_v1(missing))
     assert word_count(norm_v1(missing)) == 0
 
 
 def test_the_text_none_is_a_text() -> None:
-    assert is_same(norm_v1("None"), norm_v1("none."))
+    assert norm_v1("None") == norm_v1("none.") == "none"
 
 
 def test_a_dash_is_judged_by_its_neighbours_alone() -> None:

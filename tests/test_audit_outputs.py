@@ -6,13 +6,12 @@ from dataclasses import replace
 import pytest
 from audit_cells import answered, cell, report, reports, verdict_of
 
-from medbench.leaderboard.audit.controls import matches_by_chance, run_controls, shuffle
-from medbench.leaderboard.audit.evidence import find_evidence
-from medbench.leaderboard.audit.items import Answered, Cell, make_cell
-from medbench.leaderboard.audit.outputs import Peer, Share, audit_outputs
-from medbench.leaderboard.audit.run_cells import refuse_unequal
-from medbench.leaderboard.audit.sentence_skill import sentence_skill
-from medbench.leaderboard.audit.thresholds import THRESHOLDS
+from medbench.leaderboard.audit.outputs.answers import refuse_unequal
+from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, Answered, Cell, make_cell
+from medbench.leaderboard.audit.outputs.chances import sentence_skill
+from medbench.leaderboard.audit.outputs.controls import matches_by_chance, run_controls, shuffle
+from medbench.leaderboard.audit.outputs.evidence import find_evidence
+from medbench.leaderboard.audit.outputs.verdict import Peer, Share, audit_outputs
 from medbench.tasks.foundation.errors import UsageError
 
 REST = "the ureters are dilated to the level of the bladder, where a thick wall points at an obstruction of the outlet"
@@ -305,8 +304,7 @@ def test_skill_at_sentences_does_not_hide_a_memoriser() -> None:
 def test_no_skill_is_read_from_few_answers() -> None:
     references = [f"It is so and so. {one}" for one in reports(30)]
     found = cell(references, references)
-    skill = sentence_skill(found, audit_outputs({"": found})[""].counts, THRESHOLDS)
-    assert (skill.rate, skill.answers) == (None, 0)
+    assert sentence_skill(found, audit_outputs({"": found})[""].counts) is None
 
 
 def test_the_planted_leak_is_found_and_the_dealt_answers_are_not() -> None:
@@ -315,7 +313,7 @@ def test_the_planted_leak_is_found_and_the_dealt_answers_are_not() -> None:
     assert controls.planted.verdict == "strong"
     assert controls.shuffled.verdict == "no_evidence"
     assert controls.testable
-    assert controls.works
+    assert controls.outcome == "found"
 
 
 def test_a_leak_that_could_not_be_found_is_not_called_missed() -> None:
@@ -353,12 +351,12 @@ def test_evidence_holds_the_longest_the_weakest_some_at_random_and_near_misses()
     answers: list[str | None] = [*references[:40], *near, *reports(57, seed=5)]
     found = cell(references, answers, train=[f"Something else before. {references[39]}"])
     evidence = find_evidence(found, audit_outputs({"": found})[""].counts, [f"Before. {references[39]}"])
-    reasons = [example.why for example in evidence.examples]
+    reasons = [example.facts["why"] for example in evidence.examples]
     assert [reasons.count(why) for why in ("longest", "weakest", "random", "near")] == [5, 3, 5, 3]
     longest = evidence.examples[0]
-    assert (longest.words, longest.similarity, longest.run.words) == (49, 1.0, 49)
-    assert longest.nearest is not None
-    assert longest.nearest.similarity == pytest.approx(49 / 50)
+    assert (longest.facts["words"], longest.facts["similarity"], longest.facts["run"]["words"]) == (49, 1.0, 49)
+    assert longest.facts["nearest"] == pytest.approx(49 / 50)
+    assert longest.texts["nearest training reference"] == f"Before. {references[39]}"
     assert evidence.near_matches == 3
     assert evidence.similarities[-1] == 40
     assert sum(evidence.similarities) == 100

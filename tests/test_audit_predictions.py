@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 from audit_cells import reports
-from command_line import medbench
+from audit_terminal import medbench
 from scipy import stats
 
-from medbench.leaderboard.audit.document import audit_text, predictions_document
-from medbench.leaderboard.audit.page import render_audit
-from medbench.leaderboard.audit.predictions_audit import audit_predictions
-from medbench.leaderboard.audit.predictions_file import read_predictions, read_train_references
+from medbench.leaderboard.audit.outputs.answers import read_predictions, read_train_references
+from medbench.leaderboard.audit.outputs.audit import audit_predictions
 from medbench.tasks.foundation.errors import DataError, UsageError
 
 GOLDEN = Path(__file__).parent / "golden" / "audit_predictions.json"
@@ -65,7 +63,7 @@ def test_the_json_of_an_invented_file_is_the_golden_one(tmp_path: Path) -> None:
                     "--format", "json")  # fmt: skip
     assert done.returncode == 4, done.stderr
     assert done.stdout == GOLDEN.read_text(encoding="utf-8")
-    found = json.loads(done.stdout)
+    found = json.loads(done.stdout)["tasks"]["report"]
     assert (found["verdict"], found["k"], found["K"], found["n"]) == ("strong", 6, 56, 62)
     assert found["exact_by_reason"] == {"eligible": 6, "in_train_refs": 1, "shared_across_clusters": 1, "short": 1}
     assert found["items_by_reason"]["missing"] == 1
@@ -84,9 +82,9 @@ def test_lines_in_another_order_give_the_same_bytes(tmp_path: Path) -> None:
     texts = []
     for seed in (None, 3):
         write(path, rows if seed is None else random.Random(seed).sample(rows, len(rows)))
-        document = predictions_document(audit_predictions(path, "report"))
-        document["facts"] = {}
-        texts.append(audit_text(document))
+        document = audit_predictions(path, "report").to_dict()
+        del document["settings"]["file sha256"]
+        texts.append(document)
     assert texts[0] == texts[1]
 
 
@@ -104,10 +102,11 @@ def test_yes_and_no_are_not_testable_and_never_exit_0(tmp_path: Path) -> None:
     done = medbench("audit", "model", "--predictions", write(tmp_path / "a.jsonl", rows), "--kind", "vqa",
                     "--format", "json")  # fmt: skip
     assert done.returncode == 5
-    found = json.loads(done.stdout)
+    document = json.loads(done.stdout)
+    found = document["tasks"]["vqa"]
     assert (found["verdict"], found["exact"], found["K"]) == ("not_testable", 300, 0)
     assert found["detectable_rate"] is None
-    assert found["notes"] == ["300 of 300 items have no group and count as a case each."]
+    assert document["notes"] == ["300 of 300 items have no group and count as a case each."]
 
 
 @pytest.mark.parametrize("kind", ["cls", "rec"])
@@ -126,9 +125,8 @@ def test_missing_answers_are_missing_and_numbers_are_their_digits(tmp_path: Path
         '{"sample_id": "5", "prediction": "nan", "reference": "nan"}\n',
         encoding="utf-8",
     )
-    found = audit_predictions(path, "report").tasks["report"]
-    assert (found.verdict.n, found.verdict.exact) == (5, 1)
-    assert [item.sample_id for item in found.cell.items] == ["1", "2", "3", "4", "5"]
+    found = audit_predictions(path, "report").tasks["report"].details
+    assert (found["n"], found["exact"], found["items_by_reason"]) == (5, 1, {"no_reference": 1, "short": 4})
 
 
 @pytest.mark.parametrize(
@@ -148,7 +146,7 @@ def test_a_broken_file_is_an_error_that_quotes_nothing(tmp_path: Path, text: str
     path = tmp_path / "a.jsonl"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=message) as caught:
-        read_predictions(path, "report")
+        read_predictions(path, "report", name=path.name, train=None)
     assert "secret" not in str(caught.value)
 
 
@@ -166,7 +164,7 @@ def test_known_training_references_take_the_evidence_away(tmp_path: Path) -> Non
     train = write(tmp_path / "train.jsonl", [one.upper() for one in reports(200)[:190]])
     done = medbench("audit", "model", "--predictions", path, "--train-references", train, "--format", "json")
     assert done.returncode == 5
-    found = json.loads(done.stdout)
+    found = json.loads(done.stdout)["tasks"]["report"]
     assert (found["K"], found["verdict"], found["ref_in_train"]) == (10, "not_testable", 0.95)
 
 
@@ -174,10 +172,11 @@ def test_peers_stand_beside_and_must_have_the_same_items(tmp_path: Path) -> None
     ours = leaking(tmp_path / "ours.jsonl", 0.05)
     peers = [leaking(tmp_path / f"peer{place}.jsonl", 0.0) for place in range(3)]
     done = medbench("audit", "model", "--predictions", ours, "--peers", *peers, "--format", "json")
-    found = json.loads(done.stdout)
+    document = json.loads(done.stdout)
+    found = document["tasks"]["report"]
     assert [peer["name"] for peer in found["peers"]] == ["peer0.jsonl", "peer1.jsonl", "peer2.jsonl"]
     assert found["p0"] == 0.005
-    assert found["examples"][0]["peers"].keys() == {"peer0.jsonl", "peer1.jsonl", "peer2.jsonl"}
+    assert {f"peer {path.name}" for path in peers} < document["examples"][0]["texts"].keys()
     peers[1].write_text("".join(peers[1].read_text(encoding="utf-8").splitlines(keepends=True)[3:]), encoding="utf-8")
     done = medbench("audit", "model", "--predictions", ours, "--peers", *peers)
     assert done.returncode == 2
@@ -189,7 +188,8 @@ def test_a_report_is_written_where_asked(tmp_path: Path) -> None:
     assert done.returncode == 4
     page = (tmp_path / "out" / "audit.md").read_text(encoding="utf-8")
     assert "strong" in page
-    assert json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))["k"] == 20
+    assert json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))["tasks"]["report"]["k"] == 20
+    assert "<h1>" in (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
 
 
 def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
@@ -198,11 +198,11 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     rows = rows_of(references, list(references))
     rows[0] |= {"sample_id": "<img src=x>|", "group": "[a](b)"}
     rows[1] |= {"prediction": "x " * 100_000}
-    page = render_audit(audit_predictions(write(tmp_path / "a.jsonl", rows), "report"), command="medbench")
+    page = audit_predictions(write(tmp_path / "a.jsonl", rows), "report").to_markdown()
     assert not re.search(r"(?<!\\)<(?!sup)", page)
     assert not re.search(r"(?<!\\)\](?=\()", page)
     assert len(page) < 200_000
-    rows_in_tables = [line for line in page.splitlines() if line.startswith(("| reference |", "| answer |"))]
+    rows_in_tables = [line for line in page.splitlines() if line.startswith(("| reference |", "| prediction |"))]
     assert rows_in_tables
     assert all(line.replace("\\|", "").count("|") == 3 for line in rows_in_tables)
 
@@ -233,5 +233,5 @@ def test_a_thought_hides_no_copy(tmp_path: Path) -> None:
                  "--train-references", known, "--format", "json")
         for name, given in (("plain", rows), ("behind", thinking))
     )  # fmt: skip
-    found, hidden = json.loads(plain.stdout), json.loads(behind.stdout)
+    found, hidden = (json.loads(done.stdout)["tasks"]["report"] for done in (plain, behind))
     assert (hidden["k"], hidden["verdict"]) == (found["k"], found["verdict"]) == (6, "strong")

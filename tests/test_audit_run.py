@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import medbench
+from audit_terminal import medbench
 
 from medbench.harness.results import read_results, write_results
-from medbench.leaderboard.audit.document import run_document
-from medbench.leaderboard.audit.page import render_audit
-from medbench.leaderboard.audit.run_audit import OutputAudit, audit_run
-from medbench.leaderboard.audit.run_cells import read_run_cells, read_task_data
-from medbench.leaderboard.audit.write import audit_after_run
+from medbench.leaderboard.audit.document import Audit
+from medbench.leaderboard.audit.outputs.answers import read_run_answers, read_task_data
+from medbench.leaderboard.audit.outputs.audit import audit_after_run, audit_run
 from medbench.leaderboard.leaks import leaks_of
 
 TASKS = "report,pubmedqa,dermamnist,slake-rec"
@@ -137,7 +135,7 @@ def test_data_that_are_gone_are_not_checked_and_never_exit_0(oracle: Path, tmp_p
     assert done.returncode == 5
     found = document(oracle / "audit")
     assert set(found["verdicts"].values()) == {"not_testable"}
-    assert "Not prepared" in found["not_checked"]["mimic-cxr"]
+    assert "Not prepared" in found["tasks"]["mimic-cxr"]["text"]
     assert "not checked" in (oracle / "audit" / "audit.md").read_text(encoding="utf-8")
 
 
@@ -146,10 +144,10 @@ def test_scores_of_unknown_samples_are_not_checked(oracle: Path) -> None:
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     file.write_text("".join([*lines, lines[0]]), encoding="utf-8")
     audit = audit_run(oracle)
-    assert "scored twice" in audit.problems["mimic-cxr"]
-    assert audit.verdicts["mimic-cxr"] == "not_testable"
+    assert "scored twice" in audit.tasks["mimic-cxr"].text
+    assert (audit.verdicts["mimic-cxr"], audit.incomplete) == ("not_testable", True)
     file.write_text("".join(lines).replace("s9002", "z9002"), encoding="utf-8")
-    assert "no sample of the prepared data" in audit_run(oracle).problems["mimic-cxr"]
+    assert "no sample of the prepared data" in audit_run(oracle).tasks["mimic-cxr"].text
 
 
 def test_the_audit_at_the_end_of_a_run_is_quick_and_warns(oracle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,45 +173,40 @@ def test_a_task_of_a_plugin_that_is_gone_is_not_checked(oracle: Path) -> None:
     )
     audit = audit_after_run(oracle)
     assert audit is not None
-    assert "no task named" in audit.problems["gone"]
+    assert "no task named" in audit.tasks["gone"].text
     assert audit.verdicts["mimic-cxr"] == "strong"
 
 
-def withheld(audit: OutputAudit) -> OutputAudit:
-    return replace(audit, tasks={task: replace(one, withheld=True) for task, one in audit.tasks.items()})
+def test_texts_of_credentialed_tasks_are_withheld_unless_asked(oracle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def everything(audit: Audit) -> str:
+        return audit.to_json() + audit.to_markdown() + audit.to_html()
 
-
-def test_texts_of_credentialed_tasks_are_withheld(oracle: Path) -> None:
-    audit = audit_run(oracle)
-    text = audit.tasks["mimic-cxr"].cell.items[0].reference
-    assert text is not None
-    shown, hidden = (
-        json.dumps(run_document(one), ensure_ascii=False) + render_audit(one, command="medbench")
-        for one in (audit, withheld(audit))
-    )
-    references = [item.reference for one in audit.tasks.values() for item in one.cell.items if item.reference]
-    long = [reference for reference in references if len(reference.split()) > 8]
-    assert any(reference in shown for reference in long)
-    assert not any(reference in hidden for reference in long)
-    assert "--reveal" in hidden
-
-
-def test_real_credentialed_data_are_withheld_unless_asked(oracle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medbench.leaderboard.audit.run_audit.is_credentialed", lambda _, task: task == "mimic-cxr")
-    assert [task for task, one in audit_run(oracle).tasks.items() if one.withheld] == ["mimic-cxr"]
-    asked = audit_run(oracle, reveal=True)
+    long = [text for text in references_of(oracle, "mimic-cxr") if len(text.split()) > 8]
+    monkeypatch.setattr("medbench.leaderboard.audit.outputs.audit.is_credentialed", lambda _, task: task == "mimic-cxr")
+    hidden, asked = audit_run(oracle), audit_run(oracle, reveal=True)
+    assert not hidden.revealed
     assert asked.revealed
-    assert not any(one.withheld for one in asked.tasks.values())
+    assert not any(text in everything(hidden) for text in long)
+    assert any(text in everything(asked) for text in long)
+    assert hidden.tasks["mimic-cxr"].details["withheld"]
+    assert "--reveal" in hidden.to_markdown()
+    assert all(not one.texts for one in hidden.examples if one.task == "mimic-cxr")
+    assert any(one.texts for one in hidden.examples if one.task != "mimic-cxr")
+
+
+def references_of(run: Path, task: str) -> list[str]:
+    found = read_run_answers(run, read_task_data(run, read_results(run), None)).cells[task]
+    return [item.reference for item in found.items if item.reference]
 
 
 def test_answers_and_references_are_joined_by_id(oracle: Path) -> None:
     results = read_results(oracle)
     data = read_task_data(oracle, results, None)
     file = oracle / "scores" / "mimic-cxr.jsonl"
-    before = read_run_cells(oracle, data).cells["mimic-cxr"]
+    before = read_run_answers(oracle, data).cells["mimic-cxr"]
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     file.write_text("".join(lines[::-1]), encoding="utf-8")
-    after = read_run_cells(oracle, data).cells["mimic-cxr"]
+    after = read_run_answers(oracle, data).cells["mimic-cxr"]
     assert before.fingerprint() == after.fingerprint()
     assert before.predictions == before.references
 

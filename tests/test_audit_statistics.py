@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medbench.leaderboard.audit.poisson_binomial import (
+from medbench.leaderboard.audit.outputs.chances import (
     chances_of,
     clopper_pearson,
     distribution,
@@ -16,8 +16,7 @@ from medbench.leaderboard.audit.poisson_binomial import (
     tails,
     upper_bound,
 )
-from medbench.leaderboard.audit.similarity import Run, is_near, longest_run, similarity
-from medbench.leaderboard.audit.thresholds import THRESHOLDS
+from medbench.leaderboard.audit.outputs.evidence import CommonRun, is_near, longest_run, similarity
 from medbench.tasks.metrics.metric import FloatArray
 
 
@@ -112,10 +111,10 @@ def test_the_longest_run_is_the_one_of_a_slow_search() -> None:
 def test_a_near_match_has_enough_words_and_nearly_all_of_them_in_order() -> None:
     words = [str(number) for number in range(20)]
     changed = ["x", *words[1:]]
-    assert is_near(words, changed, THRESHOLDS)
-    assert not is_near(words, words[::-1], THRESHOLDS)
-    assert not is_near(words[:11], changed[:11], THRESHOLDS)
-    assert not is_near(words, words[:17], THRESHOLDS)
+    assert is_near(words, changed)
+    assert not is_near(words, words[::-1])
+    assert not is_near(words[:11], changed[:11])
+    assert not is_near(words, words[:17])
     assert similarity(words, changed) == pytest.approx(0.95)
-    assert longest_run(words, changed) == Run(words=19, first=1, second=1)
+    assert longest_run(words, changed) == CommonRun(words=19, first=1, second=1)
     assert similarity([], []) == 0.0

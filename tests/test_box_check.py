@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from medbench.adapters.catalog import choose_model
-from medbench.harness.score import ScoredTask, doubts_about_boxes
-from medbench.harness.score_command import score_command
-from medbench.tasks.answers.box_check import degenerate_share, doubt_about_boxes
-from medbench.tasks.answers.box_space import BOX_SPACES
+from medbench.harness.commands import score_command
+from medbench.harness.score import doubt_of_run
+from medbench.harness.workload import TaskLoad
+from medbench.tasks.answers.box_space import BOX_SPACES, degenerate_share, doubt_about_boxes
 from medbench.tasks.catalog import get_task
 from medbench.tasks.metrics.metric import Scorable
 from medbench.tasks.protocols import Item
@@ -75,7 +75,7 @@ def test_a_run_is_told_what_declares_the_space(model: str, declared_by: str) -> 
     spec = get_task("slake-rec")
     sample = Sample(sample_id="1", task=spec.name, split="test", reference="liver", image_size=SIZE)
     item = Item(state="ok", scorable=Scorable(prediction="x", reference="", predicted_box=Box(0, 0, 0, 0)))
-    task = SimpleNamespace(load=SimpleNamespace(spec=spec, samples=[sample] * 3), items=[item] * 3)
-    (doubt,) = doubts_about_boxes([cast("ScoredTask", task)], choose_model(model, {}))
+    load = cast("TaskLoad", SimpleNamespace(spec=spec, samples=[sample] * 3))
+    doubt = doubt_of_run(load, [item] * 3, choose_model(model, {}))
     assert doubt.startswith("slake-rec: 3 of 3 boxes have no area")
     assert declared_by in doubt

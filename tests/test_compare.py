@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from command_line import medbench
 
-from medbench.harness.model_info import ModelInfo
-from medbench.harness.results import Results, TaskResult
+from medbench.harness.results import ModelInfo, Results, TaskResult
 from medbench.leaderboard.cells import OVERLAP_TEXT
 from medbench.leaderboard.compare import Comparison, Side, compare, shared_tasks
 from medbench.leaderboard.compare_page import p_text, render_comparison, summary

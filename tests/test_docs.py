@@ -1,26 +1,26 @@
 """Docs that are made from the code are what the code says, and what they point at exists."""
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from source_files import ROOT
 
-sys.path.insert(0, str(ROOT / "docs"))
-import refresh
+from tools import docs_pages
 
-PAGES = sorted(refresh.pages())
+PAGES = sorted(docs_pages.pages())
 FORBIDDEN = re.compile(r"/work/|/tmp/|/root/|pypi\.org|files\.pythonhosted")
 
 
 def test_lists_and_tables_are_fresh() -> None:
-    assert [page.name for page in refresh.stale_pages()] == []
+    assert [page.name for page in docs_pages.stale_pages()] == []
 
 
 def test_a_stale_section_would_be_seen() -> None:
     page = "<!-- begin:commands -->\nnothing\n<!-- end:commands -->"
-    assert "medbench run" in refresh.refreshed(page)
+    assert "medbench run" in docs_pages.refreshed(page)
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
@@ -38,3 +38,11 @@ def test_the_readme_names_both_set_up_commands() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "make demo" in readme
     assert "make test" in readme
+
+
+@pytest.mark.slow
+def test_the_site_builds_and_no_link_is_broken(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=200)
+    assert built.returncode == 0, built.stderr
+    assert "medbench.run" in (tmp_path / "api.html").read_text(encoding="utf-8")

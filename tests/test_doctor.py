@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from command_line import medbench
 
-from medbench.harness.doctor.pseudo_models import PSEUDO_MODELS
-from medbench.harness.doctor.scorers import Diagnosis
+from medbench.harness.doctor import PSEUDO_MODELS, Diagnosis
 from medbench.tasks.catalog import benchmark_names, get_task
 from medbench.tasks.protocols import PROTOCOLS, metric_ids
 

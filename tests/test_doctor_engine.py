@@ -3,8 +3,8 @@
 import pytest
 from command_line import medbench
 
-from medbench.harness.doctor.cli import _engine_verdict
-from medbench.harness.doctor.engine import Agreement, EngineDiagnosis, examine_engine
+from medbench.harness.doctor import show_engine
+from medbench.harness.doctor_engine import Agreement, EngineDiagnosis, examine_engine
 from medbench.harness.phases import Phases
 from medbench.harness.settings import Settings
 from medbench.harness.workload import load_workload
@@ -26,12 +26,12 @@ def test_a_model_without_the_engine_is_a_usage_error() -> None:
 def test_an_engine_that_mixes_rows_up_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     from medbench.adapters.base import LoadOptions
     from medbench.adapters.mock import RandomMock
-    from medbench.harness.engine.slots import SlotCache
+    from medbench.harness.engine.slots import KVSlots
 
     loads = load_workload(Settings(model="mock", tasks=("slake-vqa",), limit=12)).loads
     adapter = RandomMock(LoadOptions(seed=3))
     assert all(one.equal == one.total == 12 for one in examine_engine(adapter, loads, samples=12).agreements)
-    monkeypatch.setattr(SlotCache, "move", lambda *_, **__: None)
+    monkeypatch.setattr(KVSlots, "move", lambda *_, **__: None)
     found = {one.schedule: one for one in examine_engine(adapter, loads, samples=12).agreements}
     assert found["engine, as a run uses it"].equal < 12
     assert found["engine, as a run uses it"].differing.startswith("slake-vqa/")
@@ -43,7 +43,7 @@ def test_a_difference_fails_in_float32_alone(dtype: str, code: int) -> None:
     found = EngineDiagnosis(
         agreements=(Agreement(schedule="some", equal=1, total=2, differing="a/b"),), driven=False, unreadable=1
     )
-    assert _engine_verdict(found, dtype) == code
+    assert show_engine(found, dtype) == code
 
 
 def test_efficiency_is_told_where_the_engine_ran() -> None:

@@ -4,35 +4,31 @@ import hashlib
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from subprocess import PIPE, CompletedProcess, Popen
 from threading import Thread
-from time import monotonic, sleep
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from command_line import COMMAND, medbench
+from command_line import COMMAND, medbench_process
 from hub_server import Handler, Hub, Wish, zipped
-from huggingface_hub import constants
 from native_data import NATIVE, slake
 
 from medbench.tasks.catalog import get_task, task_names
-from medbench.tasks.download.cli import download_command, source_of
+from medbench.tasks.download.cli import download_command
 from medbench.tasks.download.fetch import DownloadError, download, read_record
-from medbench.tasks.download.sources import SOURCES, HubSource, ManualSource, WebFile, WebSource
+from medbench.tasks.download.sources import SOURCES, HubSource, ManualSource, WebFile, WebSource, source_of
 from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError, UsageError
 from medbench.tasks.prepared import load_prepared
 
 OLD, NEW = "a" * 40, "b" * 40
 TOKEN = "hf_not_a_real_token"
 REPO = "somebody/some-data"
-# What huggingface_hub gathers before it writes; an interruption loses less than this.
-CHUNK = constants.DOWNLOAD_CHUNK_SIZE
 SLAKE_JSON = {"train.json": b"[]", "validation.json": b"[]", "test.json": b"[]"}
 
 
@@ -57,7 +53,7 @@ def hub_source(**fields: Any) -> HubSource:
         "licence": "CC0",
         "repo": REPO,
         "revision": OLD,
-        "files": ("rows.json", "imgs.zip"),
+        "paths": ("rows.json", "imgs.zip"),
         "unpack": {"imgs.zip": ()},
         "size": 1,
     }
@@ -114,7 +110,7 @@ def test_declarations_are_well_formed() -> None:
     for source in families.values():
         if isinstance(source, HubSource):
             assert source.revision is None or len(source.revision) == 40
-            assert set(source.unpack) <= set(source.files)
+            assert set(source.unpack) <= set(source.paths)
             assert source.repo.count("/") == 1
         elif isinstance(source, WebSource):
             assert all(file.url.startswith("https://") for file in source.files)
@@ -185,13 +181,6 @@ def test_a_server_that_names_another_commit_is_refused(two_commits: Hub, tmp_pat
 # Twice, in parts, at once.
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = monotonic() + 60
-    while not condition():
-        assert monotonic() < deadline
-        sleep(0.02)
-
-
 def test_a_second_call_needs_no_network(two_commits: Hub, tmp_path: Path) -> None:
     download(hub_source(), tmp_path, endpoint=two_commits.url)
     questions = len(two_commits.seen)
@@ -218,51 +207,39 @@ def test_refresh_notices_a_changed_file_of_the_same_size(two_commits: Hub, tmp_p
     assert (tmp_path / "rows.json").read_bytes() == b'["old"]'
 
 
-def test_a_killed_download_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
+def test_a_killed_download_keeps_what_is_finished_and_nothing_half(hub: Hub, tmp_path: Path) -> None:
     source = SOURCES["slake-vqa"]
     assert isinstance(source, HubSource)
     assert source.revision is not None
-    archive = zipped({"imgs/filler.bin": bytes(range(256)) * (3 * CHUNK // 256)})
+    archive = zipped({"imgs/filler.bin": bytes(range(256)) * 4096})
+    hub.add(source.repo, source.revision, {"imgs.zip": zipped({"imgs/1.txt": b"1"}), **SLAKE_JSON})
+    folder = tmp_path / "native" / "slake"
+    download(replace(source, paths=("train.json", "test.json"), unpack={}), folder, endpoint=hub.url)
     hub.add(source.repo, source.revision, {"imgs.zip": archive, **SLAKE_JSON})
-    hub.wish = Wish(stall_at=2 * CHUNK + CHUNK // 2)
+    hub.wish = Wish(stall_at=len(archive) // 2)
     command = [*COMMAND, "data", "download", "slake-vqa", "--source", str(tmp_path / "native")]
     process = Popen(command, stderr=PIPE, env={**os.environ, **environment(hub, tmp_path)})
     assert hub.stalled.wait(60)
-    folder = tmp_path / "native" / "slake"
-    wait_until(lambda: any(path.stat().st_size for path in folder.glob(".imgs.zip.*.partial")))
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"Traceback" not in errors
-    (partial,) = folder.glob(".imgs.zip.*.partial")
-    there = partial.stat().st_size
-    assert there in {CHUNK, 2 * CHUNK}
     assert not (folder / "imgs.zip").exists()
+    assert not (folder / ".fetching").exists()
     hub.wish = Wish()
     hub.go_on.set()
     hub.seen.clear()
     download(source, folder, endpoint=hub.url)
-    asked = [headers.get("range") for _, path, headers in hub.seen if path.startswith("/cdn/")]
-    assert asked == [f"bytes={there}-"]
+    assert hub.fetched() == ["imgs.zip", "validation.json"]
     assert (folder / "imgs.zip").read_bytes() == archive
-    assert not partial.exists()
 
 
-def test_a_partial_file_that_is_too_long_is_begun_anew(hub: Hub, tmp_path: Path) -> None:
+def test_a_file_that_was_fetched_by_other_means_is_taken(hub: Hub, tmp_path: Path) -> None:
     source = web_source(hub, b"x" * 100)
-    digest = source.files[0].digest.rpartition(":")[2]
-    (tmp_path / f".rows.json.{digest[:12]}.partial").write_bytes(b"y" * 101)
+    (tmp_path / "rows.json").write_bytes(b"x" * 100)
     download(source, tmp_path)
-    assert (tmp_path / "rows.json").read_bytes() == b"x" * 100
-
-
-def test_a_partial_file_that_is_complete_needs_only_its_name(hub: Hub, tmp_path: Path) -> None:
-    source = web_source(hub, b"x" * 100)
-    digest = source.files[0].digest.rpartition(":")[2]
-    (tmp_path / f".rows.json.{digest[:12]}.partial").write_bytes(b"x" * 100)
-    download(source, tmp_path)
-    assert (tmp_path / "rows.json").read_bytes() == b"x" * 100
     assert hub.seen == []
+    assert read_record(tmp_path) is not None
 
 
 def test_two_downloads_into_one_folder_do_not_mix(two_commits: Hub, tmp_path: Path) -> None:
@@ -284,7 +261,7 @@ def test_a_file_with_another_checksum_is_thrown_away(two_commits: Hub, tmp_path:
     with pytest.raises(DownloadError, match=f"{name} arrived with the checksum"):
         download(hub_source(), tmp_path, endpoint=two_commits.url)
     assert not (tmp_path / name).exists()
-    assert not list(tmp_path.glob("*.partial"))
+    assert not (tmp_path / ".fetching").exists()
     two_commits.wish = Wish()
     download(hub_source(), tmp_path, endpoint=two_commits.url)
     assert (tmp_path / "imgs" / "1.txt").read_bytes() == b"old"
@@ -327,7 +304,7 @@ def test_a_folder_of_another_source_is_refused(two_commits: Hub, tmp_path: Path)
 
 def test_a_hostile_archive_is_refused(hub: Hub, tmp_path: Path) -> None:
     hub.add(REPO, OLD, {**files(b"old"), "imgs.zip": zipped({"../../up": b"1"})})
-    with pytest.raises(DataError, match="climbs out"):
+    with pytest.raises(DataError, match="leads out"):
         download(hub_source(), tmp_path / "a" / "b", endpoint=hub.url)
     assert sorted(path.name for path in tmp_path.rglob("up")) == []
 
@@ -348,8 +325,8 @@ def test_an_archive_cannot_replace_the_record(hub: Hub, tmp_path: Path) -> None:
         (Wish(status=403), "accepted its conditions", "hf auth login"),
         (Wish(status=401), "not without logging in", "Look at"),
         (Wish(status=404, error="RepoNotFound"), "is not there", "by hand"),
-        (Wish(status=429), "HTTP status 429", "again later"),
-        (Wish(status=500), "HTTP status 500", "again later"),
+        (Wish(status=429), "HTTP status 429", "run the same command again"),
+        (Wish(status=500), "HTTP status 500", "run the same command again"),
         (Wish(answer="<html>Log in to the WiFi</html>"), "not the Hub's", "HF_ENDPOINT"),
         (Wish(answer="[]"), "not the Hub's", "HF_ENDPOINT"),
     ],
@@ -365,7 +342,7 @@ def test_missing_commits_and_files_are_explained(two_commits: Hub, tmp_path: Pat
     with pytest.raises(DownloadError, match="no such commit"):
         download(hub_source(revision="d" * 40), tmp_path, endpoint=two_commits.url)
     with pytest.raises(DownloadError, match=r"has no file 'gone\.json'"):
-        download(hub_source(files=("gone.json",), unpack={}), tmp_path, endpoint=two_commits.url)
+        download(hub_source(paths=("gone.json",), unpack={}), tmp_path, endpoint=two_commits.url)
     source = web_source(two_commits)
     two_commits.web.clear()
     with pytest.raises(DownloadError, match="is not there"):
@@ -377,7 +354,7 @@ def test_a_server_that_is_not_there_is_explained(tmp_path: Path) -> None:
         port = server.getsockname()[1]
     with pytest.raises(DownloadError, match="cannot be reached") as error:
         download(hub_source(), tmp_path, endpoint=f"http://127.0.0.1:{port}")
-    assert "goes on where it stopped" in error.value.hint
+    assert "finished files are kept" in error.value.hint
 
 
 def test_too_little_space_and_too_much_data_are_noticed_before(
@@ -473,7 +450,7 @@ def served_slake(hub: Hub, tmp_path: Path) -> HubSource:
 
 
 def data_download(hub: Hub, tmp_path: Path, *words: object, **env: str) -> CompletedProcess[str]:
-    return medbench("data", "download", *words, env=environment(hub, tmp_path, **env))
+    return medbench_process("data", "download", *words, env=environment(hub, tmp_path, **env))
 
 
 def test_from_the_hub_to_prepared_samples(hub: Hub, tmp_path: Path) -> None:
@@ -532,7 +509,7 @@ def test_volumes_that_python_cannot_read_are_left_to_the_user(
 ) -> None:
     source = SOURCES["sa-med2d-rec"]
     assert isinstance(source, HubSource)
-    hub.add(source.repo, NEW, {path: path.encode() for path in source.files})
+    hub.add(source.repo, NEW, {path: path.encode() for path in source.paths})
     monkeypatch.setattr("medbench.tasks.download.fetch.download", partial(download, endpoint=hub.url))
     words = ("sa-med2d-rec", "--source", tmp_path)
     told = run(*words)

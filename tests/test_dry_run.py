@@ -8,10 +8,9 @@ from command_line import medbench
 
 from medbench.adapters.base import LoadOptions, Prompt, SizeOf
 from medbench.adapters.mock import RandomMock
-from medbench.harness.dry_run.estimate import estimate
-from medbench.harness.dry_run.page import duration
-from medbench.harness.dry_run.preview import preview_local
-from medbench.harness.engine.request import GREEDY
+from medbench.harness.dry_run import duration, preview_local
+from medbench.harness.engine.requests import GREEDY
+from medbench.harness.estimate import estimate
 from medbench.harness.settings import Settings
 from medbench.harness.workload import load_workload
 from medbench.tasks.foundation.errors import EXIT_USAGE, SampleError

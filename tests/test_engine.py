@@ -12,7 +12,7 @@ from medbench.adapters.base import Generation, ImageSlot, LoadOptions, LocalAdap
 from medbench.adapters.mock import RandomMock
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.request import Decoding, Outcome, Request, make_request
+from medbench.harness.engine.requests import Decoding, Outcome, Request, make_request
 from medbench.harness.phases import Phases
 from medbench.tasks.catalog import get_task
 from medbench.tasks.sample import ImageRef, Sample

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from medbench.adapters.base import ImageSlot, Prompt, RowStates
 from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
-from medbench.harness.engine.request import Request
+from medbench.harness.engine.requests import Request
 from medbench.harness.phases import Phases
 from medbench.tasks.spec import Kind
 

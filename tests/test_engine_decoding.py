@@ -13,11 +13,10 @@ from engine_helpers import END, Small, answer, generate_alone, make_requests, pi
 from medbench.adapters.base import TextSegment
 from medbench.harness.engine.alone import generate_alone as one_by_one
 from medbench.harness.engine.budget import Budget, auto_budget, bytes_per_token
-from medbench.harness.engine.choosing import Row, write_next
-from medbench.harness.engine.features import Features
+from medbench.harness.engine.images import AHEAD, FeatureCache, ImageLoader
 from medbench.harness.engine.passes import why_not_packed
-from medbench.harness.engine.pictures import AHEAD, Pictures
-from medbench.harness.engine.request import Request
+from medbench.harness.engine.requests import Request
+from medbench.harness.engine.sampling import Row, write_next
 from medbench.harness.phases import Phases
 from medbench.tasks.foundation.errors import SampleError
 from medbench.tasks.sample import ImageRef
@@ -221,7 +220,7 @@ def test_the_same_picture_under_another_name_is_encoded_once(
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes((picture_folder / "1.png").read_bytes())
     (tmp_path / "c.png").write_bytes((picture_folder / "2.png").read_bytes())
-    with Pictures(small_llama, phases := Phases()) as reader:
+    with ImageLoader(small_llama, phases := Phases()) as reader:
         reader.expect([(tmp_path, ImageRef(path=name)) for name in ("a.png", "b.png", "c.png")])
         second = reader.take((tmp_path, ImageRef(path="b.png")))
         assert second.pixels is not None
@@ -232,7 +231,7 @@ def test_the_same_picture_under_another_name_is_encoded_once(
 
 def test_pictures_are_read_ahead_but_not_without_bound(picture_folder: Path, small_llama: Small) -> None:
     keys = [(picture_folder, ImageRef(path=f"{place % 4}.png", index=place)) for place in range(3 * AHEAD)]
-    with Pictures(small_llama, Phases()) as reader:
+    with ImageLoader(small_llama, Phases()) as reader:
         reader.expect(keys)
         assert len(reader._reading) == AHEAD
         reader.take(keys[0])
@@ -242,7 +241,7 @@ def test_pictures_are_read_ahead_but_not_without_bound(picture_folder: Path, sma
 def test_twins_of_a_broken_picture_are_all_told(small_llama: Small, tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(b"no picture")
-    with Pictures(small_llama, Phases()) as reader:
+    with ImageLoader(small_llama, Phases()) as reader:
         keys = [(tmp_path, ImageRef(path=name)) for name in ("a.png", "b.png", "missing.png")]
         reader.expect(keys)
         for key in (keys[1], keys[0], keys[2]):
@@ -264,7 +263,7 @@ def test_broken_pictures_cost_only_their_own_questions(small_llama: Small, tmp_p
 
 
 def test_features_beyond_the_bound_lie_on_the_disk() -> None:
-    features = Features(capacity=1000)
+    features = FeatureCache(capacity=1000)
     tensors = {str(number): torch.randn(10, 10) for number in range(6)}
     for name, tensor in tensors.items():
         features.put(name, tensor)

@@ -12,10 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.fixed import FixedPlan, FixedSteps
-from medbench.harness.engine.packing import CHUNK, Group, Held, Part
+from medbench.harness.engine.images import Uploads
+from medbench.harness.engine.packing import CHUNK, CachedPrefix, NewTokens, PrefixGroup
 from medbench.harness.engine.passes import Passes
-from medbench.harness.engine.slots import Room, SlotCache
-from medbench.harness.engine.uploads import Uploads
+from medbench.harness.engine.slots import KVSlots, SlotCapacity
 from medbench.harness.phases import Phases
 
 
@@ -40,20 +40,20 @@ def test_rows_may_grow_over_chunks_and_start_in_a_later_one(picture_folder: Path
 
 
 @torch.inference_mode()
-def test_a_beginning_longer_than_a_chunk_is_copied_whole() -> None:
+def test_a_prefix_longer_than_a_chunk_is_copied_whole() -> None:
     decoder = Small().decoder
     shared, own = torch.randn(CHUNK + 9, 32), torch.randn(4, 32)
-    held = Held(slot=0, length=len(shared))
+    held = CachedPrefix(slot=0, length=len(shared))
 
     def logits(copies: bool) -> torch.Tensor:
-        cache = SlotCache(3, Room(2, 1000))
+        cache = KVSlots(3, SlotCapacity(2, 1000))
         passes = Passes(decoder, cache)
         place = len(shared) if copies else 0
-        part = Part(slot=0, place=place, length=4, after=held, copies=copies)
+        part = NewTokens(slot=0, place=place, length=4, prefix=held, copies=copies)
         first = passes.run([], [], [(part, own)], [(held, shared)])
         if copies:
             return torch.cat([first, FixedSteps(decoder, cache, passes, 2).run([7], [place + 4], [place + 4])])
-        return torch.cat([first, passes.run([7], [Part(slot=0, place=4, length=1, after=held)], [], [])])
+        return torch.cat([first, passes.run([7], [NewTokens(slot=0, place=4, length=1, prefix=held)], [], [])])
 
     torch.testing.assert_close(logits(copies=True), logits(copies=False), atol=2e-5, rtol=1e-4)
 
@@ -103,10 +103,10 @@ def test_a_step_does_the_same_whatever_its_tensors_hold(family: str) -> None:
     decoder = Small(family).decoder
 
     def operations(tokens: list[int], places: list[int]) -> list[str]:
-        cache = SlotCache(3, Room(4, 4000))
+        cache = KVSlots(3, SlotCapacity(4, 4000))
         passes = Passes(decoder, cache)
         with torch.no_grad():
-            passes.run([], [], [(Part(slot=slot, place=0, length=3), torch.randn(3, 32)) for slot in range(3)], [])
+            passes.run([], [], [(NewTokens(slot=slot, place=0, length=3), torch.randn(3, 32)) for slot in range(3)], [])
             steps = FixedSteps(decoder, cache, passes, 4)
             steps.run(tokens, places, places)
             plan = next(iter(steps._plans.values()))
@@ -126,20 +126,22 @@ def test_a_plan_keeps_its_tensors_and_knows_rows_alone() -> None:
     steps = FixedSteps(*(parts := _parts()), rows=8)
     _, cache, passes = parts
     with torch.inference_mode():
-        passes.run([], [], [(Part(slot=slot, place=0, length=3), torch.randn(3, 32)) for slot in range(3)], [])
+        passes.run([], [], [(NewTokens(slot=slot, place=0, length=3), torch.randn(3, 32)) for slot in range(3)], [])
         steps.run([1, 2, 3], [3, 3, 3], [3, 3, 3])
         plan = next(iter(steps._plans.values()))
         where = plan.tokens.data_ptr(), plan.places.data_ptr(), cache.chunks(0)[0][0].data_ptr()
         steps.run([4, 5, 6, 7], [4, 4, 4, 0], [4, 4, 4, 0])
     assert list(steps._plans) == [(4, 1)]
     assert where == (plan.tokens.data_ptr(), plan.places.data_ptr(), cache.chunks(0)[0][0].data_ptr())
-    with pytest.raises(TypeError, match="no Group"):
-        FixedPlan(1, 1, torch.device("cpu")).mask(Group(held=Held(slot=0, length=1), sharers=slice(1)), None)
+    with pytest.raises(TypeError, match="no PrefixGroup"):
+        FixedPlan(1, 1, torch.device("cpu")).mask(
+            PrefixGroup(prefix=CachedPrefix(slot=0, length=1), sharers=slice(1)), None
+        )
 
 
-def _parts() -> tuple[Any, SlotCache, Passes]:
+def _parts() -> tuple[Any, KVSlots, Passes]:
     decoder = Small().decoder
-    cache = SlotCache(3, Room(8, 4000))
+    cache = KVSlots(3, SlotCapacity(8, 4000))
     return decoder, cache, Passes(decoder, cache)
 
 

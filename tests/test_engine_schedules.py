@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from medbench.harness.engine import attention
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.grouping import in_order
-from medbench.harness.engine.packing import CHUNK, NEVER, Held, Pack, Part
+from medbench.harness.engine.packing import CHUNK, NEVER, CachedPrefix, NewTokens, PackedPlan
 from medbench.harness.engine.passes import Passes
-from medbench.harness.engine.slots import Move, Room, SlotCache
+from medbench.harness.engine.requests import in_order
+from medbench.harness.engine.slots import KVSlots, Move, SlotCapacity
 from medbench.harness.phases import Phases
 
 WIDE = Budget(rows=16, tokens=4096)
@@ -59,19 +59,19 @@ def test_what_questions_share_is_computed_once(picture_folder: Path, small_llama
     assert counts["prompt tokens"] == total
     assert counts["prompt tokens shared"] > total / 4
     beginnings = {
-        member.beginning
+        member.prefix
         for window in in_order(requests, share=True, window_tokens=10_000)
         for member in window
-        if member.beginning
+        if member.prefix
     }
     shared = sum(beginning.length for beginning in beginnings)
     assert counts["prompt tokens computed"] == total - counts["prompt tokens shared"] + shared
     assert counts["images encoded"] == 4
 
 
-def test_an_adapter_whose_beginnings_depend_on_what_follows_shares_none(picture_folder: Path) -> None:
+def test_an_adapter_whose_prefixes_depend_on_what_follows_shares_none(picture_folder: Path) -> None:
     adapter = Small()
-    adapter.shares_beginnings = False
+    adapter.shares_prefixes = False
     requests = make_requests(picture_folder, 20, seed=4)
     phases = Phases()
     found = texts(answer(adapter, requests, WIDE, phases))
@@ -97,13 +97,13 @@ def test_like_lengths_stand_together(picture_folder: Path) -> None:
         assert lengths == sorted(lengths, reverse=True)
         assert len({bool(member.request.prompt.images()) for member in window}) == 1
         for member in window:
-            whole = member.beginning.length if member.beginning else 0
+            whole = member.prefix.length if member.prefix else 0
             assert whole + member.own_length == member.request.length
             assert member.own_length >= 1
 
 
-def one_pass(passes: Passes, prompts: list[tuple[Part, torch.Tensor]], **more: Any) -> torch.Tensor:
-    return passes.run(more.get("tokens", []), more.get("steps", []), prompts, more.get("beginnings", []))
+def one_pass(passes: Passes, prompts: list[tuple[NewTokens, torch.Tensor]], **more: Any) -> torch.Tensor:
+    return passes.run(more.get("tokens", []), more.get("steps", []), prompts, more.get("prefixes", []))
 
 
 def test_neighbours_do_not_leak(small_llama: Small) -> None:
@@ -111,16 +111,16 @@ def test_neighbours_do_not_leak(small_llama: Small) -> None:
 
     def first_row(neighbour: float, rubbish: float) -> torch.Tensor:
         torch.manual_seed(1)
-        cache = SlotCache(3, Room(4, 1000))
+        cache = KVSlots(3, SlotCapacity(4, 1000))
         passes = Passes(small_llama.decoder, cache)
         own, other, shared = torch.randn(7, 32), torch.randn(5, 32) + neighbour, torch.randn(6, 32)
-        held = Held(slot=0, length=6)
-        first, second = Part(slot=0, place=0, length=7), Part(slot=1, place=0, length=5, after=held)
-        one_pass(passes, [(first, own), (second, other)], beginnings=[(held, shared + neighbour)])
+        held = CachedPrefix(slot=0, length=6)
+        first, second = NewTokens(slot=0, place=0, length=7), NewTokens(slot=1, place=0, length=5, prefix=held)
+        one_pass(passes, [(first, own), (second, other)], prefixes=[(held, shared + neighbour)])
         for layer in range(3):
             for store in cache.chunks(layer)[0]:
                 store[0, :, 7:] = rubbish
-        steps = [Part(slot=0, place=7, length=1), Part(slot=1, place=5, length=1, after=held)]
+        steps = [NewTokens(slot=0, place=7, length=1), NewTokens(slot=1, place=5, length=1, prefix=held)]
         return one_pass(passes, [], tokens=[5, 6], steps=steps)[0]
 
     with torch.inference_mode():
@@ -129,21 +129,21 @@ def test_neighbours_do_not_leak(small_llama: Small) -> None:
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "mistral", "gemma2"])
 @torch.inference_mode()
-def test_beginnings_are_read_alike_in_turn_and_together(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prefixes_are_read_alike_in_turn_and_together(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU reads them in one padded batch, a CPU one after the other."""
 
     def logits(together: bool) -> torch.Tensor:
         torch.manual_seed(2)
-        passes = Passes(Small(family).decoder, SlotCache(3, Room(8, 1000)), together=together)
-        held = [Held(slot=0, length=9), Held(slot=1, length=14)]
+        passes = Passes(Small(family).decoder, KVSlots(3, SlotCapacity(8, 1000)), together=together)
+        held = [CachedPrefix(slot=0, length=9), CachedPrefix(slot=1, length=14)]
         beginnings = [(one, torch.randn(one.length, 32)) for one in held]
         lengths, after = (4, 4, 6, 3), (held[0], held[1], None, held[0])
         parts = [
-            Part(slot=slot, place=0, length=length, after=one)
+            NewTokens(slot=slot, place=0, length=length, prefix=one)
             for slot, (length, one) in enumerate(zip(lengths, after, strict=True))
         ]
-        first = one_pass(passes, [(part, torch.randn(part.length, 32)) for part in parts], beginnings=beginnings)
-        steps = [Part(slot=part.slot, place=part.length, length=1, after=part.after) for part in parts]
+        first = one_pass(passes, [(part, torch.randn(part.length, 32)) for part in parts], prefixes=beginnings)
+        steps = [NewTokens(slot=part.slot, place=part.length, length=1, prefix=part.prefix) for part in parts]
         return torch.cat([first, one_pass(passes, [], tokens=[4, 5, 6, 7], steps=steps)])
 
     in_turn = logits(together=False)
@@ -166,23 +166,25 @@ def test_the_kernel_returns_the_sums_of_the_definition(
     mask = torch.where(torch.rand(2, 1, length, keys) < 0.5, NEVER, 0.0) if masked and not causal else None
     if mask is not None:
         mask[..., 0] = 0
-    fast = attention.attend(query, key, value, attention.Manner(0.3, None, None), mask, causal=causal)
-    plain = attention.attend_plainly(query, key, value, attention.Manner(0.3, None, None), mask, causal=causal)
+    fast = attention.attend(query, key, value, attention.AttentionSettings(0.3, None, None), mask, causal=causal)
+    plain = attention.attend_plainly(
+        query, key, value, attention.AttentionSettings(0.3, None, None), mask, causal=causal
+    )
     torch.testing.assert_close(fast, plain, atol=1e-5, rtol=1e-4)
 
 
-def writing(cache: SlotCache, parts: list[Part], states: torch.Tensor) -> None:
+def writing(cache: KVSlots, parts: list[NewTokens], states: torch.Tensor) -> None:
     """Write states [N, D] as keys, and ten more as values."""
     steps, prompts = [part for part in parts if part.length == 1], [part for part in parts if part.length > 1]
-    cache.aim(Pack(steps, prompts, [], torch.device("cpu")))
+    cache.aim(PackedPlan(steps, prompts, [], torch.device("cpu")))
     keys = states[None, None].expand(1, 2, -1, -1)
     cache.update(keys, keys + 10, 0)
 
 
 def test_rows_move_with_their_keys() -> None:
-    cache = SlotCache(1, Room(4, 4000))
+    cache = KVSlots(1, SlotCapacity(4, 4000))
     lengths = (3, 5, CHUNK + 20, 4)
-    parts = [Part(slot=slot, place=0, length=length) for slot, length in enumerate(lengths)]
+    parts = [NewTokens(slot=slot, place=0, length=length) for slot, length in enumerate(lengths)]
     states = torch.cat([torch.full((length, 8), 1.0 + slot) for slot, length in enumerate(lengths)])
     writing(cache, parts, states)
     cache.move([Move(3, 0, 4), Move(2, 1, CHUNK + 20)])
@@ -194,12 +196,12 @@ def test_rows_move_with_their_keys() -> None:
 
 
 def test_rows_grow_over_chunks_without_losing_a_key() -> None:
-    cache = SlotCache(1, Room(2, 4000))
+    cache = KVSlots(1, SlotCapacity(2, 4000))
     torch.manual_seed(0)
     first = torch.randn(2 * (CHUNK - 1), 4)
-    writing(cache, [Part(slot=slot, place=0, length=CHUNK - 1) for slot in (0, 1)], first)
+    writing(cache, [NewTokens(slot=slot, place=0, length=CHUNK - 1) for slot in (0, 1)], first)
     for place in (CHUNK - 1, CHUNK):
-        parts = [Part(slot=0, place=place, length=1), Part(slot=1, place=40 + place - CHUNK, length=1)]
+        parts = [NewTokens(slot=0, place=place, length=1), NewTokens(slot=1, place=40 + place - CHUNK, length=1)]
         writing(cache, parts, torch.full((2, 4), float(place)))
     (keys, _), (later, _) = cache.chunks(0)
     assert torch.equal(keys[0, 1, : CHUNK - 1], first[: CHUNK - 1])
@@ -211,7 +213,7 @@ def test_rows_grow_over_chunks_without_losing_a_key() -> None:
 
 
 def test_only_long_rows_reach_later_chunks() -> None:
-    room, like = Room(64, 1024), torch.zeros(1, 2, 5, 4)
+    room, like = SlotCapacity(64, 1024), torch.zeros(1, 2, 5, 4)
     assert [len(room.make(chunk, like)) for chunk in (0, 1, 3, 40)] == [8, 4, 2, 1]
 
 

@@ -9,7 +9,7 @@ from engine_helpers import Small, make_requests, pictures
 
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.request import Request
+from medbench.harness.engine.requests import Request
 from medbench.harness.phases import Phases
 
 MANY = 20_000

@@ -9,7 +9,7 @@ from whole_models import SmallWithLibrary
 
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.request import Request
+from medbench.harness.engine.requests import Request
 from medbench.harness.phases import Phases
 from medbench.tasks.foundation.errors import UsageError
 

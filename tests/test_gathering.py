@@ -22,13 +22,12 @@ def terminal(capsys: pytest.CaptureFixture[str]) -> Terminal:
 @pytest.fixture(scope="module")
 def finished(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of two finished runs of one's own data and one of the mini suite."""
-    from medbench.harness.commands import publish
     from medbench.harness.run import run
 
     output = tmp_path_factory.mktemp("runs")
     for model in ("blind", "mock:oracle"):
-        run(Settings(model=model, tasks=("cls",), data_dir=small_data, output_dir=output), publish)
-    run(Settings(model="blind", tasks=("cls",), limit=2, output_dir=output), publish)
+        run(Settings(model=model, tasks=("cls",), data_dir=small_data, output_dir=output))
+    run(Settings(model="blind", tasks=("cls",), limit=2, output_dir=output))
     return output
 
 

@@ -14,16 +14,15 @@ from PIL import Image
 from tiny_vlms import FAMILIES, WHOLE
 
 from medbench.adapters.base import Dtype, LoadOptions
-from medbench.adapters.hf import apart
-from medbench.adapters.hf.adapter import HfAdapter
-from medbench.adapters.hf.apart import TAKEN_APART, why_left_whole
+from medbench.adapters.hf import adapter as hf_adapter
+from medbench.adapters.hf.adapter import TAKEN_APART, HfAdapter, why_left_whole
 from medbench.adapters.hf.entry import ENTRY, load
 from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.request import Request, make_request
+from medbench.harness.engine.requests import Request, make_request
+from medbench.harness.local import self_test
 from medbench.harness.phases import Phases
-from medbench.harness.self_test import self_test
 from medbench.tasks.answers.box_space import BOX_SPACES
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import RunError, SampleError, UsageError
@@ -185,7 +184,7 @@ def test_a_family_without_a_test_is_left_whole(
 ) -> None:
     engine = model(folder_of["llava"])
     known = texts(answer(engine, asked(engine, photos), BUDGET))
-    monkeypatch.setattr(apart, "TAKEN_APART", {})
+    monkeypatch.setattr(hf_adapter, "TAKEN_APART", {})
     adapter = model(folder_of["llava"])
     assert "no test has shown yet that llava can be taken apart" in adapter.only_whole
     assert texts(answer(adapter, asked(adapter, photos), BUDGET)) == known
@@ -243,7 +242,7 @@ def test_a_processor_of_another_model_is_told(
     [pixels] = [adapter.pixels(Image.new("RGB", SIZES[0]))]
     with pytest.raises(RunError, match="makes 16 visual tokens where its processor wrote 15"):
         adapter.encode_images([{**pixels, "tokens": 15}])
-    monkeypatch.setattr(adapter._renderer, "shape", lambda _: replace(adapter._renderer._shape((60, 60)), tokens=9))
+    monkeypatch.setattr(adapter._renderer, "shape", lambda _: (9, None))
     with pytest.raises(SampleError, match="writes 16 visual tokens"):
         make_request(adapter, question(0, 1), VQA, photos)
 

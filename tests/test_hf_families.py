@@ -7,10 +7,8 @@ from types import SimpleNamespace
 import pytest
 from source_files import ROOT, source_files
 
-from medbench.adapters.hf import families
-from medbench.adapters.hf.entry import ENTRY
-from medbench.adapters.hf.families import asked_family, family_of, known, short_name
-from medbench.adapters.hf.finding import find_model
+from medbench.adapters.hf.entry import ENTRY, asked_family, family_of, known, short_name
+from medbench.adapters.hf.loading import find_model
 from medbench.unimed import weights
 
 
@@ -118,8 +116,8 @@ def test_a_branch_is_resolved_to_its_commit(tmp_path: Path, monkeypatch: pytest.
     commit = "f" * 40
     monkeypatch.setattr(weights, "snapshot_download", lambda *_, **__: folder(tmp_path, f"snapshots/{commit}"))
     assert find_model("nobody-here/exp-17", "main")[1] == commit
-    assert find_model(str(tmp_path), "main")[1] == ""
-    assert families.known("nobody-here/exp-17", "llava").boxes == ""
+    assert find_model(str(tmp_path), "main") == (tmp_path, "")
+    assert known("nobody-here/exp-17", "llava").boxes == ""
 
 
 # Code of repositories

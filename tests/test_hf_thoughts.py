@@ -11,10 +11,10 @@ from transformers import PreTrainedTokenizerFast
 from medbench.adapters.base import LoadOptions, LocalAdapter
 from medbench.adapters.hf.adapter import HfAdapter
 from medbench.adapters.hf.entry import ENTRY, load
-from medbench.adapters.hf.special_tokens import dropped_ids, kept_marks
-from medbench.harness.engine.choosing import Row, outcome_of
-from medbench.harness.engine.request import Decoding, Request
-from medbench.tasks.answers.thoughts import MARKS, take_apart
+from medbench.adapters.hf.processing import dropped_ids, kept_marks
+from medbench.harness.engine.requests import Decoding, Request
+from medbench.harness.engine.sampling import Row, outcome_of
+from medbench.tasks.answers.thoughts import MARKS, split_thought
 from medbench.tasks.catalog import get_task
 from medbench.tasks.sample import Sample
 
@@ -81,7 +81,7 @@ def test_the_tokens_of_a_thought_are_counted_up_to_its_end(thinking: HfAdapter) 
     thought, answer = ids_of(thinking, "[THINK]", "maybe é no", "[/THINK]"), ids_of(thinking, "yes")
     generation = outcome_of(finished(thinking, [*thought, *answer, 2], 99), thinking).generation
     assert generation is not None
-    assert take_apart(generation.text).answer == "yes"
+    assert split_thought(generation.text).answer == "yes"
     assert generation.thought_tokens == len(thought)
     assert generation.output_tokens == len(thought) + len(answer) + 1
 

@@ -16,11 +16,10 @@ from medbench.adapters.catalog import choose_model
 from medbench.adapters.hf.adapter import HfAdapter
 from medbench.adapters.llava_med.model import LlavaMedAdapter
 from medbench.adapters.openai.client import ServedModel
-from medbench.harness import answering_code
-from medbench.harness.answering_code import made_of
-from medbench.harness.rundir import run_identity
+from medbench.harness import identity as identities
+from medbench.harness.checkpoints import ModelFacts
+from medbench.harness.identity import made_of, run_identity
 from medbench.harness.settings import Settings
-from medbench.harness.shares import told_by
 from medbench.harness.workload import Workload, load_workload
 from medbench.tasks.foundation.files import fingerprint
 from medbench.tasks.foundation.model_files import digest_of, digests, identity_of
@@ -74,7 +73,7 @@ CODE: dict[str, tuple[str, bool]] = {
     "a comment in what it shares with others": ("adapters/wording.py", True),
     "a comment in the engine": ("harness/engine/packing.py", True),
     "a comment in another model's adapter": ("adapters/radfm/model.py", False),
-    "a scorer, a page, the command line": ("tasks/metrics/accuracy.py", False),
+    "a scorer, a page, the command line": ("tasks/metrics/answers.py", False),
 }
 SETTINGS: dict[str, tuple[dict[str, Any], bool]] = {
     "`--batch-size` in float32": ({"batch_size": 2}, False),
@@ -120,7 +119,7 @@ def identity(
     **settings: Any,
 ) -> str:
     chosen = Settings(**{"model": "hf:tiny", "tasks": ("slake-vqa",), "limit": 2, **settings})
-    told = told_by(adapter)
+    told = ModelFacts.of(adapter)
     info = replace(told.info, dtype=settings.pop("dtype", told.info.dtype))
     parts = run_identity(
         chosen, workloads[chosen.tasks], info, choose_model("hf:tiny", given or {}), weights=info.weights,
@@ -145,7 +144,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("code")
     for room in ("adapters", "unimed", "tasks", "harness"):
         shutil.copytree(
-            answering_code.ROOT / room, root / room, ignore=lambda folder, names: {
+            identities.ROOT / room, root / room, ignore=lambda folder, names: {
                 name for name in names if not (name.endswith(".py") or (Path(folder) / name).is_dir())
             },
         )  # fmt: skip
@@ -154,7 +153,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def source(copied: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setattr(answering_code, "ROOT", copied)
+    monkeypatch.setattr(identities, "ROOT", copied)
     before = {file: file.read_bytes() for file in copied.rglob("*.py")}
     yield copied
     for file, content in before.items():
@@ -177,7 +176,7 @@ def test_each_model_has_the_code_of_its_own(source: Path) -> None:
         "hf": object.__new__(HfAdapter), "llava_med": object.__new__(LlavaMedAdapter),
         "openai": object.__new__(ServedModel),
     }  # fmt: skip
-    files = {name: set(answering_code.answering_code(one)) for name, one in models.items()}
+    files = {name: set(identities.answering_code(one)) for name, one in models.items()}
     for name, own in files.items():
         packages = {file.split("/")[1] for file in own if file.startswith("adapters/") and file.count("/") > 1}
         assert name in packages
@@ -220,7 +219,7 @@ def test_a_librarys_version_makes_another_run(
     adapter: Adapter, workloads: dict[tuple[str, ...], Workload], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = identity(adapter, workloads)
-    monkeypatch.setattr(answering_code, "installed_version", lambda _: "0")
+    monkeypatch.setattr(identities, "installed_version", lambda _: "0")
     assert identity(adapter, workloads) != before
 
 

@@ -14,8 +14,7 @@ from PIL import Image
 
 from medbench.tasks import images
 from medbench.tasks.foundation.errors import DataError, SampleError
-from medbench.tasks.images import image_digest, image_size, open_image
-from medbench.tasks.npz import array_form, read_array
+from medbench.tasks.images import array_form, image_digest, image_size, open_image, read_array
 from medbench.tasks.sample import ImageRef
 
 

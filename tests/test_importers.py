@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from native_data import write_json
 
-from medbench.harness.predictions.catalog import DEFAULT_FORMAT, FORMATS, read_predictions, require_references
-from medbench.harness.predictions.medevalkit import _marked_answer
-from medbench.harness.predictions.record import Prediction
+from medbench.harness.predictions.formats import DEFAULT_FORMAT, FORMATS, read_predictions
+from medbench.harness.predictions.importers import marked_answer
+from medbench.harness.predictions.json_lines import Prediction
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
 from medbench.tasks.sample import Box
@@ -67,7 +67,6 @@ def refusal(folder: Path, *rows: object, kind: Kind = "vqa") -> DataError:
 def test_every_entry_loads_and_names_known_kinds(tmp_path: Path) -> None:
     assert DEFAULT_FORMAT in FORMATS
     for name, entry in FORMATS.items():
-        assert entry.name == name
         assert set(entry.kinds) <= set(get_args(Kind))
         references = tmp_path / "missing.json" if entry.needs_references else None
         with pytest.raises(DataError, match="cannot be read"):
@@ -93,7 +92,6 @@ def test_references_are_demanded_and_refused(tmp_path: Path) -> None:
         read_predictions(tmp_path / "x", "llava-med", task("vqa"))
     with pytest.raises(UsageError, match=r"takes no file of references(.|\n)*--references"):
         read_predictions(tmp_path / "x", "medevalkit", task("vqa"), tmp_path / "y")
-    assert require_references("llava-med", tmp_path) == tmp_path
 
 
 @pytest.mark.parametrize("text", ["", "\n  \n"])
@@ -242,7 +240,7 @@ def test_medevalkit_without_answer_types_is_closed_where_the_answer_is_yes_or_no
     ],
 )
 def test_medevalkit_answers_that_are_marked_are_taken_alone(response: str | None, answer: str | None) -> None:
-    assert _marked_answer(response) == answer
+    assert marked_answer(response) == answer
 
 
 @pytest.mark.parametrize("choices", [["A. aspirin", "B. warfarin"], ["A.aspirin", "B.warfarin"]])

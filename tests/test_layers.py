@@ -1,6 +1,8 @@
 """Imports go one way only: leaderboard to harness to adapters to unimed, and everything may use tasks."""
 
 import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
 
 import pytest
 from source_files import ROOMS, source_files
@@ -50,3 +52,34 @@ def test_the_door_imports_no_room_but_the_ground_floor() -> None:
 
 def test_the_import_check_sees_imports_inside_functions() -> None:
     assert imported_rooms(ast.parse("def f():\n    from medbench.harness.run import run\n")) == {"harness"}
+
+
+def module_name(path: Path) -> str:
+    parts = ("medbench", *path.with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_at_once(tree: ast.Module) -> set[str]:
+    """Return what a module imports while it is imported itself, not what a function or a type checker does."""
+    found: set[str] = set()
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not is_for_types(node):
+            waiting += ast.iter_child_nodes(node)
+    return found
+
+
+def is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    imports = {module_name(path): imported_at_once(tree) for path, tree in source_files()}
+    order = TopologicalSorter({name: (imports[name] & imports.keys()) - {name} for name in imports})
+    order.prepare()
+    assert len(imports) > 100

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from command_line import medbench
 
-from medbench.harness.model_info import ModelInfo
-from medbench.harness.results import MetricResult, Results, TaskResult
+from medbench.harness.results import MetricResult, ModelInfo, Results, TaskResult
 from medbench.leaderboard.board import make_board
 from medbench.leaderboard.gains import gains_over
 from medbench.leaderboard.latex import latex_text, render_latex

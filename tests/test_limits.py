@@ -7,8 +7,8 @@ import pytest
 import yaml
 from command_line import medbench
 
-from medbench.harness.limits import read_limits, with_limits
-from medbench.harness.settings import load_settings
+from medbench.harness.settings import load_settings, read_limits
+from medbench.harness.workload import with_limits
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import UsageError
 

@@ -24,7 +24,7 @@ from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
 from medbench.harness.engine.passes import why_not_packed
-from medbench.harness.engine.request import Decoding, Request, make_request
+from medbench.harness.engine.requests import Decoding, Request, make_request
 from medbench.harness.phases import Phases
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError

@@ -11,8 +11,8 @@ import pytest
 from medbench.adapters import blind
 from medbench.adapters.base import Adapter, LoadOptions
 from medbench.adapters.catalog import choose_model
-from medbench.harness.locking import held_before_loading
 from medbench.harness.run import run
+from medbench.harness.rundir import held_before_loading
 from medbench.harness.settings import Settings
 from medbench.harness.workload import load_workload
 from medbench.tasks.foundation.errors import RunError, UsageError
@@ -21,7 +21,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from medbench.adapters.catalog import choose_model
-from medbench.harness.locking import held_before_loading
+from medbench.harness.rundir import held_before_loading
 from medbench.harness.settings import Settings
 from medbench.harness.workload import load_workload
 settings = Settings(model="blind", tasks=("cls",), data_dir=Path(sys.argv[1]), output_dir=Path(sys.argv[2]))

@@ -40,7 +40,7 @@ from medbench.adapters.med_flamingo.model import MedFlamingoAdapter
 from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.request import Request
+from medbench.harness.engine.requests import Request
 from medbench.harness.phases import Phases
 
 

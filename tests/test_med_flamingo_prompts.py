@@ -26,7 +26,7 @@ from medbench.adapters.med_flamingo.model import MedFlamingoAdapter
 from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.request import make_request
+from medbench.harness.engine.requests import make_request
 from medbench.harness.phases import Phases
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, UsageError

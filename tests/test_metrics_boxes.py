@@ -1,12 +1,9 @@
 """Boxes: parity with the official IoU, and what the exact IoU does otherwise."""
 
-import json
-from typing import Any
-
 import pytest
-from fixture_root import fixtures
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from metric_fixtures import lines, official, scores
 
 from medbench.tasks.metrics.boxes import exact_iou, inclusive_iou, paper_hit, paper_iou, strict_hit, strict_iou
 from medbench.tasks.metrics.metric import Scorable
@@ -15,11 +12,6 @@ from medbench.tasks.sample import Box
 
 BOXES = st.builds(Box, *[st.integers(-5, 30).map(lambda number: number / 2)] * 4)
 REAL_BOXES = st.builds(Box.from_xywh, *[st.floats(0, 50)] * 2, *[st.floats(0.1, 50)] * 2)
-
-
-def official() -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((fixtures() / "metrics" / "official_unimed.json").read_text("utf-8"))
-    return document
 
 
 def item(predicted: Box | None, wanted: Box, state: State = "ok") -> Item:
@@ -50,10 +42,9 @@ def test_scores_of_official_answers() -> None:
 
 
 def test_scores_of_2000_boxes() -> None:
-    lines = (fixtures() / "metrics" / "boxes2000.jsonl").read_text("utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
+    records = lines("boxes2000.jsonl")
     items = [item(Box(*record["pred_xyxy"]), Box.from_xywh(*record["gt_xywh"])) for record in records]
-    expected = json.loads((fixtures() / "metrics" / "scores_unimed.json").read_text("utf-8"))["scores"]["boxes"]
+    expected = scores("boxes")
     assert values("paper", items) == pytest.approx([expected["miou"], expected["R@0.5(>)"]], abs=1e-12)
     assert values("strict", items) == pytest.approx([0.5715, 0.5925], abs=5e-5)
     flips = sum(paper_hit(found.scorable) != strict_hit(found.scorable) for found in items)

@@ -3,26 +3,28 @@
 All tests share one METEOR program, so under xdist they belong on one worker.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
-from fixture_root import fixtures
+from metric_fixtures import official, pairs, scores
 
+from medbench.tasks.answers.texts import normalise_answer
 from medbench.tasks.foundation.errors import MedbenchError
 from medbench.tasks.metrics import java, meteor
-from medbench.tasks.metrics.assembly import corpus_bleu_metrics, meteor_metric, worded_pair_metric
 from medbench.tasks.metrics.java import JavaError, JavaProgram, packaged_jar
-from medbench.tasks.metrics.long_pairs import statistics_in_stretches
-from medbench.tasks.metrics.meteor import close_meteor, corpus_meteor, meteor_statistics, start_meteor
-from medbench.tasks.metrics.metric import Metric, Scorable
-from medbench.tasks.metrics.normalise import normalise_answer
+from medbench.tasks.metrics.meteor import (
+    close_meteor,
+    corpus_meteor,
+    meteor_statistics,
+    start_meteor,
+    statistics_in_stretches,
+)
+from medbench.tasks.metrics.metric import FloatArray, Scorable
 from medbench.tasks.metrics.ptb import tokenise
-from medbench.tasks.metrics.rouge import SET_ROUGE
+from medbench.tasks.metrics.reports import SET_ROUGE, corpus_bleu1, corpus_bleu4, corpus_bleu_statistics
 from medbench.tasks.protocols import Item, evaluate
 
 pytestmark = pytest.mark.xdist_group("java")
@@ -40,27 +42,23 @@ def one_meteor() -> Iterator[None]:
     close_meteor()
 
 
-def official() -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((fixtures() / "metrics" / "official_unimed.json").read_text("utf-8"))
-    return document
+def reports(kind: str) -> list[Scorable]:
+    return [Scorable(prediction=pair["prediction"], reference=pair["reference"]) for pair in pairs(kind)]
 
 
-def pairs(kind: str) -> list[Scorable]:
-    lines = (fixtures() / "metrics" / "pairs2000.jsonl").read_text("utf-8").splitlines()
-    records = [pair for pair in map(json.loads, lines) if pair["kind"] == kind]
-    return [Scorable(prediction=record["prediction"], reference=record["reference"]) for record in records]
+def normal_pairs(scorables: Sequence[Scorable]) -> list[tuple[str, str]]:
+    return [(normalise_answer(found.prediction), normalise_answer(found.reference)) for found in scorables]
 
 
-def value(metric: Metric, scorables: Sequence[Scorable]) -> float:
-    return float(metric.compute(metric.statistics(scorables).sum(axis=0)))
+def bleu_statistics(scorables: Sequence[Scorable]) -> FloatArray:
+    return corpus_bleu_statistics(
+        tokenise([found.prediction for found in scorables]), tokenise([found.reference for found in scorables])
+    )
 
 
-def raw_texts(scorable: Scorable) -> tuple[str, str]:
-    return scorable.prediction, scorable.reference
-
-
-def normal_texts(scorable: Scorable) -> tuple[str, str]:
-    return normalise_answer(scorable.prediction), normalise_answer(scorable.reference)
+def normal_meteor_statistics(scorables: Sequence[Scorable]) -> FloatArray:
+    predictions, references = zip(*normal_pairs(scorables), strict=True)
+    return meteor_statistics(tokenise(predictions), tokenise(references))
 
 
 def test_tokens_equal_the_official_ones() -> None:
@@ -90,19 +88,18 @@ def test_no_texts_need_no_java(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", ["report", "mpx"])
 def test_report_scores_equal_the_official_ones_on_whole_references(kind: str) -> None:
-    expected = json.loads((fixtures() / "metrics" / "scores_unimed.json").read_text("utf-8"))["scores"][kind]
+    expected = scores(kind)
     start_meteor()
-    scorables = pairs(kind)
+    scorables = reports(kind)
     assert len(scorables) == expected["n"]
-    bleu1, bleu4 = corpus_bleu_metrics("test", raw_texts)
-    assert value(bleu1, scorables) == pytest.approx(expected["bleu_scores"]["bleu1"], abs=1e-12)
-    assert value(bleu4, scorables) == pytest.approx(expected["bleu_scores"]["bleu4"], abs=1e-12)
-    assert value(meteor_metric("test", normal_texts), scorables) == pytest.approx(expected["meteor_scores"], abs=1e-9)
-    rouge = {
-        name: value(worded_pair_metric(name, "test", score, normal_texts), scorables)
-        for name, score in SET_ROUGE.items()
-    }
-    assert list(rouge.values()) == pytest.approx(list(expected["rouge_scores"].values()), abs=1e-12)
+    bleu = bleu_statistics(scorables).sum(axis=0)
+    assert float(corpus_bleu1(bleu)) == pytest.approx(expected["bleu_scores"]["bleu1"], abs=1e-12)
+    assert float(corpus_bleu4(bleu)) == pytest.approx(expected["bleu_scores"]["bleu4"], abs=1e-12)
+    found = float(corpus_meteor(normal_meteor_statistics(scorables).sum(axis=0)))
+    assert found == pytest.approx(expected["meteor_scores"], abs=1e-9)
+    worded = [texts for texts in normal_pairs(scorables) if all(texts)]
+    rouge = [sum(score(*texts) for texts in worded) / len(worded) for score in SET_ROUGE.values()]
+    assert rouge == pytest.approx(list(expected["rouge_scores"].values()), abs=1e-12)
 
 
 def test_report_scores_equal_those_of_the_official_evaluation() -> None:
@@ -130,7 +127,7 @@ def test_report_scores_equal_those_of_the_official_evaluation() -> None:
 def test_true_reports_lose_by_the_cut_of_references() -> None:
     items = [
         Item(state="ok", scorable=Scorable(prediction=pair.reference, reference=pair.reference))
-        for pair in pairs("report")
+        for pair in reports("report")
     ]
     paper = {found.metric.metric_id: found.value for found in evaluate("mimic-cxr", "report", "paper", items)}
     # Printed by the official code, see bugs_unimed.txt of the fixtures (U7b).
@@ -152,13 +149,13 @@ def test_true_reports_lose_by_the_cut_of_references() -> None:
 def test_scores_of_single_pairs_equal_the_official_ones() -> None:
     cases = official()["caption_pairs"]
     scorables = [Scorable(prediction=case["pred"], reference=case["ref"]) for case in cases]
-    meteors = meteor_metric("test", normal_texts)
-    assert meteors.compute(meteors.statistics(scorables)).tolist() == pytest.approx(
+    assert corpus_meteor(normal_meteor_statistics(scorables)).tolist() == pytest.approx(
         [case["meteor"] for case in cases], abs=1e-12
     )
-    for metric in corpus_bleu_metrics("test", raw_texts):
-        assert metric.compute(metric.statistics(scorables)).tolist() == pytest.approx(
-            [case["bleu"][metric.metric_id] for case in cases], rel=1e-9, abs=1e-18
+    statistics = bleu_statistics(scorables)
+    for name, compute in (("bleu1", corpus_bleu1), ("bleu4", corpus_bleu4)):
+        assert compute(statistics).tolist() == pytest.approx(
+            [case["bleu"][name] for case in cases], rel=1e-9, abs=1e-18
         )
 
 
@@ -224,9 +221,7 @@ def test_stretches_say_what_the_program_says_of_loops_that_it_can_hold() -> None
         (EXPECTED, " ".join(f"word{number}" for number in range(1300)) + EXPECTED),
     ):
         whole = meteor_statistics([prediction], [reference])[0]
-        put_together = statistics_in_stretches(
-            prediction, reference, lambda few: np.stack(meteor._asked(few)), corpus_meteor
-        )
+        put_together = statistics_in_stretches(prediction, reference)
         np.testing.assert_array_equal(put_together[:4], whole[:4])
         if len(reference) < 1000:
             assert corpus_meteor(put_together) == pytest.approx(float(corpus_meteor(whole)), abs=1e-12)

@@ -2,15 +2,14 @@
 
 import json
 import re
-from typing import Any
 
 import pytest
 from fixture_root import fixtures
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from metric_fixtures import official
 
-from medbench.tasks.metrics.normalise import normalise_answer, normalise_strictly
-from medbench.tasks.metrics.text_processor import clean_prediction, first_words
+from medbench.tasks.answers.texts import clean_prediction, first_words, normalise_answer, normalise_strictly
 
 _WORDS = [
     "a",
@@ -32,11 +31,6 @@ _WORDS = [
     "肺",
 ]
 ANSWERS = st.one_of(st.text(max_size=40), st.lists(st.sampled_from(_WORDS), max_size=8).map(" ".join))
-
-
-def official() -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((fixtures() / "metrics" / "official_unimed.json").read_text("utf-8"))
-    return document
 
 
 def test_normalisation_equals_the_official_one() -> None:

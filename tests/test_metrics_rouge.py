@@ -1,31 +1,24 @@
 """ROUGE in both dialects against the packages that define them, and the subsequences underneath."""
 
-import json
 from typing import cast
 
 import pytest
-from fixture_root import fixtures
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from metric_fixtures import official, pairs, scores
 from rouge import Rouge
 from rouge_score import rouge_scorer
 
-from medbench.tasks.metrics.lcs import lcs_length, lcs_words
+from medbench.tasks.answers.texts import normalise_answer
 from medbench.tasks.metrics.metric import Scorable
-from medbench.tasks.metrics.normalise import normalise_answer
-from medbench.tasks.metrics.paper import twice_normalised_texts
-from medbench.tasks.metrics.rouge import GOOGLE_ROUGE, SET_ROUGE, RougeId
+from medbench.tasks.metrics.reports import GOOGLE_ROUGE, SET_ROUGE, RougeId, lcs_length, lcs_words
+from medbench.tasks.metrics.table import twice_normalised_texts
 from medbench.tasks.protocols import metrics_for
 
 _PACKAGE_NAMES: dict[str, RougeId] = {"rouge-1": "rouge1", "rouge-2": "rouge2", "rouge-l": "rougeL"}
 _WORDS = ["no", "lung", "left", ".", "mass.", "3.5", "x.y", "..", "肺", "Heart", "x-ray"]
 TEXTS = st.lists(st.sampled_from(_WORDS), max_size=14).map(" ".join)
 WORDS = st.lists(st.sampled_from("abcd"), max_size=12)
-
-
-def pairs() -> list[dict[str, str]]:
-    lines = (fixtures() / "metrics" / "pairs2000.jsonl").read_text("utf-8").splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def by_the_rouge_package(prediction: str, reference: str) -> dict[RougeId, float]:
@@ -39,7 +32,7 @@ def google() -> rouge_scorer.RougeScorer:
 
 
 def test_set_rouge_equals_the_package_on_reports() -> None:
-    for pair in [pair for pair in pairs() if pair["kind"] in {"report", "mpx"}][::8]:
+    for pair in pairs("report", "mpx")[::8]:
         texts = normalise_answer(pair["prediction"]), normalise_answer(pair["reference"])
         assert {name: score(*texts) for name, score in SET_ROUGE.items()} == pytest.approx(
             by_the_rouge_package(*texts), abs=1e-12
@@ -60,11 +53,10 @@ def test_set_rouge_equals_the_package_on_anything(prediction: str, reference: st
 
 
 def test_google_rouge_equals_the_package_and_the_fixture(google: rouge_scorer.RougeScorer) -> None:
-    reports = [pair for pair in pairs() if pair["kind"] == "report"]
-    scores = json.loads((fixtures() / "metrics" / "scores_reference.json").read_text("utf-8"))["scores"]["report"]
+    reports, expected_means = pairs("report"), scores("report", "scores_reference.json")
     for name, score in GOOGLE_ROUGE.items():
         own = [score(pair["prediction"], pair["reference"]) for pair in reports]
-        assert sum(own) / len(own) == pytest.approx(scores[f"google_{name}"], abs=1e-12)
+        assert sum(own) / len(own) == pytest.approx(expected_means[f"google_{name}"], abs=1e-12)
     for pair in reports[::25]:
         expected = google.score(pair["reference"], pair["prediction"])
         for name, score in GOOGLE_ROUGE.items():
@@ -84,9 +76,8 @@ def test_google_rouge_equals_the_package_on_anything_in_its_script(prediction: s
 
 
 def test_rouge_of_single_official_pairs() -> None:
-    document = json.loads((fixtures() / "metrics" / "official_unimed.json").read_text("utf-8"))
     names: dict[str, RougeId] = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
-    for case in document["caption_pairs"]:
+    for case in official()["caption_pairs"]:
         # The fixture scored each pair for itself, before the METEOR step had rewritten anything.
         texts = normalise_answer(case["pred"]), normalise_answer(case["ref"])
         for key, name in names.items():

@@ -7,8 +7,9 @@ import pytest
 from command_line import medbench
 
 from medbench.adapters.base import Adapter, AdapterEntry, Argument, LoadOptions, ModelCard, plain_answer
+from medbench.adapters.catalog import ChosenModel
 from medbench.adapters.hf.entry import ENTRY as HF
-from medbench.harness.options import as_table
+from medbench.harness.commands import as_table
 from medbench.tasks.answers.box_space import BOX_SPACES
 from medbench.tasks.foundation.errors import UsageError
 
@@ -73,7 +74,7 @@ def test_what_is_no_table_is_refused(given: tuple[str, ...], says: str) -> None:
 def test_what_is_given_beats_the_variant_beats_the_default(variant: str, given: dict[str, str], boxes: str) -> None:
     settled = ENTRY.settled(variant, given)
     assert settled == {"boxes": boxes, "system": ""}
-    assert ENTRY.space(settled) is BOX_SPACES[boxes]
+    assert ChosenModel(entry=ENTRY, variant=variant, arguments=settled).boxes is BOX_SPACES[boxes]
 
 
 def test_unknown_arguments_and_values_are_refused() -> None:

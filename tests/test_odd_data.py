@@ -29,12 +29,13 @@ from native_data import (
 )
 from task_helpers import by_id, read, reasons
 
-from medbench.tasks import prepare
+from medbench.tasks import suite
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.files import file_sha256
 from medbench.tasks.images import open_image
 from medbench.tasks.prepare import prepare_task
+from medbench.tasks.prepared import load_prepared
 
 TEXTS = {".json", ".jsonl", ".csv", ".txt"}
 MAKERS: Mapping[str, Callable[..., Path]] = {
@@ -168,7 +169,7 @@ def test_one_channel_and_flat_labels_are_read(tmp_path: Path) -> None:
     arrays(tmp_path, test_images=lambda images: images[..., :1], test_labels=lambda labels: labels.reshape(-1))
     done = prepare_task(get_task("dermamnist"), tmp_path, tmp_path / "data", {})
     sample = done.samples("test")[3]
-    assert prepare.load_prepared(tmp_path / "data", "dermamnist").manifest == done.manifest
+    assert load_prepared(tmp_path / "data", "dermamnist").manifest == done.manifest
     assert np.asarray(open_image(done.source, sample.images[0])).shape == (28, 28, 3)
 
 
@@ -212,15 +213,11 @@ def test_a_folder_whose_name_is_no_text_is_refused_and_a_link_to_it_is_not(tmp_p
     assert prepare_task(get_task("slake-vqa"), tmp_path / "link", tmp_path / "data", {}).manifest.counts["test"] == 1
 
 
-def _hash_after_an_edit(name: str, path: Path) -> str:
-    return "edited" if path.name == name else file_sha256(path)
-
-
 def test_an_edited_check_prepares_the_suite_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_json(tmp_path / "suite.json", {"tasks": {}})
-    before = prepare._suite_key(tmp_path)
-    for name in ("checks.py", "images.py", "text.py", "slake.py"):
+    source = write_json(tmp_path / "suite.json", {"tasks": {}}).parent
+    before = suite.prepare_suite(source, tmp_path / "cache")
+    for name in ("prepare.py", "images.py", "text.py", "slake.py"):
         monkeypatch.setattr(
-            prepare, "file_sha256", lambda path, name=name: "x" if path.name == name else file_sha256(path)
+            suite, "file_sha256", lambda path, name=name: "x" if path.name == name else file_sha256(path)
         )
-        assert prepare._suite_key(tmp_path) != before
+        assert suite.prepare_suite(source, tmp_path / "cache") != before

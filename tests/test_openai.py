@@ -16,18 +16,27 @@ import numpy as np
 import pytest
 from fault_server import Answer, Asked, Behaviour, completion, fault_server, refusal
 from PIL import Image, PngImagePlugin
+from pydantic import SecretStr
 from task_helpers import question
 
 from medbench.adapters.base import LoadOptions
-from medbench.adapters.openai.address import read_address
-from medbench.adapters.openai.client import Envelope, ServedModel
-from medbench.adapters.openai.entry import ENTRY, load
-from medbench.adapters.openai.messages import BOXES, SPACES, messages_of
-from medbench.adapters.openai.options import ARGUMENTS, read_options
-from medbench.adapters.openai.pictures import Pictures, data_uri, size_within
-from medbench.adapters.openai.profiles import PROFILES, profile_of
-from medbench.adapters.openai.secret import Key, read_key
-from medbench.adapters.remote import Reply, TryAgainError
+from medbench.adapters.catalog import choose_model
+from medbench.adapters.openai.client import ServedModel
+from medbench.adapters.openai.entry import (
+    ARGUMENTS,
+    BOXES,
+    ENTRY,
+    SPACES,
+    Options,
+    load,
+    profile_of,
+    read_address,
+    read_key,
+    read_options,
+    without_key,
+)
+from medbench.adapters.openai.requests import ChatRequest, ImageEncoder, data_uri, messages_of, size_within
+from medbench.adapters.remote import Reply, RetryableError
 from medbench.adapters.wording import question_of
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import SampleError, UsageError
@@ -45,7 +54,11 @@ def model(address: str = HERE, **arguments: str) -> ServedModel:
     return adapter
 
 
-def prepared(sample: Sample, folder: Path | None = None, **arguments: str) -> Envelope:
+def options(**given: str) -> Options:
+    return read_options(given, read_address(HERE))
+
+
+def prepared(sample: Sample, folder: Path | None = None, **arguments: str) -> ChatRequest:
     return model(HERE, **arguments).prepare(sample, get_task("slake-vqa"), folder or Path())
 
 
@@ -108,14 +121,13 @@ def test_a_name_that_no_server_can_have_is_refused(monkeypatch: pytest.MonkeyPat
 def test_the_key_comes_from_the_named_variable_and_shows_itself_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", f"{SECRET}\n")
     key = read_key("MY_KEY", read_address("m@https://example.org"))
-    assert key.headers() == {"Authorization": f"Bearer {SECRET}"}
+    assert key.get_secret_value() == SECRET
     assert SECRET not in f"{key!r} {key}"
-    assert key.hidden_in(f"Wrong key: {SECRET}!") == "Wrong key: [key]!"
+    assert without_key(key, f"Wrong key: {SECRET}!") == "Wrong key: [key]!"
 
 
 def test_short_words_that_stand_for_no_key_leave_texts_alone() -> None:
-    assert Key("EMPTY").hidden_in("EMPTY stomach") == "EMPTY stomach"
-    assert (Key("").headers(), bool(Key(""))) == ({}, False)
+    assert without_key(SecretStr("EMPTY"), "EMPTY stomach") == "EMPTY stomach"
 
 
 @pytest.mark.parametrize("name", [SECRET, "sk", "my key", "", "A" * 65])
@@ -140,9 +152,10 @@ def test_only_a_server_of_this_machine_may_do_without_a_key(monkeypatch: pytest.
 
 
 def test_every_option_has_a_default_that_is_allowed() -> None:
-    options = read_options({}, PROFILES["vllm"])
-    assert (options.temperature, options.max_pixels, options.patience.max_concurrency) == (0.0, None, 64)
-    assert set(ENTRY.arguments) == set(ARGUMENTS)
+    chosen = options()
+    assert (chosen.temperature, chosen.max_pixels, chosen.retry_policy.max_concurrency) == (0.0, None, 64)
+    assert options(**{name: argument.default for name, argument in ARGUMENTS.items()}) == chosen
+    assert ENTRY.arguments is ARGUMENTS
 
 
 @pytest.mark.parametrize(
@@ -156,7 +169,7 @@ def test_every_option_has_a_default_that_is_allowed() -> None:
 )  # fmt: skip
 def test_a_value_that_is_not_allowed_is_named(name: str, value: str) -> None:
     with pytest.raises(UsageError, match=name) as caught:
-        read_options({name: value}, PROFILES["vllm"])
+        options(**{name: value})
     assert caught.value.hint
 
 
@@ -175,13 +188,13 @@ def test_a_value_that_is_not_allowed_is_named(name: str, value: str) -> None:
 )
 def test_fields_that_must_not_be_added_are_refused(profile: str, fields: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says) as caught:
-        read_options({"extra_body": json.dumps(fields)}, PROFILES[profile])
+        options(extra_body=json.dumps(fields), profile=profile)
     assert SECRET not in str(caught.value)
 
 
 def test_boxes_in_pixels_and_smaller_pictures_do_not_go_together() -> None:
     with pytest.raises(UsageError, match="mean those of the original picture"):
-        read_options({"boxes": "pixels", "max_pixels": "1000"}, PROFILES["vllm"])
+        options(boxes="pixels", max_pixels="1000")
 
 
 def test_the_profile_follows_from_the_host_alone() -> None:
@@ -205,10 +218,31 @@ def test_what_changes_answers_changes_the_fingerprint_and_nothing_else_does() ->
     assert len({plain, model("other@http://127.0.0.1:8000/v1").weights_fingerprint, *prints}) == len(others) + 2
 
 
+OTHER = {
+    "boxes": "fraction", "system": "Be brief.", "temperature": "0.5", "top_p": "0.9", "send_seed": "no",
+    "max_tokens": "7", "stop": "###", "max_pixels": "1000", "extra_body": '{"top_k": 1}', "credentialed": "send",
+    "key_env": "OTHER_KEY", "price_in": "1", "price_cached": "1", "price_out": "1", "concurrency": "2",
+    "max_concurrency": "9", "ca_file": "/a.pem", "attempts": "2", "timeout": "5", "deadline": "6", "backoff": "7",
+}  # fmt: skip
+
+
+def test_every_argument_is_looked_at() -> None:
+    assert set(OTHER) | {"profile"} == set(ARGUMENTS)
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_what_is_sent_is_the_runs_identity_and_nothing_else(name: str) -> None:
+    same_answers = options().changing_answers() == options(**{name: OTHER[name]}).changing_answers()
+    same_run = (
+        choose_model(f"openai:{HERE}", {}).identity == choose_model(f"openai:{HERE}", {name: OTHER[name]}).identity
+    )
+    assert same_answers == same_run == (not ARGUMENTS[name].changes_answers)
+
+
 def test_a_model_is_loaded_without_torch_or_an_http_library() -> None:
     check = (
         "import sys; import medbench.adapters.openai.entry; import medbench.adapters.remote; "
-        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'httpx2', 'numpy')))"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'openai', 'httpx2', 'numpy')))"
     )
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 
@@ -304,9 +338,10 @@ def test_how_boxes_are_written_is_told_and_read(space: str, form: str, box: str)
     assert asked.startswith("give me the location of liver\nAnswer with the bounding box alone, as [")
     assert form in asked
     assert f"what object is in this location {box}" in question_of(sample, name, SPACES[space])
-    read = ENTRY.parser({"boxes": space})(f"It is {box}.", sample, find)
+    chosen = choose_model(f"openai:{HERE}", {"boxes": space})
+    read = chosen.parse(f"It is {box}.", sample, find)
     assert read.box == pytest.approx((20, 10, 100, 40))
-    assert ENTRY.space({"boxes": space}) is SPACES[space]
+    assert chosen.boxes is SPACES[space]
 
 
 def test_questions_of_one_picture_begin_alike(tmp_path: Path) -> None:
@@ -319,7 +354,7 @@ def test_questions_of_one_picture_begin_alike(tmp_path: Path) -> None:
     ]
     common = next(place for place, (a, b) in enumerate(zip(*bodies, strict=False)) if a != b)
     assert "data:image/png" in bodies[0][:common]
-    assert adapter.pictures.encoded == 1
+    assert adapter.images.encoded == 1
 
 
 # Pictures
@@ -330,7 +365,7 @@ def test_pictures_keep_their_pixels_and_nothing_else_of_their_files(tmp_path: Pa
     notes = PngImagePlugin.PngInfo()
     notes.add_text("Patient", "an invented name")
     Image.fromarray(noise).save(tmp_path / "a.png", pnginfo=notes, dpi=(72, 72), icc_profile=b"a profile")
-    uri = Pictures().picture(tmp_path, ImageRef(path="a.png")).uri
+    uri = ImageEncoder().encode(tmp_path, ImageRef(path="a.png")).uri
     sent = pixels_of(uri)
     assert (sent.format, sent.mode, sent.info) == ("PNG", "RGB", {})
     assert np.array_equal(np.asarray(sent), noise)
@@ -345,7 +380,7 @@ def test_every_kind_of_file_is_sent_as_eight_bit_rgb(tmp_path: Path, mode: str) 
         Image.new("RGBA", (10, 6), (200, 30, 90, 128)).convert("RGB" if mode == "CMYK" else "RGBA").convert(mode).save(
             tmp_path / name
         )
-    sent = pixels_of(Pictures().picture(tmp_path, ImageRef(path=name)).uri)
+    sent = pixels_of(ImageEncoder().encode(tmp_path, ImageRef(path=name)).uri)
     assert (sent.mode, sent.size) == ("RGB", (10, 6))
     assert np.array_equal(np.asarray(sent), np.asarray(open_image(tmp_path, ImageRef(path=name))))
 
@@ -354,10 +389,10 @@ def test_larger_pictures_are_scaled_down_and_that_is_said(tmp_path: Path) -> Non
     Image.new("RGB", (400, 300)).save(tmp_path / "large.png")
     Image.new("RGB", (40, 30)).save(tmp_path / "small.png")
     images = (ImageRef(path="large.png"), ImageRef(path="small.png"))
-    envelope = prepared(question(1, images=images), tmp_path, max_pixels="1200")
-    [scaled] = envelope.scaled
+    request = prepared(question(1, images=images), tmp_path, max_pixels="1200")
+    [scaled] = request.scaled
     assert (scaled.original, scaled.sent) == ((400, 300), (40, 30))
-    uris = [part["image_url"]["url"] for part in envelope.body["messages"][0]["content"][:2]]
+    uris = [part["image_url"]["url"] for part in request.body["messages"][0]["content"][:2]]
     assert [pixels_of(uri).size for uri in uris] == [(40, 30), (40, 30)]
 
 
@@ -372,27 +407,27 @@ def test_a_scaled_picture_has_a_pixel_and_no_more_than_allowed(size: tuple[int, 
 
 def test_a_picture_is_encoded_once_however_many_ask(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    pictures = Pictures()
+    images = ImageEncoder()
     together = threading.Barrier(8)
 
     def picture(_: int) -> str:
         together.wait()
-        return pictures.picture(tmp_path, ImageRef(path="a.png")).uri
+        return images.encode(tmp_path, ImageRef(path="a.png")).uri
 
     with ThreadPoolExecutor(8) as pool:
         uris = set(pool.map(picture, range(8)))
-    assert (len(uris), pictures.encoded) == (1, 1)
+    assert (len(uris), images.encoded) == (1, 1)
 
 
 def test_what_is_kept_of_pictures_is_bounded(tmp_path: Path) -> None:
     for name in "abc":
         Image.new("RGB", (8, 8), (ord(name), 0, 0)).save(tmp_path / f"{name}.png")
     room = int(2.5 * len(data_uri(Image.new("RGB", (8, 8), (ord("a"), 0, 0)))))
-    pictures = Pictures(room=room)
+    images = ImageEncoder(room=room)
     for name in "abacab":
-        pictures.picture(tmp_path, ImageRef(path=f"{name}.png"))
+        images.encode(tmp_path, ImageRef(path=f"{name}.png"))
     # `b` was dropped for `c`, since `a` was asked for later, and is encoded again.
-    assert pictures.encoded == 4
+    assert images.encoded == 4
 
 
 def test_a_broken_picture_is_an_error_of_its_sample(tmp_path: Path) -> None:
@@ -442,7 +477,7 @@ def test_a_question_is_answered_over_http(monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 def test_a_broken_answer_is_asked_again(answer: Answer, trouble: str) -> None:
-    with pytest.raises(TryAgainError) as caught:
+    with pytest.raises(RetryableError) as caught:
         complete(lambda _: answer)
     assert caught.value.trouble == trouble
 
@@ -453,7 +488,7 @@ def test_a_server_that_is_not_there_is_unreachable() -> None:
         async with adapter.session() as ask:
             await ask(adapter.prepare(question(1), get_task("slake-vqa"), Path()))
 
-    with pytest.raises(TryAgainError, match="cannot be reached") as caught:
+    with pytest.raises(RetryableError, match="cannot be reached") as caught:
         asyncio.run(once())
     assert caught.value.trouble == "unreachable"
 

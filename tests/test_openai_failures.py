@@ -6,43 +6,38 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
-from fault_server import Answer, Behaviour, FaultServer, completion, fault_server, refusal
+from fault_server import Answer, Behaviour, FaultServer, chat, completion, fault_server, refusal
 from PIL import Image
 from task_helpers import question
 
 from medbench.adapters.base import LoadOptions
-from medbench.adapters.openai import client
-from medbench.adapters.openai.address import read_address
+from medbench.adapters.openai import connection
 from medbench.adapters.openai.client import ServedModel
 from medbench.adapters.openai.entry import load
-from medbench.adapters.openai.failures import Refusal, failure_of
-from medbench.adapters.openai.hints import Asked
+from medbench.adapters.openai.failures import UNKNOWN, failure_of, status_within
 from medbench.adapters.openai.reading import Reading
-from medbench.adapters.openai.within import UNKNOWN, status_within
-from medbench.adapters.remote import Reply, TryAgainError
-from medbench.harness.remote.asking import Asking, Finished
-from medbench.harness.remote.driving import changes_in
-from medbench.harness.remote.order import Question
+from medbench.adapters.remote import Reply, RetryableError
+from medbench.harness.remote.asking import Asking, Finished, Question
+from medbench.harness.remote.serving import changes_in
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import RunError, SampleError, UsageError
 from medbench.tasks.sample import ImageRef
 
-HERE = read_address("m@http://127.0.0.1:8000/v1")
-SEEING = Asked(limit=512, pictures=1)
+SEEING = {"limit": 512, "images": 1}
 
 
-def refused(said: str, status: int = 400, asked: Asked = SEEING) -> Exception:
-    content = json.dumps({"error": {"message": said}}).encode()
-    return failure_of(Refusal(status=status, headers={}, content=content), HERE, Reading(), asked=asked)
+def refused(said: str, status: int = 400, **asked: Any) -> Exception:
+    response = httpx2.Response(status, json={"error": {"message": said}})
+    return failure_of(response, "here", Reading(), chat(**{**SEEING, **asked}))
 
 
 def hint(said: str, status: int = 400, **asked: Any) -> str:
-    error = refused(said, status, replace(SEEING, **asked))
+    error = refused(said, status, **asked)
     assert isinstance(error, SampleError)
     assert said[:200] in error.problem
     return error.hint
@@ -70,7 +65,7 @@ def hint(said: str, status: int = 400, **asked: Any) -> str:
         ("This model only support stream mode, please enable the stream parameter", {}, '"stream": true'),
         ("max_tokens is too large: 512. This model supports at most 256 completion tokens", {}, "--max-new-tokens N"),
         ("The image exceeds the maximum size of 5 MB", {}, "max_pixels"),
-        ("At most 1 image(s) may be provided in one prompt.", {"pictures": 2}, "--limit-mm-per-prompt"),
+        ("At most 1 image(s) may be provided in one prompt.", {"images": 2}, "--limit-mm-per-prompt"),
         ("System role not supported", {"system": True}, "Leave out --model-arg system"),
         ("Conversation roles must alternate user/assistant/user/assistant/...", {"system": True}, "--model-arg system"),
         ("System role not supported", {}, ""),
@@ -101,7 +96,7 @@ def test_what_does_not_fit_into_a_model_says_what_was_asked_and_how_to_ask_for_l
     assert "an answer of 512 tokens" in found
     assert "--max-new-tokens" in found
     assert "send 1 picture smaller with --model-arg max_pixels=N" in found
-    assert "max_pixels" not in hint(said, status, pictures=0)
+    assert "max_pixels" not in hint(said, status, images=0)
 
 
 SEES_NOTHING = (
@@ -134,11 +129,11 @@ def test_a_model_that_sees_nothing_says_so_in_many_ways_and_is_not_asked_again(s
 )
 def test_a_picture_that_is_refused_is_not_a_model_that_sees_nothing(said: str) -> None:
     assert "takes no pictures" not in hint(said)
-    assert "takes no pictures" not in hint(SEES_NOTHING[0], pictures=0)
+    assert "takes no pictures" not in hint(SEES_NOTHING[0], images=0)
 
 
 def test_words_do_not_turn_haste_or_a_wrong_key_into_a_refusal() -> None:
-    assert isinstance(refused("Rate limit: too many tokens for the context window", 429), TryAgainError)
+    assert isinstance(refused("Rate limit: too many tokens for the context window", 429), RetryableError)
     assert isinstance(refused("This key may not use models that support image input", 401), RunError)
 
 
@@ -362,7 +357,7 @@ def test_what_a_server_tells_of_itself_makes_another_run(monkeypatch: pytest.Mon
             "server": "root=/models/first max_model_len=4096 vllm=0.11.0"
         }
         address = server.url
-    monkeypatch.setattr(client, "_WAITS", (0.0,))
+    monkeypatch.setattr(connection, "_WAITS", (0.0,))
     with pytest.raises(RunError, match="cannot be reached"):
         _ = served(f"tiny@{address}").made_of
 

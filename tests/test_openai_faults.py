@@ -29,10 +29,9 @@ from fault_server import (
 from task_helpers import question
 
 from medbench.adapters.base import LoadOptions
-from medbench.adapters.openai.entry import load
-from medbench.adapters.openai.messages import BOXES
-from medbench.harness.remote.asking import Asking, Finished
-from medbench.harness.remote.order import Question
+from medbench.adapters.openai.entry import BOXES, SPACES, load
+from medbench.adapters.wording import question_of
+from medbench.harness.remote.asking import Asking, Finished, Question
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from medbench.tasks.prepared import load_prepared
@@ -386,9 +385,6 @@ def test_pictures_that_were_made_smaller_are_in_the_records(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("space", ["permille", "pixels"])
 def test_a_model_that_draws_boxes_as_told_is_right(small_data: Path, tmp_path: Path, space: str) -> None:
-    from medbench.adapters.openai.messages import SPACES
-    from medbench.adapters.wording import question_of
-
     spec, boxes = get_task("sa-med2d-rec"), SPACES[space]
     samples = load_prepared(small_data, spec.name).samples("test")
     right = {

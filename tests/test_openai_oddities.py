@@ -3,35 +3,31 @@
 import json
 import random
 from collections import Counter
+from functools import partial
 from typing import Any
 
+import httpx2
 import pytest
-from fault_server import completion
+from fault_server import chat, completion
+from pydantic import SecretStr
 
 from medbench.adapters.base import plain_answer
-from medbench.adapters.openai.address import read_address
-from medbench.adapters.openai.contents import MOST_REASONING
-from medbench.adapters.openai.endings import ending_of
-from medbench.adapters.openai.failures import Refusal, failure_of
-from medbench.adapters.openai.reading import Reading
-from medbench.adapters.openai.replies import Sent, read_reply
-from medbench.adapters.openai.secret import Key
-from medbench.adapters.openai.streams import assembled, is_stream
-from medbench.adapters.openai.within import status_within
-from medbench.adapters.remote import Reply, ServedGeneration, TryAgainError
+from medbench.adapters.openai.entry import without_key
+from medbench.adapters.openai.failures import failure_of, status_within
+from medbench.adapters.openai.reading import MOST_REASONING, Reading, assembled, ending_of, is_stream, read_reply
+from medbench.adapters.remote import Reply, RetryableError, ServedGeneration
 from medbench.harness.records import GenerationRecord
 from medbench.harness.score import predict
-from medbench.tasks.answers.thoughts import take_apart
+from medbench.tasks.answers.thoughts import split_thought
 from medbench.tasks.catalog import get_task
 from medbench.tasks.sample import Sample
 
 SECRET = "sk-very-secret-0123456789"
 LIMIT = 10
-HERE = read_address("m@http://127.0.0.1:8000/v1")
 
 
 def said(document: object, limit: int = LIMIT) -> ServedGeneration:
-    reply = read_reply(document, Sent(limit=limit), Reading(clean=Key(SECRET).hidden_in))
+    reply = read_reply(document, chat(limit=limit), Reading(clean=partial(without_key, SecretStr(SECRET))))
     assert reply.generation is not None, reply.error
     return reply.generation
 
@@ -131,7 +127,7 @@ def test_a_field_without_thoughts_holds_none(filed: object) -> None:
 def test_thoughts_in_the_text_stay_there_and_are_taken_out_when_it_is_scored() -> None:
     generation = said(completion("<think>Is it no?</think>Yes"))
     assert (generation.text, generation.reasoning) == ("<think>Is it no?</think>Yes", "")
-    assert take_apart(generation.text).answer == "Yes"
+    assert split_thought(generation.text).answer == "Yes"
 
 
 def test_thoughts_are_bounded_and_can_be_written_and_hold_no_secret() -> None:
@@ -204,7 +200,7 @@ def test_a_filter_may_leave_no_message_at_all() -> None:
 def test_what_a_server_says_of_an_answer_that_it_broke_off_is_said() -> None:
     document = completion("half", "error")
     document["choices"][0]["error"] = {"message": "the upstream went away", "code": 502}
-    with pytest.raises(TryAgainError, match="the upstream went away"):
+    with pytest.raises(RetryableError, match="the upstream went away"):
         said(document)
 
 
@@ -230,8 +226,8 @@ PIECES = (chunk(role="assistant", content=""), chunk(content="Y"), chunk(content
 
 
 def streamed(content: bytes) -> Reply:
-    assert is_stream(content, {})
-    return read_reply(assembled(content), Sent(limit=LIMIT), Reading())
+    assert is_stream(content)
+    return read_reply(assembled(content), chat(limit=LIMIT), Reading())
 
 
 @pytest.mark.parametrize(
@@ -288,7 +284,7 @@ def test_a_stream_without_a_reason_for_its_end_is_whole_if_it_says_that_it_ended
     ],
 )
 def test_a_stream_that_broke_off_is_asked_again(content: bytes, trouble: str) -> None:
-    with pytest.raises(TryAgainError) as caught:
+    with pytest.raises(RetryableError) as caught:
         streamed(content)
     assert caught.value.trouble == trouble
 
@@ -309,8 +305,8 @@ def test_an_error_in_the_midst_of_a_stream_is_what_it_says(failure: dict[str, An
 
 @pytest.mark.parametrize("content", [b'{"choices": []}', b"<html>", b"", b"database: 3", b"[1]"])
 def test_what_is_no_stream_is_not_taken_for_one(content: bytes) -> None:
-    assert not is_stream(content, {"content-type": "application/json"})
-    assert is_stream(content, {"content-type": "text/event-stream; charset=utf-8"})
+    assert not is_stream(content, "application/json")
+    assert is_stream(content, "text/event-stream; charset=utf-8")
 
 
 # Anything else
@@ -345,16 +341,16 @@ def understood(draw: random.Random) -> str:
         document = json.loads(json.dumps(whole)) if draw.random() < 0.5 else assembled(events(*pieces))
         status = status_within(document)
         if status is None:
-            generation = read_reply(document, Sent(limit=LIMIT), Reading()).generation
+            generation = read_reply(document, chat(limit=LIMIT), Reading()).generation
             (generation.text + generation.reasoning if generation else "").encode()
             return "read"
-        refusal = Refusal(status=status, headers={}, content=b"")
-        return type(failure_of(refusal, HERE, Reading(), document=document, within=True)).__name__
-    except TryAgainError:
+        error = failure_of(httpx2.Response(200), "here", Reading(), chat(), document=document, within=status)
+        return type(error).__name__
+    except RetryableError:
         return "asked again"
 
 
 def test_nothing_that_a_server_may_say_is_more_than_a_failure() -> None:
     became = Counter(understood(random.Random(seed)) for seed in range(4000))
-    assert set(became) >= {"read", "asked again", "TryAgainError", "SampleError"}
+    assert set(became) >= {"read", "asked again", "RetryableError", "SampleError"}
     assert became["read"] > 400

@@ -1,28 +1,27 @@
 """What a server's answers and failures mean."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
+import httpx2
 import pytest
-from fault_server import completion
+from fault_server import chat, completion
+from pydantic import SecretStr
 
-from medbench.adapters.openai.address import read_address
-from medbench.adapters.openai.failures import Refusal, failure_of, retry_after
-from medbench.adapters.openai.options import read_options
-from medbench.adapters.openai.profiles import PROFILES
-from medbench.adapters.openai.reading import Reading
-from medbench.adapters.openai.replies import Sent, parse_json, read_reply
-from medbench.adapters.openai.secret import Key
-from medbench.adapters.remote import Reply, TryAgainError
+from medbench.adapters.openai.entry import read_address, read_options, without_key
+from medbench.adapters.openai.failures import failure_of, retry_after
+from medbench.adapters.openai.reading import Reading, parse_json, read_reply
+from medbench.adapters.remote import Reply, RetryableError, Usage
 from medbench.tasks.foundation.errors import RunError, SampleError
 
-HERE = "my-model@http://127.0.0.1:8000/v1"
 SECRET = "sk-very-secret-0123456789"
 
 
 def read(document: object, **reading: Any) -> Reply:
-    return read_reply(document, Sent(limit=10), Reading(**reading))
+    return read_reply(document, chat(), Reading(**reading))
 
 
 def error_of(document: object) -> str:
@@ -74,14 +73,14 @@ def test_what_is_no_answer_says_so(document: object, says: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_asked_again(document: object) -> None:
-    with pytest.raises(TryAgainError):
+    with pytest.raises(RetryableError):
         read(document)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"<html>", b"[" * 100_000, b"\xff\xfe"])
 def test_what_is_no_json_is_asked_again(content: bytes) -> None:
-    with pytest.raises(TryAgainError, match="not JSON"):
-        parse_json(content)
+    with pytest.raises(RetryableError, match="not JSON"):
+        parse_json(content, Reading())
 
 
 @pytest.mark.parametrize(
@@ -127,15 +126,18 @@ def test_a_server_may_say_that_it_cut_itself() -> None:
     assert (told.stop, ended.stop) == ("stop", "eos")
 
 
+def cost_of(**given: str) -> Callable[[Usage], float | None]:
+    return read_options(given, read_address("m@http://127.0.0.1:8000/v1")).cost_of
+
+
 def test_the_cost_counts_what_was_remembered_apart() -> None:
-    prices = read_options({"price_in": "2", "price_out": "10", "price_cached": "0.5"}, PROFILES["vllm"]).prices
-    reply = read(completion("a b c"), prices=prices)
+    prices = cost_of(price_in="2", price_out="10", price_cached="0.5")
+    reply = read(completion("a b c"), cost_of=prices)
     assert reply.usage.cost == pytest.approx((60 * 2 + 40 * 0.5 + 4 * 10) / 1e6)
-    filtered = read(completion("a b c", "content_filter"), prices=prices)
+    filtered = read(completion("a b c", "content_filter"), cost_of=prices)
     assert filtered.generation is not None
     assert filtered.usage.cost == reply.usage.cost
-    only_in = read_options({"price_in": "2"}, PROFILES["vllm"]).prices
-    assert read(completion("a"), prices=only_in).usage.cost == pytest.approx(100 * 2 / 1e6)
+    assert read(completion("a"), cost_of=cost_of(price_in="2")).usage.cost == pytest.approx(100 * 2 / 1e6)
 
 
 # Failures
@@ -144,8 +146,8 @@ def test_the_cost_counts_what_was_remembered_apart() -> None:
 def failure(status: int, body: object = None, **headers: str) -> Exception:
     content = body if isinstance(body, bytes) else json.dumps(body or {"error": {"message": "why not"}}).encode()
     names = {name.replace("_", "-"): text for name, text in headers.items()}
-    reading = Reading(clean=Key(SECRET).hidden_in)
-    return failure_of(Refusal(status=status, headers=names, content=content), read_address(HERE), reading)
+    reading = Reading(clean=partial(without_key, SecretStr(SECRET)))
+    return failure_of(httpx2.Response(status, headers=names, content=content), "127.0.0.1:8000", reading, chat())
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,7 @@ def failure(status: int, body: object = None, **headers: str) -> Exception:
 )  # fmt: skip
 def test_failures_that_pass_are_asked_again(status: int, trouble: str) -> None:
     error = failure(status)
-    assert isinstance(error, TryAgainError)
+    assert isinstance(error, RetryableError)
     assert (error.trouble, error.retry_after) == (trouble, None)
     assert "why not" in str(error)
 

@@ -114,8 +114,8 @@ def adapter_for(serving: Serving, **arguments: str) -> ServedModel:
 
 
 def expected(adapter: ServedModel, model: Path, prepared: Prepared, sample: Sample, length: int) -> str:
-    letter = adapter.prepare(sample, get_task(prepared.task), prepared.source)
-    return at_home(model, letter.body["messages"], length)
+    request = adapter.prepare(sample, get_task(prepared.task), prepared.source)
+    return at_home(model, request.body["messages"], length)
 
 
 def run(serving: Serving, output: Path, *arguments: str) -> dict[str, dict[str, dict[str, Any]]]:

@@ -5,7 +5,7 @@ from cpu_growth import QUADRATIC, growth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medbench.tasks.answers.plain import plain_text
+from medbench.tasks.answers.texts import plain_text
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def test_a_plugin_that_fails_to_load_is_a_sentence(
         ("import nowhere_to_be_found", "ENTRY", "ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
         ("def broken(:", "ENTRY", "cannot be imported: SyntaxError"),
         ("ENTRY = 1", "NOTHING", "AttributeError"),
-        ("ENTRY = 1", "ENTRY", r"is a int, not a adapters\.base\.AdapterEntry"),
+        ("ENTRY = 1", "ENTRY", r"is a int, not a medbench\.adapters\.base\.AdapterEntry"),
     ],
 )
 def test_a_plugin_that_cannot_be_imported_names_its_distribution(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import medbench
+from command_line import medbench_process as medbench
 from safetensors.torch import save_file
 from tiny_vlms import tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM

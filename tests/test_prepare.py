@@ -17,13 +17,13 @@ from native_data import (
 )
 from task_helpers import one_task, question, slake_prepared
 
-from medbench.tasks import checks, prepare, prepared
+from medbench.tasks import prepare, prepared
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
 from medbench.tasks.foundation.files import file_sha256
 from medbench.tasks.images import open_image
-from medbench.tasks.prepare import load_prepared, prepare_task
-from medbench.tasks.prepared import MANIFEST, SAMPLE, damaged_files
+from medbench.tasks.prepare import prepare_task
+from medbench.tasks.prepared import MANIFEST, SAMPLE, damaged_files, load_prepared
 from medbench.tasks.sample import ImageRef, Sample
 from medbench.tasks.spec import Skipped
 
@@ -258,7 +258,7 @@ def test_checks_are_made_once_per_image(tmp_path: Path, monkeypatch: pytest.Monk
         looked.append(path)
         return folder / path
 
-    monkeypatch.setattr(checks, "locate", counted)
+    monkeypatch.setattr(prepare, "locate", counted)
     (tmp_path / "a.jpg").write_bytes(b"x")
     samples = [question(number, images=(ImageRef(path="a.jpg"),)) for number in range(5)]
     prepare_task(one_task(*samples), tmp_path, tmp_path / "data", {})

@@ -10,10 +10,10 @@ from native_data import (
 )
 from task_helpers import suite
 
-from medbench.tasks import prepare
+from medbench.tasks import suite as suites
 from medbench.tasks.foundation.errors import MedbenchError
-from medbench.tasks.prepare import load_prepared, prepare_suite
-from medbench.tasks.prepared import Prepared
+from medbench.tasks.prepared import Prepared, load_prepared
+from medbench.tasks.suite import prepare_suite
 
 
 def test_a_suite_is_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,9 +27,9 @@ def test_a_suite_is_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def fail(*_: object) -> Prepared:
         raise AssertionError("prepared again")
 
-    monkeypatch.setattr(prepare, "prepare_task", fail)
+    monkeypatch.setattr(suites, "prepare_task", fail)
     assert prepare_suite(tmp_path / "suite", tmp_path / "cache") == data
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [data.name]
+    assert [path.name for path in (tmp_path / "cache").glob("[!.]*")] == [data.name]
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_a_suite_that_is_not_whole_is_prepared_again(tmp_path: Path, spoil: Call
     spoil(data)
     assert prepare_suite(tmp_path / "suite", tmp_path / "cache") == data
     assert len(load_prepared(data, "slake-rec").samples("train")) == 4
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [data.name]
+    assert [path.name for path in (tmp_path / "cache").glob("[!.]*")] == [data.name]
 
 
 def test_a_suite_that_moved_or_changed_is_prepared_again(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_several_callers_at_once_get_one_whole_suite(tmp_path: Path) -> None:
     assert len(found) == 4
     assert len(set(found)) == 1
     assert len(load_prepared(found[0], "slake-rec").samples("test")) == 2
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [found[0].name]
+    assert [path.name for path in (tmp_path / "cache").glob("[!.]*")] == [found[0].name]
 
 
 def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +82,7 @@ def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: py
     assert prepare_suite(suite(tmp_path / "suite")).parent == tmp_path / "home"
     monkeypatch.setenv("MEDBENCH_HOME", "")
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "user")
-    assert prepare.medbench_home() == tmp_path / "user" / ".cache" / "medbench"
+    assert suites.medbench_home() == tmp_path / "user" / ".cache" / "medbench"
 
 
 @pytest.mark.parametrize(
@@ -92,4 +92,4 @@ def test_a_malformed_suite_is_refused_and_leaves_nothing(tmp_path: Path, tasks: 
     write_json(suite(tmp_path / "suite") / "suite.json", {"tasks": tasks})
     with pytest.raises(MedbenchError):
         prepare_suite(tmp_path / "suite", tmp_path / "cache")
-    assert not (tmp_path / "cache").exists() or not list((tmp_path / "cache").iterdir())
+    assert not (tmp_path / "cache").exists() or not list((tmp_path / "cache").glob("*mini-*"))

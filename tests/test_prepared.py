@@ -13,8 +13,8 @@ from native_data import (
 from task_helpers import one_task, slake_prepared
 
 from medbench.tasks.foundation.errors import DataError, UsageError
-from medbench.tasks.prepare import load_prepared, prepare_task
-from medbench.tasks.prepared import damaged_files, file_states
+from medbench.tasks.prepare import prepare_task
+from medbench.tasks.prepared import damaged_files, file_states, load_prepared
 from medbench.tasks.sample import Box, Sample
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import medbench
+from audit_terminal import medbench
 from test_compare import table
 
-from medbench.leaderboard.audit.probes import Pair, ProbeFinding, read_probe, read_wrong_keys
+from medbench.leaderboard.audit.probes import WRONG_KEYS, Pair, ProbeFinding, read_probe, read_wrong_keys
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import EXIT_USAGE
 from medbench.tasks.metrics.metric import FloatArray
@@ -150,8 +150,9 @@ def test_the_command_line_probes(runs: dict[str, Path], tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.jsonl"
     names = [sample.sample_id for sample in samples_of("slake-vqa")[:12]]
     wrong.write_text("".join(json.dumps({"task": "slake-vqa", "sample_id": name}) + "\n" for name in names))
-    keyed = medbench("audit", "probe", runs["plain"], "--wrong-gold", wrong)
-    assert (keyed.returncode, "agrees with 12 of 12" in keyed.stdout) == (4, True)
+    keyed = medbench("audit", "probe", runs["plain"], "--wrong-gold", wrong, "--format", "json")
+    found = json.loads(keyed.stdout)["tasks"][WRONG_KEYS]
+    assert (keyed.returncode, "agrees with 12 of 12" in found["text"], found["verdict"]) == (4, True, "strong")
 
 
 def test_a_probe_is_no_result(runs: dict[str, Path]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx2
 import pytest
 import yaml
-from command_line import medbench
+from command_line import medbench, medbench_process
 from export_runs import TOKEN, Planted, invented, write_run
 from hub_writer import WritableHub, writable_hub
 from huggingface_hub import HfApi
@@ -78,7 +78,9 @@ def test_the_plan_is_the_same_bytes_every_time(run_folder: Path, plan: Plan) -> 
 
 def test_without_yes_the_hub_is_not_even_asked(run_folder: Path) -> None:
     with writable_hub() as hub:
-        done = medbench("push", run_folder, "--repo", "me/results", env={"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN})
+        done = medbench_process(
+            "push", run_folder, "--repo", "me/results", env={"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
+        )
         assert hub.requests == []
     assert done.returncode == 0, done.stderr
     assert f"{run_folder.name}/scores/mimic-cxr.jsonl" in done.stdout
@@ -91,7 +93,7 @@ def test_without_yes_the_hub_is_not_even_asked(run_folder: Path) -> None:
 def test_with_yes_exactly_what_was_listed_arrives(run_folder: Path, plan: Plan) -> None:
     with writable_hub() as hub:
         environment = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
-        done = medbench("push", run_folder, "--repo", "me/results", "--yes", env=environment)
+        done = medbench_process("push", run_folder, "--repo", "me/results", "--yes", env=environment)
         assert done.returncode == 0, done.stderr
         assert hub.files == {"me/results": dict(plan.files)}
         assert hub.tokens == {f"Bearer {TOKEN}"}

@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,9 +21,7 @@ from PIL import Image
 from task_helpers import by_id, read, reasons
 
 from medbench.tasks.catalog import get_task
-from medbench.tasks.datasets import json_stream
-from medbench.tasks.datasets.json_stream import stream_object
-from medbench.tasks.datasets.sa_med2d_raw import SliceName
+from medbench.tasks.datasets.sa_med2d_raw import SliceName, stream_index
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.sample import Box
 
@@ -150,53 +147,29 @@ def test_names_of_slices() -> None:
     assert SliceName.parse("a----b--c") is None
 
 
-_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=6,
-)
-
-
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    value=st.dictionaries(st.text(max_size=5), _JSON, max_size=6),
-    chunk=st.integers(1, 20),
+    value=st.dictionaries(st.text(max_size=5), st.lists(st.text(max_size=5), max_size=4), max_size=6),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
     indent=st.sampled_from([None, 2]),
 )
-def test_an_object_is_streamed_whole_under_any_chunk_size(
-    tmp_path: Path, value: dict[str, Any], chunk: int, indent: int | None
+def test_an_index_is_streamed_whole_in_any_encoding(
+    tmp_path: Path, value: dict[str, list[str]], encoding: str, indent: int | None
 ) -> None:
     path = tmp_path / "object.json"
-    path.write_text(json.dumps(value, indent=indent), encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_stream, "_CHUNK_CHARACTERS", chunk)
-        assert dict(stream_object(path)) == value
+    path.write_text(json.dumps(value, indent=indent), encoding=encoding)
+    assert dict(stream_index(path)) == value
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{", '{"a"}', '{"a": [}', '{"a": 1', '{"a": 1,}', '{"a": 1} x', "{1: 2}", '{"a": "b', "nul", '{"a" 1}'],
+    [
+        *("", "[]", "{", '{"a"}', '{"a": [}', '{"a": []', '{"a": [],}', '{"a": []} x', "{1: []}", '{"a": ["b'),
+        *("nul", '{"a" []}', '{"a": "b"}', '{"a": [1]}', '{"a": {}}', '{"a": ' + "[" * 200_000 + "]" * 200_000 + "}"),
+    ],
 )
-def test_a_broken_index_is_named_with_its_place(tmp_path: Path, text: str) -> None:
+def test_a_broken_index_is_a_data_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "object.json"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=r"object\.json is not one JSON object.*character"):
-        dict(stream_object(path))
-
-
-def test_an_index_that_never_ends_an_entry_is_not_read_to_its_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(json_stream, "_CHUNK_CHARACTERS", 10)
-    monkeypatch.setattr(json_stream, "_LONGEST_ENTRY", 100)
-    path = tmp_path / "object.json"
-    path.write_text('{"a": "' + "x" * 10_000, encoding="utf-8")
-    with pytest.raises(DataError, match=r"object\.json"):
-        dict(stream_object(path))
-
-
-def test_an_index_nested_without_end_is_a_data_error(tmp_path: Path) -> None:
-    path = tmp_path / "deep.json"
-    path.write_text('{"a": ' + "[" * 200_000 + "]" * 200_000 + "}")
-    with pytest.raises(DataError, match="nested too deep"):
-        dict(stream_object(path))
+    with pytest.raises(DataError, match=r"object\.json is not one JSON object"):
+        dict(stream_index(path))

@@ -19,8 +19,7 @@ from task_helpers import by_id, read, reasons
 
 from medbench.tasks.catalog import get_task
 from medbench.tasks.datasets import slake as reader
-from medbench.tasks.datasets.native import ranked_split
-from medbench.tasks.datasets.regions import first_object, parse_box
+from medbench.tasks.datasets.native import first_object, parse_box, ranked_split
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.prepare import prepare_task
 from medbench.tasks.sample import Box

@@ -16,25 +16,22 @@ from virtual_time import in_virtual_time
 from medbench.adapters.base import ModelCard
 from medbench.adapters.remote import (
     Complete,
-    Letter,
-    Patience,
     RemoteAdapter,
     Reply,
+    Request,
+    RetryableError,
+    RetryPolicy,
     Scaled,
     Served,
     ServedGeneration,
     Trouble,
-    TryAgainError,
     Usage,
 )
-from medbench.harness.engine.request import Outcome
+from medbench.harness.engine.requests import Outcome
 from medbench.harness.records import GenerationRecord, RecordFile, append
-from medbench.harness.remote.asking import Asking, Backoff, Finished
-from medbench.harness.remote.background import in_background
-from medbench.harness.remote.calls import CallLog
-from medbench.harness.remote.driving import refuse_to_send, warn_of_sending
-from medbench.harness.remote.order import Question, in_order
-from medbench.harness.remote.pacing import Window
+from medbench.harness.remote.asking import Asking, Backoff, Finished, Question, in_order
+from medbench.harness.remote.pacing import RequestWindow
+from medbench.harness.remote.serving import RequestLog, in_background, refuse_to_send, warn_of_sending
 from medbench.harness.workload import TaskLoad
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import RunError, SampleError, UsageError
@@ -56,38 +53,38 @@ class Scripted(RemoteAdapter):
 
     def __init__(self, server: Server, **patience: Any) -> None:
         self.server = server
-        self.patience = Patience(**patience)
+        self.retry_policy = RetryPolicy(**patience)
         self.asked: dict[str, list[float]] = {}
         self.order: list[str] = []
         self.under_way = self.most = 0
 
-    def prepare(self, sample: Sample, spec: TaskSpec, source: Path) -> Letter:
+    def prepare(self, sample: Sample, spec: TaskSpec, source: Path) -> Request:
         del spec, source
         if sample.sample_id.startswith("broken"):
             raise SampleError("The picture is broken.")
         return sample.sample_id
 
-    def readable(self, letter: Letter) -> str:
-        return f"to the server: {letter}"
+    def readable(self, request: Request) -> str:
+        return f"to the server: {request}"
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Complete]:
         yield self.complete
 
-    async def complete(self, letter: Letter) -> Reply:
-        times = self.asked.setdefault(letter, [])
+    async def complete(self, request: Request) -> Reply:
+        times = self.asked.setdefault(request, [])
         times.append(asyncio.get_running_loop().time())
-        self.order.append(letter)
+        self.order.append(request)
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         try:
-            result = self.server(letter, len(times))
+            result = self.server(request, len(times))
             if isinstance(result, Exception):
                 raise result
             await asyncio.sleep(cast("float", result))
         finally:
             self.under_way -= 1
-        return replied(letter)
+        return replied(request)
 
 
 def replied(text: str) -> Reply:
@@ -127,8 +124,8 @@ def errors(finished: Sequence[Finished]) -> dict[str, str]:
     return {one.outcome.sample_id: one.outcome.error for one in finished if one.outcome.generation is None}
 
 
-def try_again(trouble: Trouble, retry_after: float | None = None) -> TryAgainError:
-    return TryAgainError(trouble, f"It was: {trouble}.", retry_after)
+def try_again(trouble: Trouble, retry_after: float | None = None) -> RetryableError:
+    return RetryableError(trouble, f"It was: {trouble}.", retry_after)
 
 
 def test_waits_double_up_to_a_minute_and_are_drawn_from_their_upper_half() -> None:
@@ -264,7 +261,7 @@ def test_requests_are_sent_in_their_order_however_many_are_under_way() -> None:
 
 def test_questions_that_are_asked_again_go_first() -> None:
     adapter = Scripted(lambda name, attempt: try_again("rate limit") if (name, attempt) == ("q000", 1) else 1.0)
-    adapter.patience = Patience(concurrency=2, max_concurrency=2)
+    adapter.retry_policy = RetryPolicy(concurrency=2, max_concurrency=2)
     ask(adapter, numbered(20))
     assert adapter.order.index("q000", 1) <= 3
 
@@ -314,7 +311,7 @@ def test_a_rate_limit_halves_concurrency_and_nothing_is_lost() -> None:
 
 
 def test_a_window_halves_once_for_all_that_were_sent_before() -> None:
-    window = Window(start=16, ceiling=64)
+    window = RequestWindow(start=16, ceiling=64)
     assert [window.strained(0) for _ in range(16)] == [True, *[False] * 15]
     assert (window.limit, window.epoch) == (8, 1)
     assert window.strained(1)
@@ -327,7 +324,7 @@ def test_a_window_halves_once_for_all_that_were_sent_before() -> None:
 class Rounds:
     """Answers full rounds, each at a rate; gives the limits after each."""
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: RequestWindow) -> None:
         self._window = window
         self._now = 0.0
         window.answered(self._now, busy=True)
@@ -343,7 +340,7 @@ class Rounds:
 
 
 def test_a_window_doubles_until_it_brings_too_little_then_rests_longer_each_time() -> None:
-    rounds = Rounds(Window(start=4, ceiling=64))
+    rounds = Rounds(RequestWindow(start=4, ceiling=64))
     assert rounds(4, 8, 8.4) == [8, 16, 8]
     # One round of rest, then a step of 4; taken back again, two rounds of rest, then four.
     assert rounds(8, 8, 8) == [8, 12, 8]
@@ -352,14 +349,14 @@ def test_a_window_doubles_until_it_brings_too_little_then_rests_longer_each_time
 
 
 def test_rounds_that_are_not_full_show_nothing() -> None:
-    window = Window(start=4, ceiling=64)
+    window = RequestWindow(start=4, ceiling=64)
     for now in range(100):
         window.answered(float(now), busy=False)
     assert window.limit == 4
 
 
 def test_after_strain_a_window_grows_by_steps() -> None:
-    window = Window(start=4, ceiling=64)
+    window = RequestWindow(start=4, ceiling=64)
     rounds = Rounds(window)
     assert rounds(4, 8, 16) == [8, 16, 32]
     window.strained(window.epoch)
@@ -425,7 +422,7 @@ def test_an_interrupt_keeps_what_was_brought(monkeypatch: pytest.MonkeyPatch) ->
         brought.wait(10)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("medbench.harness.remote.background._batches", interrupted)
+    monkeypatch.setattr("medbench.harness.remote.serving._batch", interrupted)
     batches = in_background(work)
     assert next(batches) == [1, 2]
     with pytest.raises(KeyboardInterrupt):
@@ -475,11 +472,11 @@ def test_the_log_of_calls_sums_all_parts_of_a_run(tmp_path: Path) -> None:
         Finished(question=asked[1], outcome=Outcome(task="slake-vqa", sample_id="p", error="no"), attempts=3),
     ]
     for part in (done, done[:1]):
-        log = CallLog(path)
+        log = RequestLog(path)
         log.append(part)
         log.close()
         path.write_bytes(path.read_bytes() + b'{"task": "torn')
-    summary = CallLog(path).summary()
+    summary = RequestLog(path).summary()
     # Once per sample, whatever part it was asked in; what it took counts every time.
     assert (summary["answered"], summary["failed"]) == (1, 1)
     assert (summary["requests"], summary["prompt_tokens"], summary["cached_tokens"]) == (7, 200, 120)
@@ -487,7 +484,7 @@ def test_the_log_of_calls_sums_all_parts_of_a_run(tmp_path: Path) -> None:
     assert summary["latency_seconds"] == {"median": 1.0, "p95": 1.0, "longest": 1.0}
     path.write_text('{"task": 1}\n')
     with pytest.raises(RunError, match=r"line 1 is no record of a call"):
-        CallLog(path)
+        RequestLog(path)
 
 
 def test_virtual_time_takes_none() -> None:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from medbench.tasks.datasets.restricted_pickle import load_plain_pickle
 from medbench.tasks.foundation.errors import DataError
-from medbench.tasks.restricted_pickle import load_plain_pickle
 
 _SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
 _PLAIN = st.recursive(

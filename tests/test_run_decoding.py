@@ -10,15 +10,14 @@ from command_line import medbench
 
 from medbench.adapters.base import LoadOptions
 from medbench.adapters.mock import RandomMock
-from medbench.harness import driving
-from medbench.harness.driving import choosing_of, drive
+from medbench.harness import local
 from medbench.harness.engine.budget import Budget
-from medbench.harness.engine.compiling import COMPILED, compile_layers
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.request import Outcome, make_request
+from medbench.harness.engine.passes import COMPILED, compile_layers
+from medbench.harness.engine.requests import Outcome, make_request
+from medbench.harness.local import SelfTest, drive, sampling_of
 from medbench.harness.phases import Phases
 from medbench.harness.rundir import RunDirectory
-from medbench.harness.self_test import Tested
 from medbench.harness.settings import Settings
 from medbench.harness.workload import load_workload
 from medbench.tasks.foundation.errors import UsageError
@@ -93,7 +92,7 @@ def test_a_run_remembers_what_its_memory_holds(tmp_path: Path, monkeypatch: pyte
         yield []
 
     monkeypatch.setattr(Engine, "generate", learning)
-    monkeypatch.setattr(driving, "self_test", lambda *_: Tested())
+    monkeypatch.setattr(local, "self_test", lambda *_: SelfTest())
     requests = [make_request(adapter, sample, load.spec, load.prepared.source) for sample in load.samples]
     for _ in range(2):
         list(drive(adapter, iter(requests), directory, Phases(), settings))
@@ -108,11 +107,11 @@ def test_settings_become_choosing() -> None:
     assert settings.decoding() == {"temperature": 0.7, "top_k": 5}
     assert Settings(model="m").decoding() == {}
     adapter = RandomMock(LoadOptions())
-    choosing = choosing_of(settings, adapter)
+    choosing = sampling_of(settings, adapter)
     assert (choosing.temperature, choosing.top_k, choosing.seed, choosing.greedy) == (0.7, 5, 9, False)
     adapter.decoding = {"temperature": 0.5}
-    assert choosing_of(Settings(model="m"), adapter).temperature == 0.5
-    assert choosing_of(settings, adapter).temperature == 0.7
+    assert sampling_of(Settings(model="m"), adapter).temperature == 0.5
+    assert sampling_of(settings, adapter).temperature == 0.7
 
 
 def test_layers_are_given_to_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A hundred thousand samples are written, read, planned and packed without opening an image."""
+"""Tens of thousands of samples are written, read, planned and packed without opening an image."""
 
 from pathlib import Path
 from typing import NoReturn
@@ -9,16 +9,17 @@ from task_helpers import one_task, question
 
 from medbench.adapters.base import LoadOptions
 from medbench.adapters.mock import RandomMock
-from medbench.harness.engine.grouping import in_order
+from medbench.harness.engine.requests import in_order
 from medbench.harness.generate import make_plan, requests_of
 from medbench.harness.phases import Phases
 from medbench.harness.rundir import RunDirectory
-from medbench.harness.workload import TaskLoad, Workload
-from medbench.tasks import checks
-from medbench.tasks.prepare import load_prepared, prepare_task
+from medbench.harness.workload import TaskLoad
+from medbench.tasks import prepare
+from medbench.tasks.prepare import prepare_task
+from medbench.tasks.prepared import load_prepared
 from medbench.tasks.sample import ImageRef, Sample
 
-MANY = 100_000
+MANY = 30_000
 
 
 def sample(number: int) -> Sample:
@@ -32,7 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("many")
     spec = one_task(*(sample(number) for number in range(MANY)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checks, "locate", lambda *_: Path(__file__))
+        patch.setattr(prepare, "locate", lambda *_: Path(__file__))
         prepare_task(spec, folder, folder / "data", {}, image_hashes="none")
     return folder / "data"
 
@@ -58,9 +59,8 @@ def test_many_samples_are_read_without_their_images(data: Path) -> None:
 def test_many_samples_are_planned_and_packed_without_their_images(data: Path, tmp_path: Path) -> None:
     prepared = load_prepared(data, "slake-vqa")
     load = TaskLoad(spec=prepared.spec, prepared=prepared, samples=prepared.samples("test"))
-    workload = Workload(suite="custom", data_dir=data, loads=(load,))
     adapter = RandomMock(LoadOptions())
-    plan = make_plan(workload, adapter.card.kinds, RunDirectory(path=tmp_path, identity="0" * 12))
+    plan = make_plan((load,), RunDirectory(path=tmp_path, identity="0" * 12))
     assert plan.total == MANY
     requests = requests_of(plan, adapter, Phases(), [])
     windows = in_order(requests, share=True, window_tokens=10_000)

@@ -9,7 +9,7 @@ import pytest
 from command_line import medbench
 from fixture_root import fixtures
 
-from medbench.harness.predictions.record import Prediction
+from medbench.harness.predictions.json_lines import Prediction
 from medbench.harness.predictions.scoring import score_predictions
 from medbench.tasks.answers.box_space import UNI_MED
 from medbench.tasks.catalog import get_task

@@ -10,14 +10,13 @@ from engine_helpers import Small, make_requests
 from whole_models import Mistaken, MistakenWithLibrary, SmallWithLibrary
 
 from medbench.adapters.base import LocalAdapter
-from medbench.harness import driving
-from medbench.harness.driving import drive
+from medbench.harness import local
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.request import Outcome, Request
+from medbench.harness.engine.requests import Outcome, Request
+from medbench.harness.local import SelfTest, drive, self_test
 from medbench.harness.phases import Phases
 from medbench.harness.rundir import RunDirectory
-from medbench.harness.self_test import Tested, self_test
 from medbench.harness.settings import Settings
 from medbench.tasks.foundation.errors import RunError, UsageError
 
@@ -31,7 +30,7 @@ def requests(picture_folder: Path) -> list[Request]:
 
 def test_a_sound_model_passes(requests: list[Request]) -> None:
     tested = self_test(Small(), requests, BUDGET)
-    assert tested == Tested(equal=2, total=2)
+    assert tested == SelfTest(equal=2, total=2)
     assert tested.as_json() == {"equal": 2, "of": 2}
 
 
@@ -51,7 +50,7 @@ def test_without_a_library_the_run_ends(requests: list[Request]) -> None:
 def test_a_library_that_mixes_its_batches_is_asked_one_by_one(requests: list[Request]) -> None:
     adapter = SmallWithLibrary(requests)
     adapter.heeds_others = True
-    assert self_test(adapter, requests, BUDGET) == Tested(equal=2, total=2)
+    assert self_test(adapter, requests, BUDGET) == SelfTest(equal=2, total=2)
     adapter.only_whole = "its layers are its own"
     tested = self_test(adapter, requests, BUDGET)
     assert (tested.whole, tested.one_by_one) == ("its layers are its own", True)
@@ -72,7 +71,7 @@ def test_broken_pictures_and_long_prompts_are_left_to_the_run(requests: list[Req
     assert (without_pictures.total, "is missing" in without_pictures.skipped) == (0, True)
     assert without_pictures.as_json()["skipped"] == without_pictures.skipped
     assert self_test(Small(max_position_embeddings=8), requests, BUDGET).skipped
-    assert self_test(Small(), [], BUDGET) == Tested()
+    assert self_test(Small(), [], BUDGET) == SelfTest()
 
 
 @pytest.mark.parametrize("end", [0, -1])
@@ -81,7 +80,7 @@ def test_a_broken_picture_does_not_take_the_test_away(
 ) -> None:
     seeing = sorted((one for one in requests if one.prompt.images()), key=lambda one: one.length)
     broken = [replace(one, source=tmp_path) if one is seeing[end] else one for one in requests]
-    assert self_test(Small(), broken, BUDGET) == Tested(equal=2, total=2)
+    assert self_test(Small(), broken, BUDGET) == SelfTest(equal=2, total=2)
     driven(Small(), broken, tmp_path)
     assert "Self-test: 2 of 2 answers" in " ".join(capsys.readouterr().err.split())
 
@@ -102,7 +101,7 @@ def test_the_shortest_and_the_longest_with_pictures_are_asked(requests: list[Req
 
 def test_sampling_and_long_answers_are_no_part_of_it(requests: list[Request]) -> None:
     hot = [replace(one, decoding=replace(one.decoding, temperature=2.0, max_new_tokens=300)) for one in requests]
-    assert self_test(Small(), hot, BUDGET) == Tested(equal=2, total=2)
+    assert self_test(Small(), hot, BUDGET) == SelfTest(equal=2, total=2)
 
 
 def driven(
@@ -150,7 +149,7 @@ def test_a_run_without_a_test_says_nothing_of_it(
         yield []
 
     monkeypatch.setattr(Engine, "generate", nothing)
-    monkeypatch.setattr(driving, "self_test", lambda *_: Tested())
+    monkeypatch.setattr(local, "self_test", lambda *_: SelfTest())
     driven(Small(), [], tmp_path)
     assert "Self-test" not in capsys.readouterr().err
 

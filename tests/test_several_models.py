@@ -11,9 +11,9 @@ from in_process import Terminal
 from medbench.adapters import mock
 from medbench.adapters.base import Adapter, AdapterEntry, LoadOptions
 from medbench.adapters.catalog import ADAPTERS
-from medbench.harness import several
+from medbench.harness import models
 from medbench.harness.cli import COMMANDS, cli
-from medbench.harness.several import Said, settings_of
+from medbench.harness.models import ModelOptions, settings_of
 from medbench.tasks.foundation.errors import EXIT_FAILED, EXIT_USAGE, MedbenchError, UsageError
 
 
@@ -87,15 +87,15 @@ def test_nothing_runs_if_one_of_the_models_is_not_there(terminal: Terminal, smal
 
 def said(
     *models: str, arguments: dict[str, str] | None = None, checkpoints: tuple[str, ...] = (), **others: object
-) -> Said:
-    return Said(models=models, arguments=arguments or {}, checkpoints=checkpoints, others=others)
+) -> ModelOptions:
+    return ModelOptions(models=models, arguments=arguments or {}, checkpoints=checkpoints, others=others)
 
 
 def test_no_password_of_an_address_is_shown(terminal: Terminal, small_data: Path, tmp_path: Path) -> None:
     model = "openai:tiny@https://me:sk-a-very-secret-key@example.org/v1"
     words = ("--tasks", "cls", "--data-dir", small_data, "--output-dir", tmp_path)
-    for models in ((model, "blind"), (model, model)):
-        told = terminal("run", "-m", models[0], "-m", models[1], "--model-arg", "key_env=MY_KEY", *words)
+    for pair in ((model, "blind"), (model, model)):
+        told = terminal("run", "-m", pair[0], "-m", pair[1], "--model-arg", "key_env=MY_KEY", *words)
         assert told.code != 0
         assert "openai:tiny@https://example.org/v1" in told.err
         assert "sk-a-very" not in told.err + told.out
@@ -106,7 +106,7 @@ def test_an_argument_goes_to_the_models_that_take_it(capsys: pytest.CaptureFixtu
     given = said("hf:a/b", "blind", "llava-med", arguments={"boxes": "permille", "llava-med:preset": "author"})
     found = settings_of(None, given)
     assert [settings.model_args for settings in found] == [{"boxes": "permille"}, {}, {"preset": "author"}]
-    several.tell_whose(given, found)
+    models.tell_whose(given, found)
     assert (
         "--model-arg boxes=permille goes to hf:a/b; blind, llava-med cannot take it and runs without it."
         in capsys.readouterr().err
@@ -122,7 +122,7 @@ def test_what_is_said_to_one_model_goes_before_what_is_said_to_all() -> None:
 def test_an_argument_that_no_model_takes_is_refused() -> None:
     given = said("blind", "mock", arguments={"boxen": "1"})
     with pytest.raises(UsageError, match="None of blind, mock takes --model-arg boxen"):
-        several.tell_whose(given, settings_of(None, given))
+        models.tell_whose(given, settings_of(None, given))
     with pytest.raises(UsageError, match="argument"):
         settings_of(None, said("blind", arguments={"boxen": "1"}))
     with pytest.raises(UsageError, match="argument"):

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from benchmarks.statistics import SETTINGS, simulated_intervals
-from medbench.tasks.metrics.accuracy import class_statistics
-from medbench.tasks.metrics.assembly import macro_f1_metric
-from medbench.tasks.metrics.bleu import corpus_bleu_statistics
+from medbench.tasks.metrics.answers import class_statistics
 from medbench.tasks.metrics.metric import FloatArray, Metric, mean_of_scores, score_statistics
+from medbench.tasks.metrics.reports import corpus_bleu_statistics
+from medbench.tasks.metrics.table import macro_f1_metric
 from medbench.tasks.protocols import metrics_for
 from medbench.tasks.statistics import paired
 from medbench.tasks.statistics.intervals import Interval, interval

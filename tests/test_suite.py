@@ -8,11 +8,13 @@ from in_process import Terminal
 
 from medbench.tasks import suite
 from medbench.tasks.catalog import get_task
-from medbench.tasks.foundation.errors import EXIT_USAGE
+from medbench.tasks.foundation.errors import EXIT_USAGE, DataError
+from medbench.tasks.images import open_image
 from medbench.tasks.mini_suite import DATA
 from medbench.tasks.prepare import prepare_task
 from medbench.tasks.prepared import load_prepared, prepared_names
-from medbench.tasks.suite import RECORD_FILE, prepare_mini_suite, prepared_test_splits, recorded_test_splits, suite_of
+from medbench.tasks.suite import RECORD_FILE, open_task, prepare_mini_suite, recorded_test_splits, suite_of
+from tools import locks
 
 
 @pytest.fixture
@@ -21,8 +23,8 @@ def terminal(capsys: pytest.CaptureFixture[str]) -> Terminal:
 
 
 def test_the_record_is_that_of_the_suite_as_it_is_prepared_now() -> None:
-    """If this fails after the suite or a reader was changed: python -m medbench.tasks.suite --record."""
-    assert dict(recorded_test_splits()) == prepared_test_splits()
+    """If this fails after the suite or a reader was changed: python -m tools.locks."""
+    assert dict(recorded_test_splits()) == locks.prepared_test_splits()
 
 
 def test_every_task_of_the_suite_is_recognised_from_wherever(tmp_path: Path) -> None:
@@ -34,6 +36,17 @@ def test_every_task_of_the_suite_is_recognised_from_wherever(tmp_path: Path) -> 
     shutil.copytree(DATA / "MedMNIST", tmp_path / "mine")
     copied = prepare_task(get_task("organsmnist"), tmp_path / "mine", tmp_path / "data", {"flag": "breastmnist"})
     assert suite_of([copied]) == "mini"
+
+
+def test_a_task_is_opened_from_the_suite_or_from_ones_own_folder(small_data: Path) -> None:
+    for data_dir in (None, small_data):
+        task = open_task("slake-vqa", data_dir)
+        sample = task.samples("test")[0]
+        assert (sample.task, sample.split) == ("slake-vqa", "test")
+        [image] = task.images(sample)
+        assert (image.mode, image.size) == ("RGB", open_image(task.source, sample.images[0]).size)
+    with pytest.raises(DataError, match="not prepared"):
+        open_task("mimic-cxr-both", small_data)
 
 
 def test_ones_own_data_need_neither_the_suite_nor_a_cache(
@@ -56,9 +69,10 @@ def test_ones_own_data_need_neither_the_suite_nor_a_cache(
         assert terminal(*words).code in ({0, 3, 4, 5} if words[0] == "audit" else {0}), words
 
 
-def test_the_record_is_written_only_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suite, "RECORD_FILE", tmp_path / "prepared.json")
-    assert suite.main([]) == EXIT_USAGE
+def test_the_record_and_the_lock_are_written_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "RECORD_FILE", tmp_path / "prepared.json")
+    monkeypatch.setattr(locks, "write_lock", lambda: None)
+    assert locks.main(["--help"]) == EXIT_USAGE
     assert not (tmp_path / "prepared.json").exists()
-    assert suite.main(["--record"]) == 0
+    assert locks.main([]) == 0
     assert (tmp_path / "prepared.json").read_bytes() == RECORD_FILE.read_bytes()

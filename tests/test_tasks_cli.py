@@ -18,7 +18,8 @@ from medbench.tasks.catalog import task_names
 from medbench.tasks.cli import data_group, tasks_command
 from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
 from medbench.tasks.foundation.files import file_sha256
-from medbench.tasks.prepare import load_prepared, prepare_task
+from medbench.tasks.prepare import prepare_task
+from medbench.tasks.prepared import load_prepared
 from medbench.tasks.spec import Skipped
 
 
@@ -203,7 +204,7 @@ def test_mistakes_end_with_a_hint(arguments: list[str], message: str) -> None:
 
 
 def test_mini_prepares_the_bundled_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medbench.tasks.mini_suite.DATA", suite(tmp_path / "suite"))
+    monkeypatch.setattr("medbench.tasks.suite.DATA", suite(tmp_path / "suite"))
     done = run("prepare", "mini", "--data-dir", tmp_path / "cache")
     assert done.exception is None
     assert load_prepared(Path(done.stdout.strip()), "slake-vqa").manifest.counts["test"] == 1

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from medbench.harness.predictions.catalog import read_predictions
+from medbench.harness.predictions.formats import read_predictions
 from medbench.tasks.catalog import get_task
+from medbench.tasks.datasets.native import is_litter
 from medbench.tasks.foundation.errors import DataError
-from medbench.tasks.foundation.litter import is_litter
 from medbench.tasks.foundation.text import decoded, table_rows, whole_characters
 
 MARKED = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from medbench.adapters.base import answer_with_box
 from medbench.adapters.mock import BOXES
 from medbench.harness.records import GenerationRecord
-from medbench.harness.score import predict
-from medbench.harness.written import written_on
-from medbench.tasks.answers.thoughts import Said, final_answer, take_apart, thought_end
+from medbench.harness.score import predict, written_on
+from medbench.tasks.answers.thoughts import ThoughtAndAnswer, final_answer, split_thought, thought_end
 from medbench.tasks.catalog import get_task
 from medbench.tasks.protocols import PROTOCOLS, evaluate
 from medbench.tasks.sample import Box, Sample
@@ -105,7 +104,7 @@ def test_who_thinks_first_scores_as_who_does_not(task: str, form: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_the_thought_is_told_apart_and_its_length_known(form: str) -> None:
     text = FORMS[form].format("It may be the spleen.", "Liver")
-    said = take_apart(text)
+    said = split_thought(text)
     assert (said.answer, said.unfinished) == ("Liver", False)
     assert "It may be the spleen." in said.thought
     assert "spleen" not in text[thought_end(text) :]
@@ -196,7 +195,7 @@ def test_marks_and_end_tokens_leave_the_answer(text: str, answer: str) -> None:
     ],
 )
 def test_what_thinks_nothing_stays_as_it_is(text: str) -> None:
-    assert take_apart(text) == Said(answer=text)
+    assert split_thought(text) == ThoughtAndAnswer(answer=text)
     assert thought_end(text) == 0
 
 
@@ -205,7 +204,7 @@ _PARTS = [*"<>/|[]{}\\ \nab\u25c1\u25b7", "think", "answer", "boxed", "<|channel
 
 @given(st.lists(st.sampled_from(_PARTS), max_size=25).map("".join))
 def test_any_text_is_taken_apart_and_the_answer_is_part_of_it(text: str) -> None:
-    said = take_apart(text)
+    said = split_thought(text)
     assert not (said.unfinished and said.answer)
     assert 0 <= thought_end(text) <= len(text)
 
@@ -230,7 +229,7 @@ def test_any_text_is_taken_apart_and_the_answer_is_part_of_it(text: str) -> None
 )
 def test_long_texts_take_no_time(text: str) -> None:
     started = time.process_time()
-    take_apart(text)
+    split_thought(text)
     assert time.process_time() - started < 0.5
 
 

@@ -13,7 +13,7 @@ from unimed_fixtures import close, document
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.unimed.checkpoint import load_checkpoint
 from medbench.unimed.convert import to_whole
-from medbench.unimed.official.checkpoint import config_of, read_official
+from medbench.unimed.official import config_of, read_official
 
 META = "e2e/meta.json"
 

@@ -10,17 +10,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from tiny_base import lora_overrides, make_base
+from tiny_base import lora_overrides, make_base, trained_weights
 
 from medbench.unimed.base_weights import BaseWeights
+from medbench.unimed.training.batches import BatchMaker, Mixture
 from medbench.unimed.training.build import base_of, build, image_size_of
 from medbench.unimed.training.corpus import load_corpus
-from medbench.unimed.training.feed import Kitchen
-from medbench.unimed.training.mixture import Mixture
-from medbench.unimed.training.optimizer import DECAY_RULES, make_optimizer, set_rate
+from medbench.unimed.training.optimizer import (
+    DECAY_RULES,
+    gathered_weights,
+    make_optimizer,
+    optimizer_state,
+    restore_optimizer,
+    set_rate,
+)
 from medbench.unimed.training.recipe import Recipe, load_recipe
-from medbench.unimed.training.state import gathered_weights, optimizer_state, restore_optimizer
 
 WORKERS = 2
 
@@ -56,10 +60,10 @@ def test_two_processes_take_the_steps_of_one_that_averages(base: BaseWeights, sm
     shutil.copytree(tmp_path / "two", resumed)
     (resumed / "config.json").unlink()
     launch(["-m", "medbench.harness.cli", *arguments, "--output", str(resumed), "--resume"])
-    for name, tensor in load_file(resumed / "trained.safetensors").items():
-        assert torch.equal(tensor, load_file(tmp_path / "two" / "trained.safetensors")[name]), name
+    for name, tensor in trained_weights(resumed).items():
+        assert torch.equal(tensor, trained_weights(tmp_path / "two")[name]), name
     expected = averaged_training(load_recipe("official", overrides(base)), small_data)
-    trained = load_file(tmp_path / "two" / "trained.safetensors")
+    trained = trained_weights(tmp_path / "two")
     assert set(trained) == set(expected)
     for name, tensor in trained.items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-3, rtol=0)
@@ -72,8 +76,8 @@ def averaged_training(recipe: Recipe, data: Path) -> dict[str, torch.Tensor]:
     optimizer = make_optimizer(
         model.trainable(), decays=DECAY_RULES[plan.decays], weight_decay=plan.weight_decay, betas=plan.betas
     )
-    kitchens = [
-        Kitchen(recipe=recipe, corpus=corpus, processor=processor, cache=None, rank=rank) for rank in range(WORKERS)
+    makers = [
+        BatchMaker(recipe=recipe, corpus=corpus, processor=processor, cache=None, rank=rank) for rank in range(WORKERS)
     ]
     streams = [
         Mixture(
@@ -83,15 +87,15 @@ def averaged_training(recipe: Recipe, data: Path) -> dict[str, torch.Tensor]:
     ]
     for step in range(recipe.steps):
         optimizer.zero_grad(set_to_none=True)
-        for kitchen, stream in zip(kitchens, streams, strict=True):
+        for maker, stream in zip(makers, streams, strict=True):
             for _ in range(recipe.micro_batches):
-                ready = kitchen.make(next(stream))
-                inputs = dict(ready.batch)
+                ready = maker.make(next(stream))
+                inputs = dict(ready.texts)
                 if ready.pixels is not None:
                     inputs["pixel_values"] = ready.pixels
                 (model(**inputs).loss / recipe.micro_batches / WORKERS).backward()
         torch.nn.utils.clip_grad_norm_(model.trainable().values(), plan.clip_norm or torch.inf)
-        set_rate(optimizer, recipe.learning_rates().rate(step))
+        set_rate(optimizer, recipe.learning_rate(step))
         optimizer.step()
     return {name: parameter.detach() for name, parameter in model.trainable().items()}
 
@@ -103,7 +107,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 
-from medbench.unimed.training.state import gathered_weights, optimizer_state, restore_optimizer
+from medbench.unimed.training.optimizer import gathered_weights, optimizer_state, restore_optimizer
 from test_unimed_variants import inputs_of
 from tiny_model import small
 
@@ -167,7 +171,7 @@ def test_sharded_weights_and_moments_are_gathered_under_the_names_of_one_process
         for name, parameter in model.trainable().items():
             parameter.copy_(gathered["weights"][name])
     fresh = torch.optim.AdamW(model.trainable().values(), lr=0.01)
-    restore_optimizer(model, fresh, gathered["state"])
+    restore_optimizer(model, fresh, gathered["state"], model.config)
     one_step(model, fresh, inputs)
     after = torch.load(tmp_path / "state.pt.after", weights_only=True)
     for name, parameter in model.trainable().items():

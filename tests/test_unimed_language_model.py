@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_model import small
 
-from medbench.unimed.dropout import Dropout, keep_mask
+from medbench.unimed.lora import Dropout, keep_mask
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.5, 0.9])

@@ -8,13 +8,19 @@ import pytest
 import torch
 from unimed_fixtures import close, document, root, tensors
 
-from medbench.unimed.assembly import assemble, processor_on
-from medbench.unimed.base_weights import BaseWeights, read_language_config
+from medbench.unimed.base_weights import BaseWeights, assemble, processor_on, read_language_config
 from medbench.unimed.configuration import CONNECTOR_TASKS, UniMedConfig
 from medbench.unimed.lora import merge_low_rank
 from medbench.unimed.modeling import IGNORED_LABEL, UniMedForConditionalGeneration
-from medbench.unimed.official.checkpoint import config_of, load_official, read_official, write_official
-from medbench.unimed.official.keys import dead_shapes, from_official, to_official
+from medbench.unimed.official import (
+    config_of,
+    dead_shapes,
+    from_official,
+    load_official,
+    read_official,
+    to_official,
+    write_official,
+)
 from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.prompts import WrappedPrompt
 
@@ -223,7 +229,7 @@ def test_the_whole_official_state_maps_both_ways(
 
 def test_six_official_steps_give_the_official_weights() -> None:
     from medbench.unimed.training.optimizer import decay_idle_experts, make_optimizer, official_decays
-    from medbench.unimed.training.schedule import OfficialSchedule
+    from medbench.unimed.training.recipe import Schedule
 
     meta = document(ENTRY)
     steps, run = meta["train_steps"], meta["train_steps"]["run"]
@@ -232,9 +238,9 @@ def test_six_official_steps_give_the_official_weights() -> None:
     processor = processor_on(base(), config)
     model = assemble(config, base(), dtype=torch.float32)
     load_official(model, read_official(checkpoint_path()), "the official checkpoint")
-    schedule = OfficialSchedule(
-        peak=run["init_lr"], floor=run["min_lr"], start=run["warmup_lr"], warmup_steps=run["warmup_steps"],
-        steps=run["max_epoch"] * run["iters_per_epoch"],
+    schedule = Schedule(
+        shape="official", peak=run["init_lr"], floor=run["min_lr"], start=run["warmup_lr"],
+        warmup_steps=run["warmup_steps"],
     )  # fmt: skip
     [group] = [group for group in meta["optimizer_groups"] if group["weight_decay"]]
     optimizer = make_optimizer(
@@ -245,7 +251,7 @@ def test_six_official_steps_give_the_official_weights() -> None:
     images = tensors("e2e/tensors.safetensors")["in.images"]
     entries = dict(batches())
     for step, (name, official_loss) in enumerate(zip(steps["order"], steps["losses"], strict=True)):
-        rate = schedule.rate(step)
+        rate = schedule.rate(step, run["max_epoch"] * run["iters_per_epoch"])
         assert rate == pytest.approx(steps["lrs"][step], rel=1e-12)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -262,7 +268,7 @@ def test_six_official_steps_give_the_official_weights() -> None:
 
 
 def test_parameter_groups_equal_the_official_ones() -> None:
-    from medbench.unimed.official.keys import official_name
+    from medbench.unimed.official import official_name
     from medbench.unimed.training.optimizer import official_decays
 
     config = official_config()

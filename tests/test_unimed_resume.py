@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import COMMAND, medbench, start_medbench
-from safetensors.torch import load_file
-from tiny_base import lora_overrides, make_base
+from command_line import COMMAND, medbench, medbench_process, start_medbench
+from tiny_base import lora_overrides, make_base, trained_weights
 
 from medbench.unimed.base_weights import BaseWeights
 from medbench.unimed.checkpoint import load_checkpoint
-from medbench.unimed.training.mixture import Mixture
+from medbench.unimed.training.batches import Mixture
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +26,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> BaseWeights:
 def words(base: BaseWeights, data: Path, output: Path, *more: str) -> list[str]:
     settings = [word for setting in lora_overrides(base, *more) for word in ("--set", setting)]
     return ["train", "--config", "official", *settings, "--data-dir", str(data), "--output", str(output)]
-
-
-def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "trained.safetensors")
 
 
 def losses_of(folder: Path) -> list[tuple[int, float]]:
@@ -47,7 +42,7 @@ def uninterrupted(base: BaseWeights, small_data: Path, tmp_path_factory: pytest.
 
 
 def test_only_what_was_trained_is_written_and_the_last_checkpoints_are_kept(uninterrupted: Path) -> None:
-    names = set(weights_of(uninterrupted))
+    names = set(trained_weights(uninterrupted))
     assert names
     assert all("lora_" in name or name.startswith("connector.") for name in names)
     assert sorted(path.name for path in (uninterrupted / "checkpoints").iterdir()) == ["step-00000002", "step-00000004"]
@@ -77,8 +72,8 @@ def test_a_stopped_training_ends_with_the_same_bits(
     assert "--resume" in refused.stderr
     resumed = medbench(*words(base, small_data, output), "--resume")
     assert resumed.returncode == 0, resumed.stderr
-    expected = weights_of(uninterrupted)
-    for name, tensor in weights_of(output).items():
+    expected = trained_weights(uninterrupted)
+    for name, tensor in trained_weights(output).items():
         assert torch.equal(tensor, expected[name]), name
     assert losses_of(output) == losses_of(uninterrupted)
 
@@ -126,9 +121,9 @@ def test_another_recipe_cannot_resume_before_the_first_checkpoint(
 def test_what_learns_is_float32_and_frequencies_stay_so(base: BaseWeights, small_data: Path, tmp_path: Path) -> None:
     output = tmp_path / "full"
     more = ("precision=bf16", "model.unimed.language_tuning=full", "steps=3", "feature_cache_gb=0")
-    done = medbench(*words(base, small_data, output, *more))
+    done = medbench_process(*words(base, small_data, output, *more))
     assert done.returncode == 0, done.stderr
-    assert all(tensor.dtype == torch.float32 for tensor in weights_of(output).values())
+    assert all(tensor.dtype == torch.float32 for tensor in trained_weights(output).values())
     model = load_checkpoint(output, device="cpu", dtype="bfloat16").model
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert model.language_model.model.rotary_emb.inv_freq.dtype == torch.float32
@@ -155,8 +150,8 @@ def test_a_torn_checkpoint_is_no_checkpoint(
     (output / "checkpoints" / "step-00000004" / "training_state" / "progress.json").unlink()
     resumed = medbench(*words(base, small_data, output), "--resume")
     assert resumed.returncode == 0, resumed.stderr
-    for name, tensor in weights_of(output).items():
-        assert torch.equal(tensor, weights_of(uninterrupted)[name]), name
+    for name, tensor in trained_weights(output).items():
+        assert torch.equal(tensor, trained_weights(uninterrupted)[name]), name
 
 
 def test_a_full_disk_stops_with_an_error_and_keeps_what_was_whole(
@@ -185,7 +180,7 @@ def test_a_loss_that_is_no_number_stops_the_training(base: BaseWeights, small_da
     assert "schedule.peak" in done.stderr
     assert "Traceback" not in done.stderr
     for folder in (output / "checkpoints").glob("step-*"):
-        assert all(torch.isfinite(tensor).all() for tensor in weights_of(folder).values())
+        assert all(torch.isfinite(tensor).all() for tensor in trained_weights(folder).values())
 
 
 @pytest.mark.parametrize(
@@ -268,8 +263,8 @@ def test_what_a_step_sees_depends_on_the_step_alone() -> None:
 def test_bfloat16_trains_looks_at_answers_and_runs(base: BaseWeights, small_data: Path, tmp_path: Path) -> None:
     output = tmp_path / "bf16"
     more = ("precision=bf16", "validation={share: 0.3, every: 3, answers: 2}", "gradient_checkpointing=true", "steps=3")
-    done = medbench(*words(base, small_data, output, *more))
+    done = medbench_process(*words(base, small_data, output, *more))
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in (output / "train_log.jsonl").read_text().splitlines()]
     assert records[-1]["scores"]
-    assert all(tensor.dtype == torch.float32 for tensor in weights_of(output).values())
+    assert all(tensor.dtype == torch.float32 for tensor in trained_weights(output).values())

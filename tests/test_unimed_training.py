@@ -8,23 +8,21 @@ import pytest
 import torch
 import yaml
 from command_line import medbench
+from PIL import Image
 from transformers import Blip2VisionConfig
 
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import RunError, UsageError
-from medbench.tasks.sample import Sample
+from medbench.tasks.sample import ImageRef, Sample
 from medbench.unimed.modeling import IGNORED_LABEL, UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.prompts import PromptForm
-from medbench.unimed.training.augmentation import distorted
-from medbench.unimed.training.batches import Limits, distort_classified, picture_rows, text_batch
+from medbench.unimed.training.batches import BatchMaker, Draw, image_rows, text_batch
 from medbench.unimed.training.build import build
-from medbench.unimed.training.corpus import Corpus, Example, load_corpus
+from medbench.unimed.training.corpus import Corpus, Example, Images, load_corpus
 from medbench.unimed.training.optimizer import make_optimizer, matrices_decay
-from medbench.unimed.training.pictures import Pictures
-from medbench.unimed.training.recipe import Recipe, VisionStage, load_recipe, preset_names
-from medbench.unimed.training.schedule import CosineSchedule
-from medbench.unimed.training.vision_stage import make_targets, train_vision
+from medbench.unimed.training.recipe import Recipe, Schedule, VisionStage, load_recipe, preset_names
+from medbench.unimed.training.vision_stage import distorted, make_targets, train_vision
 from medbench.unimed.vision import VisionTower
 
 TINY = (
@@ -99,8 +97,8 @@ def test_an_unknown_preset_is_refused_with_the_list_of_presets() -> None:
 
 
 def test_the_learning_rate_warms_up_and_ends_where_it_should() -> None:
-    schedule = CosineSchedule(peak=1e-3, floor=5e-5, warmup_steps=10, steps=1000)
-    rates = [schedule.rate(step) for step in range(1000)]
+    schedule = Schedule(shape="cosine", peak=1e-3, floor=5e-5, warmup_steps=10)
+    rates = [schedule.rate(step, 1000) for step in range(1000)]
     assert rates[9] == max(rates) == pytest.approx(1e-3)
     assert rates[0] == pytest.approx(1e-4)
     assert rates[-1] == pytest.approx(5e-5, rel=0.01)
@@ -129,7 +127,7 @@ def test_text_only_batches_have_no_pictures_and_are_cut_at_their_limits(small_da
     assert set(whole) == {"input_ids", "attention_mask", "labels"}
     seen = corpus.train["medqa"][0].prompt(CLEAN)
     assert len(processor.prompt_ids(seen)) > 5
-    cut = text_batch(examples, templates, processor, Limits(prompt=5, answer=2))
+    cut = text_batch(examples, templates, processor, longest_prompt=5, longest_answer=2)
     assert cut["input_ids"].shape[1] == 7
     assert torch.equal(cut["input_ids"][:, :5], whole["input_ids"][:, :5])
 
@@ -154,15 +152,17 @@ def test_joined_tasks_are_one_entry(small_data: Path, recipe: Recipe) -> None:
     assert joined.sizes() == {"dermamnist+organsmnist": sum(apart.sizes().values())}
 
 
-def test_pictures_are_decoded_once_while_they_fit_and_again_when_not(small_data: Path, recipe: Recipe) -> None:
+def test_images_are_decoded_once_while_they_fit_and_again_when_not(small_data: Path, recipe: Recipe) -> None:
     corpus, _ = scratch(small_data, recipe, ["dermamnist"], 28)
-    rows = picture_rows(corpus.train["dermamnist"])
-    kept = corpus.pictures.bytes_of(rows)
-    forgetful = corpus.pictures.without_memory()
-    assert torch.equal(forgetful.bytes_of(rows), kept)
-    digests = {corpus.pictures.digest(row) for row in rows}
+    rows = image_rows(corpus.train["dermamnist"])
+    kept = corpus.images.pixels(rows)
+    forgetful = Images(28, memory=0)
+    again = [forgetful.add(*corpus.images.place(row)) for row in rows]
+    assert torch.equal(forgetful.pixels(again), kept)
+    assert torch.equal(corpus.images.pixels(rows), kept)
+    digests = {corpus.images.digest(row) for row in rows}
     assert len(digests) == len(set(rows))
-    assert digests == {forgetful.digest(row) for row in rows}
+    assert digests == {forgetful.digest(row) for row in again}
 
 
 def test_other_views_are_of_the_same_picture_and_repeatable() -> None:
@@ -179,13 +179,14 @@ def test_other_views_are_of_the_same_picture_and_repeatable() -> None:
     assert bool(((areas > 0.7) & (areas < 1.45)).all())
 
 
-def test_only_classified_pictures_are_distorted(small_data: Path, recipe: Recipe) -> None:
-    corpus, _ = scratch(small_data, recipe, ["dermamnist", "slake-rec"])
+def test_only_classified_images_are_distorted(small_data: Path, recipe: Recipe) -> None:
+    corpus, chosen = scratch(small_data, recipe, ["dermamnist", "slake-rec"])
+    _, processor = built(corpus, chosen)
+    maker = BatchMaker(recipe=chosen, corpus=corpus, processor=processor, cache=None, rank=0)
     for task, changes in (("dermamnist", True), ("slake-rec", False)):
-        examples = corpus.train[task][:4]
-        pixels = corpus.pictures.pixels(picture_rows(examples))
-        seen = distort_classified(pixels, examples, torch.Generator().manual_seed(1))
-        assert torch.equal(seen, pixels) != changes
+        made = maker.make(Draw(step=0, part=0, name=task, indices=(0, 1), turns=(0, 1))).pixels
+        assert made is not None
+        assert torch.equal(made, corpus.images.pixels(image_rows(corpus.train[task][:2]))) != changes
 
 
 def test_weight_decay_spares_vectors_and_task_tokens(small_data: Path, recipe: Recipe) -> None:
@@ -251,22 +252,26 @@ def test_train_then_run_through_the_command_line(small_data: Path, tmp_path: Pat
 def test_the_vision_stage_knows_what_is_said_and_shown(small_data: Path, recipe: Recipe) -> None:
     corpus, _ = scratch(small_data, recipe, ["slake-reg", "dermamnist", "mimic-cxr", "medqa"])
     examples = [example for of_task in corpus.train.values() for example in of_task]
-    targets = make_targets(examples, len(corpus.pictures), 8)
+    targets = make_targets(examples, len(corpus.images), 8)
     classified, others = targets.known_rows()
     assert len(classified) == len(corpus.train["dermamnist"])
     assert not set(classified) & set(others)
     boxed = corpus.train["slake-reg"][0]
     assert boxed.sample.box is not None
     assert boxed.sample.image_size is not None
-    covered = targets.regions[boxed.picture].any(dim=1).reshape(8, 8)
+    covered = targets.regions[boxed.image].any(dim=1).reshape(8, 8)
     left, top, right, bottom = boxed.sample.box.scaled(8 / boxed.sample.image_size[0], 8 / boxed.sample.image_size[1])
     assert covered[round(top) : round(bottom), round(left) : round(right)].all()
 
 
-def test_the_vision_stage_learns_classes_and_changes_only_the_tower() -> None:
+def test_the_vision_stage_learns_classes_and_changes_only_the_tower(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    pictures = torch.randint(0, 60, (40, 3, 28, 28), dtype=torch.uint8)
-    pictures[::2, :, 8:20, 8:20] += 180
+    pictures = torch.randint(0, 60, (40, 28, 28, 3), dtype=torch.uint8)
+    pictures[::2, 8:20, 8:20] += 180
+    images = Images(28)
+    for row, picture in enumerate(pictures.numpy()):
+        Image.fromarray(picture).save(tmp_path / f"{row}.png")
+        assert images.add(tmp_path, ImageRef(path=f"{row}.png")) == row
     spec = get_task("dermamnist")
     examples = [
         Example(
@@ -274,13 +279,11 @@ def test_the_vision_stage_learns_classes_and_changes_only_the_tower() -> None:
             sample=Sample(
                 sample_id=str(row), task=spec.name, split="train", reference="bright" if row % 2 == 0 else "dark"
             ),
-            picture=row,
+            image=row,
         )
         for row in range(40)
     ]
-    corpus = Corpus(
-        train={spec.name: examples[:30]}, held_out={spec.name: examples[30:]}, pictures=Pictures.of_tensor(pictures)
-    )
+    corpus = Corpus(train={spec.name: examples[:30]}, held_out={spec.name: examples[30:]}, images=images)
     tower = VisionTower(
         Blip2VisionConfig(
             hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=28,

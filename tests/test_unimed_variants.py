@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 import medbench.unimed.auto  # noqa: F401 - registers the classes
 from medbench.unimed import UniMedConfig, UniMedForConditionalGeneration, UniMedProcessor
 from medbench.unimed.checkpoint import load_checkpoint, write_checkpoint
-from medbench.unimed.lora import ADAPTED, LoraLinear, LoraMoeLinear
+from medbench.unimed.lora import ADAPTED, LoraMoeLinear, lora_layers
 
 ROUTERS = ("constant", "hard", "sparse", "soft")
 ROUTER_INPUTS = ("token", "task", "token_and_task")
@@ -125,10 +125,12 @@ def test_impossible_configurations_are_refused_at_once(wrong: dict[str, Any], sa
 
 
 def test_lora_adapts_every_linear_layer_of_a_block_and_not_the_head() -> None:
-    for tuning, kind in (("lora", LoraLinear), ("lora_moe", LoraMoeLinear)):
+    for tuning in ("lora", "lora_moe"):
         model, _ = small(language_tuning=tuning)
-        adapted = [name for name, module in model.named_modules() if isinstance(module, kind)]
-        assert len(adapted) == len(ADAPTED) * model.config.text.num_hidden_layers
+        of_peft = [name for _, name, _ in lora_layers(model)]
+        ours = [name for name, module in model.named_modules() if isinstance(module, LoraMoeLinear)]
+        adapted = ours if tuning == "lora_moe" else of_peft
+        assert len(adapted) == len(of_peft) + len(ours) == len(ADAPTED) * model.config.text.num_hidden_layers
         assert not any("lm_head" in name for name in adapted)
 
 
@@ -160,12 +162,12 @@ def test_lora_moe_cannot_be_merged() -> None:
 
 
 def test_lora_adds_nothing_before_it_has_learned() -> None:
-    torch.manual_seed(2)
-    for tuning, kind in (("lora", LoraLinear), ("lora_moe", LoraMoeLinear)):
-        base = torch.nn.Linear(6, 5)
-        layer = kind(base, UniMedConfig(language_tuning=tuning))  # type: ignore[arg-type]
-        tokens = torch.randn(4, 6)
-        assert torch.equal(layer(tokens), base(tokens))
+    plain, processor = small(language_tuning="none")
+    inputs = inputs_of(processor)
+    for tuning in ("lora", "lora_moe"):
+        model, _ = small(language_tuning=tuning)
+        with torch.no_grad():
+            assert torch.equal(model(**inputs).logits, plain(**inputs).logits)
 
 
 def test_a_placeholder_behind_the_vocabulary_is_never_looked_up() -> None:

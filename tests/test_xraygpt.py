@@ -26,7 +26,7 @@ from medbench.adapters.xraygpt.model import QFORMER, SIZES, TRAINED, VISION, Xra
 from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.request import Decoding, Request, make_request
+from medbench.harness.engine.requests import Decoding, Request, make_request
 from medbench.harness.phases import Phases
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
 

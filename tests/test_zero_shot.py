@@ -3,7 +3,7 @@
 import pytest
 
 from medbench.adapters.catalog import find_adapter
-from medbench.harness.model_info import ModelInfo
+from medbench.harness.results import ModelInfo
 from medbench.tasks.catalog import benchmark_of, get_task, task_names
 
 

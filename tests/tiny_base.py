@@ -4,12 +4,13 @@ import io
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from sentencepiece import SentencePieceTrainer
 from transformers import Blip2VisionConfig, LlamaConfig, LlamaForCausalLM
 
 from medbench.unimed.base_weights import BaseWeights
-from medbench.unimed.official.eva import to_eva
-from medbench.unimed.vision import VisionTower
+from medbench.unimed.lora import read_adapter
+from medbench.unimed.vision import VisionTower, to_eva
 
 VISION = {
     "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28,
@@ -51,6 +52,12 @@ def make_base(folder: Path) -> BaseWeights:
     state = to_eva(VisionTower(deeper).vit.state_dict())
     torch.save({name: tensor.half() for name, tensor in state.items()}, folder / "eva.pth")
     return BaseWeights(language_model=str(language), vision=str(folder / "eva.pth"))
+
+
+def trained_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Return what was trained by the names of the model: LoRA lies beside the rest, in peft's format."""
+    adapter = read_adapter(folder) if (folder / "adapter_config.json").is_file() else {}
+    return load_file(folder / "trained.safetensors") | adapter
 
 
 def lora_overrides(base: BaseWeights, *more: str) -> tuple[str, ...]:

@@ -279,7 +279,7 @@ def internvl(folder: Path) -> Path:
 
 def _images_only(kind: Any, images: Any, words: Any, **more: Any) -> Any:
     """Return a processor without the video part, which cannot be made without torchvision."""
-    from medbench.adapters.hf.processors import without_videos
+    from medbench.adapters.hf.processing import without_videos
 
     return without_videos(kind)(images, words, **more)
 

@@ -8,7 +8,7 @@ from engine_helpers import END, Small
 from PIL import Image
 
 from medbench.adapters.base import TextSegment
-from medbench.harness.engine.request import Request
+from medbench.harness.engine.requests import Request
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
 

@@ -1,22 +1,31 @@
-"""The frozen weights that a Uni-Med is built on: a LLaMA-architecture language model and a ViT."""
+"""The frozen weights that a Uni-Med is built on, a LLaMA-architecture language model and a ViT, and the building."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import Blip2VisionConfig, LlamaConfig
+from huggingface_hub.errors import StrictDataclassError
+from transformers import Blip2VisionConfig, LlamaConfig, PreTrainedConfig
 
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.files import fingerprint, sampled_sha256
 from medbench.tasks.foundation.model_files import digests
-from medbench.unimed.language_model import LanguageModel
-from medbench.unimed.official.eva import read_eva
+from medbench.unimed.configuration import UniMedConfig
+from medbench.unimed.connector import Connector
+from medbench.unimed.lora import add_low_rank
+from medbench.unimed.modeling import LanguageModel, UniMedForConditionalGeneration
+from medbench.unimed.processing import UniMedProcessor
+from medbench.unimed.tokens import load_language_model_tokenizer
+from medbench.unimed.vision import from_eva
 from medbench.unimed.weight_files import read_tensors
 from medbench.unimed.weights import ROTARY, find_folder, refuse_misfits, strict_from_pretrained
 
-_LANGUAGE_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.bin"]
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+_LANGUAGE_FILES = ("*.json", "*.safetensors", "tokenizer.model", "*.bin")
 _IDENTITY_FILES = ("*.safetensors", "*.bin", "*.pth", "*.pt", "config.json")
 _VISION_PREFIX = "vision_model."
 
@@ -83,39 +92,95 @@ def read_language_config(folder: Path) -> LlamaConfig:
     return LlamaConfig.from_dict(values)
 
 
-def load_language_model(folder: Path, config: LlamaConfig, dtype: torch.dtype) -> LanguageModel:
-    """Load a language model strictly.
-
-    Raises:
-        DataError: If a weight is missing, unexpected or of another shape, or a file is broken.
-    """
-    model = strict_from_pretrained(LanguageModel, folder, config=config, dtype=dtype, harmless=ROTARY)
-    return cast("LanguageModel", model)
-
-
-def read_vision(path: Path, config: Blip2VisionConfig, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the state of a `Blip2VisionModel` without `post_layernorm`.
+def configure(base: BaseWeights, settings: dict[str, Any], *, vision: dict[str, Any] | None = None) -> UniMedConfig:
+    """Return the configuration of a model on `base`: the language model's from its folder, the rest from `settings`.
 
     Args:
-        path: `eva_vit_g.pth`, or safetensors with `vision_model.*`.
-        config: Depth, image and patch size.
-        expected: The state to be filled, for names and shapes.
+        base: Resolved base weights.
+        settings: Fields of `UniMedConfig`.
+        vision: Fields of the ViT that differ from EVA ViT-G/14.
 
     Raises:
-        DataError: If the weights do not fit.
+        UsageError: If a field is unknown or the combination cannot work.
     """
-    state = read_eva(path, config) if path.suffix in {".pth", ".pt"} else _read_safetensors(path, config)
-    refuse_misfits(str(path), state, expected)
-    return state
+    text = read_language_config(Path(base.language_model))
+    return checked_config(vision_config=vision or {}, text_config=text.to_dict(), **settings)
 
 
-def _read_safetensors(path: Path, config: Blip2VisionConfig) -> dict[str, torch.Tensor]:
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+def checked_config(**settings: Any) -> UniMedConfig:
+    """Return a configuration.
+
+    Raises:
+        UsageError: If a field is unknown or the combination cannot work.
+    """
+    refuse_unknown("UniMedConfig", settings, UniMedConfig)
+    refuse_unknown("The vision tower", settings.get("vision_config") or {}, Blip2VisionConfig)
+    try:
+        return UniMedConfig(**settings)
+    except (StrictDataclassError, ValueError, TypeError, ZeroDivisionError) as error:
+        raise UsageError(f"This Uni-Med cannot be built: {error}", "See `unimed/configuration.py`.") from error
+
+
+def refuse_unknown(owner: str, given: Iterable[str], config: type[PreTrainedConfig]) -> None:
+    """Compare names of settings with the fields of a configuration.
+
+    Raises:
+        UsageError: If there is no such field; transformers would keep it and ignore it.
+    """
+    unknown = sorted(set(given) - set(config.__dataclass_fields__))
+    if unknown:
+        allowed = ", ".join(sorted(config.__annotations__))
+        raise UsageError(f"{owner} has no {', '.join(unknown)}.", f"Allowed: {allowed}.")
+
+
+def assemble(
+    config: UniMedConfig, base: BaseWeights, *, dtype: torch.dtype, adapter: "LoraConfig | None" = None
+) -> UniMedForConditionalGeneration:
+    """Return a model with frozen weights of type `dtype` from `base`, and everything that learns in float32.
+
+    Args:
+        config: Made for this base, see `configure`.
+        base: Resolved base weights.
+        dtype: Type of the frozen weights; nothing is cast again later.
+        adapter: Another LoRA than the configuration's.
+
+    Raises:
+        DataError: If the base weights do not fit.
+    """
+    with torch.device("meta"):
+        model = UniMedForConditionalGeneration(config)
+    model.language_model = strict_from_pretrained(
+        LanguageModel, Path(base.language_model), config=config.text, dtype=dtype, harmless=ROTARY
+    )
+    if config.has_lora:
+        add_low_rank(model.language_model, config, adapter)
+    vit = model.vision_tower.vit
+    state = _read_vision(Path(base.vision), config.vision)
+    refuse_misfits(base.vision, state, vit.state_dict())
+    vit.load_state_dict({name: tensor.to(dtype, copy=True) for name, tensor in state.items()}, strict=True, assign=True)
+    model.connector = Connector(config)
+    model.train_what_is_tuned()
+    for parameter in model.trainable().values():
+        parameter.data = parameter.data.float()
+    return model
+
+
+def _read_vision(path: Path, config: Blip2VisionConfig) -> dict[str, torch.Tensor]:
+    """Return the state of a `Blip2VisionModel` without `post_layernorm` and what lies behind the configured depth."""
+    if path.suffix in {".pth", ".pt"}:
+        return from_eva(read_tensors(path), config, str(path))
     state: dict[str, torch.Tensor] = {}
-    for file in files:
+    for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
         for name, tensor in read_tensors(file).items():
             inner = name.removeprefix(_VISION_PREFIX)
             block = int(inner.split(".")[2]) if inner.startswith("encoder.layers.") else 0
             if name != inner and "post_layernorm" not in inner and block < int(config.num_hidden_layers):
                 state[inner] = tensor
     return state
+
+
+def processor_on(base: BaseWeights, config: UniMedConfig) -> UniMedProcessor:
+    """Return the processor of a model on `base`; the configuration learns the id of the image placeholder."""
+    processor = UniMedProcessor.of_model(load_language_model_tokenizer(Path(base.language_model)), config)
+    config.image_token_id = processor.image_token_id
+    return processor

@@ -1,28 +1,38 @@
-"""Checkpoint folders: whole models, or what was trained beside the names of the frozen base weights."""
+"""Checkpoint folders: whole models, or what was trained beside the names of the frozen base weights.
 
-from collections.abc import Iterator, Mapping
+On base weights, `trained.safetensors` holds the connector (and a language model that was tuned as a whole), and a LoRA
+lies beside it in peft's format: the same folder is an adapter for `peft.PeftModel` on the same language model.
+"""
+
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import save_file
 from transformers.utils import logging as transformers_logging
 
-from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.files import canonical_json, file_sha256, fingerprint, read_json
 from medbench.tasks.foundation.memory import room_for
 from medbench.tasks.foundation.stand_ins import refuse_stand_ins
 from medbench.tasks.foundation.yaml_tables import read_yaml_table
-from medbench.unimed.assembly import assemble
-from medbench.unimed.base_weights import BaseWeights
+from medbench.unimed.base_weights import BaseWeights, assemble
 from medbench.unimed.configuration import UniMedConfig
+from medbench.unimed.lora import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    OLD_NAMES,
+    current_names,
+    read_adapter,
+    read_adapter_config,
+    write_adapter,
+)
 from medbench.unimed.modeling import UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.tokens import load_saved_tokenizer
 from medbench.unimed.weight_files import read_tensors
-from medbench.unimed.weights import cast_parameters, copy_into, device_and_dtype, strict_from_pretrained
+from medbench.unimed.weights import State, cast_parameters, copy_into, device_and_dtype, strict_from_pretrained
 
 WHOLE, TRAINED, BASE_FILE = "model.safetensors", "trained.safetensors", "base_weights.json"
 WHOLE_SHARDED = "model.safetensors.index.json"
@@ -32,7 +42,6 @@ RECIPE_FILE = "recipe.yaml"
 _MORE_OF_THE_TOKENIZER = ("added_tokens.json", "special_tokens_map.json", "chat_template.jinja")
 JOINED = "+"
 """Joins tasks whose samples are one entry of a mixture, as the official code joins the two MedMNIST sets."""
-State = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,18 +57,16 @@ class LoadedCheckpoint:
 def load_checkpoint(folder: Path, *, device: str = "auto", dtype: str = "auto", merge: bool = True) -> LoadedCheckpoint:
     """Load a checkpoint folder for answering, as `medbench train` and `medbench convert` write it.
 
-    LoRA is merged into the language model unless `merge` is false: the same function with fewer steps per token.
-
     Args:
         folder: With config.json, the tokenizer's files and either model.safetensors (a whole model) or
             trained.safetensors and base_weights.json (what was trained, and where the frozen rest is).
         device: `auto` takes CUDA, then MPS, then the CPU.
         dtype: `auto` takes float32 on the CPU and bfloat16 elsewhere.
-        merge: Whether to fold LoRA into the frozen weights.
+        merge: Whether to fold LoRA into the frozen weights: the same function with fewer steps per token.
 
     Raises:
         DataError: If a file is missing or broken, or a weight is missing, unexpected or of another shape.
-        UsageError: If the device or the base weights are not there.
+        UsageError: If the device or the base weights are not there, or the adapter is no LoRA.
         RunError: If there is no room for it.
     """
     files = _weight_files(folder)
@@ -67,7 +74,7 @@ def load_checkpoint(folder: Path, *, device: str = "auto", dtype: str = "auto", 
     transformers_logging.disable_progress_bar()
     chosen, kind = device_and_dtype(device, dtype)
     with room_for(f"The checkpoint {folder}"):
-        model = _load_model(folder, kind)
+        model = _load_whole(folder, kind) if is_whole(folder) else load_on_base(folder, kind)
         if merge:
             model.merge_lora()
         cast_parameters(model, kind)
@@ -75,14 +82,19 @@ def load_checkpoint(folder: Path, *, device: str = "auto", dtype: str = "auto", 
     processor = UniMedProcessor.of_model(load_saved_tokenizer(folder), model.config)
     more = [name for name in _MORE_OF_THE_TOKENIZER if (folder / name).is_file()]
     identity = fingerprint({name: _identity_of(folder / name) for name in (*ALWAYS, *files, *more)})
-    return LoadedCheckpoint(
-        model=model, processor=processor, fingerprint=identity, trained_on=_tasks_of_recipe(folder / RECIPE_FILE)
-    )
+    recipe = folder / RECIPE_FILE
+    mixture = read_yaml_table(recipe).get("mixture") if recipe.is_file() else None
+    tasks = (name for entry in mixture for name in entry.split(JOINED)) if isinstance(mixture, dict) else ()
+    return LoadedCheckpoint(model=model, processor=processor, fingerprint=identity, trained_on=frozenset(tasks))
 
 
 def _identity_of(path: Path) -> str:
-    """Return the hash of a file; of the note on base weights, what they are and not where."""
-    return fingerprint(read_json(path)["identity"]) if path.name == BASE_FILE else file_sha256(path)
+    """Return the hash of a file; of the notes on base weights, what they are and not where."""
+    if path.name == BASE_FILE:
+        return fingerprint(read_json(path)["identity"])
+    if path.name == ADAPTER_CONFIG:
+        return fingerprint(read_json(path) | {"base_model_name_or_path": None})
+    return file_sha256(path)
 
 
 def write_checkpoint(
@@ -109,29 +121,21 @@ def write_checkpoint(
     tied = set(model.all_tied_weights_keys)
     if base is None:
         once = None if state is None else {name: tensor for name, tensor in state.items() if name not in tied}
-        model.save_pretrained(folder, state_dict=once)
+        # Otherwise transformers would give weights that were read under old names their old names back.
+        model.save_pretrained(folder, state_dict=once, save_original_format=False)
     else:
         trained = state if state is not None else model.trainable()
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.items() if name not in tied}
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(folder)
-        save_file(tensors, folder / TRAINED, metadata={"format": "pt"})
+        adapted = set()
+        if model.config.language_tuning == "lora":
+            adapted = write_adapter(model.language_model, tensors, folder, base.language_model)
+        rest = {name: tensor for name, tensor in tensors.items() if name not in adapted}
+        save_file(rest, folder / TRAINED, metadata={"format": "pt"})
         document = {"paths": asdict(base), "identity": base.identity()}
         (folder / BASE_FILE).write_text(canonical_json(document, indent=2) + "\n", encoding="utf-8")
     processor.save_pretrained(folder)
-
-
-def read_trained(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the weights of a checkpoint folder as they lie there, all of them or the trained ones.
-
-    Raises:
-        DataError: If a file cannot be read.
-    """
-    tensors: dict[str, torch.Tensor] = {}
-    for name in _weight_files(folder):
-        if name.endswith(".safetensors"):
-            tensors |= read_tensors(folder / name, "Copy the checkpoint again.")
-    return tensors
 
 
 def is_whole(folder: Path) -> bool:
@@ -163,13 +167,11 @@ def base_of(folder: Path) -> BaseWeights:
 def _weight_files(folder: Path) -> tuple[str, ...]:
     """Return the files that hold or name the weights, after a look that all files are there."""
     missing = [name for name in ALWAYS if not (folder / name).is_file()]
+    files: tuple[str, ...] = (WHOLE,)
     if (folder / BASE_FILE).is_file():
-        files: tuple[str, ...] = (BASE_FILE, TRAINED)
+        files = (BASE_FILE, TRAINED, *((ADAPTER_CONFIG, ADAPTER) if (folder / ADAPTER_CONFIG).is_file() else ()))
     elif (folder / WHOLE_SHARDED).is_file():
-        shards = sorted(set(read_json(folder / WHOLE_SHARDED).get("weight_map", {}).values()))
-        files = (WHOLE_SHARDED, *shards)
-    else:
-        files = (WHOLE,)
+        files = (WHOLE_SHARDED, *sorted(set(read_json(folder / WHOLE_SHARDED).get("weight_map", {}).values())))
     missing += [name for name in files if not (folder / name).is_file()]
     if missing:
         raise DataError(
@@ -178,26 +180,6 @@ def _weight_files(folder: Path) -> tuple[str, ...]:
             "`medbench train --output DIR` and `medbench convert` write them.",
         )
     return files
-
-
-def _tasks_of_recipe(path: Path) -> frozenset[str]:
-    mixture = read_yaml_table(path).get("mixture") if path.is_file() else None
-    return frozenset(_entries(mixture)) if isinstance(mixture, dict) else frozenset()
-
-
-def _entries(mixture: Mapping[str, Any]) -> Iterator[str]:
-    for entry in mixture:
-        yield from entry.split(JOINED)
-
-
-def _load_model(folder: Path, dtype: torch.dtype) -> UniMedForConditionalGeneration:
-    return _load_whole(folder, dtype) if is_whole(folder) else _load_on_base(folder, dtype)
-
-
-def _load_on_base(folder: Path, dtype: torch.dtype) -> UniMedForConditionalGeneration:
-    model = assemble(read_config(folder), base_of(folder), dtype=dtype)
-    copy_into(model.trainable(), read_trained(folder), str(folder / TRAINED))
-    return model
 
 
 def read_config(folder: Path) -> UniMedConfig:
@@ -212,11 +194,64 @@ def read_config(folder: Path) -> UniMedConfig:
         raise DataError(f"{folder / 'config.json'} cannot be read: {error}", "Copy the checkpoint again.") from error
 
 
+def load_on_base(folder: Path, dtype: torch.dtype, *, adapter: Path | None = None) -> UniMedForConditionalGeneration:
+    """Return the model of a folder on base weights, what was trained in float32.
+
+    Args:
+        folder: The checkpoint.
+        dtype: Of the frozen weights.
+        adapter: Folder of a LoRA in peft's format, taken in place of the checkpoint's own.
+
+    Raises:
+        DataError: If a file is missing or broken, or a weight is missing, unexpected or of another shape.
+        UsageError: If the adapter is no LoRA.
+    """
+    config, source = read_config(folder), adapter or folder
+    tensors = current_names(read_tensors(folder / TRAINED, "Copy the checkpoint again."), config)
+    chosen = None
+    if (source / ADAPTER_CONFIG).is_file() or adapter:
+        _refuse_no_place(config, source)
+        chosen = read_adapter_config(source)
+        config.language_tuning, config.lora_rank, config.lora_alpha = "lora", chosen.r, chosen.lora_alpha
+        others = {name: tensor for name, tensor in tensors.items() if adapter is None or ".lora_" not in name}
+        tensors = others | read_adapter(source)
+    model = assemble(config, base_of(folder), dtype=dtype, adapter=chosen)
+    copy_into(model.trainable(), tensors, str(source if chosen else folder / TRAINED))
+    return model
+
+
+def _refuse_no_place(config: UniMedConfig, adapter: Path) -> None:
+    if config.language_tuning not in {"lora", "none"}:
+        raise UsageError(
+            f"The language model was tuned by {config.language_tuning!r}, on which the adapter in {adapter} has no "
+            "meaning.", "Give a checkpoint whose language model has LoRA, or is untuned.",
+        )  # fmt: skip
+
+
 def _load_whole(folder: Path, dtype: torch.dtype) -> UniMedForConditionalGeneration:
+    config = read_config(folder)
     model: UniMedForConditionalGeneration = strict_from_pretrained(
-        UniMedForConditionalGeneration, folder, config=read_config(folder), dtype=dtype,
+        UniMedForConditionalGeneration, folder, config=config, dtype=dtype,
+        key_mapping=OLD_NAMES if config.language_tuning == "lora" else None,
         unreadable=lambda error: DataError(
             f"The checkpoint {folder} cannot be read: {error}", "Copy it again or train it anew."
         ),
     )  # fmt: skip
     return model
+
+
+def restore_weights(model: UniMedForConditionalGeneration, folder: Path) -> None:
+    """Put the weights of a checkpoint of the same training into `model`.
+
+    Raises:
+        DataError: If they cannot be read or do not fit.
+    """
+    hint = "Delete this checkpoint and resume from the one before."
+    if not is_whole(folder):
+        tensors = current_names(read_tensors(folder / TRAINED, hint), model.config)
+        adapter = read_adapter(folder) if (folder / ADAPTER_CONFIG).is_file() else {}
+        copy_into(model.trainable(), tensors | adapter, str(folder))
+        return
+    whole = current_names(read_tensors(folder / WHOLE, hint), model.config)
+    tied = set(model.all_tied_weights_keys)
+    copy_into({name: one for name, one in model.state_dict().items() if name not in tied}, whole, str(folder))

@@ -16,6 +16,7 @@ from medbench.tasks.foundation.errors import UsageError
 @click.option("--vision", "sizes", multiple=True, metavar="KEY=VALUE", help="A size of another ViT than EVA ViT-G/14.")
 @click.option("--standalone", is_flag=True, help="Write all weights, not only the trained ones: for the Hub.")
 @click.option("--merge-lora", is_flag=True, help="Also fold LoRA into the language model (folders only).")
+@click.option("--adapter", type=click.Path(path_type=Path), help="Folder of a LoRA in peft's format to put in.")
 def convert_command(
     source: Path,
     output: Path,
@@ -24,20 +25,22 @@ def convert_command(
     sizes: tuple[str, ...],
     standalone: bool,
     merge_lora: bool,
+    adapter: Path | None,
 ) -> None:
     """Convert a Uni-Med checkpoint.
 
     From the authors' format (checkpoint_0.pth) into a folder, from a folder into the authors' format, or from a folder
-    on base weights into a whole model: by what SOURCE and --output are called.
+    on base weights into a whole model or into one with another LoRA: by what SOURCE and --output are called.
 
     \b
     Example:
     medbench convert uni-med checkpoint_0.pth --vision-weights eva_vit_g.pth --language-model LLAMA --output DIR
     medbench convert uni-med DIR --output checkpoint_0.pth
     medbench convert uni-med DIR --standalone --output WHOLE
+    medbench convert uni-med DIR --adapter LORA --output OTHER
     """
     from medbench.unimed.base_weights import BaseWeights
-    from medbench.unimed.convert import from_authors, to_authors, to_whole
+    from medbench.unimed.convert import from_authors, to_authors, to_whole, with_adapter
 
     if output.exists():
         raise UsageError(f"{output} is there already.", "Give another --output.")
@@ -54,11 +57,14 @@ def convert_command(
             warn(f"Not written, since nothing reads it: {', '.join(unused)}. The official loader does not miss it.")
         say(f"Written to {output}, without an optimizer's state.")
         return
+    elif adapter is not None:
+        with_adapter(source, adapter, output)
     elif standalone or merge_lora:
         to_whole(source, output, merge_lora=merge_lora)
     else:
         raise UsageError(
-            f"{source} and {output} are both folders.", "Give --standalone or --merge-lora, or an --output named *.pth."
+            f"{source} and {output} are both folders.",
+            "Give --standalone, --merge-lora or --adapter, or an --output named *.pth.",
         )
     say(f"Written to {output}. Run it: medbench run --model uni-med --checkpoint {output} --tasks all")
 

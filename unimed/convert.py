@@ -1,17 +1,56 @@
-"""From the authors' checkpoint format to folders and back, and from folders on base weights to whole ones."""
+"""From the authors' checkpoint format to folders and back, from folders on base weights to whole ones, and adapters."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
-from medbench.unimed.assembly import assemble, processor_on
-from medbench.unimed.base_weights import BaseWeights, read_language_config
-from medbench.unimed.checkpoint import LoadedCheckpoint, is_whole, load_checkpoint, write_checkpoint
-from medbench.unimed.model_card import model_card
-from medbench.unimed.official.checkpoint import config_of, load_official, read_official, write_official
+from medbench.unimed.base_weights import BaseWeights, assemble, processor_on, read_language_config
+from medbench.unimed.checkpoint import (
+    LoadedCheckpoint,
+    base_of,
+    is_whole,
+    load_checkpoint,
+    load_on_base,
+    write_checkpoint,
+)
+from medbench.unimed.configuration import UniMedConfig
+from medbench.unimed.lora import is_plain
+from medbench.unimed.official import config_of, load_official, read_official, write_official
+from medbench.unimed.processing import UniMedProcessor
+from medbench.unimed.tokens import load_saved_tokenizer
+
+_CARD = """---
+library_name: transformers
+pipeline_tag: image-text-to-text
+tags: [medical, uni-med]
+---
+
+# Uni-Med
+
+A Uni-Med (arXiv 2409.17508): frozen ViT, resampler, connector, LLaMA. {tasks}
+
+| part | here |
+| --- | --- |
+| resampler | {resampler} |
+| connector | {connector} |
+| language model | {language} |
+| prompts | {prompts} |
+
+```python
+import medbench.unimed.auto  # from the package medbench
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+processor = AutoProcessor.from_pretrained(FOLDER, trust_remote_code=False)
+model = AutoModelForImageTextToText.from_pretrained(FOLDER, trust_remote_code=False)
+inputs = processor.instruct("vqa", ["Which organ is shown?"], [picture])
+answer = model.generate(**inputs, max_new_tokens=40)
+```
+
+The licences of the language model and of the vision tower hold for these weights too. Not for clinical use.
+"""
 
 
 def from_authors(
@@ -67,22 +106,49 @@ def to_whole(source: Path, output: Path, *, merge_lora: bool = False) -> None:
 
     Raises:
         DataError: If the folder is broken or its base weights changed.
-        UsageError: If there is LoRA-MoE to be merged.
+        UsageError: If there is LoRA-MoE to be merged, or LoRA that only an adapter can describe is not.
         RunError: If `output` cannot be written.
     """
     loaded = _load(source)
+    model, config = loaded.model, loaded.model.config
     if merge_lora:
-        if loaded.model.config.language_tuning == "lora_moe":
+        if config.language_tuning == "lora_moe":
             raise UsageError(
                 "LoRA-MoE cannot be merged: which pairs it uses depends on the token.", "Leave --merge-lora out."
             )
-        loaded.model.merge_lora()
+        model.merge_lora()
+    elif config.language_tuning == "lora" and not is_plain(model.language_model, config):
+        raise UsageError("A whole model has no place for such a LoRA.", "Fold it into the weights: --merge-lora.")
     _write(loaded, output, None)
 
 
-def _load(source: Path) -> LoadedCheckpoint:
+def with_adapter(source: Path, adapter: Path, output: Path) -> None:
+    """Write a folder on base weights whose language model has a LoRA in peft's format in place of its own.
+
+    Raises:
+        DataError: If a folder is broken, or the adapter does not fit the language model.
+        UsageError: If `source` is no folder on base weights, or the adapter is no LoRA.
+        RunError: If `output` cannot be written.
+    """
+    _refuse_no_folder(source)
+    if is_whole(source):
+        raise UsageError(
+            f"{source} is a whole model.", "Give a folder with trained.safetensors and base_weights.json: an adapter "
+            "belongs to the language model as it was before it was tuned.",
+        )  # fmt: skip
+    model = load_on_base(source, torch.float32, adapter=adapter)
+    processor = UniMedProcessor.of_model(load_saved_tokenizer(source), model.config)
+    loaded = LoadedCheckpoint(model=model, processor=processor, fingerprint="", trained_on=frozenset())
+    _write(loaded, output, base_of(source))
+
+
+def _refuse_no_folder(source: Path) -> None:
     if not source.is_dir():
         raise UsageError(f"{source} is no folder.", "Give a checkpoint folder, or the authors' checkpoint_<epoch>.pth.")
+
+
+def _load(source: Path) -> LoadedCheckpoint:
+    _refuse_no_folder(source)
     loaded = load_checkpoint(source, device="cpu", dtype="float32", merge=False)
     loaded.model.train_what_is_tuned()
     return loaded
@@ -96,3 +162,22 @@ def _write(loaded: LoadedCheckpoint, output: Path, base: BaseWeights | None) -> 
             (output / "README.md").write_text(card, encoding="utf-8")
     except (OSError, RuntimeError, SafetensorError) as error:
         raise RunError(f"{output} cannot be written: {error}", "Free some space or give another --output.") from error
+
+
+def model_card(config: UniMedConfig, trained_on: Iterable[str]) -> str:
+    """Return the README.md of a whole model, as the Hub shows it.
+
+    Args:
+        config: The model's.
+        trained_on: Names of the tasks whose train splits it has seen, if they are known.
+    """
+    names = ", ".join(sorted(trained_on))
+    experts = f"{config.num_experts} {config.expert_type} experts, {config.router_type} router"
+    layers, width = config.text.num_hidden_layers, config.text.hidden_size
+    return _CARD.format(
+        tasks=f"Trained on the train splits of {names}." if names else "What it was trained on is not recorded.",
+        resampler=f"{config.resample_method}, rate {config.resample_rate}",
+        connector=experts if config.is_moe else config.connector_type,
+        language=f"{layers} layers of {width}, tuning: {config.language_tuning}",
+        prompts=config.prompt_style,
+    )

@@ -1,74 +1,82 @@
-"""Low-rank adaptation of the language model's linear layers: LoRA, and the mixture of pairs that the paper compares.
+"""Low-rank adaptation of the language model: LoRA by peft, and the mixture of pairs that the paper compares.
 
-Both are subclasses of `nn.Linear`, so that the frozen weight keeps its name: a base language model loads under its own
-keys whatever is trained on top of it. The numbers equal those of PEFT 0.7, which the official code uses.
+A LoRA has peft's names in the model (`q_proj.lora_A.default.weight`, as in the official checkpoints) and peft's format
+on the disk (adapter_config.json, adapter_model.safetensors).
 """
 
 import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
+from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.foundation.files import canonical_json, read_json
 from medbench.unimed.configuration import UniMedConfig
-from medbench.unimed.dropout import Dropout
-from medbench.unimed.router import sparse_weights
+from medbench.unimed.connector import sparse_weights
+from medbench.unimed.weight_files import read_tensors
 
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+T = TypeVar("T")
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Every linear layer of a LLaMA block; the head is left out, as in the official code."""
+ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
+_NAME = "default"
+_LANGUAGE = "language_model."
+_PEFT_PREFIX = "base_model.model."
+# Fields of a peft configuration that say how a LoRA is computed, all of which peft sees to.
+_COMPUTED = ("r", "lora_alpha", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
+             "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out")  # fmt: skip
+_TOLD = ("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
+         "lora_dropout", "inference_mode", "init_lora_weights", "megatron_core", "qalora_group_size", "runtime_config",
+         "eva_config")  # fmt: skip
+_PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
+"""Ways to draw the pairs that leave the frozen weights alone."""
+_LEVELS = 1 << 16
+_DRAWS_PER_NUMBER = 4
 
 
-class LowRankLinear(nn.Linear):
-    """A linear layer with trainable additions to a frozen weight."""
+class Dropout(nn.Dropout):
+    """`nn.Dropout`, with the mask of a CPU cut from 64-bit random numbers: sixteen bits for each value.
 
-    def reset_additions(self) -> None:
-        """Draw the additions anew so that they add nothing yet."""
-        raise NotImplementedError
+    Drawing PyTorch's masks was an eighth of a training step at mini size. The rate is rounded to a multiple of 1/65536
+    and the kept values are scaled by what was rounded to, so that the expectation stays exact. Masks come from
+    PyTorch's generator, so a seed repeats them. On a GPU, where PyTorch draws inside the kernel, it is `nn.Dropout`.
+    """
 
-    def additions(self) -> list[nn.Parameter]:
-        """Return the trainable parameters."""
-        return [parameter for name, parameter in self.named_parameters() if name not in {"weight", "bias"}]
-
-
-class LoraLinear(LowRankLinear):
-    """`x W^T + (alpha / r) dropout(x) A^T B^T`, with A [r, in] and B [out, r]."""
-
-    def __init__(self, base: nn.Linear, config: UniMedConfig) -> None:
-        super().__init__(base.in_features, base.out_features, bias=base.bias is not None, device="meta")
-        self.weight, self.bias = base.weight, base.bias
-        rank, device = config.lora_rank, base.weight.device
-        self.lora_A = nn.Parameter(torch.empty(rank, base.in_features, device=device))
-        self.lora_B = nn.Parameter(torch.empty(base.out_features, rank, device=device))
-        self.scale = config.lora_alpha / rank
-        self.dropout = Dropout(config.lora_dropout)
-        self.reset_additions()
-
-    def reset_additions(self) -> None:
-        """Draw A as PyTorch draws a linear layer and set B to zero, as PEFT does."""
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
-        nn.init.zeros_(self.lora_B)
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - the name of nn.Linear
-        """Return [..., out] for [..., in]."""
-        lowered = nn.functional.linear(self.dropout(input).to(self.lora_A.dtype), self.lora_A)
-        added = nn.functional.linear(lowered, self.lora_B) * self.scale
-        base = super().forward(input)
-        return base + added.to(base.dtype)
-
-    @torch.no_grad()
-    def merged(self) -> nn.Linear:
-        """Return a plain linear layer that computes the same; the sum is formed in float32."""
-        plain = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
-        update = self.lora_B.float() @ self.lora_A.float() * self.scale
-        plain.weight = nn.Parameter((self.weight.float() + update).to(self.weight.dtype), requires_grad=False)
-        plain.bias = self.bias
-        return plain
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - the name of nn.Dropout
+        """Return the input with values dropped while training, of the same shape."""
+        levels = round(self.p * _LEVELS)
+        if not self.training or levels == 0:
+            return input
+        if input.device.type != "cpu" or levels == _LEVELS:
+            return super().forward(input)
+        return input * keep_mask(input.shape, levels).to(input.dtype)
 
 
-class LoraMoeLinear(LowRankLinear):
+def keep_mask(shape: torch.Size, levels: int) -> torch.Tensor:
+    """Return a float32 mask: zero with probability `levels / 65536`, else the inverse of the share that is kept."""
+    size = shape.numel()
+    numbers = torch.empty(-(-size // _DRAWS_PER_NUMBER), dtype=torch.int64).random_(-(1 << 63), None)
+    draws = numbers.view(torch.int16)[:size].view(shape).float()
+    # Integers: the `levels` lowest become zero or less, all others one or more. Comparing is three times slower.
+    lowest_kept = levels - _LEVELS // 2
+    return (draws - (lowest_kept - 1)).clamp_(0, 1).mul_(_LEVELS / (_LEVELS - levels))
+
+
+class LoraMoeLinear(nn.Linear):
     """`x W^T + (alpha / r) sum_e w_e(x) dropout(x) A_e^T B_e^T` over the best k of N pairs (Eq. 15).
 
-    The weights are a softmax over the k largest of `x G^T`. The authors' code has no LoRA-MoE; the paper gives rank 4,
-    alpha 8, N 5 and top 2 on every linear layer, the rest follows their sparse router.
+    The weights are a softmax over the k largest of `x G^T`. The authors' code has no LoRA-MoE, nor has peft; the paper
+    gives rank 4, alpha 8, N 5 and top 2 on every linear layer, the rest follows their sparse router. The frozen weight
+    keeps its name.
     """
 
     def __init__(self, base: nn.Linear, config: UniMedConfig) -> None:
@@ -76,18 +84,12 @@ class LoraMoeLinear(LowRankLinear):
         self.weight, self.bias = base.weight, base.bias
         experts, rank, device = config.lora_experts, config.lora_rank, base.weight.device
         self.lora_A = nn.Parameter(torch.empty(experts, rank, base.in_features, device=device))
-        self.lora_B = nn.Parameter(torch.empty(experts, base.out_features, rank, device=device))
+        self.lora_B = nn.Parameter(torch.zeros(experts, base.out_features, rank, device=device))
         self.lora_gate = nn.Parameter(torch.empty(experts, base.in_features, device=device))
         self.top_k, self.scale = config.lora_top_k, config.lora_alpha / rank
         self.dropout = Dropout(config.lora_dropout)
-        self.reset_additions()
-
-    def reset_additions(self) -> None:
-        """Draw the gate and every A as PyTorch draws a linear layer, and set every B to zero."""
-        for pair in self.lora_A:
-            nn.init.kaiming_uniform_(pair, a=math.sqrt(5))
-        nn.init.kaiming_uniform_(self.lora_gate, a=math.sqrt(5))
-        nn.init.zeros_(self.lora_B)
+        for drawn in (*self.lora_A, self.lora_gate):
+            nn.init.kaiming_uniform_(drawn, a=math.sqrt(5))
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - the name of nn.Linear
         """Return [..., out] for [..., in]."""
@@ -103,26 +105,170 @@ class LoraMoeLinear(LowRankLinear):
         return sparse_weights(nn.functional.linear(tokens, self.lora_gate), self.top_k)
 
 
-def add_low_rank(model: nn.Module, config: UniMedConfig) -> None:
-    """Replace every linear layer of the blocks of `model` in place; the base weights stay the same objects."""
-    kind = LoraLinear if config.language_tuning == "lora" else LoraMoeLinear
+# In the model
+
+
+def lora_config(config: UniMedConfig) -> "LoraConfig":
+    """Return peft's configuration of a plain LoRA."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=config.lora_rank, lora_alpha=cast("int", config.lora_alpha), lora_dropout=config.lora_dropout,
+        target_modules=list(ADAPTED), task_type="CAUSAL_LM",
+    )  # fmt: skip
+
+
+def add_low_rank(model: nn.Module, config: UniMedConfig, adapter: "LoraConfig | None" = None) -> None:
+    """Adapt the linear layers of the blocks of a LLaMA in place; the base weights stay the same objects.
+
+    Args:
+        model: The language model alone, so that nothing else is frozen or adapted.
+        config: With `language_tuning` `lora` or `lora_moe`.
+        adapter: Another LoRA than the configuration's.
+    """
+    if config.language_tuning == "lora_moe":
+        for parent in list(model.modules()):
+            for name in ADAPTED:
+                base = getattr(parent, name, None)
+                if isinstance(base, nn.Linear):
+                    setattr(parent, name, LoraMoeLinear(base, config))
+        return
+    from peft import inject_adapter_in_model
+
+    # peft draws every pair twice. Drawn anew once, in float32, a seed gives the weights that it always gave.
+    state = torch.get_rng_state()
+    inject_adapter_in_model(adapter or lora_config(config), model)
+    torch.set_rng_state(state)
+    for _, _, layer in lora_layers(model):
+        _to_float32(layer)
+        nn.init.kaiming_uniform_(layer.lora_A[_NAME].weight, a=math.sqrt(5))
+        nn.init.zeros_(layer.lora_B[_NAME].weight)
+        layer.lora_dropout[_NAME] = Dropout(config.lora_dropout)
+
+
+def lora_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
+    """Yield every layer of peft with the module that holds it and its name there."""
     for parent in list(model.modules()):
-        for name in ADAPTED:
-            base = getattr(parent, name, None)
-            if isinstance(base, nn.Linear):
-                setattr(parent, name, kind(base, config))
+        for name, layer in list(parent.named_children()):
+            if hasattr(layer, "base_layer"):
+                yield parent, name, layer
+
+
+def _to_float32(layer: Any) -> None:  # noqa: ANN401 - a layer of peft
+    for part in (layer.lora_A, layer.lora_B, layer.lora_magnitude_vector):
+        part.float()
 
 
 def merge_low_rank(model: nn.Module) -> None:
-    """Fold every LoRA pair into its frozen weight in place; the model computes the same with fewer steps.
+    """Fold every LoRA into its frozen weight in place; the model computes the same with fewer steps.
 
     Raises:
         ValueError: If there are mixtures of pairs: their weights depend on the input, so there is nothing to fold.
     """
-    for parent in list(model.modules()):
-        for name in ADAPTED:
-            layer = getattr(parent, name, None)
-            if isinstance(layer, LoraMoeLinear):
-                raise ValueError("A LoRA-MoE layer cannot be merged: which pairs it uses depends on the token.")  # noqa: TRY004
-            if isinstance(layer, LoraLinear):
-                setattr(parent, name, layer.merged())
+    if any(isinstance(layer, LoraMoeLinear) for layer in model.modules()):
+        raise ValueError("A LoRA-MoE layer cannot be merged: which pairs it uses depends on the token.")
+    for parent, name, layer in lora_layers(model):
+        _to_float32(layer)
+        layer.merge()
+        setattr(parent, name, layer.get_base_layer())
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+
+
+def is_plain(model: nn.Module, config: UniMedConfig) -> bool:
+    """Return whether a model's LoRA is the one that its configuration describes: on all layers, of one rank."""
+    adapter, plain = model.peft_config[_NAME], lora_config(config)  # type: ignore[index]  # peft's
+    return all(getattr(adapter, name) == getattr(plain, name) for name in _COMPUTED)
+
+
+# On the disk
+
+
+def current_names(tensors: Mapping[str, T], config: UniMedConfig) -> dict[str, T]:
+    """Return what is kept by the names of weights under today's, which are peft's; older versions had names of ours."""
+    if config.language_tuning != "lora":
+        return dict(tensors)
+    return {_current(name): tensor for name, tensor in tensors.items()}
+
+
+def _current(name: str) -> str:
+    for pattern, replacement in OLD_NAMES.items():
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+OLD_NAMES = {
+    r"^(language_model\.model\.layers\..*_proj)\.(?=weight$|bias$)": r"\1.base_layer.",
+    r"^(language_model\.model\.layers\..*\.lora_[AB])$": r"\1.default.weight",
+}
+"""Patterns of the names that older versions gave to the weights of a layer with LoRA, and today's."""
+
+
+def write_adapter(model: nn.Module, trained: Mapping[str, torch.Tensor], folder: Path, base: str) -> set[str]:
+    """Write the LoRA of a language model in peft's format; return the names of `trained` that are in it.
+
+    Args:
+        model: The language model.
+        trained: Weights by the names of the whole model.
+        folder: Where to.
+        base: Folder or name of the model that it adapts.
+    """
+    adapter: LoraConfig = model.peft_config[_NAME]  # type: ignore[index, assignment]  # peft's
+    told = replace(adapter, base_model_name_or_path=base, inference_mode=True).to_dict()
+    plain = {name: sorted(value) if isinstance(value, set) else value for name, value in told.items()}
+    (folder / ADAPTER_CONFIG).write_text(canonical_json(plain, indent=2) + "\n", encoding="utf-8")
+    names = {name for name in trained if ".lora_" in name}
+    save_file({_theirs(name): trained[name] for name in names}, folder / ADAPTER, metadata={"format": "pt"})
+    return names
+
+
+def read_adapter_config(folder: Path) -> "LoraConfig":
+    """Return the configuration of a LoRA in peft's format.
+
+    Raises:
+        DataError: If it cannot be read.
+        UsageError: If it is no LoRA, or of a kind that changes more than linear layers of the blocks.
+    """
+    from peft import LoraConfig, PeftConfig
+
+    kind = read_json(folder / ADAPTER_CONFIG).get("peft_type")
+    if kind != "LORA":
+        raise UsageError(f"{folder} holds no LoRA, but {kind}.", "Merge it into the language model first.")
+    try:
+        adapter = cast("LoraConfig", PeftConfig.from_pretrained(str(folder)))
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise DataError(f"{folder / ADAPTER_CONFIG} cannot be used: {error}", "Copy the adapter again.") from error
+    plain = LoraConfig()
+    other = [name for name, value in adapter.to_dict().items()
+             if name not in (*_COMPUTED, *_TOLD) and value != getattr(plain, name)]  # fmt: skip
+    if adapter.init_lora_weights not in _PLAIN_STARTS:
+        other.append(f"init_lora_weights {adapter.init_lora_weights!r}, which changes the frozen weights")
+    if other:
+        raise UsageError(
+            f"The adapter in {folder} has what Uni-Med does not take: {', '.join(other)}.",
+            "Give a LoRA on linear layers alone, or merge it into the language model first.",
+        )
+    return replace(adapter, init_lora_weights=True, inference_mode=False)
+
+
+def read_adapter(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the weights of a LoRA in peft's format by the names of the whole model.
+
+    Raises:
+        DataError: If the file cannot be read.
+    """
+    file = folder / ADAPTER
+    if not file.is_file() and file.with_suffix(".bin").is_file():
+        file = file.with_suffix(".bin")
+    return {_ours(name): tensor for name, tensor in read_tensors(file, "Copy the adapter again.").items()}
+
+
+# The adapter's own name stands in the model, but not in its file; of a magnitude (DoRA) neither does `weight`.
+def _theirs(name: str) -> str:
+    inner = name.removeprefix(_LANGUAGE).replace(f".{_NAME}.", ".")
+    return _PEFT_PREFIX + inner.replace("magnitude_vector.weight", "magnitude_vector")
+
+
+def _ours(name: str) -> str:
+    inner = re.sub(r"magnitude_vector$", "magnitude_vector.weight", name.removeprefix(_PEFT_PREFIX))
+    return _LANGUAGE + re.sub(r"(\.lora_\w+)\.", rf"\1.{_NAME}.", inner)

@@ -1,22 +1,66 @@
-"""Uni-Med as a transformers model: ViT, resampler, Connector-MoE, LLaMA."""
+"""Uni-Med as a transformers model: ViT, resampler, Connector-MoE, LLaMA.
+
+The last block of LLaMA computes its second half only where something is read from it.
+"""
 
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.cache_utils import Cache
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.utils.generic import ModelOutput
 
 from medbench.unimed.configuration import UniMedConfig
-from medbench.unimed.connector import Connector
-from medbench.unimed.language_model import LanguageModel
-from medbench.unimed.lora import LowRankLinear, add_low_rank, merge_low_rank
-from medbench.unimed.router import Router
+from medbench.unimed.connector import Connector, Router
+from medbench.unimed.lora import add_low_rank, merge_low_rank
 from medbench.unimed.vision import VisionTower, resample
 
 IGNORED_LABEL = -100
+
+
+class LastBlock(LlamaDecoderLayer):
+    """A LLaMA block with the same weights and names. Behind its attention no position looks at another."""
+
+    def forward(self, hidden_states: torch.Tensor, *, read: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:  # type: ignore[override]  # the supertype names what it passes on
+        """Return [B, L, D], or [P, D] of the P positions that are true in `read` [B, L]."""
+        if read is None:
+            whole: torch.Tensor = super().forward(hidden_states, **kwargs)
+            return whole
+        attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)
+        reached = (hidden_states + attended)[read]
+        behind: torch.Tensor = reached + self.mlp(self.post_attention_layernorm(reached))
+        return behind
+
+
+class LanguageModel(LlamaForCausalLM):
+    """`LlamaForCausalLM` with the same weights and names, and `hidden_where`."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        blocks = self.model.layers
+        with torch.device("meta"):
+            last = LastBlock(config, len(blocks) - 1)
+        for name, part in blocks[-1].named_children():
+            setattr(last, name, part)
+        blocks[-1] = last
+
+    def hidden_where(
+        self, embeddings: torch.Tensor, attention_mask: torch.Tensor | None, read: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the last hidden states [P, D] of the P positions that are true in `read`.
+
+        Args:
+            embeddings: [B, L, D].
+            attention_mask: [B, L], or what LLaMA takes.
+            read: bool [B, L].
+        """
+        # Every block is given `read`; the last one takes it, attention passes by what it does not know.
+        output = self.model(inputs_embeds=embeddings, attention_mask=attention_mask, use_cache=False, read=read)
+        hidden: torch.Tensor = output.last_hidden_state
+        return hidden
 
 
 @dataclass
@@ -56,9 +100,10 @@ class UniMedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.vision_tower = VisionTower(config.vision)
         self.connector = Connector(config)
         self.language_model = LanguageModel(config.text)
+        self.post_init()
+        # Behind it, or transformers would draw the pairs as it draws LLaMA's layers.
         if config.has_lora:
             add_low_rank(self.language_model, config)
-        self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         """Give the connector PyTorch's default initialisation, as the official code does."""
@@ -77,11 +122,9 @@ class UniMedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         self.vision_tower.requires_grad_(requires_grad=vision)
         self.language_model.requires_grad_(requires_grad=self.config.language_tuning == "full")
-        if self.config.has_lora:
-            for layer in self.language_model.modules():
-                if isinstance(layer, LowRankLinear):
-                    for addition in layer.additions():
-                        addition.requires_grad = True
+        for name, parameter in self.language_model.named_parameters():
+            if "lora_" in name:
+                parameter.requires_grad = True
 
     def merge_lora(self) -> None:
         """Fold LoRA into the language model in place; LoRA-MoE stays, since it depends on the token."""

@@ -3,11 +3,12 @@
 Its box strings are `medbench.tasks.answers.box_space.UNI_MED`.
 """
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from medbench.tasks.spec import Kind
+from medbench.tasks.answers.texts import first_words
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import Kind, TaskSpec
 
 PromptStyle = Literal["official", "clean"]
 Purpose = Literal["train", "generate"]
@@ -27,7 +28,8 @@ CONNECTOR_TASK: dict[Kind, str] = {
     "cls": "cls",
 }
 IMAGE_PLACEHOLDER = "<ImageHere>"
-OFFICIAL_WORD_LIMIT = 50
+FIXED_INPUTS = frozenset({"subject", "classes"})
+"""Inputs that the official code writes into the instruction itself and therefore never cuts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,15 +86,23 @@ def wrap(
 def _official_turn(kind: Kind, text: str, images: int, purpose: Purpose) -> str:
     if kind == "qa":
         # The official data sets cut the finished instruction here, not the question in it.
-        text = official_text(text)
+        text = first_words(text)
     trailing = images > 0 and (purpose == "train" or kind == "report")
     return f"{text} " if trailing else text
 
 
-def official_text(text: str) -> str:
-    """Return `text` as the official `blip_caption_new` leaves it: its first 50 words.
+def instruct(spec: TaskSpec, sample: Sample, form: PromptForm, *, box: str = "", template: str | None = None) -> str:
+    """Return the instruction for a sample in the style that a model was taught, without identifier and tags.
 
-    Runs of white space become one space, a single newline or tab stays; words end at spaces only.
+    Raises:
+        DataError: If the sample lacks a field of the template.
     """
-    squeezed = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")
-    return " ".join(squeezed.split(" ")[:OFFICIAL_WORD_LIMIT])
+    if form.official:
+        inputs = {name: text if name in FIXED_INPUTS else first_words(text) for name, text in sample.inputs.items()}
+        sample = replace(sample, inputs=inputs)
+    return spec.instruction(sample, box=box, template=template)
+
+
+def taught_answer(reference: str, form: PromptForm) -> str:
+    """Return what the model is to learn to say; the official code teaches the first 50 words."""
+    return first_words(reference) if form.official else reference

@@ -1,4 +1,4 @@
-"""A vision-language model of transformers behind the adapter contract."""
+"""A vision-language model of transformers behind the adapter contract, and whether the engine may drive it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,34 +7,48 @@ from datetime import date
 from functools import cached_property
 from inspect import signature
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
 from transformers import GenerationConfig, LogitsProcessorList
 
-from medbench.adapters.base import (
-    LoadOptions,
-    LocalAdapter,
-    ModelCard,
-    Pixels,
-    Prompt,
-    SizeOf,
-)
-from medbench.adapters.hf.apart import TAKEN_APART, why_only_whole
-from medbench.adapters.hf.entry import CARD
-from medbench.adapters.hf.families import known, short_name
+from medbench.adapters.base import LoadOptions, LocalAdapter, ModelCard, Pixels, Prompt, SizeOf
+from medbench.adapters.hf.entry import CARD, known, short_name
 from medbench.adapters.hf.loading import Loaded, load_model
+from medbench.adapters.hf.processing import ChatTemplate, dropped_ids, kept_marks
 from medbench.adapters.hf.rendering import Renderer
-from medbench.adapters.hf.special_tokens import dropped_ids, kept_marks
-from medbench.adapters.hf.templates import ChatTemplate
 from medbench.adapters.plain_generation import Watch
 from medbench.adapters.wording import question_of
-from medbench.tasks.answers.box_space import BoxSpace
+from medbench.tasks.answers.box_space import BOX_SPACES, BoxSpace
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
 
+TAKEN_APART: Mapping[str, Literal["causal", "images", "prompt"]] = {
+    "llava": "causal",
+    "llava_next": "causal",
+    "gemma3": "images",
+    "paligemma": "prompt",
+    "glm4v": "causal",
+    "qwen2_vl": "causal",
+    "qwen2_5_vl": "causal",
+    "idefics2": "causal",
+    "idefics3": "causal",
+    "internvl": "causal",
+}
+"""Families that the engine drives, with what the tokens of a prompt read besides those before them.
+
+Each is here because a test shows that the engine writes what its own library writes (`tests/tiny_vlms.py`). The
+self-test before a run is no substitute: two short answers of a trained model may be equal though its deeper layers
+missed the image, and in 16 bits answers may differ though nothing is wrong.
+"""
+# What a decoder takes besides embeddings without knowing more of a token than they say.
+_PLAIN_INPUTS = frozenset({
+    "self", "input_ids", "inputs_embeds", "attention_mask", "position_ids", "past_key_values", "use_cache",
+    "cache_position", "output_attentions", "output_hidden_states", "return_dict", "logits_to_keep", "labels", "args",
+    "kwargs",
+})  # fmt: skip
 _TOKENS = "tokens"
 # Two names of the same choice of an image processor.
 _SCALED_WITHIN = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
@@ -44,47 +58,41 @@ class HfAdapter(LocalAdapter):
     """A model whose visual tokens stand in its prompt where its processor wants them; or one that is left whole."""
 
     def __init__(self, loaded: Loaded, name: str, arguments: Mapping[str, str], space: BoxSpace) -> None:
+        config, processor = loaded.model.config, loaded.processor
         self._model = loaded.model
-        self._processor = loaded.processor
+        self._processor = processor
         self._name = name
         self._space = space
-        self._known = known(name, loaded.model.config.model_type)
-        text = loaded.model.config.get_text_config(decoder=True)
-        rope = getattr(text, "rope_parameters", None) or {}
+        self._known = known(name, config.model_type)
+        rope = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
         self._image_token_id = _image_token_id(loaded)
-        self._images = _json_of("images", arguments["images"])
+        options = _json_of("images", arguments["images"])
         template = ChatTemplate(
-            loaded.processor, loaded.model.config.model_type, system=arguments["system"],
+            processor, config.model_type, system=arguments["system"],
             chat=_json_of("chat", arguments["chat"]), today=_day_of(arguments["date"]),
         )  # fmt: skip
         self._renderer = Renderer(
-            loaded.processor, self._image_token_id, in_grids="mrope_section" in rope, template=template,
-            images=self._images,
+            processor, self._image_token_id, in_grids="mrope_section" in rope, template=template, options=options,
         )  # fmt: skip
-        self._dropped = dropped_ids(loaded.processor.tokenizer)
+        self._dropped = dropped_ids(processor.tokenizer)
         self.decoder = loaded.model
         self.end_ids = _end_ids(loaded)
-        self.only_whole = why_only_whole(loaded.model)
-        self.attention = TAKEN_APART.get(loaded.model.config.model_type, "causal")
-        self.shares_beginnings = self.attention != "prompt"
-        self.notices = (
-            *loaded.notices, *template.notices, *_other_scaling(space, loaded.processor.image_processor, self._images)
-        )  # fmt: skip
+        self.only_whole = why_left_whole(config.model_type, type(loaded.model.get_decoder()))
+        self.attention = TAKEN_APART.get(config.model_type, "causal")
+        self.shares_prefixes = self.attention != "prompt"
+        scaling = _other_scaling(space, processor.image_processor, options)
+        self.notices = (*loaded.notices, *template.notices, *scaling)
         self.weights_fingerprint = loaded.fingerprint
-        self.made_of = {**loaded.made_of, **kept_marks(loaded.processor.tokenizer)}
+        self.made_of = {**loaded.made_of, **kept_marks(processor.tokenizer)}
         self.device = str(loaded.model.device)
         self.dtype = str(loaded.model.dtype).removeprefix("torch.")
 
-    @property
+    @cached_property
     def card(self) -> ModelCard:  # type: ignore[override]
         """What is known of this very model."""
         found = self._known
-        kinds = CARD.kinds if self._takes_text_alone else CARD.kinds - {"qa"}
+        kinds = CARD.kinds if self._renderer.takes_text_alone() else CARD.kinds - {"qa"}
         return replace(CARD, kinds=kinds, licence=found.licence or CARD.licence, trained_on=found.trained_on)
-
-    @cached_property
-    def _takes_text_alone(self) -> bool:
-        return self._renderer.takes_text_alone()
 
     @property
     def title(self) -> str:
@@ -92,7 +100,7 @@ class HfAdapter(LocalAdapter):
         return short_name(self._name)
 
     def render(self, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
-        """Return the question in the model's chat template, pictures first."""
+        """Return the question in the model's chat template, images first."""
         sizes = [size_of(image) for image in sample.images]
         write = self._renderer.whole if self.only_whole else self._renderer.segments
         return Prompt(segments=write(self._question(sample, spec), sample.images, sizes))
@@ -102,7 +110,7 @@ class HfAdapter(LocalAdapter):
         return question_of(sample, spec, self._space, find=found.find if self._space.name == found.boxes else "")
 
     def pixels(self, image: Image.Image) -> Pixels:
-        """Return what the processor makes of one picture, and the number of its visual tokens."""
+        """Return what the processor makes of one image, and the number of its visual tokens."""
         inputs = self._renderer.inputs([self._renderer.text("", 1)], [[image]])
         tokens = int((inputs["input_ids"] == self._image_token_id).sum())
         return {_TOKENS: tokens, **{name: inputs[name] for name in self._of_images if name in inputs}}
@@ -115,7 +123,7 @@ class HfAdapter(LocalAdapter):
 
     @torch.inference_mode()
     def encode_images(self, pixels: Sequence[Pixels]) -> Sequence[torch.Tensor]:
-        """Return visual tokens [V, D] of pictures; those of like shapes are computed together."""
+        """Return visual tokens [V, D] of images; those of like shapes are computed together."""
         features: list[torch.Tensor] = []
         for _, alike in groupby(pixels, key=_shape_of):
             features += self._encode(list(alike))
@@ -138,10 +146,8 @@ class HfAdapter(LocalAdapter):
 
     def detokenise(self, ids: Sequence[int]) -> str:
         """Return the text without special tokens, but for those that set thoughts apart."""
-        if self._dropped is None:
-            return str(self._processor.tokenizer.decode(list(ids), skip_special_tokens=True))
-        kept = [one for one in ids if one not in self._dropped]
-        return str(self._processor.tokenizer.decode(kept, skip_special_tokens=False))
+        kept = [one for one in ids if one not in (self._dropped or ())]
+        return str(self._processor.tokenizer.decode(kept, skip_special_tokens=self._dropped is None))
 
     @torch.inference_mode()
     def written_whole(
@@ -149,15 +155,14 @@ class HfAdapter(LocalAdapter):
     ) -> list[list[int]]:
         """Return the ids that `generate` writes to a batch, padded on the left, greedily; ends and what follows too.
 
-        Questions with as many pictures make batches of their own: some processors mix no others, and where a decoder
-        reads pictures by cross-attention, those that fill up a row would be read by another row's first tokens.
+        Questions with as many images make batches of their own: some processors mix no others, and where a decoder
+        reads images by cross-attention, those that fill up a row would be read by another row's first tokens.
         """
-        places = range(len(asked))
         written: dict[int, list[int]] = {}
-        for pictures in {len(images) for _, _, images in asked}:
-            alike = [place for place in places if len(asked[place][2]) == pictures]
-            written |= zip(alike, self._write([asked[place] for place in alike], max_new_tokens), strict=True)
-        return [written[place] for place in places]
+        for count in {len(images) for _, _, images in asked}:
+            alike = [index for index, (_, _, images) in enumerate(asked) if len(images) == count]
+            written |= zip(alike, self._write([asked[index] for index in alike], max_new_tokens), strict=True)
+        return [written[index] for index in range(len(asked))]
 
     def _write(
         self, asked: Sequence[tuple[Sample, TaskSpec, Sequence[Image.Image]]], max_new_tokens: int
@@ -180,21 +185,28 @@ class HfAdapter(LocalAdapter):
 
     def _moved(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return inputs where the model is, floating ones in its type."""
-        place, kind = self._model.device, self._model.dtype
-        return {
-            name: value.to(place, kind) if value.is_floating_point() else value.to(place)
-            for name, value in inputs.items()
-        }
+        device, dtype = self._model.device, self._model.dtype
+        return {name: value.to(device, dtype if value.is_floating_point() else None) for name, value in inputs.items()}
+
+
+def why_left_whole(family: str, decoder: type[Any]) -> str:
+    """Return why a model is answered by its own library alone; empty if the engine may drive its decoder.
+
+    Inputs that no plain decoder has are features for deeper layers, embeddings of every layer, what is read by
+    cross-attention, or which experts an image goes to: a decoder that is given none answers all the same, wrongly.
+    """
+    beside = [name for name in signature(decoder.forward).parameters if name not in _PLAIN_INPUTS]
+    if beside:
+        return f"its decoder reads {' and '.join(beside)} besides embeddings"
+    if family not in TAKEN_APART:
+        return f"no test has shown yet that {family} can be taken apart from its vision"
+    return ""
 
 
 def load_adapter(options: LoadOptions) -> HfAdapter:
     """Load the model that the variant names."""
-    from medbench.tasks.answers.box_space import BOX_SPACES
-
     arguments = options.arguments
-    loaded = load_model(
-        options.variant, revision=arguments["revision"], device=options.device, dtype=options.dtype
-    )  # fmt: skip
+    loaded = load_model(options.variant, revision=arguments["revision"], device=options.device, dtype=options.dtype)
     return HfAdapter(loaded, options.variant, arguments, BOX_SPACES[arguments["boxes"]])
 
 
@@ -216,7 +228,7 @@ def _other_scaling(space: BoxSpace, scaler: Any, images: Mapping[str, Any]) -> t
 
 
 def _shape_of(pixels: Pixels) -> tuple[object, ...]:
-    """Return what must be equal for pictures to be stacked along the first dimension."""
+    """Return what must be equal for images to be stacked along the first dimension."""
     return tuple((name, value.shape[1:]) for name, value in pixels.items() if name != _TOKENS)
 
 

@@ -1,153 +1,123 @@
-"""Token ids of a prompt whose pictures are known by their sizes alone."""
+"""Token ids of a prompt whose images are known by their sizes alone."""
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image
+from transformers import BatchFeature
 
 from medbench.adapters.base import ImageSlot, Size, TextSegment
-from medbench.adapters.hf.remembering import RememberingImageProcessor
-from medbench.adapters.hf.templates import ChatTemplate
+from medbench.adapters.hf.processing import ChatTemplate, Processor
 from medbench.tasks.foundation.errors import SampleError
 from medbench.tasks.sample import ImageRef
 
 _SIZES = 512
 Segment = TextSegment | ImageSlot
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """What a picture of some size becomes.
-
-    Attributes:
-        tokens: Its visual tokens.
-        grid: Frames, rows and columns of them, for positions in three dimensions.
-    """
-
-    tokens: int
-    grid: tuple[int, int, int] | None = None
+Images = Any
+"""Images, nested as a processor likes."""
+Shape = tuple[int, tuple[int, int, int] | None]
+"""What an image of some size becomes: visual tokens, and frames, rows and columns of them where positions have three
+dimensions."""
 
 
 class Renderer:
-    """Lets a processor write prompts, with blank pictures whose pixels are computed once per size.
+    """Lets a processor write prompts, with blank images whose pixels are computed once per size.
 
     Args:
-        processor: Of transformers.
+        processor: Of transformers; `options` are more for its image processor.
         image_token_id: Stands once for every visual token.
         in_grids: Whether visual tokens have positions in three dimensions.
         template: Writes prompts as texts.
-        images: More for the image processor.
     """
 
     def __init__(
-        self,
-        processor: Any,  # noqa: ANN401 - any of transformers
-        image_token_id: int,
-        *,
-        in_grids: bool,
-        template: ChatTemplate,
-        images: dict[str, Any],
-    ) -> None:
+        self, processor: Processor, image_token_id: int, *, in_grids: bool, template: ChatTemplate,
+        options: dict[str, Any],
+    ) -> None:  # fmt: skip
         self._processor = processor
         self._blank = copy.copy(processor)
-        self._blank.image_processor = RememberingImageProcessor(processor.image_processor)
+        self._blank.image_processor = _SizesOnly(processor.image_processor)
         self._image_token_id = image_token_id
         self._in_grids = in_grids
         self._template = template
-        self._images = images
+        self._options = options
+        self.text = template.text
         self.shape = lru_cache(maxsize=_SIZES)(self._shape)
 
-    def text(self, question: str, images: int) -> str:
-        """Return the prompt as text, with one mark per picture, pictures first.
-
-        Raises:
-            SampleError: If the chat template refuses it.
-        """
-        return self._template.text(question, images)
-
-    def inputs(self, texts: Sequence[str], images: Sequence[Sequence[Image.Image]]) -> dict[str, Any]:
-        """Return what the model itself takes for prompts with their pictures, padded on the left."""
-        return self._inputs(self._processor, texts, images)
-
-    def _inputs(
-        self,
-        processor: Any,  # noqa: ANN401 - any of transformers
-        texts: Sequence[str],
-        images: Sequence[Sequence[Image.Image]],
+    def inputs(
+        self, texts: Sequence[str], images: Sequence[Sequence[Image.Image]], processor: Processor = None
     ) -> dict[str, Any]:
+        """Return what the model takes for prompts with their images, or SampleError if the processor does not."""
+        processor = processor or self._processor
         given = [list(own) for own in images]
+        bos = self._processor.tokenizer.bos_token
+        # The tokenizer would write again what a template has written.
+        brings_bos = self._template.exists and bos is not None and texts[0].startswith(bos)
         try:
             inputs = processor(
                 text=list(texts),
                 images=given if any(given) else None,
                 padding=True,
                 return_tensors="pt",
-                **({"add_special_tokens": False} if self._brings_bos(texts[0]) else {}),
-                **(self._images if any(given) else {}),
+                **({"add_special_tokens": False} if brings_bos else {}),
+                **(self._options if any(given) else {}),
             )
         except (ValueError, TypeError, IndexError) as error:
-            # Each says in its own way what it does not take, such as a question without a picture.
+            # Each says in its own way what it does not take, such as a question without an image.
             raise SampleError(f"The model's processor does not take this prompt: {error}") from error
         return {name: value for name, value in inputs.items() if name != "labels"}
 
     def takes_text_alone(self) -> bool:
-        """Whether a question may come without a picture."""
+        """Whether a question may come without an image."""
         try:
-            self._inputs(self._blank, [self.text("?", 0)], [[]])
+            self.inputs([self.text("?", 0)], [[]], self._blank)
         except SampleError:
             return False
         return True
 
     def whole(self, question: str, images: Sequence[ImageRef], sizes: Sequence[Size]) -> tuple[Segment, ...]:
-        """Return a prompt as one text with its pictures before it: of the right length, but not to be driven.
-
-        Raises:
-            SampleError: If the processor does not take it.
-        """
+        """Return a prompt as one text with its images before it: of the right length, but not to be driven."""
         slots = (ImageSlot(image=image, tokens=0) for image in images)
         return (*slots, TextSegment(ids=tuple(self._ids(question, sizes))))
 
     def segments(self, question: str, images: Sequence[ImageRef], sizes: Sequence[Size]) -> tuple[Segment, ...]:
-        """Return a prompt in parts: text, and slots of pictures of these sizes.
+        """Return a prompt in parts: text, and slots of images of these sizes.
 
-        Raises:
-            SampleError: If the processor does not take it, or wrote another number of visual tokens than the sizes
-                promise.
+        SampleError if the processor does not take it, or writes other visual tokens than the sizes promise.
         """
         ids = self._ids(question, sizes)
         shapes = [self.shape(size) for size in sizes]
-        if ids.count(self._image_token_id) != sum(shape.tokens for shape in shapes):
+        promised = sum(tokens for tokens, _ in shapes)
+        if ids.count(self._image_token_id) != promised:
             raise SampleError(
                 f"The model's processor writes {ids.count(self._image_token_id)} visual tokens for pictures of "
-                f"{list(sizes)}, not the {sum(shape.tokens for shape in shapes)} that it writes for each alone."
+                f"{list(sizes)}, not the {promised} that it writes for each alone."
             )
         return tuple(_cut(ids, self._image_token_id, list(zip(images, shapes, strict=True))))
 
     def _ids(self, question: str, sizes: Sequence[Size]) -> list[int]:
         blanks = [[Image.new("RGB", size) for size in sizes]]
-        ids: list[int] = self._inputs(self._blank, [self.text(question, len(sizes))], blanks)["input_ids"][0].tolist()
+        inputs = self.inputs([self.text(question, len(sizes))], blanks, self._blank)
+        ids: list[int] = inputs["input_ids"][0].tolist()
         return ids
 
     def _shape(self, size: Size) -> Shape:
-        inputs = self._inputs(self._blank, [self.text("", 1)], [[Image.new("RGB", size)]])
+        inputs = self.inputs([self.text("", 1)], [[Image.new("RGB", size)]], self._blank)
         tokens = int((inputs["input_ids"] == self._image_token_id).sum())
         if not self._in_grids:
-            return Shape(tokens=tokens)
+            return tokens, None
         frames, rows, columns = inputs["image_grid_thw"][0].tolist()
         side = int(self._processor.image_processor.merge_size)
-        return Shape(tokens=tokens, grid=(frames, rows // side, columns // side))
-
-    def _brings_bos(self, text: str) -> bool:
-        """Whether a template has written the token that the tokenizer would write again."""
-        bos = self._processor.tokenizer.bos_token
-        return self._template.exists and bos is not None and text.startswith(bos)
+        return tokens, (frames, rows // side, columns // side)
 
 
-def _cut(ids: Sequence[int], image_token_id: int, pictures: list[tuple[ImageRef, Shape]]) -> Iterator[Segment]:
-    """Yield texts and slots; a picture whose tokens stand apart gets a slot for each stretch."""
+def _cut(ids: Sequence[int], image_token_id: int, images: list[tuple[ImageRef, Shape]]) -> Iterator[Segment]:
+    """Yield texts and slots; an image whose tokens stand apart gets a slot for each stretch."""
     text: list[int] = []
     place = taken = 0
     while place < len(ids):
@@ -158,15 +128,53 @@ def _cut(ids: Sequence[int], image_token_id: int, pictures: list[tuple[ImageRef,
         if text:
             yield TextSegment(ids=tuple(text))
             text = []
-        ref, shape = pictures[0]
+        image, (tokens, grid) = images[0]
         end = place
-        while end < len(ids) and ids[end] == image_token_id and end - place < shape.tokens - taken:
+        while end < len(ids) and ids[end] == image_token_id and end - place < tokens - taken:
             end += 1
-        yield ImageSlot(image=ref, tokens=end - place, first=taken, grid=shape.grid)
+        yield ImageSlot(image=image, tokens=end - place, first=taken, grid=grid)
         taken += end - place
         place = end
-        if taken == shape.tokens:
-            pictures.pop(0)
+        if taken == tokens:
+            images.pop(0)
             taken = 0
     if text:
         yield TextSegment(ids=tuple(text))
+
+
+class _SizesOnly:
+    """Stands before an image processor and computes once for images of the same sizes; pixels become zeros.
+
+    A prompt's tokens depend on nothing else.
+    """
+
+    def __init__(self, real: Processor) -> None:
+        self._real = real
+        self._known: OrderedDict[str, dict[str, Any]] = OrderedDict()
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the real one has
+        return getattr(self._real, name)
+
+    def __call__(self, images: Images, **options: object) -> BatchFeature:
+        """Return what the real one returns, with pixels that take no memory."""
+        key = repr((_sizes(images), sorted(options.items(), key=lambda item: item[0])))
+        if key not in self._known:
+            self._known[key] = {name: _weightless(value) for name, value in self._real(images, **options).items()}
+            if len(self._known) > _SIZES:
+                self._known.popitem(last=False)
+        return BatchFeature(dict(self._known[key]))
+
+
+def _sizes(images: Images) -> Images:
+    if isinstance(images, Image.Image):
+        return images.size
+    return [_sizes(image) for image in images] if isinstance(images, Sequence) else type(images).__name__
+
+
+def _weightless(value: Any) -> Any:  # noqa: ANN401 - as it comes
+    """Return floating numbers as zeros of the same shape that share one place; whatever else as it is."""
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        return value.new_zeros(()).expand(value.shape)
+    if isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.floating):
+        return np.broadcast_to(np.zeros((), dtype=value.dtype), value.shape)
+    return [_weightless(part) for part in value] if isinstance(value, list) else value

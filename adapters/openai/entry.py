@@ -1,15 +1,371 @@
-"""The catalogue's entry of served models; imports neither torch nor an HTTP library."""
+"""The catalogue's entry of served models: address, key and `--model-arg`; imports neither torch nor an HTTP library."""
 
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
+from ipaddress import ip_address
+from typing import Annotated, Any, Literal, get_args, get_origin
+from urllib.parse import SplitResult, urlsplit
 
-from medbench.adapters.base import AdapterEntry, LoadOptions, ModelCard, answer_with_box
-from medbench.adapters.openai.address import read_address
-from medbench.adapters.openai.messages import BOXES, SPACES
-from medbench.adapters.openai.options import ARGUMENTS, read_options, with_defaults
-from medbench.adapters.openai.profiles import profile_of
-from medbench.adapters.openai.secret import read_key
-from medbench.adapters.remote import RemoteAdapter
+from pydantic import BaseModel, Field, SecretStr, ValidationError
+
+from medbench.adapters.base import AdapterEntry, Argument, LoadOptions, ModelCard, answer_with_box
+from medbench.adapters.remote import RemoteAdapter, RetryPolicy, Usage
+from medbench.tasks.answers.box_space import BOX_SPACES, BoxSpace
 from medbench.tasks.foundation.errors import UsageError
+
+ENDPOINT = "/chat/completions"
+STREAM = "stream"
+"""May be added, though the adapter sends it: some servers only stream, others know no such field (null: left out)."""
+_EXAMPLE = "Write --model openai:MODEL@BASE-URL, for example openai:my-model@http://127.0.0.1:8000/v1."
+_OWN_FIELDS = frozenset(
+    {"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop", "n"}
+)
+_SECRET_FIELD = re.compile(r"api[-_]?key|authorization|secret|password|access[-_]?token|bearer", re.IGNORECASE)
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
+# A shorter word is no secret, and may well be a word of an answer: servers without keys are given `EMPTY` or `x`.
+_SHORTEST_SECRET = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """A model of a server.
+
+    Attributes:
+        model: The model's name, as the server knows it.
+        base: Base URL without a slash at its end, e.g. `http://127.0.0.1:8000/v1`.
+        host: Name of the server, in small letters, without the port.
+        server: Name and port.
+    """
+
+    model: str
+    base: str
+    host: str
+    server: str
+
+    @property
+    def url(self) -> str:
+        """Where questions go."""
+        return self.base + ENDPOINT
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether it is spoken to by https."""
+        return self.base.startswith("https:")
+
+    @property
+    def on_this_machine(self) -> bool:
+        """Whether it is a loopback address."""
+        if self.host == "localhost" or self.host.endswith(".localhost"):
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def read_address(variant: str) -> Address:
+    """Return the address in `MODEL@BASE-URL`; a base URL without a path means its `/v1`.
+
+    Raises:
+        UsageError: If it is none, or carries credentials, a query or a fragment; what may be secret is not repeated.
+    """
+    model, mark, rest = variant.partition("@http")
+    if not mark or not model:
+        raise UsageError("The model 'openai' needs a model's name and a server's base URL.", _EXAMPLE)
+    url = _split(f"http{rest}")
+    path = url.path.rstrip("/") or "/v1"
+    if path.endswith(ENDPOINT):
+        raise UsageError(f"The base URL ends with {ENDPOINT}, which is added to it.", f"Leave {ENDPOINT} out.")
+    host = url.hostname or ""
+    server = f"[{host}]" if ":" in host else host
+    server += "" if url.port is None else f":{url.port}"
+    return Address(model=model, base=f"{url.scheme}://{server}{path}", host=host, server=server)
+
+
+def _split(text: str) -> SplitResult:
+    try:
+        url = urlsplit(text)
+        # A name that cannot be looked up (an empty part, one of 64 letters) is a UnicodeError, which is a ValueError.
+        usable = bool((url.hostname or "").encode("idna")) and url.port != 0
+    except ValueError:
+        usable = False
+    if not usable or url.scheme not in {"http", "https"} or not text.isprintable() or " " in text:
+        raise UsageError("The base URL of the model 'openai' is no http or https URL.", _EXAMPLE)
+    if "@" in url.netloc:
+        raise UsageError(
+            "The base URL carries credentials, which would be written into the run's files.",
+            "Leave them out; name the environment variable that holds the key: --model-arg key_env=NAME",
+        )
+    if url.query or url.fragment:
+        raise UsageError("The base URL has a query or a fragment.", f"Leave out what follows `?` or `#`. {_EXAMPLE}")
+    return url
+
+
+def read_key(name: str, address: Address) -> SecretStr:
+    """Return the key in the environment variable `name`; it is empty where a server on this machine needs none.
+
+    Raises:
+        UsageError: If `name` is no name of a variable (it may be the key itself, and is not repeated), or the variable
+            is not set and the server is another machine, or holds what cannot stand in a header.
+    """
+    if not _VARIABLE.fullmatch(name):
+        raise UsageError(
+            "key_env is not the name of an environment variable in capitals.",
+            "Give the variable's name, never the key itself: --model-arg key_env=MY_SERVER_KEY",
+        )
+    value = os.environ.get(name, "").strip()
+    if not value and not address.on_this_machine:
+        raise UsageError(
+            f"The environment variable {name} is not set, and {address.host} needs a key.",
+            "Set it to the server's key (any word if the server asks for none), "
+            "or name another one: --model-arg key_env=NAME",
+        )
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise UsageError(
+            "The key in the environment variable has characters that no key has (spaces, control characters...).",
+            "Set it again, without quotes and line ends.",
+        )
+    return SecretStr(value)
+
+
+def without_key(key: SecretStr, text: str) -> str:
+    """Return `text` without the key: a server may echo it."""
+    value = key.get_secret_value()
+    return text.replace(value, "[key]") if len(value) >= _SHORTEST_SECRET else text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What one kind of server understands beyond the common part of the protocol.
+
+    Attributes:
+        name: Name on the command line.
+        length_field: The field that limits the answer's tokens.
+        takes_stop: Whether stop strings may be sent; elsewhere the answer is cut when it is there.
+        only: Names that `extra_body` may have; empty for any.
+        never: Names that `extra_body` must not have.
+    """
+
+    name: str
+    length_field: str = "max_tokens"
+    takes_stop: bool = True
+    only: frozenset[str] = frozenset()
+    never: frozenset[str] = frozenset()
+
+
+_OPEN_SERVERS_ALONE = frozenset(
+    {"top_k", "min_p", "repetition_penalty", "stop_token_ids", "chat_template_kwargs", "mm_processor_kwargs"}
+)
+PROFILES: Mapping[str, Profile] = {
+    profile.name: profile
+    for profile in (
+        # The newer models refuse `max_tokens`; the older ones take both.
+        Profile(name="openai", length_field="max_completion_tokens", never=_OPEN_SERVERS_ALONE),
+        Profile(name="vllm"),
+        Profile(name="sglang"),
+        # `transformers serve` 5.23: `stop` is a 500 for models that see, other unknown fields are a 422.
+        Profile(
+            name="transformers",
+            takes_stop=False,
+            only=frozenset({"generation_config", "chat_template_kwargs", "frequency_penalty"}),
+        ),
+    )
+}
+
+
+def profile_of(name: str, address: Address) -> Profile:
+    """Return a profile by name; `auto` is `openai` for OpenAI's and Azure's hosts and `vllm` for every other server.
+
+    The server is not asked what it is: the same command must mean the same run whether it answers or not.
+    """
+    if name != "auto":
+        return PROFILES[name]
+    is_openai = any(f".{address.host}".endswith(host) for host in (".openai.com", ".openai.azure.com"))
+    return PROFILES["openai" if is_openai else "vllm"]
+
+
+_POLICY = RetryPolicy()
+_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_SomeSeconds = Annotated[float, Field(ge=0.001, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=1, le=10**12)]
+_Price = Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+BoxName = Literal["permille", "permille-yxyx", "fraction", "percent", "pixels", "pixels-xywh", "pixels-28"]
+SPACES: Mapping[str, BoxSpace] = {name: BOX_SPACES[name] for name in get_args(BoxName)}
+BOXES = SPACES["permille"]
+
+
+class Options(BaseModel, frozen=True):
+    """What the user chose with `--model-arg`: of every argument the type, the default and the help.
+
+    None is not sent, or sets no limit.
+    """
+
+    profile: Literal["auto", "openai", "vllm", "sglang", "transformers"] = Field(
+        "auto",
+        description="What the server understands; auto: `openai` for OpenAI's and Azure's hosts, `vllm` for all "
+        "others.",
+    )
+    key_env: str = Field("OPENAI_API_KEY", description="Environment variable that holds the key.")
+    boxes: BoxName = Field("permille", description="How boxes are asked for and read; the model is told.")
+    system: str = Field("", description="System prompt; none by default.")
+    temperature: float | None = Field(
+        0.0, ge=0, le=100, allow_inf_nan=False,
+        description="Of sampling; `unset` sends none, for models that refuse it.",
+    )  # fmt: skip
+    top_p: float | None = Field(
+        None, ge=0, le=1, allow_inf_nan=False, description="Sample within this probability; not sent by default."
+    )
+    send_seed: Literal["yes", "no"] = Field("yes", description="Whether the run's seed is sent.")
+    max_tokens: _Count | None = Field(
+        None,
+        description="Longest answer to any task, thoughts included; --max-new-tokens says the same of every model. The "
+        "task's own limit by default.",
+    )
+    stop: tuple[str, ...] = Field((), description="Text that ends an answer, or a JSON list of such texts.")
+    max_pixels: _Count | None = Field(
+        None, description="Larger pictures are scaled down to so many pixels; sent as they are by default."
+    )
+    extra_body: dict[str, Any] = Field({}, description="JSON object of further fields of every request.")
+    ca_file: str = Field(
+        "",
+        description="File or folder of the certificates to trust, for servers with one of their own; by default those "
+        "of the machine, or of SSL_CERT_FILE. They are always checked.",
+    )
+    credentialed: Literal["refuse", "send"] = Field(
+        "refuse", description="Whether data under a signed agreement may be sent to another machine."
+    )
+    price_in: _Price = Field(None, description="Price of a million tokens of prompts.")
+    price_cached: _Price = Field(
+        None, description="Price of a million tokens of prompts that the server remembered; price_in if unset."
+    )
+    price_out: _Price = Field(None, description="Price of a million tokens of answers.")
+    concurrency: _Count = Field(_POLICY.concurrency, description="Requests under way at first.")
+    max_concurrency: _Count = Field(_POLICY.max_concurrency, description="Most requests under way, ever.")
+    attempts: _Count = Field(_POLICY.attempts, description="Most requests for one sample.")
+    timeout: _SomeSeconds = Field(_POLICY.timeout, description="Most seconds for one request.")
+    deadline: _SomeSeconds = Field(_POLICY.deadline, description="Most seconds for one sample, waiting included.")
+    backoff: _Seconds = Field(_POLICY.backoff, description="Seconds before a sample's second request.")
+
+    @property
+    def retry_policy(self) -> RetryPolicy:
+        """How hard the server is asked."""
+        return RetryPolicy(
+            concurrency=min(self.concurrency, self.max_concurrency), max_concurrency=self.max_concurrency,
+            attempts=self.attempts, deadline=self.deadline, timeout=self.timeout, backoff=self.backoff,
+        )  # fmt: skip
+
+    def cost_of(self, usage: Usage) -> float | None:
+        """Return what a reply cost; None where no prices were given."""
+        if self.price_in is None and self.price_out is None:
+            return None
+        read, written = self.price_in or 0.0, self.price_out or 0.0
+        again = read if self.price_cached is None else self.price_cached
+        fresh = max(0, usage.prompt_tokens - usage.cached_tokens)
+        return (fresh * read + usage.cached_tokens * again + usage.output_tokens * written) / 1_000_000
+
+    def changing_answers(self) -> dict[str, Any]:
+        """Return what can change an answer, but for the profile's name, which may be `auto`."""
+        return self.model_dump(exclude={"profile", *_NO_ANSWER})
+
+
+_NO_ANSWER = frozenset({
+    "key_env", "ca_file", "credentialed", "price_in", "price_cached", "price_out", "concurrency", "max_concurrency",
+    "attempts", "timeout", "deadline", "backoff",
+})  # fmt: skip
+ARGUMENTS: Mapping[str, Argument] = {
+    name: Argument(
+        help=field.description or "",
+        default=f"{field.default:g}" if isinstance(field.default, float | int) else str(field.default or ""),
+        choices=get_args(field.annotation) if get_origin(field.annotation) is Literal else (),
+        changes_answers=name not in _NO_ANSWER,
+    )
+    for name, field in Options.model_fields.items()
+}
+
+
+def read_options(given: Mapping[str, str], address: Address) -> Options:
+    """Return the choices in the values of `--model-arg`, those that were not given at their defaults.
+
+    Raises:
+        UsageError: If a value is not allowed.
+    """
+    # An empty value is none, where that is the default.
+    values: dict[str, Any] = {name: text for name, text in given.items() if text or ARGUMENTS[name].default}
+    if values.get("temperature") == "unset":
+        values["temperature"] = None
+    values["stop"] = _texts(values.get("stop", ""))
+    values["extra_body"] = _fields(values.get("extra_body", "{}"))
+    try:
+        options = Options(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise _not_allowed(name, given[name], f"{first['msg']}.") from None
+    _refuse_unknown(options.extra_body, profile_of(options.profile, address))
+    if SPACES[options.boxes].units is None and options.max_pixels:
+        raise UsageError(
+            "Boxes in pixels mean those of the original picture, but max_pixels sends a smaller one.",
+            "Choose boxes that do not depend on the size, e.g. --model-arg boxes=permille.",
+        )
+    return options
+
+
+def _not_allowed(name: str, value: str, hint: str) -> UsageError:
+    return UsageError(f"--model-arg {name} does not take {value!r}.", hint)
+
+
+def _json_of(text: str) -> Any:  # noqa: ANN401 - any JSON
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _texts(text: str) -> tuple[str, ...]:
+    """Return a JSON list of texts, or the one text that is meant as it stands."""
+    found = _json_of(text)
+    if isinstance(found, list):
+        if not all(isinstance(item, str) and item for item in found):
+            raise _not_allowed("stop", text, """Give one text, or a JSON list of texts: '["###", "\\n"]'.""")
+        return tuple(found)
+    return (text,) if text else ()
+
+
+def _fields(text: str) -> dict[str, Any]:
+    """Return the user's own fields of a request: none of ours, and no secrets."""
+    fields = _json_of(text)
+    if not isinstance(fields, dict):
+        raise _not_allowed("extra_body", text, """Give a JSON object, for example '{"top_k": 1}'.""")
+    if any(_SECRET_FIELD.search(name) for name in fields):
+        raise UsageError(
+            "extra_body seems to hold a key or a password, and it would be written into the run's files.",
+            "Name the environment variable that holds the key: --model-arg key_env=NAME",
+        )
+    own = sorted(_OWN_FIELDS & fields.keys())
+    if own:
+        raise UsageError(
+            f"extra_body has {', '.join(own)}, which the adapter sends itself.",
+            f"Use the options for that: {', '.join(sorted(ARGUMENTS))}.",
+        )
+    if not isinstance(fields.get(STREAM), bool | None):
+        raise _not_allowed("extra_body", text, "`stream` is true, false, or null to leave it out.")
+    return fields
+
+
+def _refuse_unknown(fields: Mapping[str, Any], profile: Profile) -> None:
+    added = fields.keys() - {STREAM, "stream_options"}
+    unknown = sorted((profile.never & added) | (added - profile.only if profile.only else set()))
+    if unknown:
+        allowed = f" Allowed: {', '.join(sorted(profile.only))}." if profile.only else ""
+        raise UsageError(
+            f"A server of the profile {profile.name!r} does not take {', '.join(unknown)}.",
+            f"Leave them out of extra_body, or choose another --model-arg profile.{allowed}",
+        )
+
 
 CARD = ModelCard(
     name="openai",
@@ -29,14 +385,8 @@ def load(options: LoadOptions) -> RemoteAdapter:
     from medbench.adapters.openai.client import ServedModel
 
     address = read_address(options.variant)
-    arguments = with_defaults(options.arguments)
-    name = arguments["profile"]
-    if name not in ARGUMENTS["profile"].choices:
-        raise UsageError(f"There is no profile {name!r}.", f"Allowed: {', '.join(ARGUMENTS['profile'].choices)}.")
-    profile = profile_of(name, address)
-    chosen = read_options(arguments, profile)
-    key = read_key(arguments["key_env"], address)
-    return ServedModel(CARD, address, profile, chosen, key=key, seed=options.seed)
+    chosen = read_options(options.arguments, address)
+    return ServedModel(address, chosen, key=read_key(chosen.key_env, address), seed=options.seed)
 
 
 ENTRY = AdapterEntry(

@@ -1,36 +1,55 @@
-"""A server's words as they may be written to files and shown: bounded, without secrets, always encodable."""
+"""What a server's answer means. Everything in it is hostile: its shape, its texts and its numbers.
+
+Servers say the same few things in many ways. Texts are bounded, without secrets and always encodable; nothing is
+thrown away for a word that nobody knows; what is no answer raises RetryableError.
+"""
 
 import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from medbench.adapters.openai.options import Prices
+from medbench.adapters.openai.requests import ChatRequest
+from medbench.adapters.remote import Reply, RetryableError, Served, ServedGeneration, Usage, Withheld
 
-NAME_LENGTH = 200
+# No answer of a benchmark is thought over for longer; what a server invents must not fill the disk.
+MOST_REASONING = 1_000_000
+_MOST_TOKENS = 10**12
+_LONGEST_NAME = 200
+_LONGEST_MESSAGE = 300
+_LOOKED_AT = 4096
+_DEEPEST_MESSAGE = 4
+_DEEPEST_THOUGHT = 5
 _SURROGATES = re.compile("[\ud800-\udfff]")
-_SHORT = 300
 # Names under which servers and gateways file what went wrong, the most telling first.
-_WORDS = (
+_MESSAGE_FIELDS = (
     "error", "errors", "base_resp", "message", "detail", "details", "msg", "error_msg", "error_message", "status_msg",
     "reason", "title",
 )  # fmt: skip
-_NESTED = 4
+# The same thoughts often stand under several of these names: the first that holds any is read, and no other.
+_REASONING_FIELDS = (
+    "reasoning_content", "reasoning", "reasoning_text", "thinking", "thought", "reasoning_details", "thinking_blocks",
+)  # fmt: skip
+_THOUGHT_PARTS = frozenset(
+    {"thinking", "reasoning", "thought", "reasoning_content", "reasoning_text", "redacted_thinking"}
+)
+_WORD_FIELDS = ("text", "thinking", "reasoning", "reasoning_content", "thought", "content", "summary")
+_MISFILED = (
+    "The server filed the whole answer as a thought: the content is empty, and all that was written stands in the "
+    "reasoning, {length:,} characters.\n"
+    "Its reasoning parser does not fit the model or the chat template. Serve the model without a reasoning parser (the "
+    "thoughts are taken out here), or tell the template whether to think: "
+    """--model-arg extra_body='{{"chat_template_kwargs": {{"enable_thinking": true}}}}'"""
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """How replies are read.
-
-    Attributes:
-        stop: Texts that end an answer, where the server was not told so.
-        prices: Prices of tokens, or None.
-        clean: Takes secrets out of a text.
-    """
+    """How replies are read: texts that end them, what their tokens cost, and what takes secrets out of a text."""
 
     stop: tuple[str, ...] = ()
-    prices: Prices | None = None
+    cost_of: Callable[[Usage], float | None] = lambda _: None
     clean: Callable[[str], str] = str
 
     def words(self, value: object) -> str:
@@ -39,7 +58,25 @@ class Reading:
 
     def name(self, value: object) -> str:
         """Return a short text of the server: a name, a mark, a reason."""
-        return self.words(value)[:NAME_LENGTH]
+        return self.words(value)[:_LONGEST_NAME]
+
+    def message(self, document: object) -> str:
+        """Return what a server's error says, on one line of bounded length, wherever of the usual places it stands."""
+        found: Any = document
+        for _ in range(_DEEPEST_MESSAGE):
+            if isinstance(found, list) and found:
+                found = found[0]
+            if isinstance(found, dict):
+                fields = {str(name).lower(): value for name, value in found.items()}
+                said = (fields[name] for name in _MESSAGE_FIELDS if fields.get(name) and fields[name] is not True)
+                found = next(said, fields.get("code", ""))
+        is_said = isinstance(found, str | int) and not isinstance(found, bool)
+        return _short(self.words(str(found))) if is_said else ""
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST_MESSAGE else f"{line[:_LONGEST_MESSAGE]}..."
 
 
 def json_or_none(content: bytes) -> Any:  # noqa: ANN401 - a server may say anything
@@ -50,24 +87,288 @@ def json_or_none(content: bytes) -> Any:  # noqa: ANN401 - a server may say anyt
         return None
 
 
-def message_of(document: object, clean: Callable[[str], str]) -> str:
-    """Return what a server's error says, on one line of bounded length, in whichever of the usual places it stands."""
-    found: Any = document
-    for _ in range(_NESTED):
-        if isinstance(found, list) and found:
-            found = found[0]
-        if isinstance(found, dict):
-            lowered = {str(name).lower(): value for name, value in found.items()}
-            found = next((lowered[name] for name in _WORDS if _says(lowered.get(name))), lowered.get("code", ""))
-    is_said = isinstance(found, str | int) and not isinstance(found, bool)
-    return short(clean(_SURROGATES.sub("\ufffd", str(found)))) if is_said else ""
+def parse_json(content: bytes, reading: Reading) -> Any:  # noqa: ANN401 - a server may say anything
+    """Return a server's JSON, or RetryableError if it is none; a body that was cut off is not."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        begins = content[:_LOOKED_AT].decode("utf-8", "replace").strip()
+        # What begins as JSON was cut off, and its beginning explains nothing.
+        words = "" if not begins or begins[0] in '{["' else f": {_short(reading.clean(begins))!r}"
+        raise RetryableError("malformed", f"The server's answer is not JSON, or was cut off{words}.") from error
 
 
-def _says(value: object) -> bool:
-    return bool(value) and value is not True
+# Why an answer ended
+
+Ending = Literal["eos", "stop", "length", "filtered", "broken off", "tool", "unsaid"]
+"""What a reason means. `filtered`: a filter, or the model itself, held the answer back. `broken off`: the server
+failed. `unsaid`: there is no reason, or one that nobody knows."""
+# The first pattern that fits a reason decides; `incomplete` is one of length, `stop_token` an ordinary end.
+_ENDINGS: tuple[tuple[Ending, re.Pattern[str]], ...] = (
+    ("filtered", re.compile(
+        r"filter|safety|moderat|prohibit|block|refus|policy|sensitive|guardrail|recit|spii|flagged|toxic"
+    )),
+    ("stop", re.compile(r"stop_(?:seq|str|word)")),
+    ("broken off", re.compile(
+        r"error|abort|cancel|timeout|timed_out|fail|network|interrupt|preempt|disconnect|insufficient"
+    )),
+    ("length", re.compile(r"length|limit|max|exceed|truncat|budget|incomplete")),
+    ("tool", re.compile(r"tool|function")),
+    ("eos", re.compile(r"stop|eos|eot|end|done|finish|complet|success|succeeded|normal|natural")),
+)  # fmt: skip
 
 
-def short(text: str) -> str:
-    """Return a text on one line, cut where it gets long."""
-    line = " ".join(text.split())
-    return line if len(line) <= _SHORT else f"{line[:_SHORT]}..."
+def ending_of(reason: str) -> Ending:
+    """Return what a reason means, however it is spelt: `max_tokens_reached`, `content_filter: HATE`, `End Turn`...
+
+    An answer is not thrown away for a word that nobody knows: the word stays in its record, and the count of tokens
+    decides whether the answer was cut off, as it does where there is no reason.
+    """
+    plain = re.sub(r"[\s\-]+", "_", reason.strip().lower())
+    plain = plain.removeprefix("finishreason.").removeprefix("finish_reason_")
+    return next((ending for ending, pattern in _ENDINGS if pattern.search(plain)), "unsaid")
+
+
+# What stands in a message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Message:
+    """A server's message taken apart: the answer, thoughts filed apart from it, words of a refusal, calls of tools."""
+
+    text: str
+    reasoning: str
+    refusal: str
+    calls: bool
+
+
+def _read_message(message: Mapping[str, Any], reading: Reading) -> _Message:
+    """Return what stands in a message, whether it is filed in fields or in parts of the content."""
+    content = message.get("content")
+    if content is not None and not isinstance(content, str | list | dict):
+        raise RetryableError("malformed", "The content of the server's message is no text.")
+    parts = content if isinstance(content, list) else [] if content is None else [content]
+    filed = next((found for name in _REASONING_FIELDS if (found := _words_in(message.get(name))).strip()), "")
+    thoughts = reading.words(filed or "".join(_words_in(part) for part in parts if _is_thought(part)))
+    refusals = [part.get("refusal") for part in parts if isinstance(part, dict)]
+    return _Message(
+        text=reading.words("".join(map(_text_of, parts))),
+        reasoning=thoughts if len(thoughts) <= MOST_REASONING else f"{thoughts[:MOST_REASONING]}...",
+        refusal=reading.words(_words_in(message.get("refusal")) or "".join(map(_words_in, refusals))),
+        calls=bool(message.get("tool_calls") or message.get("function_call")),
+    )
+
+
+def _is_thought(part: object) -> bool:
+    if not isinstance(part, dict):
+        return False
+    kind = part.get("type")
+    return part.get("thought") is True or (isinstance(kind, str) and kind.partition(".")[0] in _THOUGHT_PARTS)
+
+
+def _text_of(part: object) -> str:
+    """Return what a part of the content adds to the answer."""
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict) or _is_thought(part):
+        return ""
+    text = part.get("text")
+    # Some file a text as an object of its own: {"text": {"value": ...}}.
+    text = text.get("value") if isinstance(text, dict) else text
+    return text if isinstance(text, str) else ""
+
+
+def _words_in(value: object, depth: int = _DEEPEST_THOUGHT) -> str:
+    """Return the words in a field of thoughts: a text, a part with a text, or a list of parts, of parts..."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and depth:
+        return "".join(_words_in(part, depth - 1) for part in value)
+    if isinstance(value, dict) and depth:
+        return next((words for name in _WORD_FIELDS if (words := _words_in(value.get(name), depth - 1))), "")
+    return ""
+
+
+# A whole reply
+
+
+def read_reply(document: object, request: ChatRequest, reading: Reading) -> Reply:
+    """Return what the JSON of a successful answer says."""
+    if not isinstance(document, dict):
+        raise RetryableError("malformed", "The server's answer is no JSON object.")
+    usage = _read_usage(document, reading)
+    choices = document.get("choices")
+    if not isinstance(choices, list):
+        raise RetryableError("malformed", "The server's answer has no list of choices.")
+    if not choices:
+        return Reply(error="The server gave no answer: the list of choices is empty.", usage=usage)
+    choice = choices[0] if isinstance(choices[0], dict) else {}
+    reason = reading.name(choice.get("finish_reason"))
+    if ending_of(reason) == "broken off":
+        said = reading.message(choice.get("error")) or f"finish_reason {reason!r}"
+        raise RetryableError("server error", f"The server broke the answer off: {said}")
+    # A filter may leave no message at all.
+    message = choice.get("message") or ({} if ending_of(reason) == "filtered" else None)
+    if not isinstance(message, dict):
+        raise RetryableError("malformed", "The server's answer has no message.")
+    served = Served(model=reading.name(document.get("model")), finish_reason=reason, scaled=request.scaled)
+    named_stop = isinstance(choice.get("stop_reason"), str)
+    return _reply(_read_message(message, reading), served, usage, request, reading, named_stop=named_stop)
+
+
+def withheld_reply(request: ChatRequest) -> Reply:
+    """Return the reply of a service that let nobody answer a question: its filter stopped it before the model."""
+    served = Served(model="", finish_reason="content_filter", scaled=request.scaled, withheld="content filter")
+    return Reply(generation=ServedGeneration(text="", served=served))
+
+
+def _reply(
+    message: _Message, served: Served, usage: Usage, request: ChatRequest, reading: Reading, *, named_stop: bool
+) -> Reply:
+    ending, silent = ending_of(served.finish_reason), not message.text.strip()
+    if ending == "unsaid":
+        if silent and not (message.reasoning or message.refusal or message.calls):
+            raise RetryableError("malformed", "The server's answer has neither a text nor a reason for its end.")
+        ending = "length" if 0 < request.limit <= usage.output_tokens else "eos"
+    withheld = _withheld(message, ending, silent=silent)
+    if silent and not withheld and message.reasoning and ending != "length":
+        return Reply(error=_MISFILED.format(length=len(message.reasoning)), usage=usage)
+    text = message.refusal if silent and withheld == "refusal" else message.text
+    found = [place for stop in reading.stop if (place := text.find(stop)) >= 0]
+    # vLLM names the text that ended an answer; a number is an end token.
+    stopped = bool(found) or ending == "stop" or (ending == "eos" and named_stop)
+    generation = ServedGeneration(
+        text=text[: min(found)] if found else text,
+        stop="stop" if stopped else "length" if ending == "length" else "eos",
+        prompt_tokens=usage.prompt_tokens, output_tokens=usage.output_tokens, thought_tokens=usage.thought_tokens,
+        reasoning=message.reasoning, served=replace(served, withheld=withheld),
+    )  # fmt: skip
+    return Reply(generation=generation, usage=usage)
+
+
+def _withheld(message: _Message, ending: Ending, *, silent: bool) -> Withheld:
+    """Return what stands in the place of an answer; the model and its service decided so, and no machine failed."""
+    if ending == "filtered":
+        return "refusal" if message.refusal else "content filter"
+    if silent and message.refusal:
+        return "refusal"
+    return "tool call" if silent and (message.calls or ending == "tool") else ""
+
+
+def _read_usage(document: Mapping[str, Any], reading: Reading) -> Usage:
+    usage = _mapping(document.get("usage"))
+    read, written = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    details = _mapping(usage.get("completion_tokens_details"))
+    thought = _count(details.get("reasoning_tokens")) or _count(usage.get("reasoning_tokens"))
+    if thought and _count(usage.get("total_tokens")) == read + written + thought:
+        # Some count thoughts beside what was written, not as part of it.
+        written += thought
+    counted = Usage(
+        prompt_tokens=read, output_tokens=written, thought_tokens=min(thought, written),
+        cached_tokens=_count(_mapping(usage.get("prompt_tokens_details")).get("cached_tokens")),
+        fingerprint=reading.name(document.get("system_fingerprint")),
+    )  # fmt: skip
+    return replace(counted, cost=reading.cost_of(counted))
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _count(value: object) -> int:
+    return value if type(value) is int and 0 <= value <= _MOST_TOKENS else 0
+
+
+# Streams, which some servers send though none was asked for
+
+_STREAM_FIELDS = ("data:", "event:", "id:", "retry:", ":")
+# Event streams end lines in any of three ways (HTML standard, section 9.2.6).
+_LINE_ENDS = re.compile("\r\n|\n|\r")
+_GROWING = ("content", "refusal", *_REASONING_FIELDS, "tool_calls", "function_call")
+_LASTING = ("model", "system_fingerprint", "usage")
+
+
+def is_stream(content: bytes, content_type: str = "") -> bool:
+    """Return whether a body is a stream of events, by what the server calls it or by how it begins."""
+    if content_type.lower().startswith("text/event-stream"):
+        return True
+    return content[:200].decode("utf-8", "replace").lstrip("\ufeff\r\n\t ").startswith(_STREAM_FIELDS)
+
+
+def assembled(content: bytes) -> Any:  # noqa: ANN401 - a server may say anything
+    """Return the one document that a stream's events make up; an error among them is the document.
+
+    Raises:
+        RetryableError: If the stream was cut off, or an event is not JSON.
+    """
+    whole = _Stream()
+    for data in _events(content):
+        if data.strip() == "[DONE]":
+            whole.ended = True
+            break
+        try:
+            chunk = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise RetryableError("malformed", "An event of the server's stream is not JSON, or was cut off.") from error
+        if not isinstance(chunk, dict):
+            continue
+        # An event that says nothing only keeps the connection open.
+        speechless = isinstance(chunk.get("choices"), list) or not Reading().message(chunk)
+        if chunk.get("error") or not speechless:
+            return {name: value for name, value in chunk.items() if name != "choices"}
+        whole.add(chunk)
+    if not whole.ended:
+        raise RetryableError("cut off", "The server's stream of events ended before the answer did.")
+    return whole.document()
+
+
+def _events(content: bytes) -> Iterator[str]:
+    """Yield the data of each event; one that the stream's end cut off is kept, since servers forget the empty line."""
+    data: list[str] = []
+    for line in [*_LINE_ENDS.split(content.decode("utf-8", "replace").removeprefix("\ufeff")), ""]:
+        name, _, value = line.partition(":")
+        if name == "data":
+            data.append(value.removeprefix(" "))
+        elif not line and data:
+            yield "\n".join(data)
+            data = []
+
+
+class _Stream:
+    """The first choice of a stream, as it grows."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._pieces: dict[str, list[Any]] = {}
+        self._choice: dict[str, Any] = {}
+        self._lasting: dict[str, Any] = {}
+
+    def add(self, chunk: Mapping[str, Any]) -> None:
+        self._lasting |= {name: chunk[name] for name in _LASTING if chunk.get(name)}
+        choices = chunk.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if isinstance(choice, dict) and choice.get("index") in (0, None):
+                self._grow(choice)
+
+    def _grow(self, choice: Mapping[str, Any]) -> None:
+        self._choice |= {name: choice[name] for name in ("finish_reason", "stop_reason", "error") if choice.get(name)}
+        self.ended = self.ended or bool(choice.get("finish_reason"))
+        message = choice.get("message")
+        if isinstance(message, dict):
+            # A whole message in one event is the answer so far, not more of it.
+            self._pieces = {}
+        grown = _mapping(message if isinstance(message, dict) else choice.get("delta"))
+        for name in _GROWING:
+            if grown.get(name):
+                self._pieces.setdefault(name, []).append(grown[name])
+
+    def document(self) -> dict[str, Any]:
+        """Return what one answer would have said."""
+        message = {name: _joined(pieces) for name, pieces in self._pieces.items()}
+        return {**self._lasting, "choices": [{**self._choice, "message": {"content": None, **message}}]}
+
+
+def _joined(pieces: list[Any]) -> Any:  # noqa: ANN401 - texts, or parts of whatever kind
+    if all(isinstance(piece, str) for piece in pieces):
+        return "".join(pieces)
+    return [part for piece in pieces for part in (piece if isinstance(piece, list) else [piece])]

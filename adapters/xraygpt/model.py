@@ -43,10 +43,9 @@ from medbench.tasks.foundation.stand_ins import refuse_stand_ins
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import Kind, TaskSpec
 from medbench.unimed import weights
-from medbench.unimed.official.eva import from_eva
 from medbench.unimed.processing import pixels_of
 from medbench.unimed.tokens import TextCodec, load_codec
-from medbench.unimed.vision import LN_VISION_EPSILON
+from medbench.unimed.vision import LN_VISION_EPSILON, from_eva
 from medbench.unimed.weight_files import read_tensors
 
 VISION, QFORMER, TRAINED = "eva_vit_g", "blip2_pretrained_flant5xxl", "xraygpt_pretrained1"

@@ -12,7 +12,7 @@ Name both in the entry points of your distribution, and `medbench run --model ec
 from collections.abc import Mapping
 from pathlib import Path
 
-from medbench.adapters.base import AdapterEntry, DirectAdapter, Generation, LoadOptions, ModelCard, plain_answer
+from medbench.adapters import AdapterEntry, DirectAdapter, Generation, LoadOptions, ModelCard, plain_answer
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import Reading, TaskSpec
 

@@ -1,6 +1,6 @@
 """One sample at a time through transformers' own `generate`: what the engine has to equal."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -9,8 +9,8 @@ from transformers import GenerationConfig, LogitsProcessorList
 from medbench.adapters.base import Generation, LocalAdapter, RowStates, TextSegment
 from medbench.adapters.guarding import one_sample
 from medbench.adapters.plain_generation import Watch, forget_decoding
-from medbench.harness.engine.choosing import Row, outcome_of
-from medbench.harness.engine.request import Request
+from medbench.harness.engine.requests import Request
+from medbench.harness.engine.sampling import Row, outcome_of
 from medbench.tasks.foundation.errors import SampleError
 from medbench.tasks.images import open_image
 from medbench.tasks.sample import ImageRef
@@ -30,13 +30,21 @@ def generate_alone(adapter: LocalAdapter, request: Request) -> Generation:
     forget_decoding(adapter.decoder)
     images = [open_image(request.source, image) for image in request.sample.images]
     whole = adapter.written_whole([(request.sample, request.spec, images)], request.decoding.max_new_tokens)
-    return _said(adapter, request, _written(adapter, request) if whole is None else whole[0])
+    row = Row(request=request)
+    row.take(_written(adapter, request) if whole is None else whole[0], adapter.detokenise)
+    outcome = outcome_of(row, adapter)
+    if outcome.generation is None:
+        raise NoNumbersError(outcome.error)
+    return outcome.generation
 
 
 def _written(adapter: LocalAdapter, request: Request) -> Sequence[int]:
-    embeddings = torch.cat(list(_parts(adapter, request)))[None].to(adapter.decoder.dtype)
+    embeddings = _embeddings(adapter, request)
     decoding = request.decoding
-    more = {"row_states": RowStates(states=(_state(adapter, request),))} if adapter.has_row_states else {}
+    more: dict[str, RowStates] = {}
+    if adapter.has_row_states:
+        features = [_features(adapter, request, image) for image in request.prompt.images()]
+        more["row_states"] = RowStates(states=(adapter.row_state(features, request.prompt, request.spec.kind),))
     watch = Watch()
     written = cast("Any", adapter.decoder).generate(
         inputs_embeds=embeddings,
@@ -54,18 +62,16 @@ def _written(adapter: LocalAdapter, request: Request) -> Sequence[int]:
     return ids
 
 
-def _said(adapter: LocalAdapter, request: Request, ids: Sequence[int]) -> Generation:
-    row = Row(request=request)
-    row.take(ids, adapter.detokenise)
-    outcome = outcome_of(row, adapter)
-    if outcome.generation is None:
-        raise NoNumbersError(outcome.error)
-    return outcome.generation
-
-
-def _state(adapter: LocalAdapter, request: Request) -> object:
-    features = [_features(adapter, request, image) for image in request.prompt.images()]
-    return adapter.row_state(features, request.prompt, request.spec.kind)
+def _embeddings(adapter: LocalAdapter, request: Request) -> torch.Tensor:
+    """Return the embeddings [1, L, D] of a prompt."""
+    parts = []
+    for segment in request.prompt.segments:
+        if isinstance(segment, TextSegment):
+            parts.append(adapter.embed_tokens(torch.tensor(segment.ids, dtype=torch.long)))
+        elif segment.tokens:
+            [tokens] = adapter.project([_features(adapter, request, segment.image)], request.spec.kind)
+            parts.append(tokens[segment.first : segment.first + segment.tokens])
+    return torch.cat(parts)[None].to(adapter.decoder.dtype)
 
 
 def _features(adapter: LocalAdapter, request: Request, image: ImageRef) -> torch.Tensor:
@@ -73,12 +79,3 @@ def _features(adapter: LocalAdapter, request: Request, image: ImageRef) -> torch
     with one_sample(adapter, f"pixels() of {image.path}"):
         pixels = adapter.pixels(picture)
     return adapter.encode_images([pixels])[0]
-
-
-def _parts(adapter: LocalAdapter, request: Request) -> Iterator[torch.Tensor]:
-    for segment in request.prompt.segments:
-        if isinstance(segment, TextSegment):
-            yield adapter.embed_tokens(torch.tensor(segment.ids, dtype=torch.long))
-        elif segment.tokens:
-            [tokens] = adapter.project([_features(adapter, request, segment.image)], request.spec.kind)
-            yield tokens[segment.first : segment.first + segment.tokens]

@@ -1,4 +1,4 @@
-"""Attention of a packed pass: every token reads its own slot and, once for all who share it, a beginning.
+"""Attention of a packed pass: every token reads its own slot and, once for all who share it, a prefix.
 
 Registered with transformers, so that its decoders call it instead of a kernel of their own. A row's keys lie in two
 places; each part is attended by itself with the logarithm of its sum of weights, by which both are joined: the same
@@ -13,40 +13,30 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from medbench.harness.engine.packing import NEVER, Group, Plan
-from medbench.harness.engine.slots import KeysAndValues, SlotCache
+from medbench.harness.engine.packing import NEVER, PassPlan, PrefixGroup
+from medbench.harness.engine.slots import KeysAndValues, KVSlots
 
 NAME = "medbench_slots"
 # Of one head in one padded batch: half a gigabyte with 32 heads. A group of few is padded to some more all the same,
 # since its keys take room too.
 MOST_SCORES = 1 << 22
 _LEAST_SIZE = 16
+Read = tuple[torch.Tensor, torch.Tensor]
+"""What was read, and the logarithm of the sum of its weights."""
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
-    """What attention needs to know of a pass.
+class PackedPass:
+    """What attention needs to know of a pass; `together`: prefixes are read in a padded batch, which suits a GPU."""
 
-    Attributes:
-        pack: Its plan.
-        cache: Where keys and values lie.
-        together: Whether beginnings are read in one padded batch, which suits a GPU, or one after the other.
-    """
-
-    plan: Plan
-    cache: SlotCache
+    plan: PassPlan
+    slots: KVSlots
     together: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
-    """How a layer turns scores into weights.
-
-    Attributes:
-        scale: Factor of the scores.
-        softcap: Bound of the scores (Gemma 2); None for none.
-        window: Places that are read, a token's own included; None for all.
-    """
+class AttentionSettings:
+    """How a layer turns scores into weights: their factor, their bound (Gemma 2), and the places that are read."""
 
     scale: float
     softcap: float | None
@@ -63,32 +53,26 @@ def read_slots(
     scaling: float | None = None,
     softcap: float | None = None,
     sliding_window: int | None = None,
-    packed: Packed | None = None,
+    packed: PackedPass | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Return the attention [1, N, H, D] of packed queries [1, H, N, D]; keys and values are in the slots already."""
     del attention_mask
     if packed is None:
         raise RuntimeError("This decoder does not hand on what attention needs to know; it needs static batches.")
-    manner = Manner(scaling or query.shape[-1] ** -0.5, softcap, sliding_window)
+    settings = AttentionSettings(scaling or query.shape[-1] ** -0.5, softcap, sliding_window)
     layer: int = getattr(module, "layer_idx")  # noqa: B009 - every attention of transformers has it, but no type says so
-    chunks, beginnings = packed.cache.chunks(layer), packed.cache.beginnings(layer)
-    dtype = _held_type(chunks, beginnings)
-    queries, keys, values = (states[0].to(dtype) for states in (query, key, value))
+    plan, chunks, prefixes = packed.plan, packed.slots.chunks(layer), packed.slots.prefixes(layer)
+    held_keys, _held_values = chunks[0] if chunks else next(iter(prefixes.values()))
+    queries, keys, values = (states[0].to(held_keys.dtype) for states in (query, key, value))
     heads, count, width = queries.shape
     found = _Found(queries.new_empty(count, heads, width), queries.new_empty(count, heads, dtype=torch.float32))
-    _read_own_slots(packed.plan, queries, chunks, manner, found)
-    _read_own_prompts(packed.plan, queries, keys, values, manner, found)
-    if packed.plan.groups:
+    _read_own_slots(plan, queries, chunks, settings, found)
+    _read_own_prompts(plan, queries, keys, values, settings, found)
+    if plan.groups:
         read = _read_together if packed.together else _read_in_turn
-        shared, sums = read(packed.plan, queries.transpose(0, 1)[packed.plan.sharers], beginnings, manner)
-        found.join(packed.plan.sharers, shared, sums)
+        found.join(plan.sharers, *read(plan, queries.transpose(0, 1)[plan.sharers], prefixes, settings))
     return found.out[None].to(query.dtype), None
-
-
-def _held_type(chunks: Sequence[KeysAndValues], beginnings: Mapping[int, KeysAndValues]) -> torch.dtype:
-    keys, _ = chunks[0] if chunks else next(iter(beginnings.values()))
-    return keys.dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,86 +91,81 @@ class _Found:
 
 
 def _read_own_slots(
-    plan: Plan, queries: torch.Tensor, chunks: Sequence[KeysAndValues], manner: Manner, found: _Found
+    plan: PassPlan, queries: torch.Tensor, chunks: Sequence[KeysAndValues], settings: AttentionSettings, found: _Found
 ) -> None:
     """Let each decoding row read its slot; the query heads of one key head stand together, as if they were tokens."""
     heads, _, width = queries.shape
-    for segment in plan.segments:
-        keys, values = chunks[segment.chunk]
-        some = queries[:, segment.rows].transpose(0, 1).unflatten(1, (keys.shape[1], heads // keys.shape[1]))
-        read = (segment.rows, slice(None), slice(segment.reach))
-        mask = plan.mask(segment, manner.window)
-        out, sums = attend(some, keys[read], values[read], manner, mask)
+    for block in plan.decoding:
+        keys, values = chunks[block.chunk]
+        some = queries[:, block.rows].transpose(0, 1).unflatten(1, (keys.shape[1], heads // keys.shape[1]))
+        read = (block.rows, slice(None), slice(block.reach))
+        out, sums = attend(some, keys[read], values[read], settings, plan.mask(block, settings.window))
         out, sums = out.reshape(-1, heads, width), sums.reshape(-1, heads)
-        if segment.chunk == 0:
-            found.out[segment.rows], found.sums[segment.rows] = out, sums
+        if block.chunk == 0:
+            found.out[block.rows], found.sums[block.rows] = out, sums
         else:
-            found.join(segment.rows, out, sums)
+            found.join(block.rows, out, sums)
 
 
 def _read_own_prompts(
-    plan: Plan, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, manner: Manner, found: _Found
-) -> None:
-    """Let the tokens of each prompt or beginning read those before them."""
+    plan: PassPlan, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, settings: AttentionSettings,
+    found: _Found,
+) -> None:  # fmt: skip
+    """Let the tokens of each prompt or prefix read those before them."""
     per_key = len(queries) // len(keys)
-    for run in plan.runs:
+    for block in plan.prompts:
         own, own_keys, own_values = (
-            states[:, run.tokens].unflatten(1, (-1, run.length)).transpose(0, 1) for states in (queries, keys, values)
+            states[:, block.tokens].unflatten(1, (-1, block.length)).transpose(0, 1)
+            for states in (queries, keys, values)
         )
         if per_key > 1:
             own_keys, own_values = (one.repeat_interleave(per_key, dim=1) for one in (own_keys, own_values))
-        mask = plan.mask(run, manner.window)
-        causal = mask is None and not run.mutual
-        if run.whole and manner.softcap is None:
+        mask = plan.mask(block, settings.window)
+        causal = mask is None and not block.mutual
+        if block.whole and settings.softcap is None:
             # Nothing is joined, so the sums are not needed, and any device has a kernel without them.
+            allowed = None if mask is None else mask == 0
             out = scaled_dot_product_attention(
-                own,
-                own_keys,
-                own_values,
-                attn_mask=None if mask is None else mask == 0,
-                is_causal=causal,
-                scale=manner.scale,
+                own, own_keys, own_values, attn_mask=allowed, is_causal=causal, scale=settings.scale
             )
-            found.out[run.tokens] = out.transpose(1, 2).flatten(0, 1)
-            continue
-        out, sums = attend(own, own_keys, own_values, manner, mask, causal=causal)
-        found.out[run.tokens] = out.transpose(1, 2).flatten(0, 1)
-        found.sums[run.tokens] = sums.transpose(1, 2).flatten(0, 1)
+        else:
+            out, sums = attend(own, own_keys, own_values, settings, mask, causal=causal)
+            found.sums[block.tokens] = sums.transpose(1, 2).flatten(0, 1)
+        found.out[block.tokens] = out.transpose(1, 2).flatten(0, 1)
 
 
 def _read_in_turn(
-    plan: Plan, queries: torch.Tensor, beginnings: Mapping[int, KeysAndValues], manner: Manner
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what sharers [n, H, D] read of their beginnings, and the sums [n, H]; one beginning after the other."""
+    plan: PassPlan, queries: torch.Tensor, prefixes: Mapping[int, KeysAndValues], settings: AttentionSettings
+) -> Read:
+    """Return what sharers [n, H, D] read of their prefixes, and the sums [n, H]; one prefix after the other."""
     outs, sums = [], []
     for group in plan.groups:
-        keys, values = beginnings[group.held.slot]
-        own = plan.mask(group, manner.window)
+        keys, values = prefixes[group.prefix.slot]
+        own = plan.mask(group, settings.window)
         mask = None if own is None else own[None]
-        out, own_sums = _read_beginning(queries[group.sharers][None], keys, values, manner, mask)
+        out, own_sums = _read_prefix(queries[group.sharers][None], keys, values, settings, mask)
         outs.append(out[0])
         sums.append(own_sums[0])
     return torch.cat(outs), torch.cat(sums)
 
 
 def _read_together(
-    plan: Plan, queries: torch.Tensor, beginnings: Mapping[int, KeysAndValues], manner: Manner
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the same in few batches, padded to their largest group and longest beginning."""
+    plan: PassPlan, queries: torch.Tensor, prefixes: Mapping[int, KeysAndValues], settings: AttentionSettings
+) -> Read:
+    """Return the same in few batches, padded to their largest group and longest prefix."""
     out, sums = torch.empty_like(queries), queries.new_empty(queries.shape[:2], dtype=torch.float32)
     for groups in _batches(plan.groups):
-        for group, found, found_sums in zip(
-            groups, *_read_batch(plan, groups, queries, beginnings, manner), strict=True
-        ):
+        read = _read_batch(plan, groups, queries, prefixes, settings)
+        for group, found, found_sums in zip(groups, *read, strict=True):
             out[group.sharers], sums[group.sharers] = found[: group.size], found_sums[: group.size]
     return out, sums
 
 
-def _batches(groups: Sequence[Group]) -> Iterator[list[Group]]:
+def _batches(groups: Sequence[PrefixGroup]) -> Iterator[list[PrefixGroup]]:
     """Yield groups of like size, so many together that their padded scores stay small; at least one."""
-    batch: list[Group] = []
+    batch: list[PrefixGroup] = []
     for group in sorted(groups, key=lambda group: group.size):
-        longest = max(one.held.length for one in [*batch, group])
+        longest = max(one.prefix.length for one in [*batch, group])
         # By size the last is the largest.
         if batch and (len(batch) + 1) * longest * max(group.size, _LEAST_SIZE) > MOST_SCORES:
             yield batch
@@ -196,62 +175,62 @@ def _batches(groups: Sequence[Group]) -> Iterator[list[Group]]:
 
 
 def _read_batch(
-    plan: Plan, groups: Sequence[Group], queries: torch.Tensor, beginnings: Mapping[int, KeysAndValues], manner: Manner
-) -> tuple[torch.Tensor, torch.Tensor]:
+    plan: PassPlan, groups: Sequence[PrefixGroup], queries: torch.Tensor, prefixes: Mapping[int, KeysAndValues],
+    settings: AttentionSettings,
+) -> Read:  # fmt: skip
     """Return what the sharers of each group read [G, n, H, D], padded, and the sums [G, n, H]."""
-    largest, longest = max(group.size for group in groups), max(group.held.length for group in groups)
-    sample, _ = beginnings[groups[0].held.slot]
+    largest, longest = max(group.size for group in groups), max(group.prefix.length for group in groups)
+    sample, _ = prefixes[groups[0].prefix.slot]
     keys = sample.new_zeros(len(groups), sample.shape[1], longest, sample.shape[3])
     values = torch.zeros_like(keys)
     batch = queries.new_zeros(len(groups), largest, *queries.shape[1:])
     mask = queries.new_full((len(groups), largest, longest), NEVER, dtype=torch.float32)
     for number, group in enumerate(groups):
-        length = group.held.length
-        keys[number, :, :length], values[number, :, :length] = beginnings[group.held.slot]
+        length = group.prefix.length
+        keys[number, :, :length], values[number, :, :length] = prefixes[group.prefix.slot]
         batch[number, : group.size] = queries[group.sharers]
-        own = plan.mask(group, manner.window)
+        own = plan.mask(group, settings.window)
         mask[number, : group.size, :length] = 0 if own is None else own
-    return _read_beginning(batch, keys, values, manner, mask)
+    return _read_prefix(batch, keys, values, settings, mask)
 
 
-def _read_beginning(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, manner: Manner, mask: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what tokens [G, n, H, D] read of beginnings [G, K, L, D], and sums [G, n, H]; mask [G, n, L]."""
+def _read_prefix(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, settings: AttentionSettings,
+    mask: torch.Tensor | None,
+) -> Read:  # fmt: skip
+    """Return what tokens [G, n, H, D] read of prefixes [G, K, L, D], and sums [G, n, H]; mask [G, n, L]."""
     per_key = queries.shape[2] // keys.shape[1]
     folded = queries.unflatten(2, (-1, per_key)).transpose(1, 2).flatten(2, 3)
     if mask is not None:
         mask = mask.repeat_interleave(per_key, dim=1)[:, None]
-    out, sums = attend(folded, keys, values, manner, mask)
-    return (
-        out.unflatten(2, (-1, per_key)).transpose(1, 2).flatten(2, 3),
-        sums.unflatten(2, (-1, per_key)).transpose(1, 2).flatten(2, 3),
+    out, sums = (
+        one.unflatten(2, (-1, per_key)).transpose(1, 2).flatten(2, 3)
+        for one in attend(folded, keys, values, settings, mask)
     )
+    return out, sums
 
 
 def attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, manner: Manner, mask: torch.Tensor | None, *,
-    causal: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, settings: AttentionSettings,
+    mask: torch.Tensor | None, *, causal: bool = False,
+) -> Read:  # fmt: skip
     """Return attention [B, H, L, D] and the logarithm of the sums of weights [B, H, L]."""
-    if query.device.type == "cpu" and manner.softcap is None:
-        if mask is not None:
-            mask = mask.expand(-1, -1, query.shape[2], -1)
-        found: tuple[torch.Tensor, torch.Tensor] = _CPU_KERNEL(
-            query, key, value, 0.0, causal, attn_mask=mask, scale=manner.scale
-        )
-        return found
-    return attend_plainly(query, key, value, manner, mask, causal=causal)
+    if query.device.type != "cpu" or settings.softcap is not None:
+        return attend_plainly(query, key, value, settings, mask, causal=causal)
+    if mask is not None:
+        mask = mask.expand(-1, -1, query.shape[2], -1)
+    found: Read = _CPU_KERNEL(query, key, value, 0.0, causal, attn_mask=mask, scale=settings.scale)
+    return found
 
 
 def attend_plainly(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, manner: Manner, mask: torch.Tensor | None, *,
-    causal: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, settings: AttentionSettings,
+    mask: torch.Tensor | None, *, causal: bool = False,
+) -> Read:  # fmt: skip
     """Return the same by its definition, on any device."""
-    scores = ((query * manner.scale) @ key.transpose(-1, -2)).float()
-    if manner.softcap is not None:
-        scores = manner.softcap * torch.tanh(scores / manner.softcap)
+    scores = ((query * settings.scale) @ key.transpose(-1, -2)).float()
+    if settings.softcap is not None:
+        scores = settings.softcap * torch.tanh(scores / settings.softcap)
     if causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(later, NEVER)

@@ -6,8 +6,6 @@ from typing import Any
 import psutil
 import torch
 
-from medbench.harness.engine.layout import text_config
-
 # Slots are made for the longest rows, so they may take more than twice the tokens that are ever held together. Only a
 # GPU makes them before they are used.
 _CPU_SHARE, _GPU_SHARE = 0.4, 0.25
@@ -37,12 +35,7 @@ class Budget:
 
 
 def auto_budget(decoder: Any, *, rows: int | None = None) -> Budget:  # noqa: ANN401 - a decoder of transformers
-    """Return a budget for the memory that is free now.
-
-    Args:
-        decoder: Whose keys and values are to be held.
-        rows: Most rows, if the user has named them.
-    """
+    """Return a budget for the memory that is free now; `rows` is the user's own number, if one was given."""
     on_gpu = decoder.device.type == "cuda"
     free = torch.cuda.mem_get_info(decoder.device)[0] if on_gpu else psutil.virtual_memory().available
     share = _GPU_SHARE if on_gpu else _CPU_SHARE
@@ -65,3 +58,8 @@ def bytes_per_token(config: Any, dtype: torch.dtype) -> int:  # noqa: ANN401 - a
     heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
     width = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
     return 2 * int(config.num_hidden_layers) * heads * width * dtype.itemsize
+
+
+def text_config(decoder: Any) -> Any:  # noqa: ANN401 - any model of transformers
+    """Return the configuration of the layers that write, which a model with vision holds inside its own."""
+    return decoder.config.get_text_config(decoder=True)

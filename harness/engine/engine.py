@@ -4,36 +4,35 @@ from collections.abc import Iterable, Iterator
 
 from medbench.adapters.base import LocalAdapter
 from medbench.adapters.plain_generation import forget_decoding
-from medbench.harness.engine.budget import Budget
+from medbench.harness.engine.batching import Batching, RequestQueue
+from medbench.harness.engine.budget import Budget, text_config
 from medbench.harness.engine.continuous import ContinuousBatching
-from medbench.harness.engine.grouping import in_order
-from medbench.harness.engine.layout import text_config
+from medbench.harness.engine.images import ImageEncoder, ImageLoader
 from medbench.harness.engine.passes import why_not_packed
-from medbench.harness.engine.pictures import Pictures
-from medbench.harness.engine.request import Outcome, Request, failed, refuse_too_long
-from medbench.harness.engine.static import StaticBatching
-from medbench.harness.engine.upcoming import Upcoming
-from medbench.harness.engine.vision import Vision
-from medbench.harness.engine.whole import WholeBatching
+from medbench.harness.engine.requests import Outcome, Request, failed, in_order, refuse_too_long
+from medbench.harness.engine.static import StaticBatching, WholeBatching
 from medbench.harness.phases import Phases
 from medbench.tasks.foundation.errors import UsageError
 
-_SHARE_OF_BEGINNINGS = 4
+_SHARE_OF_PREFIXES = 4
 
 
 class Engine:
-    """Drives a local adapter: images once, shared beginnings once, finished rows replaced at once.
+    """Drives a local adapter: images once, shared prefixes once, finished rows replaced at once.
 
     A decoder that cannot be driven row by row is given static batches.
 
     Args:
-        adapter: The model.
         budget: What may be held at once; made smaller when memory runs out.
         phases: Where time and counts are kept.
         continuous: False for static batches even where more is possible.
         fixed_steps: Whether decode steps have a fixed shape, which a GPU captures in CUDA graphs. Not with
             cross-attention, where the shape is that of every row's image.
         whole: Why the model must be answered by its own library as a whole; empty if it need not.
+
+    Attributes:
+        why_static: Why the decoder gets static batches; empty if its rows come and go, or if it is answered whole.
+        why_whole: Why the model's own library answers in batches; empty if the engine does.
 
     Raises:
         UsageError: If the model can be driven in no way.
@@ -46,61 +45,50 @@ class Engine:
         forget_decoding(adapter.decoder)
         self._adapter = adapter
         self._phases = phases
-        self._why_static = why_not_packed(adapter.decoder) if continuous else "static batches were asked for"
-        self._why_whole = whole or adapter.only_whole
-        if self._why_static and adapter.attention != "causal":
-            self._why_whole = f"its visual tokens read one another, and {self._why_static}"
-        if self._why_whole and type(adapter).written_whole is LocalAdapter.written_whole:
+        why_static = why_not_packed(adapter.decoder) if continuous else "static batches were asked for"
+        self.why_whole = whole or adapter.only_whole
+        if why_static and adapter.attention != "causal":
+            self.why_whole = f"its visual tokens read one another, and {why_static}"
+        if self.why_whole and type(adapter).written_whole is LocalAdapter.written_whole:
             raise UsageError(
-                f"{adapter.title} cannot be driven: {self._why_whole}.", "This model cannot be run; name another."
+                f"{adapter.title} cannot be driven: {self.why_whole}.", "This model cannot be run; name another."
             )
+        self.why_static = "" if self.why_whole else why_static
         self._fixed_steps = fixed_steps and not adapter.has_row_states
         self.budget = budget
 
     @property
-    def why_static(self) -> str:
-        """Why the decoder gets static batches; empty if its rows come and go, or if it is answered whole."""
-        return "" if self._why_whole else self._why_static
-
-    @property
-    def why_whole(self) -> str:
-        """Why the model's own library answers in batches; empty if the engine does."""
-        return self._why_whole
+    def shares_prefixes(self) -> bool:
+        """Whether prompts that begin alike compute that beginning once."""
+        driven = not self.why_static and not self.why_whole
+        return driven and self._adapter.shares_prefixes and not self._adapter.has_row_states
 
     def generate(self, requests: Iterable[Request]) -> Iterator[list[Outcome]]:
         """Yield outcomes as they come; their order is the engine's."""
         refused: list[Outcome] = []
         searched: list[Request] = []
-        with Pictures(self._adapter, self._phases) as pictures:
-            vision = Vision(self._adapter, pictures, self._phases)
-            answered = self._sorted_out(requests, refused, searched)
-            if self._why_whole:
-                yield from self._answer_whole(answered, vision)
-                answered = iter(())
-            yield from self._run(answered, pictures, vision, continuous=not self._why_static)
+        with ImageLoader(self._adapter, self._phases) as loader:
+            encoder = ImageEncoder(self._adapter, loader, self._phases)
+            yield from self._run(self._sorted_out(requests, refused, searched), loader, encoder)
             if searched:
-                yield from self._run(searched, pictures, vision, continuous=False)
+                yield from self._run(searched, loader, encoder, search=True)
         if refused:
             yield refused
 
     def _run(
-        self, requests: Iterable[Request], pictures: Pictures, vision: Vision, *, continuous: bool
+        self, requests: Iterable[Request], loader: ImageLoader, encoder: ImageEncoder, *, search: bool = False
     ) -> Iterator[list[Outcome]]:
-        windows = in_order(
-            requests,
-            share=continuous and self._adapter.shares_beginnings and not self._adapter.has_row_states,
-            window_tokens=max(1, self.budget.tokens // _SHARE_OF_BEGINNINGS),
-        )
-        upcoming = Upcoming(windows, pictures)
-        parts = (self._adapter, vision, upcoming, self.budget, self._phases)
-        batching = ContinuousBatching(*parts, fixed_steps=self._fixed_steps) if continuous else StaticBatching(*parts)
-        for outcomes in batching.run():
-            self.budget = batching.budget
-            yield outcomes
-
-    def _answer_whole(self, requests: Iterable[Request], vision: Vision) -> Iterator[list[Outcome]]:
-        windows = in_order(requests, share=False, window_tokens=1)
-        batching = WholeBatching(self._adapter, vision, Upcoming(windows, None), self.budget, self._phases)
+        tokens = 1 if self.why_whole else max(1, self.budget.tokens // _SHARE_OF_PREFIXES)
+        windows = in_order(requests, share=self.shares_prefixes and not search, window_tokens=tokens)
+        queue = RequestQueue(windows, None if self.why_whole else loader)
+        parts = (self._adapter, encoder, queue, self.budget, self._phases)
+        batching: Batching
+        if self.why_whole:
+            batching = WholeBatching(*parts)
+        elif self.why_static or search:
+            batching = StaticBatching(*parts)
+        else:
+            batching = ContinuousBatching(*parts, fixed_steps=self._fixed_steps)
         for outcomes in batching.run():
             self.budget = batching.budget
             yield outcomes
@@ -114,11 +102,9 @@ class Engine:
             error = refuse_too_long(request, limit)
             if error is not None:
                 refused.append(error)
-            elif request.decoding.beams > 1 and (
-                self._why_whole or self._adapter.attention != "causal" or request.shift
-            ):
-                refused.append(failed(request, "A beam search cannot place this model's images; leave --beams out."))
-            elif request.decoding.beams > 1:
-                searched.append(request)
-            else:
+            elif request.decoding.beams == 1:
                 yield request
+            elif self.why_whole or self._adapter.attention != "causal" or request.shift:
+                refused.append(failed(request, "A beam search cannot place this model's images; leave --beams out."))
+            else:
+                searched.append(request)

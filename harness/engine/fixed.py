@@ -9,33 +9,24 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from medbench.harness.engine.packing import CHUNK, NEVER, Group, Plan, Run, Segment, Target
+from medbench.harness.engine.packing import CHUNK, NEVER, Block, DecodeBlock, PassPlan, Target
 from medbench.harness.engine.passes import Passes
-from medbench.harness.engine.slots import SlotCache
+from medbench.harness.engine.slots import KVSlots
 
 
-class FixedPlan(Plan):
-    """The plan of a decode step.
+class FixedPlan(PassPlan):
+    """The plan of a decode step of rows in slots 0 to `rows` - 1, the longest of which reach `chunks` chunks.
 
-    Args:
-        rows: In slots 0 to `rows` - 1.
-        chunks: That the longest of them may reach.
-        device: Of the decoder.
-
-    Attributes:
-        tokens: Last token of each row [R], to be filled in.
-        places: Where its keys go in the row's slot [R], to be filled in.
-        steps: Its position [R], to be filled in.
+    To be filled in: the last token of each row [R], where its keys go (`places`), and its position (`steps`).
     """
 
     def __init__(self, rows: int, chunks: int, device: torch.device) -> None:
         self.count = rows
-        self.tokens, self.places = (torch.zeros(rows, dtype=torch.long, device=device) for _ in range(2))
-        self.steps = torch.zeros_like(self.places)
+        self.tokens, self.places, self.steps = (torch.zeros(rows, dtype=torch.long, device=device) for _ in range(3))
         self.positions = self.steps[None]
         self.row_of = self.read = torch.arange(rows, device=device)
         self.sharers = self.row_of[:0]
-        self.segments = tuple(Segment(rows=slice(rows), chunk=chunk, reach=CHUNK) for chunk in range(chunks))
+        self.decoding = tuple(DecodeBlock(rows=slice(rows), chunk=chunk, reach=CHUNK) for chunk in range(chunks))
         self.targets = ()
         self._columns = torch.arange(CHUNK, device=device)
         self._masks: dict[tuple[int, int | None], torch.Tensor] = {}
@@ -45,16 +36,13 @@ class FixedPlan(Plan):
         self._masks.clear()
         chunks, places = self.places // CHUNK, self.places % CHUNK
         self.targets = tuple(
-            Target(
-                chunk=segment.chunk, tokens=segment.rows, slots=self.row_of, places=places,
-                only=chunks == segment.chunk,
-            )
-            for segment in self.segments
-        )  # fmt: skip
+            Target(chunk=one.chunk, tokens=one.rows, slots=self.row_of, places=places, only=chunks == one.chunk)
+            for one in self.decoding
+        )
 
-    def mask(self, of: Segment | Run | Group, window: int | None) -> torch.Tensor:
-        """Return the mask [R, 1, 1, CHUNK] of a segment."""
-        if not isinstance(of, Segment):
+    def mask(self, of: Block, window: int | None) -> torch.Tensor | None:
+        """Return the mask [R, 1, 1, CHUNK] of what decoding rows read."""
+        if not isinstance(of, DecodeBlock):
             raise TypeError(f"A decode step has no {type(of).__name__}.")
         key = (of.chunk, window)
         if key not in self._masks:
@@ -66,19 +54,12 @@ class FixedPlan(Plan):
 
 
 class FixedSteps:
-    """Decode steps over slots that hold whole prompts; captured in CUDA graphs on a GPU, else computed as they are.
+    """Decode steps over slots that hold whole prompts; captured in CUDA graphs on a GPU, else computed as they are."""
 
-    Args:
-        decoder: A causal language model of transformers.
-        cache: Where its keys and values are.
-        passes: Runs the decoder.
-        rows: Most rows.
-    """
-
-    def __init__(self, decoder: PreTrainedModel, cache: SlotCache, passes: Passes, rows: int) -> None:
+    def __init__(self, decoder: PreTrainedModel, slots: KVSlots, passes: Passes, rows: int) -> None:
         self._embeddings = decoder.get_input_embeddings()
         self._device = decoder.device
-        self._cache = cache
+        self._slots = slots
         self._passes = passes
         self._rows = rows
         self._plans: dict[tuple[int, int], FixedPlan] = {}
@@ -86,21 +67,15 @@ class FixedSteps:
         self._pool: Any = None
 
     def run(self, tokens: list[int], places: list[int], positions: list[int]) -> torch.Tensor:
-        """Append the last token of each row to it; return logits [R, V], which the next step overwrites.
-
-        Args:
-            tokens: Of each row, in the order of their slots.
-            places: Where each goes.
-            positions: Of each.
-        """
+        """Append the last token of each row, at its place; return logits [R, V], which the next step overwrites."""
         chunks = max(places) // CHUNK + 1
-        rows = min(_rounded(len(tokens)), self._rows, self._cache.reach(chunks))
+        # A power of two, so that few graphs serve any number of rows.
+        rows = min(1 << (len(tokens) - 1).bit_length(), self._rows, self._slots.reach(chunks))
         plan = self._plans.setdefault((rows, chunks), FixedPlan(rows, chunks, self._device))
         # Rows that are not there write to their first place, which a row that comes overwrites.
         missing = [0] * (rows - len(tokens))
-        plan.tokens.copy_(torch.tensor(tokens + missing))
-        plan.places.copy_(torch.tensor(places + missing))
-        plan.steps.copy_(torch.tensor(positions + missing))
+        for tensor, values in ((plan.tokens, tokens), (plan.places, places), (plan.steps, positions)):
+            tensor.copy_(torch.tensor(values + missing))
         logits = self._compute(plan) if self._device.type != "cuda" else self._replay((rows, chunks), plan)
         return logits[: len(tokens)]
 
@@ -127,8 +102,3 @@ class FixedSteps:
             logits = self._compute(plan)
         self._pool = self._pool or graph.pool()
         return graph, logits
-
-
-def _rounded(rows: int) -> int:
-    """Return a power of two, so that few graphs serve any number of rows."""
-    return 1 << (rows - 1).bit_length()

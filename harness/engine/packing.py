@@ -1,7 +1,7 @@
 """One forward pass, packed: which token belongs to which row, what it reads and where its keys go.
 
 The tokens of a pass stand in one line, without padding: first the next token of every row that is being answered, then
-prompts, then beginnings that prompts share. Every part has its own positions and reads only what it continues.
+prompts, then prefixes that prompts share. Every part has its own positions and reads only what it continues.
 """
 
 from abc import ABC, abstractmethod
@@ -11,23 +11,17 @@ from itertools import groupby
 
 import torch
 
-from medbench.harness.engine.layout import PLAIN, Layout, Place
+from medbench.harness.engine.requests import PLAIN, Layout, Place
 
 CHUNK = 128
-_SEGMENT = 16
+_BLOCK_ROWS = 16
 # Not infinite: a query that may read nothing must get a weight of zero, not of NaN.
 NEVER = -1e30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
-    """A shared beginning that has a slot.
-
-    Attributes:
-        slot: Among the beginnings.
-        length: Its tokens.
-        layout: How they stand.
-    """
+class CachedPrefix:
+    """A shared prefix of `length` tokens that has a slot among the prefixes."""
 
     slot: int
     length: int
@@ -35,46 +29,38 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """New tokens of one row.
+class NewTokens:
+    """New tokens of one row, from a place in its slot on.
 
     Attributes:
-        slot: Of the row.
-        place: Of the first of them in the slot.
-        length: How many.
-        after: The beginning that the slot continues, if any.
-        copies: Whether the slot holds a copy of that beginning, in the places before `place`.
-        shift: Positions minus tokens of what the slot holds before it, without the beginning.
-        layout: How the new tokens stand.
+        prefix: What the slot continues, if anything.
+        copies: Whether the slot holds a copy of that prefix, in the places before `place`.
+        shift: Positions minus tokens of what the slot holds before it, without the prefix.
     """
 
     slot: int
     place: int
     length: int
-    after: Held | None = None
+    prefix: CachedPrefix | None = None
     copies: bool = False
     shift: int = 0
     layout: Layout = PLAIN
 
     @property
+    def read_elsewhere(self) -> int:
+        """Tokens of the prefix that are not in the row's own slot."""
+        return self.prefix.length if self.prefix and not self.copies else 0
+
+    @property
     def position(self) -> int:
         """Of the first token in what the decoder reads."""
-        if self.after is None:
-            return self.place + self.shift
-        return self.place + self.shift + self.after.layout.shift + (0 if self.copies else self.after.length)
+        shift = self.prefix.layout.shift if self.prefix else 0
+        return self.place + self.shift + shift + self.read_elsewhere
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where new keys and values of rows go, in one chunk of places.
-
-    Attributes:
-        chunk: Number of the chunk.
-        tokens: Those of the pass that go there.
-        slots: Slot of each [n].
-        places: Place of each within the chunk [n].
-        only: Which of them really do [n]; None for all.
-    """
+    """Where new keys and values of some tokens go: slots [n] and places [n] of a chunk; `only` some of them [n]."""
 
     chunk: int
     tokens: slice | torch.Tensor
@@ -84,27 +70,16 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Copy:
-    """A beginning that slots get a copy of.
+class PrefixCopy:
+    """A prefix that row slots [n] get a copy of."""
 
-    Attributes:
-        held: The beginning.
-        slots: Where to [n].
-    """
-
-    held: Held
+    prefix: CachedPrefix
     slots: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
-    """What neighbouring rows that decode one token each read of one chunk: as far as the longest of them.
-
-    Attributes:
-        rows: Their slots, and their tokens in the pass.
-        chunk: Number of the chunk.
-        reach: Places of it that are read.
-    """
+class DecodeBlock:
+    """What neighbouring rows (their slots, and their tokens) that decode read of a chunk: `reach` places of it."""
 
     rows: slice
     chunk: int
@@ -112,13 +87,12 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """Neighbouring prompts or beginnings of the same length.
+class PromptBlock:
+    """Neighbouring prompts or prefixes of the same length.
 
     Attributes:
         tokens: Of all of them.
-        length: Of each.
-        whole: Whether they continue no beginning, so that nothing is joined to what they read.
+        whole: Whether they continue no prefix, so that nothing is joined to what they read.
         mutual: Stretches of each whose tokens read one another.
     """
 
@@ -129,15 +103,10 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
-    """Tokens that continue the same beginning.
+class PrefixGroup:
+    """Tokens that continue the same prefix; `sharers` is where they stand in `PassPlan.sharers`."""
 
-    Attributes:
-        held: The beginning.
-        sharers: Where they stand in `Pack.sharers`.
-    """
-
-    held: Held
+    prefix: CachedPrefix
     sharers: slice
 
     @property
@@ -146,21 +115,21 @@ class Group:
         return int(self.sharers.stop - self.sharers.start)
 
 
-class Plan(ABC):
+Block = DecodeBlock | PromptBlock | PrefixGroup
+
+
+class PassPlan(ABC):
     """What a forward pass needs to know.
 
     Attributes:
         count: Tokens in all.
         positions: Position of each [1, N], or [3, 1, N] in three dimensions.
-        row_of: Row or prompt of each token of these [n], which come before beginnings.
+        row_of: Row or prompt of each token of these [n], which come before prefixes.
         read: Tokens whose logits are wanted, rows before prompts [R].
         targets: Where the keys of rows and prompts go.
-        beginnings: New beginnings and their tokens.
-        copies: Of beginnings, into slots.
-        segments: Of the decoding rows.
-        runs: Of prompts and beginnings.
-        groups: By beginning.
-        sharers: Tokens that continue a beginning, group by group [n].
+        prefixes: New prefixes and their tokens.
+        copies: Of prefixes, into slots.
+        sharers: Tokens that continue a prefix, group by group [n].
     """
 
     count: int
@@ -168,32 +137,26 @@ class Plan(ABC):
     row_of: torch.Tensor
     read: torch.Tensor
     targets: tuple[Target, ...]
-    beginnings: tuple[tuple[Held, slice], ...] = ()
-    copies: tuple[Copy, ...] = ()
-    segments: tuple[Segment, ...]
-    runs: tuple[Run, ...] = ()
-    groups: tuple[Group, ...] = ()
+    prefixes: tuple[tuple[CachedPrefix, slice], ...] = ()
+    copies: tuple[PrefixCopy, ...] = ()
+    decoding: tuple[DecodeBlock, ...]
+    prompts: tuple[PromptBlock, ...] = ()
+    groups: tuple[PrefixGroup, ...] = ()
     sharers: torch.Tensor
 
     @abstractmethod
-    def mask(self, of: Segment | Run | Group, window: int | None) -> torch.Tensor | None:
+    def mask(self, of: Block, window: int | None) -> torch.Tensor | None:
         """Return what may be read, as a mask that is added; None for everything. Layers that read alike share it."""
 
 
-class Pack(Plan):
-    """The plan of a forward pass over any rows, prompts and beginnings.
-
-    Args:
-        steps: The next token of each row; row by row, in the order of their slots.
-        prompts: Whole prompts, or what follows their beginnings; in slots behind those of `steps`.
-        beginnings: What prompts share and nobody has computed yet.
-        device: Of the decoder.
-    """
+class PackedPlan(PassPlan):
+    """The plan of a forward pass over any rows, prompts and prefixes, in the order of their slots; see `Passes.run`."""
 
     def __init__(
-        self, steps: Sequence[Part], prompts: Sequence[Part], beginnings: Sequence[Held], device: torch.device
-    ) -> None:
-        shared = [Part(slot=held.slot, place=0, length=held.length, layout=held.layout) for held in beginnings]
+        self, steps: Sequence[NewTokens], prompts: Sequence[NewTokens], prefixes: Sequence[CachedPrefix],
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        shared = [NewTokens(slot=one.slot, place=0, length=one.length, layout=one.layout) for one in prefixes]
         parts = [*steps, *prompts]
         spans = list(_spans([*parts, *shared]))
         self._device = device
@@ -203,68 +166,58 @@ class Pack(Plan):
         self.row_of = self._long([row for row, part in enumerate(parts) for _ in range(part.length)])
         self.read = self._long([end - 1 for _, end in spans[: len(parts)]])
         self.targets = tuple(self._targets(parts))
-        self.beginnings = tuple(
-            (held, slice(*span)) for held, span in zip(beginnings, spans[len(parts) :], strict=True)
-        )
+        self.prefixes = tuple((one, slice(*span)) for one, span in zip(prefixes, spans[len(parts) :], strict=True))
         self.copies = tuple(self._copies(parts))
-        self.segments = tuple(_segments(steps, _SEGMENT if device.type == "cpu" else max(1, len(steps))))
-        self.runs = tuple(_runs([*prompts, *shared], len(steps)))
+        self.decoding = tuple(_decode_blocks(steps, _BLOCK_ROWS if device.type == "cpu" else max(1, len(steps))))
+        self.prompts = tuple(_prompt_blocks([*prompts, *shared], len(steps)))
         self.groups, sharers = _groups(parts)
         self.sharers = self._long(sharers)
-        self._behind = self._long(_places_behind(parts))[self.sharers]
+        # How many tokens come before each, those of prefixes included.
+        before = [part.place + part.read_elsewhere + step for part in parts for step in range(part.length)]
+        self._behind = self._long(before)[self.sharers]
         self._masks: dict[Hashable, torch.Tensor | None] = {}
 
-    def mask(self, of: Segment | Run | Group, window: int | None) -> torch.Tensor | None:
-        """Return the mask of a plan's part; none where everything may be read."""
+    def mask(self, of: Block, window: int | None) -> torch.Tensor | None:
+        """Return the mask of a plan's block; none where everything may be read."""
         key = (id(of), window)
         if key not in self._masks:
-            if isinstance(of, Segment):
-                self._masks[key] = self._segment_mask(of, window)
+            allowed = self._allowed(of, window)
+            if allowed is None or bool(allowed.all()):
+                self._masks[key] = None
             else:
-                self._masks[key] = self._run_mask(of, window) if isinstance(of, Run) else self._group_mask(of, window)
+                self._masks[key] = torch.zeros(allowed.shape, device=self._device).masked_fill_(~allowed, NEVER)
         return self._masks[key]
 
-    def _segment_mask(self, segment: Segment, window: int | None) -> torch.Tensor | None:
-        """[n, 1, 1, reach], of a chunk of the rows' slots; windows count tokens, not positions."""
-        places = self._places[segment.rows, None]
-        keys = torch.arange(segment.reach, device=self._device) + segment.chunk * CHUNK
-        allowed = keys <= places
-        if window is not None:
-            allowed &= places - keys < window
-        return self._additive(allowed, (-1, 1, 1, segment.reach))
+    def _allowed(self, of: Block, window: int | None) -> torch.Tensor | None:
+        """Return what tokens may read: of a chunk [n, 1, 1, reach], a prompt itself [1, 1, L, L] or a prefix [n, L].
 
-    def _run_mask(self, run: Run, window: int | None) -> torch.Tensor | None:
-        """[1, 1, L, L], of a prompt itself; None for everything before, with mutual stretches for everything."""
-        if (window is None or run.length <= window) and not run.mutual:
+        None for everything, or everything before in a prompt without mutual stretches. Windows count tokens, not
+        positions.
+        """
+        if isinstance(of, DecodeBlock):
+            places = self._places[of.rows, None, None, None]
+            keys = torch.arange(of.reach, device=self._device) + of.chunk * CHUNK
+            return keys <= places if window is None else (keys <= places) & (places - keys < window)
+        if isinstance(of, PrefixGroup):
+            keys = torch.arange(of.prefix.length, device=self._device)
+            return None if window is None else self._behind[of.sharers, None] - keys < window
+        if (window is None or of.length <= window) and not of.mutual:
             return None
-        places = torch.arange(run.length, device=self._device)
+        places = torch.arange(of.length, device=self._device)
         distance = places[:, None] - places
-        allowed = (distance >= 0) & (distance < (window or run.length))
-        for start, end in run.mutual:
+        allowed = (distance >= 0) & (distance < (window or of.length))
+        for start, end in of.mutual:
             allowed[start:end, start:end] = True
-        return self._additive(allowed, (1, 1, run.length, run.length))
+        return allowed[None, None]
 
-    def _group_mask(self, group: Group, window: int | None) -> torch.Tensor | None:
-        """[n, length], of a beginning."""
-        if window is None:
-            return None
-        keys = torch.arange(group.held.length, device=self._device)
-        return self._additive(self._behind[group.sharers, None] - keys < window, (-1, group.held.length))
-
-    def _additive(self, allowed: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor | None:
-        if bool(allowed.all()):
-            return None
-        mask = torch.zeros(allowed.shape, device=self._device)
-        return mask.masked_fill_(~allowed, NEVER).view(shape)
-
-    def _positions(self, parts: Sequence[Part]) -> torch.Tensor:
+    def _positions(self, parts: Sequence[NewTokens]) -> torch.Tensor:
         """Return [1, N] where all dimensions agree, which is what decoders of one dimension take."""
         if not any(part.layout.grids for part in parts):
             return self._long([part.position + step for part in parts for step in range(part.length)])[None]
         places = [place for part in parts for place in part.layout.positions(part.position, part.length)]
         return self._long(places).T[:, None]
 
-    def _targets(self, parts: Sequence[Part]) -> Iterator[Target]:
+    def _targets(self, parts: Sequence[NewTokens]) -> Iterator[Target]:
         chunks: dict[int, list[tuple[int, int, int]]] = {}
         for part, (start, _) in zip(parts, _spans(parts), strict=True):
             for step in range(part.length):
@@ -274,74 +227,60 @@ class Pack(Plan):
             tokens, slots, places = zip(*written, strict=True)
             first, last = tokens[0], tokens[-1]
             together = last - first + 1 == len(tokens)
-            yield Target(
-                chunk=chunk, tokens=slice(first, last + 1) if together else self._long(tokens),
-                slots=self._long(slots), places=self._long(places),
-            )  # fmt: skip
+            where = slice(first, last + 1) if together else self._long(tokens)
+            yield Target(chunk=chunk, tokens=where, slots=self._long(slots), places=self._long(places))
 
-    def _copies(self, parts: Sequence[Part]) -> Iterator[Copy]:
-        slots: dict[Held, list[int]] = {}
+    def _copies(self, parts: Sequence[NewTokens]) -> Iterator[PrefixCopy]:
+        slots: dict[CachedPrefix, list[int]] = {}
         for part in parts:
-            if part.after is not None and part.copies:
-                slots.setdefault(part.after, []).append(part.slot)
-        for held, own in slots.items():
-            yield Copy(held=held, slots=self._long(own))
+            if part.prefix is not None and part.copies:
+                slots.setdefault(part.prefix, []).append(part.slot)
+        for prefix, own in slots.items():
+            yield PrefixCopy(prefix=prefix, slots=self._long(own))
 
     def _long(self, values: Sequence[int] | Sequence[Place]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self._device)
 
 
-def _places_behind(parts: Sequence[Part]) -> list[int]:
-    """Return how many tokens come before each, those of beginnings included."""
-    starts = [part.place + (part.after.length if part.after and not part.copies else 0) for part in parts]
-    return [start + step for start, part in zip(starts, parts, strict=True) for step in range(part.length)]
-
-
-def _spans(parts: Sequence[Part], first: int = 0) -> Iterator[tuple[int, int]]:
+def _spans(parts: Sequence[NewTokens], first: int = 0) -> Iterator[tuple[int, int]]:
     """Yield where each part's tokens begin and end."""
     for part in parts:
         yield first, first + part.length
         first += part.length
 
 
-def _segments(steps: Sequence[Part], size: int) -> Iterator[Segment]:
+def _decode_blocks(steps: Sequence[NewTokens], size: int) -> Iterator[DecodeBlock]:
     """Yield, chunk after chunk, neighbours that reach it; what a row never wrote is not even touched."""
     longest = max((part.place for part in steps), default=-1)
     for chunk in range(longest // CHUNK + 1):
         first = chunk * CHUNK
-        for reaching, some in groupby(enumerate(steps), key=lambda numbered: numbered[1].place >= first):
-            if reaching:
-                yield from _cut(list(some), chunk, size)
+        for reaching, run in groupby(enumerate(steps), key=lambda numbered: numbered[1].place >= first):
+            neighbours = list(run)
+            for start in range(0, len(neighbours) if reaching else 0, size):
+                some = neighbours[start : start + size]
+                reach = min(CHUNK, max(part.place for _, part in some) + 1 - first)
+                yield DecodeBlock(rows=slice(some[0][0], some[-1][0] + 1), chunk=chunk, reach=reach)
 
 
-def _cut(neighbours: Sequence[tuple[int, Part]], chunk: int, size: int) -> Iterator[Segment]:
-    for start in range(0, len(neighbours), size):
-        some = neighbours[start : start + size]
-        reach = max(part.place for _, part in some) + 1 - chunk * CHUNK
-        yield Segment(rows=slice(some[0][0], some[-1][0] + 1), chunk=chunk, reach=min(CHUNK, reach))
-
-
-def _runs(parts: Sequence[Part], first: int) -> Iterator[Run]:
+def _prompt_blocks(parts: Sequence[NewTokens], first: int) -> Iterator[PromptBlock]:
+    """Yield neighbours of one length and layout that all continue a prefix, or all none."""
     start = first
-    for number, (part, (_, end)) in enumerate(zip(parts, _spans(parts, first), strict=True)):
-        following = parts[number + 1] if number + 1 < len(parts) else None
-        alike = following is not None and (following.length, following.layout.mutual) == (
-            part.length,
-            part.layout.mutual,
-        )
-        if following is None or not alike or bool(following.after) != bool(part.after):
-            yield Run(tokens=slice(start, end), length=part.length, whole=part.after is None, mutual=part.layout.mutual)
-            start = end
+    for (length, mutual, whole), alike in groupby(
+        parts, key=lambda part: (part.length, part.layout.mutual, part.prefix is None)
+    ):
+        end = start + length * len(list(alike))
+        yield PromptBlock(tokens=slice(start, end), length=length, whole=whole, mutual=mutual)
+        start = end
 
 
-def _groups(parts: Sequence[Part]) -> tuple[tuple[Group, ...], list[int]]:
-    members: dict[Held, list[int]] = {}
+def _groups(parts: Sequence[NewTokens]) -> tuple[tuple[PrefixGroup, ...], list[int]]:
+    tokens_of: dict[CachedPrefix, list[int]] = {}
     for part, (start, end) in zip(parts, _spans(parts), strict=True):
-        if part.after is not None:
-            members.setdefault(part.after, []).extend(range(start, end))
+        if part.prefix is not None:
+            tokens_of.setdefault(part.prefix, []).extend(range(start, end))
     groups = []
     sharers: list[int] = []
-    for held, tokens in members.items():
-        groups.append(Group(held=held, sharers=slice(len(sharers), len(sharers) + len(tokens))))
+    for prefix, tokens in tokens_of.items():
+        groups.append(PrefixGroup(prefix=prefix, sharers=slice(len(sharers), len(sharers) + len(tokens))))
         sharers += tokens
     return tuple(groups), sharers

@@ -1,4 +1,4 @@
-"""Packed forward passes of an unmodified decoder of transformers."""
+"""Packed forward passes of an unmodified decoder of transformers, and what of it `torch.compile` may fuse."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -8,11 +8,13 @@ import torch
 from transformers import PreTrainedModel
 
 from medbench.adapters.base import RowStates
-from medbench.harness.engine.attention import NAME, Packed
-from medbench.harness.engine.layout import text_config
-from medbench.harness.engine.packing import Held, Pack, Part, Plan
-from medbench.harness.engine.slots import SlotCache
+from medbench.harness.engine.attention import NAME, PackedPass
+from medbench.harness.engine.budget import text_config
+from medbench.harness.engine.packing import CachedPrefix, NewTokens, PackedPlan, PassPlan
+from medbench.harness.engine.slots import KVSlots
+from medbench.tasks.foundation.errors import UsageError
 
+COMPILED = ("input_layernorm", "post_attention_layernorm", "mlp")
 _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 # Set for the time of a pass alone: `generate` on the same decoder keeps its own kernel.
 _KERNEL = "_attn_implementation"
@@ -25,67 +27,66 @@ def why_not_packed(decoder: Any) -> str:  # noqa: ANN401 - any model of transfor
     Not possible are layers with another memory than keys and values (linear attention, chunks), attention that takes
     no other kernel, and weights of attention that no key has (sinks).
     """
-    config = text_config(decoder)
+    config, name = text_config(decoder), type(decoder).__name__
     if not getattr(decoder, "_supports_attention_backend", False):
-        return f"{type(decoder).__name__} takes no attention but its own"
+        return f"{name} takes no attention but its own"
     unknown = set(getattr(config, "layer_types", None) or ()) - _KNOWN_LAYERS
     if unknown:
-        return f"{type(decoder).__name__} has layers of {' and '.join(sorted(unknown))}"
+        return f"{name} has layers of {' and '.join(sorted(unknown))}"
     if getattr(config, "v_head_dim", None) or getattr(config, "num_kv_shared_layers", 0):
-        return f"{type(decoder).__name__} keeps its keys and values in a way of its own"
+        return f"{name} keeps its keys and values in a way of its own"
     if (getattr(config, "rope_parameters", None) or {}).get("rope_type") in {"longrope", "dynamic"}:
-        return f"{type(decoder).__name__} turns positions by the longest row of a pass"
+        return f"{name} turns positions by the longest row of a pass"
     if any(hasattr(module, "sinks") for module in decoder.modules()):
-        return f"{type(decoder).__name__} has attention sinks"
+        return f"{name} has attention sinks"
     return ""
 
 
 class Passes:
-    """Runs a decoder over slots.
+    """Runs a causal language model of transformers over slots; `together`: see `PackedPass`, on anything but a CPU."""
 
-    Args:
-        decoder: A causal language model of transformers.
-        cache: Where its keys and values are.
-        together: Whether shared beginnings are read in one batch; by default on anything but a CPU.
-    """
-
-    def __init__(self, decoder: PreTrainedModel, cache: SlotCache, *, together: bool | None = None) -> None:
+    def __init__(self, decoder: PreTrainedModel, slots: KVSlots, *, together: bool | None = None) -> None:
         self._decoder: Any = decoder
-        self._cache = cache
+        self._slots = slots
         self._together = decoder.device.type != "cpu" if together is None else together
-        self._last_layer = _last_layer(decoder)
+        # What follows the attention in the last layer: nothing reads it but the head.
+        layers = getattr(decoder.get_decoder(), "layers", None)
+        named = dict(layers[-1].named_modules()) if layers else {}
+        self._last_layer = [named[name] for name in _BACK_TO_THE_STREAM if name in named]
 
     def run(
         self,
         tokens: Sequence[int],
-        steps: Sequence[Part],
-        prompts: Sequence[tuple[Part, torch.Tensor]],
-        beginnings: Sequence[tuple[Held, torch.Tensor]],
+        steps: Sequence[NewTokens],
+        prompts: Sequence[tuple[NewTokens, torch.Tensor]],
+        prefixes: Sequence[tuple[CachedPrefix, torch.Tensor]],
         states: Sequence[object] | None = None,
     ) -> torch.Tensor:
-        """Append tokens to rows and write prompts and beginnings into slots, all in one pass.
+        """Append tokens to rows and write prompts and prefixes into slots, all in one pass.
 
         Args:
             tokens: The last token of each row, which the decoder has not read yet.
             steps: Where each goes.
-            prompts: Whole prompts, or what follows their beginnings, with embeddings [L, D].
-            beginnings: What they share and nobody computed yet, with embeddings [L, D].
+            prompts: Whole prompts, or what follows their prefixes, with embeddings [L, D].
+            prefixes: What they share and nobody computed yet, with embeddings [L, D].
             states: What rows and prompts read by cross-attention; None for a decoder without.
 
         Returns:
             Logits [R + P, V] behind every row and every prompt.
         """
         device = self._decoder.device
-        pack = Pack(steps, [part for part, _ in prompts], [held for held, _ in beginnings], device)
-        embeddings = [own for _, own in [*prompts, *beginnings]]
+        plan = PackedPlan(steps, [part for part, _ in prompts], [prefix for prefix, _ in prefixes], device)
+        embeddings = [own for _, own in [*prompts, *prefixes]]
         if tokens:
             embeddings.insert(0, self._decoder.get_input_embeddings()(torch.tensor(tokens, device=device)))
-        more = {} if states is None else {"row_states": RowStates(states=tuple(states), rows=pack.row_of)}
-        return self.follow(pack, torch.cat(embeddings)[None].to(self._decoder.dtype), more)
+        more = {} if states is None else {"row_states": RowStates(states=tuple(states), rows=plan.row_of)}
+        return self.follow(plan, torch.cat(embeddings)[None].to(self._decoder.dtype), more)
 
-    def follow(self, plan: Plan, embeddings: torch.Tensor, more: Mapping[str, object] | None = None) -> torch.Tensor:
+    def follow(
+        self, plan: PassPlan, embeddings: torch.Tensor, more: Mapping[str, object] | None = None
+    ) -> torch.Tensor:
         """Return the logits [R, V] of the tokens that a plan wants, from the embeddings [1, N, D] of all."""
-        self._cache.aim(plan)
+        self._slots.aim(plan)
         with ExitStack() as stack:
             stack.enter_context(_attention(self._decoder))
             if len(plan.read) < plan.count:
@@ -93,20 +94,11 @@ class Passes:
                 for module in self._last_layer:
                     stack.enter_context(_only(module, plan.read, spread=True))
             output = self._decoder(
-                inputs_embeds=embeddings, position_ids=plan.positions, past_key_values=self._cache, use_cache=True,
-                packed=Packed(plan, self._cache, self._together), **(more or {}),
+                inputs_embeds=embeddings, position_ids=plan.positions, past_key_values=self._slots, use_cache=True,
+                packed=PackedPass(plan, self._slots, self._together), **(more or {}),
             )  # fmt: skip
         logits: torch.Tensor = output.logits[0]
         return logits
-
-
-def _last_layer(decoder: PreTrainedModel) -> list[torch.nn.Module]:
-    """Return what follows the attention in the last layer: nothing reads it but the head."""
-    layers = getattr(decoder.get_decoder(), "layers", None)
-    if not layers:
-        return []
-    named = dict(layers[-1].named_modules())
-    return [named[name] for name in _BACK_TO_THE_STREAM if name in named]
 
 
 @contextmanager
@@ -143,3 +135,30 @@ def _only(module: torch.nn.Module, tokens: torch.Tensor, *, spread: bool = False
     finally:
         for handle in handles:
             handle.remove()
+
+
+def compile_layers(decoder: Any) -> None:  # noqa: ANN401 - a decoder of transformers
+    """Let norms and MLPs of a decoder be fused, for any number of tokens; attention over slots stays as it is.
+
+    The last layer is left out: the engine computes only some of its tokens, through hooks that would be traced anew.
+    A machine without a C++ compiler is told so now, before the first answer.
+
+    Raises:
+        UsageError: If the decoder has no layers that can be found, or nothing can be compiled on this machine.
+    """
+    layers = getattr(decoder.get_decoder(), "layers", None)
+    if layers is None:
+        raise UsageError(f"The layers of {type(decoder).__name__} cannot be compiled.", "Leave --compile out.")
+    parts = [getattr(layer, name) for layer in layers[:-1] for name in COMPILED if hasattr(layer, name)]
+    for part in parts:
+        part.compile(dynamic=True)
+    try:
+        with torch.inference_mode():
+            width = text_config(decoder).hidden_size
+            for part in parts[:1]:
+                part(torch.zeros(1, 2, width, device=decoder.device, dtype=decoder.dtype))
+    except RuntimeError as error:
+        raise UsageError(
+            f"torch.compile does not work here: {str(error).splitlines()[0]}",
+            "Install a C++ compiler (g++), or name yours in the environment variable CXX, or leave --compile out.",
+        ) from error

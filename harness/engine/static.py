@@ -1,5 +1,6 @@
-"""Static batches, for decoders that cannot be driven row by row and for beam search."""
+"""Static batches: for decoders that cannot be driven row by row, beam search, and models that are answered whole."""
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, cast
@@ -10,45 +11,93 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, Pr
 from medbench.adapters.base import RowStates
 from medbench.adapters.plain_generation import Watch
 from medbench.harness.engine.batching import Batching
-from medbench.harness.engine.choosing import Row, write_next
-from medbench.harness.engine.grouping import Member
-from medbench.harness.engine.layout import layout_of
-from medbench.harness.engine.request import Decoding, Outcome, Request, out_of_memory
+from medbench.harness.engine.requests import Outcome, PrefixedRequest, failed, layout_of, out_of_memory
+from medbench.harness.engine.sampling import Row, write_next
+from medbench.tasks.foundation.errors import SampleError
+from medbench.tasks.images import open_image
 
 States = Sequence[object] | None
 
 
-class StaticBatching(Batching):
-    """Answers members batch by batch, by tokens; finished rows leave the batch, nobody enters it."""
+class _BatchByBatch(Batching):
+    """Answers as many requests at a time as fit; after memory ran out half as many, and one alone fails."""
 
-    def _next(self) -> list[Member]:
-        batch: list[Member] = []
-        while (following := self._upcoming.peek()) is not None and self._fits([*batch, following]):
-            batch.append(self._upcoming.take())
+    @abstractmethod
+    def _rows_of(self, requests: Sequence[PrefixedRequest]) -> int | None:
+        """Return the rows that requests take in one batch, or None if they cannot stand in one."""
+
+    def _next(self) -> list[PrefixedRequest]:
+        batch: list[PrefixedRequest] = []
+        while (following := self._queue.peek()) is not None and self._fits([*batch, following]):
+            batch.append(self._queue.take())
         return batch
 
-    def _fits(self, members: Sequence[Member]) -> bool:
-        requests = [member.request for member in members]
+    def _fits(self, requests: Sequence[PrefixedRequest]) -> bool:
         if len(requests) == 1:
             return True
-        longest = max(request.length + request.decoding.max_new_tokens for request in requests)
-        rows = sum(request.decoding.beams for request in requests)
-        searched_alike = len({_search_of(request) for request in requests}) == 1
-        return searched_alike and rows <= self.budget.rows and rows * longest <= self.budget.tokens
+        rows, longest = self._rows_of(requests), max(one.request.longest for one in requests)
+        return rows is not None and rows <= self.budget.rows and rows * longest <= self.budget.tokens
 
-    def _advance(self, members: Sequence[Member]) -> list[Outcome]:
-        sound, outcomes = self._vision.sound(members)
+    def _shrink(self, requests: Sequence[PrefixedRequest]) -> list[Outcome]:
+        torch.cuda.empty_cache()
+        self._phases.count("out of memory")
+        if len(requests) == 1:
+            self.budget = self._first_budget
+            return [out_of_memory(one.request) for one in requests]
+        self.budget = self.budget.halved(self._rows_of(requests) or 1)
+        self._queue.put_back(requests)
+        return []
+
+
+class WholeBatching(_BatchByBatch):
+    """Answers batch by batch through `LocalAdapter.written_whole`, greedily."""
+
+    def _rows_of(self, requests: Sequence[PrefixedRequest]) -> int:
+        return len(requests)
+
+    def _advance(self, requests: Sequence[PrefixedRequest]) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        asked, rows = [], []
+        for request in (one.request for one in requests):
+            if not request.decoding.greedy:
+                outcomes.append(failed(request, "This model is answered whole, greedily; leave the sampling out."))
+                continue
+            try:
+                images = [open_image(request.source, image) for image in request.sample.images]
+            except SampleError as error:
+                outcomes.append(failed(request, str(error)))
+                continue
+            asked.append((request.sample, request.spec, images))
+            rows.append(Row(request=request))
+        if not rows:
+            return outcomes
+        longest = max(row.request.decoding.max_new_tokens for row in rows)
+        with self._phases.time("generate"):
+            written = self._adapter.written_whole(asked, longest) or ()
+        for row, ids in zip(rows, written, strict=True):
+            row.take(ids, self._adapter.detokenise)
+        return [*outcomes, *self._outcomes(rows)]
+
+
+class StaticBatching(_BatchByBatch):
+    """Answers batch by batch, by tokens; finished rows leave the batch, nobody enters it."""
+
+    def _rows_of(self, requests: Sequence[PrefixedRequest]) -> int | None:
+        decodings = [one.request.decoding for one in requests]
+        # A beam search depends on all of it, the longest answer included.
+        searches = {decoding if decoding.beams > 1 else None for decoding in decodings}
+        return sum(decoding.beams for decoding in decodings) if len(searches) == 1 else None
+
+    def _advance(self, requests: Sequence[PrefixedRequest]) -> list[Outcome]:
+        sound, outcomes = self._encoder.sound(requests)
         if not sound:
             return outcomes
-        rows = [Row(request=member.request) for member in sound]
+        rows = [Row(request=one.request) for one in sound]
         embeddings = self._embedder.own(sound)
         states = self._embedder.states(sound) if self._adapter.has_row_states else None
-        tasks = Counter(row.request.spec.name for row in rows)
-        with self._phases.share({}, tasks):
-            if rows[0].request.decoding.beams > 1:
-                self._search(rows, embeddings, states)
-            else:
-                self._write(rows, embeddings, states)
+        with self._phases.share({}, Counter(row.request.spec.name for row in rows)):
+            write = self._search if rows[0].request.decoding.beams > 1 else self._write
+            write(rows, embeddings, states)
         self._phases.count("prompt tokens computed", sum(row.request.length for row in rows))
         self._phases.count("prefill tokens run", len(rows) * max(row.request.length for row in rows))
         return [*outcomes, *self._outcomes(rows)]
@@ -85,27 +134,12 @@ class StaticBatching(Batching):
         for row, ids in zip(rows, watch.cut(written.tolist()), strict=True):
             row.take(ids, self._adapter.detokenise)
 
-    def _shrink(self, members: Sequence[Member]) -> list[Outcome]:
-        torch.cuda.empty_cache()
-        self._phases.count("out of memory")
-        if len(members) == 1:
-            self.budget = self._first_budget
-            return [out_of_memory(member.request) for member in members]
-        self.budget = self.budget.halved(sum(member.request.decoding.beams for member in members))
-        self._upcoming.put_back(members)
-        return []
-
 
 def _row_states(states: States, each: int = 1) -> dict[str, RowStates]:
     """Return the argument of a decoder with cross-attention; in a beam search a row stands there `each` times."""
     if states is None:
         return {}
     return {"row_states": RowStates(states=tuple(state for state in states for _ in range(each)))}
-
-
-def _search_of(request: Request) -> Decoding | None:
-    """Return what a beam search depends on, the longest answer included; None without a search."""
-    return request.decoding if request.decoding.beams > 1 else None
 
 
 class _Batch:
@@ -147,13 +181,9 @@ class _Batch:
 
     def _forward(self, **inputs: torch.Tensor) -> torch.Tensor:
         output = self._decoder(
-            attention_mask=self._mask,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-            **inputs,
+            attention_mask=self._mask, past_key_values=self._cache, use_cache=True, logits_to_keep=1, **inputs,
             **_row_states(self._states),
-        )
+        )  # fmt: skip
         logits: torch.Tensor = output.logits[:, -1]
         return logits
 

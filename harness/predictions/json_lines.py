@@ -1,4 +1,4 @@
-"""JSON lines, the default form and the easiest to write; and how every JSON format of this folder is read.
+"""Predictions as JSON lines, the default form and the easiest to write; and how every JSON format is read.
 
 One object a line; blank lines and unknown fields are ignored::
 
@@ -14,37 +14,59 @@ together (an image, a patient), `sample_id` is a name that occurs once. A number
 optional field that is left out.
 """
 
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, FiniteFloat, TypeAdapter
 
-from medbench.harness.predictions.catalog import require_kind
-from medbench.harness.predictions.record import Prediction
 from medbench.tasks.foundation.errors import DataError
 from medbench.tasks.sample import Box
 from medbench.tasks.spec import TaskSpec
 from medbench.tasks.validation import NativeRow, empty_for_missing, parse_json, read_text_bytes
 
 T = TypeVar("T")
-
 _FORM = (
     'Expected: one JSON object a line with "prediction" (text or null) and "reference" (text); for REC with '
     '"prediction", "box" [left, top, right, bottom] and "image_size" [width, height] in pixels.'
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """One answer, of a model that medbench did not run, beside its reference.
+
+    Attributes:
+        where: File and line or row, for messages.
+        prediction: What the model said; None if it failed, which is the state `error`.
+        reference: The right answer as text; for REC the name of the object, or empty.
+        box: The right box in pixels, for REC; otherwise None.
+        image_size: Width and height in pixels of the image that `box` refers to.
+        answer_type: `OPEN` or `CLOSED` for VQA, otherwise empty.
+        group: What ties predictions together (the image, the patient); a prediction of its own by default.
+        choices: The choices by key (`A`, `B`, ...) where the question showed some.
+        predicted_box: The model's box in pixels, where the format stores boxes that were read already.
+    """
+
+    where: str
+    prediction: str | None
+    reference: str
+    box: Box | None = None
+    image_size: tuple[int, int] | None = None
+    answer_type: str = ""
+    group: str = ""
+    choices: Mapping[str, str] = field(default_factory=dict)
+    predicted_box: Box | None = None
+
+
 def _text_of_number(value: object) -> object:
     if isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
         raise ValueError("a text or a finite number is expected")
     return str(value) if isinstance(value, int | float) else value
-
-
-def _upper_case(value: object) -> object:
-    return value.strip().upper() if isinstance(value, str) else value or ""
 
 
 def _none_for_nan(value: object) -> object:
@@ -61,32 +83,41 @@ def _texts_by_key(value: object) -> object:
     return value
 
 
-Text = Annotated[str, BeforeValidator(_text_of_number)]
-"""A text; a number is taken as its text."""
-
-Said = Annotated[Text | None, BeforeValidator(_none_for_nan)]
-"""What a model said; null or NaN where it failed."""
-
-AnswerType = Annotated[Literal["OPEN", "CLOSED", ""], BeforeValidator(_upper_case)]
-"""Whether a question is open; empty where nobody says."""
-
-Numbers = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
-"""The edges of a box: left, top, right, bottom."""
-
-
-def _upright(edges: Numbers) -> Numbers:
+def _upright(edges: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
     left, top, right, bottom = edges
     if left > right or top > bottom:
         raise ValueError("the order of the edges is left, top, right, bottom")
     return edges
 
 
-UprightBox = Annotated[Numbers, AfterValidator(_upright)]
+Text = Annotated[str, BeforeValidator(_text_of_number)]
+"""A text; a number is taken as its text."""
+
+Answer = Annotated[Text | None, BeforeValidator(_none_for_nan)]
+"""What a model said; null or NaN where it failed."""
+
+AnswerType = Annotated[
+    Literal["OPEN", "CLOSED", ""],
+    BeforeValidator(lambda value: value.strip().upper() if isinstance(value, str) else value or ""),
+]
+"""Whether a question is open; empty where nobody says."""
+
+Edges = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
+"""The edges of a box: left, top, right, bottom."""
+
+RightEdges = Annotated[Edges, AfterValidator(_upright)]
 """The edges of a right box; a model's box may be upside down."""
+
+# numpy and pandas write sizes as 640.0.
+_Length = Annotated[
+    int,
+    BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value),
+    Field(gt=0),
+]
 
 
 class _Row(NativeRow):
-    prediction: Said
+    prediction: Answer
     reference: Text
     answer_type: AnswerType = ""
     group: Text | None = None
@@ -94,17 +125,9 @@ class _Row(NativeRow):
     choices: Annotated[dict[str, str], BeforeValidator(_texts_by_key)] = Field(default_factory=dict)
 
 
-def _whole_number(value: object) -> object:
-    # numpy and pandas write sizes as 640.0.
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-_Length = Annotated[int, BeforeValidator(_whole_number), Field(gt=0)]
-
-
 class _BoxRow(_Row):
     reference: Annotated[Text, BeforeValidator(empty_for_missing)] = ""
-    box: UprightBox
+    box: RightEdges
     image_size: tuple[_Length, _Length]
 
 
@@ -112,50 +135,67 @@ _ROW: TypeAdapter[_Row] = TypeAdapter(_Row)
 _BOX_ROW: TypeAdapter[_Row] = TypeAdapter(_BoxRow)
 
 
-def read_json_predictions(path: Path, spec: TaskSpec, _references: Path | None) -> Iterator[Prediction]:
+def read_json_lines(path: Path, spec: TaskSpec, _references: Path | None) -> Iterator[Prediction]:
     """Yield the predictions of a JSON-lines file; see the module's docstring.
 
     Raises:
         DataError: If a line is broken; the message names the line and the field, never a value.
     """
-    require_kind("jsonl", spec)
+    return _predictions(parse_lines(path, _row_of(spec), _FORM))
+
+
+def predictions_of(rows: Iterable[Mapping[str, Any]], spec: TaskSpec) -> Iterator[Prediction]:
+    """Yield predictions that are objects already, with the fields of a line; raises like `read_json_lines`.
+
+    NaN in an optional field, which is how pandas leaves one out, is left out; numbers of numpy are numbers.
+    """
+
+    def parsed() -> Iterator[tuple[str, _Row]]:
+        for number, row in enumerate(rows):
+            where = f"prediction {number}"
+            try:
+                given = {name: value for name, value in row.items() if name == "prediction" or not _is_nan(value)}
+                line = json.dumps(given, default=lambda value: value.tolist()).encode()
+            except (AttributeError, TypeError, ValueError) as error:
+                raise DataError(f"{where} is no object of plain values: {error}.", _FORM) from error
+            with _expected(_FORM):
+                yield where, parse_json(_row_of(spec), line, where)
+
+    return _predictions(parsed())
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _row_of(spec: TaskSpec) -> TypeAdapter[_Row]:
+    return _BOX_ROW if spec.kind == "rec" else _ROW
+
+
+def _predictions(rows: Iterable[tuple[str, _Row]]) -> Iterator[Prediction]:
     seen: dict[str, str] = {}
-    for where, row in parse_lines(path, _BOX_ROW if spec.kind == "rec" else _ROW, _FORM):
+    for where, row in rows:
         if row.sample_id is not None and seen.setdefault(row.sample_id, where) != where:
             raise DataError(f"{where} has the sample_id of {seen[row.sample_id]}.", "Keep one of the two lines.")
-        yield _prediction(where, row)
-
-
-def _prediction(where: str, row: _Row) -> Prediction:
-    if row.choices and row.reference not in row.choices:
-        raise DataError(
-            f"{where}, field reference: it is no key of the field choices.",
-            "Give the key of the right choice as the reference, or leave out the choices.",
-        )
-    return Prediction(
-        where=where,
-        prediction=row.prediction,
-        reference=row.reference,
-        box=Box(*row.box) if isinstance(row, _BoxRow) else None,
-        image_size=row.image_size if isinstance(row, _BoxRow) else None,
-        answer_type=row.answer_type,
-        group=row.group or "",
-        choices=row.choices,
-    )
+        if row.choices and row.reference not in row.choices:
+            raise DataError(
+                f"{where}, field reference: it is no key of the field choices.",
+                "Give the key of the right choice as the reference, or leave out the choices.",
+            )
+        box, size = (Box(*row.box), row.image_size) if isinstance(row, _BoxRow) else (None, None)
+        yield Prediction(
+            where=where, prediction=row.prediction, reference=row.reference, box=box, image_size=size,
+            answer_type=row.answer_type, group=row.group or "", choices=row.choices,
+        )  # fmt: skip
 
 
 def parse_lines(path: Path, adapter: TypeAdapter[T], form: str) -> Iterator[tuple[str, T]]:
-    """Yield place and row of every line that is not blank.
-
-    Args:
-        path: A JSON-lines file.
-        adapter: The type of a row.
-        form: What is expected, for the message.
+    """Yield place and row of every line of a JSON-lines file that is not blank; `form` is what is expected.
 
     Raises:
         DataError: If the file cannot be read or a line has another form.
     """
-    for number, line in enumerate(read_document(path).splitlines(), start=1):
+    for number, line in enumerate(read_text_bytes(path).splitlines(), start=1):
         if line.strip():
             where = f"{path}, line {number}"
             with _expected(form):
@@ -170,13 +210,8 @@ def parse_list(path: Path, adapter: TypeAdapter[list[T]], form: str) -> Iterator
         DataError: If the file cannot be read or has another form.
     """
     with _expected(form):
-        rows = parse_json(adapter, read_document(path), str(path))
+        rows = parse_json(adapter, read_text_bytes(path), str(path))
     yield from ((f"{path}, entry {number}", row) for number, row in enumerate(rows))
-
-
-def read_document(path: Path) -> bytes:
-    """Return a file of text as UTF-8 without a mark, whichever way it was saved; raises like `read_text_bytes`."""
-    return read_text_bytes(path)
 
 
 @contextmanager

@@ -1,23 +1,23 @@
 """Scoring of predictions that somebody else made, by the very protocols that score our own runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from medbench.harness.predictions.record import Prediction
+from medbench.harness.predictions.formats import DEFAULT_FORMAT, FORMATS, read_predictions
+from medbench.harness.predictions.json_lines import Prediction, predictions_of
 from medbench.harness.results import MetricResult
-from medbench.harness.summarise import metric_result
-from medbench.tasks.answers.box_check import doubt_about_boxes
-from medbench.tasks.answers.box_space import BoxSpace
+from medbench.harness.score import boxes_read, ceilings, metric_results
+from medbench.tasks.answers.box_space import BOX_SPACES, UNI_MED, BoxSpace, doubt_about_boxes
 from medbench.tasks.answers.choice import choice_beside
-from medbench.tasks.answers.thoughts import Said, take_apart
-from medbench.tasks.ceiling import rec_ceilings
-from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.answers.thoughts import split_thought
+from medbench.tasks.catalog import get_task
+from medbench.tasks.foundation.errors import DataError, UsageError, unknown_name
 from medbench.tasks.metrics.metric import Scorable
-from medbench.tasks.protocols import Item, Protocol, State, count_states, evaluate, state_of
-from medbench.tasks.sample import Box
+from medbench.tasks.protocols import PROTOCOLS, Item, Protocol, State, count_states, evaluate, state_of
 from medbench.tasks.spec import TaskSpec
 
 _METRICS = TypeAdapter(dict[str, MetricResult])
@@ -43,21 +43,55 @@ class PredictionScores:
 
     def as_json(self) -> dict[str, Any]:
         """Return the document that `medbench score --format json` prints."""
-        return {
-            "task": self.task,
-            "n": self.samples,
-            "states": self.states,
-            "protocols": {
-                protocol: _METRICS.dump_python(metrics, mode="json") for protocol, metrics in self.protocols.items()
-            },
-        }
+        protocols = {name: _METRICS.dump_python(metrics, mode="json") for name, metrics in self.protocols.items()}
+        return {"task": self.task, "n": self.samples, "states": self.states, "protocols": protocols}
+
+
+def score(
+    task: str, predictions: str | Path | Iterable[Mapping[str, Any]], *, source: str = DEFAULT_FORMAT,
+    references: Path | None = None, boxes: str = "", protocols: Sequence[Protocol] = PROTOCOLS,
+) -> PredictionScores:  # fmt: skip
+    """Score anybody's predictions of a task.
+
+    Args:
+        task: Its name.
+        predictions: A file, or objects with the fields of a line of JSON: `prediction` and `reference`, for REC `box`
+            and `image_size` in pixels, and optional `answer_type`, `choices`, `group` and `sample_id`.
+        source: Format of the file, one of `medbench.harness.predictions.formats.FORMATS`.
+        references: File of the right answers, where the format has none.
+        boxes: How the model writes boxes (REC): `uni-med` by default, see `medbench.tasks.answers.box_space`.
+        protocols: Whose definitions.
+
+    Raises:
+        UsageError: If there is no such task, format or space, or something was given that has no effect.
+        DataError: If the predictions are of another form; the message names the line and the field.
+    """
+    spec = get_task(task)
+    if isinstance(predictions, str | Path):
+        found: Sequence[Prediction] = read_predictions(Path(predictions), source, spec, references)
+    else:
+        found = tuple(predictions_of(predictions, spec))
+        if not found:
+            raise DataError(f"There are no predictions for {spec.name}.", "Give one object for each.")
+    return score_predictions(spec, found, _space(spec, source, boxes), protocols)
+
+
+def _space(spec: TaskSpec, source: str, boxes: str) -> BoxSpace | None:
+    if boxes and spec.kind != "rec":
+        raise UsageError(f"--boxes has no effect on {spec.name}, whose answers are no boxes.", "Leave it out.")
+    if FORMATS[source].boxes_are_read:
+        if boxes:
+            raise UsageError(
+                f"--boxes has no effect on the format {source}, which holds boxes in pixels.", "Leave it out."
+            )
+        return None
+    if boxes and boxes not in BOX_SPACES:
+        raise unknown_name("way to write boxes", boxes, BOX_SPACES)
+    return BOX_SPACES[boxes or UNI_MED.name]
 
 
 def score_predictions(
-    spec: TaskSpec,
-    predictions: Sequence[Prediction],
-    boxes: BoxSpace | None,
-    protocols: Sequence[Protocol],
+    spec: TaskSpec, predictions: Sequence[Prediction], boxes: BoxSpace | None, protocols: Sequence[Protocol]
 ) -> PredictionScores:
     """Score predictions of one task.
 
@@ -75,57 +109,46 @@ def score_predictions(
     groups = [prediction.group or prediction.where for prediction in predictions]
     right = [(found.box, found.image_size) for found in predictions if found.box and found.image_size]
     unit = "group" if any(prediction.group for prediction in predictions) else "sample"
-
-    def results(protocol: Protocol) -> dict[str, MetricResult]:
-        limits = rec_ceilings(spec.name, right, boxes, protocol) if boxes and right else {}
-        return {
-            found.metric.metric_id: metric_result(
-                found, items, groups, unit=unit, ceiling=limits.get(found.metric.metric_id)
-            )
-            for found in evaluate(spec.name, spec.kind, protocol, items)
-        }
-
+    doubt = ""
+    if boxes is not None and spec.kind == "rec":
+        read = boxes_read(items, [prediction.image_size for prediction in predictions])
+        doubt = doubt_about_boxes(spec.name, read, space=boxes.name, declared_by="--boxes")
+    numbers = {
+        protocol: metric_results(
+            evaluate(spec.name, spec.kind, protocol, items), items, groups, unit=unit,
+            ceilings=ceilings(spec, right, boxes, protocol) if right else {},
+        )
+        for protocol in protocols
+    }  # fmt: skip
     return PredictionScores(
-        task=spec.name,
-        samples=len(items),
-        states=count_states(items),
-        protocols={protocol: results(protocol) for protocol in protocols},
-        doubt=_doubt(spec, predictions, items, boxes),
+        task=spec.name, samples=len(items), states=count_states(items), protocols=numbers, doubt=doubt
     )
 
 
-def _doubt(spec: TaskSpec, predictions: Sequence[Prediction], items: Sequence[Item], boxes: BoxSpace | None) -> str:
-    if boxes is None or spec.kind != "rec":
-        return ""
-    sizes = (prediction.image_size for prediction in predictions)
-    read = [
-        (item.scorable.predicted_box, size)
-        for item, size in zip(items, sizes, strict=True)
-        if item.scorable.predicted_box is not None and size is not None
-    ]
-    return doubt_about_boxes(spec.name, read, space=boxes.name, declared_by="--boxes")
-
-
 def _item(prediction: Prediction, spec: TaskSpec, boxes: BoxSpace | None) -> Item:
-    said = take_apart(prediction.prediction or "")
+    said = split_thought(prediction.prediction or "")
     choices = prediction.choices or spec.choices_by_key()
     reference = _reference(prediction, spec, choices)
+    box = prediction.predicted_box
+    if spec.kind == "rec" and boxes is not None:
+        if prediction.box is None or prediction.image_size is None:
+            raise DataError(
+                f"{prediction.where} has no box or no image_size, which {spec.name} is scored by.",
+                "Give the right box as `box` [x1, y1, x2, y2] in pixels and the image's `image_size` [width, height].",
+            )
+        box = boxes.read(said.answer, prediction.image_size)
     scorable = Scorable(
         prediction=said.answer,
         reference=reference,
         choices=choices,
         choice=choice_beside(said.answer, choices, reference),
-        predicted_box=_predicted_box(prediction, said.answer, spec, boxes),
+        predicted_box=box,
         reference_box=prediction.box,
         labels={"answer_type": prediction.answer_type} if prediction.answer_type else {},
     )
-    return Item(state=_state(prediction, scorable, spec, said), scorable=scorable)
-
-
-def _state(prediction: Prediction, scorable: Scorable, spec: TaskSpec, said: Said) -> State:
     if prediction.prediction is None:
-        return "error"
-    return "truncated" if said.unfinished else state_of(scorable, spec.kind)
+        return Item(state="error", scorable=scorable)
+    return Item(state="truncated" if said.unfinished else state_of(scorable, spec.kind), scorable=scorable)
 
 
 def _reference(prediction: Prediction, spec: TaskSpec, choices: Mapping[str, str]) -> str:
@@ -140,14 +163,3 @@ def _reference(prediction: Prediction, spec: TaskSpec, choices: Mapping[str, str
             f"Allowed: {', '.join(choices)}. Other answers need the field `choices` (key to text) in the line.",
         )
     return key
-
-
-def _predicted_box(prediction: Prediction, answer: str, spec: TaskSpec, boxes: BoxSpace | None) -> Box | None:
-    if spec.kind != "rec" or boxes is None:
-        return prediction.predicted_box
-    if prediction.box is None or prediction.image_size is None:
-        raise DataError(
-            f"{prediction.where} has no box or no image_size, which {spec.name} is scored by.",
-            "Give the right box as `box` [x1, y1, x2, y2] in pixels and the image's `image_size` [width, height].",
-        )
-    return boxes.read(answer, prediction.image_size)

@@ -4,16 +4,20 @@ import asyncio
 import random
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
+from typing import Any
 
 from medbench.adapters.guarding import one_sample
-from medbench.adapters.remote import Complete, Letter, RemoteAdapter, Reply, TryAgainError, Usage
-from medbench.harness.engine.request import Outcome
-from medbench.harness.remote.order import Question
-from medbench.harness.remote.pacing import Gate, Ticket, Window
+from medbench.adapters.remote import Complete, RemoteAdapter, Reply, RetryableError, Usage
+from medbench.harness.engine.requests import Outcome
+from medbench.harness.remote.pacing import RequestGate, RequestWindow
+from medbench.harness.workload import TaskLoad
 from medbench.tasks.foundation.errors import MedbenchError, RunError, SampleError
+from medbench.tasks.sample import Sample
+from medbench.tasks.spec import TaskSpec
 
 _STRAIN = frozenset({"rate limit", "overloaded", "timeout", "unreachable"})
 _LONGEST_WAIT = 60.0
@@ -27,15 +31,37 @@ _NUMBERS = re.compile(r"\d[\d,.]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One sample of a task; its image references start from the folder `source`."""
+
+    sample: Sample
+    spec: TaskSpec
+    source: Path
+
+
+def in_order(loads: Sequence[TaskLoad], missing: Mapping[str, Sequence[Sample]]) -> list[Question]:
+    """Return the missing samples: reports first, and all questions about the same images one after another.
+
+    They begin alike, so a server that remembers beginnings reads the images once, also across tasks. Reports take the
+    longest; begun early, they do not keep the others waiting at the end.
+    """
+    together: dict[tuple[object, ...], list[Question]] = {}
+    for load in sorted(loads, key=lambda load: load.spec.kind != "report"):
+        source = load.prepared.source
+        for sample in missing[load.spec.name]:
+            # Without images only the questions of one task begin alike.
+            key = (source, *sample.images) if sample.images else (load.spec.name,)
+            together.setdefault(key, []).append(Question(sample=sample, spec=load.spec, source=source))
+    return [question for questions in together.values() for question in questions]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
     """A question that is done.
 
     Attributes:
-        question: The question.
-        outcome: What became of it.
         attempts: Requests that it took; 0 if it was never sent.
         seconds: The last request, from its sending to its answer.
-        usage: What its replies took.
         served_by: The model that answered, in the server's words; empty if none did.
     """
 
@@ -47,13 +73,17 @@ class Finished:
     served_by: str = ""
 
 
-class Backoff:
-    """Seconds to wait before asking again: doubled each time, up to a minute, and drawn from their upper half.
+def _finished(question: Question, reply: Reply, attempts: int = 0, seconds: float = 0.0) -> Finished:
+    name, said = question.sample.sample_id, reply.generation
+    outcome = Outcome(task=question.spec.name, sample_id=name, generation=said, error=reply.error)
+    served_by = said.served.model if said else ""
+    return Finished(
+        question=question, outcome=outcome, attempts=attempts, seconds=seconds, usage=reply.usage, served_by=served_by
+    )
 
-    Args:
-        first: Seconds after the first failure.
-        draw: Draws from 0 to 1.
-    """
+
+class Backoff:
+    """Seconds to wait before asking again: `first`, doubled each time up to a minute, drawn from their upper half."""
 
     def __init__(self, first: float, draw: Callable[[], float] = random.random) -> None:
         self._first = first
@@ -65,30 +95,6 @@ class Backoff:
         return longest * (1 + self._draw()) / 2
 
 
-class Refusals:
-    """Notices a server that refuses every question with pictures, or every one without, in the same words.
-
-    Args:
-        answered: Whether a question with pictures (True), or one without (False), was answered before.
-    """
-
-    def __init__(self, answered: Iterable[bool] = ()) -> None:
-        self._answered = set(answered)
-        self._refused: dict[bool, tuple[str, int]] = {}
-
-    def answer(self, question: Question) -> None:
-        """Note that a question was answered."""
-        self._answered.add(bool(question.sample.images))
-
-    def refuse(self, question: Question, problem: str) -> bool:
-        """Note that a question was refused; return whether all others like it would be."""
-        has_pictures, words = bool(question.sample.images), _NUMBERS.sub("#", problem)
-        before, times = self._refused.get(has_pictures, ("", 0))
-        times = times + 1 if words == before else 1
-        self._refused[has_pictures] = (words, times)
-        return has_pictures not in self._answered and times >= _SAME_REFUSALS
-
-
 class Asking:
     """Asks a served model; lives in one event loop.
 
@@ -96,26 +102,27 @@ class Asking:
         adapter: The model.
         report: Is told of every question that is done, as soon as it is.
         draw: Draws from 0 to 1, for waits that do not all end at once.
-        answered: Whether questions with pictures (True), or without (False), were answered in an earlier part.
+        answered: Whether questions with images (True), or without (False), were answered in an earlier part.
     """
 
     def __init__(
         self, adapter: RemoteAdapter, report: Callable[[Finished], None], draw: Callable[[], float] = random.random,
         *, answered: Iterable[bool] = (),
     ) -> None:  # fmt: skip
-        patience = adapter.patience
+        policy = adapter.retry_policy
         self._adapter = adapter
         self._report = report
-        self._patience = patience
-        self._backoff = Backoff(patience.backoff, draw)
-        self.gate = Gate(Window(patience.concurrency, patience.max_concurrency), self._backoff)
-        # Samples that wait to be asked again keep their pictures; so many may, beside those under way.
-        self._begun = asyncio.Semaphore(2 * patience.max_concurrency)
+        self._policy = policy
+        self._backoff = Backoff(policy.backoff, draw)
+        self.gate = RequestGate(RequestWindow(policy.concurrency, policy.max_concurrency), self._backoff)
+        # Samples that wait to be asked again keep their images; so many may, beside those under way.
+        self._begun = asyncio.Semaphore(2 * policy.max_concurrency)
         self._reached = False
         self._given_up = 0
         self._last_word = 0.0
         self._all_begun = False
-        self._refusals = Refusals(answered)
+        self._answered = set(answered)
+        self._refused: dict[bool, tuple[str, int]] = {}
         self.troubles: Counter[str] = Counter()
 
     async def ask(self, questions: Iterable[Question]) -> None:
@@ -135,99 +142,99 @@ class Asking:
 
     async def _begin_all(self, questions: Iterable[Question], complete: Complete, group: asyncio.TaskGroup) -> None:
         """Prepare questions some way ahead, and send them in their order."""
-        ahead: deque[tuple[Question, asyncio.Task[Letter | SampleError]]] = deque()
+        ahead: deque[tuple[Question, asyncio.Task[Any]]] = deque()
+
+        async def begin_next() -> None:
+            question, preparing = ahead.popleft()
+            prepared = await preparing
+            if isinstance(prepared, SampleError):
+                self._report(_finished(question, Reply(error=str(prepared))))
+                return
+            await self._begun.acquire()
+            asking = self._see_through(question, prepared, complete, await self.gate.enter())
+            group.create_task(asking).add_done_callback(lambda _: self._begun.release())
+
         for question in questions:
             ahead.append((question, group.create_task(self._prepare(question))))
             if len(ahead) > min(_MOST_AHEAD, self.gate.window.limit):
-                await self._begin(*ahead.popleft(), complete, group)
+                await begin_next()
         while ahead:
-            await self._begin(*ahead.popleft(), complete, group)
+            await begin_next()
         self._all_begun = True
 
-    async def _prepare(self, question: Question) -> Letter | SampleError:
+    async def _prepare(self, question: Question) -> object:
+        """Return a question ready to be sent, or the SampleError that says why it is not."""
         try:
             with one_sample(self._adapter, "prepare()", question.sample):
                 return await asyncio.to_thread(self._adapter.prepare, question.sample, question.spec, question.source)
         except SampleError as error:
             return error
 
-    async def _begin(
-        self,
-        question: Question,
-        preparing: "asyncio.Task[Letter | SampleError]",
-        complete: Complete,
-        group: asyncio.TaskGroup,
-    ) -> None:
-        letter = await preparing
-        if isinstance(letter, SampleError):
-            self._report(_failed(question, str(letter)))
-            return
-        await self._begun.acquire()
-        ticket = await self.gate.enter()
-        asked = _Asked(question=question, letter=letter, complete=complete)
-        group.create_task(self._see_through(asked, ticket)).add_done_callback(lambda _: self._begun.release())
-
-    async def _see_through(self, asked: "_Asked", ticket: Ticket) -> None:
+    async def _see_through(self, question: Question, prepared: object, complete: Complete, epoch: int) -> None:
         """Ask one question until it is answered, refused or given up."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._patience.deadline
+        deadline = loop.time() + self._policy.deadline
         for attempt in count(1):
-            asked.attempts, sent = attempt, loop.time()
+            sent = loop.time()
             try:
-                reply = await self._attempt(asked, ticket, deadline)
+                reply = await self._attempt(question, prepared, complete, epoch, deadline)
             except SampleError as error:
-                self._done(_failed(asked.question, str(error), asked, loop.time() - sent))
-                self._refuse(asked.question, error)
+                self._done(_finished(question, Reply(error=str(error)), attempt, loop.time() - sent))
+                self._refuse(question, error)
                 return
-            except TryAgainError as error:
+            except RetryableError as error:
                 seconds = loop.time() - sent
                 again = await self._wait(error, attempt, deadline)
                 if again is None:
-                    self._give_up(_failed(asked.question, _given_up(error, attempt), asked, seconds), error)
+                    times = f"{attempt} {'attempt' if attempt == 1 else 'attempts'}"
+                    reply = Reply(error=f"No answer after {times}. The last time: {error}")
+                    self._give_up(_finished(question, reply, attempt, seconds), error)
                     return
-                ticket = again
+                epoch = again
             else:
-                self._done(_finished(asked, reply, loop.time() - sent))
+                self._done(_finished(question, reply, attempt, loop.time() - sent))
                 if reply.generation is None:
                     problem, _, hint = reply.error.partition("\n")
-                    self._refuse(asked.question, SampleError(problem, hint))
+                    self._refuse(question, SampleError(problem, hint))
                 elif not reply.generation.served.withheld:
-                    self._refusals.answer(asked.question)
+                    self._answered.add(bool(question.sample.images))
                 return
 
-    async def _attempt(self, asked: "_Asked", ticket: Ticket, deadline: float) -> Reply:
+    async def _attempt(
+        self, question: Question, prepared: object, complete: Complete, epoch: int, deadline: float
+    ) -> Reply:
         now = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout_at(min(now + self._patience.timeout, deadline)):
-                with one_sample(self._adapter, "its reply", asked.question.sample):
-                    reply = await asked.complete(asked.letter)
+            async with asyncio.timeout_at(min(now + self._policy.timeout, deadline)):
+                with one_sample(self._adapter, "its reply", question.sample):
+                    reply = await complete(prepared)
         except TimeoutError:
-            error = TryAgainError("timeout", f"{self._adapter.host} did not answer in time.")
-            self._note(error, ticket)
+            error = RetryableError("timeout", f"{self._adapter.host} did not answer in time.")
+            self._note(error, epoch)
             raise error from None
-        except TryAgainError as error:
-            self._note(error, ticket)
+        except RetryableError as error:
+            self._note(error, epoch)
             raise
         except SampleError:
-            self.gate.leave(ticket, "neutral")
+            self.gate.leave(epoch, "neutral")
             raise
-        self.gate.leave(ticket, "answered")
+        self.gate.leave(epoch, "answered")
         return reply
 
-    def _note(self, error: TryAgainError, ticket: Ticket) -> None:
+    def _note(self, error: RetryableError, epoch: int) -> None:
         self.troubles[error.trouble] += 1
-        self.gate.leave(ticket, "strained" if error.trouble in _STRAIN else "neutral", wait=error.retry_after or 0.0)
+        self.gate.leave(epoch, "strained" if error.trouble in _STRAIN else "neutral", wait=error.retry_after or 0.0)
         self._reached = self._reached or error.trouble not in {"timeout", "unreachable"}
         never = error.trouble == "unreachable" and not self._reached
         # Every sign of strain closes the gate for longer: so many take some seconds, not the deadline of a sample.
-        if never and self.gate.window.epoch >= min(_FIRST_CONTACTS, self._patience.attempts):
+        if never and self.gate.window.epoch >= min(_FIRST_CONTACTS, self._policy.attempts):
             raise RunError(str(error), f"Is the server running, and is its address right? {_KEPT}")
 
-    async def _wait(self, error: TryAgainError, attempt: int, deadline: float) -> Ticket | None:
-        """Return leave to ask once more, or None if attempts or time are used up."""
+    async def _wait(self, error: RetryableError, attempt: int, deadline: float) -> int | None:
+        """Return the epoch of leave to ask once more, or None if attempts or time are used up."""
         loop = asyncio.get_running_loop()
         wait = max(self._backoff(attempt), error.retry_after or 0.0)
-        attempts = min(self._patience.attempts, error.most or self._patience.attempts)
+        attempts = min(self._policy.attempts, error.most or self._policy.attempts)
         if attempt >= attempts or loop.time() + wait >= deadline:
             return None
         await asyncio.sleep(wait)
@@ -243,18 +250,23 @@ class Asking:
         self._report(finished)
 
     def _refuse(self, question: Question, error: SampleError) -> None:
-        if self._refusals.refuse(question, error.problem):
-            what = "with pictures" if question.sample.images else "without pictures"
+        """End the run if the server refuses every question with images, or every one without, in the same words."""
+        has_images, words = bool(question.sample.images), _NUMBERS.sub("#", error.problem)
+        before, times = self._refused.get(has_images, ("", 0))
+        times = times + 1 if words == before else 1
+        self._refused[has_images] = (words, times)
+        if has_images not in self._answered and times >= _SAME_REFUSALS:
+            what = "with pictures" if has_images else "without pictures"
             raise RunError(
                 f"{self._adapter.host} refuses every question {what}, the first {_SAME_REFUSALS} in the same words: "
                 f"{error.problem}",
                 f"{error.hint} {_KEPT}".strip(),
             )
 
-    def _give_up(self, finished: Finished, error: TryAgainError) -> None:
+    def _give_up(self, finished: Finished, error: RetryableError) -> None:
         self._report(finished)
         self._given_up += 1
-        deadline = self._patience.deadline
+        deadline = self._policy.deadline
         if error.retry_after is not None and error.retry_after >= deadline:
             raise RunError(
                 f"{self._adapter.host} asks to wait {error.retry_after:.0f} s, longer than a sample may take.",
@@ -268,16 +280,6 @@ class Asking:
             )
 
 
-@dataclass(slots=True, kw_only=True)
-class _Asked:
-    """A question under way."""
-
-    question: Question
-    letter: Letter
-    complete: Complete
-    attempts: int = 0
-
-
 def _first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the error that a person should read: one of ours, if there is one."""
     flat: list[BaseException] = []
@@ -289,25 +291,3 @@ def _first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
         else:
             flat.append(error)
     return next((error for error in flat if isinstance(error, MedbenchError)), flat[0])
-
-
-def _given_up(error: TryAgainError, attempts: int) -> str:
-    return f"No answer after {attempts} {'attempt' if attempts == 1 else 'attempts'}. The last time: {error}"
-
-
-def _failed(question: Question, error: str, asked: _Asked | None = None, seconds: float = 0.0) -> Finished:
-    outcome = Outcome(task=question.spec.name, sample_id=question.sample.sample_id, error=error)
-    return Finished(
-        question=question, outcome=outcome, attempts=asked.attempts if asked else 0, seconds=seconds if asked else 0.0
-    )
-
-
-def _finished(asked: _Asked, reply: Reply, seconds: float) -> Finished:
-    question = asked.question
-    outcome = Outcome(
-        task=question.spec.name, sample_id=question.sample.sample_id, generation=reply.generation, error=reply.error
-    )
-    return Finished(
-        question=question, outcome=outcome, attempts=asked.attempts, seconds=seconds, usage=reply.usage,
-        served_by=reply.generation.served.model if reply.generation else "",
-    )  # fmt: skip

@@ -1,57 +1,43 @@
-"""The command group `medbench audit`: a lazy table from questions to the modules that answer them."""
+"""The command group `medbench audit`: five questions, one set of options for what is shown and written."""
 
-from importlib import import_module
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from medbench.tasks.foundation.errors import unknown_name
+from medbench.tasks.foundation.errors import RunError, UsageError, unknown_name
+from medbench.tasks.protocols import PROTOCOLS
+from medbench.tasks.spec import Kind
 
-QUESTIONS = {
-    "model": (
-        "medbench.leaderboard.audit.model_command:model_command",
-        "Did a model's outputs repeat test references?",
-    ),
-    "selftest": (
-        "medbench.leaderboard.audit.selftest_command:selftest_command",
-        "Is a planted leak found in your own predictions, and a shuffled control not?",
-    ),
-    "data": ("medbench.leaderboard.audit.data_command:data_command", "Do test and training data overlap?"),
-    "probe": (
-        "medbench.leaderboard.audit.probe_command:probe_command",
-        "What do answers rest on? A run beside one that asked in another way.",
-    ),
-    "provenance": (
-        "medbench.leaderboard.audit.provenance_command:provenance_command",
-        "Do a model's declared training data contain test items?",
-    ),
+if TYPE_CHECKING:
+    from medbench.leaderboard.audit.document import Audit
+
+Command = Callable[..., Any]
+_path = click.Path(path_type=Path)
+_AUDITS = {
+    "model": "Did a model's outputs repeat test references?",
+    "selftest": "Is a planted leak found in your own predictions, and a shuffled control not?",
+    "data": "Do test and training data overlap?",
+    "probe": "What do answers rest on? A run beside one that asked in another way.",
+    "provenance": "Do a model's declared training data contain test items?",
 }
 
 
-class QuestionGroup(click.Group):
-    """A group whose commands are imported when they are called."""
+class _Questions(click.Group):
+    """Lists its commands in their order, and says what there is where a name is unknown."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the questions in the order of the table."""
         del ctx
-        return list(QUESTIONS)
+        return list(_AUDITS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import and return a command."""
-        del ctx
-        if cmd_name not in QUESTIONS:
-            raise unknown_name("audit", cmd_name, QUESTIONS)
-        module, _, attribute = QUESTIONS[cmd_name][0].partition(":")
-        command: click.Command = getattr(import_module(module), attribute)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the table without importing anything."""
-        del ctx
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in QUESTIONS.items()])
+        if cmd_name not in self.commands:
+            raise unknown_name("audit", cmd_name, self.commands)
+        return super().get_command(ctx, cmd_name)
 
 
-@click.group("audit", cls=QuestionGroup)
+@click.group("audit", cls=_Questions)
 def audit_group() -> None:
     """Look for leaks, with evidence: in outputs, in data, in what was declared.
 
@@ -61,3 +47,198 @@ def audit_group() -> None:
     Example:  medbench audit model runs/uni-med-mini-*
               medbench audit data --task slake-vqa --data-dir data
     """
+
+
+def _audit(name: str) -> Callable[[Command], click.Command]:
+    return audit_group.command(name, short_help=_AUDITS[name])
+
+
+def _shown(default: str, *, folder: str = "") -> Callable[[Command], Command]:
+    """Add the options that say how an audit is shown."""
+
+    def add(command: Command) -> Command:
+        where = f"Folder for JSON, markdown and HTML, or one such file.{folder}"
+        forms = click.Choice(["table", "markdown", "json", "html"])
+        printed = click.option("--format", "form", type=forms, default=default, show_default=True)
+        return click.option("--output", type=_path, help=where)(printed(command))
+
+    return add
+
+
+def _prepared(command: Command) -> Command:
+    """Add the options that choose prepared tasks."""
+    folder = click.option("--data-dir", type=_path, help="Folder of prepared tasks.  [default: the mini suite]")
+    return click.option(
+        "-t", "--task", "--tasks", "tasks", help="Names, kinds or globs, comma-separated.  [default: all prepared]"
+    )(folder(command))
+
+
+def _show(audit: "Audit", form: str, output: Path | None, *, name: str) -> int:
+    from medbench.leaderboard.audit.document import show
+
+    show(audit, form, output, name=name)
+    return audit.code
+
+
+@_audit("model")
+@click.argument("run", required=False, type=_path)
+@click.option(
+    "--predictions", type=_path, help="Instead of a run: JSON lines with sample_id, group, prediction, reference."
+)
+@click.option("--kind", type=click.Choice(get_args(Kind)), help="What --predictions answer.  [default: report]")
+@click.option(
+    "--train-references", type=_path,
+    help="Known training references, JSON lines with reference; of a run beside those of its prepared tasks.",
+)  # fmt: skip
+@click.option(
+    "--peers", multiple=True, type=_path,
+    help="Another run (or file) that answered the same items; further ones may follow as plain words.",
+)  # fmt: skip
+@click.argument("more_peers", nargs=-1, type=_path)
+@click.option("--data-dir", type=_path, help="Where the prepared tasks of RUN are now.")
+@click.option("--reveal", is_flag=True, help="Show texts of credentialed datasets too.")
+@_shown("table", folder="  [default: RUN/audit]")
+def model_command(
+    run: Path | None, *, predictions: Path | None, kind: Kind | None, peers: tuple[Path, ...],
+    more_peers: tuple[Path, ...], output: Path | None, form: str, **options: Any,
+) -> int:  # fmt: skip
+    """Did the outputs of RUN repeat test references more often than an honest model could?
+
+    Only references count that are long, not among known training references, one case's own, and said by the model of
+    no other case. With three peers or more their rate replaces the tolerated one, if it is higher.
+
+    Exit codes: 0 nothing found, 3 suspicious, 4 strong, 5 nothing could be tested.
+
+    \b
+    Example:  medbench audit model runs/uni-med-mini-* --peers runs/blind-mini-* runs/radfm-mini-*
+              medbench audit model --predictions answers.jsonl --train-references train.jsonl --format json
+    """
+    from medbench.leaderboard.audit.outputs.audit import audit_predictions, audit_run
+    from medbench.leaderboard.leaks import AUDIT_FILE
+
+    if predictions is not None:
+        # Without a run the first plain word is a peer as well.
+        others = (*peers, *((run,) if run is not None else ()), *more_peers)
+        train = options["train_references"]
+        audit = audit_predictions(predictions, kind or "report", train_references=train, peers=others)
+        return _show(audit, form, output, name=AUDIT_FILE.stem)
+    if run is None:
+        raise UsageError("Nothing to audit was given.", "Give the folder of a run, or --predictions FILE.")
+    if more_peers and not peers:
+        raise UsageError(
+            f"Several runs were given: {', '.join(map(str, (run, *more_peers)))}.",
+            "Audit one after the other, or give the others as its peers: --peers RUN RUN.",
+        )
+    if kind is not None:
+        raise UsageError("--kind goes with --predictions.", "A run knows the kinds of its tasks: leave it out.")
+    audit = audit_run(run, peers=(*peers, *more_peers), **options)
+    return _show(audit, form, output or run / AUDIT_FILE.parent, name=AUDIT_FILE.stem)
+
+
+@_audit("selftest")
+@click.argument("run", type=_path)
+@click.option("--data-dir", type=_path, help="Where the prepared tasks of RUN are now.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which cases are drawn.")
+@_shown("table")
+def selftest_command(run: Path, *, data_dir: Path | None, seed: int, output: Path | None, form: str) -> int:
+    """Would a leak in RUN's outputs be found?
+
+    Writes the references of 10 % of the cases into a copy of the run's own answers, which must be found, and deals
+    these answers to other cases, which must not. The run's files stay as they are.
+
+    Exit codes: 0 found where it can be tested, 5 nothing could be tested, 1 the audit does not work on these data.
+
+    \b
+    Example:  medbench audit selftest runs/uni-med-mini-0123456789ab
+    """
+    from medbench.leaderboard.audit.document import EXIT_CODES
+    from medbench.leaderboard.audit.outputs.audit import selftest
+    from medbench.tasks.foundation.console import say
+
+    audit = selftest(run, data_dir, seed=seed)
+    _show(audit, form, output, name="audit-selftest")
+    outcomes = {one.title: one.facts["outcome"] for one in audit.tasks.values()}
+    failed = [title for title, outcome in outcomes.items() if outcome == "missed"]
+    if failed:
+        raise RunError(
+            f"The audit does not tell a planted leak from its control on {', '.join(failed)}.",
+            "Do not rely on its verdicts there; look at the answers, and report this with the run's audit.json.",
+        )
+    if "found" in outcomes.values():
+        return 0
+    say("Not testable: no task has enough cases in which a match could prove something.")
+    return EXIT_CODES["not_testable"]
+
+
+@_audit("data")
+@_prepared
+@click.option("--train", multiple=True, type=_path, help="Your own training data, JSON lines; repeat.")
+@click.option("--images", type=_path, help="Where images of --train start.  [default: its folder]")
+@click.option(
+    "--ids", multiple=True, type=_path,
+    help="Ids that the native files lack: JSON lines with task, sample_id and, say, lesion.",
+)  # fmt: skip
+@click.option("--no-images", is_flag=True, help="Leave images unread; checks that need them are then unknown.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the null re-split.")
+@click.option("--reveal", is_flag=True, help="Show texts of credentialed datasets too.")
+@_shown("markdown")
+def data_command(output: Path | None, form: str, *, no_images: bool, **options: Any) -> int:
+    """Do test and training data overlap?
+
+    Texts, images, ids and whole items of each test split are looked for in its own training split, in those of all
+    other prepared tasks, and in your own training data, beside what two parts of the training data share anyway. An id
+    that is missing makes a check unknown, never clean.
+
+    Exit codes: 0 nothing found, 3 suspicious, 4 strong, 5 nothing found and something needed could not be checked.
+
+    \b
+    Example:  medbench audit data --task slake-vqa --data-dir data --train Slake1.0/train.json
+    """
+    from medbench.leaderboard.audit.data.audit import audit_data
+
+    return _show(audit_data(read_images=not no_images, **options), form, output, name="audit-data")
+
+
+@_audit("probe")
+@click.argument("run", type=_path)
+@click.argument("probed", type=_path, required=False)
+@click.option("--peer", "peers", type=(_path, _path), multiple=True, metavar="RUN PROBED", help="Another model's pair.")
+@click.option("--wrong-gold", type=_path, help="JSON lines {task, sample_id} of items whose key is known to be wrong.")
+@click.option(
+    "--protocol", type=click.Choice(PROTOCOLS), default="strict", show_default=True, help="Whose definitions."
+)
+@_shown("table")
+def probe_command(run: Path, *, output: Path | None, form: str, **options: Any) -> int:
+    """Read RUN beside PROBED, a run of the same model with `medbench run --probe NAME`.
+
+    Exit codes: 0 nothing found, 3 suspicious, 4 strong, 5 nothing could be tested.
+
+    \b
+    Example:  medbench run --model M --tasks medqa-options --probe options-shuffled
+              medbench audit probe RUN PROBED --peer RUN_B PROBED_B --peer RUN_C PROBED_C --peer RUN_D PROBED_D
+    """
+    from medbench.leaderboard.audit.probes import audit_probe
+
+    return _show(audit_probe(run, **options), form, output, name="audit-probe")
+
+
+@_audit("provenance")
+@click.option("-m", "--model", required=True, help="A model of the catalogue, or of --manifest.")
+@_prepared
+@click.option("--manifest", type=_path, help="YAML of your own declarations; comes before ours.")
+@_shown("markdown")
+def provenance_command(output: Path | None, form: str, **options: Any) -> int:
+    """Do a model's declared training data contain test items?
+
+    What its card and our manifest declare, its own and inherited, is compared with the test items by fingerprint,
+    version by version and language by language: another split of the same dataset may hold most of them. Where nobody
+    has said which version it was, every known one is tried, and the answer is no more than `possible`.
+
+    Exit codes: 0 nothing found, 3 possible, 4 confirmed, 5 not declared, or it cannot be told.
+
+    \b
+    Example:  medbench audit provenance --model radfm --data-dir data
+    """
+    from medbench.leaderboard.audit.data.declared import audit_provenance
+
+    return _show(audit_provenance(**options), form, output, name="audit-provenance")

@@ -1,230 +1,298 @@
-"""An audit of outputs as `audit.json`: everything that is needed to check it or to repeat it; the same bytes always."""
+"""What every audit comes to: one document, and the forms in which it is shown.
 
-import hashlib
-from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
+An audit answers a question for some tasks, each with a verdict and the numbers behind it. `Audit` holds that together
+with tables, examples, limits and settings; `show` gives it as a table on the terminal, JSON, markdown or HTML. The same
+audit gives the same bytes.
+"""
 
-from medbench.leaderboard.audit.effect import Effect, beyond_peers
-from medbench.leaderboard.audit.evidence import Example
-from medbench.leaderboard.audit.items import texts_fingerprint
-from medbench.leaderboard.audit.normalise import NORM_VERSION, is_long, word_count
-from medbench.leaderboard.audit.outputs import CellVerdict, Share
-from medbench.leaderboard.audit.run_audit import OutputAudit, TaskAudit
-from medbench.leaderboard.audit.thresholds import Thresholds
-from medbench.leaderboard.audit.wording import ALTERNATIVES, LIMITS, sentence
-from medbench.tasks.foundation.files import canonical_json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
 
-SCHEMA = 1
-LONGEST_TEXT = 2000
-Document = dict[str, Any]
+from medbench.tasks.foundation.console import emit, emit_table, say, warn
+from medbench.tasks.foundation.files import canonical_json, write_atomically
 
-
-def audit_text(document: Document) -> str:
-    """Return a document as it is written and printed."""
-    return canonical_json(_rounded(document), indent=2) + "\n"
-
-
-def run_document(audit: OutputAudit) -> Document:
-    """Return the audit of a run."""
-    verdicts = audit.verdicts
-    return {
-        "schema": SCHEMA,
-        "question": "outputs",
-        "run": audit.run,
-        "model": audit.model,
-        "verdicts": verdicts,
-        "findings": [{"task": task, "verdict": verdict, **_finding(audit, task)} for task, verdict in verdicts.items()],
-        "tasks": {task: cell_document(found, audit) for task, found in audit.tasks.items()},
-        "not_checked": dict(audit.problems),
-        **_common(audit),
-    }
+T = TypeVar("T")
+Verdict = Literal["not_testable", "no_evidence", "suspicious", "strong"]
+"""`not_testable` is not `no_evidence`: nothing could have been found."""
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+EXIT_CODES: dict[Verdict, int] = {"no_evidence": 0, "suspicious": 3, "strong": 4, "not_testable": 5}
+FOUND: tuple[Verdict, ...] = ("strong", "suspicious")
+WORDS: dict[Verdict, str] = {verdict: verdict.replace("_", " ") for verdict in VERDICTS}
+_SCHEMA = 2
+_DIGITS = 6
 
 
-def predictions_document(audit: OutputAudit) -> Document:
-    """Return the audit of a file of predictions: its one task at the top."""
-    ((task, found),) = audit.tasks.items()
-    return {
-        "schema": SCHEMA, "question": "outputs", "file": audit.model, "kind": task, **cell_document(found, audit),
-        **_common(audit),
-    }  # fmt: skip
+def strongest(verdicts: Iterable[Verdict], *, incomplete: bool | None = None) -> Verdict:
+    """Return the strongest of several verdicts.
+
+    Args:
+        verdicts: Of the tasks or checks.
+        incomplete: Whether something needed could not be seen, so that nothing found is no answer. None if each was
+            needed: one `not_testable` then leaves no all-clear.
+    """
+    found = set(verdicts)
+    for verdict in FOUND:
+        if verdict in found:
+            return verdict
+    missing = "not_testable" in found if incomplete is None else incomplete
+    return "no_evidence" if "no_evidence" in found and not missing else "not_testable"
 
 
-def _common(audit: OutputAudit) -> Document:
-    return {
-        "facts": dict(audit.facts),
-        "notes": list(audit.notes),
-        "normaliser": NORM_VERSION,
-        "thresholds": asdict(audit.thresholds),
-        "limits": list(LIMITS),
-        "alternative_explanations": list(ALTERNATIVES),
-        "rebuttal": None,
-        "revealed": audit.revealed,
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskVerdict:
+    """What an audit says of one task.
+
+    Attributes:
+        title: Name of the task for people.
+        verdict: The verdict.
+        text: What it rests on, in a sentence or two.
+        facts: The most telling numbers, by name.
+        details: All numbers, as JSON has them.
+        silent: Whether a terminal, which has the table, need not say the text.
+    """
+
+    title: str
+    verdict: Verdict
+    text: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    silent: bool = False
 
 
-def _finding(audit: OutputAudit, task: str) -> Document:
-    found = audit.tasks.get(task)
-    if found is None:
-        return {"text": f"Could not be checked: {audit.problems[task]}"}
-    verdict = found.verdict
-    return {
-        "text": sentence(verdict, audit.thresholds),
-        "matches": f"{verdict.k} of {verdict.K} cases",
-        "exact matches": verdict.exact,
-        "items": verdict.n,
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A part of a page: heading, text, table and list, any of which may be missing."""
+
+    title: str = ""
+    text: str = ""
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    right: int = 0
+    bullets: Sequence[str] = ()
 
 
-def cell_document(found: TaskAudit, audit: OutputAudit) -> Document:
-    """Return everything about one task."""
-    controls, evidence = found.controls, found.evidence
-    known = found.cell.train_references
-    return {
-        **verdict_document(found.verdict, audit.thresholds),
-        "controls": {
-            "planted_cases": controls.planted_cases,
-            "testable": controls.testable,
-            "planted": _brief(controls.planted),
-            "shuffled": _brief(controls.shuffled),
-            "exact_by_chance": asdict(found.chance),
-        },
-        "near_matches": evidence.near_matches,
-        "of_train_sentences": evidence.of_train_sentences,
-        "cut_alike": evidence.cut_alike,
-        "similarities": list(evidence.similarities),
-        "examples": [_example(found, example) for example in evidence.examples],
-        "matches": _matches(found, audit.run),
-        "effect": [_effect(found, effect, audit.thresholds) for effect in found.effects],
-        "withheld": found.withheld,
-        "items_sha256": found.cell.fingerprint(),
-        "train_references": None if known is None else len(known),
-        "train_references_sha256": None if known is None else texts_fingerprint(known),
-    }
+def table_of(
+    items: Iterable[T], columns: Mapping[str, Callable[[T], object]], *, title: str = "", text: str = "", right: int = 0
+) -> Table:
+    """Return a table with a row for each item; each column says what it shows of one."""
+    rows = [[str(cell(item)) for cell in columns.values()] for item in items]
+    return Table(title=title, text=text, columns=tuple(columns), rows=rows, right=right)
 
 
-def verdict_document(found: CellVerdict, thresholds: Thresholds) -> Document:
-    """Return the verdict with its numbers."""
-    return {
-        "verdict": found.verdict,
-        "text": sentence(found, thresholds),
-        "n": found.n,
-        "cases": found.cases,
-        "K": found.K,
-        "k": found.k,
-        "rate": found.rate,
-        "ci": None if found.ci is None else list(found.ci),
-        "p": found.p,
-        "p_skill": found.p_skill,
-        "skill": found.skill,
-        "p_holm": found.p_holm,
-        "p0": found.p0,
-        "p0_source": found.p0_source,
-        "p_default": found.p_default,
-        "detectable_rate": found.detectable_rate,
-        "exact": found.exact,
-        "exact_by_reason": dict(found.exact_by_reason),
-        "items_by_reason": dict(found.items_by_reason),
-        "ref_in_train": found.ref_in_train,
-        "attribution": found.attribution,
-        "in_train": _share(found.in_train),
-        "not_in_train": _share(found.not_in_train),
-        "sensitivity": asdict(found.sensitivity),
-        "peers": [
-            {"name": peer.name, "run": peer.run, "exact": peer.exact, **(_share(peer.share) or {})}
-            for peer in found.peers
-        ],
-        "version": found.version,
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """Something for a person to look at: what it is, by name, and its texts; none where nobody may see them."""
+
+    task: str
+    facts: Mapping[str, Any]
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
-def _brief(found: CellVerdict) -> Document:
-    return {"verdict": found.verdict, "k": found.k, "K": found.K, "p": found.p}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """The answer to a question about leaks.
+
+    Attributes:
+        kind: Which audit: `model`, `selftest`, `data`, `probe` or `provenance`.
+        title: Heading of the page.
+        question: What was asked, in a sentence or two.
+        tasks: What was found, by task.
+        tables: The numbers; the first has a row for each task, and is what a terminal shows.
+        run: Identity of the run; empty where there is none.
+        incomplete: Whether something needed could not be seen, so that nothing found is no answer.
+        notes: What must be said beside the verdicts.
+        limits: What was not checked.
+        examples: What a person can look at.
+        alternatives: Other explanations of what was found.
+        marks: Marks of datasets, by task.
+        settings: All that the answer depends on, by name.
+        command: How to make it again.
+        revealed: Whether texts of credentialed datasets are shown.
+    """
+
+    kind: str
+    title: str
+    question: str
+    tasks: Mapping[str, TaskVerdict]
+    tables: Sequence[Table]
+    run: str = ""
+    incomplete: bool = False
+    notes: Sequence[str] = ()
+    limits: Sequence[str] = ()
+    examples: Sequence[Example] = ()
+    alternatives: Sequence[str] = ()
+    marks: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+    revealed: bool = False
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """The verdict by task."""
+        return {task: found.verdict for task, found in self.tasks.items()}
+
+    @property
+    def verdict(self) -> Verdict:
+        """The strongest verdict."""
+        return strongest(self.verdicts.values(), incomplete=self.incomplete)
+
+    @property
+    def code(self) -> int:
+        """The exit code of a command: 0 nothing found, 3 suspicious, 4 strong, 5 could not check."""
+        return EXIT_CODES[self.verdict]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the audit as plain values, floats with six digits: libraries differ in the last ones."""
+        told = {task: {"verdict": one.verdict, "text": one.text} for task, one in self.tasks.items()}
+        found: dict[str, Any] = _plain(
+            {
+                "schema": _SCHEMA,
+                "question": self.kind,
+                "title": self.title,
+                "run": self.run,
+                "verdict": self.verdict,
+                "verdicts": self.verdicts,
+                "marks": self.marks,
+                "findings": [{"task": task, **told[task], **one.facts} for task, one in self.tasks.items()],
+                "tasks": {task: {**told[task], **one.details} for task, one in self.tasks.items()},
+                "examples": [{"task": one.task, **one.facts, "texts": one.texts} for one in self.examples],
+                "notes": self.notes,
+                "limits": self.limits,
+                "alternative_explanations": self.alternatives,
+                "rebuttal": None,
+                "settings": self.settings,
+                "revealed": self.revealed,
+            }
+        )
+        return found
+
+    def to_json(self) -> str:
+        """Return `to_dict` as text, its keys in order."""
+        return f"{canonical_json(self.to_dict(), indent=2)}\n"
+
+    def to_markdown(self) -> str:
+        """Return the audit as a page; what comes from data stays text."""
+        return "\n\n".join(part for part in _page(self) if part) + "\n"
+
+    def to_html(self) -> str:
+        """Return the page as an HTML document that loads nothing and runs nothing."""
+        from medbench.leaderboard.html_document import html_document
+
+        return html_document(self.title, self.to_markdown())
+
+    def _repr_markdown_(self) -> str:
+        return self.to_markdown()
 
 
-def _share(share: Share | None) -> Document | None:
-    return None if share is None else {"matches": share.matches, "of": share.of, "rate": share.rate}
+def show(audit: Audit, form: str, output: Path | None, *, name: str) -> None:
+    """Print an audit as `table`, `markdown`, `json` or `html`, and where asked write it to files.
+
+    Raises:
+        RunError: If the files cannot be written.
+    """
+    written = write_audit(audit, output, name=name) if output is not None else []
+    if form != "json":
+        for note in audit.notes:
+            warn(note)
+    if form == "table":
+        emit_table(audit.tables[0].columns, audit.tables[0].rows, title=audit.title)
+        for one in audit.tasks.values():
+            if one.text and not one.silent:
+                say(f"{one.title}: {one.text}")
+    else:
+        emit({"markdown": audit.to_markdown, "json": audit.to_json, "html": audit.to_html}[form]())
+    if written:
+        say(f"Wrote {', '.join(map(str, written))}.")
+    if audit.revealed:
+        warn("This report holds texts of credentialed datasets. Do not pass it on.")
 
 
-def _example(found: TaskAudit, example: Example) -> Document:
-    item = found.cell.items[example.row]
-    shown: Document = {
-        "sample_id": item.sample_id,
-        "group": item.group,
-        "why": example.why,
-        "words": example.words,
-        "similarity": example.similarity,
-        "run": asdict(example.run),
-    }
-    if found.withheld:
-        return shown
-    nearest = example.nearest
-    return shown | {
-        "reference": cut(item.reference),
-        "prediction": cut(item.prediction),
-        "normalised_reference": cut(found.cell.references[example.row]),
-        "normalised_prediction": cut(found.cell.predictions[example.row]),
-        "peers": {name: cut(cell.items[example.row].prediction) for name, cell in found.peer_cells.items()},
-        "nearest_training_reference": None
-        if nearest is None
-        else {"text": cut(nearest.text), "similarity": nearest.similarity},
-    }
+def write_audit(audit: Audit, output: Path, *, name: str) -> list[Path]:
+    """Write an audit and return the paths.
+
+    Args:
+        audit: The audit.
+        output: A folder for `NAME.json`, `NAME.md` and `NAME.html`; or one file, whose ending says its form.
+        name: Name of the files.
+    """
+    forms = {".json": audit.to_json, ".md": audit.to_markdown, ".html": audit.to_html}
+    paths = [output] if output.suffix in forms else [output / f"{name}{suffix}" for suffix in forms]
+    for path in paths:
+        write_atomically(path, forms[path.suffix]())
+    return paths
 
 
-def cut(text: str | None) -> str | None:
-    """Return a text as far as it is shown."""
-    return text if text is None or len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} ..."
+def percent(share: float | None, digits: int = 1) -> str:
+    """Return a share as a percentage; a dash where there is none."""
+    return "-" if share is None else f"{100 * share:.{digits}f} %"
 
 
-def _matches(found: TaskAudit, run: str) -> list[Document]:
-    """Return every exact match on a long reference; its text only as a hash that is salted with run and sample."""
-    cell, counts = found.cell, found.judged.counts
-    return [
-        {
-            "sample_id": item.sample_id,
-            "group": item.group,
-            "reason": counts.reasons[row],
-            "words": word_count(cell.references[row]),
-            "hash": _salted(run, item.sample_id, cell.references[row] or ""),
-        }
-        for row, item in enumerate(cell.items)
-        if counts.exact[row] and is_long(cell.references[row])
-    ]
+def p_text(p: float | None, least: float = 1e-300) -> str:
+    """Return a p value with two digits that say something, none smaller than `least`; a dash where there is none."""
+    if p is None:
+        return "-"
+    return f"< {least:g}" if p < least else f"{p:.2g}"
 
 
-def _salted(run: str, sample_id: str, text: str) -> str:
-    return hashlib.blake2b(canonical_json([run, sample_id, text]).encode(), digest_size=16).hexdigest()
+def _page(audit: Audit) -> Iterator[str]:
+    from medbench.leaderboard.markdown import markdown_text, notes
+
+    matrix, *tables = audit.tables
+    yield f"# {markdown_text(audit.title)}"
+    yield from notes(audit.notes)
+    yield markdown_text(audit.question)
+    texts = [f"**{one.title}**: {one.text}" for one in audit.tasks.values() if one.text]
+    settings = [[name, value] for name, value in _flat(_plain(audit.settings))]
+    for part in (
+        matrix,
+        Table(bullets=texts),
+        *tables,
+        *_examples(audit.examples),
+        Table(title="What was not checked", bullets=audit.limits),
+        Table(title="Alternative explanations", bullets=audit.alternatives),
+        Table(
+            title="To repeat this" if audit.command else "Settings", text=audit.command, columns=("", "value"),
+            rows=settings,
+        ),
+    ):  # fmt: skip
+        yield from _part(part)
 
 
-def _effect(found: TaskAudit, effect: Effect, thresholds: Thresholds) -> Document:
-    peers = {
-        name: same
-        for name, rows in found.peer_effects.items()
-        for same in rows
-        if (same.protocol, same.metric) == (effect.protocol, effect.metric)
-    }
-    return {
-        "protocol": effect.protocol,
-        "metric": effect.metric,
-        **_parts(effect, thresholds),
-        "peers": {name: _parts(one, thresholds) for name, one in peers.items()},
-        "beyond_peers": beyond_peers(effect, list(peers.values())) if _is_enough(effect, thresholds) else None,
-    }
+def _part(part: Table) -> Iterator[str]:
+    from medbench.leaderboard.markdown import markdown_table, markdown_text
+
+    if part.title and (part.text or part.rows or part.bullets):
+        yield f"## {markdown_text(part.title)}"
+    yield markdown_text(part.text)
+    if part.rows:
+        rows = [[markdown_text(cell) for cell in row] for row in part.rows]
+        yield markdown_table(part.columns, rows, right=part.right)
+    yield "\n".join(f"- {markdown_text(line)}" for line in part.bullets)
 
 
-def _is_enough(effect: Effect, thresholds: Thresholds) -> bool:
-    return effect.without.cases >= thresholds.fewest_clean_clusters
+def _examples(examples: Sequence[Example]) -> Iterator[Table]:
+    task = None
+    for one in examples:
+        title = "" if one.task == task else f"Examples of {one.task}"
+        task = one.task
+        facts = ", ".join(f"{name} {value}" for name, value in _flat(_plain(one.facts)) if value)
+        yield Table(title=title, text=facts, columns=("", "text"), rows=list(one.texts.items()))
 
 
-def _parts(effect: Effect, thresholds: Thresholds) -> Document:
-    parts = {"all": effect.all, "without_matches": effect.without, "matches_only": effect.only}
-    return {name: asdict(part) for name, part in parts.items()} | {"estimable": _is_enough(effect, thresholds)}
+def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from ((f"{name} {inner}", text) for inner, text in _flat(value))
+        else:
+            yield name, ", ".join(map(str, value)) if isinstance(value, list) else f"{value}"
 
 
-def _rounded(value: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
-    """Return plain values with six digits that say something: libraries differ in the last ones."""
+def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
     if isinstance(value, float):
-        return float(f"{value:.6g}")
+        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(name): _rounded(one) for name, one in value.items()}
-    return [_rounded(one) for one in value] if isinstance(value, list | tuple) else value
+        return {str(name): _plain(one) for name, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value

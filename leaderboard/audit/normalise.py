@@ -49,7 +49,7 @@ def norm_v1(text: object) -> str | None:
 
     Returns:
         Words with single spaces between them. None for None, NaN, a text without letters and digits, and the text
-        `nan`, which is what pandas makes of a missing one; None equals no other text (`is_same`).
+        `nan`, which is what pandas makes of a missing one: a missing text equals nothing.
     """
     if text is None or (isinstance(text, float) and math.isnan(text)):
         return None
@@ -69,11 +69,6 @@ def _normalised(text: str) -> str:
     if not text.isascii():
         spaced = unicodedata.normalize("NFKC", spaced)
     return " ".join(spaced.split())
-
-
-def is_same(first: str | None, second: str | None) -> bool:
-    """Return whether two texts in this form are equal; a missing one equals nothing, not even another missing one."""
-    return first is not None and first == second
 
 
 def word_count(text: str | None) -> int:

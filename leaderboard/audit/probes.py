@@ -1,21 +1,26 @@
 """A run beside one that asked in another way: what its answers rest on, and whether it falls further than its peers.
 
 A drop alone shows nothing: reordered options or another instruction may be harder for everybody. What counts is the
-gap between a model's drop and that of at least three peers on the same samples, tested by exchanging clusters. Pictures
+gap between a model's drop and that of at least three peers on the same samples, tested by exchanging clusters. Images
 taken away or swapped show question priors, which are no leak: there the drop is told, and no verdict is given. A key
 that is known to be wrong is another matter: honest models disagree with it, one that knows it by heart agrees.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
-from medbench.leaderboard.audit.verdicts import Verdict
+from medbench.harness.results import Results, read_results
+from medbench.leaderboard.audit.document import WORDS, Audit, Table, TaskVerdict, Verdict, p_text
 from medbench.leaderboard.primary import primary_metric
-from medbench.leaderboard.score_table import ScoreTable
+from medbench.leaderboard.score_table import ScoreTable, read_score_table
+from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.foundation.files import read_numbered_json_lines
 from medbench.tasks.metrics.metric import Metric, mean_of_scores, score_statistics
+from medbench.tasks.probes import PROBES
 from medbench.tasks.protocols import Protocol
 from medbench.tasks.spec import Kind
 from medbench.tasks.statistics.paired import Difference, difference, holm
@@ -25,6 +30,8 @@ LEAST_PEERS = 3
 LEAST_GAP = 0.03
 WITH_VERDICT = frozenset({"options-shuffled", "paraphrase"})
 """Probes that a model can only fall in more than its peers by knowing the questions as they stand."""
+WRONG_KEYS = "wrong keys"
+_SMALLEST_P = 0.0001
 _MEAN = Metric(
     metric_id="value", signature="mean of per-sample values", statistics=lambda _: np.zeros((0, 2)),
     compute=mean_of_scores,
@@ -100,16 +107,30 @@ def _finding(
     metric = primary_metric(kind, pair.plain.columns[protocol])
     if metric is None:
         return None
-    plain, probed = _values(pair.plain, protocol, metric), _values(pair.probed, protocol, metric)
-    names = [name for name in plain if name in probed]
     groups = {record.sample_id: record.group for record in pair.plain.records}
-    drop = _difference([plain[name] for name in names], [probed[name] for name in names], names, groups, seed)
+
+    def drops(one: Pair) -> dict[str, float]:
+        plain, probed = _values(one.plain, protocol, metric), _values(one.probed, protocol, metric)
+        return {name: plain[name] - probed[name] for name in plain if name in probed}
+
+    def compared(first: Sequence[float], second: Sequence[float], names: Sequence[str]) -> Difference | None:
+        clusters = [groups[name] for name in names]
+        return difference(_MEAN, score_statistics(first), score_statistics(second), clusters, seed=seed)
+
+    plain, probed = _values(pair.plain, protocol, metric), _values(pair.probed, protocol, metric)
+    both = [name for name in plain if name in probed]
+    drop = compared([plain[name] for name in both], [probed[name] for name in both], both)
     if drop is None:
         return None
-    gap, peer_drop = _gap(plain, probed, [_drops(peer, protocol, metric) for peer in peers], groups, seed)
+    others = [drops(peer) for peer in peers]
+    names = [name for name in both if others and all(name in other for other in others)]
+    theirs = [float(np.mean([other[name] for other in others])) for name in names]
+    gap = compared([plain[name] - probed[name] for name in names], theirs, names) if others else None
     return ProbeFinding(
-        task=task, metric=metric, plain=_mean(plain, names), probed=_mean(probed, names), drop=drop, peers=len(peers),
-        peer_drop=peer_drop, gap=gap, p=None if gap is None else _one_sided(gap), verdict="not_testable",
+        task=task, metric=metric, plain=float(np.mean([plain[name] for name in both])),
+        probed=float(np.mean([probed[name] for name in both])), drop=drop, peers=len(peers),
+        peer_drop=float(np.mean(theirs)) if names else None, gap=gap,
+        p=None if gap is None else gap.p / 2 if gap.value > 0 else 1 - gap.p / 2, verdict="not_testable",
     )  # fmt: skip
 
 
@@ -122,38 +143,6 @@ def _values(table: ScoreTable, protocol: Protocol, metric: str) -> dict[str, flo
     }
 
 
-def _drops(peer: Pair, protocol: Protocol, metric: str) -> dict[str, float]:
-    plain, probed = _values(peer.plain, protocol, metric), _values(peer.probed, protocol, metric)
-    return {name: plain[name] - probed[name] for name in plain if name in probed}
-
-
-def _gap(
-    plain: Mapping[str, float], probed: Mapping[str, float], peers: Sequence[Mapping[str, float]],
-    groups: Mapping[str, str], seed: int,
-) -> tuple[Difference | None, float | None]:  # fmt: skip
-    if not peers:
-        return None, None
-    names = [name for name in plain if name in probed and all(name in peer for peer in peers)]
-    ours = [plain[name] - probed[name] for name in names]
-    theirs = [float(np.mean([peer[name] for peer in peers])) for name in names]
-    return _difference(ours, theirs, names, groups, seed), float(np.mean(theirs)) if names else None
-
-
-def _difference(
-    first: Sequence[float], second: Sequence[float], names: Sequence[str], groups: Mapping[str, str], seed: int
-) -> Difference | None:
-    clusters = [groups[name] for name in names]
-    return difference(_MEAN, score_statistics(first), score_statistics(second), clusters, seed=seed)
-
-
-def _mean(values: Mapping[str, float], names: Sequence[str]) -> float:
-    return float(np.mean([values[name] for name in names]))
-
-
-def _one_sided(gap: Difference) -> float:
-    return gap.p / 2 if gap.value > 0 else 1 - gap.p / 2
-
-
 def _verdict(name: str, finding: ProbeFinding) -> Verdict:
     if name not in WITH_VERDICT or finding.peers < LEAST_PEERS or finding.gap is None or finding.p is None:
         return "not_testable"
@@ -161,7 +150,7 @@ def _verdict(name: str, finding: ProbeFinding) -> Verdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WrongKey:
+class WrongKeys:
     """Whether a model agrees with keys that are known to be wrong.
 
     Attributes:
@@ -177,10 +166,132 @@ class WrongKey:
     verdict: Verdict
 
 
-def read_wrong_keys(answers: Sequence[float]) -> WrongKey:
+def read_wrong_keys(answers: Sequence[float]) -> WrongKeys:
     """Return what the scores (1: the key's answer) on items with wrong keys say."""
     items, agreed = len(answers), sum(answer == 1 for answer in answers)
     p = float(stats.binom.sf(agreed - 1, items, 0.5)) if items else 1.0
     testable = items > 0 and 0.5**items < ALPHA
     verdict: Verdict = "not_testable" if not testable else "strong" if p < ALPHA else "no_evidence"
-    return WrongKey(items=items, agreed=agreed, p=p, verdict=verdict)
+    return WrongKeys(items=items, agreed=agreed, p=p, verdict=verdict)
+
+
+def audit_probe(
+    run: Path, probed: Path | None, peers: Sequence[tuple[Path, Path]], wrong_gold: Path | None, protocol: Protocol
+) -> Audit:
+    """Set a run beside its probe, and its answers beside keys that are known to be wrong.
+
+    Args:
+        run: Folder of the plain run.
+        probed: Folder of the run of the same model that asked in another way.
+        peers: The same pairs of other models.
+        wrong_gold: JSON lines with task and sample_id of items whose key is wrong.
+        protocol: Whose definitions.
+
+    Raises:
+        UsageError: If nothing was given to look at, or runs do not belong together.
+        DataError: If a file is broken.
+    """
+    if probed is None and wrong_gold is None:
+        raise UsageError("There is nothing to look at.", "Give a second run (--probe), or --wrong-gold FILE.")
+    results = read_results(run)
+    name, findings = "", []
+    if probed is not None:
+        name, pairs = _pairs(run, probed)
+        others = [_pairs(*peer, expected=name)[1] for peer in peers]
+        kinds = {task: results.tasks[task].kind for task in pairs}
+        findings = read_probe(name, kinds, pairs, others, protocol, seed=results.seed)
+    tasks = {
+        one.task: TaskVerdict(title=one.task, verdict=one.verdict, text="", details=asdict(one)) for one in findings
+    }
+    if wrong_gold is not None:
+        wrong = read_wrong_keys(_answers_to(run, results, wrong_gold, protocol))
+        text = (
+            f"the model agrees with {wrong.agreed} of {wrong.items}, p {p_text(wrong.p)} were every second agreement "
+            "chance"
+        )
+        tasks[WRONG_KEYS] = TaskVerdict(title=WRONG_KEYS, verdict=wrong.verdict, text=text, details=asdict(wrong))
+    columns = (
+        "task",
+        "metric",
+        "as it is",
+        "probed",
+        "drop [95 %]",
+        "peers' drop",
+        "gap [95 %]",
+        "p (Holm)",
+        "verdict",
+    )
+    return Audit(
+        kind="probe",
+        title=f"Probe of {results.model.title}, protocol {protocol}",
+        question=_reading(name) if name else "Does the model agree with keys that are known to be wrong?",
+        run=results.run,
+        tasks=tasks,
+        tables=[Table(columns=columns, rows=[_row(one) for one in findings])],
+        notes=results.notices,
+        settings={"run": results.run, "probe": name, "protocol": protocol, "seed": results.seed},
+    )
+
+
+def _reading(name: str) -> str:
+    told = f"Probe {name}: {PROBES[name].meaning}. Values are means over samples scored both ways."
+    if name in WITH_VERDICT:
+        return (
+            f"{told} A drop alone may only mean a harder question; the verdict is by the gap to at least {LEAST_PEERS} "
+            "peers."
+        )
+    return (
+        f"{told} What stays right shows priors of the questions, which is no leak, so there is no verdict. Whole "
+        "references repeated without their image would be one: medbench audit model on the probed run."
+    )
+
+
+def _row(one: ProbeFinding) -> list[str]:
+    def spread(found: Difference) -> str:
+        return f"{100 * found.value:+.2f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+
+    return [
+        one.task, one.metric, f"{100 * one.plain:.2f}", f"{100 * one.probed:.2f}", spread(one.drop),
+        "-" if one.peer_drop is None else f"{100 * one.peer_drop:+.2f}", "-" if one.gap is None else spread(one.gap),
+        p_text(one.p, _SMALLEST_P), WORDS[one.verdict],
+    ]  # fmt: skip
+
+
+def _pairs(run: Path, probed: Path, *, expected: str = "") -> tuple[str, dict[str, Pair]]:
+    """Return the probe's name and the scores of a model by task, both ways."""
+    plain, other = read_results(run), read_results(probed)
+    if plain.probe or not other.probe:
+        raise UsageError(
+            f"{run} and {probed} are not a run and its probe.", "Give the plain run first, then that made with --probe."
+        )
+    if expected and other.probe != expected:
+        raise UsageError(f"{probed} is the probe {other.probe!r}, not {expected!r}.", "Give peers of the same probe.")
+    if plain.model.weights != other.model.weights:
+        raise UsageError(f"{run} and {probed} are of different weights.", "Probe the very model of the run.")
+    shared = [task for task in plain.tasks if task in other.tasks]
+    for task in shared:
+        if plain.tasks[task].data != other.tasks[task].data:
+            raise UsageError(f"{run} and {probed} answered different data of {task}.", "Probe the data of the run.")
+    return other.probe, {
+        task: Pair(plain=read_score_table(run, plain, task), probed=read_score_table(probed, other, task))
+        for task in shared
+    }
+
+
+def _answers_to(run: Path, results: Results, file: Path, protocol: Protocol) -> list[float]:
+    """Return the values of the primary metric on the items that a file names."""
+    wanted: dict[str, set[str]] = {}
+    for number, line in read_numbered_json_lines(file):
+        task, sample_id = line.get("task"), line.get("sample_id")
+        if not isinstance(task, str) or not isinstance(sample_id, str):
+            raise DataError(f"{file}, line {number} names no item.", 'Write {"task": "...", "sample_id": "..."}.')
+        wanted.setdefault(task, set()).add(sample_id)
+    if not any(task in results.tasks for task in wanted):
+        raise UsageError(f"{file} names no task of {run}.", f"The run has {', '.join(results.tasks)}.")
+    answers: list[float] = []
+    for task in sorted(set(wanted) & set(results.tasks)):
+        table = read_score_table(run, results, task)
+        metric = primary_metric(results.tasks[task].kind, table.columns[protocol])
+        values = _values(table, protocol, metric or "")
+        answers += [values[name] for name in values if name in wanted[task]]
+    return answers

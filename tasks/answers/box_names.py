@@ -33,7 +33,7 @@ _SENSES: Mapping[str, str] = {
     "y mid": "cy yc c_y y_c",
     "width": "width 宽 宽度 breite largeur ancho",
     "height": "height 高 高度 höhe hauteur alto",
-    "width height": "size dimensions dimension wh",
+    "size": "size dimensions dimension wh",
     "first": "first p1",
     "second": "second p2",
     "": "edge side border boundary bound limit coordinate coordinates coord coords corner point vertex position pos "
@@ -49,18 +49,25 @@ _NUMBERED |= {
 _SENSES_OF: Mapping[str, frozenset[str]] = {
     word: frozenset(senses.split()) for senses, words in _SENSES.items() for word in words.split()
 } | {word: frozenset(senses.split()) for word, senses in _NUMBERED.items()}
-_FILLERS = frozenset(word for word, senses in _SENSES_OF.items() if not senses)
 _LETTERS: Mapping[str, str] = {"l": "left", "t": "top", "r": "right", "b": "bottom", "w": "width", "h": "height"}
 _WORDS = [re.escape(word) for word in sorted(_SENSES_OF, key=len, reverse=True)]
 _LONGEST_FIRST = "|".join(_WORDS)
-_NAMING = "|".join(word for word in _WORDS if word not in _FILLERS)
+_NAMING = "|".join(word for word in _WORDS if _SENSES_OF.get(word) != frozenset())
 NAME = (
     rf"(?<![a-z0-9])(?!(?:try|why)\b)(?:{_NAMING})(?:[ _/-]?(?:{_LONGEST_FIRST})){{0,5}}(?![a-z0-9])"
     rf"|(?<![a-z0-9])[{''.join(_LETTERS)}](?=[\"']?\ ?[=:,)\]]|\ (?:is|at|of|about)\ -?\d|\ \d)"
 )
 """What a name looks like in lower case, its words side by side or joined by `_`, `-` or `/`."""
 _WORD = re.compile(_LONGEST_FIRST)
-_ORDERED_BY_NAME = (("left", "right"), ("top", "bottom"))
+
+_ACROSS: Mapping[str, str] = {
+    "left": "left", "low": "left", "right": "right", "high": "right", "mid": "cx", "width": "width", "size": "width",
+    "first": "x1", "second": "x2", "0": "x0", "1": "x1", "2": "x2",
+}  # fmt: skip
+_DOWN: Mapping[str, str] = {
+    "top": "top", "low": "top", "bottom": "bottom", "high": "bottom", "mid": "cy", "height": "height", "size": "height",
+    "first": "y1", "second": "y2", "0": "y0", "1": "y1", "2": "y2",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,46 +107,9 @@ LOW = Name(across="left", down="top")
 HIGH = Name(across="right", down="bottom")
 SIZE = Name(across="width", down="height")
 
-_ACROSS: Mapping[frozenset[str], str] = {
-    frozenset(senses.split()): edge
-    for senses, edge in {
-        "": "x", "left": "left", "low": "left", "low left": "left", "right": "right", "high": "right",
-        "high right": "right", "mid": "cx", "0": "x0", "1": "x1", "2": "x2", "width height": "width", "width": "width",
-        "first": "x1", "second": "x2",
-    }.items()
-}  # fmt: skip
-_DOWN: Mapping[frozenset[str], str] = {
-    frozenset(senses.split()): edge
-    for senses, edge in {
-        "": "y", "top": "top", "low": "top", "low top": "top", "bottom": "bottom", "high": "bottom",
-        "high bottom": "bottom", "mid": "cy", "0": "y0", "1": "y1", "2": "y2", "width height": "height",
-        "height": "height", "first": "y1", "second": "y2",
-    }.items()
-}  # fmt: skip
-_WITHOUT_AXIS: Mapping[frozenset[str], Name] = {
-    frozenset(senses.split()): name
-    for senses, name in {
-        "left": Name(across="left"), "right": Name(across="right"), "top": Name(down="top"),
-        "bottom": Name(down="bottom"), "width": Name(across="width"), "height": Name(down="height"),
-        "left top": LOW, "right bottom": HIGH, "right top": Name(across="right", down="top"),
-        "left bottom": Name(across="left", down="bottom"), "low": LOW, "high": HIGH, "low left top": LOW,
-        "high right bottom": HIGH, "mid": Name(across="cx", down="cy"), "width height": SIZE,
-        "first": Name(across="x1", down="y1"), "second": Name(across="x2", down="y2"),
-    }.items()
-}  # fmt: skip
-_CORNERS = {
-    frozenset({across, down}): Name(across=across, down=down)
-    for across in ("left", "right")
-    for down in ("top", "bottom")
-}
-
 
 def names_in(phrase: str) -> tuple[Name, ...]:
-    """Return the one name that a phrase is, or where it is none its words' names one by one: `left top right bottom`.
-
-    Args:
-        phrase: What matches `NAME`.
-    """
+    """Return the name that a phrase is, or where it is none its words' names one by one: `left top right bottom`."""
     words = [_LETTERS[phrase]] if phrase in _LETTERS else _WORD.findall(phrase)
     whole = _name(words)
     return (whole,) if whole else tuple(name for word in words if (name := _name([word])))
@@ -147,16 +117,29 @@ def names_in(phrase: str) -> tuple[Name, ...]:
 
 def _name(words: Sequence[str]) -> Name | None:
     senses = frozenset(sense for word in words for sense in _SENSES_OF[word])
+    sides = senses - {"x", "y"}
     if {"x", "y"} <= senses:
         return None
-    corner = _CORNERS.get(senses - {"x", "y"})
+    sides_across, sides_down = sides & {"left", "right"}, sides & {"top", "bottom"}
+    is_corner = len(sides_across) == len(sides_down) == 1 and sides == sides_across | sides_down
+    corner = Name(across=min(sides_across), down=min(sides_down)) if is_corner else None
     if "x" in senses:
-        across = _ACROSS.get(senses - {"x", "top", "bottom"})
+        across = _edge(_ACROSS, sides - {"top", "bottom"}, "x")
         return Name(across=across, corner=corner) if across else None
     if "y" in senses:
-        down = _DOWN.get(senses - {"y", "left", "right"})
+        down = _edge(_DOWN, sides - {"left", "right"}, "y")
         return Name(down=down, corner=corner) if down else None
-    return _WITHOUT_AXIS.get(senses)
+    if len(sides) == 1:
+        [sense] = sides
+        return Name(across=_ACROSS.get(sense, ""), down=_DOWN.get(sense, ""))
+    pairs = (LOW, {"low", "left", "top"}), (HIGH, {"high", "right", "bottom"}), (SIZE, {"width", "height"})
+    return corner or next((name for name, meant in pairs if sides == meant), None)
+
+
+def _edge(edges: Mapping[str, str], senses: frozenset[str], axis: str) -> str:
+    """Return the edge of one axis that senses agree on; the axis itself where there are none."""
+    found = {edges.get(sense, "") for sense in senses}
+    return axis if not found else found.pop() if len(found) == 1 else ""
 
 
 def box_of(told: Mapping[str, float]) -> Numbers | None:
@@ -166,8 +149,9 @@ def box_of(told: Mapping[str, float]) -> Numbers | None:
     right one, a size below zero. Where both corners are told, sizes beside them are not looked at: they may be those of
     the image.
     """
-    if any(low in told and high in told and told[low] > told[high] for low, high in _ORDERED_BY_NAME):
-        return None
+    for low, high in (("left", "right"), ("top", "bottom")):
+        if low in told and high in told and told[low] > told[high]:
+            return None
     across = _ends(told, "x", "left", "right", "width")
     down = _ends(told, "y", "top", "bottom", "height")
     if across is None or down is None or not all(map(math.isfinite, (*across, *down))):
@@ -186,18 +170,15 @@ def _ends(told: Mapping[str, float], axis: str, low: str, high: str, size: str) 
         return None
     if lows and highs:
         return lows.pop(), highs.pop()
-    return _from_size(lows, highs, told.get(f"c{axis}"), told.get(size))
-
-
-def _from_size(
-    lows: set[float], highs: set[float], middle: float | None, length: float | None
-) -> tuple[float, float] | None:
-    if length is None or length < 0:
+    length = told.get(size, -1.0)
+    if length < 0:
         return None
-    if lows:
-        start = lows.pop()
-        return start, start + length
-    if highs:
-        end = highs.pop()
-        return end - length, end
+    return _from_size(lows, highs, told.get(f"c{axis}"), length)
+
+
+def _from_size(lows: set[float], highs: set[float], middle: float | None, length: float) -> tuple[float, float] | None:
+    for low in lows:
+        return low, low + length
+    for high in highs:
+        return high - length, high
     return None if middle is None else (middle - length / 2, middle + length / 2)

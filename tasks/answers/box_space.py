@@ -2,7 +2,7 @@
 
 The notation is read tolerantly, since models vary it (`box_text`). What the numbers mean is not: the same four numbers
 are other boxes in pixels than in thousandths, and choosing per answer whichever fits better would be scoring by the
-reference. What an answer itself says of its numbers is heeded: names go before the order of the space, a percent is a
+reference. What an answer itself says of its numbers counts: names go before the order of the space, a percent is a
 hundredth of the image's side in every space, and pixels in a space that counts none are no box.
 """
 
@@ -14,7 +14,7 @@ from string import Formatter
 from typing import Literal
 
 from medbench.tasks.answers.box_names import Numbers
-from medbench.tasks.answers.box_text import ToldBox, told_box
+from medbench.tasks.answers.box_text import find_box
 from medbench.tasks.sample import Box
 
 Order = Literal["xyxy", "yxyx", "xywh", "cxcywh"]
@@ -65,39 +65,36 @@ class BoxSpace:
         return (_LEAST_SQUARES * area, _MOST_SQUARES * area) if area else None
 
     def write(self, box: Box, image_size: tuple[int, int]) -> str:
-        """Return a box in pixels as text of this space.
-
-        Args:
-            box: In pixels of the original image.
-            image_size: Width and height of that image.
-        """
+        """Return a box in pixels of an image of this size (width, height) as text of this space."""
         numbers = _ordered(self._scaled(box, image_size), self.order)
         return self.template.format(*(self._rounded(number) for number in numbers))
 
     def read(self, text: str, image_size: tuple[int, int]) -> Box | None:
-        """Return the box that an answer tells, in pixels of the original image, or None.
+        """Return the box that an answer tells, in pixels of an image of this size (width, height), or None.
 
         Numbers outside the space (1.5 where 1 is the whole width) are no box. An inverted box is one.
-
-        Args:
-            text: The answer.
-            image_size: Width and height of the original image in pixels.
         """
         if self.notation == "official":
-            numbers = _official_numbers(text)
-            return None if numbers is None else self._unscaled(Box(*numbers), image_size)
-        told = told_box(text, y_first=self.order == "yxyx")
+            box = _official_box(text)
+            return None if box is None else self.in_pixels(box, image_size)
+        told = find_box(text, y_first=self.order == "yxyx")
         if told is None or told.unit == "?" or (told.unit == "px" and self.units is not None):
             return None
-        corners = _corners_of(told.numbers, self._order_of(told))
-        return _PERCENTS._placed(corners, image_size) if told.unit == "%" else self._placed(corners, image_size)
+        order = told.order
+        if order == "space":
+            order = self.order
+        elif order == "points":
+            order = "yxyx" if self.order == "yxyx" else "xyxy"
+        space = _PERCENTS if told.unit == "%" else self
+        corners = _corners_of(told.numbers, order)
+        most = math.inf if space.units is None else space.units
+        least = -math.inf if space.units is None else 0
+        if not all(math.isfinite(number) and least <= number <= most for number in corners):
+            return None
+        return space.in_pixels(Box(*corners), image_size)
 
     def in_words(self, image_size: tuple[int, int] | None = None) -> str:
-        """Return how a box is written, as a model is told that may know many ways.
-
-        Args:
-            image_size: Width and height of the original image in pixels, which pixels are counted in.
-        """
+        """Return how a box is written, as a model is told that may know many ways; pixels are those of `image_size`."""
         form = "".join(_written_out(self.template, _IN_WORDS[self.order]))
         if self.units is None:
             # Scaled to whole squares, the image has a size that only such a model knows.
@@ -114,33 +111,22 @@ class BoxSpace:
         """Return what is left of a box in pixels after it was written and read: the best that a model can score."""
         return self.read(self.write(box, image_size), image_size)
 
-    def _order_of(self, told: ToldBox) -> Order:
-        if told.order == "space":
-            return self.order
-        if told.order == "points":
-            return "yxyx" if self.order == "yxyx" else "xyxy"
-        return told.order
-
-    def _placed(self, corners: Numbers, image_size: tuple[int, int]) -> Box | None:
-        return self._unscaled(Box(*corners), image_size) if self._holds(corners) else None
-
-    def _holds(self, corners: Numbers) -> bool:
-        return all(math.isfinite(number) and (self.units is None or 0 <= number <= self.units) for number in corners)
-
     def _scaled(self, box: Box, image_size: tuple[int, int]) -> Box:
-        # Divided first, as the official code does: 29 of 100 pixels is 28.999..., which truncates to 28.
-        units = self.units
         if self.multiple:
-            wide, high = self._scale(image_size)
-            return box.scaled(wide, high)
-        return box if units is None else Box(*(edge / side * units for edge, side in _edges(box, image_size)))
+            return box.scaled(*self._scale(image_size))
+        if self.units is None:
+            return box
+        # Divided first, as the official code does: 29 of 100 pixels is 28.999..., which truncates to 28.
+        return Box(*(edge / side * self.units for edge, side in zip(box, image_size * 2, strict=True)))
 
-    def _unscaled(self, box: Box, image_size: tuple[int, int]) -> Box:
-        units = self.units
+    def in_pixels(self, box: Box, image_size: tuple[int, int]) -> Box:
+        """Return a box of numbers of this space in pixels of an image of this size."""
         if self.multiple:
             wide, high = self._scale(image_size)
             return box.scaled(1 / wide, 1 / high)
-        return box if units is None else Box(*(edge / units * side for edge, side in _edges(box, image_size)))
+        if self.units is None:
+            return box
+        return Box(*(edge / self.units * side for edge, side in zip(box, image_size * 2, strict=True)))
 
     def _scale(self, image_size: tuple[int, int]) -> tuple[float, float]:
         """Return by how much width and height are scaled to whole squares."""
@@ -172,22 +158,14 @@ def _written_out(template: str, words: Sequence[str]) -> Iterator[str]:
             yield f"{{{next(left)}, {int(digits.rstrip('d'))} digits}}" if digits else next(left)
 
 
-def _edges(box: Box, image_size: tuple[int, int]) -> Iterator[tuple[float, int]]:
-    """Yield each edge of a box with the side of the image that it is measured along."""
-    return zip(box, image_size * 2, strict=True)
-
-
-def _official_numbers(text: str) -> Numbers | None:
-    """Return the numbers that an answer starts with, as `eval_ref.py` reads them.
+def _official_box(text: str) -> Box | None:
+    """Return the box that an answer starts with, as `eval_ref.py` reads it.
 
     It removes `<unk>` and every space and demands the box at the very start; what follows is ignored, and numbers up
     to 999 pass.
     """
     match = _OFFICIAL.match(text.strip().replace("<unk>", "").replace(" ", ""))
-    if match is None:
-        return None
-    first, second, third, fourth = map(float, match.groups())
-    return first, second, third, fourth
+    return Box(*map(float, match.groups())) if match else None
 
 
 def _ordered(box: Box, order: Order) -> Numbers:
@@ -236,6 +214,44 @@ BOX_SPACES: Mapping[str, BoxSpace] = {
         BoxSpace(name="loc1024", units=1024, order="yxyx", template="<loc{:04d}>" * 4, highest=1023),
     )
 }
-"""Spaces by name: LLaVA and Shikra write fractions, Qwen2-VL, InternVL and CogVLM thousandths, Qwen2.5-VL pixels of
-the image as it was scaled to whole squares of 28,
-Gemini and Gemma thousandths with y first, PaliGemma location tokens out of 1024 with y first."""
+"""Spaces by name: LLaVA and Shikra write fractions, Qwen2-VL, InternVL and CogVLM thousandths, Qwen2.5-VL pixels of the
+image as it was scaled to whole squares of 28, Gemini and Gemma thousandths with y first, PaliGemma location tokens out
+of 1024 with y first."""
+
+
+def degenerate_share(boxes: Sequence[tuple[Box, tuple[int, int]]]) -> float:
+    """Return the share of boxes that cover (nearly) nothing of their image; 0 of no boxes.
+
+    Most of them without area are a sign of the wrong space. Fractions read as thousandths give boxes of a thousandth of
+    the image at most, thousandths read as pixels give some that lie outside.
+
+    Args:
+        boxes: In pixels, each with width and height of its image.
+    """
+    return sum(_is_degenerate(box, size) for box, size in boxes) / len(boxes) if boxes else 0.0
+
+
+def _is_degenerate(box: Box, image_size: tuple[int, int]) -> bool:
+    sides = (
+        (min(box.right, image_size[0]) - max(box.left, 0), image_size[0]),
+        (min(box.bottom, image_size[1]) - max(box.top, 0), image_size[1]),
+    )
+    return any(length <= 0 for length, _ in sides) or all(length <= max(1.0, 0.01 * whole) for length, whole in sides)
+
+
+def doubt_about_boxes(task: str, boxes: Sequence[tuple[Box, tuple[int, int]]], *, space: str, declared_by: str) -> str:
+    """Return a warning if most boxes of a task cover nothing of their image, or nothing.
+
+    Args:
+        task: Name of the task.
+        boxes: The boxes that were read, in pixels, each with width and height of its image.
+        space: Name of the space that they were read in.
+        declared_by: What declares the space, e.g. `--model-arg boxes=NAME`.
+    """
+    share = degenerate_share(boxes)
+    if 2 * share <= 1:
+        return ""
+    return (
+        f"{task}: {round(share * len(boxes))} of {len(boxes)} boxes have no area inside their image, read as {space}. "
+        f"Does the model write boxes that way? The space is declared by {declared_by}."
+    )

@@ -10,14 +10,14 @@ tells one box:
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from medbench.tasks.answers.box_names import HIGH, LOW, Name, Numbers, box_of, names_in
-from medbench.tasks.answers.box_tokens import ORDERS, TO, Item, Unit, common_unit, items_of, plain_text
+from medbench.tasks.answers.box_tokens import TO, Item, Unit, common_unit, items_of, plain_text
 
-Told = Literal["space", "points", "xyxy", "yxyx", "xywh", "cxcywh"]
+NumberOrder = Literal["space", "points", "xyxy", "yxyx", "xywh", "cxcywh"]
 
 
 def _words(text: str) -> frozenset[str]:
@@ -32,15 +32,14 @@ _LINKS = _words(
     "ranges range ranging spans span spanning goes extends extending runs values value pixel pixels with "
     "是 为 在 的 角 点 坐 标 于 约"
 )
-_FROM, _AND = frozenset(("from", "between", "从", "von", "desde")), "and"
-_ORDERS: Mapping[str, Told] = dict(zip(ORDERS, ("xyxy", "xyxy", "yxyx", "yxyx", "xywh", "xywh", "cxcywh"), strict=True))
+_FROM = _words("from between 从 von desde")
+_ORDERS: Mapping[str, NumberOrder] = {
+    "xyxy": "xyxy", "ltrb": "xyxy", "yxyx": "yxyx", "tlbr": "yxyx", "xywh": "xywh", "ltwh": "xywh", "cxcywh": "cxcywh",
+}  # fmt: skip
 _RANGES: Mapping[str, tuple[str, str]] = {"x": ("left", "right"), "y": ("top", "bottom")}
-_WIDTH_HEIGHT = ["width", "height"]
 _ACROSS = frozenset({"left", "right"})
 _SIZES = frozenset({"width", "height"})
 _FOUR, _TWO = 4, 2
-
-_RUN_MARKS = frozenset(",;|\n")
 
 _DENIED = re.compile(
     r"(?:\b(?:not|never|cannot)\b|n't\b):?(?: [a-z]+){0,4} ?$|\bno(?: [a-z]+){1,3} (?:in|at|within|inside)[ :]*$"
@@ -67,7 +66,7 @@ _REACH = 160
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ToldBox:
+class FoundBox:
     """Four numbers that an answer tells as a box.
 
     Attributes:
@@ -80,30 +79,28 @@ class ToldBox:
     """
 
     numbers: Numbers
-    order: Told
+    order: NumberOrder
     unit: Unit
     start: int
     end: int
 
 
-def told_box(text: str, *, y_first: bool = False) -> ToldBox | None:
+def find_box(text: str, *, y_first: bool = False) -> FoundBox | None:
     """Return the box that an answer tells, or None if it tells none or leaves it open.
 
-    Args:
-        text: The answer.
-        y_first: Whether points are written with y before x where nothing else is said.
+    Points are written with y before x if `y_first`, where nothing else is said.
     """
     plain = plain_text(text)
-    return _chosen(_Telling(items_of(plain), y_first=y_first).boxes(), plain)
+    return _chosen(_BoxFinder(items_of(plain), y_first=y_first).boxes(), plain)
 
 
-class _Telling:
+class _BoxFinder:
     """Goes through the pieces of an answer and collects the boxes that it tells."""
 
     def __init__(self, items: Sequence[Item], *, y_first: bool) -> None:
         self._items = items
         self._y_first = y_first
-        self._boxes: list[ToldBox] = []
+        self._boxes: list[FoundBox] = []
         # Edges told by name, with the numbers that told them, until they make a box.
         self._edges: dict[str, float] = {}
         self._tellers: list[Item] = []
@@ -113,92 +110,84 @@ class _Telling:
         # Four names without numbers of their own, and numbers without names.
         self._legends: set[tuple[str, ...]] = set()
         self._runs: list[list[Item]] = []
-        self._of_image = self._image_sized = self._between = self._loosely = False
-        self._more_than_bare = False
+        # Whether what follows is of the image, and is its size.
+        self._image: Literal["", "named", "sized"] = ""
+        self._between = self._loosely = self._more_than_bare = False
         # What makes names unreliable: one edge told twice, sizes told twice, a centre whose x and y go unnamed.
         self._contradicted = self._sizes_twice = self._sizes_apart = self._loose_centre = False
 
-    def boxes(self) -> list[ToldBox]:
+    def boxes(self) -> list[FoundBox]:
         """Return all boxes in the order in which they begin."""
+        takers = {"four": self._four, "point": self._point, "size": self._point, "name": self._name, "mark": self._mark}
         place = 0
         while place < len(self._items):
-            place = self._step(place)
+            item = self._items[place]
+            if item.kind == "number":
+                place = self._numbers(place)
+            else:
+                takers.get(item.kind, self._word)(item)
+                place += 1
         self._forget_names()
         self._close()
         found = self._boxes if self._boxes or self._more_than_bare else self._bare()
         return sorted(self._ordered(found), key=lambda box: box.start)
 
-    def _ordered(self, boxes: Sequence[ToldBox]) -> Iterator[ToldBox]:
+    def _ordered(self, boxes: Sequence[FoundBox]) -> Iterator[FoundBox]:
         """Yield the boxes, with the order of their numbers where the answer tells one: `(xywh)`, `(x1, y1, x2, y2)`."""
         orders = {_ORDERS[item.text] for item in self._items if item.text in _ORDERS}
+        told = orders | self._legends
         for box in boxes:
             if box.order == "xyxy":
                 if not self._contradicted:
                     yield box
-            elif self._legends and len(orders | self._legends) == 1:
-                numbers = _by_names(self._legends, box.numbers)
-                if numbers is not None:
+            elif self._legends and len(told) == 1:
+                [edges] = self._legends
+                if (numbers := _by_names(edges, box.numbers)) is not None:
                     yield replace(box, numbers=numbers, order="xyxy")
-            elif len(orders | self._legends) < _TWO:
+            elif len(told) < _TWO:
                 yield replace(box, order=next(iter(orders), box.order))
-
-    def _step(self, place: int) -> int:
-        item = self._items[place]
-        if item.kind == "number":
-            return self._numbers(place)
-        if item.kind == "four":
-            self._four(item)
-        elif item.kind in {"point", "size"}:
-            self._point(item)
-        elif item.kind == "name":
-            self._name(item)
-        elif item.kind == "mark":
-            self._mark(item.text)
-        else:
-            self._word(item)
-        return place + 1
 
     def _four(self, item: Item) -> None:
         edges = self._pending()
         if len(edges) >= _FOUR:
-            self._add_named(edges[-_FOUR:], [item])
+            numbers = _by_names(edges[-_FOUR:], item.numbers)
+            if numbers is not None:
+                self._boxes.append(_told(numbers, "xyxy", [item]))
         elif not {"cx", "width"} & set(edges):
-            order: Told = "points" if item.text == "to" else "space"
-            self._boxes.append(_told(item.numbers, self._axes_told(edges) or order, [item]))
+            order: NumberOrder = "points" if item.text == "to" else "space"
+            # `(x, y)` before two points may tell another order than that of the space.
+            if edges == (["x", "y"] if self._y_first else ["y", "x"]):
+                order = "xyxy" if self._y_first else "yxyx"
+            self._boxes.append(_told(item.numbers, order, [item]))
         self._names, self._corner = [], None
         self._more_than_bare = True
 
-    def _axes_told(self, edges: Sequence[str]) -> Told | None:
-        """Return the order that `(x, y)` before two points tells, where the space has another one."""
-        if edges == ["x", "y"] and self._y_first:
-            return "xyxy"
-        return "yxyx" if edges == ["y", "x"] and not self._y_first else None
-
-    def _add_named(self, edges: Sequence[str], tellers: Sequence[Item]) -> None:
-        numbers = [number for item in tellers for number in item.numbers]
-        found = box_of(dict(zip(edges, numbers, strict=True))) if len(set(edges)) == _FOUR else None
-        if found is not None:
-            self._boxes.append(_told(found, "xyxy", tellers))
-
     def _point(self, item: Item) -> None:
         edges = self._pending()
-        of_a_box = item.kind == "point" or (edges[-_TWO:] == _WIDTH_HEIGHT and len(item.numbers) == _TWO)
-        if self._of_image or not of_a_box:
-            self._of_image = self._image_sized = False
+        of_a_box = item.kind == "point" or (edges[-_TWO:] == ["width", "height"] and len(item.numbers) == _TWO)
+        if self._image or not of_a_box:
+            self._image = ""
             return
         self._more_than_bare = True
         if len(edges) == 1 and edges[0] in _RANGES:
             self._tell(_RANGES[edges[0]], [item])
+        # `top and left corner (1, 2)` does not say that y stands first.
         elif len(edges) >= _TWO and not (self._loosely and edges[-1] in _ACROSS and not self._names[-1].is_pair):
             self._tell(edges[-_TWO:], [item])
         self._names, self._loosely = [], False
 
     def _numbers(self, place: int) -> int:
-        run, end = self._run(place)
+        """Take the bare numbers that follow each other from a place on, and return the place behind them."""
+        run, end, look = [self._items[place]], place + 1, place + 1
+        while look < len(self._items) and (self._items[look].kind == "number" or self._runs_on(self._items[look].text)):
+            if self._items[look].kind == "number":
+                run.append(self._items[look])
+                end = look + 1
+            look += 1
         edges = self._pending()
-        if self._of_image:
+        if self._image:
             # `image 3` is a number of an image, no size.
-            self._of_image = self._image_sized
+            self._image = "sized" if self._image == "sized" else ""
             return end
         if not edges:
             self._runs.append(run)
@@ -220,61 +209,48 @@ class _Telling:
         self._names = []
         return end
 
-    def _run(self, place: int) -> tuple[list[Item], int]:
-        """Return the bare numbers that follow each other from a place on, and the place behind them."""
-        run, end, look = [self._items[place]], place + 1, place + 1
-        while look < len(self._items):
-            item = self._items[look]
-            if item.kind == "number":
-                run.append(item)
-                end = look + 1
-            elif not self._continues_run(item.text):
-                break
-            look += 1
-        return run, end
-
-    def _continues_run(self, text: str) -> bool:
-        if text == _AND:
+    def _runs_on(self, text: str) -> bool:
+        if text == "and":
             return not self._names and not self._between
-        return text in _RUN_MARKS and not (text == "\n" and len(self._names) == 1)
+        return text in {",", ";", "|"} or (text == "\n" and len(self._names) != 1)
 
     def _ranges_on(self, place: int, end: int) -> bool:
         """Return whether a number goes on as a range: `x from 100 to 300`, `x between 100 and 300`."""
         following = self._items[end : end + 2]
         if len(following) < _TWO or following[1].kind != "number":
             return False
-        return following[0].text in TO or (following[0].text == _AND and self._items[place - 1].text in _FROM)
+        return following[0].text in TO or (following[0].text == "and" and self._items[place - 1].text in _FROM)
 
     def _name(self, item: Item) -> None:
         for name in names_in(item.text):
-            if self._of_image and set(name.edges(y_first=False)) <= _SIZES:
-                self._image_sized = True
+            edges = name.edges(y_first=False)
+            of_size = set(edges) <= _SIZES
+            if self._image and of_size:
+                self._image = "sized"
                 continue
-            self._of_image = self._image_sized = False
-            if self._corner == HIGH and self._begins(name):
+            self._image = ""
+            # An axis that is told for the first time begins anew: the y of `x=1 to x=3 and y=2 to y=4`.
+            low = {"x": "left", "y": "top"}.get("".join(edges))
+            if self._corner == HIGH and low and self._edges and not {low, *edges} & set(self._edges):
                 self._corner = None
             meant = name.of(self._corner)
-            if name.is_pair and not set(name.edges(y_first=False)) <= _SIZES:
+            if name.is_pair and not of_size:
                 self._corner = name
-            elif meant is name and name.edges(y_first=False)[0] not in _RANGES:
+            elif meant is name and edges[0] not in _RANGES:
                 self._corner = name.corner
             self._names.append(meant)
 
-    def _begins(self, name: Name) -> bool:
-        """Return whether an axis is told for the first time: the y of `x=1 to x=3 and y=2 to y=4`."""
-        low = {Name(across="x"): "left", Name(down="y"): "top"}.get(name)
-        return low is not None and bool(self._edges) and not {low, name.across or name.down} & set(self._edges)
-
-    def _mark(self, text: str) -> None:
+    def _mark(self, item: Item) -> None:
+        text = item.text
         if text in "{." and self._edges and set(self._edges) <= _SIZES:
             self._sizes_apart = True
         if text in ".}":
             self._forget_names()
-            self._corner, self._image_sized = None, False
+            self._corner, self._image = None, ""
         if text in ")]":
             self._note_legend()
-        if text in ".},":
-            self._of_image = self._image_sized
+        if text == "," and self._image == "named":
+            self._image = ""
         if text == "}" and not self._names:
             self._close()
 
@@ -283,20 +259,18 @@ class _Telling:
         self._more_than_bare = self._more_than_bare or item.kind == "numbers"
         if text in _IMAGE:
             self._forget_names()
-            self._of_image, self._image_sized = True, False
+            self._image = "named"
             return
-        self._of_image = self._of_image and text in _BEFORE_A_SIZE
-        self._image_sized = self._image_sized and self._of_image
+        self._image = self._image if text in _BEFORE_A_SIZE else ""
         if text in _FROM:
             self._between = text == "between"
             self._begin_corner(LOW)
-        elif text in TO or (text == _AND and self._between):
+        elif text in TO or (text == "and" and self._between):
             if self._corner == LOW or {"left", "top", "x", "y"} & set(self._edges):
                 self._begin_corner(HIGH)
-        elif text not in _LINKS and text != _AND and item.kind != "tag":
+        elif text not in _LINKS and text != "and" and item.kind != "tag":
             self._forget_names()
             self._corner = None
-        # `top and left corner (1, 2)` does not say that y stands first.
         self._loosely = bool(self._names)
 
     def _begin_corner(self, corner: Name) -> None:
@@ -307,10 +281,9 @@ class _Telling:
         return [edge for name in self._names for edge in name.edges(y_first=self._y_first)]
 
     def _forget_names(self) -> None:
-        edges = self._pending()
         self._note_legend()
         self._loosely = False
-        self._loose_centre = self._loose_centre or "cx" in edges
+        self._loose_centre = self._loose_centre or "cx" in self._pending()
         self._names = []
 
     def _note_legend(self) -> None:
@@ -330,8 +303,7 @@ class _Telling:
         self._tellers += tellers
 
     def _begin_anew(self, edge: str) -> None:
-        first = next(iter(self._edges))
-        sizes_first = edge in _SIZES and first in _SIZES
+        sizes_first = edge in _SIZES and next(iter(self._edges)) in _SIZES
         if sizes_first and self._sizes_apart and not self._sizes_twice:
             # Sizes in a sentence of their own, or around an object with others, are those of the image.
             self._edges = {name: number for name, number in self._edges.items() if name not in _SIZES}
@@ -355,7 +327,7 @@ class _Telling:
         self._sizes_twice = self._sizes_apart = False
         return True
 
-    def _bare(self) -> list[ToldBox]:
+    def _bare(self) -> list[FoundBox]:
         """Return the box of four bare numbers, if there are no others."""
         run = [item for run in self._runs for item in run]
         numbers = [item.numbers[0] for item in run]
@@ -366,40 +338,35 @@ class _Telling:
         return [_told(numbers, "space", run)]
 
 
-def _by_names(legends: Iterable[tuple[str, ...]], numbers: Numbers) -> Numbers | None:
+def _by_names(edges: Sequence[str], numbers: Sequence[float]) -> Numbers | None:
     """Return the box of numbers whose names are told elsewhere."""
-    edges = next(iter(legends))
     return box_of(dict(zip(edges, numbers, strict=True))) if len(set(edges)) == _FOUR else None
 
 
-def _told(numbers: Sequence[float], order: Told, tellers: Sequence[Item]) -> ToldBox:
+def _told(numbers: Sequence[float], order: NumberOrder, tellers: Sequence[Item]) -> FoundBox:
     first, second, third, fourth = numbers
-    return ToldBox(
+    return FoundBox(
         numbers=(first, second, third, fourth), order=order, unit=common_unit(tellers), start=tellers[0].start,
         end=tellers[-1].end,
     )  # fmt: skip
 
 
-def _chosen(boxes: Sequence[ToldBox], plain: str) -> ToldBox | None:
+def _chosen(boxes: Sequence[FoundBox], plain: str) -> FoundBox | None:
     """Return the box that the answer stands by; the head of this module says which."""
     ends = [0, *(box.end for box in boxes)]
-    before = [plain[max(end, box.start - _REACH) : box.start] for end, box in zip(ends[:-1], boxes, strict=True)]
-    live = [place for place, box in enumerate(boxes) if not _denied(before[place], plain[box.end : box.end + _REACH])]
-    if not live:
+    told = [(box, plain[max(end, box.start - _REACH) : box.start]) for end, box in zip(ends[:-1], boxes, strict=True)]
+    told = [
+        (box, before)
+        for box, before in told
+        if not _DENIED.search(before) and not _DENIED_BEHIND.match(plain[box.end : box.end + _REACH])
+    ]
+    retracted = [place for place, (_, before) in enumerate(told) if place and _RETRACTED.search(before)]
+    told = told[retracted[-1] if retracted else 0 :]
+    if not told or _TAKEN_BACK.search(plain, told[-1][0].end):
         return None
-    retracted = [place for place in live[1:] if _RETRACTED.search(before[place])]
-    live = [place for place in live if place >= (retracted[-1] if retracted else 0)]
-    chosen = boxes[live[0]]
-    alternative = any(_OR.match(before[place]) and boxes[place].numbers != chosen.numbers for place in live[1:])
-    taken_back = _TAKEN_BACK.search(plain, boxes[live[-1]].end)
-    return None if alternative or taken_back else _with_unit_said(chosen, before[live[0]])
-
-
-def _with_unit_said(box: ToldBox, before: str) -> ToldBox:
-    """Return a box with the unit that is said before it: `in percent: [10, 20, 30, 40]`."""
-    said = None if box.unit else _UNIT_SAID.search(before)
-    return box if said is None else replace(box, unit="%" if said[1].startswith("percent") else "px")
-
-
-def _denied(before: str, behind: str) -> bool:
-    return _DENIED.search(before) is not None or _DENIED_BEHIND.match(behind) is not None
+    chosen, before = told[0]
+    if any(_OR.match(between) and box.numbers != chosen.numbers for box, between in told[1:]):
+        return None
+    # `in percent: [10, 20, 30, 40]`
+    said = None if chosen.unit else _UNIT_SAID.search(before)
+    return chosen if said is None else replace(chosen, unit="%" if said[1].startswith("percent") else "px")

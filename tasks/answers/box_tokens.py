@@ -4,8 +4,8 @@ Typography goes first: full-width brackets, the minus and the dashes, markdown, 
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from medbench.tasks.answers.box_names import NAME
@@ -53,20 +53,28 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _UNITS: dict[str, Unit] = {"%": "%", "percent": "%", "per cent": "%", "px": "px", "pixel": "px", "pixels": "px"}
-_CLOSERS = {"[": "])}", "(": ")]}", "{": "])}", "<": ">", '"': '"', "'": "'"}
-_SEPARATORS = frozenset(",;|\n\"'")
-_JOINTS = frozenset(",;()[]{}\n\"'")
+_KINDS: dict[str | None, Kind] = {"tag": "tag", "location": "tag", "size": "size", "number": "number", "name": "name"}
+_KINDS["mark"] = "mark"
 TO = frozenset({"to", "until", "through", "bis", "hasta", "到", "至"})
 _SPEAKS_OF_CORNERS = re.compile(r"\b(?:from|between|corners?|box(?:es)?|bound\w*|rectang\w*|spans?|points?)\b")
-_PERCENT_WORDS = frozenset({"percent", "percentage", "percentages", "%"})
-_PIXEL_WORDS = frozenset({"pixel", "pixels", "px"})
-_BESIDE_A_UNIT = frozenset({"in", "as", "of", "coordinates", "values", "(", ")", ":", "\n"})
-_UNIT_REACH = 3
-_SIDES = frozenset({"wide", "high", "tall"})
-_FOUR, _TWO = 4, 2
-_QUOTES = frozenset("\"'")
-_DIGITS = re.compile(r"\d+(?:\.\d+)?")
 _CORNERS_REACH = 120
+_UNIT_BESIDE = re.compile(
+    r"(?:\s*(?:(?:in|as|of|coordinates|values)(?![\w'])|[():\n])){0,2}\s*"
+    r"(?:(?P<percent>(?:percent(?:ages?)?)(?![\w'])|%)|(?:pixels?|px)(?![\w']))"
+)
+_FOUR, _TWO = 4, 2
+
+# What belongs together is found in the shape of a text, a sign for each piece: `0` a number, `L` a location, `T` any
+# other tag, `S` a size, `n` a name, `w` a word, `t` a `to`, `&` an `and`, `P` a point, `F` another group. Marks are
+# themselves. Brackets hold two numbers at least, quotes four.
+_SEPARATED = r"(?:[,;|\n\"']*0){2,}[,;|\n\"']*"
+_GROUP = re.compile(
+    rf"""(?P<angles>(?:L|<[0LS]>)(?:,?(?:L|<[0LS]>))*)
+       |\[{_SEPARATED}[\])}}] | \({_SEPARATED}[)\]}}] | {{{_SEPARATED}[\])}}] | <{_SEPARATED}> | T{_SEPARATED}[TL]
+       |"(?:[,;|\n']*0){{4,}}[,;|\n']*" | '(?:[,;|\n"]*0){{4,}}[,;|\n"]*'""",
+    re.VERBOSE,
+)
+_POINTS = re.compile(r"P(?:[,;()\[\]{}\n\"'t&]*P)+[,;()\[\]{}\n\"'t&]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +98,16 @@ class Item:
     numbers: tuple[float, ...] = ()
     unit: Unit = ""
 
+    @property
+    def sign(self) -> str:
+        """What stands for it in the shape of a text."""
+        signs = {"number": "0", "size": "S", "name": "n", "point": "P", "four": "F", "numbers": "F"}
+        if self.kind == "tag":
+            return "L" if self.numbers else "T"
+        if self.kind == "mark":
+            return self.text
+        return "t" if self.text in TO else "&" if self.text == "and" else signs.get(self.kind, "w")
+
 
 def plain_text(text: str) -> str:
     """Return an answer in lower case and plain typography, words of camel case apart, blanks single."""
@@ -102,92 +120,57 @@ def plain_text(text: str) -> str:
 
 
 def items_of(text: str) -> list[Item]:
-    """Return the pieces of a plain text in order, numbers in brackets put together."""
-    return _joined(_grouped(_tokens(text)), text)
-
-
-def _tokens(text: str) -> list[Item]:
-    return [_token(match) for match in _TOKEN.finditer(text)]
+    """Return the pieces of a plain text in order, numbers in brackets put together, and points side by side."""
+    items = _replaced([_token(match) for match in _TOKEN.finditer(text)], _GROUP, _grouped, text)
+    # `512 pixels wide` is the side of something.
+    items = [
+        item
+        for item, following in zip(items, [*items[1:], None], strict=False)
+        if item.kind != "number" or following is None or following.text not in {"wide", "high", "tall"}
+    ]
+    return _replaced(items, _POINTS, _box_of_points, text)
 
 
 def _token(match: re.Match[str]) -> Item:
-    kind = match.lastgroup
-    token = Item(kind="word", text=match.group(), start=match.start(), end=match.end())
-    if kind == "number":
-        unit = _UNITS.get(match["unit"], "?") if match["unit"] else ""
-        return replace(token, kind="number", numbers=(float(match["value"]),), unit=unit)
-    if kind == "location":
-        return replace(token, kind="tag", numbers=(float(match["place"]),))
-    if kind == "size":
-        return replace(token, kind="size", numbers=tuple(map(float, _DIGITS.findall(token.text))))
-    if kind == "tag" and re.fullmatch(NAME, token.text.strip("<>")):
-        return replace(token, kind="name", text=token.text.strip("<>"))
-    kinds: dict[str | None, Kind] = {"tag": "tag", "name": "name", "mark": "mark"}
-    return replace(token, kind=kinds.get(kind, "word"))
+    kind = _KINDS.get(match.lastgroup, "word")
+    text, numbers = match.group(), tuple[float, ...]()
+    unit: Unit = ""
+    if match["number"]:
+        numbers, unit = (float(match["value"]),), _UNITS.get(match["unit"], "?") if match["unit"] else ""
+    elif match["location"]:
+        numbers = (float(match["place"]),)
+    elif match["size"]:
+        numbers = tuple(map(float, re.findall(r"\d+(?:\.\d+)?", text)))
+    elif match["tag"] and re.fullmatch(NAME, text.strip("<>")):
+        kind, text = "name", text.strip("<>")
+    return Item(kind=kind, text=text, start=match.start(), end=match.end(), numbers=numbers, unit=unit)
 
 
-def _grouped(tokens: Sequence[Item]) -> list[Item]:
-    """Put together the numbers in one pair of brackets, or each in angle brackets of its own."""
-    items: list[Item] = []
-    place = 0
-    while place < len(tokens):
-        found = _angles(tokens, place) or _bracketed(tokens, place)
-        if found is None:
-            items.append(tokens[place])
-            place += 1
-        else:
-            group, place = found
-            items.append(_with_unit_beside(group, tokens, place))
-    return [item for place, item in enumerate(items) if not _is_side_length(items, place)]
+def _replaced(
+    items: list[Item], pattern: re.Pattern[str], put_together: Callable[[Sequence[Item], str, bool], Item], text: str
+) -> list[Item]:
+    """Return items with those put together that a pattern finds in their shape."""
+    found: list[Item] = []
+    end = 0
+    for match in pattern.finditer("".join(item.sign for item in items)):
+        found += items[end : match.start()]
+        found.append(put_together(items[match.start() : match.end()], text, match.lastgroup == "angles"))
+        end = match.end()
+    return found + items[end:]
 
 
-def _is_side_length(items: Sequence[Item], place: int) -> bool:
-    """Return whether a number says how wide or high something is: `512 pixels wide`."""
-    following = items[place + 1] if place + 1 < len(items) else None
-    return items[place].kind == "number" and following is not None and following.text in _SIDES
-
-
-def _bracketed(tokens: Sequence[Item], place: int) -> tuple[Item, int] | None:
-    opening = tokens[place]
-    if opening.kind not in {"mark", "tag"} or (opening.kind == "mark" and opening.text not in _CLOSERS):
-        return None
-    numbers: list[Item] = []
-    end = place + 1
-    while end < len(tokens) and (tokens[end].kind == "number" or tokens[end].text in _SEPARATORS - {opening.text}):
-        numbers += [tokens[end]] if tokens[end].kind == "number" else []
-        end += 1
-    if end == len(tokens) or len(numbers) < (_FOUR if opening.text in _QUOTES else _TWO):
-        return None
-    closing = tokens[end]
-    closed = closing.kind == "tag" if opening.kind == "tag" else closing.text in _CLOSERS[opening.text]
-    return (_group(numbers, opening.start, closing.end), end + 1) if closed else None
-
-
-def _angles(tokens: Sequence[Item], place: int) -> tuple[Item, int] | None:
-    numbers: list[Item] = []
-    end = start = place
-    while start < len(tokens):
-        if tokens[start].kind == "tag" and tokens[start].numbers:
-            numbers.append(tokens[start])
-            end = start + 1
-        elif [token.text for token in tokens[start : start + 3 : 2]] == ["<", ">"] and tokens[start + 1].numbers:
-            numbers.append(tokens[start + 1])
-            end = start + 3
-        else:
-            break
-        start = end + (end < len(tokens) and tokens[end].text == ",")
-    if not numbers:
-        return None
-    group = _group(numbers, tokens[place].start, tokens[end - 1].end)
-    # `<12><34>` is half a box, no point.
-    return (group if group.kind == "four" else replace(group, kind="numbers")), end
-
-
-def _group(numbers: Sequence[Item], start: int, end: int) -> Item:
-    kinds: dict[int, Kind] = {_TWO: "point", _FOUR: "four"}
+def _grouped(items: Sequence[Item], text: str, angles: bool) -> Item:
+    """Return the numbers in one pair of brackets, or each in angle brackets of its own."""
+    numbers = [item for item in items if item.numbers] if angles else [item for item in items if item.kind == "number"]
+    kinds: dict[int, Kind] = {_FOUR: "four"} if angles else {_FOUR: "four", _TWO: "point"}
+    unit, end = common_unit(numbers), items[-1].end
+    if not unit and (beside := _UNIT_BESIDE.match(text, end)):
+        # `[10, 20, 30, 40] %`
+        unit = "%" if beside["percent"] else "px"
     return Item(
-        kind=kinds.get(len(numbers), "numbers"), text="", start=start, end=end,
-        numbers=tuple(number.numbers[0] for number in numbers), unit=common_unit(numbers),
+        # `<12><34>` is half a box, no point.
+        kind=kinds.get(len(numbers), "numbers"), text="", start=items[0].start, end=end,
+        numbers=tuple(item.numbers[0] for item in numbers), unit=unit,
     )  # fmt: skip
 
 
@@ -197,55 +180,13 @@ def common_unit(items: Sequence[Item]) -> Unit:
     return units.pop() if len(units) == 1 else "?"
 
 
-def _with_unit_beside(group: Item, tokens: Sequence[Item], end: int) -> Item:
-    """Return a group with the unit that stands right behind its bracket: `[10, 20, 30, 40] %`."""
-    if group.unit:
-        return group
-    for token in tokens[end : end + _UNIT_REACH]:
-        if token.text in _PERCENT_WORDS:
-            return replace(group, unit="%")
-        if token.text in _PIXEL_WORDS:
-            return replace(group, unit="px")
-        if token.text not in _BESIDE_A_UNIT:
-            break
-    return group
-
-
-def _joined(items: Sequence[Item], text: str) -> list[Item]:
-    """Put together points that stand side by side: two of them are a box, three are none."""
-    joined: list[Item] = []
-    place = 0
-    while place < len(items):
-        run, words, end = _run_of_points(items, place)
-        joined.append(_box_of_points(run, words, text) if len(run) > 1 else items[place])
-        place = end
-    return joined
-
-
-def _run_of_points(items: Sequence[Item], place: int) -> tuple[list[Item], set[str], int]:
-    run, words, end = [items[place]], set[str](), place + 1
-    if items[place].kind != "point":
-        return run, words, end
-    look = end
-    while look < len(items):
-        item = items[look]
-        if item.kind == "point":
-            run.append(item)
-            end = look + 1
-        elif item.text in TO or item.text == "and":
-            words.add(item.text)
-        elif item.kind != "mark" or item.text not in _JOINTS:
-            break
-        look += 1
-    return run, words, end
-
-
-def _box_of_points(run: Sequence[Item], words: set[str], text: str) -> Item:
-    first, last = run[0], run[-1]
-    numbers = tuple(number for point in run for number in point.numbers)
+def _box_of_points(items: Sequence[Item], text: str, _: bool) -> Item:
+    """Return points that stand side by side as one: two of them are a box, three are none."""
+    points, words = [item for item in items if item.kind == "point"], {item.sign for item in items} & {"t", "&"}
+    start, numbers = points[0].start, tuple(number for point in points for number in point.numbers)
     # `lesions at (1, 2) and (3, 4)` is no box, `between (1, 2) and (3, 4)` is one.
-    told = "and" not in words or _SPEAKS_OF_CORNERS.search(text, max(0, first.start - _CORNERS_REACH), first.start)
+    told = "&" not in words or _SPEAKS_OF_CORNERS.search(text, max(0, start - _CORNERS_REACH), start)
     return Item(
-        kind="four" if len(numbers) == _FOUR and told else "numbers", text="to" if words else "", start=first.start,
-        end=last.end, numbers=numbers, unit=common_unit(run),
+        kind="four" if len(numbers) == _FOUR and told else "numbers", text="to" if words else "", start=start,
+        end=points[-1].end, numbers=numbers, unit=common_unit(points),
     )  # fmt: skip

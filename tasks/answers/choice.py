@@ -23,18 +23,16 @@ from medbench.tasks.answers.classes import read_class
 from medbench.tasks.answers.fields import answer_fields
 from medbench.tasks.answers.letters import Claims, common, letters_reader
 from medbench.tasks.answers.options import Keys
-from medbench.tasks.answers.plain import standing_text
 from medbench.tasks.answers.polar import POLAR_WORDS, read_polar
+from medbench.tasks.answers.texts import standing_text
 from medbench.tasks.answers.thoughts import final_answer
 
 
 def read_choice(text: str, choices: Mapping[str, str]) -> str | None:
     """Return the key of the choice that an answer takes, or None if it takes none or more than one.
 
-    Args:
-        text: The answer.
-        choices: Key to text: `{"A": "warfarin", ...}`, or words for themselves: `{"yes": "yes", ...}`; the text is
-            empty where only the key is known.
+    Choices are keys and texts: `{"A": "warfarin", ...}`, or words for themselves: `{"yes": "yes", ...}`; a text is
+    empty where only the key is known.
     """
     taken = taken_choices(text, choices)
     return next(iter(taken)) if len(taken) == 1 else None
@@ -45,23 +43,13 @@ def choice_beside(text: str, choices: Mapping[str, str], reference: str) -> str:
 
     Where several options have one text, an answer that names that text says the same as any of their letters: if the
     right one is among them it is right, and otherwise it takes none of them.
-
-    Args:
-        text: The answer.
-        choices: As for `read_choice`.
-        reference: Key of the right choice.
     """
     taken = taken_choices(text, choices)
     return reference if reference in taken else next(iter(taken)) if len(taken) == 1 else ""
 
 
 def taken_choices(text: str, choices: Mapping[str, str]) -> frozenset[str]:
-    """Return the keys of the choice that an answer takes: several only if it names a text that several options share.
-
-    Args:
-        text: The answer.
-        choices: As for `read_choice`.
-    """
+    """Return the keys that an answer takes: several only if it names a text that several options share."""
     said = final_answer(text)
     if not said or not choices:
         return Keys()
@@ -83,7 +71,7 @@ def _taken(text: str, choices: Mapping[str, str], *, in_field: bool = False) -> 
     if words and max(map(len, keys)) > 1:
         found = read_class(text, tuple(choices))
         return Keys() if found is None else Keys({found})
-    return letters_reader(choices, in_field=in_field).taken_by(text)
+    return letters_reader(tuple(choices.items()), in_field=in_field).taken_by(text)
 
 
 def _declared_beside(text: str, choices: Mapping[str, str]) -> Claims:
@@ -95,4 +83,4 @@ def _declared_beside(text: str, choices: Mapping[str, str]) -> Claims:
         return (polar,) if polar else ()
     if not all(len(key) == 1 for key in choices):
         return ()
-    return letters_reader(choices).declared(text)
+    return letters_reader(tuple(choices.items())).declared(text)

@@ -5,21 +5,12 @@ never as a part of something else (`left lung transplant`, `non-melanoma`), as a
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
-from medbench.tasks.answers.plain import plain_text
-from medbench.tasks.answers.wording import (
-    afterthought,
-    before,
-    is_conditional,
-    is_denied_before,
-    is_denied_behind,
-    is_rejected,
-    is_supposed,
-    versions,
-)
+from medbench.tasks.answers import wording
+from medbench.tasks.answers.texts import plain_text
 
 _DENIAL = re.compile(
     r"\b(?:not?|non|never|cannot|without|neither|nor|negative|unlikely|unable|sorry|unsure|uncertain|unclear"
@@ -63,6 +54,7 @@ _DECLARES = re.compile(
 _NO_LONGER = re.compile(r"\?\s*no\s*[,.!;:-]+\s+(?=\w)", re.IGNORECASE)
 _TAKEN_BACK = re.compile(r"\Ano\s*[,.!;:-]+\s*", re.IGNORECASE)
 _MARKS = " ,.:;!-\n"
+_LABEL = re.compile(r"\A(?:the\s+)?(?:option|choice|answer|class|category|label|an?|the)\b\s*:?\s*", re.IGNORECASE)
 _SENTENCE_ENDS = re.compile(
     r"(?<!\.)[.!?\n](?!\.)|\b(?:because|since|while|whereas|unlike)\b|\bas\b(?!\s+well\b)(?<!\bwell\sas)", re.IGNORECASE
 )
@@ -90,137 +82,40 @@ _SEEN = re.compile(
 _LISTED = re.compile(r"\n[ \t]*(?:[-+]|\(?\w[.)])?[ \t]*\Z")
 _REACH = 120
 _MANY = 40
-_DETERMINERS = frozenset({"no"})
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(NamedTuple):
     name: str
     start: int
     end: int
 
 
 def read_class(text: str, classes: tuple[str, ...]) -> str | None:
-    """Return the class that an answer names, or None if it names none or more than one.
-
-    Args:
-        text: The answer, without thoughts.
-        classes: All classes of the task.
-    """
-    reader = _reader(classes)
-    *earlier, last = versions(plain_text(text))
+    """Return which of the classes an answer (without thoughts) names, or None if it names none or more than one."""
+    forms, pattern = _forms(classes)
+    *earlier, last = wording.versions(plain_text(text))
     last = last.strip(_MARKS)
     if "no" not in map(str.lower, classes):
         last = _NO_LONGER.split(_TAKEN_BACK.sub("", last) if earlier else last)[-1]
-    again = afterthought(last)
-    return (None if again is None else _named_in(reader, again.strip(_MARKS))) or _named_in(reader, last)
-
-
-def _named_in(reader: "_Classes", text: str) -> str | None:
-    return reader.whole(text) or reader.declared(text) or reader.only_one_in(text)
-
-
-class _Classes:
-    """The classes in the forms in which an answer may name them."""
-
-    def __init__(self, classes: tuple[str, ...]) -> None:
-        own = {_folded(name): name for name in classes}
-        forms = dict(own)
-        for name in classes:
-            for form in _other_forms(_folded(name)):
-                forms.setdefault(form, name)
-        self._forms = forms
-        longest_first = "|".join(
-            re.escape(form).replace(r"\ ", r"[\s_-]+") for form in sorted(forms, key=len, reverse=True)
-        )
-        self._pattern = re.compile(rf"(?<![\w-])(?=({longest_first})(?![\w-]|'\w))", re.IGNORECASE)
-
-    def whole(self, text: str) -> str | None:
-        """Return the class that a whole text is, a label or an article before it aside."""
-        if "?" in (text[:1], text[-1:]):
-            return None
-        bare = re.sub(
-            r"\A(?:the\s+)?(?:option|choice|answer|class|category|label|an?|the)\b\s*:?\s*",
-            "",
-            text,
-            flags=re.IGNORECASE,
-        )
-        return self._forms.get(_folded(text)) or self._forms.get(_folded(bare))
-
-    def declared(self, text: str) -> str | None:
-        """Return the class that a text declares or begins with, unless it also declares or sets beside it another."""
-        places = self._places(text)
-        said = [place for place in places if self._is_declared(text, place)]
-        names = {place.name for place in said}
-        if len(names) != 1:
-            return None
-        name = names.pop()
-        others = [place for place in places if place.name != name]
-        # Who says it a thousand times is told by the first and the last ones.
-        told = said if len(said) <= _MANY else said[: _MANY // 2] + said[-_MANY // 2 :]
-        return None if others and any(self._beside(text, place, others) for place in told) else name
-
-    def only_one_in(self, text: str) -> str | None:
-        """Return the only class that a text names, if it denies nothing and speaks of nothing else."""
-        places = self._places(text)
-        names = {place.name for place in places}
-        rest = _without(text, places)
-        if len(names) != 1 or _DENIAL.search(rest) or _OTHER_MATTER.search(rest):
-            return None
-        if any(is_supposed(text, place.start) for place in places):
-            return None
-        if not all(_is_shown(text, place) for place in places):
-            return None
-        if any(_folded(place.name) in _DETERMINERS or not _GOES_ON.match(text, place.end) for place in places):
-            return None
-        return names.pop()
-
-    def _places(self, text: str) -> list[_Place]:
-        """Return where classes are named; a name inside a longer one (`lung` in `left lung`) is not."""
-        found: list[_Place] = []
-        for match in self._pattern.finditer(text):
-            start, end = match.span(1)
-            if found and end <= found[-1].end:
-                continue
-            found.append(_Place(self._forms[_folded(match.group(1))], start, end))
-        return found
-
-    def _is_declared(self, text: str, place: _Place) -> bool:
-        if _END.match(text, place.end) is None or is_conditional(text, place.end) or is_rejected(text, place.end):
-            return False
-        ahead = before(text, place.start)
-        declares = _DECLARES.search(ahead)
-        first = _BEGINS.search(ahead) is not None
-        if declares is None and not first:
-            return False
-        start = max(0, place.start - len(ahead)) + declares.start() if declares else place.start
-        denied = (
-            is_denied_before(text, start) or is_denied_before(text, place.start) or is_denied_behind(text, place.end)
-        )
-        return not denied and not is_supposed(text, start)
-
-    def _beside(self, text: str, place: _Place, different: list[_Place]) -> bool:
-        """Return whether the same sentence sets another class beside one: `melanoma or nevi`."""
-        end = place.end + len(_SENTENCE_ENDS.split(text[place.end : place.end + _REACH], maxsplit=1)[0])
-        if any(_LISTED.search(before(text, other.start)) for other in different):
-            return True
-        others = [other for other in different if place.end <= other.start < end]
-        return any(
-            not is_denied_before(text, other.start) and not is_denied_behind(text, other.end) for other in others
-        )
+    again = wording.afterthought(last)
+    for said in (last,) if again is None else (again.strip(_MARKS), last):
+        places = _places(said, forms, pattern)
+        found = _whole(said, forms) or _declared(said, places) or _only_one(said, places)
+        if found:
+            return found
+    return None
 
 
 @lru_cache(maxsize=64)
-def _reader(classes: tuple[str, ...]) -> _Classes:
-    return _Classes(classes)
-
-
-def _is_shown(text: str, place: _Place) -> bool:
-    """Return whether a picture is said to show a class: `consistent with melanoma`, `the liver is visible`."""
-    ahead = before(text, place.start)
-    if _SEEN.match(text, place.end):
-        return _ABOUT.search(ahead) is None
-    return _SHOWN.search(ahead) is not None and _SPEAKS_OF.match(text, place.end) is None
+def _forms(classes: tuple[str, ...]) -> tuple[Mapping[str, str], re.Pattern[str]]:
+    """Return the forms in which an answer may name a class, with its name, and what finds them in a text."""
+    forms = {_folded(name): name for name in classes}
+    for name in classes:
+        for form in _other_forms(_folded(name)):
+            forms.setdefault(form, name)
+    longest_first = sorted(forms, key=len, reverse=True)
+    names = "|".join(re.escape(form).replace(r"\ ", r"[\s_-]+") for form in longest_first)
+    return forms, re.compile(rf"(?<![\w-])(?=({names})(?![\w-]|'\w))", re.IGNORECASE)
 
 
 def _folded(name: str) -> str:
@@ -230,12 +125,10 @@ def _folded(name: str) -> str:
 
 def _other_forms(name: str) -> Iterator[str]:
     """Yield the other orders and numbers of a name: `kidney left`, `vascular lesion`."""
-    words = name.split()
     yield from _numbers(name)
-    if len(words) > 1 and words[0] in {"left", "right"}:
-        turned = " ".join([*words[1:], words[0]])
-        yield turned
-        yield from (" ".join([number, words[0]]) for number in _numbers(" ".join(words[1:])))
+    first, _, rest = name.partition(" ")
+    if rest and first in {"left", "right"}:
+        yield from (f"{form} {first}" for form in (rest, *_numbers(rest)))
 
 
 def _numbers(name: str) -> Iterator[str]:
@@ -249,7 +142,74 @@ def _numbers(name: str) -> Iterator[str]:
         yield f"{name}s"
 
 
-def _without(text: str, places: list[_Place]) -> str:
+def _places(text: str, forms: Mapping[str, str], pattern: re.Pattern[str]) -> list[_Place]:
+    """Return where classes are named; a name inside a longer one (`lung` in `left lung`) is not."""
+    found: list[_Place] = []
+    for match in pattern.finditer(text):
+        if not found or match.end(1) > found[-1].end:
+            found.append(_Place(forms[_folded(match.group(1))], *match.span(1)))
+    return found
+
+
+def _whole(text: str, forms: Mapping[str, str]) -> str | None:
+    """Return the class that a whole text is, a label or an article before it aside."""
+    if "?" in (text[:1], text[-1:]):
+        return None
+    return forms.get(_folded(text)) or forms.get(_folded(_LABEL.sub("", text)))
+
+
+def _declared(text: str, places: Sequence[_Place]) -> str | None:
+    """Return the class that a text declares or begins with, unless it also declares or sets beside it another."""
+    said = [place for place in places if _is_declared(text, place)]
+    if len({place.name for place in said}) != 1:
+        return None
+    others = [place for place in places if place.name != said[0].name]
+    # Who says it a thousand times is told by the first and the last ones.
+    told = said if len(said) <= _MANY else said[: _MANY // 2] + said[-_MANY // 2 :]
+    return None if others and any(_is_beside(text, place, others) for place in told) else said[0].name
+
+
+def _is_declared(text: str, place: _Place) -> bool:
+    _, start, end = place
+    if _END.match(text, end) is None or wording.is_conditional(text, end) or wording.is_rejected(text, end):
+        return False
+    ahead = wording.before(text, start)
+    declares = _DECLARES.search(ahead)
+    if declares is None and _BEGINS.search(ahead) is None:
+        return False
+    begun = start - len(ahead) + declares.start() if declares else start
+    denied = wording.is_denied_before(text, begun) or wording.is_denied(text, start, end)
+    return not denied and not wording.is_supposed(text, begun)
+
+
+def _is_beside(text: str, place: _Place, different: Sequence[_Place]) -> bool:
+    """Return whether the same sentence sets another class beside one: `melanoma or nevi`."""
+    if any(_LISTED.search(wording.before(text, other.start)) for other in different):
+        return True
+    end = place.end + len(_SENTENCE_ENDS.split(text[place.end : place.end + _REACH], maxsplit=1)[0])
+    others = (other for other in different if place.end <= other.start < end)
+    return any(not wording.is_denied(text, other.start, other.end) for other in others)
+
+
+def _only_one(text: str, places: Sequence[_Place]) -> str | None:
+    """Return the only class that a text names, if it denies nothing and speaks of nothing else."""
+    if len({place.name for place in places}) != 1 or _folded(places[0].name) == "no":
+        return None
     ends = [0, *(place.end for place in places)]
     starts = [*(place.start for place in places), len(text)]
-    return " | ".join(text[end:start] for end, start in zip(ends, starts, strict=True))
+    rest = " | ".join(text[end:start] for end, start in zip(ends, starts, strict=True))
+    if _DENIAL.search(rest) or _OTHER_MATTER.search(rest):
+        return None
+    named = all(
+        _is_shown(text, place) and _GOES_ON.match(text, place.end) and not wording.is_supposed(text, place.start)
+        for place in places
+    )
+    return places[0].name if named else None
+
+
+def _is_shown(text: str, place: _Place) -> bool:
+    """Return whether a picture is said to show a class: `consistent with melanoma`, `the liver is visible`."""
+    ahead = wording.before(text, place.start)
+    if _SEEN.match(text, place.end):
+        return _ABOUT.search(ahead) is None
+    return _SHOWN.search(ahead) is not None and _SPEAKS_OF.match(text, place.end) is None

@@ -1,4 +1,9 @@
-"""Answers inside JSON: the value of a field that is called an answer, also where it is cut off or not quite JSON."""
+"""The answer behind its label: the value of a field of JSON that is called an answer, or what follows `Answer:`.
+
+JSON is read also where it is cut off or not quite JSON. A label is no part of an answer, no more than markup is. Words
+of a sentence are: `The answer is liver` stays as it is, and so does a label in the midst of a text, behind which a
+model may go on with a question of its own. Only `Final answer:` at the beginning of a line says that the answer comes.
+"""
 
 import json
 import re
@@ -6,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medbench.tasks.answers.plain import plain_characters
+from medbench.tasks.answers.texts import plain_characters, plain_text
 
 _NAME = (
     r"(?:(?:the|my|final|correct|predicted|best|chosen|selected)[_ -]?)*"
@@ -16,6 +21,11 @@ _NAME = (
 _IS_NAME = re.compile(_NAME, re.IGNORECASE)
 _NAMED = re.compile(rf"""["']{_NAME}["']\s*:""", re.IGNORECASE)
 _VALUE = re.compile(r"""\s*(?:"((?:[^"\\]|\\.){0,2000})"|'((?:[^'\\]|\\.){0,2000})'|([^,}\n]{0,400}))""")
+
+_LABEL = r"(?:(?:the|my|your|final|correct|short|predicted|best)\s+)*(?:answer|ans|response|output|prediction)"
+_AT_THE_START = re.compile(rf"\A\s*{_LABEL}\s*[:=]\s*(?=\S)", re.IGNORECASE)
+_FINAL = re.compile(r"^\s*(?:the\s+|my\s+)?final\s+(?:answer|response)\s*:\s*(?=\S)", re.IGNORECASE | re.MULTILINE)
+_MOST_LABELS = 3
 
 _Object = tuple[tuple[str, Any], ...]
 
@@ -32,6 +42,19 @@ class Fields:
 
     values: Sequence[str]
     beside: str
+
+
+def answer_itself(text: str) -> str:
+    """Return an answer without markup and labels; of one that ends with a `Final answer:`, what stands behind it."""
+    fields = answer_fields(text)
+    if fields is not None and len(set(fields.values)) == 1 and fields.values[0] and not plain_text(fields.beside):
+        return plain_text(fields.values[0])
+    plain = plain_text(text)
+    for match in _FINAL.finditer(plain):
+        plain = match.string[match.end() :]
+    for _ in range(_MOST_LABELS):
+        plain = _AT_THE_START.sub("", plain)
+    return plain.strip()
 
 
 def answer_fields(text: str) -> Fields | None:
@@ -77,5 +100,5 @@ def _single(value: object) -> str:
 
 def _value_behind(text: str, place: int) -> str:
     match = _VALUE.match(text, place)
-    value = next((group for group in match.groups() if group is not None), "").strip() if match else ""
+    value = (match[match.lastindex] if match and match.lastindex else "").strip()
     return "" if value.startswith(("[", "{")) and not value.endswith(("]", "}")) else value.strip("[]{}\"' ")

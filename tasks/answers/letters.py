@@ -5,47 +5,135 @@ or perhaps C` takes none, and `B. mean minus mode` takes B where D has the same 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
-from medbench.tasks.answers.declarations import (
-    ASKED,
-    CONFIRMS,
-    CONTRAST,
-    DENIED_ELSEWHERE,
-    DOES_NOT_KNOW,
-    ELSEWHERE,
-    GREETING,
-    LABEL,
-    NOT_THIS_BUT,
-    NOT_THIS_FIRST,
-    POINTED,
-    PREAMBLE,
-    STRONG,
-    WEAK,
-    WITHDRAWS,
-)
+from medbench.tasks.answers import wording
 from medbench.tasks.answers.options import Keys, Options
 from medbench.tasks.answers.polar import read_polar
-from medbench.tasks.answers.wording import (
-    afterthought,
-    before,
-    is_conditional,
-    is_denied_before,
-    is_denied_behind,
-    is_rejected,
-    is_supposed,
-    versions,
+
+Claims = Sequence[Keys]
+
+# The words with which an answer declares an option: `the answer is C`, `I think C`, `C is correct`.
+_IS = (
+    r"(?:is|was|(?:would|should|must|will|has\s+to|ought\s+to|appears\s+to|seems\s+to)"
+    r"(?:\s+(?:therefore|thus|then|probably))?\s+be|remains|becomes)"
+)
+_NAMES = r"(?:answer|option|choice|ans|pick|guess|vote|selection)"
+_BY_THE_WAY = r"(?:\s*,\s*(?:therefore|thus|then|hence|so|i\s+(?:think|believe)|in\s+my\s+opinion|of\s+course)\s*,)?"
+_THAT_FITS = (
+    r"(?:\s+(?:that|which)\s+(?:best|most\s+\w+)\s+\w+[^.;:,\n?]{0,40}?|\s+i\s+(?:would\s+)?(?:choose|pick|select))?"
+)
+_STRONG = re.compile(
+    rf"""(?:\b(?<!\beach\s)(?<!\bevery\s){_NAMES}|\b(?:right|correct|best|most\s+\w+)\s+(?:one|letter)|\bone(?=\s+that\s+best\b))(?:\b|(?<=\banswer)s(?=:))
+         (?:\s+(?:choice|option|letter|here|now|then|therefore|thus))?
+         (?:\s+(?:to|for|in|of|from|among|based\s+on|given)\b[^.;:,\n?]{{0,60}}?)?{_THAT_FITS}{_BY_THE_WAY}
+         (?:(?:\s+{_IS}\b|'s\b)(?:\s+that\b)?\s*:?|\s*(?::|=|->|=>|\u2192)|\s+-|\.\s*:|\s*\n(?=\s*\S)|(?<=\bans)\.)
+       |(?P<takes>(?:\A|(?<=[.!?:;,\n])|\b(?:i|we|i'd|i'll|we'd|would|will|must|should|let's|let\s+me|let\s+us|going\s+to|therefore|thus|so|am|i'm)
+            (?:\s+\w+ly)?)
+         \s*\b(?:choose|select|pick|go(?:ing)?\s+(?:with|for)|opt(?:ing)?\s+for|settl(?:e|ing)\s+(?:on|for)|lean(?:ing)?\s+(?:towards?|to)
+            |vot(?:e|ing)\s+for|answer|chose|selected|picked|recommend|left\s+with)\b)\s*:?""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_WEAK = re.compile(
+    rf"""\b(?:it|this|that|diagnosis|step|cause|treatment|management|mechanism|drug|explanation|conclusion|verdict|decision
+           |solution|result|output|prediction|response|reply|impression)
+           (?:\s+(?:in|for|of|here)\b[^.;:,\n?]{{0,60}}?)?
+           (?:\s*(?:'s|\s{_IS})\s*:?|\s*:)(?=\s)
+       |\b(?:therefore|thus|hence|so)\b\s*[,:]?
+       |(?:\A|(?<=[.!?;\n]))\s*(?:in\s+(?:conclusion|summary|short)|by\s+(?:elimination|exclusion)|to\s+(?:conclude|summari[sz]e)|overall|conclusively)\s*[,:]
+       |\b(?:most\s+likely|probably|likely)\s+has\b
+       |\b(?:i|we)(?:'d|\s+would|\s+will|'ll)?\s+(?:\w+ly\s+|also\s+|do\s+)?(?:say|think|believe|guess|suspect|conclude|feel|reckon)\b
+           (?:\s+that\b)?\s*[,:]?(?:\s+(?:it|this|that)(?:'s|\s+(?:is|must\s+be|should\s+be|would\s+be|has\s+to\s+be))\b)?""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_HALF = (
+    r"(?:partial|part|hard|near|rare|scarce|bare|seeming|apparent|superficial|on|historical|previous|former|original"
+    r"|initial|theoretical|suppose\w*|alleged|possib|potential|conceivab|arguab)ly\b"
+)
+_CONFIRMS = re.compile(
+    rf"""\s+(?:fits|matches)\s+(?:it\s+|this\s+|the\s+\w+\s+)?best\b
+       |\s*[,)]?\s*(?:is|was|would\s+be|must\s+be|seems|looks|remains|:)\s*(?:also\s+|still\s+|(?!{_HALF})\w+ly\s+)?(?:the\s+|my\s+)?
+        (?:(?:most\s+|more\s+|single\s+)?(?:correct|right|best|appropriate|accurate|likely)(?:\s+(?:correct|likely|appropriate))?
+             (?=\s*(?:\Z|[.,;:!)\n]|-\s|(?:because|since|and|but|while|whereas|although|though|unlike|so)\b|as\b|than\b|here\b|answer\b|option\b|choice\b|one\b|diagnosis\b|response\b
+                |treatment\b|explanation\b|step\b|next\b|management\b|fit\b|too\b|as\s+well\b|also\b|given\b|in\s+this\b|for\s+this\b))
+           |answer\b|choice\b)(?!\s+(?:to\s+exclude|only\s+if)\b)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+# `La respuesta correcta es la B`, `Die richtige Antwort ist B`.
+_ELSEWHERE = re.compile(
+    r"""\b(?:respuesta|opci[o\u00f3]n|alternativa|resposta|risposta|opzione|op\u00e7[a\u00e3]o)
+          (?:\s+(?:correcta|correta|corretta|final|adecuada|adequada|giusta|esatta))?
+          (?:\s*:|\s+(?:es|ser[i\u00ed]a|\u00e9|\u00e8|sarebbe)\b(?!\s+(?-i:[ao])\s*[.!]?\s*\Z)(?:\s*:)?(?:\s+(?:la|el|a|o)(?=\s))?
+             (?:\s+(?:opci[o\u00f3]n|alternativa|letra|lettera|opzione|op\u00e7[a\u00e3]o|respuesta)\b)?)
+       |\b(?:antwort|l\u00f6sung|option)(?:\s*:|\s+(?:ist|lautet|w\u00e4re)\b(?:\s*:)?
+             (?:\s+(?:also|daher|somit|die|der|antwort|option|buchstabe)\b)*)
+       |\b(?:r[e\u00e9]ponse|choix|option)(?:\s+(?:correcte?|finale?|exacte?|juste))?
+          (?:\s*:|\s+(?:est|serait)\b(?:\s*:)?(?:\s+(?:donc|la|le|l'|option|r[e\u00e9]ponse|lettre)\b)*)
+       |\b\u043e\u0442\u0432\u0435\u0442\s*(?::|-|\u044d\u0442\u043e\b)
+       |\u7b54\u6848(?:\u5e94\u8be5|\u5e94|\u5c31)?(?:[\u662f\u4e3a\u70ba\u9009\u9078]|\s*:)(?:\u9009\u9879|\u9078\u9805)?
+       |(?:\A|(?<=[\n,.;:])|(?<=,\s)|(?<=\.\s)|\u6545|\u6240\u4ee5|\u56e0\u6b64)\s*(?:\u5e94\u8be5|\u5e94)?[\u9009\u9078](?:\u62e9|\u64c7)?\s*:?
+       |(?:\u6b63\u89e3|\u7b54\u3048|\u89e3\u7b54|\u56de\u7b54)(?:\u306f|\s*:)|(?:\uc815\ub2f5|\ub2f5)(?:\uc740|\ub294|\s*:)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_DENIED_ELSEWHERE = re.compile(
+    r"""(?:\b(?:no|n\u00e3o|non|ne|nicht|kein\w*|\u043d\u0435\w*|falsche?|schlechteste|incorrect[ae]?|incorreta|mauvaise|fausse|peor|pior
+            |errada|equivocada|sbagliata|si|se|wenn|falls|\u0435\u0441\u043b\u0438)\b|[\u4e0d\u9519\u932f\u8bef\u8aa4\u975e]|\u5982\u679c)
+        [^.;:,!?\n]{0,40}\Z""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_HEDGE = (
+    r"(?:most\s+likely|likely|definitely|certainly|clearly|probably|indeed|therefore|thus|simply|obviously|still|just|of\s+course"
+    r"|actually)"
+)
+_PREAMBLE = re.compile(
+    rf"""\s*(?:{_HEDGE}\s*,?\s+){{0,2}}[(\[\"']?
+         (?:(?:(?:the|my)\s+)?(?:(?:correct|right|best|final)\s+)?(?:option|choice|answer|letter|number|\#)\s*:?\s*(?=[\s(\[\"']|\w\W)
+            (?!\s*(?:is|was|would|should|must)\b))?""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_NOT_THIS_BUT = re.compile(
+    r"\s*(?:clearly\s+|definitely\s+)?not\s+[^.;\n]{1,60}?[,;]?\s+but\s+(?:rather\s+)?", re.IGNORECASE
+)
+_NOT_THIS_FIRST = re.compile(rf"\A{_NOT_THIS_BUT.pattern}", re.IGNORECASE)
+_LABEL = re.compile(
+    r"\A\s*[\[(]?(?:(?:the|my)\s+)?(?:(?:final|correct|best)\s+)?(?:option|choice|answer|letter|ans)\b\]?\s*[.:#=-]*\s*(?=\S)",
+    re.IGNORECASE,
+)
+_GREETING = re.compile(
+    r"""\A\s*(?:(?:sure|certainly|of\s+course|okay|ok|great\s+question|hello|hi)\b\s*[!,.:]\s*
+        |(?:only|just|(?:most\s+)?(?:likely|probably)|definitely|clearly|obviously|certainly)\b\s*[,:]?\s+
+        |(?:(?:i'm|i\s+am)\s+not\s+(?:\w+ly\s+)?(?:sure|certain)\s*,?\s*but\s+)?(?:(?:maybe|perhaps|possibly|probably)\s+)?
+         (?=(?:(?:option|choice)\s+)?[(\[]?\w{1,3}\b[)\]]?\s*(?:\Z|[.,\n])))""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_DOES_NOT_KNOW = re.compile(
+    r"[\s)\].:,;-]*(?:i\s+(?:do\s+not|don't|cannot|can't|am\s+not)|i'm\s+(?:not|sorry)|i\s+am\s+sorry|sorry|unknown|unsure|n/a|none|unclear|uncertain|undetermined|undecided|not\s+sure)\b",
+    re.IGNORECASE,
+)
+_WITHDRAWS = re.compile(
+    rf"{_DOES_NOT_KNOW.pattern}|\W*no\W*\Z|\W*(?:that|this|it)(?:'s|\s+is|\s+was)\s+(?:wrong|incorrect|not)\b",
+    re.IGNORECASE,
+)
+_ASKED = re.compile(r"\A\s*Q(?:uestion)?\s*:[^\n]*\n+(?=\s*A\s*:)")
+_POINTED = (
+    r"(?:corresponds?\s+to|match(?:es)?|which\s+is|that\s+is,?|i\.e\.,?|namely|equals|consistent\s+with|best\s+fits"
+    r"|[(\[])"
+)
+_CONTRAST = re.compile(
+    r"[^.;\n]{0,120}?\b(?:but|however|though|although|yet|or|actually|instead|alternatively"
+    r"|aber|pero|mais|\u043d\u043e)\b",
+    re.IGNORECASE,
 )
 
 # A letter before a period may be an option: `or C. Clindamycin`.
-_SENTENCE = re.compile(r"(?:[^.!?;\n]|(?<=\b\w)[.]|[.](?=\S)){0,200}")
+_SENTENCE = re.compile(r"[\s)\].:-]*(?P<sentence>(?:[^.!?;\n]|(?<=\b\w)[.]|[.](?=\S)){0,200})")
 _ASIDE = re.compile(r"\b(?:because|since|as|due|while|whereas|unlike|not)\b", re.IGNORECASE)
 _NOT_ALONE_BEFORE = re.compile(r"(?:\b(?:and|or|nor|neither|either|both)|[(\[]?\b\w[)\]]?\s*[,/&])\s*\Z", re.IGNORECASE)
 _LIST_ENDS = re.compile(r"\n\s*(?:\n|explanation|because|reason|rationale|justification)", re.IGNORECASE)
 _GIVES_REASONS = re.compile(r"\s*[,.:;)-]*\s*(?:because|since|as|due|given|based|explanation|reason)\b", re.IGNORECASE)
 _ONCE = re.compile(r"\b(?:first|original|earlier|old)\s*\Z", re.IGNORECASE)
-_SEPARATORS = re.compile(r"[\s)\].:-]*")
 _ANSWER_LABEL = re.compile(r"\A\s*A\s*:")
 _ALSO = re.compile(r"\b(?:also|too|as\s+well|equally)\b", re.IGNORECASE)
 _CLAUSE_BEGINS = re.compile(r"\A|(?<!\b\w)[.;:!?\n,]\s+")
@@ -55,35 +143,27 @@ _LINES = 40
 _MANY_LINES = 400
 _BARE = 5
 
-Claims = Sequence[Keys]
 
-
-def letters_reader(choices: Mapping[str, str], *, in_field: bool = False) -> "Letters":
-    """Return the reader of a question's options.
+@lru_cache(maxsize=256)
+def letters_reader(choices: tuple[tuple[str, str], ...], *, in_field: bool = False) -> "Letters":
+    """Return the reader of a question's options, key and text each.
 
     Args:
-        choices: Key to text.
+        choices: Key and text of each option.
         in_field: Whether it reads the value of a field, which holds nothing but the answer.
     """
-    return _letters(tuple(choices.items()), in_field)
+    return Letters(Options(dict(choices)), in_field=in_field)
 
 
-def common(claims: "Claims") -> Keys:
+def common(claims: Claims) -> Keys:
     """Return the options that all claims may mean."""
     return Keys.intersection(*claims) if claims else Keys()
 
 
-@lru_cache(maxsize=256)
-def _letters(choices: tuple[tuple[str, str], ...], in_field: bool) -> "Letters":
-    return Letters(Options(dict(choices)), in_field=in_field)
-
-
 def _sentence(text: str, place: int) -> tuple[int, int]:
     """Return where the sentence begins and ends that goes on at a place, behind the marks of a key."""
-    separators = _SEPARATORS.match(text, place)
-    start = separators.end() if separators else place
-    sentence = _SENTENCE.match(text, start)
-    return start, sentence.end() if sentence else start
+    found = _SENTENCE.match(text, place)
+    return found.span("sentence") if found else (place, place)
 
 
 class Letters:
@@ -93,9 +173,10 @@ class Letters:
         self._options = options
         # A field holds the answer itself: the `not` behind its letter is that of the option.
         self._in_field = in_field
-        key = options.key_pattern()
+        key = options.any_key
         self._confirmed = re.compile(
-            rf"(?:\A|(?<=[.;:!?\n,])(?<!Mr\.)(?<!Dr\.)(?<!Ms\.)(?<!Mrs\.)|\b(?P<label>option|choice|answer|letter)|\b(?:so|thus|therefore|hence|that|think|believe|only|but))"
+            r"(?:\A|(?<=[.;:!?\n,])(?<!Mr\.)(?<!Dr\.)(?<!Ms\.)(?<!Mrs\.)|\b(?P<label>option|choice|answer|letter)"
+            r"|\b(?:so|thus|therefore|hence|that|think|believe|only|but))"
             rf"\s*[(\[\"']?(?P<key>{key})(?![\w'-])(?P<close>[)\]]?)[\"']?",
             re.IGNORECASE,
         )
@@ -108,6 +189,7 @@ class Letters:
             rf"(?:(?:all|each|none)\s+(?:of\s+)?)?(?:the\s+)?(?:others?|rest|remaining)\b|(?:option\s+)?[(\[]?(?-i:{key})[)\]]?\s",
             re.IGNORECASE,
         )
+        # What is set beside an option by `so is C`, `Perhaps C`, or by shares: `B 60%, C 40%`.
         self._so_is = re.compile(
             rf"\b(?:(?:so|as)\s+(?:is|are|was|does|would|could)|(?:(?<=[.;,]\s)(?:maybe|perhaps|possibly)))"
             rf"\s+(?:option\s+|choice\s+)?[(\[]?({key})(?![\w'-])(?!\s+[a-z]*[b-z]\b(?<!too))",
@@ -118,13 +200,14 @@ class Letters:
         )
         self._denied_alone = re.compile(rf"[)\].:\s(-]*\bnot\b(?!\W*(?:option\s+)?(?-i:{key})\b)", re.IGNORECASE)
         self._pointed = re.compile(
-            rf"{POINTED}\s*(?:the\s+)?(?:option|choice|answer|letter)\s*:?\s*[(\[\"']?({key})(?!\w|-\w)[)\]\"']*",
+            rf"{_POINTED}\s*(?:the\s+)?(?:option|choice|answer|letter)\s*:?\s*[(\[\"']?({key})(?!\w|-\w)[)\]\"']*"
+            r"(?=\s*[.!]?\s*(?:\Z|\n))",
             re.IGNORECASE,
         )
 
     def taken_by(self, text: str) -> Keys:
         """Return what an answer takes in its last version."""
-        parts = versions(text)
+        parts = wording.versions(text)
         if not self._options.polar:
             parts = [part for version in parts for part in _NO_LONGER.split(version)]
         last = self._one_version(parts[-1].lstrip(" ,.:;!-\n\u2026"))
@@ -133,179 +216,149 @@ class Letters:
         # Nothing had been said that could be taken back.
         return self._one_version(text)
 
-    def declared(self, text: str) -> list[Keys]:
-        """Return everything that a text declares."""
-        return [
-            *(claim for match in STRONG.finditer(text) for claim in self._declared_at(text, match)),
-            *(claim for match in WEAK.finditer(text) for claim in self._declared_at(text, match)),
-            *(
-                claim
-                for match in ELSEWHERE.finditer(text)
-                if not DENIED_ELSEWHERE.search(before(text, match.start()))
-                for claim in self._declared_at(text, match)
-            ),
-            *(claim for match in self._confirmed.finditer(text) for claim in self._confirmed_at(text, match)),
-            *(claim for match in _CLAUSE_BEGINS.finditer(text) for claim in self._confirmed_text_at(text, match.end())),
-        ]
-
     def _one_version(self, text: str) -> Keys:
-        again = afterthought(text)
-        if again is not None and WITHDRAWS.match(again):
+        again = wording.afterthought(text)
+        if again is not None and _WITHDRAWS.match(again):
             return Keys()
-        if again is not None and not _ALSO.search(again):
-            anew = self._claims(again)
-            if anew:
-                return common(anew)
-        return common(self._claims(text))
+        anew = self._claims(again) if again is not None and not _ALSO.search(again) else ()
+        return common(anew or self._claims(text))
 
     def _claims(self, text: str) -> Claims:
         """Return what a text claims, in the strongest way in which it claims anything."""
-        text = self._behind_label(NOT_THIS_FIRST.sub("", GREETING.sub("", ASKED.sub("", text))))
+        text = _NOT_THIS_FIRST.sub("", _GREETING.sub("", _ASKED.sub("", text)))
+        label = _ANSWER_LABEL.match(text)
+        # The label of `A: B`, which no text of option A follows.
+        if label and not self._options.text_at(text, label.end(), free=False):
+            text = text[label.end() :] if self._options.key_at(text, label.end()) else text
         declared = self.declared(text)
         if declared:
             begun = () if _ANSWER_LABEL.match(text) else self._at_the_start(text)
             return [*declared, *begun, *self._added(text)]
-        whole = self._options.whole(LABEL.sub("", text))
+        whole = self._options.whole(_LABEL.sub("", text))
         if whole and not text.rstrip(" \"')").endswith("?"):
             return [whole]
         return self._at_the_start(text) or self._last_line(text) or self._pointed_out(text) or self._by_polar_text(text)
 
-    def _behind_label(self, text: str) -> str:
-        """Return a text without the label of `A: B`, which no text of option A follows."""
-        label = _ANSWER_LABEL.match(text)
-        if label is None or self._options.text_at(text, label.end(), free=False):
-            return text
-        return text[label.end() :] if self._options.key_at(text, label.end()) else text
+    def declared(self, text: str) -> list[Keys]:
+        """Return everything that a text declares."""
+        elsewhere = [
+            match
+            for match in _ELSEWHERE.finditer(text)
+            if not _DENIED_ELSEWHERE.search(wording.before(text, match.start()))
+        ]
+        declarations = [*_STRONG.finditer(text), *_WEAK.finditer(text), *elsewhere]
+        return [
+            *(claim for match in declarations for claim in self._declared_at(text, match)),
+            *(claim for match in self._confirmed.finditer(text) for claim in self._confirmed_at(text, match)),
+            *(claim for match in _CLAUSE_BEGINS.finditer(text) for claim in self._confirmed_text_at(text, match.end())),
+        ]
 
     def _declared_at(self, text: str, match: re.Match[str]) -> Claims:
         """Return what stands right behind a declaration: one option, or all of its alternatives."""
-        preamble = PREAMBLE.match(text, match.end())
-        denied = NOT_THIS_BUT.match(text, match.end())
-        places = [match.end(), *([preamble.end()] if preamble else [])] if denied is None else [denied.end()]
+        start, end = match.span()
+        preamble, denied = _PREAMBLE.match(text, end), _NOT_THIS_BUT.match(text, end)
+        places = [end, *([preamble.end()] if preamble else [])] if denied is None else [denied.end()]
         mention = next((found for place in places if (found := self._options.named_at(text, place))), None)
-        if mention is None or is_denied_behind(text, mention.end) or is_conditional(text, mention.end):
+        if mention is None or wording.is_denied(text, start, mention.end) or wording.is_conditional(text, mention.end):
             return ()
-        if is_denied_before(text, match.start()) or self._is_supposed_by(text, match):
-            return ()
-        if is_rejected(text, mention.end):
+        # Who it is that `would choose` stands before the declaration, or is a part of it.
+        supposed = wording.is_supposed(text, start) or (match.lastgroup == "takes" and wording.is_supposed(text, end))
+        once = " was" in match.group() and _ONCE.search(wording.before(text, start))
+        if supposed or once or wording.is_rejected(text, mention.end):
             return ()
         return [mention.keys, *self._others_behind(text, mention.end)]
-
-    def _is_supposed_by(self, text: str, match: re.Match[str]) -> bool:
-        # Who it is that `would choose` stands before the declaration, or is a part of it.
-        if _ONCE.search(before(text, match.start())) and " was" in match.group():
-            return True
-        return is_supposed(text, match.start()) or (match.lastgroup == "takes" and is_supposed(text, match.end()))
 
     def _others_behind(self, text: str, place: int) -> list[Keys]:
         """Return the options that a sentence sets beside one that it has named: `or C`, `, but C is possible`."""
         start, end = _sentence(text, place)
-        reason = _ASIDE.search(text, start, end)
-        listed = self._listed_too.finditer(text, start, reason.start() if reason else end)
-        others = [Keys({self._options.key_of(match.group(1))}) for match in listed]
-        contrast = CONTRAST.match(text, start, end)
-        mentions = self._options.mentions_in(text, contrast.end(), end) if contrast else []
-        return others + [
+        contrast = _CONTRAST.match(text, start, end)
+        mentions = self._options.mentions_in(text, contrast.end(), end) if contrast else ()
+        return self._keys_in(self._listed_too, text, place) + [
             mention.keys
-            for where, mention in [*self._options.alternatives_at(text, place), *mentions]
-            if not is_denied_before(text, where) and not is_denied_behind(text, mention.end)
+            for mention in [*self._options.alternatives_at(text, place), *mentions]
+            if not wording.is_denied(text, mention.start, mention.end)
         ]
+
+    def _keys_in(self, pattern: re.Pattern[str], text: str, place: int) -> list[Keys]:
+        """Return the options that a pattern finds in a sentence from a place on, up to where it gives a reason."""
+        start, end = _sentence(text, place)
+        reason = _ASIDE.search(text, start, end)
+        found = pattern.finditer(text, start, reason.start() if reason else end)
+        return [self._options.keys_of(match.group(1)) for match in found]
 
     def _confirmed_at(self, text: str, match: re.Match[str]) -> Claims:
         """Return the option of `C is correct`, `Option C, warfarin, is the best answer`."""
-        start, key = match.start("key"), self._options.key_of(match.group("key"))
-        labelled = match.group("label") or match.group("close") or len(key) > 1
-        if not labelled and (match.group("key").islower() or self._is_listed(text, start)):
+        start, end, letter = match.start("key"), match.end(), match.group("key")
+        labelled = match.group("label") or match.group("close") or len(letter) > 1
+        if not labelled and (letter.islower() or self._is_listed(text, start)):
             return ()
-        if not CONFIRMS.match(text, match.end()) and not self._options.text_behind(text, match.end()):
+        if not _CONFIRMS.match(text, end) and not self._options.text_behind(text, end):
             return ()
         mention = self._options.key_at(text, start)
-        end = mention.end if mention and mention.end > match.end() else match.end()
-        confirmed = CONFIRMS.match(text, end)
-        if confirmed is None or is_denied_before(text, start) or is_supposed(text, match.start()):
+        confirmed = _CONFIRMS.match(text, max(end, mention.end) if mention else end)
+        if confirmed is None or wording.is_denied_before(text, start) or wording.is_supposed(text, match.start()):
             return ()
-        keys = mention.keys if mention else Keys({key})
-        if is_conditional(text, confirmed.end()):
+        if wording.is_conditional(text, confirmed.end()):
             return ()
         # What is `also correct` stands beside something else.
         beside = [Keys()] if _ALSO.search(text[confirmed.start() : confirmed.end() + 8]) else []
+        keys = mention.keys if mention else self._options.keys_of(letter)
         return [keys, *beside, *self._others_behind(text, confirmed.end())]
 
     def _is_listed(self, text: str, place: int) -> bool:
         """Return whether a letter is the last one of several, other than in `unlike A, B is`."""
         listed = _NOT_ALONE_BEFORE.search(text, max(0, place - 8), place)
-        return listed is not None and not is_denied_before(text, listed.start())
+        return listed is not None and not wording.is_denied_before(text, listed.start())
 
     def _added(self, text: str) -> list[Keys]:
-        """Return what is set beside an option by `so is C`, `Perhaps C`, or by shares: `B 60%, C 40%`."""
         matches = [*self._so_is.finditer(text), *self._weighed.finditer(text)]
-        return [Keys({self._options.key_of(match.group(1))}) for match in matches]
+        return [self._options.keys_of(match.group(1)) for match in matches]
 
     def _confirmed_text_at(self, text: str, place: int) -> Claims:
         """Return the option of `warfarin is correct`."""
         named = self._options.confirmed_text_at(text, place)
-        if named is None or not CONFIRMS.match(text, named.end):
+        if named is None or not _CONFIRMS.match(text, named.end):
             return ()
-        if is_denied_before(text, place) or is_supposed(text, place):
-            return ()
-        return [named.keys]
+        return () if wording.is_denied_before(text, place) or wording.is_supposed(text, place) else [named.keys]
 
     def _at_the_start(self, text: str) -> list[Keys]:
         opening = _LIST_ENDS.split(text, maxsplit=1)[0]
         first, *others = [line for line in opening.splitlines() if line.strip()] or [""]
         begun = self._begun_by(first)
-        if begun and not begun[0]:
+        if not begun or not begun[0]:
             return begun
         # A model that lists all options has taken none.
-        if not begun or any(
-            other and not other & begun[0]
-            for line in others[:_LINES]
-            for other in self._begun_by(line.lstrip(" -+"))[:1]
-        ):
-            return []
-        listed = [keys for start, keys in self._options.listed_in(opening) if not self._is_aside(opening, start)]
-        return [] if any(not keys & begun[0] for keys in listed) else begun
-
-    def _is_aside(self, text: str, start: int) -> bool:
-        mention = self._options.key_at(text, start)
-        return is_denied_before(text, start) or (mention is not None and is_denied_behind(text, mention.end))
+        also = [keys for line in others[:_LINES] for keys in self._begun_by(line.lstrip(" -+"))[:1] if keys]
+        for mention in self._options.listed_in(opening):
+            named = self._options.key_at(opening, mention.start)
+            denied_behind = named is not None and wording.is_denied_behind(opening, named.end)
+            if not denied_behind and not wording.is_denied_before(opening, mention.start):
+                also.append(mention.keys)
+        return begun if all(keys & begun[0] for keys in also) else []
 
     def _begun_by(self, line: str) -> list[Keys]:
         """Return the option that a line begins with, and those that it sets beside it."""
-        label = LABEL.match(line)
-        place = label.end() if label else 0
-        mention = self._options.named_at(line, place)
+        label = _LABEL.match(line)
+        mention = self._options.named_at(line, label.end() if label else 0)
         if mention is None:
             return []
-        confirmed = CONFIRMS.match(line, mention.end)
-        if is_conditional(line, confirmed.end() if confirmed else mention.end):
-            return []
-        behind = line[mention.end :]
-        if DOES_NOT_KNOW.match(behind):
+        confirmed, behind = _CONFIRMS.match(line, mention.end), line[mention.end :]
+        if wording.is_conditional(line, confirmed.end() if confirmed else mention.end):
             return []
         start = _sentence(line, mention.end)[0]
         separated = bool(line[mention.end : start].strip()) and not self._in_field
         # `A. is incorrect` speaks of A, `A. The others are incorrect` and `A. B is incorrect` do not.
-        places = (mention.end, start) if separated and not self._is_of_others(line, start) else (mention.end,)
-        if not _GIVES_REASONS.match(behind) and any(is_denied_behind(line, place) for place in places):
+        of_others = self._of_others.match(line, start) or self._options.confirmed_text_at(line, start)
+        places = (mention.end, start) if separated and not of_others else (mention.end,)
+        if not _GIVES_REASONS.match(behind) and any(wording.is_denied_behind(line, place) for place in places):
             return []
-        if is_rejected(line, mention.end) or (not self._in_field and self._denied_alone.match(behind)):
+        denied_alone = self._denied_alone.match(behind) and not self._in_field
+        if denied_alone or wording.is_rejected(line, mention.end) or _DOES_NOT_KNOW.match(behind):
             return []
         return [
-            mention.keys, *self._others_behind(line, mention.end), *self._bracketed_in(line, mention.end),
+            mention.keys, *self._others_behind(line, mention.end), *self._keys_in(self._bracketed, line, mention.end),
             *self._added(line),
         ]  # fmt: skip
-
-    def _is_of_others(self, text: str, place: int) -> bool:
-        named = self._options.confirmed_text_at(text, place)
-        return self._of_others.match(text, place) is not None or named is not None
-
-    def _bracketed_in(self, line: str, place: int) -> list[Keys]:
-        """Return the options whose letter stands in brackets in the same sentence, where no reason is given."""
-        start, end = _sentence(line, place)
-        reason = _ASIDE.search(line, start, end)
-        found = self._bracketed.finditer(line, start, reason.start() if reason else end)
-        return [Keys({self._options.key_of(match.group(1))}) for match in found]
 
     def _last_line(self, text: str) -> list[Keys]:
         """Return the option that the last line is, its key alone or with its text, and those that other lines are."""
@@ -314,11 +367,11 @@ class Letters:
         if len(lines) > _MANY_LINES or not self._is_option(last):
             return []
         # A bare key may follow the list of all options, which is told from it by its texts.
-        bare = len(last) <= _BARE
-        return [self._is_option(line) for line in lines if self._is_option(line) and not (bare and len(line) > _BARE)]
+        told = [line for line in lines if len(line) <= _BARE] if len(last) <= _BARE else lines
+        return [keys for line in told if (keys := self._is_option(line))]
 
     def _is_option(self, line: str) -> Keys:
-        label = LABEL.match(line)
+        label = _LABEL.match(line)
         mention = self._options.key_at(line, label.end() if label else 0)
         if mention is None or line[mention.end :].strip(" .!)]*\"'"):
             return Keys()
@@ -327,11 +380,9 @@ class Letters:
     def _pointed_out(self, text: str) -> list[Keys]:
         """Return the options that are pointed out by their letter at the end of a sentence: `E. coli (option A)`."""
         return [
-            Keys({self._options.key_of(match.group(1))})
+            self._options.keys_of(match.group(1))
             for match in self._pointed.finditer(text)
-            if re.match(r"\s*[.!]?\s*(?:\Z|\n)", text[match.end() : match.end() + 8])
-            and not is_denied_before(text, match.start())
-            and not is_supposed(text, match.start())
+            if not wording.is_denied_before(text, match.start()) and not wording.is_supposed(text, match.start())
         ]
 
     def _by_polar_text(self, text: str) -> list[Keys]:

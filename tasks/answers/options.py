@@ -6,13 +6,11 @@ is a set of keys, because two options may have the same text: naming it says no 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
-from medbench.tasks.answers.initials import AUTHORS, EPITHETS, LATIN_ENDINGS, PARTS_OF_NAMES, SENTENCE_WORDS
-from medbench.tasks.answers.plain import plain_text
 from medbench.tasks.answers.polar import POLAR_WORDS
+from medbench.tasks.answers.texts import plain_text
 
 Keys = frozenset[str]
 
@@ -27,12 +25,12 @@ _REASON = re.compile(
     r"|(?:is|would\s+be)\s+(?:the\s+)?(?:most\s+)?(?:correct|right|best|appropriate|likely)(?=\s*(?:\Z|[.,;!\n]|answer|option|choice|one)))\b",
     re.IGNORECASE,
 )
-_SENTENCE_ENDS = re.compile(r"\s*[.!]?\s*(?:\Z|\n)")
-_SEPARATORS = re.compile(r"[\s)\].:,;\"'}(\[-]*")
 # Words and the signs that make another word of one: `CD4+` and `CD4-`.
 _SAID = re.compile(r"\w+|[%+<>=\u2191\u2193\u00b1]|(?<=\w)-(?=[\s,;.)]|\Z)")
-_WORD_BEGINS = re.compile(r"(?<![\w-])(?=\w)")
 _WORD = re.compile(r"\w[\w'-]*")
+_WORD_BEGINS = re.compile(r"(?<![\w-])(?=\w)")
+_SEPARATORS = re.compile(r"[\s)\].:,;\"'}(\[-]*")
+_CLOSERS = re.compile(r"[)\]\"']*")
 _GAP = re.compile(
     r"""(?:[\s,;/&+|>~-]|\b(?:or|and|plus|then|perhaps|possibly|maybe|probably|even|also|as\s+well\s+as|with|to|through|versus|vs\b\.?
         |followed\s+by|option|options|choice|answer|either|both|too|alternatively|and/or|else)\b|[(\[]){1,12}""",
@@ -45,23 +43,39 @@ _SPEAKS_OF = re.compile(
         |appears?|followed|then|for|if|unless|when|plus|than|until|after|before)\b""",
     re.IGNORECASE | re.VERBOSE,
 )
-_CLOSERS = re.compile(r"[)\]\"']*")
-_MEANS_WORD = re.compile(r"\s+[a-z]")
 _INNER = re.compile(r"\s*\(\s*([^()\n]{0,200})\)")
 _CONFIDENCE = re.compile(r"confiden|\bcertain|\d\s*%", re.IGNORECASE)
 _PARENTHESIS_ENDS = re.compile(r"\s*(?:\Z|[.,;:!\n]|-+\s|(?:is|was|would\s+be|because|since|as)\b)", re.IGNORECASE)
+_SENTENCE_ENDS = re.compile(r"\s*[.!]?\s*(?:\Z|\n)|:")
+
+# What stands behind an initial that is no option: authors, parts of names, species (`E. coli`); and what does not,
+# since it begins a sentence.
+_AUTHORS = re.compile(r",?\s+(?:et\s+al|and\s+colleagues)\b")
+_PARTS_OF_NAMES = frozenset({"section", "cell", "cells", "dimer", "peptide"})
+_OF_SENTENCES = """
+because since as due given the this that these those it its he she his her they we i there therefore thus so hence
+which while although in on for with without from based explanation reason reasoning rationale justification option
+answer all both most patient patients according to among by not and but however please note
+"""
+_SENTENCE_WORDS = frozenset(_OF_SENTENCES.split())
+# Enough of them for `E. Coli`; in lower case no word but those above is taken for a sentence anyway.
+_OF_SPECIES = """
+coli aureus pylori difficile diff pneumoniae influenzae pertussis anthracis cereus fragilis henselae burgdorferi
+dermatitidis albicans tetani botulinum perfringens trachomatis jejuni burnetii psittaci diphtheriae neoformans
+immitis auris epidermidis pyogenes agalactiae viridans saprophyticus faecalis faecium histolytica lamblia
+vermicularis lumbricoides duodenale fumigatus baumannii meningitidis gonorrhoeae monocytogenes mirabilis aeruginosa
+typhi pestis tuberculosis leprae latum vivax falciparum strep staph fib flutter
+"""
+_EPITHETS = frozenset(_OF_SPECIES.split())
+_LATIN_ENDINGS = ("i", "us", "um", "is", "ae", "a", "ans", "ens", "es", "ii", "e", "on", "ax", "or", "ix", "ex")
 
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """An option as it is named at a place of a text.
-
-    Attributes:
-        keys: The options that it may be; empty if letter and text name different ones.
-        end: Where it ends.
-    """
+    """An option as it is named at a place of a text; no keys if letter and text name different ones."""
 
     keys: Keys
+    start: int
     end: int
 
 
@@ -79,34 +93,35 @@ class Options:
                 self._texts[plain] = self._texts.get(plain, Keys()) | {key}
                 normal = _folded(plain)
                 self._normal[normal] = self._normal.get(normal, Keys()) | {key}
-        self._own_words = {
-            key: frozenset(text.split()) for text, keys in self._texts.items() for key in keys if " " in text
-        }
-        self._text_pattern = _texts_pattern(tuple(self._texts)) if self._texts else None
-        free = tuple(text for text in self._texts if text not in POLAR_WORDS)
-        self._free_pattern = _texts_pattern(free) if free else None
-        self._key_pattern = _keys_pattern(tuple(self._keys))
+        self.polar = {text: keys for text, keys in self._texts.items() if text in POLAR_WORDS}
+        # `yes` and `no` mean too much without their key.
+        self._any_text = _texts_pattern(self._texts)
+        self._free_text = _texts_pattern(text for text in self._texts if text not in POLAR_WORDS)
+        self.any_key = any_key = _one_of(choices)
+        self._key = re.compile(
+            rf"\s*[(\[{{\"']*\s?(?P<key>{any_key})(?![^\W{_EASTERN}]|'\w|[+%°])[\"']?(?:\s?(?P<close>[)\]}}]))?[\"']?",
+            re.IGNORECASE,
+        )
+        self._standing = re.compile(
+            rf"(?<![\w'.-])[(\[]?(?P<key>{any_key})(?![\w'+%°-])(?P<close>[)\]]?)", re.IGNORECASE
+        )
+        self._listed = re.compile(rf"(?<![\w'-])[(\[]?(?P<key>{any_key})[)\].:][)\]]?\s*(?=\S)", re.IGNORECASE)
+        self._label = re.compile(
+            rf"\s*[,;]?\s*[(\[]\s*(?:(?:option|choice|answer|letter)\s*:?\s*)?[(\[]?({any_key})[)\]]?\s*[)\]]",
+            re.IGNORECASE,
+        )
 
-    @property
-    def polar(self) -> Mapping[str, Keys]:
-        """The options whose texts are yes, no or maybe."""
-        return {text: keys for text, keys in self._texts.items() if text in POLAR_WORDS}
-
-    def key_pattern(self) -> str:
-        """Return the alternatives of a pattern for the keys."""
-        return _alternatives(tuple(self._keys.values()))
+    def keys_of(self, letter: str) -> Keys:
+        """Return the key that is written so in any case."""
+        return Keys({self._keys[letter.lower()]})
 
     def whole(self, text: str) -> Keys:
         """Return the options that a whole text is: a key alone, or the text of an option."""
-        bare = text.strip(" \t\n()[]{}\"'.,:;!").lower()
-        if bare in self._keys:
-            return Keys({self._keys[bare]})
+        letter = text.strip(" \t\n()[]{}\"'.,:;!").lower()
+        if letter in self._keys:
+            return self.keys_of(letter)
         plain = _bare(" ".join(text.lower().split()))
         return self._texts.get(plain) or self._normal.get(_folded(plain), Keys())
-
-    def key_of(self, letter: str) -> str:
-        """Return the key that is written so in any case."""
-        return self._keys[letter.lower()]
 
     def named_at(self, text: str, place: int) -> Mention | None:
         """Return the option that a text names at a place, by its text or its key; text goes before keys."""
@@ -120,171 +135,154 @@ class Options:
             place: Where the option should begin, white space and an article aside.
             free: Whether it stands without its key; `yes` and `no` mean too much without one.
         """
-        pattern = self._free_pattern if free else self._text_pattern
-        match = pattern.match(text, place) if pattern else None
-        if match is None or not (_END.match(text, match.end(1)) or _REASON.match(text, match.end(1))):
+        match = (self._free_text if free else self._any_text).match(text, place)
+        if match is None or not _ends(text, match.end(1)):
             return None
-        keys = self._keys_of(match)
-        labelled = self._label_behind(text, match.end(1))
-        if labelled is None:
-            return Mention(keys, match.end(1))
-        if self._is_spoken_of(text, labelled.end):
-            return None
-        return Mention(keys & labelled.keys, labelled.end)
+        mention = self._labelled(text, match)
+        spoken_of = mention.end > match.end(1) and self._is_spoken_of(text, mention.end)
+        return None if spoken_of else mention
 
-    def _label_behind(self, text: str, place: int) -> Mention | None:
-        match = _label_pattern(tuple(self._keys)).match(text, place)
-        return Mention(Keys({self.key_of(match.group(1))}), match.end()) if match else None
+    def confirmed_text_at(self, text: str, place: int) -> Mention | None:
+        """Return the option whose text stands at a place, whatever follows."""
+        match = self._free_text.match(text, place)
+        return self._labelled(text, match) if match else None
+
+    def _labelled(self, text: str, named: re.Match[str]) -> Mention:
+        """Return the option of a text together with the key behind it: `warfarin (option C)`."""
+        label = self._label.match(text, named.end(1))
+        keys = self._of_text(named)
+        if label is None:
+            return Mention(keys, named.start(), named.end(1))
+        return Mention(keys & self.keys_of(label.group(1)), named.start(), label.end())
 
     def key_at(self, text: str, place: int) -> Mention | None:
         """Return the option whose key stands at a place, and stands there as a key: as no article, initial or name."""
-        match = self._key_pattern.match(text, place)
+        match = self._key.match(text, place)
         if match is None:
             return None
-        key, end = self.key_of(match.group("key")), match.end()
+        keys, end = self.keys_of(match.group("key")), match.end()
         own = self.text_behind(text, end)
-        if own is not None and (key in self._keys_of(own) or _END.match(text, own.end(1))):
-            return self._with_text(text, match, own)
-        stands = self._stands_dressed(text, match) if match.group("close") else self._stands_bare(text, match)
-        return Mention(Keys({key}), end) if stands else None
+        if own is not None and (keys <= self._of_text(own) or _END.match(text, own.end(1))):
+            # With the text of another option the two name nothing. `A warfarin overdose` is none of aspirin, and
+            # `A. Warfarin should be avoided` does not take it.
+            article = not match.group("close") and text[end : own.start(1)].isspace()
+            if (article and not _ends(text, own.end(1))) or self._is_spoken_of(text, own.end(1)):
+                return None
+            return Mention(keys & self._of_text(own), place, own.end(1))
+        if match.group("close"):
+            # `(S)-ketamine` and `(E)-isomer` are names; so is `(B)-cell`.
+            stands = not re.match(r"-?\w", text[end : end + 2]) and not self._is_spoken_of(text, end)
+        else:
+            stands = self._stands_bare(match.group("key"), text[end : end + 240])
+        return Mention(keys, place, end) if stands else None
 
     def text_behind(self, text: str, place: int) -> re.Match[str] | None:
         """Return the text of an option that follows a key."""
         separators = _SEPARATORS.match(text, place)
         start = separators.end() if separators else place
-        if not self._text_pattern or (start == place and text[place - 1 : place] not in set(")]}")):
+        if start == place and text[place - 1 : place] not in set(")]}"):
             return None
         # The text may have brackets of its own: `C. (30/200) / (30/400)`.
-        opened = start - len(text[place:start]) + len(text[place:start].rstrip("(["))
-        return self._text_pattern.match(text, opened) or self._text_pattern.match(text, start)
-
-    def _with_text(self, text: str, letter: re.Match[str], named: re.Match[str]) -> Mention | None:
-        """Return a key together with the text behind it; with the text of another option the two name nothing."""
-        keys = self._keys_of(named) & {self.key_of(letter.group("key"))}
-        ends = _END.match(text, named.end(1)) or _REASON.match(text, named.end(1))
-        # `A warfarin overdose` is none of aspirin, and `A. Warfarin should be avoided` does not take it.
-        article = not letter.group("close") and text[letter.end() : named.start(1)].isspace()
-        if (article and not ends) or self._is_spoken_of(text, named.end(1)):
-            return None
-        return Mention(keys, named.end(1))
-
-    def _stands_dressed(self, text: str, match: re.Match[str]) -> bool:
-        # `(S)-ketamine` and `(E)-isomer` are names; so is `(B)-cell`.
-        if re.match(r"-\w|\w", text[match.end() : match.end() + 2]):
-            return False
-        return not self._is_spoken_of(text, match.end())
+        opened = place + len(text[place:start].rstrip("(["))
+        return self._any_text.match(text, opened) or self._any_text.match(text, start)
 
     def _is_spoken_of(self, text: str, place: int) -> bool:
         """Return whether a sentence goes on to speak of an option, so that it does not take it."""
-        closes = _CLOSERS.match(text, place)
-        end = closes.end() if closes else place
+        closed = _CLOSERS.match(text, place)
+        end = closed.end() if closed else place
         return _SPEAKS_OF.match(text, end) is not None and _REASON.match(text, end) is None
 
-    def _stands_bare(self, text: str, match: re.Match[str]) -> bool:
-        key, letter, end = self.key_of(match.group("key")), match.group("key"), match.end()
-        behind = text[end : end + 240]
+    def _stands_bare(self, letter: str, behind: str) -> bool:
         if letter in {"a", "i"}:
-            return _SENTENCE_ENDS.match(behind) is not None or behind[:1] == ":"
+            return _SENTENCE_ENDS.match(behind) is not None
         if behind.startswith("."):
-            return self._stands_before_period(behind[1:], key)
+            return self._stands_before_period(letter, behind[1:])
         inner = _INNER.match(behind)
-        if inner is not None:
-            reasons = _REASON.match(f" {inner.group(1)}") is not None
-            if _CONFIDENCE.search(inner.group(1)):
-                return _PARENTHESIS_ENDS.match(behind, inner.end()) is not None
-            return reasons or (letter not in {"A", "I"} and _PARENTHESIS_ENDS.match(behind, inner.end()) is not None)
-        return _END.match(behind) is not None or (_REASON.match(behind) is not None)
+        if inner is None:
+            return _ends(behind, 0)
+        told_how_sure = _CONFIDENCE.search(inner.group(1)) is not None
+        if not told_how_sure and _REASON.match(f" {inner.group(1)}"):
+            return True
+        article = letter in {"A", "I"} and not told_how_sure
+        return not article and _PARENTHESIS_ENDS.match(behind, inner.end()) is not None
 
-    def _stands_before_period(self, behind: str, key: str) -> bool:
+    def _stands_before_period(self, letter: str, behind: str) -> bool:
         """Return whether the period behind a letter ends a sentence: not in `E. coli`, `B. Pertussis is` and `A.M.`."""
         word = _WORD.match(behind.lstrip())
         if word is None or re.match(r"[ \t]*\n|[\"')\]}]", behind):
-            return not behind.strip() or not behind[0].isalnum()
-        return behind[0].isspace() and self._begins_sentence(word, behind.lstrip(), key)
+            return not behind[:1].isalnum()
+        return behind[0].isspace() and self._begins_sentence(letter, word, behind.lstrip())
 
-    def _begins_sentence(self, word: re.Match[str], text: str, key: str) -> bool:
+    def _begins_sentence(self, letter: str, word: re.Match[str], text: str) -> bool:
         written, said = word.group(), word.group().lower()
-        if said in self._keys or said in SENTENCE_WORDS or len(key) > 1 or said[0].isdigit():
+        if said in self._keys or said in _SENTENCE_WORDS or len(letter) > 1 or said[0].isdigit():
             return True
-        if (
-            AUTHORS.match(text, word.end())
-            or self._abbreviates(key, said)
-            or said in EPITHETS
-            or written in PARTS_OF_NAMES
-        ):
+        abbreviated = any(own.startswith(letter.lower()) and said in own.split()[1:] for own in self._texts)
+        if abbreviated or said in _EPITHETS or written in _PARTS_OF_NAMES or _AUTHORS.match(text, word.end()):
             return False
+        more = _WORD.search(text.split("\n", 1)[0], word.end())
         if not self._texts:
             # Nobody told what the options say: what follows may be the text of one.
             return not written.islower() or not said.isascii()
-        more = _WORD.search(text.split("\n", 1)[0], word.end())
-        sentence = written[0].isupper() and not said.endswith(LATIN_ENDINGS) and more is not None
-        return sentence or said in self._own_words.get(key, ())
+        if written[0].isupper() and not said.endswith(_LATIN_ENDINGS) and more is not None:
+            return True
+        return any(
+            " " in own and said in own.split() and self.keys_of(letter) <= keys for own, keys in self._texts.items()
+        )
 
-    def _abbreviates(self, initial: str, word: str) -> bool:
-        return any(text.startswith(initial.lower()) and word in text.split()[1:] for text in self._texts)
-
-    def confirmed_text_at(self, text: str, place: int) -> Mention | None:
-        """Return the option whose text stands at a place, whatever follows."""
-        match = self._free_pattern.match(text, place) if self._free_pattern else None
-        if match is None:
-            return None
-        labelled = self._label_behind(text, match.end(1))
-        keys = self._keys_of(match)
-        return Mention(keys & labelled.keys, labelled.end) if labelled else Mention(keys, match.end(1))
-
-    def alternatives_at(self, text: str, place: int) -> list[tuple[int, Mention]]:
-        """Return the options that follow one as alternatives (`or C`, `, C`, `/C`, `B C`), with their places."""
+    def alternatives_at(self, text: str, place: int) -> list[Mention]:
+        """Return the options that follow one as alternatives: `or C`, `, C`, `/C`, `B C`."""
         gap = _GAP.match(text, place) or _CLOSES.match(text, place)
         if gap is None:
             return []
         while (wider := _GAP.match(text, gap.end())) is not None:
             gap = wider
-        named = self._free_pattern.match(text, gap.end()) if self._free_pattern else None
+        named = self._free_text.match(text, gap.end())
         if named is not None and _END.match(text, named.end(1)):
-            return [(gap.end(), Mention(self._keys_of(named), named.end(1)))]
-        match = self._key_pattern.match(text, gap.end())
-        if match is None or not self.is_letter(text, match):
+            return [Mention(self._of_text(named), gap.end(), named.end(1))]
+        match = self._key.match(text, gap.end())
+        if match is None or not self._is_letter(text, match):
             return []
-        return [(gap.end(), Mention(Keys({self.key_of(match.group("key"))}), match.end()))]
+        return [Mention(self.keys_of(match.group("key")), gap.end(), match.end())]
 
-    def is_letter(self, text: str, match: re.Match[str]) -> bool:
+    def _is_letter(self, text: str, match: re.Match[str]) -> bool:
         """Return whether a match of a key is no article, pronoun or part of a word."""
         letter, behind = match.group("key"), text[match.end() : match.end() + 3]
-        if re.match(r"[-'/]?\w", behind) and not behind.startswith("/"):
+        if re.match(r"[-']?\w", behind):
             return False
         if match.group("close"):
             return True
-        means_word = letter in {"A", "I"} and _MEANS_WORD.match(behind) is not None
-        if letter == "A" and _SPEAKS_OF.match(text, match.end()):
-            means_word = False
-        return not means_word and (len(letter) > 1 or not letter.islower() or letter not in {"a", "i"})
+        article = letter in {"A", "I"} and re.match(r"\s+[a-z]", behind) is not None
+        return letter not in {"a", "i"} and not (
+            article and not (letter == "A" and _SPEAKS_OF.match(text, match.end()))
+        )
 
-    def mentions_in(self, text: str, start: int, end: int) -> list[tuple[int, Mention]]:
-        """Return every standing letter and every text of an option in a stretch of text, with its place."""
-        found: list[tuple[int, Mention]] = []
-        for match in _standing_pattern(tuple(self._keys)).finditer(text, start, end):
+    def mentions_in(self, text: str, start: int, end: int) -> Iterator[Mention]:
+        """Yield every standing letter and every text of an option in a stretch of text."""
+        for match in self._standing.finditer(text, start, end):
             upper = not match.group("key").islower() or bool(match.group("close"))
-            if upper and self.is_letter(text, match):
-                found.append((match.start(), Mention(Keys({self.key_of(match.group("key"))}), match.end())))
-        free = self._free_pattern
-        for word in _WORD_BEGINS.finditer(text, start, end) if free else ():
-            named = free.match(text, word.start(), end) if free else None
+            if upper and self._is_letter(text, match):
+                yield Mention(self.keys_of(match.group("key")), match.start(), match.end())
+        for word in _WORD_BEGINS.finditer(text, start, end):
+            named = self._free_text.match(text, word.start(), end)
             if named is not None:
-                found.append((word.start(), Mention(self._keys_of(named), named.end(1))))
-        return found
+                yield Mention(self._of_text(named), word.start(), named.end(1))
 
-    def _keys_of(self, match: re.Match[str]) -> Keys:
-        return self._texts[" ".join(match.group(1).lower().split())]
-
-    def listed_in(self, text: str) -> list[tuple[int, Keys]]:
+    def listed_in(self, text: str) -> list[Mention]:
         """Return the options that stand in a text as an entry of a list, key and own text: `B) heparin`."""
         found = []
-        for match in _listed_pattern(tuple(self._keys)).finditer(text):
-            key = self.key_of(match.group("key"))
-            own = self._text_pattern.match(text, match.end()) if self._text_pattern else None
-            if own is not None and key in self._keys_of(own):
-                found.append((match.start(), Keys({key})))
+        for match in self._listed.finditer(text):
+            keys, own = self.keys_of(match.group("key")), self._any_text.match(text, match.end())
+            if own is not None and keys <= self._of_text(own):
+                found.append(Mention(keys, match.start(), match.end()))
         return found
+
+    def _of_text(self, match: re.Match[str]) -> Keys:
+        return self._texts[" ".join(match.group(1).lower().split())]
+
+
+def _ends(text: str, place: int) -> bool:
+    return _END.match(text, place) is not None or _REASON.match(text, place) is not None
 
 
 def _bare(text: str) -> str:
@@ -297,37 +295,11 @@ def _folded(text: str) -> str:
     return " ".join(_SAID.findall(re.sub(r"\A(?:an?|the)\s+(?=\w)", "", text)))
 
 
-def _alternatives(names: tuple[str, ...]) -> str:
-    return "|".join(re.sub(r"(?:\\?\s)+", r"\\s+", re.escape(name)) for name in sorted(names, key=len)[::-1])
+def _one_of(names: Iterable[str]) -> str:
+    """Return the alternatives of a pattern, the longest first; without names it matches nothing."""
+    return "|".join(re.sub(r"(?:\\?\s)+", r"\\s+", re.escape(name)) for name in sorted(names, key=len)[::-1]) or r"(?!)"
 
 
-@lru_cache(maxsize=256)
-def _texts_pattern(texts: tuple[str, ...]) -> re.Pattern[str]:
-    """Return what matches the text of an option, the longest first, perhaps in quotes or after an article."""
-    return re.compile(rf"\s*[(\[\"']??(?:(?:an?|the)\s+)?({_alternatives(texts)})(?!\w)(?!-\w)", re.IGNORECASE)
-
-
-@lru_cache(maxsize=256)
-def _keys_pattern(keys: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile(
-        rf"\s*[(\[{{\"']*\s?(?P<key>{_alternatives(keys)})(?![^\W{_EASTERN}]|'\w|[+%°])[\"']?(?:\s?(?P<close>[)\]}}]))?[\"']?",
-        re.IGNORECASE,
-    )
-
-
-@lru_cache(maxsize=256)
-def _standing_pattern(keys: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile(rf"(?<![\w'.-])[(\[]?(?P<key>{_alternatives(keys)})(?![\w'+%°-])(?P<close>[)\]]?)", re.IGNORECASE)
-
-
-@lru_cache(maxsize=256)
-def _listed_pattern(keys: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile(rf"(?<![\w'-])[(\[]?(?P<key>{_alternatives(keys)})[)\].:][)\]]?\s*(?=\S)", re.IGNORECASE)
-
-
-@lru_cache(maxsize=256)
-def _label_pattern(keys: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile(
-        rf"\s*[,;]?\s*[(\[]\s*(?:(?:option|choice|answer|letter)\s*:?\s*)?[(\[]?({_alternatives(keys)})[)\]]?\s*[)\]]",
-        re.IGNORECASE,
-    )
+def _texts_pattern(texts: Iterable[str]) -> re.Pattern[str]:
+    """Return what matches the text of an option, perhaps in quotes or after an article."""
+    return re.compile(rf"\s*[(\[\"']??(?:(?:an?|the)\s+)?({_one_of(texts)})(?!\w)(?!-\w)", re.IGNORECASE)

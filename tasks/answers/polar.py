@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 from typing import Literal
 
-from medbench.tasks.answers.plain import plain_text
+from medbench.tasks.answers.texts import plain_text
 from medbench.tasks.answers.wording import afterthought, before, is_denied_before, is_supposed, versions
 
 Polar = Literal["yes", "no", "maybe"]
@@ -88,27 +88,19 @@ _DOES_NOT_KNOW = re.compile(
 
 
 def read_polar(text: str) -> Polar | None:
-    """Return whether an answer says yes, no or maybe; None if it says none of them, or more than one.
-
-    Args:
-        text: The answer, without thoughts.
-    """
-    return _read(plain_text(text))
-
-
-def _read(text: str) -> Polar | None:
+    """Return whether an answer (without thoughts) says yes, no or maybe; None if it says none, or more than one."""
+    text = plain_text(text)
     *earlier, last = versions(text)
     found = _one_version(last)
-    if found is None and not any(_one_version(version) for version in earlier):
+    if found is None and earlier and not any(_one_version(version) for version in earlier):
         # Nothing was taken back that had been said.
-        return _one_version(text) if earlier else None
+        return _one_version(text)
     return found
 
 
 def _one_version(text: str) -> Polar | None:
     again = afterthought(text)
-    anew = None if again is None else _agreed(again)
-    return anew if anew is not None else _agreed(text)
+    return (None if again is None else _agreed(again)) or _agreed(text)
 
 
 def _agreed(text: str) -> Polar | None:
@@ -120,30 +112,31 @@ def _agreed(text: str) -> Polar | None:
     # Who says it a thousand times is told by the first and the last ones.
     for token in tokens if len(tokens) <= _MANY else tokens[: _MANY // 2] + tokens[-_MANY // 2 :]:
         meaning = _MEANINGS[token.group(1).lower()]
-        if _is_asserted(said, token):
+        if _is_asserted(said, token, meaning):
             asserted.add(meaning)
             if len(asserted) > 1:
                 return None
         elif _is_mentioned(said, token):
             mentioned.add(meaning)
-    return next(iter(asserted)) if len(asserted) == 1 and mentioned <= asserted else None
+    return asserted.pop() if asserted and mentioned <= asserted else None
 
 
 def _shortened(match: re.Match[str]) -> str:
     """Return a list of answers as a mark that answers nothing; the same word twice is that word."""
     words = {_MEANINGS[word.lower()] for word in re.findall(_WORD, match.group(), re.IGNORECASE)}
-    return next(iter(words)) if len(words) == 1 else "/"
+    return words.pop() if len(words) == 1 else "/"
 
 
-def _is_asserted(text: str, token: re.Match[str]) -> bool:
+def _is_asserted(text: str, token: re.Match[str], meaning: Polar) -> bool:
+    """Return whether a word stands alone as an answer: at an end, before a reason, or as the `yes` that begins one."""
     start, end = token.span(1)
     behind, ahead = text[end : end + 120], before(text, start)
-    if not _stands(token, behind, first=not text[:start].strip(" \t\n\"'([-")) or _DOES_NOT_KNOW.match(behind):
-        return False
-    if _NOT_SAID.match(behind):
-        return False
-    if _THIS_IS.search(ahead) and not behind.strip():
-        # `It is no` may have been cut off.
+    stands = (_MAYBE_STANDS if meaning == "maybe" else _STANDS).match(behind)
+    if meaning == "yes" and not text[:start].strip(" \t\n\"'([-"):
+        stands = stands or _YES_GOES_ON.match(behind)
+    # `It is no` may have been cut off.
+    cut_off = not behind.strip() and _THIS_IS.search(ahead)
+    if not stands or cut_off or _IS_NUMBER.match(behind) or _DOES_NOT_KNOW.match(behind) or _NOT_SAID.match(behind):
         return False
     declared = _begins(ahead)
     if declared is None or _WRONG.search(before(text, start - declared)):
@@ -160,23 +153,12 @@ def _begins(ahead: str) -> int | None:
     return len(ahead) - declared.start() if declared else None
 
 
-def _stands(token: re.Match[str], behind: str, *, first: bool) -> bool:
-    """Return whether a word stands alone: at an end, before a reason, or as the `yes` that begins an answer."""
-    if _IS_NUMBER.match(behind):
-        return False
-    meaning = _MEANINGS[token.group(1).lower()]
-    if meaning == "maybe":
-        return _MAYBE_STANDS.match(behind) is not None
-    goes_on = first and meaning == "yes" and _YES_GOES_ON.match(behind) is not None
-    return goes_on or _STANDS.match(behind) is not None
-
-
 def _is_mentioned(text: str, token: re.Match[str]) -> bool:
     """Return whether a word is said as an answer that is not claimed: `it may be no`, `no for the right`."""
     start, end = token.span(1)
-    behind = text[end : end + 12]
-    aside = _QUALIFIED.match(behind) is not None and _BEGINS.search(before(text, start)) is not None
-    closed = _IS_CLOSED.match(behind) is not None and not _IS_NUMBER.match(behind)
+    behind, ahead = text[end : end + 12], before(text, start)
+    aside = _QUALIFIED.match(behind) and _BEGINS.search(ahead)
+    closed = _IS_CLOSED.match(behind) and not _IS_NUMBER.match(behind)
     if not (closed or aside) or is_denied_before(text, start):
         return False
-    return _MAY_BE.search(before(text, start)) is not None or not is_supposed(text, start)
+    return _MAY_BE.search(ahead) is not None or not is_supposed(text, start)

@@ -7,7 +7,7 @@ is not plainly a refusal is none.
 
 import re
 
-from medbench.tasks.answers.plain import plain_characters
+from medbench.tasks.answers.texts import plain_characters
 
 _CANNOT = r"(?:can\s*not|can'?t|could\s*n[o']t|am\s+(?:not\s+able|unable)\s+to|'m\s+(?:not\s+able|unable)\s+to)"
 _DO = (

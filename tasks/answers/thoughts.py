@@ -10,6 +10,7 @@ that end a turn end the answer.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 SIGNATURE = "answer=final"
@@ -53,6 +54,7 @@ _MARKED = re.compile(
 # Marks side by side (`\boxed{A} or \boxed{B}`) are one answer that names several.
 _BETWEEN = re.compile(r"[\s,;/&$.]*(?:and|or)?[\s,;/&$.]*", re.IGNORECASE)
 _NESTED = 3
+_HOLDERS = ("tag", "bracket", "token", "boxed")
 _ANSWER_PREFIX = re.compile(r"\A\s*<\|(?:start_response|response_start)\|>\s*", re.IGNORECASE)
 
 _TURN_BEGINS = re.compile(
@@ -80,7 +82,7 @@ MARKS: tuple[str, ...] = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
+class ThoughtAndAnswer:
     """A model's text taken apart.
 
     Attributes:
@@ -94,63 +96,52 @@ class Said:
     unfinished: bool = False
 
 
-def take_apart(text: str) -> Said:
+def split_thought(text: str) -> ThoughtAndAnswer:
     """Return the answer and the thought in a model's raw text; pure, and linear in its length."""
-    said = _of_channels(text) or _of_bare_channels(text) or _by_marks(text)[1]
+    said = _split(text)[0]
     if said.unfinished:
         return said
-    return Said(answer=_marked(_turn(said.answer)), thought=said.thought)
+    return ThoughtAndAnswer(answer=_marked(_turn(said.answer)), thought=said.thought)
 
 
 def final_answer(text: str) -> str:
     """Return the answer in a model's raw text; what is one already stays as it is, but for blanks around it."""
-    return take_apart(text).answer
+    return split_thought(text).answer
 
 
 def thought_end(text: str) -> int:
     """Return how many characters of a raw text pass until its last thought is over; all of them if it never is."""
-    said = take_apart(text)
+    said, end = _split(text)
     if said.unfinished:
         return len(text)
-    if not said.thought:
-        return 0
-    channels = [match.end() for match in _CHANNEL.finditer(text)]
-    if channels:
-        return channels[-1]
-    if _BARE_CHANNEL.match(text):
-        return text.rfind(_BARE_ENDS) + len(_BARE_ENDS)
-    return _by_marks(text)[0]
+    return end if said.thought else 0
 
 
-def _of_channels(text: str) -> Said | None:
-    """Take the channels of gpt-oss apart; None if there are none."""
+def _split(text: str) -> tuple[ThoughtAndAnswer, int]:
+    """Return what a text thinks and answers, and where its last thought is over."""
     channels = list(_CHANNEL.finditer(text))
-    if not channels:
-        return None
-    parts = [
-        (match.group(1).lower(), text[match.end() : after.start() if after else len(text)])
-        for match, after in zip(channels, [*channels[1:], None], strict=True)
-    ]
-    thoughts = "\n".join(_until_turn_ends(part) for name, part in parts if name != "final").strip()
-    finals = [part for name, part in parts if name == "final"]
-    return Said(answer=finals[-1] if finals else "", thought=thoughts, unfinished=not finals)
-
-
-def _of_bare_channels(text: str) -> Said | None:
+    if channels:
+        return _of_channels(text, channels), channels[-1].end()
     begun = _BARE_CHANNEL.match(text)
     if begun is None:
-        return None
+        return _by_marks(text)
     thought, ended, answer = text[begun.end() :].rpartition(_BARE_ENDS)
     if not ended:
-        return Said(answer="", thought=answer.strip(), unfinished=True)
-    return Said(answer=answer, thought=thought.strip())
+        return ThoughtAndAnswer(answer="", thought=answer.strip(), unfinished=True), len(text)
+    return ThoughtAndAnswer(answer=answer, thought=thought.strip()), len(text) - len(answer)
 
 
-def _by_marks(text: str) -> tuple[int, Said]:
-    """Take out what stands between marks, and tell where the last thought is over.
+def _of_channels(text: str, channels: Sequence[re.Match[str]]) -> ThoughtAndAnswer:
+    """Take the channels of gpt-oss apart."""
+    ends = [*(match.start() for match in channels[1:]), len(text)]
+    parts = [(match[1].lower(), text[match.end() : end]) for match, end in zip(channels, ends, strict=True)]
+    thoughts = "\n".join(_until_turn_ends(part) for name, part in parts if name != "final").strip()
+    finals = [part for name, part in parts if name == "final"]
+    return ThoughtAndAnswer(answer=finals[-1] if finals else "", thought=thoughts, unfinished=not finals)
 
-    An end without a beginning ends what the chat template began.
-    """
+
+def _by_marks(text: str) -> tuple[ThoughtAndAnswer, int]:
+    """Take out what stands between marks; an end without a beginning ends what the chat template began."""
     kept: list[str] = []
     thoughts: list[str] = []
     place, open_mark = 0, ""
@@ -173,7 +164,9 @@ def _by_marks(text: str) -> tuple[int, Said]:
         place, open_mark = forgotten, ""
     (thoughts if open_mark else kept).append(text[place:])
     thought = "\n".join(filter(None, map(str.strip, thoughts)))
-    return place, Said(answer="" if open_mark else "".join(kept).strip(), thought=thought, unfinished=bool(open_mark))
+    return ThoughtAndAnswer(
+        answer="" if open_mark else "".join(kept).strip(), thought=thought, unfinished=bool(open_mark)
+    ), place
 
 
 def _answer_at_the_end(text: str, place: int) -> int | None:
@@ -199,9 +192,7 @@ def _until_turn_ends(text: str) -> str:
 def _marked(text: str, depth: int = _NESTED) -> str:
     """Return what an answer marks as its answer, the last time it does; the whole text if it marks nothing.
 
-    Args:
-        text: The answer.
-        depth: How many marks inside marks are opened: an answer in a tag may be boxed as well.
+    Marks inside marks are opened as many times as `depth` says: an answer in a tag may be boxed as well.
     """
     marks = list(_MARKED.finditer(text)) if depth else []
     if not marks:
@@ -209,16 +200,12 @@ def _marked(text: str, depth: int = _NESTED) -> str:
     first = len(marks) - 1
     while first and _BETWEEN.fullmatch(text, marks[first - 1].end(), marks[first].start()):
         first -= 1
-    parts = [_inside(marks[first], depth)]
-    for before, mark in zip(marks[first:], marks[first + 1 :], strict=False):
-        between = text[before.end() : mark.start()].strip(" \n\t$") or "or"
-        inside = _inside(mark, depth)
-        if inside != parts[-1]:
-            parts += [between, inside]
+    parts: list[str] = []
+    end = marks[first].start()
+    for mark in marks[first:]:
+        inside = _marked(next(mark[name] for name in _HOLDERS if mark[name] is not None), depth - 1)
+        if not parts or inside != parts[-1]:
+            between = text[end : mark.start()].strip(" \n\t$") or "or"
+            parts += [between, inside] if parts else [inside]
+        end = mark.end()
     return " ".join(parts).strip() or text
-
-
-def _inside(mark: re.Match[str], depth: int) -> str:
-    """Return what a mark holds."""
-    names = ("tag", "bracket", "token", "boxed")
-    return _marked(next(mark.group(name) for name in names if mark.group(name) is not None), depth - 1)

@@ -122,6 +122,11 @@ def is_denied_behind(text: str, place: int) -> bool:
     return _DENIED_BEHIND.match(text[place : place + _REACH]) is not None
 
 
+def is_denied(text: str, start: int, end: int) -> bool:
+    """Return whether what stands between two places is denied before or behind."""
+    return is_denied_before(text, start) or is_denied_behind(text, end)
+
+
 def is_rejected(text: str, place: int) -> bool:
     """Return whether a verdict stands right behind a place: `A - wrong`, `(B): no`."""
     return _REJECTED.match(text, place) is not None

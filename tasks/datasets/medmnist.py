@@ -1,4 +1,4 @@
-"""DermaMNIST and OrganSMNIST: one small picture, one label out of a closed list.
+"""DermaMNIST and OrganSMNIST: one small image, one label out of a closed list.
 
 Source: Yang et al., MedMNIST v2, 2023 (https://medmnist.com). Licence: DermaMNIST CC BY-NC 4.0, OrganSMNIST
 CC BY 4.0; the stand-ins of the mini suite, RetinaMNIST and BreastMNIST, CC BY 4.0.
@@ -10,7 +10,7 @@ since they were made by somebody from the authors' file, nobody knows how, e.g.:
 
     dermamnist_224.npz   test_images [2005, 224, 224, 3], test_labels [2005, 1] with values 0-6
 
-Samples: row 12 of the test arrays is `test/12`; its picture is read from the array when it is asked for. The
+Samples: row 12 of the test arrays is `test/12`; its image is read from the array when it is asked for. The
 question lists all classes, in the official wording for the paper's two sets and analogous wording for the
 stand-ins. `-left` and `-right` at the end of a class name move to the front, as in the official code.
 
@@ -19,35 +19,27 @@ paper. Neither the lesion of a DermaMNIST picture nor the scan of an OrganSMNIST
 only group is the image: intervals on these tasks are narrower than they should be.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from medbench.tasks.datasets import instructions
-from medbench.tasks.datasets.native import collect, relative, wrong_layout
+from medbench.tasks.datasets.native import SPLITS, collect, relative, wrong_layout
 from medbench.tasks.foundation.errors import DataError, UsageError
-from medbench.tasks.npz import array_form, read_array, refuse_other_stacks
+from medbench.tasks.images import array_form, read_array, refuse_other_stacks
 from medbench.tasks.sample import ImageRef, Sample, Split
-from medbench.tasks.spec import Reading, TaskSpec
+from medbench.tasks.spec import Reading
 
 # The paper's first, then the larger before the smaller.
 _SIZES = ("_224", "_128", "_64", "")
 _PAPER_SIZE = 224
-_FLAG_OPTION = "which MedMNIST set to read: dermamnist, organsmnist, retinamnist or breastmnist"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class LabelSet:
-    """The classes of one MedMNIST set.
-
-    Attributes:
-        subject: What the question calls the picture.
-        names: Class names in label order, as MedMNIST has them.
-    """
+    """What a question calls an image of one MedMNIST set, and the classes in label order, as MedMNIST has them."""
 
     subject: str
     names: tuple[str, ...]
@@ -66,57 +58,39 @@ class LabelSet:
 
 LABEL_SETS: Mapping[str, LabelSet] = {
     "dermamnist": LabelSet(
-        subject="multi-source dermatoscopic image of common pigmented skin lesions",
-        names=(
-            "actinic keratoses and intraepithelial carcinoma",
-            "basal cell carcinoma",
-            "benign keratosis-like lesions",
-            "dermatofibroma",
-            "melanoma",
-            "melanocytic nevi",
-            "vascular lesions",
+        "multi-source dermatoscopic image of common pigmented skin lesions",
+        (
+            *("actinic keratoses and intraepithelial carcinoma", "basal cell carcinoma"),
+            *("benign keratosis-like lesions", "dermatofibroma", "melanoma", "melanocytic nevi", "vascular lesions"),
         ),
     ),
     "organsmnist": LabelSet(
-        subject="CT image",
-        names=(
-            "bladder",
-            "femur-left",
-            "femur-right",
-            "heart",
-            "kidney-left",
-            "kidney-right",
-            "liver",
-            "lung-left",
-            "lung-right",
-            "pancreas",
-            "spleen",
+        "CT image",
+        (
+            *("bladder", "femur-left", "femur-right", "heart", "kidney-left", "kidney-right"),
+            *("liver", "lung-left", "lung-right", "pancreas", "spleen"),
         ),
     ),
     # The file has the grades 0-4; the words are those of the international severity scale.
     "retinamnist": LabelSet(
-        subject="retina fundus image",
-        names=(
+        "retina fundus image",
+        (
             "no diabetic retinopathy",
-            "mild non-proliferative diabetic retinopathy",
-            "moderate non-proliferative diabetic retinopathy",
-            "severe non-proliferative diabetic retinopathy",
+            *(f"{grade} non-proliferative diabetic retinopathy" for grade in ("mild", "moderate", "severe")),
             "proliferative diabetic retinopathy",
         ),
     ),
-    "breastmnist": LabelSet(subject="breast ultrasound image", names=("malignant", "normal or benign")),
+    "breastmnist": LabelSet("breast ultrasound image", ("malignant", "normal or benign")),
 }
 
 
 def spoken_name(name: str) -> str:
     """Return a class name with a final `-left` or `-right` in front: `femur-left` is `left femur`."""
-    for side in ("left", "right"):
-        if name.endswith(f"-{side}"):
-            return f"{side} {name.removesuffix(f'-{side}')}"
-    return name
+    organ, _, side = name.rpartition("-")
+    return f"{side} {organ}" if side in {"left", "right"} else name
 
 
-def read_labels(source: Path, options: Mapping[str, str], *, task: str) -> Reading:
+def read_labels(source: Path, options: Mapping[str, str], *, task: str, layout: str) -> Reading:
     """Read a MedMNIST file, labels only; see the module's docstring.
 
     Raises:
@@ -129,17 +103,15 @@ def read_labels(source: Path, options: Mapping[str, str], *, task: str) -> Readi
     names = tuple(f"{flag}{size}.npz" for size in _SIZES)
     path = next((source / name for name in names if (source / name).is_file()), None)
     if path is None:
-        raise wrong_layout(source, names, _layout(flag))
-    splits: tuple[Split, ...] = ("train", "test")
+        raise wrong_layout(source, names, layout.replace(task, flag))
     image = relative(source, path)
-    found = chain.from_iterable(_split_samples(path, image, split, task, LABEL_SETS[flag]) for split in splits)
-    reading = collect(found, f"the dataset's own train and test arrays of {path.name}")
-    return replace(reading, warnings=tuple(_other_sizes(path, splits)))
+    found = chain.from_iterable(_split_samples(path, image, split, task, LABEL_SETS[flag]) for split in SPLITS)
+    return collect(found, f"the dataset's own train and test arrays of {path.name}", _other_sizes(path))
 
 
-def _other_sizes(path: Path, splits: Sequence[Split]) -> Iterator[str]:
-    """Yield a warning where pictures have another size than the paper's; both splits have one file and one size."""
-    sizes = {array_form(path, f"{split}_images")[0][1:3] for split in splits}
+def _other_sizes(path: Path) -> Iterator[str]:
+    """Yield a warning where images have another size than the paper's; both splits have one file and one size."""
+    sizes = {array_form(path, f"{split}_images")[0][1:3] for split in SPLITS}
     for height, width in sorted(sizes - {(_PAPER_SIZE, _PAPER_SIZE)}):
         yield (
             f"the pictures of {path.name} have {width} x {height} pixels, the paper's {_PAPER_SIZE} x {_PAPER_SIZE}: "
@@ -183,42 +155,3 @@ def _labels(path: Path, split: Split, classes: int) -> list[int]:
     if images[0] != len(labels):
         raise DataError(f"{path} has {len(labels)} {split}_labels but {split}_images of shape {images}.")
     return [int(label) for label in labels.astype(np.int64).reshape(-1)]
-
-
-def _layout(flag: str) -> str:
-    return f"{flag}_224.npz (or _128, _64, or {flag}.npz of 28 pixels) with {{train,test}}_{{images,labels}}"
-
-
-DERMAMNIST = TaskSpec(
-    name="dermamnist",
-    kind="cls",
-    title="DermaMNIST",
-    version=3,
-    prompt=instructions.CLS[0],
-    train_prompts=instructions.CLS,
-    group_key="image",
-    counts={"train": 7007, "test": 2005},
-    source="MedMNIST v2, https://medmnist.com",
-    licence="CC BY-NC 4.0",
-    layout=_layout("dermamnist"),
-    reader=partial(read_labels, task="dermamnist"),
-    options={"flag": f"{_FLAG_OPTION} (default dermamnist)"},
-    choices=LABEL_SETS["dermamnist"].spoken,
-)
-
-ORGANSMNIST = TaskSpec(
-    name="organsmnist",
-    kind="cls",
-    title="OrganSMNIST",
-    version=3,
-    prompt=instructions.CLS[0],
-    train_prompts=instructions.CLS,
-    group_key="image",
-    counts={"train": 13932, "test": 8827},
-    source="MedMNIST v2, https://medmnist.com",
-    licence="CC BY 4.0",
-    layout=_layout("organsmnist"),
-    reader=partial(read_labels, task="organsmnist"),
-    options={"flag": f"{_FLAG_OPTION} (default organsmnist)"},
-    choices=LABEL_SETS["organsmnist"].spoken,
-)

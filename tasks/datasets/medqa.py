@@ -25,23 +25,16 @@ Split: the dataset's own files (10178 / 1273).
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from medbench.tasks.datasets import instructions
-from medbench.tasks.datasets.native import collect, find_root, present_splits, relative
+from medbench.tasks.datasets.native import SPLITS, collect, find_root, lacking, present_splits, relative
 from medbench.tasks.sample import Sample, Split
-from medbench.tasks.spec import Reading, Skipped, TaskSpec
+from medbench.tasks.spec import Reading, Skipped
 from medbench.tasks.validation import MaybeText, NativeRow, parse_json, read_text_bytes
 
-LAYOUT = (
-    "[data_clean/]questions/US/{train,test}.jsonl "
-    "or [data_clean/]questions/US/4_options/phrases_no_exclude_{train,test}.jsonl"
-)
-_SPLITS: tuple[Split, ...] = ("train", "test")
 _FORMS = ("{}.jsonl", "4_options/phrases_no_exclude_{}.jsonl")
 
 
@@ -59,43 +52,39 @@ class _Row(NativeRow):
 
 
 _ROW = TypeAdapter(_Row)
-_Maker = Callable[[_Row, Split, str], Sample | Skipped]
+_MakeSample = Callable[[_Row, Split, str], Sample | Skipped]
 
 
-def read_questions(source: Path, _options: Mapping[str, str], *, task: str = "medqa") -> Reading:
+def read_questions(source: Path, _options: Mapping[str, str], *, task: str, layout: str) -> Reading:
     """Read MedQA; see the module's docstring.
 
     Raises:
         DataError: If the layout is another one or a line is broken.
     """
-    root = find_root(source, ["data_clean"], ["questions/US"], LAYOUT) / "questions" / "US"
-    files = _richest_form(root)
-    present, missing = present_splits(files, source, LAYOUT)
+    root = find_root(source, ["data_clean"], ["questions/US"], layout) / "questions" / "US"
+    forms: list[dict[Split, Path]] = [{split: root / name.format(split) for split in SPLITS} for name in _FORMS]
+    richest = max(forms, key=lambda files: sum(path.is_file() for path in files.values()))
+    present, missing = present_splits(richest, source, layout)
     make = _optioned_sample if task == "medqa-options" else _free_sample
     parts = (_split_samples(split, path, make) for split, path in present.items())
     method = f"the dataset's own files {' and '.join(relative(source, path) for path in present.values())}"
     return collect(chain(missing, *parts), method)
 
 
-def _richest_form(root: Path) -> dict[Split, Path]:
-    candidates = [{split: root / name.format(split) for split in _SPLITS} for name in _FORMS]
-    return max(candidates, key=lambda files: sum(path.is_file() for path in files.values()))
-
-
-def _split_samples(split: Split, path: Path, make: _Maker) -> Iterator[Sample | Skipped]:
+def _split_samples(split: Split, path: Path, make: _MakeSample) -> Iterator[Sample | Skipped]:
     for number, line in enumerate(read_text_bytes(path).splitlines(), start=1):
         if line.strip():
             sample_id = f"{split}/{number}"
             row = parse_json(_ROW, line, f"{path}, line {number}")
-            lacking = next((name for name in ("question", "answer") if not getattr(row, name).strip()), "")
-            yield Skipped(item=sample_id, reason=f"{lacking} is empty") if lacking else make(row, split, sample_id)
+            reason = lacking(question=row.question, answer=row.answer)
+            yield Skipped(item=sample_id, reason=reason) if reason else make(row, split, sample_id)
 
 
 def _free_sample(row: _Row, split: Split, sample_id: str) -> Sample:
     labels = {"answer_idx": row.letter, "meta_info": row.meta_info}
     return Sample(
         sample_id=sample_id,
-        task=MEDQA.name,
+        task="medqa",
         split=split,
         inputs={"question": row.question},
         reference=row.answer,
@@ -108,50 +97,14 @@ def _optioned_sample(row: _Row, split: Split, sample_id: str) -> Sample | Skippe
     if not row.letter:
         return Skipped(item=sample_id, reason="letter and answer name different options")
     options = dict(sorted(row.options.items()))
+    shown = "\n".join(f"{letter}. {text}" for letter, text in options.items())
     return Sample(
         sample_id=sample_id,
-        task=MEDQA_OPTIONS.name,
+        task="medqa-options",
         split=split,
-        inputs={
-            "question": row.question,
-            "options": "\n".join(f"{letter}. {text}" for letter, text in options.items()),
-        },
+        inputs={"question": row.question, "options": shown},
         reference=row.letter,
         choices=options,
         labels={"meta_info": row.meta_info} if row.meta_info else {},
         groups={"document": sample_id},
     )
-
-
-MEDQA = TaskSpec(
-    name="medqa",
-    kind="qa",
-    title="MedQA",
-    version=2,
-    prompt=instructions.MEDQA[1],
-    train_prompts=instructions.MEDQA,
-    group_key="document",
-    counts={"train": 10178, "test": 1273},
-    source="MedQA, https://github.com/jind11/MedQA",
-    licence="MIT",
-    layout=LAYOUT,
-    reader=read_questions,
-)
-
-MEDQA_OPTIONS = TaskSpec(
-    name="medqa-options",
-    kind="qa",
-    title="MedQA (options)",
-    version=2,
-    prompt=instructions.MEDQA_OPTIONS[0],
-    train_prompts=instructions.MEDQA_OPTIONS,
-    max_new_tokens=512,
-    group_key="document",
-    counts={"train": 10178, "test": 1273},
-    source=MEDQA.source,
-    licence=MEDQA.licence,
-    layout=LAYOUT,
-    reader=partial(read_questions, task="medqa-options"),
-    choices=tuple("ABCDE"),
-    variant_of="medqa",
-)

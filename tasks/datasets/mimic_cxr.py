@@ -39,37 +39,19 @@ known from their subset only.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BeforeValidator, TypeAdapter
 
-from medbench.tasks.datasets import instructions
-from medbench.tasks.datasets.mimic_raw import DEFAULT_MAX_TRAIN, SPLIT_FILES, find_split_file, read_raw
-from medbench.tasks.datasets.native import DEFAULT_SEED, collect, prefix, refuse_options, wrong_layout
-from medbench.tasks.datasets.report_sections import SectionName
+from medbench.tasks.datasets.mimic_raw import SPLIT_FILES, SectionName, find_split_file, read_raw
+from medbench.tasks.datasets.native import collect, lacking, prefix, refuse_options, wrong_layout
 from medbench.tasks.foundation.errors import DataError
 from medbench.tasks.sample import ImageRef, Sample, Split
-from medbench.tasks.spec import Reading, Skipped, TaskSpec
+from medbench.tasks.spec import Reading, Skipped
 from medbench.tasks.validation import MaybeText, NativeRow, empty_for_missing, parse_json_file
 
-_RAW_LAYOUT = (
-    "mimic-cxr-2.0.0-split.csv[.gz], [mimic-cxr-reports/ or reports/]files/p10/p.../s....txt, "
-    "files/p10/p.../s.../<dicom id>.jpg"
-)
-LAYOUT = (
-    "annotation.json (R2Gen form) [, annotation_small.json], files/p10/p.../s.../<dicom id>.jpg (or p10/...); "
-    f"or {_RAW_LAYOUT}"
-)
-_SOURCE = "MIMIC-CXR-JPG 2.0.0 and the reports of MIMIC-CXR 2.0.0, https://physionet.org/content/mimic-cxr-jpg"
-_LICENCE = "PhysioNet Credentialed Health Data License 1.5.0"
-_OPTIONS = {
-    "max_train": f"raw files: how many training pictures are drawn, or all (default {DEFAULT_MAX_TRAIN}, the paper's)",
-    "seed": f"raw files: seed of the draw of training pictures (default {DEFAULT_SEED})",
-}
 _ANNOTATION_FILE = "annotation.json"
 
 
@@ -93,9 +75,7 @@ class _Annotation(NativeRow):
 _ANNOTATION = TypeAdapter(_Annotation)
 
 
-def read_reports(
-    source: Path, options: Mapping[str, str], *, task: str = "mimic-cxr", section: SectionName = "findings"
-) -> Reading:
+def read_reports(source: Path, options: Mapping[str, str], *, task: str, layout: str, section: SectionName) -> Reading:
     """Read MIMIC-CXR; see the module's docstring.
 
     Raises:
@@ -104,16 +84,16 @@ def read_reports(
     """
     annotation, split_file = source / _ANNOTATION_FILE, find_split_file(source)
     if annotation.is_file() and section == "findings":
-        refuse_options(options, _OPTIONS, "the annotation is already split and drawn")
+        refuse_options(options, options, "the annotation is already split and drawn")
         return _read_annotation(source, annotation, task)
     if split_file is not None:
         return read_raw(source, split_file, options, task=task, section=section)
     if annotation.is_file():
         raise DataError(
             f"{annotation} holds one text per report, which {task} cannot be made of.",
-            f"The raw layout is needed: {_RAW_LAYOUT}",
+            f"The raw layout is needed: {layout}",
         )
-    raise wrong_layout(source, [_ANNOTATION_FILE, SPLIT_FILES[0]], LAYOUT)
+    raise wrong_layout(source, [_ANNOTATION_FILE, SPLIT_FILES[0]], layout)
 
 
 def _read_annotation(source: Path, path: Path, task: str) -> Reading:
@@ -130,11 +110,9 @@ def _read_annotation(source: Path, path: Path, task: str) -> Reading:
 def _samples(rows: Sequence[_Row], split: Split, start: str, task: str) -> Iterator[Sample | Skipped]:
     for row in rows:
         sample_id = f"s{row.study_id}/{row.id}"
-        if not row.image_path:
-            yield Skipped(item=sample_id, reason="row names no image")
-            continue
-        if not row.report.strip():
-            yield Skipped(item=sample_id, reason="report is empty")
+        reason = lacking(report=row.report) if row.image_path else "row names no image"
+        if reason:
+            yield Skipped(item=sample_id, reason=reason)
             continue
         yield Sample(
             sample_id=sample_id,
@@ -144,44 +122,3 @@ def _samples(rows: Sequence[_Row], split: Split, start: str, task: str) -> Itera
             reference=row.report,
             groups={"image": row.image_path[0], "study": str(row.study_id), "patient": str(row.subject_id)},
         )
-
-
-MIMIC_CXR = TaskSpec(
-    name="mimic-cxr",
-    kind="report",
-    title="MIMIC-CXR",
-    version=2,
-    prompt=instructions.CHEST_REPORT[0],
-    train_prompts=instructions.CHEST_REPORT,
-    group_key="patient",
-    counts={"train": 9997, "test": 3858},
-    source=f"{_SOURCE}; or with R2Gen's annotation.json",
-    licence=_LICENCE,
-    credentialed=True,
-    layout=LAYOUT,
-    reader=read_reports,
-    options=_OPTIONS,
-)
-
-MIMIC_CXR_IMPRESSION = replace(
-    MIMIC_CXR,
-    name="mimic-cxr-impression",
-    title="MIMIC-CXR (impression)",
-    prompt=instructions.CHEST_IMPRESSION[0],
-    train_prompts=instructions.CHEST_IMPRESSION,
-    counts={},
-    layout=_RAW_LAYOUT,
-    reader=partial(read_reports, task="mimic-cxr-impression", section="impression"),
-    variant_of="mimic-cxr",
-)
-
-MIMIC_CXR_BOTH = replace(
-    MIMIC_CXR,
-    name="mimic-cxr-both",
-    title="MIMIC-CXR (findings and impression)",
-    prompt=instructions.CHEST_REPORT[1],
-    counts={},
-    layout=_RAW_LAYOUT,
-    reader=partial(read_reports, task="mimic-cxr-both", section="both"),
-    variant_of="mimic-cxr",
-)

@@ -27,14 +27,12 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
-from medbench.tasks.datasets import instructions
 from medbench.tasks.datasets.native import collect, find_root, prefix, present_splits
 from medbench.tasks.foundation.text import named_rows
 from medbench.tasks.sample import ImageRef, Sample, Split
-from medbench.tasks.spec import Reading, Skipped, TaskSpec
+from medbench.tasks.spec import Reading, Skipped
 from medbench.tasks.validation import read_bytes
 
-LAYOUT = "MedPix_single_{train,test}.csv (columns name, type, context), images/<name>"
 _NAMES: dict[Split, str] = {"train": "MedPix_single_train.csv", "test": "MedPix_single_test.csv"}
 _COLUMNS = ("name", "type", "context")
 _CASE = re.compile(r"(MPX\d+)_", re.ASCII)
@@ -48,23 +46,23 @@ _EMPTY = frozenset(
 )
 
 
-def read_captions(source: Path, _options: Mapping[str, str]) -> Reading:
+def read_captions(source: Path, _options: Mapping[str, str], *, task: str, layout: str) -> Reading:
     """Read MPx-Single; see the module's docstring.
 
     Raises:
         DataError: If the layout is another one, a file is no CSV, or a column is missing.
     """
-    root = find_root(source, ["RadFM_data_csv"], list(_NAMES.values()), LAYOUT)
-    present, missing = present_splits({split: root / name for split, name in _NAMES.items()}, source, LAYOUT)
+    root = find_root(source, ["RadFM_data_csv"], list(_NAMES.values()), layout)
+    present, missing = present_splits({split: root / name for split, name in _NAMES.items()}, source, layout)
     folder = root if (root / "images").is_dir() else source
     images = f"{prefix(source, folder)}images"
-    parts = (_split_samples(split, path, images) for split, path in present.items())
+    parts = (_split_samples(split, path, images, task, layout) for split, path in present.items())
     return collect(chain(missing, *parts), "RadFM's train and test files")
 
 
-def _split_samples(split: Split, path: Path, images: str) -> Iterator[Sample | Skipped]:
+def _split_samples(split: Split, path: Path, images: str, task: str, layout: str) -> Iterator[Sample | Skipped]:
     captions: Counter[str] = Counter()
-    for number, row, beyond in named_rows(read_bytes(path), str(path), _COLUMNS, f"Expected layout: {LAYOUT}"):
+    for number, row, beyond in named_rows(read_bytes(path), str(path), _COLUMNS, f"Expected layout: {layout}"):
         reason = "row has more columns than the header" if beyond else _unusable(row)
         if reason:
             yield Skipped(item=f"{path.name} line {number}", reason=reason)
@@ -72,7 +70,7 @@ def _split_samples(split: Split, path: Path, images: str) -> Iterator[Sample | S
         name = row["name"]
         yield Sample(
             sample_id=f"{split}/{name}/c{captions[name]}",
-            task=MPX_SINGLE.name,
+            task=task,
             split=split,
             images=(ImageRef(path=f"{images}/{name}"),),
             reference=row["context"],
@@ -92,19 +90,3 @@ def _unusable(row: Mapping[str, str]) -> str:
         if value in _EMPTY:
             return f"column {column!r} is empty"
     return "" if row["type"] == "caption" else "type is not caption"
-
-
-MPX_SINGLE = TaskSpec(
-    name="mpx-single",
-    kind="report",
-    title="MPx-Single",
-    version=2,
-    prompt=instructions.SCAN_CAPTION[0],
-    train_prompts=instructions.SCAN_CAPTION,
-    group_key="case",
-    counts={"train": 31416, "test": 6664},
-    source="RadFM data_csv (MedPix_single_*.csv), https://github.com/chaoyi-wu/RadFM; pictures: MedPix",
-    licence="none stated; rights with the MedPix contributors",
-    layout=LAYOUT,
-    reader=read_captions,
-)

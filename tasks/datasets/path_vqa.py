@@ -25,14 +25,11 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from medbench.tasks.datasets import instructions
-from medbench.tasks.datasets.native import collect, find_root, prefix, present_splits
-from medbench.tasks.restricted_pickle import load_plain_pickle
+from medbench.tasks.datasets.native import SPLITS, collect, find_root, lacking, prefix, present_splits
+from medbench.tasks.datasets.restricted_pickle import load_plain_pickle
 from medbench.tasks.sample import ImageRef, Sample, Split
-from medbench.tasks.spec import Reading, Skipped, TaskSpec
+from medbench.tasks.spec import Reading, Skipped
 from medbench.tasks.validation import MaybeText, NativeRow, parse_value
-
-LAYOUT = "[pvqa/]qas/{train,test}_vqa.pkl, [pvqa/]images/{train,test}/<img_id>.jpg"
 
 
 class _Row(NativeRow):
@@ -47,58 +44,36 @@ class _Row(NativeRow):
 _ROWS = TypeAdapter(list[_Row])
 
 
-def read_questions(source: Path, _options: Mapping[str, str]) -> Reading:
+def read_questions(source: Path, _options: Mapping[str, str], *, task: str, layout: str) -> Reading:
     """Read Path-VQA; see the module's docstring.
 
     Raises:
         DataError: If the layout is another one, or a pickle is broken or asks for code.
     """
-    root = find_root(source, ["pvqa"], ["qas"], LAYOUT)
-    files: dict[Split, Path] = {
-        "train": root / "qas" / "train_vqa.pkl",
-        "test": root / "qas" / "test_vqa.pkl",
-    }
-    present, missing = present_splits(files, source, LAYOUT)
+    root = find_root(source, ["pvqa"], ["qas"], layout)
+    present, missing = present_splits({split: root / f"qas/{split}_vqa.pkl" for split in SPLITS}, source, layout)
     images = f"{prefix(source, root)}images"
-    parts = (_samples(f"{images}/{split}", split, path) for split, path in present.items())
+    parts = (_samples(f"{images}/{split}", split, path, task) for split, path in present.items())
     return collect(chain(missing, *parts), "the dataset's own train and test files")
 
 
-def _samples(images: str, split: Split, path: Path) -> Iterator[Sample | Skipped]:
+def _samples(images: str, split: Split, path: Path, task: str) -> Iterator[Sample | Skipped]:
     for row in parse_value(_ROWS, load_plain_pickle(path), str(path)):
         sample_id = f"{row.img_id}/q{row.question_id}"
-        if not row.label:
-            yield Skipped(item=sample_id, reason="label has no answer")
-            continue
-        if not row.sent.strip():
-            yield Skipped(item=sample_id, reason="question is empty")
+        reason = lacking(question=row.sent) if row.label else "label has no answer"
+        if reason:
+            yield Skipped(item=sample_id, reason=reason)
             continue
         labels = {"answer_type": "CLOSED" if row.answer_type.strip().lower() == "yes/no" else "OPEN"}
         if row.question_type:
             labels["question_type"] = row.question_type
         yield Sample(
             sample_id=sample_id,
-            task=PATH_VQA.name,
+            task=task,
             split=split,
             images=(ImageRef(path=f"{images}/{row.img_id}.jpg"),),
             inputs={"question": row.sent},
-            reference=str(next(iter(row.label))),
+            reference=str(next(iter(row.label or ()))),
             labels=labels,
             groups={"image": row.img_id},
         )
-
-
-PATH_VQA = TaskSpec(
-    name="path-vqa",
-    kind="vqa",
-    title="Path-VQA",
-    version=2,
-    prompt=instructions.VQA[1],
-    train_prompts=instructions.VQA,
-    group_key="image",
-    counts={"train": 19755, "test": 6761},
-    source="PathVQA, https://github.com/UCSD-AI4H/PathVQA",
-    licence="MIT (texts); pictures belong to their publishers and PEIR",
-    layout=LAYOUT,
-    reader=read_questions,
-)

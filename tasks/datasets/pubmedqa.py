@@ -22,20 +22,17 @@ Split: the dataset's fixed test ids (500 / 500).
 """
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator, TypeAdapter
 
-from medbench.tasks.datasets import instructions
-from medbench.tasks.datasets.native import collect, find_root, present_splits
+from medbench.tasks.datasets.native import SPLITS, collect, find_root, lacking, present_splits
 from medbench.tasks.sample import Sample, Split
-from medbench.tasks.spec import Reading, Skipped, TaskSpec
+from medbench.tasks.spec import Reading, Skipped
 from medbench.tasks.validation import MaybeText, NativeRow, empty_for_missing, parse_json_file
 
-LAYOUT = "ori_pqal.json, test_ground_truth.json; or train_set.json, test_set.json"
 _Decision = Literal["yes", "no", "maybe"]
 
 
@@ -54,19 +51,17 @@ _ROWS: TypeAdapter[dict[str, _Row]] = TypeAdapter(dict[str, _Row])
 _TRUTH: TypeAdapter[dict[str, _Decision]] = TypeAdapter(dict[str, _Decision])
 
 
-def read_questions(source: Path, _options: Mapping[str, str], *, task: str = "pubmedqa") -> Reading:
+def read_questions(source: Path, _options: Mapping[str, str], *, task: str, layout: str) -> Reading:
     """Read PubMedQA; see the module's docstring.
 
     Raises:
         DataError: If the layout is another one or a file is broken.
     """
-    markers = ("test_set.json", "train_set.json", "ori_pqal.json")
-    root = find_root(source, ["data"], markers, LAYOUT)
+    root = find_root(source, ["data"], ("test_set.json", "train_set.json", "ori_pqal.json"), layout)
     if not (root / "ori_pqal.json").is_file():
-        files: dict[Split, Path] = {"train": root / "train_set.json", "test": root / "test_set.json"}
-        present, missing = present_splits(files, source, LAYOUT)
-        sets = {split: parse_json_file(_ROWS, path) for split, path in present.items()}
-        parts = (_samples(rows, split, task) for split, rows in sets.items())
+        present, missing = present_splits({split: root / f"{split}_set.json" for split in SPLITS}, source, layout)
+        rows_of = {split: parse_json_file(_ROWS, path) for split, path in present.items()}
+        parts = (_samples(rows, split, task) for split, rows in rows_of.items())
         return collect(chain(missing, *parts), "train_set.json and test_set.json")
     rows = parse_json_file(_ROWS, root / "ori_pqal.json")
     truth = parse_json_file(_TRUTH, root / "test_ground_truth.json")
@@ -87,9 +82,9 @@ def _split_by_truth(rows: Mapping[str, _Row], truth: Mapping[str, _Decision], ta
 
 def _samples(rows: Mapping[str, _Row], split: Split, task: str) -> Iterator[Sample | Skipped]:
     for pmid, row in rows.items():
-        lacking = next((name for name in ("QUESTION", "final_decision") if not getattr(row, name).strip()), "")
-        if lacking:
-            yield Skipped(item=pmid, reason=f"{lacking} is empty")
+        reason = lacking(QUESTION=row.QUESTION, final_decision=row.final_decision)
+        if reason:
+            yield Skipped(item=pmid, reason=reason)
             continue
         yield Sample(
             sample_id=pmid,
@@ -100,37 +95,3 @@ def _samples(rows: Mapping[str, _Row], split: Split, task: str) -> Iterator[Samp
             choices=_CHOICES,
             groups={"document": pmid},
         )
-
-
-PUBMEDQA = TaskSpec(
-    name="pubmedqa",
-    kind="qa",
-    title="PubMedQA",
-    version=3,
-    prompt=instructions.PUBMEDQA[1],
-    train_prompts=instructions.PUBMEDQA,
-    group_key="document",
-    counts={"train": 500, "test": 500},
-    source="PubMedQA (PQA-L), https://github.com/pubmedqa/pubmedqa",
-    licence="MIT",
-    layout=LAYOUT,
-    reader=read_questions,
-    choices=tuple(_CHOICES),
-)
-
-PUBMEDQA_CONTEXT = TaskSpec(
-    name="pubmedqa-context",
-    kind="qa",
-    title="PubMedQA (with abstract)",
-    version=2,
-    prompt=instructions.PUBMEDQA_CONTEXT[0],
-    train_prompts=instructions.PUBMEDQA_CONTEXT,
-    group_key="document",
-    counts={"train": 500, "test": 500},
-    source=PUBMEDQA.source,
-    licence=PUBMEDQA.licence,
-    layout=LAYOUT,
-    reader=partial(read_questions, task="pubmedqa-context"),
-    choices=tuple(_CHOICES),
-    variant_of="pubmedqa",
-)

@@ -30,130 +30,58 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
 
-from pydantic import TypeAdapter
-
-from medbench.tasks.datasets import instructions
-from medbench.tasks.datasets.native import SEED_OPTION, collect, refuse_options, relative, wrong_layout
-from medbench.tasks.datasets.regions import Region, first_object, region_samples
-from medbench.tasks.datasets.sa_med2d_raw import (
-    INDEX_FILE,
-    SliceName,
-    find_release,
-    modalities_option,
-    read_release,
+from medbench.tasks.datasets.native import (
+    SPLITS,
+    MakeRegion,
+    RegionKind,
+    collect,
+    detections,
+    is_litter,
+    refuse_options,
+    region_sample,
+    relative,
+    wrong_layout,
 )
-from medbench.tasks.foundation.errors import SampleError
-from medbench.tasks.foundation.litter import is_litter
-from medbench.tasks.images import image_size
-from medbench.tasks.missing import if_missing
-from medbench.tasks.sample import ImageRef, Split
-from medbench.tasks.spec import Reading, Skipped, TaskSpec
-from medbench.tasks.validation import parse_json_file
-
-LAYOUT = (
-    "images_small_{train,test}/<modality>/<id>.png and regions_small_{train,test}/<modality>/<id>.json; "
-    "or [SAMed2Dv1/]{images,masks}/, SAMed2D_v1.json, SAMed2D_v1_class_mapping_id.json"
-)
-_OPTIONS = {
-    "modalities": "comma-separated modalities to read (default ct,mr)",
-    "seed": SEED_OPTION,
-    "max_per_modality": "train/test masks drawn per modality of the raw release (default 10000/2000)",
-}
-_REGIONS = TypeAdapter(list[dict[str, Any]])
-_SPLITS: tuple[Split, ...] = ("train", "test")
+from medbench.tasks.datasets.sa_med2d_raw import INDEX_FILE, SliceName, find_release, modalities_option, read_release
+from medbench.tasks.sample import Sample, Split
+from medbench.tasks.spec import Reading, Skipped
 
 
-def read_regions(source: Path, options: Mapping[str, str], *, task: str, kind: Literal["rec", "reg"]) -> Reading:
+def read_regions(source: Path, options: Mapping[str, str], *, task: str, layout: str, kind: RegionKind) -> Reading:
     """Read SA-Med2D-REC or SA-Med2D-REG; see the module's docstring.
 
     Raises:
         DataError: If the layout is another one or a file is broken.
         UsageError: If an option is malformed or has no effect on the layout found.
     """
-    modalities = modalities_option(options)
-    bundle = {split: source / f"regions_small_{split}" for split in _SPLITS}
-    if any(folder.is_dir() for folder in bundle.values()):
+    modalities, make = modalities_option(options), partial(region_sample, task, kind)
+    if any((source / f"regions_small_{split}").is_dir() for split in SPLITS):
         refuse_options(options, ["seed", "max_per_modality"], "the authors' bundle is already split and drawn")
-        parts = (_bundle_regions(source, split, modalities) for split in _SPLITS)
-        return collect(region_samples(chain.from_iterable(parts), task, kind), "the authors' bundle")
+        parts = (_bundle_regions(make, source, split, modalities) for split in SPLITS)
+        return collect(chain.from_iterable(parts), "the authors' bundle")
     release = find_release(source)
     if release is None:
-        raise wrong_layout(source, ["regions_small_{train,test}", INDEX_FILE], LAYOUT)
-    regions, method = read_release(source, release, options)
-    return collect(region_samples(regions, task, kind), method)
+        raise wrong_layout(source, ["regions_small_{train,test}", INDEX_FILE], layout)
+    return read_release(make, source, *release, options)
 
 
-def _bundle_regions(source: Path, split: Split, modalities: tuple[str, ...]) -> Iterator[Region | Skipped]:
+def _bundle_regions(
+    make: MakeRegion, source: Path, split: Split, modalities: tuple[str, ...]
+) -> Iterator[Sample | Skipped]:
     folder = source / f"regions_small_{split}"
     if not folder.is_dir():
         yield Skipped(item=folder.name, reason="folder is missing")
         return
     for path in sorted(path for path in folder.glob("*/*.json") if not is_litter(path.name)):
-        modality = path.parent.name
-        if any(modality == wanted or modality.startswith(f"{wanted}_") for wanted in modalities):
-            yield from _regions_of_file(source, split, path)
-
-
-def _regions_of_file(source: Path, split: Split, path: Path) -> Iterator[Region | Skipped]:
-    modality, image_id = path.parent.name, path.stem
-    image = source / f"images_small_{split}" / modality / f"{image_id}.png"
-    try:
-        size = image_size(image)
-    except SampleError:
-        item = relative(source, image)
-        yield Skipped(item=item, reason="image is missing or unreadable", looked_for=if_missing(source, item))
-        return
-    name = SliceName.parse(image_id)
-    groups = {"image": image_id, "volume": name.volume if name else image_id}
-    entries = parse_json_file(_REGIONS, path)
-    for index, entry in enumerate(entries):
-        region_id = f"{split}/{modality}/{image_id}/d{index}"
-        found = first_object(entry)
-        if isinstance(found, str):
-            yield Skipped(item=region_id, reason=found)
+        modality, image_id = path.parent.name, path.stem
+        if not any(modality == wanted or modality.startswith(f"{wanted}_") for wanted in modalities):
             continue
-        yield Region(
-            region_id=region_id,
+        image = source / f"images_small_{split}" / modality / f"{image_id}.png"
+        name = SliceName.parse(image_id)
+        yield from detections(
+            make, source, image, path, f"{split}/{modality}/{image_id}", relative(source, image),
             split=split,
-            image=ImageRef(path=relative(source, image)),
-            image_size=size,
-            name=found[0],
-            box=found[1],
             labels={"modality": modality},
-            groups=groups,
-        )
-
-
-SA_MED2D_REC = TaskSpec(
-    name="sa-med2d-rec",
-    kind="rec",
-    title="SA-Med2D-REC",
-    version=2,
-    prompt=instructions.REC[1],
-    train_prompts=instructions.REC,
-    group_key="volume",
-    counts={"train": 20000, "test": 4000},
-    source="SA-Med2D-20M, https://github.com/OpenGVLab/SAM-Med2D; or the Uni-Med authors' data",
-    licence="CC BY-NC-SA 4.0 and the licences of its parts",
-    layout=LAYOUT,
-    reader=partial(read_regions, task="sa-med2d-rec", kind="rec"),
-    options=_OPTIONS,
-)
-
-SA_MED2D_REG = TaskSpec(
-    name="sa-med2d-reg",
-    kind="reg",
-    title="SA-Med2D-REG",
-    version=2,
-    prompt=instructions.REG[1],
-    train_prompts=instructions.REG,
-    group_key="volume",
-    counts={"train": 20000, "test": 4000},
-    source="SA-Med2D-20M, https://github.com/OpenGVLab/SAM-Med2D; or the Uni-Med authors' data",
-    licence="CC BY-NC-SA 4.0 and the licences of its parts",
-    layout=LAYOUT,
-    reader=partial(read_regions, task="sa-med2d-reg", kind="reg"),
-    options=_OPTIONS,
-)
+            groups={"image": image_id, "volume": name.volume if name else image_id},
+        )  # fmt: skip

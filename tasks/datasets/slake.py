@@ -28,41 +28,35 @@ it. Without the two lists the split is ours: images ordered by a seeded hash, on
 Numbers on it are not comparable with the paper's.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from medbench.tasks.datasets import instructions
 from medbench.tasks.datasets.native import (
-    SEED_OPTION,
+    RegionKind,
     collect,
+    detections,
     find_root,
+    is_litter,
     ranked_split,
     refuse_options,
+    region_sample,
     relative,
     seed_option,
     wrong_layout,
 )
-from medbench.tasks.datasets.regions import Region, first_object, region_samples
-from medbench.tasks.foundation.errors import DataError, SampleError
-from medbench.tasks.foundation.litter import is_litter
-from medbench.tasks.images import image_size
+from medbench.tasks.foundation.errors import DataError
 from medbench.tasks.sample import ImageRef, Sample, Split
-from medbench.tasks.spec import Reading, Skipped, TaskSpec
+from medbench.tasks.spec import Reading, Skipped
 from medbench.tasks.validation import MaybeText, NativeRow, parse_json_file, read_text_bytes
 
-LAYOUT = (
-    "train.txt, test.txt, imgs/<name>/{source.jpg,question.json,detection.json}; "
-    "questions also from train.json, validate.json or validation.json, test.json"
-)
-_SOURCE = "Slake 1.0, https://www.med-vqa.com/slake; train.txt and test.txt come with the Uni-Med authors' data"
-_LICENCE = "CC BY 4.0"
 _PARTS = 7
 _QUESTION_FILES = (("train.json",), ("validate.json", "validation.json"), ("test.json",))
+_Found = Iterable[Sample | Skipped]
 
 
 class _Question(NativeRow):
@@ -81,66 +75,69 @@ class _NamedQuestion(_Question):
 
 _QUESTIONS = TypeAdapter(list[_Question])
 _NAMED_QUESTIONS = TypeAdapter(list[_NamedQuestion])
-_DETECTIONS = TypeAdapter(list[dict[str, Any]])
 
 
-@dataclass(frozen=True, slots=True)
-class _Folder:
-    name: str
-    split: Split
-    path: Path
-    image: ImageRef
-    groups: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class _SharedQuestions:
-    """Questions by folder of their image, and what is missing to them."""
-
-    rows: Mapping[str, Sequence[_Question]] = field(default_factory=dict)
-    skipped: tuple[Skipped, ...] = ()
-
-
-def read_questions(source: Path, options: Mapping[str, str]) -> Reading:
+def read_questions(source: Path, options: Mapping[str, str], *, task: str, layout: str) -> Reading:
     """Read Slake-VQA; see the module's docstring.
 
     Raises:
         DataError: If the layout is another one or a file is broken.
     """
-    root = _root(source)
-    shared = _shared_questions(root)
-    reading = _read(source, root, options, partial(_questions, shared=shared.rows))
-    return replace(reading, skipped=(*reading.skipped, *shared.skipped))
+    root, folders = _root(source, layout)
+    shared, skipped = _shared_questions(root, folders)
+
+    def questions(folder: Path, split: Split) -> Iterator[Sample | Skipped]:
+        path, name = folder / "question.json", folder.name
+        rows = parse_json_file(_QUESTIONS, path) if path.is_file() else shared.get(name)
+        if rows is None:
+            yield Skipped(item=f"{name}/question.json", reason="file is missing")
+        image = ImageRef(path=relative(source, folder / "source.jpg"))
+        for row in rows or ():
+            reason = _unusable(row)
+            sample_id = f"{name}/q{row.qid}"
+            yield Skipped(item=sample_id, reason=reason) if reason else _sample(row, sample_id, task, split, image)
+
+    reading = _read(root, folders, options, questions)
+    return replace(reading, skipped=(*reading.skipped, *skipped))
 
 
-def read_regions(source: Path, options: Mapping[str, str], *, task: str, kind: Literal["rec", "reg"]) -> Reading:
+def read_regions(source: Path, options: Mapping[str, str], *, task: str, layout: str, kind: RegionKind) -> Reading:
     """Read Slake-REC or Slake-REG; raises like `read_questions`."""
-    return _read(source, _root(source), options, lambda folder: region_samples(_regions(folder), task, kind))
+    root, folders = _root(source, layout)
+    make = partial(region_sample, task, kind)
+
+    def regions(folder: Path, split: Split) -> Iterator[Sample | Skipped]:
+        return detections(
+            make, source, folder / "source.jpg", folder / "detection.json", folder.name, f"{folder.name}/source.jpg",
+            split=split, labels={}, groups={"image": folder.name},
+        )  # fmt: skip
+
+    return _read(root, folders, options, regions)
 
 
-def _root(source: Path) -> Path:
-    root = find_root(source, ["Slake1.0"], ["imgs"], LAYOUT)
-    if not _image_folders(root):
-        raise wrong_layout(source, ["imgs/<name>"], LAYOUT)
-    return root
-
-
-def _image_folders(root: Path) -> list[str]:
-    folder = root / "imgs"
-    if not folder.is_dir():
-        return []
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_litter(path.name))
+def _root(source: Path, layout: str) -> tuple[Path, list[str]]:
+    """Return where the files are, and the folders of images."""
+    root = find_root(source, ["Slake1.0"], ["imgs"], layout)
+    images = root / "imgs"
+    found = images.iterdir() if images.is_dir() else ()
+    folders = sorted(path.name for path in found if path.is_dir() and not is_litter(path.name))
+    if not folders:
+        raise wrong_layout(source, ["imgs/<name>"], layout)
+    return root, folders
 
 
 def _read(
-    source: Path, root: Path, options: Mapping[str, str], items: Callable[[_Folder], Iterator[Sample | Skipped]]
+    root: Path, folders: Sequence[str], options: Mapping[str, str], items: Callable[[Path, Split], _Found]
 ) -> Reading:
-    folders = _image_folders(root)
     splits, method = _splits(root, folders, options)
 
     def found() -> Iterator[Sample | Skipped]:
         for name, split in splits.items():
-            yield from _items_of_folder(source, root, name, split, items)
+            folder = root / "imgs" / name
+            if "/" in name or name in {".", ".."} or not folder.is_dir():
+                yield Skipped(item=f"imgs/{name}", reason="folder is missing")
+            else:
+                yield from items(folder, split)
         for name in folders:
             if name not in splits:
                 yield Skipped(item=f"imgs/{name}", reason="in neither train.txt nor test.txt")
@@ -148,14 +145,15 @@ def _read(
     return collect(found(), method)
 
 
-def _splits(root: Path, folders: list[str], options: Mapping[str, str]) -> tuple[dict[str, Split], str]:
+def _splits(root: Path, folders: Sequence[str], options: Mapping[str, str]) -> tuple[dict[str, Split], str]:
     train, test = root / "train.txt", root / "test.txt"
     if not train.exists() and not test.exists():
         seed = seed_option(options)
         method = f"ours, not the authors': random {_PARTS - 1}:1 by image, seed {seed}"
         return dict(sorted(ranked_split(folders, seed=seed, parts=_PARTS).items())), method
     refuse_options(options, ["seed"], "the split is given by train.txt and test.txt")
-    names: dict[Split, list[str]] = {"train": _listed(train), "test": _listed(test)}
+    files: tuple[tuple[Split, Path], ...] = (("train", train), ("test", test))
+    names = {split: read_text_bytes(path).decode().split() for split, path in files}
     both = sorted(set(names["train"]).intersection(names["test"]))
     if both:
         raise DataError(
@@ -165,67 +163,34 @@ def _splits(root: Path, folders: list[str], options: Mapping[str, str]) -> tuple
     return {name: split for split, listed in names.items() for name in listed}, "authors' lists train.txt and test.txt"
 
 
-def _listed(path: Path) -> list[str]:
-    return read_text_bytes(path).decode().split()
-
-
-def _items_of_folder(
-    source: Path, root: Path, name: str, split: Split, items: Callable[[_Folder], Iterator[Sample | Skipped]]
-) -> Iterator[Sample | Skipped]:
-    path = root / "imgs" / name
-    if "/" in name or name in {".", ".."} or not path.is_dir():
-        yield Skipped(item=f"imgs/{name}", reason="folder is missing")
-        return
-    image = ImageRef(path=relative(source, path / "source.jpg"))
-    yield from items(_Folder(name, split, path, image, {"image": name}))
-
-
-def _questions(folder: _Folder, shared: Mapping[str, Sequence[_Question]]) -> Iterator[Sample | Skipped]:
-    path = folder.path / "question.json"
-    rows = parse_json_file(_QUESTIONS, path) if path.is_file() else shared.get(folder.name)
-    if rows is None:
-        yield Skipped(item=f"{folder.name}/question.json", reason="file is missing")
-        return
-    for row in rows:
-        sample_id = f"{folder.name}/q{row.qid}"
-        if row.q_lang.strip().lower() != "en":
-            yield Skipped(item=sample_id, reason="question is not in English")
-        elif not row.question.strip():
-            yield Skipped(item=sample_id, reason="question is empty")
-        elif not row.answer:
-            yield Skipped(item=sample_id, reason="answer is empty")
-        else:
-            yield _question_sample(folder, sample_id, row)
-
-
-def _shared_questions(root: Path) -> _SharedQuestions:
-    """Read the files with the questions of all images, if there are any and an image needs them."""
-    folders = _image_folders(root)
+def _shared_questions(root: Path, folders: Sequence[str]) -> tuple[dict[str, list[_NamedQuestion]], list[Skipped]]:
+    """Read the files with the questions of all images, if an image needs them: rows by folder, and what is missing."""
     candidates = [[root / name for name in names] for names in _QUESTION_FILES]
     files = [next((path for path in paths if path.is_file()), paths[0]) for paths in candidates]
     present = [path for path in files if path.is_file()]
-    needed = any(not (root / "imgs" / name / "question.json").is_file() for name in folders)
-    if not needed or not present:
-        return _SharedQuestions()
-    missing = [Skipped(item=path.name, reason="file is missing") for path in files if path not in present]
-    rows, homeless = _rows_by_folder(present, folders)
-    return _SharedQuestions(rows=rows, skipped=(*missing, *homeless))
+    if not present or all((root / "imgs" / name / "question.json").is_file() for name in folders):
+        return {}, []
+    rows: dict[str, list[_NamedQuestion]] = {}
+    skipped = [Skipped(item=path.name, reason="file is missing") for path in files if path not in present]
+    named = [parse_json_file(_NAMED_QUESTIONS, path) for path in present]
+    for row in chain.from_iterable(named):
+        name = row.img_name.partition("/")[0]
+        if name in folders:
+            rows.setdefault(name, []).append(row)
+        else:
+            skipped.append(Skipped(item=f"{name}/q{row.qid}", reason="folder is missing"))
+    return rows, skipped
 
 
-def _rows_by_folder(files: Sequence[Path], folders: Sequence[str]) -> tuple[dict[str, list[_Question]], list[Skipped]]:
-    rows: dict[str, list[_Question]] = {name: [] for name in folders}
-    homeless: list[Skipped] = []
-    for path in files:
-        for row in parse_json_file(_NAMED_QUESTIONS, path):
-            name = row.img_name.partition("/")[0]
-            if name in rows:
-                rows[name].append(row)
-            else:
-                homeless.append(Skipped(item=f"{name}/q{row.qid}", reason="folder is missing"))
-    return {name: listed for name, listed in rows.items() if listed}, homeless
+def _unusable(row: _Question) -> str:
+    if row.q_lang.strip().lower() != "en":
+        return "question is not in English"
+    if not row.question.strip():
+        return "question is empty"
+    return "" if row.answer else "answer is empty"
 
 
-def _question_sample(folder: _Folder, sample_id: str, row: _Question) -> Sample:
+def _sample(row: _Question, sample_id: str, task: str, split: Split, image: ImageRef) -> Sample:
     labels = {
         "answer_type": row.answer_type.strip().upper(),
         "modality": row.modality,
@@ -233,91 +198,11 @@ def _question_sample(folder: _Folder, sample_id: str, row: _Question) -> Sample:
     }
     return Sample(
         sample_id=sample_id,
-        task=SLAKE_VQA.name,
-        split=folder.split,
-        images=(folder.image,),
+        task=task,
+        split=split,
+        images=(image,),
         inputs={"question": row.question},
         reference=row.answer,
-        labels={name: label for name, label in labels.items() if label},
-        groups=folder.groups,
+        labels={key: label for key, label in labels.items() if label},
+        groups={"image": sample_id.partition("/")[0]},
     )
-
-
-def _regions(folder: _Folder) -> Iterator[Region | Skipped]:
-    path = folder.path / "detection.json"
-    try:
-        size = image_size(folder.path / "source.jpg")
-        entries = parse_json_file(_DETECTIONS, path) if path.is_file() else None
-    except SampleError:
-        item, lost = f"{folder.name}/source.jpg", "" if (folder.path / "source.jpg").exists() else folder.image.path
-        yield Skipped(item=item, reason="image is missing or unreadable", looked_for=lost)
-        return
-    if entries is None:
-        yield Skipped(item=f"{folder.name}/detection.json", reason="file is missing")
-        return
-    for index, entry in enumerate(entries):
-        region_id = f"{folder.name}/d{index}"
-        found = first_object(entry)
-        if isinstance(found, str):
-            yield Skipped(item=region_id, reason=found)
-            continue
-        name, box = found
-        yield Region(
-            region_id=region_id,
-            split=folder.split,
-            image=folder.image,
-            image_size=size,
-            name=name,
-            box=box,
-            labels={},
-            groups=folder.groups,
-        )
-
-
-SLAKE_VQA = TaskSpec(
-    name="slake-vqa",
-    kind="vqa",
-    title="Slake-VQA",
-    version=2,
-    prompt=instructions.VQA[1],
-    train_prompts=instructions.VQA,
-    group_key="image",
-    counts={"train": 6018, "test": 1014},
-    source=_SOURCE,
-    licence=_LICENCE,
-    layout=LAYOUT,
-    reader=read_questions,
-    options={"seed": SEED_OPTION},
-)
-
-SLAKE_REC = TaskSpec(
-    name="slake-rec",
-    kind="rec",
-    title="Slake-REC",
-    version=2,
-    prompt=instructions.REC[1],
-    train_prompts=instructions.REC,
-    group_key="image",
-    counts={"train": 1421, "test": 201},
-    source=_SOURCE,
-    licence=_LICENCE,
-    layout=LAYOUT,
-    reader=partial(read_regions, task="slake-rec", kind="rec"),
-    options={"seed": SEED_OPTION},
-)
-
-SLAKE_REG = TaskSpec(
-    name="slake-reg",
-    kind="reg",
-    title="Slake-REG",
-    version=2,
-    prompt=instructions.REG[1],
-    train_prompts=instructions.REG,
-    group_key="image",
-    counts={"train": 1421, "test": 201},
-    source=_SOURCE,
-    licence=_LICENCE,
-    layout=LAYOUT,
-    reader=partial(read_regions, task="slake-reg", kind="reg"),
-    options={"seed": SEED_OPTION},
-)

@@ -8,13 +8,11 @@ import click
 
 from medbench.tasks.catalog import get_task, select_tasks, task_names
 from medbench.tasks.download.archives import readable_size
-from medbench.tasks.download.sources import SOURCES, HubSource, ManualSource, Source, WebSource, substitute
+from medbench.tasks.download.sources import HubSource, ManualSource, Source, WebSource, source_of
 from medbench.tasks.foundation.console import emit, emit_table, say, warn
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.prepare import prepare_task
-from medbench.tasks.spec import TaskSpec
 
-_GIGABYTE = 10**9
 _SHORT_COMMIT = 12
 _DEFAULT_MAX_GB = 20.0
 
@@ -45,8 +43,9 @@ def download_command(
 ) -> None:
     """Fetch datasets whose licence allows it, and say for the others how to get them. TASK: names, kinds, patterns.
 
-    Without TASK: list what would be fetched from where, and what you have to get yourself. An interrupted download
-    goes on when the same command is run again; download.json in each folder keeps commit and checksums.
+    Without TASK: list what would be fetched from where, and what you have to get yourself. When the same command is run
+    again, finished files are kept, and one that was interrupted begins anew; download.json in each folder keeps commit
+    and checksums.
 
     \b
     Example:  medbench data download
@@ -57,19 +56,19 @@ def download_command(
         return
     if source is None:
         raise UsageError("--source is not given.", "Add --source DIR, the folder where the native files go.")
-    groups = _by_family(select_tasks(",".join(task)))
+    groups: dict[str, list[str]] = {}
+    for name in select_tasks(",".join(task)):
+        groups.setdefault(source_of(get_task(name)).family, []).append(name)
     if revision is not None:
         _check_one_repository(groups)
     unfinished: list[str] = []
-    for names in groups.values():
-        found = source_of(get_task(names[0]))
-        folder = source / found.family
+    for family, names in groups.items():
+        found, folder = source_of(get_task(names[0])), source / family
         if not isinstance(found, ManualSource):
             # The client of the Hub takes a while to import, and listing needs none.
             from medbench.tasks.download.fetch import download
 
-            max_bytes = int(max_gb * _GIGABYTE)
-            download(found, folder, revision=revision, refresh=refresh, max_bytes=max_bytes)
+            download(found, folder, revision=revision, refresh=refresh, max_bytes=int(max_gb * 10**9))
         unfinished += _settle(found, names, folder, data_dir)
     if unfinished:
         raise DataError(
@@ -86,19 +85,6 @@ def _check_one_repository(groups: Mapping[str, Sequence[str]]) -> None:
     for family, names in groups.items():
         if not isinstance(source_of(get_task(names[0])), HubSource):
             raise UsageError(f"--revision has no effect on {family}: it does not come from the Hub.", "Leave it out.")
-
-
-def source_of(spec: TaskSpec) -> Source:
-    """Return where the native files of a task are to be had; a variant's are those of its task."""
-    found = SOURCES.get(spec.name) or SOURCES.get(spec.variant_of)
-    if found is not None:
-        return found
-    return ManualSource(
-        family=spec.name,
-        licence=spec.licence,
-        reason="medbench knows no place to fetch it from",
-        steps=(f"Get it from where its authors say: {spec.source}.", f"Put it into {{folder}}: {spec.layout}"),
-    )
 
 
 def _list() -> None:
@@ -122,25 +108,18 @@ def _row(source: Source) -> tuple[str, str, str, str, str]:
             return ("by hand", source.reason, "-", "-", source.licence)
 
 
-def _by_family(names: Sequence[str]) -> Mapping[str, list[str]]:
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(source_of(get_task(name)).family, []).append(name)
-    return groups
-
-
 def _settle(source: Source, names: Sequence[str], folder: Path, data_dir: Path | None) -> list[str]:
     """Prepare the tasks of a folder, or check that they can be read; return those for which something is missing."""
-    steps = source.steps if isinstance(source, HubSource | ManualSource) else ()
     # What stands for files that are not unpacked here is too large to be read only to count it.
-    counted = names if data_dir or not substitute(source, folder) else ()
+    stand_in = isinstance(source, HubSource) and any((folder / name).exists() for name in source.instead)
+    counted = names if data_dir or not stand_in else ()
     try:
         for name in counted:
-            say(_prepared(name, folder, data_dir) if data_dir else _readable(name, folder))
+            say(_prepared_or_read(name, folder, data_dir))
     except DataError as error:
-        if not steps:
+        if not source.steps:
             raise
-        emit("\n".join(_instructions(source, steps, names, folder)))
+        emit("\n".join(_instructions(source, names, folder)))
         say(f"At present: {error.problem}")
         return list(names)
     if source.note and not (source.note_unless and (folder / source.note_unless).exists()):
@@ -150,7 +129,11 @@ def _settle(source: Source, names: Sequence[str], folder: Path, data_dir: Path |
     return []
 
 
-def _prepared(name: str, folder: Path, data_dir: Path) -> str:
+def _prepared_or_read(name: str, folder: Path, data_dir: Path | None) -> str:
+    if data_dir is None:
+        reading = get_task(name).reader(folder.resolve(), {})
+        tests = sum(sample.split == "test" for sample in reading.samples)
+        return f"{name}: {len(reading.samples) - tests} train, {tests} test samples are readable in {folder}."
     prepared = prepare_task(get_task(name), folder, data_dir, {})
     counts = prepared.manifest.counts
     return (
@@ -159,18 +142,12 @@ def _prepared(name: str, folder: Path, data_dir: Path) -> str:
     )
 
 
-def _readable(name: str, folder: Path) -> str:
-    reading = get_task(name).reader(folder.resolve(), {})
-    tests = sum(sample.split == "test" for sample in reading.samples)
-    return f"{name}: {len(reading.samples) - tests} train, {tests} test samples are readable in {folder}."
-
-
-def _instructions(source: Source, steps: Sequence[str], names: Sequence[str], folder: Path) -> Iterator[str]:
+def _instructions(source: Source, names: Sequence[str], folder: Path) -> Iterator[str]:
     reason = source.reason if isinstance(source, ManualSource) else "the files are there, but not yet as they are read"
     yield f"{', '.join(names)}: to be done by hand; {reason}."
     yield f"  licence: {source.licence}"
     last = f"Prepare: {_prepare_command(names, folder)}"
-    for number, step in enumerate((*steps, last), start=1):
+    for number, step in enumerate((*source.steps, last), start=1):
         yield f"  {number}. {step.replace('{folder}', shlex.quote(str(folder)))}"
     if source.note:
         yield f"  Note: {source.note.replace('{folder}', str(folder))}"

@@ -1,61 +1,50 @@
-"""Native files fetched from where `tasks.download.sources` says: of one commit, each one checked, resumable, recorded.
+"""Native files fetched from where `medbench.tasks.download.sources` says: of one commit, checked and recorded.
 
-A file grows under a hidden name that carries its checksum, is checked, and only then gets its own name. What
-was fetched stands in `download.json` beside it, so that a second call needs no network and later calls stay at
-the same commit.
+huggingface_hub fetches from the Hub and pooch from elsewhere, into a hidden folder. What arrived is compared with the
+checksum that the Hub (which huggingface_hub does not compare) or the declaration promises, and only then gets its
+name. `download.json` beside the files says what is there, so that a second call needs no network and later calls stay
+at the same commit.
 
-Client, addresses, headers, retries and errors are those of huggingface_hub. Its `hf_hub_download` is not used:
-it throws an interrupted file away, and it does not compare what arrived with the checksum that the Hub tells.
+What is finished is kept when a download is interrupted. The one file under way begins anew, since both libraries throw
+its beginning away; where that costs too much, a file may be fetched by other means (`curl -C -`) and put into the
+folder: it is taken if its checksum is right.
 """
 
 import errno
 import hashlib
-import io
+import logging
 import re
-from collections.abc import Collection, Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from filelock import FileLock, Timeout
-from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is imported there, not listed
     GatedRepoError,
-    HfHubHTTPError,
     HTTPError,
     OfflineModeIsEnabled,
     RevisionNotFoundError,
 )
-from huggingface_hub.file_download import http_get
-from huggingface_hub.hf_api import DatasetInfo, RepoSibling
-from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # exported when asked for
 from pydantic import ConfigDict, TypeAdapter, with_config
 
 from medbench.tasks.download.archives import extract, readable_size, require_space
-from medbench.tasks.download.sources import HubSource, WebSource, substitute
-from medbench.tasks.foundation.console import Meter, meter, say, warn
+from medbench.tasks.download.sources import HubSource, WebFile, WebSource
+from medbench.tasks.foundation.console import say, warn
 from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
 from medbench.tasks.foundation.files import canonical_json, inside, write_atomically
 from medbench.tasks.validation import parse_json_file
 
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
-
-RECORD_NAME = "download.json"
-
-_LIBRARY = "medbench"
-_LOCK_NAME = ".download.lock"
+_RECORD_NAME, _LOCK_NAME, _STAGING = "download.json", ".download.lock", ".fetching"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|git:[0-9a-f]{40}")
 _BRANCH = "main"
 _ANSWER_SECONDS = 30.0
-_CHUNK = 2**20
-_MEGABYTE = 10**6
 _FORBIDDEN, _NOT_FOUND, _UNAUTHORISED = 403, 404, 401
-
-# What huggingface_hub raises on an answer that is not the Hub's, such as a login page of a network.
-_UNINTELLIGIBLE = (ValueError, KeyError, TypeError)
+_AGAIN = "run the same command again; finished files are kept."
 
 
 class DownloadError(MedbenchError):
@@ -64,13 +53,7 @@ class DownloadError(MedbenchError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
-    """A file that was fetched and checked.
-
-    Attributes:
-        revision: The commit (or record) it belongs to.
-        size: Bytes.
-        digest: `sha256:`, `md5:` or `git:` (a git blob id) and the hex digits.
-    """
+    """A fetched file: its commit or record, its bytes, and `sha256:`, `md5:` or `git:` (a blob id) with the digits."""
 
     revision: str
     size: int
@@ -87,15 +70,7 @@ class Unpacked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """The content of `download.json`.
-
-    Attributes:
-        source: The repository on the Hub, or whose files they are.
-        revision: The commit (or record) that is there or was begun.
-        licence: As the source declares it.
-        files: What was fetched, by path in the folder.
-        unpacked: What was unpacked, by path of the archive.
-    """
+    """The content of `download.json`: whose files of which commit, by path in the folder."""
 
     source: str
     revision: str
@@ -103,32 +78,24 @@ class Record:
     files: Mapping[str, Fetched] = field(default_factory=dict)
     unpacked: Mapping[str, Unpacked] = field(default_factory=dict)
 
+    def has(self, path: str, folder: Path) -> bool:
+        """Return whether a fetched file is still there; an archive that was unpacked may be gone."""
+        fetched, target = self.files.get(path), inside(folder, path)
+        if fetched is None:
+            return False
+        return (target.is_file() and target.stat().st_size == fetched.size) or self.has_unpacked(path, folder)
+
+    def has_unpacked(self, path: str, folder: Path) -> bool:
+        """Return whether everything that an archive became is there."""
+        unpacked, fetched = self.unpacked.get(path), self.files.get(path)
+        if unpacked is None or fetched is None or unpacked.digest != fetched.digest:
+            return False
+        return all((folder / name).exists() for name in unpacked.names)
+
 
 for _record in (Fetched, Unpacked, Record):
     with_config(ConfigDict(extra="forbid", strict=True))(_record)
-
 _RECORD = TypeAdapter(Record)
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    path: str
-    url: str
-    size: int
-    digest: str
-
-    def partial(self, folder: Path) -> Path:
-        """Where the file grows; another content grows elsewhere."""
-        target = inside(folder, self.path)
-        return target.with_name(f".{target.name}.{self.digest.rpartition(':')[2][:12]}.partial")
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    revision: str
-    files: tuple[_Wanted, ...]
-    headers: Mapping[str, str]
-    page: str
 
 
 def download(
@@ -142,11 +109,9 @@ def download(
 ) -> None:
     """Fetch the files of a source into a folder, unpack its archives, and record both.
 
-    Files that are there already are kept, interrupted ones are continued.
-
     Args:
         source: Where from.
-        folder: The folder of this dataset.
+        folder: The folder of this dataset; files that are there already are kept.
         revision: Commit to fetch instead of the recorded or pinned one; 40 hex digits, Hub only.
         refresh: Whether to forget the recorded commit and to check every file again.
         max_bytes: Refuse to fetch more than this.
@@ -158,22 +123,36 @@ def download(
         DataError: If something else is in the way in `folder`, or an archive is refused.
         RunError: If `folder` cannot be written to or has too little space.
     """
-    _check_revision(source, revision)
-    stand_in = substitute(source, folder)
-    if stand_in:
-        say(f"{folder / stand_in} is there; nothing is fetched.")
+    if revision is not None:
+        _check_revision(source, revision)
+    instead = next((name for name in source.instead if (folder / name).exists()), "")
+    if instead:
+        say(f"{folder / instead} is there; nothing is fetched.")
         return
     with _alone(folder):
         record = _own_record(source, folder)
-        if record is not None and not refresh and _is_whole(source, record, folder, revision):
+        commit, files = _promised(source, record, HfApi(endpoint=endpoint, library_name="medbench"), revision, refresh)
+        missing = [file for file in files if not _is_there(file, record, folder, check=refresh)]
+        needed = sum(file.size for file in missing)
+        if max_bytes is not None and needed > max_bytes:
+            most = f"--max-gb {max_bytes / 10**9:g}"
+            raise UsageError(
+                f"{source.family} would fetch {readable_size(needed)}, more than {most} allows.",
+                f"If that is what you want, add --max-gb {needed // 10**9 + 1}.",
+            )
+        require_space(folder, needed, f"downloading {source.family}")
+        whole = not missing and all(record.has_unpacked(path, folder) for path in source.unpack)
+        record = replace(record, revision=commit)
+        for file in files:
+            if file in missing:
+                _fetch(source, file, commit, folder, endpoint)
+            target = inside(folder, file.path)
+            size = target.stat().st_size if target.is_file() else file.size
+            fetched = Fetched(revision=commit, size=size, digest=file.digest)
+            record = replace(record, files={**record.files, file.path: fetched})
+            _save(folder, record)
+        if whole:
             say(f"{folder} is complete: {record.source} at {record.revision}.")
-            return
-        plan = _plan(source, _chosen_revision(source, record, revision, refresh=refresh), endpoint)
-        record = replace(record or _new_record(source), revision=plan.revision)
-        missing = [file for file in plan.files if not _is_there(file, record, folder, check=refresh)]
-        _refuse_too_much(source, missing, folder, max_bytes)
-        _save(folder, record)
-        record = _fetch_all(plan, missing, record, folder)
         _unpack_all(source, record, folder)
 
 
@@ -183,18 +162,11 @@ def read_record(folder: Path) -> Record | None:
     Raises:
         DataError: If it is broken.
     """
-    path = folder / RECORD_NAME
+    path = folder / _RECORD_NAME
     return parse_json_file(_RECORD, path) if path.exists() else None
 
 
-def source_name(source: HubSource | WebSource) -> str:
-    """Return the repository on the Hub, or whose files they are."""
-    return source.repo if isinstance(source, HubSource) else source.home
-
-
-def _check_revision(source: HubSource | WebSource, revision: str | None) -> None:
-    if revision is None:
-        return
+def _check_revision(source: HubSource | WebSource, revision: str) -> None:
     if isinstance(source, WebSource):
         raise UsageError(
             f"--revision has no effect on {source.family}: it comes from {source.home}, not from the Hub.",
@@ -207,11 +179,21 @@ def _check_revision(source: HubSource | WebSource, revision: str | None) -> None
         )
 
 
+def _own_record(source: HubSource | WebSource, folder: Path) -> Record:
+    record = read_record(folder) or Record(source=source.home, revision="", licence=source.licence)
+    if record.source != source.home:
+        raise DataError(
+            f"{folder} holds files of {record.source}, not of {source.home}.",
+            f"Choose another folder with --source, or move {folder} away.",
+        )
+    return record
+
+
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    with _explaining(f"The folder {folder}", ""):
+    lock = FileLock(folder / _LOCK_NAME, timeout=0)
+    with _explained(f"The folder {folder}", ""):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / _LOCK_NAME, timeout=0)
         try:
             lock.acquire()
         except Timeout as error:
@@ -219,137 +201,76 @@ def _alone(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        shutil.rmtree(folder / _STAGING, ignore_errors=True)
         lock.release()
 
 
-def _own_record(source: HubSource | WebSource, folder: Path) -> Record | None:
-    record = read_record(folder)
-    if record is not None and record.source != source_name(source):
-        raise DataError(
-            f"{folder} holds files of {record.source}, not of {source_name(source)}.",
-            f"Choose another folder with --source, or move {folder} away.",
-        )
-    return record
+def _promised(
+    source: HubSource | WebSource, record: Record, hub: HfApi, revision: str | None, refresh: bool
+) -> tuple[str, list[WebFile]]:
+    """Return commit, sizes and checksums: as declared, as recorded, or else as the Hub tells them."""
+    if isinstance(source, WebSource):
+        return source.revision, list(source.files)
+    recorded = "" if refresh else record.revision
+    commit = revision or recorded or source.revision
+    known = {} if refresh else {path: one for path, one in record.files.items() if one.revision == commit}
+    if commit and known.keys() >= set(source.paths):
+        found = ((path, known[path]) for path in source.paths)
+        return commit, [WebFile(path=path, url="", size=one.size, digest=one.digest) for path, one in found]
+    if commit == recorded and source.revision not in {None, recorded}:
+        say(f"Staying at the recorded commit {recorded}; --refresh goes to {source.revision}.")
+    return _asked(source, hub, commit)
 
 
-def _new_record(source: HubSource | WebSource) -> Record:
-    return Record(source=source_name(source), revision="", licence=source.licence)
-
-
-def _save(folder: Path, record: Record) -> None:
-    text = canonical_json(_RECORD.dump_python(record, mode="json"), indent=2)
-    write_atomically(folder / RECORD_NAME, f"{text}\n")
-
-
-def _is_whole(source: HubSource | WebSource, record: Record, folder: Path, revision: str | None) -> bool:
-    wanted = source.revision if isinstance(source, WebSource) else revision or record.revision
-    paths = source.files if isinstance(source, HubSource) else tuple(file.path for file in source.files)
-    current = (path in record.files and record.files[path].revision == wanted for path in paths)
-    unpacked = all(_is_unpacked(path, record, folder) for path in _archives(source))
-    return all(current) and unpacked and all(_is_kept(path, record, folder) for path in paths)
-
-
-def _archives(source: HubSource | WebSource) -> Mapping[str, tuple[str, ...]]:
-    return source.unpack if isinstance(source, HubSource) else {}
-
-
-def _is_kept(path: str, record: Record, folder: Path) -> bool:
-    """Whether a fetched file is still there; an archive that was unpacked may be gone."""
-    target = inside(folder, path)
-    return (target.is_file() and target.stat().st_size == record.files[path].size) or _is_unpacked(path, record, folder)
-
-
-def _is_unpacked(path: str, record: Record, folder: Path) -> bool:
-    unpacked, fetched = record.unpacked.get(path), record.files.get(path)
-    if unpacked is None or fetched is None or unpacked.digest != fetched.digest:
-        return False
-    return all((folder / name).exists() for name in unpacked.names)
-
-
-def _chosen_revision(
-    source: HubSource | WebSource, record: Record | None, revision: str | None, *, refresh: bool
-) -> str | None:
-    if isinstance(source, WebSource) or revision is not None:
-        return revision
-    if record is None or refresh or not record.revision:
-        return source.revision
-    if source.revision not in {None, record.revision}:
-        say(f"Staying at the recorded commit {record.revision}; --refresh goes to {source.revision}.")
-    return record.revision
-
-
-def _plan(source: HubSource | WebSource, revision: str | None, endpoint: str | None) -> _Plan:
-    if isinstance(source, HubSource):
-        return _hub_plan(source, revision, endpoint)
-    files = tuple(_Wanted(file.path, file.url, file.size, file.digest) for file in source.files)
-    return _Plan(source.revision, files, {}, f"https://{source.home}")
-
-
-def _hub_plan(source: HubSource, revision: str | None, endpoint: str | None) -> _Plan:
-    hub = HfApi(endpoint=endpoint, library_name=_LIBRARY)
-    page = f"{hub.endpoint}/datasets/{source.repo}"
-    info = _dataset_info(hub, source.repo, revision or _BRANCH, page)
-    commit = str(info.sha)
-    if not _COMMIT.fullmatch(commit) or commit != (revision or commit):
-        raise DownloadError(
-            f"{page} answers with commit {commit!r} to the question for {revision or _BRANCH}.",
-            "This is not the Hub, or it is out of order; check HF_ENDPOINT.",
-        )
-    if revision is None:
-        warn(
-            f"medbench pins no commit of {source.repo}: the newest one of {_BRANCH}, {commit}, is fetched and "
-            f"recorded. To get the same files elsewhere: --revision {commit}"
-        )
-    siblings = {str(sibling.rfilename): sibling for sibling in info.siblings or ()}
-    files = tuple(_wanted(source, path, siblings.get(path), commit, hub.endpoint) for path in source.files)
-    return _Plan(commit, files, build_hf_headers(library_name=_LIBRARY), page)
-
-
-def _dataset_info(hub: HfApi, repo: str, revision: str, page: str) -> DatasetInfo:
-    with _explaining(f"The dataset {repo} at {revision}", page):
+def _asked(source: HubSource, hub: HfApi, commit: str | None) -> tuple[str, list[WebFile]]:
+    page, asked = f"{hub.endpoint}/datasets/{source.repo}", commit or _BRANCH
+    with _explained(f"The dataset {source.repo} at {asked}", page):
         try:
-            return hub.dataset_info(repo, revision=revision, files_metadata=True, timeout=_ANSWER_SECONDS)
-        except _UNINTELLIGIBLE as error:
+            info = hub.dataset_info(source.repo, revision=asked, files_metadata=True, timeout=_ANSWER_SECONDS)
+        # What huggingface_hub raises on an answer that is not the Hub's, such as a login page of a network.
+        except (ValueError, KeyError, TypeError) as error:
             raise DownloadError(
                 f"{page} gives an answer that is not the Hub's.",
                 "Check HF_ENDPOINT, and whether your network asks you to log in first.",
             ) from error
+    found = str(info.sha)
+    if not _COMMIT.fullmatch(found) or found != (commit or found):
+        raise DownloadError(
+            f"{page} answers with commit {found!r} to the question for {asked}.",
+            "This is not the Hub, or it is out of order; check HF_ENDPOINT.",
+        )
+    if commit is None:
+        warn(
+            f"medbench pins no commit of {source.repo}: the newest one of {_BRANCH}, {found}, is fetched and "
+            f"recorded. To get the same files elsewhere: --revision {found}"
+        )
+    siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+    return found, [_wanted(source.repo, found, path, siblings.get(path)) for path in source.paths]
 
 
-def _wanted(source: HubSource, path: str, sibling: RepoSibling | None, commit: str, endpoint: str) -> _Wanted:
-    digest, size = _promised(sibling) if sibling is not None else ("", 0)
-    if not digest:
+def _wanted(repo: str, commit: str, path: str, sibling: Any) -> WebFile:  # noqa: ANN401 - a RepoSibling, unchecked
+    """Return what the Hub promises: the digest of the content for a large file, else the git blob id."""
+    large = getattr(sibling, "lfs", None)
+    digest = f"sha256:{large.sha256}" if large else f"git:{getattr(sibling, 'blob_id', '')}"
+    size = large.size if large else getattr(sibling, "size", None)
+    if sibling is None or not (_DIGEST.fullmatch(digest) and isinstance(size, int) and size > 0):
         problem = "has no file" if sibling is None else "tells no checksum or size for"
         raise DownloadError(
-            f"{source.repo} at {commit} {problem} {path!r}.",
+            f"{repo} at {commit} {problem} {path!r}.",
             "Choose another commit with --revision, and tell the authors of medbench.",
         )
-    url = hf_hub_url(source.repo, path, repo_type="dataset", revision=commit, endpoint=endpoint)
-    return _Wanted(path, url, size, digest)
+    return WebFile(path=path, url="", size=size, digest=digest)
 
 
-def _promised(sibling: RepoSibling) -> tuple[str, int]:
-    """Return digest and size that the Hub tells: of the content for a large file, else the git blob id.
-
-    Both are empty if one of them is not of its form: the digest becomes part of a file's name.
-    """
-    large = sibling.lfs
-    digest = f"sha256:{large.sha256}" if large is not None else f"git:{sibling.blob_id}"
-    size: object = large.size if large is not None else sibling.size
-    if _DIGEST.fullmatch(digest) and isinstance(size, int) and size > 0:
-        return digest, size
-    return "", 0
-
-
-def _is_there(file: _Wanted, record: Record, folder: Path, *, check: bool) -> bool:
-    """Whether a file need not be fetched.
+def _is_there(file: WebFile, record: Record, folder: Path, *, check: bool) -> bool:
+    """Return whether a file need not be fetched.
 
     Raises:
         DataError: If there is another file of this name that no download put there.
     """
     target, fetched = inside(folder, file.path), record.files.get(file.path)
     if fetched is not None and not (check and target.is_file()):
-        return fetched.digest == file.digest and _is_kept(file.path, record, folder)
+        return fetched.digest == file.digest and record.has(file.path, folder)
     if not target.exists():
         return False
     same = target.is_file() and _digest(target, file.digest) == file.digest
@@ -361,103 +282,56 @@ def _is_there(file: _Wanted, record: Record, folder: Path, *, check: bool) -> bo
     return same
 
 
-def _refuse_too_much(
-    source: HubSource | WebSource, missing: Collection[_Wanted], folder: Path, max_bytes: int | None
-) -> None:
-    there = sum(partial.stat().st_size for file in missing if (partial := file.partial(folder)).exists())
-    needed = max(0, sum(file.size for file in missing) - there)
-    if max_bytes is not None and needed > max_bytes:
-        raise UsageError(
-            f"{source.family} would fetch {readable_size(needed)}, more than --max-gb {max_bytes / 10**9:g} allows.",
-            f"If that is what you want, add --max-gb {needed // 10**9 + 1}.",
-        )
-    require_space(folder, needed, f"downloading {source.family}")
-
-
-def _fetch_all(plan: _Plan, missing: Collection[_Wanted], record: Record, folder: Path) -> Record:
-    for file in plan.files:
-        if file in missing:
-            _fetch(file, plan, folder)
-        fetched = Fetched(revision=plan.revision, size=_size(file, folder), digest=file.digest)
-        record = replace(record, files={**record.files, file.path: fetched})
-        _save(folder, record)
-    return record
-
-
-def _size(file: _Wanted, folder: Path) -> int:
-    target = inside(folder, file.path)
-    return target.stat().st_size if target.is_file() else file.size
-
-
-def _fetch(file: _Wanted, plan: _Plan, folder: Path) -> None:
-    target, partial = inside(folder, file.path), file.partial(folder)
-    with _explaining(f"{file.path} of {plan.page}", plan.page):
+def _fetch(source: HubSource | WebSource, file: WebFile, commit: str, folder: Path, endpoint: str | None) -> None:
+    """Fetch one file into the hidden folder, and give it its name if it is the one that was promised."""
+    from_hub = isinstance(source, HubSource)
+    page = f"https://{'huggingface.co/datasets/' if from_hub else ''}{source.home}"
+    target, staging = inside(folder, file.path), folder / _STAGING
+    with _explained(f"{file.path} of {page}", page):
         target.parent.mkdir(parents=True, exist_ok=True)
-        _stream(file, partial, plan.headers)
-        found = _digest(partial, file.digest)
-        if found != file.digest:
-            partial.unlink()
-            raise DownloadError(
-                f"{file.path} arrived with the checksum {found}, not {file.digest}; it was thrown away.",
-                "Run the same command again. If it ends in the same way, the file was changed where it comes from.",
-            )
-        partial.replace(target)
+        found = _from_hub(source.home, file.path, commit, staging, endpoint) if from_hub else _from_web(file, staging)
+        digest = _digest(found, file.digest)
+        if digest == file.digest:
+            found.replace(target)
+    if digest != file.digest:
+        raise DownloadError(
+            f"{file.path} arrived with the checksum {digest}, not {file.digest}; it was thrown away.",
+            "Run the same command again. If it ends in the same way, the file was changed where it comes from.",
+        )
     say(f"{file.path}: {readable_size(file.size)}, checksum right")
 
 
-def _stream(file: _Wanted, partial: Path, headers: Mapping[str, str]) -> None:
-    done = partial.stat().st_size if partial.exists() else 0
-    if done > file.size:
-        partial.unlink()
-        done = 0
-    if done == file.size and done:
-        return
-    if done:
-        say(f"{file.path}: {readable_size(done)} are there, going on")
-    # A compressed answer has other offsets than the file.
-    asked = {**headers, "Accept-Encoding": "identity"}
-    total = file.size // _MEGABYTE
-    with (
-        meter(f"{file.path} (MB)", total, done=done // _MEGABYTE) as progress,
-        _Metered(partial, progress) as stream,
-    ):
-        http_get(file.url, stream, resume_size=done, headers=asked)
+def _from_hub(repo: str, path: str, commit: str, folder: Path, endpoint: str | None) -> Path:
+    options: dict[str, Any] = {"repo_type": "dataset", "endpoint": endpoint, "library_name": "medbench"}
+    return Path(hf_hub_download(repo, path, revision=commit, local_dir=folder, **options))
 
 
-class _Metered(io.BufferedWriter):
-    """A file that is appended to and shows its length in megabytes."""
+def _from_web(file: WebFile, folder: Path) -> Path:
+    # pooch brings an HTTP client of its own, which what comes from the Hub does not need.
+    import pooch
 
-    def __init__(self, path: Path, progress: Meter) -> None:
-        super().__init__(io.FileIO(path, "ab"))
-        self._progress = progress
-        self._shown = self.tell() // _MEGABYTE
-
-    def write(self, buffer: "ReadableBuffer", /) -> int:
-        """Append `buffer`."""
-        written = super().write(buffer)
-        length = self.tell() // _MEGABYTE
-        if length != self._shown:
-            self._progress.advance(length - self._shown)
-            self._shown = length
-        return written
+    pooch.get_logger().setLevel(logging.WARNING)
+    fetcher = pooch.HTTPDownloader(progressbar=True, timeout=_ANSWER_SECONDS)
+    return Path(pooch.retrieve(file.url, None, fname=Path(file.path).name, path=folder, downloader=fetcher))
 
 
 def _digest(path: Path, like: str) -> str:
     """Return the digest of a file in the form of another: `sha256:...`, `md5:...` or `git:...`."""
     kind = like.partition(":")[0]
-    digest = hashlib.new("sha1" if kind == "git" else kind, usedforsecurity=False)
     if kind == "git":
-        digest.update(f"blob {path.stat().st_size}\0".encode())
+        # Only small files are no large ones.
+        content = path.read_bytes()
+        blob = b"blob %d\0" % len(content) + content
+        return f"git:{hashlib.sha1(blob, usedforsecurity=False).hexdigest()}"
     with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return f"{kind}:{digest.hexdigest()}"
+        return f"{kind}:{hashlib.file_digest(stream, kind).hexdigest()}"
 
 
 def _unpack_all(source: HubSource | WebSource, record: Record, folder: Path) -> None:
-    for path, only in _archives(source).items():
-        if _is_unpacked(path, record, folder):
+    for path, only in source.unpack.items():
+        if record.has_unpacked(path, folder):
             continue
+        # What an earlier call unpacked from it may be replaced, and nothing else.
         ours = record.unpacked[path].names if path in record.unpacked else ()
         names = extract(inside(folder, path), folder, only=only, replace=ours)
         unpacked = Unpacked(digest=record.files[path].digest, names=names)
@@ -466,52 +340,41 @@ def _unpack_all(source: HubSource | WebSource, record: Record, folder: Path) -> 
         say(f"{path} is unpacked to {', '.join(names)} in {folder}; the archive itself is no longer needed.")
 
 
+def _save(folder: Path, record: Record) -> None:
+    text = canonical_json(_RECORD.dump_python(record, mode="json"), indent=2)
+    write_atomically(folder / _RECORD_NAME, f"{text}\n")
+
+
 @contextmanager
-def _explaining(what: str, page: str) -> Iterator[None]:
+def _explained(what: str, page: str) -> Iterator[None]:
+    """Tell what both clients and the disk raise (all are HTTPError or OSError) as a problem with a next step."""
     try:
         yield
-    except OfflineModeIsEnabled as error:
-        raise DownloadError(
-            f"{what} cannot be fetched: HF_HUB_OFFLINE is set.",
-            "Unset it, or download on another machine and copy the folder, download.json included.",
-        ) from error
-    except HfHubHTTPError as error:
-        raise _refusal(what, page, error) from error
-    except HTTPError as error:
-        raise DownloadError(
-            f"{what} cannot be reached: {str(error) or type(error).__name__}.",
-            "Check your connection and run the same command again; it goes on where it stopped.",
-        ) from error
-    except OSError as error:
-        raise _disk_error(what, error) from error
+    except (HTTPError, OSError) as error:
+        problem, hint = _problem_and_hint(error, page)
+        raise DownloadError(f"{what} {problem}.", hint) from error
 
 
-def _refusal(what: str, page: str, error: HfHubHTTPError) -> DownloadError:
-    status = error.response.status_code
-    if isinstance(error, RevisionNotFoundError):
-        return DownloadError(f"{what} does not exist: there is no such commit.", f"Look at {page}/commits/main.")
-    if isinstance(error, GatedRepoError) or status == _FORBIDDEN:
-        return DownloadError(
-            f"{what} is open only to those who accepted its conditions (HTTP status {status}).",
-            f"Accept them at {page}, log in (for the Hub: `hf auth login`), and run the same command again.",
-        )
-    if status in {_UNAUTHORISED, _NOT_FOUND}:
-        return DownloadError(
-            f"{what} is not there, or not without logging in (HTTP status {status}).",
-            f"Look at {page}. If it was moved, get the files by hand and use `medbench data prepare`.",
-        )
-    return DownloadError(
-        f"{what} cannot be fetched: the server answers with HTTP status {status}.",
-        "Run the same command again later; it goes on where it stopped.",
-    )
-
-
-def _disk_error(what: str, error: OSError) -> DownloadError:
-    if error.errno is None:
-        return DownloadError(
-            f"{what} did not arrive whole.", "Run the same command again; it goes on where it stopped."
-        )
+def _problem_and_hint(error: Exception, page: str) -> tuple[str, str]:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return _refusal(error, status, page)
+    if isinstance(error, OfflineModeIsEnabled):
+        problem = "cannot be fetched: HF_HUB_OFFLINE is set"
+        return problem, "Unset it, or download on another machine and copy the folder, download.json included."
+    if not isinstance(error, OSError) or error.errno is None:
+        return f"cannot be reached: {str(error) or type(error).__name__}", f"Check your connection and {_AGAIN}"
     hint = "Free some space" if error.errno == errno.ENOSPC else "Choose a folder that you may write to with --source"
-    return DownloadError(
-        f"{what} cannot be written: {error.strerror or error}.", f"{hint}, and run the same command again."
-    )
+    return f"cannot be written: {error.strerror or error}", f"{hint}, and {_AGAIN}"
+
+
+def _refusal(error: Exception, status: int, page: str) -> tuple[str, str]:
+    if isinstance(error, RevisionNotFoundError):
+        return "does not exist: there is no such commit", f"Look at {page}/commits/main."
+    if isinstance(error, GatedRepoError) or status == _FORBIDDEN:
+        problem = f"is open only to those who accepted its conditions (HTTP status {status})"
+        return problem, f"Accept them at {page}, log in (for the Hub: `hf auth login`), and {_AGAIN}"
+    if status in {_UNAUTHORISED, _NOT_FOUND}:
+        problem = f"is not there, or not without logging in (HTTP status {status})"
+        return problem, f"Look at {page}. If it was moved, get the files by hand and use `medbench data prepare`."
+    return f"cannot be fetched: the server answers with HTTP status {status}", f"Wait, and {_AGAIN}"

@@ -1,9 +1,14 @@
-"""The only place that writes to the terminal: results to standard output, talk to standard error."""
+"""The only place that writes to the terminal: results to standard output, talk to standard error.
 
+Talk (`say`, `warn`, `meter`) goes to a listener: the terminal, unless `heard_by` names another one for a while.
+"""
+
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,8 +31,21 @@ from medbench.tasks.foundation.errors import MedbenchError
 _PLAIN_INTERVAL_SECONDS = 10.0
 
 
+_silencers: list[object] = []
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Let nothing be said on standard error inside: no talk, no warnings, no progress. Errors are raised as ever."""
+    _silencers.append(None)
+    try:
+        yield
+    finally:
+        _silencers.pop()
+
+
 def _talk() -> Console:
-    return Console(stderr=True, soft_wrap=True, highlight=False)
+    return Console(stderr=True, soft_wrap=True, highlight=False, quiet=bool(_silencers))
 
 
 def emit(text: str) -> None:
@@ -66,14 +84,102 @@ def _is_number(cell: str) -> bool:
     return cell.replace(",", "").replace(".", "", 1).removesuffix("%").lstrip("-").isdigit() or cell in {"", "-"}
 
 
+class Meter(Protocol):
+    """A running count of items that are done."""
+
+    def advance(self, count: int = 1, *, label: str | None = None, status: str | None = None) -> None:
+        """Count `count` more items done, and show `label` and `status` from now on."""
+
+
+class Listener(Protocol):
+    """Hears what is said while something works."""
+
+    def say(self, text: str) -> None:
+        """Hear a line of talk."""
+
+    def warn(self, text: str) -> None:
+        """Hear a line that must not be overlooked."""
+
+    def meter(self, label: str, total: int, done: int) -> AbstractContextManager[Meter]:
+        """Follow the progress of `total` items, of which `done` are already there."""
+
+
+class Silent:
+    """A listener that hears nothing."""
+
+    def say(self, text: str) -> None:
+        """Do nothing."""
+
+    def warn(self, text: str) -> None:
+        """Do nothing."""
+
+    @contextmanager
+    def meter(self, label: str, total: int, done: int) -> Iterator[Meter]:
+        """Show nothing."""
+        del label, total, done
+        yield self
+
+    def advance(self, count: int = 1, *, label: str | None = None, status: str | None = None) -> None:
+        """Do nothing."""
+
+
+class Logged(Silent):
+    """A listener that hands on to a logger: talk as INFO, what must not be overlooked as WARNING."""
+
+    def __init__(self, logger: logging.Logger | None = None) -> None:
+        self._logger = logger or logging.getLogger("medbench")
+
+    def say(self, text: str) -> None:
+        """Log a line."""
+        self._logger.info("%s", text)
+
+    def warn(self, text: str) -> None:
+        """Log a warning."""
+        self._logger.warning("%s", text)
+
+
+class Terminal:
+    """The listener of the command line: standard error."""
+
+    def say(self, text: str) -> None:
+        """Write a line."""
+        _talk().print(escape(text))
+
+    def warn(self, text: str) -> None:
+        """Write a line in another colour."""
+        _talk().print(f"[bold yellow]{escape(text)}[/]")
+
+    def meter(self, label: str, total: int, done: int) -> AbstractContextManager[Meter]:
+        """Show one live line, or a plain one every ten seconds."""
+        return _meter(label, total, done)
+
+
+_listeners: list[Listener] = [Terminal()]
+
+
+@contextmanager
+def heard_by(listener: Listener) -> Iterator[None]:
+    """Let another listener hear, in all threads of this process, what is said within the block."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.pop()
+
+
 def say(text: str) -> None:
-    """Write a line of talk to standard error."""
-    _talk().print(escape(text))
+    """Say a line of talk."""
+    _listeners[-1].say(text)
 
 
 def warn(text: str) -> None:
-    """Write a line that must not be overlooked to standard error."""
-    _talk().print(f"[bold yellow]{escape(text)}[/]")
+    """Say a line that must not be overlooked."""
+    _listeners[-1].warn(text)
+
+
+def meter(label: str, total: int, *, done: int = 0) -> AbstractContextManager[Meter]:
+    """Show the progress of `total` items, of which `done` are already there."""
+    return _listeners[-1].meter(label, total, done)
 
 
 def show_error(error: MedbenchError) -> None:
@@ -84,18 +190,17 @@ def show_error(error: MedbenchError) -> None:
         console.print(escape(error.hint))
 
 
-class _RateColumn(ProgressColumn):
-    """Items per second of this process, without what an earlier one did."""
+def _rate(task: Task) -> float:
+    """Return items per second of this process, without what an earlier one did."""
+    return (task.completed - task.fields["done_before"]) / task.elapsed if task.elapsed else 0.0
 
+
+class _RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         return Text(f"{_rate(task):.1f}/s")
 
 
-def _rate(task: Task) -> float:
-    return (task.completed - task.fields["done_before"]) / task.elapsed if task.elapsed else 0.0
-
-
-class Meter:
+class _TerminalMeter:
     """A running count with rate, remaining time and a free status text.
 
     On a terminal it is one live line; elsewhere it is a plain line every ten seconds, and one at the end.
@@ -134,8 +239,7 @@ class Meter:
 
 
 @contextmanager
-def meter(label: str, total: int, *, done: int = 0) -> Iterator[Meter]:
-    """Show the progress of `total` items, of which `done` are already there."""
+def _meter(label: str, total: int, done: int) -> Iterator[Meter]:
     console = _talk()
     progress = Progress(
         TextColumn("{task.description}"),
@@ -150,4 +254,4 @@ def meter(label: str, total: int, *, done: int = 0) -> Iterator[Meter]:
     )
     with progress:
         task = progress.add_task(label, total=total, completed=done, status="", done_before=done)
-        yield Meter(progress, task, live=console.is_terminal)
+        yield _TerminalMeter(progress, task, live=console.is_terminal)

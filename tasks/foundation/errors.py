@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import PureWindowsPath
+from traceback import extract_tb
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+_LONGEST = 300
 
 
 class MedbenchError(Exception):
@@ -60,3 +63,19 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> UsageError:
     close = get_close_matches(given, names, n=3, cutoff=0.5)
     guess = f"Did you mean {' or '.join(close)}? " if close else ""
     return UsageError(f"There is no {kind} named {given!r}.", f"{guess}Allowed: {', '.join(names) or 'none'}.")
+
+
+def described(error: BaseException, home: str = "") -> str:
+    """Return what a stranger's code raised, and where: `ValueError: no words (echo.py, line 3, in answer)`.
+
+    Args:
+        error: The exception.
+        home: File of the code that is looked at: of its lines the innermost is named, not one of a library below.
+    """
+    words = " ".join(str(error).split())[:_LONGEST]
+    said = f"{type(error).__name__}: {words}" if words else type(error).__name__
+    frames = extract_tb(error.__traceback__)
+    if not frames:
+        return said
+    frame = next((one for one in reversed(frames) if one.filename == home), frames[-1])
+    return f"{said} ({PureWindowsPath(frame.filename).name}, line {frame.lineno}, in {frame.name})"

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from medbench.tasks.foundation.errors import DataError, RunError
 
@@ -41,6 +41,15 @@ def canonical_json(value: object, *, indent: int | None = None) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, indent=indent, separators=separators, allow_nan=False)
 
 
+def finite(value: Any) -> Any:  # noqa: ANN401 - any JSON
+    """Return a document with None in place of every number that JSON does not have."""
+    if isinstance(value, dict):
+        return {name: finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def json_lines(records: Iterable[Mapping[str, Any]]) -> str:
     """Return the records as JSON lines, one per record, each ended by a newline."""
     return "".join(f"{canonical_json(record)}\n" for record in records)
@@ -71,26 +80,18 @@ def read_json_lines(path: Path) -> Iterator[JsonObject]:
 def read_numbered_json_lines(path: Path, *, torn_tail: str = "refuse") -> Iterator[tuple[int, JsonObject]]:
     """Yield line number and object of each line that is not blank.
 
-    Args:
-        path: The file.
-        torn_tail: `refuse`, or `drop` to ignore one unfinished last line, which is what a killed writer leaves.
+    `torn_tail="drop"` ignores one unfinished last line, which is what a killed writer leaves.
 
     Raises:
         DataError: If a line is not a JSON object; the message names the line.
     """
-    with _open_for_reading(path) as stream:
-        for number, line in enumerate(stream, start=1):
-            if torn_tail == "drop" and not line.endswith(b"\n"):
-                return
-            if line.strip():
-                yield number, _parse_line(path, number, line)
-
-
-@contextmanager
-def _open_for_reading(path: Path) -> Iterator[IO[bytes]]:
     try:
         with path.open("rb") as stream:
-            yield stream
+            for number, line in enumerate(stream, start=1):
+                if torn_tail == "drop" and not line.endswith(b"\n"):
+                    return
+                if line.strip():
+                    yield number, _parse_line(path, number, line)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.", "Check the folder that was given.") from error
 
@@ -111,9 +112,8 @@ def _parse_line(path: Path, number: int, line: bytes) -> JsonObject:
 def inside(folder: Path, relative: str) -> Path:
     """Return `folder / relative`, refusing a text that leads out of the folder.
 
-    The text comes from data, so it may neither be absolute nor climb: no part of it may be `..`, not even where it
-    would come back, since behind a symbolic link it would not. The links themselves are the user's: a folder of
-    images that is a link to another disk is followed, wherever it leads.
+    The text comes from data, so it may neither be absolute nor have a part `..`, not even where it would come back,
+    since behind a symbolic link it would not. The links are the user's: images may lie on another disk.
 
     Raises:
         DataError: If `relative` is absolute, has a part `..`, or is no path at all.

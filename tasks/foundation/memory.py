@@ -10,7 +10,7 @@ from medbench.tasks.foundation.errors import RunError
 _WORDS = re.compile(r"out of memory|can(?:'|no)t allocate memory|not enough memory|bad[_ ]alloc", re.IGNORECASE)
 # torch.OutOfMemoryError, by its name: this floor imports no torch.
 _NAME = "OutOfMemoryError"
-_LONGEST_REASON = 160
+_LONGEST = 160
 HINT = "Give --dtype bfloat16, free some memory, or take a larger device or --device cpu."
 
 
@@ -35,10 +35,7 @@ def _says_so(error: BaseException) -> bool:
 
 @contextmanager
 def room_for(source: str) -> Iterator[None]:
-    """Make memory that runs out while something is loaded an error in a sentence, whoever raises it.
-
-    Args:
-        source: What is loaded, for people: a folder, or a model's name.
+    """Make memory that runs out while a folder or a model is loaded an error in a sentence, whoever raises it.
 
     Raises:
         RunError: If memory ran out.
@@ -49,10 +46,7 @@ def room_for(source: str) -> Iterator[None]:
         found = ran_out_of_memory(error)
         if found is None or isinstance(error, RunError):
             raise
-        raise RunError(f"{source} does not fit into the memory that is free: {_reason(found)}.", HINT) from error
-
-
-def _reason(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    said = lines[0][:_LONGEST_REASON].rstrip(" .") if lines else ""
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+        lines = str(found).strip().splitlines()
+        said = lines[0][:_LONGEST].rstrip(" .") if lines else ""
+        reason = f"{type(found).__name__}: {said}" if said else type(found).__name__
+        raise RunError(f"{source} does not fit into the memory that is free: {reason}.", HINT) from error

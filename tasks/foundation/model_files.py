@@ -3,7 +3,7 @@
 import hashlib
 import json
 import struct
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -65,19 +65,15 @@ def digest_of(file: Path) -> str:
     Of safetensors every tensor is sampled: one that was trained further among many that were not is seen.
     """
     if file.name == _GENERATION:
-        return _digest_of_generation(file)
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+            return fingerprint({name: values.get(name) for name in _USED})
+        except (OSError, ValueError, AttributeError):
+            # Whoever loads it says what is wrong with it.
+            return file_sha256(file)
     if file.stat().st_size <= _WHOLE_BYTES:
         return file_sha256(file)
     return _digest_of_tensors(file) if file.suffix == ".safetensors" else sampled_sha256(file)
-
-
-def _digest_of_generation(file: Path) -> str:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        return fingerprint({name: values.get(name) for name in _USED})
-    except (OSError, ValueError, AttributeError):
-        # Whoever loads it says what is wrong with it.
-        return file_sha256(file)
 
 
 def _digest_of_tensors(file: Path) -> str:
@@ -90,7 +86,8 @@ def _digest_of_tensors(file: Path) -> str:
         header = stream.read(length)
         digest.update(header)
         try:
-            places = sorted(_places(json.loads(header)))
+            tensors = [tensor for name, tensor in json.loads(header).items() if name != "__metadata__"]
+            places = sorted((int(begin), int(end)) for begin, end in (tensor["data_offsets"] for tensor in tensors))
         except (ValueError, TypeError, AttributeError, KeyError):
             return sampled_sha256(file)
         for begin, end in places:
@@ -98,10 +95,3 @@ def _digest_of_tensors(file: Path) -> str:
                 stream.seek(8 + length + start)
                 digest.update(stream.read(min(_SAMPLE_BYTES, end - start)))
     return digest.hexdigest()
-
-
-def _places(header: Mapping[str, Mapping[str, list[int]]]) -> Iterator[tuple[int, int]]:
-    for name, tensor in header.items():
-        if name != "__metadata__":
-            begin, end = tensor["data_offsets"]
-            yield int(begin), int(end)

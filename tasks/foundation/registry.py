@@ -8,8 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from typing import Generic, TypeVar, cast
 
-from medbench.tasks.foundation.errors import MedbenchError, UsageError, unknown_name
-from medbench.tasks.foundation.faults import described
+from medbench.tasks.foundation.errors import MedbenchError, UsageError, described, unknown_name
 
 T = TypeVar("T")
 
@@ -19,23 +18,21 @@ class Registry(Generic[T]):
 
     Args:
         kind: The word for one entry in messages, such as `task`.
-        builtin: Name to `"module:attribute"`.
+        builtin: Name to `"module:attribute"`, or to the entry itself.
         group: The entry-point group through which other distributions add names.
         expected: What every entry must be.
     """
 
-    def __init__(self, kind: str, builtin: Mapping[str, str], group: str, expected: type[T]) -> None:
-        self._kind = kind
-        self._expected = expected
+    def __init__(self, kind: str, builtin: Mapping[str, str | T], group: str, expected: type[T]) -> None:
+        self._kind, self._group, self._expected = kind, group, expected
         self._builtin = dict(builtin)
-        self._group = group
 
     @cached_property
     def _plugins(self) -> dict[str, EntryPoint]:
         found: dict[str, EntryPoint] = {}
         for entry in entry_points(group=self._group):
-            owner = entry.dist.name if entry.dist else "an unnamed distribution"
             if entry.name in self._builtin or entry.name in found:
+                owner = entry.dist.name if entry.dist else "an unnamed distribution"
                 raise UsageError(
                     f"The {self._kind} {entry.name!r} of {owner} has a name that is already taken.",
                     f"Uninstall {owner}, or ask its authors for another name in the group {self._group!r}.",
@@ -58,11 +55,24 @@ class Registry(Generic[T]):
             MedbenchError: If a plugin cannot be imported.
         """
         if name in self._builtin:
-            module, _, attribute = self._builtin[name].partition(":")
+            entry = self._builtin[name]
+            if not isinstance(entry, str):
+                return entry
+            module, _, attribute = entry.partition(":")
             return cast("T", getattr(import_module(module), attribute))
         if name not in self._plugins:
             raise unknown_name(self._kind, name, self)
-        return self._load_plugin(self._plugins[name])
+        plugin = self._plugins[name]
+        whose = f"The {self._kind} {name!r} of {self.origin(name)}"
+        hint = "Reinstall or uninstall the distribution that brings it."
+        try:
+            loaded: object = plugin.load()
+        except Exception as error:
+            raise MedbenchError(f"{whose} cannot be imported: {described(error, _file_of(plugin))}.", hint) from error
+        if not isinstance(loaded, self._expected):
+            wanted = f"{self._expected.__module__}.{self._expected.__qualname__}"
+            raise MedbenchError(f"{whose} is a {type(loaded).__name__}, not a {wanted}.", hint)
+        return loaded
 
     def origin(self, name: str) -> str:
         """Return the distribution and the entry point that brought a name; empty for our own and unknown ones."""
@@ -74,28 +84,15 @@ class Registry(Generic[T]):
         entry = self._plugins.get(name)
         return entry.module if entry is not None else ""
 
-    def _load_plugin(self, entry: EntryPoint) -> T:
-        whose = f"The {self._kind} {entry.name!r} of {_owner(entry)} ({entry.value})"
-        hint = "Reinstall or uninstall the distribution that brings it."
-        try:
-            loaded: object = entry.load()
-        except Exception as error:
-            home = getattr(sys.modules.get(entry.module), "__file__", None) or _file_of(entry.module)
-            raise MedbenchError(f"{whose} cannot be imported: {described(error, home)}.", hint) from error
-        if not isinstance(loaded, self._expected):
-            wanted = f"{self._expected.__module__}.{self._expected.__qualname__}"
-            raise MedbenchError(f"{whose} is a {type(loaded).__name__}, not a {wanted}.", hint)
-        return loaded
-
 
 def _owner(entry: EntryPoint) -> str:
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unnamed distribution"
 
 
-def _file_of(module: str) -> str:
-    """Return the file of a module that failed to import and so is not among the imported ones."""
+def _file_of(entry: EntryPoint) -> str:
+    """Return the file of a plugin's module, also where it failed to import and so is not among the imported ones."""
     try:
-        spec = find_spec(module)
+        spec = getattr(sys.modules.get(entry.module), "__spec__", None) or find_spec(entry.module)
     except (ImportError, ValueError):
         return ""
     return (spec.origin if spec else None) or ""

@@ -1,6 +1,5 @@
 """Files that are not what their names say: downloads bring pages, pointers and refusals under the names of weights."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from medbench.tasks.foundation.errors import DataError
@@ -20,24 +19,18 @@ _LOG_IN = "Log in (`hf auth login`), accept the model's terms if it has some, an
 
 
 def refuse_stand_ins(*paths: Path) -> None:
-    """Look that the files of a model are what their names say.
-
-    Args:
-        paths: Folders of models, or single files of them.
+    """Look that the files of models, given as folders or one by one, are what their names say.
 
     Raises:
         DataError: If one is a page of a web site, a pointer of Git LFS, an error of a server, or empty; it is named.
     """
-    for file in _files(paths):
-        found = _stand_in(file) if file.suffix in _READ else None
-        if found is not None:
-            what, hint = found
-            raise DataError(f"{file} cannot be read: it is {what}, not a file of a model.", hint)
-
-
-def _files(paths: tuple[Path, ...]) -> Iterator[Path]:
     for path in paths:
-        yield from sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else (path,)
+        files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else (path,)
+        for file in files:
+            found = _stand_in(file) if file.suffix in _READ else None
+            if found is not None:
+                what, hint = found
+                raise DataError(f"{file} cannot be read: it is {what}, not a file of a model.", hint)
 
 
 def _stand_in(file: Path) -> tuple[str, str] | None:

@@ -30,7 +30,7 @@ _ESCAPE = re.compile(
 _DELIMITERS = ",;\t"
 _SAID_DELIMITER = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
 # By itself the module refuses 131,073 characters, which an answer that loops has. More than this no C long holds.
-_LONGEST_FIELD = 2**31 - 1
+csv.field_size_limit(2**31 - 1)
 
 
 def encoding_of(data: bytes) -> tuple[str, int]:
@@ -42,11 +42,7 @@ def encoding_of(data: bytes) -> tuple[str, int]:
 
 
 def decoded(data: bytes, where: str) -> str:
-    """Return the text of a file without the mark in front.
-
-    Args:
-        data: The whole file.
-        where: Its path, for the message.
+    """Return the text of a whole file without the mark in front; `where` is its path, for the message.
 
     Raises:
         DataError: If it is in none of the encodings above; the message names the line.
@@ -77,21 +73,16 @@ def whole_characters(json_text: bytes) -> bytes:
     return _ESCAPE.sub(lambda found: rb"\ufffd" if found.group(1) else found.group(), json_text)
 
 
-def has_half_characters(json_text: bytes) -> bool:
-    """Return whether `whole_characters` would change the text."""
-    return any(found.group(1) for found in _ESCAPE.finditer(json_text))
+def encodable(text: str) -> str:
+    """Return `text` with everything replaced that UTF-8 cannot hold (lone surrogates)."""
+    return text.encode(errors="replace").decode()
 
 
 def table_rows(data: bytes, where: str, fits: Callable[[Sequence[str]], bool]) -> Iterator[tuple[int, list[str]]]:
     """Yield line and cells of every row of a table that is not blank, the header among them.
 
     Commas, semicolons or tabs are between the cells, whichever makes a first row that `fits` (commas if none does), or
-    what a first line `sep=;` says. Cells may be of any length.
-
-    Args:
-        data: The whole file.
-        where: Its path, for the message.
-        fits: Whether a first row can be that of the table.
+    what a first line `sep=;` says.
 
     Raises:
         DataError: If it is no table or no text.
@@ -99,7 +90,6 @@ def table_rows(data: bytes, where: str, fits: Callable[[Sequence[str]], bool]) -
     text = decoded(data, where)
     said = _SAID_DELIMITER.match(text)
     body = text[said.end() :] if said else text
-    csv.field_size_limit(_LONGEST_FIELD)
     try:
         delimiter = said.group(1) if said else _delimiter(body, fits)
         yield from ((line + bool(said), row) for line, row in _rows(body, delimiter))
@@ -112,14 +102,8 @@ def named_rows(
 ) -> Iterator[tuple[int, dict[str, str], Sequence[str]]]:
     """Yield line, cells by the name of their column (empty where a row ends early), and cells beyond the last column.
 
-    Args:
-        data: The whole file.
-        where: Its path, for the message.
-        columns: Columns that the header must have.
-        way_out: What to do if it lacks one.
-
     Raises:
-        DataError: If it is no table or no text, or a column is missing.
+        DataError: If it is no table or no text, or one of `columns` is missing; `way_out` is the hint then.
     """
     rows = table_rows(data, where, lambda row: set(columns) <= set(row))
     _, header = next(rows, (0, []))

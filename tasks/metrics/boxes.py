@@ -1,4 +1,4 @@
-"""Intersection over union of two boxes, by pixels counted inclusively or by area."""
+"""Intersection over union of two boxes, by pixels counted inclusively (paper) or by area (strict)."""
 
 import math
 
@@ -6,6 +6,25 @@ from medbench.tasks.metrics.metric import Scorable
 from medbench.tasks.sample import Box
 
 _THRESHOLD = 0.5
+
+
+def inclusive_iou(first: Box, second: Box) -> float:
+    """Return IoU with one pixel added to every side, as if both edges of a box belonged to it.
+
+    Boxes that merely touch overlap. An inverted box overlaps nothing; where the official code divides by zero this is
+    0. Source: `computeIoU` of the official Uni-Med evaluation of REC.
+    """
+    return _overlap_over_union(first, second, 1.0)
+
+
+def exact_iou(first: Box, second: Box) -> float:
+    """Return the area of the intersection over that of the union; 0 if one is inverted, empty or infinite.
+
+    A box without area, which some datasets hold, overlaps only itself.
+    """
+    if first == second and _area(first, 0.0) == 0:
+        return float(first.left <= first.right and first.top <= first.bottom)
+    return _overlap_over_union(first, second, 0.0)
 
 
 def _overlap_over_union(first: Box, second: Box, edge: float) -> float:
@@ -22,39 +41,16 @@ def _area(box: Box, edge: float) -> float:
     return (box.right - box.left + edge) * (box.bottom - box.top + edge)
 
 
-def inclusive_iou(first: Box, second: Box) -> float:
-    """Return IoU with one pixel added to every side, as if both edges of a box belonged to it.
-
-    Boxes that merely touch overlap. An inverted box overlaps nothing; where the official code divides by zero
-    this is 0.
-
-    Source: `computeIoU` of the official Uni-Med evaluation of REC.
-    """
-    return _overlap_over_union(first, second, 1.0)
-
-
-def exact_iou(first: Box, second: Box) -> float:
-    """Return the area of the intersection over that of the union; 0 if one is inverted, empty or infinite.
-
-    A box without area, which some datasets hold, overlaps only itself.
-    """
-    if first == second and _area(first, 0.0) == 0:
-        return float(first.left <= first.right and first.top <= first.bottom)
-    return _overlap_over_union(first, second, 0.0)
-
-
 def paper_iou(scorable: Scorable) -> float:
     """Return the official IoU of a scorable; 0 where no box could be read."""
-    if scorable.predicted_box is None or scorable.reference_box is None:
-        return 0.0
-    return inclusive_iou(scorable.predicted_box, scorable.reference_box)
+    predicted, reference = scorable.predicted_box, scorable.reference_box
+    return 0.0 if predicted is None or reference is None else inclusive_iou(predicted, reference)
 
 
 def strict_iou(scorable: Scorable) -> float:
     """Return the exact IoU of a scorable; 0 where there is no box."""
-    if scorable.predicted_box is None or scorable.reference_box is None:
-        return 0.0
-    return exact_iou(scorable.predicted_box, scorable.reference_box)
+    predicted, reference = scorable.predicted_box, scorable.reference_box
+    return 0.0 if predicted is None or reference is None else exact_iou(predicted, reference)
 
 
 def paper_hit(scorable: Scorable) -> float:

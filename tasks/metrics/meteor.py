@@ -1,16 +1,24 @@
-"""METEOR 1.5 for English: its Java aligner gives the statistics of each pair, the rest is computed here."""
+"""METEOR 1.5 for English: its Java aligner gives the statistics of each pair, the rest is computed here.
+
+The aligner keeps a copy of the whole hypothesis for every way to match each word, so an answer that loops takes all the
+memory that the official scripts give it (2 GB): `the lungs are clear and` does from some 2,000 rounds on. The official
+scripts have no score for such a pair, and none for any other pair of the run. Here its texts are cut into stretches,
+short enough for any computer. Words and function words are counted in all of them, so that precision is as low as it
+is; matches and chunks are those of the stretch that gives the best score. Since a reference has far fewer words than
+a stretch, that is what the official program says of loops that it can just hold, nearly to the last digit.
+"""
 
 import atexit
 import os
 import threading
 from collections.abc import Sequence
+from itertools import takewhile
 
 import numpy as np
 
 from medbench.tasks.foundation.console import warn
 from medbench.tasks.foundation.errors import MedbenchError
 from medbench.tasks.metrics.java import JavaError, JavaProgram, packaged_jar
-from medbench.tasks.metrics.long_pairs import STRETCH, statistics_in_stretches
 from medbench.tasks.metrics.metric import FloatArray
 
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
@@ -21,7 +29,7 @@ _LENGTHS, _FUNCTION_WORDS = slice(0, 2), slice(2, 4)
 _STAGES = slice(4, 20)
 _CHUNKS, _WORD_MATCHES, _COUNT = 20, slice(21, 23), 23
 _FIELDS = 23
-_SEPARATOR = "|||"
+_STRETCH = 500
 
 _lock = threading.Lock()
 _running: dict[int, JavaProgram] = {}
@@ -34,22 +42,16 @@ _BEYOND_MEMORY = (
 
 
 def meteor_statistics(predictions: Sequence[str], references: Sequence[str]) -> FloatArray:
-    """Return the sufficient statistics of METEOR.
+    """Return the sufficient statistics of METEOR, of N texts of PTB tokens each.
 
-    The Java program is started at the first call (some 10 CPU-seconds for its paraphrase table), stays for
-    all further calls of this process and ends with it.
-
-    Args:
-        predictions: N texts of PTB tokens.
-        references: The reference of each.
+    The Java program is started at the first call (some 10 CPU-seconds for its paraphrase table), stays for all further
+    calls of this process and ends with it. A pair that it has no memory for is put together of shorter ones.
 
     Returns:
-        Array [N, 24]: for prediction and reference each the words, the function words, and for each of the
-        four stages the matched content words and function words; then chunks (0 for a perfect match), matched
-        words of both, 1.
+        Array [N, 24]: for prediction and reference each the words, the function words, and for each of the four stages
+        the matched content words and function words; then chunks (0 for a perfect match), matched words of both, 1.
 
-    Source: METEOR 1.5 as pycocoevalcap runs it (`-stdio -l en -norm`). A pair that it has no memory for is put together
-    of shorter ones, see `medbench.tasks.metrics.long_pairs`.
+    Source: METEOR 1.5 as pycocoevalcap runs it (`-stdio -l en -norm`).
 
     Raises:
         MedbenchError: If Java cannot start, or fails, or answers something else than statistics.
@@ -66,14 +68,12 @@ def _rows(pairs: Sequence[tuple[str, str]]) -> list[FloatArray]:
     tried: set[tuple[str, str]] = set()
     beyond = 0
     while len(rows) < len(pairs):
-        left = pairs[len(rows) :]
-        known = _beyond_memory.get(left[0])
-        if known is not None:
-            rows.append(known)
+        next_one = pairs[len(rows)]
+        if next_one in _beyond_memory:
+            rows.append(_beyond_memory[next_one])
             continue
-        until = next((place for place, pair in enumerate(left) if pair in _beyond_memory), len(left))
         try:
-            rows += _asked(left[:until])
+            rows += _asked(list(takewhile(lambda pair: pair not in _beyond_memory, pairs[len(rows) :])))
         except JavaError as error:
             rows += _understood(error.answers)
             fatal = pairs[len(rows)]
@@ -88,18 +88,39 @@ def _rows(pairs: Sequence[tuple[str, str]]) -> list[FloatArray]:
 
 
 def _in_stretches(pair: tuple[str, str], error: JavaError) -> FloatArray:
-    if max(len(text.split()) for text in pair) <= STRETCH:
+    if max(len(text.split()) for text in pair) <= _STRETCH:
         raise error
     try:
-        return statistics_in_stretches(*pair, lambda few: np.stack(_asked(few)), corpus_meteor)
+        return statistics_in_stretches(*pair)
     except JavaError:
         # It does not run here at all.
         raise error from None
 
 
+def statistics_in_stretches(prediction: str, reference: str) -> FloatArray:
+    """Return the statistics [24] of a pair of PTB tokens, put together of those of its stretches."""
+    predicted, expected = _stretches(prediction), _stretches(reference)
+    pairs = [(stretch, expected[0]) for stretch in predicted] + [(predicted[0], stretch) for stretch in expected[1:]]
+    different = list(dict.fromkeys(pairs))
+    found = dict(zip(different, _asked(different), strict=True))
+    rows = np.stack([found[pair] for pair in pairs])
+    whole = rows.copy()
+    whole[:, [0, 2]] = rows[: len(predicted), [0, 2]].sum(axis=0)
+    whole[:, [1, 3]] = rows[[0, *range(len(predicted), len(pairs))]][:, [1, 3]].sum(axis=0)
+    best: FloatArray = whole[int(np.argmax(corpus_meteor(whole)))]
+    return best
+
+
+def _stretches(text: str) -> list[str]:
+    words = text.split()
+    return [" ".join(words[start : start + _STRETCH]) for start in range(0, len(words), _STRETCH)] or [""]
+
+
 def _asked(pairs: Sequence[tuple[str, str]]) -> list[FloatArray]:
+    # A separator inside a text would make it several references; the tokenizer in front leaves none.
+    texts = [[text.replace("|||", "").replace("  ", " ") for text in pair[::-1]] for pair in pairs]
     try:
-        return _understood(_program().ask([_question(*pair) for pair in pairs]))
+        return _understood(_program().ask([" ||| ".join(["SCORE", *pair]) for pair in texts]))
     except BaseException:
         # Answers that nobody has read would be taken for those of the next call.
         close_meteor()
@@ -108,15 +129,10 @@ def _asked(pairs: Sequence[tuple[str, str]]) -> list[FloatArray]:
 
 def _understood(replies: Sequence[str]) -> list[FloatArray]:
     raw = np.asarray([_parsed(reply) for reply in replies], dtype=np.float64).reshape(len(replies), _FIELDS)
-    perfect = (_matched(raw) == raw[:, _LENGTHS]).all(axis=1) & (raw[:, _CHUNKS] == 1)
+    matched = raw[:, _STAGES].reshape(len(replies), 4, 2, 2).sum(axis=(1, 2))
+    perfect = (matched == raw[:, _LENGTHS]).all(axis=1) & (raw[:, _CHUNKS] == 1)
     raw[perfect, _CHUNKS] = 0
     return list(np.concatenate([raw, np.ones((len(replies), 1))], axis=1))
-
-
-def _question(prediction: str, reference: str) -> str:
-    # A separator inside a text would make it several references; the tokenizer in front leaves none.
-    texts = [text.replace(_SEPARATOR, "").replace("  ", " ") for text in (reference, prediction)]
-    return f" {_SEPARATOR} ".join(["SCORE", *texts])
 
 
 def _parsed(reply: str) -> list[float]:
@@ -130,12 +146,6 @@ def _parsed(reply: str) -> list[float]:
             "Reinstall it: pip install --force-reinstall pycocoevalcap",
         )
     return fields
-
-
-def _matched(statistics: FloatArray) -> FloatArray:
-    stages = statistics[..., _STAGES].reshape(*statistics.shape[:-1], 4, 2, 2)
-    matched: FloatArray = stages.sum(axis=(-3, -2))
-    return matched
 
 
 def _program() -> JavaProgram:
@@ -170,11 +180,8 @@ def close_meteor() -> None:
 def corpus_meteor(totals: FloatArray) -> FloatArray:
     """Return METEOR from totals [..., 24]; NaN where nothing was counted.
 
-    On the sum over a corpus it is what METEOR's `EVAL` reports as the aggregate, on the row of one pair its
-    score.
-
-    Source: Denkowski and Lavie (2014), "Meteor Universal", with the parameters of METEOR 1.5 for English
-    ranking: alpha 0.85, beta 0.2, gamma 0.6, delta 0.75, weights 1.0, 0.6, 0.8, 0.6.
+    On the sum over a corpus it is what METEOR's `EVAL` reports as the aggregate, on the row of one pair its score.
+    Source: Denkowski and Lavie (2014), "Meteor Universal", with the parameters of METEOR 1.5 for English ranking.
     """
     functions = totals[..., _FUNCTION_WORDS]
     lengths = _DELTA * (totals[..., _LENGTHS] - functions) + (1 - _DELTA) * functions

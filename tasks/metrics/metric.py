@@ -1,7 +1,8 @@
 """What a metric is: per-sample sufficient statistics and a function of their sum.
 
-Because a value is always `compute(sum of statistics)`, the same definition shards over workers,
-re-scores from disk, and resamples by cluster without touching the texts again.
+Because a value is always `compute(sum of statistics)`, the same definition shards over workers, re-scores from disk,
+and resamples by cluster without touching the texts again. Everything in a metric is a function of a module or a partial
+of one, so that it can be pickled and sent to a worker.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,11 @@ class Scorable:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
+def everything(_: Scorable) -> bool:
+    """Return True: the metric is for all samples."""
+    return True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
     """A metric with its exact definition.
@@ -47,7 +53,7 @@ class Metric:
         signature: The exact definition behind the number, without the sample count.
         statistics: Maps N scorables to an array [N, K] of sufficient statistics.
         compute: Maps summed statistics [..., K] to values [...]; NaN where nothing was counted.
-        applies: Which scorables count at all (closed questions only, say); all of them by default.
+        applies: Which scorables count at all (closed questions only, say).
         tokenised: Gives the two texts whose PTB tokens are compared, for metrics of tokens; so that the texts of many
             tasks can be tokenised at once.
         weights: Maps statistics [N, K] to what hangs on each sample [N], up to a factor, for intervals; None where all
@@ -59,7 +65,7 @@ class Metric:
     signature: str
     statistics: Callable[[Sequence[Scorable]], FloatArray]
     compute: Callable[[FloatArray], FloatArray]
-    applies: Callable[[Scorable], bool] = lambda _: True
+    applies: Callable[[Scorable], bool] = everything
     tokenised: Callable[[Scorable], tuple[str, str]] | None = None
     weights: Callable[[FloatArray], FloatArray] | None = None
     adds: bool = True
@@ -71,7 +77,7 @@ def mean_of_scores(totals: FloatArray) -> FloatArray:
     return np.divide(scores, counts, out=np.full_like(scores, np.nan), where=counts > 0)
 
 
-def score_statistics(scores: Sequence[float]) -> FloatArray:
-    """Return the statistics [N, 2] of a metric that is a mean of per-sample scores."""
-    values = np.asarray(scores, dtype=np.float64).reshape(-1)
-    return np.stack([values, np.ones_like(values)], axis=1)
+def score_statistics(scores: Sequence[float | None]) -> FloatArray:
+    """Return the statistics [N, 2] of a mean of per-sample scores; None counts nothing."""
+    rows = [(0.0, 0.0) if score is None else (score, 1.0) for score in scores]
+    return np.asarray(rows, dtype=np.float64).reshape(len(rows), 2)

@@ -1,9 +1,29 @@
-"""95 % confidence intervals that heed clusters: what the number might have been with other patients or images.
+"""95 % confidence intervals that account for clusters, for every metric: the score interval.
 
 Questions about one image are not independent. Over 70 volumes with 126 slices each, an interval that takes slices for
 independent covered the truth in 39 of 100 simulations instead of 95. One method serves shares of right answers, means
-of scores and corpus metrics: the score interval of `tasks.statistics.spread`, on how far each cluster pulls the number
-(`medbench.tasks.statistics.linear`). It stays inside [0, 1], has a width at 0 and 100 %, and draws nothing at random.
+of scores and corpus metrics, by how far each cluster influences the number (`tasks.statistics.clusters`). It stays
+inside [0, 1], has a width at 0 and 100 %, and draws nothing at random.
+
+Wilson's interval of a share asks of each possible truth whether what was seen would be likely, with the spread that
+*that truth* has. Here the same question is asked of any metric between bounds. A truth higher than what was seen is
+taken as: a part of the data comes out wholly right instead. So the spread grows with the distance, and there is a width
+at 0 and 100 % and where scores are rare. For independent answers that are right or wrong this is Wilson's interval.
+
+- The spread of what was seen is the cluster-robust standard error (CR1), with Student's t for as many clusters as there
+  would be of like size (Kish).
+- How fast it grows is a matter of skewness (the third moment over the second), estimated from the data and, where few
+  clusters tell, with one event of the largest size beside them: what was not seen may be larger than what was.
+- Which clusters tell is a matter of the side: of what is above, those that are not all wrong; of what is below, those
+  that are not all right; of a difference, those in which two models differ. Their number is Kish's.
+- How large the event is, is a matter of how alike a cluster's samples are. Their correlation is estimated, and drawn
+  towards one half where few clusters tell: where all are right, or all but one, nothing tells of it.
+- Samples that are wholly wrong may be as right as where all are wrong, each for its part: one partly right among them
+  speaks for no worse model. (Wilson's interval is never narrower than that.)
+- On the near side the skewness of what was seen shifts the bound outwards (Johnson 1978): Wilson's own interval goes
+  down to 90 % near the edges, this one to 94 %.
+
+Sources: Wilson 1927, Cameron and Miller 2015 (cluster-robust inference), Johnson 1978 (skewness in t), Kish 1965.
 """
 
 from collections.abc import Sequence
@@ -11,14 +31,192 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from medbench.tasks.metrics.metric import FloatArray, Metric
-from medbench.tasks.statistics.clusters import membership, totals_by_cluster
-from medbench.tasks.statistics.linear import pulls_of, weights_of
-from medbench.tasks.statistics.spread import reach, spread_of
+from medbench.tasks.statistics.clusters import influences_of, membership, totals_by_cluster, weights_of
 
 Method = Literal["score", "one cluster", "wilson", "cluster-t", "bootstrap-t", "bootstrap"]
 """How an interval was made; the last four stand in files of earlier versions only."""
+
+LEVEL = 0.95
+TAIL = (1 - LEVEL) / 2
+_UNSEEN_ALIKE = 0.5
+_UNSEEN_CLUSTERS = 0.5
+"""As how many telling clusters the correlation of one half counts."""
+_UNSEEN_EVENT = 2.0
+"""As how many telling clusters the event that was not seen counts."""
+_HARDLY = 0.25
+"""Scores that are all together within so much of one sample's weight hardly tell: they are as good as at the edge."""
+_NO_ROOM = 1e-12
+_NOISE = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """What is known of a number's spread.
+
+    Attributes:
+        influences: How far each of C clusters influences the number its way [C].
+        shares: What hangs on each cluster, one in all [C].
+        by_sample: How far each of N samples influences it [N].
+        weights: What hangs on each sample [N].
+        error: The cluster-robust standard error.
+        degrees: Its degrees of freedom.
+    """
+
+    influences: FloatArray
+    shares: FloatArray
+    by_sample: FloatArray
+    weights: FloatArray
+    error: float
+    degrees: float
+
+    @property
+    def clusters(self) -> int:
+        """Number of clusters that count."""
+        return len(self.influences)
+
+    @property
+    def design_effect(self) -> float:
+        """How many times the variance is that of as many independent samples; NaN where samples do not differ."""
+        alone = standard_error(self.by_sample)
+        return (self.error / alone) ** 2 if alone > 0 else float("nan")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Side:
+    """What is known of one side of a number.
+
+    Attributes:
+        influences: How far each cluster influences it to this side [C].
+        telling: How many clusters, beyond one, are not at the far edge of the other side.
+        still: Share of the samples that are there.
+        chunk: Sum of squared weights of what may come out otherwise as one: 1 / C if clusters are all of a piece, 1 / N
+            if samples are independent.
+    """
+
+    influences: FloatArray
+    telling: float
+    still: float
+    chunk: float
+
+
+def spread_of(
+    influences: FloatArray, by_sample: FloatArray, weights: FloatArray, numbers: npt.NDArray[np.intp]
+) -> Spread:
+    """Return the spread of a number.
+
+    Args:
+        influences: How far each of C clusters influences it its way [C].
+        by_sample: The same of each of N samples [N].
+        weights: What hangs on each sample, one in all [N].
+        numbers: Cluster of each sample [N].
+    """
+    shares = np.bincount(numbers, weights=weights, minlength=len(influences))
+    # What counts nothing must neither narrow nor widen.
+    counts, counted = (shares != 0) | (influences != 0), (weights != 0) | (by_sample != 0)
+    influences, shares = influences[counts], shares[counts]
+    return Spread(
+        influences=influences, shares=shares, by_sample=by_sample[counted], weights=weights[counted],
+        error=standard_error(influences), degrees=max(1.0, 1 / float(np.square(shares).sum()) - 1),
+    )  # fmt: skip
+
+
+def standard_error(influences: FloatArray) -> float:
+    """Return the standard error (CR1) of a number from the influences of its independent parts; 0 for one part."""
+    parts = len(influences)
+    return float(np.sqrt(parts / (parts - 1) * np.square(influences).sum())) if parts > 1 else 0.0
+
+
+def _side(spread: Spread, room: float, *, upwards: bool) -> _Side:
+    sign = 1 if upwards else -1
+    apart, together = float(np.square(spread.weights).sum()), float(np.square(spread.shares).sum())
+    telling = _telling(_from_the_edge(sign * spread.influences, spread.shares, room), apart)
+    at_edge = _from_the_edge(sign * spread.by_sample, spread.weights, room) == 0
+    alike = _alike(spread.design_effect, together / apart, telling) if together > apart else 1.0
+    return _Side(
+        influences=sign * spread.influences, telling=telling, still=float(spread.weights[at_edge].sum()),
+        chunk=alike * together + (1 - alike) * apart,
+    )  # fmt: skip
+
+
+def _from_the_edge(influences: FloatArray, shares: FloatArray, room: float) -> FloatArray:
+    """Return how far each part is from the edge that lies one from the other end of the room."""
+    away = np.abs(influences + shares * (1 - room))
+    return np.where(away < _NOISE * shares, 0.0, away)
+
+
+def _telling(away: FloatArray, sample: float) -> float:
+    """Return how many clusters tell of others, from how far each is from the edge: Kish's number of them, but one."""
+    total = float(away.sum())
+    if total == 0:
+        return 0.0
+    number = total**2 / float(np.square(away).sum())
+    return max(0.0, number - 1) * total / (total + _HARDLY * sample)
+
+
+def _alike(effect: float, size: float, telling: float) -> float:
+    """Return the correlation within clusters of so many samples, from their design effect."""
+    seen = _UNSEEN_ALIKE if np.isnan(effect) else float(np.clip((effect - 1) / (size - 1), 0, 1))
+    return (telling * seen + _UNSEEN_CLUSTERS * _UNSEEN_ALIKE) / (telling + _UNSEEN_CLUSTERS)
+
+
+def t_quantile(degrees: float, tail: float = TAIL) -> float:
+    """Return the upper quantile of Student's t."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, 1 - tail))
+
+
+def reach(spread: Spread, room: float, *, upwards: bool) -> float:
+    """Return how far the truth may lie above (or below) the number: one side of the 95 % interval.
+
+    Args:
+        spread: Of the number.
+        room: Distance to the largest (or smallest) possible value.
+        upwards: Which side.
+    """
+    quantile, side = t_quantile(spread.degrees), _side(spread, room, upwards=upwards)
+    shift = max(0.0, -_skewness(side.influences)) * (quantile**2 - 1) / 6
+    seen = _solved(spread.error**2, _growth(spread, side, room), room, quantile, shift)
+    return min(room, max(seen, side.still * _solved(0.0, side.chunk, 1.0, quantile)))
+
+
+def growth(spread: Spread, room: float, *, upwards: bool) -> float:
+    """Return how much variance a truth at the far end of the room adds, before it runs out of room itself."""
+    return _growth(spread, _side(spread, room, upwards=upwards), room)
+
+
+def _growth(spread: Spread, side: _Side, room: float) -> float:
+    unseen = _UNSEEN_EVENT / (side.telling + _UNSEEN_EVENT)
+    skewness = (1 - unseen) * _skewness(side.influences) + unseen * _skewness(
+        np.append(side.influences, room * side.chunk)
+    )
+    return float(np.clip(skewness * room + spread.error**2, 0.0, room**2 * side.chunk))
+
+
+def _skewness(influences: FloatArray) -> float:
+    squares = float(np.square(influences).sum())
+    return float((influences**3).sum()) / squares if squares > 0 else 0.0
+
+
+def _solved(variance: float, grown: float, room: float, quantile: float, shift: float = 0.0) -> float:
+    """Return the distance `d = e * room` with `(d - shift)^2 = quantile^2 (1 - e) (variance + e grown)`."""
+    if room < _NO_ROOM:
+        return 0.0
+    shift = min(shift, room, quantile * variance**0.5)
+    square = quantile**2
+    second = room**2 + square * grown
+    first = -2 * room * shift - square * (grown - variance)
+    none = shift**2 - square * variance
+    part = (-first + np.sqrt(max(0.0, first**2 - 4 * second * none))) / (2 * second)
+    return float(min(1.0, part)) * room
+
+
+def smallest_shown(error: float, grown: float, quantiles: float) -> float:
+    """Return the distance that lies so many standard errors from nothing, in units of its own spread."""
+    return _solved(error**2, grown, 1.0, quantiles)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +251,8 @@ def interval(metric: Metric, statistics: FloatArray, clusters: Sequence[str]) ->
     if np.isnan(found):
         return None
     numbers = membership(clusters)
-    pulls = pulls_of(metric, totals_by_cluster(statistics, numbers))
-    spread = spread_of(pulls, pulls_of(metric, statistics), weights_of(metric, statistics), numbers)
+    influences = influences_of(metric, totals_by_cluster(statistics, numbers))
+    spread = spread_of(influences, influences_of(metric, statistics), weights_of(metric, statistics), numbers)
     if spread.clusters == 1:
         # One cluster says nothing of others: every fraction is possible.
         return Interval(low=0.0, high=1.0, method="one cluster", clusters=1, design_effect=float("nan"))

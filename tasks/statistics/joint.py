@@ -6,7 +6,7 @@ import numpy as np
 
 from medbench.tasks.metrics.metric import FloatArray, Metric
 from medbench.tasks.statistics.clusters import membership, resampled, totals_by_cluster
-from medbench.tasks.statistics.spread import TAIL
+from medbench.tasks.statistics.intervals import TAIL
 
 RESAMPLES = 2000
 
@@ -16,11 +16,8 @@ def resampled_together(
 ) -> FloatArray:
     """Return the values [B, M] of M models on B resamplings of the same clusters.
 
-    Args:
-        metric: The metric.
-        statistics: Per-sample sufficient statistics [N, K] of each model, of the same samples in the same order.
-        clusters: Cluster of each sample, N names.
-        seed: Of the resampling; the same seed and number of clusters draw the same clusters for every metric.
+    Statistics are per sample [N, K], one array for each model, of the same samples in the same order. The same seed and
+    number of clusters draw the same clusters for every metric.
     """
     numbers = membership(clusters)
     totals = np.concatenate([totals_by_cluster(one, numbers) for one in statistics], axis=1)

@@ -4,8 +4,8 @@ The difference is tested by exchanging the models' answers cluster by cluster: w
 given either. In simulations with clustered data this holds its 5 %, where a test over samples rejects 8 to 58
 in 100 equal pairs. With one sample per cluster and right-or-wrong scores it is McNemar's exact test.
 
-Its interval is the score interval of `tasks.statistics.spread`: where no pair differs, a few pairs prove little, and it
-says so. (Of independent right-or-wrong pairs without a difference it is Tango's: of 5 pairs 0 +- 61 points.)
+Its interval is the score interval of `tasks.statistics.intervals`: where no pair differs, a few pairs prove little, and
+it says so. (Of independent right-or-wrong pairs without a difference it is Tango's: of 5 pairs 0 +- 61 points.)
 """
 
 import math
@@ -14,13 +14,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
-from scipy import stats
 
 from medbench.tasks.metrics.metric import FloatArray, Metric, mean_of_scores
-from medbench.tasks.statistics.clusters import membership, rows_at_once, totals_by_cluster
-from medbench.tasks.statistics.linear import pulls_of, weights_of
-from medbench.tasks.statistics.spread import TAIL, Spread, growth, reach, smallest_shown, spread_of, t_quantile
+from medbench.tasks.statistics.clusters import influences_of, membership, rows_at_once, totals_by_cluster, weights_of
+from medbench.tasks.statistics.intervals import TAIL, Spread, growth, reach, smallest_shown, spread_of, t_quantile
 
 PERMUTATIONS = 9999
 ENUMERATED = 13
@@ -40,14 +37,11 @@ class Difference:
     """What separates two models on one metric.
 
     Attributes:
-        value: First minus second, a fraction.
-        low: Lower bound of its 95 % interval.
-        high: Upper bound.
+        value: First minus second, a fraction, with its 95 % interval from `low` to `high`.
         p: Probability of a difference as large, were the models equally good.
         test: How it was found; `none` with a single cluster, where p is 1.
         least_p: The smallest p that the test reaches with so many clusters, whatever the models answer.
-        samples: Shared samples.
-        clusters: Their clusters.
+        samples: How many they share, in so many `clusters`.
         error: Standard error of the difference.
         growth: Variance that a true difference of one adds to it.
         degrees: Degrees of freedom of the error.
@@ -71,13 +65,9 @@ class Difference:
         return self.detectable_at(ALPHA)
 
     def detectable_at(self, level: float) -> float:
-        """Return the smallest true difference that such data show with a probability of 80 %.
+        """Return the smallest true difference that such data show 8 times of 10, where p must be below `level`.
 
-        Args:
-            level: What p must be below, adjusted for other comparisons.
-
-        Returns:
-            A fraction; NaN where the test cannot reach the level: then no difference is detectable.
+        NaN where the test cannot reach the level: then no difference is detectable.
         """
         if self.least_p >= level:
             return math.nan
@@ -107,24 +97,17 @@ def difference(
     value = float(metric.compute(ours.sum(axis=0)) - metric.compute(theirs.sum(axis=0)))
     if np.isnan(value):
         return None
-    spread = _spread(metric, (first, second), (ours, theirs), numbers)
+    spread = spread_of(
+        influences_of(metric, ours) - influences_of(metric, theirs),
+        influences_of(metric, first) - influences_of(metric, second),
+        (weights_of(metric, first) + weights_of(metric, second)) / 2,
+        numbers,
+    )
     p, test = _tested(metric, (first, second), (ours, theirs), value, spread.error, seed)
     return Difference(
         value=value, p=p, test=test, least_p=_least_p(ours, theirs, test), samples=shared,
         clusters=spread.clusters, **_bounds(value, spread),
     )  # fmt: skip
-
-
-def _spread(
-    metric: Metric, samples: tuple[FloatArray, FloatArray], totals: tuple[FloatArray, FloatArray],
-    numbers: npt.NDArray[np.intp],
-) -> Spread:  # fmt: skip
-    return spread_of(
-        pulls_of(metric, totals[0]) - pulls_of(metric, totals[1]),
-        pulls_of(metric, samples[0]) - pulls_of(metric, samples[1]),
-        (weights_of(metric, samples[0]) + weights_of(metric, samples[1])) / 2,
-        numbers,
-    )
 
 
 def _bounds(value: float, spread: Spread) -> dict[str, float]:
@@ -150,7 +133,9 @@ def _tested(
     if len(ours) == len(first) and metric.compute is mean_of_scores and _right_or_wrong(first, second):
         return mcnemar(int((first[:, 0] > second[:, 0]).sum()), int((first[:, 0] < second[:, 0]).sum())), "mcnemar"
     if len(ours) > MANY:
-        return (float(2 * stats.norm.sf(abs(value) / error)) if error > 0 else float(value == 0)), "standard error"
+        from scipy.special import ndtr
+
+        return (float(2 * ndtr(-abs(value) / error)) if error > 0 else float(value == 0)), "standard error"
     return _exchanged(metric, ours, theirs, abs(value), seed), "exchange of clusters"
 
 
@@ -177,8 +162,10 @@ def _right_or_wrong(first: FloatArray, second: FloatArray) -> bool:
 
 def mcnemar(only_first: int, only_second: int) -> float:
     """Return the exact two-sided p of McNemar's test, from the samples that only one of two models has right."""
+    from scipy.stats import binomtest
+
     discordant = only_first + only_second
-    return float(stats.binomtest(only_first, discordant).pvalue) if discordant else 1.0
+    return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
 
 
 def _exchanged(metric: Metric, ours: FloatArray, theirs: FloatArray, size: float, seed: int) -> float:
@@ -224,14 +211,10 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 def levels_to_reach(ps: Sequence[float], alpha: float = ALPHA) -> list[float]:
     """Return what each p must be below to be significant by Holm, given the others."""
-    return [alpha / (len(ps) - _rejected([*ps[:place], *ps[place + 1 :]], alpha)) for place in range(len(ps))]
-
-
-def _rejected(others: Sequence[float], alpha: float) -> int:
-    """Return how many of the others Holm rejects before one more comparison comes."""
-    count = 0
-    for p in sorted(others):
-        if p * (len(others) + 1 - count) >= alpha:
-            break
-        count += 1
-    return count
+    levels = []
+    for place in range(len(ps)):
+        others = sorted([*ps[:place], *ps[place + 1 :]])
+        # How many of the others Holm rejects before this comparison comes.
+        kept = (count for count, p in enumerate(others) if p * (len(ps) - count) >= alpha)
+        levels.append(alpha / (len(ps) - next(kept, len(others))))
+    return levels

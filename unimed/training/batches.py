@@ -1,8 +1,14 @@
-"""From examples to the tensors that the model trains on."""
+"""From the recipe's mixture to tensors: which samples a step sees, what the model reads of them, made ahead.
+
+What a step sees is a pure function of seed, step and process, so that a resumed training goes on exactly.
+"""
 
 import random
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 
@@ -10,40 +16,119 @@ from medbench.unimed.configuration import CONNECTOR_TASKS
 from medbench.unimed.modeling import IGNORED_LABEL
 from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.prompts import CONNECTOR_TASK
-from medbench.unimed.training.augmentation import distorted, jittered
-from medbench.unimed.training.corpus import Example
+from medbench.unimed.training.corpus import Corpus, Example
+from medbench.unimed.training.features import FeatureCache
+from medbench.unimed.training.recipe import Recipe
+from medbench.unimed.training.vision_stage import distorted, jittered
 
 Batch = dict[str, torch.Tensor]
+AHEAD = 3
+LONGEST_PROMPT, LONGEST_ANSWER = 3800, 1024
+"""In tokens; what is above is cut on the right, as in the official code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Longest texts in tokens; what is above is cut on the right, as in the official code."""
+class Draw:
+    """One micro-batch.
 
-    prompt: int = 3800
-    answer: int = 1024
+    Attributes:
+        step: Optimizer step.
+        part: Place of the micro-batch within its step.
+        name: Entry of the mixture that all its samples come from, as in the official code.
+        indices: Samples of that entry.
+        turns: How often the entry was drawn from before, per sample; seeds what else is random about the sample.
+    """
+
+    step: int
+    part: int
+    name: str
+    indices: tuple[int, ...]
+    turns: tuple[int, ...]
+
+
+class Mixture:
+    """Samples entries by weight, and within an entry every sample once before any comes again.
+
+    Args:
+        sizes: Samples of each entry.
+        weights: Sampling weight of each entry, in the order that the draws run over.
+        micro_batch: Samples per draw.
+        seed: Of everything; each process's draws are seeded with `seed + rank`, as in the official code.
+        rank: This process.
+        workers: All processes; each deals its own share of an entry's order.
+        together: Whether all processes draw the same entry, as sharded weights need it: one gradient is put together
+            from all of them, so the same parameters must have one everywhere.
+    """
+
+    def __init__(
+        self,
+        sizes: Mapping[str, int],
+        weights: Mapping[str, float],
+        *,
+        micro_batch: int,
+        seed: int,
+        rank: int = 0,
+        workers: int = 1,
+        together: bool = False,
+    ) -> None:
+        self._sizes, self._weights = dict(sizes), dict(weights)
+        self._micro_batch, self._seed, self._rank, self._workers = micro_batch, seed, rank, workers
+        self._pick_seed = seed if together else seed + rank
+        self._orders: dict[str, tuple[int, list[int]]] = {}
+
+    def picks(self) -> Iterator[str]:
+        """Yield the entries that are drawn, without end; equals the official sequence for the official weights."""
+        draw = random.Random(self._pick_seed)
+        names, weights = list(self._weights), list(self._weights.values())
+        while True:
+            yield draw.choices(names, weights)[0]
+
+    def draws(self, *, parts: int, first_step: int = 0) -> Iterator[Draw]:
+        """Yield micro-batches, `parts` per optimizer step, without end; the first ones of `first_step`."""
+        dealt = dict.fromkeys(self._weights, 0)
+        for count, name in enumerate(self.picks()):
+            start = dealt[name]
+            dealt[name] += self._micro_batch
+            if count < first_step * parts:
+                continue
+            turns = tuple(turn * self._workers + self._rank for turn in range(start, dealt[name]))
+            indices = tuple(self._index(name, turn) for turn in turns)
+            yield Draw(step=count // parts, part=count % parts, name=name, indices=indices, turns=turns)
+
+    def _index(self, name: str, turn: int) -> int:
+        epoch, place = divmod(turn, self._sizes[name])
+        if self._orders.get(name, (-1,))[0] != epoch:
+            order = list(range(self._sizes[name]))
+            random.Random(f"{self._seed}/{name}/{epoch}").shuffle(order)
+            self._orders[name] = (epoch, order)
+        return self._orders[name][1][place]
+
+
+# Tensors
 
 
 def text_batch(
-    examples: Sequence[Example], templates: Sequence[str], processor: UniMedProcessor, limits: Limits = Limits()
+    examples: Sequence[Example],
+    templates: Sequence[str],
+    processor: UniMedProcessor,
+    *,
+    longest_prompt: int = LONGEST_PROMPT,
+    longest_answer: int = LONGEST_ANSWER,
 ) -> Batch:
-    """Return right-padded `input_ids`, `attention_mask` and `labels` [B, L], and `task_ids` [I].
+    """Return right-padded `input_ids`, `attention_mask` and `labels` [B, L], and `task_ids` [I] of the images.
 
     Args:
         examples: The rows.
         templates: The instruction of each row.
         processor: Tokenizer, prompts and image sizes.
-        limits: Longest texts.
+        longest_prompt: In tokens.
+        longest_answer: In tokens.
     """
-    rows = [
-        (
-            _cut(
-                processor.prompt_ids(example.prompt(processor.form, template)), limits.prompt, processor.image_token_id
-            ),
-            processor.answer_ids(example.answer(processor.form), limits.answer),
-        )
-        for example, template in zip(examples, templates, strict=True)
-    ]
+    rows = []
+    for example, template in zip(examples, templates, strict=True):
+        prompt = processor.prompt_ids(example.prompt(processor.form, template))
+        answer = processor.answer_ids(example.answer(processor.form), longest_answer)
+        rows.append((_cut(prompt, longest_prompt, processor.image_token_id), answer))
     length = max(len(prompt) + len(answer) for prompt, answer in rows)
     ids = torch.full((len(rows), length), int(processor.tokenizer.pad_token_id))
     labels = torch.full((len(rows), length), IGNORED_LABEL)
@@ -53,7 +138,7 @@ def text_batch(
         ids[index, :end] = torch.tensor(prompt + answer)
         labels[index, len(prompt) : end] = torch.tensor(answer)
         mask[index, :end] = 1
-    tasks = [CONNECTOR_TASKS.index(CONNECTOR_TASK[example.spec.kind]) for example in examples if example.picture >= 0]
+    tasks = [CONNECTOR_TASKS.index(CONNECTOR_TASK[example.spec.kind]) for example in examples if example.image >= 0]
     batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
     return {**batch, "task_ids": torch.tensor(tasks)} if tasks else batch
 
@@ -62,23 +147,85 @@ def _cut(ids: list[int], limit: int, image_token: int) -> list[int]:
     """Return the first `limit` ids of a prompt, or more of them up to the last visual token."""
     if len(ids) <= limit:
         return ids
-    pictures = len(ids) - ids[::-1].index(image_token) if image_token in ids else 0
-    return ids[: max(limit, pictures)]
+    images = len(ids) - ids[::-1].index(image_token) if image_token in ids else 0
+    return ids[: max(limit, images)]
 
 
-def picture_rows(examples: Sequence[Example]) -> list[int]:
-    """Return the rows of the examples' pictures, in the order of their placeholders."""
-    return [example.picture for example in examples if example.picture >= 0]
+def image_rows(examples: Sequence[Example]) -> list[int]:
+    """Return the rows of the examples' images, in the order of their placeholders."""
+    return [example.image for example in examples if example.image >= 0]
 
 
-def template_of(example: Example, seed: int, turn: int) -> str:
-    """Return the instruction of the pool for an example's turn; the same every time it is asked."""
-    draw = random.Random(f"{seed}/{example.spec.name}/{turn}")
-    return draw.choice(example.spec.train_prompts)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MicroBatch:
+    """A micro-batch on the CPU.
+
+    Attributes:
+        name: Entry of the mixture, or task, that it comes from.
+        texts: What `text_batch` gives.
+        digests: Identities of its images, where features are cached.
+        found: Their cached features, None where there were none.
+        pixels: Of the images without cached features [J, 3, S, S]; None if there are none.
+    """
+
+    name: str
+    texts: Batch
+    digests: tuple[str, ...] = ()
+    found: tuple[torch.Tensor | None, ...] = ()
+    pixels: torch.Tensor | None = None
 
 
-def distort_classified(pixels: torch.Tensor, examples: Sequence[Example], generator: torch.Generator) -> torch.Tensor:
-    """Show other views of the pictures [B, 3, S, S] of classification rows; other tasks' stay as they are."""
-    if not all(example.spec.kind == "cls" for example in examples):
-        return pixels
-    return distorted(jittered(pixels, generator), generator)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchMaker:
+    """Makes micro-batches; nothing in it changes, so any thread may use it."""
+
+    recipe: Recipe
+    corpus: Corpus
+    processor: UniMedProcessor
+    cache: FeatureCache | None
+    rank: int
+
+    def make(self, draw: Draw) -> MicroBatch:
+        """Return the micro-batch of a draw."""
+        recipe, images = self.recipe, self.corpus.images
+        examples = [self.corpus.train[draw.name][index] for index in draw.indices]
+        templates = [
+            random.Random(f"{recipe.seed}/{example.spec.name}/{turn}").choice(example.spec.train_prompts)
+            for example, turn in zip(examples, draw.turns, strict=True)
+        ]
+        texts = text_batch(
+            examples, templates, self.processor, longest_prompt=recipe.max_prompt_tokens,
+            longest_answer=recipe.max_answer_tokens,
+        )  # fmt: skip
+        rows = image_rows(examples)
+        if not rows:
+            return MicroBatch(name=draw.name, texts=texts)
+        if self.cache is None:
+            pixels = images.pixels(rows)
+            # Other tasks than classification may ask for sides or sizes.
+            if recipe.augment_classification and all(example.spec.kind == "cls" for example in examples):
+                coin = torch.Generator().manual_seed(seed_of(recipe.seed, draw.step, self.rank) + draw.part)
+                pixels = distorted(jittered(pixels, coin), coin)
+            return MicroBatch(name=draw.name, texts=texts, pixels=pixels)
+        digests = tuple(images.digest(row) for row in rows)
+        found = tuple(self.cache.get(digest) for digest in digests)
+        missing = [row for row, features in zip(rows, found, strict=True) if features is None]
+        pixels_of_missing = images.pixels(missing) if missing else None
+        return MicroBatch(name=draw.name, texts=texts, digests=digests, found=found, pixels=pixels_of_missing)
+
+    def ahead(self, draws: Iterator[Draw]) -> Iterator[MicroBatch]:
+        """Yield micro-batches in the order of their draws, a few made ahead by another thread."""
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as pool:
+            waiting: deque[Future[MicroBatch]] = deque(pool.submit(self.make, draw) for draw in islice(draws, AHEAD))
+            try:
+                for draw in draws:
+                    yield waiting.popleft().result()
+                    waiting.append(pool.submit(self.make, draw))
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+
+def seed_of(seed: int, step: int, rank: int) -> int:
+    """Return the seed of everything random in one process's step: dropout, and other views of images."""
+    return ((seed * 1_000_003 + step) * 1_009 + rank) * 64 % 2**63

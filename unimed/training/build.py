@@ -1,42 +1,44 @@
-"""The model that a recipe asks for: on base weights, or from scratch."""
+"""The model that a recipe asks for: on base weights, or from scratch with a small tokenizer of its own."""
 
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from transformers import LlamaConfig
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from medbench.tasks.foundation.errors import DataError
-from medbench.unimed.assembly import assemble, checked_config, configure, processor_on, refuse_unknown
-from medbench.unimed.base_weights import BaseWeights
-from medbench.unimed.checkpoint import TRAINED, WHOLE
+from medbench.unimed.base_weights import (
+    BaseWeights,
+    assemble,
+    checked_config,
+    configure,
+    processor_on,
+    refuse_unknown,
+)
 from medbench.unimed.configuration import UniMedConfig
 from medbench.unimed.modeling import UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
-from medbench.unimed.prompts import PromptForm, PromptStyle
+from medbench.unimed.prompts import IMAGE_PLACEHOLDER, PromptForm
 from medbench.unimed.training.corpus import Corpus
 from medbench.unimed.training.recipe import ModelPlan, Recipe
-from medbench.unimed.training.tokenizer import train_tokenizer
-from medbench.unimed.weight_files import read_tensors
-from medbench.unimed.weights import copy_into
 
 EVA_IMAGE_SIZE = 224
 
 
-def image_size_of(plan: ModelPlan) -> int:
-    """Return the side of the pictures in pixels."""
-    return int(plan.vision.get("image_size", EVA_IMAGE_SIZE))
+def image_size_of(model: ModelPlan) -> int:
+    """Return the side of the images in pixels."""
+    return int(model.vision.get("image_size", EVA_IMAGE_SIZE))
 
 
-def base_of(plan: ModelPlan) -> BaseWeights | None:
+def base_of(model: ModelPlan) -> BaseWeights | None:
     """Return the resolved base weights of a model, or None if it is trained from scratch.
 
     Raises:
         UsageError: If they are not there.
     """
-    if plan.language_model is None or plan.vision_weights is None:
+    if model.language_model is None or model.vision_weights is None:
         return None
-    return BaseWeights(language_model=plan.language_model, vision=plan.vision_weights).resolved()
+    return BaseWeights(language_model=model.language_model, vision=model.vision_weights).resolved()
 
 
 def build(
@@ -49,11 +51,16 @@ def build(
         UsageError: If the recipe's configuration cannot work.
     """
     torch.manual_seed(recipe.seed)
+    settings = dict(recipe.model.unimed)
     if base is not None:
-        config = configure(base, dict(recipe.model.unimed), vision=dict(recipe.model.vision))
+        config = configure(base, settings, vision=dict(recipe.model.vision))
         processor = processor_on(base, config)
         return assemble(config, base, dtype=frozen_dtype), processor
-    tokenizer = train_tokenizer(corpus.texts(_form(recipe.model)), recipe.model.vocabulary)
+    official = settings.get("prompt_style") == "official"
+    form = PromptForm(
+        style="official" if official else "clean", identifiers=bool(settings.get("text_identifiers", True))
+    )
+    tokenizer = train_tokenizer(corpus.texts(form), recipe.model.vocabulary)
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     text: dict[str, Any] = {**recipe.model.text, **special, "pad_token_id": tokenizer.pad_token_id}
     config = scratch_config(recipe.model, {**text, "vocab_size": len(tokenizer)})
@@ -64,36 +71,46 @@ def build(
     return model, processor
 
 
-def scratch_config(plan: ModelPlan, text: dict[str, Any] | None = None) -> UniMedConfig:
-    """Return the configuration of a model from scratch."""
-    refuse_unknown("The language model", plan.text, LlamaConfig)
-    text = text or {**plan.text, "vocab_size": plan.vocabulary}
-    return checked_config(vision_config=dict(plan.vision), text_config=text, **plan.unimed)
-
-
-def _form(plan: ModelPlan) -> PromptForm:
-    values = plan.unimed
-    style: PromptStyle = "official" if values.get("prompt_style") == "official" else "clean"
-    return PromptForm(style=style, identifiers=bool(values.get("text_identifiers", True)))
-
-
-def restore_weights(model: UniMedForConditionalGeneration, folder: Path) -> None:
-    """Put the weights of a checkpoint of the same training into `model`.
+def scratch_config(model: ModelPlan, text: dict[str, Any] | None = None) -> UniMedConfig:
+    """Return the configuration of a model from scratch.
 
     Raises:
-        DataError: If they cannot be read or do not fit.
+        UsageError: If a field is unknown or the combination cannot work.
     """
-    whole = (folder / WHOLE).is_file()
-    path = folder / (WHOLE if whole else TRAINED)
-    tensors = read_tensors(path, "Delete this checkpoint and resume from the one before.")
-    if not whole:
-        copy_into(model.trainable(), tensors, str(path))
-        return
-    info = model.load_state_dict(tensors, strict=False)
-    tied = set(model.all_tied_weights_keys)
-    missing = [name for name in info.missing_keys if name not in tied]
-    if missing or info.unexpected_keys:
-        raise DataError(
-            f"{path} does not fit the recipe: {len(missing)} missing, {len(info.unexpected_keys)} unexpected.",
-            "Resume with the recipe that made it.",
-        )
+    refuse_unknown("The language model", model.text, LlamaConfig)
+    text = text or {**model.text, "vocab_size": model.vocabulary}
+    return checked_config(vision_config=dict(model.vision), text_config=text, **model.unimed)
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Return a byte-level BPE tokenizer of at most `vocabulary` entries, trained on `texts`.
+
+    A text gets one leading space, so that a word has the same id at the start and inside. Numbers are cut off
+    from their neighbours, and those of box strings are made common enough to be one token each.
+    """
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Prepend(" ")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\d{1,3}"), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["<unk>", "<s>", "</s>", "<pad>", IMAGE_PLACEHOLDER],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    boxes = [f"{{<{number}><{number}>}}" for number in range(101)] * 50
+    tokenizer.train_from_iterator([*texts, *boxes], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        additional_special_tokens=[IMAGE_PLACEHOLDER],
+        clean_up_tokenization_spaces=False,
+    )

@@ -1,35 +1,109 @@
-"""The training corpus: prepared train splits, what is held out of them, and their pictures."""
+"""The training corpus: prepared train splits, what is held out of them, and their images."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
 
 from medbench.tasks.answers.box_space import UNI_MED
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, RunError
+from medbench.tasks.foundation.files import file_sha256
+from medbench.tasks.images import locate, open_image
 from medbench.tasks.prepared import load_prepared
-from medbench.tasks.sample import Sample
+from medbench.tasks.sample import ImageRef, Sample
 from medbench.tasks.spec import TaskSpec
 from medbench.unimed.checkpoint import JOINED
-from medbench.unimed.instructions import instruct, taught_answer
-from medbench.unimed.prompts import PromptForm, WrappedPrompt, wrap
-from medbench.unimed.training.pictures import Pictures
+from medbench.unimed.processing import CLIP_MEAN, CLIP_STD
+from medbench.unimed.prompts import PromptForm, WrappedPrompt, instruct, taught_answer, wrap
 from medbench.unimed.training.recipe import Recipe
+
+MEMORY_LIMIT = 2 << 30
+"""Bytes of decoded images that are kept; what is above is decoded again."""
+
+
+class Images:
+    """Square 8-bit RGB images by row: decoded when needed, kept while they fit, known by their content.
+
+    Args:
+        size: Side in pixels.
+        memory: Bytes to keep decoded.
+    """
+
+    def __init__(self, size: int, memory: int = MEMORY_LIMIT) -> None:
+        self.size = size
+        self._rows: dict[tuple[Path, ImageRef], int] = {}
+        self._places: list[tuple[Path, ImageRef]] = []
+        self._digests: dict[Path, dict[str, str]] = {}
+        self._kept: dict[int, torch.Tensor] = {}
+        self._most = memory // (3 * size * size)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def learn_digests(self, source: Path, digests: Mapping[str, str]) -> None:
+        """Remember the hashes of image files, by path relative to `source`; others are hashed when asked for."""
+        self._digests.setdefault(source, {}).update(digests)
+
+    def add(self, source: Path, ref: ImageRef) -> int:
+        """Return the row of an image, the same for the same image."""
+        key = (source, ref)
+        if key not in self._rows:
+            self._rows[key] = len(self._places)
+            self._places.append(key)
+        return self._rows[key]
+
+    def place(self, row: int) -> tuple[Path, ImageRef]:
+        """Return source folder and reference of a row."""
+        return self._places[row]
+
+    def digest(self, row: int) -> str:
+        """Return the identity of an image's content: its file's hash and its place inside."""
+        source, ref = self._places[row]
+        of_file = self._digests.get(source, {}).get(ref.path) or _file_digest(locate(source, ref.path))
+        return hashlib.sha256(f"{of_file}/{ref.member}/{ref.index}".encode()).hexdigest()
+
+    def pixels(self, rows: Sequence[int]) -> torch.Tensor:
+        """Return images [B, 3, S, S], float32, normalised as `pixels_of` does it.
+
+        Raises:
+            SampleError: If an image is missing or damaged.
+        """
+        mean, std = torch.tensor(CLIP_MEAN).view(3, 1, 1), torch.tensor(CLIP_STD).view(3, 1, 1)
+        return (torch.stack([self._decoded(row) for row in rows]).float() / 255.0 - mean) / std
+
+    def _decoded(self, row: int) -> torch.Tensor:
+        if row in self._kept:
+            return self._kept[row]
+        square = open_image(*self._places[row]).resize((self.size, self.size), Image.Resampling.BICUBIC)
+        image = torch.from_numpy(np.array(square, dtype=np.uint8)).permute(2, 0, 1)
+        if len(self._kept) < self._most:
+            self._kept[row] = image
+        return image
+
+
+@cache
+def _file_digest(path: Path) -> str:
+    return file_sha256(path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One training question; `picture` is the row of its image in the corpus, or -1."""
+    """One training question; `image` is the row of its image in the corpus, or -1."""
 
     spec: TaskSpec
     sample: Sample
-    picture: int
+    image: int
 
     def prompt(self, form: PromptForm, template: str | None = None) -> WrappedPrompt:
         """Return the wrapped instruction, by the evaluation prompt or a template of the pool."""
         text = instruct(self.spec, self.sample, form, box=self._box_text(), template=template)
-        return wrap(self.spec.kind, text, images=int(self.picture >= 0), form=form, purpose="train")
+        return wrap(self.spec.kind, text, images=int(self.image >= 0), form=form, purpose="train")
 
     def answer(self, form: PromptForm) -> str:
         """Return what the model is to say."""
@@ -47,11 +121,11 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """Training examples by entry of the mixture, held-out ones by task, and the pictures of both."""
+    """Training examples by entry of the mixture, held-out ones by task, and the images of both."""
 
     train: Mapping[str, Sequence[Example]]
     held_out: Mapping[str, Sequence[Example]]
-    pictures: Pictures
+    images: Images
 
     def sizes(self) -> dict[str, int]:
         """Return the number of training examples of each entry."""
@@ -67,7 +141,7 @@ class Corpus:
 
 
 def load_corpus(data_dir: Path, recipe: Recipe, *, image_size: int) -> Corpus:
-    """Read the train splits of the tasks of a recipe; no picture is decoded yet.
+    """Read the train splits of the tasks of a recipe; no image is decoded yet.
 
     Whole groups (images, patients, volumes, documents) are held out, so that the held-out loss means something.
 
@@ -75,23 +149,29 @@ def load_corpus(data_dir: Path, recipe: Recipe, *, image_size: int) -> Corpus:
         RunError: If an entry of the mixture has no training examples.
         DataError: If a task is not prepared.
     """
-    pictures = Pictures(image_size)
-    train: dict[str, list[Example]] = {}
-    held_out: dict[str, list[Example]] = {}
+    images = Images(image_size)
+    train: dict[str, list[Example]] = {entry: [] for entry in recipe.mixture}
+    held_out: dict[str, list[Example]] = {name: [] for name in recipe.tasks()}
     for entry in recipe.mixture:
-        train[entry] = []
         for name in entry.split(JOINED):
-            held_out[name] = []
-            for example in _examples(data_dir, name, pictures):
-                is_held_out = _is_held_out(example, recipe.validation.share)
-                (held_out[name] if is_held_out else train[entry]).append(example)
+            spec, prepared = get_task(name), load_prepared(data_dir, name)
+            images.learn_digests(prepared.source, prepared.image_hashes() or {})
+            for sample in prepared.samples("train"):
+                row = images.add(prepared.source, sample.images[0]) if sample.images else -1
+                group = sample.groups.get(spec.group_key, sample.sample_id)
+                chosen = held_out[name] if _is_held_out(group, recipe.validation.share) else train[entry]
+                chosen.append(Example(spec=spec, sample=sample, image=row))
     empty = [name for name, examples in train.items() if not examples]
     if empty:
         raise RunError(
             f"No training samples: {', '.join(empty)}.",
             "Prepare the data with its train split, lower validation.share, or take the task out of the mixture.",
         )
-    return Corpus(train=train, held_out=held_out, pictures=pictures)
+    return Corpus(train=train, held_out=held_out, images=images)
+
+
+def _is_held_out(group: str, share: float) -> bool:
+    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64 < share
 
 
 def data_fingerprints(data_dir: Path, recipe: Recipe) -> dict[str, str]:
@@ -101,17 +181,3 @@ def data_fingerprints(data_dir: Path, recipe: Recipe) -> dict[str, str]:
         DataError: If a task is not prepared.
     """
     return {name: load_prepared(data_dir, name).manifest.data_fingerprint for name in recipe.tasks()}
-
-
-def _examples(data_dir: Path, name: str, pictures: Pictures) -> Iterator[Example]:
-    spec, prepared = get_task(name), load_prepared(data_dir, name)
-    pictures.learn_digests(prepared.source, prepared.image_hashes() or {})
-    for sample in prepared.samples("train"):
-        row = pictures.add(prepared.source, sample.images[0]) if sample.images else -1
-        yield Example(spec=spec, sample=sample, picture=row)
-
-
-def _is_held_out(example: Example, share: float) -> bool:
-    group = example.sample.groups.get(example.spec.group_key, example.sample.sample_id)
-    digest = hashlib.sha256(group.encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64 < share

@@ -1,10 +1,10 @@
-"""Features of a frozen vision tower on disk: computed once per picture, whatever run or epoch asks."""
+"""Features of a frozen vision tower on disk: computed once per image, whatever run or epoch asks."""
 
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,51 +17,38 @@ Encode = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(slots=True)
-class Counts:
-    """What the cache did."""
-
-    found: int = 0
-    computed: int = 0
-    stored: int = 0
-
-
-@dataclass(slots=True)
 class FeatureCache:
-    """Feature tensors by the digest of their picture.
+    """Feature tensors by the digest of their image.
 
-    One file per picture, written whole or not at all, so that several processes and trainings may share the folder.
-    When the limit is reached nothing more is stored: every picture comes equally often, so there is none to forget.
+    One file per image, written whole or not at all, so that several processes and trainings may share the folder.
+    When the limit is reached nothing more is stored: every image comes equally often, so there is none to forget.
     A file of the wrong size is computed again; a full disk ends the storing, not the training.
 
     Attributes:
         folder: Of this tower, see `feature_folder`.
-        shape: Of one picture's features.
+        shape: Of one image's features.
         dtype: Of the stored values.
         limit: Bytes that the folder may hold.
-        counts: What was found, computed and stored.
     """
 
     folder: Path
     shape: tuple[int, ...]
     dtype: torch.dtype
     limit: int
-    counts: Counts = field(default_factory=Counts)
     _used: int = -1
 
     def get(self, digest: str) -> torch.Tensor | None:
-        """Return the features of a picture, or None."""
-        path = self._path(digest)
+        """Return the features of an image, or None."""
         try:
-            values = np.fromfile(path, dtype=np.uint8)
+            values = np.fromfile(self._path(digest), dtype=np.uint8)
         except OSError:
             return None
         if len(values) != self._bytes_each():
             return None
-        self.counts.found += 1
         return torch.from_numpy(values).view(self.dtype).reshape(self.shape)
 
     def put(self, digest: str, features: torch.Tensor) -> None:
-        """Store the features of a picture if there is room."""
+        """Store the features of an image if there is room."""
         size = self._bytes_each()
         if self._used < 0:
             self._used = sum(file.stat().st_size for file in self.folder.rglob("*.bin")) if self.limit else 0
@@ -80,7 +67,6 @@ class FeatureCache:
             warn(f"Features are no longer stored in {self.folder}: {error.strerror or error}. The training goes on.")
             return
         self._used += size
-        self.counts.stored += 1
 
     def _path(self, digest: str) -> Path:
         return self.folder / digest[:2] / f"{digest}.bin"
@@ -95,8 +81,7 @@ def feature_folder(root: Path, tower: torch.nn.Module, settings: Mapping[str, ob
     for name, tensor in sorted(tower.state_dict().items()):
         digest.update(f"{name}/{tuple(tensor.shape)}/{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    identity = fingerprint({"weights": digest.hexdigest(), **settings})
-    return root / "features" / identity
+    return root / "features" / fingerprint({"weights": digest.hexdigest(), **settings})
 
 
 @torch.no_grad()
@@ -107,22 +92,20 @@ def features_of(
     encode: Encode,
     cache: FeatureCache,
 ) -> torch.Tensor:
-    """Return the features [I, ...] of pictures: those that were found, and the others computed and stored.
+    """Return the features [I, ...] of images: those that were found, and the others computed and stored.
 
     Args:
-        digests: Of every picture.
+        digests: Of every image.
         found: What the cache had for it.
-        pixels: Of the pictures that it had not, [J, 3, S, S].
+        pixels: Of the images that it had not, [J, 3, S, S].
         encode: Pixels to features [J, ...].
         cache: Where new ones go.
     """
-    missing = [place for place, features in enumerate(found) if features is None]
-    computed = iter(encode(pixels).to(cache.dtype) if missing else ())
+    computed = iter(encode(pixels).to(cache.dtype) if len(pixels) else ())
     rows = []
-    for place, features in enumerate(found):
-        if features is None:
-            features = next(computed)  # noqa: PLW2901 - what the cache lacked
-            cache.put(digests[place], features)
+    for digest, known in zip(digests, found, strict=True):
+        features = next(computed) if known is None else known
+        if known is None:
+            cache.put(digest, features)
         rows.append(features.to(pixels.device))
-    cache.counts.computed += len(missing)
     return torch.stack(rows)

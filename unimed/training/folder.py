@@ -3,7 +3,8 @@
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,7 @@ from medbench.unimed.checkpoint import RECIPE_FILE
 from medbench.unimed.training.recipe import Recipe
 from medbench.unimed.weight_files import read_torch_file
 
-LOG_FILE = "train_log.jsonl"
-CURVE_FILE = "learning_curve.svg"
+LOG_FILE, CURVE_FILE = "train_log.jsonl", "learning_curve.svg"
 _STEP = re.compile(r"step-(\d{8})")
 _STATE_FOLDER, _OPTIMIZER, _PROGRESS = "training_state", "optimizer.pt", "progress.json"
 WriteModel = Callable[[Path], None]
@@ -70,20 +70,6 @@ class TrainingFolder:
         """The log, one JSON object per line."""
         return self.path / LOG_FILE
 
-    @property
-    def done(self) -> bool:
-        """Whether the final model is there."""
-        return (self.path / "config.json").exists()
-
-    def checkpoints(self) -> list[tuple[int, Path]]:
-        """Return the whole checkpoints by step, oldest first."""
-        found = []
-        for folder in (self.path / "checkpoints").glob("step-*"):
-            match = _STEP.fullmatch(folder.name)
-            if match and (folder / _STATE_FOLDER / _PROGRESS).is_file():
-                found.append((int(match[1]), folder))
-        return sorted(found)
-
     def open(self, *, resume: bool) -> Resumed:
         """Return where to go on; makes the folder.
 
@@ -97,49 +83,43 @@ class TrainingFolder:
             raise RunError(
                 f"{self.path} cannot be made: {error.strerror}.", "Give another folder with --output."
             ) from error
-        checkpoints = self.checkpoints()
-        if self.done:
+        checkpoints = self._checkpoints()
+        if (self.path / "config.json").exists():
             raise RunError(f"{self.path} holds a finished training already.", "Give another folder with --output.")
-        if not resume:
-            if checkpoints or self.log.exists():
-                raise RunError(
-                    f"{self.path} holds a training that is not finished ({len(checkpoints)} checkpoints).",
-                    "Go on with --resume, or give another folder with --output.",
-                )
-            self._write_recipe(self.path)
-            return Resumed()
-        if not checkpoints and not self.log.exists():
+        begun = bool(checkpoints) or self.log.exists()
+        if begun and not resume:
+            raise RunError(
+                f"{self.path} holds a training that is not finished ({len(checkpoints)} checkpoints).",
+                "Go on with --resume, or give another folder with --output.",
+            )
+        if resume and not begun:
             raise UsageError(f"There is no training in {self.path} to resume.", "Leave --resume out to start one.")
-        if checkpoints:
-            return self._resumed(*checkpoints[-1])
-        self._refuse_others(self.path, {"recipe": read_yaml_table(self.path / RECIPE_FILE)}, {"recipe": self._plain()})
+        if not resume:
+            self._write_recipe(self.path)
+        elif checkpoints:
+            step, folder = checkpoints[-1]
+            _refuse_others(folder, read_json(folder / _STATE_FOLDER / _PROGRESS), self._conditions())
+            state = read_torch_file(folder / _STATE_FOLDER / _OPTIMIZER)
+            return Resumed(folder=folder, step=step, optimizer=state)
+        else:
+            before = {"recipe": read_yaml_table(self.path / RECIPE_FILE)}
+            _refuse_others(self.path, before, {"recipe": _plain(self.recipe)})
         return Resumed()
 
-    def _resumed(self, step: int, folder: Path) -> Resumed:
-        progress = read_json(folder / _STATE_FOLDER / _PROGRESS)
-        self._refuse_others(folder, progress, self._conditions())
-        state = read_torch_file(folder / _STATE_FOLDER / _OPTIMIZER)
-        return Resumed(folder=folder, step=step, optimizer=state)
-
-    def _plain(self) -> dict[str, Any]:
-        return _plain(self.recipe)
+    def _checkpoints(self) -> list[tuple[int, Path]]:
+        """Return the whole checkpoints by step, oldest first."""
+        folders = (self.path / "checkpoints").glob("step-*")
+        found = [(match, folder) for folder in folders if (match := _STEP.fullmatch(folder.name))]
+        return sorted((int(match[1]), one) for match, one in found if (one / _STATE_FOLDER / _PROGRESS).is_file())
 
     def _conditions(self) -> dict[str, Any]:
         """Return all that a resumed training must share with the one it continues."""
         return {
-            "recipe": self._plain(),
+            "recipe": _plain(self.recipe),
             "workers": self.workers,
             "data": dict(self.data),
             "base_weights": dict(self.base_weights),
         }
-
-    def _refuse_others(self, folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        for what, value in now.items():
-            if before.get(what) != value:
-                raise RunError(
-                    f"{folder} was made with another {what}: {_difference(before.get(what), value)}.",
-                    "Resume with the same recipe, data, base weights and processes, or start anew in another folder.",
-                )
 
     def cut_log(self, step: int) -> None:
         """Drop what was logged after a step: it will be done, and logged, again."""
@@ -155,10 +135,12 @@ class TrainingFolder:
             RunError: If it cannot be written; the checkpoints before it stay as they are.
         """
         target = self.path / "checkpoints" / f"step-{step:08d}"
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            (partial / _STATE_FOLDER).mkdir(parents=True)
+        with _written_whole(
+            target.with_name(f".{target.name}.partial"),
+            f"The checkpoint of step {step} cannot be written to {target}",
+            "Free some space and go on with --resume; the checkpoints before it are whole.",
+        ) as partial:
+            (partial / _STATE_FOLDER).mkdir()
             write_model(partial)
             self._write_recipe(partial)
             torch.save(dict(optimizer), partial / _STATE_FOLDER / _OPTIMIZER)
@@ -167,13 +149,7 @@ class TrainingFolder:
             _flush(partial)
             shutil.rmtree(target, ignore_errors=True)
             partial.replace(target)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise RunError(
-                f"The checkpoint of step {step} cannot be written to {target}: {error}",
-                "Free some space and go on with --resume; the checkpoints before it are whole.",
-            ) from error
-        for _, old in self.checkpoints()[: -self.recipe.checkpoints.keep]:
+        for _, old in self._checkpoints()[: -self.recipe.checkpoints.keep]:
             shutil.rmtree(old, ignore_errors=True)
         return target
 
@@ -183,30 +159,46 @@ class TrainingFolder:
         Raises:
             RunError: If it cannot be written; the checkpoints stay.
         """
-        partial = self.path / ".final.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            partial.mkdir()
+        with _written_whole(
+            self.path / ".final.partial",
+            f"The final model cannot be written to {self.path}",
+            "Free some space and go on with --resume; the last checkpoint is whole.",
+        ) as partial:
             write_model(partial)
             _flush(partial)
             for file in sorted(partial.iterdir(), key=lambda file: file.name == "config.json"):
                 file.replace(self.path / file.name)
             partial.rmdir()
-        except (OSError, RuntimeError, SafetensorError) as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise RunError(
-                f"The final model cannot be written to {self.path}: {error}",
-                "Free some space and go on with --resume; the last checkpoint is whole.",
-            ) from error
 
     def _write_recipe(self, folder: Path) -> None:
         write_atomically(folder / RECIPE_FILE, yaml.safe_dump(_plain(self.recipe), sort_keys=False))
+
+
+@contextmanager
+def _written_whole(partial: Path, problem: str, hint: str) -> Iterator[Path]:
+    """Make an empty folder that is gone again, with an error, if what is written into it fails."""
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise RunError(f"{problem}: {error}", hint) from error
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
     values = asdict(recipe)
     values["optimizer"]["betas"] = list(recipe.optimizer.betas)
     return values
+
+
+def _refuse_others(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for what, value in now.items():
+        if before.get(what) != value:
+            raise RunError(
+                f"{folder} was made with another {what}: {_difference(before.get(what), value)}.",
+                "Resume with the same recipe, data, base weights and processes, or start anew in another folder.",
+            )
 
 
 def _difference(before: object, now: object) -> str:

@@ -1,15 +1,22 @@
 """What a training would take: parameters, memory and steps, without a weight in memory."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from medbench.tasks.catalog import get_task
+from medbench.tasks.prepared import load_prepared
+from medbench.unimed.base_weights import BaseWeights, checked_config, configure
+from medbench.unimed.checkpoint import JOINED
 from medbench.unimed.configuration import UniMedConfig
 from medbench.unimed.modeling import UniMedForConditionalGeneration
-from medbench.unimed.official.keys import dead_shapes
-from medbench.unimed.training.recipe import Recipe
+from medbench.unimed.official import dead_shapes
+from medbench.unimed.training.build import scratch_config
+from medbench.unimed.training.recipe import ModelPlan, Recipe
 
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 GIB = 1 << 30
 FLOAT32_BYTES, ADAM_BYTES = 4, 8
 PROMPT_TOKENS, ANSWER_TOKENS = 100, 60
@@ -17,45 +24,47 @@ PROMPT_TOKENS, ANSWER_TOKENS = 100, 60
 _PRECISION_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 _KEPT_PER_LAYER = 16
 """Hidden-size vectors that a LLaMA block keeps per token for the backward pass, its MLP's wide ones counted apart."""
+_INFERENCE_ROWS, _ROW_TOKENS = 40, 204
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """Parameters of one part of the model."""
+class TrainingPlan:
+    """A line, tables (columns and rows), a line."""
+
+    heading: str
+    tables: tuple[Table, ...]
+    closing: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """Numbers of parameters of one part of the model."""
 
     name: str
     trained: int
     frozen: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryPlan:
-    """Estimates in bytes, without the allocator's and the kernels' own.
+def plan(recipe: Recipe, data_dir: Path | None) -> TrainingPlan:
+    """Return the plan of a recipe; without a data folder with the sample counts of the paper.
 
-    Attributes:
-        frozen: Weights that do not learn, in the type of computing.
-        trained: Weights that learn, in float32.
-        gradients: Of what learns, in float32.
-        optimizer: AdamW's two moments.
-        activations: Of one micro-batch, for the backward pass.
-        inference_weights: All weights, in the type of computing, with LoRA merged.
-        cache_per_token: Keys and values of one token.
-        checkpoint: A checkpoint on disk, with the optimizer's state.
+    Raises:
+        UsageError: If the model cannot be built.
+        DataError: If a task is not prepared, or the language model's folder has no usable configuration.
     """
-
-    frozen: int
-    trained: int
-    gradients: int
-    optimizer: int
-    activations: int
-    inference_weights: int
-    cache_per_token: int
-    checkpoint: int
-
-    @property
-    def training(self) -> int:
-        """Everything that is in memory during a step."""
-        return self.frozen + self.trained + self.gradients + self.optimizer + self.activations
+    config, note = _planned_config(recipe.model)
+    model = meta_model(config, vision=recipe.tower_share > 0)
+    tables = (
+        _parameter_table(parameters_of(model), dead_parameters(config)),
+        _memory_table(model, recipe),
+        _step_table(recipe, _sizes(recipe, data_dir)),
+    )
+    source = "counts of the paper; give --data-dir for yours"
+    if data_dir is not None:
+        source = f"prepared in {data_dir}, what is held out included"
+    return TrainingPlan(
+        heading=f"Recipe {recipe.name}. {note}", tables=tables, closing=f"{_step_line(recipe)} Samples: {source}."
+    )
 
 
 def meta_model(config: UniMedConfig, *, vision: bool = False) -> UniMedForConditionalGeneration:
@@ -66,21 +75,15 @@ def meta_model(config: UniMedConfig, *, vision: bool = False) -> UniMedForCondit
     return model
 
 
-def parts_of(model: UniMedForConditionalGeneration) -> list[Part]:
+def parameters_of(model: UniMedForConditionalGeneration) -> list[Parameters]:
     """Return the parameters by part: tower, task tokens, router, experts or projector, LoRA, language model."""
     counts: dict[str, list[int]] = {}
     for name, parameter in model.named_parameters():
-        entry = counts.setdefault(_part_name(name), [0, 0])
+        part = name.split(".")[1].replace("_", " ") if name.startswith("connector.") else "language model"
+        part = "LoRA" if "lora_" in name else "vision tower" if name.startswith("vision_tower.") else part
+        entry = counts.setdefault(part, [0, 0])
         entry[0 if parameter.requires_grad else 1] += parameter.numel()
-    return [Part(name=name, trained=trained, frozen=frozen) for name, (trained, frozen) in counts.items()]
-
-
-def _part_name(name: str) -> str:
-    if "lora_" in name:
-        return "LoRA"
-    if name.startswith("connector."):
-        return {"task_tokens": "task tokens", "projector": "projector"}.get(name.split(".")[1], name.split(".")[1])
-    return "vision tower" if name.startswith("vision_tower.") else "language model"
+    return [Parameters(name=name, trained=trained, frozen=frozen) for name, (trained, frozen) in counts.items()]
 
 
 def dead_parameters(config: UniMedConfig) -> int:
@@ -88,38 +91,90 @@ def dead_parameters(config: UniMedConfig) -> int:
     return sum(torch.Size(shape).numel() for shape in dead_shapes(config).values())
 
 
-def plan_memory(model: UniMedForConditionalGeneration, recipe: Recipe) -> MemoryPlan:
-    """Return the estimates for one process of a recipe."""
-    parts = parts_of(model)
+def _planned_config(model: ModelPlan) -> tuple[UniMedConfig, str]:
+    """Return the configuration of a model, and where the language model's sizes come from."""
+    if model.text:
+        return scratch_config(model), "The model is trained from scratch."
+    if model.language_model is not None and Path(model.language_model).expanduser().is_dir():
+        base = BaseWeights(language_model=str(Path(model.language_model).expanduser()), vision="")
+        config = configure(base, dict(model.unimed), vision=dict(model.vision))
+        return config, f"The language model's sizes are those of {model.language_model}."
+    named = f"{model.language_model} is no folder here" if model.language_model else "No language model was named"
+    config = checked_config(vision_config=dict(model.vision), **model.unimed)
+    return config, f"{named}, so the sizes are those of LLaMA-2-7B."
+
+
+def _sizes(recipe: Recipe, data_dir: Path | None) -> dict[str, int]:
+    """Return the training samples of each entry, from the disk or from the paper."""
+
+    def of_task(name: str) -> int:
+        counts = get_task(name).counts if data_dir is None else load_prepared(data_dir, name).manifest.counts
+        return counts.get("train", 0)
+
+    return {entry: sum(of_task(name) for name in entry.split(JOINED)) for entry in recipe.mixture}
+
+
+def _parameter_table(parts: list[Parameters], dead: int) -> Table:
+    rows = [(part.name, f"{part.trained:,}", f"{part.frozen:,}") for part in parts]
+    rows.append(("all", f"{sum(part.trained for part in parts):,}", f"{sum(part.frozen for part in parts):,}"))
+    if dead:
+        rows.append(("the official code would also train, unused", f"{dead:,}", "0"))
+    return ("part", "trained", "frozen"), rows
+
+
+def _memory_table(model: UniMedForConditionalGeneration, recipe: Recipe) -> Table:
+    """Return estimates for one process, without the allocator's and the kernels' own."""
+    parts, text = parameters_of(model), model.config.text
     trained, frozen = sum(part.trained for part in parts), sum(part.frozen for part in parts)
-    lora = sum(part.trained for part in parts if part.name == "LoRA")
-    text, width = model.config.text, _PRECISION_BYTES[recipe.precision]
+    merged = sum(part.trained for part in parts if part.name == "LoRA" and model.config.language_tuning == "lora")
+    width = _PRECISION_BYTES[recipe.precision]
     heads = int(text.num_key_value_heads or text.num_attention_heads)
     head_size = int(text.hidden_size) // int(text.num_attention_heads)
-    return MemoryPlan(
-        frozen=frozen * width,
-        trained=trained * FLOAT32_BYTES,
-        gradients=trained * FLOAT32_BYTES,
-        optimizer=trained * ADAM_BYTES,
-        activations=_activations(model.config, recipe, width),
-        inference_weights=(trained + frozen - (lora if model.config.language_tuning == "lora" else 0)) * width,
-        cache_per_token=2 * int(text.num_hidden_layers) * heads * head_size * width,
-        checkpoint=trained * (FLOAT32_BYTES + ADAM_BYTES),
-    )
+    cache = 2 * int(text.num_hidden_layers) * heads * head_size * width * _INFERENCE_ROWS * _ROW_TOKENS
+    training = {
+        "training: frozen weights": frozen * width,
+        "training: trained weights, float32": trained * FLOAT32_BYTES,
+        "training: gradients, float32": trained * FLOAT32_BYTES,
+        "training: AdamW's moments, float32": trained * ADAM_BYTES,
+        "training: activations of one micro-batch": _activations(model.config, recipe, width),
+    }
+    rows = {
+        **training,
+        "training: together": sum(training.values()),
+        "answering: weights, LoRA merged": (trained + frozen - merged) * width,
+        f"answering: keys and values of {_INFERENCE_ROWS} rows of {_ROW_TOKENS} tokens": cache,
+        "disk: one checkpoint with the optimizer's state": trained * (FLOAT32_BYTES + ADAM_BYTES),
+    }
+    return ("memory (estimate, per process)", "GiB"), [(name, f"{size / GIB:.3f}") for name, size in rows.items()]
 
 
 def _activations(config: UniMedConfig, recipe: Recipe, width: int) -> int:
-    text = config.text
+    hidden, layers = int(config.text.hidden_size), int(config.text.num_hidden_layers)
     tokens = recipe.micro_batch * (config.visual_tokens + PROMPT_TOKENS + ANSWER_TOKENS)
-    per_layer = _KEPT_PER_LAYER * int(text.hidden_size) + 4 * int(text.intermediate_size)
-    layers = int(text.num_hidden_layers)
+    per_layer = _KEPT_PER_LAYER * hidden + 4 * int(config.text.intermediate_size)
     if recipe.gradient_checkpointing:
-        return tokens * width * (layers * int(text.hidden_size) + per_layer)
+        return tokens * width * (layers * hidden + per_layer)
     return tokens * width * layers * per_layer
 
 
-def epochs(recipe: Recipe, sizes: Mapping[str, int], workers: int = 1) -> dict[str, float]:
-    """Return how often each entry of the mixture is seen over the training."""
-    rows = recipe.steps * recipe.micro_batches * recipe.micro_batch * workers
-    total = sum(recipe.mixture.values())
-    return {name: rows * weight / total / sizes[name] for name, weight in recipe.mixture.items() if sizes.get(name)}
+def _step_table(recipe: Recipe, sizes: Mapping[str, int]) -> Table:
+    total, seen = sum(recipe.mixture.values()), recipe.steps * recipe.micro_batches * recipe.micro_batch
+    rows = [
+        (
+            name,
+            f"{weight / total:.1%}",
+            f"{sizes[name]:,}",
+            f"{seen * weight / total / sizes[name]:.2f}" if sizes[name] else "-",
+        )
+        for name, weight in recipe.mixture.items()
+    ]
+    return ("mixture", "share of steps", "training samples", "epochs"), rows
+
+
+def _step_line(recipe: Recipe) -> str:
+    rows, warm = recipe.micro_batch * recipe.micro_batches, recipe.schedule.warmup_steps
+    return (
+        f"{recipe.steps:,} steps of {recipe.micro_batches} x {recipe.micro_batch} = {rows} samples per process; "
+        f"learning rate {recipe.learning_rate(0):.3g} at step 0, {recipe.learning_rate(warm):.3g} after the "
+        f"warm-up, {recipe.learning_rate(recipe.steps - 1):.3g} at the end; {recipe.precision}."
+    )

@@ -1,6 +1,7 @@
 """A training recipe: everything that decides the weights, in one validated record."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,10 +12,12 @@ from medbench.tasks.catalog import get_task, task_names
 from medbench.tasks.foundation.errors import UsageError, unknown_name
 from medbench.tasks.foundation.yaml_tables import parse_yaml_table, read_yaml_table
 from medbench.unimed.checkpoint import JOINED
-from medbench.unimed.training.schedule import CosineSchedule, OfficialSchedule, Schedule
 
 PRESETS = Path(__file__).parents[1] / "recipes"
 _STRICT = ConfigDict(extra="forbid", frozen=True)
+Share = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=0)]
+Setting = int | float | str | bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +40,7 @@ class ModelPlan:
     vision: dict[str, int | float] = field(default_factory=dict)
     text: dict[str, int | float | bool] = field(default_factory=dict)
     vocabulary: PositiveInt = 2500
-    unimed: dict[str, int | float | str | bool | None] = field(default_factory=dict)
+    unimed: dict[str, Setting] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +49,7 @@ class VisionStage:
 
     Attributes:
         steps: Steps of its own.
-        batch: Pictures per step.
+        batch: Images per step.
         peak_learning_rate: Of a one-cycle schedule.
         weight_decay: AdamW.
         later_rate: Its learning rate in the language stage, as a share of the rest's; 0 freezes it, as in the paper.
@@ -62,12 +65,13 @@ class VisionStage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SchedulePlan:
+class Schedule:
     """The learning rate.
 
     Attributes:
-        shape: `official`: the cosine counts from step 0 and starts with a jump; `cosine`: it starts where the warm-up
-            ends.
+        shape: `official`, `linear_warmup_cosine_lr` of the official code: the cosine counts from step 0, not from the
+            end of the warm-up, so the rate falls by 2.4 % there (official values: from 9.998e-6 at step 4,999 to
+            9.758e-6 at step 5,000). `cosine`: the warm-up starts at almost nothing, the cosine where it ends.
         peak: After the linear warm-up.
         floor: At the end.
         start: At step 0 of the official shape; negative means no warm-up.
@@ -80,7 +84,18 @@ class SchedulePlan:
     peak: PositiveFloat
     floor: NonNegativeFloat
     start: float = 0.0
-    warmup_steps: Annotated[int, Field(ge=0)]
+    warmup_steps: Count
+
+    def rate(self, step: int, steps: int) -> float:
+        """Return the rate of a step, counted from 0, of `steps`."""
+        official, warm = self.shape == "official", self.warmup_steps
+        if step < warm and not official:
+            return self.peak * (step + 1) / warm
+        if step < warm:
+            first = self.peak if self.start < 0 else self.start
+            return min(self.peak, first + (self.peak - first) * step / max(1, warm))
+        progress = step / steps if official else (step - warm) / max(1, steps - warm)
+        return self.floor + 0.5 * (self.peak - self.floor) * (1 + math.cos(math.pi * progress))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +113,7 @@ class OptimizerPlan:
 
     __pydantic_config__ = _STRICT
 
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+    betas: tuple[Share, Share]
     weight_decay: NonNegativeFloat
     decays: Literal["official", "matrices"] = "official"
     clip_norm: PositiveFloat | None = None
@@ -117,9 +132,9 @@ class ValidationPlan:
 
     __pydantic_config__ = _STRICT
 
-    share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    share: Share = 0.0
     every: PositiveInt = 1000
-    answers: Annotated[int, Field(ge=0)] = 0
+    answers: Count = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +173,8 @@ class Recipe:
         seed: Of the weights, the order, the prompts and the dropout.
         validation: How it is watched.
         checkpoints: What is kept on disk.
-        augment_classification: Mirror, turn, zoom and shift the pictures of classification tasks at random.
-        max_prompt_tokens: Longest prompt; longer ones are cut on the right, but never into a picture.
+        augment_classification: Mirror, turn, zoom and shift the images of classification tasks at random.
+        max_prompt_tokens: Longest prompt; longer ones are cut on the right, but never into an image.
         max_answer_tokens: Longest answer.
         feature_cache_gb: Disk for the frozen tower's features, in gigabytes; 0 computes them at every step.
         log_every: Steps between two lines of the log.
@@ -174,7 +189,7 @@ class Recipe:
     steps: PositiveInt
     micro_batch: PositiveInt
     micro_batches: PositiveInt = 1
-    schedule: SchedulePlan
+    schedule: Schedule
     optimizer: OptimizerPlan
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     gradient_checkpointing: bool = False
@@ -191,14 +206,9 @@ class Recipe:
         """Return the names of all tasks of the mixture."""
         return tuple(name for entry in self.mixture for name in entry.split(JOINED))
 
-    def learning_rates(self) -> Schedule:
-        """Return the schedule over this recipe's steps."""
-        plan = self.schedule
-        if plan.shape == "cosine":
-            return CosineSchedule(peak=plan.peak, floor=plan.floor, warmup_steps=plan.warmup_steps, steps=self.steps)
-        return OfficialSchedule(
-            peak=plan.peak, floor=plan.floor, start=plan.start, warmup_steps=plan.warmup_steps, steps=self.steps
-        )
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        return self.schedule.rate(step, self.steps)
 
     @property
     def tower_share(self) -> float:
@@ -242,9 +252,11 @@ def recipe_of(values: Mapping[str, Any], source: str, *, planned: bool = False) 
         raise UsageError(
             f"The recipe {source} is not valid: {problems}.", "Compare it with unimed/recipes/."
         ) from error
-    _refuse_contradictions(recipe)
-    if not planned:
-        _refuse_unnamed_weights(recipe)
+    for name in recipe.tasks():
+        if name not in task_names():
+            raise unknown_name("task", name, task_names())
+    for problem, hint in (*_contradictions(recipe), *(() if planned else _unnamed_weights(recipe))):
+        raise UsageError(problem, hint)
     return recipe
 
 
@@ -266,53 +278,48 @@ def _override(values: dict[str, Any], override: str) -> None:
     table[last] = parse_yaml_table(f"value: {value}", f"--set {override!r}")["value"]
 
 
-def _refuse_contradictions(recipe: Recipe) -> None:
-    for name in recipe.tasks():
-        if name not in task_names():
-            raise unknown_name("task", name, task_names())
-    repeated = sorted({name for name in recipe.tasks() if recipe.tasks().count(name) > 1})
+def _contradictions(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Yield what in a recipe cannot go together, and what to do about it."""
+    tasks = recipe.tasks()
+    repeated = sorted({name for name in tasks if tasks.count(name) > 1})
     if repeated:
-        raise UsageError(f"The mixture names {', '.join(repeated)} twice.", "Give every task once.")
+        yield f"The mixture names {', '.join(repeated)} twice.", "Give every task once."
     if recipe.schedule.warmup_steps >= recipe.steps:
-        raise UsageError(
+        yield (
             f"schedule.warmup_steps is {recipe.schedule.warmup_steps}, but there are {recipe.steps} steps.",
             "Make the warm-up shorter than the training.",
         )
     if recipe.validation.answers and not recipe.validation.share:
-        raise UsageError(
+        yield (
             f"validation.answers is {recipe.validation.answers}, but nothing is held out to be answered.",
             "Set validation.share, e.g. --set validation.share=0.01.",
         )
-    if recipe.model.unimed.get("language_tuning") == "none" and any(
-        get_task(name).kind == "qa" for name in recipe.tasks()
-    ):
-        raise UsageError(
+    if recipe.model.unimed.get("language_tuning") == "none" and any(get_task(name).kind == "qa" for name in tasks):
+        yield (
             "With language_tuning 'none' nothing can be learned from text-only tasks.",
             "Take medqa and pubmedqa out of the mixture.",
         )
     if recipe.feature_cache_gb and (recipe.tower_share or recipe.augment_classification):
-        raise UsageError(
+        yield (
             "Features can only be cached for a frozen tower that sees the same picture every time.",
             "Set feature_cache_gb=0, or vision_stage.later_rate=0 and augment_classification=false.",
         )
 
 
-def _refuse_unnamed_weights(recipe: Recipe) -> None:
+def _unnamed_weights(recipe: Recipe) -> Iterator[tuple[str, str]]:
     model = recipe.model
     if bool(model.text) == bool(model.language_model):
-        raise UsageError(
-            "The recipe must name one language model: model.language_model (a LLaMA folder or Hub name) or model.text "
-            "(sizes of one from scratch).",
-            "For example: --set model.language_model=meta-llama/Llama-2-7b-chat-hf",
+        yield (
+            "The recipe must name one language model: model.language_model or model.text (sizes of one from scratch).",
+            "For example a LLaMA folder or Hub name: --set model.language_model=meta-llama/Llama-2-7b-chat-hf",
         )
     if bool(recipe.vision_stage) == bool(model.vision_weights):
-        raise UsageError(
-            "The recipe must name one vision tower: model.vision_weights (eva_vit_g.pth) or vision_stage (one from "
-            "scratch).",
+        yield (
+            "The recipe must name one vision tower: model.vision_weights or vision_stage (one from scratch).",
             "For example: --set model.vision_weights=weights/eva_vit_g.pth",
         )
     if bool(model.text) == bool(model.vision_weights):
-        raise UsageError(
+        yield (
             "A language model and a vision tower are both given or both trained from scratch.",
             "Give model.language_model and model.vision_weights, or model.text and vision_stage.",
         )

@@ -1,25 +1,79 @@
-"""One step of the training: micro-batches in, gradients gathered, weights moved."""
+"""One step of the training, on the devices and processes that accelerate gives: batches in, weights moved."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import DistributedType
 
-from medbench.tasks.foundation.errors import RunError
+from medbench.tasks.foundation.errors import RunError, UsageError
 from medbench.unimed.modeling import UniMedForConditionalGeneration
-from medbench.unimed.training.batches import Batch
+from medbench.unimed.processing import UniMedProcessor
+from medbench.unimed.training.batches import Batch, MicroBatch, image_rows, seed_of, text_batch
+from medbench.unimed.training.corpus import Corpus, Example
 from medbench.unimed.training.features import FeatureCache, features_of
-from medbench.unimed.training.feed import Ready, seed_of
 from medbench.unimed.training.log import Tally
-from medbench.unimed.training.optimizer import decay_idle_experts, set_rate
+from medbench.unimed.training.optimizer import (
+    decay_idle_experts,
+    gathered_weights,
+    optimizer_state,
+    restore_optimizer,
+    set_rate,
+)
 from medbench.unimed.training.recipe import Recipe
-from medbench.unimed.training.state import gathered_weights, optimizer_state, restore_optimizer
 
-UNLIMITED = math.inf
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+HELD_OUT_SAMPLES = 64
+
+
+def make_accelerator(recipe: Recipe) -> Accelerator:
+    """Return the accelerator of a training; `accelerate launch` decides about processes, DDP and FSDP.
+
+    Raises:
+        UsageError: If this machine cannot compute in the recipe's precision, or the recipe does not go with FSDP.
+    """
+    if recipe.precision == "fp16" and not torch.cuda.is_available():
+        raise UsageError(
+            "precision fp16 needs a GPU: its small gradients vanish without a loss scaler.",
+            "On a CPU use --set precision=fp32 (exact) or bf16.",
+        )
+    mixed = "no" if recipe.precision == "fp32" else recipe.precision
+    # Each batch is of one task, so that in every step some parameters (other tasks' tokens, the whole connector on
+    # text-only batches) are not used by any process.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(mixed_precision=mixed, kwargs_handlers=[unused])
+    if is_sharded(accelerator):
+        problems = {
+            "FSDP 1": (not accelerator.is_fsdp2, "Use version 2: accelerate launch --fsdp_version 2"),
+            "validation.answers": (bool(recipe.validation.answers), "Set validation.answers=0; losses are watched."),
+            "the feature cache": (bool(recipe.feature_cache_gb), "Set feature_cache_gb=0."),
+            "a sparse router": (
+                recipe.model.unimed.get("router_type") == "sparse",
+                "Its experts depend on the tokens, and all processes must use the same ones: use DDP.",
+            ),
+        }
+        for what, (is_there, hint) in problems.items():
+            if is_there:
+                raise UsageError(f"Training with FSDP does not go with {what}.", hint)
+    return accelerator
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Return whether the weights are spread over processes."""
+    return bool(accelerator.distributed_type == DistributedType.FSDP)
+
+
+def frozen_dtype(recipe: Recipe, accelerator: Accelerator) -> torch.dtype:
+    """Return the type of the frozen weights: that of computing, so that nothing is cast again.
+
+    FSDP wants one type per block, so there the frozen weights are float32 like those that learn, and are cast when they
+    are gathered.
+    """
+    return torch.float32 if is_sharded(accelerator) else DTYPES[recipe.precision]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +96,7 @@ class Trainer:
     optimizer: Any
     cache: FeatureCache | None
 
-    def step(self, step: int, ready: Iterator[Ready], tally: Tally) -> float:
+    def step(self, step: int, batches: Iterator[MicroBatch], tally: Tally) -> float:
         """Take one optimizer step; return the norm of the gradient before clipping.
 
         Raises:
@@ -52,15 +106,18 @@ class Trainer:
         torch.manual_seed(seed_of(recipe.seed, step, self.accelerator.process_index))
         if not (self.wrapped.training and self.model.training):
             self.wrapped.train()
-        set_rate(self.optimizer, recipe.learning_rates().rate(step))
+        set_rate(self.optimizer, recipe.learning_rate(step))
         self.optimizer.zero_grad(set_to_none=True)
         for part in range(recipe.micro_batches):
             last = part + 1 == recipe.micro_batches
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                self._learn(next(ready), tally)
+                self._learn(step, next(batches), tally)
         if recipe.optimizer.idle_experts == "decay":
             decay_idle_experts(self.model.connector)
-        norm = self._clipped_norm(recipe.optimizer.clip_norm or UNLIMITED)
+        learning = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        gradient = self.accelerator.clip_grad_norm_(learning, recipe.optimizer.clip_norm or math.inf)
+        # Of sharded gradients the norm is sharded too.
+        norm = float(gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient)
         if not math.isfinite(norm) and self.accelerator.scaler is None:
             raise RunError(
                 f"The gradient of step {step} is {norm}.", "Lower schedule.peak or set optimizer.clip_norm, and resume."
@@ -68,58 +125,78 @@ class Trainer:
         self.optimizer.step()
         return norm
 
-    def _clipped_norm(self, largest: float) -> float:
-        norm = self.accelerator.clip_grad_norm_(self._learning(), largest)
-        # Of sharded gradients the norm is sharded too.
-        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-
-    def _learning(self) -> list[torch.nn.Parameter]:
-        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-
-    def _learn(self, ready: Ready, tally: Tally) -> None:
-        self.model.connector.watch = lambda weights: tally.add_experts(ready.draw.name, weights.tolist())
-        loss = self.wrapped(**self.inputs(ready)).loss
+    def _learn(self, step: int, batch: MicroBatch, tally: Tally) -> None:
+        self.model.connector.watch = lambda weights: tally.add_experts(batch.name, weights.tolist())
+        loss = self.wrapped(**self.inputs(batch)).loss
         self.model.connector.watch = None
         value = float(loss.detach())
         if not math.isfinite(value):
             raise RunError(
-                f"The loss of {ready.draw.name} at step {ready.draw.step} is {value}.",
+                f"The loss of {batch.name} at step {step} is {value}.",
                 "Nothing was learned from it. Lower schedule.peak or set optimizer.clip_norm, and go on with --resume.",
             )
         self.accelerator.backward(loss / self.recipe.micro_batches)
-        tokens = int(ready.batch["attention_mask"].sum())
-        tally.add(ready.draw.name, value, samples=len(ready.draw.indices), tokens=tokens)
+        mask = batch.texts["attention_mask"]
+        tally.add(batch.name, value, samples=len(mask), tokens=int(mask.sum()))
 
-    def inputs(self, ready: Ready) -> Batch:
+    def inputs(self, batch: MicroBatch) -> Batch:
         """Return what the model takes, on its device; the tasks stay on the CPU, where they choose experts."""
-        device = self.accelerator.device
-        batch = {name: t if name == "task_ids" else t.to(device, non_blocking=True) for name, t in ready.batch.items()}
-        if self.cache is not None and ready.digests:
-            batch["image_features"] = self._features(ready, self.cache)
-        elif ready.pixels is not None:
-            batch["pixel_values"] = ready.pixels.to(device, self.model.vision_tower.vit.dtype)
-        return batch
-
-    def _features(self, ready: Ready, cache: FeatureCache) -> torch.Tensor:
         device, dtype = self.accelerator.device, self.model.vision_tower.vit.dtype
-        empty = torch.empty(0, device=device, dtype=dtype)
-        pixels = empty if ready.pixels is None else ready.pixels.to(device, dtype)
-        with self.accelerator.autocast():
-            return features_of(ready.digests, ready.found, pixels, self.model.encode_images, cache)
+        inputs = {
+            name: tensor if name == "task_ids" else tensor.to(device, non_blocking=True)
+            for name, tensor in batch.texts.items()
+        }
+        pixels = None if batch.pixels is None else batch.pixels.to(device, dtype)
+        if self.cache is not None and batch.digests:
+            if pixels is None:
+                pixels = torch.empty(0, device=device, dtype=dtype)
+            with self.accelerator.autocast():
+                inputs["image_features"] = features_of(
+                    batch.digests, batch.found, pixels, self.model.encode_images, self.cache
+                )
+        elif pixels is not None:
+            inputs["pixel_values"] = pixels
+        return inputs
+
+    @torch.no_grad()
+    def held_out_losses(self, corpus: Corpus, processor: UniMedProcessor) -> dict[str, float | None]:
+        """Return the mean loss per task on up to 64 held-out examples of each, by the evaluation prompt.
+
+        A loss that is no number is None: it is told, and does not end the training.
+        """
+        self.wrapped.eval()
+        size = self.recipe.micro_batch
+        losses: dict[str, float | None] = {}
+        for name, examples in corpus.held_out.items():
+            chosen = examples[:HELD_OUT_SAMPLES]
+            parts = [chosen[start : start + size] for start in range(0, len(chosen), size)]
+            if parts:
+                total = sum(self._held_out_loss(part, corpus, processor) * len(part) for part in parts)
+                losses[name] = round(total / len(chosen), 4) if math.isfinite(total) else None
+        return losses
+
+    def _held_out_loss(self, examples: Sequence[Example], corpus: Corpus, processor: UniMedProcessor) -> float:
+        texts = text_batch(examples, [example.spec.prompt for example in examples], processor)
+        rows = image_rows(examples)
+        pixels = corpus.images.pixels(rows) if rows else None
+        batch = MicroBatch(name=examples[0].spec.name, texts=texts, pixels=pixels)
+        return float(self.wrapped(**self.inputs(batch)).loss)
+
+    # Every process has to ask for what follows.
 
     def agreed(self, wish: bool) -> bool:
-        """Return whether any process wishes it; every process has to ask."""
+        """Return whether any process wishes it."""
         if self.accelerator.num_processes == 1:
             return wish
         wishes = torch.tensor([int(wish)], device=self.accelerator.device)
         return bool(self.accelerator.reduce(wishes, reduction="sum").item())
 
     def weights(self, *, only_trained: bool) -> dict[str, torch.Tensor]:
-        """Return the weights on the CPU; every process has to ask."""
+        """Return the weights on the CPU."""
         return gathered_weights(self.wrapped, only_trained=only_trained)
 
     def state(self) -> dict[str, Any]:
-        """Return what has to be known to go on beside the weights; every process has to ask."""
+        """Return what has to be known to go on beside the weights."""
         scaler = self.accelerator.scaler
         return {
             "optimizer": optimizer_state(self.wrapped, self._raw_optimizer()),
@@ -128,7 +205,7 @@ class Trainer:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
-        restore_optimizer(self.wrapped, self._raw_optimizer(), state["optimizer"])
+        restore_optimizer(self.wrapped, self._raw_optimizer(), state["optimizer"], self.model.config)
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 

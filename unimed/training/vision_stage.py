@@ -2,38 +2,68 @@
 
 Uni-Med's tower comes pretrained and stays frozen. A tower of another size gets the same place in two steps: here it
 learns from the train split's own annotations, then it is frozen and the rest is trained. Three linear heads are trained
-with it and thrown away: the class of a classified picture, the words of a picture's reports and open answers, and for
+with it and thrown away: the class of a classified image, the words of an image's reports and open answers, and for
 every patch the named structures whose boxes cover it.
+
+Other views of the same image help it, for tasks whose labels know neither sides nor sizes: on BreastMNIST (train and
+validation images, five folds, the tower alone, 800 steps) mirrored and jointly shifted images gave 72.4 % right
+classes, images that are turned, zoomed and shifted one by one (by half of `SHIFT`) 77.7 %, the commonest class 73.1 %.
 """
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from medbench.unimed.training.augmentation import distorted, jittered
 from medbench.unimed.training.corpus import Corpus, Example
 from medbench.unimed.training.recipe import VisionStage
 from medbench.unimed.vision import VisionTower
 
+TURN = 0.26
+"""Radians, about 15 degrees."""
+ZOOM, SHIFT = 0.15, 0.1
+"""Shares of the image's side."""
+JITTER = 0.2
+"""Of brightness and contrast."""
 MIN_WORD_COUNT = 8
 CLOSED_ANSWERS = frozenset({"yes", "no"})
 PRESENT_WEIGHT = 10.0
-"""Few of many words and structures are present in a picture; this keeps the absent ones from drowning them."""
+"""Few of many words and structures are present in an image; this keeps the absent ones from drowning them."""
 Report = Callable[[int, float], None]
+
+
+def distorted(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return pixels [B, 3, S, S], each image mirrored, turned, zoomed and shifted at random; edges are reflected."""
+
+    def spread() -> torch.Tensor:
+        return 2 * torch.rand(len(pixels), generator=generator) - 1
+
+    turn, zoom = spread() * TURN, 1 + spread() * ZOOM
+    across, down = spread().sign(), spread().sign()
+    # Affine maps [B, 2, 3] from output to input coordinates (-1 to 1).
+    first = torch.stack([turn.cos() * zoom * across, -turn.sin() * zoom, 2 * SHIFT * spread()], dim=1)
+    second = torch.stack([turn.sin() * zoom, turn.cos() * zoom * down, 2 * SHIFT * spread()], dim=1)
+    grid = nn.functional.affine_grid(torch.stack([first, second], dim=1), list(pixels.shape), align_corners=False)
+    return nn.functional.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+
+
+def jittered(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return pixels [B, 3, S, S], each image with another brightness and contrast."""
+    noise = JITTER * (2 * torch.rand(2, len(pixels), 1, 1, 1, generator=generator) - 1)
+    return pixels * (1 + noise[0]) + noise[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Targets:
-    """What is known of each picture, by row of the corpus.
+    """What is known of each image, by row of the corpus.
 
     Attributes:
         classes: Column of its class [N], or -1.
         class_span: First and last column of its task's classes [N, 2].
-        words: Whether each word is said of it [N, W]; all False for pictures without texts.
+        words: Whether each word is said of it [N, W]; all False for images without texts.
         regions: Whether each structure's box covers each patch [N, P, R].
     """
 
@@ -43,79 +73,63 @@ class Targets:
     regions: torch.Tensor
 
     def known_rows(self) -> tuple[list[int], list[int]]:
-        """Return the rows of classified pictures, and those of all others of which something is known."""
+        """Return the rows of classified images, and those of all others of which something is known."""
         classified = self.classes >= 0
         told = self.words.any(dim=1) | self.regions.any(dim=2).any(dim=1)
         return classified.nonzero().flatten().tolist(), (told & ~classified).nonzero().flatten().tolist()
 
 
-def make_targets(examples: Iterable[Example], pictures: int, grid: int) -> Targets:
-    """Collect what examples say of their pictures.
-
-    Args:
-        examples: Training examples; those without a picture are ignored.
-        pictures: N, pictures of the corpus.
-        grid: Patches along one side; P is its square.
-    """
-    seen = [example for example in examples if example.picture >= 0]
-    classes, spans = _class_targets(seen, pictures)
-    return Targets(
-        classes=classes,
-        class_span=spans,
-        words=_word_targets(seen, pictures),
-        regions=_region_targets(seen, pictures, grid),
-    )
+def make_targets(examples: Iterable[Example], images: int, grid: int) -> Targets:
+    """Collect what examples say of the `images` of a corpus; `grid` is the number of patches along one side."""
+    seen = [example for example in examples if example.image >= 0]
+    classes, spans = _class_targets(seen, images)
+    words, regions = _word_targets(seen, images), _region_targets(seen, images, grid)
+    return Targets(classes=classes, class_span=spans, words=words, regions=regions)
 
 
-def _class_targets(examples: Iterable[Example], pictures: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _class_targets(examples: Iterable[Example], images: int) -> tuple[torch.Tensor, torch.Tensor]:
     classified = [example for example in examples if example.spec.kind == "cls"]
     labels = sorted({(example.spec.name, example.sample.reference) for example in classified})
     columns = {label: index for index, label in enumerate(labels)}
     of_task: dict[str, list[int]] = {}
     for (task, _), index in columns.items():
         of_task.setdefault(task, []).append(index)
-    classes, spans = torch.full((pictures,), -1), torch.zeros(pictures, 2, dtype=torch.long)
+    classes, spans = torch.full((images,), -1), torch.zeros(images, 2, dtype=torch.long)
     for example in classified:
         own = of_task[example.spec.name]
-        classes[example.picture] = columns[example.spec.name, example.sample.reference]
-        spans[example.picture] = torch.tensor([own[0], own[-1]])
+        classes[example.image] = columns[example.spec.name, example.sample.reference]
+        spans[example.image] = torch.tensor([own[0], own[-1]])
     return classes, spans
 
 
-def _word_targets(examples: Iterable[Example], pictures: int) -> torch.Tensor:
-    said = [(example.picture, _words_of(example)) for example in examples]
+def _word_targets(examples: Iterable[Example], images: int) -> torch.Tensor:
+    said = [
+        (example.image, {word.strip(".,").lower() for word in example.sample.reference.split()} - CLOSED_ANSWERS)
+        for example in examples
+        if example.spec.kind in {"report", "vqa"}
+    ]
     counts = Counter(word for _, words in said for word in words)
     common = sorted(word for word, count in counts.items() if count >= MIN_WORD_COUNT)
     columns = {word: index for index, word in enumerate(common)}
-    targets = torch.zeros(pictures, max(1, len(columns)), dtype=torch.bool)
-    for picture, words in said:
+    targets = torch.zeros(images, max(1, len(columns)), dtype=torch.bool)
+    for image, words in said:
         for word in words & columns.keys():
-            targets[picture, columns[word]] = True
+            targets[image, columns[word]] = True
     return targets
 
 
-def _words_of(example: Example) -> set[str]:
-    if example.spec.kind not in {"report", "vqa"}:
-        return set()
-    return {word.strip(".,").lower() for word in example.sample.reference.split()} - CLOSED_ANSWERS
-
-
-def _region_targets(examples: Iterable[Example], pictures: int, grid: int) -> torch.Tensor:
+def _region_targets(examples: Iterable[Example], images: int, grid: int) -> torch.Tensor:
     boxed = [example for example in examples if example.spec.kind == "reg"]
-    columns = _columns(example.sample.reference for example in boxed)
-    targets = torch.zeros(pictures, grid, grid, max(1, len(columns)), dtype=torch.bool)
+    columns = {name: index for index, name in enumerate(sorted({example.sample.reference for example in boxed}))}
+    targets = torch.zeros(images, grid, grid, max(1, len(columns)), dtype=torch.bool)
     for example in boxed:
         box, size = example.sample.box, example.sample.image_size
         if box is not None and size is not None:
             left, top, right, bottom = box.scaled(grid / size[0], grid / size[1])
             down = slice(round(top), max(round(bottom), round(top) + 1))
             across = slice(round(left), max(round(right), round(left) + 1))
-            targets[example.picture, down, across, columns[example.sample.reference]] = True
+            targets[example.image, down, across, columns[example.sample.reference]] = True
     return targets.flatten(1, 2)
-
-
-def _columns(names: Iterable[str]) -> Mapping[str, int]:
-    return {name: index for index, name in enumerate(sorted(set(names)))}
 
 
 class VisionHeads(nn.Module):
@@ -128,7 +142,7 @@ class VisionHeads(nn.Module):
         self.regions = nn.Linear(width, targets.regions.shape[2])
 
     def loss(self, features: torch.Tensor, rows: torch.Tensor, targets: Targets) -> torch.Tensor:
-        """Return the sum of the heads' losses for patch features [B, P, C] of the pictures `rows` [B]."""
+        """Return the sum of the heads' losses for patch features [B, P, C] of the images `rows` [B]."""
         pooled = features.mean(dim=1)
         classified = targets.classes[rows] >= 0
         told = targets.words[rows].any(dim=1)
@@ -160,7 +174,7 @@ def _presence_loss(logits: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
 def train_vision(
     tower: VisionTower, corpus: Corpus, grid: int, stage: VisionStage, *, seed: int, report: Report
 ) -> dict[str, float]:
-    """Train the tower in place, half of each batch on classified pictures, as many of each task.
+    """Train the tower in place, half of each batch on classified images, as many of each task.
 
     Args:
         tower: The vision tower.
@@ -171,13 +185,12 @@ def train_vision(
         report: Called with each step and its loss.
 
     Returns:
-        Share of held-out classified pictures whose class the stage's own head gets right, by task.
+        Share of held-out classified images whose class the stage's own head gets right, by task.
     """
-    everything = [
-        example for part in (corpus.train, corpus.held_out) for of_task in part.values() for example in of_task
-    ]
-    learned = {example.picture for of_task in corpus.train.values() for example in of_task}
-    targets = make_targets(everything, len(corpus.pictures), grid)
+    parts = (corpus.train, corpus.held_out)
+    everything = [example for part in parts for of_task in part.values() for example in of_task]
+    learned = {example.image for of_task in corpus.train.values() for example in of_task}
+    targets = make_targets(everything, len(corpus.images), grid)
     decks = _decks(targets, learned, stage.batch)
     heads = VisionHeads(int(tower.vit.config.hidden_size), targets)
     parameters = [*tower.parameters(), *heads.parameters()]
@@ -186,7 +199,10 @@ def train_vision(
     draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     for step in range(stage.steps):
         rows = torch.tensor([row for deck, share in decks for row in draw.choices(deck, k=share)])
-        loss = heads.loss(tower(augmented(corpus, rows, targets, generator)), rows, targets)
+        pixels = jittered(corpus.images.pixels(rows.tolist()), generator)
+        classified = (targets.classes[rows] >= 0).view(-1, 1, 1, 1)
+        pixels = torch.where(classified, distorted(pixels, generator), pixels)
+        loss = heads.loss(tower(pixels), rows, targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -207,24 +223,17 @@ def _decks(targets: Targets, learned: set[int], batch: int) -> list[tuple[list[i
     return [*decks, (told, half)] if told else decks
 
 
-def augmented(corpus: Corpus, rows: torch.Tensor, targets: Targets, generator: torch.Generator) -> torch.Tensor:
-    """Return jittered pixels [B, 3, S, S]; classified ones are also mirrored, turned, zoomed and shifted."""
-    pixels = jittered(corpus.pictures.pixels(rows.tolist()), generator)
-    classified = (targets.classes[rows] >= 0).view(-1, 1, 1, 1)
-    return torch.where(classified, distorted(pixels, generator), pixels)
-
-
 @torch.no_grad()
 def _held_out_accuracy(tower: VisionTower, heads: VisionHeads, corpus: Corpus, targets: Targets) -> dict[str, float]:
     accuracies = {}
     for task, examples in corpus.held_out.items():
         rows = _classified_rows(examples)
         if len(rows):
-            pooled = tower(corpus.pictures.pixels(rows.tolist())).mean(dim=1)
+            pooled = tower(corpus.images.pixels(rows.tolist())).mean(dim=1)
             right = heads.class_logits(pooled, rows, targets).argmax(dim=1) == targets.classes[rows]
             accuracies[task] = round(float(right.float().mean()), 4)
     return accuracies
 
 
 def _classified_rows(examples: Sequence[Example]) -> torch.Tensor:
-    return torch.tensor([example.picture for example in examples if example.spec.kind == "cls"], dtype=torch.long)
+    return torch.tensor([example.image for example in examples if example.spec.kind == "cls"], dtype=torch.long)

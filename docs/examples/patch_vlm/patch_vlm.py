@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from medbench.adapters.base import (
+from medbench.adapters import (
     AdapterEntry,
     ImageSlot,
     LoadOptions,
@@ -22,7 +22,7 @@ from medbench.adapters.base import (
     SizeOf,
     TextSegment,
 )
-from medbench.adapters.base import plain_answer as parse
+from medbench.adapters import plain_answer as parse
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.model_files import identity_of
 from medbench.tasks.sample import Sample

@@ -1,0 +1,94 @@
+"""`medbench doctor engine`: the engine under several schedules against transformers' `generate`, one by one."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from medbench.adapters.base import Generation, LocalAdapter
+from medbench.harness.engine.alone import generate_alone
+from medbench.harness.engine.budget import Budget, auto_budget
+from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.requests import Request, make_request
+from medbench.harness.phases import Phases
+from medbench.harness.workload import TaskLoad
+from medbench.tasks.foundation.errors import SampleError
+
+Answers = Mapping[tuple[str, str], Generation]
+_FEW_ROWS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How many answers of a schedule are those of `generate`: the same text, end and number of tokens.
+
+    Attributes:
+        differing: Task and sample of the first that differs; empty if none does.
+    """
+
+    schedule: str
+    equal: int
+    total: int
+    differing: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineDiagnosis:
+    """What was found.
+
+    Attributes:
+        agreements: By schedule.
+        driven: Whether the decoder is driven row by row; otherwise it gets static batches.
+        unreadable: Samples that no way can answer, since an image is missing or broken.
+    """
+
+    agreements: tuple[Agreement, ...]
+    driven: bool
+    unreadable: int
+
+
+def examine_engine(adapter: LocalAdapter, loads: Sequence[TaskLoad], *, samples: int) -> EngineDiagnosis:
+    """Answer up to `samples` test samples of tasks in several ways and compare.
+
+    They are the first of every task, one task after the other, so that several questions share an image.
+    """
+    each = max(1, samples // max(1, len(loads)))
+    chosen = [(sample, load.spec, load.prepared.source) for load in loads for sample in load.samples[:each]]
+    requests = [make_request(adapter, *asked) for asked in chosen[:samples]]
+    alone = {}
+    for request in requests:
+        try:
+            alone[_key(request)] = generate_alone(adapter, request)
+        except SampleError:
+            continue
+    readable = [request for request in requests if _key(request) in alone]
+    other_order = list(readable)
+    random.Random(0).shuffle(other_order)
+    wide = auto_budget(adapter.decoder)
+    few = Budget(rows=_FEW_ROWS, tokens=wide.tokens)
+    as_run = Engine(adapter, wide, Phases())
+    schedules = {
+        "engine, as a run uses it": (as_run, readable),
+        f"{_FEW_ROWS} rows at a time": (Engine(adapter, few, Phases()), readable),
+        "another order": (Engine(adapter, wide, Phases()), other_order),
+        "static batches": (Engine(adapter, wide, Phases(), continuous=False), readable),
+    }
+    return EngineDiagnosis(
+        agreements=tuple(_agreement(name, _answers(*schedule), alone) for name, schedule in schedules.items()),
+        driven=not as_run.why_static,
+        unreadable=len(requests) - len(readable),
+    )
+
+
+def _answers(engine: Engine, requests: Sequence[Request]) -> Answers:
+    outcomes = (outcome for some in engine.generate(requests) for outcome in some)
+    return {(one.task, one.sample_id): one.generation for one in outcomes if one.generation is not None}
+
+
+def _agreement(schedule: str, found: Answers, alone: Answers) -> Agreement:
+    differing = ["/".join(key) for key, generation in alone.items() if found.get(key) != generation]
+    equal = len(alone) - len(differing)
+    return Agreement(schedule=schedule, equal=equal, total=len(alone), differing=next(iter(differing), ""))
+
+
+def _key(request: Request) -> tuple[str, str]:
+    return request.spec.name, request.sample.sample_id

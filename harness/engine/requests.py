@@ -1,0 +1,301 @@
+"""What the engine is asked, how a prompt's tokens stand, and which prompts share a prefix. Imports no torch."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice, product
+from math import prod
+from pathlib import Path
+from typing import Literal
+
+from medbench.adapters.base import Generation, ImageSlot, LocalAdapter, Prompt, TextSegment, tokens_of
+from medbench.adapters.guarding import rendered
+from medbench.tasks.images import size_of_image
+from medbench.tasks.sample import ImageRef, Sample
+from medbench.tasks.spec import Kind, TaskSpec
+
+Segments = tuple[TextSegment | ImageSlot, ...]
+Place = tuple[int, int, int]
+ImageKey = tuple[Path, ImageRef]
+"""An image and the folder that its reference starts from."""
+
+LONG_ANSWERS_FIRST: tuple[Kind, ...] = ("report", "rec", "reg", "vqa", "cls", "qa")
+POOL = 4096
+WINDOW = 256
+LEAST_SHARED = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How tokens are chosen; greedily by default.
+
+    Attributes:
+        temperature: 0 takes the likeliest token.
+        top_k: Sample among this many likeliest tokens; 0 for all.
+        top_p: Sample among the likeliest tokens that together have this probability.
+        repetition_penalty: Divides the positive and multiplies the negative scores of tokens already written, as
+            transformers does when it is given embeddings.
+        beams: Width of the beam search; more than one is left to transformers, batch by batch.
+        seed: Every sample draws from a generator of its own that begins with it.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    beams: int = 1
+    seed: int = 0
+
+    @property
+    def greedy(self) -> bool:
+        """Whether every token is simply the likeliest."""
+        return self.temperature == 0 and self.repetition_penalty == 1 and self.beams == 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding(Sampling):
+    """How tokens are chosen, and when an answer ends: by an end token (which counts), a stop string, or its length."""
+
+    max_new_tokens: int
+    end_ids: frozenset[int] = frozenset()
+    stop_strings: tuple[str, ...] = ()
+
+
+GREEDY = Sampling()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One sample with its rendered prompt.
+
+    Attributes:
+        source: Folder that the sample's image references start from.
+        length: Tokens of the prompt, visual ones included.
+        shift: Positions of the prompt minus its tokens; less than 0 where images stand in grids.
+    """
+
+    sample: Sample
+    spec: TaskSpec
+    source: Path
+    prompt: Prompt
+    length: int
+    decoding: Decoding
+    shift: int = 0
+
+    @property
+    def images(self) -> list[ImageKey]:
+        """The images of the prompt, in order."""
+        return [(self.source, image) for image in self.prompt.images()]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the prompt and of the longest answer."""
+        return self.length + self.decoding.max_new_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a sample: a generation, or the reason why there is none."""
+
+    task: str
+    sample_id: str
+    generation: Generation | None = None
+    error: str = ""
+
+
+def make_request(
+    adapter: LocalAdapter, sample: Sample, spec: TaskSpec, source: Path, sampling: Sampling = GREEDY
+) -> Request:
+    """Return a sample as a request, answered until one of the adapter's end tokens or stop strings.
+
+    Raises:
+        SampleError: If it cannot be rendered.
+    """
+    prompt = rendered(adapter, sample, spec, partial(size_of_image, source))
+    limit, ends, stops = adapter.longest_answer(spec), adapter.end_ids, adapter.stop_strings(spec)
+    decoding = Decoding(max_new_tokens=limit, end_ids=ends, stop_strings=stops, **asdict(sampling))
+    shift = layout_of(prompt.segments, "causal").shift
+    return Request(
+        sample=sample, spec=spec, source=source, prompt=prompt, length=prompt.length, decoding=decoding, shift=shift
+    )
+
+
+def failed(request: Request, error: str) -> Outcome:
+    """Return the outcome of a request that got no answer."""
+    return Outcome(task=request.spec.name, sample_id=request.sample.sample_id, error=error)
+
+
+def out_of_memory(request: Request) -> Outcome:
+    """Return the outcome of a request that was too much for the memory even alone."""
+    return failed(request, f"Memory ran out on this sample alone ({request.length} tokens).")
+
+
+def refuse_too_long(request: Request, limit: int) -> Outcome | None:
+    """Return an error if prompt and answer exceed `limit` tokens (0: none); the model never saw such positions."""
+    if not limit or request.longest <= limit:
+        return None
+    return failed(
+        request,
+        f"The prompt has {request.length} tokens and the answer may have {request.decoding.max_new_tokens}, but the "
+        f"model reads {limit}.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What is not simply one token after the other.
+
+    Attributes:
+        grids: Visual tokens in frames, rows and columns: the first token and these sides, in order.
+        mutual: Stretches (start, end) whose tokens all read one another.
+    """
+
+    grids: tuple[tuple[int, Place], ...] = ()
+    mutual: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def shift(self) -> int:
+        """Positions minus tokens: how much nearer what follows stands."""
+        return sum(max(sides) - prod(sides) for _, sides in self.grids)
+
+    def positions(self, start: int, length: int) -> list[Place]:
+        """Return the position of every token, the first at `start`; a grid's next token follows its longest side."""
+        places: list[Place] = []
+        for first, sides in (*self.grids, (length, (0, 0, 0))):
+            # Outside of grids positions are equal in all dimensions.
+            straight = first - len(places)
+            places += [(start + step,) * 3 for step in range(straight)]
+            start += straight
+            places += [
+                (start + frame, start + row, start + column) for frame, row, column in product(*map(range, sides))
+            ]
+            start += max(sides)
+        return places
+
+
+PLAIN = Layout()
+
+
+def layout_of(segments: Sequence[TextSegment | ImageSlot], attention: Literal["causal", "images", "prompt"]) -> Layout:
+    """Return the layout of segments under a model's attention."""
+    grids, images, end = [], [], 0
+    for segment in segments:
+        start, end = end, end + tokens_of(segment)
+        if isinstance(segment, ImageSlot) and segment.grid:
+            grids.append((start, segment.grid))
+        if isinstance(segment, ImageSlot) and segment.tokens:
+            images.append((start, end))
+    mutual = {"causal": (), "images": tuple(images), "prompt": ((0, end),)}[attention]
+    return Layout(grids=tuple(grids), mutual=mutual)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SharedPrefix:
+    """What several prompts begin with: computed once, and kept until the last of them is answered.
+
+    Visual tokens, which its length counts, may depend on the kind of the tasks.
+    """
+
+    source: Path
+    kind: Kind
+    segments: Segments
+    length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PrefixedRequest:
+    """A request in two parts: the prefix that it shares with others, if any, and its own other segments."""
+
+    request: Request
+    prefix: SharedPrefix | None
+    own: Segments
+
+    @property
+    def own_length(self) -> int:
+        """Tokens of its own part."""
+        return self.request.length - (self.prefix.length if self.prefix else 0)
+
+
+def in_order(requests: Iterable[Request], *, share: bool, window_tokens: int) -> Iterator[list[PrefixedRequest]]:
+    """Yield windows of requests: questions of one image meet, and within a window like lengths stand together.
+
+    Long answers start early, so that short ones fill up what they leave. Requests are read a few thousand at a time,
+    so that a large suite starts at once.
+
+    Args:
+        requests: In the order of their tasks.
+        share: Whether prompts may share their prefixes.
+        window_tokens: Tokens of shared prefixes that one window may hold at the same time.
+    """
+    stream = iter(requests)
+    while pool := list(islice(stream, POOL)):
+        found: list[PrefixedRequest] = []
+        pool.sort(key=lambda request: LONG_ANSWERS_FIRST.index(request.spec.kind))
+        for alike in _alike(pool):
+            found += _sharing(alike) if share and len(alike) > 1 else _alone(alike)
+        yield from _windows(found, window_tokens)
+
+
+def _alike(requests: Iterable[Request]) -> list[list[Request]]:
+    """Return requests whose prompts are equal up to their last image, in the order of their first."""
+    alike: dict[tuple[object, ...], list[Request]] = {}
+    for request in requests:
+        head = _up_to_last_image(request.prompt.segments)
+        # Without an image only the questions of one task begin alike.
+        key = (request.source, request.spec.kind, head) if head else (request.spec.name,)
+        alike.setdefault(key, []).append(request)
+    return list(alike.values())
+
+
+def _up_to_last_image(segments: Segments) -> Segments:
+    places = [index for index, segment in enumerate(segments) if isinstance(segment, ImageSlot)]
+    return segments[: places[-1] + 1] if places else ()
+
+
+def _alone(requests: Iterable[Request]) -> list[PrefixedRequest]:
+    return [PrefixedRequest(request=request, prefix=None, own=request.prompt.segments) for request in requests]
+
+
+def _sharing(requests: Sequence[Request]) -> list[PrefixedRequest]:
+    first = requests[0]
+    head = _up_to_last_image(first.prompt.segments)
+    tails = [
+        tuple(token for text in request.prompt.segments[len(head) :] for token in getattr(text, "ids", ()))
+        for request in requests
+    ]
+    # Every prompt keeps a token of its own: the first answer token is read from it.
+    common = min(_common_length(tails), min(map(len, tails)) - 1)
+    segments = (*head, TextSegment(ids=tails[0][:common])) if common > 0 else head
+    length = sum(map(tokens_of, segments))
+    if length < LEAST_SHARED or common < 0:
+        return _alone(requests)
+    prefix = SharedPrefix(source=first.source, kind=first.spec.kind, segments=segments, length=length)
+    return [
+        PrefixedRequest(request=request, prefix=prefix, own=(TextSegment(ids=tail[common:]),))
+        for request, tail in zip(requests, tails, strict=True)
+    ]
+
+
+def _common_length(tails: Sequence[tuple[int, ...]]) -> int:
+    """Return how many ids all have in common at their beginnings; the least and the greatest differ first."""
+    least, greatest = min(tails), max(tails)
+    pairs = enumerate(zip(least, greatest, strict=False))
+    return next((place for place, (one, other) in pairs if one != other), min(len(least), len(greatest)))
+
+
+def _windows(requests: Iterable[PrefixedRequest], window_tokens: int) -> Iterator[list[PrefixedRequest]]:
+    """Yield the requests window by window; text alone and images do not meet, since their lengths are unlike."""
+    window: list[PrefixedRequest] = []
+    prefixes: set[SharedPrefix] = set()
+
+    def is_full(following: PrefixedRequest) -> bool:
+        unlike = bool(following.request.prompt.images()) != bool(window[0].request.prompt.images())
+        return len(window) == WINDOW or unlike or sum(prefix.length for prefix in prefixes) > window_tokens
+
+    for one in (*requests, None):
+        if window and (one is None or is_full(one)):
+            yield sorted(window, key=lambda one: -one.own_length)
+            window, prefixes = [], set()
+        if one is not None:
+            window.append(one)
+            prefixes |= {one.prefix} if one.prefix else set()

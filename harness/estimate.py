@@ -1,0 +1,112 @@
+"""How long a run would take and what it would hold: measured on a few of its own questions."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import psutil
+import torch
+
+from medbench.adapters.base import LocalAdapter
+from medbench.harness.engine.budget import Budget, auto_budget, bytes_per_token, held_type, text_config
+from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.requests import Request, in_order
+from medbench.harness.phases import Phases
+
+_PROBED = 16
+_WRITTEN = 16
+_LONGEST_PROBE_SECONDS = 20.0
+_OF_IMAGES = ("wait for images", "encode", "connector")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """Time and memory of a run.
+
+    Attributes:
+        probed: Questions that were answered to measure it.
+        prompt_tokens: Tokens of all prompts that must be computed, shared prefixes once.
+        seconds_as_references: If all answers are as long as their references.
+        seconds_at_most: If all answers run to their limit.
+        held: Bytes that the process (the GPU, if there is one) holds with the weights loaded, after the measurement.
+        keys_and_values: Most bytes of keys and values.
+        rows: Most rows at a time.
+    """
+
+    probed: int
+    prompt_tokens: int
+    seconds_as_references: float
+    seconds_at_most: float
+    held: int
+    keys_and_values: int
+    rows: int
+
+
+def estimate(
+    adapter: LocalAdapter, requests: Sequence[Request], *, images: int, as_references: int, rows: int | None
+) -> Estimate | None:
+    """Return an estimate for all requests of a run, or None if there is nothing to measure.
+
+    A full run has more questions in flight than the measurement, so it tends to be faster. `images` counts different
+    images, `as_references` the tokens of all answers, were they as long as the references.
+    """
+    if not requests:
+        return None
+    budget = auto_budget(adapter.decoder, rows=rows)
+    probe = [_shortened(request) for request in requests[:: max(1, len(requests) // _PROBED)][:_PROBED]]
+    # The first pass of all compiles, allocates and reads from the disk; it is timed only to see if there is time.
+    warming = _seconds(adapter, probe[:1], budget)[1]
+    measured = probe if warming < _LONGEST_PROBE_SECONDS / _PROBED else probe[:1]
+    image, prompt_token, output_token = _speeds(*_seconds(adapter, measured, budget), len(measured))
+    prompts = _computed(adapter, requests, budget)
+    before = images * image + prompts * prompt_token
+    longest = max(request.longest for request in requests)
+    held_tokens = max(longest, min(budget.tokens, longest * min(budget.rows, len(requests))))
+    on_gpu = adapter.device.startswith("cuda")
+    return Estimate(
+        probed=len(measured),
+        prompt_tokens=prompts,
+        seconds_as_references=before + as_references * output_token,
+        seconds_at_most=before + sum(request.decoding.max_new_tokens for request in requests) * output_token,
+        held=int(torch.cuda.max_memory_allocated() if on_gpu else psutil.Process().memory_info().rss),
+        keys_and_values=held_tokens * bytes_per_token(text_config(adapter.decoder), held_type(adapter.decoder)),
+        rows=budget.rows,
+    )
+
+
+def _shortened(request: Request) -> Request:
+    """Return a request whose answer ends nowhere but at a few tokens."""
+    few = min(_WRITTEN, request.decoding.max_new_tokens)
+    decoding = replace(request.decoding, max_new_tokens=few, end_ids=frozenset(), stop_strings=(), beams=1)
+    return replace(request, decoding=decoding)
+
+
+def _seconds(adapter: LocalAdapter, probe: Sequence[Request], budget: Budget) -> tuple[Phases, float]:
+    phases = Phases()
+    started = time.perf_counter()
+    for _ in Engine(adapter, budget, phases).generate(probe):
+        pass
+    if adapter.device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return phases, time.perf_counter() - started
+
+
+def _speeds(phases: Phases, seconds: float, answers: int) -> tuple[float, float, float]:
+    """Return the seconds of an image, of a token of a prompt and of one of an answer."""
+    images = sum(phases.seconds.get(phase, 0.0) for phase in _OF_IMAGES)
+    prefill = phases.seconds.get("prefill", 0.0)
+    computed = phases.counts.get("prompt tokens computed", 0)
+    written = phases.counts.get("output tokens", 0)
+    if not computed:
+        # The library answers whole batches and tells no phases: all of it is ascribed to what is written.
+        return 0.0, 0.0, seconds / max(1, written or answers * _WRITTEN)
+    encoded = max(1, phases.counts.get("images encoded", 0))
+    return images / encoded, prefill / computed, (seconds - images - prefill) / max(1, written)
+
+
+def _computed(adapter: LocalAdapter, requests: Sequence[Request], budget: Budget) -> int:
+    """Return the prompt tokens that are run, where questions of one image share their prefixes."""
+    share = Engine(adapter, budget, Phases()).shares_prefixes
+    asked = [one for window in in_order(requests, share=share, window_tokens=budget.tokens) for one in window]
+    prefixes = {id(one.prefix): one.prefix.length for one in asked if one.prefix}
+    return sum(one.own_length for one in asked) + sum(prefixes.values())

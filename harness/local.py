@@ -1,0 +1,252 @@
+"""A local model in a run: its self-test, its engine, what the run learned of memory, and how far batches matter.
+
+Before the first answer two prompts are answered together by the engine and one by one by the library. It catches what
+makes whole tables wrong: padding on the wrong side, images in the wrong order, positions that slip.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import chain, islice, zip_longest
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from medbench.adapters.base import Generation, LocalAdapter
+from medbench.harness.engine.alone import NoNumbersError, generate_alone
+from medbench.harness.engine.budget import Budget, auto_budget
+from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.passes import compile_layers
+from medbench.harness.engine.requests import GREEDY, Outcome, Request, Sampling, make_request
+from medbench.harness.phases import Phases
+from medbench.harness.rundir import RunDirectory
+from medbench.harness.settings import Settings
+from medbench.harness.workload import TaskLoad
+from medbench.tasks.foundation.console import say, warn
+from medbench.tasks.foundation.errors import RunError, SampleError, UsageError
+from medbench.tasks.foundation.files import canonical_json, write_atomically
+from medbench.tasks.sample import Sample
+
+_FEWEST_COMPARED, _MOST_COMPARED = 4, 24
+_LOOKED_AT = 64
+_TESTED_TOKENS = 8
+# Where so many from one end cannot be answered, the data are broken and not an image.
+_TRIED = 16
+Name = tuple[str, str]
+Written = tuple[str, int] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelfTest:
+    """What the self-test found: `equal` of `total` answers.
+
+    Attributes:
+        whole: Why the model must be answered by its own library; empty if the engine may.
+        one_by_one: Whether even its own library writes other tokens to batches, so that every sample is its own.
+        skipped: Why nothing was compared, where there was something to ask.
+    """
+
+    equal: int = 0
+    total: int = 0
+    whole: str = ""
+    one_by_one: bool = False
+    skipped: str = ""
+
+    def as_json(self) -> dict[str, int | str]:
+        """Return what env.json says."""
+        return {"equal": self.equal, "of": self.total, **({"skipped": self.skipped} if self.skipped else {})}
+
+
+def self_test(adapter: LocalAdapter, requests: Sequence[Request], budget: Budget) -> SelfTest:
+    """Answer two requests of unlike lengths, a few tokens each, together by the engine and one by one by the library.
+
+    Requests that cannot be answered (a broken image, a prompt that is too long) are the run's to report; the next
+    ones are asked in their place. In 16 bits a difference has no consequence, since sums in another order decide close
+    calls.
+
+    Raises:
+        RunError: If they differ in float32 and the library has no batches of its own, or if neither has logits that are
+            numbers; the run would be worth nothing.
+    """
+    try:
+        asked, alone, problem = _answered_alone(adapter, requests)
+        equal = _equal(adapter, asked, budget, alone) if asked else None
+    except torch.OutOfMemoryError:
+        return SelfTest(skipped="memory ran out")
+    if equal is None:
+        return SelfTest(skipped=problem or ("an answer failed" if asked else ""))
+    if equal == len(alone) or adapter.dtype != "float32":
+        return SelfTest(equal=equal, total=len(alone))
+    if type(adapter).written_whole is LocalAdapter.written_whole:
+        raise RunError(
+            f"{adapter.title} writes other tokens in the engine than one by one, so no number of it could be trusted.",
+            "See which by `medbench doctor engine --model ...`, and report it.",
+        )
+    by_itself = Engine(adapter, budget, Phases()).why_whole
+    whole = by_itself or "in the engine it wrote other tokens than in its own library"
+    together = _equal(adapter, asked, budget, alone, whole=whole)
+    return SelfTest(equal=equal, total=len(alone), whole=whole, one_by_one=together != len(alone))
+
+
+def _answered_alone(
+    adapter: LocalAdapter, requests: Sequence[Request]
+) -> tuple[list[Request], dict[Name, Written], str]:
+    """Return the shortest and the longest request that can be answered, the answers, and the last problem met.
+
+    Those with images alone, if there are two. Raises a RunError if no answer has logits that are numbers.
+    """
+    asked: list[Request] = []
+    alone: dict[Name, Written] = {}
+    problem, broken = "", False
+    seeing = [request for request in requests if request.images]
+    ordered = sorted(seeing if len(seeing) > 1 else requests, key=lambda request: request.length)
+    for candidates in (ordered, ordered[::-1]):
+        for request in map(_shortened, candidates[:_TRIED]):
+            name = (request.spec.name, request.sample.sample_id)
+            if name in alone:
+                break
+            try:
+                alone[name] = _written(generate_alone(adapter, request))
+            except SampleError as error:
+                problem, broken = error.problem, broken or isinstance(error, NoNumbersError)
+                continue
+            asked.append(request)
+            break
+    if broken and not alone:
+        raise RunError(
+            f"{adapter.title} cannot be run in {adapter.dtype}: all logits of the self-test are NaN or infinite, so "
+            "every answer would be noise.",
+            "The weights are broken: download them again."
+            if adapter.dtype == "float32"
+            else "Give --dtype float32 or bfloat16, which hold larger numbers.",
+        )
+    return asked, alone, problem
+
+
+def _equal(
+    adapter: LocalAdapter, asked: Sequence[Request], budget: Budget, alone: Mapping[Name, Written], whole: str = ""
+) -> int | None:
+    """Return how many answers are the same together as alone, or None if one failed."""
+    engine = Engine(adapter, replace(budget, rows=max(2, budget.rows)), Phases(), whole=whole)
+    outcomes = [outcome for some in engine.generate(asked) for outcome in some]
+    if not all(outcome.generation for outcome in outcomes):
+        return None
+    return sum(_written(outcome.generation) == alone[outcome.task, outcome.sample_id] for outcome in outcomes)
+
+
+def _shortened(request: Request) -> Request:
+    fewer = min(_TESTED_TOKENS, request.decoding.max_new_tokens)
+    greedily = {**asdict(GREEDY), "seed": request.decoding.seed}
+    return replace(request, decoding=replace(request.decoding, max_new_tokens=fewer, **greedily))
+
+
+def _written(generation: Generation | None) -> Written:
+    return None if generation is None else (generation.text, generation.output_tokens)
+
+
+def sampling_of(settings: Settings, adapter: LocalAdapter) -> Sampling:
+    """Return how a run's tokens are chosen: as the model's preset says, unless the user says otherwise."""
+    chosen = settings.decoding() or adapter.decoding
+    return Sampling(seed=settings.seed, **cast("Any", dict(chosen)))
+
+
+def drive(
+    adapter: LocalAdapter, requests: Iterator[Request], directory: RunDirectory, phases: Phases, settings: Settings
+) -> Iterator[list[Outcome]]:
+    """Yield outcomes as they come; what the engine learns about memory stays with the run."""
+    if settings.compile:
+        compile_layers(adapter.decoder)
+    budget = _remembered(directory.budget, auto_budget(adapter.decoder, rows=settings.batch_size))
+    graphs = settings.compile and adapter.device.startswith("cuda")
+    first = list(islice(requests, _LOOKED_AT))
+    tested = self_test(adapter, first, budget)
+    _tell(tested, adapter)
+    if tested.one_by_one:
+        budget = replace(budget, rows=1)
+    engine = Engine(adapter, budget, phases, fixed_steps=graphs, whole=tested.whole)
+    batching = "continuous"
+    if engine.why_whole:
+        batching = f"whole: {engine.why_whole}"
+        if not sampling_of(settings, adapter).greedy:
+            raise UsageError(
+                f"{adapter.title} is answered by its own library, which takes the likeliest token.",
+                "Leave out --temperature, --top-k, --top-p, --repetition-penalty and --beams.",
+            )
+        say(f"The model's own library answers, batch by batch: {engine.why_whole}.")
+    if engine.why_static:
+        batching = f"static: {engine.why_static}"
+        say(f"Static batches instead of continuous ones: {engine.why_static}.")
+    for outcomes in engine.generate(chain(first, requests)):
+        if engine.budget != budget:
+            budget = engine.budget
+            write_atomically(directory.budget, canonical_json(asdict(budget)) + "\n")
+        yield outcomes
+    phases.notes |= {
+        "batching": batching,
+        "self-test": tested.as_json(),
+        "budget": asdict(engine.budget),
+        "compiled": settings.compile,
+        "cuda graphs": graphs,
+        **adapter.observed(),
+    }
+
+
+def _tell(tested: SelfTest, adapter: LocalAdapter) -> None:
+    """Say what the self-test found; aloud where answers differ."""
+    if tested.skipped:
+        warn(f"Self-test not done, nothing could be answered: {tested.skipped}")
+    if not tested.total:
+        return
+    line = f"Self-test: {tested.equal} of {tested.total} answers are those of one-by-one generation in {adapter.dtype}."
+    (say if tested.equal == tested.total else warn)(line)
+    if tested.one_by_one:
+        warn("Even its own library writes other tokens to batches than one by one: every sample is asked alone.")
+
+
+def _remembered(path: Path, budget: Budget) -> Budget:
+    """Return a budget no larger than what an earlier part of the run learned to hold."""
+    if not path.exists():
+        return budget
+    try:
+        learned = json.loads(path.read_text(encoding="utf-8"))
+        return Budget(**{name: min(value, int(learned[name])) for name, value in asdict(budget).items()})
+    except (ValueError, KeyError, TypeError, OverflowError):
+        # It only spares a retry: a file cut short is no reason to stop.
+        return budget
+
+
+def note_agreement(
+    adapter: LocalAdapter, loads: Sequence[TaskLoad], directory: RunDirectory, phases: Phases, settings: Settings
+) -> None:
+    """Note how many answers of a run in low precision are also those of `generate`, one by one.
+
+    In float32 schedules do not change an answer, so nothing is measured.
+    """
+    if adapter.dtype == "float32" or not sampling_of(settings, adapter).greedy:
+        return
+    equal = total = 0
+    # One by one is slow: a tenth of a small run, no more than a few answers of a large one.
+    most = min(_MOST_COMPARED, max(_FEWEST_COMPARED, sum(len(load.samples) for load in loads) // 10))
+    in_turn = zip_longest(*(_answered(load, directory) for load in loads))
+    answered = (one for turn in in_turn for one in turn if one is not None)
+    with phases.time("agreement"):
+        for load, sample, text in islice(answered, most):
+            try:
+                alone = generate_alone(adapter, make_request(adapter, sample, load.spec, load.prepared.source))
+            except (SampleError, torch.OutOfMemoryError):
+                # A comparison that is not possible costs no answer.
+                continue
+            equal += alone.text == text
+            total += 1
+    phases.notes["agreement"] = {"with": "generate, one by one", "dtype": adapter.dtype, "equal": equal, "of": total}
+    say(f"In {adapter.dtype} {equal} of {total} answers are those of one-by-one generation.")
+
+
+def _answered(load: TaskLoad, directory: RunDirectory) -> Iterator[tuple[TaskLoad, Sample, str]]:
+    """Yield the samples of a task that have answers."""
+    records = directory.generations(load.spec.name, [sample.sample_id for sample in load.samples]).read()
+    for sample in load.samples:
+        record = records.get(sample.sample_id)
+        if record is not None and not record.error:
+            yield load, sample, record.text

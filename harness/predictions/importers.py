@@ -1,0 +1,379 @@
+r"""Readers of what other evaluations write: MedEvalKit, MultiMedEval, LLaVA-Med and Uni-Med's own scripts.
+
+**MedEvalKit**: `results.json`, a list of the questions it asked, each with the answer. Source:
+https://github.com/alibaba-damo-academy/MedEvalKit, `utils/base_dataset.py` and one module per dataset::
+
+    SLAKE               {"lang": "en", "answer_type": "OPEN", "question": "...", "answer": "MRI", "response": "MRI"}
+    PATH_VQA, VQA_RAD   {"question": "...", "answer": "yes", "response": "Yes"}
+    MedQA_USMLE         {"choices": ["A. aspirin", "B. warfarin", ...], "answer": "B", "response": "B"}
+    PubMedQA            {"choices": ["A.yes", "B.no", "C.maybe"], "answer": "A", "response": "A"}
+    MIMIC_CXR           {"image": ["..."], "findings": "...", "impression": "...", "response": "..."}
+
+- `response` is the raw answer. Where it holds `\boxed{...}` or `<answer>...</answer>`, which its prompts ask reasoning
+  models for, that is the answer, as in its own scoring. Null is a call that failed.
+- SLAKE holds questions in English and Chinese; the Chinese ones are left out and counted in a warning.
+- PATH_VQA and VQA_RAD have no answer type: a question is closed if its answer is yes or no, as in its own scoring.
+- A report is compared with `Findings: ... Impression: ....`, the form that its prompt asks for and its scoring uses.
+
+**MultiMedEval**: the CSV file of one task. Source: https://github.com/corentin-ryr/MultiMedEval,
+`multimedeval/task_families.py` (MIT)::
+
+    question answering, no header: right answer, raw answer, answer as read, right key, whether they agree
+        C: tell the attending that he cannot fail to disclose this mistake,OPTION B IS CORRECT.,b,c,False    MedQA
+        yes,maybe,maybe,yes,False                                                                            PubMedQA
+    visual question answering, with header
+        correct,predicted,F1,BLEU,recall,correct tokens,predicted tokens
+    reports, with header
+        ref,hyp,bleu1,bleu4,rougeL
+
+- The raw answer is scored, not MultiMedEval's reading of it: in its own published MedQA file the reading differs from
+  the letter that the model wrote in 28 of 1273 rows.
+- MedQA: the right answer is the key; the other options are not in the file, so that the choices are the keys A to E
+  without texts. The file has its texts in lower case.
+- VQA: a question is closed if its answer is yes or no, as in its own scoring.
+- Reports: its older versions wrote `Invalid Response` for an empty report, which is read as the empty report.
+- Image classification is not read: its files hold the numbers of options whose texts they do not hold.
+
+**LLaVA-Med**: answers, joined with its question file, which has the right ones. Source:
+https://github.com/microsoft/LLaVA-Med, `llava/eval/model_vqa.py` and, up to version 1.0, `model_vqa_med.py` and
+`run_eval.py`. The answers are JSON lines, the questions a JSON list or JSON lines of either form::
+
+    {"question_id": 10, "prompt": "Is there ...?", "text": "Yes.", "answer_id": "...", "model_id": "..."}
+
+    {"id": 10, "image": "a.jpg", "answer_type": "CLOSED", "conversations": [{"from": "human", "value": "Is there ...?"},
+                                                                            {"from": "gpt", "value": "Yes"}]}
+    {"question_id": 10, "image": "a.jpg", "answer_type": "CLOSED", "answer": "Yes"}
+
+`conversatons`, as some of its files spell it, is read as well; so are the answer types of Path-VQA (`yes/no` is closed,
+`other` and `number` are open). `text` is taken as it is, also where its first version left a speaker's name in front.
+The image ties predictions together.
+
+**Uni-Med**: JSON lists. Source: https://github.com/MSIIP/Uni-Med at 80446866b4bda5ff4249fc17fb8293534ffa3595,
+`eval_{vqa,identify,ref,caption,cls}.py`::
+
+    slakevqa_en.json                {"question": "...", "answer_type": "OPEN", "answer_gt": "MRI", "answer_pred": "mri"}
+    path_vqa.json                   the same with "question_id": 200422000
+    invref_{slake,sa_med}.json      {"image_id": "xmlab3", "question": "...", "answer_gt": "...", "answer_pred": "..."}
+    mimic_caption, medpix_single    {"image_path": "...", "question": "...", "answer_gt": "...", "answer_pred": "..."}
+    medmnist_2d_{derma,organs}      {"index": 0, "question": "...", "answer_gt": "...", "answer_pred": "..."}
+    ref_{slake,sa_med}.json         {"image_id": "xmlab3", "item": "Liver", "iou_score": 0.9, "gt_bbox": [82.0, ...],
+                                     "pred_bbox": [81.92, ...] or "Unable to match: {<1600>..."}
+
+- `answer_pred` is in lower case, without `<unk>`; `answer_gt` is the first 50 words of the reference. What was cut off
+  is not in the file, so that strict numbers on long reports are against the cut references.
+- Boxes are stored read: both in pixels (left, top, right, bottom), the model's as hundredths of the image's size scaled
+  to it. The size itself is not stored. What the scripts could not read has no box and keeps its text.
+- Predictions are tied together by image, volume, case or patient as far as the file tells: Slake questions are not.
+  The number of a Path-VQA question is the number of its image and three digits.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Protocol, TypeVar
+
+from pydantic import AliasChoices, BeforeValidator, Field, TypeAdapter
+
+from medbench.harness.predictions.json_lines import (
+    Answer,
+    AnswerType,
+    Edges,
+    Prediction,
+    RightEdges,
+    Text,
+    parse_lines,
+    parse_list,
+)
+from medbench.tasks.datasets.mpx import case_of
+from medbench.tasks.datasets.sa_med2d_raw import SliceName
+from medbench.tasks.foundation.console import warn
+from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.text import table_rows
+from medbench.tasks.sample import Box
+from medbench.tasks.spec import Kind, TaskSpec
+from medbench.tasks.validation import NativeRow, read_bytes, read_text_bytes
+
+
+def _closed_or_open(answer: str) -> str:
+    return "CLOSED" if answer.strip().lower() in {"yes", "no"} else "OPEN"
+
+
+# MedEvalKit
+
+_KIT_FORM = "Expected: the results.json that MedEvalKit writes beside metrics.json for this dataset."
+_CHOICE = re.compile(r"\s*([A-Za-z])\.\s*(.*)", re.DOTALL)
+_BOXED = re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}")
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+class _KitAnswer(NativeRow):
+    response: Answer
+    answer: Text
+    answer_type: AnswerType = ""
+    lang: str = "en"
+
+
+class _KitChoice(NativeRow):
+    response: Answer
+    answer: str
+    choices: list[str]
+
+
+class _KitReport(NativeRow):
+    response: Answer
+    findings: str
+    impression: str
+
+
+_KIT_ANSWERS = TypeAdapter(list[_KitAnswer])
+_KIT_CHOICES = TypeAdapter(list[_KitChoice])
+_KIT_REPORTS = TypeAdapter(list[_KitReport])
+
+
+def read_medevalkit(path: Path, spec: TaskSpec, _references: Path | None) -> Iterator[Prediction]:
+    """Yield the English predictions of a `results.json`.
+
+    Raises:
+        DataError: If the file is of another form; the message names the entry and the field.
+    """
+    if spec.kind == "qa":
+        for where, row in parse_list(path, _KIT_CHOICES, _KIT_FORM):
+            choices = _kit_choices(where, row)
+            right = row.answer.strip().upper()
+            yield Prediction(where=where, prediction=marked_answer(row.response), reference=right, choices=choices)
+    elif spec.kind == "report":
+        for where, report in parse_list(path, _KIT_REPORTS, _KIT_FORM):
+            right = f"Findings: {report.findings} Impression: {report.impression}."
+            yield Prediction(where=where, prediction=report.response, reference=right)
+    else:
+        rows = list(parse_list(path, _KIT_ANSWERS, _KIT_FORM))
+        others = sum(row.lang != "en" for _, row in rows)
+        if others:
+            warn(f"{path}: {others} of {len(rows)} entries are not in English and are left out.")
+        for where, answer in rows:
+            if answer.lang == "en":
+                kind = answer.answer_type or _closed_or_open(answer.answer)
+                said = marked_answer(answer.response)
+                yield Prediction(where=where, prediction=said, reference=answer.answer, answer_type=kind)
+
+
+def _kit_choices(where: str, row: _KitChoice) -> dict[str, str]:
+    found = [_CHOICE.fullmatch(line) for line in row.choices]
+    choices = {match[1].upper(): match[2].strip() for match in found if match}
+    if len(choices) < len(row.choices):
+        raise DataError(f"{where}, field choices: not every choice begins with a letter of its own.", _KIT_FORM)
+    if row.answer.strip().upper() not in choices:
+        raise DataError(f"{where}, field answer: it is no letter of the field choices.", _KIT_FORM)
+    return choices
+
+
+def marked_answer(response: str | None) -> str | None:
+    """Return the part of a response that is marked as the answer, or all of it where nothing is marked."""
+    if response is None:
+        return None
+    boxed, answers = (
+        [text for match in mark.finditer(response) if (text := match[1].strip())] for mark in (_BOXED, _ANSWER)
+    )
+    return boxed[-1] if boxed else " ".join(answers) or response
+
+
+# MultiMedEval
+
+_CSV_FORM = "Expected: the CSV file that MultiMedEval writes for this task into the folder of the run."
+_CSV_HEADERS: Mapping[Kind, Sequence[str]] = {
+    "vqa": ("correct", "predicted", "F1", "BLEU", "recall", "correct tokens", "predicted tokens"),
+    "report": ("ref", "hyp", "bleu1", "bleu4", "rougeL"),
+}
+_QA_COLUMNS = 5
+_OPTION = re.compile(r"([A-E]): .*", re.DOTALL)
+_EMPTY_REPORT = "Invalid Response"
+
+
+def read_multimedeval(path: Path, spec: TaskSpec, _references: Path | None) -> Iterator[Prediction]:
+    """Yield the predictions of a task's CSV file.
+
+    Raises:
+        DataError: If the file is of another form; the message names the row.
+    """
+    header = list(_CSV_HEADERS.get(spec.kind, ()))
+    columns = len(header) or _QA_COLUMNS
+    rows = (row for _, row in table_rows(read_bytes(path), str(path), lambda row: len(row) == columns))
+    if header and next(rows, None) != header:
+        raise DataError(f"{path} does not begin with the row {','.join(header)}.", _CSV_FORM)
+    for number, row in enumerate(rows, start=2 if header else 1):
+        where = f"{path}, row {number}"
+        if len(row) != columns:
+            raise DataError(f"{where} has {len(row)} columns, not {columns}.", _CSV_FORM)
+        right, raw = row[:2]
+        if spec.kind == "report":
+            yield Prediction(where=where, prediction="" if raw == _EMPTY_REPORT else raw, reference=right)
+        elif spec.kind == "vqa":
+            yield Prediction(where=where, prediction=raw, reference=right, answer_type=_closed_or_open(right))
+        elif (option := _OPTION.fullmatch(right)) is None:
+            yield Prediction(where=where, prediction=raw, reference=right)
+        elif option[1] != row[3].upper():
+            raise DataError(f"{where}: the right answer begins with another key than the fourth column has.", _CSV_FORM)
+        else:
+            yield Prediction(where=where, prediction=raw, reference=option[1], choices=dict.fromkeys("ABCDE", ""))
+
+
+# LLaVA-Med
+
+_ANSWERS_FORM = 'Expected: the answers file of LLaVA-Med, JSON lines with "question_id" and "text".'
+_QUESTIONS_FORM = (
+    'Expected: the question file of LLaVA-Med, a JSON list or JSON lines with "id" and "conversations", or with '
+    '"question_id" and "answer".'
+)
+_PATH_VQA_TYPES: Mapping[str, str] = {"yes/no": "CLOSED", "other": "OPEN", "number": "OPEN"}
+_MODEL_SPEAKER = "gpt"
+
+
+def _own_type(value: object) -> object:
+    return _PATH_VQA_TYPES.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+
+class _LlavaAnswer(NativeRow):
+    question_id: Text
+    text: Answer
+
+
+class _Turn(NativeRow):
+    speaker: str = Field(alias="from")
+    value: Text
+
+
+class _LlavaQuestion(NativeRow):
+    question_id: Text = Field(validation_alias=AliasChoices("question_id", "id"))
+    answer: Text | None = None
+    conversations: list[_Turn] = Field(
+        default_factory=list, validation_alias=AliasChoices("conversations", "conversatons")
+    )
+    answer_type: Annotated[AnswerType, BeforeValidator(_own_type)] = ""
+    image: str | None = None
+
+
+class _HasId(Protocol):
+    @property
+    def question_id(self) -> str: ...
+
+
+R = TypeVar("R", bound=_HasId)
+_LLAVA_ANSWER = TypeAdapter(_LlavaAnswer)
+_LLAVA_QUESTION = TypeAdapter(_LlavaQuestion)
+_LLAVA_QUESTIONS = TypeAdapter(list[_LlavaQuestion])
+
+
+def read_llava_med(path: Path, _spec: TaskSpec, references: Path | None) -> Iterator[Prediction]:
+    """Yield the answers in the order of the questions, which the file of references holds.
+
+    Raises:
+        DataError: If a file is of another form, or the two do not hold the same questions.
+    """
+    question_file = references or path
+    answers = _by_id(parse_lines(path, _LLAVA_ANSWER, _ANSWERS_FORM))
+    if read_text_bytes(question_file).lstrip().startswith(b"["):
+        questions = _by_id(parse_list(question_file, _LLAVA_QUESTIONS, _QUESTIONS_FORM))
+    else:
+        questions = _by_id(parse_lines(question_file, _LLAVA_QUESTION, _QUESTIONS_FORM))
+    _refuse_missing(f"questions of {question_file}", f"answer in {path}", questions, answers)
+    _refuse_missing(f"answers of {path}", f"question in {question_file}", answers, questions)
+    for name, (place, question) in questions.items():
+        spoken = (turn.value for turn in question.conversations if turn.speaker == _MODEL_SPEAKER)
+        right = question.answer if question.answer is not None else next(spoken, None)
+        if right is None:
+            raise DataError(f"{place} has neither an answer nor a turn from {_MODEL_SPEAKER!r}.", _QUESTIONS_FORM)
+        where, said = answers[name]
+        kind, group = question.answer_type, question.image or ""
+        yield Prediction(where=where, prediction=said.text, reference=right, answer_type=kind, group=group)
+
+
+def _by_id(rows: Iterator[tuple[str, R]]) -> dict[str, tuple[str, R]]:
+    found: dict[str, tuple[str, R]] = {}
+    for where, row in rows:
+        if row.question_id in found:
+            raise DataError(
+                f"{where} has the question id of {found[row.question_id][0]}: {row.question_id!r}.",
+                "Answers are joined by their ids; keep one of the two.",
+            )
+        found[row.question_id] = (where, row)
+    return found
+
+
+def _refuse_missing(what: str, partner: str, given: Mapping[str, object], there: Mapping[str, object]) -> None:
+    missing = [name for name in given if name not in there]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(given)} {what} have no {partner}; the first is {missing[0]!r}.",
+            "Give all answers of one run, and the question file that they were made from.",
+        )
+
+
+# Uni-Med
+
+_OFFICIAL_FORM = "Expected: the JSON list that Uni-Med's evaluation script for this task writes beside metric.json."
+_UNREAD = "Unable to match: "
+_QUESTIONS_PER_IMAGE = 1000
+_PARTS_OF_A_REPORT_PATH = 4
+
+
+class _OfficialRow(NativeRow):
+    image_id: Text = ""
+    image_path: str = ""
+    question_id: int | None = None
+
+
+class _OfficialAnswer(_OfficialRow):
+    answer_gt: str
+    answer_pred: str
+    answer_type: AnswerType = ""
+
+
+class _OfficialBox(_OfficialRow):
+    item: str
+    gt_bbox: RightEdges
+    pred_bbox: Edges | str
+
+
+_OFFICIAL_ANSWERS = TypeAdapter(list[_OfficialAnswer])
+_OFFICIAL_BOXES = TypeAdapter(list[_OfficialBox])
+
+
+def read_uni_med(path: Path, spec: TaskSpec, _references: Path | None) -> Iterator[Prediction]:
+    """Yield the predictions of one results file of Uni-Med's scripts.
+
+    Raises:
+        DataError: If the file is of another form; the message names the entry and the field.
+    """
+    if spec.kind != "rec":
+        for where, row in parse_list(path, _OFFICIAL_ANSWERS, _OFFICIAL_FORM):
+            kind, group = row.answer_type, _official_group(row, spec)
+            yield Prediction(
+                where=where, prediction=row.answer_pred, reference=row.answer_gt, answer_type=kind, group=group
+            )
+        return
+    for where, found in parse_list(path, _OFFICIAL_BOXES, _OFFICIAL_FORM):
+        stored, group = found.pred_bbox, _official_group(found, spec)
+        if isinstance(stored, str):
+            if not stored.startswith(_UNREAD):
+                raise DataError(f"{where}, field pred_bbox: a text there begins with {_UNREAD!r}.", _OFFICIAL_FORM)
+            said, box = stored.removeprefix(_UNREAD), None
+        else:
+            said, box = str(list(stored)), Box(*stored)
+        yield Prediction(
+            where=where, prediction=said, reference=found.item, box=Box(*found.gt_bbox), group=group, predicted_box=box
+        )
+
+
+def _official_group(row: _OfficialRow, spec: TaskSpec) -> str:
+    if row.question_id is not None:
+        return str(row.question_id // _QUESTIONS_PER_IMAGE)
+    image = row.image_id or row.image_path
+    path = PurePosixPath(image)
+    if spec.group_key == "patient" and len(path.parts) == _PARTS_OF_A_REPORT_PATH:
+        # p10/p10000000/s50000000/<dicom id>.jpg
+        return path.parts[1]
+    if spec.group_key == "case" and image:
+        return case_of(path.name)
+    if spec.group_key == "volume" and (slice_name := SliceName.parse(image)):
+        return slice_name.volume
+    return image

@@ -1,0 +1,314 @@
+"""A served model in a run: what may be sent to it, its outcomes as they come, and what they took.
+
+`calls.jsonl` has one line for every question, in the order in which they came. These are measurements, which no other
+run will find again (seconds, attempts, what the server remembered), so they stay out of the generation records: those
+of a finished run are the same bytes whether it was interrupted or not. The file only grows, and holds what all parts of
+an interrupted run took, failed questions included.
+"""
+
+import asyncio
+import math
+import threading
+from collections import Counter
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, TypeVar, cast
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from medbench.adapters.remote import RemoteAdapter
+from medbench.harness.engine.requests import Outcome
+from medbench.harness.phases import Phases
+from medbench.harness.records import append_lines, open_whole_lines
+from medbench.harness.remote.asking import Asking, Finished, in_order
+from medbench.harness.workload import TaskLoad
+from medbench.tasks.foundation.console import say, warn
+from medbench.tasks.foundation.errors import RunError, UsageError
+from medbench.tasks.foundation.files import read_numbered_json_lines
+from medbench.tasks.sample import Sample
+from medbench.tasks.terms import is_under_agreement, terms_of_prepared
+
+T = TypeVar("T")
+LOG_FILE = "calls.jsonl"
+_END = object()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggedRequest:
+    """What one question took: a line of `calls.jsonl`; `Finished` and `Usage` say what is in it.
+
+    Attributes:
+        state: `answered` or `failed`.
+        model: The model that answered, in the server's words.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    task: str
+    sample_id: str
+    state: str
+    attempts: int
+    seconds: float
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    thought_tokens: int = 0
+    cached_tokens: int = 0
+    cost: float | None = None
+    model: str = ""
+    fingerprint: str = ""
+
+    @classmethod
+    def of(cls, finished: Finished) -> "LoggedRequest":
+        """Return what a question took."""
+        outcome = finished.outcome
+        state = "failed" if outcome.generation is None else "answered"
+        return cls(
+            task=outcome.task, sample_id=outcome.sample_id, state=state, attempts=finished.attempts,
+            seconds=round(finished.seconds, 3), model=finished.served_by, **asdict(finished.usage),
+        )  # fmt: skip
+
+
+_LINE = TypeAdapter(LoggedRequest)
+
+
+class RequestLog:
+    """What all questions of a run took, those of its earlier parts included; raises RunError for a foreign line."""
+
+    def __init__(self, path: Path) -> None:
+        self._logged = list(_read_log(path)) if path.exists() else []
+        self._stream = open_whole_lines(path)
+
+    def append(self, finished: Iterable[Finished]) -> None:
+        """Write what questions took."""
+        new = [LoggedRequest.of(one) for one in finished]
+        append_lines(self._stream, (asdict(one) for one in new))
+        self._logged += new
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+    def summary(self) -> dict[str, Any]:
+        """Return the sums over all parts of the run, as plain values; a sample's state is its last one."""
+        last = {(one.task, one.sample_id): one for one in self._logged}
+        costs = [one.cost for one in self._logged if one.cost is not None]
+        answered = [one for one in last.values() if one.state == "answered"]
+        latency, most = sorted(one.seconds for one in answered), len(answered)
+        places = {"median": most // 2, "p95": math.ceil(0.95 * most) - 1, "longest": most - 1}
+        sums = {"requests": sum(one.attempts for one in self._logged)}
+        for name in ("prompt_tokens", "output_tokens", "thought_tokens", "cached_tokens"):
+            sums[name] = sum(getattr(one, name) for one in self._logged)
+        return {
+            "answered": len(answered),
+            "failed": len(last) - len(answered),
+            **sums,
+            **({"cost": round(math.fsum(costs), 6)} if costs else {}),
+            "latency_seconds": {name: latency[place] for name, place in places.items()} if answered else {},
+            "models": _counted(one.model for one in answered),
+            "fingerprints": _counted(one.fingerprint for one in answered),
+        }
+
+
+def _counted(marks: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(filter(None, marks)).items()))
+
+
+def _read_log(path: Path) -> Iterator[LoggedRequest]:
+    for number, line in read_numbered_json_lines(path, torn_tail="drop"):
+        try:
+            yield _LINE.validate_python(line)
+        except ValidationError as error:
+            raise RunError(
+                f"{path}, line {number} is no record of a call: {error.errors()[0]['msg']}.",
+                "Delete the file: it only counts what the answers took.",
+            ) from error
+
+
+def answer_remotely(
+    adapter: RemoteAdapter,
+    loads: Sequence[TaskLoad],
+    missing: Mapping[str, Sequence[Sample]],
+    folder: Path,
+    phases: Phases,
+) -> Iterator[list[Outcome]]:
+    """Answer the missing samples of each task; yield outcomes as they come.
+
+    What they took goes to `calls.jsonl` in the run's folder, and its sums to `phases`.
+
+    Raises:
+        UsageError: If a task's data must not be sent to the server.
+        RunError: If the server refuses everything, cannot be reached, or answers no more.
+    """
+    to_send = [load for load in loads if missing[load.spec.name]]
+    refuse_to_send(adapter, to_send)
+    warn_of_sending(adapter, to_send)
+    still = {(name, sample.sample_id) for name, samples in missing.items() for sample in samples}
+    answered_before = {
+        bool(sample.images)
+        for load in loads
+        for sample in load.samples
+        if (load.spec.name, sample.sample_id) not in still
+    }
+    begun: list[Asking] = []
+
+    async def work(put: Callable[[Finished], None]) -> None:
+        begun.append(Asking(adapter, put, answered=answered_before))
+        await begun[0].ask(in_order(loads, missing))
+
+    with closing(RequestLog(folder / LOG_FILE)) as log:
+        with closing(in_background(work)) as batches:
+            while True:
+                with phases.time("answer"):
+                    finished = next(batches, None)
+                if finished is None:
+                    break
+                log.append(finished)
+                yield [one.outcome for one in finished]
+        window = begun[0].gate.window
+        notes = {
+            "host": adapter.host,
+            "concurrency": {
+                "start": adapter.retry_policy.concurrency, "highest": window.highest, "last": window.limit,
+            },
+            "troubles": dict(sorted(begun[0].troubles.items())),
+            **log.summary(),
+        }  # fmt: skip
+    changes = changes_in(notes)
+    phases.notes["server"] = notes
+    # They stand beside the numbers as well, not only in the log.
+    adapter.notices = (*adapter.notices, *changes)
+    _tell(notes, changes)
+
+
+def refuse_to_send(adapter: RemoteAdapter, loads: Sequence[TaskLoad]) -> None:
+    """Refuse to send data under a signed agreement to another machine, unless the user said that it may go there.
+
+    The mini suite's stand-ins for such data are free.
+
+    Raises:
+        UsageError: If there are such data.
+    """
+    if adapter.on_this_machine or adapter.may_send_credentialed:
+        return
+    closed = [load.spec.name for load in loads if is_under_agreement(load.prepared)]
+    if closed:
+        raise UsageError(
+            f"The data of {', '.join(closed)} are under a signed agreement and must not be sent to {adapter.host}.",
+            "Leave them out with --tasks, serve the model on this machine, or, if your agreement covers that server, "
+            "say --model-arg credentialed=send.",
+        )
+
+
+def warn_of_sending(adapter: RemoteAdapter, loads: Sequence[TaskLoad]) -> None:
+    """Say loudly which data go to another machine although nobody has said that they may be passed on."""
+    told = [load.spec.name for load in loads if terms_of_prepared(load.prepared).openness == "closed"]
+    if told and not adapter.on_this_machine:
+        warn(
+            f"The questions and images of {', '.join(told)} are sent to {adapter.host}, and nothing says that these "
+            "data may be passed on. Stop now if they may not."
+        )
+
+
+def changes_in(notes: Mapping[str, Any]) -> list[str]:
+    """Return what must be said loudly where a server did not stay the same while it answered a run."""
+    said = {
+        "models": "THE MODEL CHANGED: several answered under one name",
+        "fingerprints": "THE SERVER CHANGED: its software or settings had several marks (system_fingerprint)",
+    }
+    counted = {
+        name: ", ".join(f"{mark} ({count:,})" for mark, count in notes[name].items())
+        for name in said
+        if len(notes[name]) > 1
+    }
+    return [f"{said[name]}: {marks}. Their answers need not be comparable." for name, marks in counted.items()]
+
+
+def _tell(notes: Mapping[str, Any], changes: Sequence[str]) -> None:
+    thought = f" ({notes['thought_tokens']:,} of them thoughts)" if notes["thought_tokens"] else ""
+    cost = f", cost {notes['cost']:,.4f}" if "cost" in notes else ""
+    say(
+        f"Server: {notes['answered']:,} answered, {notes['failed']:,} failed, {notes['requests']:,} requests, "
+        f"{notes['prompt_tokens']:,} tokens read ({notes['cached_tokens']:,} remembered), "
+        f"{notes['output_tokens']:,} written{thought}{cost}; up to {notes['concurrency']['highest']} at once."
+    )
+    for change in changes:
+        warn(change)
+
+
+def in_background(
+    work: Callable[[Callable[[T], None]], Coroutine[Any, Any, None]],
+) -> Generator[list[T], None, None]:
+    """Yield what a coroutine puts, in lists of whatever came since the last one; raise what it raises.
+
+    It runs in an event loop of a thread of its own: it goes on while the caller writes, an interrupt never hits the
+    inside of the loop, and a caller that has a loop of its own (a notebook) may use it. If the caller is interrupted
+    while it waits, the work is cancelled, what was put until then is yielded, and only then the interrupt goes on. A
+    caller that leaves early must close the generator.
+    """
+    box: SimpleQueue[object] = SimpleQueue()
+    running = _Cancellable(lambda: work(cast("Callable[[T], None]", box.put)))
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="asking") as pool:
+        done = pool.submit(running.run)
+        done.add_done_callback(lambda _: box.put(_END))
+        try:
+            while found := _batch(box):
+                items = [cast("T", item) for item in found if item is not _END]
+                if items:
+                    yield items
+                if found[-1] is _END:
+                    break
+        except KeyboardInterrupt:
+            running.cancel()
+            wait([done])
+            rest = [cast("T", item) for item in _there(box) if item is not _END]
+            if rest:
+                yield rest
+            raise
+        finally:
+            running.cancel()
+    done.result()
+
+
+def _batch(box: "SimpleQueue[object]") -> list[object]:
+    """Wait for something, and return it with all else that is there."""
+    return [box.get(), *_there(box)]
+
+
+def _there(box: "SimpleQueue[object]") -> Iterator[object]:
+    while not box.empty():
+        yield box.get()
+
+
+class _Cancellable:
+    """A coroutine that can be cancelled from another thread."""
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._work = work
+        self._lock = threading.Lock()
+        self._cancelled = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def run(self) -> None:
+        """Run it to its end."""
+        asyncio.run(self._main())
+
+    async def _main(self) -> None:
+        with self._lock:
+            if self._cancelled:
+                return
+            self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        await self._work()
+
+    def cancel(self) -> None:
+        """Cancel it; does nothing if it has ended."""
+        with self._lock:
+            self._cancelled = True
+        if self._loop is not None and self._task is not None:
+            # A loop that is closed by now has nothing left to cancel.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._task.cancel)

@@ -1,0 +1,414 @@
+"""From counts to a verdict: what is shared, what any two parts of the data share, what could not be seen."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Literal
+
+from medbench.leaderboard.audit.data.items import SAME_NAME, Item, TaskItems
+from medbench.leaderboard.audit.data.scan import Check, ItemIndex, Tally
+from medbench.leaderboard.audit.document import Verdict
+from medbench.leaderboard.audit.normalise import is_long, norm_v1
+
+MARK = "\u2021"
+MARK_SHARE = 0.01
+MARK_EXCESS = 0.05
+_STRONG_P = 0.00135
+"""Three standard errors, one-sided."""
+_SUSPICIOUS_P = 0.05
+_ROUNDING = 1e-6
+_FOUND: tuple[Verdict, ...] = ("strong", "suspicious")
+_TEXTS = frozenset({"text", "near_text"})
+# How far above the null a share must be, for checks that honest data pass by chance or by template.
+_ABOVE_NULL = {"near_item": MARK_SHARE, "near_image": MARK_SHARE, "text": MARK_EXCESS, "near_text": MARK_EXCESS}
+# Ids that name a person or a thing, wherever the data come from; the others are numbers of one dataset's files.
+_NAMING_IDS = frozenset({"patient", "study", "case", "volume", "lesion"})
+_REVIEW = "32 to 60 of 256 bits differ: only a person can tell; never counted"
+_BLANK = "blank: all images that show nothing are equal; no leak"
+# The held-out part is at most so much of the training data, so that what it is compared with stays alike.
+_LARGEST_SHARE = 4
+
+State = Literal["checked", "unknown", "not_applicable"]
+Origin = Literal["own", "task", "file"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corpus:
+    """A body of training data: the task's own train split, another task's, or a file of the user.
+
+    `family` is the dataset whose ids it has; empty if unknown.
+    """
+
+    name: str
+    origin: Origin
+    family: str = ""
+    rows: int = 0
+    credentialed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One check of one task against one body of training data.
+
+    Attributes:
+        check: Its name.
+        title: Its name for people.
+        state: `unknown` where ids or files are missing that it needs: never the same as nothing shared.
+        shared: Test items with a partner, of so many that were looked at.
+        groups: For ids and surrogate groups: groups on both sides, of so many on the test side; else None.
+        null: Share of items with a partner when the training data are split against themselves; None if not computed.
+        counts: Whether the verdict depends on it.
+        note: What limits it.
+    """
+
+    check: str
+    title: str
+    state: State = "checked"
+    shared: int = 0
+    of: int = 0
+    groups: int | None = None
+    of_groups: int | None = None
+    null: float | None = None
+    counts: bool = True
+    note: str = ""
+
+    @property
+    def share(self) -> float:
+        """Share of test items with a partner."""
+        return self.shared / self.of if self.of else 0.0
+
+    @property
+    def group_share(self) -> float:
+        """Share of the test side's groups that are on both sides."""
+        return self.groups / self.of_groups if self.groups and self.of_groups else 0.0
+
+    @property
+    def largest(self) -> float:
+        """The larger of the two."""
+        return max(self.share, self.group_share)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Null:
+    """What two parts of a task's own training data share, by check.
+
+    `unit` is what was kept together; if that is the id that decides, a finding must exceed the null. `items` were held
+    out.
+    """
+
+    unit: str
+    decisive: bool
+    items: int
+    shares: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlap:
+    """All checks of one task against one body of training data, and what they come to."""
+
+    corpus: Corpus
+    findings: tuple[Finding, ...]
+    verdict: Verdict
+    reasons: tuple[str, ...]
+
+
+def judge(findings: Sequence[Finding], null: Null | None, units: int) -> tuple[Verdict, tuple[str, ...]]:
+    """Return the verdict and what it rests on.
+
+    - Equal images, ids and whole items: `strong` if more than 1 % of test items or groups are shared, `suspicious` if
+      any is.
+    - Nearly equal images, and items by them: the same, above what two parts of the training data share; no more than
+      `suspicious` where that null has no ids to keep cases apart.
+    - Equal texts, and texts that one training text contains: `strong` if more than 5 points above that null.
+    - `not_testable`: nothing was found, and a check that is needed could not be made.
+
+    What lies above the null must do so by Fisher's exact test of both counts: with p below 0.00135 (three standard
+    errors) to be `strong`, below 0.05 to be `suspicious`; so is anything where the null has nothing.
+    The test counts independent units of the test side.
+    """
+    levels = {one: _level(one, null, units) for one in findings if one.state == "checked" and one.counts}
+    for verdict in _FOUND:
+        reasons = tuple(_reason(one) for one, level in levels.items() if level == verdict)
+        if reasons:
+            return verdict, reasons
+    missing = tuple(f"{one.title}: {one.note}" for one in findings if one.state == "unknown")
+    return ("not_testable", missing) if missing else ("no_evidence", ())
+
+
+def _level(finding: Finding, null: Null | None, units: int) -> Verdict:
+    share = finding.largest
+    if finding.check not in _ABOVE_NULL:
+        return "strong" if share > MARK_SHARE else "suspicious" if share > 0 else "no_evidence"
+    decisive = null is not None and null.decisive
+    beside = finding.null or 0.0
+    large = share - beside > _ABOVE_NULL[finding.check]
+    p = _exact_p(share, beside, null, units)
+    if large and p < _STRONG_P:
+        return "strong" if decisive else "suspicious"
+    if finding.check in _TEXTS and not large:
+        return "no_evidence"
+    seen = share > beside and (beside == 0 or p < _SUSPICIOUS_P)
+    undecided = not decisive and finding.check not in _TEXTS and share > _ABOVE_NULL[finding.check]
+    return "suspicious" if seen or undecided else "no_evidence"
+
+
+def _exact_p(share: float, beside: float, null: Null | None, units: int) -> float:
+    """Return the one-sided p of Fisher's exact test of a share against the null's, by independent units.
+
+    Where items outnumber units, counts are rounded against the finding. 0 where there is no null to compare with.
+    """
+    from scipy import stats
+
+    if null is None:
+        return 0.0
+    units, others = max(units, 1), max(min(null.items, units), 1)
+    found = math.floor(share * units + _ROUNDING)
+    expected = math.ceil(beside * others - _ROUNDING)
+    return float(stats.hypergeom.sf(found - 1, units + others, found + expected, units))
+
+
+def _reason(finding: Finding) -> str:
+    known = finding.null is not None and finding.check in _ABOVE_NULL
+    beside = f", null {100 * (finding.null or 0):.1f} %" if known else ""
+    return f"{finding.title}: {100 * finding.largest:.1f} % shared{beside}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One task beside one body of training data: what the tally says of it; `images` if they were looked at."""
+
+    index: ItemIndex
+    task: TaskItems
+    corpus: Corpus
+    tally: Tally
+    null: Null | None
+    images: bool
+
+    def overlap(self) -> Overlap:
+        """Return all checks and what they come to."""
+        ids = list(self._ids())
+        findings = (*self._items(), *self._texts(), *self._images(), *ids)
+        if self.corpus.origin == "own" and any(one.state == "unknown" for one in ids):
+            findings = (*findings, _surrogate_groups(self.index, self.task, self.tally))
+        units = {self.task.unit_of(item) for item in self.task.items}
+        verdict, reasons = judge(findings, self.null, len(units))
+        return Overlap(corpus=self.corpus, findings=findings, verdict=verdict, reasons=reasons)
+
+    def _checked(self, check: Check, title: str, *, counts: bool = True, note: str = "") -> Finding:
+        numbers = self.index.range_of(self.task.task)
+        return Finding(
+            check=check,
+            title=title,
+            shared=int(self.tally.shared[check][numbers.start : numbers.stop].sum()),
+            of=len(self.task.items),
+            null=self._null_of(check),
+            counts=counts,
+            note=note,
+        )
+
+    def _null_of(self, check: str) -> float | None:
+        return None if self.null is None else self.null.shares.get(check)
+
+    def _unseen(self) -> bool:
+        return not self.images or self.tally.unreadable == self.tally.images
+
+    def _items(self) -> Iterator[Finding]:
+        pictured = self.task.kind != "qa"
+        item = self._checked("item", f"items: {'image, ' if pictured else ''}question and answer")
+        if pictured and not item.shared and self.tally.images and self._unseen():
+            yield replace(item, state="unknown", null=None, note="no image of the training data was looked at")
+            return
+        yield item
+        yield self._checked("near_item", f"items by nearly equal {'images' if pictured else 'questions'}")
+
+    def _texts(self) -> Iterator[Finding]:
+        if not any(item.texts for item in self.task.items):
+            return
+        templated = self.task.kind == "vqa"
+        what = "questions" if self.task.kind in {"qa", "vqa"} else "reports"
+        note = "questions are templates; a shared question is no shared item" if templated else ""
+        yield self._checked("text", f"{what}, equal", counts=not templated, note=note)
+        yield self._checked("near_text", f"{what}, contained in one text", counts=not templated, note=note)
+
+    def _images(self) -> Iterator[Finding]:
+        tally = self.tally
+        if not any(item.images for item in self.task.items):
+            return
+        if not tally.images:
+            note = "the training data name no images"
+            yield Finding(check="image", title="images", state="not_applicable", note=note)
+            return
+        if self._unseen():
+            note = f"none of {tally.images} images could be read" if self.images else "images were left out"
+            yield Finding(check="image", title="images", state="unknown", of=len(self.task.items), note=note)
+            return
+        yield self._checked("image", "images, equal pixels")
+        yield self._checked("near_image", "images, nearly equal")
+        yield self._checked("review_image", "images, to review", counts=False, note=_REVIEW)
+        blank = self._checked("blank_image", "images, blank", counts=False, note=_BLANK)
+        if blank.shared:
+            yield blank
+        if tally.unreadable:
+            note = f"{tally.unreadable} of {tally.images} images could not be read"
+            yield Finding(check="unreadable", title="unreadable images", state="unknown", note=note)
+
+    def _ids(self) -> Iterator[Finding]:
+        task, known = self.task, self.tally.known_ids
+        if self.corpus.family not in {"", task.family}:
+            return
+        needed = task.decisive
+        missing = sum(not item.has_id(needed) for item in task.items)
+        # Of other people's data only ids that name somebody are missed where they are not there.
+        wanted = self.corpus.origin == "own" or needed in _NAMING_IDS
+        unknown = wanted and (missing > 0 or needed not in known)
+        for name in sorted({name for item in task.items for name in item.groups} & known):
+            found = self._id(
+                name, f"shared {name} ids", {item.groups[name] for item in task.items if name in item.groups}
+            )
+            if any(item.has_id(name) for item in task.items) and (name != needed or not unknown or found.groups):
+                yield found
+        if SAME_NAME in known and self.corpus.origin == "file":
+            yield self._id(
+                SAME_NAME, "images, by the name of their file", {i for item in task.items for i in item.images}
+            )
+        if unknown:
+            who = f"{missing} of {len(task.items)} test items have" if missing else "the training data have"
+            note = f"{who} no {needed} id"
+            yield Finding(check=f"id:{needed}", title=f"shared {needed} ids", state="unknown", note=note)
+
+    def _id(self, name: str, title: str, groups: set[object]) -> Finding:
+        numbers = self.index.range_of(self.task.task)
+        return Finding(
+            check=f"id:{name}",
+            title=title,
+            shared=int(self.tally.by_id(name)[numbers.start : numbers.stop].sum()),
+            of=len(self.task.items),
+            groups=len(self.tally.groups.get((self.task.task, name), ())),
+            of_groups=len(groups),
+            null=self._null_of(f"id:{name}"),
+        )
+
+
+def _surrogate_groups(index: ItemIndex, task: TaskItems, tally: Tally) -> Finding:
+    """Return how many groups the training data touch, where items of one image or long text are taken for one case.
+
+    Groups are components of equal long answers, equal images and nearly equal images among the test items.
+    """
+    parents = {number: number for number in index.range_of(task.task)}
+    first_of_text: dict[str, int] = {}
+    for number in parents:
+        text = norm_v1(index.items[number].answer)
+        if text is not None and is_long(text):
+            _join(parents, number, first_of_text.setdefault(text, number))
+    for match in index.near_images.match(index.prints):
+        if match.how in {"exact", "near"}:
+            both = [*index.items_of_image[match.row], *index.items_of_image[match.image]]
+            ours = [number for number in both if number in parents]
+            for number in ours[1:]:
+                _join(parents, number, ours[0])
+    touched = tally.shared["image"] | tally.shared["near_image"]
+    roots = {number: _root(parents, number) for number in parents}
+    shared = {
+        root
+        for number, root in roots.items()
+        if touched[number] or (task.kind == "report" and tally.shared["text"][number] and _is_long(index.items[number]))
+    }
+    return Finding(
+        check="surrogate",
+        title="surrogate groups",
+        groups=len(shared),
+        of_groups=len(set(roots.values())),
+        counts=False,
+        note="in place of ids: equal long texts, equal and nearly equal images; a lower bound",
+    )
+
+
+def _is_long(item: Item) -> bool:
+    return any(is_long(norm_v1(text)) for text in item.texts)
+
+
+def _root(parents: dict[int, int], number: int) -> int:
+    while parents[number] != number:
+        parents[number] = parents[parents[number]]
+        number = parents[number]
+    return number
+
+
+def _join(parents: dict[int, int], first: int, second: int) -> None:
+    one, other = sorted((_root(parents, first), _root(parents, second)))
+    parents[other] = one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NullSplit:
+    """A part of a task's training data in the place of its test data, and the rest.
+
+    `unit` is what is kept together: the decisive id, else the image, else nothing (`item`).
+    """
+
+    test: TaskItems
+    rest: tuple[Item, ...]
+    unit: str
+
+
+def null_split(train: TaskItems, size: int, seed: int) -> NullSplit:
+    """Hold out about `size` items of the training data, at most a quarter, whole cases at a time in a seeded order."""
+    units = (name for name in (train.decisive, "image") if train.items and all(one.has_id(name) for one in train.items))
+    unit = next(units, "item")
+    cases: dict[str, list[int]] = defaultdict(list)
+    for number, item in enumerate(train.items):
+        cases[item.groups.get(unit, "") or item.item_id].append(number)
+    wanted = min(size, len(train.items) // _LARGEST_SHARE)
+    held: set[int] = set()
+    for case in sorted(cases, key=lambda name: blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()):
+        if len(held) >= wanted:
+            break
+        held.update(cases[case])
+    rest = tuple(item for number, item in enumerate(train.items) if number not in held)
+    return NullSplit(
+        test=replace(train, items=tuple(train.items[number] for number in sorted(held))), rest=rest, unit=unit
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consistency:
+    """Repeats and contradictions of one split.
+
+    Attributes:
+        exact_duplicates: Rows that repeat image, question and answer of an earlier one, letter by letter.
+        contradicting_groups: Pairs of image and question that have more than one right answer.
+        ceiling: Largest share of rows that a model which always says the same can answer exactly.
+    """
+
+    rows: int
+    exact_duplicates: int
+    contradicting_groups: int
+    contradicting_rows: int
+    ceiling: float
+
+
+def consistency(items: Sequence[Item], *, one_answer: bool = True) -> Consistency:
+    """Return repeats and contradictions; texts are compared as they are, images by their id or their file.
+
+    Two reports on one image, where a question has not `one_answer`, do not contradict each other.
+    """
+    whole = Counter((*_as_asked(item), item.answer) for item in items)
+    answers: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for item in items:
+        answers[_as_asked(item) if one_answer else (item.item_id, "")][item.answer] += 1
+    contradicting = [counts for counts in answers.values() if len(counts) > 1]
+    best = sum(max(counts.values()) for counts in answers.values())
+    return Consistency(
+        rows=len(items),
+        exact_duplicates=sum(count - 1 for count in whole.values()),
+        contradicting_groups=len(contradicting),
+        contradicting_rows=sum(sum(counts.values()) for counts in contradicting),
+        ceiling=best / len(items) if items else 1.0,
+    )
+
+
+def _as_asked(item: Item) -> tuple[str, str]:
+    images = ";".join(f"{image.path}:{image.member}:{image.index}" for image in item.images)
+    return images or item.groups.get("image", ""), item.question or ("" if images else item.item_id)

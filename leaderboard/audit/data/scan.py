@@ -1,0 +1,288 @@
+"""One pass over training data: what of the test items is in it. Memory does not grow with the training data."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from medbench.leaderboard.audit.data.images import ImageIndex, Match, Place, Printer, places_of
+from medbench.leaderboard.audit.data.items import SAME_NAME, Item, TaskItems
+from medbench.leaderboard.audit.data.texts import TextIndex
+from medbench.leaderboard.audit.normalise import norm_v1
+
+Check = Literal["item", "near_item", "text", "near_text", "image", "near_image", "review_image", "blank_image"]
+CHECKS: tuple[Check, ...] = get_args(Check)
+Flags = npt.NDArray[np.bool_]
+
+_BATCH_ROWS = 2048
+_IMAGE_CHECKS: dict[str, Check] = {
+    "exact": "image", "near": "near_image", "review": "review_image", "blank": "blank_image",
+}  # fmt: skip
+_ITEM_CHECKS: dict[str, Check] = {"exact": "item", "near": "near_item"}
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """The first training row that shares something with a test item: its name, its text if any, and how, in words."""
+
+    row: str
+    text: str = ""
+    score: str = ""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one body of training data shares with N test items; memory depends on these alone.
+
+    Attributes:
+        items: How many test items there are, N.
+        rows: Training rows that were seen.
+        images: Images that these rows name; `unreadable` are those that could not be decoded.
+        shared: For each check whether a test item has a partner in the training data [N].
+        groups: Values of ids that are on both sides, by task and name of the id.
+        in_groups: By name of the id, whether a test item's id is in the training data [N].
+        known_ids: Names of the ids that any training row has.
+        witnesses: The first partner of a test item, by check.
+    """
+
+    items: int
+    rows: int = 0
+    images: int = 0
+    unreadable: int = 0
+    shared: dict[Check, Flags] = field(default_factory=dict)
+    groups: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
+    in_groups: dict[str, Flags] = field(default_factory=dict)
+    known_ids: set[str] = field(default_factory=set)
+    witnesses: dict[Check, dict[int, Witness]] = field(default_factory=lambda: defaultdict(dict))
+
+    def __post_init__(self) -> None:
+        self.shared = {check: self._none() for check in CHECKS}
+
+    def _none(self) -> Flags:
+        return np.zeros(self.items, dtype=bool)
+
+    def share(self, check: Check, items: Iterable[int], witness: Witness) -> None:
+        """Note that test items have a partner."""
+        for item in items:
+            if not self.shared[check][item]:
+                self.shared[check][item] = True
+                self.witnesses[check][item] = witness
+
+    def share_id(self, task: str, name: str, value: str, item: int) -> None:
+        """Note that a test item's id is in the training data."""
+        self.groups[task, name].add(value)
+        if name not in self.in_groups:
+            self.in_groups[name] = self._none()
+        self.in_groups[name][item] = True
+
+    def by_id(self, name: str) -> Flags:
+        """Return whether each test item's id of this name is in the training data [N]."""
+        return self.in_groups.get(name, self._none())
+
+
+class ItemIndex:
+    """The test items of all audited tasks, numbered one task behind the other, by all that they can be found by.
+
+    Attributes:
+        items: All items; `asked` has question and answer of each, normalised.
+        texts: Distinct normalised texts; `items_of_text` has the items of each.
+        places: Distinct images; `prints` has their fingerprints, `items_of_image` the items of each.
+    """
+
+    def __init__(self, tasks: Sequence[TaskItems], printer: Printer) -> None:
+        self.tasks = tuple(tasks)
+        self.items = [item for task in tasks for item in task.items]
+        self.asked = [_asked(item) for item in self.items]
+        self._task_of = [task for task in tasks for _ in task.items]
+        self._families = sorted({task.family for task in tasks})
+        self._index_texts()
+        self.places = places_of(self.items)
+        self.prints = printer.prints(self.places, keep=True)
+        self._index_images_and_ids()
+
+    def _index_texts(self) -> None:
+        self.numbers_of_texts: dict[str, int] = {}
+        self.items_of_text: list[list[int]] = []
+        self._answers: dict[tuple[int, str], list[int]] = defaultdict(list)
+        for number, item in enumerate(self.items):
+            for text in filter(None, map(norm_v1, item.texts)):
+                place = self.numbers_of_texts.setdefault(text, len(self.numbers_of_texts))
+                if place == len(self.items_of_text):
+                    self.items_of_text.append([])
+                self.items_of_text[place].append(number)
+                if self.task_at(number).kind == "qa":
+                    self._answers[place, self.asked[number][1]].append(number)
+        self.texts = tuple(self.numbers_of_texts)
+
+    def _index_images_and_ids(self) -> None:
+        numbers = {place: number for number, place in enumerate(self.places)}
+        self.items_of_image: list[list[int]] = [[] for _ in self.places]
+        self._keys: dict[tuple[int, tuple[str, str]], list[int]] = defaultdict(list)
+        self._ids: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+        for number, item in enumerate(self.items):
+            for image in item.images:
+                place = numbers[item.source, image]
+                self.items_of_image[place].append(number)
+                self._keys[place, self.asked[number]].append(number)
+            for name, value in item.ids():
+                self._ids[self.task_at(number).family, name, value].append(number)
+
+    @cached_property
+    def near_texts(self) -> TextIndex:
+        """What finds texts that a training text contains."""
+        return TextIndex(self.texts)
+
+    @cached_property
+    def near_images(self) -> ImageIndex:
+        """What finds equal and nearly equal images."""
+        return ImageIndex(self.prints)
+
+    def range_of(self, task: str) -> range:
+        """Return the numbers of a task's items."""
+        start = 0
+        for one in self.tasks:
+            if one.task == task:
+                return range(start, start + len(one.items))
+            start += len(one.items)
+        return range(0)
+
+    def task_at(self, item: int) -> TaskItems:
+        """Return the task of an item."""
+        return self._task_of[item]
+
+    def with_answer(self, text: int, row: Item) -> list[int]:
+        """Return items of text-only tasks with this text and the answer of a row.
+
+        A row that does not say which of its texts is the answer may have it in any.
+        """
+        answers = {row.answer} if row.answer else {"", *row.texts}
+        return [item for answer in answers for item in self._answers.get((text, norm_v1(answer) or ""), ())]
+
+    def about_image(self, image: int, row: Item) -> list[int]:
+        """Return items that ask about an image what a row asks, with the same answer."""
+        return [item for asked in _askings(row) for item in self._keys.get((image, asked), ())]
+
+    def with_id(self, family: str, name: str, value: str) -> list[int]:
+        """Return items with an id: of one dataset, or of any where nobody says of which it is."""
+        families = [family] if family else self._families
+        return [item for one in families for item in self._ids.get((one, name, value), ())]
+
+
+def _asked(item: Item) -> tuple[str, str]:
+    return norm_v1(item.question) or "", norm_v1(item.answer) or ""
+
+
+def _askings(row: Item) -> list[tuple[str, str]]:
+    """Return questions and answers of a row as test items have them: reports have no question."""
+    answers = sorted(norm_v1(one) or "" for one in ({row.answer} if row.answer else set(row.texts)))
+    questions = (norm_v1(row.question) or "", *([""] if row.question else []))
+    return [(question, answer) for answer in answers for question in questions]
+
+
+class Scan:
+    """A running pass.
+
+    Args:
+        index: The test items.
+        printer: Makes fingerprints of training images.
+        keep_prints: Whether the images come up again.
+        declared: Whether these are declared training data, of which no images are opened and no near texts looked for.
+    """
+
+    def __init__(
+        self, index: ItemIndex, printer: Printer, *, keep_prints: bool = False, declared: bool = False
+    ) -> None:
+        self._index = index
+        self._printer = printer
+        self._keep = keep_prints
+        self._declared = declared
+        self._settled: dict[str, set[int]] = {}
+        self.tallies: dict[str, Tally] = {}
+
+    def feed(self, rows: Iterable[Item], done: Callable[[int], None] | None = None) -> dict[str, Tally]:
+        """Look at all rows; return what was found by language: the empty one holds rows that state none.
+
+        `done` is told how many rows more were looked at.
+        """
+        stream = iter(rows)
+        while batch := list(islice(stream, _BATCH_ROWS)):
+            by_language: dict[str, list[Item]] = defaultdict(list)
+            for row in batch:
+                by_language[row.language].append(row)
+            for language, part in by_language.items():
+                tally = self.tallies.setdefault(language, Tally(len(self._index.items)))
+                tally.rows += len(part)
+                self._texts(part, tally, language)
+                if not self._declared:
+                    self._images(part, tally)
+                for row in part:
+                    self._ids(row, tally)
+            if done is not None:
+                done(len(batch))
+        return self.tallies
+
+    def _texts(self, rows: Sequence[Item], tally: Tally, language: str) -> None:
+        settled = self._settled.setdefault(language, set())
+        for row in rows:
+            for original in row.texts:
+                text = norm_v1(original)
+                if text is not None:
+                    self._text(row, text, original, tally, settled)
+
+    def _text(self, row: Item, text: str, original: str, tally: Tally, settled: set[int]) -> None:
+        index = self._index
+        number = index.numbers_of_texts.get(text)
+        if number is not None:
+            witness = Witness(row.item_id, original, "equal")
+            tally.share("text", index.items_of_text[number], witness)
+            tally.share("item", index.with_answer(number, row), witness)
+        for number, share in () if self._declared else index.near_texts.contained_in(text):
+            if number in settled:
+                continue
+            items = index.items_of_text[number]
+            witness = Witness(row.item_id, original, f"containment {share:.2f}")
+            tally.share("near_text", items, witness)
+            tally.share("near_item", index.with_answer(number, row), witness)
+            if all(tally.shared["near_item"][item] or index.task_at(item).kind != "qa" for item in items):
+                # Another text that contains this one could tell nothing new.
+                settled.add(number)
+
+    def _images(self, rows: Sequence[Item], tally: Tally) -> None:
+        places = places_of(rows)
+        tally.images += len(places)
+        if not places or not self._printer.enabled:
+            return
+        prints = self._printer.prints(places, keep=self._keep)
+        tally.unreadable += sum(found is None for found in prints)
+        owners: dict[Place, list[Item]] = defaultdict(list)
+        for row in rows:
+            for image in row.images:
+                owners[row.source, image].append(row)
+        for match in self._index.near_images.match(prints):
+            self._image(match, owners[places[match.row]], tally)
+
+    def _image(self, match: Match, rows: Sequence[Item], tally: Tally) -> None:
+        how = {"exact": "equal pixels", "blank": "equal, blank"}.get(match.how, f"{match.bits} bits, {match.view}")
+        witness = Witness(rows[0].item_id, "", how)
+        tally.share(_IMAGE_CHECKS[match.how], self._index.items_of_image[match.image], witness)
+        if match.how in _ITEM_CHECKS:
+            for row in rows:
+                items = self._index.about_image(match.image, row)
+                tally.share(_ITEM_CHECKS[match.how], items, Witness(row.item_id, row.answer, how))
+
+    def _ids(self, row: Item, tally: Tally) -> None:
+        for name, value in row.ids():
+            tally.known_ids.add(name)
+            # Within a dataset its own ids are better than the names of files.
+            if name == SAME_NAME and row.family and not self._declared:
+                continue
+            for item in self._index.with_id(row.family, name, value):
+                tally.share_id(self._index.task_at(item).task, name, value, item)
+                # The same image by its id or name, with the same question and answer, is the same item.
+                if name in {"image", SAME_NAME} and row.answer and self._index.asked[item] in _askings(row):
+                    tally.share("item", [item], Witness(row.item_id, row.answer, f"same {name}"))

@@ -1,0 +1,1 @@
+"""Did the outputs of a model repeat test references?"""

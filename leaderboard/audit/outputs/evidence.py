@@ -1,0 +1,291 @@
+"""What a person can look at beside a verdict: pairs of texts, and what the matches do to the scores.
+
+Pairs are the longest matches, some at random, the weakest, and near misses: random and weakest ones stand beside the
+most striking, so that nobody can pick. Scores are shown with and without the cases that match.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from medbench.leaderboard.audit.document import Example
+from medbench.leaderboard.audit.normalise import norm_v1, word_count
+from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, Cell, MatchCounts
+from medbench.leaderboard.audit.outputs.chances import sentences_of
+from medbench.leaderboard.audit.outputs.controls import drawn
+from medbench.leaderboard.score_table import Column, ScoreTable
+from medbench.tasks.metrics.reports import lcs_length
+from medbench.tasks.protocols import PROTOCOLS, Protocol
+
+Why = Literal["longest", "random", "weakest", "near", "not counted"]
+_SHOWN: Mapping[Why, int] = {"longest": 5, "random": 5, "weakest": 3, "near": 5, "not counted": 3}
+_LONGEST_TEXT = 2000
+_GRAM = 8
+_BINS = 10
+_FEWEST_WORDS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommonRun:
+    """Words that two texts have in common, one after the other: how many, and where they start in each, in words."""
+
+    words: int
+    first: int
+    second: int
+
+
+def similarity(first: Sequence[str], second: Sequence[str]) -> float:
+    """Return the words of the longest common subsequence over those of the longer text; 0 of nothing."""
+    longer = max(len(first), len(second))
+    return lcs_length(first, second) / longer if longer else 0.0
+
+
+def is_near(first: Sequence[str], second: Sequence[str]) -> bool:
+    """Return whether two texts are a near match: both long enough, and nearly all words in common and in order."""
+    shorter, longer = sorted((len(first), len(second)))
+    needed = THRESHOLDS.near_similarity * longer
+    # No common subsequence has more words than they share in any order.
+    if shorter < max(THRESHOLDS.near_words, needed) or (Counter(first) & Counter(second)).total() < needed:
+        return False
+    return similarity(first, second) >= THRESHOLDS.near_similarity
+
+
+def longest_run(first: Sequence[str], second: Sequence[str]) -> CommonRun:
+    """Return the longest run of words in both, the earliest of several.
+
+    A run of a length holds one of every smaller length, so the length is found by halving: N log N, not N squared.
+    """
+    best = CommonRun(words=0, first=0, second=0)
+    low, high = 1, min(len(first), len(second))
+    while low <= high:
+        middle = (low + high) // 2
+        there: dict[tuple[str, ...], int] = {}
+        for start, run in enumerate(_grams(second, middle)):
+            there.setdefault(run, start)
+        found = next(((start, there[run]) for start, run in enumerate(_grams(first, middle)) if run in there), None)
+        if found is None:
+            high = middle - 1
+        else:
+            best, low = CommonRun(words=middle, first=found[0], second=found[1]), middle + 1
+    return best
+
+
+def _grams(words: Sequence[str], length: int = _GRAM) -> Iterable[tuple[str, ...]]:
+    return (tuple(words[start : start + length]) for start in range(len(words) - length + 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What a person can look at.
+
+    Attributes:
+        examples: Pairs of texts.
+        near_matches: Eligible items whose answer nearly equals the reference.
+        of_train_sentences: Matches that count and consist of sentences of training references alone, which a model may
+            put together by itself; None if no training references are known.
+        cut_alike: Answers cut at the length limit that agree with the reference up to there, and were not counted.
+        similarities: Eligible items by similarity: from 0, .1, ... up to below 1, and equal ones last.
+    """
+
+    examples: tuple[Example, ...]
+    near_matches: int
+    of_train_sentences: int | None
+    cut_alike: int
+    similarities: tuple[int, ...]
+
+
+def find_evidence(
+    cell: Cell, counts: MatchCounts, train_texts: Sequence[str] | None, *, task: str = "",
+    peers: Mapping[str, Cell] | None = None, withheld: bool = False,
+) -> Evidence:  # fmt: skip
+    """Look at the pairs of a cell.
+
+    Args:
+        cell: Answers and references.
+        counts: What was counted.
+        train_texts: Known training references, as they stand in the data; None if none are known.
+        task: Name of the task.
+        peers: Answers of other models, by name.
+        withheld: Whether texts are left out, since access to them needs a signed agreement.
+    """
+    words = [
+        ((reference or "").split(), (prediction or "").split())
+        for reference, prediction in zip(cell.references, cell.predictions, strict=True)
+    ]
+    eligible = [row for row, reason in enumerate(counts.reasons) if reason == "eligible"]
+    near = [row for row in eligible if not counts.exact[row] and is_near(*words[row])]
+    alike = {row: 1.0 if counts.exact[row] else similarity(*words[row]) for row in eligible}
+    bins = Counter(int(one * _BINS + 1e-9) for one in alike.values())
+    chosen = _chosen(cell, counts, near)
+    nearest = _nearest({cell.references[row] or "" for row in chosen}, train_texts or ())
+    examples = []
+    for row, why in chosen.items():
+        item, run = cell.items[row], longest_run(*words[row])
+        text, likeness = nearest.get(cell.references[row] or "", ("", None))
+        facts = {
+            "sample_id": item.sample_id, "group": item.group, "why": why, "words": len(words[row][0]),
+            "similarity": similarity(*words[row]), "run": asdict(run),
+            **({} if likeness is None else {"nearest": likeness}),
+        }  # fmt: skip
+        texts = {
+            "reference": item.reference,
+            "prediction": item.prediction,
+            "reference, normalised": _marked(words[row][0], run.first, run.words),
+            "prediction, normalised": _marked(words[row][1], run.second, run.words),
+            **{f"peer {name}": peer.items[row].prediction for name, peer in (peers or {}).items()},
+            **({} if likeness is None else {"nearest training reference": text}),
+        }
+        shown = {} if withheld else {name: _cut(said or "") for name, said in texts.items()}
+        examples.append(Example(task=task, facts=facts, texts=shown))
+    return Evidence(
+        examples=tuple(examples),
+        near_matches=len(near),
+        of_train_sentences=None if train_texts is None else _composed(cell, counts.counted_rows, train_texts),
+        cut_alike=sum(_agrees_so_far(*words[row]) for row, why in enumerate(counts.reasons) if why == "truncated"),
+        similarities=tuple(bins[place] for place in range(_BINS + 1)),
+    )
+
+
+def _chosen(cell: Cell, counts: MatchCounts, near: Sequence[int]) -> dict[int, Why]:
+    """Return the rows to show with the reason, each once, in the order of reasons."""
+
+    def by_length(rows: Iterable[int]) -> list[int]:
+        return sorted(rows, key=lambda row: (-word_count(cell.references[row]), cell.items[row].sample_id))
+
+    one_of_each_case = {cell.items[row].group: row for row in reversed(counts.counted_rows)}.values()
+    longest = by_length(one_of_each_case)
+    not_counted = [
+        row
+        for row, (exact, reason) in enumerate(zip(counts.exact, counts.reasons, strict=True))
+        if exact and reason not in {"eligible", "closed"} and word_count(cell.references[row]) >= _FEWEST_WORDS
+    ]
+    rows: dict[Why, Sequence[int]] = {
+        "longest": longest,
+        "weakest": longest[::-1],
+        "random": sorted(one_of_each_case, key=lambda row: (drawn(0, name := cell.items[row].sample_id), name)),
+        "near": near,
+        "not counted": by_length(not_counted),
+    }
+    chosen: dict[int, Why] = {}
+    for why, candidates in rows.items():
+        fresh = [row for row in candidates if row not in chosen]
+        chosen |= dict.fromkeys(fresh[: _SHOWN[why]], why)
+    return chosen
+
+
+def _nearest(references: Collection[str], train_texts: Sequence[str]) -> dict[str, tuple[str, float]]:
+    """Return for each reference the training reference most like it, among those that share eight words in a row."""
+    by_gram: dict[tuple[str, ...], set[str]] = {}
+    for reference in references:
+        for gram in _grams(reference.split()):
+            by_gram.setdefault(gram, set()).add(reference)
+    found: dict[str, tuple[str, float]] = {}
+    for text in train_texts if by_gram else ():
+        words = (norm_v1(text) or "").split()
+        for reference in {one for gram in _grams(words) for one in by_gram.get(gram, ())}:
+            alike = similarity(reference.split(), words)
+            if reference not in found or (alike, text) > found[reference][::-1]:
+                found[reference] = text, alike
+    return found
+
+
+def _composed(cell: Cell, rows: Sequence[int], train_texts: Sequence[str]) -> int:
+    known = {sentence for text in train_texts for sentence in sentences_of(text)} if rows else set()
+    return sum(known.issuperset(sentences_of(cell.items[row].reference)) for row in rows)
+
+
+def _agrees_so_far(reference: Sequence[str], prediction: Sequence[str]) -> bool:
+    """Return whether a cut answer, but for its last word, is how the reference begins."""
+    whole = prediction[:-1]
+    return len(whole) >= _GRAM and reference[: len(whole)] == whole
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]} ..."
+
+
+def _marked(words: Sequence[str], start: int, count: int) -> str:
+    """Return a normalised text with the common run in bold; it holds letters, digits and spaces alone."""
+    pieces = (words[:start], words[start : start + count], words[start + count :])
+    before, common, after = (_cut(" ".join(piece)) for piece in pieces)
+    return " ".join(piece for piece in (before, f"**{common}**" if common else "", after) if piece)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartScore:
+    """A score of some of the items: a fraction, None where nothing was scored; how many were, and of how many cases."""
+
+    value: float | None
+    n: int
+    cases: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """One metric of one protocol: on all items, without the cases that match, on these cases alone.
+
+    Attributes:
+        estimable: Whether enough cases are left without a match.
+        peers: The same of other models, by name.
+        beyond_peers: How much more the model gains on the cases with a match than its peers do, since such cases may
+            simply be easy; None where nobody can say.
+    """
+
+    protocol: Protocol
+    metric: str
+    all: PartScore
+    without_matches: PartScore
+    matches_only: PartScore
+    estimable: bool
+    peers: Mapping[str, "Effect"] = field(default_factory=dict)
+    beyond_peers: float | None = None
+
+    @property
+    def gain(self) -> float | None:
+        """How much higher the cases that match score than the others."""
+        if self.matches_only.value is None or self.without_matches.value is None:
+            return None
+        return self.matches_only.value - self.without_matches.value
+
+
+def effects(
+    table: ScoreTable, matched: Collection[str], peers: Mapping[str, ScoreTable] | None = None
+) -> tuple[Effect, ...]:
+    """Return the scores of a task with and without some of its cases, from the statistics of its items."""
+    others = {name: effects(one, matched) for name, one in (peers or {}).items()}
+    found = []
+    for protocol in PROTOCOLS:
+        for metric, column in table.columns[protocol].items():
+            groups = table.groups_of(column.rows)
+            inside = [place for place, group in enumerate(groups) if group in matched]
+            outside = [place for place, group in enumerate(groups) if group not in matched]
+            without = _part(column, groups, outside)
+            one = Effect(
+                protocol=protocol, metric=metric, all=_part(column, groups, range(len(groups))),
+                without_matches=without, matches_only=_part(column, groups, inside),
+                estimable=without.cases >= THRESHOLDS.fewest_clean_clusters,
+            )  # fmt: skip
+            same = {
+                name: other
+                for name, rows in others.items()
+                for other in rows
+                if (other.protocol, other.metric) == (protocol, metric)
+            }
+            found.append(replace(one, peers=same, beyond_peers=_beyond_peers(one, list(same.values()))))
+    return tuple(found)
+
+
+def _part(column: Column, groups: Sequence[str], places: Sequence[int]) -> PartScore:
+    value = float(column.metric.compute(column.statistics[list(places)].sum(axis=0))) if places else float("nan")
+    cases = len({groups[place] for place in places})
+    return PartScore(value=None if np.isnan(value) else value, n=len(places), cases=cases)
+
+
+def _beyond_peers(mine: Effect, peers: Sequence[Effect]) -> float | None:
+    gains = [one.gain for one in peers if one.gain is not None]
+    if mine.gain is None or not mine.estimable or len(gains) < len(peers) or not peers:
+        return None
+    return mine.gain - sum(gains) / len(gains)

@@ -1,0 +1,214 @@
+"""The forms in which texts are read and compared: without markup, and normalised as either protocol does.
+
+Plain is a text without what only dresses its words: markup, typographic characters, composed letters.
+
+`**B**`, a full-width B, `$\\text{B}$` and `B` say the same, and so does `T2-weighted` with a hyphen that does not
+break. No word is ever taken away, and what looks like markup but is a part of a name stays: `x_1`, `T2*`, `a*b`,
+`CD4+`, `<5 mm`.
+"""
+
+import re
+import unicodedata
+from functools import lru_cache
+
+REFERENCE_WORDS = 50
+"""Words of a reference that the official evaluation keeps; the paper does not mention the cut."""
+_CACHE = 1 << 15
+
+_DASHES = "\u2010\u2011\u2012\u2013\u2212\ufe58\ufe63\uff0d"
+_SINGLE_QUOTES = "\u2018\u2019\u201a\u201b\u2032\u2039\u203a\u00b4\u02bc\uff07"
+_DOUBLE_QUOTES = "\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb\u300c\u300d\u300e\u300f\uff02"
+_CHARACTERS: dict[int, str] = {
+    **dict.fromkeys(map(ord, _DASHES), "-"),
+    **dict.fromkeys(map(ord, _SINGLE_QUOTES), "'"),
+    **dict.fromkeys(map(ord, _DOUBLE_QUOTES), '"'),
+    **dict.fromkeys(map(ord, "\u2028\u2029\u0085"), "\n"),
+    ord("\u2116"): "#",
+    ord("\u3002"): ". ",
+    ord("\u3001"): ", ",
+    ord("\u3010"): "[",
+    ord("\u3011"): "]",
+    ord("\u2044"): "/",
+}
+_INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff]"
+)
+_LONG_DASH = re.compile("[ \t]*[\u2014\u2015\u2e3a\u2e3b\ufe31\ufe32]+[ \t]*")
+# NFKC alone would make 105 of ten to the fifth, and 11/2 of one and a half.
+_EXPONENT = re.compile("(?<=\\d)(?=[\u2070\u00b9\u00b2\u00b3\u2074-\u207b])")
+_FRACTION = re.compile("(?<=\\d)(?=[\u00bc-\u00be\u2150-\u215e])")
+
+_ENTITY = re.compile(r"&(amp|lt|gt|quot|apos|nbsp|#39|#34|#x27|#x22);", re.IGNORECASE)
+_ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "nbsp": " "}
+_ENTITIES |= dict.fromkeys(("quot", "#34", "#x22"), '"') | dict.fromkeys(("apos", "#39", "#x27"), "'")
+_LINE_TAG = re.compile(r"</?(?:br|p|div|li|ul|ol|h[1-6]|tr)(?:\s+[\w-]+=[^<>]*)?\s*/?>", re.IGNORECASE)
+_EXPONENT_TAG = re.compile(r"(?<=\d)<sup>", re.IGNORECASE)
+_TAG = re.compile(
+    r"</?(?:b|i|u|s|em|strong|code|pre|sub|sup|span|mark|font|center|big|small)(?:\s+[\w-]+=[^<>]*)?\s*>", re.IGNORECASE
+)
+
+_FENCE = re.compile(r"^[ \t]*(?:```|~~~)[\w+-]*[ \t]*$", re.MULTILINE)
+_INLINE_FENCE = re.compile(r"```(?:json|text|markdown|plaintext)?(?![\w])")
+_INNER_BACKTICK = re.compile(r"(?<=[^\W\d_])`(?=[^\W\d_])")
+_HEADING = re.compile(r"^[ \t]*#{1,6}[ \t]+", re.MULTILINE)
+_BULLET = re.compile(r"^[ \t]*[*\u2022\u25aa\u25cf\u25e6][ \t]+", re.MULTILINE)
+_QUOTED = re.compile(r"^[ \t]*>[ \t]+(?![\d.])", re.MULTILINE)
+_BOLD = re.compile(r"\*\*(?=[^\s*])([^*]+)(?<=[^\s*])\*\*")
+_LOOSE_BOLD = re.compile(r"(?<![\w*])\*{2,}|\*{2,}(?![\w*])")
+_ITALIC = re.compile(r"(?<![\w*)\]])\*(?=[^\s*])([^*\n]+)(?<=[^\s*])\*(?![\w*])")
+_UNDERLINED = re.compile(r"(?<!\w)(_{1,3})(?=[^\s_])([^_\n]+)(?<=[^\s_])\1(?!\w)")
+_STRUCK = re.compile(r"~~")
+_LATEX_TEXT = re.compile(r"\\(?:text|math)[a-z]*\s*\{([^{}]*)\}")
+_LATEX_LIMITS = re.compile(r"\\[()\[\]]")
+_LATEX_MATHS = re.compile(r"(?<![\w\\$])\${1,2}(?=[^\s$])([^$\n]+)(?<=[^\s$])\${1,2}(?![\d$])")
+_LATEX_INDEX = re.compile(r"([\^_])\{([^{}\s]*)\}")
+_NESTED = 4
+_STRUCK_OUT = re.compile(r"~~[^~\n]{1,200}~~")
+
+_NORMAL_MARKS = ';/[]"{}()=+\\_-><@`,?!'
+_NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBERS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS)} | {"none": "0"}
+_ARTICLES = frozenset({"a", "an", "the"})
+
+_FULL_FORMS = """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't
+    he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've
+    must've mustn't needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't
+    shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's
+    something'd something'd've something'll that's there'd there'd've there're there's they'd they'd've
+    they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's where'd
+    where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't
+    wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
+"""
+
+
+def _without_one_apostrophe(word: str) -> list[str]:
+    return [word[:index] + word[index + 1 :] for index, mark in enumerate(word) if mark == "'"]
+
+
+# The official table has this one entry the wrong way round, so the general rule cannot produce it.
+_CONTRACTIONS = {short: full for full in _FULL_FORMS.split() for short in _without_one_apostrophe(full)} | {
+    "somebody'd": "somebodyd"
+}
+
+_ANY_MARK = re.compile(f"[{re.escape(_NORMAL_MARKS)}]")
+_MARK_BESIDE_SPACE = re.compile(f"(?<= )[{re.escape(_NORMAL_MARKS)}]|[{re.escape(_NORMAL_MARKS)}](?= )")
+_DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
+_PERIOD = re.compile(r"\.(?!\d)")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_OFFICIAL_PERIODS = 32
+
+_MARKS_DELETED: dict[int, str | None] = dict.fromkeys(map(ord, _NORMAL_MARKS))
+_MARKS_SPACED: dict[int, str | None] = dict.fromkeys(map(ord, _NORMAL_MARKS), " ")
+_STRICT_MARKS_SPACED: dict[int, str | None] = dict.fromkeys(map(ord, _NORMAL_MARKS + ":"), " ")
+
+
+def plain_text(text: str) -> str:
+    """Return a text without markup, with composed letters (NFKC), plain dashes and quotes.
+
+    No word is deleted, and names keep their marks: `x_1`, `T2*`, `CD4+`, `5-HT`, `p < 0.05`.
+    """
+    return _without_markup(plain_characters(text)).strip()
+
+
+def standing_text(text: str) -> str:
+    """Return a plain text without what was struck out."""
+    return plain_text(_STRUCK_OUT.sub("", text))
+
+
+def plain_characters(text: str) -> str:
+    """Return a text in compatibility-composed letters, with plain dashes and quotes and nothing invisible."""
+    if text.isascii():
+        return text
+    visible = _LONG_DASH.sub(" - ", _INVISIBLE.sub("", text))
+    spaced = _FRACTION.sub(" ", _EXPONENT.sub("^", visible))
+    # Twice: quotes that NFKC would take apart come first, fractions that it makes come last.
+    return unicodedata.normalize("NFKC", spaced.translate(_CHARACTERS)).translate(_CHARACTERS)
+
+
+def _without_markup(text: str) -> str:
+    text = _ENTITY.sub(lambda match: _ENTITIES[match.group(1).lower()], text)
+    return _without_emphasis(_without_latex(_without_tags(text)))
+
+
+def _without_tags(text: str) -> str:
+    if "<" not in text:
+        return text
+    return _TAG.sub("", _EXPONENT_TAG.sub("^", _LINE_TAG.sub("\n", text)))
+
+
+def _without_latex(text: str) -> str:
+    if "\\" in text:
+        for _ in range(_NESTED):
+            text = _LATEX_TEXT.sub(r"\1", text)
+        text = _LATEX_LIMITS.sub("", text).replace("\\%", "%").replace("\\_", "_").replace("\\*", "*")
+    if "{" in text:
+        text = _LATEX_INDEX.sub(r"\1\2", text)
+    return _LATEX_MATHS.sub(r"\1", text)
+
+
+def _without_emphasis(text: str) -> str:
+    text = _INLINE_FENCE.sub("", _FENCE.sub("", text))
+    text = _INNER_BACKTICK.sub("'", text).replace("`", "")
+    text = _QUOTED.sub("", _BULLET.sub("", _HEADING.sub("", text)))
+    text = _LOOSE_BOLD.sub("", _BOLD.sub(r"\1", text))
+    return _STRUCK.sub("", _UNDERLINED.sub(r"\2", _ITALIC.sub(r"\1", text)))
+
+
+@lru_cache(maxsize=_CACHE)
+def first_words(text: str, limit: int = REFERENCE_WORDS) -> str:
+    """Return `text` cut to its first `limit` words, as the text processor `blip_caption_new` does.
+
+    Runs of white space become one space, a lone newline or tab stays, and only spaces separate words.
+
+    Source: the official Uni-Med text processor, which is applied to questions and references alike.
+    """
+    tidy = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")
+    return " ".join(tidy.split(" ")[:limit])
+
+
+def clean_prediction(text: str) -> str:
+    """Return a prediction as the official scripts clean text: lower case, without `<unk>`, stripped."""
+    return text.lower().replace("<unk>", "").strip()
+
+
+@lru_cache(maxsize=_CACHE)
+def normalise_answer(text: str) -> str:
+    """Return `text` as the official evaluation compares it, with all its oddities.
+
+    A mark is deleted wherever it stands if it touches a space somewhere in the text (and all marks are, if
+    the text has a comma between digits), otherwise it becomes a space; at most 32 periods go; an answer that
+    is only an article or only punctuation becomes empty.
+
+    Source: `normalize_word` of the official Uni-Med evaluation, which derives from the VQA evaluation.
+    """
+    unmarked = text.translate(_official_marks(text)) if _ANY_MARK.search(text) else text
+    words = _PERIOD.sub("", unmarked, count=_OFFICIAL_PERIODS).lower().split()
+    return " ".join(_CONTRACTIONS.get(word, word) for word in _numbered(words) if word not in _ARTICLES)
+
+
+def _official_marks(text: str) -> dict[int, str | None]:
+    if _DIGIT_COMMA_DIGIT.search(text):
+        return _MARKS_DELETED
+    return _MARKS_SPACED | dict.fromkeys(map(ord, _MARK_BESIDE_SPACE.findall(text)))
+
+
+def _numbered(words: list[str]) -> list[str]:
+    return [_NUMBERS.get(word, word) for word in words]
+
+
+@lru_cache(maxsize=_CACHE)
+def normalise_strictly(text: str) -> str:
+    """Return `text` as the strict protocol compares it: the official rules without their accidents.
+
+    Markup and typographic characters go first, so that `**T2\u2011weighted**` is `T2-weighted`.
+    Every mark becomes a space wherever it stands, a comma that groups thousands and every period that is no
+    decimal point go, and an answer never becomes empty: articles stay if there is nothing else, and so do
+    marks. Hence every answer that is not blank equals itself, which the official form does not grant to the
+    answer `A`.
+    """
+    text = plain_text(text) or text
+    unmarked = _THOUSANDS.sub("", text).translate(_STRICT_MARKS_SPACED)
+    words = _numbered(_PERIOD.sub("", unmarked).lower().split())
+    content = [word for word in words if word not in _ARTICLES] or words
+    return " ".join(_CONTRACTIONS.get(word, word) for word in content) or " ".join(text.lower().split())

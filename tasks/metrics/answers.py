@@ -1,0 +1,133 @@
+"""Scores of short answers: exact match, closed questions, F1 over words, sentence BLEU-1, and macro-F1 over classes."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from medbench.tasks.answers.alternatives import says_alternative
+from medbench.tasks.answers.fields import answer_fields
+from medbench.tasks.answers.polar import POLAR_WORDS, read_polar
+from medbench.tasks.answers.texts import normalise_strictly, plain_text, standing_text
+from medbench.tasks.metrics.metric import FloatArray
+
+
+def exact_match(prediction: str, reference: str) -> float:
+    """Return 1 if two normalised answers are equal, even if both are empty, as officially."""
+    return float(prediction == reference)
+
+
+def exact_answer(prediction: str, reference: str) -> float:
+    """Return 1 if two normalised answers are equal and there is an answer at all."""
+    return float(prediction == reference != "")
+
+
+def contains_reference(prediction: str, reference: str) -> float:
+    """Return 1 if the reference is a substring of the prediction, so that `no` is right in `normal`.
+
+    Source: `calculate_acc` of the official Uni-Med evaluation of VQA.
+    """
+    return float(reference in prediction)
+
+
+def answers_closed(prediction: str, reference: str) -> float:
+    """Return 1 if a prediction answers a closed question with the reference, and with nothing else as well.
+
+    Where the reference is `yes` or `no` (or `maybe`), the prediction must say so as `tasks.answers.polar` reads it:
+    `no doubt` is no `no`, and saying both is no way to be always right. Any other reference must be said whole,
+    undenied and without its alternatives, as `tasks.answers.alternatives` reads it. Both texts are given as they are.
+    """
+    right = normalise_strictly(reference)
+    said = standing_text(prediction)
+    if not right or normalise_strictly(said) == right:
+        return float(bool(right) and (not said.endswith("?") or said == plain_text(reference)))
+    fields = answer_fields(prediction)
+    answers = [said] if fields is None else [value for value in fields.values if value]
+    if right in POLAR_WORDS:
+        beside = None if fields is None else read_polar(standing_text(fields.beside))
+        agreed = all(read_polar(answer) == right for answer in answers) and beside in {None, right}
+        return float(bool(answers) and agreed)
+    return float(bool(answers) and all(says_alternative(answer, right) for answer in answers))
+
+
+def asymmetric_f1(prediction: str, reference: str) -> float:
+    """Return the F1 of the official evaluation, which credits every repetition of a right word.
+
+    Words of both texts count as often as in the prediction, words of one text as often as there. Hence `no no no`
+    against `no` scores 1, and swapping the two texts changes the value.
+
+    Source: `calculate_f1score` of the official Uni-Med evaluation; the paper's Eq. 16-18 count common words.
+    """
+    predicted, wanted = Counter(prediction.split()), Counter(reference.split())
+    right = sum(count for word, count in predicted.items() if word in wanted)
+    surplus = predicted.total() - right
+    missing = sum(count for word, count in wanted.items() if word not in predicted)
+    return 2 * right / (2 * right + surplus + missing) if right else 0.0
+
+
+def clipped_f1(prediction: str, reference: str) -> float:
+    """Return F1 over words, each counted at most as often as it occurs in both texts.
+
+    Source: the usual definition for short answers (SQuAD), which is what the paper's Eq. 16-18 say.
+    """
+    predicted, wanted = prediction.split(), reference.split()
+    common = (Counter(predicted) & Counter(wanted)).total()
+    return 2 * common / (len(predicted) + len(wanted)) if common else 0.0
+
+
+def sentence_bleu1(prediction: str, reference: str) -> float:
+    """Return BLEU-1 of two texts of words and spaces: clipped precision times the brevity penalty.
+
+    Source: nltk's `sentence_bleu` without smoothing, which the official Uni-Med evaluation averages over samples. (The
+    paper's Eq. 19 has no brevity penalty.)
+    """
+    # Imported here, since nltk brings scipy along.
+    from nltk.translate.bleu_score import sentence_bleu
+
+    return float(sentence_bleu([reference.split()], prediction.split(), weights=(1,)))
+
+
+def class_statistics(predictions: Sequence[str], references: Sequence[str], classes: Sequence[str]) -> FloatArray:
+    """Return the sufficient statistics of macro-F1.
+
+    Args:
+        predictions: N normalised answers; one that is no class is a miss and nothing else.
+        references: The right class of each.
+        classes: The C classes, in the order of the columns.
+
+    Returns:
+        Array [N, 3 * C]: hits of each class, then false alarms, then misses.
+    """
+    statistics = np.zeros((len(predictions), 3, len(classes)))
+    column = {name: index for index, name in enumerate(classes)}
+    for row, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
+        if prediction == reference and reference in column:
+            statistics[row, 0, column[reference]] = 1
+            continue
+        if prediction in column:
+            statistics[row, 1, column[prediction]] = 1
+        if reference in column:
+            statistics[row, 2, column[reference]] = 1
+    return statistics.reshape(len(predictions), 3 * len(classes))
+
+
+def macro_f1(totals: FloatArray) -> FloatArray:
+    """Return the mean F1 over the classes that occur among the references, from totals [..., 3 * C].
+
+    NaN where no class occurs.
+    """
+    hits, alarms, misses = np.moveaxis(totals.reshape(*totals.shape[:-1], 3, totals.shape[-1] // 3), -2, 0)
+    occurs = hits + misses > 0
+    scores = np.divide(2 * hits, 2 * hits + alarms + misses, out=np.zeros_like(hits), where=occurs).sum(axis=-1)
+    classes = occurs.sum(axis=-1)
+    values: FloatArray = np.divide(scores, classes, out=np.full_like(scores, np.nan), where=classes > 0)
+    return values
+
+
+def macro_f1_weights(statistics: FloatArray) -> FloatArray:
+    """Return what of macro-F1 hangs on each sample [N]: classes weigh alike, and so does each of a class's samples."""
+    hits, _, misses = np.moveaxis(statistics.reshape(len(statistics), 3, -1), 1, 0)
+    members = hits + misses
+    sizes = members.sum(axis=0)
+    weights: FloatArray = np.divide(members, sizes, out=np.zeros_like(members), where=sizes > 0).sum(axis=1)
+    return weights

@@ -1,0 +1,238 @@
+"""The table of metrics: every metric under both protocols side by side, so that one sees in what they differ.
+
+`paper` does bug for bug what produced the paper's tables: predictions in lower case without `<unk>`, references cut to
+their first 50 words, the official normal form. `strict` does what the paper's text and common sense say, on whole
+references.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from medbench.tasks.answers.fields import answer_itself
+from medbench.tasks.answers.texts import (
+    REFERENCE_WORDS,
+    clean_prediction,
+    first_words,
+    normalise_answer,
+    normalise_strictly,
+    plain_text,
+)
+from medbench.tasks.metrics import answers, boxes, meteor, reports
+from medbench.tasks.metrics.metric import FloatArray, Metric, Scorable, everything, mean_of_scores, score_statistics
+from medbench.tasks.metrics.ptb import tokenise
+from medbench.tasks.spec import Kind
+
+Texts = Callable[[Scorable], tuple[str, str]]
+"""Gives prediction and reference in the form in which they are compared."""
+Table = Mapping[str, tuple[Metric, Metric]]
+"""Metrics by id, each under `paper` and under `strict`."""
+
+_PAPER = f"refs{REFERENCE_WORDS}|paper"
+_DROP_EMPTY = f"drop-empty|{_PAPER}"
+_PLAIN = "plain|strict"
+
+
+def processed_texts(scorable: Scorable) -> tuple[str, str]:
+    """Return the prediction in lower case without `<unk>`, and the first 50 words of the reference."""
+    return clean_prediction(scorable.prediction), first_words(scorable.reference)
+
+
+def normalised_texts(scorable: Scorable) -> tuple[str, str]:
+    """Return both processed texts in the normal form of the official evaluation."""
+    prediction, reference = processed_texts(scorable)
+    return normalise_answer(prediction), normalise_answer(reference)
+
+
+def twice_normalised_texts(scorable: Scorable) -> tuple[str, str]:
+    """Return both texts normalised twice: the official METEOR step overwrites what ROUGE normalises again."""
+    prediction, reference = normalised_texts(scorable)
+    return normalise_answer(prediction), normalise_answer(reference)
+
+
+def chosen_texts(scorable: Scorable) -> tuple[str, str]:
+    """Return the choice that was taken and the right one; without choices, `normalised_texts`.
+
+    Only for QA, which the official code does not evaluate; its classification compares whole texts. Keys are compared
+    as they are, since the normal form of the option `A` is nothing at all.
+    """
+    return (scorable.choice, scorable.reference) if scorable.choices else normalised_texts(scorable)
+
+
+def strict_texts(scorable: Scorable) -> tuple[str, str]:
+    """Return both texts in the normal form of the strict protocol; where there are choices, the one that was taken."""
+    prediction = scorable.choice if scorable.choices else answer_itself(scorable.prediction)
+    return normalise_strictly(prediction), normalise_strictly(scorable.reference)
+
+
+def closed_texts(scorable: Scorable) -> tuple[str, str]:
+    """Return both texts as they are, since marks tell clauses apart; where there are choices, the taken one."""
+    return scorable.choice if scorable.choices else scorable.prediction, scorable.reference
+
+
+def whole_texts(scorable: Scorable) -> tuple[str, str]:
+    """Return both texts whole, without markup and typographic characters."""
+    return plain_text(scorable.prediction), plain_text(scorable.reference)
+
+
+def is_open(scorable: Scorable) -> bool:
+    """Return whether the dataset calls the question open."""
+    return scorable.labels.get("answer_type") == "OPEN"
+
+
+def is_closed(scorable: Scorable) -> bool:
+    """Return whether the dataset calls the question closed."""
+    return scorable.labels.get("answer_type") == "CLOSED"
+
+
+# Signatures begin with the id of their metric.
+
+
+def _mean(
+    signature: str, score: Callable[[Scorable], float | None], applies: Callable[[Scorable], bool] = everything
+) -> Metric:
+    statistics = partial(_scores, score)
+    return Metric(
+        metric_id=_id(signature), signature=signature, statistics=statistics, compute=mean_of_scores, applies=applies
+    )
+
+
+def _pairs(
+    signature: str, score: reports.PairScore, texts: Texts, applies: Callable[[Scorable], bool] = everything
+) -> Metric:
+    """Return the mean score of two texts."""
+    return _mean(signature, partial(_scored_pair, score, texts), applies)
+
+
+def _worded_pairs(signature: str, score: reports.PairScore, texts: Texts) -> Metric:
+    """Return the mean score of two texts over the pairs in which both have words; other pairs count nothing."""
+    return _mean(signature, partial(_scored_worded_pair, score, texts))
+
+
+def _id(signature: str) -> str:
+    return signature.partition("|")[0]
+
+
+def _scores(score: Callable[[Scorable], float | None], scorables: Sequence[Scorable]) -> FloatArray:
+    return score_statistics([score(scorable) for scorable in scorables])
+
+
+def _scored_pair(score: reports.PairScore, texts: Texts, scorable: Scorable) -> float:
+    return score(*texts(scorable))
+
+
+def _scored_worded_pair(score: reports.PairScore, texts: Texts, scorable: Scorable) -> float | None:
+    pair = texts(scorable)
+    return score(*pair) if all(pair) else None
+
+
+def _bleu(signature: str, texts: Texts) -> Metric:
+    return Metric(
+        metric_id=_id(signature), signature=signature, tokenised=texts, weights=reports.corpus_bleu_weights,
+        statistics=partial(_of_tokens, reports.corpus_bleu_statistics, texts),
+        compute={"bleu1": reports.corpus_bleu1, "bleu4": reports.corpus_bleu4}[_id(signature)],
+    )  # fmt: skip
+
+
+def _meteor(signature: str, texts: Texts) -> Metric:
+    return Metric(
+        metric_id=_id(signature), signature=signature, tokenised=texts, weights=meteor.corpus_meteor_weights,
+        statistics=partial(_of_tokens, meteor.meteor_statistics, texts), compute=meteor.corpus_meteor,
+    )  # fmt: skip
+
+
+def _of_tokens(
+    statistics: Callable[[Sequence[str], Sequence[str]], FloatArray], texts: Texts, scorables: Sequence[Scorable]
+) -> FloatArray:
+    pairs = [texts(scorable) for scorable in scorables]
+    tokens = tokenise([prediction for prediction, _ in pairs] + [reference for _, reference in pairs])
+    return statistics(tokens[: len(pairs)], tokens[len(pairs) :])
+
+
+def macro_f1_metric(form: str, texts: Texts, classes: Sequence[str] = ()) -> Metric:
+    """Return macro-F1 over the classes that occur among the references.
+
+    Args:
+        form: What is compared, for the signature.
+        texts: Gives the texts in that form.
+        classes: The classes in that form, which fixes the columns of the statistics. Without them the columns
+            are the sorted references of the scorables at hand, so only statistics of one call can be added.
+    """
+    return Metric(
+        metric_id="macro_f1", signature=f"macro_f1|exact|reference-classes|{form}", compute=answers.macro_f1,
+        statistics=partial(_of_classes, texts, tuple(classes)), weights=answers.macro_f1_weights, adds=bool(classes),
+    )  # fmt: skip
+
+
+def _of_classes(texts: Texts, classes: tuple[str, ...], scorables: Sequence[Scorable]) -> FloatArray:
+    pairs = [texts(scorable) for scorable in scorables]
+    predictions, references = ([pair[side] for pair in pairs] for side in (0, 1))
+    return answers.class_statistics(predictions, references, classes or sorted(set(references)))
+
+
+def table_of(kind: Kind, classes: Sequence[str] = ()) -> Table:
+    """Return all metrics that are defined for a kind of task, by id, each under `paper` and under `strict`."""
+    rows = _BOXES if kind == "rec" else _REPORTS if kind == "report" else _of_answers(kind, classes)
+    return {paper.metric_id: (paper, strict) for paper, strict in rows}
+
+
+# In each row the paper's definition stands first, the strict one behind it.
+_BOXES = (
+    (_mean("iou|inclusive-pixels|unparsed=0|paper", boxes.paper_iou), _mean("iou|exact|strict", boxes.strict_iou)),
+    (
+        _mean("r_at_0.5|iou>0.5|inclusive-pixels|unparsed=0|paper", boxes.paper_hit),
+        _mean("r_at_0.5|iou>=0.5|exact|strict", boxes.strict_hit),
+    ),
+)
+_REPORTS = (
+    *(
+        (
+            _bleu(f"{name}|corpus|closest|ptb|{_DROP_EMPTY}", processed_texts),
+            _bleu(f"{name}|corpus|closest|ptb|{_PLAIN}", whole_texts),
+        )
+        for name in ("bleu1", "bleu4")
+    ),
+    *(
+        (
+            _worded_pairs(f"{name}|rouge1.0.1|f|sets|normalised-twice|{_DROP_EMPTY}", on_sets, twice_normalised_texts),
+            _pairs(f"{name}|google0.1.2|f|no-stemmer|all-scripts|{_PLAIN}", reports.GOOGLE_ROUGE[name], whole_texts),
+        )
+        for name, on_sets in reports.SET_ROUGE.items()
+    ),
+    (
+        _meteor(f"meteor|java1.5|ptb|normalised|{_DROP_EMPTY}", normalised_texts),
+        _meteor(f"meteor|java1.5|ptb|{_PLAIN}", whole_texts),
+    ),
+)
+_ANSWERS = (
+    ("bleu1", "sentence", answers.sentence_bleu1, "sentence", answers.sentence_bleu1, everything),
+    ("f1", "asymmetric", answers.asymmetric_f1, "clipped", answers.clipped_f1, everything),
+    ("accuracy", "exact", answers.exact_match, "exact", answers.exact_answer, everything),
+    ("open_f1", "asymmetric|open", answers.asymmetric_f1, "clipped|open", answers.clipped_f1, is_open),
+    ("closed_f1", "asymmetric|closed", answers.asymmetric_f1, "clipped|closed", answers.clipped_f1, is_closed),
+)
+
+
+def _of_answers(kind: Kind, classes: Sequence[str]) -> list[tuple[Metric, Metric]]:
+    paper, texts = f"normalised|{_PAPER}", normalised_texts
+    if kind == "qa":
+        paper, texts = f"choice-if-any|{paper}", chosen_texts
+    # Kinds whose questions may come with a closed list of answers.
+    read = "choice-if-any|" if kind in {"qa", "cls"} else ""
+    strict = f"{read}unlabelled|normalised-strictly|{_PLAIN}"
+    substring = f"closed_accuracy|substring|closed|{paper}"
+    one_reading = f"closed_accuracy|one-reading|closed|{read}strict"
+    rows = [
+        (
+            _pairs(f"{name}|{official}|{paper}", official_score, texts, applies),
+            _pairs(f"{name}|{ours}|{strict}", our_score, strict_texts, applies),
+        )
+        for name, official, official_score, ours, our_score, applies in _ANSWERS
+    ]
+    return [
+        *rows,
+        (macro_f1_metric(paper, texts, classes), macro_f1_metric(strict, strict_texts, classes)),
+        (
+            _pairs(substring, answers.contains_reference, texts, is_closed),
+            _pairs(one_reading, answers.answers_closed, closed_texts, is_closed),
+        ),
+    ]

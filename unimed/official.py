@@ -1,0 +1,271 @@
+"""The training checkpoints of the official code (`checkpoint_<epoch>.pth`): their settings, their names, and ours."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+
+from medbench.tasks.foundation.errors import DataError
+from medbench.unimed.configuration import CONNECTOR_TASKS, UniMedConfig
+from medbench.unimed.lora import is_plain
+from medbench.unimed.modeling import UniMedForConditionalGeneration
+from medbench.unimed.vision import from_eva, to_eva
+from medbench.unimed.weight_files import read_torch_file
+from medbench.unimed.weights import State, copy_into
+
+ROUTER_INPUT = {"router_task_token": "token_and_task", "router_token": "token", "router_task": "task"}
+EXPERTS = {"moe_mlp": "mlp", "moe_linear": "linear"}
+TUNING = {"lora": "lora", "full": "full", "none": "none"}
+ROUTER_WEIGHT = "router.fc1.weight"
+_LORA_PREFIX, _FULL_PREFIX = "llm_model.base_model.model.", "llm_model."
+_LANGUAGE, _VISION, _CONNECTOR = "language_model.", "vision_tower.vit.", "connector."
+_IGNORED = re.compile(r"llm_model\..*\.rotary_emb\.inv_freq|ln_vision\.(weight|bias)")
+"""Buffers that follow from the configuration, and the normalisation that the official code never trains."""
+_TASK_HALF, _TOKEN_HALF = "router.fc1_task", "router.fc1_token"
+_ROUTER_NAMES = {_TASK_HALF: ROUTER_WEIGHT, _TOKEN_HALF: ROUTER_WEIGHT, "router.fc1_bias": "router.fc1.bias"}
+"""The official weight is the task half beside the token half; ours come in this order too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfficialCheckpoint:
+    """What the official saver wrote, without the optimizer.
+
+    Attributes:
+        tensors: Trained weights and buffers under the official names.
+        settings: The `model` section of the official configuration.
+    """
+
+    tensors: State
+    settings: Mapping[str, Any]
+
+
+def read_official(path: Path) -> OfficialCheckpoint:
+    """Read a checkpoint of the official code.
+
+    Raises:
+        DataError: If the file is broken or lacks `model` or `config`.
+    """
+    content = read_torch_file(path)
+    config = content.get("config")
+    settings = config.get("model") if isinstance(config, Mapping) else None
+    tensors = content.get("model")
+    if not isinstance(settings, Mapping) or not isinstance(tensors, Mapping):
+        raise DataError(
+            f"{path} is no Uni-Med checkpoint: it holds {', '.join(map(str, content)) or 'nothing'}.",
+            "The official saver writes `model`, `optimizer`, `config`, `scaler` and `epoch`.",
+        )
+    return OfficialCheckpoint(tensors=tensors, settings=settings)
+
+
+def load_official(model: UniMedForConditionalGeneration, checkpoint: OfficialCheckpoint, source: str) -> None:
+    """Put the trained weights of an official checkpoint into `model`, strictly.
+
+    Raises:
+        DataError: If a trained weight is missing, unknown, or of another shape.
+    """
+    model.train_what_is_tuned()
+    copy_into(model.trainable(), from_official(checkpoint.tensors, model.config, model.state_dict().keys()), source)
+
+
+def write_official(model: UniMedForConditionalGeneration, path: Path, *, epoch: int = 0) -> tuple[str, ...]:
+    """Write the trained weights of `model` as the official saver does, without an optimizer's state.
+
+    Returns:
+        Names that the official code would have saved too, although nothing reads them; its loader does not miss them.
+
+    Raises:
+        DataError: If the format has no place for such a model.
+    """
+    settings = settings_of(model.config)
+    if model.config.has_lora and not is_plain(model.language_model, model.config):
+        raise DataError("The official code knows plain LoRA on all layers only.", "Save the model in our own format.")
+    model.train_what_is_tuned()
+    tensors = to_official(
+        {name: parameter.detach().float() for name, parameter in model.trainable().items()}, model.config
+    )
+    prefix = _LORA_PREFIX if model.config.has_lora else _FULL_PREFIX
+    for layer in range(int(model.config.text.num_hidden_layers)):
+        name = f"{prefix}model.layers.{layer}.self_attn.rotary_emb.inv_freq"
+        tensors[name] = model.language_model.model.rotary_emb.inv_freq
+    content = {
+        "model": tensors,
+        "optimizer": None,
+        "config": {"run": {}, "model": settings},
+        "scaler": None,
+        "epoch": epoch,
+    }
+    torch.save(content, path)
+    return tuple(dead_shapes(model.config))
+
+
+# Settings
+
+
+def config_of(
+    settings: Mapping[str, Any], *, vision: Mapping[str, Any] | None = None, text: Mapping[str, Any] | None = None
+) -> UniMedConfig:
+    """Return our configuration for the `model` section of an official one; what it leaves out has its defaults.
+
+    Raises:
+        DataError: If a word is unknown or the combination cannot work.
+    """
+    adapted = settings.get("lora_target_modules", ["all"])
+    if list(adapted) != ["all"]:
+        raise DataError(f"LoRA on {adapted} only is not supported.", "The official configuration adapts `all` layers.")
+    projector, moe = str(settings.get("projector_type", "moe_mlp")), bool(settings.get("has_moe", True))
+    if moe != (projector in EXPERTS):
+        raise DataError(
+            f"projector_type {projector!r} with has_moe {moe} cannot work.", "The official code crashes too."
+        )
+    try:
+        fields: dict[str, Any] = {
+            "connector_type": "moe" if moe else projector,
+            "expert_type": EXPERTS.get(projector, "mlp"),
+            "router_input": ROUTER_INPUT[settings.get("router_method", "router_task_token")],
+            "language_tuning": TUNING[settings.get("sft_type", "lora")],
+            "resample_method": settings.get("resample_method", "projection"),
+            "resample_rate": int(settings.get("resample_rate", 4)),
+            "num_experts": int(settings.get("num_experts", 5)),
+            "router_type": settings.get("router_type", "soft"),
+            "sparse_top_k": int(settings.get("sparse_topk", 2)),
+            "task_token_size": int(settings["task_token_c"]) if "task_token_c" in settings else None,
+            "task_tokens": False if int(settings.get("num_task_tokens", 1)) == 0 else None,
+            "lora_rank": int(settings.get("lora_r", 8)),
+            "lora_alpha": settings.get("lora_alpha", 16),
+        }
+        return UniMedConfig(
+            vision_config={"image_size": settings.get("image_size", 224), **(vision or {})},
+            text_config=dict(text) if text else None,
+            prompt_style="official",
+            **fields,
+        )
+    except KeyError as error:
+        raise DataError(f"The official configuration has an unknown word: {error}.", "Check the checkpoint.") from error
+    except (StrictDataclassError, ValueError) as error:
+        raise DataError(f"The official configuration cannot work: {error}", "The official code crashes too.") from error
+
+
+def settings_of(config: UniMedConfig) -> dict[str, Any]:
+    """Return the official `model` section for our configuration.
+
+    Raises:
+        DataError: If the official code has no word for it.
+    """
+    if config.language_tuning == "lora_moe":
+        raise DataError("The official code has no LoRA-MoE.", "Such a model can only be saved in our own format.")
+    if config.router_hidden_size is not None and config.has_router:
+        raise DataError(
+            "The official router is always four times as wide as its input.", "Train without router_hidden_size."
+        )
+    expert_words = {ours: theirs for theirs, ours in EXPERTS.items()}
+    return {
+        "image_size": config.image_size,
+        "resample_rate": config.resample_rate,
+        "resample_method": config.resample_method,
+        "has_moe": config.is_moe,
+        "projector_type": expert_words[config.expert_type] if config.is_moe else config.connector_type,
+        "num_experts": config.num_experts,
+        "router_method": {ours: theirs for theirs, ours in ROUTER_INPUT.items()}[config.router_input],
+        "router_type": config.router_type,
+        "sparse_topk": config.sparse_top_k,
+        "num_task_tokens": 0 if config.task_tokens is False else 1,
+        "task_token_c": config.task_token_width,
+        "sft_type": config.language_tuning,
+        "lora_target_modules": ["all"],
+        "lora_r": config.lora_rank,
+        "lora_alpha": config.lora_alpha,
+    }
+
+
+# Names
+
+
+def to_official(state: State, config: UniMedConfig) -> dict[str, torch.Tensor]:
+    """Return `state` under the official names, with the duplicates that the official saver writes."""
+    official: dict[str, torch.Tensor] = {}
+    for name, tensor in state.items():
+        theirs = official_name(name, config)
+        if theirs == ROUTER_WEIGHT and theirs in official:
+            official[theirs] = torch.cat([official[theirs], tensor], dim=1)
+        elif not name.startswith(_VISION):
+            official[theirs] = tensor
+    vision = {name.removeprefix(_VISION): tensor for name, tensor in state.items() if name.startswith(_VISION)}
+    if vision:
+        official |= {f"visual_encoder.{name}": tensor for name, tensor in to_eva(vision).items()}
+    duplicates = {name: name.replace("moe_layers.", "llm_proj.", 1) for name in official if name.startswith("moe_")}
+    return official | {duplicate: official[name] for name, duplicate in duplicates.items()}
+
+
+def official_name(name: str, config: UniMedConfig) -> str:
+    """Return the official name of one of our parameters outside the vision tower; a LoRA has peft's in both."""
+    if name.startswith(_LANGUAGE):
+        return (_LORA_PREFIX if config.has_lora else _FULL_PREFIX) + name.removeprefix(_LANGUAGE)
+    inner = name.removeprefix(_CONNECTOR)
+    if inner.startswith("experts."):
+        return inner.replace("experts.", "moe_layers.", 1)
+    if inner.startswith("projector."):
+        only = config.connector_type == "linear"
+        return inner.replace("projector.0." if only else "projector.", "llm_proj.", 1)
+    return _ROUTER_NAMES.get(inner, inner)
+
+
+def from_official(tensors: State, config: UniMedConfig, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Return official `tensors` under our names.
+
+    Args:
+        tensors: Of an official checkpoint, or a whole official state.
+        config: What the checkpoint was trained as.
+        names: All names of our model's state, to translate by.
+
+    Returns:
+        What was recognised, under our names. Anything else keeps its official name, so that a strict comparison with
+        the model finds it; what the official code saves without using it (`dead_shapes`) is left out.
+
+    Raises:
+        DataError: If the two copies of an expert's weight differ.
+    """
+    known = {official_name(name, config): name for name in names if not name.startswith(_VISION)}
+    known |= {
+        name.replace("moe_layers.", "llm_proj.", 1): ours for name, ours in known.items() if "moe_layers." in name
+    }
+    dead = dead_shapes(config)
+    state: dict[str, torch.Tensor] = {}
+    vision: dict[str, torch.Tensor] = {}
+    for name, tensor in sorted(tensors.items(), key=lambda item: item[0].startswith("moe_layers.")):
+        if name.startswith("visual_encoder."):
+            vision[name.removeprefix("visual_encoder.")] = tensor
+        elif not _IGNORED.fullmatch(name) and name not in dead:
+            ours = known.get(name, name)
+            if ours in state and not torch.equal(state[ours], tensor):
+                raise DataError(f"{name} differs from its duplicate under llm_proj.", "The checkpoint is damaged.")
+            state[ours] = tensor
+    if config.router_sees_task and config.router_sees_token and _CONNECTOR + _TOKEN_HALF in state:
+        whole, task = state[_CONNECTOR + _TOKEN_HALF], config.task_token_width
+        state |= {_CONNECTOR + _TASK_HALF: whole[:, :task], _CONNECTOR + _TOKEN_HALF: whole[:, task:]}
+    if vision:
+        state |= {_VISION + name: tensor for name, tensor in from_eva(vision, config.vision).items()}
+    return state
+
+
+def dead_shapes(config: UniMedConfig) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of what the official code builds, decays and saves although nothing reads it.
+
+    Those are the router of a constant or hard connector, and the task tokens wherever no router reads them.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    if not config.router_sees_task and config.task_tokens is not False:
+        shapes |= {f"task_tokens.{task}": (1, 1, config.task_token_width) for task in CONNECTOR_TASKS}
+    if config.is_moe and not config.has_router:
+        visual, task = config.connector_width, config.task_token_width
+        inputs = {"token": visual, "task": task, "token_and_task": visual + task}[config.router_input]
+        shapes |= {
+            ROUTER_WEIGHT: (4 * inputs, inputs),
+            "router.fc1.bias": (4 * inputs,),
+            "router.fc2.weight": (config.num_experts, 4 * inputs),
+            "router.fc2.bias": (config.num_experts,),
+        }
+    return shapes
