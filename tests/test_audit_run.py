@@ -14,7 +14,7 @@ from medbench.harness.results import read_results, write_results
 from medbench.leaderboard.audit.document import Audit
 from medbench.leaderboard.audit.outputs.answers import read_run_answers, read_task_data
 from medbench.leaderboard.audit.outputs.audit import audit_after_run, audit_answers, audit_run
-from medbench.leaderboard.leaks import leaks_of
+from medbench.leaderboard.runs import leaks_of
 
 TASKS = "report,pubmedqa,dermamnist,slake-rec"
 

@@ -15,8 +15,8 @@ from scipy import stats
 
 from medbench.harness.results import Results, read_results
 from medbench.leaderboard.audit.document import WORDS, Audit, Table, TaskVerdict, Verdict, p_text
-from medbench.leaderboard.primary import primary_metric
-from medbench.leaderboard.score_table import ScoreTable, read_score_table
+from medbench.leaderboard.runs import primary_metric
+from medbench.leaderboard.samples import ScoreTable, read_score_table
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.files import read_numbered_json_lines
 from medbench.tasks.metrics.metric import Metric, mean_of_scores, score_statistics

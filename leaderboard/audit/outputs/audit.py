@@ -21,8 +21,7 @@ from medbench.leaderboard.audit.outputs.controls import matches_by_chance, run_c
 from medbench.leaderboard.audit.outputs.evidence import effects, find_evidence
 from medbench.leaderboard.audit.outputs.report import TaskOutputs, report_outputs
 from medbench.leaderboard.audit.outputs.verdict import Peer, Share, audit_outputs
-from medbench.leaderboard.credentialed import is_credentialed
-from medbench.leaderboard.leaks import AUDIT_FILE
+from medbench.leaderboard.runs import AUDIT_FILE, is_credentialed
 from medbench.tasks.foundation.console import warn
 from medbench.tasks.foundation.errors import MedbenchError, UsageError
 from medbench.tasks.foundation.files import file_sha256

@@ -17,7 +17,7 @@ from medbench.leaderboard.audit.normalise import norm_v1, word_count
 from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, Cell, MatchCounts
 from medbench.leaderboard.audit.outputs.chances import sentences_of
 from medbench.leaderboard.audit.outputs.controls import drawn
-from medbench.leaderboard.score_table import Column, ScoreTable
+from medbench.leaderboard.samples import MetricScores, ScoreTable
 from medbench.tasks.metrics.reports import lcs_length
 from medbench.tasks.protocols import PROTOCOLS, Protocol
 
@@ -237,7 +237,7 @@ def effects(
     found = []
     for protocol in PROTOCOLS:
         for metric, column in table.columns[protocol].items():
-            groups = table.groups_of(column.rows)
+            groups = table.groups_of(column.sample_ids)
             inside = [place for place, group in enumerate(groups) if group in matched]
             outside = [place for place, group in enumerate(groups) if group not in matched]
             without = _part(column, groups, outside)
@@ -256,7 +256,7 @@ def effects(
     return tuple(found)
 
 
-def _part(column: Column, groups: Sequence[str], places: Sequence[int]) -> PartScore:
+def _part(column: MetricScores, groups: Sequence[str], places: Sequence[int]) -> PartScore:
     value = float(column.metric.compute(column.statistics[list(places)].sum(axis=0))) if places else float("nan")
     cases = len({groups[place] for place in places})
     return PartScore(value=None if np.isnan(value) else value, n=len(places), cases=cases)
