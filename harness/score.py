@@ -120,7 +120,7 @@ def _read_records(load: TaskLoad, directory: RunDirectory) -> list[GenerationRec
         RunError: If one is missing.
     """
     spec = load.spec
-    records = directory.generations(spec.name, [sample.sample_id for sample in load.samples]).read()
+    records = directory.of_task(load).read()
     if len(records) != len(load.samples):
         raise RunError(
             f"{len(load.samples) - len(records)} of {len(load.samples)} samples of {spec.name} have no record in "

@@ -182,16 +182,6 @@ def part_of(state: State, prefix: str) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
-def layers_in(names: Iterable[str], prefix: str) -> int:
-    """Return how many layers there are whose names go on with a number behind `prefix`, whatever the numbers are.
-
-    A layer that is missing between others is so found when the module is filled, and a number of nine digits makes no
-    module of as many layers.
-    """
-    behind = (name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix))
-    return len({number for number in behind if number.isdecimal()})
-
-
 # Into a module
 
 

@@ -41,11 +41,10 @@ class Loaded:
 
 
 def load_model(name: str, *, revision: str, device: str, dtype: str) -> Loaded:
-    """Load a vision-language model from a folder or a repository on the Hub strictly.
+    """Load a vision-language model from a folder or a repository on the Hub, every weight or none.
 
-    Raises:
-        UsageError: If it is neither here nor on the Hub, or is no vision-language model, or not for this type.
-        DataError: If a weight is missing, unexpected or of another shape, or a file is broken.
+    UsageError if it is not there, or is no vision-language model, or not for this type; DataError if its files are
+    broken or do not fit.
     """
     folder, commit = find_model(name, revision)
     _refuse_unfit(folder)
