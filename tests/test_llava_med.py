@@ -4,14 +4,17 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import llava_med_fixtures as fixture
+import parity
 import pytest
 import torch
 from command_line import medbench
 from llava_med_fixtures import SPEC, TOLERANCE, arrays, document, load, picture, sample_of, tensors
+from parity import NEW_TOKENS, difference
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
@@ -24,7 +27,7 @@ from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
 from medbench.harness.engine.passes import why_not_packed
-from medbench.harness.engine.requests import Decoding, Request, make_request
+from medbench.harness.engine.requests import make_request
 from medbench.harness.phases import Phases
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
@@ -35,7 +38,6 @@ CASES = (
     "single_wide", "single_tall_long", "single_square_short", "vicuna_v1", "two_images", "multi_turn", "text_only",
 )  # fmt: skip
 OLD_CASES = ("simple_vqa", "simple_vqa2", "multimodal_trailing", "llava_v1", "text_only")
-NEW_TOKENS = 14
 PREPROCESSED = (
     "wide__pad__lo", "tall__pad__lo", "square__pad__lo", "odd__pad__lo", "wide__crop__lo", "tall__crop__lo",
     "square__crop__lo", "odd__crop__lo", "gray__crop__lo", "wide__pad336__lo", "tall__crop336__lo",
@@ -125,48 +127,8 @@ def ids_of(prompt: Prompt, placeholder: int, *, expanded: bool) -> list[int]:
     return ids
 
 
-@torch.inference_mode()
-def embeddings_of(adapter: LlavaMedAdapter, prompt: Prompt) -> torch.Tensor:
-    parts = []
-    for segment in prompt.segments:
-        if isinstance(segment, TextSegment):
-            parts.append(adapter.embed_tokens(torch.tensor(segment.ids)))
-        else:
-            pixels = adapter.pixels(picture(Path(segment.image.path).stem))
-            parts += adapter.project(adapter.encode_images([pixels]), "vqa")
-    return torch.cat(parts)[None]
-
-
-@torch.inference_mode()
-def logits_of(adapter: LlavaMedAdapter, prompt: Prompt) -> torch.Tensor:
-    logits: torch.Tensor = adapter.decoder(inputs_embeds=embeddings_of(adapter, prompt)).logits[0]
-    return logits
-
-
-def request_of(adapter: LlavaMedAdapter, name: str, prompt: Prompt, source: Path) -> Request:
-    sample = sample_of([Path(image.path).stem for image in prompt.images()], sample_id=name)
-    decoding = Decoding(max_new_tokens=NEW_TOKENS, end_ids=adapter.end_ids)
-    return Request(
-        sample=sample, spec=SPEC, source=source, prompt=prompt, length=prompt.length, decoding=decoding
-    )  # fmt: skip
-
-
-def written(
-    adapter: LlavaMedAdapter, prompts: Mapping[str, Prompt], source: Path, *, rows: int = 8, continuous: bool = True
-) -> dict[str, list[int]]:
-    """Return the ids that the engine writes to each prompt."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(adapter, "detokenise", lambda ids: " ".join(map(str, ids)))
-        requests = [request_of(adapter, name, prompt, source) for name, prompt in prompts.items()]
-        engine = Engine(adapter, Budget(rows=rows, tokens=100_000), Phases(), continuous=continuous)
-        outcomes = [outcome for batch in engine.generate(requests) for outcome in batch]
-    texts = {outcome.sample_id: outcome.generation.text for outcome in outcomes if outcome.generation}
-    return {name: [int(word) for word in texts[name].split()] for name in prompts}
-
-
-def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    assert ours.shape == theirs.shape
-    return float((ours.detach().float() - theirs.detach().float()).abs().max())
+embeddings_of, logits_of = partial(parity.embeddings_of, picture=picture), partial(parity.logits_of, picture=picture)
+written = partial(parity.written, spec=SPEC)
 
 
 def tower_pictures(adapter: LlavaMedAdapter) -> Sequence[torch.Tensor]:

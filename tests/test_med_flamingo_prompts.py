@@ -17,6 +17,7 @@ from med_flamingo_fixtures import (
     sample_of,
     write_checkpoint,
 )
+from parity import RecordedPieces
 from PIL import Image
 
 from medbench.adapters.base import ImageSlot, Prompt
@@ -43,25 +44,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def adapters(folder: Path) -> dict[str, MedFlamingoAdapter]:
     """The same weights under both rules."""
     return {rule: load(folder, media_rule=rule) for rule in RULES}
-
-
-class Recorded:
-    """A vocabulary that knows the recorded stretches of text, and nothing else."""
-
-    def __init__(self, words: dict[str, tuple[int, ...]]) -> None:
-        self._words = words
-
-    def get_piece_size(self) -> int:
-        return 32000
-
-    def is_control(self, token: int) -> bool:
-        return token in {1, 2}
-
-    def is_unknown(self, token: int) -> bool:
-        return token == 0
-
-    def encode(self, text: str) -> tuple[int, ...]:
-        return self._words[text]
 
 
 def recorded_parts(text: str) -> list[str | Special]:
@@ -105,7 +87,7 @@ def test_stretches_of_text_are_those_of_the_recorded_tokenizer() -> None:
                 run = []
         for text, ids in zip(texts, stretches, strict=True):
             assert words.setdefault(text, ids) == ids
-    tokenizer = SegmentTokenizer(Recorded(words))
+    tokenizer = SegmentTokenizer(RecordedPieces(words))
     for one, bos in recorded_cases():
         assert recorded_ids(tokenizer, one["text"], bos) == one["input_ids"]
 

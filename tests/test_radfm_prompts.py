@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from parity import RecordedPieces
 from radfm_fixtures import (
     document,
     load,
@@ -28,25 +29,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def adapter(folder: Path) -> RadFMAdapter:
     return load(folder)
-
-
-class Recorded:
-    """A vocabulary that knows the recorded stretches of text, and nothing else."""
-
-    def __init__(self, words: dict[str, tuple[int, ...]]) -> None:
-        self._words = words
-
-    def get_piece_size(self) -> int:
-        return 32000
-
-    def is_control(self, token: int) -> bool:
-        return token in {1, 2}
-
-    def is_unknown(self, token: int) -> bool:
-        return token == 0
-
-    def encode(self, text: str) -> tuple[int, ...]:
-        return self._words[text]
 
 
 def recorded_parts(text: str) -> list[str | ImageRef]:
@@ -87,7 +69,7 @@ def test_stretches_of_text_are_those_of_the_recorded_tokenizer() -> None:
                 run = []
         for text, ids in zip([text for text in texts if text], stretches, strict=True):
             assert words.setdefault(text, ids) == ids
-    tokenizer = SegmentTokenizer(Recorded(words))
+    tokenizer = SegmentTokenizer(RecordedPieces(words))
     for one in given["cases"]:
         assert recorded_ids(tokenizer.encode(recorded_parts(one["text"]))) == one["input_ids"]
 

@@ -3,13 +3,16 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import parity
 import pytest
 import torch
 import xraygpt_fixtures as fixture
 from command_line import medbench
+from parity import NEW_TOKENS, difference
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForImageTextToText,
@@ -26,12 +29,11 @@ from medbench.adapters.xraygpt.model import QFORMER, SIZES, TRAINED, VISION, Xra
 from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.requests import Decoding, Request, make_request
+from medbench.harness.engine.requests import make_request
 from medbench.harness.phases import Phases
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
 
 CASES = ("chat_wide", "chat_tall", "test_wide", "test_gray", "train_wrap")
-NEW_TOKENS = 14
 PLACEHOLDER = 0
 
 
@@ -79,53 +81,8 @@ def prompt_of(adapter: XrayGptAdapter, case: Mapping[str, Any]) -> Prompt:
     return own.put(question_in(case["prompt"]), sample_of(case["image"], sample_id=case["id"]))
 
 
-@torch.inference_mode()
-def embeddings_of(adapter: XrayGptAdapter, prompt: Prompt) -> torch.Tensor:
-    parts = []
-    for segment in prompt.segments:
-        if isinstance(segment, TextSegment):
-            parts.append(adapter.embed_tokens(torch.tensor(segment.ids)))
-        else:
-            pixels = adapter.pixels(picture(Path(segment.image.path).stem))
-            parts += adapter.project(adapter.encode_images([pixels]), "report")
-    return torch.cat(parts)[None]
-
-
-@torch.inference_mode()
-def logits_of(adapter: XrayGptAdapter, prompt: Prompt) -> torch.Tensor:
-    logits: torch.Tensor = adapter.decoder(inputs_embeds=embeddings_of(adapter, prompt)).logits[0]
-    return logits
-
-
-def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    assert ours.shape == theirs.shape
-    return float((ours.detach().float() - theirs.detach().float()).abs().max())
-
-
-def written(
-    adapter: XrayGptAdapter,
-    prompts: Mapping[str, Prompt],
-    source: Path,
-    *,
-    rows: int = 8,
-    continuous: bool = True,
-    ends: frozenset[int] = frozenset(),
-) -> dict[str, list[int]]:
-    """Return the ids that the engine writes to each prompt."""
-    decoding = Decoding(max_new_tokens=NEW_TOKENS, end_ids=adapter.end_ids | ends)
-    requests = [
-        Request(
-            sample=sample_of(Path(prompt.images()[0].path).stem, sample_id=name), spec=SPEC, source=source,
-            prompt=prompt, length=prompt.length, decoding=decoding,
-        )
-        for name, prompt in prompts.items()
-    ]  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(adapter, "detokenise", lambda ids: " ".join(map(str, ids)))
-        engine = Engine(adapter, Budget(rows=rows, tokens=100_000), Phases(), continuous=continuous)
-        outcomes = [outcome for batch in engine.generate(requests) for outcome in batch]
-    texts = {outcome.sample_id: outcome.generation.text for outcome in outcomes if outcome.generation}
-    return {name: [int(word) for word in texts[name].split()] for name in prompts}
+embeddings_of, logits_of = partial(parity.embeddings_of, picture=picture), partial(parity.logits_of, picture=picture)
+written = partial(parity.written, spec=SPEC)
 
 
 @pytest.mark.parametrize("name", ["wide", "tall", "gray"])
