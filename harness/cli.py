@@ -25,21 +25,21 @@ COMMANDS = {
     "score": ("medbench.harness.commands:score_command", "Score a run's answers again, or anybody's predictions."),
     "leaderboard": ("medbench.leaderboard.cli:leaderboard_command", "Put runs side by side in one table."),
     "report": (
-        "medbench.leaderboard.report.cli:report_command",
+        "medbench.leaderboard.cli:report_command",
         "Put runs into one HTML file to look through, sample by sample.",
     ),
     "breakdown": (
-        "medbench.leaderboard.breakdown_command:breakdown_command",
+        "medbench.leaderboard.cli:breakdown_command",
         "Show a run's numbers by the data's own labels.",
     ),
-    "compare": ("medbench.leaderboard.compare_commands:compare_command", "Compare two runs sample by sample."),
-    "gate": ("medbench.leaderboard.compare_commands:gate_command", "Tell a script whether a run may replace another."),
+    "compare": ("medbench.leaderboard.cli:compare_command", "Compare two runs sample by sample."),
+    "gate": ("medbench.leaderboard.cli:gate_command", "Tell a script whether a run may replace another."),
     "export": ("medbench.leaderboard.export.cli:export_command", "Write a run's results in a format that others read."),
     "push": (
         "medbench.leaderboard.export.cli:push_command",
         "Upload a run's results to a dataset repository on the Hub.",
     ),
-    "site": ("medbench.leaderboard.site.cli:site_command", "Make a folder of runs into a static leaderboard site."),
+    "site": ("medbench.leaderboard.cli:site_command", "Make a folder of runs into a static leaderboard site."),
     "audit": (
         "medbench.leaderboard.audit.cli:audit_group",
         "Look for leaks: in outputs, in data, in what was declared.",

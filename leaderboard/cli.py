@@ -1,19 +1,27 @@
-"""The command of this room: `medbench leaderboard`."""
+"""The commands of this room: `leaderboard`, `breakdown`, `compare`, `gate`, `report` and `site`."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
-from medbench.tasks.foundation.console import emit, say
+from medbench.tasks.foundation.console import emit, emit_table, say, warn
 from medbench.tasks.foundation.files import write_atomically
-from medbench.tasks.protocols import PROTOCOLS
+from medbench.tasks.protocols import PROTOCOLS, Protocol
 
 LAYOUT_NAMES = ("table2", "table3", "table5", "table6")
+DEFAULT_TITLE = "medbench leaderboard"
+_PART_COLUMNS = ("task", "label", "value", "metric", "score % [95 %]", "n", "of")
+_COMPARED_COLUMNS = ("task", "metric", "first", "second", "difference [95 %]", "p", "p (Holm)", "verdict", "would show")
+_PATH = click.Path(path_type=Path)
+_pair_protocol = click.option(
+    "--protocol", type=click.Choice(PROTOCOLS), default="strict", show_default=True, help="Whose definitions."
+)
+_shared_tasks = click.option("-t", "--tasks", help="Names, kinds or globs, comma-separated.  [default: all shared]")
 
 
 @click.command("leaderboard")
-@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, type=_PATH)
 @click.option(
     "--format", "form", type=click.Choice(["markdown", "csv", "latex", "json"]), default="markdown", show_default=True
 )
@@ -27,10 +35,8 @@ LAYOUT_NAMES = ("table2", "table3", "table5", "table6")
     help="Numbers of a paper beside: table2a to table2e, table3, table5, table6, or a YAML file of your own.",
 )
 @click.option("--baseline", help="Name of the model that gains are counted against.")
-@click.option(
-    "--data-audit", type=click.Path(path_type=Path), help="audit-data.json of `medbench audit data`: marks ‡."
-)
-@click.option("--output", type=click.Path(path_type=Path), help="Write to this file.  [default: standard output]")
+@click.option("--data-audit", type=_PATH, help="audit-data.json of `medbench audit data`: marks ‡.")
+@click.option("--output", type=_PATH, help="Write to this file.  [default: standard output]")
 def leaderboard_command(runs: tuple[Path, ...], output: Path | None, **wishes: Any) -> None:
     """Put RUNS side by side in one table, or the numbers of a paper alone.
 
@@ -42,14 +48,174 @@ def leaderboard_command(runs: tuple[Path, ...], output: Path | None, **wishes: A
               medbench leaderboard runs/uni-med-mini-* runs/blind-mini-*
               medbench leaderboard --reported table3 --layout table3 --format latex
     """
-    from medbench.leaderboard.gathering import Gathered, gather
-    from medbench.leaderboard.page import Wanted, make_page
+    from medbench.leaderboard.pages import leaderboard
+    from medbench.leaderboard.runs import Gathered, gather
 
     found = gather(runs) if runs else Gathered()
     found.tell()
-    page = make_page(found.paths, Wanted(**wishes))
+    page = leaderboard(found.paths, **wishes)
     if output is None:
         emit(page)
         return
     write_atomically(output, page)
     say(f"Written to {output}")
+
+
+@click.command("breakdown")
+@click.argument("run", type=_PATH)
+@click.option("--by", help="A label of the data.  [default: all that divide the samples into groups]")
+@click.option("-t", "--tasks", help="Names, kinds or globs, comma-separated.  [default: all of the run]")
+@click.option("--protocol", type=click.Choice(PROTOCOLS), default="paper", show_default=True, help="Whose definitions.")
+@click.option("--every-metric", is_flag=True, help="All metrics, not only the primary one of each task.")
+@click.option("--output", type=_PATH, help="Write a markdown table to this file.")
+def breakdown_command(
+    run: Path, by: str | None, tasks: str | None, protocol: str, every_metric: bool, output: Path | None
+) -> None:
+    """Show RUN's numbers by the dataset's own labels: open or closed, modality, organ, size of the box.
+
+    \b
+    Example:  medbench breakdown runs/uni-med-mini-* --by modality
+    """
+    from medbench.harness.results import read_results
+    from medbench.leaderboard.pages import breakdown_as_markdown, part_rows
+    from medbench.leaderboard.samples import break_down, read_score_tables
+
+    results, asked = read_results(run), cast("Protocol", protocol)
+    tables = read_score_tables(run, results, tasks)
+    parts = break_down(results, tables.values(), asked, by=by, every_metric=every_metric)
+    if output is not None:
+        write_atomically(output, breakdown_as_markdown(results, asked, parts))
+    title = f"{results.model.title}, protocol {protocol}"
+    if len(parts):
+        emit_table(_PART_COLUMNS, part_rows(parts), title=title)
+    else:
+        emit(f"{title}: no label divides the samples of these tasks.")
+
+
+@click.command("compare")
+@click.argument("run_a", type=_PATH)
+@click.argument("run_b", type=_PATH)
+@_pair_protocol
+@_shared_tasks
+@click.option("--output", type=_PATH, help="Write a markdown page with the samples that changed.")
+def compare_command(run_a: Path, run_b: Path, protocol: str, tasks: str | None, output: Path | None) -> None:
+    """Compare RUN_A with RUN_B on the samples that both scored.
+
+    \b
+    Example:  medbench compare runs/uni-med-mini-* runs/blind-mini-* --output compare.md
+    """
+    from medbench.leaderboard import pages
+    from medbench.leaderboard.compare import compare_runs
+
+    comparison = compare_runs(run_a, run_b, protocol=cast("Protocol", protocol), tasks=tasks)
+    for notice in comparison.notices:
+        warn(notice)
+    first, second = comparison.names
+    title = f"first: {first}, second: {second}, protocol {protocol}"
+    emit_table(_COMPARED_COLUMNS, pages.compared_rows(comparison), title=title)
+    emit(pages.compared_summary(comparison))
+    for remark in pages.compared_remarks(comparison):
+        warn(remark)
+    say(pages.COMPARED_LEGEND)
+    if output is not None:
+        write_atomically(output, pages.comparison_as_markdown(comparison))
+        say(f"Written to {output}")
+
+
+@click.command("gate")
+@click.argument("run", type=_PATH)
+@click.option("--baseline", required=True, type=_PATH, help="The run to be as good as.")
+@click.option(
+    "--margin", type=click.FloatRange(0, 100), default=1.0, show_default=True, help="Accepted loss, percentage points."
+)
+@_pair_protocol
+@_shared_tasks
+def gate_command(run: Path, baseline: Path, margin: float, protocol: str, tasks: str | None) -> int:
+    """Tell a script whether RUN may replace the baseline, by the primary metric of each task.
+
+    Exit codes: 0 no task loses more than the margin, 3 a task is worse, 4 the data cannot tell.
+
+    \b
+    Example:  medbench gate runs/candidate --baseline runs/released --margin 1
+    """
+    from medbench.leaderboard.compare import EXIT_CODES, compare_runs, decide
+    from medbench.leaderboard.render import p_text
+    from medbench.leaderboard.samples import rows_of
+
+    found = decide(compare_runs(run, baseline, protocol=cast("Protocol", protocol), tasks=tasks), margin / 100)
+    rows = [
+        [
+            row.title, row.metric, f"{100 * row.difference:+.2f}", f"[{100 * row.low:+.1f}, {100 * row.high:+.1f}]",
+            p_text(row.p_adjusted), row.decision,
+        ]
+        for row in rows_of(found.rows)
+    ]  # fmt: skip
+    columns = ("task", "metric", "difference", "95 %", "p (Holm)", "decision")
+    emit_table(columns, rows, title=f"Margin {margin:g} points, protocol {protocol}")
+    for reason in found.reasons:
+        say(reason)
+    emit(found.decision)
+    return EXIT_CODES[found.decision]
+
+
+@click.command("report")
+@click.argument("runs", nargs=-1, required=True, type=_PATH)
+@click.option("--output", type=_PATH, help="The file.  [default: RUN/report.html; report.html for several]")
+@click.option("--data-dir", type=_PATH, help="Where the prepared tasks of RUNS are now.")
+@click.option(
+    "--images", "megabytes", type=click.IntRange(min=0), default=24, show_default=True,
+    help="Embed small copies of images up to so many MB; 0 for none.",
+)  # fmt: skip
+@click.option("--reveal-credentialed", is_flag=True, help="Show texts and images of credentialed datasets too.")
+def report_command(
+    runs: tuple[Path, ...], output: Path | None, data_dir: Path | None, megabytes: int, *, reveal_credentialed: bool
+) -> None:
+    """Put RUNS of the same data into one HTML file to look through, without a network.
+
+    Several runs are shown side by side, and the first is compared with each other one. RUNS may be folders that hold
+    runs; what is not finished, or is of another suite than the others, is left out with a line.
+
+    \b
+    Example:  medbench report runs/uni-med-mini-0123456789ab
+              medbench report runs/uni-med-* runs/blind-* --output both.html
+    """
+    from medbench.leaderboard.report.document import REPORT_FILE, report_of
+    from medbench.leaderboard.report.samples import MEGABYTE, ImageBudget
+    from medbench.leaderboard.runs import gather
+
+    budget = ImageBudget(size=megabytes * MEGABYTE) if megabytes else None
+    found = gather(runs)
+    found.tell()
+    page = report_of(found.paths, data_dir, budget=budget, reveal=reveal_credentialed)
+    target = output or (runs[0] / REPORT_FILE if list(runs) == found.paths and len(runs) == 1 else Path(REPORT_FILE))
+    write_atomically(target, page)
+    if reveal_credentialed:
+        warn(f"{target} holds texts and images of credentialed datasets, if the runs have any. Do not pass it on.")
+    say(f"Written to {target} ({len(page.encode()) / MEGABYTE:.1f} MB)")
+
+
+@click.command("site")
+@click.argument("runs", metavar="RUNS_FOLDER", type=_PATH)
+@click.option("--output", type=_PATH, required=True, help="A new folder, or that of an older site.")
+@click.option("--title", default=DEFAULT_TITLE, show_default=True, help="Heading of the first page.")
+@click.option("--all-reports", is_flag=True, help="Copy reports too that may show data which may not be passed on.")
+def site_command(runs: Path, output: Path, title: str, *, all_reports: bool) -> None:
+    """Make a folder of runs into a static site that opens from disk and asks no network for anything.
+
+    Runs of different suites, data or definitions never share a table. A run's report.html is copied if there is one,
+    unless it may show texts or images that may not be passed on.
+
+    \b
+    Example:  medbench site runs --output site
+    """
+    from medbench.leaderboard.site import collect, site_files, write_site
+
+    found = collect(runs, all_reports=all_reports)
+    write_site(output, site_files(found, title))
+    for run in found.skipped:
+        warn(f"Not shown: {run.name}: {run.reason}")
+    for site_run in found.runs.values():
+        if site_run.no_report:
+            warn(f"The report of {site_run.public.results.run} was not copied: {site_run.no_report}.")
+    tables = len(found.boards)
+    say(f"{len(found.runs)} runs in {tables} {'table' if tables == 1 else 'tables'}: {output / 'index.html'}")

@@ -1,113 +1,73 @@
-"""Two runs on the samples that they share: which is better where, how sure that is, and which samples changed."""
+"""Two runs on the samples that both scored: which is better where, how sure that is, which samples changed.
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+And what a script asks: may the one replace the other?
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+import pandas as pd
 
-from medbench.harness.results import Results
-from medbench.leaderboard.credentialed import is_credentialed
-from medbench.leaderboard.primary import primary_metric
-from medbench.leaderboard.score_table import Column, IndexArray, ScoreTable
-from medbench.tasks.catalog import task_names
+from medbench.harness.results import Results, read_results
+from medbench.leaderboard.runs import (
+    chosen_tasks,
+    distinct_names,
+    in_catalogue_order,
+    is_credentialed,
+    notices_of,
+    primary_metric,
+)
+from medbench.leaderboard.samples import MetricScores, ScoreRecord, ScoreTable, read_score_table
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.protocols import Protocol
 from medbench.tasks.statistics.paired import ALPHA, Difference, difference, holm, levels_to_reach
 
 Verdict = Literal["better", "worse", "not distinguishable", "too few clusters"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+Decision = Literal["pass", "worse", "undecidable"]
+EXIT_CODES: dict[Decision, int] = {"pass": 0, "worse": 3, "undecidable": 4}
+ROWS = (
+    "task", "title", "metric", "first", "second", "difference", "low", "high", "p", "p_adjusted", "verdict",
+    "detectable", "samples", "clusters",
+)  # fmt: skip
+_DTYPES = dict.fromkeys(("first", "second", "difference", "low", "high", "p", "p_adjusted", "detectable"), "float64")
+CHANGES = ("task", "sample_id", "first", "second", "gain")
+_UNSCORED = 0.01
+"""Share of the baseline's samples that a candidate may leave unscored without making it a doubt.
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
-    """One metric of one task.
-
-    Attributes:
-        task: Name of the task.
-        title: Name of the task in tables.
-        metric: Id of the metric.
-        first: Value of the first run on the shared samples, a fraction.
-        second: Value of the second.
-        found: What separates them.
-        p_adjusted: For the task's primary metric, its p by Holm over all tasks; None for the others, which describe.
-        level: What its own p must be below to be significant, given those of the other tasks.
-    """
-
-    task: str
-    title: str
-    metric: str
-    first: float
-    second: float
-    found: Difference
-    p_adjusted: float | None
-    level: float = ALPHA
-
-    @property
-    def verdict(self) -> Verdict | None:
-        """Whether the first is better, for a primary metric; None for the others."""
-        if self.p_adjusted is None:
-            return None
-        if self.p_adjusted < ALPHA:
-            return "better" if self.found.value > 0 else "worse"
-        return "too few clusters" if self.found.least_p >= self.level else "not distinguishable"
-
-    @property
-    def verdict_text(self) -> str:
-        """The verdict for people; empty for other metrics than the primary one."""
-        counted = f" ({self.found.clusters})" if self.verdict == "too few clusters" else ""
-        return f"{self.verdict or ''}{counted}"
-
-    @property
-    def detectable(self) -> float:
-        """Smallest true difference that would have led to a verdict in four of five cases; NaN where none would."""
-        return self.found.detectable_at(self.level)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Changed:
-    """A sample that the two runs answered with different success, by the primary metric.
-
-    Attributes:
-        task: Name of the task.
-        sample_id: The sample.
-        first: What the first run said.
-        second: What the second said.
-        gain: Score of the first minus that of the second.
-    """
-
-    task: str
-    sample_id: str
-    first: str
-    second: str
-    gain: float
+Unscored are failures, and under `paper` reports without text.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """The result.
+    """What separates two runs.
 
-    Attributes:
-        names: Titles of the two models.
-        runs: Identities of the two runs.
-        protocol: Whose definitions.
-        rows: In the order of tasks and metrics.
-        changed: Samples in the order of the tasks.
-        left_out: Tasks that only one of the runs has.
-        unpaired: By task, samples that only the first and that only the second scored.
-        notices: What must be said beside the numbers.
-        withheld: Tasks whose texts may not be shown, since their data are under a signed agreement.
+    `rows` has one for each metric of each task: the values of the `first` and the `second` run on the shared samples,
+    their `difference` and its 95 % interval from `low` to `high`, all fractions; its `p`; for the task's primary metric
+    `p_adjusted` by Holm over all tasks and the `verdict` on the first run, None for the others, which describe;
+    `detectable`, the smallest true difference that would have led to a verdict in four of five cases, NaN where none
+    would; shared `samples` and their `clusters`. `changed` has the samples that the two answered with different success
+    by the primary metric: what the `first` and the `second` said, and the `gain` of the first.
     """
 
     names: tuple[str, str]
     runs: tuple[str, str]
     protocol: Protocol
-    rows: tuple[Compared, ...]
-    changed: tuple[Changed, ...]
-    left_out: tuple[str, ...]
-    unpaired: dict[str, tuple[int, int]]
+    rows: pd.DataFrame
+    changed: pd.DataFrame
+    left_out: tuple[str, ...]  # tasks that only one of the runs has
+    unpaired: Mapping[str, tuple[int, int]]  # by task, samples that only the first and that only the second scored
     notices: tuple[str, ...]
-    withheld: frozenset[str]
+    withheld: frozenset[str]  # tasks whose texts may not be shown, since their data are under a signed agreement
+
+    @property
+    def decisive(self) -> pd.DataFrame:
+        """The rows of primary metrics."""
+        return self.rows[self.rows["p_adjusted"].notna()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,15 +75,33 @@ class Side:
     """One of the two runs: its results and its scores by task."""
 
     results: Results
-    tables: dict[str, ScoreTable]
+    tables: Mapping[str, ScoreTable]
+
+
+def compare_runs(first: Path, second: Path, *, protocol: Protocol = "strict", tasks: str | None = None) -> Comparison:
+    """Compare two runs on the samples that both scored; a difference is the first minus the second.
+
+    Args:
+        first: Folder of one run.
+        second: Folder of the other.
+        protocol: Whose definitions.
+        tasks: Names, kinds or globs, comma-separated; None for all that they share.
+
+    Raises:
+        UsageError: If the runs cannot be compared, or share none of the tasks.
+        RunError: If a folder is no finished run, or lacks scores.
+    """
+    results = read_results(first), read_results(second)
+    wanted = chosen_tasks(shared_tasks(*results), tasks)
+    ours, theirs = (
+        Side(results=found, tables={name: read_score_table(path, found, name) for name in wanted})
+        for path, found in zip((first, second), results, strict=True)
+    )
+    return compare(ours, theirs, protocol)
 
 
 def shared_tasks(first: Results, second: Results) -> tuple[str, ...]:
-    """Return the tasks that two runs share.
-
-    Raises:
-        UsageError: If there are none, they are one run, or they answered different suites or data.
-    """
+    """Return the tasks that two runs share; a UsageError if none, or if other suites or data forbid to compare them."""
     if first.run == second.run:
         raise UsageError("One run was given twice.", "Give two runs.")
     if first.probe != second.probe:
@@ -132,8 +110,7 @@ def shared_tasks(first: Results, second: Results) -> tuple[str, ...]:
         raise UsageError(
             f"One run answered the suite {first.suite!r}, the other {second.suite!r}.", "Compare runs of one suite."
         )
-    names = [name for name in (*task_names(), *sorted(first.tasks)) if name in first.tasks and name in second.tasks]
-    shared = tuple(dict.fromkeys(names))
+    shared = in_catalogue_order(first.tasks.keys() & second.tasks.keys())
     if not shared:
         raise UsageError("The two runs share no task.", "Give runs that answered the same tasks.")
     for name in shared:
@@ -141,118 +118,109 @@ def shared_tasks(first: Results, second: Results) -> tuple[str, ...]:
             raise UsageError(
                 f"The runs answered different data of {name}.", "Run both on the same prepared data, then compare."
             )
-    return shared
+    return tuple(shared)
 
 
 def compare(first: Side, second: Side, protocol: Protocol) -> Comparison:
-    """Compare two runs on the tasks that both have tables of.
-
-    Args:
-        first: One run.
-        second: The other; a difference is the first minus the second.
-        protocol: Whose definitions.
-    """
-    rows: list[Compared] = []
-    changed: list[Changed] = []
+    """Compare two runs on the tasks that both have tables of; a difference is the first minus the second."""
+    found: list[tuple[dict[str, object], Difference, bool]] = []
+    changed: list[dict[str, object]] = []
     unpaired: dict[str, tuple[int, int]] = {}
-    seed = first.results.seed
     for name, ours in first.tables.items():
-        theirs = second.tables[name]
-        result = first.results.tasks[name]
-        primary = primary_metric(result.kind, ours.columns[protocol])
+        theirs, task = second.tables[name], first.results.tasks[name]
+        primary = primary_metric(task.kind, ours.columns[protocol])
         for metric, column in ours.columns[protocol].items():
             other = theirs.columns[protocol].get(metric)
             if other is None:
                 continue
-            pairs = _pairs(ours, column, theirs, other)
-            row = _compared(name, result.title, column, other, pairs, seed, primary=metric == primary)
-            rows += [row] if row is not None else []
+            both = [sample for sample in column.sample_ids if sample in other.places]
+            groups, seed = ours.groups_of(both), first.results.seed
+            separates = difference(column.metric, column.of(both), other.of(both), groups, seed=seed)
+            if separates is not None:
+                row: dict[str, object] = {"task": name, "title": task.title, "metric": metric}
+                row |= {"first": column.value(both), "second": other.value(both)}
+                found.append((row, separates, metric == primary))
             if metric == primary:
-                both = len(pairs.groups)
-                unpaired[name] = (len(column.rows) - both, len(other.rows) - both)
-                changed += _changed(ours, theirs, column, other, pairs)
+                unpaired[name] = (len(column.sample_ids) - len(both), len(other.sample_ids) - len(both))
+                changed += _changed(ours, theirs, column, other, both)
+    one, two = distinct_names([first.results, second.results])
     return Comparison(
-        names=_names(first.results, second.results),
-        runs=(first.results.run, second.results.run),
-        protocol=protocol,
-        rows=_adjusted(rows),
-        changed=tuple(changed),
+        names=(one, two), runs=(first.results.run, second.results.run), protocol=protocol,
+        rows=pd.DataFrame(_judged(found), columns=list(ROWS), dtype=object).astype(_DTYPES),
+        changed=pd.DataFrame(changed, columns=list(CHANGES)),
         left_out=tuple(sorted(set(first.results.tasks) ^ set(second.results.tasks))),
         unpaired={name: counts for name, counts in unpaired.items() if any(counts)},
-        notices=tuple(dict.fromkeys((*first.results.notices, *second.results.notices))),
+        notices=tuple(notices_of([first.results, second.results])),
         withheld=frozenset(name for name in first.tables if is_credentialed(first.results, name)),
-    )
-
-
-def _names(first: Results, second: Results) -> tuple[str, str]:
-    one, other = first.model.title, second.model.title
-    return (one, other) if one != other else (f"{one} #{first.run[:6]}", f"{other} #{second.run[:6]}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Pairs:
-    """Places in two columns that belong to the same sample, and the clusters of these samples."""
-
-    ours: IndexArray
-    theirs: IndexArray
-    groups: list[str]
-
-
-def _pairs(ours: ScoreTable, column: Column, theirs: ScoreTable, other: Column) -> _Pairs:
-    places = {theirs.records[row].sample_id: place for place, row in enumerate(other.rows)}
-    found = [
-        (place, places[sample_id], ours.records[row].group)
-        for place, row in enumerate(column.rows)
-        if (sample_id := ours.records[row].sample_id) in places
-    ]
-    return _Pairs(
-        ours=np.asarray([place for place, _, _ in found], dtype=np.intp),
-        theirs=np.asarray([place for _, place, _ in found], dtype=np.intp),
-        groups=[group for _, _, group in found],
-    )
-
-
-def _compared(
-    task: str, title: str, column: Column, other: Column, pairs: _Pairs, seed: int, *, primary: bool
-) -> Compared | None:
-    first, second = column.statistics[pairs.ours], other.statistics[pairs.theirs]
-    found = difference(column.metric, first, second, pairs.groups, seed=seed)
-    if found is None:
-        return None
-    values = [float(column.metric.compute(statistics.sum(axis=0))) for statistics in (first, second)]
-    return Compared(
-        task=task, title=title, metric=column.metric.metric_id, first=values[0], second=values[1], found=found,
-        p_adjusted=found.p if primary else None,
     )  # fmt: skip
 
 
-def _adjusted(rows: Sequence[Compared]) -> tuple[Compared, ...]:
-    primary = [place for place, row in enumerate(rows) if row.p_adjusted is not None]
-    ps = [rows[place].found.p for place in primary]
-    adjusted = dict(zip(primary, zip(holm(ps), levels_to_reach(ps), strict=True), strict=True))
-    return tuple(
-        replace(row, p_adjusted=adjusted[place][0], level=adjusted[place][1]) if place in adjusted else row
-        for place, row in enumerate(rows)
-    )
+def _judged(rows: Sequence[tuple[dict[str, object], Difference, bool]]) -> Iterator[dict[str, object]]:
+    """Yield rows with what separates the runs, and the verdict of primary metrics, their p adjusted over all tasks."""
+    ps = [found.p for _, found, primary in rows if primary]
+    adjusted = iter(zip(holm(ps), levels_to_reach(ps), strict=True))
+    for row, found, primary in rows:
+        p, level = next(adjusted) if primary else (None, ALPHA)
+        yield row | {
+            "difference": found.value, "low": found.low, "high": found.high, "p": found.p, "p_adjusted": p,
+            "verdict": None if p is None else _verdict(found, p, level), "detectable": found.detectable_at(level),
+            "samples": found.samples, "clusters": found.clusters,
+        }  # fmt: skip
 
 
-def _changed(ours: ScoreTable, theirs: ScoreTable, column: Column, other: Column, pairs: _Pairs) -> list[Changed]:
-    first = column.metric.compute(column.statistics[pairs.ours])
-    second = other.metric.compute(other.statistics[pairs.theirs])
-    changes = []
-    for place, gain in enumerate(np.nan_to_num(first) - np.nan_to_num(second)):
+def _verdict(found: Difference, p: float, level: float) -> Verdict:
+    """Return whether the first is better; `level` is what its own p must be below, given those of the other tasks."""
+    if p < ALPHA:
+        return "better" if found.value > 0 else "worse"
+    return "too few clusters" if found.least_p >= level else "not distinguishable"
+
+
+def _changed(
+    ours: ScoreTable, theirs: ScoreTable, column: MetricScores, other: MetricScores, both: Sequence[str]
+) -> Iterator[dict[str, object]]:
+    first, second = column.metric.compute(column.of(both)), other.metric.compute(other.of(both))
+    for name, gain in zip(both, np.nan_to_num(first) - np.nan_to_num(second), strict=True):
         if gain:
-            one = ours.records[column.rows[pairs.ours[place]]]
-            two = theirs.records[other.rows[pairs.theirs[place]]]
-            changes.append(
-                Changed(
-                    task=ours.task, sample_id=one.sample_id, first=said(one.prediction, one.box),
-                    second=said(two.prediction, two.box), gain=float(gain),
-                )
-            )  # fmt: skip
-    return changes
+            said = {"first": _said(ours.by_id[name]), "second": _said(theirs.by_id[name])}
+            yield {"task": ours.task, "sample_id": name, **said, "gain": float(gain)}
 
 
-def said(prediction: str, box: Sequence[float] | None) -> str:
+def _said(record: ScoreRecord) -> str:
     """Return what a model said, for people: its box in pixels if it drew one, else its text on one line."""
-    return f"[{', '.join(f'{edge:.0f}' for edge in box)}]" if box is not None else " ".join(prediction.split())
+    if record.box is not None:
+        return f"[{', '.join(f'{edge:.0f}' for edge in record.box)}]"
+    return " ".join(record.prediction.split())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """Whether a run may replace another: for all tasks, by task (a column `decision`), and what else leaves doubt."""
+
+    decision: Decision
+    rows: pd.DataFrame
+    reasons: tuple[str, ...]
+
+
+def decide(comparison: Comparison, margin: float) -> Gate:
+    """Decide by the primary metric of each task whether the first run is worse than the second.
+
+    `worse`: significantly worse (Holm over the tasks) by more than `margin`. `pass`: the interval excludes a loss of
+    more than `margin`, and nearly all of what the baseline scored was scored. Otherwise the data cannot tell: more
+    samples are needed, or a larger margin.
+
+    Args:
+        comparison: The candidate first, the baseline second.
+        margin: The loss that is accepted, a fraction.
+    """
+    rows = comparison.decisive
+    worse = (rows["p_adjusted"] < ALPHA) & (rows["difference"] < -margin)
+    decisions = np.select([worse, rows["low"] >= -margin], ["worse", "pass"], "undecidable")
+    samples = dict(zip(rows["task"], rows["samples"], strict=True))
+    reasons = tuple(
+        f"{task}: {by_baseline} samples that the baseline scored were not scored for the candidate."
+        for task, (_, by_baseline) in comparison.unpaired.items()
+        if by_baseline > _UNSCORED * (samples.get(task, 0) + by_baseline)
+    )
+    doubtful = "undecidable" in decisions or reasons or not len(rows)
+    overall: Decision = "worse" if "worse" in decisions else "undecidable" if doubtful else "pass"
+    return Gate(decision=overall, rows=rows.assign(decision=decisions), reasons=reasons)

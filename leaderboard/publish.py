@@ -3,17 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from medbench.harness.results import percent, read_results
+from medbench.harness.results import Results, percent, read_results
 from medbench.leaderboard.audit.outputs.audit import audit_after_run
-from medbench.leaderboard.board import Board, make_board
-from medbench.leaderboard.gathering import gather
-from medbench.leaderboard.leaks import leaks_of
-from medbench.leaderboard.markdown import render_markdown
-from medbench.leaderboard.page import Wanted, make_page
-from medbench.leaderboard.primary import PRIMARY
-from medbench.leaderboard.report.document import ReportOptions
-from medbench.leaderboard.report.pictures import AT_THE_END_OF_A_RUN
-from medbench.leaderboard.report.write import REPORT_FILE, report_of
+from medbench.leaderboard.numbers import make_board
+from medbench.leaderboard.pages import board_as_markdown, leaderboard
+from medbench.leaderboard.report.document import REPORT_FILE, report_of
+from medbench.leaderboard.report.samples import AT_THE_END_OF_A_RUN
+from medbench.leaderboard.runs import PRIMARY, distinct_names, gather, in_catalogue_order, leaks_of
 from medbench.tasks.foundation.console import emit_table, say, warn
 from medbench.tasks.foundation.errors import MedbenchError
 from medbench.tasks.foundation.files import fingerprint, write_atomically
@@ -27,10 +23,9 @@ def publish_run(path: Path) -> None:
     """Audit a run's outputs, then write `leaderboard.md` and `report.html` from all of its folder."""
     audit_after_run(path)
     results = read_results(path)
-    write_atomically(path / PAGE, render_markdown(make_board([results], leaks_of([path], [results]))))
+    write_atomically(path / PAGE, board_as_markdown(make_board([results], leaks_of([path], [results]))))
     try:
-        page = report_of([path], ReportOptions(budget=AT_THE_END_OF_A_RUN))
-        write_atomically(path / REPORT_FILE, page)
+        write_atomically(path / REPORT_FILE, report_of([path], budget=AT_THE_END_OF_A_RUN))
     except MedbenchError as error:
         # The answers and their scores are on disk; a page to look at them can be made any time.
         warn(f"{REPORT_FILE} was not written: {error.problem} Make it later: medbench report {path}")
@@ -43,26 +38,27 @@ def publish_together(paths: Sequence[Path], folder: Path) -> None:
     """
     found = gather(paths)
     found.tell()
-    board = make_board(found.runs, leaks_of(found.paths, found.runs))
+    columns = ["task", "metric", *(f"{name}, % [95 %]" for name in distinct_names(found.runs))]
     for protocol in PROTOCOLS:
-        columns = ["task", "metric", *(f"{name}, % [95 %]" for name in board.names)]
-        emit_table(columns, _primary_rows(board, protocol), title=f"Primary metrics, {protocol} protocol")
+        emit_table(columns, _primary_rows(found.runs, protocol), title=f"Primary metrics, {protocol} protocol")
     target = folder / PAGE
     replaced = target.exists()
     if replaced and not _is_ours(target):
         target = folder / f"leaderboard-{fingerprint([run.run for run in found.runs])[:8]}.md"
         replaced = target.exists()
-    write_atomically(target, make_page(found.paths, Wanted()))
+    write_atomically(target, leaderboard(found.paths))
     say(f"The leaderboard of these runs: {target}{' (in place of an older one)' if replaced else ''}")
 
 
-def _primary_rows(board: Board, protocol: Protocol) -> list[list[str]]:
-    kinds = {task: result.kind for run in board.runs for task, result in run.tasks.items()}
-    return [
-        [row.title, row.metric, *("" if cell is None else percent(cell) for cell in row.cells)]
-        for row in board.rows[protocol]
-        if row.metric == PRIMARY[kinds[row.task]]
-    ]
+def _primary_rows(runs: Sequence[Results], protocol: Protocol) -> list[list[str]]:
+    rows = []
+    for task in in_catalogue_order(name for run in runs for name in run.tasks):
+        first = next(run.tasks[task] for run in runs if task in run.tasks)
+        metric = PRIMARY[first.kind]
+        cells = [run.tasks[task].metrics(protocol).get(metric) if task in run.tasks else None for run in runs]
+        if any(cells):
+            rows.append([first.title, metric, *("" if cell is None else percent(cell) for cell in cells)])
+    return rows
 
 
 def _is_ours(page: Path) -> bool:

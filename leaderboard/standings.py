@@ -1,24 +1,29 @@
-"""Who leads on a metric. Decided here alone, for boards, tables and ranks: on the samples that the runs share.
+"""Who leads, decided here alone for tables, ranks and gains: on the samples that the runs share.
 
 A run that scored less than 80 % of the samples that any run scored takes no part, and nothing is decided on less than
-half of them: machines do not fail at random, and what they left would decide.
+half of them: machines do not fail at random, and what they left would decide. A model that cannot do a task, or whose
+number has evidence of a leak, is not last there, it has no rank.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from medbench.harness.results import MetricResult
-from medbench.leaderboard.score_table import Column, ScoreTable
-from medbench.tasks.metrics.metric import FloatArray, Metric
+from medbench.harness.results import MetricResult, Results
+from medbench.leaderboard.runs import Leaks, in_catalogue_order, primary_metric
+from medbench.leaderboard.samples import MetricScores, ScoreTable
+from medbench.tasks.metrics.metric import FloatArray
+from medbench.tasks.protocols import Protocol
+from medbench.tasks.spec import Kind
+from medbench.tasks.statistics.joint import bounds, ranks, resampled_together
 
 Standing = Literal["best", "second", "none"]
+ScoresByRun = Mapping[str, Mapping[str, ScoreTable]]
+"""Scores by sample, by the identity of the run and task; of runs whose scores are at hand."""
 _DIGITS = 4
 """Numbers that look the same in a table share their standing."""
-_FLOOR = 0.0
-"""What a model scores that gets nothing right, on every metric here: it leads nobody, alone or with others."""
 _TAKES_PART = 0.8
 _LEAST_SHARED = 0.5
 _PAIR = 2
@@ -28,28 +33,19 @@ _NOT_KNOWN = "which samples each run scored is not known, since its scores by sa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Field:
-    """Runs on the samples of a metric that they share.
+    """Runs on the samples of a metric that they share."""
 
-    Attributes:
-        metric: The metric.
-        statistics: By run, the sufficient statistics [S, K] of the shared samples; None for a run that takes no part.
-        groups: Clusters of the shared samples, S names.
-        scored: How many samples any of the runs scored.
-        counts: By run, how many it scored; None for a run that does not have the metric.
-        reason: Why the runs cannot be compared; empty if they can.
-    """
-
-    metric: Metric
-    statistics: tuple[FloatArray | None, ...]
-    groups: tuple[str, ...]
-    scored: int
-    counts: tuple[int | None, ...]
-    reason: str = ""
+    runs: tuple[MetricScores | None, ...]  # None for one that takes no part
+    shared: Sequence[str]  # samples that all of those that take part scored
+    groups: Sequence[str]  # clusters of these
+    scored: int  # samples that any of the runs scored
+    counts: tuple[int | None, ...]  # by run, samples that it scored; None if it does not have the metric
+    reason: str  # why they cannot be compared; empty if they can
 
     @property
     def values(self) -> tuple[float | None, ...]:
         """The metric on the shared samples by run; None for a run that takes no part."""
-        found = [None if one is None else float(self.metric.compute(one.sum(axis=0))) for one in self.statistics]
+        found = [None if run is None else run.value(self.shared) for run in self.runs]
         return tuple(None if value is None or np.isnan(value) else value for value in found)
 
     def remark(self, names: Sequence[str]) -> str:
@@ -58,62 +54,51 @@ class Field:
             return self.reason
         left = [
             f"{name} ({count} of {self.scored} samples)"
-            for name, one, count in zip(names, self.statistics, self.counts, strict=True)
-            if one is None and count is not None
+            for name, run, count in zip(names, self.runs, self.counts, strict=True)
+            if run is None and count is not None
         ]
         parts = [f"without {', '.join(left)}"] if left else []
-        if len(self.groups) < self.scored:
-            parts.append(f"on the {len(self.groups)} of {self.scored} samples that all of them scored")
+        if len(self.shared) < self.scored:
+            parts.append(f"on the {len(self.shared)} of {self.scored} samples that all of them scored")
         return f"compared {', '.join(parts)}" if parts else ""
 
 
-def field_of(runs: Sequence[tuple[ScoreTable, Column] | None]) -> Field:
-    """Return runs on the samples that they share.
-
-    Args:
-        runs: Scores of each run and the metric among them; None for one that takes no part. One at least does.
-    """
-    places = [None if run is None else _places(*run) for run in runs]
-    scored = set().union(*(one for one in places if one is not None))
-    taking = [one if one and len(one) >= _TAKES_PART * len(scored) else None for one in places]
-    there = [one for one in taking if one is not None]
-    shared = [name for name in there[0] if all(name in one for one in there)] if there else []
-    reason = _reason(len(scored), sum(one is not None for one in places), len(there), len(shared))
-    tables = [run[0] for run, found in zip(runs, taking, strict=True) if run and found]
-    groups = {record.sample_id: record.group for table in tables[:1] for record in table.records}
-    return Field(
-        metric=next(run[1].metric for run in runs if run is not None),
-        statistics=tuple(
-            run[1].statistics[[found[name] for name in shared]] if run and found and not reason else None
-            for run, found in zip(runs, taking, strict=True)
-        ),
-        groups=tuple(groups[name] for name in shared),
-        scored=len(scored),
-        counts=tuple(None if one is None else len(one) for one in places),
-        reason=reason,
-    )
-
-
-def _places(table: ScoreTable, column: Column) -> dict[str, int]:
-    return {table.records[row].sample_id: place for place, row in enumerate(column.rows)}
-
-
-def _reason(scored: int, runs: int, taking: int, shared: int) -> str:
+def field_of(tables: Sequence[ScoreTable | None], protocol: Protocol, metric: str) -> Field:
+    """Return runs on what they share of a metric; None stands for a run that takes no part, one at least does."""
+    columns = [None if table is None else table.columns[protocol].get(metric) for table in tables]
+    scored = set().union(*(column.places for column in columns if column is not None))
+    taking = [one if one and one.places and len(one.places) >= _TAKES_PART * len(scored) else None for one in columns]
+    there = [column for column in taking if column is not None]
+    shared = [name for name in there[0].sample_ids if all(name in one.places for one in there)] if there else []
+    groups = next((table.groups_of(shared) for table, one in zip(tables, taking, strict=True) if table and one), [])
+    reason = ""
     if not scored:
-        return "nothing was scored"
-    if runs > 1 and taking < _PAIR:
-        return f"fewer than two of the runs scored {100 * _TAKES_PART:.0f} % of the {scored} samples"
-    if shared < _LEAST_SHARED * scored:
-        return f"the runs have only {shared} of {scored} samples in common"
-    return ""
+        reason = "nothing was scored"
+    elif sum(column is not None for column in columns) > 1 and len(there) < _PAIR:
+        reason = f"fewer than two of the runs scored {100 * _TAKES_PART:.0f} % of the {len(scored)} samples"
+    elif len(shared) < _LEAST_SHARED * len(scored):
+        reason = f"the runs have only {len(shared)} of {len(scored)} samples in common"
+    return Field(
+        runs=(None,) * len(tables) if reason else tuple(taking), shared=shared, groups=groups, scored=len(scored),
+        counts=tuple(None if column is None else len(column.places) for column in columns), reason=reason,
+    )  # fmt: skip
 
 
-def values_without_scores(cells: Sequence[MetricResult | None]) -> tuple[tuple[float | None, ...], str]:
-    """Return the numbers that may be compared where no scores by sample are at hand, and else why there are none.
+def compared_values(
+    cells: Sequence[MetricResult | None], tables: Sequence[ScoreTable | None], protocol: Protocol, metric: str,
+    names: Sequence[str],
+) -> tuple[tuple[float | None, ...], str]:  # fmt: skip
+    """Return the numbers by which runs are compared on a metric, and what must be said of the comparison.
 
-    They may if equally many samples were scored and none failed: then they are the same samples of the same data.
+    Where not all scores by sample (`tables`) are at hand, numbers of equally many samples of which none failed are
+    compared as they are: these are the same samples of the same data. None in `cells` takes no part.
     """
     there = [cell for cell in cells if cell is not None and cell.value is not None]
+    taking = [table if cell and cell.value is not None else None for cell, table in zip(cells, tables, strict=True)]
+    known = sum(table is not None and metric in table.columns[protocol] for table in taking)
+    if len(there) > 1 and known == len(there):
+        found = field_of(taking, protocol, metric)
+        return found.values, found.remark(names)
     if len(there) > 1 and (len({cell.n for cell in there}) > 1 or any(cell.errors for cell in there)):
         return (None,) * len(cells), _NOT_KNOWN
     return tuple(None if cell is None else cell.value for cell in cells), ""
@@ -124,15 +109,95 @@ def standings_of(values: Sequence[float | None]) -> tuple[Standing, ...]:
 
     Nobody leads alone, and nobody who gets nothing right. Equal ones share their standing.
     """
-    none: Standing = "none"
-    there = [round(value, _DIGITS) for value in values if value is not None]
-    if len(there) < _PAIR:
-        return (none,) * len(values)
-    ranked = sorted({value for value in there if value > _FLOOR}, reverse=True)
-    return tuple(none if value is None else _standing(ranked, round(value, _DIGITS)) for value in values)
+    rounded = [None if value is None else round(value, _DIGITS) for value in values]
+    there = [value for value in rounded if value is not None]
+    words: dict[float, Standing] = {}
+    if len(there) >= _PAIR:
+        words = dict(
+            zip(sorted({value for value in there if value > 0}, reverse=True), ("best", "second"), strict=False)
+        )
+    return tuple("none" if value is None else words.get(value, "none") for value in rounded)
 
 
-def _standing(ranked: Sequence[float], value: float) -> Standing:
-    words: tuple[Standing, ...] = ("best", "second")
-    place = ranked.index(value) if value in ranked else len(words)
-    return words[place] if place < len(words) else "none"
+class Rank(NamedTuple):
+    """A rank, 1 for the best, equal ones sharing their mean, and its 95 % interval."""
+
+    rank: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRanks:
+    """The ranks of all models on one task by its primary metric, None for one that takes no part; on which samples."""
+
+    title: str
+    metric: str
+    ranks: tuple[Rank | None, ...]
+    remark: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """All ranks: by task; over tasks, the mean over kinds of the mean over those on which all have a rank, if any.
+
+    `left_out` says why a task has no ranks, by its name in tables.
+    """
+
+    tasks: tuple[TaskRanks, ...]
+    overall: tuple[Rank, ...]
+    left_out: Mapping[str, str]
+
+
+def rank_runs(
+    runs: Sequence[Results], scores: ScoresByRun, names: Sequence[str], protocol: Protocol, leaks: Leaks | None = None
+) -> Ranking:
+    """Return the ranks of two or more runs that may stand side by side, as intervals.
+
+    Test cases are drawn again, whole clusters for all models alike; an interval of ranks holds 95 % of what comes out.
+    """
+    found: list[TaskRanks] = []
+    of_kinds: dict[Kind, list[tuple[FloatArray, FloatArray]]] = {}
+    left_out: dict[str, str] = {}
+    for task in in_catalogue_order(name for run in runs for name in run.tasks):
+        result = next(run.tasks[task] for run in runs if task in run.tasks)
+        tables = [None if task in (leaks or {}).get(run.run, ()) else scores[run.run].get(task) for run in runs]
+        metric = primary_metric(result.kind, {name for one in tables if one for name in one.columns[protocol]})
+        if metric is None:
+            left_out[result.title] = "this protocol does not have its primary metric"
+            continue
+        if sum(table is not None and metric in table.columns[protocol] for table in tables) < _PAIR:
+            left_out[result.title] = "only one of the runs may be ranked there"
+            continue
+        field = field_of(tables, protocol, metric)
+        if field.reason:
+            left_out[result.title] = field.reason
+            continue
+        drawn = _drawn(field, runs[0].seed)
+        intervals = iter(_intervals(*drawn))
+        those = tuple(None if run is None else next(intervals) for run in field.runs)
+        found.append(TaskRanks(title=result.title, metric=metric, ranks=those, remark=field.remark(names)))
+        if None not in those:
+            of_kinds.setdefault(result.kind, []).append(drawn)
+    overall: tuple[Rank, ...] = ()
+    if of_kinds:
+        # Kinds weigh alike, or those with more data sets would decide.
+        by_kind = [[np.mean(of, axis=0) for of in zip(*pairs, strict=True)] for pairs in of_kinds.values()]
+        own, others = (np.mean(of, axis=0) for of in zip(*by_kind, strict=True))
+        overall = _intervals(own, others)
+    return Ranking(tasks=tuple(found), overall=overall, left_out=left_out)
+
+
+def _drawn(field: Field, seed: int) -> tuple[FloatArray, FloatArray]:
+    """Return the ranks [M] of the runs that take part, and those [B, M] of their resamplings."""
+    taking = [run for run in field.runs if run is not None]
+    values = np.asarray([run.value(field.shared) for run in taking])
+    statistics = [run.of(field.shared) for run in taking]
+    resampled = resampled_together(taking[0].metric, statistics, field.groups, seed=seed)
+    # What cannot be computed comes last.
+    return ranks(np.nan_to_num(values, nan=-np.inf)), ranks(np.nan_to_num(resampled, nan=-np.inf))
+
+
+def _intervals(own: FloatArray, others: FloatArray) -> tuple[Rank, ...]:
+    low, high = bounds(others)
+    return tuple(Rank(*map(float, one)) for one in zip(own, low, high, strict=True))

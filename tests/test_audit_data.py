@@ -18,7 +18,7 @@ from medbench.leaderboard.audit.data.items import Item, image_names
 from medbench.leaderboard.audit.data.overlaps import DataToAudit, find_overlaps
 from medbench.leaderboard.audit.data.rows import training_rows
 from medbench.leaderboard.audit.document import strongest
-from medbench.leaderboard.leaks import overlaps_in
+from medbench.leaderboard.runs import overlaps_in
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import EXIT_FAILED, EXIT_USAGE, DataError
 from medbench.tasks.prepare import prepare_task

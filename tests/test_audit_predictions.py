@@ -6,13 +6,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from audit_cells import reports
 from audit_terminal import medbench
 from scipy import stats
 
 from medbench.leaderboard.audit.outputs.answers import read_predictions, read_train_references
-from medbench.leaderboard.audit.outputs.audit import audit_predictions
+from medbench.leaderboard.audit.outputs.audit import audit_answers, audit_predictions
 from medbench.tasks.foundation.errors import DataError, UsageError
 
 GOLDEN = Path(__file__).parent / "golden" / "audit_predictions.json"
@@ -219,6 +220,39 @@ def test_a_peer_of_other_items_is_a_usage_error(tmp_path: Path) -> None:
     ours, theirs = (leaking(tmp_path / f"{cases}.jsonl", 0.0, cases) for cases in (40, 43))
     with pytest.raises(UsageError, match=r"0 are missing, 3 are too many; the first is 's040'"):
         audit_predictions(ours, "report", peers=[theirs])
+
+
+def test_rows_frames_and_files_give_the_same_verdicts(tmp_path: Path) -> None:
+    rows, train = invented()
+    path = write(tmp_path / "answers.jsonl", rows)
+    frame = pd.DataFrame(rows)
+    found = [audit_answers(given, train_references=train) for given in (path, str(path), rows, frame)]
+    assert [audit.verdicts for audit in found] == [{"report": "strong"}] * 4
+    assert [audit.tasks["report"].details["items_by_reason"] for audit in found[1:]] == [
+        found[0].tasks["report"].details["items_by_reason"]
+    ] * 3
+    peers = {"another": [{**row, "prediction": None} for row in rows]}
+    beside = audit_answers(rows, "report", train_references=train, peers=peers)
+    assert [peer["name"] for peer in beside.tasks["report"].details["peers"]] == ["another"]
+    with pytest.raises(DataError, match="predictions, line 2, field prediction"):
+        audit_answers([rows[0], {**rows[1], "prediction": ["secret"]}])
+
+
+@pytest.mark.parametrize("form", ["table", "markdown", "json", "html"])
+def test_every_form_is_printed_and_a_file_name_says_its_own(tmp_path: Path, form: str) -> None:
+    path = leaking(tmp_path / "a.jsonl", 0.1)
+    page = tmp_path / "page.md"
+    done = medbench("audit", "model", "--predictions", path, "--format", form, "--output", page)
+    assert done.returncode == 4, done.stderr
+    starts = {
+        "table": "Leakage audit of outputs",
+        "markdown": "# Leakage audit",
+        "json": "{",
+        "html": "<!doctype html>",
+    }
+    assert done.stdout.startswith(starts[form])
+    assert page.read_text(encoding="utf-8") == audit_predictions(path, "report").to_markdown()
+    assert sorted(tmp_path.iterdir()) == [path, page]
 
 
 def test_a_thought_hides_no_copy(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from audit_terminal import medbench
 from medbench.harness.results import read_results, write_results
 from medbench.leaderboard.audit.document import Audit
 from medbench.leaderboard.audit.outputs.answers import read_run_answers, read_task_data
-from medbench.leaderboard.audit.outputs.audit import audit_after_run, audit_run
-from medbench.leaderboard.leaks import leaks_of
+from medbench.leaderboard.audit.outputs.audit import audit_after_run, audit_answers, audit_run
+from medbench.leaderboard.runs import leaks_of
 
 TASKS = "report,pubmedqa,dermamnist,slake-rec"
 
@@ -49,6 +49,7 @@ def test_an_oracle_is_flagged_where_reports_tell_and_only_there(oracle: Path) ->
     assert done.returncode == 4, done.stderr
     found = document(oracle / "audit")
     assert found["run"] == read_results(oracle).run
+    assert found == audit_answers(oracle).to_dict()
     assert found["verdicts"] == {
         "mimic-cxr": "strong",
         "mpx-single": "not_testable",

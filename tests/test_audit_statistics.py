@@ -16,7 +16,7 @@ from medbench.leaderboard.audit.outputs.chances import (
     tails,
     upper_bound,
 )
-from medbench.leaderboard.audit.outputs.evidence import CommonRun, is_near, longest_run, similarity
+from medbench.leaderboard.audit.outputs.evidence import is_near, longest_run, similarity
 from medbench.tasks.metrics.metric import FloatArray
 
 
@@ -104,8 +104,9 @@ def test_the_longest_run_is_the_one_of_a_slow_search() -> None:
             ),
         )
         run = longest_run(first, second)
-        assert run.words == slow
-        assert first[run.first : run.first + run.words] == second[run.second : run.second + run.words]
+        words = run["words"]
+        assert words == slow
+        assert first[run["first"] : run["first"] + words] == second[run["second"] : run["second"] + words]
 
 
 def test_a_near_match_has_enough_words_and_nearly_all_of_them_in_order() -> None:
@@ -116,5 +117,5 @@ def test_a_near_match_has_enough_words_and_nearly_all_of_them_in_order() -> None
     assert not is_near(words[:11], changed[:11])
     assert not is_near(words, words[:17])
     assert similarity(words, changed) == pytest.approx(0.95)
-    assert longest_run(words, changed) == CommonRun(words=19, first=1, second=1)
+    assert longest_run(words, changed) == {"words": 19, "first": 1, "second": 1}
     assert similarity([], []) == 0.0

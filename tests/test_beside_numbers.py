@@ -13,21 +13,15 @@ from export_runs import invented, write_run
 from test_leaderboard import metric, results, task
 
 from medbench.harness.results import MetricResult, Results, Written
-from medbench.leaderboard.board import make_board
-from medbench.leaderboard.counts import NOT_OK, beside, not_ok, written_cells
 from medbench.leaderboard.export.eval_results import EvalResultsOptions, eval_result_files
-from medbench.leaderboard.export.every_eval_ever import EveryEvalOptions
-from medbench.leaderboard.export.every_eval_samples import write_every_eval
-from medbench.leaderboard.export.parquet import parquet_metadata
-from medbench.leaderboard.export.public import read_public
-from medbench.leaderboard.latex import render_latex
-from medbench.leaderboard.markdown import render_markdown
-from medbench.leaderboard.plain_formats import render_csv, render_json
-from medbench.leaderboard.report.document import ReportOptions
-from medbench.leaderboard.report.write import report_of
-from medbench.leaderboard.site.collect import collect
-from medbench.leaderboard.site.write import site_files
-from medbench.leaderboard.table import make_table
+from medbench.leaderboard.export.every_eval import EveryEvalOptions, write_every_eval
+from medbench.leaderboard.export.public import parquet_metadata, read_public
+from medbench.leaderboard.numbers import as_csv, as_json, make_board, make_table
+from medbench.leaderboard.pages import board_as_markdown
+from medbench.leaderboard.render import beside, table_as_latex, written_cells
+from medbench.leaderboard.report.document import report_of
+from medbench.leaderboard.runs import NOT_OK
+from medbench.leaderboard.site import collect, site_files
 from medbench.tasks.foundation.files import write_atomically
 from medbench.tasks.protocols import STATES, State
 
@@ -59,11 +53,11 @@ def on_disk(folder: Path, written: Written | None = None) -> Path:
 
 def test_every_state_but_ok_is_counted_of_every_number() -> None:
     assert {{"errors": "error"}.get(name, name) for name in NOT_OK} == set(STATES) - {"ok"}
-    assert not_ok(silent()) == SILENT
+    assert {name: getattr(silent(), name) for name in NOT_OK} == SILENT
 
 
 def test_the_share_answered_and_the_bounds_stand_in_the_cell_and_never_lead() -> None:
-    page = render_markdown(make_board([abstaining(), results("B", 0.9, samples=100)]))
+    page = board_as_markdown(make_board([abstaining(), results("B", 0.9, samples=100)]))
     assert "| 30.00 [20.0, 40.0]; 33.3 % answered; failures wrong 27.00, right 37.00 |" in page
     assert "`answered`: share of the answers that could be read" in page
     assert "`failures`: the number had all samples" in page
@@ -74,19 +68,21 @@ def test_the_share_answered_and_the_bounds_stand_in_the_cell_and_never_lead() ->
 
 
 def test_a_run_that_answered_all_shows_nothing_more() -> None:
-    page = render_markdown(make_board([results("A", 0.3), results("B", 0.9)]))
+    page = board_as_markdown(make_board([results("A", 0.3), results("B", 0.9)]))
     assert not [word for word in ("answered", "failures", "Thoughts", "among") if word in page]
     assert beside(1.0, None) == beside(None, None) == []
 
 
 def test_forms_for_programs_and_papers_have_them_too() -> None:
     table = make_table(make_board([abstaining()]), "strict")
-    [row] = csv.DictReader(io.StringIO(render_csv([table])))
+    [row] = csv.DictReader(io.StringIO(as_csv([table])))
     assert {name: int(row[name]) for name in NOT_OK} == SILENT
     assert [row[name] for name in ("among_answered", "if_failed_wrong", "if_failed_right")] == ["1.0", "0.27", "0.37"]
-    [line] = json.loads(render_json([table], []))["tables"][0]["lines"]
+    [line] = json.loads(as_json([table], []))["tables"][0]["lines"]
     assert (line["cells"][0]["not_ok"], line["cells"][0]["bounds"]) == (SILENT, [0.27, 0.37])
-    assert "% DermaMNIST, Accuracy, A: 33.3 % answered; failures wrong 27.00, right 37.00." in render_latex(table, "A")
+    assert "% DermaMNIST, Accuracy, A: 33.3 % answered; failures wrong 27.00, right 37.00." in table_as_latex(
+        table, "A"
+    )
 
 
 def test_exports_have_them_too(tmp_path: Path) -> None:
@@ -121,13 +117,13 @@ def test_the_report_stars_a_number_with_evidence_of_a_leak(tmp_path: Path) -> No
     path = on_disk(tmp_path)
     verdicts = {"run": path.name.rpartition("-")[2], "verdicts": {"dermamnist": "strong"}}
     write_atomically(path / "audit" / "audit.json", json.dumps(verdicts))
-    [shown] = document_of(report_of([path], ReportOptions(budget=None)))["tasks"]
+    [shown] = document_of(report_of([path], budget=None))["tasks"]
     assert shown["leaked"] == [True]
 
 
 def test_the_report_holds_them(tmp_path: Path) -> None:
     written = Written(answers=90, at_limit=30, thinking=80, cut_thoughts=7, thought_share=0.875)
-    document = document_of(report_of([on_disk(tmp_path, written)], ReportOptions(budget=None)))
+    document = document_of(report_of([on_disk(tmp_path, written)], budget=None))
     [shown] = document["tasks"]
     cell = shown["scores"]["strict"][0]["cells"][0]
     assert cell["beside"] == ["33.3 % answered", "failures wrong 27.00, right 37.00"]
@@ -143,10 +139,10 @@ def test_the_report_holds_them(tmp_path: Path) -> None:
      ["200 of 200", "50.0 %", "3", "0 (0.0 %)"]),
 ])  # fmt: skip
 def test_thoughts_and_answers_at_the_limit_have_a_table_of_their_own(written: Written, cells: list[str]) -> None:
-    page = render_markdown(make_board([abstaining(written=written)]))
+    page = board_as_markdown(make_board([abstaining(written=written)]))
     assert f"| A | DermaMNIST | {' | '.join(cells)} |" in page.partition("## Thoughts, and answers at the limit")[2]
     assert written_cells(abstaining(written=written).tasks["dermamnist"]) == cells
-    quiet = render_markdown(make_board([abstaining(written=Written(answers=200, at_limit=0))]))
+    quiet = board_as_markdown(make_board([abstaining(written=Written(answers=200, at_limit=0))]))
     assert "## Thoughts" not in quiet
 
 

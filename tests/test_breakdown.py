@@ -7,9 +7,8 @@ import pytest
 from command_line import medbench
 
 from medbench.harness.results import read_results
-from medbench.leaderboard.breakdown import break_down, labels_of
-from medbench.leaderboard.breakdown_page import render_breakdown
-from medbench.leaderboard.score_table import ScoreTable, read_score_table
+from medbench.leaderboard.pages import breakdown_as_markdown
+from medbench.leaderboard.samples import ScoreTable, break_down, labels_of, read_score_table
 from medbench.tasks.foundation.errors import EXIT_USAGE, UsageError
 
 TASKS = ("path-vqa", "slake-vqa", "sa-med2d-rec", "pubmedqa")
@@ -34,19 +33,19 @@ def test_the_parts_of_a_label_are_the_whole(run: Path, tables: list[ScoreTable])
     results = read_results(run)
     for label in ("answer_type", "modality", "box_size"):
         parts = break_down(results, tables, "paper", by=label)
-        for task in {part.task for part in parts}:
-            own = [part for part in parts if part.task == task]
-            whole = next(metric for name, metric in results.tasks[task].paper.items() if name == own[0].metric)
-            assert sum(part.n for part in own) == whole.n
-            assert sum(part.samples for part in own) == results.tasks[task].samples
-            scored = sum((part.score or 0) * part.n for part in own)
-            assert scored / whole.n == pytest.approx(whole.value, abs=1e-6)
-            assert len({part.value for part in own}) == len(own) > 1
-            assert all(part.interval and part.interval.low <= (part.score or 0) <= part.interval.high for part in own)
+        assert len(parts)
+        for task, own in parts.groupby("task"):
+            whole = results.tasks[str(task)].paper[own["metric"].iloc[0]]
+            assert own["n"].sum() == whole.n
+            assert own["samples"].sum() == results.tasks[str(task)].samples
+            assert (own["score"].fillna(0) * own["n"]).sum() / whole.n == pytest.approx(whole.value, abs=1e-6)
+            assert own["value"].nunique() == len(own) > 1
+            assert (own["low"] <= own["score"].fillna(0)).all()
+            assert (own["score"].fillna(0) <= own["high"]).all()
 
 
 def test_labels_that_name_samples_divide_nothing(tables: list[ScoreTable]) -> None:
-    by_task = {table.task: labels_of(table) for table in tables}
+    by_task = {table.task: list(labels_of(table)) for table in tables}
     assert {"answer_type", "content_type", "modality"} == set(by_task["slake-vqa"])
     assert by_task["pubmedqa"] == []
     assert "box_size" in by_task["sa-med2d-rec"]
@@ -77,9 +76,8 @@ def test_the_command_line_breaks_down(run: Path, tmp_path: Path) -> None:
 
 def test_hostile_labels_stay_text(run: Path, tables: list[ScoreTable]) -> None:
     results = read_results(run)
-    [part, *_] = break_down(results, tables, "paper", by="answer_type")
-    object.__setattr__(part, "value", "<script>|x")
-    assert "<script>" not in render_breakdown(results, "paper", [part])
+    parts = break_down(results, tables, "paper", by="answer_type").assign(value="<script>|x")
+    assert "<script>" not in breakdown_as_markdown(results, "paper", parts)
 
 
 def test_a_line_that_is_no_score_is_named(run: Path, tmp_path: Path) -> None:

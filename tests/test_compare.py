@@ -9,14 +9,13 @@ import pytest
 from command_line import medbench
 
 from medbench.harness.results import ModelInfo, Results, TaskResult
-from medbench.leaderboard.cells import OVERLAP_TEXT
-from medbench.leaderboard.compare import Comparison, Side, compare, shared_tasks
-from medbench.leaderboard.compare_page import p_text, render_comparison, summary
-from medbench.leaderboard.gate import decide
-from medbench.leaderboard.score_table import Column, ItemScore, ScoreRecord, ScoreTable
+from medbench.leaderboard.compare import Comparison, Side, compare, decide, shared_tasks
+from medbench.leaderboard.pages import compared_rows, compared_summary, comparison_as_markdown
+from medbench.leaderboard.render import OVERLAP_TEXT, p_text
+from medbench.leaderboard.samples import ItemScore, ScoreRecord, ScoreTable, score_table
 from medbench.tasks.foundation.errors import EXIT_USAGE, UsageError
 from medbench.tasks.metrics.metric import FloatArray
-from medbench.tasks.protocols import PROTOCOLS, STATES, State, metrics_for
+from medbench.tasks.protocols import STATES, State
 
 
 def results(title: str, tasks: Sequence[str], *, suite: str = "custom") -> Results:
@@ -33,19 +32,19 @@ def results(title: str, tasks: Sequence[str], *, suite: str = "custom") -> Resul
 
 def table(task: str, right: FloatArray, *, saying: str = "a", first: int = 0) -> ScoreTable:
     """Return a classification's scores [C, size], a cluster for each row."""
-    flat = right.ravel()
-    item = [ItemScore(statistics=(float(one), 1.0), value=float(one)) for one in flat]
     records = [
         ScoreRecord(
             sample_id=f"s{first + place}", group=f"g{place // right.shape[1]}", state="ok", prediction=saying, box=None,
-            paper={"accuracy": item[place]}, strict={"accuracy": item[place]}, labels={},
+            paper=item, strict=item, labels={},
         )
-        for place in range(len(flat))
+        for place, one in enumerate(right.ravel())
+        for item in [{"accuracy": ItemScore(statistics=(float(one), 1.0), value=float(one))}]
     ]  # fmt: skip
-    statistics = np.stack([flat, np.ones_like(flat)], axis=1)
-    [metric] = [one for one in metrics_for(task, "cls", "strict") if one.metric_id == "accuracy"]
-    column = Column(metric=metric, rows=np.arange(len(flat)), statistics=statistics)
-    return ScoreTable(task=task, records=records, columns={protocol: {"accuracy": column} for protocol in PROTOCOLS})
+    return score_table(task, "cls", records)
+
+
+def verdicts(found: Comparison) -> list[str]:
+    return list(found.decisive["verdict"])
 
 
 def compared(pairs: dict[str, tuple[FloatArray, FloatArray]], suite: str = "custom") -> Comparison:
@@ -67,20 +66,20 @@ def test_a_clear_gain_is_better_and_noise_is_not() -> None:
     found = compared({
         "dermamnist": (answers(1, 0.9), answers(2, 0.6)), "organsmnist": (answers(3, 0.7), answers(3, 0.7)[::-1]),
     })  # fmt: skip
-    assert [row.verdict for row in found.rows] == ["better", "not distinguishable"]
-    assert found.rows[0].found.low > 0.2
-    assert "better on 1, worse on 0, not distinguishable on 1 of 2 tasks" in summary(found)
+    assert verdicts(found) == ["better", "not distinguishable"]
+    assert found.rows["low"][0] > 0.2
+    assert "better on 1, worse on 0, not distinguishable on 1 of 2 tasks" in compared_summary(found)
     swapped = compared({"dermamnist": (answers(2, 0.6), answers(1, 0.9))})
-    assert swapped.rows[0].verdict == "worse"
-    assert swapped.rows[0].found.value == pytest.approx(-found.rows[0].found.value)
+    assert verdicts(swapped) == ["worse"]
+    assert swapped.rows["difference"][0] == pytest.approx(-found.rows["difference"][0])
 
 
-def test_holm_heeds_the_number_of_tasks() -> None:
+def test_holm_accounts_for_the_number_of_tasks() -> None:
     close = (answers(5, 0.72), answers(6, 0.61))
-    alone = compared({"dermamnist": close}).rows[0]
-    beside = compared({"dermamnist": close, "organsmnist": (answers(7, 0.5), answers(8, 0.5))}).rows[0]
-    assert alone.p_adjusted == alone.found.p
-    assert beside.p_adjusted == pytest.approx(min(1, 2 * alone.found.p))
+    alone = compared({"dermamnist": close}).rows.iloc[0]
+    beside = compared({"dermamnist": close, "organsmnist": (answers(7, 0.5), answers(8, 0.5))}).rows.iloc[0]
+    assert alone.p_adjusted == alone.p
+    assert beside.p_adjusted == pytest.approx(min(1, 2 * alone.p))
 
 
 def test_only_samples_that_both_scored_are_paired() -> None:
@@ -90,10 +89,10 @@ def test_only_samples_that_both_scored_are_paired() -> None:
         for title, right, first in (("one", one, 0), ("other", other, 7))
     ]
     found = compare(sides[0], sides[1], "strict")
-    assert found.rows[0].found.samples == 43
+    assert found.rows["samples"][0] == 43
     assert found.unpaired == {"dermamnist": (7, 7)}
-    assert "dermamnist: 7 by the first, 7 by the second" in render_comparison(found)
-    assert {change.sample_id for change in found.changed} <= {f"s{place}" for place in range(7, 50)}
+    assert "dermamnist: 7 by the first, 7 by the second" in comparison_as_markdown(found)
+    assert set(found.changed["sample_id"]) <= {f"s{place}" for place in range(7, 50)}
 
 
 def test_what_cannot_be_compared_is_told() -> None:
@@ -113,9 +112,9 @@ def test_what_cannot_be_compared_is_told() -> None:
 def test_texts_of_credentialed_data_are_withheld() -> None:
     pair = (answers(1, 0.9), answers(2, 0.5))
     found = compared({"dermamnist": pair})
-    page = render_comparison(found)
+    page = comparison_as_markdown(found)
     assert "| one | other |" in page
-    closed = render_comparison(replace(found, withheld=frozenset({"dermamnist"})))
+    closed = comparison_as_markdown(replace(found, withheld=frozenset({"dermamnist"})))
     assert "withheld: data under a signed agreement" in closed
     assert closed.count("| one | other |") < page.count("| one | other |")
 
@@ -126,7 +125,7 @@ def test_hostile_answers_stay_text() -> None:
         Side(results=results(title, ["dermamnist"]), tables={"dermamnist": table("dermamnist", right, saying=saying)})
         for title, right, saying in (("one", one, "<script>x</script> | a"), ("other", 1 - one, "b"))
     ]
-    page = render_comparison(compare(sides[0], sides[1], "strict"))
+    page = comparison_as_markdown(compare(sides[0], sides[1], "strict"))
     assert "<script>" not in page
     assert "\\<script\\>x\\</script\\> \\| a" in page
 
@@ -159,7 +158,7 @@ def test_the_gate_is_not_moved_by_the_first_pair_that_differs() -> None:
     same[3, 3] = 0
     for pair in ((better, same), (same, better), (better, better)):
         found = compared({"dermamnist": pair})
-        assert found.rows[0].found.low < -0.09
+        assert found.rows["low"][0] < -0.09
         assert decide(found, 0.05).decision == "undecidable"
 
 
@@ -168,36 +167,34 @@ def test_too_few_clusters_for_any_verdict_are_told() -> None:
     one, other = np.full((6, 7), 0.6), np.full((6, 7), 0.2)
     other[2] = one[2]
     alone = compared({"sa-med2d-reg": (one, other)})
-    [row] = alone.rows
-    assert (row.found.p, row.p_adjusted, row.verdict) == (0.0625, 0.0625, "too few clusters")
-    page = render_comparison(alone)
+    assert (alone.rows["p"][0], alone.rows["p_adjusted"][0], verdicts(alone)) == (0.0625, 0.0625, ["too few clusters"])
+    page = comparison_as_markdown(alone)
     assert "| 0.0625 | 0.0625 | too few clusters (6) | nothing |" in page
     assert "better on 0, worse on 0, not distinguishable on 0, too few clusters on 1 of 1 tasks" in page
     # Six without a tie reach 0.03125: enough alone, too little beside another task.
     whole = (np.full((6, 7), 0.6), np.full((6, 7), 0.2))
-    assert compared({"sa-med2d-reg": whole}).rows[0].verdict == "better"
-    beside = compared({"sa-med2d-reg": whole, "dermamnist": (answers(1, 0.7), answers(1, 0.7))}).rows[0]
-    assert (beside.verdict_text, np.isnan(beside.detectable)) == ("too few clusters (6)", True)
+    assert verdicts(compared({"sa-med2d-reg": whole})) == ["better"]
+    beside = compared({"sa-med2d-reg": whole, "dermamnist": (answers(1, 0.7), answers(1, 0.7))})
+    assert (compared_rows(beside)[0][-2], np.isnan(beside.rows["detectable"][0])) == ("too few clusters (6)", True)
     # What is settled without them no longer counts.
     clear = {"sa-med2d-reg": whole, "dermamnist": (answers(1, 0.9), answers(2, 0.3))}
-    assert [found.verdict for found in compared(clear).rows] == ["better", "better"]
+    assert verdicts(compared(clear)) == ["better", "better"]
 
 
 def test_many_clusters_that_are_mostly_tied_are_not_too_few() -> None:
     one, other = answers(1, 0.7), answers(1, 0.7)
     other[:3] = 1 - other[:3]
-    row = compared({"dermamnist": (one, other)}).rows[0]
-    assert row.verdict == "not distinguishable"
-    assert row.detectable > 0
+    found = compared({"dermamnist": (one, other)})
+    assert verdicts(found) == ["not distinguishable"]
+    assert found.rows["detectable"][0] > 0
 
 
 def test_the_p_of_each_metric_is_printed_as_it_is() -> None:
     close = (answers(5, 0.72), answers(6, 0.61))
     found = compared({"dermamnist": close, "organsmnist": (answers(7, 0.5), answers(8, 0.5))})
-    row = found.rows[0]
-    assert row.p_adjusted is not None
-    assert f"| {p_text(row.found.p)} | {p_text(row.p_adjusted)} |" in render_comparison(found)
-    assert row.found.p < row.p_adjusted
+    row = found.rows.iloc[0]
+    assert f"| {p_text(row.p)} | {p_text(row.p_adjusted)} |" in comparison_as_markdown(found)
+    assert row.p < row.p_adjusted
 
 
 def test_no_text_takes_overlapping_intervals_for_no_difference() -> None:

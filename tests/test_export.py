@@ -23,10 +23,8 @@ from medbench.leaderboard.export.eval_results import (
     read_datasets,
     without_dataset,
 )
-from medbench.leaderboard.export.every_eval_ever import EveryEvalOptions
-from medbench.leaderboard.export.every_eval_samples import write_every_eval
-from medbench.leaderboard.export.parquet import parquet_metadata, write_parquet
-from medbench.leaderboard.export.public import PublicRun, read_public, read_public_scores
+from medbench.leaderboard.export.every_eval import EveryEvalOptions, write_every_eval
+from medbench.leaderboard.export.public import PublicRun, parquet_metadata, public_records, read_public, write_parquet
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
 from medbench.tasks.prepared import load_prepared
 from medbench.tasks.suite import prepare_mini_suite
@@ -109,7 +107,7 @@ def test_a_dataset_for_no_task_is_refused() -> None:
 def test_every_eval_ever_is_the_golden_files_and_fits_the_schema(
     run: PublicRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("medbench.leaderboard.export.every_eval_ever.version", lambda name: f"version of {name}")
+    monkeypatch.setattr("medbench.leaderboard.export.every_eval.version", lambda name: f"version of {name}")
     document, samples = write_every_eval(tmp_path / "out", run, OPTIONS, data_dir=None, with_inputs=False)
     golden("every_eval.json", document.read_text(encoding="utf-8"))
     golden("every_eval_samples.jsonl", samples.read_text(encoding="utf-8"))
@@ -263,13 +261,13 @@ def test_a_task_that_nobody_knows_is_closed(tmp_path: Path) -> None:
     path = write_run(tmp_path, replace(results, tasks={"of-a-plugin": results.tasks["slake-vqa"]}))
     run = read_public(path, {})
     assert run.terms["of-a-plugin"].openness == "closed"
-    assert all(score.prediction is None for score in read_public_scores(run, "of-a-plugin"))
+    assert {(record.prediction, len(record.labels)) for record in public_records(run, "of-a-plugin")} == {("", 0)}
 
 
 def test_names_of_closed_samples_are_running_numbers_that_keep_their_clusters(run: PublicRun) -> None:
-    scores = read_public_scores(run, "mimic-cxr")
-    assert [score.sample_id for score in scores] == [f"mimic-cxr/00000{number}" for number in (1, 2, 3)]
-    assert [score.cluster[-1] for score in scores] == ["1", "1", "2"]
+    scores = public_records(run, "mimic-cxr")
+    assert [record.sample_id for record in scores] == [f"mimic-cxr/00000{number}" for number in (1, 2, 3)]
+    assert [record.group[-1] for record in scores] == ["1", "1", "2"]
 
 
 def test_results_of_another_run_and_names_that_are_paths_are_refused(tmp_path: Path) -> None:

@@ -12,14 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medbench.leaderboard.export.eval_results import EvalResultsOptions, eval_result_files
-from medbench.leaderboard.export.every_eval_ever import EveryEvalOptions
-from medbench.leaderboard.export.every_eval_samples import write_every_eval
-from medbench.leaderboard.export.parquet import write_parquet
-from medbench.leaderboard.export.public import read_public
-from medbench.leaderboard.export.push import plan_push
+from medbench.leaderboard.export.every_eval import EveryEvalOptions, write_every_eval
+from medbench.leaderboard.export.public import read_public, write_parquet
+from medbench.leaderboard.export.public_copy import public_copy
 from medbench.leaderboard.export.scrub import PATH, SECRET, SERVER, Scrubber, machine_scrubber
-from medbench.leaderboard.site.collect import collect
-from medbench.leaderboard.site.write import site_files
+from medbench.leaderboard.site import collect, site_files
 from medbench.tasks.foundation.errors import RunError
 
 ABSOLUTE = re.compile(r"(?:^|[\s:='\"(])(?:/|~/|[A-Za-z]:\\|\\\\)[\w.~-]")
@@ -55,7 +52,7 @@ def everything_that_leaves(folder: Path, planted: Planted) -> dict[str, str]:
     )  # fmt: skip
     path = write_run(folder / "runs", results, planted)
     run = read_public(path, {"MY_TOKEN": planted.token})
-    left = {f"push/{name}": text for name, text in plan_push(run).files.items()}
+    left = {f"push/{name}": text for name, text in public_copy(run).files.items()}
     options = EvalResultsOptions(datasets={"*": "me/data"})
     left |= {f"hub/{name}": text for name, text in eval_result_files(run.results, options).items()}
     every = EveryEvalOptions(timestamp=1)
@@ -94,7 +91,7 @@ def test_no_value_that_leaves_looks_like_an_absolute_path(planted: Planted) -> N
 
 def test_the_same_texts_do_get_out_where_they_may(tmp_path: Path) -> None:
     path = write_run(tmp_path, invented({"slake-vqa": 0.5}, title="A"), Planted())
-    left = plan_push(read_public(path, {})).files
+    left = public_copy(read_public(path, {})).files
     lines = as_lines(next(text for name, text in left.items() if name.endswith("slake-vqa.jsonl")))
     assert lines[0]["prediction"] == f"{GATED} 0"
     assert lines[0]["labels"] == {"organ": GATED}
@@ -103,7 +100,7 @@ def test_the_same_texts_do_get_out_where_they_may(tmp_path: Path) -> None:
 
 def test_without_a_licence_that_allows_it_scores_go_and_texts_stay(tmp_path: Path) -> None:
     path = write_run(tmp_path, invented({"mpx-single": 0.5}, title="A"), Planted())
-    left = plan_push(read_public(path, {})).files
+    left = public_copy(read_public(path, {})).files
     assert not [name for name, text in left.items() if GATED in text]
     line = as_lines(next(text for name, text in left.items() if name.endswith("mpx-single.jsonl")))[0]
     assert line["sample_id"] == Planted().sample
@@ -164,7 +161,7 @@ def test_what_a_secrets_name_stands_for_goes_whatever_it_looks_like() -> None:
 def test_the_last_look_stops_what_slipped_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = read_public(write_run(tmp_path, invented({"slake-vqa": 0.5}, title="A")), {})
     monkeypatch.setattr(
-        "medbench.leaderboard.export.push.render_markdown", lambda board: f"{tmp_path} and {len(board.runs)}"
+        "medbench.leaderboard.export.public_copy.board_as_markdown", lambda board: f"{tmp_path} and {len(board.runs)}"
     )
     with pytest.raises(RunError, match=r"leaderboard\.md would carry"):
-        plan_push(run)
+        public_copy(run)

@@ -10,7 +10,7 @@ import pytest
 from in_process import Terminal
 
 from medbench.harness.settings import Settings
-from medbench.leaderboard.gathering import gather
+from medbench.leaderboard.runs import gather
 from medbench.tasks.foundation.errors import EXIT_FAILED, EXIT_USAGE, RunError
 
 

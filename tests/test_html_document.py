@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medbench.leaderboard.html_document import html_document, write_page
-from medbench.leaderboard.markdown import markdown_table, markdown_text, notes
+from medbench.leaderboard.html import html_document, write_page
+from medbench.leaderboard.render import markdown_table, markdown_text, notes
 
 ALLOWED = {
     "html", "head", "meta", "title", "style", "body", "main", "h1", "h2", "h3", "p", "strong", "em", "code", "table",
@@ -48,7 +48,7 @@ def test_the_policy_admits_the_style_and_nothing_else() -> None:
     page = html_document("T", "text")
     [style] = re.findall(r"<style>(.*?)</style>", page, flags=re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    assert f"default-src &#x27;none&#x27;; style-src &#x27;sha256-{digest}&#x27;" in page
+    assert f"default-src &#39;none&#39;; style-src &#39;sha256-{digest}&#39;" in page
     assert " style=" not in page
 
 

@@ -12,15 +12,11 @@ import pytest
 from command_line import medbench
 
 from medbench.harness.results import MetricResult, ModelInfo, Results, TaskResult
-from medbench.leaderboard.board import make_board
-from medbench.leaderboard.gains import gains_over
-from medbench.leaderboard.latex import latex_text, render_latex
-from medbench.leaderboard.layouts import LAYOUTS
-from medbench.leaderboard.leaks import leaks_of, overlaps_in
-from medbench.leaderboard.markdown import legend, render_markdown, render_table
-from medbench.leaderboard.plain_formats import render_csv, render_json
-from medbench.leaderboard.published.read import read_publication
-from medbench.leaderboard.table import make_table
+from medbench.leaderboard.numbers import as_csv, as_json, gains_over, make_board, make_table
+from medbench.leaderboard.pages import board_as_markdown
+from medbench.leaderboard.paper import LAYOUTS, read_publication
+from medbench.leaderboard.render import latex_text, legend, table_as_latex, table_as_markdown
+from medbench.leaderboard.runs import leaks_of, overlaps_in
 from medbench.tasks.foundation.errors import EXIT_USAGE, DataError, UsageError
 from medbench.tasks.foundation.files import fingerprint
 from medbench.tasks.protocols import PROTOCOLS
@@ -65,25 +61,25 @@ def paper_row(page: str) -> str:
 
 
 def test_best_is_bold_second_is_underlined_and_others_are_plain() -> None:
-    page = render_markdown(make_board([results("A", 0.2), results("B", 0.9), results("C", 0.5)]))
+    page = board_as_markdown(make_board([results("A", 0.2), results("B", 0.9), results("C", 0.5)]))
     assert paper_row(page) == (
         "| DermaMNIST | Accuracy | 20.00 [10.0, 30.0] | **90.00** [80.0, 100.0] | <u>50.00</u> [40.0, 60.0] |"
     )
 
 
 def test_ties_are_both_best() -> None:
-    assert paper_row(render_markdown(make_board([results("A", 0.5), results("B", 0.5)]))).count("**50.00**") == 2
+    assert paper_row(board_as_markdown(make_board([results("A", 0.5), results("B", 0.5)]))).count("**50.00**") == 2
 
 
 def test_unequal_coverage_is_not_ranked() -> None:
-    page = render_markdown(make_board([results("A", 0.2), results("B", 0.9, samples=10)]))
+    page = board_as_markdown(make_board([results("A", 0.2), results("B", 0.9, samples=10)]))
     assert "**90.00**" not in page
 
 
 def test_a_score_on_fewer_samples_does_not_lead() -> None:
     failing = results("A", 1.0)
     fewer = replace(failing.tasks["dermamnist"], paper={"accuracy": metric(1.0, n=11)})
-    page = render_markdown(make_board([replace(failing, tasks={"dermamnist": fewer}), results("B", 0.5)]))
+    page = board_as_markdown(make_board([replace(failing, tasks={"dermamnist": fewer}), results("B", 0.5)]))
     assert "**" not in paper_row(page)
 
 
@@ -98,11 +94,11 @@ def test_different_definitions_and_one_run_twice_are_refused() -> None:
 
 
 def test_one_model_leads_nobody() -> None:
-    assert "**90" not in render_markdown(make_board([results("A", 0.9)]))
+    assert "**90" not in board_as_markdown(make_board([results("A", 0.9)]))
 
 
 def test_what_was_not_scored_is_no_zero() -> None:
-    assert "| n/a |" in paper_row(render_markdown(make_board([results("A", None)])))
+    assert "| n/a |" in paper_row(board_as_markdown(make_board([results("A", None)])))
 
 
 def test_the_mini_suite_is_never_shown_beside_the_paper() -> None:
@@ -118,7 +114,7 @@ def test_different_data_are_refused() -> None:
 
 
 def test_notices_stand_on_top_and_names_are_harmless() -> None:
-    page = render_markdown(make_board([results("<script>|x", 0.5)]))
+    page = board_as_markdown(make_board([results("<script>|x", 0.5)]))
     assert "> **MINI SUITE: say so**" in page
     assert "<script>" not in page
     assert paper_row(page).count("|") == 4
@@ -126,7 +122,7 @@ def test_notices_stand_on_top_and_names_are_harmless() -> None:
 
 def test_the_same_board_gives_the_same_bytes() -> None:
     runs = [results("A", 0.2), results("B", 0.9)]
-    assert render_markdown(make_board(runs)) == render_markdown(make_board(runs))
+    assert board_as_markdown(make_board(runs)) == board_as_markdown(make_board(runs))
 
 
 def test_no_run_is_a_usage_error() -> None:
@@ -144,7 +140,7 @@ def test_zero_shot_is_marked_only_where_training_was_declared() -> None:
         (declared(results("A", 0.5)), True),
         (declared(results("A", 0.5), "dermamnist"), False),
     ):  # fmt: skip
-        page = render_markdown(make_board([run]))
+        page = board_as_markdown(make_board([run]))
         assert ("50.00 [40.0, 60.0] <sup>zs</sup>" in page) == marked
         assert ("zero-shot, the model is known" in page) == marked
 
@@ -152,7 +148,7 @@ def test_zero_shot_is_marked_only_where_training_was_declared() -> None:
 def test_a_number_with_evidence_of_a_leak_is_starred_and_leads_nobody() -> None:
     runs = [results("A", 0.9), results("B", 0.6), results("C", 0.5)]
     table = make_table(make_board(runs, {runs[0].run: frozenset({"dermamnist"})}), "paper")
-    assert render_table(table).splitlines()[2] == (
+    assert table_as_markdown(table).splitlines()[2] == (
         "| DermaMNIST | Accuracy | 90.00\\* [80.0, 100.0] | **60.00** [50.0, 70.0] | <u>50.00</u> [40.0, 60.0] |"
     )
     assert "such a number leads nobody" in legend([table])
@@ -163,9 +159,9 @@ def test_tasks_whose_data_overlap_are_marked(tmp_path: Path) -> None:
     file.write_text(json.dumps({"marks": {"dermamnist": "‡", "medqa": ""}}), encoding="utf-8")
     assert overlaps_in(file) == {"dermamnist"}
     table = make_table(make_board([results("A", 0.5)]), "paper", overlapping=overlaps_in(file))
-    assert render_table(table).splitlines()[2].startswith("| DermaMNIST ‡ | Accuracy |")
+    assert table_as_markdown(table).splitlines()[2].startswith("| DermaMNIST ‡ | Accuracy |")
     assert "every model trained on it" in legend([table])
-    assert r"DermaMNIST $\ddagger$" in render_latex(table, "A")
+    assert r"DermaMNIST $\ddagger$" in table_as_latex(table, "A")
     file.write_text("[]", encoding="utf-8")
     with pytest.raises(DataError, match="is no audit of data"):
         overlaps_in(file)
@@ -174,13 +170,13 @@ def test_tasks_whose_data_overlap_are_marked(tmp_path: Path) -> None:
 def test_runs_of_one_model_become_mean_and_standard_deviation() -> None:
     runs = [results("A", value) for value in (0.5, 0.6, 0.7)]
     three = make_table(make_board(runs), "paper", grouped=True)
-    assert render_table(three).splitlines()[2] == "| DermaMNIST | Accuracy | 60.00 ± 10.00 |"
+    assert table_as_markdown(three).splitlines()[2] == "| DermaMNIST | Accuracy | 60.00 ± 10.00 |"
     two = make_table(make_board(runs[:2]), "paper", grouped=True)
     # The standard deviation of two numbers says nothing.
-    assert render_table(two).splitlines()[2] == "| DermaMNIST | Accuracy | 55.00 |"
+    assert table_as_markdown(two).splitlines()[2] == "| DermaMNIST | Accuracy | 55.00 |"
     assert two.columns[0].kind == "runs"
     missing = [*runs, replace(results("A", 0.1), tasks={})]
-    assert make_table(make_board(missing), "paper", grouped=True).lines == ()
+    assert list(make_table(make_board(missing), "paper", grouped=True).lines()) == []
 
 
 TABLE_3 = read_publication("table3")
@@ -188,14 +184,14 @@ TABLE_3 = read_publication("table3")
 
 def test_the_papers_table_3_is_rebuilt_with_its_marks() -> None:
     table = make_table(None, "paper", published=[TABLE_3], layout=LAYOUTS["table3"])
-    page = render_table(table)
+    page = table_as_markdown(table)
     assert page == (Path(__file__).parent / "golden" / "table3.md").read_text(encoding="utf-8").rstrip("\n")
-    by_row = {(line.task, line.metric): line.cells for line in table.lines}
+    by_row = {(first.task, first.metric): cells for first, cells in table.lines()}
     radfm = by_row["mpx-single", "bleu1"][1]
     assert radfm is not None
     assert (radfm.leaked, radfm.standing, radfm.value) == (True, "none", 0.2101)
     assert by_row["slake-vqa", "bleu1"][3] is None
-    latex = render_latex(table, "Table 3 & more")
+    latex = table_as_latex(table, "Table 3 & more")
     assert latex == (Path(__file__).parent / "golden" / "table3.tex").read_text(encoding="utf-8")
     for mark in (r"\textbf{82.12}", r"\underline{81.66}", "21.01$^{*}$", r"\cellcolor[gray]{0.9}21.51", r"\& more"):
         assert mark in latex
@@ -208,22 +204,22 @@ def test_published_numbers_stand_only_beside_the_papers_data_and_protocol() -> N
     with pytest.raises(UsageError, match="not 'strict'"):
         make_table(paper, "strict", published=[TABLE_3])
     beside = make_table(paper, "paper", published=[TABLE_3])
-    [line] = beside.lines
+    [(_, cells)] = beside.lines()
     assert [column.kind for column in beside.columns] == ["run", *["reported"] * 5]
-    assert [cell and cell.standing for cell in line.cells] == ["none"] * 3 + [None, None, "none"]
+    assert [cell and cell.standing for cell in cells] == ["none"] * 3 + [None, None, "none"]
 
 
 def test_other_forms_hold_the_same_numbers() -> None:
     runs = [results("=A|b", 0.5), declared(results("B", 0.4))]
     tables = [make_table(make_board(runs), protocol) for protocol in PROTOCOLS]
-    rows = list(csv.DictReader(io.StringIO(render_csv(tables))))
+    rows = list(csv.DictReader(io.StringIO(as_csv(tables))))
     assert [(row["protocol"], row["model"], row["value"], row["zero_shot"]) for row in rows[:2]] == [
         ("paper", "'=A|b", "0.5", "False"), ("paper", "B", "0.4", "True"),
     ]  # fmt: skip
-    document = json.loads(render_json(tables, ["MINI SUITE: say so"]))
+    document = json.loads(as_json(tables, ["MINI SUITE: say so"]))
     assert document["notices"] == ["MINI SUITE: say so"]
     assert document["tables"][0]["lines"][0]["cells"][1]["zero_shot"] is True
-    turned = render_table(tables[0], models_as_rows=True)
+    turned = table_as_markdown(tables[0], models_as_rows=True)
     assert turned.splitlines()[0] == "| Model | DermaMNIST Accuracy |"
     assert len(turned.splitlines()) == 4
     assert latex_text(r"50 % of a_b & {c} \ ~^#$") == (
@@ -243,11 +239,9 @@ def test_the_papers_gain_is_both_ways_positive_and_the_geometric_is_not() -> Non
 
 def test_gains_count_what_both_have_and_nothing_that_leaked() -> None:
     table = make_table(None, "paper", published=[TABLE_3], layout=LAYOUTS["table2"])
-    total = dict(zip([column.name for column in table.columns], gains_over(table, "Med-Flamingo"), strict=True))
-    assert total["Uni-Med"].datasets == 6
-    assert total["RadFM"].datasets == 5
-    assert total["XrayGPT"].datasets == 2
-    assert total["Med-Flamingo"].relative == 0
+    total = gains_over(table, "Med-Flamingo").set_index("model")
+    assert total["datasets"][["Uni-Med", "RadFM", "XrayGPT"]].tolist() == [6, 5, 2]
+    assert total["relative"]["Med-Flamingo"] == 0
     with pytest.raises(UsageError, match="No model of the table is called 'GPT'"):
         gains_over(table, "GPT")
 

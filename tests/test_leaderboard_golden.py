@@ -3,24 +3,16 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from test_compare import answers, compared
 from test_leaderboard import declared, metric, results, task
 
-from medbench.leaderboard.board import make_board
-from medbench.leaderboard.breakdown import Part
-from medbench.leaderboard.breakdown_page import render_breakdown
-from medbench.leaderboard.compare_page import render_comparison
-from medbench.leaderboard.gains import gains_over
-from medbench.leaderboard.latex import render_latex
-from medbench.leaderboard.layouts import LAYOUTS
-from medbench.leaderboard.markdown import render_markdown, render_table
-from medbench.leaderboard.plain_formats import render_csv, render_json
-from medbench.leaderboard.published.read import read_publication
-from medbench.leaderboard.sections import render_gains
-from medbench.leaderboard.table import make_table
+from medbench.leaderboard.numbers import as_csv, as_json, gains_over, make_board, make_table
+from medbench.leaderboard.pages import board_as_markdown, breakdown_as_markdown, comparison_as_markdown, gains_section
+from medbench.leaderboard.paper import LAYOUTS, read_publication
+from medbench.leaderboard.render import table_as_latex, table_as_markdown
 from medbench.tasks.protocols import PROTOCOLS
-from medbench.tasks.statistics.intervals import Interval
 
 GOLDEN = Path(__file__).parent / "golden" / "leaderboard"
 
@@ -35,25 +27,24 @@ def pages() -> dict[str, str]:
     tables = [make_table(board, protocol) for protocol in PROTOCOLS]
     averaged = make_table(make_board([results("A", value) for value in (0.5, 0.6, 0.7)]), "strict", grouped=True)
     table3 = read_publication("table3")
-    part = Part(
-        task="dermamnist", title="DermaMNIST", label="site", value="left | arm", metric="accuracy", score=0.25, n=8,
-        samples=9,
-        interval=Interval(low=0.1, high=0.5, method="wilson", clusters=4, design_effect=1.5),
-    )  # fmt: skip
+    part = {
+        "task": "dermamnist", "title": "DermaMNIST", "label": "site", "value": "left | arm", "metric": "accuracy",
+        "score": 0.25, "low": 0.1, "high": 0.5, "clusters": 4, "n": 8, "samples": 9,
+    }  # fmt: skip
     primary = make_table(None, "paper", published=[table3], layout=LAYOUTS["table2"])
     return {
-        "board.md": render_markdown(board, tables, ["## A section", ""]),
-        "models_as_rows.md": render_table(tables[0], models_as_rows=True) + "\n",
-        "mean.md": render_table(averaged) + "\n",
-        "board.csv": render_csv([*tables, averaged]),
-        "board.json": render_json(tables, ["MINI SUITE: say so"]),
-        "board.tex": render_latex(tables[0], "A & B"),
-        "gains.md": render_gains(primary, "RadFM") + "\n",
-        "table6.md": render_table(make_table(board, "paper", layout=LAYOUTS["table6"])) + "\n",
-        "compare.md": render_comparison(
+        "board.md": board_as_markdown(board, tables, ["## A section", ""]),
+        "models_as_rows.md": table_as_markdown(tables[0], models_as_rows=True) + "\n",
+        "mean.md": table_as_markdown(averaged) + "\n",
+        "board.csv": as_csv([*tables, averaged]),
+        "board.json": as_json(tables, ["MINI SUITE: say so"]),
+        "board.tex": table_as_latex(tables[0], "A & B"),
+        "gains.md": gains_section(primary, "RadFM") + "\n",
+        "table6.md": table_as_markdown(make_table(board, "paper", layout=LAYOUTS["table6"])) + "\n",
+        "compare.md": comparison_as_markdown(
             compared({"dermamnist": (answers(1, 0.9, clusters=8), answers(2, 0.4, clusters=8))})
         ),
-        "breakdown.md": render_breakdown(runs[0], "paper", [part]),
+        "breakdown.md": breakdown_as_markdown(runs[0], "paper", pd.DataFrame([part])),
     }
 
 
@@ -64,8 +55,8 @@ def test_the_bytes_are_those_of_before(name: str) -> None:
 
 def test_a_leaked_baseline_counts_nowhere() -> None:
     table = make_table(None, "paper", published=[read_publication("table3")], layout=LAYOUTS["table2"])
-    gains = dict(zip([column.name for column in table.columns], gains_over(table, "RadFM", "report"), strict=True))
-    assert gains["Uni-Med"].datasets == 1
+    gains = gains_over(table, "RadFM", "report").set_index("model")
+    assert gains["datasets"]["Uni-Med"] == 1
 
 
 if __name__ == "__main__":

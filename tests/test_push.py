@@ -14,7 +14,7 @@ from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
 
 from medbench.harness.results import read_results_file
 from medbench.leaderboard.export.public import read_public
-from medbench.leaderboard.export.push import Hub, Plan, plan_push, push
+from medbench.leaderboard.export.public_copy import Hub, PublicCopy, public_copy, upload
 from medbench.tasks.foundation.errors import RunError
 
 VALUES = {"mimic-cxr": 0.21, "slake-vqa": 0.4333}
@@ -31,17 +31,17 @@ def run_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def plan(run_folder: Path) -> Plan:
-    return plan_push(read_public(run_folder, {}))
+def plan(run_folder: Path) -> PublicCopy:
+    return public_copy(read_public(run_folder, {}))
 
 
-def test_only_files_that_were_made_to_be_shown_go(run_folder: Path, plan: Plan) -> None:
+def test_only_files_that_were_made_to_be_shown_go(run_folder: Path, plan: PublicCopy) -> None:
     names = ["README.md", "env.json", "leaderboard.md", "results.json", "run.yaml"]
     names += ["scores/mimic-cxr.jsonl", "scores/slake-vqa.jsonl"]
     assert list(plan.files) == [f"{run_folder.name}/{name}" for name in names]
 
 
-def test_what_stays_is_listed_with_its_reason(plan: Plan) -> None:
+def test_what_stays_is_listed_with_its_reason(plan: PublicCopy) -> None:
     left = {item.what: item.why for item in plan.left_out}
     assert left["generations"].startswith("texts as the model wrote them")
     assert "images" in left["report.html"]
@@ -53,7 +53,9 @@ def test_what_stays_is_listed_with_its_reason(plan: Plan) -> None:
     assert not [what for what in left if "slake" in what]
 
 
-def test_numbers_stay_as_they_are_and_settings_lose_only_places(run_folder: Path, plan: Plan, tmp_path: Path) -> None:
+def test_numbers_stay_as_they_are_and_settings_lose_only_places(
+    run_folder: Path, plan: PublicCopy, tmp_path: Path
+) -> None:
     file = tmp_path / "results.json"
     file.write_text(plan.files[f"{run_folder.name}/results.json"], encoding="utf-8")
     assert read_results_file(file).tasks == read_results_file(run_folder / "results.json").tasks
@@ -67,13 +69,23 @@ def test_numbers_stay_as_they_are_and_settings_lose_only_places(run_folder: Path
     assert environment["phases"]["counts"] == {"output tokens": 12}
 
 
-def test_notices_stand_on_the_first_page_and_on_the_board(run_folder: Path, plan: Plan) -> None:
+def test_notices_stand_on_the_first_page_and_on_the_board(run_folder: Path, plan: PublicCopy) -> None:
     for name in ("README.md", "leaderboard.md", "results.json"):
         assert "MINI: say so" in plan.files[f"{run_folder.name}/{name}"]
 
 
-def test_the_plan_is_the_same_bytes_every_time(run_folder: Path, plan: Plan) -> None:
-    assert plan_push(read_public(run_folder, {})) == plan
+def test_the_plan_is_the_same_bytes_every_time(run_folder: Path, plan: PublicCopy) -> None:
+    assert public_copy(read_public(run_folder, {})) == plan
+
+
+def test_the_same_files_can_be_written_to_a_folder(run_folder: Path, plan: PublicCopy, tmp_path: Path) -> None:
+    done = medbench("export", run_folder, "--format", "folder", "--output", tmp_path / "copy")
+    assert done.returncode == 0, done.stderr
+    written = [path for path in (tmp_path / "copy").rglob("*") if path.is_file()]
+    assert {
+        str(path.relative_to(tmp_path / "copy")): path.read_text(encoding="utf-8") for path in written
+    } == plan.files
+    assert "stays here" in done.stdout
 
 
 def test_without_yes_the_hub_is_not_even_asked(run_folder: Path) -> None:
@@ -90,7 +102,7 @@ def test_without_yes_the_hub_is_not_even_asked(run_folder: Path) -> None:
     assert TOKEN not in done.stdout + done.stderr
 
 
-def test_with_yes_exactly_what_was_listed_arrives(run_folder: Path, plan: Plan) -> None:
+def test_with_yes_exactly_what_was_listed_arrives(run_folder: Path, plan: PublicCopy) -> None:
     with writable_hub() as hub:
         environment = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
         done = medbench_process("push", run_folder, "--repo", "me/results", "--yes", env=environment)
@@ -106,11 +118,11 @@ def test_with_yes_exactly_what_was_listed_arrives(run_folder: Path, plan: Plan) 
 @pytest.mark.parametrize(("status", "says"), [
     (401, "hf auth login"), (403, "write access to me"), (404, "Check --repo"), (500, "answered 500"),
 ])  # fmt: skip
-def test_a_refusal_of_the_hub_is_explained(plan: Plan, status: int, says: str) -> None:
+def test_a_refusal_of_the_hub_is_explained(plan: PublicCopy, status: int, says: str) -> None:
     with writable_hub() as hub:
         hub.status = status
         with pytest.raises(RunError, match=says):
-            push(plan, "me/results", HfApi(endpoint=hub.url, token=TOKEN), private=True)
+            upload(plan, "me/results", HfApi(endpoint=hub.url, token=TOKEN), private=True)
         assert hub.files == {}
 
 
@@ -122,8 +134,8 @@ class _Failing:
         del repo_id, repo_type, private, exist_ok
         raise self._error
 
-    def create_commit(self, repo_id: str, operations: object, *, commit_message: str, repo_type: str) -> object:
-        del repo_id, operations, commit_message, repo_type
+    def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str, repo_type: str) -> object:
+        del repo_id, folder_path, commit_message, repo_type
         raise self._error
 
 
@@ -132,15 +144,15 @@ class _Failing:
     (OfflineModeIsEnabled("offline"), "HF_HUB_OFFLINE"),
     (httpx2.ConnectError("no route"), "cannot be reached"),
 ])  # fmt: skip
-def test_what_goes_wrong_before_the_hub_answers_is_explained(plan: Plan, error: Exception, says: str) -> None:
+def test_what_goes_wrong_before_the_hub_answers_is_explained(plan: PublicCopy, error: Exception, says: str) -> None:
     hub: Hub = _Failing(error)
     with pytest.raises(RunError, match=says):
-        push(plan, "me/results", hub, private=True)
+        upload(plan, "me/results", hub, private=True)
 
 
-def test_a_public_repository_is_made_only_when_asked_for(plan: Plan) -> None:
+def test_a_public_repository_is_made_only_when_asked_for(plan: PublicCopy) -> None:
     with writable_hub() as hub:
-        push(plan, "me/results", HfApi(endpoint=hub.url, token=TOKEN), private=False)
+        upload(plan, "me/results", HfApi(endpoint=hub.url, token=TOKEN), private=False)
         made = hub.created[0]
     assert made.get("private") is False or made.get("visibility") == "public"
 

@@ -1,11 +1,11 @@
 """The report's data and its file: what is in it, what is left out, and that nothing in it can become markup."""
 
 import base64
-import dataclasses
 import hashlib
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,15 @@ from source_files import ROOT
 
 from medbench.harness.results import read_results, write_results
 from medbench.leaderboard.publish import publish_run
-from medbench.leaderboard.report.document import ReportOptions, make_document
-from medbench.leaderboard.report.page import SCRIPTS, inert_json, render_page
-from medbench.leaderboard.report.pictures import ImageBudget, Pictures, thumbnail
+from medbench.leaderboard.report.document import SCRIPTS, inert_json, make_document, render_page, report_of
+from medbench.leaderboard.report.samples import BY_COMMAND, ImageBudget, Shelves, thumbnail
 from medbench.leaderboard.report.sources import RunSource, TaskSource, read_run_source, read_task_source
-from medbench.leaderboard.report.write import report_of
 from medbench.tasks.foundation.errors import EXIT_USAGE, UsageError
 from medbench.tasks.prepared import load_prepared
 from medbench.tasks.sample import ImageRef
 from medbench.tasks.suite import prepare_mini_suite
 
-ASSETS = ROOT / "leaderboard" / "report" / "assets"
+ASSETS = ROOT / "leaderboard" / "assets" / "report"
 ANSWERS = (
     Answer(sample_id="q/1", text="yes", raw=" Yes. ", labels={"organ": "liver"}),
     Answer(sample_id="q/2", text="yes", score=0.123456, labels={"organ": "lung"}),
@@ -58,7 +56,7 @@ def run(tmp_path: Path) -> RunSource:
 
 
 def document_of(runs: list[RunSource], source: TaskSource, **options: Any) -> dict[str, Any]:
-    document, _ = make_document(runs, dict.fromkeys(runs[0].results.tasks, source), ReportOptions(**options))
+    document, _ = make_document(runs, dict.fromkeys(runs[0].results.tasks, source), **{"budget": BY_COMMAND, **options})
     return document
 
 
@@ -128,7 +126,7 @@ def test_every_script_is_part_of_the_page() -> None:
 
 def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", {"slake-vqa": ANSWERS}, environment={"code": "c"})
-    assert report_of([folder], ReportOptions()) == report_of([folder], ReportOptions())
+    assert report_of([folder]) == report_of([folder])
 
 
 def test_samples_become_columns_of_numbers_into_texts(run: RunSource) -> None:
@@ -151,7 +149,7 @@ def test_samples_become_columns_of_numbers_into_texts(run: RunSource) -> None:
 
 
 def test_errors_name_no_folder_of_the_data(tmp_path: Path, picture_folder: Path) -> None:
-    failed = [dataclasses.replace(ANSWERS[2], error=f"The image {picture_folder}/0.png is missing.")]
+    failed = [replace(ANSWERS[2], error=f"The image {picture_folder}/0.png is missing.")]
     run = read_run_source(write_run(tmp_path / "run", {"slake-vqa": failed}))
     document = document_of([run], task_source("slake-vqa", failed, picture_folder))
     assert texts(document, document["tasks"][0]["answers"][0]["error"]) == ["The image 0.png is missing."]
@@ -178,18 +176,18 @@ def test_runs_of_other_suites_are_refused(tmp_path: Path, run: RunSource) -> Non
 
 
 def test_texts_of_credentialed_data_are_left_out_unless_asked_for(tmp_path: Path) -> None:
-    secret = dataclasses.replace(ANSWERS[0], sample_id="s1/x", text="SECRET FINDING", labels={"view": "SECRET VIEW"})
+    secret = replace(ANSWERS[0], sample_id="s1/x", text="SECRET FINDING", labels={"view": "SECRET VIEW"})
     audit = {"findings": [{"task": "mimic-cxr", "verdict": "a leak", "text": "SECRET COPY"}]}
     folder = write_run(tmp_path / "run", {"mimic-cxr": [secret]})
     (folder / "audit").mkdir()
     (folder / "audit" / "audit.json").write_text(json.dumps(audit))
-    page = report_of([folder], ReportOptions())
+    page = report_of([folder])
     assert "SECRET" not in page
     assert '"withheld":true' in page
     assert "a leak" in page
     document = embedded(page)
     assert document["tasks"][0]["answers"][0]["paper"]["bleu1"] == [1]
-    revealed = report_of([folder], ReportOptions(reveal_credentialed=True))
+    revealed = report_of([folder], reveal=True)
     assert all(text in revealed for text in ("SECRET FINDING", "SECRET VIEW", "SECRET COPY"))
     assert embedded(revealed)["revealed"]
 
@@ -198,16 +196,16 @@ def test_the_phantoms_of_the_mini_suite_are_shown(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", {"mimic-cxr": ANSWERS}, suite="mini")
     results = read_results(folder)
     bundled = load_prepared(prepare_mini_suite(), "mimic-cxr").manifest.data_fingerprint
-    phantoms = dataclasses.replace(results.tasks["mimic-cxr"], data=bundled)
-    write_results(folder / "results.json", dataclasses.replace(results, tasks={"mimic-cxr": phantoms}))
+    phantoms = replace(results.tasks["mimic-cxr"], data=bundled)
+    write_results(folder / "results.json", replace(results, tasks={"mimic-cxr": phantoms}))
     assert not read_task_source("mimic-cxr", [read_run_source(folder)], None, reveal=False).withheld
     write_results(folder / "results.json", results)
     assert read_task_source("mimic-cxr", [read_run_source(folder)], None, reveal=False).withheld
 
 
 def test_a_task_that_nobody_knows_is_treated_as_credentialed(run: RunSource) -> None:
-    results = dataclasses.replace(run.results, tasks={"other": run.results.tasks["slake-vqa"]})
-    source = read_task_source("other", [dataclasses.replace(run, results=results)], None, reveal=False)
+    results = replace(run.results, tasks={"other": run.results.tasks["slake-vqa"]})
+    source = read_task_source("other", [replace(run, results=results)], None, reveal=False)
     assert (source.spec, source.withheld) == (None, True)
 
 
@@ -215,7 +213,7 @@ def test_what_is_missing_is_said_and_the_rest_is_there(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", {"slake-vqa": ANSWERS, "dermamnist": ANSWERS})
     (folder / "scores" / "dermamnist.jsonl").unlink()
     (folder / "generations" / "slake-vqa.jsonl").unlink()
-    document = embedded(report_of([folder], ReportOptions()))
+    document = embedded(report_of([folder]))
     said = " ".join(document["runs"][0]["missing"])
     assert all(name in said for name in ("run.yaml", "env.json", "scores/dermamnist.jsonl", "slake-vqa.jsonl"))
     assert str(tmp_path) not in said
@@ -233,7 +231,7 @@ def test_data_that_are_not_those_of_the_run_are_not_shown(run: RunSource, small_
 
 
 def test_data_that_are_gone_are_missed_without_their_path(run: RunSource, tmp_path: Path) -> None:
-    gone = dataclasses.replace(run, document={"settings": {"data_dir": str(tmp_path / "nowhere")}})
+    gone = replace(run, document={"settings": {"data_dir": str(tmp_path / "nowhere")}})
     source = read_task_source("slake-vqa", [gone], None, reveal=False)
     assert source.samples == {}
     assert "no longer where the run found them" in source.missing
@@ -241,37 +239,37 @@ def test_data_that_are_gone_are_missed_without_their_path(run: RunSource, tmp_pa
     assert "is not prepared in the folder" in moved.missing
 
 
-def place_all(folder: Path, task_numbers: dict[str, list[int]]) -> Pictures:
-    found = Pictures()
+def place_all(folder: Path, task_numbers: dict[str, list[int]]) -> Shelves:
+    found = Shelves()
     for task, numbers in task_numbers.items():
         for number in numbers:
-            found.place(task, folder, ImageRef(path=f"{number}.png"))
+            found.image(task, folder, ImageRef(path=f"{number}.png"))
     return found
 
 
 def test_images_are_embedded_once_and_every_task_has_its_turn(picture_folder: Path) -> None:
     found = place_all(picture_folder, {"a": [0, 1, 2], "b": [1, 3]})
-    whole = found.embed(ImageBudget())
-    assert sorted(whole.shown) == [0, 1, 2, 3]
-    assert len(whole.uris) == 4
-    assert {(width, height) for _, width, height in whole.shown.values()} == {(16, 16)}
-    part = found.embed(ImageBudget(size=len(whole.uris[0]) + len(whole.uris[1])))
-    assert [found.names[number] for number in part.shown] == ["0.png", "1.png"]
-    assert len(found.embed(ImageBudget(pixels=3 * 256)).shown) == 3
+    uris, shown, _ = found.embed(BY_COMMAND)
+    assert sorted(shown) == [0, 1, 2, 3]
+    assert len(uris) == 4
+    assert {(width, height) for _, width, height in shown.values()} == {(16, 16)}
+    _, part, _ = found.embed(ImageBudget(size=len(uris[0]) + len(uris[1])))
+    assert [found.image_names[number] for number in part] == ["0.png", "1.png"]
+    assert len(found.embed(replace(BY_COMMAND, pixels=3 * 256))[1]) == 3
 
 
 def test_equal_pictures_under_other_names_share_their_bytes(tmp_path: Path) -> None:
     for number in range(3):
         Image.new("RGB", (400, 200), (9, 9, 9)).save(tmp_path / f"{number}.png")
-    whole = place_all(tmp_path, {"a": [0, 1, 2]}).embed(ImageBudget())
-    assert (len(whole.uris), len(whole.shown)) == (1, 3)
+    uris, shown, _ = place_all(tmp_path, {"a": [0, 1, 2]}).embed(BY_COMMAND)
+    assert (len(uris), len(shown)) == (1, 3)
 
 
 def test_a_broken_picture_is_counted_and_the_next_is_shown(tmp_path: Path) -> None:
     pictures(tmp_path, 2)
     (tmp_path / "0.png").write_bytes(b"no picture")
-    whole = place_all(tmp_path, {"a": [0, 1, 5]}).embed(ImageBudget())
-    assert (list(whole.shown), list(whole.broken)) == ([1], [0, 2])
+    _, shown, broken = place_all(tmp_path, {"a": [0, 1, 5]}).embed(BY_COMMAND)
+    assert (list(shown), broken) == ([1], [0, 2])
 
 
 @pytest.mark.parametrize(("size", "kind", "shown"), [((28, 28), "png", (28, 28)), ((2000, 500), "jpeg", (320, 80))])
@@ -292,7 +290,7 @@ def test_no_images_are_embedded_where_none_are_asked_for(run: RunSource, picture
 
 def facts_of(tmp_path: Path, environment: object) -> dict[str, Any]:
     folder = write_run(tmp_path / "run", {"slake-vqa": ANSWERS}, environment=environment)
-    found: dict[str, Any] = embedded(report_of([folder], ReportOptions()))["runs"][0]
+    found: dict[str, Any] = embedded(report_of([folder]))["runs"][0]
     return found
 
 
@@ -328,7 +326,7 @@ def test_findings_of_an_audit_are_listed(tmp_path: Path, audit: object) -> None:
     folder = write_run(tmp_path / "run", {"slake-vqa": ANSWERS})
     (folder / "audit").mkdir()
     (folder / "audit" / "audit.json").write_text(json.dumps(audit))
-    [run] = embedded(report_of([folder], ReportOptions()))["runs"]
+    [run] = embedded(report_of([folder]))["runs"]
     assert run["audited"]
     assert run["audit"] == [
         {"task": "slake-vqa", "verdict": "clean", "text": "Nothing.", "rows": [["matches", "0"]], "withheld": False}

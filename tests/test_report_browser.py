@@ -9,8 +9,8 @@ from browser import CHROMIUM, Page, chromium
 from engine_helpers import pictures
 from report_fixtures import HOSTILE, Answer, task_source, write_run
 
-from medbench.leaderboard.report.document import ReportOptions, make_document
-from medbench.leaderboard.report.page import render_page
+from medbench.leaderboard.report.document import make_document, render_page
+from medbench.leaderboard.report.samples import BY_COMMAND
 from medbench.leaderboard.report.sources import TaskSource, read_run_source
 
 pytestmark = [
@@ -39,7 +39,7 @@ ENVIRONMENT = {
 
 
 def write_page(path: Path, folders: list[Path], data: dict[str, TaskSource]) -> Path:
-    document, images = make_document([read_run_source(folder) for folder in folders], data, ReportOptions())
+    document, images = make_document([read_run_source(folder) for folder in folders], data, budget=BY_COMMAND)
     path.write_text(render_page(document, images), encoding="utf-8")
     return path
 

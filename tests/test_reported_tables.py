@@ -6,11 +6,9 @@ from pathlib import Path
 import pytest
 from command_line import medbench
 
-from medbench.leaderboard.gains import gains_over
-from medbench.leaderboard.layouts import LAYOUTS
-from medbench.leaderboard.markdown import legend, render_table
-from medbench.leaderboard.published.read import FOLDER, publications, read_publication
-from medbench.leaderboard.table import make_table
+from medbench.leaderboard.numbers import gains_over, make_table
+from medbench.leaderboard.paper import FOLDER, LAYOUTS, publications, read_publication
+from medbench.leaderboard.render import legend, table_as_markdown
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.protocols import metric_ids
@@ -45,13 +43,11 @@ def test_the_gains_that_the_paper_prints_come_out_of_its_numbers(name: str) -> N
     checked = 0
     for model, reported in published.models.items():
         for kind in KINDS if reported.gains else ():
-            again = gains_over(table, reported.over, kind)[places[model]].relative
-            assert again is not None
-            assert 100 * again == pytest.approx(reported.gains[kind], abs=ROUNDING), (model, kind)
+            again = gains_over(table, reported.over, kind).iloc[places[model]]
+            assert 100 * again.relative == pytest.approx(reported.gains[kind], abs=ROUNDING), (model, kind)
             checked += 1
         if reported.gains:
-            total = gains_over(table, reported.over)[places[model]]
-            assert total.relative is not None
+            total = gains_over(table, reported.over).iloc[places[model]]
             assert total.datasets == 10
             assert 100 * total.relative == pytest.approx(reported.gains["total"], abs=ROUNDING), model
     baselines = {reported.over for reported in published.models.values() if reported.over}
@@ -76,16 +72,16 @@ def test_the_rows_that_the_paper_prints_twice_are_the_same() -> None:
 
 def test_spreads_stand_beside_the_numbers() -> None:
     table6 = make_table(None, "paper", published=[read_publication("table6")], layout=LAYOUTS["table6"])
-    page = render_table(table6)
+    page = table_as_markdown(table6)
     assert "| Slake-REC | Mean IoU | 37.71 ± 0.52 |" in page
     assert "37.71 ± 0.52 |" in page
     assert "±" in legend([table6])
-    cell = table6.lines[0].cells[0]
+    cell = next(table6.lines())[1][0]
     assert cell is not None
     # Several trainings, but the paper does not say how many.
     assert cell.runs is None
     table3 = make_table(None, "paper", published=[read_publication("table3")], layout=LAYOUTS["table3"])
-    assert "**27.79** ± 2.50" in render_table(table3)
+    assert "**27.79** ± 2.50" in table_as_markdown(table3)
 
 
 def test_names_that_two_tables_share_are_told_apart() -> None:

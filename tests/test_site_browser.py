@@ -8,8 +8,7 @@ import pytest
 from browser import CHROMIUM, Page, chromium
 from export_runs import invented, write_run
 
-from medbench.leaderboard.site.collect import collect
-from medbench.leaderboard.site.write import site_files, write_site
+from medbench.leaderboard.site import collect, site_files, write_site
 
 HOSTILE = "</style></script><script>alert('x')</script><img src=http://127.0.0.1:9/x onerror=alert(1)>"
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")

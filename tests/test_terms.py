@@ -10,13 +10,11 @@ from export_runs import GATED, Planted, as_lines, invented, write_run
 from fixture_root import realdata
 from native_data import slake
 
-from medbench.leaderboard.credentialed import is_credentialed, terms_of
-from medbench.leaderboard.export.every_eval_ever import EveryEvalOptions
-from medbench.leaderboard.export.every_eval_samples import write_every_eval
+from medbench.leaderboard.export.every_eval import EveryEvalOptions, write_every_eval
 from medbench.leaderboard.export.public import read_public
-from medbench.leaderboard.export.push import plan_push
-from medbench.leaderboard.site.collect import collect
-from medbench.leaderboard.site.write import site_files
+from medbench.leaderboard.export.public_copy import public_copy
+from medbench.leaderboard.runs import is_credentialed, terms_of
+from medbench.leaderboard.site import collect, site_files
 from medbench.tasks.catalog import get_task, task_names
 from medbench.tasks.cli import data_group
 from medbench.tasks.foundation.errors import EXIT_USAGE
@@ -106,7 +104,7 @@ def test_own_data_in_the_layout_of_an_open_dataset_stay(tmp_path: Path) -> None:
         path = write_run(tmp_path / suite, own, Planted())
         (path / "report.html").write_text(GATED, encoding="utf-8")
         run = read_public(path, {})
-        left = dict(plan_push(run).files)
+        left = dict(public_copy(run).files)
         files = write_every_eval(
             tmp_path / f"{suite}-every", run, EveryEvalOptions(timestamp=1), data_dir=None, with_inputs=True
         )

@@ -23,8 +23,8 @@ from medbench.harness.predictions.formats import FORMATS
 from medbench.harness.results import MetricResult, Results, read_results_file
 from medbench.harness.settings import Settings
 from medbench.harness.workload import load_workload
-from medbench.leaderboard.board import make_board
-from medbench.leaderboard.markdown import render_scores
+from medbench.leaderboard.numbers import make_board, make_table
+from medbench.leaderboard.render import table_as_markdown
 from medbench.tasks.answers.box_space import BOX_SPACES
 from medbench.tasks.catalog import benchmark_names, get_task, task_names
 from medbench.tasks.download.archives import readable_size
@@ -32,9 +32,9 @@ from medbench.tasks.download.sources import SOURCES, HubSource, ManualSource
 from medbench.tasks.foundation.console import say
 from medbench.tasks.foundation.errors import EXIT_FAILED
 from medbench.tasks.foundation.files import read_json
-from medbench.tasks.mini_suite import DATA
 from medbench.tasks.protocols import metric_ids
 from medbench.tasks.sample import Box
+from medbench.tasks.suite import DATA
 from medbench.unimed.training.plan import plan
 from medbench.unimed.training.recipe import load_recipe
 
@@ -146,7 +146,7 @@ def mini_suite() -> str:
 def mini_board() -> str:
     """Return the paper-protocol table of the committed mini runs: Uni-Med beside the blind baseline."""
     board = make_board([mini_results("uni-med"), mini_results("blind")])
-    return render_scores(board, "paper")
+    return table_as_markdown(make_table(board, "paper"))
 
 
 def mini_rerun() -> str:

@@ -13,10 +13,8 @@ from safetensors.torch import save_file
 from transformers.utils import logging as transformers_logging
 
 from medbench.tasks.foundation.errors import DataError, UsageError
-from medbench.tasks.foundation.files import canonical_json, file_sha256, fingerprint, read_json
-from medbench.tasks.foundation.memory import room_for
-from medbench.tasks.foundation.stand_ins import refuse_stand_ins
-from medbench.tasks.foundation.yaml_tables import read_yaml_table
+from medbench.tasks.foundation.files import canonical_json, file_sha256, fingerprint, read_json, read_yaml_table
+from medbench.tasks.foundation.model_files import refuse_stand_ins, room_for
 from medbench.unimed.base_weights import BaseWeights, assemble
 from medbench.unimed.configuration import UniMedConfig
 from medbench.unimed.lora import (

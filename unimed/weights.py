@@ -15,7 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.utils import logging as transformers_logging
 
 from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError, UsageError
-from medbench.tasks.foundation.memory import HINT, ran_out_of_memory
+from medbench.tasks.foundation.model_files import HINT, ran_out_of_memory
 
 State = Mapping[str, torch.Tensor]
 Names = str | tuple[str, ...]

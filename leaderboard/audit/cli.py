@@ -114,7 +114,7 @@ def model_command(
               medbench audit model --predictions answers.jsonl --train-references train.jsonl --format json
     """
     from medbench.leaderboard.audit.outputs.audit import audit_predictions, audit_run
-    from medbench.leaderboard.leaks import AUDIT_FILE
+    from medbench.leaderboard.runs import AUDIT_FILE
 
     if predictions is not None:
         # Without a run the first plain word is a peer as well.

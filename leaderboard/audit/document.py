@@ -179,7 +179,7 @@ class Audit:
 
     def to_html(self) -> str:
         """Return the page as an HTML document that loads nothing and runs nothing."""
-        from medbench.leaderboard.html_document import html_document
+        from medbench.leaderboard.html import html_document
 
         return html_document(self.title, self.to_markdown())
 
@@ -238,7 +238,7 @@ def p_text(p: float | None, least: float = 1e-300) -> str:
 
 
 def _page(audit: Audit) -> Iterator[str]:
-    from medbench.leaderboard.markdown import markdown_text, notes
+    from medbench.leaderboard.render import markdown_text, notes
 
     matrix, *tables = audit.tables
     yield f"# {markdown_text(audit.title)}"
@@ -262,7 +262,7 @@ def _page(audit: Audit) -> Iterator[str]:
 
 
 def _part(part: Table) -> Iterator[str]:
-    from medbench.leaderboard.markdown import markdown_table, markdown_text
+    from medbench.leaderboard.render import markdown_table, markdown_text
 
     if part.title and (part.text or part.rows or part.bullets):
         yield f"## {markdown_text(part.title)}"

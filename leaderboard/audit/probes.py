@@ -15,8 +15,8 @@ from scipy import stats
 
 from medbench.harness.results import Results, read_results
 from medbench.leaderboard.audit.document import WORDS, Audit, Table, TaskVerdict, Verdict, p_text
-from medbench.leaderboard.primary import primary_metric
-from medbench.leaderboard.score_table import ScoreTable, read_score_table
+from medbench.leaderboard.runs import primary_metric
+from medbench.leaderboard.samples import ScoreTable, read_score_table
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.files import read_numbered_json_lines
 from medbench.tasks.metrics.metric import Metric, mean_of_scores, score_statistics
@@ -51,13 +51,9 @@ class ProbeFinding:
     """What a probe shows on one task.
 
     Attributes:
-        task: Name of the task.
-        metric: Whose per-sample values are averaged.
-        plain: Mean as the task is, a fraction.
-        probed: Mean as the probe asks.
+        metric: Whose per-sample values are averaged: as the task is (`plain`), and as the probe asks (`probed`).
         drop: The first minus the second, on samples scored both ways.
-        peers: How many peers there are.
-        peer_drop: Mean drop of the peers; None without any.
+        peers: How many peers there are; `peer_drop` is their mean drop.
         gap: Drop minus the peers' mean drop, on samples that all scored; None without peers.
         p: One-sided p of a gap as large, adjusted by Holm over the tasks.
         verdict: Only probes that knowing by heart alone explains have one besides `not_testable`.
@@ -79,16 +75,7 @@ def read_probe(
     name: str, kinds: Mapping[str, Kind], model: Mapping[str, Pair], peers: Sequence[Mapping[str, Pair]],
     protocol: Protocol, *, seed: int,
 ) -> list[ProbeFinding]:  # fmt: skip
-    """Return what a probe shows on every task that all have.
-
-    Args:
-        name: Name of the probe.
-        kinds: Kind of each task.
-        model: Scores of the model by task.
-        peers: Those of its peers.
-        protocol: Whose definitions.
-        seed: Of the exchanges.
-    """
+    """Return what a probe, by its name, shows on every task that all have; the seed is that of the exchanges."""
     found = [
         finding
         for task, pair in model.items()
@@ -151,13 +138,9 @@ def _verdict(name: str, finding: ProbeFinding) -> Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrongKeys:
-    """Whether a model agrees with keys that are known to be wrong.
+    """With how many keys that are known to be wrong a model agrees, and the p of as many did it with every second.
 
-    Attributes:
-        items: Such items that it answered.
-        agreed: With how many of their keys it agrees.
-        p: Probability of as many, would it agree with every second one.
-        verdict: `strong` if that is below 0.001, `not_testable` if no number of agreements could be.
+    `strong` if that is below 0.001, `not_testable` if no number of agreements could be.
     """
 
     items: int

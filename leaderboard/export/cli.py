@@ -1,6 +1,5 @@
 """The commands `medbench export` and `medbench push`."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,19 +10,13 @@ from medbench.tasks.foundation.errors import UsageError
 
 if TYPE_CHECKING:
     from medbench.leaderboard.export.public import PublicRun
+    from medbench.leaderboard.export.public_copy import PublicCopy
 
-FORMATS = ("eval-results", "every-eval-ever", "parquet")
+FORMATS = ("eval-results", "every-eval-ever", "parquet", "folder")
 RELATIONSHIPS = ("first_party", "third_party", "collaborative", "other")
 _ONLY_FOR = {
-    "dataset": ("eval-results",),
-    "scale": ("eval-results",),
-    "source_url": ("eval-results",),
-    "date": ("eval-results",),
-    "model_id": ("every-eval-ever",),
-    "organization": ("every-eval-ever",),
-    "relationship": ("every-eval-ever",),
-    "data_dir": ("every-eval-ever",),
-    "no_inputs": ("every-eval-ever",),
+    **dict.fromkeys(("dataset", "scale", "source_url", "date"), ("eval-results",)),
+    **dict.fromkeys(("model_id", "organization", "relationship", "data_dir", "no_inputs"), ("every-eval-ever",)),
     "protocol": ("eval-results", "every-eval-ever"),
 }
 
@@ -48,14 +41,16 @@ def export_command(run: Path, form: str, output: Path, **options: Any) -> None:
     """Write the results of RUN in a format that others read.
 
     `eval-results`: `.eval_results/*.yaml` for a model's repository on the Hub. `every-eval-ever`: a document and the
-    samples in the schema that several harnesses share. `parquet`: scores by sample. Texts of data under an agreement,
-    or whose licence does not say that they may be passed on, are never written, and neither are paths.
+    samples in the schema that several harnesses share. `parquet`: scores by sample. `folder`: the files that `medbench
+    push` uploads. Texts of data under an agreement, or whose licence does not say that they may be passed on, are never
+    written, and neither are paths.
 
     \b
     Example:  medbench export runs/RUN --format parquet --output scores.parquet
               medbench export runs/RUN --format eval-results --dataset slake-vqa=OWNER/NAME --output model-repo
     """
-    from medbench.leaderboard.export.public import read_public
+    from medbench.leaderboard.export.public import read_public, write_files, write_parquet
+    from medbench.leaderboard.export.public_copy import public_copy
 
     given = {name: value for name, value in options.items() if value not in (None, ())}
     for name in given:
@@ -64,37 +59,39 @@ def export_command(run: Path, form: str, output: Path, **options: Any) -> None:
                 f"--{name.replace('_', '-')} says nothing of {form}.", f"It is for {' and '.join(_ONLY_FOR[name])}."
             )
     public = read_public(run)
-    writers: dict[str, Callable[[Path, PublicRun, dict[str, Any]], None]] = {
-        "eval-results": _eval_results,
-        "every-eval-ever": _every_eval_ever,
-        "parquet": _parquet,
-    }
-    writers[form](output, public, given)
+    if form == "eval-results":
+        _eval_results(output, public, given)
+    elif form == "every-eval-ever":
+        _every_eval_ever(output, public, given)
+    elif form == "parquet":
+        rows = write_parquet(output, public)
+        say(f"Written: {output} ({rows:,} rows)")
+        _say_held_back(public)
+    else:
+        copy = public_copy(public)
+        for path in write_files(output, copy.files):
+            say(f"Written: {path}")
+        _show_left_out(copy)
     for notice in public.results.notices:
         warn(notice)
 
 
 def _eval_results(output: Path, run: "PublicRun", given: dict[str, Any]) -> None:
-    from medbench.leaderboard.export.eval_results import (
-        EvalResultsOptions,
-        read_datasets,
-        without_dataset,
-        write_eval_results,
-    )
+    from medbench.leaderboard.export import eval_results as hub
+    from medbench.leaderboard.export.public import write_files
 
-    given["datasets"] = read_datasets(given.pop("dataset", ()))
-    options = EvalResultsOptions(**given)
-    for path in write_eval_results(output, run.results, options):
+    given["datasets"] = hub.read_datasets(given.pop("dataset", ()))
+    options = hub.EvalResultsOptions(**given)
+    for path in write_files(output, hub.eval_result_files(run.results, options)):
         say(f"Written: {path}")
-    left = without_dataset(run.results, options)
+    left = hub.without_dataset(run.results, options)
     if left:
         say(f"Left out, since no dataset on the Hub is known for them: {', '.join(left)}. Name one with --dataset.")
 
 
 def _every_eval_ever(output: Path, run: "PublicRun", given: dict[str, Any]) -> None:
     from medbench.harness.results import RESULTS_FILE
-    from medbench.leaderboard.export.every_eval_ever import UNKNOWN, EveryEvalOptions, names_of
-    from medbench.leaderboard.export.every_eval_samples import write_every_eval
+    from medbench.leaderboard.export.every_eval import UNKNOWN, EveryEvalOptions, names_of, write_every_eval
 
     data_dir, no_inputs = given.pop("data_dir", None), given.pop("no_inputs", False)
     options = EveryEvalOptions(timestamp=int((run.path / RESULTS_FILE).stat().st_mtime), **given)
@@ -105,19 +102,15 @@ def _every_eval_ever(output: Path, run: "PublicRun", given: dict[str, Any]) -> N
     _say_held_back(run)
 
 
-def _parquet(output: Path, run: "PublicRun", given: dict[str, Any]) -> None:
-    del given
-    from medbench.leaderboard.export.parquet import write_parquet
-
-    rows = write_parquet(output, run)
-    say(f"Written: {output} ({rows:,} rows)")
-    _say_held_back(run)
-
-
 def _say_held_back(run: "PublicRun") -> None:
     for task, terms in run.terms.items():
         if terms.reason:
             say(f"Without the texts of {task}: {terms.reason}.")
+
+
+def _show_left_out(copy: "PublicCopy") -> None:
+    if copy.left_out:
+        emit_table(["stays here", "because"], copy.left_out)
 
 
 @click.command("push")
@@ -139,19 +132,18 @@ def push_command(run: Path, repo: str, yes: bool, public: bool) -> None:
 
     from medbench.leaderboard.export.eval_results import checked_repo
     from medbench.leaderboard.export.public import read_public
-    from medbench.leaderboard.export.push import plan_push, push
+    from medbench.leaderboard.export.public_copy import public_copy, upload
 
     checked_repo(repo)
     shown = read_public(run)
-    plan = plan_push(shown)
-    rows = [[name, f"{len(text.encode()):,}"] for name, text in plan.files.items()]
+    copy = public_copy(shown)
+    rows = [[name, f"{len(text.encode()):,}"] for name, text in copy.files.items()]
     emit_table(["file", "bytes"], rows, title=f"To huggingface.co/datasets/{repo}")
-    if plan.left_out:
-        emit_table(["stays here", "because"], [[item.what, item.why] for item in plan.left_out])
+    _show_left_out(copy)
     for notice in shown.results.notices:
         warn(notice)
     if not yes:
         say("Nothing was uploaded. Give --yes to upload.")
         return
-    push(plan, repo, HfApi(), private=not public)
+    upload(copy, repo, HfApi(), private=not public)
     say(f"Uploaded: https://huggingface.co/datasets/{repo}")

@@ -9,19 +9,19 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml, parse_eval_result_entries
 
 from medbench.harness.results import MetricResult, Results, TaskResult
-from medbench.leaderboard.counts import beside, not_ok
+from medbench.leaderboard.render import beside
+from medbench.leaderboard.runs import NOT_OK
 from medbench.tasks.catalog import TASKS, get_task
 from medbench.tasks.download.sources import SOURCES, HubSource
 from medbench.tasks.foundation.errors import RunError, UsageError, unknown_name
-from medbench.tasks.foundation.files import write_atomically
 from medbench.tasks.protocols import Protocol
+from medbench.tasks.suite import SuiteName
 
 FOLDER = ".eval_results"
 ALL_TASKS = "*"
@@ -29,34 +29,29 @@ ALL_TASKS = "*"
 _REPO = re.compile(r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?/[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?")
 _LONGEST_REPO = 96
 Scale = Literal["percent", "fraction"]
-SCALES: tuple[Scale, ...] = get_args(Scale)
 _FACTOR: Mapping[Scale, tuple[float, int]] = {"percent": (100.0, 2), "fraction": (1.0, 4)}
+_NOTHING: Mapping[SuiteName, str] = {
+    "mini": "The mini suite's stand-ins are no dataset on the Hub, and its numbers belong on no benchmark's board.",
+    "custom": "The data of this run are not the paper's, so it is not known which dataset they are.",
+    "paper": "None of the run's numbers belongs to a dataset on the Hub, or only a part of it was answered.",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalResultsOptions:
-    """What the user says of the numbers.
+    """What the user says of the numbers."""
 
-    Attributes:
-        protocol: Whose definitions; the two are never mixed in one file.
-        datasets: Hub dataset by task; `*` stands for all tasks that have none of their own.
-        scale: What the benchmark's leaderboard counts in.
-        source_url: Where the evaluation can be seen; empty for nowhere.
-        date: ISO 8601; empty leaves it to the commit.
-    """
-
-    protocol: Protocol = "paper"
-    datasets: Mapping[str, str] | None = None
-    scale: Scale = "percent"
-    source_url: str = ""
-    date: str = ""
+    protocol: Protocol = "paper"  # the two are never mixed in one file
+    datasets: Mapping[str, str] | None = None  # on the Hub, by task; `*` stands for all others
+    scale: Scale = "percent"  # what the benchmark's leaderboard counts in
+    source_url: str = ""  # where the evaluation can be seen
+    date: str = ""  # ISO 8601; empty leaves it to the commit
 
 
 def read_datasets(words: Sequence[str]) -> dict[str, str]:
     """Return the Hub datasets in words `TASK=OWNER/NAME` or `OWNER/NAME`, which stands for all tasks.
 
-    Raises:
-        UsageError: If a word names no task or no dataset.
+    A word that names no task or no dataset is a UsageError.
     """
     found = {}
     for word in words:
@@ -69,45 +64,36 @@ def read_datasets(words: Sequence[str]) -> dict[str, str]:
 
 
 def checked_repo(repo: str) -> str:
-    """Return the name of a repository on the Hub.
-
-    Raises:
-        UsageError: If it is none.
-    """
+    """Return the name of a repository on the Hub; a UsageError if it is none."""
     if not _REPO.fullmatch(repo) or len(repo) > _LONGEST_REPO or "--" in repo or ".." in repo or repo.endswith(".git"):
         raise UsageError(f"{repo!r} is no repository on the Hub.", "Write OWNER/NAME.")
     return repo
 
 
 def eval_result_files(results: Results, options: EvalResultsOptions) -> dict[str, str]:
-    """Return the files of a run by path, one for each Hub dataset.
+    """Return the files of a run, as it may be shown, by path, one for each Hub dataset.
 
-    Args:
-        results: The run, as it may be shown.
-        options: What the user says of the numbers.
-
-    Raises:
-        UsageError: If no task has a Hub dataset, as those of the mini suite have none.
+    It is a UsageError if no task has one, as those of the mini suite have none.
     """
     entries: dict[str, list[EvalResultEntry]] = defaultdict(list)
     for name, task in results.tasks.items():
-        dataset = dataset_of(results, name, options)
+        dataset = _dataset_of(results, name, options)
         if dataset is not None:
             entries[dataset] += _entries(results, name, task, dataset, options)
     entries = {dataset: found for dataset, found in entries.items() if found}
     if not entries:
-        raise _nothing(results)
-    return {
-        f"{FOLDER}/{dataset.replace('/', '--')}.yaml": _as_yaml(found) for dataset, found in sorted(entries.items())
-    }
+        way_out = "Name where the data are: --dataset OWNER/NAME, or --dataset TASK=OWNER/NAME for each task."
+        raise UsageError(_NOTHING[results.suite], way_out)
+    named = {f"{FOLDER}/{dataset.replace('/', '--')}.yaml": found for dataset, found in sorted(entries.items())}
+    return {name: _as_yaml(found) for name, found in named.items()}
 
 
 def without_dataset(results: Results, options: EvalResultsOptions) -> tuple[str, ...]:
     """Return the tasks of a run that have no dataset on the Hub, so that no file can name them."""
-    return tuple(name for name in results.tasks if dataset_of(results, name, options) is None)
+    return tuple(name for name in results.tasks if _dataset_of(results, name, options) is None)
 
 
-def dataset_of(results: Results, task: str, options: EvalResultsOptions) -> str | None:
+def _dataset_of(results: Results, task: str, options: EvalResultsOptions) -> str | None:
     """Return the Hub dataset that a task's numbers belong to, or None.
 
     What the catalogue knows holds only for a whole run of the paper's data: numbers of the mini suite, of a part of
@@ -122,52 +108,31 @@ def dataset_of(results: Results, task: str, options: EvalResultsOptions) -> str 
     return source.repo if isinstance(source, HubSource) else None
 
 
-def _nothing(results: Results) -> UsageError:
-    why = {
-        "mini": "The mini suite's stand-ins are no dataset on the Hub, and its numbers belong on no benchmark's board.",
-        "custom": "The data of this run are not the paper's, so it is not known which dataset they are.",
-        "paper": "None of the run's numbers belongs to a dataset on the Hub, or only a part of it was answered.",
-    }[results.suite]
-    return UsageError(why, "Name where the data are: --dataset OWNER/NAME, or --dataset TASK=OWNER/NAME for each task.")
-
-
 def _entries(
     results: Results, name: str, task: TaskResult, dataset: str, options: EvalResultsOptions
 ) -> Iterator[EvalResultEntry]:
     factor, digits = _FACTOR[options.scale]
     for metric_id, metric in task.metrics(options.protocol).items():
         if metric.value is not None:
+            # The Hub's names are in snake case.
+            task_id = re.sub(r"[-.@]", "_", f"{name}_{metric_id}").lower()
             yield EvalResultEntry(
-                dataset_id=dataset,
-                task_id=task_id(name, metric_id),
-                value=round(factor * metric.value, digits),
-                date=options.date or None,
-                source_url=options.source_url or None,
-                source_name="medbench" if options.source_url else None,
-                notes=_notes(results, metric, options),
-            )
-
-
-def task_id(task: str, metric: str) -> str:
-    """Return the name of a benchmark's number in the Hub's snake case: `slake_vqa_bleu1`."""
-    return f"{task}_{metric}".replace("-", "_").replace(".", "_").replace("@", "_").lower()
+                dataset_id=dataset, task_id=task_id, value=round(factor * metric.value, digits),
+                date=options.date or None, source_url=options.source_url or None,
+                source_name="medbench" if options.source_url else None, notes=_notes(results, metric, options),
+            )  # fmt: skip
 
 
 def _notes(results: Results, metric: MetricResult, options: EvalResultsOptions) -> str:
     factor, digits = _FACTOR[options.scale]
-    interval = "" if metric.ci is None else (
-        f"95% interval {factor * metric.ci[0]:.{digits}f} to {factor * metric.ci[1]:.{digits}f}"
-    )  # fmt: skip
+    low, high = (f"{factor * edge:.{digits}f}" for edge in metric.ci or (0, 0))
     parts = [
-        f"medbench protocol {options.protocol}",
-        interval,
-        f"n={metric.n}",
-        *(f"{why}={count}" for why, count in not_ok(metric).items() if count),
+        f"medbench protocol {options.protocol}", f"95% interval {low} to {high}" if metric.ci else "", f"n={metric.n}",
+        *(f"{why}={getattr(metric, why)}" for why in NOT_OK if getattr(metric, why)),
         *beside(metric.answered, metric.bounds),
-        f"the first {results.limit} samples only" if results.limit is not None else "",
-        metric.signature,
+        f"the first {results.limit} samples only" if results.limit is not None else "", metric.signature,
         *results.notices,
-    ]
+    ]  # fmt: skip
     return "; ".join(part for part in parts if part)
 
 
@@ -178,11 +143,3 @@ def _as_yaml(entries: Sequence[EvalResultEntry]) -> str:
             "huggingface_hub reads other results than it wrote.", "Report this with `medbench --version` and the run."
         )
     return text
-
-
-def write_eval_results(folder: Path, results: Results, options: EvalResultsOptions) -> tuple[Path, ...]:
-    """Write the files into a folder, such as the checkout of a model's repository, and return them."""
-    files = eval_result_files(results, options)
-    for name, text in files.items():
-        write_atomically(folder / name, text)
-    return tuple(folder / name for name in files)

@@ -1,74 +1,47 @@
 """A run as it may be shown to anybody: its numbers, and its scores by sample as far as each task's terms go."""
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from medbench.harness.results import MetricResult, Results, TaskResult, read_results
+from medbench.harness.results import MetricResult, Results, read_results
 from medbench.harness.rundir import read_run
-from medbench.leaderboard.credentialed import terms_of
 from medbench.leaderboard.export.scrub import Scrubber, machine_scrubber
-from medbench.leaderboard.score_table import ItemScore, ScoreRecord, read_score_table
-from medbench.tasks.foundation.errors import DataError, RunError
-from medbench.tasks.foundation.files import canonical_json
-from medbench.tasks.protocols import Protocol, State
+from medbench.leaderboard.runs import NOT_OK, terms_of
+from medbench.leaderboard.samples import ScoreRecord, as_frame, read_score_table
+from medbench.tasks.foundation.errors import DataError, RunError, UsageError
+from medbench.tasks.foundation.files import canonical_json, write_atomically
+from medbench.tasks.protocols import PROTOCOLS
 from medbench.tasks.terms import Terms
 
+METADATA_KEY = "medbench"
 _TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _RESULTS = TypeAdapter(Results)
 _PATHS = ("checkpoint", "data_dir", "output_dir")
+_REPEATED = ("run", "model", "suite", "task", "kind", "protocol", "metric", "state")
+_BESIDE_PARQUET = ("value", "ci", "n", *NOT_OK, "answered", "among_answered", "bounds", "signature")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublicRun:
-    """A run with everything that is needed to publish it.
-
-    Attributes:
-        path: Its folder.
-        results: Its results, without paths, servers and secrets.
-        settings: Its `run.yaml` as it lies there.
-        terms: By task.
-        scrubber: What is known of the machine.
-    """
+    """A run with everything that is needed to publish it."""
 
     path: Path
-    results: Results
-    settings: Mapping[str, Any]
-    terms: Mapping[str, Terms]
-    scrubber: Scrubber
+    results: Results  # without paths, servers and secrets
+    settings: Mapping[str, Any]  # run.yaml as it lies there
+    terms: Mapping[str, Terms]  # by task
+    scrubber: Scrubber  # what is known of the machine
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublicScore:
-    """The scores of one sample, as far as they may be passed on.
-
-    Attributes:
-        sample_id: Name of the sample; a running number where names are under an agreement.
-        cluster: What ties samples together; a running number likewise.
-        state: State of the answer.
-        prediction: The answer as it was read; None where texts stay here.
-        box: The box that was read, in pixels; None where there is none or texts stay here.
-        labels: The dataset's labels; None where texts stay here.
-        paper: Scores by metric under the paper's protocol.
-        strict: Scores by metric under the strict protocol.
-    """
-
-    sample_id: str
-    cluster: str
-    state: State
-    prediction: str | None
-    box: tuple[float, float, float, float] | None
-    labels: Mapping[str, str] | None
-    paper: Mapping[str, ItemScore]
-    strict: Mapping[str, ItemScore]
-
-    def scores(self, protocol: Protocol) -> Mapping[str, ItemScore]:
-        """Return the scores under a protocol by metric; metrics that do not apply are absent."""
-        return self.paper if protocol == "paper" else self.strict
+    def shows_texts(self, task: str) -> bool:
+        """Return whether answers, labels and questions of a task may be passed on."""
+        return self.terms[task].openness == "open"
 
 
 def read_public(path: Path, environment: Mapping[str, str] | None = None) -> PublicRun:
@@ -82,61 +55,47 @@ def read_public(path: Path, environment: Mapping[str, str] | None = None) -> Pub
         RunError: If the folder is no finished run, or its results are another's.
         DataError: If its results are malformed.
     """
-    results, settings = read_results(path), read_run(path)
-    _refuse_foreign(path, results, settings)
-    scrubber = machine_scrubber(
-        [path, path.absolute().parent, *_named_paths(settings.get("settings", {}))], environment
-    )
-    return PublicRun(
-        path=path,
-        results=public_results(results, scrubber),
-        settings=settings,
-        terms={task: terms_of(results, task) for task in results.tasks},
-        scrubber=scrubber,
-    )
-
-
-def _refuse_foreign(path: Path, results: Results, settings: Mapping[str, Any]) -> None:
-    """Refuse results whose names, which become names of files, are not those that a run gives."""
-    if results.run != settings["identity"]:
+    results, document = read_results(path), read_run(path)
+    # Names of a run and its tasks become names of files.
+    if results.run != document["identity"]:
         raise RunError(f"The results in {path} are those of another run.", f"Score it again: medbench score {path}")
     odd = [task for task in results.tasks if not _TASK.fullmatch(task)]
     if odd:
         raise DataError(
             f"The results in {path} name a task {odd[0]!r}, which is no name.", "Put back the run's own file."
         )
-
-
-def _named_paths(settings: Mapping[str, Any]) -> list[Path]:
-    named = [settings.get(name) for name in _PATHS] + list((settings.get("checkpoint_for") or {}).values())
+    settings = document.get("settings", {})
+    named = [*map(settings.get, _PATHS), *(settings.get("checkpoint_for") or {}).values()]
     named.append(str(settings.get("model", "")).partition(":")[2])
-    return [Path(path) for path in named if isinstance(path, str) and Path(path).is_absolute()]
+    places = [Path(place) for place in named if isinstance(place, str) and Path(place).is_absolute()]
+    scrubber = machine_scrubber([path, path.absolute().parent, *places], environment)
+    return PublicRun(
+        path=path, results=_public_results(results, scrubber), settings=document, scrubber=scrubber,
+        terms={task: terms_of(results, task) for task in results.tasks},
+    )  # fmt: skip
 
 
-def public_results(results: Results, scrubber: Scrubber) -> Results:
+def _public_results(results: Results, scrubber: Scrubber) -> Results:
     """Return results without paths of the machine, servers and secrets; every number stays as it is."""
-    model = replace(
-        results.model,
-        name=scrubber.model(results.model.name),
-        title=scrubber.model(results.model.title),
-        weights=scrubber.text(results.model.weights),
-        device=scrubber.text(results.model.device),
-    )
+    model, text = results.model, scrubber.text
+
+    def public(metrics: Mapping[str, MetricResult]) -> dict[str, MetricResult]:
+        return {name: replace(metric, signature=text(metric.signature)) for name, metric in metrics.items()}
+
     return replace(
         results,
-        model=model,
-        notices=tuple(scrubber.text(notice) for notice in results.notices),
-        tasks={name: _public_task(task, scrubber) for name, task in results.tasks.items()},
-    )
-
-
-def _public_task(task: TaskResult, scrubber: Scrubber) -> TaskResult:
-    def public(metrics: Mapping[str, MetricResult]) -> dict[str, MetricResult]:
-        return {name: replace(metric, signature=scrubber.text(metric.signature)) for name, metric in metrics.items()}
-
-    return replace(
-        task, title=scrubber.text(task.title), licence=scrubber.text(task.licence), paper=public(task.paper),
-        strict=public(task.strict),
+        model=replace(
+            model, name=scrubber.model(model.name), title=scrubber.model(model.title), weights=text(model.weights),
+            device=text(model.device),
+        ),
+        notices=tuple(map(text, results.notices)),
+        tasks={
+            name: replace(
+                task, title=text(task.title), licence=text(task.licence), paper=public(task.paper),
+                strict=public(task.strict),
+            )
+            for name, task in results.tasks.items()
+        },
     )  # fmt: skip
 
 
@@ -145,26 +104,108 @@ def results_text(results: Results) -> str:
     return canonical_json(_RESULTS.dump_python(results, mode="json"), indent=2) + "\n"
 
 
-def read_public_scores(run: PublicRun, task: str) -> list[PublicScore]:
-    """Return the scores of a task by sample, in the order of the task; raises like `read_score_table`."""
-    records = read_score_table(run.path, run.results, task).records
-    return public_scores(records, task, run.terms[task], run.scrubber)
+def public_records(run: PublicRun, task: str) -> list[ScoreRecord]:
+    """Return the scores of a task by sample, as far as its terms go; raises like `read_score_table`."""
+    return as_public(run, task, read_score_table(run.path, run.results, task).records)
 
 
-def public_scores(records: Sequence[ScoreRecord], task: str, terms: Terms, scrubber: Scrubber) -> list[PublicScore]:
-    """Return what the terms of a task leave of its scores."""
+def as_public(run: PublicRun, task: str, records: Sequence[ScoreRecord]) -> list[ScoreRecord]:
+    """Return what the terms of a task leave of its records.
+
+    Where texts stay here, answers, boxes and labels are empty. Where even names are under an agreement, samples and
+    clusters have running numbers. Every field is named: what a record may hold one day does not leave by itself.
+    """
+    known, texts, closed = run.scrubber.known, run.shows_texts(task), run.terms[task].openness == "closed"
     clusters = {group: number for number, group in enumerate(dict.fromkeys(record.group for record in records), 1)}
-    closed, texts = terms.openness == "closed", terms.openness == "open"
     return [
-        PublicScore(
-            sample_id=f"{task}/{number:06d}" if closed else scrubber.known(record.sample_id),
-            cluster=f"{task}/cluster-{clusters[record.group]:06d}" if closed else scrubber.known(record.group),
-            state=record.state,
-            prediction=scrubber.known(record.prediction) if texts else None,
-            box=record.box if texts else None,
-            labels={name: scrubber.known(label) for name, label in record.labels.items()} if texts else None,
-            paper=record.paper,
-            strict=record.strict,
+        ScoreRecord(
+            sample_id=f"{task}/{number:06d}" if closed else known(record.sample_id),
+            group=f"{task}/cluster-{clusters[record.group]:06d}" if closed else known(record.group),
+            prediction=known(record.prediction) if texts else "",
+            labels={name: known(label) for name, label in record.labels.items()} if texts else {},
+            box=record.box if texts else None, state=record.state, paper=record.paper, strict=record.strict,
         )
         for number, record in enumerate(records, 1)
-    ]
+    ]  # fmt: skip
+
+
+def write_files(folder: Path, files: Mapping[str, str]) -> tuple[Path, ...]:
+    """Write files below a folder and return them; raises like `write_atomically`."""
+    for name, text in files.items():
+        write_atomically(folder / name, text)
+    return tuple(folder / name for name in files)
+
+
+@contextmanager
+def replaced_when_whole(path: Path) -> Iterator[Path]:
+    """Yield a name to write to; the file takes `path` only if nothing went wrong.
+
+    Raises:
+        RunError: If the folder cannot be written to.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        raise RunError(
+            f"Cannot write {path}: {error.strerror or error}.",
+            "Choose a folder that you may write to, or free some space.",
+        ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write_parquet(path: Path, run: PublicRun) -> int:
+    """Write the scores of a run by sample as a Parquet file, a row group for each task; return the number of rows.
+
+    Its rows are those of `medbench.leaderboard.samples.read`, without texts that stay here. Notices, results and
+    definitions are in the file's own metadata under `medbench`.
+
+    Raises:
+        UsageError: If pyarrow is not installed.
+        RunError: If the file cannot be written, or scores are missing.
+        DataError: If a line of the scores is malformed.
+    """
+    try:
+        arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise UsageError(
+            "Parquet needs pyarrow, which is not installed.", "Run pip install 'medbench[parquet]'."
+        ) from error
+    text, numbers = arrow.string(), arrow.float64()
+    schema = arrow.schema([
+        *((name, arrow.dictionary(arrow.int32(), text)) for name in _REPEATED),
+        ("sample_id", text), ("cluster", text), ("score", numbers), ("statistics", arrow.list_(numbers)),
+        ("prediction", text), ("labels", arrow.map_(text, text)),
+    ]).with_metadata({METADATA_KEY: canonical_json(parquet_metadata(run))})  # fmt: skip
+    rows = 0
+    with replaced_when_whole(path) as partial, parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
+        for task in run.results.tasks:
+            frame = as_frame(run.results, task, public_records(run, task))[schema.names]
+            frame["labels"] = [sorted(labels.items()) for labels in frame["labels"]]
+            if not run.shows_texts(task):
+                frame["prediction"] = frame["labels"] = None
+            writer.write_table(arrow.Table.from_pandas(frame, schema=schema, preserve_index=False))
+            rows += len(frame)
+    return rows
+
+
+def parquet_metadata(run: PublicRun) -> dict[str, Any]:
+    """Return what must stand beside the rows: notices, numbers of the whole tasks, and what was left out."""
+    results = run.results
+
+    def beside(metrics: Mapping[str, MetricResult]) -> dict[str, dict[str, Any]]:
+        return {name: {part: getattr(one, part) for part in _BESIDE_PARQUET} for name, one in metrics.items()}
+
+    return {
+        "run": results.run, "suite": results.suite, "limit": results.limit, "notices": list(results.notices),
+        "model": {"name": results.model.name, "title": results.model.title, "weights": results.model.weights},
+        "left_out": {task: terms.reason for task, terms in run.terms.items() if terms.reason},
+        "numbers": {
+            task: {protocol: beside(found.metrics(protocol)) for protocol in PROTOCOLS}
+            for task, found in results.tasks.items()
+        },
+    }  # fmt: skip

@@ -40,12 +40,7 @@ _SHORTEST_ROOT = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scrubber:
-    """What is known of this machine that nobody else needs.
-
-    Attributes:
-        roots: Folders of the machine, as text, the longest first.
-        secrets: Texts that open something.
-    """
+    """What is known of this machine that nobody else needs: folders, the longest first, and secrets."""
 
     roots: tuple[str, ...]
     secrets: tuple[str, ...]
@@ -96,9 +91,7 @@ class Scrubber:
 
 
 def _without_place(found: re.Match[str]) -> str:
-    if found["url"] is None:
-        return PATH
-    if found["url"].lower().startswith("file:"):
+    if found["url"] is None or found["url"].lower().startswith("file:"):
         return PATH
     try:
         host = (urlsplit(found["url"]).hostname or "").lower()
@@ -108,12 +101,7 @@ def _without_place(found: re.Match[str]) -> str:
 
 
 def machine_scrubber(paths: Iterable[Path], environment: Mapping[str, str] | None = None) -> Scrubber:
-    """Return what is known of this machine: folders of a run, the home, the working folder, secrets of the shell.
-
-    Args:
-        paths: Folders and files that a run names.
-        environment: Variables of the shell; this process's own by default.
-    """
+    """Return what is known of this machine: a run's paths, home, working folder, secrets of the shell."""
     variables = os.environ if environment is None else environment
     places = {str(path.absolute()) for path in paths} | {str(Path.cwd()), str(Path.home())}
     places |= {str(Path(place).resolve()) for place in places}

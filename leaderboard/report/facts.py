@@ -14,38 +14,29 @@ _LONGEST = 2000
 
 def provenance(run: RunSource) -> list[dict[str, Any]]:
     """Return tables of name and value that identify a run; nothing in them names a folder of this machine."""
-    results, environment = run.results, run.environment or {}
-    parts = run.document.get("identity_of")
-    parts = parts if isinstance(parts, dict) else {}
-    model = results.model
+    results, environment, model = run.results, run.environment or {}, run.results.model
+    parts = _mapping(run.document.get("identity_of"))
+    trained_on = ", ".join(model.trained_on) or "none of these tasks, as far as is known"
     tables = {
         "Run": {
-            "identity": results.run,
-            "suite": results.suite,
-            "samples per task": "all" if results.limit is None else f"the first {results.limit}",
-            "seed": results.seed,
+            "identity": results.run, "suite": results.suite,
+            "samples per task": "all" if results.limit is None else f"the first {results.limit}", "seed": results.seed,
         },
         "Model": {
-            "name": model.name,
-            "weights": model.weights,
-            "device": model.device,
-            "type": model.dtype,
-            "trained on the train split of": ", ".join(model.trained_on) or "none of these tasks, as far as is known",
-            "choices": parts.get("arguments", {}),
+            "name": model.name, "weights": model.weights, "device": model.device, "type": model.dtype,
+            "trained on the train split of": trained_on, "choices": parts.get("arguments", {}),
         },
         "Decoding": _decoding(run.settings),
         "Code": {
-            "medbench, all": environment.get("code"),
-            "medbench, what answers depend on": parts.get("code"),
-            "python": environment.get("python"),
-            **_mapping(environment.get("packages")),
+            "medbench, all": environment.get("code"), "medbench, what answers depend on": parts.get("code"),
+            "python": environment.get("python"), **_mapping(environment.get("packages")),
         },
         "Machine": _mapping(environment.get("machine")),
         "Data": {
             name: f"{task.data} (version {task.version}, {task.samples:,} samples)"
             for name, task in results.tasks.items()
         },
-    }
+    }  # fmt: skip
     return [{"title": title, "rows": lines(table)} for title, table in tables.items() if lines(table)]
 
 
@@ -102,13 +93,8 @@ def timing(run: RunSource) -> dict[str, Any] | None:
 
 def _finite(value: object) -> dict[str, Any]:
     """Return a mapping with its finite numbers and its mappings, the same way down."""
-    kept: dict[str, Any] = {}
-    for name, one in _mapping(value).items():
-        if isinstance(one, dict):
-            kept[str(name)] = _finite(one)
-        elif _is_number(one):
-            kept[str(name)] = one
-    return kept
+    there = [(str(name), one) for name, one in _mapping(value).items() if isinstance(one, dict) or _is_number(one)]
+    return {name: _finite(one) if isinstance(one, dict) else one for name, one in there}
 
 
 def _is_number(value: object) -> bool:
@@ -118,12 +104,8 @@ def _is_number(value: object) -> bool:
 def routing(run: RunSource) -> dict[str, list[float]] | None:
     """Return the weights of Uni-Med's experts by kind of task, or None if the run did not record them."""
     recorded = _mapping(_mapping((run.environment or {}).get("engine")).get("routing"))
-    weights = {str(kind): list(row) for kind, row in recorded.items() if _is_row(row)}
-    return weights or None
-
-
-def _is_row(row: object) -> bool:
-    return isinstance(row, list) and bool(row) and all(_is_number(one) for one in row)
+    rows = [(str(kind), row) for kind, row in recorded.items() if isinstance(row, list) and row]
+    return {kind: row for kind, row in rows if all(map(_is_number, row))} or None
 
 
 def audit_findings(run: RunSource, withheld: Sequence[str]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, Positiv
 
 from medbench.tasks.catalog import get_task, task_names
 from medbench.tasks.foundation.errors import UsageError, unknown_name
-from medbench.tasks.foundation.yaml_tables import parse_yaml_table, read_yaml_table
+from medbench.tasks.foundation.files import parse_yaml_table, read_yaml_table
 from medbench.unimed.checkpoint import JOINED
 
 PRESETS = Path(__file__).parents[1] / "recipes"

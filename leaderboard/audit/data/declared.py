@@ -63,14 +63,9 @@ _IMAGE_LISTS = TypeAdapter(_ImageLists)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeclaredCorpus:
-    """A part of what is declared, as a source of training rows.
+    """A part of what is declared, as a source of training rows; None if what is in it cannot be told.
 
-    Attributes:
-        version: The version that it is.
-        language: Language of its rows; empty if there is one, or it is not stated.
-        rows: The rows; None if what is in it cannot be told.
-        stated: Whether the model's makers say that it was this version.
-        note: Why it cannot be told, or what limits it.
+    `stated` says whether the model's makers say that it was this version, `note` what limits it.
     """
 
     version: str
@@ -186,19 +181,12 @@ class DeclaredOverlap:
     """One declared body of training data against one task.
 
     Attributes:
-        dataset: The declared dataset.
-        version: The version that was compared with.
         stated: Whether the model's makers say that it was this version.
-        split: The part that was trained on.
-        language: Language of the rows; empty if there is only one.
         through: The model that declares it, through those that inherit it.
         evidence: Who says so.
-        items: Test items in it, with question and answer.
-        of: Test items.
+        items: Test items in it, with question and answer, of so many.
         pictures: Test items whose image is in it, in whatever question and language.
-        groups: Ids on both sides, of the id that decides.
-        of_groups: Such ids of the test side.
-        verdict: What it comes to.
+        groups: Ids on both sides, of the id that decides, of so many on the test side.
         note: What limits it.
     """
 
@@ -277,16 +265,15 @@ def _overlap(
     )  # fmt: skip
     if tally is None:
         return empty
-    numbers = index.range_of(task.task)
     images = tally.by_id("image") | tally.by_id(SAME_NAME)
-    by_id, same = tally.by_id(task.decisive), tally.shared["item"]
-    units = {number: task.unit_of(index.items[number]) for number in numbers}
+    by_id = tally.by_id(task.decisive)
+    units = {number: task.unit_of(index.items[number]) for number in index.range_of(task.task)}
     groups = {
         unit
         for number, unit in units.items()
         if by_id[number] or (images[number] and unit == index.items[number].groups.get("image"))
     }
-    items, pictures = (int(flags[numbers.start : numbers.stop].sum()) for flags in (same, images))
+    items, pictures = index.count(tally.shared["item"], task.task), index.count(images, task.task)
     of_groups = len(set(units.values()))
     share = max(max(items, pictures) / max(empty.of, 1), len(groups) / max(of_groups, 1))
     found: Verdict = "no_evidence" if not share else "strong" if empty.stated and share > MARK_SHARE else "suspicious"

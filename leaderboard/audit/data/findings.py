@@ -197,16 +197,10 @@ class Comparison:
         return Overlap(corpus=self.corpus, findings=findings, verdict=verdict, reasons=reasons)
 
     def _checked(self, check: Check, title: str, *, counts: bool = True, note: str = "") -> Finding:
-        numbers = self.index.range_of(self.task.task)
         return Finding(
-            check=check,
-            title=title,
-            shared=int(self.tally.shared[check][numbers.start : numbers.stop].sum()),
-            of=len(self.task.items),
-            null=self._null_of(check),
-            counts=counts,
-            note=note,
-        )
+            check=check, title=title, shared=self.index.count(self.tally.shared[check], self.task.task),
+            of=len(self.task.items), null=self._null_of(check), counts=counts, note=note,
+        )  # fmt: skip
 
     def _null_of(self, check: str) -> float | None:
         return None if self.null is None else self.null.shares.get(check)
@@ -264,31 +258,24 @@ class Comparison:
         wanted = self.corpus.origin == "own" or needed in _NAMING_IDS
         unknown = wanted and (missing > 0 or needed not in known)
         for name in sorted({name for item in task.items for name in item.groups} & known):
-            found = self._id(
-                name, f"shared {name} ids", {item.groups[name] for item in task.items if name in item.groups}
-            )
+            values: set[object] = {item.groups[name] for item in task.items if name in item.groups}
+            found = self._id(name, f"shared {name} ids", values)
             if any(item.has_id(name) for item in task.items) and (name != needed or not unknown or found.groups):
                 yield found
         if SAME_NAME in known and self.corpus.origin == "file":
-            yield self._id(
-                SAME_NAME, "images, by the name of their file", {i for item in task.items for i in item.images}
-            )
+            images: set[object] = {image for item in task.items for image in item.images}
+            yield self._id(SAME_NAME, "images, by the name of their file", images)
         if unknown:
             who = f"{missing} of {len(task.items)} test items have" if missing else "the training data have"
             note = f"{who} no {needed} id"
             yield Finding(check=f"id:{needed}", title=f"shared {needed} ids", state="unknown", note=note)
 
     def _id(self, name: str, title: str, groups: set[object]) -> Finding:
-        numbers = self.index.range_of(self.task.task)
         return Finding(
-            check=f"id:{name}",
-            title=title,
-            shared=int(self.tally.by_id(name)[numbers.start : numbers.stop].sum()),
-            of=len(self.task.items),
-            groups=len(self.tally.groups.get((self.task.task, name), ())),
-            of_groups=len(groups),
-            null=self._null_of(f"id:{name}"),
-        )
+            check=f"id:{name}", title=title, shared=self.index.count(self.tally.by_id(name), self.task.task),
+            of=len(self.task.items), groups=len(self.tally.groups.get((self.task.task, name), ())),
+            of_groups=len(groups), null=self._null_of(f"id:{name}"),
+        )  # fmt: skip
 
 
 def _surrogate_groups(index: ItemIndex, task: TaskItems, tally: Tally) -> Finding:
@@ -315,13 +302,10 @@ def _surrogate_groups(index: ItemIndex, task: TaskItems, tally: Tally) -> Findin
         for number, root in roots.items()
         if touched[number] or (task.kind == "report" and tally.shared["text"][number] and _is_long(index.items[number]))
     }
+    note = "in place of ids: equal long texts, equal and nearly equal images; a lower bound"
+    groups = len(set(roots.values()))
     return Finding(
-        check="surrogate",
-        title="surrogate groups",
-        groups=len(shared),
-        of_groups=len(set(roots.values())),
-        counts=False,
-        note="in place of ids: equal long texts, equal and nearly equal images; a lower bound",
+        check="surrogate", title="surrogate groups", groups=len(shared), of_groups=groups, counts=False, note=note
     )
 
 

@@ -83,12 +83,7 @@ class TaskItems:
 
 
 def items_of(prepared: Prepared, split: Split, ids: Mapping[str, Mapping[str, str]]) -> TaskItems:
-    """Return the items of a split.
-
-    Args:
-        prepared: The prepared task.
-        split: Which half.
-        ids: More ids by sample, which the native files lack (a lesion, a scan).
+    """Return the items of a split, with more ids by sample, which the native files lack (a lesion, a scan).
 
     Raises:
         DataError: If the split's file is broken.

@@ -63,7 +63,7 @@ class DataToAudit:
 def read_data(
     tasks: str | None = None, data_dir: Path | None = None, *, ids: Sequence[Path] = (), with_train: bool = True
 ) -> DataToAudit:
-    """Read prepared data that are to be audited.
+    """Read prepared data that are to be audited, with their training splits or without.
 
     Args:
         tasks: A selection of tasks; None for all that are prepared, variants left out.
@@ -113,15 +113,7 @@ def _chosen(selection: str | None, present: tuple[str, ...]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskOverlaps:
-    """All that was found of one task.
-
-    Attributes:
-        task: The task's test items.
-        train_rows: Rows of its own training data.
-        within: Repeats and contradictions by split.
-        null: What two parts of its training data share; None if there are too few.
-        overlaps: By body of training data.
-    """
+    """All that was found of one task: repeats within its splits, its null if there is one, and overlaps."""
 
     task: TaskItems
     train_rows: int

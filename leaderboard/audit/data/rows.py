@@ -46,11 +46,7 @@ _JSON_TYPES = {dict: "object", list: "list", str: "text", bool: "truth value", i
 
 
 def training_rows(path: Path, images: Path) -> Iterator[Item]:
-    """Yield the rows of a file of training data.
-
-    Args:
-        path: JSON lines, or a `.json` list.
-        images: The folder that images start from.
+    """Yield the rows of a file of training data, JSON lines or a `.json` list, whose images start from a folder.
 
     Raises:
         DataError: If the file cannot be read, or a row has nothing to compare; the message names the line.

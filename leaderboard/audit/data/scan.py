@@ -151,6 +151,11 @@ class ItemIndex:
             start += len(one.items)
         return range(0)
 
+    def count(self, flags: Flags, task: str) -> int:
+        """Return how many of a task's items have a flag [N]."""
+        numbers = self.range_of(task)
+        return int(flags[numbers.start : numbers.stop].sum())
+
     def task_at(self, item: int) -> TaskItems:
         """Return the task of an item."""
         return self._task_of[item]

@@ -25,7 +25,7 @@ from medbench.harness.results import Results, read_results
 from medbench.harness.settings import Settings, load_settings
 from medbench.harness.workload import load_workload
 from medbench.leaderboard.audit.outputs.cells import Answered, Cell, long_texts, make_cell
-from medbench.leaderboard.score_table import ScoreTable, read_score_table
+from medbench.leaderboard.samples import ScoreTable, read_score_table
 from medbench.tasks.answers.thoughts import final_answer
 from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
 from medbench.tasks.foundation.files import file_sha256

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medbench.harness.results import Results, read_results
 from medbench.leaderboard.audit.document import FOUND, Audit, TaskVerdict, table_of, write_audit
@@ -21,18 +21,20 @@ from medbench.leaderboard.audit.outputs.controls import matches_by_chance, run_c
 from medbench.leaderboard.audit.outputs.evidence import effects, find_evidence
 from medbench.leaderboard.audit.outputs.report import TaskOutputs, report_outputs
 from medbench.leaderboard.audit.outputs.verdict import Peer, Share, audit_outputs
-from medbench.leaderboard.credentialed import is_credentialed
-from medbench.leaderboard.leaks import AUDIT_FILE
+from medbench.leaderboard.runs import AUDIT_FILE, is_credentialed
 from medbench.tasks.foundation.console import warn
 from medbench.tasks.foundation.errors import MedbenchError, UsageError
 from medbench.tasks.foundation.files import file_sha256
 from medbench.tasks.spec import Kind
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 Predictions = Path | Iterable[Mapping[str, Any]]
 """A file of predictions, or its rows."""
 
 
-def audit_answers(given: Path | Iterable[Mapping[str, Any]], kind: Kind | None = None, **options: Any) -> Audit:
+def audit_answers(given: "str | Predictions | DataFrame", kind: Kind | None = None, **options: Any) -> Audit:
     """Audit a model's outputs: those of a run, of a file of predictions, or of rows in memory.
 
     Args:
@@ -41,11 +43,15 @@ def audit_answers(given: Path | Iterable[Mapping[str, Any]], kind: Kind | None =
         kind: What predictions answer; `report` if it is not given. A run knows its own.
         options: As for `audit_run` or `audit_predictions`.
     """
+    if isinstance(given, str):
+        given = Path(given)
     if isinstance(given, Path) and given.is_dir():
         if kind is not None:
             raise UsageError("A run knows the kinds of its tasks.", "Leave kind out.")
         return audit_run(given, **options)
-    rows = given.to_dict("records") if hasattr(given, "to_dict") else given
+    rows: Any = given
+    if hasattr(given, "to_dict"):
+        rows = given.to_dict("records")
     return audit_predictions(rows, kind or "report", **options)
 
 
@@ -218,7 +224,7 @@ def _examined(
     beside: dict[str, dict[str, Answers]] = {task: {} for task in ours.cells}
     for peer in sorted(peers, key=lambda one: (one.name, one.run)):
         name = f"{peer.name} #{peer.run[:6]}" if peer.tables else peer.name
-        for task in ours.cells.keys() & peer.cells.keys():
+        for task in (task for task in ours.cells if task in peer.cells):
             refuse_unequal(task, ours.cells[task], peer.cells[task], name)
             beside[task][name] = peer
     counted = {task: [_counted(name, one, task) for name, one in found.items()] for task, found in beside.items()}

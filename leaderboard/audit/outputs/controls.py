@@ -21,9 +21,7 @@ Outcome = Literal["found", "missed", "not testable"]
 class ByChance:
     """Exact matches to be expected were the answers dealt to other cases at random: skill is gone, templates stay.
 
-    Attributes:
-        exact: Of all items.
-        long: Of items with a long reference.
+    `exact` is of all items, `long` of those with a long reference.
     """
 
     exact: float

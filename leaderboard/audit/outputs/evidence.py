@@ -6,7 +6,8 @@ most striking, so that nobody can pick. Scores are shown with and without the ca
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from difflib import SequenceMatcher
 from typing import Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from medbench.leaderboard.audit.normalise import norm_v1, word_count
 from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, Cell, MatchCounts
 from medbench.leaderboard.audit.outputs.chances import sentences_of
 from medbench.leaderboard.audit.outputs.controls import drawn
-from medbench.leaderboard.score_table import Column, ScoreTable
+from medbench.leaderboard.samples import MetricScores, ScoreTable
 from medbench.tasks.metrics.reports import lcs_length
 from medbench.tasks.protocols import PROTOCOLS, Protocol
 
@@ -26,15 +27,6 @@ _LONGEST_TEXT = 2000
 _GRAM = 8
 _BINS = 10
 _FEWEST_WORDS = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommonRun:
-    """Words that two texts have in common, one after the other: how many, and where they start in each, in words."""
-
-    words: int
-    first: int
-    second: int
 
 
 def similarity(first: Sequence[str], second: Sequence[str]) -> float:
@@ -53,28 +45,14 @@ def is_near(first: Sequence[str], second: Sequence[str]) -> bool:
     return similarity(first, second) >= THRESHOLDS.near_similarity
 
 
-def longest_run(first: Sequence[str], second: Sequence[str]) -> CommonRun:
-    """Return the longest run of words in both, the earliest of several.
-
-    A run of a length holds one of every smaller length, so the length is found by halving: N log N, not N squared.
-    """
-    best = CommonRun(words=0, first=0, second=0)
-    low, high = 1, min(len(first), len(second))
-    while low <= high:
-        middle = (low + high) // 2
-        there: dict[tuple[str, ...], int] = {}
-        for start, run in enumerate(_grams(second, middle)):
-            there.setdefault(run, start)
-        found = next(((start, there[run]) for start, run in enumerate(_grams(first, middle)) if run in there), None)
-        if found is None:
-            high = middle - 1
-        else:
-            best, low = CommonRun(words=middle, first=found[0], second=found[1]), middle + 1
-    return best
+def longest_run(first: Sequence[str], second: Sequence[str]) -> dict[str, int]:
+    """Return the longest run of words in both, the earliest of several: how many, and where it starts in each."""
+    found = SequenceMatcher(None, first, second, autojunk=False).find_longest_match()
+    return {"words": found.size, "first": found.a if found.size else 0, "second": found.b if found.size else 0}
 
 
-def _grams(words: Sequence[str], length: int = _GRAM) -> Iterable[tuple[str, ...]]:
-    return (tuple(words[start : start + length]) for start in range(len(words) - length + 1))
+def _grams(words: Sequence[str]) -> Iterable[tuple[str, ...]]:
+    return (tuple(words[start : start + _GRAM]) for start in range(len(words) - _GRAM + 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +87,7 @@ def find_evidence(
         train_texts: Known training references, as they stand in the data; None if none are known.
         task: Name of the task.
         peers: Answers of other models, by name.
-        withheld: Whether texts are left out, since access to them needs a signed agreement.
+        withheld: Whether texts are left out, since nobody may see them without a signed agreement.
     """
     words = [
         ((reference or "").split(), (prediction or "").split())
@@ -127,14 +105,14 @@ def find_evidence(
         text, likeness = nearest.get(cell.references[row] or "", ("", None))
         facts = {
             "sample_id": item.sample_id, "group": item.group, "why": why, "words": len(words[row][0]),
-            "similarity": similarity(*words[row]), "run": asdict(run),
+            "similarity": similarity(*words[row]), "run": run,
             **({} if likeness is None else {"nearest": likeness}),
         }  # fmt: skip
         texts = {
             "reference": item.reference,
             "prediction": item.prediction,
-            "reference, normalised": _marked(words[row][0], run.first, run.words),
-            "prediction, normalised": _marked(words[row][1], run.second, run.words),
+            "reference, normalised": _marked(words[row][0], run["first"], run["words"]),
+            "prediction, normalised": _marked(words[row][1], run["second"], run["words"]),
             **{f"peer {name}": peer.items[row].prediction for name, peer in (peers or {}).items()},
             **({} if likeness is None else {"nearest training reference": text}),
         }
@@ -259,7 +237,7 @@ def effects(
     found = []
     for protocol in PROTOCOLS:
         for metric, column in table.columns[protocol].items():
-            groups = table.groups_of(column.rows)
+            groups = table.groups_of(column.sample_ids)
             inside = [place for place, group in enumerate(groups) if group in matched]
             outside = [place for place, group in enumerate(groups) if group not in matched]
             without = _part(column, groups, outside)
@@ -278,7 +256,7 @@ def effects(
     return tuple(found)
 
 
-def _part(column: Column, groups: Sequence[str], places: Sequence[int]) -> PartScore:
+def _part(column: MetricScores, groups: Sequence[str], places: Sequence[int]) -> PartScore:
     value = float(column.metric.compute(column.statistics[list(places)].sum(axis=0))) if places else float("nan")
     cases = len({groups[place] for place in places})
     return PartScore(value=None if np.isnan(value) else value, n=len(places), cases=cases)

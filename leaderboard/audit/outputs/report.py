@@ -51,16 +51,8 @@ _WITHHELD = "The texts are under a signed agreement and are withheld. Show them 
 class TaskOutputs:
     """What was found in the outputs of one task.
 
-    Attributes:
-        title: Name of the task for people.
-        run: Identity of the run.
-        cell: Answers and references.
-        judged: Counts and verdict.
-        controls: The same test where the truth is known.
-        chance: Matches of answers dealt to other cases.
-        evidence: What a person can look at.
-        effects: Scores without the matches; empty where these are too few to be suspicious, or there are no scores.
-        withheld: Whether texts are left out, since access to them needs a signed agreement.
+    `effects` are empty where matches are too few to be suspicious, or there are no scores; texts are `withheld` where
+    access to them needs a signed agreement.
     """
 
     title: str
@@ -89,11 +81,12 @@ def report_outputs(
         ours: The model's answers.
         titles: Names of all tasks for people, also of those that could not be read.
         tasks: What was found.
-        facts: What else identifies the model and its data.
+        facts: What identifies the model and its data.
         command: How to make the audit again.
         revealed: Whether texts of credentialed data are shown.
     """
     known = {one.cell.train_references for one in tasks.values() if one.cell.train_references is not None}
+    prints = sorted((texts_fingerprint(texts), f"{len(texts):,} long ones") for texts in known)
     return Audit(
         kind="model",
         title=f"Leakage audit of outputs: {ours.name}",
@@ -120,7 +113,7 @@ def report_outputs(
             "normaliser": NORM_VERSION,
             "thresholds": asdict(THRESHOLDS),
             "answers and references of": {task: one.cell.fingerprint() for task, one in tasks.items()},
-            "training references": {f"{len(texts):,} long ones": texts_fingerprint(texts) for texts in known},
+            "training references": dict(prints),
         },
         command=command,
         revealed=revealed,

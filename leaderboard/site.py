@@ -1,0 +1,256 @@
+"""`medbench site`: a folder of runs as static pages to sort and filter, a page for each run, the data beside."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from medbench.harness.results import Results
+from medbench.leaderboard import render
+from medbench.leaderboard.export.public import PublicRun, read_public, results_text
+from medbench.leaderboard.html import asset, render_template
+from medbench.leaderboard.numbers import Board, Number, as_numbers, make_board, make_table
+from medbench.leaderboard.render import beside, metric_title
+from medbench.leaderboard.runs import (
+    NOT_OK,
+    Leaks,
+    definition_of,
+    in_catalogue_order,
+    leaks_of,
+    mixture,
+    notices_of,
+    run_folders,
+)
+from medbench.leaderboard.samples import ScoreTable, read_score_table
+from medbench.leaderboard.standings import ScoresByRun
+from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
+from medbench.tasks.foundation.files import canonical_json, inside, read_json, write_atomically
+from medbench.tasks.protocols import PROTOCOLS, STATES, Protocol
+
+REPORT_FILE = "report.html"
+MARK = "medbench-site.json"
+"""Lists the files of a site, so that the next one made in its folder takes away what it no longer has."""
+_SUITES = {
+    "paper": "Suite paper: whole test splits of the paper's datasets",
+    "custom": "Suite custom: other data, or parts of them",
+    "mini": "Suite mini: bundled stand-ins and phantoms",
+}
+_NUMBER_HEADS = (
+    "Task", "Metric", "Value %", "95 % interval", "From 0 to 100", "n", "Answered", "Among answered",
+    "If failures are wrong, right", *(why.capitalize() for why in NOT_OK), "Definition",
+)  # fmt: skip
+
+
+class SkippedRun(NamedTuple):
+    """A folder that looks like a run and is not on the site, and why."""
+
+    name: str
+    reason: str
+
+
+class SiteRun(NamedTuple):
+    """A run on the site, as it may be shown; whether its report is copied, and why not if there is one."""
+
+    public: PublicRun
+    report: bool
+    no_report: str
+
+
+class Collection(NamedTuple):
+    """What a site is made of: runs by identity, boards of those that may be compared, and what was left out."""
+
+    runs: Mapping[str, SiteRun]
+    boards: tuple[Board, ...]
+    skipped: tuple[SkippedRun, ...]
+
+
+def collect(folder: Path, *, all_reports: bool) -> Collection:
+    """Return the runs in a folder and below it, in an order that does not depend on the disk.
+
+    If `all_reports`, those of runs with data that may not be passed on are copied too. It is a UsageError if there is
+    no such folder, or no finished run in it.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder.", "Give a folder that holds folders of runs.")
+    runs: dict[str, SiteRun] = {}
+    leaks: dict[str, frozenset[str]] = {}
+    skipped = []
+    for path in run_folders(folder):
+        name = path.relative_to(folder).as_posix()
+        try:
+            public = read_public(path)
+            found = leaks_of([path], [public.results])
+        except MedbenchError as error:
+            skipped.append(SkippedRun(name, error.problem.replace(str(path), name)))
+            continue
+        identity = public.results.run
+        if identity in runs:
+            skipped.append(SkippedRun(name, f"run {identity} is there already"))
+            continue
+        leaks |= found
+        runs[identity] = _with_report(public, all_reports=all_reports)
+    if not runs:
+        raise UsageError(f"{folder} holds no finished run.", "Give a folder below which `medbench run` made runs.")
+    scores = {identity: _scores(run.public) for identity, run in runs.items()}
+    boards = group([run.public.results for run in runs.values()], leaks, scores)
+    return Collection(runs, boards, tuple(skipped))
+
+
+def _scores(public: PublicRun) -> dict[str, ScoreTable]:
+    """Return the scores by sample that are at hand; without them a board says why nobody leads."""
+    found = {}
+    for task in public.results.tasks:
+        with suppress(MedbenchError):
+            found[task] = read_score_table(public.path, public.results, task)
+    return found
+
+
+def _with_report(public: PublicRun, *, all_reports: bool) -> SiteRun:
+    file = public.path / REPORT_FILE
+    if file.is_symlink() or not file.is_file():
+        return SiteRun(public, report=False, no_report="it is a link" if file.is_symlink() else "")
+    held_back = [task for task, terms in public.terms.items() if terms.openness != "open"]
+    reason = ""
+    if held_back and not all_reports:
+        reasons = dict.fromkeys(public.terms[task].reason for task in held_back)
+        reason = f"it may show texts of {', '.join(held_back)}: {'; '.join(reasons)}"
+    elif public.scrubber.leaks(file.read_text(encoding="utf-8", errors="replace")):
+        reason = "it names a folder or a secret of this machine"
+    return SiteRun(public, report=not reason, no_report=reason)
+
+
+def group(runs: Sequence[Results], leaks: Leaks | None = None, scores: ScoresByRun | None = None) -> tuple[Board, ...]:
+    """Return boards of runs that may stand side by side: one suite, the same data and definitions of every task.
+
+    A run joins the first board that takes it. The paper's suite comes first, then by the runs' models and identities.
+    """
+    groups: list[list[Results]] = []
+    for run in sorted(runs, key=lambda run: (list(_SUITES).index(run.suite), run.model.title, run.run)):
+        home = next((members for members in groups if mixture([*members, run]) is None), [])
+        groups += [] if home else [home]
+        home.append(run)
+    return tuple(make_board(members, leaks, scores) for members in groups)
+
+
+def site_files(found: Collection, title: str) -> dict[str, str]:
+    """Return the content of every file of a site by its path; the same runs give the same bytes."""
+    names = {run.run: name for board in found.boards for run, name in zip(board.runs, board.names, strict=True)}
+    files = {
+        "index.html": _index(found, title),
+        "data/boards.json": canonical_json([_board_data(board) for board in found.boards], indent=2) + "\n",
+    }
+    for identity, run in found.runs.items():
+        files[f"runs/{identity}.html"] = _run_page(run, names[identity])
+        files[f"data/{identity}.json"] = results_text(run.public.results)
+        if run.report:
+            file = run.public.path / REPORT_FILE
+            try:
+                files[f"runs/{identity}/{REPORT_FILE}"] = file.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise DataError(f"{file} cannot be read: {error}.", "Make it again: medbench report RUN") from error
+    return files
+
+
+def _page(template: str, title: str, **content: Any) -> str:
+    return render_template(
+        template, style=asset("site.css"), script=asset("site.js"), title=title, metric_title=metric_title,
+        protocol_text=_protocol_text, **content,
+    )  # fmt: skip
+
+
+def _protocol_text(protocol: Protocol) -> str:
+    return f"Protocol {protocol}: {render.PROTOCOL_MEANINGS[protocol].replace('`paper`', 'protocol paper')}"
+
+
+def _index(found: Collection, title: str) -> str:
+    titles = {task: one.title for board in found.boards for run in board.runs for task, one in run.tasks.items()}
+    return _page(
+        "site_index.html", title, runs=len(found.runs), boards=len(found.boards), skipped=found.skipped,
+        suites=[(suite, suite) for suite in dict.fromkeys(board.suite for board in found.boards)],
+        protocols=[(protocol, protocol) for protocol in PROTOCOLS],
+        tasks=[(task, titles[task]) for task in in_catalogue_order(titles)],
+        sections=[_section(found.boards, board, protocol) for board in found.boards for protocol in PROTOCOLS],
+        told=_told, definition_of=definition_of, overlap_text=render.OVERLAP_TEXT,
+    )  # fmt: skip
+
+
+def _section(boards: Sequence[Board], board: Board, protocol: Protocol) -> dict[str, Any]:
+    same = [other for other in boards if other.suite == board.suite]
+    place = next(number for number, other in enumerate(same, 1) if other is board)
+    models = [(name, run.run) for name, run in zip(board.names, board.runs, strict=True)]
+    lines, numbers = list(make_table(board, protocol).lines()), as_numbers(board.numbers)
+    notices = []
+    for notice in notices_of(board.runs):
+        names = [name for name, run in zip(board.names, board.runs, strict=True) if notice in run.notices]
+        # It is said of which runs, if not of all.
+        notices.append(notice if len(names) == len(board.runs) else f"{', '.join(names)}: {notice}")
+    return {
+        "name": _SUITES[board.suite] if len(same) == 1 else f"{_SUITES[board.suite]}, data {place} of {len(same)}",
+        "suite": board.suite, "protocol": protocol, "notices": notices, "models": models, "lines": lines,
+        "by_task": [(task, list(those)) for task, those in groupby(lines, key=lambda line: line[0].task)],
+        "numbers": numbers, "qualified": any(beside(one.answered, one.bounds) for one in numbers),
+    }  # fmt: skip
+
+
+def _told(number: Number) -> list[str]:
+    """Return what must be read with a number: the share answered, bounds, and how many have no answer, by why."""
+    counts = [f"{count} {'failed' if why == 'errors' else why}" for why, count in number.not_ok.items() if count]
+    return [*beside(number.answered, number.bounds), *([", ".join(counts)] if counts else [])]
+
+
+def _run_page(run: SiteRun, name: str) -> str:
+    results = run.public.results
+    return _page(
+        "site_run.html", name, results=results, report=run.report, no_report=run.no_report,
+        suite=_SUITES[results.suite], numbers=as_numbers(make_board([results]).numbers), protocols=PROTOCOLS,
+        heads=_NUMBER_HEADS, states=list(STATES), written_heads=list(render.WRITTEN_HEADS),
+        tasks=[results.tasks[task] for task in in_catalogue_order(results.tasks)], wrote=render.wrote,
+        written_cells=render.written_cells, terms=run.public.terms,
+    )  # fmt: skip
+
+
+def _board_data(board: Board) -> dict[str, Any]:
+    rows = {
+        protocol: [
+            {
+                "task": first.task, "metric": first.metric, "remark": first.remark,
+                "cells": [None if number is None else _cell_data(number) for number in numbers],
+            }
+            for first, numbers in make_table(board, protocol).lines()
+        ]
+        for protocol in PROTOCOLS
+    }  # fmt: skip
+    runs = [{"run": run.run, "name": name} for run, name in zip(board.runs, board.names, strict=True)]
+    return {"suite": board.suite, "notices": notices_of(board.runs), "runs": runs, "rows": rows}
+
+
+def _cell_data(number: Number) -> Mapping[str, object]:
+    same = ("value", "n", "compared", "answered", "among_answered", "bounds")
+    found = {name: getattr(number, name) for name in same} | number.not_ok
+    return found | {"ci": number.interval, "ceiling": number.measured_ceiling}
+
+
+def write_site(folder: Path, files: Mapping[str, str]) -> None:
+    """Write a site, and take away the files of an earlier one that are no longer part of it.
+
+    It is a UsageError if the folder holds anything that no site wrote.
+    """
+    before = _files_before(folder)
+    for name, text in files.items():
+        write_atomically(folder / name, text)
+    for name in sorted(set(before).difference(files)):
+        inside(folder, name).unlink(missing_ok=True)
+    write_atomically(folder / MARK, canonical_json({"files": sorted(files)}, indent=2) + "\n")
+
+
+def _files_before(folder: Path) -> list[str]:
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return []
+    if not (folder / MARK).is_file():
+        raise UsageError(f"{folder} holds other things than a site.", "Give an empty or a new folder with --output.")
+    document = read_json(folder / MARK)
+    files = document.get("files") if isinstance(document, dict) else None
+    if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
+        raise UsageError(f"{folder / MARK} is not the list of a site's files.", "Give an empty or a new folder.")
+    return files
