@@ -1,6 +1,7 @@
 """The configuration of Uni-Med; defaults are the official model's (`train.yaml` of the authors' repository)."""
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, Literal, cast
 
 from huggingface_hub.dataclasses import strict
@@ -81,7 +82,8 @@ class UniMedConfig(PreTrainedConfig):
             self.text_config = LlamaConfig(**(self.text_config or {"intermediate_size": 11008}))
         self.tie_word_embeddings = self.text.tie_word_embeddings
         super().__post_init__(**kwargs)
-        for problem in (*_image_problems(self), *_connector_problems(self), *_lora_problems(self)):
+        # One after the other: what the later ones divide by, the first ones look at.
+        for problem in chain(_image_problems(self), _connector_problems(self), _lora_problems(self)):
             raise ValueError(problem)
 
     @property

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -252,7 +253,7 @@ def recipe_of(values: Mapping[str, Any], source: str, *, planned: bool = False) 
     for name in recipe.tasks():
         if name not in task_names():
             raise unknown_name("task", name, task_names())
-    for problem, hint in (*_contradictions(recipe), *(() if planned else _unnamed_weights(recipe))):
+    for problem, hint in chain(_contradictions(recipe), () if planned else _unnamed_weights(recipe)):
         raise UsageError(problem, hint)
     return recipe
 
