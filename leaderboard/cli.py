@@ -12,6 +12,7 @@ from medbench.tasks.protocols import PROTOCOLS, Protocol
 _PART_COLUMNS = ("task", "label", "value", "metric", "score % [95 %]", "n", "of")
 _COMPARED_COLUMNS = ("task", "metric", "first", "second", "difference [95 %]", "p", "p (Holm)", "verdict", "would show")
 _PATH = click.Path(path_type=Path)
+_LAYOUTS = click.Choice(["table2", "table3", "table5", "table6"])
 _pair_protocol = click.option(
     "--protocol", type=click.Choice(PROTOCOLS), default="strict", show_default=True, help="Whose definitions."
 )
