@@ -65,6 +65,7 @@ figures: $(STAMP)  ## Print how large the project is, beside the bounds that it 
 
 docs: $(STAMP)  ## Make the lists and tables of README.md and docs/ anew, and the documentation site in build/docs
 	$(BIN)/python -m tools.docs_pages
+	$(BIN)/python -m tools.notebook
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 mini-suite: $(STAMP)  ## Build the bundled mini suite again (needs ../shared/realdata)

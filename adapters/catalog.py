@@ -29,13 +29,7 @@ ADAPTERS: Registry[AdapterEntry] = Registry(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChosenModel:
-    """A model with everything that its user chose.
-
-    Attributes:
-        entry: Its line in the catalogue.
-        variant: What followed the colon.
-        arguments: Every argument of the entry, as given or by default.
-    """
+    """A model with everything that its user chose: its variant, and every argument, as given or by default."""
 
     entry: AdapterEntry
     variant: str
@@ -61,21 +55,13 @@ class ChosenModel:
 
 
 def choose_model(model: str, arguments: Mapping[str, str]) -> ChosenModel:
-    """Return the model that a user named, with its arguments.
-
-    Raises:
-        UsageError: If there is no such model, variant or argument, or an argument has a value that is not allowed.
-    """
+    """Return the model that a user named; UsageError if there is no such model, variant, argument or value."""
     entry, variant = find_adapter(model)
     return ChosenModel(entry=entry, variant=variant, arguments=entry.settled(variant, arguments))
 
 
 def find_adapter(model: str) -> tuple[AdapterEntry, str]:
-    """Return the entry and the variant of `name` or `name:variant`.
-
-    Raises:
-        UsageError: If there is no such model or no such variant of it.
-    """
+    """Return the entry and the variant of `name` or `name:variant`; UsageError if there is none."""
     name, _, variant = model.partition(":")
     if not name:
         raise UsageError(f"{model!r} names no model.", "Write --model NAME; `medbench models` lists them.")

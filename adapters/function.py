@@ -21,7 +21,7 @@ from medbench.adapters.base import (
 from medbench.adapters.catalog import ADAPTERS, ChosenModel
 from medbench.adapters.wording import question_of
 from medbench.tasks.answers.box_space import BOX_SPACES, BoxSpace
-from medbench.tasks.foundation.errors import SampleError, UsageError
+from medbench.tasks.foundation.errors import SampleError, UsageError, described
 from medbench.tasks.foundation.files import fingerprint
 from medbench.tasks.images import open_image
 from medbench.tasks.sample import Sample
@@ -65,7 +65,18 @@ class FunctionAdapter(DirectAdapter):
             given["prompt"] = question_of(sample, spec, self._space)
         if "images" in self._names:
             given["images"] = [open_image(self._source_of(spec.name), image) for image in sample.images]
-        text = self._function(**{parameter: given[what] for what, parameter in self._names.items()})
+        words = {parameter: given[what] for what, parameter in self._names.items()}
+        try:
+            text = self._function(**words)
+        except SampleError:
+            raise
+        except Exception as error:
+            home = getattr(inspect.unwrap(self._function), "__code__", None)
+            told = described(error, getattr(home, "co_filename", ""))
+            raise SampleError(
+                f"{name_of(self._function)} failed for sample {sample.sample_id!r} of {sample.task}: {told}.",
+                "Mend it and run again; another function makes another run.",
+            ) from error
         if not isinstance(text, str):
             raise SampleError(
                 f"{name_of(self._function)} returned a {type(text).__name__}, which is no text.", "Return a str."

@@ -26,8 +26,7 @@ def forget_decoding(decoder: Any) -> None:  # noqa: ANN401 - any model of transf
 class Watch(LogitsProcessor):  # type: ignore[misc, unused-ignore]
     """Sees whether the logits of `generate` are numbers; of NaN it would take the first token of the table, silently.
 
-    Args:
-        each: Rows of one answer, as in a beam search.
+    `each` is the number of rows of one answer, as in a beam search.
     """
 
     def __init__(self, *, each: int = 1) -> None:

@@ -26,12 +26,8 @@ def bare_question(sample: Sample, spec: TaskSpec) -> str:
 def question_of(sample: Sample, spec: TaskSpec, space: BoxSpace, *, find: str = "") -> str:
     """Return the user's words: the task's instruction, its choices if it lacks them, and how boxes are written.
 
-    Args:
-        sample: The question.
-        spec: Its task.
-        space: How the model is to write boxes, and how those in questions are written.
-        find: The words with which the model was taught to find an `{object}`; it knows then what to write and is told
-            no more. Empty for a model that was taught none.
+    `space` is how the model is to write boxes, and how those in questions are written. `find` are the words with which
+    it was taught to find an `{object}`: it knows then what to write and is told no more.
     """
     if find and spec.kind == "rec" and "object" in sample.inputs:
         return without_marks(find.format(object=sample.inputs["object"]))

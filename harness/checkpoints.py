@@ -14,8 +14,7 @@ from medbench.harness.workload import Workload
 from medbench.tasks.catalog import select_tasks
 from medbench.tasks.foundation.errors import RunError, UsageError
 from medbench.tasks.foundation.files import canonical_json, fingerprint, read_json, write_atomically
-from medbench.tasks.foundation.memory import room_for
-from medbench.tasks.foundation.model_files import identity_of
+from medbench.tasks.foundation.model_files import identity_of, room_for
 from medbench.tasks.spec import Kind
 
 

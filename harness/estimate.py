@@ -58,7 +58,11 @@ def estimate(
     warming = _seconds(adapter, probe[:1], budget)[1]
     measured = probe if warming < _LONGEST_PROBE_SECONDS / _PROBED else probe[:1]
     image, prompt_token, output_token = _speeds(*_seconds(adapter, measured, budget), len(measured))
-    prompts = _computed(adapter, requests, budget)
+    # Of prompts that begin alike, that beginning is computed once.
+    share = Engine(adapter, budget, Phases()).shares_prefixes
+    asked = [one for window in in_order(requests, share=share, window_tokens=budget.tokens) for one in window]
+    shared = {id(one.prefix): one.prefix.length for one in asked if one.prefix}
+    prompts = sum(one.own_length for one in asked) + sum(shared.values())
     before = images * image + prompts * prompt_token
     longest = max(request.longest for request in requests)
     held_tokens = max(longest, min(budget.tokens, longest * min(budget.rows, len(requests))))
@@ -102,11 +106,3 @@ def _speeds(phases: Phases, seconds: float, answers: int) -> tuple[float, float,
         return 0.0, 0.0, seconds / max(1, written or answers * _WRITTEN)
     encoded = max(1, phases.counts.get("images encoded", 0))
     return images / encoded, prefill / computed, (seconds - images - prefill) / max(1, written)
-
-
-def _computed(adapter: LocalAdapter, requests: Sequence[Request], budget: Budget) -> int:
-    """Return the prompt tokens that are run, where questions of one image share their prefixes."""
-    share = Engine(adapter, budget, Phases()).shares_prefixes
-    asked = [one for window in in_order(requests, share=share, window_tokens=budget.tokens) for one in window]
-    prefixes = {id(one.prefix): one.prefix.length for one in asked if one.prefix}
-    return sum(one.own_length for one in asked) + sum(prefixes.values())

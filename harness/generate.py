@@ -10,7 +10,7 @@ from medbench.adapters.guarding import answered, plugin_faults
 from medbench.adapters.remote import RemoteAdapter
 from medbench.harness.engine.requests import GREEDY, LONG_ANSWERS_FIRST, Outcome, Request, Sampling, make_request
 from medbench.harness.phases import Phases
-from medbench.harness.records import GenerationRecord, RecordFile, append, is_cut_off
+from medbench.harness.records import GenerationRecord, append, is_cut_off
 from medbench.harness.rundir import RunDirectory
 from medbench.harness.settings import Settings
 from medbench.harness.workload import TaskLoad
@@ -39,16 +39,11 @@ def make_plan(loads: tuple[TaskLoad, ...], directory: RunDirectory) -> Plan:
     missing: dict[str, list[Sample]] = {}
     recorded = 0
     for load in loads:
-        records = record_file(directory, load).read()
+        records = directory.of_task(load).read()
         good = {sample_id for sample_id, record in records.items() if not record.error}
         missing[load.spec.name] = [sample for sample in load.samples if sample.sample_id not in good]
         recorded += len(good)
     return Plan(loads=loads, missing=missing, recorded=recorded)
-
-
-def record_file(directory: RunDirectory, load: TaskLoad) -> RecordFile:
-    """Return the records of a task."""
-    return directory.generations(load.spec.name, [sample.sample_id for sample in load.samples])
 
 
 def generate(plan: Plan, adapter: Adapter, directory: RunDirectory, phases: Phases, settings: Settings) -> list[str]:
@@ -59,7 +54,7 @@ def generate(plan: Plan, adapter: Adapter, directory: RunDirectory, phases: Phas
     """
     if plan.recorded:
         say(f"Continuing: {plan.recorded} of {plan.total} samples are already recorded.")
-    files = {load.spec.name: record_file(directory, load) for load in plan.loads}
+    files = {load.spec.name: directory.of_task(load) for load in plan.loads}
     with ExitStack() as stack, meter("Generating", plan.total, done=plan.recorded) as progress:
         streams = {name: stack.enter_context(file.open_for_appending()) for name, file in files.items()}
         states: Counter[str] = Counter()

@@ -104,19 +104,13 @@ def answering_code(adapter: Adapter) -> dict[str, str]:
     local = _OF_LOCAL if isinstance(adapter, LocalAdapter) else ()
     remote = _OF_REMOTE if isinstance(adapter, RemoteAdapter) else ()
     files = {file for pattern in (*_OF_ALL, *local, *remote) for file in ROOT.glob(pattern)}
-    for kind in type(adapter).__mro__:
-        files |= _followed(_own_files(kind.__module__))
+    for parts in (_inside(kind.__module__) for kind in type(adapter).__mro__):
+        if len(parts) >= _IN_A_ROOM:
+            # All of its package, where a module has one of its own in the room.
+            package = ROOT / parts[0] / parts[1]
+            alone = package.with_suffix(".py")
+            files |= _followed({alone} if alone.is_file() else set(package.rglob("*.py")))
     return {file.relative_to(ROOT).as_posix(): file_sha256(file) for file in sorted(files)}
-
-
-def _own_files(module: str) -> set[Path]:
-    """Return the files of a module of ours: all of its package, where it has one of its own in the room."""
-    parts = _inside(module)
-    if len(parts) < _IN_A_ROOM:
-        return set()
-    package = ROOT / parts[0] / parts[1]
-    alone = package.with_suffix(".py")
-    return {alone} if alone.is_file() else set(package.rglob("*.py"))
 
 
 def _inside(module: str) -> list[str]:
@@ -200,20 +194,14 @@ def _hash_of_package(package: str) -> str:
     return digest.hexdigest()
 
 
-def code_hash() -> str:
-    """Return a hash over medbench's own source files, wherever they are installed."""
-    digest = hashlib.sha256()
-    for room in _ROOMS:
-        for file in sorted(ROOT.glob(f"{room}/**/*.py")):
-            digest.update(f"{file.relative_to(ROOT).as_posix()}\0".encode())
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
 def write_environment(path: Path, model: ModelInfo, phases: Phases) -> None:
     """Write `env.json`: versions, machine, model and where the time went. Nothing in it enters a score."""
+    code = hashlib.sha256()
+    for file in (file for room in _ROOMS for file in sorted(ROOT.glob(f"{room}/**/*.py"))):
+        code.update(f"{file.relative_to(ROOT).as_posix()}\0".encode())
+        code.update(file.read_bytes())
     document = {
-        "code": code_hash(),
+        "code": code.hexdigest(),
         "python": platform.python_version(),
         "packages": {name: installed_version(name) for name in _TOLD},
         "machine": {"system": platform.platform(), "processors": os.cpu_count()},

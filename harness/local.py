@@ -157,7 +157,9 @@ def drive(
     """Yield outcomes as they come; what the engine learns about memory stays with the run."""
     if settings.compile:
         compile_layers(adapter.decoder)
-    budget = _remembered(directory.budget, auto_budget(adapter.decoder, rows=settings.batch_size))
+    # What the engine learned to hold at once, after memory ran out.
+    learned = directory.path / "budget.json"
+    budget = _remembered(learned, auto_budget(adapter.decoder, rows=settings.batch_size))
     graphs = settings.compile and adapter.device.startswith("cuda")
     first = list(islice(requests, _LOOKED_AT))
     tested = self_test(adapter, first, budget)
@@ -180,7 +182,7 @@ def drive(
     for outcomes in engine.generate(chain(first, requests)):
         if engine.budget != budget:
             budget = engine.budget
-            write_atomically(directory.budget, canonical_json(asdict(budget)) + "\n")
+            write_atomically(learned, canonical_json(asdict(budget)) + "\n")
         yield outcomes
     phases.notes |= {
         "batching": batching,
@@ -245,7 +247,7 @@ def note_agreement(
 
 def _answered(load: TaskLoad, directory: RunDirectory) -> Iterator[tuple[TaskLoad, Sample, str]]:
     """Yield the samples of a task that have answers."""
-    records = directory.generations(load.spec.name, [sample.sample_id for sample in load.samples]).read()
+    records = directory.of_task(load).read()
     for sample in load.samples:
         record = records.get(sample.sample_id)
         if record is not None and not record.error:

@@ -28,14 +28,9 @@ _STRICT = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """Which model the numbers belong to.
+    """Which model the numbers belong to: its name on the command line, its title in tables, its weights' identity.
 
     Attributes:
-        name: On the command line.
-        title: In tables.
-        weights: Identity of the weights.
-        device: Where it ran.
-        dtype: Type of its weights.
         trained_on: Tasks whose train splits these weights have seen.
         declared: Whether that was said at all; an empty list says nothing otherwise.
     """
@@ -58,13 +53,7 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntervalInfo:
-    """How an interval was made.
-
-    Attributes:
-        method: See `medbench.tasks.statistics.intervals`.
-        clusters: Images, patients, volumes or documents behind it.
-        design_effect: How many times the variance is that of as many independent samples; None if not defined.
-    """
+    """How an interval was made, see `medbench.tasks.statistics.intervals`; no design effect where none is defined."""
 
     __pydantic_config__ = _STRICT
 
@@ -150,14 +139,10 @@ class TaskResult:
     """The numbers of one task under both protocols.
 
     Attributes:
-        title: Name in tables.
-        kind: Kind of the task.
         version: Version of its declaration.
         data: Fingerprint of the prepared data.
         samples: Samples of the run, failed ones included.
         states: Samples by state.
-        paper: Metrics as the official scripts compute them.
-        strict: Metrics as the paper's text and common sense say.
         written: How much the model wrote; None in files of earlier versions.
         licence: Under which the owner of the data says that they may be passed on; empty if nobody has said.
     """
@@ -186,15 +171,12 @@ class Results:
 
     Attributes:
         run: Identity of the run.
-        model: The model.
         suite: `mini`, `paper` (all counts are the paper's) or `custom`.
         limit: Samples per task, None for all.
-        seed: Seed of the run.
         notices: What must be said beside the numbers.
         tasks: Results by task, in catalogue order.
         unsupported: Tasks that the model cannot answer: empty cells, not zeros.
         probe: In which other way the questions were asked; empty for results.
-        schema: Version of this layout.
     """
 
     __pydantic_config__ = _STRICT

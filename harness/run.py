@@ -173,7 +173,7 @@ class _Run:
             adapter = self._loaded.adapter(share)
         if self._settings.checkpoint_for:
             say(f"{share.checkpoint}: {', '.join(share.tasks)}")
-            refuse_other_weights(directory.weights, share, adapter)
+            refuse_other_weights(directory.path / "weights.json", share, adapter)
         plan = make_plan(self._workload.only(share.tasks).answerable(adapter.card.kinds), directory)
         with plugin_faults(adapter.card.name, "expect()", type(adapter).__module__):
             adapter.expect([load.spec for load in plan.loads])

@@ -6,7 +6,7 @@ are the operating system's: what a killed process held is free at once.
 
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,9 @@ from filelock import FileLock, Timeout
 from medbench.adapters.catalog import ChosenModel
 from medbench.harness.records import RecordFile
 from medbench.harness.settings import Settings
-from medbench.harness.workload import Workload
+from medbench.harness.workload import TaskLoad, Workload
 from medbench.tasks.foundation.errors import RunError
-from medbench.tasks.foundation.files import fingerprint, write_atomically
-from medbench.tasks.foundation.yaml_tables import read_yaml_table
+from medbench.tasks.foundation.files import fingerprint, read_yaml_table, write_atomically
 
 # File systems allow 255 bytes; names of served models with their addresses may be longer.
 _SLUG_CHARACTERS = 80
@@ -46,19 +45,13 @@ class RunDirectory:
         """Return the generation records of a task."""
         return RecordFile(self.path / "generations" / f"{task}.jsonl", self.identity, sample_ids)
 
+    def of_task(self, load: TaskLoad) -> RecordFile:
+        """Return the generation records of a run's task."""
+        return self.generations(load.spec.name, [sample.sample_id for sample in load.samples])
+
     def scores(self, task: str) -> Path:
         """Return the file of a task's per-sample scores."""
         return self.path / "scores" / f"{task}.jsonl"
-
-    @property
-    def budget(self) -> Path:
-        """What the engine learned to hold at once, after memory ran out."""
-        return self.path / "budget.json"
-
-    @property
-    def weights(self) -> Path:
-        """Which weights answered which task, where there is more than one checkpoint."""
-        return self.path / "weights.json"
 
     @property
     def results(self) -> Path:
@@ -74,11 +67,8 @@ class RunDirectory:
 def open_run(settings: Settings, suite: str, parts: Mapping[str, object], *, overwrite: str) -> Iterator[RunDirectory]:
     """Make or reopen the folder of a run, and hold it against other processes.
 
-    Args:
-        settings: What the user asked for.
-        suite: Of the run's tasks.
-        parts: Everything that can change an answer, see `medbench.harness.identity`.
-        overwrite: `never`, or `always` to throw away what an earlier run of the same identity left.
+    `parts` is everything that can change an answer, see `medbench.harness.identity`. To overwrite `always` throws away
+    what an earlier run of the same identity left.
 
     Raises:
         RunError: If the folder cannot be written to, is in use, or holds another run.
@@ -100,23 +90,18 @@ def open_run(settings: Settings, suite: str, parts: Mapping[str, object], *, ove
                     shutil.rmtree(item)
                 else:
                     item.unlink()
-        _write_or_check_settings(directory, settings, parts)
+        if not (path / "run.yaml").exists():
+            document = {"identity": identity, "settings": settings.as_yaml(), "identity_of": dict(parts)}
+            write_atomically(path / "run.yaml", yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+        elif read_run(path)["identity"] != identity:
+            hint = "Give another --output-dir, or --overwrite always."
+            raise RunError(f"{path / 'run.yaml'} belongs to another run.", hint)
         yield directory
 
 
 def slug(model: str) -> str:
     """Return the readable part of a folder's name; what makes it unique is the identity."""
     return re.sub(r"[^a-z0-9.]+", "-", model.lower())[:_SLUG_CHARACTERS].strip("-.")
-
-
-def _write_or_check_settings(directory: RunDirectory, settings: Settings, parts: Mapping[str, object]) -> None:
-    path = directory.path / "run.yaml"
-    if path.exists():
-        if read_run(directory.path)["identity"] != directory.identity:
-            raise RunError(f"{path} belongs to another run.", "Give another --output-dir, or --overwrite always.")
-        return
-    document = {"identity": directory.identity, "settings": settings.as_yaml(), "identity_of": dict(parts)}
-    write_atomically(path, yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
 
 
 def read_run(path: Path) -> dict[str, Any]:
@@ -171,16 +156,13 @@ def held_before_loading(settings: Settings, workload: Workload, model: ChosenMod
             try:
                 yield
             finally:
-                _remove(lock.unlink)
+                with suppress(OSError):
+                    lock.unlink()
     finally:
         for path in made:
-            _remove(path.rmdir)
-
-
-def _remove(step: Callable[[], object]) -> None:
-    # What is in use or not empty stays.
-    with suppress(OSError):
-        step()
+            # What is in use or not empty stays.
+            with suppress(OSError):
+                path.rmdir()
 
 
 def _unwritable(folder: Path, error: OSError) -> RunError:

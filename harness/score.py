@@ -31,7 +31,6 @@ from medbench.harness.workload import TaskLoad, load_workload
 from medbench.tasks.answers.box_space import BoxSpace, doubt_about_boxes
 from medbench.tasks.answers.choice import choice_beside
 from medbench.tasks.answers.thoughts import SIGNATURE, split_thought, thought_end
-from medbench.tasks.ceiling import rec_ceilings
 from medbench.tasks.foundation.console import say, warn
 from medbench.tasks.foundation.errors import MedbenchError, RunError, SampleError
 from medbench.tasks.foundation.files import json_lines, write_atomically
@@ -43,6 +42,7 @@ from medbench.tasks.protocols import (
     Protocol,
     count_states,
     evaluate,
+    rec_ceilings,
     state_of,
     tokenise_together,
 )
@@ -120,7 +120,7 @@ def _read_records(load: TaskLoad, directory: RunDirectory) -> list[GenerationRec
         RunError: If one is missing.
     """
     spec = load.spec
-    records = directory.generations(spec.name, [sample.sample_id for sample in load.samples]).read()
+    records = directory.of_task(load).read()
     if len(records) != len(load.samples):
         raise RunError(
             f"{len(load.samples) - len(records)} of {len(load.samples)} samples of {spec.name} have no record in "

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from medbench.adapters.base import Device, Dtype
 from medbench.tasks.foundation.errors import UsageError
-from medbench.tasks.foundation.yaml_tables import read_yaml_table
+from medbench.tasks.foundation.files import read_yaml_table
 from medbench.tasks.probes import refuse_unknown
 
 MAX_SEED = 2**63 - 1

@@ -62,13 +62,19 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
+def markdown_as_html(markdown: str) -> str:
+    """Return a markdown page of ours as a piece of HTML, without HTML, links or images of its own."""
+    html: str = _parser().render(markdown)
+    return html
+
+
 def html_document(title: str, markdown: str) -> str:
     """Return one of our markdown pages as an HTML document: one file, no script, no link, no request.
 
     Everything from data is escaped in it already. The parser is told besides to take no HTML, no links and no images.
     """
     # The policy admits no attribute of style, which is how the parser aligns columns.
-    body = _parser().render(markdown).replace(' style="text-align:right"', ' class="right"')
+    body = markdown_as_html(markdown).replace(' style="text-align:right"', ' class="right"')
     return render_template("document.html", style=asset("document.css"), title=title, body=body)
 
 

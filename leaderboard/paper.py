@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from medbench.tasks.catalog import task_names
 from medbench.tasks.foundation.errors import UsageError, unknown_name
-from medbench.tasks.foundation.yaml_tables import read_yaml_table
+from medbench.tasks.foundation.files import read_yaml_table
 from medbench.tasks.protocols import Protocol
 
 FOLDER = Path(__file__).parent / "published"

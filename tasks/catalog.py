@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from medbench.tasks.foundation.errors import UsageError, unknown_name
+from medbench.tasks.foundation.files import read_yaml_table
 from medbench.tasks.foundation.registry import Registry
-from medbench.tasks.foundation.yaml_tables import read_yaml_table
 from medbench.tasks.spec import Kind, Reading, TaskSpec
 
 _TABLE_FILE = Path(__file__).with_name("tasks.yaml")

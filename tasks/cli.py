@@ -11,14 +11,15 @@ from medbench.tasks.catalog import get_task, select_tasks, task_names
 from medbench.tasks.download.cli import download_command
 from medbench.tasks.foundation.console import emit, emit_table, say, warn
 from medbench.tasks.foundation.errors import DataError, UsageError
-from medbench.tasks.image_hashes import HashedFile, ImageHashes, changed_images
 from medbench.tasks.prepare import prepare_task
 from medbench.tasks.prepared import (
     IMAGES_NAME,
     SKIPPED_NAME,
-    SPLITS,
     FileState,
+    HashedFile,
+    ImageHashes,
     Prepared,
+    changed_images,
     damaged_files,
     file_states,
     is_prepared,
@@ -26,6 +27,7 @@ from medbench.tasks.prepared import (
     prepared_names,
     split_file,
 )
+from medbench.tasks.sample import SPLITS
 from medbench.tasks.spec import TaskSpec
 from medbench.tasks.terms import NOBODY_SAID, checked_licence, terms_of_prepared
 

@@ -19,7 +19,6 @@ from medbench.tasks.foundation.errors import (
 )
 from medbench.tasks.foundation.files import canonical_json, file_sha256, inside, json_lines, write_atomically
 from medbench.tasks.foundation.text import encodable
-from medbench.tasks.image_hashes import ImageHashes, hash_images, hash_lines
 from medbench.tasks.images import locate
 from medbench.tasks.prepared import (
     IMAGES_NAME,
@@ -27,13 +26,15 @@ from medbench.tasks.prepared import (
     MANIFEST_NAME,
     SAMPLE,
     SKIPPED_NAME,
-    SPLITS,
+    ImageHashes,
     Manifest,
     Prepared,
     data_fingerprint,
+    hash_images,
+    hash_lines,
     split_file,
 )
-from medbench.tasks.sample import Sample, Split
+from medbench.tasks.sample import SPLITS, Sample, Split
 from medbench.tasks.spec import Reading, Skipped, TaskSpec
 
 _NAMED = 3
@@ -50,15 +51,14 @@ def prepare_task(
 ) -> Prepared:
     """Read a native folder and write samples, skipped items, hashes and manifest to `<data_dir>/<task>/`.
 
-    A sample whose image is missing or outside `source`, whose reference is empty or whose text is no valid
-    Unicode is skipped and counted. The manifest is written last: without it, the folder does not count as
-    prepared.
+    A sample whose image is missing or outside `source`, whose reference is empty or whose text is no valid Unicode is
+    skipped and counted. The manifest is written last: without it, the folder does not count as prepared.
 
     Args:
         spec: The task.
         source: The user's native folder.
         data_dir: Where prepared tasks go.
-        options: Reader options; see `spec.options`.
+        options: Options of the reader; see `spec.options`.
         image_hashes: `prepared` to hash every image file that a sample names, so that the identity of the data covers
             them; `none` to leave them unread.
         licence: Under which the data's owner says that they may be passed on; see `medbench.tasks.terms`.
@@ -78,9 +78,7 @@ def prepare_task(
     checked = _check(spec, source, reading)
     images = hash_images(source, checked.images, f"{spec.name} images") if image_hashes == "prepared" else None
     folder = data_dir / spec.name
-    _write_parts(folder, checked, images)
-    digests = {split: file_sha256(split_file(folder, split)) for split in SPLITS}
-    images_sha256 = None if images is None else file_sha256(folder / IMAGES_NAME)
+    digests, images_sha256 = _write_parts(folder, checked, images)
     manifest = Manifest(
         task=spec.name,
         version=spec.version,
@@ -270,7 +268,10 @@ def _named(folder: Path, name: str) -> Path | None:
     return next(same, None) or next(suffixed, None)
 
 
-def _write_parts(folder: Path, checked: _Checked, images: Mapping[str, str] | None) -> None:
+def _write_parts(
+    folder: Path, checked: _Checked, images: Mapping[str, str] | None
+) -> tuple[dict[Split, str], str | None]:
+    """Write everything but the manifest; return the digests of the splits and of the images' hashes."""
     # A crash between the files must not leave the old manifest beside new samples.
     try:
         for name in (MANIFEST_NAME, IMAGES_NAME):
@@ -285,3 +286,5 @@ def _write_parts(folder: Path, checked: _Checked, images: Mapping[str, str] | No
     write_atomically(folder / SKIPPED_NAME, json_lines(skipped))
     if images is not None:
         write_atomically(folder / IMAGES_NAME, hash_lines(images))
+    digests = {split: file_sha256(split_file(folder, split)) for split in SPLITS}
+    return digests, None if images is None else file_sha256(folder / IMAGES_NAME)

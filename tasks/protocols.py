@@ -25,12 +25,14 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from medbench.tasks.answers.box_space import BoxSpace
 from medbench.tasks.answers.refusals import is_refusal
 from medbench.tasks.answers.texts import normalise_strictly
 from medbench.tasks.foundation.errors import unknown_name
 from medbench.tasks.metrics.metric import FloatArray, Metric, Scorable
 from medbench.tasks.metrics.ptb import tokenise
 from medbench.tasks.metrics.table import processed_texts, table_of
+from medbench.tasks.sample import Box
 from medbench.tasks.spec import Kind
 
 Protocol = Literal["paper", "strict"]
@@ -244,3 +246,23 @@ def tokenise_together(tasks: Iterable[tuple[str, Kind, Sequence[Item]]]) -> None
         for text in metric.tokenised(scorable)
     ]
     tokenise(texts)
+
+
+def rec_ceilings(
+    task: str, boxes: Iterable[tuple[Box, tuple[int, int]]], space: BoxSpace, protocol: Protocol
+) -> dict[str, float]:
+    """Return, by metric, what a perfect model scores that must write its boxes in `space`: the quantisation ceiling.
+
+    Uni-Med truncates to whole hundredths of the image, which costs small boxes most. `boxes` are the right ones in
+    pixels, each with width and height of its image.
+    """
+    items = [
+        Item(
+            state="ok",
+            scorable=Scorable(
+                prediction="", reference="", predicted_box=space.as_written(box, size), reference_box=box
+            ),
+        )
+        for box, size in boxes
+    ]
+    return {found.metric.metric_id: found.value for found in evaluate(task, "rec", protocol, items)}

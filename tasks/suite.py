@@ -16,13 +16,14 @@ from pydantic import Field, TypeAdapter
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
 from medbench.tasks.foundation.files import file_sha256, fingerprint, inside, read_json
-from medbench.tasks.mini_suite import DATA
 from medbench.tasks.prepare import prepare_task
 from medbench.tasks.prepared import Prepared, damaged_files, load_prepared
 from medbench.tasks.validation import NativeRow, parse_json_file
 
 SuiteName = Literal["mini", "paper", "custom"]
 
+DATA = Path(__file__).parent / "mini_suite" / "data"
+"""Folder of the built suite; `suite.json` in it says where each item comes from."""
 RECORD_FILE = DATA.with_name("prepared.json")
 _SUITE_FILE = "suite.json"
 # What is read is decided by the readers; what is written, also by the checks and by whatever both use.

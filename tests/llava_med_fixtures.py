@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from fixture_root import fixtures
+from fixture_root import copy_fixture, fixture_tensors, fixtures, normalised
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from medbench.adapters.base import LoadOptions
 from medbench.adapters.llava_med.entry import ENTRY
@@ -36,7 +36,7 @@ def document(name: str) -> dict[str, Any]:
 
 @cache
 def tensors(name: str) -> dict[str, torch.Tensor]:
-    return load_file(root() / name)
+    return fixture_tensors(f"llava_med/{name}")
 
 
 @cache
@@ -47,6 +47,12 @@ def arrays(name: str) -> dict[str, Any]:
 
 def picture(name: str) -> Image.Image:
     return Image.fromarray(arrays("preprocess.npz")[f"image_{name}"])
+
+
+def recorded_pixels(name: str) -> torch.Tensor:
+    """Return the pixels that the authors made of a picture; of large ones the file holds the levels."""
+    kept = arrays("preprocess.npz")
+    return torch.from_numpy(kept[f"pixels_{name}"]) if f"pixels_{name}" in kept else normalised(kept[f"levels_{name}"])
 
 
 def write_pictures(folder: Path) -> Path:
@@ -61,9 +67,8 @@ def write_config(folder: Path, name: str, **changes: Any) -> None:
 
 
 def write_tokenizer(folder: Path, *, only_model: bool = False) -> None:
-    files = ["tokenizer.model"] if only_model else [file.name for file in (root() / "tokenizer").iterdir()]
-    for file in files:
-        shutil.copyfile(root() / "tokenizer" / file, folder / file)
+    for file in (fixtures() / "tokenizer").glob("tokenizer.model" if only_model else "*"):
+        shutil.copyfile(file, folder / file.name)
 
 
 def write_in_shards(folder: Path, state: Mapping[str, torch.Tensor], shards: int) -> None:
@@ -83,7 +88,7 @@ def make_tower(folder: Path, weights: str = "v15_clip_base.safetensors", *, whol
     config = {"model_type": "clip", "vision_config": tower} if whole else tower
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     if not whole:
-        shutil.copyfile(root() / weights, folder / "model.safetensors")
+        copy_fixture(f"llava_med/{weights}", folder / "model.safetensors")
         return folder
     others = {
         "logit_scale": torch.ones(()),

@@ -1,16 +1,14 @@
 """OpenFlamingo's inputs and outputs under Med-Flamingo's two pinned versions, and the checkpoint as it is published."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from fixture_root import fixtures
+from fixture_root import copy_fixture, fixture_tensors, fixtures
 from PIL import Image
-from safetensors.torch import load_file
 
 from medbench.adapters.base import Dtype, ImageSlot, LoadOptions, Prompt, TextSegment
 from medbench.adapters.med_flamingo.entry import ENTRY
@@ -33,7 +31,7 @@ def root() -> Path:
 
 @cache
 def case(name: str) -> dict[str, torch.Tensor]:
-    return load_file(root() / f"{name}.safetensors")
+    return fixture_tensors(f"med_flamingo/{name}.safetensors")
 
 
 @cache
@@ -43,7 +41,7 @@ def document(name: str) -> Any:  # noqa: ANN401 - a JSON document
 
 @cache
 def trained() -> dict[str, torch.Tensor]:
-    return load_file(root() / "checkpoint.safetensors")
+    return fixture_tensors("med_flamingo/checkpoint.safetensors")
 
 
 def write_checkpoint(folder: Path, weights: dict[str, torch.Tensor] | None = None, *, context: int = 512) -> Path:
@@ -52,9 +50,9 @@ def write_checkpoint(folder: Path, weights: dict[str, torch.Tensor] | None = Non
     torch.save(trained() if weights is None else weights, folder / "model.pt")
     for name, source in (("llama", "llama_base"), ("clip", "clip_vision_base")):
         (folder / name).mkdir()
-        for file in (root() / source).iterdir():
-            shutil.copyfile(file, folder / name / file.name)
-    shutil.copyfile(fixtures() / "tiny_llama_tokenizer.model", folder / "llama" / "tokenizer.model")
+        for file in ("config.json", "model.safetensors"):
+            copy_fixture(f"med_flamingo/{source}/{file}", folder / name / file)
+    copy_fixture("tiny_llama_tokenizer.model", folder / "llama" / "tokenizer.model")
     config = folder / "llama" / "config.json"
     values = {**json.loads(config.read_text(encoding="utf-8")), "max_position_embeddings": context}
     config.write_text(json.dumps(values), encoding="utf-8")

@@ -1,15 +1,13 @@
 """The original RadFM's inputs and outputs, its checkpoint as the authors lay it out, and prompts of its ids."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from fixture_root import fixtures
-from safetensors.torch import load_file
+from fixture_root import copy_fixture, fixture_tensors, fixtures
 
 from medbench.adapters.base import ImageSlot, LoadOptions, Prompt, TextSegment
 from medbench.adapters.radfm.entry import ENTRY
@@ -27,7 +25,7 @@ UPSTREAM_END = 1
 
 @cache
 def case(name: str) -> dict[str, torch.Tensor]:
-    return load_file(fixtures() / "radfm" / f"{name}.safetensors")
+    return fixture_tensors(f"radfm/{name}.safetensors")
 
 
 @cache
@@ -37,14 +35,14 @@ def document(name: str) -> Any:  # noqa: ANN401 - a JSON document
 
 @cache
 def state() -> dict[str, torch.Tensor]:
-    return load_file(fixtures() / "radfm" / "state_dict.safetensors")
+    return fixture_tensors("radfm/state_dict.safetensors")
 
 
 def write_checkpoint(folder: Path, weights: dict[str, torch.Tensor] | None = None) -> Path:
     """Write what the authors publish, with the sizes of the tiny model."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(state() if weights is None else weights, folder / "pytorch_model.bin")
-    shutil.copyfile(fixtures() / "tiny_llama_tokenizer.model", folder / "tokenizer.model")
+    copy_fixture("tiny_llama_tokenizer.model", folder / "tokenizer.model")
     config = document("config.json")["config"]
     language = {name: size for name, size in config["llama"].items() if name not in _UNSAID}
     sizes = {"language_model": language, "vision": config["vision"], "perceiver": config["perceiver"]}

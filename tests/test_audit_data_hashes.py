@@ -17,7 +17,7 @@ from medbench.leaderboard.audit.data.images import NEAR, REVIEW, ImageIndex, Pri
 from medbench.leaderboard.audit.data.items import Item
 from medbench.leaderboard.audit.data.scan import ItemIndex, Scan
 from medbench.leaderboard.audit.data.texts import CONTAINMENT, TextIndex
-from medbench.tasks.mini_suite import DATA
+from medbench.tasks.suite import DATA
 
 SLICES = sorted((DATA / "Slake1.0" / "imgs").glob("*/source.jpg"))
 

@@ -11,7 +11,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from medbench.tasks.answers.box_space import BOX_SPACES, UNI_MED, BoxSpace
-from medbench.tasks.ceiling import rec_ceilings
+from medbench.tasks.protocols import rec_ceilings
 from medbench.tasks.sample import Box
 
 SIZE = (1000, 1000)

@@ -18,7 +18,7 @@ from native_data import (
 from task_helpers import by_id, read, reasons
 
 from medbench.tasks.catalog import get_task
-from medbench.tasks.datasets import mimic_raw as reader
+from medbench.tasks.datasets import mimic_cxr as reader
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.prepare import prepare_task
 

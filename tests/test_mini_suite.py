@@ -21,7 +21,7 @@ from PIL import Image
 
 from medbench.tasks.foundation.errors import DataError
 from medbench.tasks.foundation.files import file_sha256
-from medbench.tasks.mini_suite import DATA
+from medbench.tasks.suite import DATA
 from tools.mini_suite import mimic_cxr, path_vqa, text_qa
 from tools.mini_suite.__main__ import BYTE_BUDGET, main
 from tools.mini_suite.chest_films import Findings, Side, draw_chest

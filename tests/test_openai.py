@@ -465,6 +465,25 @@ def test_a_question_is_answered_over_http(monkeypatch: pytest.MonkeyPatch) -> No
     assert seen[0].headers["authorization"] == f"Bearer {SECRET}"
 
 
+def test_the_environment_of_the_sdk_reaches_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ORG_ID", "PROJECT_ID", "ADMIN_KEY", "WEBHOOK_SECRET"):
+        monkeypatch.setenv(f"OPENAI_{name}", SECRET)
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", f"X-Mine: {SECRET}\nAuthorization: {SECRET}")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    seen: list[Asked] = []
+
+    def answer(asked: Asked) -> Answer:
+        seen.append(asked)
+        return Answer(body=completion("yes"))
+
+    assert complete(answer).generation is not None
+    [asked] = seen
+    assert SECRET not in repr(asked.headers)
+    assert asked.headers["user-agent"] == "medbench"
+    assert not {"authorization", "openai-organization", "x-stainless-os"} & asked.headers.keys()
+
+
 @pytest.mark.parametrize(
     ("answer", "trouble"),
     [

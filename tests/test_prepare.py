@@ -17,14 +17,14 @@ from native_data import (
 )
 from task_helpers import one_task, question, slake_prepared
 
-from medbench.tasks import prepare, prepared
+from medbench.tasks import prepare
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
 from medbench.tasks.foundation.files import file_sha256
 from medbench.tasks.images import open_image
 from medbench.tasks.prepare import prepare_task
 from medbench.tasks.prepared import MANIFEST, SAMPLE, damaged_files, load_prepared
-from medbench.tasks.sample import ImageRef, Sample
+from medbench.tasks.sample import SPLITS, ImageRef, Sample
 from medbench.tasks.spec import Skipped
 
 
@@ -36,7 +36,7 @@ def test_every_task_is_prepared_read_back_and_decoded(tmp_path: Path, task: str)
     loaded = load_prepared(tmp_path / "data", task)
     assert loaded.manifest == written.manifest
     assert loaded.source == source.resolve()
-    for split in prepared.SPLITS:
+    for split in SPLITS:
         expected = tuple(sample for sample in reading.samples if sample.split == split)
         assert loaded.samples(split) == expected
         assert loaded.manifest.counts[split] == len(expected) > 0

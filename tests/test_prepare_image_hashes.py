@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from task_helpers import slake_prepared
 
-from medbench.tasks import image_hashes
+from medbench.tasks import prepared as prepared_tasks
 from medbench.tasks.foundation.errors import DataError, SampleError
 from medbench.tasks.foundation.files import file_sha256
-from medbench.tasks.image_hashes import HashedFile, changed_images, hash_images, hash_lines, parse_hash_lines
+from medbench.tasks.prepared import HashedFile, changed_images, hash_images, hash_lines, parse_hash_lines
 
 DIGEST = "0" * 64
 ODD_NAMES = (
@@ -89,15 +89,15 @@ def test_every_file_is_hashed_once_with_few_open_at_a_time(tmp_path: Path, monke
             with lock:
                 at_once -= 1
 
-    monkeypatch.setattr(image_hashes, "file_sha256", counted)
+    monkeypatch.setattr(prepared_tasks, "file_sha256", counted)
     found = hash_images(tmp_path, names, "images")
     assert sorted(opened) == names == list(found)
-    assert most <= image_hashes._WORKERS
+    assert most <= prepared_tasks._WORKERS
     assert found["0007.jpg"] == file_sha256(tmp_path / "0007.jpg")
 
 
 def test_many_files_show_progress_and_few_do_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = write_files(tmp_path, image_hashes._SHOWN_FROM)
+    names = write_files(tmp_path, prepared_tasks._SHOWN_FROM)
     hash_images(tmp_path, names[:-1], "slake images")
     assert capsys.readouterr().err == ""
     hash_images(tmp_path, names, "slake images")
@@ -156,7 +156,7 @@ def test_a_stop_does_not_wait_for_the_files_that_are_left(tmp_path: Path, monkey
         time.sleep(0.02)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(image_hashes, "file_sha256", stopped)
+    monkeypatch.setattr(prepared_tasks, "file_sha256", stopped)
     with pytest.raises(KeyboardInterrupt):
         hash_images(tmp_path, names, "images")
     assert len(hashed) < len(names)

@@ -1,5 +1,6 @@
 """Native folders to samples: every layout, every reason to skip, every way a file can be wrong."""
 
+import io
 import json
 import pickle
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +32,7 @@ from native_data import (
 from task_helpers import by_id, read, reasons
 
 from medbench.tasks.catalog import get_task
+from medbench.tasks.datasets import mpx
 from medbench.tasks.datasets.medmnist import LABEL_SETS, spoken_name
 from medbench.tasks.datasets.mpx import case_of
 from medbench.tasks.datasets.native import ranked_split
@@ -146,6 +149,12 @@ def test_mpx_drops_rows_with_any_empty_column_as_pandas_reads_it(tmp_path: Path)
     assert found["column 'extra' is empty"] == 2
     assert found["column 'context' is empty"] == 2
     assert found["row has more columns than the header"] == 1
+
+
+def test_what_is_empty_to_the_reader_is_missing_to_pandas() -> None:
+    texts = [*sorted(mpx._EMPTY), "na", "NONE", "Null", " ", "0", "-", "N.A."]
+    frame = pd.read_csv(io.StringIO("text,more\n" + "".join(f'"{text}",x\n' for text in texts)))
+    assert [bool(one) for one in frame["text"].isna()] == [text in mpx._EMPTY for text in texts]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from PIL import Image
 from task_helpers import by_id, read, reasons
 
 from medbench.tasks.catalog import get_task
-from medbench.tasks.datasets.sa_med2d_raw import SliceName, stream_index
+from medbench.tasks.datasets.sa_med2d import SliceName, stream_index
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.sample import Box
 

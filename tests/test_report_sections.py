@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medbench.tasks.datasets.mimic_raw import ReportSections, split_report
+from medbench.tasks.datasets.mimic_cxr import ReportSections, split_report
 
 REPORT = """                                 FINAL REPORT
  EXAMINATION:  CHEST (PA AND LAT)

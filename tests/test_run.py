@@ -13,8 +13,8 @@ from PIL import Image
 
 from medbench.tasks.catalog import benchmark_names
 from medbench.tasks.foundation.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
-from medbench.tasks.mini_suite import DATA
 from medbench.tasks.protocols import STATES, metric_ids
+from medbench.tasks.suite import DATA
 
 
 def run_folder(output: Path) -> Path:

@@ -97,7 +97,7 @@ def test_a_run_remembers_what_its_memory_holds(tmp_path: Path, monkeypatch: pyte
     for _ in range(2):
         list(drive(adapter, iter(requests), directory, Phases(), settings))
     assert used[1].rows == used[0].halved(4).rows == 2
-    directory.budget.write_text("cut sho", encoding="utf-8")
+    (directory.path / "budget.json").write_text("cut sho", encoding="utf-8")
     list(drive(adapter, iter(requests), directory, Phases(), settings))
     assert used[2] == used[0]
 

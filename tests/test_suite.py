@@ -10,10 +10,9 @@ from medbench.tasks import suite
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import EXIT_USAGE, DataError
 from medbench.tasks.images import open_image
-from medbench.tasks.mini_suite import DATA
 from medbench.tasks.prepare import prepare_task
 from medbench.tasks.prepared import load_prepared, prepared_names
-from medbench.tasks.suite import RECORD_FILE, open_task, prepare_mini_suite, recorded_test_splits, suite_of
+from medbench.tasks.suite import DATA, RECORD_FILE, open_task, prepare_mini_suite, recorded_test_splits, suite_of
 from tools import locks
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fixture_root import fixture_folder, fixtures
-from safetensors.torch import load_file
+from fixture_root import fixture_tensors, fixtures
 
 from medbench.unimed.configuration import UniMedConfig
 from medbench.unimed.official import config_of
@@ -28,15 +27,11 @@ def document(name: str) -> dict[str, Any]:
 
 @cache
 def tensors(name: str) -> dict[str, torch.Tensor]:
-    return load_file(root() / name)
+    return fixture_tensors(f"unimed/{name}")
 
 
 def connector_variants() -> list[str]:
-    """Return the names of the variants, or a placeholder whose test says that the files are missing."""
-    index = fixture_folder() / "unimed" / "connector" / "index.json"
-    if not index.is_file():
-        return ["no fixtures"]
-    return [name for name in json.loads(index.read_text(encoding="utf-8")) if not name.startswith("_")]
+    return [name for name in document("connector/index.json") if not name.startswith("_")]
 
 
 def connector_config(variant: str) -> UniMedConfig:

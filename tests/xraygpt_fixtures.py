@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from fixture_root import fixtures
+from fixture_root import copy_fixture, fixture_tensors, fixtures
 from PIL import Image
-from safetensors.torch import load_file
 
 from medbench.adapters.base import LoadOptions
 from medbench.adapters.xraygpt.entry import ENTRY
@@ -36,7 +35,7 @@ def document(name: str) -> dict[str, Any]:
 
 @cache
 def tensors(name: str) -> dict[str, torch.Tensor]:
-    return load_file(root() / f"{name}.safetensors")
+    return fixture_tensors(f"xraygpt/{name}.safetensors")
 
 
 @cache
@@ -80,10 +79,9 @@ def make_language(folder: Path, *, only_model: bool = True) -> Path:
     folder.mkdir(parents=True)
     config = {"model_type": "llama", **document("config.json")["llama"]}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    names = ["tokenizer.model"] if only_model else [file.name for file in (root() / "tokenizer").iterdir()]
-    for name in names:
-        shutil.copyfile(root() / "tokenizer" / name, folder / name)
-    shutil.copyfile(root() / "vicuna.safetensors", folder / "model.safetensors")
+    for file in (fixtures() / "tokenizer").glob("tokenizer.model" if only_model else "*"):
+        shutil.copyfile(file, folder / file.name)
+    copy_fixture("xraygpt/vicuna.safetensors", folder / "model.safetensors")
     return folder
 
 
@@ -94,7 +92,7 @@ def make_four_files(folder: Path, *, suffix: str = ".pth", only_model: bool = Tr
     (folder / SIZES).write_text(json.dumps(sizes()), encoding="utf-8")
     for name, theirs in FILES.items():
         if suffix == ".safetensors":
-            shutil.copyfile(root() / f"{theirs}.safetensors", folder / f"{name}.safetensors")
+            copy_fixture(f"xraygpt/{theirs}.safetensors", folder / f"{name}.safetensors")
             continue
         state = dict(tensors(theirs))
         training = {"optimizer": {"state": {}}, "config": {"run": {"lr": 3e-5}}, "scaler": {}, "epoch": 3}

@@ -32,9 +32,9 @@ from medbench.tasks.download.sources import SOURCES, HubSource, ManualSource
 from medbench.tasks.foundation.console import say
 from medbench.tasks.foundation.errors import EXIT_FAILED
 from medbench.tasks.foundation.files import read_json
-from medbench.tasks.mini_suite import DATA
 from medbench.tasks.protocols import metric_ids
 from medbench.tasks.sample import Box
+from medbench.tasks.suite import DATA
 from medbench.unimed.training.plan import plan
 from medbench.unimed.training.recipe import load_recipe
 

@@ -95,11 +95,6 @@ def read_language_config(folder: Path) -> LlamaConfig:
 def configure(base: BaseWeights, settings: dict[str, Any], *, vision: dict[str, Any] | None = None) -> UniMedConfig:
     """Return the configuration of a model on `base`: the language model's from its folder, the rest from `settings`.
 
-    Args:
-        base: Resolved base weights.
-        settings: Fields of `UniMedConfig`.
-        vision: Fields of the ViT that differ from EVA ViT-G/14.
-
     Raises:
         UsageError: If a field is unknown or the combination cannot work.
     """
@@ -137,12 +132,6 @@ def assemble(
     config: UniMedConfig, base: BaseWeights, *, dtype: torch.dtype, adapter: "LoraConfig | None" = None
 ) -> UniMedForConditionalGeneration:
     """Return a model with frozen weights of type `dtype` from `base`, and everything that learns in float32.
-
-    Args:
-        config: Made for this base, see `configure`.
-        base: Resolved base weights.
-        dtype: Type of the frozen weights; nothing is cast again later.
-        adapter: Another LoRA than the configuration's.
 
     Raises:
         DataError: If the base weights do not fit.

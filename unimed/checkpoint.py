@@ -13,10 +13,8 @@ from safetensors.torch import save_file
 from transformers.utils import logging as transformers_logging
 
 from medbench.tasks.foundation.errors import DataError, UsageError
-from medbench.tasks.foundation.files import canonical_json, file_sha256, fingerprint, read_json
-from medbench.tasks.foundation.memory import room_for
-from medbench.tasks.foundation.stand_ins import refuse_stand_ins
-from medbench.tasks.foundation.yaml_tables import read_yaml_table
+from medbench.tasks.foundation.files import canonical_json, file_sha256, fingerprint, read_json, read_yaml_table
+from medbench.tasks.foundation.model_files import refuse_stand_ins, room_for
 from medbench.unimed.base_weights import BaseWeights, assemble
 from medbench.unimed.configuration import UniMedConfig
 from medbench.unimed.lora import (
@@ -197,11 +195,6 @@ def read_config(folder: Path) -> UniMedConfig:
 def load_on_base(folder: Path, dtype: torch.dtype, *, adapter: Path | None = None) -> UniMedForConditionalGeneration:
     """Return the model of a folder on base weights, what was trained in float32.
 
-    Args:
-        folder: The checkpoint.
-        dtype: Of the frozen weights.
-        adapter: Folder of a LoRA in peft's format, taken in place of the checkpoint's own.
-
     Raises:
         DataError: If a file is missing or broken, or a weight is missing, unexpected or of another shape.
         UsageError: If the adapter is no LoRA.
@@ -210,7 +203,11 @@ def load_on_base(folder: Path, dtype: torch.dtype, *, adapter: Path | None = Non
     tensors = current_names(read_tensors(folder / TRAINED, "Copy the checkpoint again."), config)
     chosen = None
     if (source / ADAPTER_CONFIG).is_file() or adapter:
-        _refuse_no_place(config, source)
+        if config.language_tuning not in {"lora", "none"}:
+            raise UsageError(
+                f"The language model was tuned by {config.language_tuning!r}, where a LoRA ({source}) has no meaning.",
+                "Give a checkpoint whose language model has LoRA, or is untuned.",
+            )
         chosen = read_adapter_config(source)
         config.language_tuning, config.lora_rank, config.lora_alpha = "lora", chosen.r, chosen.lora_alpha
         others = {name: tensor for name, tensor in tensors.items() if adapter is None or ".lora_" not in name}
@@ -218,14 +215,6 @@ def load_on_base(folder: Path, dtype: torch.dtype, *, adapter: Path | None = Non
     model = assemble(config, base_of(folder), dtype=dtype, adapter=chosen)
     copy_into(model.trainable(), tensors, str(source if chosen else folder / TRAINED))
     return model
-
-
-def _refuse_no_place(config: UniMedConfig, adapter: Path) -> None:
-    if config.language_tuning not in {"lora", "none"}:
-        raise UsageError(
-            f"The language model was tuned by {config.language_tuning!r}, on which the adapter in {adapter} has no "
-            "meaning.", "Give a checkpoint whose language model has LoRA, or is untuned.",
-        )  # fmt: skip
 
 
 def _load_whole(folder: Path, dtype: torch.dtype) -> UniMedForConditionalGeneration:

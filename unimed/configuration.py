@@ -81,7 +81,7 @@ class UniMedConfig(PreTrainedConfig):
             self.text_config = LlamaConfig(**(self.text_config or {"intermediate_size": 11008}))
         self.tie_word_embeddings = self.text.tie_word_embeddings
         super().__post_init__(**kwargs)
-        for problem in impossibilities(self):
+        for problem in (*_image_problems(self), *_connector_problems(self), *_lora_problems(self)):
             raise ValueError(problem)
 
     @property
@@ -105,14 +105,9 @@ class UniMedConfig(PreTrainedConfig):
         return self.image_size // cast("int", self.vision.patch_size)
 
     @property
-    def patches(self) -> int:
-        """Patches of an image."""
-        return self.grid**2
-
-    @property
     def visual_tokens(self) -> int:
         """Visual tokens that one image becomes in the language model's input."""
-        return self.patches // self.resample_rate
+        return self.grid**2 // self.resample_rate
 
     @property
     def connector_width(self) -> int:
@@ -151,36 +146,24 @@ class UniMedConfig(PreTrainedConfig):
         return self.language_tuning in {"lora", "lora_moe"}
 
 
-def impossibilities(config: UniMedConfig) -> Iterator[str]:
-    """Yield the reason of each combination of settings that cannot work."""
-    yield from _vision_impossibilities(config)
-    yield from _resampler_impossibilities(config)
-    yield from _connector_impossibilities(config)
-    yield from _lora_impossibilities(config)
-
-
-def _vision_impossibilities(config: UniMedConfig) -> Iterator[str]:
-    vision = config.vision
+def _image_problems(config: UniMedConfig) -> Iterator[str]:
+    vision, rate, method = config.vision, config.resample_rate, config.resample_method
     patch, size = cast("int", vision.patch_size), config.image_size
     if patch < 1 or size < patch or size % patch:
         yield f"The image of {size} pixels cannot be cut into patches of {patch}: give a multiple of the patch size."
     if vision.num_attention_heads < 1 or vision.hidden_size % vision.num_attention_heads:
         yield f"{vision.num_attention_heads} heads do not divide the vision tower's width of {vision.hidden_size}."
-
-
-def _resampler_impossibilities(config: UniMedConfig) -> Iterator[str]:
-    rate, method = config.resample_rate, config.resample_method
     if rate not in RESAMPLE_RATES:
         yield f"resample_rate is {rate}; allowed are {', '.join(map(str, RESAMPLE_RATES))}."
     elif method != "projection" and rate != POOLED_PATCHES:
         yield f"resample_rate is {rate}, but {method} pools 2 x 2 patches: use {POOLED_PATCHES}."
-    elif method == "projection" and config.patches % rate:
-        yield f"resample_rate {rate} does not divide the {config.patches} patches."
+    elif method == "projection" and config.grid**2 % rate:
+        yield f"resample_rate {rate} does not divide the {config.grid**2} patches."
     elif method != "projection" and config.grid % 2:
         yield f"{method} pools 2 x 2 patches, but the image has {config.grid} x {config.grid}: use an even grid."
 
 
-def _connector_impossibilities(config: UniMedConfig) -> Iterator[str]:
+def _connector_problems(config: UniMedConfig) -> Iterator[str]:
     tasks = len(CONNECTOR_TASKS)
     if config.num_experts < 1:
         yield f"num_experts is {config.num_experts}; a connector needs at least one expert."
@@ -201,7 +184,7 @@ def _connector_impossibilities(config: UniMedConfig) -> Iterator[str]:
         yield f"task_token_size is {config.task_token_size}; it must be positive."
 
 
-def _lora_impossibilities(config: UniMedConfig) -> Iterator[str]:
+def _lora_problems(config: UniMedConfig) -> Iterator[str]:
     if not config.has_lora:
         return
     if config.lora_rank < 1:

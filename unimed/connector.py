@@ -32,11 +32,6 @@ class Router(nn.Module):
         self.fc2 = nn.Linear(hidden, config.num_experts)
         self.reset_first_layer()
 
-    @property
-    def sees_task(self) -> bool:
-        """Whether it reads the task tokens."""
-        return self.fc1_task is not None
-
     def reset_first_layer(self) -> None:
         """Draw the halves as PyTorch draws one linear layer of both, as the official code does."""
         halves = [half for half in (self.fc1_task, self.fc1_token) if half is not None]
@@ -49,10 +44,7 @@ class Router(nn.Module):
     ) -> torch.Tensor:
         """Return expert weights that sum to one, [B, M, N], or [B, 1, N] if the router sees no visual token.
 
-        Args:
-            tokens: Visual tokens [B, M, C].
-            task_tokens: The tokens of the tasks that occur [T, 1, C_t], if the router sees them.
-            task_rows: Row of each image's task in `task_tokens`, int64 [B].
+        Of visual tokens [B, M, C], the tokens of the tasks that occur [T, 1, C_t] and each image's row in those [B].
         """
         hidden: torch.Tensor = self.fc1_bias
         if self.fc1_task is not None and task_tokens is not None and task_rows is not None:
@@ -128,7 +120,7 @@ class Connector(nn.Module):
         self, task_ids: torch.Tensor, device: torch.device
     ) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
         """Return the tokens of the tasks that occur, so that those of other tasks get no gradient, not even zeros."""
-        if not self.router.sees_task:
+        if self.router.fc1_task is None:
             return None, None
         occurring: list[int] = sorted(set(task_ids.tolist()))
         rows = torch.tensor([occurring.index(task) for task in task_ids.tolist()], device=device)
@@ -137,9 +129,7 @@ class Connector(nn.Module):
     def forward(self, tokens: torch.Tensor, task_ids: torch.Tensor) -> torch.Tensor:
         """Return visual tokens [B, M, D] for the language model; only experts that count are computed.
 
-        Args:
-            tokens: Resampled features [B, M, C].
-            task_ids: Index of each image's task in `CONNECTOR_TASKS`, int64 [B]; cheapest on the CPU.
+        Of resampled features [B, M, C] and the index of each image's task in `CONNECTOR_TASKS`, cheapest on the CPU.
         """
         if not hasattr(self, "experts"):
             projected: torch.Tensor = self.projector(tokens)
@@ -151,11 +141,8 @@ class Connector(nn.Module):
             return self._by_task(tokens, task_ids.tolist())
         if self.router_type == "sparse":
             return self._by_choice(tokens, weights)
-        mixed: list[torch.Tensor] = [
-            weights[..., index, None] * expert(tokens) for index, expert in enumerate(self.experts)
-        ]
-        together: torch.Tensor = torch.stack(mixed).sum(dim=0)
-        return together
+        mixed = [weights[..., index, None] * expert(tokens) for index, expert in enumerate(self.experts)]
+        return torch.stack(mixed).sum(dim=0)
 
     def _by_task(self, tokens: torch.Tensor, tasks: Sequence[int]) -> torch.Tensor:
         """Send the images of each task through that task's expert."""

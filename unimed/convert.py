@@ -165,12 +165,7 @@ def _write(loaded: LoadedCheckpoint, output: Path, base: BaseWeights | None) -> 
 
 
 def model_card(config: UniMedConfig, trained_on: Iterable[str]) -> str:
-    """Return the README.md of a whole model, as the Hub shows it.
-
-    Args:
-        config: The model's.
-        trained_on: Names of the tasks whose train splits it has seen, if they are known.
-    """
+    """Return the README.md of a whole model, as the Hub shows it."""
     names = ", ".join(sorted(trained_on))
     experts = f"{config.num_experts} {config.expert_type} experts, {config.router_type} router"
     layers, width = config.text.num_hidden_layers, config.text.hidden_size

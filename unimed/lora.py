@@ -121,10 +121,11 @@ def lora_config(config: UniMedConfig) -> "LoraConfig":
 def add_low_rank(model: nn.Module, config: UniMedConfig, adapter: "LoraConfig | None" = None) -> None:
     """Adapt the linear layers of the blocks of a LLaMA in place; the base weights stay the same objects.
 
-    Args:
-        model: The language model alone, so that nothing else is frozen or adapted.
-        config: With `language_tuning` `lora` or `lora_moe`.
-        adapter: Another LoRA than the configuration's.
+    Give the language model alone, so that nothing else is frozen or adapted; `adapter` is another LoRA than the
+    configuration's.
+
+    Raises:
+        DataError: If the adapter names layers that are not there, or cannot be.
     """
     if config.language_tuning == "lora_moe":
         for parent in list(model.modules()):
@@ -137,7 +138,10 @@ def add_low_rank(model: nn.Module, config: UniMedConfig, adapter: "LoraConfig | 
 
     # peft draws every pair twice. Drawn anew once, in float32, a seed gives the weights that it always gave.
     state = torch.get_rng_state()
-    inject_adapter_in_model(adapter or lora_config(config), model)
+    try:
+        inject_adapter_in_model(adapter or lora_config(config), model)
+    except ValueError as error:
+        raise DataError(f"The adapter does not fit the language model: {error}", "Give one of this model.") from error
     torch.set_rng_state(state)
     for _, _, layer in lora_layers(model):
         _to_float32(layer)
@@ -207,18 +211,14 @@ OLD_NAMES = {
 def write_adapter(model: nn.Module, trained: Mapping[str, torch.Tensor], folder: Path, base: str) -> set[str]:
     """Write the LoRA of a language model in peft's format; return the names of `trained` that are in it.
 
-    Args:
-        model: The language model.
-        trained: Weights by the names of the whole model.
-        folder: Where to.
-        base: Folder or name of the model that it adapts.
+    `trained` has the names of the whole model; `base` is the folder or name of the model that is adapted.
     """
     adapter: LoraConfig = model.peft_config[_NAME]  # type: ignore[index, assignment]  # peft's
     told = replace(adapter, base_model_name_or_path=base, inference_mode=True).to_dict()
     plain = {name: sorted(value) if isinstance(value, set) else value for name, value in told.items()}
     (folder / ADAPTER_CONFIG).write_text(canonical_json(plain, indent=2) + "\n", encoding="utf-8")
     names = {name for name in trained if ".lora_" in name}
-    save_file({_theirs(name): trained[name] for name in names}, folder / ADAPTER, metadata={"format": "pt"})
+    save_file({_theirs(name): trained[name] for name in sorted(names)}, folder / ADAPTER, metadata={"format": "pt"})
     return names
 
 
@@ -231,7 +231,8 @@ def read_adapter_config(folder: Path) -> "LoraConfig":
     """
     from peft import LoraConfig, PeftConfig
 
-    kind = read_json(folder / ADAPTER_CONFIG).get("peft_type")
+    values = read_json(folder / ADAPTER_CONFIG)
+    kind = values.get("peft_type") if isinstance(values, dict) else None
     if kind != "LORA":
         raise UsageError(f"{folder} holds no LoRA, but {kind}.", "Merge it into the language model first.")
     try:

@@ -50,13 +50,7 @@ class LanguageModel(LlamaForCausalLM):
     def hidden_where(
         self, embeddings: torch.Tensor, attention_mask: torch.Tensor | None, read: torch.Tensor
     ) -> torch.Tensor:
-        """Return the last hidden states [P, D] of the P positions that are true in `read`.
-
-        Args:
-            embeddings: [B, L, D].
-            attention_mask: [B, L], or what LLaMA takes.
-            read: bool [B, L].
-        """
+        """Return the last hidden states [P, D] of embeddings [B, L, D] where `read` [B, L] is true, at P positions."""
         # Every block is given `read`; the last one takes it, attention passes by what it does not know.
         output = self.model(inputs_embeds=embeddings, attention_mask=attention_mask, use_cache=False, read=read)
         hidden: torch.Tensor = output.last_hidden_state
@@ -115,11 +109,7 @@ class UniMedForConditionalGeneration(PreTrainedModel, GenerationMixin):
             module.reset_task_tokens()
 
     def train_what_is_tuned(self, *, vision: bool = False) -> None:
-        """Let gradients reach the connector and what `language_tuning` names, and nothing else.
-
-        Args:
-            vision: Whether the vision tower learns too; the paper freezes it.
-        """
+        """Let gradients reach the connector, what `language_tuning` names, and the tower if `vision`; nothing else."""
         self.vision_tower.requires_grad_(requires_grad=vision)
         self.language_model.requires_grad_(requires_grad=self.config.language_tuning == "full")
         for name, parameter in self.language_model.named_parameters():

@@ -91,14 +91,8 @@ def write_official(model: UniMedForConditionalGeneration, path: Path, *, epoch: 
     for layer in range(int(model.config.text.num_hidden_layers)):
         name = f"{prefix}model.layers.{layer}.self_attn.rotary_emb.inv_freq"
         tensors[name] = model.language_model.model.rotary_emb.inv_freq
-    content = {
-        "model": tensors,
-        "optimizer": None,
-        "config": {"run": {}, "model": settings},
-        "scaler": None,
-        "epoch": epoch,
-    }
-    torch.save(content, path)
+    config = {"run": {}, "model": settings}
+    torch.save({"model": tensors, "optimizer": None, "config": config, "scaler": None, "epoch": epoch}, path)
     return tuple(dead_shapes(model.config))
 
 
@@ -215,11 +209,6 @@ def official_name(name: str, config: UniMedConfig) -> str:
 
 def from_official(tensors: State, config: UniMedConfig, names: Iterable[str]) -> dict[str, torch.Tensor]:
     """Return official `tensors` under our names.
-
-    Args:
-        tensors: Of an official checkpoint, or a whole official state.
-        config: What the checkpoint was trained as.
-        names: All names of our model's state, to translate by.
 
     Returns:
         What was recognised, under our names. Anything else keeps its official name, so that a strict comparison with

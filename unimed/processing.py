@@ -1,4 +1,4 @@
-"""From pictures and instructions to the model's inputs."""
+"""From images and instructions to the model's inputs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +9,6 @@ from PIL import Image
 from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 
-from medbench.tasks.answers.box_space import UNI_MED
-from medbench.tasks.sample import Box
 from medbench.tasks.spec import Kind
 from medbench.unimed.configuration import CONNECTOR_TASKS, UniMedConfig
 from medbench.unimed.prompts import CONNECTOR_TASK, IMAGE_PLACEHOLDER, PromptForm, PromptStyle, WrappedPrompt, wrap
@@ -32,15 +30,7 @@ def pixels_of(image: Image.Image, size: int) -> torch.Tensor:
 
 
 class UniMedProcessor(ProcessorMixin):
-    """Tokenizer, image transform, prompts and boxes of Uni-Med in one object.
-
-    Args:
-        tokenizer: A fast tokenizer that knows `<ImageHere>` as one token.
-        image_size: Side of the square image in pixels.
-        visual_tokens: Visual tokens per image.
-        prompt_style: `clean` or `official`, see `medbench.unimed.prompts.PromptForm`.
-        text_identifiers: Whether prompts carry `[vqa]`, `[refer]`, ...
-    """
+    """Tokenizer, image transform and prompts of Uni-Med in one object."""
 
     attributes = ["tokenizer"]  # noqa: RUF012 - transformers' protocol
     tokenizer_class = "PreTrainedTokenizerFast"
@@ -64,12 +54,9 @@ class UniMedProcessor(ProcessorMixin):
     def of_model(cls, tokenizer: PreTrainedTokenizerBase, config: UniMedConfig) -> "UniMedProcessor":
         """Return the processor that belongs to a model's configuration."""
         return cls(
-            tokenizer,
-            image_size=config.image_size,
-            visual_tokens=config.visual_tokens,
-            prompt_style=config.prompt_style,
-            text_identifiers=config.text_identifiers,
-        )
+            tokenizer, image_size=config.image_size, visual_tokens=config.visual_tokens,
+            prompt_style=config.prompt_style, text_identifiers=config.text_identifiers,
+        )  # fmt: skip
 
     @property
     def form(self) -> PromptForm:
@@ -77,16 +64,8 @@ class UniMedProcessor(ProcessorMixin):
         return PromptForm(style=self.prompt_style, identifiers=self.text_identifiers)
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
-        """Return normalised pixels [3, S, S] of one picture."""
+        """Return normalised pixels [3, S, S] of one image."""
         return pixels_of(image, self.image_size)
-
-    def box_text(self, box: Box, image_size: tuple[int, int]) -> str:
-        """Return a box in pixels of the original image as the model reads and writes it."""
-        return UNI_MED.write(box, image_size)
-
-    def read_box(self, text: str, image_size: tuple[int, int]) -> Box | None:
-        """Return the box that an answer starts with, in pixels of the original image, or None."""
-        return UNI_MED.read(text, image_size)
 
     def text_ids(self, text: str) -> list[int]:
         """Return the ids of plain text; words that look like special tokens stay words."""
@@ -106,8 +85,8 @@ class UniMedProcessor(ProcessorMixin):
     def prompt_ids(self, prompt: WrappedPrompt) -> list[int]:
         """Return the ids of a whole prompt, with one placeholder id per visual token between its parts."""
         first, *others = self.segment_ids(prompt)
-        picture = [self.image_token_id] * self.visual_tokens
-        return first + [item for segment in others for item in picture + segment]
+        image = [self.image_token_id] * self.visual_tokens
+        return first + [item for segment in others for item in image + segment]
 
     def answer_ids(self, text: str, limit: int | None = None) -> list[int]:
         """Return the ids of an answer, closed by EOS and cut to `limit` as the official code does: EOS goes first."""
@@ -123,7 +102,7 @@ class UniMedProcessor(ProcessorMixin):
 
         Args:
             text: Wrapped prompts with `<ImageHere>` where an image goes; see `instruct`.
-            images: The pictures, in the order of their placeholders.
+            images: The images, in the order of their placeholders.
         """
         return self._padded([WrappedPrompt(parts=tuple(prompt.split(IMAGE_PLACEHOLDER))) for prompt in text], images)
 

@@ -47,10 +47,6 @@ def read_torch_file(path: Path, hint: str = "") -> Mapping[str, Any]:
 def read_tensors(path: Path, hint: str = "") -> dict[str, torch.Tensor]:
     """Return the tensors of a safetensors file, or of a torch file, where they may also lie under `model`.
 
-    Args:
-        path: The file.
-        hint: What to do about one that cannot be read.
-
     Raises:
         DataError: If it cannot be read, or holds something else.
     """

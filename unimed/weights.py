@@ -15,7 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.utils import logging as transformers_logging
 
 from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError, UsageError
-from medbench.tasks.foundation.memory import HINT, ran_out_of_memory
+from medbench.tasks.foundation.model_files import HINT, ran_out_of_memory
 
 State = Mapping[str, torch.Tensor]
 Names = str | tuple[str, ...]
@@ -180,16 +180,6 @@ def unwrapped(state: State) -> dict[str, torch.Tensor]:
 def part_of(state: State, prefix: str) -> dict[str, torch.Tensor]:
     """Return what begins with `prefix`, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-def layers_in(names: Iterable[str], prefix: str) -> int:
-    """Return how many layers there are whose names go on with a number behind `prefix`, whatever the numbers are.
-
-    A layer that is missing between others is so found when the module is filled, and a number of nine digits makes no
-    module of as many layers.
-    """
-    behind = (name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix))
-    return len({number for number in behind if number.isdecimal()})
 
 
 # Into a module

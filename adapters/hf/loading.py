@@ -14,9 +14,7 @@ from medbench.adapters.hf.processing import Config, Processor, load_processor
 from medbench.adapters.plain_generation import forget_decoding
 from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
 from medbench.tasks.foundation.files import read_json
-from medbench.tasks.foundation.memory import room_for
-from medbench.tasks.foundation.model_files import identity_of
-from medbench.tasks.foundation.stand_ins import refuse_stand_ins
+from medbench.tasks.foundation.model_files import identity_of, refuse_stand_ins, room_for
 from medbench.unimed.weight_files import indexed_files
 from medbench.unimed.weights import LIBRARY_FAULTS, device_and_dtype, find_folder, strict_from_pretrained
 
@@ -43,11 +41,10 @@ class Loaded:
 
 
 def load_model(name: str, *, revision: str, device: str, dtype: str) -> Loaded:
-    """Load a vision-language model from a folder or a repository on the Hub strictly.
+    """Load a vision-language model from a folder or a repository on the Hub, every weight or none.
 
-    Raises:
-        UsageError: If it is neither here nor on the Hub, or is no vision-language model, or not for this type.
-        DataError: If a weight is missing, unexpected or of another shape, or a file is broken.
+    UsageError if it is not there, or is no vision-language model, or not for this type; DataError if its files are
+    broken or do not fit.
     """
     folder, commit = find_model(name, revision)
     _refuse_unfit(folder)

@@ -34,10 +34,7 @@ _CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
 def load_processor(folder: Path, config: Config) -> tuple[Processor, tuple[str, ...]]:
     """Return a model's processor, whose tokenizer pads on the left, and notices of what was mended in it.
 
-    It has no video part where that cannot be loaded.
-
-    Raises:
-        DataError: If it cannot be made here.
+    It has no video part where that cannot be loaded; DataError if it cannot be made here.
     """
     try:
         processor = _first_that_loads(folder, config.model_type)
@@ -159,17 +156,9 @@ _FORMS = (_Form(question=True, system=True), _Form(question=True, system=False),
 
 
 class ChatTemplate:
-    """Writes questions as a model's chat template does, or bare where it has none.
+    """Writes questions as a model's chat template does, or bare where it has none; pins the template to one day.
 
-    Args:
-        processor: Of transformers; its template is pinned to the day `today`.
-        family: Type of the model.
-        system: A message before the question; empty for none.
-        chat: More for the template.
-
-    Raises:
-        UsageError: If a system message or more is given that the template does not take.
-        DataError: If it cannot be used at all.
+    UsageError if it does not take the system message or what `chat` has for it; DataError if it cannot be used at all.
     """
 
     def __init__(self, processor: Processor, family: str, *, system: str, chat: Mapping[str, Any], today: date) -> None:

@@ -28,11 +28,8 @@ dimensions."""
 class Renderer:
     """Lets a processor write prompts, with blank images whose pixels are computed once per size.
 
-    Args:
-        processor: Of transformers; `options` are more for its image processor.
-        image_token_id: Stands once for every visual token.
-        in_grids: Whether visual tokens have positions in three dimensions.
-        template: Writes prompts as texts.
+    `image_token_id` stands once for every visual token; `in_grids`: they have positions in three dimensions; `options`
+    are more for the image processor.
     """
 
     def __init__(

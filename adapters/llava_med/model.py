@@ -34,9 +34,7 @@ from medbench.adapters.wording import without_marks
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
 from medbench.tasks.foundation.files import read_json
-from medbench.tasks.foundation.memory import room_for
-from medbench.tasks.foundation.model_files import identity_of
-from medbench.tasks.foundation.stand_ins import refuse_stand_ins
+from medbench.tasks.foundation.model_files import identity_of, refuse_stand_ins, room_for
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import Kind, TaskSpec
 from medbench.unimed import weights

@@ -26,9 +26,7 @@ from medbench.adapters.med_flamingo.examples import AUTHORS, Example, authors_ex
 from medbench.adapters.perceiver import PerceiverResampler, PerceiverSizes
 from medbench.tasks.foundation.console import say
 from medbench.tasks.foundation.errors import DataError, UsageError
-from medbench.tasks.foundation.memory import room_for
-from medbench.tasks.foundation.model_files import identity_of
-from medbench.tasks.foundation.stand_ins import refuse_stand_ins
+from medbench.tasks.foundation.model_files import identity_of, refuse_stand_ins, room_for
 from medbench.tasks.sample import ImageRef, Sample
 from medbench.tasks.spec import Kind, TaskSpec
 from medbench.unimed import weights

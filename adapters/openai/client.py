@@ -38,14 +38,7 @@ _FILTERS = frozenset({400, 403, 422, 451})
 
 
 class ServedModel(RemoteAdapter):
-    """A model of a server that speaks OpenAI's chat completions.
-
-    Attributes:
-        images: What was encoded.
-
-    Raises:
-        UsageError: If no request can be sent to the address.
-    """
+    """A model of a server that speaks OpenAI's chat completions; UsageError if none can be sent to the address."""
 
     card = CARD
 

@@ -39,21 +39,13 @@ class Connection:
         self._sdk = sdk
         self._address = address
         self._key = key
-        self._options: Any = {"headers": {
-            "User-Agent": "medbench",
-            # What the SDK would add from the environment is meant for OpenAI's own servers.
-            "OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit(),
-            "Authorization": f"Bearer {key.get_secret_value()}" if key else openai.Omit(),
-        }}  # fmt: skip
+        # The SDK takes no empty key.
+        self._options: Any = {
+            "headers": {"Authorization": f"Bearer {key.get_secret_value()}" if key else openai.Omit()}
+        }
 
     async def post(self, content: bytes) -> httpx2.Response:
-        """Return a server's answer to a question, whatever its status.
-
-        Raises:
-            RetryableError: If there is none.
-            RunError: If the server's certificate cannot be trusted.
-            SampleError: If the answer is longer than any of a benchmark.
-        """
+        """Return a server's answer to a question, whatever its status; RetryableError or RunError if there is none."""
         try:
             return await self._sdk.post(ENDPOINT, cast_to=httpx2.Response, content=content, options=self._options)
         except openai.APIStatusError as error:
@@ -62,11 +54,7 @@ class Connection:
             raise self._trouble(error.__cause__ or error) from error
 
     async def wait(self) -> None:
-        """Wait a little for a server that is not there yet, or still loads its model.
-
-        Raises:
-            RunError: If it stays away, or its certificate cannot be trusted.
-        """
+        """Wait a little for a server that is not there yet, or still loads its model; RunError if it stays away."""
         missing = ""
         for seconds in (*_WAITS, 0.0):
             answer = await self._get(f"{self._address.base}/models")
@@ -138,9 +126,16 @@ async def connected(
         verify=certificates or True,
         trust_env=not address.on_this_machine,
     )
-    # The key goes into the headers: the SDK takes none that is empty.
-    async with openai.AsyncOpenAI(base_url=address.base, api_key="none", max_retries=0, http_client=client) as sdk:
+    async with _Sdk(base_url=address.base, api_key="none", max_retries=0, http_client=client) as sdk:
         yield Connection(sdk, address, key)
+
+
+class _Sdk(openai.AsyncOpenAI):
+    """Sends what every server understands, and nothing of this machine or of the environment's variables."""
+
+    @property
+    def default_headers(self) -> dict[str, str | openai.Omit]:
+        return {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": "medbench"}
 
 
 class _BoundedClient(httpx2.AsyncClient):

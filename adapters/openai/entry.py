@@ -32,14 +32,7 @@ _SHORTEST_SECRET = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """A model of a server.
-
-    Attributes:
-        model: The model's name, as the server knows it.
-        base: Base URL without a slash at its end, e.g. `http://127.0.0.1:8000/v1`.
-        host: Name of the server, in small letters, without the port.
-        server: Name and port.
-    """
+    """A model of a server, whose `base` URL has no slash at its end; `server` is `host` and port."""
 
     model: str
     base: str
@@ -143,7 +136,6 @@ class Profile:
     """What one kind of server understands beyond the common part of the protocol.
 
     Attributes:
-        name: Name on the command line.
         length_field: The field that limits the answer's tokens.
         takes_stop: Whether stop strings may be sent; elsewhere the answer is cut when it is there.
         only: Names that `extra_body` may have; empty for any.
@@ -288,11 +280,7 @@ ARGUMENTS: Mapping[str, Argument] = {
 
 
 def read_options(given: Mapping[str, str], address: Address) -> Options:
-    """Return the choices in the values of `--model-arg`, those that were not given at their defaults.
-
-    Raises:
-        UsageError: If a value is not allowed.
-    """
+    """Return the choices in the values of `--model-arg`; UsageError if a value is not allowed."""
     # An empty value is none, where that is the default.
     values: dict[str, Any] = {name: text for name, text in given.items() if text or ARGUMENTS[name].default}
     if values.get("temperature") == "unset":
@@ -377,11 +365,7 @@ CARD = ModelCard(
 
 
 def load(options: LoadOptions) -> RemoteAdapter:
-    """Return the model `MODEL@BASE-URL` of a server; nothing is sent yet.
-
-    Raises:
-        UsageError: If the address, an argument or the key is not usable.
-    """
+    """Return the model `MODEL@BASE-URL` of a server; nothing is sent yet."""
     from medbench.adapters.openai.client import ServedModel
 
     address = read_address(options.variant)

@@ -296,11 +296,7 @@ def is_stream(content: bytes, content_type: str = "") -> bool:
 
 
 def assembled(content: bytes) -> Any:  # noqa: ANN401 - a server may say anything
-    """Return the one document that a stream's events make up; an error among them is the document.
-
-    Raises:
-        RetryableError: If the stream was cut off, or an event is not JSON.
-    """
+    """Return the one document that a stream's events make up; an error among them is the document."""
     whole = _Stream()
     for data in _events(content):
         if data.strip() == "[DONE]":

@@ -129,11 +129,9 @@ _Key = tuple[Path, ImageRef]
 
 
 class ImageEncoder:
-    """Encodes each image once, as long as there is room to keep it; may be asked from many threads.
+    """Encodes each image once, as long as there is room (in bytes of data URIs) to keep it; for many threads.
 
-    Args:
-        max_pixels: Larger images are scaled down to so many; None for no limit.
-        room: Bytes of data URIs that are kept; those that were asked for longest ago are dropped first.
+    Images of more than `max_pixels` are scaled down. Those that were asked for longest ago are dropped first.
     """
 
     def __init__(self, max_pixels: int | None = None, room: int = IMAGE_CACHE_BYTES) -> None:
@@ -147,11 +145,7 @@ class ImageEncoder:
         self.encoded = 0
 
     def encode(self, source: Path, ref: ImageRef) -> EncodedImage:
-        """Return an image as it is sent.
-
-        Raises:
-            SampleError: If it is missing or broken.
-        """
+        """Return an image as it is sent; SampleError if it is missing or broken."""
         key = (source, ref)
         with self._encoding[hash(key) % _LOCKS]:
             return self._found(key) or self._keep(key, self._encode(open_image(source, ref)))

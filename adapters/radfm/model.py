@@ -22,9 +22,7 @@ from medbench.adapters.base import ImageSlot, LoadOptions, ModelCard, Pixels, Pr
 from medbench.adapters.radfm.entry import CARD, ENTRY, prompt_parts
 from medbench.adapters.radfm.vision import SIZES_FILE, LanguageSizes, RadFMVision, read_sizes
 from medbench.tasks.foundation.errors import DataError, UsageError
-from medbench.tasks.foundation.memory import room_for
-from medbench.tasks.foundation.model_files import identity_of
-from medbench.tasks.foundation.stand_ins import refuse_stand_ins
+from medbench.tasks.foundation.model_files import identity_of, refuse_stand_ins, room_for
 from medbench.tasks.sample import ImageRef, Sample
 from medbench.tasks.spec import Kind, TaskSpec
 from medbench.unimed import weights

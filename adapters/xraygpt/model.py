@@ -37,9 +37,7 @@ from medbench.adapters.wording import without_marks
 from medbench.adapters.xraygpt.entry import AUTHORS_DECODING, AUTHORS_TOKENS, CARD, IMAGE_MARKS, TURN_END, prompt_texts
 from medbench.tasks.foundation.errors import DataError, SampleError
 from medbench.tasks.foundation.files import read_json
-from medbench.tasks.foundation.memory import room_for
-from medbench.tasks.foundation.model_files import identity_of
-from medbench.tasks.foundation.stand_ins import refuse_stand_ins
+from medbench.tasks.foundation.model_files import identity_of, refuse_stand_ins, room_for
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import Kind, TaskSpec
 from medbench.unimed import weights

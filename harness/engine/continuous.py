@@ -120,10 +120,17 @@ class ContinuousBatching(Batching):
         ]
         states = [slot.state for slot in [*self._slots, *joined]] if self._adapter.has_row_states else None
         computed = sum(one.own_length for one in joining) + sum(cached.length for cached, _ in prefixes)
-        with self._phases.share({"prefill": computed, "decode": len(rows)}, self._tokens_of_tasks(joining)):
+        tokens_of_tasks = Counter(row.request.spec.name for row in rows)
+        for one in joining:
+            tokens_of_tasks[one.request.spec.name] += one.own_length
+        with self._phases.share({"prefill": computed, "decode": len(rows)}, tokens_of_tasks):
             tokens = [row.written[-1] for row in rows]
             if joining or self._steps is None:
-                logits = self._passes.run(tokens, self._next_places(), prompts, prefixes, states)
+                steps = [
+                    NewTokens(slot=number, place=slot.own_length, length=1, prefix=slot.prefix, shift=slot.shift)
+                    for number, slot in enumerate(self._slots)
+                ]
+                logits = self._passes.run(tokens, steps, prompts, prefixes, states)
             else:
                 places = [slot.own_length for slot in self._slots]
                 logits = self._steps.run(tokens, places, [slot.row.position for slot in self._slots])
@@ -135,18 +142,6 @@ class ContinuousBatching(Batching):
         self._phases.count("decode steps", bool(rows))
         self._phases.count("decode row steps", len(rows))
         self._phases.count("prompt tokens computed", computed)
-
-    def _tokens_of_tasks(self, joining: Sequence[PrefixedRequest]) -> Counter[str]:
-        tokens = Counter(slot.asked.request.spec.name for slot in self._slots)
-        for one in joining:
-            tokens[one.request.spec.name] += one.own_length
-        return tokens
-
-    def _next_places(self) -> list[NewTokens]:
-        return [
-            NewTokens(slot=number, place=slot.own_length, length=1, prefix=slot.prefix, shift=slot.shift)
-            for number, slot in enumerate(self._slots)
-        ]
 
     def _new_prefixes(self, requests: Sequence[PrefixedRequest]) -> list[tuple[CachedPrefix, torch.Tensor]]:
         """Give slots to prefixes that nobody has computed yet, and embed them."""
@@ -162,16 +157,16 @@ class ContinuousBatching(Batching):
 
     def _prompts(self, requests: Sequence[PrefixedRequest]) -> list[tuple[NewTokens, torch.Tensor]]:
         """Give slots behind those of all rows to requests, and embed what is their own."""
-        embeddings = self._embedder.own(requests)
-        parts = [self._prompt(slot, one) for slot, one in enumerate(requests, start=len(self._slots))]
-        return list(zip(parts, embeddings, strict=True))
-
-    def _prompt(self, slot: int, one: PrefixedRequest) -> NewTokens:
-        prefix = self._cached[one.prefix] if one.prefix is not None else None
-        copies = self._copies and prefix is not None
-        place = prefix.length if prefix is not None and copies else 0
-        layout = layout_of(one.own, self._adapter.attention)
-        return NewTokens(slot=slot, place=place, length=one.own_length, prefix=prefix, copies=copies, layout=layout)
+        parts = []
+        for slot, one in enumerate(requests, start=len(self._slots)):
+            prefix = self._cached[one.prefix] if one.prefix is not None else None
+            copies = self._copies and prefix is not None
+            place = prefix.length if prefix is not None and copies else 0
+            layout = layout_of(one.own, self._adapter.attention)
+            parts.append(
+                NewTokens(slot=slot, place=place, length=one.own_length, prefix=prefix, copies=copies, layout=layout)
+            )
+        return list(zip(parts, self._embedder.own(requests), strict=True))
 
     def _leave(self) -> list[Outcome]:
         """Take finished rows out; the last rows move into their slots."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import islice, product
+from itertools import islice, product, takewhile
 from math import prod
 from pathlib import Path
 from typing import Literal
@@ -220,12 +220,7 @@ def in_order(requests: Iterable[Request], *, share: bool, window_tokens: int) ->
     """Yield windows of requests: questions of one image meet, and within a window like lengths stand together.
 
     Long answers start early, so that short ones fill up what they leave. Requests are read a few thousand at a time,
-    so that a large suite starts at once.
-
-    Args:
-        requests: In the order of their tasks.
-        share: Whether prompts may share their prefixes.
-        window_tokens: Tokens of shared prefixes that one window may hold at the same time.
+    so that a large suite starts at once. The shared prefixes of a window have at most `window_tokens` tokens.
     """
     stream = iter(requests)
     while pool := list(islice(stream, POOL)):
@@ -263,8 +258,10 @@ def _sharing(requests: Sequence[Request]) -> list[PrefixedRequest]:
         tuple(token for text in request.prompt.segments[len(head) :] for token in getattr(text, "ids", ()))
         for request in requests
     ]
-    # Every prompt keeps a token of its own: the first answer token is read from it.
-    common = min(_common_length(tails), min(map(len, tails)) - 1)
+    # Of all tails the least and the greatest differ first. Every prompt keeps a token of its own: the first answer
+    # token is read from it.
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(min(tails), max(tails), strict=False))
+    common = min(sum(1 for _ in alike), min(map(len, tails)) - 1)
     segments = (*head, TextSegment(ids=tails[0][:common])) if common > 0 else head
     length = sum(map(tokens_of, segments))
     if length < LEAST_SHARED or common < 0:
@@ -274,13 +271,6 @@ def _sharing(requests: Sequence[Request]) -> list[PrefixedRequest]:
         PrefixedRequest(request=request, prefix=prefix, own=(TextSegment(ids=tail[common:]),))
         for request, tail in zip(requests, tails, strict=True)
     ]
-
-
-def _common_length(tails: Sequence[tuple[int, ...]]) -> int:
-    """Return how many ids all have in common at their beginnings; the least and the greatest differ first."""
-    least, greatest = min(tails), max(tails)
-    pairs = enumerate(zip(least, greatest, strict=False))
-    return next((place for place, (one, other) in pairs if one != other), min(len(least), len(greatest)))
 
 
 def _windows(requests: Iterable[PrefixedRequest], window_tokens: int) -> Iterator[list[PrefixedRequest]]:

@@ -96,7 +96,10 @@ def _choose(row: Row, logits: torch.Tensor) -> int:
     if decoding.temperature == 0:
         return int(scores.argmax())
     if row.generator is None:
-        row.generator = torch.Generator().manual_seed(_seed_of(row.request))
+        # A seed of the sample's own, so that its draws do not depend on its neighbours.
+        name = f"{decoding.seed}/{row.request.spec.name}/{row.request.sample.sample_id}"
+        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
+        row.generator = torch.Generator().manual_seed(seed)
     return int(torch.multinomial(_probabilities(scores, row.request), 1, generator=row.generator))
 
 
@@ -109,12 +112,6 @@ def _probabilities(scores: torch.Tensor, request: Request) -> torch.Tensor:
     before[0] = 0
     ordered[before >= decoding.top_p] = float("-inf")
     return torch.zeros_like(scores).index_put((tokens,), ordered.softmax(dim=0))
-
-
-def _seed_of(request: Request) -> int:
-    """Return a seed of the sample's own, so that its draws do not depend on its neighbours."""
-    name = f"{request.decoding.seed}/{request.spec.name}/{request.sample.sample_id}"
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
 
 
 def outcome_of(row: Row, adapter: LocalAdapter) -> Outcome:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from medbench.harness.engine.packing import CHUNK, PassPlan, PrefixCopy, Target
+from medbench.harness.engine.packing import CHUNK, PassPlan, Target
 
 KeysAndValues = tuple[torch.Tensor, torch.Tensor]
 
@@ -84,7 +84,12 @@ class _SlotLayer(CacheLayerMixin):
             )
             self.prefixes[prefix.slot] = (keys, values)
         for copy in self.plan.copies:
-            self._copy(copy)
+            own, chunks = self.prefixes[copy.prefix.slot], math.ceil(copy.prefix.length / CHUNK)
+            self.reach(chunks, *own)
+            for number, chunk in enumerate(self.chunks[:chunks]):
+                for store, states in zip(chunk, own, strict=True):
+                    part = states[0, :, number * CHUNK : (number + 1) * CHUNK]
+                    store[copy.slots, :, : part.shape[1]] = part
         return key_states, value_states
 
     def reach(self, chunks: int, keys: torch.Tensor, values: torch.Tensor) -> None:
@@ -99,15 +104,6 @@ class _SlotLayer(CacheLayerMixin):
             if target.only is not None:
                 new = torch.where(target.only[:, None, None], new, chunk[target.slots, :, target.places])
             chunk[target.slots, :, target.places] = new
-
-    def _copy(self, copy: PrefixCopy) -> None:
-        states = self.prefixes[copy.prefix.slot]
-        chunks = math.ceil(copy.prefix.length / CHUNK)
-        self.reach(chunks, *states)
-        for number, chunk in enumerate(self.chunks[:chunks]):
-            for store, own in zip(chunk, states, strict=True):
-                part = own[0, :, number * CHUNK : (number + 1) * CHUNK]
-                store[copy.slots, :, : part.shape[1]] = part
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return what a mask would cover; attention brings its own."""

@@ -76,13 +76,7 @@ FORMATS: Mapping[str, PredictionFormat] = {
 def read_predictions(
     path: Path, format_name: str, spec: TaskSpec, references: Path | None = None
 ) -> tuple[Prediction, ...]:
-    """Read somebody's predictions for a task, each beside its reference.
-
-    Args:
-        path: The file.
-        format_name: One of `FORMATS`.
-        spec: The task.
-        references: The file of right answers, for the formats that need one.
+    """Read somebody's predictions for a task, each beside its reference; `references` for formats that need them.
 
     Raises:
         UsageError: If there is no such format, it does not hold this kind of task, or `references` is given or left

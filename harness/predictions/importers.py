@@ -85,7 +85,7 @@ from medbench.harness.predictions.json_lines import (
     parse_list,
 )
 from medbench.tasks.datasets.mpx import case_of
-from medbench.tasks.datasets.sa_med2d_raw import SliceName
+from medbench.tasks.datasets.sa_med2d import SliceName
 from medbench.tasks.foundation.console import warn
 from medbench.tasks.foundation.errors import DataError
 from medbench.tasks.foundation.text import table_rows

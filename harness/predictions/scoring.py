@@ -25,15 +25,7 @@ _METRICS = TypeAdapter(dict[str, MetricResult])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictionScores:
-    """What the protocols make of predictions.
-
-    Attributes:
-        task: Name of the task.
-        samples: Number of predictions.
-        states: Predictions by state.
-        protocols: By protocol and metric.
-        doubt: Why the boxes may have been read in the wrong space, or empty.
-    """
+    """What the protocols make of predictions; `doubt` says why boxes may have been read in the wrong space."""
 
     task: str
     samples: int
@@ -93,13 +85,7 @@ def _space(spec: TaskSpec, source: str, boxes: str) -> BoxSpace | None:
 def score_predictions(
     spec: TaskSpec, predictions: Sequence[Prediction], boxes: BoxSpace | None, protocols: Sequence[Protocol]
 ) -> PredictionScores:
-    """Score predictions of one task.
-
-    Args:
-        spec: The task.
-        predictions: All of them, failed ones included.
-        boxes: How the model writes boxes (REC only); None if the file holds boxes that its writer has read.
-        protocols: Whose definitions.
+    """Score predictions of one task; without a space for boxes those count that their writer has read.
 
     Raises:
         DataError: If a prediction of REC lacks its box or image size, or a reference is no answer of a closed list.

@@ -280,14 +280,8 @@ class Asking:
             )
 
 
-def _first_of(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+def _first_of(errors: BaseException) -> BaseException:
     """Return the error that a person should read: one of ours, if there is one."""
-    flat: list[BaseException] = []
-    rest: list[BaseException] = [*errors.exceptions]
-    while rest:
-        error = rest.pop(0)
-        if isinstance(error, BaseExceptionGroup):
-            rest += error.exceptions
-        else:
-            flat.append(error)
-    return next((error for error in flat if isinstance(error, MedbenchError)), flat[0])
+    while isinstance(errors, BaseExceptionGroup):
+        errors = (errors.subgroup(MedbenchError) or errors).exceptions[0]
+    return errors

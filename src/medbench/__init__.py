@@ -1,1 +1,43 @@
-"""medbench: compare medical multimodal LLMs honestly and fast."""
+"""Compare medical multimodal LLMs honestly and fast.
+
+    >>> import medbench
+    >>> run = medbench.run("blind", tasks=["pubmedqa"], limit=20)
+    >>> run.to_pandas()
+
+Nothing heavy is imported before it is needed; a mistake raises `MedbenchError`, whose message says what to do next.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from medbench.api import Comparison, Run, Scores, audit, compare, load_run, run, score, task
+    from medbench.leaderboard.audit.document import Audit
+    from medbench.tasks.foundation.errors import MedbenchError
+    from medbench.tasks.prepared import Prepared
+
+__all__ = [
+    "Audit",
+    "Comparison",
+    "MedbenchError",
+    "Prepared",
+    "Run",
+    "Scores",
+    "audit",
+    "compare",
+    "load_run",
+    "run",
+    "score",
+    "task",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'medbench' has no attribute {name!r}")
+    home = "medbench.tasks.foundation.errors" if name == "MedbenchError" else "medbench.api"
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

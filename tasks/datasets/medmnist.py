@@ -26,10 +26,10 @@ from pathlib import Path
 
 import numpy as np
 
-from medbench.tasks.datasets.native import SPLITS, collect, relative, wrong_layout
+from medbench.tasks.datasets.native import collect, relative, wrong_layout
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.images import array_form, read_array, refuse_other_stacks
-from medbench.tasks.sample import ImageRef, Sample, Split
+from medbench.tasks.sample import SPLITS, ImageRef, Sample, Split
 from medbench.tasks.spec import Reading
 
 # The paper's first, then the larger before the smaller.

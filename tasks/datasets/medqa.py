@@ -30,8 +30,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from medbench.tasks.datasets.native import SPLITS, collect, find_root, lacking, present_splits, relative
-from medbench.tasks.sample import Sample, Split
+from medbench.tasks.datasets.native import collect, find_root, lacking, present_splits, relative
+from medbench.tasks.sample import SPLITS, Sample, Split
 from medbench.tasks.spec import Reading, Skipped
 from medbench.tasks.validation import MaybeText, NativeRow, parse_json, read_text_bytes
 

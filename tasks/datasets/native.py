@@ -17,7 +17,6 @@ from medbench.tasks.validation import parse_json_file
 
 DEFAULT_SEED = 42
 MISSING = "image is missing"
-SPLITS: tuple[Split, ...] = ("train", "test")
 
 _LITTER = frozenset(
     {"__macosx", "__pycache__", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "system volume information"}

@@ -25,9 +25,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from medbench.tasks.datasets.native import SPLITS, collect, find_root, lacking, prefix, present_splits
+from medbench.tasks.datasets.native import collect, find_root, lacking, prefix, present_splits
 from medbench.tasks.datasets.restricted_pickle import load_plain_pickle
-from medbench.tasks.sample import ImageRef, Sample, Split
+from medbench.tasks.sample import SPLITS, ImageRef, Sample, Split
 from medbench.tasks.spec import Reading, Skipped
 from medbench.tasks.validation import MaybeText, NativeRow, parse_value
 

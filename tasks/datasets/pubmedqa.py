@@ -28,8 +28,8 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator, TypeAdapter
 
-from medbench.tasks.datasets.native import SPLITS, collect, find_root, lacking, present_splits
-from medbench.tasks.sample import Sample, Split
+from medbench.tasks.datasets.native import collect, find_root, lacking, present_splits
+from medbench.tasks.sample import SPLITS, Sample, Split
 from medbench.tasks.spec import Reading, Skipped
 from medbench.tasks.validation import MaybeText, NativeRow, empty_for_missing, parse_json_file
 

@@ -29,6 +29,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
     OfflineModeIsEnabled,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoSibling
 from pydantic import ConfigDict, TypeAdapter, with_config
 
 from medbench.tasks.download.archives import extract, readable_size, require_space
@@ -130,17 +131,15 @@ def download(
         say(f"{folder / instead} is there; nothing is fetched.")
         return
     with _alone(folder):
-        record = _own_record(source, folder)
+        record = read_record(folder) or Record(source=source.home, revision="", licence=source.licence)
+        if record.source != source.home:
+            raise DataError(
+                f"{folder} holds files of {record.source}, not of {source.home}.",
+                f"Choose another folder with --source, or move {folder} away.",
+            )
         commit, files = _promised(source, record, HfApi(endpoint=endpoint, library_name="medbench"), revision, refresh)
         missing = [file for file in files if not _is_there(file, record, folder, check=refresh)]
-        needed = sum(file.size for file in missing)
-        if max_bytes is not None and needed > max_bytes:
-            most = f"--max-gb {max_bytes / 10**9:g}"
-            raise UsageError(
-                f"{source.family} would fetch {readable_size(needed)}, more than {most} allows.",
-                f"If that is what you want, add --max-gb {needed // 10**9 + 1}.",
-            )
-        require_space(folder, needed, f"downloading {source.family}")
+        _refuse_too_much(source.family, sum(file.size for file in missing), max_bytes, folder)
         whole = not missing and all(record.has_unpacked(path, folder) for path in source.unpack)
         record = replace(record, revision=commit)
         for file in files:
@@ -154,6 +153,15 @@ def download(
         if whole:
             say(f"{folder} is complete: {record.source} at {record.revision}.")
         _unpack_all(source, record, folder)
+
+
+def _refuse_too_much(family: str, needed: int, max_bytes: int | None, folder: Path) -> None:
+    if max_bytes is not None and needed > max_bytes:
+        raise UsageError(
+            f"{family} would fetch {readable_size(needed)}, more than --max-gb {max_bytes / 10**9:g} allows.",
+            f"If that is what you want, add --max-gb {needed // 10**9 + 1}.",
+        )
+    require_space(folder, needed, f"downloading {family}")
 
 
 def read_record(folder: Path) -> Record | None:
@@ -177,16 +185,6 @@ def _check_revision(source: HubSource | WebSource, revision: str) -> None:
             f"--revision {revision!r} is no commit.",
             f"Give the 40 hex digits, as listed at https://huggingface.co/datasets/{source.repo}/commits/main.",
         )
-
-
-def _own_record(source: HubSource | WebSource, folder: Path) -> Record:
-    record = read_record(folder) or Record(source=source.home, revision="", licence=source.licence)
-    if record.source != source.home:
-        raise DataError(
-            f"{folder} holds files of {record.source}, not of {source.home}.",
-            f"Choose another folder with --source, or move {folder} away.",
-        )
-    return record
 
 
 @contextmanager
@@ -248,13 +246,15 @@ def _asked(source: HubSource, hub: HfApi, commit: str | None) -> tuple[str, list
     return found, [_wanted(source.repo, found, path, siblings.get(path)) for path in source.paths]
 
 
-def _wanted(repo: str, commit: str, path: str, sibling: Any) -> WebFile:  # noqa: ANN401 - a RepoSibling, unchecked
+def _wanted(repo: str, commit: str, path: str, sibling: RepoSibling | None) -> WebFile:
     """Return what the Hub promises: the digest of the content for a large file, else the git blob id."""
-    large = getattr(sibling, "lfs", None)
-    digest = f"sha256:{large.sha256}" if large else f"git:{getattr(sibling, 'blob_id', '')}"
-    size = large.size if large else getattr(sibling, "size", None)
-    if sibling is None or not (_DIGEST.fullmatch(digest) and isinstance(size, int) and size > 0):
-        problem = "has no file" if sibling is None else "tells no checksum or size for"
+    problem, digest, size = "has no file", "", 0
+    if sibling is not None:
+        large = sibling.lfs
+        digest = f"sha256:{large.sha256}" if large else f"git:{sibling.blob_id}"
+        size = (large.size if large else sibling.size) or 0
+        problem = "" if _DIGEST.fullmatch(digest) and size > 0 else "tells no checksum or size for"
+    if problem:
         raise DownloadError(
             f"{repo} at {commit} {problem} {path!r}.",
             "Choose another commit with --revision, and tell the authors of medbench.",

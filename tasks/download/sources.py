@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Discriminator, TypeAdapter, with_config
 
-from medbench.tasks.foundation.yaml_tables import read_yaml_table
+from medbench.tasks.foundation.files import read_yaml_table
 from medbench.tasks.spec import TaskSpec
 
 _TABLE_FILE = Path(__file__).with_name("sources.yaml")

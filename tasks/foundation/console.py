@@ -31,21 +31,8 @@ from medbench.tasks.foundation.errors import MedbenchError
 _PLAIN_INTERVAL_SECONDS = 10.0
 
 
-_silencers: list[object] = []
-
-
-@contextmanager
-def silence() -> Iterator[None]:
-    """Let nothing be said on standard error inside: no talk, no warnings, no progress. Errors are raised as ever."""
-    _silencers.append(None)
-    try:
-        yield
-    finally:
-        _silencers.pop()
-
-
 def _talk() -> Console:
-    return Console(stderr=True, soft_wrap=True, highlight=False, quiet=bool(_silencers))
+    return Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def emit(text: str) -> None:

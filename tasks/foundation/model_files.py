@@ -1,12 +1,20 @@
-"""Which files make a model what it is, told without reading 15 GB."""
+"""Files of a model: which make it what it is, which are not what their names say, and memory that ends meanwhile.
 
+Identities are told without reading 15 GB. Downloads bring pages, pointers and refusals under the names of weights.
+Libraries raise half a dozen errors for memory that runs out; it is one sentence here, without importing torch.
+"""
+
+import errno
 import hashlib
 import json
+import re
 import struct
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 
+from medbench.tasks.foundation.errors import DataError, RunError
 from medbench.tasks.foundation.files import file_sha256, fingerprint, sampled_sha256
 
 _WHOLE_BYTES = 1 << 26
@@ -24,6 +32,25 @@ _BESIDE_NAMES = (
 )  # fmt: skip
 # Of a generation configuration an answer depends on these alone: a run's own settings choose tokens.
 _GENERATION, _USED = "generation_config.json", ("bos_token_id", "eos_token_id", "pad_token_id")
+
+_LOOKED_AT = 512
+_SHOWN_OF_IT = 80
+_READ = frozenset({".safetensors", ".bin", ".pth", ".pt", ".json", ".model", ".jinja", ".tiktoken", ".txt"})
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<error", b"<script")
+_REFUSALS = (
+    b"access to model", b"access denied", b"invalid username or password", b"invalid credentials", b"entry not found",
+    b"repository not found", b"not found", b"unauthorized", b"forbidden", b"too many requests", b"bad gateway",
+    b"internal server error", b"service unavailable", b"gateway time", b"error code", b'{"error', b'{"message"',
+    b'{"detail"',
+)  # fmt: skip
+_LOG_IN = "Log in (`hf auth login`), accept the model's terms if it has some, and download it again."
+
+_WORDS = re.compile(r"out of memory|can(?:'|no)t allocate memory|not enough memory|bad[_ ]alloc", re.IGNORECASE)
+# torch.OutOfMemoryError, by its name: this floor imports no torch.
+_NAME = "OutOfMemoryError"
+_LONGEST_REASON = 160
+HINT = "Give --dtype bfloat16, free some memory, or take a larger device or --device cpu."
 
 
 def identity_of(parts: Mapping[str, Path]) -> str:
@@ -95,3 +122,76 @@ def _digest_of_tensors(file: Path) -> str:
                 stream.seek(8 + length + start)
                 digest.update(stream.read(min(_SAMPLE_BYTES, end - start)))
     return digest.hexdigest()
+
+
+def refuse_stand_ins(*paths: Path) -> None:
+    """Look that the files of models, given as folders or one by one, are what their names say.
+
+    Raises:
+        DataError: If one is a page of a web site, a pointer of Git LFS, an error of a server, or empty; it is named.
+    """
+    for path in paths:
+        files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else (path,)
+        for file in files:
+            found = _stand_in(file) if file.suffix in _READ else None
+            if found is not None:
+                what, hint = found
+                raise DataError(f"{file} cannot be read: it is {what}, not a file of a model.", hint)
+
+
+def _stand_in(file: Path) -> tuple[str, str] | None:
+    """Return what a file is instead, and what to do; None if it is not known to be anything else."""
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(_LOOKED_AT)
+    except OSError:
+        # Whoever reads it says what is wrong with it.
+        return None
+    plain = start.removeprefix(b"\xef\xbb\xbf").strip().lower().replace(b'{ "', b'{"')
+    if file.suffix != ".txt" and not plain:
+        return "empty", "Download it again."
+    if plain.startswith(_POINTER):
+        return "a pointer of Git LFS", "Fetch what it points to: `git lfs pull` in the repository, or `hf download`."
+    if plain.startswith(_PAGES):
+        return "a page of a web site (to sign in, or an error)", _LOG_IN
+    if file.suffix not in {".txt", ".jinja"} and plain.startswith(_REFUSALS):
+        return f"the answer of a server ({start[:_SHOWN_OF_IT].decode('utf-8', 'replace').strip()!r})", _LOG_IN
+    return None
+
+
+def ran_out_of_memory(error: BaseException | None) -> BaseException | None:
+    """Return the error that says that memory ran out, if it is this one or what led to it; None otherwise."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if _says_so(error):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _says_so(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or type(error).__name__ == _NAME:
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, Exception) and bool(_WORDS.search(str(error)))
+
+
+@contextmanager
+def room_for(source: str) -> Iterator[None]:
+    """Make memory that runs out while a folder or a model is loaded an error in a sentence, whoever raises it.
+
+    Raises:
+        RunError: If memory ran out.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = ran_out_of_memory(error)
+        if found is None or isinstance(error, RunError):
+            raise
+        lines = str(found).strip().splitlines()
+        said = lines[0][:_LONGEST_REASON].rstrip(" .") if lines else ""
+        reason = f"{type(found).__name__}: {said}" if said else type(found).__name__
+        raise RunError(f"{source} does not fit into the memory that is free: {reason}.", HINT) from error

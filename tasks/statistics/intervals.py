@@ -28,7 +28,7 @@ Sources: Wilson 1927, Cameron and Miller 2015 (cluster-robust inference), Johnso
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -84,22 +84,17 @@ class Spread:
         return (self.error / alone) ** 2 if alone > 0 else float("nan")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Side:
-    """What is known of one side of a number.
-
-    Attributes:
-        influences: How far each cluster influences it to this side [C].
-        telling: How many clusters, beyond one, are not at the far edge of the other side.
-        still: Share of the samples that are there.
-        chunk: Sum of squared weights of what may come out otherwise as one: 1 / C if clusters are all of a piece, 1 / N
-            if samples are independent.
-    """
+class _Side(NamedTuple):
+    """What is known of one side of a number."""
 
     influences: FloatArray
+    """How far each cluster influences it to this side [C]."""
     telling: float
+    """How many clusters, beyond one, are not at the far edge of the other side."""
     still: float
+    """Share of the samples that are there."""
     chunk: float
+    """Sum of squared weights of what may come out otherwise as one: 1 / C of one piece each, 1 / N if independent."""
 
 
 def spread_of(
@@ -190,9 +185,8 @@ def growth(spread: Spread, room: float, *, upwards: bool) -> float:
 
 def _growth(spread: Spread, side: _Side, room: float) -> float:
     unseen = _UNSEEN_EVENT / (side.telling + _UNSEEN_EVENT)
-    skewness = (1 - unseen) * _skewness(side.influences) + unseen * _skewness(
-        np.append(side.influences, room * side.chunk)
-    )
+    with_event = np.append(side.influences, room * side.chunk)
+    skewness = (1 - unseen) * _skewness(side.influences) + unseen * _skewness(with_event)
     return float(np.clip(skewness * room + spread.error**2, 0.0, room**2 * side.chunk))
 
 
@@ -228,8 +222,7 @@ class Interval:
         high: Upper bound, a fraction.
         method: How it was made.
         clusters: Number of clusters that count.
-        design_effect: How many times the variance is that of as many independent samples; NaN where samples do not
-            differ.
+        design_effect: As of `Spread`.
     """
 
     low: float

@@ -115,15 +115,7 @@ def text_batch(
     longest_prompt: int = LONGEST_PROMPT,
     longest_answer: int = LONGEST_ANSWER,
 ) -> Batch:
-    """Return right-padded `input_ids`, `attention_mask` and `labels` [B, L], and `task_ids` [I] of the images.
-
-    Args:
-        examples: The rows.
-        templates: The instruction of each row.
-        processor: Tokenizer, prompts and image sizes.
-        longest_prompt: In tokens.
-        longest_answer: In tokens.
-    """
+    """Return right-padded `input_ids`, `attention_mask` and `labels` [B, L], and `task_ids` [I] of the images."""
     rows = []
     for example, template in zip(examples, templates, strict=True):
         prompt = processor.prompt_ids(example.prompt(processor.form, template))

@@ -30,9 +30,7 @@ MEMORY_LIMIT = 2 << 30
 class Images:
     """Square 8-bit RGB images by row: decoded when needed, kept while they fit, known by their content.
 
-    Args:
-        size: Side in pixels.
-        memory: Bytes to keep decoded.
+    They have `size` pixels along a side; at most `memory` bytes of them stay decoded.
     """
 
     def __init__(self, size: int, memory: int = MEMORY_LIMIT) -> None:

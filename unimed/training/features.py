@@ -92,14 +92,9 @@ def features_of(
     encode: Encode,
     cache: FeatureCache,
 ) -> torch.Tensor:
-    """Return the features [I, ...] of images: those that were found, and the others computed and stored.
+    """Return the features [I, ...] of images: what the cache had (`found`), and the others computed and stored.
 
-    Args:
-        digests: Of every image.
-        found: What the cache had for it.
-        pixels: Of the images that it had not, [J, 3, S, S].
-        encode: Pixels to features [J, ...].
-        cache: Where new ones go.
+    Those are encoded from their `pixels` [J, 3, S, S].
     """
     computed = iter(encode(pixels).to(cache.dtype) if len(pixels) else ())
     rows = []

@@ -19,9 +19,9 @@ from medbench.tasks.foundation.files import (
     json_lines,
     read_json,
     read_numbered_json_lines,
+    read_yaml_table,
     write_atomically,
 )
-from medbench.tasks.foundation.yaml_tables import read_yaml_table
 from medbench.unimed.checkpoint import RECIPE_FILE
 from medbench.unimed.training.recipe import Recipe
 from medbench.unimed.weight_files import read_torch_file

@@ -65,13 +65,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 class TrainingLog:
-    """Writes each record to a JSON-lines file and as scalars for TensorBoard; a context manager.
-
-    Args:
-        path: The JSON-lines file; continued if it is there.
-        board: Folder for TensorBoard's events.
-        first_step: Step after which events are made anew.
-    """
+    """Writes each record to a JSON-lines file and as scalars for TensorBoard; a context manager."""
 
     def __init__(self, path: Path, board: Path, first_step: int = 0) -> None:
         self._path = path

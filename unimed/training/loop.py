@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from medbench.tasks.foundation.console import Meter, meter, say
+from medbench.tasks.foundation.console import Silent, meter, say
 from medbench.tasks.foundation.errors import StoppedError
 from medbench.tasks.suite import medbench_home
 from medbench.unimed.base_weights import BaseWeights
@@ -212,7 +212,8 @@ def _run_steps(session: Session, first: int, stop: StopRequest) -> None:
     )  # fmt: skip
     batches = maker.ahead(mixture.draws(parts=recipe.micro_batches, first_step=first))
     tally, logged = Tally(), first
-    with meter(f"Training {recipe.name}", recipe.steps, done=first) if session.log else _silent() as progress:
+    show = meter if session.log else Silent().meter
+    with show(f"Training {recipe.name}", recipe.steps, done=first) as progress:
         for done in range(first + 1, recipe.steps + 1):
             norm = trainer.step(done - 1, batches, tally)
             last, kept = done == recipe.steps, done % recipe.checkpoints.every == 0
@@ -229,21 +230,6 @@ def _run_steps(session: Session, first: int, stop: StopRequest) -> None:
                 saved = _checkpoint(session, done)
                 if stopping:
                     raise StoppedError(f"Step {done} is kept in {saved}. Go on with the same command and --resume.")
-
-
-@contextmanager
-def _silent() -> Iterator[Meter]:
-    yield _SilentMeter()
-
-
-class _SilentMeter(Meter):
-    """The meter of a process that does not speak."""
-
-    def __init__(self) -> None:
-        pass
-
-    def advance(self, count: int = 1, *, label: str | None = None, status: str | None = None) -> None:
-        """Show nothing."""
 
 
 def _tell(session: Session, record: Record, *, look: bool) -> Record:

@@ -47,15 +47,8 @@ def make_optimizer(
     """Return AdamW over named parameters.
 
     A parameter without a gradient in a step is left alone, decay and moments included; the official numbers depend on
-    it, since each batch is of one task.
-
-    Args:
-        parameters: What learns, by name.
-        decays: Which of them are decayed.
-        weight_decay: By how much.
-        betas: Of the two moments.
-        epsilon: Of the division.
-        shares: Part of the learning rate by prefix of the name; 1 for all others. Kept as the group's `share`.
+    it, since each batch is of one task. `shares` are parts of the learning rate by prefix of the name, 1 for all
+    others; they are kept as the groups' `share`.
     """
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in parameters.items():

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, Positiv
 
 from medbench.tasks.catalog import get_task, task_names
 from medbench.tasks.foundation.errors import UsageError, unknown_name
-from medbench.tasks.foundation.yaml_tables import parse_yaml_table, read_yaml_table
+from medbench.tasks.foundation.files import parse_yaml_table, read_yaml_table
 from medbench.unimed.checkpoint import JOINED
 
 PRESETS = Path(__file__).parents[1] / "recipes"
@@ -219,10 +219,7 @@ class Recipe:
 def load_recipe(name_or_path: str, overrides: tuple[str, ...] = (), *, planned: bool = False) -> Recipe:
     """Read a recipe: a preset's name or a YAML file, with overrides such as `schedule.peak=1e-4`.
 
-    Args:
-        name_or_path: Which.
-        overrides: `key=value` each; dots lead into tables.
-        planned: Only to be looked at, so that base weights need not be named yet.
+    One that is only `planned` need not name its base weights yet.
 
     Raises:
         UsageError: If there is no such file, or a key or a value is not allowed.
@@ -280,46 +277,31 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 def _contradictions(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Yield what in a recipe cannot go together, and what to do about it."""
-    tasks = recipe.tasks()
-    repeated = sorted({name for name in tasks if tasks.count(name) > 1})
-    if repeated:
+    tasks, watched, warm = recipe.tasks(), recipe.validation, recipe.schedule.warmup_steps
+    if repeated := sorted({name for name in tasks if tasks.count(name) > 1}):
         yield f"The mixture names {', '.join(repeated)} twice.", "Give every task once."
-    if recipe.schedule.warmup_steps >= recipe.steps:
-        yield (
-            f"schedule.warmup_steps is {recipe.schedule.warmup_steps}, but there are {recipe.steps} steps.",
-            "Make the warm-up shorter than the training.",
-        )
-    if recipe.validation.answers and not recipe.validation.share:
-        yield (
-            f"validation.answers is {recipe.validation.answers}, but nothing is held out to be answered.",
-            "Set validation.share, e.g. --set validation.share=0.01.",
-        )
+    if warm >= recipe.steps:
+        problem = f"schedule.warmup_steps is {warm}, but there are {recipe.steps} steps."
+        yield problem, "Make the warm-up shorter than the training."
+    if watched.answers and not watched.share:
+        problem = f"validation.answers is {watched.answers}, but nothing is held out to be answered."
+        yield problem, "Set validation.share, e.g. --set validation.share=0.01."
     if recipe.model.unimed.get("language_tuning") == "none" and any(get_task(name).kind == "qa" for name in tasks):
-        yield (
-            "With language_tuning 'none' nothing can be learned from text-only tasks.",
-            "Take medqa and pubmedqa out of the mixture.",
-        )
+        problem = "With language_tuning 'none' nothing can be learned from text-only tasks."
+        yield problem, "Take medqa and pubmedqa out of the mixture."
     if recipe.feature_cache_gb and (recipe.tower_share or recipe.augment_classification):
-        yield (
-            "Features can only be cached for a frozen tower that sees the same picture every time.",
-            "Set feature_cache_gb=0, or vision_stage.later_rate=0 and augment_classification=false.",
-        )
+        problem = "Features can only be cached for a frozen tower that sees the same image every time."
+        yield problem, "Set feature_cache_gb=0, or vision_stage.later_rate=0 and augment_classification=false."
 
 
 def _unnamed_weights(recipe: Recipe) -> Iterator[tuple[str, str]]:
     model = recipe.model
     if bool(model.text) == bool(model.language_model):
-        yield (
-            "The recipe must name one language model: model.language_model or model.text (sizes of one from scratch).",
-            "For example a LLaMA folder or Hub name: --set model.language_model=meta-llama/Llama-2-7b-chat-hf",
-        )
+        problem = "The recipe must name one language model: model.language_model or model.text (one from scratch)."
+        yield problem, "Give a LLaMA folder or Hub name: --set model.language_model=meta-llama/Llama-2-7b-chat-hf"
     if bool(recipe.vision_stage) == bool(model.vision_weights):
-        yield (
-            "The recipe must name one vision tower: model.vision_weights or vision_stage (one from scratch).",
-            "For example: --set model.vision_weights=weights/eva_vit_g.pth",
-        )
+        problem = "The recipe must name one vision tower: model.vision_weights or vision_stage (one from scratch)."
+        yield problem, "For example: --set model.vision_weights=weights/eva_vit_g.pth"
     if bool(model.text) == bool(model.vision_weights):
-        yield (
-            "A language model and a vision tower are both given or both trained from scratch.",
-            "Give model.language_model and model.vision_weights, or model.text and vision_stage.",
-        )
+        problem = "A language model and a vision tower are both given or both trained from scratch."
+        yield problem, "Give model.language_model and model.vision_weights, or model.text and vision_stage."

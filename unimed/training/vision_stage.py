@@ -12,7 +12,7 @@ classes, images that are turned, zoomed and shifted one by one (by half of `SHIF
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -176,14 +176,6 @@ def train_vision(
 ) -> dict[str, float]:
     """Train the tower in place, half of each batch on classified images, as many of each task.
 
-    Args:
-        tower: The vision tower.
-        corpus: Its training examples teach, its held-out ones are looked at in the end.
-        grid: Patches along one side.
-        stage: Steps, batch and rates.
-        seed: Of order and augmentation.
-        report: Called with each step and its loss.
-
     Returns:
         Share of held-out classified images whose class the stage's own head gets right, by task.
     """
@@ -227,13 +219,9 @@ def _decks(targets: Targets, learned: set[int], batch: int) -> list[tuple[list[i
 def _held_out_accuracy(tower: VisionTower, heads: VisionHeads, corpus: Corpus, targets: Targets) -> dict[str, float]:
     accuracies = {}
     for task, examples in corpus.held_out.items():
-        rows = _classified_rows(examples)
+        rows = torch.tensor([one.image for one in examples if one.spec.kind == "cls"], dtype=torch.long)
         if len(rows):
             pooled = tower(corpus.images.pixels(rows.tolist())).mean(dim=1)
             right = heads.class_logits(pooled, rows, targets).argmax(dim=1) == targets.classes[rows]
             accuracies[task] = round(float(right.float().mean()), 4)
     return accuracies
-
-
-def _classified_rows(examples: Sequence[Example]) -> torch.Tensor:
-    return torch.tensor([example.image for example in examples if example.spec.kind == "cls"], dtype=torch.long)

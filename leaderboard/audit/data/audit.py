@@ -10,7 +10,17 @@ from medbench.leaderboard.audit.data.images import MIN_QUALITY, MIN_SIDE, MIN_ST
 from medbench.leaderboard.audit.data.overlaps import DataOverlaps, DataToAudit, TaskOverlaps, find_overlaps, read_data
 from medbench.leaderboard.audit.data.scan import Check
 from medbench.leaderboard.audit.data.texts import CONTAINMENT, GRAM
-from medbench.leaderboard.audit.document import FOUND, WORDS, Audit, Example, Table, TaskVerdict, percent, table_of
+from medbench.leaderboard.audit.document import (
+    FOUND,
+    WORDS,
+    Audit,
+    Example,
+    Table,
+    TaskVerdict,
+    percent,
+    strongest,
+    table_of,
+)
 from medbench.leaderboard.audit.normalise import MIN_WORDS, NORM_VERSION
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.files import file_sha256
@@ -102,7 +112,7 @@ def report_overlaps(found: DataOverlaps) -> Audit:
     return Audit(
         kind="data",
         title="Leakage audit of data",
-        question=_QUESTION,
+        question=f"Verdict: **{WORDS[strongest(task.verdict for task in found.tasks)]}**. {_QUESTION}",
         tasks={task.task.task: _task_verdict(task, data) for task in found.tasks},
         incomplete=any(task.verdict == "not_testable" for task in found.tasks),
         tables=[matrix, *(part for task in found.tasks for part in _parts(task, data))],
@@ -217,7 +227,7 @@ def _examples(task: TaskOverlaps, found: DataOverlaps) -> Iterator[Example]:
             for number in sorted(number for number in witnesses if number in numbers)[:_SHOWN]:
                 item, witness = found.index.items[number], witnesses[number]
                 whole = {
-                    "test text": " / ".join(filter(None, (*item.texts, item.answer))),
+                    "test text": " / ".join(filter(None, dict.fromkeys((*item.texts, item.answer)))),
                     "training text": witness.text,
                 }
                 yield Example(

@@ -313,7 +313,7 @@ def _report(
     return Audit(
         kind="provenance",
         title=f"Leakage audit of declared training data: {lineage.title}",
-        question=_QUESTION,
+        question=f"Verdict: **{_WORDS[strongest(one.verdict for one in tasks.values())]}**. {_QUESTION}",
         tasks=tasks,
         tables=[matrix, declared],
         incomplete=any(one.verdict == "not_testable" for one in tasks.values()),

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from medbench.harness.models import Declared, declared_by
 from medbench.tasks.foundation.errors import UsageError, unknown_name
-from medbench.tasks.foundation.yaml_tables import read_yaml_table
+from medbench.tasks.foundation.files import read_yaml_table
 
 SOURCES_FILE = Path(__file__).resolve().parent.parent / "sources.yaml"
 
