@@ -9,11 +9,10 @@ from medbench.tasks.foundation.console import emit, emit_table, say, warn
 from medbench.tasks.foundation.files import write_atomically
 from medbench.tasks.protocols import PROTOCOLS, Protocol
 
-LAYOUT_NAMES = ("table2", "table3", "table5", "table6")
-DEFAULT_TITLE = "medbench leaderboard"
 _PART_COLUMNS = ("task", "label", "value", "metric", "score % [95 %]", "n", "of")
 _COMPARED_COLUMNS = ("task", "metric", "first", "second", "difference [95 %]", "p", "p (Holm)", "verdict", "would show")
 _PATH = click.Path(path_type=Path)
+_LAYOUTS = click.Choice(["table2", "table3", "table5", "table6"])
 _pair_protocol = click.option(
     "--protocol", type=click.Choice(PROTOCOLS), default="strict", show_default=True, help="Whose definitions."
 )
@@ -26,7 +25,11 @@ _shared_tasks = click.option("-t", "--tasks", help="Names, kinds or globs, comma
     "--format", "form", type=click.Choice(["markdown", "csv", "latex", "json"]), default="markdown", show_default=True
 )
 @click.option("--protocol", type=click.Choice(PROTOCOLS), help="One protocol alone.  [default: both; latex: paper]")
-@click.option("--layout", type=click.Choice(LAYOUT_NAMES), help="Rows as in a table of the Uni-Med paper.")
+@click.option(
+    "--layout",
+    type=click.Choice(["table2", "table3", "table5", "table6"]),
+    help="Rows as in a table of the Uni-Med paper.",
+)
 @click.option("--models-as-rows", is_flag=True, help="A row for each model (markdown).")
 @click.option("--mean", "grouped", is_flag=True, help="One column for all runs of a model: mean ± std.")
 @click.option(
@@ -197,7 +200,7 @@ def report_command(
 @click.command("site")
 @click.argument("runs", metavar="RUNS_FOLDER", type=_PATH)
 @click.option("--output", type=_PATH, required=True, help="A new folder, or that of an older site.")
-@click.option("--title", default=DEFAULT_TITLE, show_default=True, help="Heading of the first page.")
+@click.option("--title", default="medbench leaderboard", show_default=True, help="Heading of the first page.")
 @click.option("--all-reports", is_flag=True, help="Copy reports too that may show data which may not be passed on.")
 def site_command(runs: Path, output: Path, title: str, *, all_reports: bool) -> None:
     """Make a folder of runs into a static site that opens from disk and asks no network for anything.

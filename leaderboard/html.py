@@ -9,8 +9,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 
-from medbench.tasks.foundation.files import write_atomically
-
 _HERE = Path(__file__).parent
 _NEVER = ("link", "image", "autolink", "html_inline", "html_block", "reference")
 
@@ -78,16 +76,6 @@ def html_document(title: str, markdown: str) -> str:
     # The policy admits no attribute of style, which is how the parser aligns columns.
     body = markdown_as_html(markdown).replace(' style="text-align:right"', ' class="right"')
     return render_template("document.html", style=asset("document.css"), title=title, body=body)
-
-
-def write_page(path: Path, title: str, markdown: str) -> None:
-    """Write a markdown page to `path` and, as HTML, beside it.
-
-    Raises:
-        RunError: If the folder cannot be written to.
-    """
-    write_atomically(path, markdown)
-    write_atomically(path.with_suffix(".html"), html_document(title, markdown))
 
 
 @cache

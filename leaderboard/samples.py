@@ -95,11 +95,6 @@ class ScoreTable:
         """The records by sample."""
         return {record.sample_id: record for record in self.records}
 
-    @property
-    def sample_ids(self) -> tuple[str, ...]:
-        """The samples, in order."""
-        return tuple(record.sample_id for record in self.records)
-
     def groups_of(self, names: Iterable[str]) -> list[str]:
         """Return the clusters of samples."""
         return [self.by_id[name].group for name in names]

@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 from in_process import Terminal
 
+from medbench.harness.results import read_results
 from medbench.harness.settings import Settings
+from medbench.leaderboard import numbers, samples
+from medbench.leaderboard.compare import compare_runs
 from medbench.leaderboard.runs import gather
 from medbench.tasks.foundation.errors import EXIT_FAILED, EXIT_USAGE, RunError
+from medbench.tasks.protocols import PROTOCOLS
 
 
 @pytest.fixture
@@ -179,3 +183,27 @@ def test_one_run_that_cannot_be_scored_again_does_not_keep_the_others_from_it(ru
     assert "the run is not finished" in said.err
     assert (whole / "leaderboard.md").is_file()
     assert (whole / "results.json").read_bytes() == before
+
+
+def test_the_tables_of_numbers_samples_and_differences_say_what_the_results_say(finished: Path) -> None:
+    paths = sorted(finished.glob("[!.]*-custom-*"))
+    frame, results = numbers.read(paths), [read_results(path) for path in paths]
+    assert list(frame["task"].cat.categories) == ["dermamnist", "organsmnist"]
+    told = {(row.source, row.task, row.protocol, row.metric): row.value for row in frame.itertuples()}
+    assert told == {
+        (run.run, name, protocol, metric): found.value
+        for run in results
+        for name, task in run.tasks.items()
+        for protocol in PROTOCOLS
+        for metric, found in task.metrics(protocol).items()
+    }
+    for path, run in zip(paths, results, strict=True):
+        scores = samples.read(path, "dermamnist")
+        assert len(scores) == run.tasks["dermamnist"].samples * len(frame.query("task == 'dermamnist'")) / len(paths)
+        accuracy = scores.query("metric == 'accuracy' and protocol == 'paper'")["score"].mean()
+        assert accuracy == pytest.approx(run.tasks["dermamnist"].paper["accuracy"].value)
+    rows = compare_runs(*paths, protocol="paper").rows.set_index(["task", "metric"])
+    assert rows["first"]["dermamnist", "accuracy"] == pytest.approx(
+        results[0].tasks["dermamnist"].paper["accuracy"].value
+    )
+    assert (rows["difference"] == rows["first"] - rows["second"]).all()

@@ -4,13 +4,12 @@ import base64
 import hashlib
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medbench.leaderboard.html import html_document, write_page
+from medbench.leaderboard.html import html_document
 from medbench.leaderboard.render import markdown_table, markdown_text, notes
 
 ALLOWED = {
@@ -66,9 +65,3 @@ def test_hostile_text_is_text_even_where_it_was_not_escaped(text: str) -> None:
 def test_no_text_makes_an_element_that_could_do_anything(text: str) -> None:
     for _, attributes in tags(html_document("t", f"{text}\n\n{markdown_table(['a'], [[markdown_text(text)]])}")):
         assert not any(name.startswith("on") or name in {"href", "src", "style"} for name, _ in attributes)
-
-
-def test_both_files_are_written(tmp_path: Path) -> None:
-    write_page(tmp_path / "page.md", "Title", "# Heading")
-    assert (tmp_path / "page.md").read_text(encoding="utf-8") == "# Heading"
-    assert "<h1>Heading</h1>" in (tmp_path / "page.html").read_text(encoding="utf-8")
