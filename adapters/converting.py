@@ -3,13 +3,13 @@
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 
 import click
 
 from medbench.adapters.catalog import ADAPTERS
 from medbench.tasks.foundation.errors import MedbenchError, RunError, UsageError
+from medbench.tasks.foundation.registry import imported
 
 
 class ConverterGroup(click.Group):
@@ -28,8 +28,7 @@ class ConverterGroup(click.Group):
                 f"{cmd_name} needs no conversion: its weights are read as they were published.",
                 f"There are converters for {', '.join(self.list_commands(ctx))}.",
             )
-        module, _, attribute = path.partition(":")
-        command: click.Command = getattr(import_module(module), attribute)
+        command: click.Command = imported(path)
         return command
 
 

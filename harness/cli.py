@@ -5,7 +5,6 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any, NoReturn
 
 import click
@@ -19,6 +18,7 @@ from medbench.tasks.foundation.errors import (
     UsageError,
     unknown_name,
 )
+from medbench.tasks.foundation.registry import imported
 
 COMMANDS = {
     "run": ("medbench.harness.commands:run_command", "Run a model over tasks and write a leaderboard."),
@@ -112,8 +112,7 @@ class LazyGroup(click.Group):
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        command: click.Command = getattr(import_module(module), attribute)
+        command: click.Command = imported(COMMANDS[cmd_name][0])
         return command
 
     def resolve_command(

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 
 from medbench.adapters.base import Adapter
@@ -31,6 +30,7 @@ from medbench.harness.settings import Settings
 from medbench.harness.workload import Workload, load_workload
 from medbench.tasks.foundation.console import Listener, heard_by, say, warn
 from medbench.tasks.foundation.errors import MedbenchError
+from medbench.tasks.foundation.registry import imported
 from medbench.tasks.metrics.meteor import start_meteor
 
 Publish = Callable[[Path], None]
@@ -42,12 +42,12 @@ PAGES = "medbench.leaderboard.publish"
 
 def publish_run(path: Path) -> None:
     """Write the pages of a run's folder from its `results.json`."""
-    import_module(PAGES).publish_run(path)
+    imported(f"{PAGES}:publish_run")(path)
 
 
 def publish_together(paths: Sequence[Path], folder: Path) -> None:
     """Write one leaderboard of several runs into a folder, and show it."""
-    import_module(PAGES).publish_together(paths, folder)
+    imported(f"{PAGES}:publish_together")(paths, folder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,14 +3,14 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from importlib import import_module
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 from medbench.tasks.foundation.errors import UsageError, unknown_name
 from medbench.tasks.foundation.files import read_yaml_table
-from medbench.tasks.foundation.registry import Registry
-from medbench.tasks.spec import Kind, Reading, TaskSpec
+from medbench.tasks.foundation.registry import Registry, imported_when_called
+from medbench.tasks.spec import Kind, TaskSpec
 
 _TABLE_FILE = Path(__file__).with_name("tasks.yaml")
 
@@ -29,16 +29,13 @@ def _task(name: str, row: Mapping[str, Any], pools: Mapping[str, list[str]]) -> 
     pool = tuple(pools[row["pool"]])
     reader = row["reader"] if isinstance(row["reader"], dict) else {row["reader"]: {}}
     [(path, arguments)] = reader.items()
-    module, _, function = path.partition(":")
-
-    def read(source: Path, options: Mapping[str, str]) -> Reading:
-        found: Any = getattr(import_module(f"medbench.tasks.datasets.{module}"), function)
-        reading: Reading = found(source, options, task=name, layout=row["layout"], **arguments)
-        return reading
+    declared = partial(
+        imported_when_called(f"medbench.tasks.datasets.{path}"), task=name, layout=row["layout"], **arguments
+    )
 
     made = {"prompt": pool[row["prompt"]], "choices": tuple(row.get("choices", ()))}
     rest = {key: value for key, value in row.items() if key not in {"pool", "reader", *made}}
-    return TaskSpec(name=name, train_prompts=pool, reader=read, **made, **rest)
+    return TaskSpec(name=name, train_prompts=pool, reader=declared, **made, **rest)
 
 
 BUILTIN: Mapping[str, TaskSpec] = _declared()

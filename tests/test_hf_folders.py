@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 
 from medbench.adapters.base import Dtype, LoadOptions
 from medbench.adapters.hf.adapter import HfAdapter
-from medbench.adapters.hf.entry import ENTRY, load
+from medbench.adapters.hf.adapter import load_adapter as load
+from medbench.adapters.hf.entry import ENTRY
 from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.requests import Request, make_request

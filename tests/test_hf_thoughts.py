@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from medbench.adapters.base import LoadOptions, LocalAdapter
 from medbench.adapters.hf.adapter import HfAdapter
-from medbench.adapters.hf.entry import ENTRY, load
+from medbench.adapters.hf.adapter import load_adapter as load
+from medbench.adapters.hf.entry import ENTRY
 from medbench.adapters.hf.processing import dropped_ids, kept_marks
 from medbench.harness.engine.requests import Decoding, Request
 from medbench.harness.engine.sampling import Row, outcome_of

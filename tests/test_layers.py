@@ -59,27 +59,19 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported_at_once(tree: ast.Module) -> set[str]:
-    """Return what a module imports while it is imported itself, not what a function or a type checker does."""
+def imported_anywhere(tree: ast.Module) -> set[str]:
+    """Return what a module imports, inside of its functions too."""
     found: set[str] = set()
-    waiting: list[ast.AST] = [tree]
-    while waiting:
-        node = waiting.pop()
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not is_for_types(node):
-            waiting += ast.iter_child_nodes(node)
     return found
 
 
-def is_for_types(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-
-
 def test_no_module_imports_itself_through_others() -> None:
-    imports = {module_name(path): imported_at_once(tree) for path, tree in source_files()}
+    imports = {module_name(path): imported_anywhere(tree) for path, tree in source_files()}
     order = TopologicalSorter({name: (imports[name] & imports.keys()) - {name} for name in imports})
     order.prepare()
     assert len(imports) > 100

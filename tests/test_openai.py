@@ -22,13 +22,13 @@ from task_helpers import question
 from medbench.adapters.base import LoadOptions
 from medbench.adapters.catalog import choose_model
 from medbench.adapters.openai.client import ServedModel
+from medbench.adapters.openai.client import load_served as load
 from medbench.adapters.openai.entry import (
     ARGUMENTS,
     BOXES,
     ENTRY,
     SPACES,
     Options,
-    load,
     profile_of,
     read_address,
     read_key,

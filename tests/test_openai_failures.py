@@ -18,7 +18,7 @@ from task_helpers import question
 from medbench.adapters.base import LoadOptions
 from medbench.adapters.openai import connection
 from medbench.adapters.openai.client import ServedModel
-from medbench.adapters.openai.entry import load
+from medbench.adapters.openai.client import load_served as load
 from medbench.adapters.openai.failures import UNKNOWN, failure_of, status_within
 from medbench.adapters.openai.reading import Reading
 from medbench.adapters.remote import Reply, RetryableError

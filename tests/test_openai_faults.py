@@ -29,7 +29,8 @@ from fault_server import (
 from task_helpers import question
 
 from medbench.adapters.base import LoadOptions
-from medbench.adapters.openai.entry import BOXES, SPACES, load
+from medbench.adapters.openai.client import load_served as load
+from medbench.adapters.openai.entry import BOXES, SPACES
 from medbench.adapters.wording import question_of
 from medbench.harness.remote.asking import Asking, Finished, Question
 from medbench.tasks.catalog import get_task

@@ -20,7 +20,7 @@ from tiny_vlms import llava
 
 from medbench.adapters.base import LoadOptions
 from medbench.adapters.openai.client import ServedModel
-from medbench.adapters.openai.entry import load
+from medbench.adapters.openai.client import load_served as load
 from medbench.tasks.catalog import get_task
 from medbench.tasks.prepared import Prepared, load_prepared
 from medbench.tasks.sample import Sample

@@ -13,13 +13,10 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from medbench.adapters.base import AdapterEntry, Argument, LoadOptions, ModelCard, plain_answer
+from medbench.adapters.base import AdapterEntry, Argument, ModelCard, plain_answer
 from medbench.tasks.answers.box_space import BOX_SPACES
-
-if TYPE_CHECKING:
-    from medbench.adapters.hf.adapter import HfAdapter
+from medbench.tasks.foundation.registry import imported_when_called
 
 _CACHED = re.compile(r"models--.+?--(.+)")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -197,13 +194,6 @@ def defaults(variant: str) -> Mapping[str, str]:
     return {"boxes": boxes} if boxes else {}
 
 
-def load(options: LoadOptions) -> "HfAdapter":
-    """Load a model of transformers."""
-    from medbench.adapters.hf.adapter import load_adapter
-
-    return load_adapter(options)
-
-
 def card_of(variant: str) -> ModelCard:
     """Return what is known of a model by its name and, if it lies on this machine, by its files."""
     found = known(variant)
@@ -215,7 +205,7 @@ def card_of(variant: str) -> ModelCard:
 
 ENTRY = AdapterEntry(
     card=CARD,
-    load=load,
+    load=imported_when_called("medbench.adapters.hf.adapter:load_adapter"),
     parse=plain_answer,
     takes=frozenset({"device", "dtype"}),
     variants={"*": "a folder, or the name of a repository on the Hub"},

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import click
 
-from medbench.adapters.base import AdapterEntry, Answer, Argument, LoadOptions, LocalAdapter, ModelCard
+from medbench.adapters.base import AdapterEntry, Answer, Argument, ModelCard
 from medbench.adapters.converting import converter
 from medbench.tasks.foundation.console import say
 from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.foundation.registry import imported, imported_when_called
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
 
@@ -134,13 +135,6 @@ def defaults(variant: str) -> Mapping[str, str]:
     return {"template": "simple", "vision_source": "base"} if variant == "v1.0" else {}
 
 
-def load(options: LoadOptions) -> LocalAdapter:
-    """Load a checkpoint folder; `llava_med.model.load_llava_med` says what it raises."""
-    from medbench.adapters.llava_med.model import load_llava_med
-
-    return load_llava_med(options)
-
-
 def parse(text: str, _sample: Sample, _spec: TaskSpec) -> Answer:
     """Return what the model wrote up to its end token or `###`, without a leading `Assistant:`.
 
@@ -175,20 +169,20 @@ def convert_command(
         )
     import torch
 
-    from medbench.adapters.llava_med.convert import convert_delta, convert_v15
-
     if base is not None:
-        convert_delta(base, source, output)
+        imported("medbench.adapters.llava_med.convert:convert_delta")(base, source, output)
         say(f"Written to {output}. Run it with OpenAI's CLIP ViT-L/14, which is in neither of the two folders:")
         say(f"medbench run --model llava-med:v1.0 --checkpoint {output} --model-arg vision_tower=DIR --tasks vqa")
         return
-    convert_v15(source, output, vision_tower=vision_tower, dtype=getattr(torch, dtype or DTYPES[0]))
+    imported("medbench.adapters.llava_med.convert:convert_v15")(
+        source, output, vision_tower=vision_tower, dtype=getattr(torch, dtype or DTYPES[0])
+    )
     say(f"Written to {output}. Run it: medbench run --model hf:{output} --tasks vqa")
 
 
 ENTRY = AdapterEntry(
     card=CARD,
-    load=load,
+    load=imported_when_called("medbench.adapters.llava_med.model:load_llava_med"),
     parse=parse,
     takes=frozenset({"checkpoint", "device", "dtype"}),
     variants={

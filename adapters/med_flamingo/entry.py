@@ -14,8 +14,9 @@ the keys and values of one token 0.5 MB, those of one image 1 MB. A GPU of 24 GB
 from collections.abc import Sequence
 from enum import Enum
 
-from medbench.adapters.base import AdapterEntry, Answer, Argument, LoadOptions, LocalAdapter, ModelCard
+from medbench.adapters.base import AdapterEntry, Answer, Argument, ModelCard
 from medbench.adapters.wording import bare_question
+from medbench.tasks.foundation.registry import imported_when_called
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import Kind, TaskSpec
 
@@ -120,13 +121,10 @@ def parse(text: str, _sample: Sample, spec: TaskSpec) -> Answer:
     return Answer(text=text[: min(ends, default=len(text))].replace(_UNKNOWN, "").strip())
 
 
-def load(options: LoadOptions) -> LocalAdapter:
-    """Load the trained weights on LLaMA-7B and CLIP; `med_flamingo.model.load_med_flamingo` says what it raises."""
-    from medbench.adapters.med_flamingo.model import load_med_flamingo
-
-    return load_med_flamingo(options)
-
-
 ENTRY = AdapterEntry(
-    card=CARD, load=load, parse=parse, takes=frozenset({"checkpoint", "device", "dtype"}), arguments=ARGUMENTS
+    card=CARD,
+    load=imported_when_called("medbench.adapters.med_flamingo.model:load_med_flamingo"),
+    parse=parse,
+    takes=frozenset({"checkpoint", "device", "dtype"}),
+    arguments=ARGUMENTS,
 )

@@ -12,8 +12,20 @@ from pathlib import Path
 import httpx2
 from pydantic import SecretStr
 
+from medbench.adapters.base import LoadOptions
 from medbench.adapters.openai.connection import Connection, connected, refuse_unusable, trusted
-from medbench.adapters.openai.entry import CARD, SPACES, STREAM, Address, Options, profile_of, without_key
+from medbench.adapters.openai.entry import (
+    CARD,
+    SPACES,
+    STREAM,
+    Address,
+    Options,
+    profile_of,
+    read_address,
+    read_key,
+    read_options,
+    without_key,
+)
 from medbench.adapters.openai.failures import (
     failure_of,
     is_filtered,
@@ -163,3 +175,10 @@ def _notices(address: Address) -> tuple[str, ...]:
         return ()
     sent = f"SENT ELSEWHERE: the questions and pictures of this run go to {address.server}"
     return (f"{sent}." if address.encrypted else f"{sent}, and they and the key travel unencrypted.",)
+
+
+def load_served(options: LoadOptions) -> ServedModel:
+    """Return the model `MODEL@BASE-URL` of a server; nothing is sent yet."""
+    address = read_address(options.variant)
+    chosen = read_options(options.arguments, address)
+    return ServedModel(address, chosen, key=read_key(chosen.key_env, address), seed=options.seed)

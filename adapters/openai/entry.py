@@ -12,10 +12,11 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 
-from medbench.adapters.base import AdapterEntry, Argument, LoadOptions, ModelCard, answer_with_box
-from medbench.adapters.remote import RemoteAdapter, RetryPolicy, Usage
+from medbench.adapters.base import AdapterEntry, Argument, ModelCard, answer_with_box
+from medbench.adapters.remote import RetryPolicy, Usage
 from medbench.tasks.answers.box_space import BOX_SPACES, BoxSpace
 from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.foundation.registry import imported_when_called
 
 ENDPOINT = "/chat/completions"
 STREAM = "stream"
@@ -364,18 +365,9 @@ CARD = ModelCard(
 )
 
 
-def load(options: LoadOptions) -> RemoteAdapter:
-    """Return the model `MODEL@BASE-URL` of a server; nothing is sent yet."""
-    from medbench.adapters.openai.client import ServedModel
-
-    address = read_address(options.variant)
-    chosen = read_options(options.arguments, address)
-    return ServedModel(address, chosen, key=read_key(chosen.key_env, address), seed=options.seed)
-
-
 ENTRY = AdapterEntry(
     card=CARD,
-    load=load,
+    load=imported_when_called("medbench.adapters.openai.client:load_served"),
     parse=partial(answer_with_box, BOXES),
     boxes=BOXES,
     spaces=SPACES,

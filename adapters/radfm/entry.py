@@ -12,10 +12,11 @@ from pathlib import Path
 
 import click
 
-from medbench.adapters.base import AdapterEntry, Argument, LoadOptions, LocalAdapter, ModelCard, plain_answer
+from medbench.adapters.base import AdapterEntry, Argument, ModelCard, plain_answer
 from medbench.adapters.converting import converter
 from medbench.adapters.wording import bare_question, without_marks
 from medbench.tasks.foundation.console import say
+from medbench.tasks.foundation.registry import imported, imported_when_called
 from medbench.tasks.sample import ImageRef, Sample
 from medbench.tasks.spec import TaskSpec
 
@@ -74,13 +75,6 @@ def prompt_parts(sample: Sample, spec: TaskSpec, image_position: str) -> tuple[s
     return (question[:cut], *sample.images, question[cut:])
 
 
-def load(options: LoadOptions) -> LocalAdapter:
-    """Load the authors' checkpoint, or a converted folder; `radfm.model.load_radfm` says what it raises."""
-    from medbench.adapters.radfm.model import load_radfm
-
-    return load_radfm(options)
-
-
 @converter("radfm")
 @click.option(
     "--dtype", type=click.Choice(DTYPES), default=DTYPES[0], show_default=True,
@@ -94,15 +88,13 @@ def convert_command(source: Path, output: Path, dtype: str) -> None:
     \b
     Example:  medbench convert radfm DIR --output radfm-bf16
     """
-    from medbench.adapters.radfm.convert import convert
-
-    convert(source, output, dtype=dtype)
+    imported("medbench.adapters.radfm.convert:convert")(source, output, dtype=dtype)
     say(f"Written to {output}. Run it: medbench run --model radfm --checkpoint {output} --tasks vqa")
 
 
 ENTRY = AdapterEntry(
     card=CARD,
-    load=load,
+    load=imported_when_called("medbench.adapters.radfm.model:load_radfm"),
     parse=plain_answer,
     takes=frozenset({"checkpoint", "device", "dtype"}),
     arguments=ARGUMENTS,

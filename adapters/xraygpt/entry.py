@@ -13,9 +13,10 @@ from pathlib import Path
 
 import click
 
-from medbench.adapters.base import AdapterEntry, Answer, Argument, LoadOptions, LocalAdapter, ModelCard
+from medbench.adapters.base import AdapterEntry, Answer, Argument, ModelCard
 from medbench.adapters.converting import converter
 from medbench.tasks.foundation.console import say
+from medbench.tasks.foundation.registry import imported, imported_when_called
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
 
@@ -78,13 +79,6 @@ def parse(text: str, _sample: Sample, _spec: TaskSpec) -> Answer:
     return Answer(text=text.partition(TURN_END)[0].rpartition(SPEAKER)[2].strip())
 
 
-def load(options: LoadOptions) -> LocalAdapter:
-    """Load the authors' four files or a converted folder; `xraygpt.model.load_xraygpt` says what it raises."""
-    from medbench.adapters.xraygpt.model import load_xraygpt
-
-    return load_xraygpt(options)
-
-
 @converter("xraygpt")
 @click.option(
     "--dtype", type=click.Choice(["float16", "bfloat16", "float32"]), default="float16", show_default=True,
@@ -98,15 +92,13 @@ def convert_command(source: Path, output: Path, dtype: str) -> None:
     """
     import torch
 
-    from medbench.adapters.xraygpt.convert import convert
-
-    convert(source, output, dtype=getattr(torch, dtype))
+    imported("medbench.adapters.xraygpt.convert:convert")(source, output, dtype=getattr(torch, dtype))
     say(f"Written to {output}. Run it: medbench run --model xraygpt --checkpoint {output} --tasks report")
 
 
 ENTRY = AdapterEntry(
     card=CARD,
-    load=load,
+    load=imported_when_called("medbench.adapters.xraygpt.model:load_xraygpt"),
     parse=parse,
     takes=frozenset({"checkpoint", "device", "dtype"}),
     arguments=ARGUMENTS,

@@ -1,16 +1,31 @@
 """A lazy table of names, open to third parties through entry points."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from medbench.tasks.foundation.errors import MedbenchError, UsageError, described, unknown_name
 
 T = TypeVar("T")
+
+
+def imported(path: str) -> Any:  # noqa: ANN401 - whatever the path names
+    """Import and return what `module:attribute` names."""
+    module, _, attribute = path.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def imported_when_called(path: str) -> Callable[..., Any]:
+    """Return a function that calls what `module:attribute` names; until then nothing of it is imported."""
+
+    def call(*given: object, **named: object) -> Any:  # noqa: ANN401 - whatever the function returns
+        return imported(path)(*given, **named)
+
+    return call
 
 
 class Registry(Generic[T]):
@@ -58,8 +73,7 @@ class Registry(Generic[T]):
             entry = self._builtin[name]
             if not isinstance(entry, str):
                 return entry
-            module, _, attribute = entry.partition(":")
-            return cast("T", getattr(import_module(module), attribute))
+            return cast("T", imported(entry))
         if name not in self._plugins:
             raise unknown_name(self._kind, name, self)
         plugin = self._plugins[name]
