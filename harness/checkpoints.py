@@ -29,9 +29,8 @@ class Share:
 def shares_of(settings: Settings, workload: Workload) -> tuple[Share, ...]:
     """Return the shares of a run, in the order of the tasks.
 
-    Raises:
-        UsageError: If a task is named that is unknown or not in the run, or is named twice, or is left without a
-            checkpoint.
+    Raises UsageError if a task is named that is unknown or not in the run, or is named twice, or is left without a
+    checkpoint.
     """
     names = workload.names
     if not settings.checkpoint_for:
@@ -78,8 +77,7 @@ def files_of(shares: Sequence[Share]) -> dict[str, str]:
 def refuse_other_weights(path: Path, share: Share, adapter: Adapter) -> None:
     """Note in a run's folder which weights answer a share; they may lie outside of its checkpoint.
 
-    Raises:
-        RunError: If others did in an earlier part of the run.
+    Raises RunError if others did in an earlier part of the run.
     """
     noted = read_json(path) if path.exists() else {}
     ours = dict.fromkeys(share.tasks, adapter.weights_fingerprint)
@@ -145,11 +143,7 @@ class LoadedModel:
 
 
 def load_share(settings: Settings, model: ChosenModel, workload: Workload, share: Share) -> Adapter:
-    """Load the checkpoint of a share.
-
-    Raises:
-        UsageError: If an option was given that the model does not take.
-    """
+    """Load the checkpoint of a share. Raises UsageError if an option was given that the model does not take."""
     name = model.entry.card.name
     given = {
         "checkpoint": settings.checkpoint is not None or bool(settings.checkpoint_for),

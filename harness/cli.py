@@ -59,10 +59,7 @@ COMMANDS = {
 def refuse_repeated(command: click.Command, name: str | None, words: Sequence[str], parent: click.Context) -> None:
     """Refuse what is said twice where only the last word would count, in a command and in those below it.
 
-    Options of one value, switches with an opposite, and `NAME=VALUE` of one name.
-
-    Raises:
-        UsageError: If something is.
+    Options of one value, switches with an opposite, and `NAME=VALUE` of one name. Raises UsageError if something is.
     """
     context = command.context_class(command, info_name=name, parent=parent)
     try:

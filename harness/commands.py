@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 def as_table(_: click.Context, option: click.Parameter, given: Sequence[str]) -> dict[str, str] | None:
     """Return repeated `NAME=VALUE` as a table, or None if there are none; a callback of click.
 
-    Raises:
-        UsageError: If one has no `=`, or a name comes twice.
+    Raises UsageError if one has no `=`, or a name comes twice.
     """
     table: dict[str, str] = {}
     for pair in given:

@@ -116,8 +116,7 @@ def _told(value: float | None) -> str:
 def examine_scorers(loads: Sequence[TaskLoad]) -> list[Diagnosis]:
     """Return what every metric says of every pseudo-model, by task, protocol and metric.
 
-    Raises:
-        MedbenchError: If a metric of reports needs Java and Java cannot start.
+    Raises MedbenchError if a metric of reports needs Java and Java cannot start.
     """
     answered = {(load.spec.name, name): _items(load, name) for load in loads for name in PSEUDO_MODELS}
     tokenise_together(

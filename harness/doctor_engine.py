@@ -19,31 +19,21 @@ _FEW_ROWS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """How many answers of a schedule are those of `generate`: the same text, end and number of tokens.
-
-    Attributes:
-        differing: Task and sample of the first that differs; empty if none does.
-    """
+    """How many answers of a schedule are those of `generate`: the same text, end and number of tokens."""
 
     schedule: str
     equal: int
     total: int
-    differing: str
+    differing: str  # Task and sample of the first that differs; empty if none does.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineDiagnosis:
-    """What was found.
+    """What was found."""
 
-    Attributes:
-        agreements: By schedule.
-        driven: Whether the decoder is driven row by row; otherwise it gets static batches.
-        unreadable: Samples that no way can answer, since an image is missing or broken.
-    """
-
-    agreements: tuple[Agreement, ...]
-    driven: bool
-    unreadable: int
+    agreements: tuple[Agreement, ...]  # By schedule.
+    driven: bool  # Whether the decoder is driven row by row; otherwise it gets static batches.
+    unreadable: int  # Samples that no way can answer, since an image is missing or broken.
 
 
 def examine_engine(adapter: LocalAdapter, loads: Sequence[TaskLoad], *, samples: int) -> EngineDiagnosis:

@@ -31,27 +31,18 @@ _MINUTE, _HOUR = 60, 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """What a task would ask.
-
-    Attributes:
-        images: Different images that its samples show.
-        first: Identity of the sample whose prompt, and sizes of images, are shown; empty if none can be asked.
-        lengths: Tokens of every prompt that can be asked; empty where only a server counts them.
-        longest_answer: Most tokens of an answer; 0 where the model alone decides.
-        as_references: Tokens of all answers, were they as long as the references.
-        failures: Samples that could not be asked.
-    """
+    """What a task would ask."""
 
     task: str
     samples: int
-    images: int
-    first: str
+    images: int  # Different images that its samples show.
+    first: str  # Identity of the sample whose prompt, and sizes of images, are shown; empty if none can be asked.
     prompt: str
     sizes: tuple[Size, ...]
-    lengths: tuple[int, ...] = ()
-    longest_answer: int = 0
-    as_references: int = 0
-    failures: int = 0
+    lengths: tuple[int, ...] = ()  # Tokens of every prompt that can be asked; empty where only a server counts them.
+    longest_answer: int = 0  # Most tokens of an answer; 0 where the model alone decides.
+    as_references: int = 0  # Tokens of all answers, were they as long as the references.
+    failures: int = 0  # Samples that could not be asked.
     first_failure: str = ""
 
 

@@ -21,25 +21,15 @@ _OF_IMAGES = ("wait for images", "encode", "connector")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Time and memory of a run.
+    """Time and memory of a run."""
 
-    Attributes:
-        probed: Questions that were answered to measure it.
-        prompt_tokens: Tokens of all prompts that must be computed, shared prefixes once.
-        seconds_as_references: If all answers are as long as their references.
-        seconds_at_most: If all answers run to their limit.
-        held: Bytes that the process (the GPU, if there is one) holds with the weights loaded, after the measurement.
-        keys_and_values: Most bytes of keys and values.
-        rows: Most rows at a time.
-    """
-
-    probed: int
-    prompt_tokens: int
-    seconds_as_references: float
-    seconds_at_most: float
-    held: int
-    keys_and_values: int
-    rows: int
+    probed: int  # Questions that were answered to measure it.
+    prompt_tokens: int  # Tokens of all prompts that must be computed, shared prefixes once.
+    seconds_as_references: float  # If all answers are as long as their references.
+    seconds_at_most: float  # If all answers run to their limit.
+    held: int  # Bytes that the process (the GPU, if there is one) holds with the weights loaded, after the measurement.
+    keys_and_values: int  # Most bytes of keys and values.
+    rows: int  # Most rows at a time.
 
 
 def estimate(

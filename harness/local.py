@@ -39,19 +39,14 @@ Written = tuple[str, int] | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelfTest:
-    """What the self-test found: `equal` of `total` answers.
-
-    Attributes:
-        whole: Why the model must be answered by its own library; empty if the engine may.
-        one_by_one: Whether even its own library writes other tokens to batches, so that every sample is its own.
-        skipped: Why nothing was compared, where there was something to ask.
-    """
+    """What the self-test found: `equal` of `total` answers."""
 
     equal: int = 0
     total: int = 0
-    whole: str = ""
+    whole: str = ""  # Why the model must be answered by its own library; empty if the engine may.
+    # Whether even its own library writes other tokens to batches, so that every sample is its own.
     one_by_one: bool = False
-    skipped: str = ""
+    skipped: str = ""  # Why nothing was compared, where there was something to ask.
 
     def as_json(self) -> dict[str, int | str]:
         """Return what env.json says."""
@@ -61,13 +56,10 @@ class SelfTest:
 def self_test(adapter: LocalAdapter, requests: Sequence[Request], budget: Budget) -> SelfTest:
     """Answer two requests of unlike lengths, a few tokens each, together by the engine and one by one by the library.
 
-    Requests that cannot be answered (a broken image, a prompt that is too long) are the run's to report; the next
-    ones are asked in their place. In 16 bits a difference has no consequence, since sums in another order decide close
-    calls.
-
-    Raises:
-        RunError: If they differ in float32 and the library has no batches of its own, or if neither has logits that are
-            numbers; the run would be worth nothing.
+    Requests that cannot be answered (a broken image, a prompt that is too long) are the run's to report; the next ones
+    are asked in their place. In 16 bits a difference has no consequence, since sums in another order decide close
+    calls. Raises RunError if they differ in float32 and the library has no batches of its own, or if neither has logits
+    that are numbers; the run would be worth nothing.
     """
     try:
         asked, alone, problem = _answered_alone(adapter, requests)

@@ -32,8 +32,7 @@ class Declared:
 def declared_by(model: str) -> Declared:
     """Return what the card of `name` or `name:variant` declares, before anything is loaded.
 
-    Raises:
-        UsageError: If there is no such model or variant.
+    Raises UsageError if there is no such model or variant.
     """
     entry, variant = find_adapter(model)
     card = entry.card_for(variant)
@@ -42,19 +41,12 @@ def declared_by(model: str) -> Declared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOptions:
-    """What the command line says of models.
+    """What the command line says of models."""
 
-    Attributes:
-        models: As given, none where a file of settings names it.
-        arguments: Of `--model-arg`, by `NAME` or `MODEL:NAME`.
-        checkpoints: Of `--checkpoint`, each `DIR` or `MODEL=DIR`.
-        others: The other options, for all models.
-    """
-
-    models: Sequence[str]
-    arguments: Mapping[str, str] = field(default_factory=dict)
-    checkpoints: Sequence[str] = ()
-    others: Mapping[str, Any]
+    models: Sequence[str]  # As given, none where a file of settings names it.
+    arguments: Mapping[str, str] = field(default_factory=dict)  # Of `--model-arg`, by `NAME` or `MODEL:NAME`.
+    checkpoints: Sequence[str] = ()  # Of `--checkpoint`, each `DIR` or `MODEL=DIR`.
+    others: Mapping[str, Any]  # The other options, for all models.
 
 
 def shown(*models: str) -> str:
@@ -65,9 +57,8 @@ def shown(*models: str) -> str:
 def settings_of(config: Path | None, said: ModelOptions) -> list[Settings]:
     """Return the settings of each model's run; nothing is loaded, and whatever does not fit is refused here.
 
-    Raises:
-        UsageError: If a model is named twice or is unknown, or something is said that no model takes, or that cannot
-            be meant for several.
+    Raises UsageError if a model is named twice or is unknown, or something is said that no model takes, or that cannot
+    be meant for several.
     """
     twice = [model for model in said.models if said.models.count(model) > 1]
     if twice:
@@ -145,8 +136,7 @@ def _checkpoint(model: str, models: Sequence[str], said: ModelOptions) -> Path |
 def tell_whose(said: ModelOptions, found: Sequence[Settings]) -> None:
     """Say which of several models an option goes to that not all of them take.
 
-    Raises:
-        UsageError: If none takes an argument.
+    Raises UsageError if none takes an argument.
     """
     if len(found) == 1:
         return

@@ -21,26 +21,20 @@ _ONLY_IF_SET = frozenset({"thought_tokens", "reasoning", "served"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRecord:
-    """One answer of a model (`Generation` says what is in it), or the reason why there is none.
-
-    Attributes:
-        run: Identity of the run that made it.
-        error: Why the sample failed; empty otherwise. Then `text` is empty.
-        served: What a server said of its answer; None for a model that is not served.
-    """
+    """One answer of a model (`Generation` says what is in it), or the reason why there is none."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    run: str
+    run: str  # Identity of the run that made it.
     sample_id: str
     text: str = ""
     stop: StopReason = "eos"
     prompt_tokens: int = 0
     output_tokens: int = 0
-    error: str = ""
+    error: str = ""  # Why the sample failed; empty otherwise. Then `text` is empty.
     thought_tokens: int = 0
     reasoning: str = ""
-    served: Served | None = None
+    served: Served | None = None  # What a server said of its answer; None for a model that is not served.
 
     @classmethod
     def of(cls, run: str, outcome: Outcome) -> "GenerationRecord":
@@ -90,9 +84,8 @@ class RecordFile:
     def read(self) -> dict[str, GenerationRecord]:
         """Return what is there by sample, in the order of the samples; one torn last line is ignored.
 
-        Raises:
-            DataError: If another line is broken.
-            RunError: If a record belongs to another run or to no sample of the task.
+        Raises DataError if another line is broken; RunError if a record belongs to another run or to no sample of the
+        task.
         """
         if not self.path.exists():
             return {}
@@ -132,8 +125,7 @@ def append(stream: IO[bytes], records: Iterable[GenerationRecord]) -> None:
 def open_whole_lines(path: Path) -> IO[bytes]:
     """Return a file of JSON lines, cut behind its last whole line, ready for more.
 
-    Raises:
-        RunError: If it cannot be written to.
+    Raises RunError if it cannot be written to.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,8 +140,7 @@ def open_whole_lines(path: Path) -> IO[bytes]:
 def append_lines(stream: IO[bytes], lines: Iterable[Mapping[str, Any]]) -> None:
     """Append JSON lines, each flushed, all synced to the disk at the end.
 
-    Raises:
-        RunError: If the disk takes no more; what was appended before stays.
+    Raises RunError if the disk takes no more; what was appended before stays.
     """
     try:
         for line in lines:

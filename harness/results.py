@@ -28,12 +28,7 @@ _STRICT = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """Which model the numbers belong to: its name on the command line, its title in tables, its weights' identity.
-
-    Attributes:
-        trained_on: Tasks whose train splits these weights have seen.
-        declared: Whether that was said at all; an empty list says nothing otherwise.
-    """
+    """Which model the numbers belong to: its name on the command line, its title in tables, its weights' identity."""
 
     __pydantic_config__ = _STRICT
 
@@ -42,8 +37,8 @@ class ModelInfo:
     weights: str
     device: str
     dtype: str
-    trained_on: tuple[str, ...]
-    declared: bool = False
+    trained_on: tuple[str, ...]  # Tasks whose train splits these weights have seen.
+    declared: bool = False  # Whether that was said at all; an empty list says nothing otherwise.
 
     def is_zero_shot_on(self, task: str) -> bool:
         """Return whether the model is known not to have seen a task's train split, in whatever way it was asked."""
@@ -64,41 +59,26 @@ class IntervalInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricResult:
-    """One number with everything that is needed to read it.
-
-    Attributes:
-        value: Fraction from 0 to 1; None where nothing could be scored.
-        ci: 95 % interval, or None.
-        n: Samples that were scored; under `strict` all that did not fail.
-        errors: Samples of this metric that failed: a server, memory or a file, not the model.
-        unparsed: Samples whose answer could not be read.
-        truncated: Samples whose answer or thought was cut off by the limit of tokens.
-        empty: Samples without an answer.
-        refused: Samples that the model declined to answer.
-        bounds: The value had all failures been wrong answers, and had all been right; None where nothing failed.
-        answered: Share of the samples that did not fail whose answer could be read.
-        among_answered: The value among those alone. Never to be compared: it rises when a model is silent where it
-            would be wrong.
-        ceiling: What a perfect model scores that must write boxes as this one does; None for other metrics.
-        signature: The exact definition behind the number.
-        interval: How the interval was made; None if there is none.
-    """
+    """One number with everything that is needed to read it."""
 
     __pydantic_config__ = _STRICT
 
-    value: Fraction | None
-    ci: tuple[Fraction, Fraction] | None
-    n: int
-    errors: int
-    unparsed: int
-    truncated: int
-    empty: int
-    signature: str
+    value: Fraction | None  # Fraction from 0 to 1; None where nothing could be scored.
+    ci: tuple[Fraction, Fraction] | None  # 95 % interval, or None.
+    n: int  # Samples that were scored; under `strict` all that did not fail.
+    errors: int  # Samples of this metric that failed: a server, memory or a file, not the model.
+    unparsed: int  # Samples whose answer could not be read.
+    truncated: int  # Samples whose answer or thought was cut off by the limit of tokens.
+    empty: int  # Samples without an answer.
+    signature: str  # The exact definition behind the number.
+    # What a perfect model scores that must write boxes as this one does; None for other metrics.
     ceiling: Fraction | None = None
-    interval: IntervalInfo | None = None
-    refused: int = 0
+    interval: IntervalInfo | None = None  # How the interval was made; None if there is none.
+    refused: int = 0  # Samples that the model declined to answer.
+    # The value had all failures been wrong answers, and had all been right; None where nothing failed.
     bounds: tuple[Fraction, Fraction] | None = None
-    answered: Fraction | None = None
+    answered: Fraction | None = None  # Share of the samples that did not fail whose answer could be read.
+    # The value among those alone. Never to be compared: it rises when a model is silent where it would be wrong.
     among_answered: Fraction | None = None
 
     @property
@@ -109,23 +89,16 @@ class MetricResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """How much a model wrote on a task, and how much of it it thought.
-
-    Attributes:
-        answers: Samples that did not fail.
-        at_limit: Those that were ended by the limit of tokens.
-        thinking: Those that begin with a thought.
-        cut_thoughts: Those whose thought never ended.
-        thought_share: Share of the written tokens that are thoughts, by characters where nobody counted those tokens;
-            None where nobody thought.
-    """
+    """How much a model wrote on a task, and how much of it it thought."""
 
     __pydantic_config__ = _STRICT
 
-    answers: int
-    at_limit: int
-    thinking: int = 0
-    cut_thoughts: int = 0
+    answers: int  # Samples that did not fail.
+    at_limit: int  # Those that were ended by the limit of tokens.
+    thinking: int = 0  # Those that begin with a thought.
+    cut_thoughts: int = 0  # Those whose thought never ended.
+    # Share of the written tokens that are thoughts, by characters where nobody counted those tokens; None where nobody
+    # thought.
     thought_share: Fraction | None = None
 
     @property
@@ -136,29 +109,20 @@ class Written:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskResult:
-    """The numbers of one task under both protocols.
-
-    Attributes:
-        version: Version of its declaration.
-        data: Fingerprint of the prepared data.
-        samples: Samples of the run, failed ones included.
-        states: Samples by state.
-        written: How much the model wrote; None in files of earlier versions.
-        licence: Under which the owner of the data says that they may be passed on; empty if nobody has said.
-    """
+    """The numbers of one task under both protocols."""
 
     __pydantic_config__ = _STRICT
 
     title: str
     kind: Kind
-    version: int
-    data: str
-    samples: int
-    states: Mapping[State, int]
+    version: int  # Version of its declaration.
+    data: str  # Fingerprint of the prepared data.
+    samples: int  # Samples of the run, failed ones included.
+    states: Mapping[State, int]  # Samples by state.
     paper: Mapping[str, MetricResult]
     strict: Mapping[str, MetricResult]
-    written: Written | None = None
-    licence: str = ""
+    written: Written | None = None  # How much the model wrote; None in files of earlier versions.
+    licence: str = ""  # Under which the owner of the data says that they may be passed on; empty if nobody has said.
 
     def metrics(self, protocol: Protocol) -> Mapping[str, MetricResult]:
         """Return the metrics of a protocol."""
@@ -167,29 +131,19 @@ class TaskResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """The numbers of one run.
-
-    Attributes:
-        run: Identity of the run.
-        suite: `mini`, `paper` (all counts are the paper's) or `custom`.
-        limit: Samples per task, None for all.
-        notices: What must be said beside the numbers.
-        tasks: Results by task, in catalogue order.
-        unsupported: Tasks that the model cannot answer: empty cells, not zeros.
-        probe: In which other way the questions were asked; empty for results.
-    """
+    """The numbers of one run."""
 
     __pydantic_config__ = _STRICT
 
-    run: str
+    run: str  # Identity of the run.
     model: ModelInfo
-    suite: SuiteName
-    limit: int | None
+    suite: SuiteName  # `mini`, `paper` (all counts are the paper's) or `custom`.
+    limit: int | None  # Samples per task, None for all.
     seed: int
-    notices: tuple[str, ...]
-    tasks: Mapping[str, TaskResult]
-    unsupported: tuple[str, ...]
-    probe: str = ""
+    notices: tuple[str, ...]  # What must be said beside the numbers.
+    tasks: Mapping[str, TaskResult]  # Results by task, in catalogue order.
+    unsupported: tuple[str, ...]  # Tasks that the model cannot answer: empty cells, not zeros.
+    probe: str = ""  # In which other way the questions were asked; empty for results.
     schema: Literal[1] = field(default=SCHEMA)
 
 
@@ -204,9 +158,7 @@ def write_results(path: Path, results: Results) -> None:
 def read_results(run: Path) -> Results:
     """Return the results of a finished run.
 
-    Raises:
-        RunError: If the folder is no run, or was not scored yet.
-        DataError: If its results are malformed.
+    Raises RunError if the folder is no run, or was not scored yet; DataError if its results are malformed.
     """
     if not (run / RESULTS_FILE).exists():
         read_run(run)
@@ -215,11 +167,7 @@ def read_results(run: Path) -> Results:
 
 
 def read_results_file(path: Path) -> Results:
-    """Return the results in a `results.json`, wherever it lies.
-
-    Raises:
-        DataError: If it is malformed.
-    """
+    """Return the results in a `results.json`, wherever it lies. Raises DataError if it is malformed."""
     return parse_json_file(_RESULTS, path)
 
 

@@ -52,17 +52,11 @@ def publish_together(paths: Sequence[Path], folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOutcome:
-    """How a run ended.
+    """How a run ended."""
 
-    Attributes:
-        path: Folder of the run.
-        results: Its numbers.
-        phases: Where the time went; None if everything was there already.
-    """
-
-    path: Path
-    results: Results
-    phases: Phases | None
+    path: Path  # Folder of the run.
+    results: Results  # Its numbers.
+    phases: Phases | None  # Where the time went; None if everything was there already.
 
 
 def run(

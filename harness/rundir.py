@@ -68,10 +68,8 @@ def open_run(settings: Settings, suite: str, parts: Mapping[str, object], *, ove
     """Make or reopen the folder of a run, and hold it against other processes.
 
     `parts` is everything that can change an answer, see `medbench.harness.identity`. To overwrite `always` throws away
-    what an earlier run of the same identity left.
-
-    Raises:
-        RunError: If the folder cannot be written to, is in use, or holds another run.
+    what an earlier run of the same identity left. Raises RunError if the folder cannot be written to, is in use, or
+    holds another run.
     """
     identity = fingerprint(parts)[:_DIGITS]
     probe = f"-{settings.probe}" if settings.probe else ""
@@ -107,8 +105,7 @@ def slug(model: str) -> str:
 def read_run(path: Path) -> dict[str, Any]:
     """Return the content of a run's `run.yaml`.
 
-    Raises:
-        RunError: If the folder is no run, or the file is not the one that the run wrote.
+    Raises RunError if the folder is no run, or the file is not the one that the run wrote.
     """
     file = path / "run.yaml"
     if not file.is_file():
@@ -135,10 +132,8 @@ def held_before_loading(settings: Settings, workload: Workload, model: ChosenMod
     """Hold an output folder for these settings while the weights are loaded and answer.
 
     A run's identity is known only when its weights are; what was said of it is known at once. Nothing of it stays:
-    neither the lock, whose name tells no address of a server, nor folders that were made for it and are empty.
-
-    Raises:
-        RunError: If another process runs the same settings into the same folder, or it cannot be written to.
+    neither the lock, whose name tells no address of a server, nor folders that were made for it and are empty. Raises
+    RunError if another process runs the same settings into the same folder, or it cannot be written to.
     """
     folder = settings.output_dir.absolute()
     made = [path for path in (folder, *folder.parents) if not path.exists()]

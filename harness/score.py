@@ -62,17 +62,12 @@ _SHARE_DIGITS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """What scoring gave.
+    """What scoring gave."""
 
-    Attributes:
-        tasks: The numbers of the tasks that were scored.
-        failed: Why the others were not, by task: a scorer that fails takes nothing away from other tasks.
-        doubts: Warnings of boxes most of which cover nothing, which is what the wrong space looks like.
-    """
-
-    tasks: Mapping[str, TaskResult]
+    tasks: Mapping[str, TaskResult]  # The numbers of the tasks that were scored.
+    # Why the others were not, by task: a scorer that fails takes nothing away from other tasks.
     failed: Mapping[str, MedbenchError]
-    doubts: tuple[str, ...]
+    doubts: tuple[str, ...]  # Warnings of boxes most of which cover nothing, which is what the wrong space looks like.
 
     def notices(self) -> tuple[str, ...]:
         """Return a line for each task that was not scored, and the doubts."""
@@ -114,11 +109,7 @@ def score_tasks(loads: Sequence[TaskLoad], directory: RunDirectory, model: Chose
 
 
 def _read_records(load: TaskLoad, directory: RunDirectory) -> list[GenerationRecord]:
-    """Return a task's records, one per sample, in order.
-
-    Raises:
-        RunError: If one is missing.
-    """
+    """Return a task's records, one per sample, in order. Raises RunError if one is missing."""
     spec = load.spec
     records = directory.of_task(load).read()
     if len(records) != len(load.samples):

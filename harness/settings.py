@@ -26,52 +26,34 @@ Selection = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if
 class Settings:
     """What a run is to do; texts stand for paths, and one text for several tasks.
 
-    Attributes:
-        model: `name` or `name:variant`.
-        tasks: Names, kinds, globs or `all`.
-        checkpoint: Folder of weights; None means the model's default.
-        checkpoint_for: Folders of weights for some tasks, by the tasks' names, kinds or globs.
-        data_dir: Folder of prepared tasks; None means the bundled mini suite.
-        output_dir: Folder under which the run's own folder is made.
-        limit: Only the first so many test samples of each task.
-        batch_size: Most rows at a time; None lets the engine choose by the memory that is free.
-        device: Where the model runs.
-        dtype: Type of the model's weights.
-        seed: Of everything random; greedy answers do not depend on it.
-        temperature: Of sampling; 0 takes the likeliest token.
-        max_new_tokens: Longest answers in tokens, by the tasks' names, kinds or globs; the tasks' own by default.
-        top_k: Sample among this many likeliest tokens; 0 for all.
-        top_p: Sample among the likeliest tokens that together have this probability.
-        repetition_penalty: Divides the positive and multiplies the negative scores of tokens already written.
-        beams: Width of the beam search.
-        model_args: Choices of the model, by name.
-        compile: Whether the decoder's layers go through `torch.compile`.
-        probe: Another way of asking, see `medbench.tasks.probes`; empty for the tasks as they are.
-
-    Raises:
-        UsageError: If a setting is unknown, has a value that is not allowed, or contradicts another.
+    Raises UsageError if a setting is unknown, has a value that is not allowed, or contradicts another.
     """
 
-    model: str
-    tasks: Selection = (EVERY_TASK,)
-    checkpoint: Path | None = None
+    model: str  # `name` or `name:variant`.
+    tasks: Selection = (EVERY_TASK,)  # Names, kinds, globs or `all`.
+    checkpoint: Path | None = None  # Folder of weights; None means the model's default.
+    # Folders of weights for some tasks, by the tasks' names, kinds or globs.
     checkpoint_for: Mapping[str, Path] = field(default_factory=dict)
-    data_dir: Path | None = None
-    output_dir: Path = Path("runs")
-    limit: PositiveInt | None = None
+    data_dir: Path | None = None  # Folder of prepared tasks; None means the bundled mini suite.
+    output_dir: Path = Path("runs")  # Folder under which the run's own folder is made.
+    limit: PositiveInt | None = None  # Only the first so many test samples of each task.
+    # Most rows at a time; None lets the engine choose by the memory that is free.
     batch_size: PositiveInt | None = None
-    device: Device = "auto"
-    dtype: Dtype = "auto"
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
-    temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
+    device: Device = "auto"  # Where the model runs.
+    dtype: Dtype = "auto"  # Type of the model's weights.
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0  # Of everything random; greedy answers do not depend on it.
+    temperature: Annotated[float, Field(ge=0, le=100)] = 0.0  # Of sampling; 0 takes the likeliest token.
+    # Longest answers in tokens, by the tasks' names, kinds or globs; the tasks' own by default.
     max_new_tokens: Mapping[str, PositiveInt] = field(default_factory=dict)
-    top_k: Annotated[int, Field(ge=0)] = 0
+    top_k: Annotated[int, Field(ge=0)] = 0  # Sample among this many likeliest tokens; 0 for all.
+    # Sample among the likeliest tokens that together have this probability.
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    # Divides the positive and multiplies the negative scores of tokens already written.
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] = 1.0
-    beams: PositiveInt = 1
-    model_args: Mapping[str, str] = field(default_factory=dict)
-    compile: bool = False
-    probe: str = ""
+    beams: PositiveInt = 1  # Width of the beam search.
+    model_args: Mapping[str, str] = field(default_factory=dict)  # Choices of the model, by name.
+    compile: bool = False  # Whether the decoder's layers go through `torch.compile`.
+    probe: str = ""  # Another way of asking, see `medbench.tasks.probes`; empty for the tasks as they are.
 
     @validator(mode="wrap")
     @classmethod
@@ -122,8 +104,7 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever YAML can hold
 def load_settings(path: Path | None, overrides: Mapping[str, Any]) -> Settings:
     """Return the settings of a `run.yaml`, if one is given, with the command line's words on top.
 
-    Raises:
-        UsageError: If the file is unreadable, or a setting is unknown or has a value that is not allowed.
+    Raises UsageError if the file is unreadable, or a setting is unknown or has a value that is not allowed.
     """
     values: dict[str, Any] = {}
     if path:
@@ -142,8 +123,7 @@ def load_settings(path: Path | None, overrides: Mapping[str, Any]) -> Settings:
 def read_limits(given: Sequence[str]) -> dict[str, int]:
     """Return the limits in `--max-new-tokens 512`, or `report=512,vqa=2048`, by name, kind or pattern of tasks.
 
-    Raises:
-        UsageError: If a word is neither a number nor `TASK=NUMBER`, or a task is named twice.
+    Raises UsageError if a word is neither a number nor `TASK=NUMBER`, or a task is named twice.
     """
     limits: dict[str, int] = {}
     for word in ",".join(given).split(","):

@@ -34,17 +34,13 @@ class TaskLoad:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """All tasks of a run, in catalogue order.
-
-    Attributes:
-        notices: Lines that the run must show loudly.
-        left_out: Tasks that were asked for by a kind, a pattern or `prepared`, and that are left out.
-    """
+    """All tasks of a run, in catalogue order."""
 
     suite: SuiteName
     data_dir: Path
     loads: tuple[TaskLoad, ...]
-    notices: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()  # Lines that the run must show loudly.
+    # Tasks that were asked for by a kind, a pattern or `prepared`, and that are left out.
     left_out: tuple[str, ...] = ()
 
     @property
@@ -80,9 +76,7 @@ class Workload:
 def load_workload(settings: Settings) -> Workload:
     """Read the prepared tasks that the settings name; without a data folder, prepare the mini suite.
 
-    Raises:
-        UsageError: If a task name is unknown.
-        DataError: If a task is not prepared, or its test split is empty.
+    Raises UsageError if a task name is unknown; DataError if a task is not prepared, or its test split is empty.
     """
     # A mistyped task is told before anything is prepared.
     select_among(",".join(settings.tasks), ())
@@ -115,8 +109,7 @@ def _load_task(data_dir: Path, spec: TaskSpec, limit: int | None) -> TaskLoad:
 def with_limits(specs: Sequence[TaskSpec], limits: Mapping[str, int]) -> tuple[TaskSpec, ...]:
     """Return tasks with the lengths that a user chose; the most special word decides: name, kind, pattern, all.
 
-    Raises:
-        UsageError: If a word names no task of the run.
+    Raises UsageError if a word names no task of the run.
     """
     chosen: dict[str, int] = {}
     names = [spec.name for spec in specs]

@@ -103,8 +103,7 @@ def prepare_task(
 def _storable(option: str, *paths: Path) -> Path:
     """Return the first of several paths of one folder that a manifest can hold as text.
 
-    Raises:
-        UsageError: If no name is UTF-8, as on disks that another system or an old program wrote.
+    Raises UsageError if no name is UTF-8, as on disks that another system or an old program wrote.
     """
     path = next((path for path in paths if encodable(str(path)) == str(path)), None)
     if path is None:
@@ -148,8 +147,8 @@ class _Checked:
 def _check(spec: TaskSpec, source: Path, reading: Reading) -> _Checked:
     """Sort the samples of a reading into usable lines and skipped items.
 
-    Raises:
-        DataError: If two samples share an id, the reader made a sample that does not fit its task, or nothing is left.
+    Raises DataError if two samples share an id, the reader made a sample that does not fit its task, or nothing is
+    left.
     """
     lines: dict[Split, list[str]] = {split: [] for split in SPLITS}
     groups: dict[Split, set[str]] = {split: set() for split in SPLITS}

@@ -54,35 +54,23 @@ _STRICT = ConfigDict(extra="forbid", strict=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What was prepared, from where, how, and what was left out.
-
-    Attributes:
-        source: Absolute path of the source folder; images are relative to it.
-        options: Reader options as given.
-        split_method: How train and test were told apart.
-        skipped_counts: Skipped items by reason; the items are in `skipped.jsonl`.
-        warnings: What is odd about the data as a whole.
-        sha256: Digest of each split's file.
-        images_sha256: Digest of `images.sha256`, or None where the user did without hashes of the images.
-        data_fingerprint: Identity of the data: a hash over the digests of splits and images, the same wherever the
-            source is.
-        licence: Under which their owner says that the data may be passed on; empty if nobody has said.
-    """
+    """What was prepared, from where, how, and what was left out."""
 
     task: str
     version: int
     spec_fingerprint: str
-    source: str
-    options: Mapping[str, str]
-    split_method: str
+    source: str  # Absolute path of the source folder; images are relative to it.
+    options: Mapping[str, str]  # Reader options as given.
+    split_method: str  # How train and test were told apart.
     counts: Mapping[Split, int]
-    skipped_counts: Mapping[str, int]
+    skipped_counts: Mapping[str, int]  # Skipped items by reason; the items are in `skipped.jsonl`.
     skipped_sha256: str
-    warnings: tuple[str, ...]
-    sha256: Mapping[Split, str]
-    images_sha256: str | None
+    warnings: tuple[str, ...]  # What is odd about the data as a whole.
+    sha256: Mapping[Split, str]  # Digest of each split's file.
+    images_sha256: str | None  # Digest of `images.sha256`, or None where the user did without hashes of the images.
+    # Identity of the data: a hash over the digests of splits and images, the same wherever the source is.
     data_fingerprint: str
-    licence: str = ""
+    licence: str = ""  # Under which their owner says that the data may be passed on; empty if nobody has said.
 
 
 # The one place where these plain records meet untrusted bytes decides that unknown fields are errors.
@@ -174,10 +162,8 @@ class FileState:
 def load_prepared(data_dir: Path, task: str) -> Prepared:
     """Open a prepared task.
 
-    Raises:
-        UsageError: If there is no such task.
-        DataError: If it is not prepared there, its manifest is malformed, or it was prepared for another
-            version of the task.
+    Raises UsageError if there is no such task; DataError if it is not prepared there, its manifest is malformed, or it
+    was prepared for another version of the task.
     """
     spec = get_task(task)
     folder = data_dir / task
@@ -210,8 +196,7 @@ def is_prepared(data_dir: Path, task: str) -> bool:
 def prepared_names(data_dir: Path) -> tuple[str, ...]:
     """Return the tasks that are prepared in a folder, variants included, in catalogue order.
 
-    Raises:
-        DataError: If there is none.
+    Raises DataError if there is none.
     """
     found = tuple(name for name in task_names() if (data_dir / name / MANIFEST_NAME).is_file())
     if not found:
@@ -272,8 +257,7 @@ class HashedFile:
 def hash_images(source: Path, paths: Sequence[str], label: str) -> dict[str, str]:
     """Return the digest of each image file of a source folder; the progress display calls them `label`.
 
-    Raises:
-        DataError: If a file is missing or cannot be read.
+    Raises DataError if a file is missing or cannot be read.
     """
     found = _hash_all(source, paths, label)
     failed = next((item for item in found if item.problem), None)
@@ -303,8 +287,7 @@ def hash_lines(digests: Mapping[str, str]) -> str:
 def parse_hash_lines(text: str, where: str) -> dict[str, str]:
     """Return the digests by path of a text in the form of `sha256sum`; `where` is its file, for the message.
 
-    Raises:
-        DataError: If a line has another form; the message names the line.
+    Raises DataError if a line has another form; the message names the line.
     """
     digests: dict[str, str] = {}
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else (), start=1):

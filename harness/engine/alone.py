@@ -24,8 +24,7 @@ class NoNumbersError(SampleError):
 def generate_alone(adapter: LocalAdapter, request: Request) -> Generation:
     """Return what transformers' `generate` makes of one request, greedily; of the model's own inputs, if it has some.
 
-    Raises:
-        SampleError: If an image is missing or broken, or the logits are no numbers.
+    Raises SampleError if an image is missing or broken, or the logits are no numbers.
     """
     forget_decoding(adapter.decoder)
     images = [open_image(request.source, image) for image in request.sample.images]

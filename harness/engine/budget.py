@@ -16,17 +16,11 @@ _CPU_PREFILL, _GPU_PREFILL = 512, 8192
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What is held and computed at once.
+    """What is held and computed at once."""
 
-    Attributes:
-        rows: Most rows.
-        tokens: Most tokens: rows times the longest of prompt and answer, in whole chunks. One row always fits.
-        prefill: Most tokens of prompts in one forward pass. One prompt always fits.
-    """
-
-    rows: int
-    tokens: int
-    prefill: int = _CPU_PREFILL
+    rows: int  # Most rows.
+    tokens: int  # Most tokens: rows times the longest of prompt and answer, in whole chunks. One row always fits.
+    prefill: int = _CPU_PREFILL  # Most tokens of prompts in one forward pass. One prompt always fits.
 
     def halved(self, rows: int) -> "Budget":
         """Return a budget for half of `rows` rows, after memory ran out on them."""

@@ -85,11 +85,7 @@ class ImageLoader:
         return self._first[digest]
 
     def take(self, key: ImageKey) -> LoadedImage:
-        """Return an image, waiting for it if it is still being read.
-
-        Raises:
-            SampleError: If it is missing or broken.
-        """
+        """Return an image, waiting for it if it is still being read. Raises SampleError if it is missing or broken."""
         reading = self._reading.pop(key, None) or self._pool.submit(self._load, key)
         with self._phases.time("wait for images"):
             image = reading.result()

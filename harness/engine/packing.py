@@ -30,20 +30,14 @@ class CachedPrefix:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewTokens:
-    """New tokens of one row, from a place in its slot on.
-
-    Attributes:
-        prefix: What the slot continues, if anything.
-        copies: Whether the slot holds a copy of that prefix, in the places before `place`.
-        shift: Positions minus tokens of what the slot holds before it, without the prefix.
-    """
+    """New tokens of one row, from a place in its slot on."""
 
     slot: int
     place: int
     length: int
-    prefix: CachedPrefix | None = None
-    copies: bool = False
-    shift: int = 0
+    prefix: CachedPrefix | None = None  # What the slot continues, if anything.
+    copies: bool = False  # Whether the slot holds a copy of that prefix, in the places before `place`.
+    shift: int = 0  # Positions minus tokens of what the slot holds before it, without the prefix.
     layout: Layout = PLAIN
 
     @property
@@ -88,18 +82,12 @@ class DecodeBlock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptBlock:
-    """Neighbouring prompts or prefixes of the same length.
+    """Neighbouring prompts or prefixes of the same length."""
 
-    Attributes:
-        tokens: Of all of them.
-        whole: Whether they continue no prefix, so that nothing is joined to what they read.
-        mutual: Stretches of each whose tokens read one another.
-    """
-
-    tokens: slice
+    tokens: slice  # Of all of them.
     length: int
-    whole: bool
-    mutual: tuple[tuple[int, int], ...] = ()
+    whole: bool  # Whether they continue no prefix, so that nothing is joined to what they read.
+    mutual: tuple[tuple[int, int], ...] = ()  # Stretches of each whose tokens read one another.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,30 +107,19 @@ Block = DecodeBlock | PromptBlock | PrefixGroup
 
 
 class PassPlan(ABC):
-    """What a forward pass needs to know.
+    """What a forward pass needs to know."""
 
-    Attributes:
-        count: Tokens in all.
-        positions: Position of each [1, N], or [3, 1, N] in three dimensions.
-        row_of: Row or prompt of each token of these [n], which come before prefixes.
-        read: Tokens whose logits are wanted, rows before prompts [R].
-        targets: Where the keys of rows and prompts go.
-        prefixes: New prefixes and their tokens.
-        copies: Of prefixes, into slots.
-        sharers: Tokens that continue a prefix, group by group [n].
-    """
-
-    count: int
-    positions: torch.Tensor
-    row_of: torch.Tensor
-    read: torch.Tensor
-    targets: tuple[Target, ...]
-    prefixes: tuple[tuple[CachedPrefix, slice], ...] = ()
-    copies: tuple[PrefixCopy, ...] = ()
+    count: int  # Tokens in all.
+    positions: torch.Tensor  # Position of each [1, N], or [3, 1, N] in three dimensions.
+    row_of: torch.Tensor  # Row or prompt of each token of these [n], which come before prefixes.
+    read: torch.Tensor  # Tokens whose logits are wanted, rows before prompts [R].
+    targets: tuple[Target, ...]  # Where the keys of rows and prompts go.
+    prefixes: tuple[tuple[CachedPrefix, slice], ...] = ()  # New prefixes and their tokens.
+    copies: tuple[PrefixCopy, ...] = ()  # Of prefixes, into slots.
     decoding: tuple[DecodeBlock, ...]
     prompts: tuple[PromptBlock, ...] = ()
     groups: tuple[PrefixGroup, ...] = ()
-    sharers: torch.Tensor
+    sharers: torch.Tensor  # Tokens that continue a prefix, group by group [n].
 
     @abstractmethod
     def mask(self, of: Block, window: int | None) -> torch.Tensor | None:

@@ -140,11 +140,9 @@ def _only(module: torch.nn.Module, tokens: torch.Tensor, *, spread: bool = False
 def compile_layers(decoder: Any) -> None:  # noqa: ANN401 - a decoder of transformers
     """Let norms and MLPs of a decoder be fused, for any number of tokens; attention over slots stays as it is.
 
-    The last layer is left out: the engine computes only some of its tokens, through hooks that would be traced anew.
-    A machine without a C++ compiler is told so now, before the first answer.
-
-    Raises:
-        UsageError: If the decoder has no layers that can be found, or nothing can be compiled on this machine.
+    The last layer is left out: the engine computes only some of its tokens, through hooks that would be traced anew. A
+    machine without a C++ compiler is told so now, before the first answer. Raises UsageError if the decoder has no
+    layers that can be found, or nothing can be compiled on this machine.
     """
     layers = getattr(decoder.get_decoder(), "layers", None)
     if layers is None:

@@ -27,24 +27,16 @@ LEAST_SHARED = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How tokens are chosen; greedily by default.
+    """How tokens are chosen; greedily by default."""
 
-    Attributes:
-        temperature: 0 takes the likeliest token.
-        top_k: Sample among this many likeliest tokens; 0 for all.
-        top_p: Sample among the likeliest tokens that together have this probability.
-        repetition_penalty: Divides the positive and multiplies the negative scores of tokens already written, as
-            transformers does when it is given embeddings.
-        beams: Width of the beam search; more than one is left to transformers, batch by batch.
-        seed: Every sample draws from a generator of its own that begins with it.
-    """
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
+    temperature: float = 0.0  # 0 takes the likeliest token.
+    top_k: int = 0  # Sample among this many likeliest tokens; 0 for all.
+    top_p: float = 1.0  # Sample among the likeliest tokens that together have this probability.
+    # Divides the positive and multiplies the negative scores of tokens already written, as transformers does when it is
+    # given embeddings.
     repetition_penalty: float = 1.0
-    beams: int = 1
-    seed: int = 0
+    beams: int = 1  # Width of the beam search; more than one is left to transformers, batch by batch.
+    seed: int = 0  # Every sample draws from a generator of its own that begins with it.
 
     @property
     def greedy(self) -> bool:
@@ -66,21 +58,15 @@ GREEDY = Sampling()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One sample with its rendered prompt.
-
-    Attributes:
-        source: Folder that the sample's image references start from.
-        length: Tokens of the prompt, visual ones included.
-        shift: Positions of the prompt minus its tokens; less than 0 where images stand in grids.
-    """
+    """One sample with its rendered prompt."""
 
     sample: Sample
     spec: TaskSpec
-    source: Path
+    source: Path  # Folder that the sample's image references start from.
     prompt: Prompt
-    length: int
+    length: int  # Tokens of the prompt, visual ones included.
     decoding: Decoding
-    shift: int = 0
+    shift: int = 0  # Positions of the prompt minus its tokens; less than 0 where images stand in grids.
 
     @property
     def images(self) -> list[ImageKey]:
@@ -108,8 +94,7 @@ def make_request(
 ) -> Request:
     """Return a sample as a request, answered until one of the adapter's end tokens or stop strings.
 
-    Raises:
-        SampleError: If it cannot be rendered.
+    Raises SampleError if it cannot be rendered.
     """
     prompt = rendered(adapter, sample, spec, partial(size_of_image, source))
     limit, ends, stops = adapter.longest_answer(spec), adapter.end_ids, adapter.stop_strings(spec)
@@ -143,15 +128,11 @@ def refuse_too_long(request: Request, limit: int) -> Outcome | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """What is not simply one token after the other.
+    """What is not simply one token after the other."""
 
-    Attributes:
-        grids: Visual tokens in frames, rows and columns: the first token and these sides, in order.
-        mutual: Stretches (start, end) whose tokens all read one another.
-    """
-
+    # Visual tokens in frames, rows and columns: the first token and these sides, in order.
     grids: tuple[tuple[int, Place], ...] = ()
-    mutual: tuple[tuple[int, int], ...] = ()
+    mutual: tuple[tuple[int, int], ...] = ()  # Stretches (start, end) whose tokens all read one another.
 
     @property
     def shift(self) -> int:

@@ -16,20 +16,13 @@ Detokenise = Callable[[Sequence[int]], str]
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Row:
-    """An answer that is being written.
-
-    Attributes:
-        written: Token ids so far.
-        stop: Why it ended, None while it has not.
-        broken: Whether it ended because its logits were no numbers.
-        generator: Of sampling, made when first used.
-    """
+    """An answer that is being written."""
 
     request: Request
-    written: list[int] = field(default_factory=list)
-    stop: StopReason | None = None
-    broken: bool = False
-    generator: torch.Generator | None = None
+    written: list[int] = field(default_factory=list)  # Token ids so far.
+    stop: StopReason | None = None  # Why it ended, None while it has not.
+    broken: bool = False  # Whether it ended because its logits were no numbers.
+    generator: torch.Generator | None = None  # Of sampling, made when first used.
 
     @property
     def length(self) -> int:

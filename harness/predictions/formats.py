@@ -15,25 +15,18 @@ DEFAULT_FORMAT = "jsonl"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictionFormat:
-    """One form in which predictions come.
+    """One form in which predictions come."""
 
-    Attributes:
-        title: Who writes it.
-        read: Yields the predictions of a file for a task, with a file of references where the format needs one; raises
-            a DataError that names the line or row where the file is not in the format.
-        kinds: The kinds of task whose predictions it holds.
-        needs_references: Whether the right answers come in a second file.
-        boxes_are_read: Whether the file stores boxes that its writer has read: then a prediction's `predicted_box` is
-            the box, and None there means that the answer held none, so that nobody reads the text again.
-        description: What the file is, and what is lost in it.
-    """
-
-    title: str
+    title: str  # Who writes it.
+    # Yields the predictions of a file for a task, with a file of references where the format needs one; raises a
+    # DataError that names the line or row where the file is not in the format.
     read: Callable[[Path, TaskSpec, Path | None], Iterator[Prediction]]
-    kinds: tuple[Kind, ...]
-    needs_references: bool = False
+    kinds: tuple[Kind, ...]  # The kinds of task whose predictions it holds.
+    needs_references: bool = False  # Whether the right answers come in a second file.
+    # Whether the file stores boxes that its writer has read: then a prediction's `predicted_box` is the box, and None
+    # there means that the answer held none, so that nobody reads the text again.
     boxes_are_read: bool = False
-    description: str
+    description: str  # What the file is, and what is lost in it.
 
 
 FORMATS: Mapping[str, PredictionFormat] = {
@@ -78,10 +71,8 @@ def read_predictions(
 ) -> tuple[Prediction, ...]:
     """Read somebody's predictions for a task, each beside its reference; `references` for formats that need them.
 
-    Raises:
-        UsageError: If there is no such format, it does not hold this kind of task, or `references` is given or left
-            out wrongly.
-        DataError: If a file is missing, is not in the format or holds no predictions.
+    Raises UsageError if there is no such format, it does not hold this kind of task, or `references` is given or left
+    out wrongly; DataError if a file is missing, is not in the format or holds no predictions.
     """
     if format_name not in FORMATS:
         raise unknown_name("format of predictions", format_name, FORMATS)

@@ -133,8 +133,7 @@ _KIT_REPORTS = TypeAdapter(list[_KitReport])
 def read_medevalkit(path: Path, spec: TaskSpec, _references: Path | None) -> Iterator[Prediction]:
     """Yield the English predictions of a `results.json`.
 
-    Raises:
-        DataError: If the file is of another form; the message names the entry and the field.
+    Raises DataError if the file is of another form; the message names the entry and the field.
     """
     if spec.kind == "qa":
         for where, row in parse_list(path, _KIT_CHOICES, _KIT_FORM):
@@ -192,8 +191,7 @@ _EMPTY_REPORT = "Invalid Response"
 def read_multimedeval(path: Path, spec: TaskSpec, _references: Path | None) -> Iterator[Prediction]:
     """Yield the predictions of a task's CSV file.
 
-    Raises:
-        DataError: If the file is of another form; the message names the row.
+    Raises DataError if the file is of another form; the message names the row.
     """
     header = list(_CSV_HEADERS.get(spec.kind, ()))
     columns = len(header) or _QA_COLUMNS
@@ -266,8 +264,7 @@ _LLAVA_QUESTIONS = TypeAdapter(list[_LlavaQuestion])
 def read_llava_med(path: Path, _spec: TaskSpec, references: Path | None) -> Iterator[Prediction]:
     """Yield the answers in the order of the questions, which the file of references holds.
 
-    Raises:
-        DataError: If a file is of another form, or the two do not hold the same questions.
+    Raises DataError if a file is of another form, or the two do not hold the same questions.
     """
     question_file = references or path
     answers = _by_id(parse_lines(path, _LLAVA_ANSWER, _ANSWERS_FORM))
@@ -341,8 +338,7 @@ _OFFICIAL_BOXES = TypeAdapter(list[_OfficialBox])
 def read_uni_med(path: Path, spec: TaskSpec, _references: Path | None) -> Iterator[Prediction]:
     """Yield the predictions of one results file of Uni-Med's scripts.
 
-    Raises:
-        DataError: If the file is of another form; the message names the entry and the field.
+    Raises DataError if the file is of another form; the message names the entry and the field.
     """
     if spec.kind != "rec":
         for where, row in parse_list(path, _OFFICIAL_ANSWERS, _OFFICIAL_FORM):

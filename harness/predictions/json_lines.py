@@ -38,29 +38,18 @@ _FORM = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """One answer, of a model that medbench did not run, beside its reference.
+    """One answer, of a model that medbench did not run, beside its reference."""
 
-    Attributes:
-        where: File and line or row, for messages.
-        prediction: What the model said; None if it failed, which is the state `error`.
-        reference: The right answer as text; for REC the name of the object, or empty.
-        box: The right box in pixels, for REC; otherwise None.
-        image_size: Width and height in pixels of the image that `box` refers to.
-        answer_type: `OPEN` or `CLOSED` for VQA, otherwise empty.
-        group: What ties predictions together (the image, the patient); a prediction of its own by default.
-        choices: The choices by key (`A`, `B`, ...) where the question showed some.
-        predicted_box: The model's box in pixels, where the format stores boxes that were read already.
-    """
-
-    where: str
-    prediction: str | None
-    reference: str
-    box: Box | None = None
-    image_size: tuple[int, int] | None = None
-    answer_type: str = ""
-    group: str = ""
+    where: str  # File and line or row, for messages.
+    prediction: str | None  # What the model said; None if it failed, which is the state `error`.
+    reference: str  # The right answer as text; for REC the name of the object, or empty.
+    box: Box | None = None  # The right box in pixels, for REC; otherwise None.
+    image_size: tuple[int, int] | None = None  # Width and height in pixels of the image that `box` refers to.
+    answer_type: str = ""  # `OPEN` or `CLOSED` for VQA, otherwise empty.
+    group: str = ""  # What ties predictions together (the image, the patient); a prediction of its own by default.
+    # The choices by key (`A`, `B`, ...) where the question showed some.
     choices: Mapping[str, str] = field(default_factory=dict)
-    predicted_box: Box | None = None
+    predicted_box: Box | None = None  # The model's box in pixels, where the format stores boxes that were read already.
 
 
 def _text_of_number(value: object) -> object:
@@ -138,8 +127,7 @@ _BOX_ROW: TypeAdapter[_Row] = TypeAdapter(_BoxRow)
 def read_json_lines(path: Path, spec: TaskSpec, _references: Path | None) -> Iterator[Prediction]:
     """Yield the predictions of a JSON-lines file; see the module's docstring.
 
-    Raises:
-        DataError: If a line is broken; the message names the line and the field, never a value.
+    Raises DataError if a line is broken; the message names the line and the field, never a value.
     """
     return _predictions(parse_lines(path, _row_of(spec), _FORM))
 
@@ -192,8 +180,7 @@ def _predictions(rows: Iterable[tuple[str, _Row]]) -> Iterator[Prediction]:
 def parse_lines(path: Path, adapter: TypeAdapter[T], form: str) -> Iterator[tuple[str, T]]:
     """Yield place and row of every line of a JSON-lines file that is not blank; `form` is what is expected.
 
-    Raises:
-        DataError: If the file cannot be read or a line has another form.
+    Raises DataError if the file cannot be read or a line has another form.
     """
     for number, line in enumerate(read_text_bytes(path).splitlines(), start=1):
         if line.strip():
@@ -206,8 +193,7 @@ def parse_lines(path: Path, adapter: TypeAdapter[T], form: str) -> Iterator[tupl
 def parse_list(path: Path, adapter: TypeAdapter[list[T]], form: str) -> Iterator[tuple[str, T]]:
     """Yield place and row of every entry of a JSON list; entries are counted from 0, as in the messages.
 
-    Raises:
-        DataError: If the file cannot be read or has another form.
+    Raises DataError if the file cannot be read or has another form.
     """
     with _expected(form):
         rows = parse_json(adapter, read_text_bytes(path), str(path))

@@ -87,9 +87,8 @@ def score_predictions(
 ) -> PredictionScores:
     """Score predictions of one task; without a space for boxes those count that their writer has read.
 
-    Raises:
-        DataError: If a prediction of REC lacks its box or image size, or a reference is no answer of a closed list.
-        MedbenchError: If a metric of reports needs Java and Java cannot start.
+    Raises DataError if a prediction of REC lacks its box or image size, or a reference is no answer of a closed list;
+    MedbenchError if a metric of reports needs Java and Java cannot start.
     """
     items = [_item(prediction, spec, boxes) for prediction in predictions]
     groups = [prediction.group or prediction.where for prediction in predictions]

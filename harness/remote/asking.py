@@ -57,20 +57,14 @@ def in_order(loads: Sequence[TaskLoad], missing: Mapping[str, Sequence[Sample]])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """A question that is done.
-
-    Attributes:
-        attempts: Requests that it took; 0 if it was never sent.
-        seconds: The last request, from its sending to its answer.
-        served_by: The model that answered, in the server's words; empty if none did.
-    """
+    """A question that is done."""
 
     question: Question
     outcome: Outcome
-    attempts: int = 0
-    seconds: float = 0.0
+    attempts: int = 0  # Requests that it took; 0 if it was never sent.
+    seconds: float = 0.0  # The last request, from its sending to its answer.
     usage: Usage = field(default_factory=Usage)
-    served_by: str = ""
+    served_by: str = ""  # The model that answered, in the server's words; empty if none did.
 
 
 def _finished(question: Question, reply: Reply, attempts: int = 0, seconds: float = 0.0) -> Finished:

@@ -39,18 +39,13 @@ _END = object()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoggedRequest:
-    """What one question took: a line of `calls.jsonl`; `Finished` and `Usage` say what is in it.
-
-    Attributes:
-        state: `answered` or `failed`.
-        model: The model that answered, in the server's words.
-    """
+    """What one question took: a line of `calls.jsonl`; `Finished` and `Usage` say what is in it."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     task: str
     sample_id: str
-    state: str
+    state: str  # `answered` or `failed`.
     attempts: int
     seconds: float
     prompt_tokens: int = 0
@@ -58,7 +53,7 @@ class LoggedRequest:
     thought_tokens: int = 0
     cached_tokens: int = 0
     cost: float | None = None
-    model: str = ""
+    model: str = ""  # The model that answered, in the server's words.
     fingerprint: str = ""
 
     @classmethod
@@ -137,11 +132,9 @@ def answer_remotely(
 ) -> Iterator[list[Outcome]]:
     """Answer the missing samples of each task; yield outcomes as they come.
 
-    What they took goes to `calls.jsonl` in the run's folder, and its sums to `phases`.
-
-    Raises:
-        UsageError: If a task's data must not be sent to the server.
-        RunError: If the server refuses everything, cannot be reached, or answers no more.
+    What they took goes to `calls.jsonl` in the run's folder, and its sums to `phases`. Raises UsageError if a task's
+    data must not be sent to the server; RunError if the server refuses everything, cannot be reached, or answers no
+    more.
     """
     to_send = [load for load in loads if missing[load.spec.name]]
     refuse_to_send(adapter, to_send)
@@ -187,10 +180,7 @@ def answer_remotely(
 def refuse_to_send(adapter: RemoteAdapter, loads: Sequence[TaskLoad]) -> None:
     """Refuse to send data under a signed agreement to another machine, unless the user said that it may go there.
 
-    The mini suite's stand-ins for such data are free.
-
-    Raises:
-        UsageError: If there are such data.
+    The mini suite's stand-ins for such data are free. Raises UsageError if there are such data.
     """
     if adapter.on_this_machine or adapter.may_send_credentialed:
         return

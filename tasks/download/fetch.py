@@ -165,11 +165,7 @@ def _refuse_too_much(family: str, needed: int, max_bytes: int | None, folder: Pa
 
 
 def read_record(folder: Path) -> Record | None:
-    """Return what `download.json` says, or None if there is none.
-
-    Raises:
-        DataError: If it is broken.
-    """
+    """Return what `download.json` says, or None if there is none. Raises DataError if it is broken."""
     path = folder / _RECORD_NAME
     return parse_json_file(_RECORD, path) if path.exists() else None
 
@@ -265,8 +261,7 @@ def _wanted(repo: str, commit: str, path: str, sibling: RepoSibling | None) -> W
 def _is_there(file: WebFile, record: Record, folder: Path, *, check: bool) -> bool:
     """Return whether a file need not be fetched.
 
-    Raises:
-        DataError: If there is another file of this name that no download put there.
+    Raises DataError if there is another file of this name that no download put there.
     """
     target, fetched = inside(folder, file.path), record.files.get(file.path)
     if fetched is not None and not (check and target.is_file()):

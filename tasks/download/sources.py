@@ -15,22 +15,16 @@ _TABLE_FILE = Path(__file__).with_name("sources.yaml")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Source:
-    """What all kinds declare.
+    """What all kinds declare."""
 
-    Attributes:
-        family: Name of the folder below --source; tasks of one dataset share it.
-        licence: As this source declares it; `licence_note` says why that is not the licence of the task's declaration.
-        note: What to know about the data that comes from here, unless there is `note_unless` in the folder.
-        steps: What the user has to do, one after the other.
-    """
-
-    family: str
+    family: str  # Name of the folder below --source; tasks of one dataset share it.
     tasks: tuple[str, ...] = ()
+    # As this source declares it; `licence_note` says why that is not the licence of the task's declaration.
     licence: str
     licence_note: str = ""
-    note: str = ""
+    note: str = ""  # What to know about the data that comes from here, unless there is `note_unless` in the folder.
     note_unless: str = ""
-    steps: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()  # What the user has to do, one after the other.
     unpack: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     instead: tuple[str, ...] = ()
 

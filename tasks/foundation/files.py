@@ -17,8 +17,7 @@ _SAMPLED_BYTES = 1 << 20
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` to `path` so that a reader sees the old file or the new one, never a part.
 
-    Raises:
-        RunError: If the folder cannot be written to.
+    Raises RunError if the folder cannot be written to.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -58,8 +57,7 @@ def json_lines(records: Iterable[Mapping[str, Any]]) -> str:
 def read_json(path: Path) -> Any:  # noqa: ANN401 - a document may hold anything; callers validate it
     """Read one JSON document.
 
-    Raises:
-        DataError: If the file is missing, is not UTF-8 or is not JSON; the message has the line.
+    Raises DataError if the file is missing, is not UTF-8 or is not JSON; the message has the line.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -80,10 +78,8 @@ def read_json_lines(path: Path) -> Iterator[JsonObject]:
 def read_numbered_json_lines(path: Path, *, torn_tail: str = "refuse") -> Iterator[tuple[int, JsonObject]]:
     """Yield line number and object of each line that is not blank.
 
-    `torn_tail="drop"` ignores one unfinished last line, which is what a killed writer leaves.
-
-    Raises:
-        DataError: If a line is not a JSON object; the message names the line.
+    `torn_tail="drop"` ignores one unfinished last line, which is what a killed writer leaves. Raises DataError if a
+    line is not a JSON object; the message names the line.
     """
     try:
         with path.open("rb") as stream:
@@ -113,10 +109,8 @@ def inside(folder: Path, relative: str) -> Path:
     """Return `folder / relative`, refusing a text that leads out of the folder.
 
     The text comes from data, so it may neither be absolute nor have a part `..`, not even where it would come back,
-    since behind a symbolic link it would not. The links are the user's: images may lie on another disk.
-
-    Raises:
-        DataError: If `relative` is absolute, has a part `..`, or is no path at all.
+    since behind a symbolic link it would not. The links are the user's: images may lie on another disk. Raises
+    DataError if `relative` is absolute, has a part `..`, or is no path at all.
     """
     path = Path(relative)
     if path.anchor or ".." in path.parts:
@@ -158,8 +152,7 @@ def sampled_sha256(path: Path) -> str:
 def read_yaml_table(path: Path) -> dict[str, Any]:
     """Read a YAML file whose top level is a table.
 
-    Raises:
-        UsageError: If it cannot be read, is not UTF-8 or YAML, or holds something else.
+    Raises UsageError if it cannot be read, is not UTF-8 or YAML, or holds something else.
     """
     try:
         return parse_yaml_table(path.read_text(encoding="utf-8"), str(path))
@@ -170,8 +163,7 @@ def read_yaml_table(path: Path) -> dict[str, Any]:
 def parse_yaml_table(text: str, where: str) -> dict[str, Any]:
     """Parse YAML text whose top level is a table; `where` names it in the error.
 
-    Raises:
-        UsageError: If it is not YAML or holds something else.
+    Raises UsageError if it is not YAML or holds something else.
     """
     import yaml
 

@@ -127,8 +127,7 @@ def _digest_of_tensors(file: Path) -> str:
 def refuse_stand_ins(*paths: Path) -> None:
     """Look that the files of models, given as folders or one by one, are what their names say.
 
-    Raises:
-        DataError: If one is a page of a web site, a pointer of Git LFS, an error of a server, or empty; it is named.
+    Raises DataError if one is a page of a web site, a pointer of Git LFS, an error of a server, or empty; it is named.
     """
     for path in paths:
         files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else (path,)
@@ -182,8 +181,7 @@ def _says_so(error: BaseException) -> bool:
 def room_for(source: str) -> Iterator[None]:
     """Make memory that runs out while a folder or a model is loaded an error in a sentence, whoever raises it.
 
-    Raises:
-        RunError: If memory ran out.
+    Raises RunError if memory ran out.
     """
     try:
         yield

@@ -44,8 +44,7 @@ def encoding_of(data: bytes) -> tuple[str, int]:
 def decoded(data: bytes, where: str) -> str:
     """Return the text of a whole file without the mark in front; `where` is its path, for the message.
 
-    Raises:
-        DataError: If it is in none of the encodings above; the message names the line.
+    Raises DataError if it is in none of the encodings above; the message names the line.
     """
     encoding, start = encoding_of(data)
     try:
@@ -82,10 +81,7 @@ def table_rows(data: bytes, where: str, fits: Callable[[Sequence[str]], bool]) -
     """Yield line and cells of every row of a table that is not blank, the header among them.
 
     Commas, semicolons or tabs are between the cells, whichever makes a first row that `fits` (commas if none does), or
-    what a first line `sep=;` says.
-
-    Raises:
-        DataError: If it is no table or no text.
+    what a first line `sep=;` says. Raises DataError if it is no table or no text.
     """
     text = decoded(data, where)
     said = _SAID_DELIMITER.match(text)
@@ -102,8 +98,7 @@ def named_rows(
 ) -> Iterator[tuple[int, dict[str, str], Sequence[str]]]:
     """Yield line, cells by the name of their column (empty where a row ends early), and cells beyond the last column.
 
-    Raises:
-        DataError: If it is no table or no text, or one of `columns` is missing; `way_out` is the hint then.
+    Raises DataError if it is no table or no text, or one of `columns` is missing; `way_out` is the hint then.
     """
     rows = table_rows(data, where, lambda row: set(columns) <= set(row))
     _, header = next(rows, (0, []))
