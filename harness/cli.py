@@ -28,10 +28,7 @@ COMMANDS = {
         "medbench.leaderboard.cli:report_command",
         "Put runs into one HTML file to look through, sample by sample.",
     ),
-    "breakdown": (
-        "medbench.leaderboard.cli:breakdown_command",
-        "Show a run's numbers by the data's own labels.",
-    ),
+    "breakdown": ("medbench.leaderboard.cli:breakdown_command", "Show a run's numbers by the data's own labels."),
     "compare": ("medbench.leaderboard.cli:compare_command", "Compare two runs sample by sample."),
     "gate": ("medbench.leaderboard.cli:gate_command", "Tell a script whether a run may replace another."),
     "export": ("medbench.leaderboard.export.cli:export_command", "Write a run's results in a format that others read."),

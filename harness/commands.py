@@ -329,12 +329,7 @@ def _show_scores(scores: "PredictionScores") -> None:
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in --output.")
 @click.option("--dry-run", is_flag=True, help="Print parameters, memory and steps; load no weights, train nothing.")
 def train_command(
-    config: str,
-    overrides: tuple[str, ...],
-    data_dir: Path | None,
-    output: Path | None,
-    resume: bool,
-    dry_run: bool,
+    config: str, overrides: tuple[str, ...], data_dir: Path | None, output: Path | None, resume: bool, dry_run: bool
 ) -> None:
     """Train Uni-Med by a recipe.
 

@@ -201,8 +201,7 @@ def prepared_names(data_dir: Path) -> tuple[str, ...]:
     found = tuple(name for name in task_names() if (data_dir / name / MANIFEST_NAME).is_file())
     if not found:
         raise DataError(
-            f"No task is prepared in {data_dir}.",
-            "Prepare one: medbench data prepare TASK --source DIR --data-dir DIR",
+            f"No task is prepared in {data_dir}.", "Prepare one: medbench data prepare TASK --source DIR --data-dir DIR"
         )
     return found
 

@@ -18,15 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from medbench.adapters.base import ImageSlot, LocalAdapter, Pixels, TextSegment, tokens_of
 from medbench.adapters.guarding import one_sample
-from medbench.harness.engine.requests import (
-    ImageKey,
-    Outcome,
-    PrefixedRequest,
-    Request,
-    Segments,
-    SharedPrefix,
-    failed,
-)
+from medbench.harness.engine.requests import ImageKey, Outcome, PrefixedRequest, Request, Segments, SharedPrefix, failed
 from medbench.harness.phases import Phases
 from medbench.tasks.foundation.errors import SampleError
 from medbench.tasks.images import locate, open_image

@@ -229,9 +229,7 @@ def _tell(notes: Mapping[str, Any], changes: Sequence[str]) -> None:
         warn(change)
 
 
-def in_background(
-    work: Callable[[Callable[[T], None]], Coroutine[Any, Any, None]],
-) -> Generator[list[T], None, None]:
+def in_background(work: Callable[[Callable[[T], None]], Coroutine[Any, Any, None]]) -> Generator[list[T], None, None]:
     """Yield what a coroutine puts, in lists of whatever came since the last one; raise what it raises.
 
     It runs in an event loop of a thread of its own: it goes on while the caller writes, an interrupt never hits the

@@ -25,9 +25,7 @@ _DEFAULT_MAX_GB = 20.0
     help="Where the native files go; every dataset gets a folder of its own in it.",
 )
 @click.option(
-    "--data-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Go on and prepare the tasks into this folder.",
+    "--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Go on and prepare the tasks into this folder."
 )
 @click.option("--revision", metavar="SHA", help="Fetch this commit from the Hub, not the recorded or pinned one.")
 @click.option("--refresh", is_flag=True, help="Forget the recorded commit, and check every file again.")
