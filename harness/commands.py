@@ -110,12 +110,11 @@ def run_command(
     Example:  medbench run --model uni-med --tasks slake-vqa,cls --limit 20
               medbench run --model uni-med --model blind --tasks prepared --data-dir data
     """
-    from medbench.harness.models import ModelOptions, settings_of, tell_whose
+    from medbench.harness.models import ModelOptions, settings_of
 
     others = {**options, "tasks": options["tasks"] or None}
     said = ModelOptions(models=models, arguments=model_args or {}, checkpoints=checkpoints, others=others)
     found = settings_of(config, said)
-    tell_whose(said, found)
     if dry_run:
         from medbench.harness.dry_run import show_dry_run
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from traceback import format_exception
-from types import TracebackType
 from typing import Any, Self
 
 from medbench.adapters.catalog import choose_model, find_adapter
@@ -57,107 +56,95 @@ def shown(*models: str) -> str:
 def settings_of(config: Path | None, said: ModelOptions) -> list[Settings]:
     """Return the settings of each model's run; nothing is loaded, and whatever does not fit is refused here.
 
-    Raises UsageError if a model is named twice or is unknown, or something is said that no model takes, or that cannot
-    be meant for several.
+    What not all of several models take is said. Raises UsageError if a model is named twice or is unknown, or something
+    is said that no model takes, or that cannot be meant for several.
     """
     twice = [model for model in said.models if said.models.count(model) > 1]
     if twice:
         raise UsageError(f"--model {shown(twice[0])} was given twice.", "Give each model once.")
     # Without a model `load_settings` says what is missing.
-    models = said.models or (load_settings(config, {}).model,)
-    found = [load_settings(config, {**_own(model, models, said), "model": model}) for model in models]
+    options = _Options(said.models or (load_settings(config, {}).model,), said)
+    found = [load_settings(config, own) for own in options.own.values()]
     for settings in found:
         choose_model(settings.model, settings.model_args)
+    for option, takers in options.going_to:
+        if others := [model for model in options.own if model not in takers]:
+            warn(f"{option} goes to {shown(*takers)}; {shown(*others)} cannot take it and runs without it.")
     return found
 
 
-def _own(model: str, models: Sequence[str], said: ModelOptions) -> dict[str, Any]:
-    """Return the options of one of several models."""
-    entries = {one: find_adapter(one)[0] for one in models}
-    common: dict[str, str] = {}
-    alone: dict[str, str] = {}
-    for name, value in said.arguments.items():
-        whose = _whose(name, ":", models)
-        if whose == model:
-            alone[name.removeprefix(f"{model}:")] = value
-        elif whose is None and (len(models) == 1 or name in entries[model].arguments):
-            common[name] = value
-    # What is said to it alone goes before what is said to all that take it.
-    own = {**said.others, "model_args": common | alone or None, "checkpoint": _checkpoint(model, models, said)}
-    if len(models) == 1:
-        return own
-    for name in ("device", "dtype", "checkpoint_for"):
-        if own.get(name) is not None and own[name] not in _SAYS_NOTHING.get(name, ()):
-            takers = [one for one in models if name.removesuffix("_for") in entries[one].takes]
+class _Options:
+    """The options of each model (`own`), and which models take what was said to all of several (`going_to`)."""
+
+    def __init__(self, models: Sequence[str], said: ModelOptions) -> None:
+        self._models = models
+        self._entries = {model: find_adapter(model)[0] for model in models}
+        self.own: dict[str, dict[str, Any]] = {model: {**said.others, "model": model} for model in models}
+        self.going_to: list[tuple[str, Sequence[str]]] = []
+        self._give_arguments(said.arguments)
+        self._give_checkpoints(said.checkpoints)
+        if len(models) > 1:
+            self._give_others(said.others)
+
+    def _give_arguments(self, arguments: Mapping[str, str]) -> None:
+        common, alone = ({model: dict[str, str]() for model in self._models} for _ in range(2))
+        for name, value in arguments.items():
+            if whose := self._whose(name, ":"):
+                alone[whose][name.removeprefix(f"{whose}:")] = value
+                continue
+            takers = [one for one in self._models if len(self._models) == 1 or name in self._entries[one].arguments]
+            self._refuse_nobodys(f"--model-arg {name}", takers)
+            for one in takers:
+                common[one][name] = value
+            self.going_to.append((f"--model-arg {name}={value}", takers))
+        for model, own in self.own.items():
+            # What is said to it alone goes before what is said to all that take it.
+            own["model_args"] = common[model] | alone[model] or None
+
+    def _give_checkpoints(self, checkpoints: Sequence[str]) -> None:
+        able = [model for model in self._models if "checkpoint" in self._entries[model].takes]
+        named = {whose: text.removeprefix(f"{whose}=") for text in checkpoints if (whose := self._whose(text, "="))}
+        common = [text for text in checkpoints if not self._whose(text, "=")]
+        if len(common) > 1 or (common and named and len(self._models) == 1):
+            raise UsageError(
+                f"--checkpoint {common[-1]} has no model left that would take it.",
+                "Leave it out, or say whose it is: --checkpoint MODEL=DIR.",
+            )
+        for model in named:
+            self._refuse_nobodys("--checkpoint", [model] if model in able else [], model)
+        if common:
+            takers = [model for model in able if model not in named] if len(self._models) > 1 else self._models
+            self._refuse_nobodys("--checkpoint", takers)
+            if len(takers) > 1:
+                raise UsageError(
+                    f"--checkpoint {common[0]} is one folder, and {shown(*takers)} take one each.",
+                    f"Say whose it is: {' '.join(f'--checkpoint {one}=DIR' for one in takers)}",
+                )
+            named |= {takers[0]: common[0]}
+            self.going_to.append(("--checkpoint", [model for model in self._models if model in named]))
+        for model, own in self.own.items():
+            own["checkpoint"] = Path(named[model]) if model in named else None
+
+    def _give_others(self, others: Mapping[str, Any]) -> None:
+        for name in ("checkpoint_for", "device", "dtype"):
+            if others.get(name) is None or others[name] in _SAYS_NOTHING.get(name, ()):
+                continue
             option = f"--{name.replace('_', '-')}"
-            _refuse_nobodys(option, takers, models)
+            takers = [model for model in self._models if name.removesuffix("_for") in self._entries[model].takes]
+            self._refuse_nobodys(option, takers)
             if name == "checkpoint_for" and len(takers) > 1:
                 raise UsageError(f"{option} names weights for {shown(*takers)} at once.", "Run them one by one.")
-            own[name] = own[name] if model in takers else None
-    return own
+            self.going_to.append((option, takers))
+            for model, own in self.own.items():
+                own[name] = own[name] if model in takers else None
 
+    def _whose(self, text: str, mark: str) -> str | None:
+        """Return the model that a text begins with, the longest of those that fit."""
+        return max((model for model in self._models if text.startswith(f"{model}{mark}")), key=len, default=None)
 
-def _refuse_nobodys(option: str, takers: Sequence[str], models: Sequence[str]) -> None:
-    if not takers:
-        raise UsageError(f"None of {shown(*models)} takes {option}.", "Leave the option out.")
-
-
-def _whose(text: str, mark: str, models: Sequence[str]) -> str | None:
-    """Return the model that a text begins with, the longest of those that fit."""
-    return max((model for model in models if text.startswith(f"{model}{mark}")), key=len, default=None)
-
-
-def _checkpoint(model: str, models: Sequence[str], said: ModelOptions) -> Path | None:
-    own = {whose: text for text in said.checkpoints if (whose := _whose(text, "=", models)) is not None}
-    common = [text for text in said.checkpoints if _whose(text, "=", models) is None]
-    if len(common) > 1 or (common and own and len(models) == 1):
-        raise UsageError(
-            f"--checkpoint {common[-1]} has no model left that would take it.",
-            "Leave it out, or say whose it is: --checkpoint MODEL=DIR.",
-        )
-    entries = {one: find_adapter(one)[0] for one in models}
-    if model in own:
-        _refuse_nobodys("--checkpoint", [model] if "checkpoint" in entries[model].takes else [], [model])
-        return Path(own[model].removeprefix(f"{model}="))
-    if not common:
-        return None
-    if len(models) == 1:
-        return Path(common[0])
-    takers = [one for one in models if "checkpoint" in entries[one].takes and one not in own]
-    _refuse_nobodys("--checkpoint", takers, models)
-    if len(takers) > 1:
-        raise UsageError(
-            f"--checkpoint {common[0]} is one folder, and {shown(*takers)} take one each.",
-            f"Say whose it is: {' '.join(f'--checkpoint {one}=DIR' for one in takers)}",
-        )
-    return Path(common[0]) if model in takers else None
-
-
-def tell_whose(said: ModelOptions, found: Sequence[Settings]) -> None:
-    """Say which of several models an option goes to that not all of them take.
-
-    Raises UsageError if none takes an argument.
-    """
-    if len(found) == 1:
-        return
-    models = [settings.model for settings in found]
-    entries = {one: find_adapter(one)[0] for one in models}
-    for name, value in said.arguments.items():
-        if _whose(name, ":", models) is None:
-            takers = [model for model in models if name in entries[model].arguments]
-            _refuse_nobodys(f"--model-arg {name}", takers, models)
-            _tell(f"--model-arg {name}={value}", takers, models)
-    default = Settings(model="")
-    for name in ("checkpoint", "checkpoint_for", "device", "dtype"):
-        takers = [one.model for one in found if getattr(one, name) != getattr(default, name)]
-        if takers and not (name == "checkpoint" and all(_whose(text, "=", models) for text in said.checkpoints)):
-            _tell(f"--{name.replace('_', '-')}", takers, models)
-
-
-def _tell(option: str, takers: Sequence[str], models: Sequence[str]) -> None:
-    others = [model for model in models if model not in takers]
-    if others:
-        warn(f"{option} goes to {shown(*takers)}; {shown(*others)} cannot take it and runs without it.")
+    def _refuse_nobodys(self, option: str, takers: Sequence[str], *models: str) -> None:
+        if not takers:
+            raise UsageError(f"None of {shown(*(models or self._models))} takes {option}.", "Leave the option out.")
 
 
 class Attempt:
@@ -173,10 +160,7 @@ class Attempt:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        del kind, trace
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
         if not isinstance(error, Exception):
             return False
         if not isinstance(error, MedbenchError):

@@ -106,7 +106,6 @@ def test_an_argument_goes_to_the_models_that_take_it(capsys: pytest.CaptureFixtu
     given = said("hf:a/b", "blind", "llava-med", arguments={"boxes": "permille", "llava-med:preset": "author"})
     found = settings_of(None, given)
     assert [settings.model_args for settings in found] == [{"boxes": "permille"}, {}, {"preset": "author"}]
-    models.tell_whose(given, found)
     assert (
         "--model-arg boxes=permille goes to hf:a/b; blind, llava-med cannot take it and runs without it."
         in capsys.readouterr().err
@@ -122,7 +121,7 @@ def test_what_is_said_to_one_model_goes_before_what_is_said_to_all() -> None:
 def test_an_argument_that_no_model_takes_is_refused() -> None:
     given = said("blind", "mock", arguments={"boxen": "1"})
     with pytest.raises(UsageError, match="None of blind, mock takes --model-arg boxen"):
-        models.tell_whose(given, settings_of(None, given))
+        settings_of(None, given)
     with pytest.raises(UsageError, match="argument"):
         settings_of(None, said("blind", arguments={"boxen": "1"}))
     with pytest.raises(UsageError, match="argument"):
