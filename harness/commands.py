@@ -219,10 +219,6 @@ def _failures(task: TaskResult) -> str:
 
 
 _FORMATS = ("jsonl", "medevalkit", "multimedeval", "llava-med", "uni-med")
-_FOR_PREDICTIONS = {
-    "predictions": "--predictions", "source": "--from", "references": "--references", "boxes": "--boxes",
-    "protocol": "--protocol", "form": "--format",
-}  # fmt: skip
 
 
 @click.command("score")
@@ -252,7 +248,8 @@ def score_command(runs: tuple[Path, ...], data_dir: Path | None, task: str | Non
         if runs or data_dir is not None:
             raise UsageError("Runs and --task exclude each other.", "Score runs or predictions, each by a command.")
         return _score_predictions(task, **options)
-    given = [_FOR_PREDICTIONS[name] for name, value in options.items() if value is not None]
+    words = {option.name: option.opts[0] for option in score_command.params}
+    given = [words[name] for name, value in options.items() if value is not None]
     if given:
         raise UsageError(f"{given[0]} needs --task.", "Add --task NAME; `medbench tasks` lists them.")
     if not runs:

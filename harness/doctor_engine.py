@@ -5,15 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medbench.adapters.base import Generation, LocalAdapter
-from medbench.harness.engine.alone import generate_alone
+from medbench.harness.engine.alone import answers, generate_alone
 from medbench.harness.engine.budget import Budget, auto_budget
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.requests import Request, make_request
+from medbench.harness.engine.requests import Name, make_request
 from medbench.harness.phases import Phases
 from medbench.harness.workload import TaskLoad
 from medbench.tasks.foundation.errors import SampleError
 
-Answers = Mapping[tuple[str, str], Generation]
 _FEW_ROWS = 3
 
 
@@ -47,10 +46,10 @@ def examine_engine(adapter: LocalAdapter, loads: Sequence[TaskLoad], *, samples:
     alone = {}
     for request in requests:
         try:
-            alone[_key(request)] = generate_alone(adapter, request)
+            alone[request.name] = generate_alone(adapter, request)
         except SampleError:
             continue
-    readable = [request for request in requests if _key(request) in alone]
+    readable = [request for request in requests if request.name in alone]
     other_order = list(readable)
     random.Random(0).shuffle(other_order)
     wide = auto_budget(adapter.decoder)
@@ -63,22 +62,13 @@ def examine_engine(adapter: LocalAdapter, loads: Sequence[TaskLoad], *, samples:
         "static batches": (Engine(adapter, wide, Phases(), continuous=False), readable),
     }
     return EngineDiagnosis(
-        agreements=tuple(_agreement(name, _answers(*schedule), alone) for name, schedule in schedules.items()),
+        agreements=tuple(_agreement(name, answers(*schedule), alone) for name, schedule in schedules.items()),
         driven=not as_run.why_static,
         unreadable=len(requests) - len(readable),
     )
 
 
-def _answers(engine: Engine, requests: Sequence[Request]) -> Answers:
-    outcomes = (outcome for some in engine.generate(requests) for outcome in some)
-    return {(one.task, one.sample_id): one.generation for one in outcomes if one.generation is not None}
-
-
-def _agreement(schedule: str, found: Answers, alone: Answers) -> Agreement:
+def _agreement(schedule: str, found: Mapping[Name, Generation], alone: Mapping[Name, Generation]) -> Agreement:
     differing = ["/".join(key) for key, generation in alone.items() if found.get(key) != generation]
     equal = len(alone) - len(differing)
     return Agreement(schedule=schedule, equal=equal, total=len(alone), differing=next(iter(differing), ""))
-
-
-def _key(request: Request) -> tuple[str, str]:
-    return request.spec.name, request.sample.sample_id

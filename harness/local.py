@@ -14,11 +14,11 @@ from typing import Any, cast
 import torch
 
 from medbench.adapters.base import Generation, LocalAdapter
-from medbench.harness.engine.alone import NoNumbersError, generate_alone
+from medbench.harness.engine.alone import NoNumbersError, answers, generate_alone
 from medbench.harness.engine.budget import Budget, auto_budget
 from medbench.harness.engine.engine import Engine
 from medbench.harness.engine.passes import compile_layers
-from medbench.harness.engine.requests import GREEDY, Outcome, Request, Sampling, make_request
+from medbench.harness.engine.requests import GREEDY, Name, Outcome, Request, Sampling, make_request
 from medbench.harness.phases import Phases
 from medbench.harness.rundir import RunDirectory
 from medbench.harness.settings import Settings
@@ -33,8 +33,7 @@ _LOOKED_AT = 64
 _TESTED_TOKENS = 8
 # Where so many from one end cannot be answered, the data are broken and not an image.
 _TRIED = 16
-Name = tuple[str, str]
-Written = tuple[str, int] | None
+Written = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,11 +94,10 @@ def _answered_alone(
     ordered = sorted(seeing if len(seeing) > 1 else requests, key=lambda request: request.length)
     for candidates in (ordered, ordered[::-1]):
         for request in map(_shortened, candidates[:_TRIED]):
-            name = (request.spec.name, request.sample.sample_id)
-            if name in alone:
+            if request.name in alone:
                 break
             try:
-                alone[name] = _written(generate_alone(adapter, request))
+                alone[request.name] = _written(generate_alone(adapter, request))
             except SampleError as error:
                 problem, broken = error.problem, broken or isinstance(error, NoNumbersError)
                 continue
@@ -121,10 +119,10 @@ def _equal(
 ) -> int | None:
     """Return how many answers are the same together as alone, or None if one failed."""
     engine = Engine(adapter, replace(budget, rows=max(2, budget.rows)), Phases(), whole=whole)
-    outcomes = [outcome for some in engine.generate(asked) for outcome in some]
-    if not all(outcome.generation for outcome in outcomes):
+    together = answers(engine, asked)
+    if len(together) < len(asked):
         return None
-    return sum(_written(outcome.generation) == alone[outcome.task, outcome.sample_id] for outcome in outcomes)
+    return sum(_written(generation) == alone[name] for name, generation in together.items())
 
 
 def _shortened(request: Request) -> Request:
@@ -133,8 +131,8 @@ def _shortened(request: Request) -> Request:
     return replace(request, decoding=replace(request.decoding, max_new_tokens=fewer, **greedily))
 
 
-def _written(generation: Generation | None) -> Written:
-    return None if generation is None else (generation.text, generation.output_tokens)
+def _written(generation: Generation) -> Written:
+    return generation.text, generation.output_tokens
 
 
 def sampling_of(settings: Settings, adapter: LocalAdapter) -> Sampling:

@@ -22,21 +22,15 @@ class TaskRate:
 
 
 class Phases:
-    """Seconds and counts by phase; phases do not nest, so that their sum is the time spent in them.
-
-    Attributes:
-        seconds: By phase.
-        background: Seconds that passed beside the phases, in other threads.
-        counts: Of whatever was counted.
-        tasks: How fast each task was answered.
-        notes: What else a reader of the run should know of how it was answered.
-    """
+    """Seconds and counts by phase; phases do not nest, so that their sum is the time spent in them."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        # Seconds that passed beside the phases, in other threads.
         self.background: dict[str, float] = defaultdict(float)
         self.counts: dict[str, int] = defaultdict(int)
         self.tasks: dict[str, TaskRate] = defaultdict(TaskRate)
+        # What else a reader of the run should know of how it was answered.
         self.notes: dict[str, Any] = {}
 
     @contextmanager

@@ -68,12 +68,9 @@ def is_cut_off(said: ThoughtAndAnswer, one: Generation | GenerationRecord) -> bo
 
 
 class RecordFile:
-    """The generations of one task.
+    """The generations of one task, `generations/<task>.jsonl`.
 
-    Args:
-        path: `generations/<task>.jsonl`.
-        run: Identity of the run; records of another are refused.
-        sample_ids: The samples of the task, in order; records of others are refused.
+    Records of another run, and of other samples than those of the task, are refused.
     """
 
     def __init__(self, path: Path, run: str, sample_ids: Sequence[str]) -> None:

@@ -170,12 +170,7 @@ def _score_task(
     groups = [sample.groups.get(spec.group_key, sample.sample_id) for sample in load.samples]
     evaluations = {protocol: evaluate(spec.name, spec.kind, protocol, items) for protocol in PROTOCOLS}
     right = [(sample.box, sample.image_size) for sample in load.samples if sample.box and sample.image_size]
-    numbers = {
-        protocol: metric_results(
-            found, items, groups, unit=spec.group_key, ceilings=ceilings(spec, right, boxes, protocol)
-        )
-        for protocol, found in evaluations.items()
-    }
+    numbers = numbers_of(spec, evaluations, items, groups, unit=spec.group_key, right=right, boxes=boxes)
     write_atomically(directory.scores(spec.name), json_lines(_score_records(load, items, groups, evaluations)))
     return TaskResult(
         title=spec.title, kind=spec.kind, version=spec.version, data=manifest.data_fingerprint,
@@ -184,30 +179,25 @@ def _score_task(
     )  # fmt: skip
 
 
-def ceilings(
-    spec: TaskSpec, right: Sequence[SizedBox], boxes: BoxSpace | None, protocol: Protocol
-) -> Mapping[str, float]:
-    """Return, by metric, the score of a perfect model that writes boxes in a space; empty for tasks without boxes."""
-    return rec_ceilings(spec.name, right, boxes, protocol) if spec.kind == "rec" and boxes is not None else {}
+def numbers_of(
+    spec: TaskSpec, evaluations: Mapping[Protocol, Sequence[Evaluation]], items: Sequence[Item], groups: Sequence[str],
+    *, unit: str, right: Sequence[SizedBox], boxes: BoxSpace | None,
+) -> dict[Protocol, dict[str, MetricResult]]:  # fmt: skip
+    """Return, by protocol, each metric's number with its interval, its counts and its signature.
 
-
-def metric_results(
-    evaluations: Sequence[Evaluation], items: Sequence[Item], groups: Sequence[str], *, unit: str,
-    ceilings: Mapping[str, float],
-) -> dict[str, MetricResult]:  # fmt: skip
-    """Return each metric's number with its interval, its counts and its signature.
-
-    Args:
-        evaluations: The metrics of one protocol on the items.
-        items: All N predictions of the task.
-        groups: The unit of resampling of each, N names.
-        unit: What a group is (`image`, `patient`), for the signature.
-        ceilings: See `ceilings`.
+    `groups` names the unit of resampling of each item, and `unit` says what that is (`image`, `patient`). The ceiling
+    is the score of a perfect model that writes the `right` boxes in the space `boxes`.
     """
-    return {
-        one.metric.metric_id: _metric_result(one, items, groups, unit, ceilings.get(one.metric.metric_id, math.nan))
-        for one in evaluations
-    }
+    numbers: dict[Protocol, dict[str, MetricResult]] = {}
+    for protocol, found in evaluations.items():
+        is_limited = spec.kind == "rec" and right
+        ceilings = rec_ceilings(spec.name, right, boxes, protocol) if boxes is not None and is_limited else {}
+        numbers[protocol] = {
+            name: _metric_result(one, items, groups, unit, ceilings.get(name, math.nan))
+            for one in found
+            for name in [one.metric.metric_id]
+        }
+    return numbers
 
 
 def _metric_result(
@@ -219,11 +209,13 @@ def _metric_result(
     found = None if math.isnan(value) else interval(metric, evaluation.statistics, clusters)
     states = Counter(item.state for item in items if metric.applies(item.scorable))
     read, there = states["ok"], states.total() - states["error"]
-    made = None
-    if found is not None:
-        made = IntervalInfo(
+    made = (
+        None
+        if found is None
+        else IntervalInfo(
             method=found.method, clusters=found.clusters, design_effect=_number(found.design_effect, _SHARE_DIGITS)
         )
+    )
     return MetricResult(
         value=_number(value),
         ci=None if found is None else (_fraction(found.low), _fraction(found.high)),
@@ -313,12 +305,8 @@ def written_on(records: Sequence[GenerationRecord]) -> Written:
 def rescore(path: Path, data_dir: Path | None = None) -> Results:
     """Score a run's generations again with today's metrics and write `scores/` and `results.json`.
 
-    Args:
-        path: Folder of a run that was finished once.
-        data_dir: Where the prepared tasks are now, if not where they were.
-
-    Raises:
-        RunError: If the folder is no finished run, or the data are not those of the run.
+    `data_dir` is where the prepared tasks are now, if not where they were. Raises RunError if the folder is no finished
+    run, or the data are not those of the run.
     """
     before, document = read_results(path), read_run(path)
     parts = document["identity_of"]

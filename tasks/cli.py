@@ -15,7 +15,6 @@ from medbench.tasks.prepare import prepare_task
 from medbench.tasks.prepared import (
     IMAGES_NAME,
     SKIPPED_NAME,
-    FileState,
     HashedFile,
     ImageHashes,
     Prepared,
@@ -212,7 +211,7 @@ def verify_command(task: Sequence[str], data_dir: Path | None, show_skipped: boo
 
 def _verify_rows(prepared: Prepared) -> Iterator[tuple[str, ...]]:
     manifest = prepared.manifest
-    files = {file.name: file for file in file_states(prepared)}
+    files = {file.path: file for file in file_states(prepared)}
     for split in SPLITS:
         expected, found = prepared.spec.counts.get(split), manifest.counts[split]
         difference = "-" if expected is None else f"{found - expected:+d}" if found != expected else "0"
@@ -220,14 +219,14 @@ def _verify_rows(prepared: Prepared) -> Iterator[tuple[str, ...]]:
         file = files[split_file(prepared.folder, split).name]
         yield (prepared.task, split, paper, str(found), difference, *_file_cells(file))
     hashed = files.get(IMAGES_NAME)
-    images = str(len(prepared.image_hashes() or ())) if hashed and hashed.state == "intact" else "-"
+    images = str(len(prepared.image_hashes() or ())) if hashed and not hashed.problem else "-"
     yield (prepared.task, "images", "-", images, "-", *_file_cells(hashed))
     skipped = str(sum(manifest.skipped_counts.values()))
     yield (prepared.task, "skipped", "-", skipped, "-", *_file_cells(files[SKIPPED_NAME]))
 
 
-def _file_cells(file: FileState | None) -> tuple[str, str]:
-    return (file.sha256[:_DIGITS] or "-", file.state) if file else ("-", "not hashed")
+def _file_cells(file: HashedFile | None) -> tuple[str, str]:
+    return (file.sha256[:_DIGITS] or "-", file.problem or "intact") if file else ("-", "not hashed")
 
 
 def _check_images(prepared: Sequence[Prepared]) -> Mapping[str, tuple[HashedFile, ...]]:

@@ -12,10 +12,10 @@ Images stay where they are; a sample names them relative to the source folder th
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -145,20 +145,6 @@ class Prepared:
         return content
 
 
-@dataclass(frozen=True, slots=True)
-class FileState:
-    """A file of a prepared task: its digest, empty if it is not there, and the one in the manifest."""
-
-    name: str
-    sha256: str
-    expected: str
-
-    @property
-    def state(self) -> str:
-        """`intact`, `changed` or `missing`."""
-        return "intact" if self.sha256 == self.expected else "changed" if self.sha256 else "missing"
-
-
 def load_prepared(data_dir: Path, task: str) -> Prepared:
     """Open a prepared task.
 
@@ -206,16 +192,14 @@ def prepared_names(data_dir: Path) -> tuple[str, ...]:
     return found
 
 
-def file_states(prepared: Prepared) -> tuple[FileState, ...]:
-    """Return the state of every file that the manifest vouches for; `images.sha256` only where there is one."""
+def file_states(prepared: Prepared) -> tuple["HashedFile", ...]:
+    """Compare every file that the manifest vouches for with it; `images.sha256` only where there is one."""
     manifest, folder = prepared.manifest, prepared.folder
-    expected = {split_file(folder, split): manifest.sha256[split] for split in SPLITS}
+    expected = {split_file(folder, split).name: manifest.sha256[split] for split in SPLITS}
     if manifest.images_sha256 is not None:
-        expected[folder / IMAGES_NAME] = manifest.images_sha256
-    expected[folder / SKIPPED_NAME] = manifest.skipped_sha256
-    return tuple(
-        FileState(path.name, file_sha256(path) if path.is_file() else "", digest) for path, digest in expected.items()
-    )
+        expected[IMAGES_NAME] = manifest.images_sha256
+    expected[SKIPPED_NAME] = manifest.skipped_sha256
+    return tuple(_compared((_hash_file(folder, name) for name in expected), expected))
 
 
 def damaged_files(prepared: Prepared) -> tuple[str, ...]:
@@ -223,7 +207,7 @@ def damaged_files(prepared: Prepared) -> tuple[str, ...]:
     manifest = prepared.manifest
     if data_fingerprint(manifest.sha256, manifest.images_sha256) != manifest.data_fingerprint:
         return (MANIFEST_NAME,)
-    return tuple(file.name for file in file_states(prepared) if file.state != "intact")
+    return tuple(file.path for file in file_states(prepared) if file.problem)
 
 
 def split_file(folder: Path, split: Split) -> Path:
@@ -246,7 +230,7 @@ def prepare_again(task: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class HashedFile:
-    """A file of the source folder: its digest, or `missing`, `unreadable` or, where it was compared, `changed`."""
+    """A file by its path in a folder: its digest, or `missing`, `unreadable` or, where it was compared, `changed`."""
 
     path: str
     sha256: str = ""
@@ -270,9 +254,13 @@ def hash_images(source: Path, paths: Sequence[str], label: str) -> dict[str, str
 
 def changed_images(source: Path, expected: Mapping[str, str], label: str) -> tuple[HashedFile, ...]:
     """Hash the files again and return those that are not as `expected`, each with its problem."""
-    found = _hash_all(source, tuple(expected), label)
-    changed = (item for item in found if item.sha256 != expected[item.path])
-    return tuple(HashedFile(item.path, item.sha256, item.problem or "changed") for item in changed)
+    return tuple(item for item in _compared(_hash_all(source, tuple(expected), label), expected) if item.problem)
+
+
+def _compared(files: Iterable[HashedFile], expected: Mapping[str, str]) -> Iterator[HashedFile]:
+    for file in files:
+        changed = "" if file.sha256 == expected[file.path] else "changed"
+        yield replace(file, problem=file.problem or changed)
 
 
 def hash_lines(digests: Mapping[str, str]) -> str:

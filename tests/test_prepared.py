@@ -79,7 +79,7 @@ def test_the_state_of_every_file_is_told(tmp_path: Path) -> None:
     loaded = slake_prepared(tmp_path)
     (loaded.folder / "test.jsonl").write_text("")
     (loaded.folder / "skipped.jsonl").unlink()
-    assert {file.name: file.state for file in file_states(loaded)} == {
+    assert {file.path: file.problem or "intact" for file in file_states(loaded)} == {
         "train.jsonl": "intact",
         "test.jsonl": "changed",
         "images.sha256": "intact",

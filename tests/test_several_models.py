@@ -11,7 +11,6 @@ from in_process import Terminal
 from medbench.adapters import mock
 from medbench.adapters.base import Adapter, AdapterEntry, LoadOptions
 from medbench.adapters.catalog import ADAPTERS
-from medbench.harness import models
 from medbench.harness.cli import COMMANDS, cli
 from medbench.harness.models import ModelOptions, settings_of
 from medbench.tasks.foundation.errors import EXIT_FAILED, EXIT_USAGE, MedbenchError, UsageError

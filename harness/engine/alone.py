@@ -1,16 +1,17 @@
 """One sample at a time through transformers' own `generate`: what the engine has to equal."""
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 
 import torch
-from transformers import GenerationConfig, LogitsProcessorList
 
-from medbench.adapters.base import Generation, LocalAdapter, RowStates, TextSegment
+from medbench.adapters.base import Generation, LocalAdapter, TextSegment
 from medbench.adapters.guarding import one_sample
-from medbench.adapters.plain_generation import Watch, forget_decoding
-from medbench.harness.engine.requests import Request
+from medbench.adapters.plain_generation import forget_decoding
+from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.requests import GREEDY, Name, Request
 from medbench.harness.engine.sampling import Row, outcome_of
+from medbench.harness.engine.static import written_by_library
 from medbench.tasks.foundation.errors import SampleError
 from medbench.tasks.images import open_image
 from medbench.tasks.sample import ImageRef
@@ -37,28 +38,21 @@ def generate_alone(adapter: LocalAdapter, request: Request) -> Generation:
     return outcome.generation
 
 
+def answers(engine: Engine, requests: Iterable[Request]) -> dict[Name, Generation]:
+    """Return what an engine answers; what got no answer is left out."""
+    outcomes = (outcome for some in engine.generate(requests) for outcome in some)
+    return {(one.task, one.sample_id): one.generation for one in outcomes if one.generation is not None}
+
+
 def _written(adapter: LocalAdapter, request: Request) -> Sequence[int]:
     embeddings = _embeddings(adapter, request)
-    decoding = request.decoding
-    more: dict[str, RowStates] = {}
+    states = None
     if adapter.has_row_states:
         features = [_features(adapter, request, image) for image in request.prompt.images()]
-        more["row_states"] = RowStates(states=(adapter.row_state(features, request.prompt, request.spec.kind),))
-    watch = Watch()
-    written = cast("Any", adapter.decoder).generate(
-        inputs_embeds=embeddings,
-        logits_processor=LogitsProcessorList([watch]),
-        attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device),
-        generation_config=GenerationConfig(
-            do_sample=False,
-            max_new_tokens=decoding.max_new_tokens,
-            eos_token_id=sorted(decoding.end_ids) or None,
-            pad_token_id=min(decoding.end_ids, default=0),
-        ),
-        **more,
-    )
-    ids: list[int] = watch.cut(written.tolist())[0]
-    return ids
+        states = [adapter.row_state(features, request.prompt, request.spec.kind)]
+    mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device)
+    greedily = replace(request.decoding, **asdict(GREEDY))
+    return written_by_library(adapter.decoder, embeddings, mask, greedily, states)[0]
 
 
 def _embeddings(adapter: LocalAdapter, request: Request) -> torch.Tensor:

@@ -20,22 +20,11 @@ _SHARE_OF_PREFIXES = 4
 class Engine:
     """Drives a local adapter: images once, shared prefixes once, finished rows replaced at once.
 
-    A decoder that cannot be driven row by row is given static batches.
-
-    Args:
-        budget: What may be held at once; made smaller when memory runs out.
-        phases: Where time and counts are kept.
-        continuous: False for static batches even where more is possible.
-        fixed_steps: Whether decode steps have a fixed shape, which a GPU captures in CUDA graphs. Not with
-            cross-attention, where the shape is that of every row's image.
-        whole: Why the model must be answered by its own library as a whole; empty if it need not.
-
-    Attributes:
-        why_static: Why the decoder gets static batches; empty if its rows come and go, or if it is answered whole.
-        why_whole: Why the model's own library answers in batches; empty if the engine does.
-
-    Raises:
-        UsageError: If the model can be driven in no way.
+    A decoder that cannot be driven row by row is given static batches (`continuous=False`: any decoder); `why_static`
+    says why. A model may have to be answered by its own library as a `whole`; `why_whole` says why. The budget is made
+    smaller when memory runs out. With `fixed_steps` decode steps have a fixed shape, which a GPU captures in CUDA
+    graphs; not with cross-attention, where the shape is that of every row's image. Raises UsageError if the model can
+    be driven in no way.
     """
 
     def __init__(

@@ -64,15 +64,10 @@ class Passes:
     ) -> torch.Tensor:
         """Append tokens to rows and write prompts and prefixes into slots, all in one pass.
 
-        Args:
-            tokens: The last token of each row, which the decoder has not read yet.
-            steps: Where each goes.
-            prompts: Whole prompts, or what follows their prefixes, with embeddings [L, D].
-            prefixes: What they share and nobody computed yet, with embeddings [L, D].
-            states: What rows and prompts read by cross-attention; None for a decoder without.
-
-        Returns:
-            Logits [R + P, V] behind every row and every prompt.
+        `tokens` are the last ones of rows, which the decoder has not read yet; `steps` is where each goes. `prompts`
+        are whole or follow their prefixes, `prefixes` are what nobody computed yet; both have embeddings [L, D].
+        `states` are what rows and prompts read by cross-attention. Returns the logits [R + P, V] behind every row and
+        every prompt.
         """
         device = self._decoder.device
         plan = PackedPlan(steps, [part for part, _ in prompts], [prefix for prefix, _ in prefixes], device)

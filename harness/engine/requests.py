@@ -16,6 +16,7 @@ from medbench.tasks.spec import Kind, TaskSpec
 
 Segments = tuple[TextSegment | ImageSlot, ...]
 Place = tuple[int, int, int]
+Name = tuple[str, str]
 ImageKey = tuple[Path, ImageRef]
 """An image and the folder that its reference starts from."""
 
@@ -67,6 +68,11 @@ class Request:
     length: int  # Tokens of the prompt, visual ones included.
     decoding: Decoding
     shift: int = 0  # Positions of the prompt minus its tokens; less than 0 where images stand in grids.
+
+    @property
+    def name(self) -> Name:
+        """Names of task and sample."""
+        return self.spec.name, self.sample.sample_id
 
     @property
     def images(self) -> list[ImageKey]:

@@ -11,7 +11,7 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, Pr
 from medbench.adapters.base import RowStates
 from medbench.adapters.plain_generation import Watch
 from medbench.harness.engine.batching import Batching
-from medbench.harness.engine.requests import Outcome, PrefixedRequest, failed, layout_of, out_of_memory
+from medbench.harness.engine.requests import Decoding, Outcome, PrefixedRequest, failed, layout_of, out_of_memory
 from medbench.harness.engine.sampling import Row, write_next
 from medbench.tasks.foundation.errors import SampleError
 from medbench.tasks.images import open_image
@@ -116,23 +116,32 @@ class StaticBatching(_BatchByBatch):
     def _search(self, rows: Sequence[Row], embeddings: Sequence[torch.Tensor], states: States) -> None:
         decoding = rows[0].request.decoding
         padded, mask = _left_padded(embeddings)
-        watch = Watch(each=decoding.beams)
         with self._phases.time("decode"):
-            written = cast("Any", self._adapter.decoder).generate(
-                generation_config=GenerationConfig(),
-                logits_processor=LogitsProcessorList([watch]),
-                inputs_embeds=padded.to(self._adapter.decoder.dtype),
-                attention_mask=mask,
-                num_beams=decoding.beams,
-                do_sample=False,
-                max_new_tokens=decoding.max_new_tokens,
-                eos_token_id=sorted(decoding.end_ids) or None,
-                pad_token_id=min(decoding.end_ids, default=0),
-                repetition_penalty=decoding.repetition_penalty,
-                **_row_states(states, each=decoding.beams),
-            )
-        for row, ids in zip(rows, watch.cut(written.tolist()), strict=True):
+            padded = padded.to(self._adapter.decoder.dtype)
+            written = written_by_library(self._adapter.decoder, padded, mask, decoding, states)
+        for row, ids in zip(rows, written, strict=True):
             row.take(ids, self._adapter.detokenise)
+
+
+def written_by_library(
+    decoder: PreTrainedModel, embeddings: torch.Tensor, mask: torch.Tensor, decoding: Decoding, states: States
+) -> list[list[int]]:
+    """Return what transformers' `generate` writes to prompts [B, L, D]: the likeliest tokens, or by a beam search."""
+    watch = Watch(each=decoding.beams)
+    written = cast("Any", decoder).generate(
+        generation_config=GenerationConfig(),
+        logits_processor=LogitsProcessorList([watch]),
+        inputs_embeds=embeddings,
+        attention_mask=mask,
+        num_beams=decoding.beams,
+        do_sample=False,
+        max_new_tokens=decoding.max_new_tokens,
+        eos_token_id=sorted(decoding.end_ids) or None,
+        pad_token_id=min(decoding.end_ids, default=0),
+        repetition_penalty=decoding.repetition_penalty,
+        **_row_states(states, each=decoding.beams),
+    )
+    return watch.cut(written.tolist())
 
 
 def _row_states(states: States, each: int = 1) -> dict[str, RowStates]:

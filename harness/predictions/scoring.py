@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from medbench.harness.predictions.formats import DEFAULT_FORMAT, FORMATS, read_predictions
 from medbench.harness.predictions.json_lines import Prediction, predictions_of
 from medbench.harness.results import MetricResult
-from medbench.harness.score import boxes_read, ceilings, metric_results
+from medbench.harness.score import boxes_read, numbers_of
 from medbench.tasks.answers.box_space import BOX_SPACES, UNI_MED, BoxSpace, doubt_about_boxes
 from medbench.tasks.answers.choice import choice_beside
 from medbench.tasks.answers.thoughts import split_thought
@@ -98,13 +98,8 @@ def score_predictions(
     if boxes is not None and spec.kind == "rec":
         read = boxes_read(items, [prediction.image_size for prediction in predictions])
         doubt = doubt_about_boxes(spec.name, read, space=boxes.name, declared_by="--boxes")
-    numbers = {
-        protocol: metric_results(
-            evaluate(spec.name, spec.kind, protocol, items), items, groups, unit=unit,
-            ceilings=ceilings(spec, right, boxes, protocol) if right else {},
-        )
-        for protocol in protocols
-    }  # fmt: skip
+    evaluations = {protocol: evaluate(spec.name, spec.kind, protocol, items) for protocol in protocols}
+    numbers = numbers_of(spec, evaluations, items, groups, unit=unit, right=right, boxes=boxes)
     return PredictionScores(
         task=spec.name, samples=len(items), states=count_states(items), protocols=numbers, doubt=doubt
     )

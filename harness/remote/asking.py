@@ -92,11 +92,8 @@ class Backoff:
 class Asking:
     """Asks a served model; lives in one event loop.
 
-    Args:
-        adapter: The model.
-        report: Is told of every question that is done, as soon as it is.
-        draw: Draws from 0 to 1, for waits that do not all end at once.
-        answered: Whether questions with images (True), or without (False), were answered in an earlier part.
+    `report` is told of every question as soon as it is done. `draw` draws from 0 to 1, for waits that do not all end at
+    once. `answered` says whether questions with images (True), or without (False), were answered in an earlier part.
     """
 
     def __init__(

@@ -14,17 +14,13 @@ _LONGEST_REST = 16
 
 
 class RequestWindow:
-    """The number of requests that may be under way: additive increase, multiplicative decrease.
+    """The number of requests that may be under way, up to a ceiling: additive increase, multiplicative decrease.
 
     Answers are counted in rounds of twice as many as may be under way. After a round the number grows (it doubles
     until the first setback, then grows by what it started with) and the next round shows what that brought: if the
     answers do not come faster by a quarter of what they could, the server was busy before, the growth is taken back,
     and nothing is tried for a while, each time longer. A strained server (too many requests, overloaded, no answer in
     time) halves the number; of the requests that were sent before that (in an earlier `epoch`), no further one does.
-
-    Args:
-        start: The number at first.
-        ceiling: The highest number.
     """
 
     def __init__(self, start: int, ceiling: int) -> None:
@@ -81,9 +77,7 @@ class RequestWindow:
 class RequestGate:
     """Lets requests through while the window allows it; lives in one event loop.
 
-    Args:
-        window: How many may be under way.
-        backoff: Seconds to wait after the nth sign of strain in a row.
+    `backoff` gives the seconds to wait after the nth sign of strain in a row.
     """
 
     def __init__(self, window: RequestWindow, backoff: Callable[[int], float]) -> None:

@@ -8,7 +8,6 @@ an interrupted run took, failed questions included.
 
 import asyncio
 import math
-import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -238,9 +237,24 @@ def in_background(work: Callable[[Callable[[T], None]], Coroutine[Any, Any, None
     caller that leaves early must close the generator.
     """
     box: SimpleQueue[object] = SimpleQueue()
-    running = _Cancellable(lambda: work(cast("Callable[[T], None]", box.put)))
+    runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+    loop = runner.get_loop()
+    task = loop.create_task(work(cast("Callable[[T], None]", box.put)))
+
+    async def to_its_end() -> None:
+        await task
+
+    def run() -> None:
+        with runner:
+            runner.run(to_its_end())
+
+    def cancel() -> None:
+        # A loop that is closed by now has nothing left to cancel.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(task.cancel)
+
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="asking") as pool:
-        done = pool.submit(running.run)
+        done = pool.submit(run)
         done.add_done_callback(lambda _: box.put(_END))
         try:
             while found := _batch(box):
@@ -250,14 +264,14 @@ def in_background(work: Callable[[Callable[[T], None]], Coroutine[Any, Any, None
                 if found[-1] is _END:
                     break
         except KeyboardInterrupt:
-            running.cancel()
+            cancel()
             wait([done])
             rest = [cast("T", item) for item in _there(box) if item is not _END]
             if rest:
                 yield rest
             raise
         finally:
-            running.cancel()
+            cancel()
     done.result()
 
 
@@ -269,34 +283,3 @@ def _batch(box: "SimpleQueue[object]") -> list[object]:
 def _there(box: "SimpleQueue[object]") -> Iterator[object]:
     while not box.empty():
         yield box.get()
-
-
-class _Cancellable:
-    """A coroutine that can be cancelled from another thread."""
-
-    def __init__(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._work = work
-        self._lock = threading.Lock()
-        self._cancelled = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._task: asyncio.Task[None] | None = None
-
-    def run(self) -> None:
-        """Run it to its end."""
-        asyncio.run(self._main())
-
-    async def _main(self) -> None:
-        with self._lock:
-            if self._cancelled:
-                return
-            self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
-        await self._work()
-
-    def cancel(self) -> None:
-        """Cancel it; does nothing if it has ended."""
-        with self._lock:
-            self._cancelled = True
-        if self._loop is not None and self._task is not None:
-            # A loop that is closed by now has nothing left to cancel.
-            with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._task.cancel)

@@ -31,20 +31,10 @@ def extract(
 ) -> tuple[str, ...]:
     """Unpack an archive into a folder; each of its top-level entries appears whole or not at all.
 
-    Args:
-        archive: A `.zip`, `.tar.gz` or `.tgz` file.
-        folder: Where its top-level entries go; made if it is missing.
-        only: Unpack only members whose names start with one of these; none means all.
-        replace: Entries of `folder` that may be replaced by those of the same name in the archive.
-        max_bytes: Most that its files may have together, against bombs.
-
-    Returns:
-        The names of the top-level entries, sorted.
-
-    Raises:
-        DataError: If the archive is of another kind, damaged, hostile or too large, or one of its entries is
-            already in `folder`; nothing was changed then.
-        RunError: If `folder` cannot be written to or has too little space.
+    `only` unpacks members whose names start with one of these; `replace` are entries of the folder that may be replaced
+    by those of the same name. Returns the names of the top-level entries, sorted. Raises DataError if the archive is of
+    another kind, damaged, hostile or too large (`max_bytes`, against bombs), or one of its entries is already there;
+    nothing was changed then. Raises RunError if `folder` cannot be written to or has too little space.
     """
     _refuse_other_kinds(archive)
     staging = folder / f".{archive.name}.unpacking"

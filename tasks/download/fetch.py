@@ -110,19 +110,12 @@ def download(
 ) -> None:
     """Fetch the files of a source into a folder, unpack its archives, and record both.
 
-    Args:
-        source: Where from.
-        folder: The folder of this dataset; files that are there already are kept.
-        revision: Commit to fetch instead of the recorded or pinned one; 40 hex digits, Hub only.
-        refresh: Whether to forget the recorded commit and to check every file again.
-        max_bytes: Refuse to fetch more than this.
-        endpoint: Address of the Hub; huggingface_hub's own by default.
+    What is there is kept. `revision` is a commit to fetch instead of the recorded or pinned one; `refresh` forgets the
+    recorded one and checks every file again; `endpoint` is the Hub's address.
 
-    Raises:
-        UsageError: If `revision` is no commit or has no effect, or more than `max_bytes` are to be fetched.
-        DownloadError: If a file cannot be fetched, or is not the one that was promised.
-        DataError: If something else is in the way in `folder`, or an archive is refused.
-        RunError: If `folder` cannot be written to or has too little space.
+    Raises UsageError if `revision` is no commit or has no effect, or more than `max_bytes` are to be fetched;
+    DownloadError if a file cannot be fetched, or is not the one that was promised; DataError if something else is in
+    the way in `folder`, or an archive is refused; RunError if `folder` cannot be written to or has too little space.
     """
     if revision is not None:
         _check_revision(source, revision)

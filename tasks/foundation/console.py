@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.markup import escape
@@ -136,9 +136,17 @@ class Terminal:
         """Write a line in another colour."""
         _talk().print(f"[bold yellow]{escape(text)}[/]")
 
-    def meter(self, label: str, total: int, done: int) -> AbstractContextManager[Meter]:
+    @contextmanager
+    def meter(self, label: str, total: int, done: int) -> Iterator[Meter]:
         """Show one live line, or a plain one every ten seconds."""
-        return _meter(label, total, done)
+        console = _talk()
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _RateColumn(), TimeElapsedColumn(),
+            TimeRemainingColumn(), TextColumn("{task.fields[status]}"),
+        )  # fmt: skip
+        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+            task = progress.add_task(label, total=total, completed=done, status="", done_before=done)
+            yield _TerminalMeter(progress, task, live=console.is_terminal)
 
 
 _listeners: list[Listener] = [Terminal()]
@@ -201,11 +209,9 @@ class _TerminalMeter:
 
     def advance(self, count: int = 1, *, label: str | None = None, status: str | None = None) -> None:
         """Count `count` more items done, and show `label` and `status` from now on."""
-        self._progress.update(self._task, advance=count)
-        if label is not None:
-            self._progress.update(self._task, description=label)
-        if status is not None:
-            self._progress.update(self._task, status=status)
+        fields = {"description": label, "status": status}
+        shown: dict[str, Any] = {name: text for name, text in fields.items() if text is not None}
+        self._progress.update(self._task, advance=count, **shown)
         if not self._live:
             self._plain_line()
 
@@ -223,22 +229,3 @@ class _TerminalMeter:
             f"{task.description}: {task.completed:.0f}/{total} | {rate:.1f}/s | {remaining:.0f} s left | "
             f"{task.fields['status']}"
         )
-
-
-@contextmanager
-def _meter(label: str, total: int, done: int) -> Iterator[Meter]:
-    console = _talk()
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _RateColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[status]}"),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    with progress:
-        task = progress.add_task(label, total=total, completed=done, status="", done_before=done)
-        yield _TerminalMeter(progress, task, live=console.is_terminal)

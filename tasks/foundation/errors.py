@@ -68,9 +68,7 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> UsageError:
 def described(error: BaseException, home: str = "") -> str:
     """Return what a stranger's code raised, and where: `ValueError: no words (echo.py, line 3, in answer)`.
 
-    Args:
-        error: The exception.
-        home: File of the code that is looked at: of its lines the innermost is named, not one of a library below.
+    `home` is the file of the code that is looked at: of its lines the innermost is named, not one of a library below.
     """
     words = " ".join(str(error).split())[:_LONGEST]
     said = f"{type(error).__name__}: {words}" if words else type(error).__name__

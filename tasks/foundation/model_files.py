@@ -65,10 +65,8 @@ def identity_of(parts: Mapping[str, Path]) -> str:
 def digests(path: Path, *, only: Collection[str] = (), digest: Callable[[Path], str] | None = None) -> dict[str, str]:
     """Return a digest of every file of a folder and below that an answer may depend on, by its path in the folder.
 
-    Args:
-        path: The folder; a file is returned under the empty name, whatever its own.
-        only: Patterns of the names that count; all but documentation and what a training left if there are none.
-        digest: Of one file; by default `digest_of`.
+    A file is returned under the empty name, whatever its own. `only` are patterns of the names that count; all but
+    documentation and what a training left if there are none.
     """
     made = digest or digest_of
     if path.is_file():

@@ -31,11 +31,8 @@ def imported_when_called(path: str) -> Callable[..., Any]:
 class Registry(Generic[T]):
     """Names that stand for objects in modules nobody has imported yet.
 
-    Args:
-        kind: The word for one entry in messages, such as `task`.
-        builtin: Name to `"module:attribute"`, or to the entry itself.
-        group: The entry-point group through which other distributions add names.
-        expected: What every entry must be.
+    `builtin` maps names to `"module:attribute"` or to the entry itself; other distributions add names through the
+    entry-point `group`. Every entry must be of the type `expected`; `kind` is the word for one in messages.
     """
 
     def __init__(self, kind: str, builtin: Mapping[str, str | T], group: str, expected: type[T]) -> None:
