@@ -78,19 +78,14 @@ def _refuse_twice(option: click.Option, times: int, values: object) -> None:
     word = option.opts[-1]
     if option.multiple:
         if isinstance(values, Sequence) and "=" in (option.metavar or ""):
-            names = Counter(_name_in(str(value)) for value in values)
+            # A value without a name stands for all.
+            names = Counter(name if equals else "" for name, equals, _ in (str(one).partition("=") for one in values))
             if twice := [name for name, count in names.items() if count > 1]:
                 raise UsageError(f"{word} {twice[0]}".rstrip() + " was given twice.", "Give it once.")
         return
     harmless = option.count or (option.is_flag and not option.secondary_opts and option.is_bool_flag)
     if times > 1 and not harmless:
         raise UsageError(f"{word} was given {times} times, and takes one value.", "Give it once.")
-
-
-def _name_in(pair: str) -> str:
-    """Return the name in `NAME=VALUE`; empty for a value that stands for all."""
-    name, equals, _ = pair.partition("=")
-    return name if equals else ""
 
 
 class LazyGroup(click.Group):
@@ -139,15 +134,11 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the command line; end with the exit code that the errors define."""
-    _quiet_libraries()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(answer(sys.argv[1:]))
-
-
-def _quiet_libraries() -> None:
     # Two of transformers' bars would tear through the progress line; neither touches a result.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(answer(sys.argv[1:]))
 
 
 def answer(words: Sequence[str]) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter, with_config
 
 from medbench.harness.rundir import read_run
 from medbench.tasks.catalog import benchmark_of
@@ -23,14 +23,11 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 _NO_LIMIT = 0.99995
 _FEW_AT_LIMIT = 0.02
 _LIMIT_HINT = "Raise it with --max-new-tokens N, or for some tasks with --max-new-tokens {}=N: it will be another run."
-_STRICT = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
     """Which model the numbers belong to: its name on the command line, its title in tables, its weights' identity."""
-
-    __pydantic_config__ = _STRICT
 
     name: str
     title: str
@@ -50,8 +47,6 @@ class ModelInfo:
 class IntervalInfo:
     """How an interval was made, see `medbench.tasks.statistics.intervals`; no design effect where none is defined."""
 
-    __pydantic_config__ = _STRICT
-
     method: Method
     clusters: int
     design_effect: float | None
@@ -60,8 +55,6 @@ class IntervalInfo:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricResult:
     """One number with everything that is needed to read it."""
-
-    __pydantic_config__ = _STRICT
 
     value: Fraction | None  # Fraction from 0 to 1; None where nothing could be scored.
     ci: tuple[Fraction, Fraction] | None  # 95 % interval, or None.
@@ -91,8 +84,6 @@ class MetricResult:
 class Written:
     """How much a model wrote on a task, and how much of it it thought."""
 
-    __pydantic_config__ = _STRICT
-
     answers: int  # Samples that did not fail.
     at_limit: int  # Those that were ended by the limit of tokens.
     thinking: int = 0  # Those that begin with a thought.
@@ -110,8 +101,6 @@ class Written:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskResult:
     """The numbers of one task under both protocols."""
-
-    __pydantic_config__ = _STRICT
 
     title: str
     kind: Kind
@@ -133,8 +122,6 @@ class TaskResult:
 class Results:
     """The numbers of one run."""
 
-    __pydantic_config__ = _STRICT
-
     run: str  # Identity of the run.
     model: ModelInfo
     suite: SuiteName  # `mini`, `paper` (all counts are the paper's) or `custom`.
@@ -147,6 +134,8 @@ class Results:
     schema: Literal[1] = field(default=SCHEMA)
 
 
+for _record in (ModelInfo, IntervalInfo, MetricResult, Written, TaskResult, Results):
+    with_config(ConfigDict(extra="forbid"))(_record)
 _RESULTS = TypeAdapter(Results)
 
 

@@ -9,7 +9,7 @@ from medbench.harness.settings import EVERY_TASK, Settings
 from medbench.tasks.catalog import PREPARED, get_task, select_among, select_tasks, task_names
 from medbench.tasks.foundation.console import say
 from medbench.tasks.foundation.errors import DataError, UsageError
-from medbench.tasks.prepared import MANIFEST_NAME, Prepared, load_prepared, prepared_names
+from medbench.tasks.prepared import Prepared, has_manifest, load_prepared, prepared_names
 from medbench.tasks.probes import PROBES, probed
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import Kind, TaskSpec
@@ -50,7 +50,7 @@ class Workload:
 
     def say_left_out(self) -> None:
         """Say which tasks a kind, a pattern or `prepared` did not bring, and why."""
-        missing = [name for name in self.left_out if not _is_there(self.data_dir, name)]
+        missing = [name for name in self.left_out if not has_manifest(self.data_dir, name)]
         if missing:
             say(f"Left out, since they are not prepared in {self.data_dir}: {', '.join(missing)}.")
         if variants := [name for name in self.left_out if name not in missing]:
@@ -152,7 +152,7 @@ def _probed(loads: Sequence[TaskLoad], settings: Settings) -> tuple[TaskLoad, ..
 
 def _selected(settings: Settings, data_dir: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the tasks to run, all of them prepared, and those that are left out."""
-    there = [name for name in task_names() if _is_there(data_dir, name)]
+    there = [name for name in task_names() if has_manifest(data_dir, name)]
     selected = select_among(",".join(settings.tasks), there)
     names = selected.names
     if settings.data_dir is None:
@@ -171,7 +171,3 @@ def _selected(settings: Settings, data_dir: Path) -> tuple[tuple[str, ...], tupl
             f"or give --tasks {PREPARED} for those that are{others}, or name the tasks to run.",
         )
     return names, selected.left_out
-
-
-def _is_there(data_dir: Path, name: str) -> bool:
-    return (data_dir / name / MANIFEST_NAME).is_file()

@@ -154,7 +154,7 @@ def load_prepared(data_dir: Path, task: str) -> Prepared:
     spec = get_task(task)
     folder = data_dir / task
     path = folder / MANIFEST_NAME
-    if not path.is_file():
+    if not has_manifest(data_dir, task):
         raise DataError(f"The task {task!r} is not prepared in {data_dir}.", prepare_again(task))
     try:
         manifest = parse_json_file(MANIFEST, path)
@@ -179,12 +179,17 @@ def is_prepared(data_dir: Path, task: str) -> bool:
     return True
 
 
+def has_manifest(data_dir: Path, task: str) -> bool:
+    """Return whether a task was prepared in a folder, however long ago."""
+    return (data_dir / task / MANIFEST_NAME).is_file()
+
+
 def prepared_names(data_dir: Path) -> tuple[str, ...]:
     """Return the tasks that are prepared in a folder, variants included, in catalogue order.
 
     Raises DataError if there is none.
     """
-    found = tuple(name for name in task_names() if (data_dir / name / MANIFEST_NAME).is_file())
+    found = tuple(name for name in task_names() if has_manifest(data_dir, name))
     if not found:
         raise DataError(
             f"No task is prepared in {data_dir}.", "Prepare one: medbench data prepare TASK --source DIR --data-dir DIR"

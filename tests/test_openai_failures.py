@@ -346,7 +346,7 @@ def test_what_a_server_tells_of_itself_marks_its_answers(told: dict[str, Any], m
     with fault_server() as server:
         server.told = told
         finished = answers(server, asked_of(2))
-    assert {one.usage.fingerprint for one in finished} == {mark}
+    assert {one.reply.usage.fingerprint for one in finished} == {mark}
 
 
 def test_what_a_server_tells_of_itself_makes_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,7 +375,7 @@ def test_a_mark_in_an_answer_goes_before_what_was_told_at_first() -> None:
     with fault_server(lambda _: Answer(body={**completion("yes"), "system_fingerprint": "fp_1"})) as server:
         server.told = {"/v1/models": MODELS}
         [finished] = answers(server, asked_of(1))
-    assert finished.usage.fingerprint == "fp_1"
+    assert finished.reply.usage.fingerprint == "fp_1"
 
 
 # Certificates

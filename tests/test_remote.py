@@ -466,11 +466,8 @@ def test_the_log_of_calls_sums_all_parts_of_a_run(tmp_path: Path) -> None:
     path = tmp_path / "calls.jsonl"
     usage = Usage(prompt_tokens=100, output_tokens=7, cached_tokens=60, cost=0.25, fingerprint="fp")
     asked = numbered(3)
-    answered = Outcome(task="slake-vqa", sample_id="q", generation=replied("x").generation)
-    done = [
-        Finished(question=asked[0], outcome=answered, attempts=2, seconds=1.0, usage=usage, served_by="m"),
-        Finished(question=asked[1], outcome=Outcome(task="slake-vqa", sample_id="p", error="no"), attempts=3),
-    ]
+    reply = Reply(generation=replied("x").generation, usage=usage)
+    done = [Finished(asked[0], reply, attempts=2, seconds=1.0), Finished(asked[1], Reply(error="no"), attempts=3)]
     for part in (done, done[:1]):
         log = RequestLog(path)
         log.append(part)

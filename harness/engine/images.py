@@ -226,31 +226,22 @@ class ImageEncoder:
         self._pixels: dict[str, Callable[[], Pixels]] = {}
         self._broken: dict[ImageKey, str] = {}
 
-    def prepare(self, keys: Sequence[ImageKey]) -> dict[ImageKey, str]:
-        """Encode images that are new; return the error of each that is broken."""
-        unique = list(dict.fromkeys(keys))
-        for key in unique:
+    def sound(self, requests: Sequence[PrefixedRequest]) -> tuple[list[PrefixedRequest], list[Outcome]]:
+        """Encode the new images of requests; return those that can be answered, and the errors of the others."""
+        keys = list(dict.fromkeys(key for one in requests for key in one.request.images))
+        for key in keys:
             self._take(key)
-        if any(self._digest(key) in self._pixels for key in unique if key not in self._broken):
+        if any(self._digest(key) in self._pixels for key in keys if key not in self._broken):
             self._take_ready()
             waiting = list(self._pixels)
             for start in range(0, len(waiting), TOGETHER):
                 self._encode(waiting[start : start + TOGETHER])
             if self._uploads.ahead:
                 self._take_ready()
-        return {key: self._broken[key] for key in unique if key in self._broken}
-
-    def sound(self, requests: Sequence[PrefixedRequest]) -> tuple[list[PrefixedRequest], list[Outcome]]:
-        """Encode the images of requests; return those that can be answered, and the errors of the others."""
-        broken = self.prepare([key for one in requests for key in one.request.images])
-        sound, errors = [], []
-        for one in requests:
-            own = [broken[key] for key in one.request.images if key in broken]
-            if own:
-                errors.append(failed(one.request, own[0]))
-            else:
-                sound.append(one)
-        return sound, errors
+        broken = [next((key for key in one.request.images if key in self._broken), None) for one in requests]
+        pairs = list(zip(requests, broken, strict=True))
+        errors = [failed(one.request, self._broken[key]) for one, key in pairs if key is not None]
+        return [one for one, key in pairs if key is None], errors
 
     def features(self, request: Request) -> list[torch.Tensor]:
         """Return the features of a request's images, which must be prepared, in order."""

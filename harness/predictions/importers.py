@@ -61,27 +61,22 @@ class _KitReport(NativeRow):
     impression: str
 
 
-_KIT_ANSWERS = TypeAdapter(list[_KitAnswer])
-_KIT_CHOICES = TypeAdapter(list[_KitChoice])
-_KIT_REPORTS = TypeAdapter(list[_KitReport])
-
-
 def read_medevalkit(path: Path, spec: TaskSpec, _references: Path | None) -> Iterator[Prediction]:
     """Yield the English predictions of a `results.json`.
 
     Raises DataError if the file is of another form; the message names the entry and the field.
     """
     if spec.kind == "qa":
-        for where, row in parse_list(path, _KIT_CHOICES, _KIT_FORM):
+        for where, row in parse_list(path, _KitChoice, _KIT_FORM):
             choices = _kit_choices(where, row)
             right = row.answer.strip().upper()
             yield Prediction(where=where, prediction=marked_answer(row.response), reference=right, choices=choices)
     elif spec.kind == "report":
-        for where, report in parse_list(path, _KIT_REPORTS, _KIT_FORM):
+        for where, report in parse_list(path, _KitReport, _KIT_FORM):
             right = f"Findings: {report.findings} Impression: {report.impression}."
             yield Prediction(where=where, prediction=report.response, reference=right)
     else:
-        rows = list(parse_list(path, _KIT_ANSWERS, _KIT_FORM))
+        rows = list(parse_list(path, _KitAnswer, _KIT_FORM))
         others = sum(row.lang != "en" for _, row in rows)
         if others:
             warn(f"{path}: {others} of {len(rows)} entries are not in English and are left out.")
@@ -192,9 +187,6 @@ class _HasId(Protocol):
 
 
 R = TypeVar("R", bound=_HasId)
-_LLAVA_ANSWER = TypeAdapter(_LlavaAnswer)
-_LLAVA_QUESTION = TypeAdapter(_LlavaQuestion)
-_LLAVA_QUESTIONS = TypeAdapter(list[_LlavaQuestion])
 
 
 def read_llava_med(path: Path, _spec: TaskSpec, references: Path | None) -> Iterator[Prediction]:
@@ -203,11 +195,11 @@ def read_llava_med(path: Path, _spec: TaskSpec, references: Path | None) -> Iter
     Raises DataError if a file is of another form, or the two do not hold the same questions.
     """
     question_file = references or path
-    answers = _by_id(parse_lines(path, _LLAVA_ANSWER, _ANSWERS_FORM))
+    answers = _by_id(parse_lines(path, TypeAdapter(_LlavaAnswer), _ANSWERS_FORM))
     if read_text_bytes(question_file).lstrip().startswith(b"["):
-        questions = _by_id(parse_list(question_file, _LLAVA_QUESTIONS, _QUESTIONS_FORM))
+        questions = _by_id(parse_list(question_file, _LlavaQuestion, _QUESTIONS_FORM))
     else:
-        questions = _by_id(parse_lines(question_file, _LLAVA_QUESTION, _QUESTIONS_FORM))
+        questions = _by_id(parse_lines(question_file, TypeAdapter(_LlavaQuestion), _QUESTIONS_FORM))
     _refuse_missing(f"questions of {question_file}", f"answer in {path}", questions, answers)
     _refuse_missing(f"answers of {path}", f"question in {question_file}", answers, questions)
     for name, (place, question) in questions.items():
@@ -267,23 +259,19 @@ class _OfficialBox(_OfficialRow):
     pred_bbox: Edges | str
 
 
-_OFFICIAL_ANSWERS = TypeAdapter(list[_OfficialAnswer])
-_OFFICIAL_BOXES = TypeAdapter(list[_OfficialBox])
-
-
 def read_uni_med(path: Path, spec: TaskSpec, _references: Path | None) -> Iterator[Prediction]:
     """Yield the predictions of one results file of Uni-Med's scripts.
 
     Raises DataError if the file is of another form; the message names the entry and the field.
     """
     if spec.kind != "rec":
-        for where, row in parse_list(path, _OFFICIAL_ANSWERS, _OFFICIAL_FORM):
+        for where, row in parse_list(path, _OfficialAnswer, _OFFICIAL_FORM):
             kind, group = row.answer_type, _official_group(row, spec)
             yield Prediction(
                 where=where, prediction=row.answer_pred, reference=row.answer_gt, answer_type=kind, group=group
             )
         return
-    for where, found in parse_list(path, _OFFICIAL_BOXES, _OFFICIAL_FORM):
+    for where, found in parse_list(path, _OfficialBox, _OFFICIAL_FORM):
         stored, group = found.pred_bbox, _official_group(found, spec)
         if isinstance(stored, str):
             if not stored.startswith(_UNREAD):

@@ -190,13 +190,13 @@ def parse_lines(path: Path, adapter: TypeAdapter[T], form: str) -> Iterator[tupl
             yield where, row
 
 
-def parse_list(path: Path, adapter: TypeAdapter[list[T]], form: str) -> Iterator[tuple[str, T]]:
+def parse_list(path: Path, row_type: type[T], form: str) -> Iterator[tuple[str, T]]:
     """Yield place and row of every entry of a JSON list; entries are counted from 0, as in the messages.
 
     Raises DataError if the file cannot be read or has another form.
     """
     with _expected(form):
-        rows = parse_json(adapter, read_text_bytes(path), str(path))
+        rows: list[T] = parse_json(TypeAdapter(list[row_type]), read_text_bytes(path), str(path))  # type: ignore[valid-type]
     yield from ((f"{path}, entry {number}", row) for number, row in enumerate(rows))
 
 

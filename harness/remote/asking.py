@@ -5,13 +5,13 @@ import random
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from medbench.adapters.guarding import one_sample
-from medbench.adapters.remote import Complete, RemoteAdapter, Reply, RetryableError, Usage
+from medbench.adapters.remote import Complete, RemoteAdapter, Reply, RetryableError
 from medbench.harness.engine.requests import Outcome
 from medbench.harness.remote.pacing import RequestGate, RequestWindow
 from medbench.harness.workload import TaskLoad
@@ -55,25 +55,20 @@ def in_order(loads: Sequence[TaskLoad], missing: Mapping[str, Sequence[Sample]])
     return [question for questions in together.values() for question in questions]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Finished:
-    """A question that is done."""
+    """A question that is done, and the last reply to it."""
 
     question: Question
-    outcome: Outcome
+    reply: Reply
     attempts: int = 0  # Requests that it took; 0 if it was never sent.
     seconds: float = 0.0  # The last request, from its sending to its answer.
-    usage: Usage = field(default_factory=Usage)
-    served_by: str = ""  # The model that answered, in the server's words; empty if none did.
 
-
-def _finished(question: Question, reply: Reply, attempts: int = 0, seconds: float = 0.0) -> Finished:
-    name, said = question.sample.sample_id, reply.generation
-    outcome = Outcome(task=question.spec.name, sample_id=name, generation=said, error=reply.error)
-    served_by = said.served.model if said else ""
-    return Finished(
-        question=question, outcome=outcome, attempts=attempts, seconds=seconds, usage=reply.usage, served_by=served_by
-    )
+    @property
+    def outcome(self) -> Outcome:
+        """What became of the sample."""
+        task, name = self.question.spec.name, self.question.sample.sample_id
+        return Outcome(task=task, sample_id=name, generation=self.reply.generation, error=self.reply.error)
 
 
 class Backoff:
@@ -139,7 +134,7 @@ class Asking:
             question, preparing = ahead.popleft()
             prepared = await preparing
             if isinstance(prepared, SampleError):
-                self._report(_finished(question, Reply(error=str(prepared))))
+                self._report(Finished(question, Reply(error=str(prepared))))
                 return
             await self._begun.acquire()
             asking = self._see_through(question, prepared, complete, await self.gate.enter())
@@ -170,7 +165,7 @@ class Asking:
             try:
                 reply = await self._attempt(question, prepared, complete, epoch, deadline)
             except SampleError as error:
-                self._done(_finished(question, Reply(error=str(error)), attempt, loop.time() - sent))
+                self._done(Finished(question, Reply(error=str(error)), attempt, loop.time() - sent))
                 self._refuse(question, error)
                 return
             except RetryableError as error:
@@ -179,11 +174,11 @@ class Asking:
                 if again is None:
                     times = f"{attempt} {'attempt' if attempt == 1 else 'attempts'}"
                     reply = Reply(error=f"No answer after {times}. The last time: {error}")
-                    self._give_up(_finished(question, reply, attempt, seconds), error)
+                    self._give_up(Finished(question, reply, attempt, seconds), error)
                     return
                 epoch = again
             else:
-                self._done(_finished(question, reply, attempt, loop.time() - sent))
+                self._done(Finished(question, reply, attempt, loop.time() - sent))
                 if reply.generation is None:
                     problem, _, hint = reply.error.partition("\n")
                     self._refuse(question, SampleError(problem, hint))

@@ -58,11 +58,11 @@ class LoggedRequest:
     @classmethod
     def of(cls, finished: Finished) -> "LoggedRequest":
         """Return what a question took."""
-        outcome = finished.outcome
+        outcome, said = finished.outcome, finished.reply.generation
         state = "failed" if outcome.generation is None else "answered"
         return cls(
             task=outcome.task, sample_id=outcome.sample_id, state=state, attempts=finished.attempts,
-            seconds=round(finished.seconds, 3), model=finished.served_by, **asdict(finished.usage),
+            seconds=round(finished.seconds, 3), model=said.served.model if said else "", **asdict(finished.reply.usage),
         )  # fmt: skip
 
 
