@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medbench.adapters.base import Adapter, ImageSlot, LocalAdapter, Size
 from medbench.adapters.catalog import choose_model
@@ -17,7 +17,7 @@ from medbench.harness.workload import TaskLoad, load_workload
 from medbench.tasks.foundation.console import emit, emit_table, say, warn
 from medbench.tasks.foundation.errors import SampleError
 from medbench.tasks.images import size_of_image
-from medbench.tasks.sample import ImageRef
+from medbench.tasks.sample import ImageRef, Sample
 
 if TYPE_CHECKING:
     from medbench.harness.estimate import Estimate
@@ -87,9 +87,7 @@ def _looked_at(
     found = estimate(
         adapter,
         [request for _, requests in looked for request in requests],
-        images=len(
-            {(one.prepared.source, image) for one in loads for sample in one.samples for image in sample.images}
-        ),
+        images=len(set().union(*map(_image_keys, loads))),
         as_references=sum(preview.as_references for preview, _ in looked),
         rows=settings.batch_size,
     )
@@ -108,13 +106,10 @@ def preview_local(adapter: LocalAdapter, load: TaskLoad, sampling: Sampling) -> 
     first = requests[0] if requests else None
     longest = adapter.longest_answer(load.spec)
     references = (len(request.sample.reference) // _CHARACTERS_PER_TOKEN + 2 for request in requests)
-    preview = Preview(
-        task=load.spec.name,
-        samples=len(load.samples),
-        images=len(_image_keys(load)),
-        first=first.sample.sample_id if first else "",
+    preview = _preview(
+        load,
+        first.sample if first else None,
         prompt=_readable(adapter, first) if first else "",
-        sizes=_sizes(load, first.sample.images) if first else (),
         lengths=tuple(request.length for request in requests),
         longest_answer=longest,
         as_references=sum(min(longest, tokens) for tokens in references),
@@ -135,9 +130,13 @@ def preview_first(adapter: Adapter, load: TaskLoad) -> Preview:
             prompt = load.spec.instruction(first)
     except SampleError as error:
         failure = f"{first.sample_id}: {error}"
+    return _preview(load, first, prompt=prompt, failures=bool(failure), first_failure=failure)
+
+
+def _preview(load: TaskLoad, first: Sample | None, **more: Any) -> Preview:
     return Preview(
-        task=load.spec.name, samples=len(load.samples), images=len(_image_keys(load)), first=first.sample_id,
-        prompt=prompt, sizes=_sizes(load, first.images), failures=bool(failure), first_failure=failure,
+        task=load.spec.name, samples=len(load.samples), images=len(_image_keys(load)),
+        first=first.sample_id if first else "", sizes=_sizes(load, first.images) if first else (), **more,
     )  # fmt: skip
 
 

@@ -62,10 +62,7 @@ class _KitReport(NativeRow):
 
 
 def read_medevalkit(path: Path, spec: TaskSpec, _references: Path | None) -> Iterator[Prediction]:
-    """Yield the English predictions of a `results.json`.
-
-    Raises DataError if the file is of another form; the message names the entry and the field.
-    """
+    """Yield the English predictions of a `results.json`."""
     if spec.kind == "qa":
         for where, row in parse_list(path, _KitChoice, _KIT_FORM):
             choices = _kit_choices(where, row)
@@ -120,10 +117,7 @@ _EMPTY_REPORT = "Invalid Response"
 
 
 def read_multimedeval(path: Path, spec: TaskSpec, _references: Path | None) -> Iterator[Prediction]:
-    """Yield the predictions of a task's CSV file.
-
-    Raises DataError if the file is of another form; the message names the row.
-    """
+    """Yield the predictions of a task's CSV file."""
     header = list(_CSV_HEADERS.get(spec.kind, ()))
     columns = len(header) or _QA_COLUMNS
     rows = (row for _, row in table_rows(read_bytes(path), str(path), lambda row: len(row) == columns))
@@ -190,10 +184,7 @@ R = TypeVar("R", bound=_HasId)
 
 
 def read_llava_med(path: Path, _spec: TaskSpec, references: Path | None) -> Iterator[Prediction]:
-    """Yield the answers in the order of the questions, which the file of references holds.
-
-    Raises DataError if a file is of another form, or the two do not hold the same questions.
-    """
+    """Yield the answers in the order of the questions, which the file of references holds."""
     question_file = references or path
     answers = _by_id(parse_lines(path, TypeAdapter(_LlavaAnswer), _ANSWERS_FORM))
     if read_text_bytes(question_file).lstrip().startswith(b"["):
@@ -260,10 +251,7 @@ class _OfficialBox(_OfficialRow):
 
 
 def read_uni_med(path: Path, spec: TaskSpec, _references: Path | None) -> Iterator[Prediction]:
-    """Yield the predictions of one results file of Uni-Med's scripts.
-
-    Raises DataError if the file is of another form; the message names the entry and the field.
-    """
+    """Yield the predictions of one results file of Uni-Med's scripts."""
     if spec.kind != "rec":
         for where, row in parse_list(path, _OfficialAnswer, _OFFICIAL_FORM):
             kind, group = row.answer_type, _official_group(row, spec)

@@ -12,38 +12,21 @@ import struct
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 
 from medbench.tasks.foundation.errors import DataError, RunError
-from medbench.tasks.foundation.files import file_sha256, fingerprint, sampled_sha256
+from medbench.tasks.foundation.files import file_sha256, fingerprint, read_yaml_table, sampled_sha256
 
 _WHOLE_BYTES = 1 << 26
 _SAMPLE_BYTES = 1 << 12
 _HEADER_BYTES = 100_000_000
-# What stands beside a model and is never read to answer: documentation, code, what a training left, parts for videos.
-_BESIDE_SUFFIXES = frozenset({
-    ".gif", ".html", ".ipynb", ".jpeg", ".jpg", ".lock", ".log", ".md", ".pdf", ".png", ".py", ".pyc", ".rst", ".sh",
-    ".svg", ".webp",
-})  # fmt: skip
-_BESIDE_NAMES = (
-    "license", "license.txt", "notice", "notice.txt", "readme", "readme.txt", "requirements.txt", "use_policy.txt",
-    "video_preprocessor_config.json", "trainer_state.json", "training_args.bin", "training_args.json", "*_results.json",
-    "optimizer.pt", "optimizer.bin", "scheduler.pt", "rng_state*.pth", "events.out.tfevents.*",
-)  # fmt: skip
 # Of a generation configuration an answer depends on these alone: a run's own settings choose tokens.
 _GENERATION, _USED = "generation_config.json", ("bos_token_id", "eos_token_id", "pad_token_id")
 
 _LOOKED_AT = 512
 _SHOWN_OF_IT = 80
-_READ = frozenset({".safetensors", ".bin", ".pth", ".pt", ".json", ".model", ".jinja", ".tiktoken", ".txt"})
-_POINTER = b"version https://git-lfs.github.com/spec/"
-_PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<error", b"<script")
-_REFUSALS = (
-    b"access to model", b"access denied", b"invalid username or password", b"invalid credentials", b"entry not found",
-    b"repository not found", b"not found", b"unauthorized", b"forbidden", b"too many requests", b"bad gateway",
-    b"internal server error", b"service unavailable", b"gateway time", b"error code", b'{"error', b'{"message"',
-    b'{"detail"',
-)  # fmt: skip
+
 _LOG_IN = "Log in (`hf auth login`), accept the model's terms if it has some, and download it again."
 
 _WORDS = re.compile(r"out of memory|can(?:'|no)t allocate memory|not enough memory|bad[_ ]alloc", re.IGNORECASE)
@@ -51,6 +34,12 @@ _WORDS = re.compile(r"out of memory|can(?:'|no)t allocate memory|not enough memo
 _NAME = "OutOfMemoryError"
 _LONGEST_REASON = 160
 HINT = "Give --dtype bfloat16, free some memory, or take a larger device or --device cpu."
+
+
+@cache
+def _names(of: str) -> tuple[str, ...]:
+    """Return a list of `model_files.yaml`."""
+    return tuple(read_yaml_table(Path(__file__).with_suffix(".yaml"))[of])
 
 
 def identity_of(parts: Mapping[str, Path]) -> str:
@@ -81,7 +70,9 @@ def _counts(name: str, only: Collection[str]) -> bool:
         return False
     if only:
         return any(fnmatch(last, pattern) for pattern in only)
-    return Path(last).suffix not in _BESIDE_SUFFIXES and not any(fnmatch(last, pattern) for pattern in _BESIDE_NAMES)
+    return Path(last).suffix not in _names("beside_suffixes") and not any(
+        fnmatch(last, pattern) for pattern in _names("beside_names")
+    )
 
 
 def digest_of(file: Path) -> str:
@@ -130,7 +121,7 @@ def refuse_stand_ins(*paths: Path) -> None:
     for path in paths:
         files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else (path,)
         for file in files:
-            found = _stand_in(file) if file.suffix in _READ else None
+            found = _stand_in(file) if file.suffix in _names("read_suffixes") else None
             if found is not None:
                 what, hint = found
                 raise DataError(f"{file} cannot be read: it is {what}, not a file of a model.", hint)
@@ -144,14 +135,15 @@ def _stand_in(file: Path) -> tuple[str, str] | None:
     except OSError:
         # Whoever reads it says what is wrong with it.
         return None
-    plain = start.removeprefix(b"\xef\xbb\xbf").strip().lower().replace(b'{ "', b'{"')
+    # Bytes that are no text stay different from all that is looked for.
+    plain = start.removeprefix(b"\xef\xbb\xbf").strip().lower().replace(b'{ "', b'{"').decode("latin-1")
     if file.suffix != ".txt" and not plain:
         return "empty", "Download it again."
-    if plain.startswith(_POINTER):
+    if plain.startswith(_names("pointers")):
         return "a pointer of Git LFS", "Fetch what it points to: `git lfs pull` in the repository, or `hf download`."
-    if plain.startswith(_PAGES):
+    if plain.startswith(_names("pages")):
         return "a page of a web site (to sign in, or an error)", _LOG_IN
-    if file.suffix not in {".txt", ".jinja"} and plain.startswith(_REFUSALS):
+    if file.suffix not in {".txt", ".jinja"} and plain.startswith(_names("refusals")):
         return f"the answer of a server ({start[:_SHOWN_OF_IT].decode('utf-8', 'replace').strip()!r})", _LOG_IN
     return None
 
