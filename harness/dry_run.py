@@ -47,11 +47,7 @@ class Preview:
 
 
 def show_dry_run(settings: Settings) -> None:
-    """Load a model, render all prompts, measure on a few; answer nothing, and show what was found.
-
-    Raises:
-        MedbenchError: Whatever the run would fail with at its start.
-    """
+    """Load a model, render all prompts, measure on a few, show what was found; fail as the run would at its start."""
     model = choose_model(settings.model, settings.model_args)
     workload = load_workload(settings)
     workload.say_left_out()

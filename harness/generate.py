@@ -49,8 +49,7 @@ def make_plan(loads: tuple[TaskLoad, ...], directory: RunDirectory) -> Plan:
 def generate(plan: Plan, adapter: Adapter, directory: RunDirectory, phases: Phases, settings: Settings) -> list[str]:
     """Answer what is missing, appending each answer as it comes; then put every file in its final order.
 
-    Returns:
-        The error of each sample that failed.
+    Returns the error of each sample that failed.
     """
     if plan.recorded:
         say(f"Continuing: {plan.recorded} of {plan.total} samples are already recorded.")

@@ -65,20 +65,14 @@ def run(
 ) -> RunOutcome:  # fmt: skip
     """Run a model over tasks; the same settings continue what an interrupted run left.
 
-    Args:
-        settings: What to do.
-        publish: Writes the pages of a run's folder from its `results.json`.
-        adapter: The model itself instead of `settings.model`, which is only its name then: an adapter that is loaded,
-            or a function that returns the text of an answer (`medbench.adapters.function` says what it is given).
-            Another function is another run, and so is the same one with another source.
-        boxes: How such a model writes boxes: `pixels` by default, see `medbench.tasks.answers.box_space`.
-        overwrite: `never`, or `always` to start afresh.
-        workload: Its tasks, if they were read already.
-        listener: Hears what is said meanwhile; the terminal by default. `Silent()` and `Logged()` of
-            `medbench.tasks.foundation.console` are others.
+    The model may be given itself, as `adapter`, instead of by `settings.model`, which is only its name then: an adapter
+    that is loaded, or a function that returns the text of an answer (`medbench.adapters.function` says what it is
+    given). Another function is another run, and so is the same one with another source. `boxes` is how such a model
+    writes boxes: `pixels` by default, see `medbench.tasks.answers.box_space`.
 
-    Raises:
-        MedbenchError: Whatever keeps the run from going on; what was answered is on disk.
+    `publish` writes the pages of a run's folder from its `results.json`; `overwrite` is `never`, or `always` to start
+    afresh; `workload` are its tasks, if they were read already; `listener` hears what is said meanwhile, the terminal
+    by default. Raises a MedbenchError for whatever keeps the run from going on; what was answered is on disk.
     """
     if listener is not None:
         with heard_by(listener):

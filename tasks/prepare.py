@@ -54,20 +54,12 @@ def prepare_task(
     A sample whose image is missing or outside `source`, whose reference is empty or whose text is no valid Unicode is
     skipped and counted. The manifest is written last: without it, the folder does not count as prepared.
 
-    Args:
-        spec: The task.
-        source: The user's native folder.
-        data_dir: Where prepared tasks go.
-        options: Options of the reader; see `spec.options`.
-        image_hashes: `prepared` to hash every image file that a sample names, so that the identity of the data covers
-            them; `none` to leave them unread.
-        licence: Under which the data's owner says that they may be passed on; see `medbench.tasks.terms`.
+    With `image_hashes="prepared"` every image file that a sample names is hashed, so that the identity of the data
+    covers them; with `none` they stay unread. `licence` is that under which the data's owner says that they may be
+    passed on; see `medbench.tasks.terms`.
 
-    Raises:
-        UsageError: If an option does not exist or is malformed.
-        DataError: If the layout is another one, two samples share an id, nothing usable was found, or an image
-            cannot be read.
-        RunError: If `data_dir` cannot be written to.
+    Raises UsageError if an option does not exist or is malformed; DataError if the layout is another one, two samples
+    share an id, nothing usable was found, or an image cannot be read; RunError if `data_dir` cannot be written to.
     """
     for name in options:
         if name not in spec.options:

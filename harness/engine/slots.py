@@ -50,18 +50,15 @@ class SlotCapacity:
 
 
 class _SlotLayer(CacheLayerMixin):
-    """One layer: the rows' own keys and values, in chunks of places, and those of the prefixes they share.
-
-    Attributes:
-        chunks: Keys and values [S, H, CHUNK, D] of places 0 to CHUNK - 1 of all slots, then of the following places.
-        prefixes: Keys and values [1, H, L, D] by slot.
-    """
+    """One layer: the rows' own keys and values, in chunks of places, and those of the prefixes they share."""
 
     def __init__(self, capacity: SlotCapacity) -> None:
         super().__init__()
         self._capacity = capacity
         self.plan: PassPlan | None = None
+        # [S, H, CHUNK, D] of places 0 to CHUNK - 1 of all slots, then of the following places.
         self.chunks: list[KeysAndValues] = []
+        # [1, H, L, D] by slot.
         self.prefixes: dict[int, KeysAndValues] = {}
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:

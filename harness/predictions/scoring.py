@@ -45,18 +45,13 @@ def score(
 ) -> PredictionScores:  # fmt: skip
     """Score anybody's predictions of a task.
 
-    Args:
-        task: Its name.
-        predictions: A file, or objects with the fields of a line of JSON: `prediction` and `reference`, for REC `box`
-            and `image_size` in pixels, and optional `answer_type`, `choices`, `group` and `sample_id`.
-        source: Format of the file, one of `medbench.harness.predictions.formats.FORMATS`.
-        references: File of the right answers, where the format has none.
-        boxes: How the model writes boxes (REC): `uni-med` by default, see `medbench.tasks.answers.box_space`.
-        protocols: Whose definitions.
+    They are a file in one of `medbench.harness.predictions.formats.FORMATS` (with a file of the right answers where the
+    format has none), or objects with the fields of a line of JSON: `prediction` and `reference`, for REC `box` and
+    `image_size` in pixels, and optional `answer_type`, `choices`, `group` and `sample_id`. `boxes` is how the model
+    writes boxes: `uni-med` by default, see `medbench.tasks.answers.box_space`.
 
-    Raises:
-        UsageError: If there is no such task, format or space, or something was given that has no effect.
-        DataError: If the predictions are of another form; the message names the line and the field.
+    Raises UsageError if there is no such task, format or space, or something was given that has no effect; DataError if
+    the predictions are of another form; the message names the line and the field.
     """
     spec = get_task(task)
     if isinstance(predictions, str | Path):

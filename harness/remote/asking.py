@@ -114,9 +114,8 @@ class Asking:
     async def ask(self, questions: Iterable[Question]) -> None:
         """Ask all questions; each is reported once.
 
-        Raises:
-            RunError: If the server refuses everything, cannot be reached, or answers no more. What was not reported
-                by then was not answered.
+        Raises RunError if the server refuses everything, cannot be reached, or answers no more. What was not reported
+        by then was not answered.
         """
         self._last_word = asyncio.get_running_loop().time()
         async with self._adapter.session() as complete:

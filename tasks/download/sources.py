@@ -25,29 +25,20 @@ class _Source:
     note: str = ""  # What to know about the data that comes from here, unless there is `note_unless` in the folder.
     note_unless: str = ""
     steps: tuple[str, ...] = ()  # What the user has to do, one after the other.
+    # Archives among the files, each with the beginnings of the names that are wanted of it; none means all.
     unpack: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    instead: tuple[str, ...] = ()
+    instead: tuple[str, ...] = ()  # Names in the folder that stand for the files: nothing is fetched then.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubSource(_Source):
-    """Files of a dataset repository on the Hub, all of one commit.
-
-    Attributes:
-        repo: `owner/name`.
-        revision: The commit, 40 hex digits; None where none is known. Then the newest one of `main` is looked
-            up, shown and recorded.
-        paths: Files in the repository, which become files in the folder.
-        unpack: Archives among them, each with the beginnings of the names that are wanted of it; none means all.
-        size: Bytes of all files, about, as the Hub shows them.
-        instead: Names in the folder that stand for the files: where one of them is, nothing is fetched.
-    """
+    """Files of a dataset repository on the Hub, all of one commit; `paths` become files in the folder."""
 
     kind: Literal["hub"] = "hub"
-    repo: str
-    revision: str | None
+    repo: str  # `owner/name`.
+    revision: str | None  # 40 hex digits; None where none is known: the newest of `main` is looked up and recorded.
     paths: tuple[str, ...]
-    size: int
+    size: int  # Bytes of all files, about, as the Hub shows them.
 
     @property
     def home(self) -> str:

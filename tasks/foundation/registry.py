@@ -62,9 +62,7 @@ class Registry(Generic[T]):
     def load(self, name: str) -> T:
         """Import and return the entry called `name`.
 
-        Raises:
-            UsageError: If there is no such name; the message has the closest ones.
-            MedbenchError: If a plugin cannot be imported.
+        Raises UsageError if there is no such name, with the closest ones; MedbenchError if a plugin cannot be imported.
         """
         if name in self._builtin:
             entry = self._builtin[name]
