@@ -168,10 +168,8 @@ class Board:
 def read(paths: Sequence[Path]) -> pd.DataFrame:
     """Return the numbers of runs that may stand side by side as one long table; `Number` describes its columns.
 
-    Raises:
-        UsageError: If they answered different suites or different data.
-        RunError: If a folder is no finished run, or lacks scores.
-        DataError: If its files are malformed.
+    Raises UsageError if they answered different suites or different data; RunError if a folder is no finished run, or
+    lacks scores; DataError if its files are malformed.
     """
     frame = read_board(paths)[0].numbers
     order = {
@@ -192,8 +190,7 @@ def read_board(paths: Sequence[Path]) -> tuple[Board, ScoresByRun]:
 def make_board(runs: Sequence[Results], leaks: Leaks | None = None, scores: ScoresByRun | None = None) -> Board:
     """Put runs side by side; without their scores by sample nobody leads where a sample failed.
 
-    Raises:
-        UsageError: If there is none, or they answered different suites or different data.
+    Raises UsageError if there is none, or they answered different suites or different data.
     """
     if not runs:
         raise UsageError("No run was given.", "Give one or more folders that `medbench run` made.")
@@ -244,16 +241,9 @@ def make_table(
 ) -> Table:  # fmt: skip
     """Return the table of a board, of published numbers, or of both.
 
-    Args:
-        board: Runs that may stand side by side; None for published numbers alone.
-        protocol: Whose definitions.
-        grouped: Whether runs of one title become one column: their mean, and from three runs on the standard deviation.
-        published: Numbers of papers, in columns of their own.
-        layout: Which rows; all that the runs have if there is none.
-        overlapping: Tasks whose test and training data overlap.
-
-    Raises:
-        UsageError: If published numbers follow another protocol or would stand beside another suite than the paper's.
+    Without a board the published numbers stand alone. If `grouped`, runs of one title become one column: their mean,
+    and from three runs on the standard deviation. `layout` says which rows; all that the runs have if there is none.
+    Raises UsageError if published numbers follow another protocol or would stand beside another suite than the paper's.
     """
     for publication in published:
         if publication.protocol != protocol:
@@ -383,8 +373,7 @@ def gains_over(table: Table, baseline: str, kind: str | None = None) -> pd.DataF
         baseline) / baseline), `geometric` (exp(mean of log ratios) - 1), `points` (the mean difference, a fraction),
         NaN where they share no number; `left_out` (datasets that both have a number of, but not of the same samples).
 
-    Raises:
-        UsageError: If the table has no column of that name.
+    Raises UsageError if the table has no column of that name.
     """
     names = [column.name for column in table.columns]
     if baseline not in names:

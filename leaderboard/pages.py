@@ -54,21 +54,9 @@ def leaderboard(
 ) -> str:  # fmt: skip
     """Return the page of `medbench leaderboard`.
 
-    Args:
-        paths: Folders of runs; none for published numbers alone.
-        form: `markdown`, `csv`, `latex` or `json`.
-        protocol: One alone, or None for all that fit.
-        layout: Name of a table of the paper, or None.
-        models_as_rows: Whether models are the rows.
-        grouped: Whether runs of one model become one column.
-        reported: Published numbers to show.
-        baseline: Model that gains are counted against.
-        data_audit: File of an audit of the data, whose marks stand beside the tasks.
-
-    Raises:
-        UsageError: If runs or options do not fit together.
-        RunError: If a folder is no finished run.
-        DataError: If an audit's file is broken.
+    `form` is `markdown`, `csv`, `latex` or `json`; no protocol stands for all that fit. `baseline` is the model that
+    gains are counted against, `data_audit` a file whose marks stand beside the tasks. Raises UsageError if runs or
+    options do not fit together; RunError if a folder is no finished run; DataError if an audit's file is broken.
     """
     published = [read_publication(name) for name in reported]
     if not paths and not published:
@@ -133,10 +121,7 @@ def _in_shape(tables: Sequence[Table], layout: Layout, baseline: str | None) -> 
 def board_as_markdown(board: Board, tables: Sequence[Table] | None = None, sections: Sequence[str] = ()) -> str:
     """Return a board as a markdown document.
 
-    Args:
-        board: The runs.
-        tables: What to show of them, one table a protocol; plain ones of both protocols if there are none.
-        sections: Further sections, ready-made, behind the tables.
+    Its tables, one a protocol, are plain ones of both if none are given; further sections stand behind them.
     """
     shown = [make_table(board, protocol) for protocol in PROTOCOLS] if tables is None else tables
     return _joined(

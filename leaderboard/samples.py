@@ -156,12 +156,8 @@ def read(path: Path, tasks: str | None = None) -> "DataFrame":
     adds up), `prediction`, `labels`, `box`, `error`. Metrics of a whole corpus are not means of their scores: see
     `MetricScores.value`.
 
-    `tasks` are names, kinds or globs, comma-separated; None for all.
-
-    Raises:
-        RunError: If the folder is no finished run, or lacks scores.
-        DataError: If its files are malformed.
-        UsageError: If it has none of the tasks.
+    `tasks` are names, kinds or globs, comma-separated; None for all. Raises RunError if the folder is no finished run,
+    or lacks scores; DataError if its files are malformed; UsageError if it has none of the tasks.
     """
     import pandas as pd
 
@@ -219,10 +215,8 @@ def break_down(
     `score` (a fraction; NaN if nothing could be scored), its 95 % interval `low` to `high` over so many `clusters`, the
     `n` samples that were scored, and all `samples`, those that failed included.
 
-    It is by one label or by all that divide the samples, and by all metrics or the primary one of each task.
-
-    Raises:
-        UsageError: If no task has such a label.
+    It is by one label or by all that divide the samples, and by all metrics or the primary one of each task. Raises
+    UsageError if no task has such a label.
     """
     import pandas as pd
 

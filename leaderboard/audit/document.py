@@ -28,10 +28,8 @@ _DIGITS = 6
 def strongest(verdicts: Iterable[Verdict], *, incomplete: bool | None = None) -> Verdict:
     """Return the strongest of several verdicts.
 
-    Args:
-        verdicts: Of the tasks or checks.
-        incomplete: Whether something needed could not be seen, so that nothing found is no answer. None if each was
-            needed: one `not_testable` then leaves no all-clear.
+    `incomplete` says whether something needed could not be seen, so that nothing found is no answer; if it is None each
+    verdict was needed, and one `not_testable` leaves no all-clear.
     """
     found = set(verdicts)
     for verdict in FOUND:
@@ -43,23 +41,14 @@ def strongest(verdicts: Iterable[Verdict], *, incomplete: bool | None = None) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskVerdict:
-    """What an audit says of one task.
+    """What an audit says of one task."""
 
-    Attributes:
-        title: Name of the task for people.
-        verdict: The verdict.
-        text: What it rests on, in a sentence or two.
-        facts: The most telling numbers, by name.
-        details: All numbers, as JSON has them.
-        silent: Whether a terminal, which has the table, need not say the text.
-    """
-
-    title: str
-    verdict: Verdict
-    text: str = ""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    details: Mapping[str, Any] = field(default_factory=dict)
-    silent: bool = False
+    title: str  # name of the task for people
+    verdict: Verdict  # the verdict
+    text: str = ""  # what it rests on, in a sentence or two
+    facts: Mapping[str, Any] = field(default_factory=dict)  # the most telling numbers, by name
+    details: Mapping[str, Any] = field(default_factory=dict)  # all numbers, as JSON has them
+    silent: bool = False  # whether a terminal, which has the table, need not say the text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,41 +82,23 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """The answer to a question about leaks.
+    """The answer to a question about leaks."""
 
-    Attributes:
-        kind: Which audit: `model`, `selftest`, `data`, `probe` or `provenance`.
-        title: Heading of the page.
-        question: What was asked, in a sentence or two.
-        tasks: What was found, by task.
-        tables: The numbers; the first has a row for each task, and is what a terminal shows.
-        run: Identity of the run; empty where there is none.
-        incomplete: Whether something needed could not be seen, so that nothing found is no answer.
-        notes: What must be said beside the verdicts.
-        limits: What was not checked.
-        examples: What a person can look at.
-        alternatives: Other explanations of what was found.
-        marks: Marks of datasets, by task.
-        settings: All that the answer depends on, by name.
-        command: How to make it again.
-        revealed: Whether texts of credentialed datasets are shown.
-    """
-
-    kind: str
-    title: str
-    question: str
-    tasks: Mapping[str, TaskVerdict]
-    tables: Sequence[Table]
-    run: str = ""
-    incomplete: bool = False
-    notes: Sequence[str] = ()
-    limits: Sequence[str] = ()
-    examples: Sequence[Example] = ()
-    alternatives: Sequence[str] = ()
-    marks: Mapping[str, str] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    command: str = ""
-    revealed: bool = False
+    kind: str  # which audit: `model`, `selftest`, `data`, `probe` or `provenance`
+    title: str  # heading of the page
+    question: str  # what was asked, in a sentence or two
+    tasks: Mapping[str, TaskVerdict]  # what was found, by task
+    tables: Sequence[Table]  # the numbers; the first has a row for each task, and is what a terminal shows
+    run: str = ""  # identity of the run; empty where there is none
+    incomplete: bool = False  # whether something needed could not be seen, so that nothing found is no answer
+    notes: Sequence[str] = ()  # what must be said beside the verdicts
+    limits: Sequence[str] = ()  # what was not checked
+    examples: Sequence[Example] = ()  # what a person can look at
+    alternatives: Sequence[str] = ()  # other explanations of what was found
+    marks: Mapping[str, str] = field(default_factory=dict)  # marks of datasets, by task
+    settings: Mapping[str, Any] = field(default_factory=dict)  # all that the answer depends on, by name
+    command: str = ""  # how to make it again
+    revealed: bool = False  # whether texts of credentialed datasets are shown
 
     @property
     def verdicts(self) -> dict[str, Verdict]:
@@ -190,8 +161,7 @@ class Audit:
 def show(audit: Audit, form: str, output: Path | None, *, name: str) -> None:
     """Print an audit as `table`, `markdown`, `json` or `html`, and where asked write it to files.
 
-    Raises:
-        RunError: If the files cannot be written.
+    Raises RunError if the files cannot be written.
     """
     written = write_audit(audit, output, name=name) if output is not None else []
     if form != "json":
@@ -213,10 +183,7 @@ def show(audit: Audit, form: str, output: Path | None, *, name: str) -> None:
 def write_audit(audit: Audit, output: Path, *, name: str) -> list[Path]:
     """Write an audit and return the paths.
 
-    Args:
-        audit: The audit.
-        output: A folder for `NAME.json`, `NAME.md` and `NAME.html`; or one file, whose ending says its form.
-        name: Name of the files.
+    `output` is a folder for `NAME.json`, `NAME.md` and `NAME.html`; or one file, whose ending says its form.
     """
     forms = {".json": audit.to_json, ".md": audit.to_markdown, ".html": audit.to_html}
     paths = [output] if output.suffix in forms else [output / f"{name}{suffix}" for suffix in forms]

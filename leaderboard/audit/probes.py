@@ -48,27 +48,18 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeFinding:
-    """What a probe shows on one task.
-
-    Attributes:
-        metric: Whose per-sample values are averaged: as the task is (`plain`), and as the probe asks (`probed`).
-        drop: The first minus the second, on samples scored both ways.
-        peers: How many peers there are; `peer_drop` is their mean drop.
-        gap: Drop minus the peers' mean drop, on samples that all scored; None without peers.
-        p: One-sided p of a gap as large, adjusted by Holm over the tasks.
-        verdict: Only probes that knowing by heart alone explains have one besides `not_testable`.
-    """
+    """What a probe shows on one task."""
 
     task: str
-    metric: str
+    metric: str  # whose per-sample values are averaged: as the task is (`plain`), and as the probe asks (`probed`)
     plain: float
     probed: float
-    drop: Difference
-    peers: int
+    drop: Difference  # the first minus the second, on samples scored both ways
+    peers: int  # how many peers there are; `peer_drop` is their mean drop
     peer_drop: float | None
-    gap: Difference | None
-    p: float | None
-    verdict: Verdict
+    gap: Difference | None  # drop minus the peers' mean drop, on samples that all scored; None without peers
+    p: float | None  # one-sided p of a gap as large, adjusted by Holm over the tasks
+    verdict: Verdict  # only probes that knowing by heart alone explains have one besides `not_testable`
 
 
 def read_probe(
@@ -163,16 +154,8 @@ def audit_probe(
 ) -> Audit:
     """Set a run beside its probe, and its answers beside keys that are known to be wrong.
 
-    Args:
-        run: Folder of the plain run.
-        probed: Folder of the run of the same model that asked in another way.
-        peers: The same pairs of other models.
-        wrong_gold: JSON lines with task and sample_id of items whose key is wrong.
-        protocol: Whose definitions.
-
-    Raises:
-        UsageError: If nothing was given to look at, or runs do not belong together.
-        DataError: If a file is broken.
+    `wrong_gold` has JSON lines with task and sample_id of items whose key is wrong. Raises UsageError if nothing was
+    given to look at, or runs do not belong together; DataError if a file is broken.
     """
     if probed is None and wrong_gold is None:
         raise UsageError("There is nothing to look at.", "Give a second run (--probe), or --wrong-gold FILE.")

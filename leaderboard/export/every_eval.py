@@ -82,12 +82,9 @@ def write_every_eval(
     """Write both files of a run below a folder and return them: the document and the samples.
 
     Questions and right answers are written only if they are wanted, and of the tasks whose terms allow it; `data_dir`
-    is where the prepared tasks are now, if not where they were.
-
-    Raises:
-        UsageError: If the model's name is not `OWNER/NAME`, or the run has no number under the protocol.
-        DataError: If the data are not where they were, or not those of the run.
-        RunError: If the folder cannot be written to.
+    is where the prepared tasks are now, if not where they were. Raises UsageError if the model's name is not
+    `OWNER/NAME`, or the run has no number under the protocol; DataError if the data are not where they were, or not
+    those of the run; RunError if the folder cannot be written to.
     """
     names, digest, count = names_of(run, options), hashlib.sha256(), 0
     numbers = _evaluations(run, options.protocol)

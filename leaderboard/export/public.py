@@ -47,13 +47,8 @@ class PublicRun:
 def read_public(path: Path, environment: Mapping[str, str] | None = None) -> PublicRun:
     """Return a finished run as it may be shown.
 
-    Args:
-        path: Its folder.
-        environment: Variables of the shell, whose secrets are kept back; this process's own by default.
-
-    Raises:
-        RunError: If the folder is no finished run, or its results are another's.
-        DataError: If its results are malformed.
+    `environment` are variables of the shell, whose secrets are kept back; this process's own by default. Raises
+    RunError if the folder is no finished run, or its results are another's; DataError if its results are malformed.
     """
     results, document = read_results(path), read_run(path)
     # Names of a run and its tasks become names of files.
@@ -140,8 +135,7 @@ def write_files(folder: Path, files: Mapping[str, str]) -> tuple[Path, ...]:
 def replaced_when_whole(path: Path) -> Iterator[Path]:
     """Yield a name to write to; the file takes `path` only if nothing went wrong.
 
-    Raises:
-        RunError: If the folder cannot be written to.
+    Raises RunError if the folder cannot be written to.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -162,12 +156,8 @@ def write_parquet(path: Path, run: PublicRun) -> int:
     """Write the scores of a run by sample as a Parquet file, a row group for each task; return the number of rows.
 
     Its rows are those of `medbench.leaderboard.samples.read`, without texts that stay here. Notices, results and
-    definitions are in the file's own metadata under `medbench`.
-
-    Raises:
-        UsageError: If pyarrow is not installed.
-        RunError: If the file cannot be written, or scores are missing.
-        DataError: If a line of the scores is malformed.
+    definitions are in the file's own metadata under `medbench`. Raises UsageError if pyarrow is not installed; RunError
+    if the file cannot be written, or scores are missing; DataError if a line of the scores is malformed.
     """
     try:
         arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")

@@ -71,9 +71,8 @@ class PublicCopy:
 def public_copy(run: PublicRun) -> PublicCopy:
     """Return what of a run may leave this machine, and what does not.
 
-    Raises:
-        RunError: If scores are missing, or something of this machine would go along.
-        DataError: If a file of the run is malformed.
+    Raises RunError if scores are missing, or something of this machine would go along; DataError if a file of the run
+    is malformed.
     """
     folder = run.scrubber.known(run.path.resolve().name)
     named = {

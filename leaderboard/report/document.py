@@ -38,11 +38,8 @@ def report_of(
 ) -> str:  # fmt: skip
     """Return the report of runs of the same data as HTML; raises like `read_results`, or as runs may not be mixed.
 
-    Args:
-        paths: Folders of the runs.
-        data_dir: Where the prepared tasks are now, if not where the runs found them.
-        budget: Of images; None embeds none.
-        reveal: Whether texts and images of credentialed data are shown.
+    `data_dir` is where the prepared tasks are now, if not where the runs found them; without a budget no image is
+    embedded; `reveal` shows texts and images of credentialed data.
     """
     runs = [read_run_source(path) for path in paths]
     data = {task: read_task_source(task, runs, data_dir, reveal=reveal) for task in tasks_of(runs)}

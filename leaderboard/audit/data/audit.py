@@ -55,18 +55,9 @@ def audit_data(
 ) -> Audit:  # fmt: skip
     """Compare test splits with training data.
 
-    Args:
-        train: The user's own training data.
-        images: Where their images start; None for the folder of each file.
-        ids: Files of ids that the native data lack.
-        read_images: Whether images are looked at.
-        seed: Of the null re-split.
-        reveal: Whether texts of credentialed datasets are shown.
-        prepared: `tasks` and `data_dir`, as for `read_data`.
-
-    Raises:
-        UsageError: If a task is unknown, or two files of training data have one name.
-        DataError: If a task is not prepared, or a file is missing or broken.
+    `images` is where images of `train` start (None: the folder of each file), `ids` are files of ids that the native
+    data lack; `prepared` are `tasks` and `data_dir`, as for `read_data`. Raises UsageError if a task is unknown, or two
+    files of training data have one name; DataError if a task is not prepared, or a file is missing or broken.
     """
     if images is not None and not train:
         raise UsageError("--images goes with --train.", "Images of prepared tasks are where they were prepared from.")

@@ -178,32 +178,22 @@ def _ids_in(path: Path, pattern: re.Pattern[str]) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeclaredOverlap:
-    """One declared body of training data against one task.
-
-    Attributes:
-        stated: Whether the model's makers say that it was this version.
-        through: The model that declares it, through those that inherit it.
-        evidence: Who says so.
-        items: Test items in it, with question and answer, of so many.
-        pictures: Test items whose image is in it, in whatever question and language.
-        groups: Ids on both sides, of the id that decides, of so many on the test side.
-        note: What limits it.
-    """
+    """One declared body of training data against one task."""
 
     dataset: str
     version: str
-    stated: bool
+    stated: bool  # whether the model's makers say that it was this version
     split: str
     language: str
-    through: tuple[str, ...]
-    evidence: str
-    items: int = 0
+    through: tuple[str, ...]  # the model that declares it, through those that inherit it
+    evidence: str  # who says so
+    items: int = 0  # test items in it, with question and answer, of so many
     of: int
-    pictures: int = 0
-    groups: int = 0
+    pictures: int = 0  # test items whose image is in it, in whatever question and language
+    groups: int = 0  # ids on both sides, of the id that decides, of so many on the test side
     of_groups: int = 0
     verdict: Verdict = "not_testable"
-    note: str
+    note: str  # what limits it
 
     @property
     def where(self) -> str:
@@ -218,14 +208,9 @@ class DeclaredOverlap:
 def audit_provenance(model: str, *, manifest: Path | None = None, **prepared: Any) -> Audit:
     """Compare what a model declares with the test items of tasks.
 
-    Args:
-        model: `name` or `name:variant` of the catalogue, or a model of a manifest.
-        manifest: The user's own declarations; they come before ours.
-        prepared: `tasks` and `data_dir`, as for `read_data`.
-
-    Raises:
-        UsageError: If there is no such model, or a declaration names a dataset or version that no manifest has.
-        DataError: If a file is broken.
+    The model is `name` or `name:variant` of the catalogue, or one of the user's `manifest`, which comes before ours;
+    `prepared` are `tasks` and `data_dir`, as for `read_data`. Raises UsageError if there is no such model, or a
+    declaration names a dataset or version that no manifest has; DataError if a file is broken.
     """
     manifests = (*((read_sources(manifest),) if manifest else ()), read_sources())
     data = read_data(**prepared, with_train=False)

@@ -50,29 +50,20 @@ class Corpus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One check of one task against one body of training data.
+    """One check of one task against one body of training data."""
 
-    Attributes:
-        check: Its name.
-        title: Its name for people.
-        state: `unknown` where ids or files are missing that it needs: never the same as nothing shared.
-        shared: Test items with a partner, of so many that were looked at.
-        groups: For ids and surrogate groups: groups on both sides, of so many on the test side; else None.
-        null: Share of items with a partner when the training data are split against themselves; None if not computed.
-        counts: Whether the verdict depends on it.
-        note: What limits it.
-    """
-
-    check: str
-    title: str
-    state: State = "checked"
-    shared: int = 0
+    check: str  # its name
+    title: str  # its name for people
+    state: State = "checked"  # `unknown` where ids or files are missing that it needs: never the same as nothing shared
+    shared: int = 0  # test items with a partner, of so many that were looked at
     of: int = 0
+    # for ids and surrogate groups: groups on both sides, of so many on the test side; else None
     groups: int | None = None
     of_groups: int | None = None
+    # share of items with a partner when the training data are split against themselves; None if not computed
     null: float | None = None
-    counts: bool = True
-    note: str = ""
+    counts: bool = True  # whether the verdict depends on it
+    note: str = ""  # what limits it
 
     @property
     def share(self) -> float:
@@ -358,19 +349,13 @@ def null_split(train: TaskItems, size: int, seed: int) -> NullSplit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consistency:
-    """Repeats and contradictions of one split.
-
-    Attributes:
-        exact_duplicates: Rows that repeat image, question and answer of an earlier one, letter by letter.
-        contradicting_groups: Pairs of image and question that have more than one right answer.
-        ceiling: Largest share of rows that a model which always says the same can answer exactly.
-    """
+    """Repeats and contradictions of one split."""
 
     rows: int
-    exact_duplicates: int
-    contradicting_groups: int
+    exact_duplicates: int  # rows that repeat image, question and answer of an earlier one, letter by letter
+    contradicting_groups: int  # pairs of image and question that have more than one right answer
     contradicting_rows: int
-    ceiling: float
+    ceiling: float  # largest share of rows that a model which always says the same can answer exactly
 
 
 def consistency(items: Sequence[Item], *, one_answer: bool = True) -> Consistency:

@@ -47,19 +47,12 @@ Place = tuple[Path, ImageRef]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Print:
-    """Fingerprints of one image.
+    """Fingerprints of one image."""
 
-    Attributes:
-        sha256: Of the RGB pixels and their size.
-        views: Perceptual hashes of the image, its mirror image and its negative, 256 bits each [3, 4].
-        flat: Whether it shows nothing (a black frame, an empty mask): all such images are alike.
-        comparable: Whether its perceptual hash says anything: it is large enough and has enough contrast.
-    """
-
-    sha256: str
-    views: Hashes
-    flat: bool
-    comparable: bool
+    sha256: str  # of the RGB pixels and their size
+    views: Hashes  # perceptual hashes of the image, its mirror image and its negative, 256 bits each [3, 4]
+    flat: bool  # whether it shows nothing (a black frame, an empty mask): all such images are alike
+    comparable: bool  # whether its perceptual hash says anything: it is large enough and has enough contrast
 
 
 def print_of(image: Image.Image) -> Print:

@@ -25,29 +25,19 @@ _BARE_NAMES = frozenset({"source", "image", "img", "picture", "scan", "slice"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One test sample or one row of training data, as far as it can overlap.
+    """One test sample or one row of training data, as far as it can overlap."""
 
-    Attributes:
-        item_id: What a report calls it.
-        texts: Texts that are searched for: the question, or the report; every text of a training row.
-        question: What is asked, with the object or the box of regions; empty for reports.
-        answer: The right answer as text.
-        images: Its images, relative to `source`.
-        source: The folder that images start from.
-        groups: Ids by name (`image`, `study`, `patient`, `case`, `volume`, `lesion`, `document`).
-        family: The dataset whose ids these are; empty if they may be any dataset's.
-        language: As the data say; empty if they do not.
-    """
-
-    item_id: str
+    item_id: str  # what a report calls it
+    # texts that are searched for: the question, or the report; every text of a training row
     texts: tuple[str, ...] = ()
-    question: str = ""
-    answer: str = ""
-    images: tuple[ImageRef, ...] = ()
-    source: Path = Path()
+    question: str = ""  # what is asked, with the object or the box of regions; empty for reports
+    answer: str = ""  # the right answer as text
+    images: tuple[ImageRef, ...] = ()  # its images, relative to `source`
+    source: Path = Path()  # the folder that images start from
+    # ids by name (`image`, `study`, `patient`, `case`, `volume`, `lesion`, `document`)
     groups: Mapping[str, str] = field(default_factory=dict)
-    family: str = ""
-    language: str = ""
+    family: str = ""  # the dataset whose ids these are; empty if they may be any dataset's
+    language: str = ""  # as the data say; empty if they do not
 
     def ids(self) -> list[tuple[str, str]]:
         """Return its ids with their names, the names of its images among them."""
@@ -62,19 +52,13 @@ class Item:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskItems:
-    """The items of one task, in their order.
-
-    Attributes:
-        family: The dataset whose ids its items have; tasks on the same images share it.
-        decisive: The id whose sharing decides whether two items are independent.
-        credentialed: Whether its data need a signed agreement.
-    """
+    """The items of one task, in their order."""
 
     task: str
     kind: Kind
-    family: str
-    decisive: str
-    credentialed: bool = False
+    family: str  # the dataset whose ids its items have; tasks on the same images share it
+    decisive: str  # the id whose sharing decides whether two items are independent
+    credentialed: bool = False  # whether its data need a signed agreement
     items: tuple[Item, ...]
 
     def unit_of(self, item: Item) -> str:
@@ -85,8 +69,7 @@ class TaskItems:
 def items_of(prepared: Prepared, split: Split, ids: Mapping[str, Mapping[str, str]]) -> TaskItems:
     """Return the items of a split, with more ids by sample, which the native files lack (a lesion, a scan).
 
-    Raises:
-        DataError: If the split's file is broken.
+    Raises DataError if the split's file is broken.
     """
     spec = prepared.spec
     return TaskItems(
@@ -138,8 +121,7 @@ def read_ids(paths: Iterable[Path]) -> Mapping[str, Mapping[str, Mapping[str, st
     Returns:
         By task and sample, ids by name.
 
-    Raises:
-        DataError: If a line has no task or sample_id, or an id that is no text or number.
+    Raises DataError if a line has no task or sample_id, or an id that is no text or number.
     """
     found: dict[str, dict[str, Mapping[str, str]]] = defaultdict(dict)
     for path in paths:

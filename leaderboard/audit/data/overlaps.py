@@ -31,27 +31,18 @@ _PROGRESS_FROM = 5000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataToAudit:
-    """What is audited.
+    """What is audited."""
 
-    Attributes:
-        test: Test items of the audited tasks.
-        train: Training items by task: of the audited tasks, and of others whose training data may hold their items.
-        files: The user's own training data, with the folder that the images of each start from.
-        seed: Of the null re-split.
-        images: Whether images are looked at.
-        reveal: Whether texts of credentialed datasets are shown.
-        prepared: All prepared tasks by name.
-        fingerprints: Of the data of each task and file, by name.
-    """
-
-    test: Sequence[TaskItems]
+    test: Sequence[TaskItems]  # test items of the audited tasks
+    # training items by task: of the audited tasks, and of others whose training data may hold their items
     train: Sequence[TaskItems] = ()
+    # the user's own training data, with the folder that the images of each start from
     files: Mapping[Path, Path] = field(default_factory=dict)
-    seed: int = 0
-    images: bool = True
-    reveal: bool = False
-    prepared: Mapping[str, Prepared] = field(default_factory=dict)
-    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 0  # of the null re-split
+    images: bool = True  # whether images are looked at
+    reveal: bool = False  # whether texts of credentialed datasets are shown
+    prepared: Mapping[str, Prepared] = field(default_factory=dict)  # all prepared tasks by name
+    fingerprints: Mapping[str, str] = field(default_factory=dict)  # of the data of each task and file, by name
 
     @property
     def notes(self) -> list[str]:
@@ -65,15 +56,8 @@ def read_data(
 ) -> DataToAudit:
     """Read prepared data that are to be audited, with their training splits or without.
 
-    Args:
-        tasks: A selection of tasks; None for all that are prepared, variants left out.
-        data_dir: Prepared tasks; None for the mini suite.
-        ids: Files of ids that the native data lack.
-        with_train: Whether training splits are read.
-
-    Raises:
-        UsageError: If a task is unknown.
-        DataError: If a task is not prepared, or a file is missing or broken.
+    `tasks` is a selection, None for all that are prepared, variants left out; `data_dir` None for the mini suite.
+    Raises UsageError if a task is unknown; DataError if a task is not prepared, or a file is missing or broken.
     """
     data_dir = data_dir or prepare_mini_suite()
     if not data_dir.is_dir():
@@ -146,8 +130,7 @@ class DataOverlaps:
 def find_overlaps(data: DataToAudit) -> DataOverlaps:
     """Compare test items with training data.
 
-    Raises:
-        DataError: If a file of the user cannot be read.
+    Raises DataError if a file of the user cannot be read.
     """
     printer = Printer(enabled=data.images)
     try:

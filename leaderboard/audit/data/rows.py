@@ -48,8 +48,7 @@ _JSON_TYPES = {dict: "object", list: "list", str: "text", bool: "truth value", i
 def training_rows(path: Path, images: Path) -> Iterator[Item]:
     """Yield the rows of a file of training data, JSON lines or a `.json` list, whose images start from a folder.
 
-    Raises:
-        DataError: If the file cannot be read, or a row has nothing to compare; the message names the line.
+    Raises DataError if the file cannot be read, or a row has nothing to compare; the message names the line.
     """
     numbered = _listed(path) if path.suffix.lower() == ".json" else read_numbered_json_lines(path)
     for place, row in numbered:
@@ -59,8 +58,7 @@ def training_rows(path: Path, images: Path) -> Iterator[Item]:
 def row_count(path: Path) -> int:
     """Return about how many rows a file has: its lines, which is what a display of progress needs.
 
-    Raises:
-        DataError: If it cannot be read.
+    Raises DataError if it cannot be read.
     """
     with _opened(path) as stream:
         return sum(block.count(b"\n") for block in iter(lambda: stream.read(_BLOCK), b""))

@@ -37,27 +37,20 @@ class Witness:
 
 @dataclass(slots=True)
 class Tally:
-    """What one body of training data shares with N test items; memory depends on these alone.
+    """What one body of training data shares with N test items; memory depends on these alone."""
 
-    Attributes:
-        items: How many test items there are, N.
-        rows: Training rows that were seen.
-        images: Images that these rows name; `unreadable` are those that could not be decoded.
-        shared: For each check whether a test item has a partner in the training data [N].
-        groups: Values of ids that are on both sides, by task and name of the id.
-        in_groups: By name of the id, whether a test item's id is in the training data [N].
-        known_ids: Names of the ids that any training row has.
-        witnesses: The first partner of a test item, by check.
-    """
-
-    items: int
-    rows: int = 0
-    images: int = 0
+    items: int  # how many test items there are, N
+    rows: int = 0  # training rows that were seen
+    images: int = 0  # images that these rows name; `unreadable` are those that could not be decoded
     unreadable: int = 0
+    # for each check whether a test item has a partner in the training data [N]
     shared: dict[Check, Flags] = field(default_factory=dict)
+    # values of ids that are on both sides, by task and name of the id
     groups: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
+    # by name of the id, whether a test item's id is in the training data [N]
     in_groups: dict[str, Flags] = field(default_factory=dict)
-    known_ids: set[str] = field(default_factory=set)
+    known_ids: set[str] = field(default_factory=set)  # names of the ids that any training row has
+    # the first partner of a test item, by check
     witnesses: dict[Check, dict[int, Witness]] = field(default_factory=lambda: defaultdict(dict))
 
     def __post_init__(self) -> None:
@@ -192,11 +185,8 @@ def _askings(row: Item) -> list[tuple[str, str]]:
 class Scan:
     """A running pass.
 
-    Args:
-        index: The test items.
-        printer: Makes fingerprints of training images.
-        keep_prints: Whether the images come up again.
-        declared: Whether these are declared training data, of which no images are opened and no near texts looked for.
+    `keep_prints` if its images come up again; of `declared` training data no images are opened and no near texts looked
+    for.
     """
 
     def __init__(

@@ -61,17 +61,9 @@ def audit_run(
 ) -> Audit:  # fmt: skip
     """Audit the outputs of a run.
 
-    Args:
-        path: Its folder.
-        peers: Folders of runs that answered the same items; the run itself among them is left out.
-        train_references: A file of training references that are known beside those of the prepared tasks.
-        data_dir: Where the prepared tasks are now, if not where the run found them.
-        reveal: Whether texts of credentialed data are shown.
-
-    Raises:
-        RunError: If a folder is no finished run.
-        UsageError: If a peer answered other data or other items.
-        DataError: If results are malformed.
+    The run itself among its peers is left out. `train_references` is a file of those that are known beside the prepared
+    ones, `data_dir` where the prepared tasks are now, if not where the run found them. Raises RunError if a folder is
+    no finished run; UsageError if a peer answered other data or other items; DataError if results are malformed.
     """
     results = read_results(path)
     more = read_train_references(train_references) if train_references is not None else []
@@ -126,16 +118,9 @@ def audit_predictions(
 ) -> Audit:  # fmt: skip
     """Audit predictions without a run.
 
-    Args:
-        given: A JSON-lines file, or rows, with sample_id, group, prediction and reference.
-        kind: What was asked.
-        train_references: Known training references, or a file of them.
-        peers: Predictions of other models on the same items: files, or rows by name of the model.
-        name: What the report calls rows; a file has its own name.
-
-    Raises:
-        DataError: If a file is broken.
-        UsageError: If a peer has other items.
+    What is given are JSON lines, or rows, with sample_id, group, prediction and reference; `peers` are the same of
+    other models on the same items, rows by name of the model. `name` is what the report calls rows; a file has its own.
+    Raises DataError if a file is broken; UsageError if a peer has other items.
     """
     train = read_train_references(train_references) if isinstance(train_references, Path) else train_references
     known = None if train is None else list(train)

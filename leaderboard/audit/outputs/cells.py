@@ -43,44 +43,27 @@ class Thresholds:
     """The numbers by which an audit of outputs decides; every report repeats them.
 
     The defaults hold in simulations with invented reports; `docs/audit.md` has the table.
-
-    Attributes:
-        min_words: Words that a reference needs, normalised, to be hardly ever written twice.
-        sensitive_words: The same for the second look that is reported beside the first.
-        tolerated_rate: Share of eligible references that an honest model may reproduce.
-        alpha: Level of `strong`, by Holm over the tasks that could be tested.
-        suspicious_alpha: Level of `suspicious`, for one task alone.
-        fewest_matches: Cases with a match that `strong` needs.
-        fewest_suspicious: Cases with a match that `suspicious` needs.
-        fewest_clusters: Cases with an eligible reference below which nothing is tested.
-        fewest_peers: Peers from which on their own rate replaces the tolerated one, if it is higher.
-        near_similarity: Word LCS over the longer text from which on a pair counts as a near match (evidence only).
-        near_words: Words that both texts of a near match need.
-        fewest_graded: Answers that must tell of a model's skill at single sentences before it explains anything.
-        skill_ceiling: Most that this skill may explain of one reference.
-        skill_alpha: Level of `suspicious` beyond what this skill explains: that line an honest model may well reach.
-        power: Probability with which the detectable rate would have been found.
-        planted: Share of cases that a planted leak takes.
-        fewest_clean_clusters: Cases without a match below which no score without them is given.
     """
 
-    min_words: int = 8
-    sensitive_words: int = 12
-    tolerated_rate: float = 0.005
-    alpha: float = 0.001
-    suspicious_alpha: float = 0.05
-    fewest_matches: int = 5
-    fewest_suspicious: int = 3
-    fewest_clusters: int = 20
-    fewest_peers: int = 3
+    min_words: int = 8  # words that a reference needs, normalised, to be hardly ever written twice
+    sensitive_words: int = 12  # the same for the second look that is reported beside the first
+    tolerated_rate: float = 0.005  # share of eligible references that an honest model may reproduce
+    alpha: float = 0.001  # level of `strong`, by Holm over the tasks that could be tested
+    suspicious_alpha: float = 0.05  # level of `suspicious`, for one task alone
+    fewest_matches: int = 5  # cases with a match that `strong` needs
+    fewest_suspicious: int = 3  # cases with a match that `suspicious` needs
+    fewest_clusters: int = 20  # cases with an eligible reference below which nothing is tested
+    fewest_peers: int = 3  # peers from which on their own rate replaces the tolerated one, if it is higher
+    # word LCS over the longer text from which on a pair counts as a near match (evidence only)
     near_similarity: float = 0.9
-    near_words: int = 12
-    fewest_graded: int = 10
-    skill_ceiling: float = 0.1
+    near_words: int = 12  # words that both texts of a near match need
+    fewest_graded: int = 10  # answers that must tell of a model's skill at single sentences before it explains anything
+    skill_ceiling: float = 0.1  # most that this skill may explain of one reference
+    # level of `suspicious` beyond what this skill explains: that line an honest model may well reach
     skill_alpha: float = 0.01
-    power: float = 0.8
-    planted: float = 0.1
-    fewest_clean_clusters: int = 30
+    power: float = 0.8  # probability with which the detectable rate would have been found
+    planted: float = 0.1  # share of cases that a planted leak takes
+    fewest_clean_clusters: int = 30  # cases without a match below which no score without them is given
 
 
 THRESHOLDS = Thresholds()
@@ -88,23 +71,15 @@ THRESHOLDS = Thresholds()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """One answer of a model beside its reference.
+    """One answer of a model beside its reference."""
 
-    Attributes:
-        sample_id: The sample; unique.
-        group: The case that it belongs to: patient, study, image, document.
-        prediction: What the model said; None where it said nothing or failed.
-        closed: Whether the answer comes from a list, or is no text at all.
-        truncated: Whether the answer was cut at the length limit.
-    """
-
-    sample_id: str
-    group: str
-    prediction: str | None
+    sample_id: str  # the sample; unique
+    group: str  # the case that it belongs to: patient, study, image, document
+    prediction: str | None  # what the model said; None where it said nothing or failed
     reference: str | None
     question: str = ""
-    closed: bool = False
-    truncated: bool = False
+    closed: bool = False  # whether the answer comes from a list, or is no text at all
+    truncated: bool = False  # whether the answer was cut at the length limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -148,10 +123,8 @@ def make_cell(
 ) -> Cell:
     """Normalise a task's answers: ids are unique, in any order.
 
-    Args:
-        items: The answers.
-        train_references: What `long_texts` makes of known training references; None if none are known.
-        whole_split: Reference and case of every sample of the test split, where not all were answered.
+    `whole_split` has reference and case of every sample of the test split, where not all were answered;
+    `train_references` is None if none are known.
     """
     ordered = sorted(items, key=lambda item: item.sample_id)
     references = [norm_v1(item.reference) for item in ordered]
@@ -191,19 +164,12 @@ def texts_fingerprint(texts: frozenset[str]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MatchCounts:
-    """The counts of one model on one task.
+    """The counts of one model on one task."""
 
-    Attributes:
-        reasons: Of each of N items, whether a match would count, or why not.
-        exact: Of each of N items, whether the answer equals the reference.
-        sizes: Distinct eligible references of each of K cases that have any [K].
-        matched: The cases among these with an eligible exact match, sorted.
-    """
-
-    reasons: list[Reason]
-    exact: list[bool]
-    sizes: npt.NDArray[np.intp]
-    matched: tuple[str, ...]
+    reasons: list[Reason]  # of each of N items, whether a match would count, or why not
+    exact: list[bool]  # of each of N items, whether the answer equals the reference
+    sizes: npt.NDArray[np.intp]  # distinct eligible references of each of K cases that have any [K]
+    matched: tuple[str, ...]  # the cases among these with an eligible exact match, sorted
 
     @property
     def clusters(self) -> int:

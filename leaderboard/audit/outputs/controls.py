@@ -46,19 +46,12 @@ def matches_by_chance(cell: Cell, min_words: int) -> ByChance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Controls:
-    """The test on answers of which the truth is known.
+    """The test on answers of which the truth is known."""
 
-    Attributes:
-        planted_cases: Cases into whose answers the reference was written, in capital letters.
-        testable: Whether a leak of this size could be found at all: enough cases, and enough of them planted.
-        planted: What is said of these answers.
-        shuffled: What is said of the same answers, dealt to other cases.
-    """
-
-    planted_cases: int
-    testable: bool
-    planted: CellVerdict
-    shuffled: CellVerdict
+    planted_cases: int  # cases into whose answers the reference was written, in capital letters
+    testable: bool  # whether a leak of this size could be found at all: enough cases, and enough of them planted
+    planted: CellVerdict  # what is said of these answers
+    shuffled: CellVerdict  # what is said of the same answers, dealt to other cases
 
     @property
     def outcome(self) -> Outcome:

@@ -57,22 +57,15 @@ def _grams(words: Sequence[str]) -> Iterable[tuple[str, ...]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What a person can look at.
+    """What a person can look at."""
 
-    Attributes:
-        examples: Pairs of texts.
-        near_matches: Eligible items whose answer nearly equals the reference.
-        of_train_sentences: Matches that count and consist of sentences of training references alone, which a model may
-            put together by itself; None if no training references are known.
-        cut_alike: Answers cut at the length limit that agree with the reference up to there, and were not counted.
-        similarities: Eligible items by similarity: from 0, .1, ... up to below 1, and equal ones last.
-    """
-
-    examples: tuple[Example, ...]
-    near_matches: int
+    examples: tuple[Example, ...]  # pairs of texts
+    near_matches: int  # eligible items whose answer nearly equals the reference
+    # matches that count and consist of sentences of training references alone, which a model may put together by
+    # itself; None if no training references are known
     of_train_sentences: int | None
-    cut_alike: int
-    similarities: tuple[int, ...]
+    cut_alike: int  # answers cut at the length limit that agree with the reference up to there, and were not counted
+    similarities: tuple[int, ...]  # eligible items by similarity: from 0, .1, ... up to below 1, and equal ones last.
 
 
 def find_evidence(
@@ -81,13 +74,8 @@ def find_evidence(
 ) -> Evidence:  # fmt: skip
     """Look at the pairs of a cell.
 
-    Args:
-        cell: Answers and references.
-        counts: What was counted.
-        train_texts: Known training references, as they stand in the data; None if none are known.
-        task: Name of the task.
-        peers: Answers of other models, by name.
-        withheld: Whether texts are left out, since nobody may see them without a signed agreement.
+    `train_texts` stand as in the data, None if none are known; texts are `withheld` that nobody may see without a
+    signed agreement.
     """
     words = [
         ((reference or "").split(), (prediction or "").split())
@@ -203,22 +191,17 @@ class PartScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """One metric of one protocol: on all items, without the cases that match, on these cases alone.
-
-    Attributes:
-        estimable: Whether enough cases are left without a match.
-        peers: The same of other models, by name.
-        beyond_peers: How much more the model gains on the cases with a match than its peers do, since such cases may
-            simply be easy; None where nobody can say.
-    """
+    """One metric of one protocol: on all items, without the cases that match, on these cases alone."""
 
     protocol: Protocol
     metric: str
     all: PartScore
     without_matches: PartScore
     matches_only: PartScore
-    estimable: bool
-    peers: Mapping[str, "Effect"] = field(default_factory=dict)
+    estimable: bool  # whether enough cases are left without a match
+    peers: Mapping[str, "Effect"] = field(default_factory=dict)  # the same of other models, by name
+    # how much more the model gains on the cases with a match than its peers do, since such cases may simply be easy;
+    # None where nobody can say
     beyond_peers: float | None = None
 
     @property

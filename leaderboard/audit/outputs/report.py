@@ -77,13 +77,7 @@ def report_outputs(
 ) -> Audit:  # fmt: skip
     """Return what was found as an audit.
 
-    Args:
-        ours: The model's answers.
-        titles: Names of all tasks for people, also of those that could not be read.
-        tasks: What was found.
-        facts: What identifies the model and its data.
-        command: How to make the audit again.
-        revealed: Whether texts of credentialed data are shown.
+    `titles` has all tasks, also those that could not be read.
     """
     known = {one.cell.train_references for one in tasks.values() if one.cell.train_references is not None}
     prints = sorted((texts_fingerprint(texts), f"{len(texts):,} long ones") for texts in known)

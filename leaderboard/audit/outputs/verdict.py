@@ -64,53 +64,39 @@ class Sensitivity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellVerdict:
-    """What is to be said of one model on one task.
+    """What is to be said of one model on one task."""
 
-    Attributes:
-        n: Items, of so many `cases`.
-        K: Cases with an eligible reference; `k` of them have an exact match.
-        rate: k / K, with its 95 % interval `ci` (Clopper-Pearson); None without any.
-        p: Probability of k or more were each eligible reference reproduced at the tolerated rate.
-        p_skill: The same with what the model's skill at single sentences explains; None where it explains nothing.
-        skill: Upper bound of the share of single sentences that the model gets right; None where too few answers tell.
-        p_holm: p by Holm over the tasks that could be tested; None where this one could not.
-        p0: The tolerated rate: the default, or what peers reproduce at most; `p_default` is p at the default rate.
-        exact: Exact matches, whatever they are worth; `exact_by_reason` by what they are, of which `eligible` count.
-        items_by_reason: All items likewise.
-        detectable_rate: Smallest share of K that would have been `strong` with 80 % power; None where none would.
-        ref_in_train: Share of long references that are known training references; None if none are known.
-        attribution: Where exact matches on long references fall: on references that are in the known training data,
-            on unseen ones, on both, on none; unknown if no training data are known.
-        in_train: Exact matches on long references that are in the known training data; None if none are known.
-        not_in_train: Exact matches on the other long references.
-        version: Of the normaliser.
-    """
-
-    n: int
+    n: int  # items, of so many `cases`
     cases: int
-    K: int
+    K: int  # cases with an eligible reference; `k` of them have an exact match
     k: int
-    rate: float | None
+    rate: float | None  # k / K, with its 95 % interval `ci` (Clopper-Pearson); None without any
     ci: tuple[float, float] | None
-    p: float
+    p: float  # probability of k or more were each eligible reference reproduced at the tolerated rate
+    # the same with what the model's skill at single sentences explains; None where it explains nothing
     p_skill: float | None
+    # upper bound of the share of single sentences that the model gets right; None where too few answers tell
     skill: float | None
-    p_holm: float | None = None
-    p0: float
+    p_holm: float | None = None  # p by Holm over the tasks that could be tested; None where this one could not
+    p0: float  # the tolerated rate: the default, or what peers reproduce at most; `p_default` is p at the default rate
     p0_source: RateSource
     p_default: float
-    exact: int
+    exact: int  # exact matches, whatever they are worth; `exact_by_reason` by what they are, of which `eligible` count
     exact_by_reason: Mapping[Reason, int]
-    items_by_reason: Mapping[Reason, int]
+    items_by_reason: Mapping[Reason, int]  # all items likewise
+    # smallest share of K that would have been `strong` with 80 % power; None where none would
     detectable_rate: float | None = None
-    ref_in_train: float | None
+    ref_in_train: float | None  # share of long references that are known training references; None if none are known
+    # where exact matches on long references fall: on references that are in the known training data, on unseen ones, on
+    # both, on none; unknown if no training data are known
     attribution: Attribution
+    # exact matches on long references that are in the known training data; None if none are known
     in_train: Share | None
-    not_in_train: Share
+    not_in_train: Share  # exact matches on the other long references
     sensitivity: Sensitivity
     peers: tuple[Peer, ...]
     verdict: Verdict = "not_testable"
-    version: str = NORM_VERSION
+    version: str = NORM_VERSION  # of the normaliser
 
     @property
     def interval(self) -> str:
