@@ -177,16 +177,8 @@ def audit_probe(
         )
         tasks[WRONG_KEYS] = TaskVerdict(title=WRONG_KEYS, verdict=wrong.verdict, text=text, details=asdict(wrong))
     columns = (
-        "task",
-        "metric",
-        "as it is",
-        "probed",
-        "drop [95 %]",
-        "peers' drop",
-        "gap [95 %]",
-        "p (Holm)",
-        "verdict",
-    )
+        "task", "metric", "as it is", "probed", "drop [95 %]", "peers' drop", "gap [95 %]", "p (Holm)", "verdict",
+    )  # fmt: skip
     return Audit(
         kind="probe",
         title=f"Probe of {results.model.title}, protocol {protocol}",

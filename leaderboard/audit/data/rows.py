@@ -33,14 +33,10 @@ IMAGES = ("image", "images", "image_path", "image_paths", "img_name", "image_nam
 LANGUAGES = ("language", "lang", "q_lang")
 FAMILIES = ("task", "dataset")
 IDS: Mapping[str, tuple[str, ...]] = {
-    "patient": ("patient", "patient_id", "subject_id", "subject"),
-    "study": ("study", "study_id"),
-    "case": ("case", "case_id"),
-    "lesion": ("lesion", "lesion_id"),
-    "volume": ("volume", "volume_id", "scan_id"),
-    "document": ("document", "document_id", "pmid"),
-    "image": ("image_id", "img_id"),
-}
+    "patient": ("patient", "patient_id", "subject_id", "subject"), "study": ("study", "study_id"),
+    "case": ("case", "case_id"), "lesion": ("lesion", "lesion_id"), "volume": ("volume", "volume_id", "scan_id"),
+    "document": ("document", "document_id", "pmid"), "image": ("image_id", "img_id"),
+}  # fmt: skip
 _BLOCK = 1 << 20
 _JSON_TYPES = {dict: "object", list: "list", str: "text", bool: "truth value", int: "number", float: "number"}
 
@@ -101,16 +97,10 @@ def _row(row: JsonObject, item_id: str, images: Path) -> Item:
         question, answer = question or turns[0], turns[1]
     family = _first(row, FAMILIES)
     return Item(
-        item_id=item_id,
-        texts=tuple(dict.fromkeys(texts)),
-        question=_without_image_mark(question),
-        answer=answer,
-        images=pictured,
-        source=images,
-        groups=groups,
-        family=family_of(get_task(family)) if family in TASKS else family.lower(),
-        language=_first(row, LANGUAGES),
-    )
+        item_id=item_id, texts=tuple(dict.fromkeys(texts)), question=_without_image_mark(question), answer=answer,
+        images=pictured, source=images, groups=groups,
+        family=family_of(get_task(family)) if family in TASKS else family.lower(), language=_first(row, LANGUAGES),
+    )  # fmt: skip
 
 
 def _without_image_mark(question: str) -> str:

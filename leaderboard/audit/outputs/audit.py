@@ -192,12 +192,9 @@ def selftest(path: Path, data_dir: Path | None = None, *, seed: int = 0) -> Audi
 
 def _command(what: str, peers: int, *, train: bool, reveal: bool = False) -> str:
     words = [
-        "medbench audit model",
-        what,
-        *(["--peers", *["PEER"] * peers] if peers else []),
-        *(["--train-references FILE"] if train else []),
-        *(["--reveal"] if reveal else []),
-    ]
+        "medbench audit model", what, *(["--peers", *["PEER"] * peers] if peers else []),
+        *(["--train-references FILE"] if train else []), *(["--reveal"] if reveal else []),
+    ]  # fmt: skip
     return " ".join(words)
 
 

@@ -25,17 +25,14 @@ Reason = Literal[
 ]  # fmt: skip
 REASONS: tuple[Reason, ...] = get_args(Reason)
 REASON_TEXTS: dict[Reason, str] = {
-    "eligible": "could prove something",
-    "no_reference": "no reference",
-    "closed": "the answer comes from a list, or is no text",
-    "short": "too few words",
+    "eligible": "could prove something", "no_reference": "no reference",
+    "closed": "the answer comes from a list, or is no text", "short": "too few words",
     "in_the_question": "the question has the reference in it",
     "in_train_refs": "a known training reference is the same",
     "shared_across_clusters": "another case has the same reference",
     "model_repeats_itself": "the matching answer is given to another case too",
-    "truncated": "the answer was cut at the length limit",
-    "missing": "no answer",
-}
+    "truncated": "the answer was cut at the length limit", "missing": "no answer",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
