@@ -205,9 +205,8 @@ def decide(comparison: Comparison, margin: float) -> Gate:
 
     `worse`: significantly worse (Holm over the tasks) by more than `margin`. `pass`: the interval excludes a loss of
     more than `margin`, and nearly all of what the baseline scored was scored. Otherwise the data cannot tell: more
-    samples are needed, or a larger margin.
-
-    The candidate comes first, the baseline second; `margin` is the loss that is accepted, a fraction.
+    samples are needed, or a larger margin. The candidate comes first, the baseline second; `margin` is the loss that is
+    accepted, a fraction.
     """
     rows = comparison.decisive
     worse = (rows["p_adjusted"] < ALPHA) & (rows["difference"] < -margin)

@@ -17,9 +17,8 @@ def render_template(template: str, *, style: str, script: str = "", images: bool
     """Return the page of a template in `templates/`: the same content gives the same bytes.
 
     Text is escaped wherever a template does not call it `safe`. The Content-Security-Policy admits exactly the style
-    and the script, by their hashes, and no script may make markup of text.
-
-    `images` says whether images may stand in the page itself, as data URIs; `content` is what the template names.
+    and the script, by their hashes, and no script may make markup of text. `images` says whether images may stand in
+    the page itself, as data URIs; `content` is what the template names.
     """
     rules = {
         "default-src": "'none'", "img-src": "data:" if images else "", "style-src": _hash(style),

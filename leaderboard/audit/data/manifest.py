@@ -86,10 +86,7 @@ _MANIFEST = TypeAdapter(Manifest)
 
 
 def read_sources(path: Path = SOURCES_FILE) -> Manifest:
-    """Read a manifest.
-
-    Raises UsageError if it cannot be read or has another form; the message names the place.
-    """
+    """Read a manifest. Raises UsageError if it cannot be read or has another form; the message names the place."""
     value = read_yaml_table(path)
     try:
         return _MANIFEST.validate_python({**value, "folder": path.parent})

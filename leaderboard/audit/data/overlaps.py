@@ -128,10 +128,7 @@ class DataOverlaps:
 
 
 def find_overlaps(data: DataToAudit) -> DataOverlaps:
-    """Compare test items with training data.
-
-    Raises DataError if a file of the user cannot be read.
-    """
+    """Compare test items with training data. Raises DataError if a file of the user cannot be read."""
     printer = Printer(enabled=data.images)
     try:
         index = ItemIndex(data.test, printer)

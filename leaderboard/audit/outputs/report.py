@@ -75,10 +75,7 @@ def report_outputs(
     ours: Answers, titles: Mapping[str, str], tasks: Mapping[str, TaskOutputs], facts: Mapping[str, Any], command: str,
     *, revealed: bool = False,
 ) -> Audit:  # fmt: skip
-    """Return what was found as an audit.
-
-    `titles` has all tasks, also those that could not be read.
-    """
+    """Return what was found as an audit. `titles` has all tasks, also those that could not be read."""
     known = {one.cell.train_references for one in tasks.values() if one.cell.train_references is not None}
     prints = sorted((texts_fingerprint(texts), f"{len(texts):,} long ones") for texts in known)
     return Audit(
