@@ -340,8 +340,8 @@ def test_matches_by_chance_are_the_mean_over_all_ways_to_deal() -> None:
     for place, reference in enumerate(references):
         others = [answers[other] for other in range(5) if groups[other] != groups[place]]
         by_hand += sum(said == reference for said in others) / len(others)
-    assert found.exact == pytest.approx(by_hand)
-    assert found.long == 0.0
+    assert found["exact"] == pytest.approx(by_hand)
+    assert found["long"] == 0.0
 
 
 def test_evidence_holds_the_longest_the_weakest_some_at_random_and_near_misses() -> None:

@@ -8,11 +8,12 @@ audit gives the same bytes.
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from medbench.tasks.foundation.console import emit, emit_table, say, warn
-from medbench.tasks.foundation.files import canonical_json, write_atomically
+from medbench.tasks.foundation.files import canonical_json, read_yaml_table, write_atomically
 
 T = TypeVar("T")
 Verdict = Literal["not_testable", "no_evidence", "suspicious", "strong"]
@@ -25,6 +26,13 @@ _SCHEMA = 2
 _DIGITS = 6
 
 
+@cache
+def wording(audit: str) -> Mapping[str, Any]:
+    """Return the long texts of an audit, from `wording.yaml`."""
+    found: Mapping[str, Any] = read_yaml_table(Path(__file__).with_name("wording.yaml"))[audit]
+    return found
+
+
 def strongest(verdicts: Iterable[Verdict], *, incomplete: bool | None = None) -> Verdict:
     """Return the strongest of several verdicts.
 
@@ -32,11 +40,9 @@ def strongest(verdicts: Iterable[Verdict], *, incomplete: bool | None = None) ->
     verdict was needed, and one `not_testable` leaves no all-clear.
     """
     found = set(verdicts)
-    for verdict in FOUND:
-        if verdict in found:
-            return verdict
     missing = "not_testable" in found if incomplete is None else incomplete
-    return "no_evidence" if "no_evidence" in found and not missing else "not_testable"
+    nothing: Verdict = "no_evidence" if "no_evidence" in found and not missing else "not_testable"
+    return next((verdict for verdict in FOUND if verdict in found), nothing)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +50,7 @@ class TaskVerdict:
     """What an audit says of one task."""
 
     title: str  # name of the task for people
-    verdict: Verdict  # the verdict
+    verdict: Verdict
     text: str = ""  # what it rests on, in a sentence or two
     facts: Mapping[str, Any] = field(default_factory=dict)  # the most telling numbers, by name
     details: Mapping[str, Any] = field(default_factory=dict)  # all numbers, as JSON has them
@@ -118,26 +124,15 @@ class Audit:
     def to_dict(self) -> dict[str, Any]:
         """Return the audit as plain values, floats with six digits: libraries differ in the last ones."""
         told = {task: {"verdict": one.verdict, "text": one.text} for task, one in self.tasks.items()}
-        found: dict[str, Any] = _plain(
-            {
-                "schema": _SCHEMA,
-                "question": self.kind,
-                "title": self.title,
-                "run": self.run,
-                "verdict": self.verdict,
-                "verdicts": self.verdicts,
-                "marks": self.marks,
-                "findings": [{"task": task, **told[task], **one.facts} for task, one in self.tasks.items()],
-                "tasks": {task: {**told[task], **one.details} for task, one in self.tasks.items()},
-                "examples": [{"task": one.task, **one.facts, "texts": one.texts} for one in self.examples],
-                "notes": self.notes,
-                "limits": self.limits,
-                "alternative_explanations": self.alternatives,
-                "rebuttal": None,
-                "settings": self.settings,
-                "revealed": self.revealed,
-            }
-        )
+        found: dict[str, Any] = _plain({
+            "schema": _SCHEMA, "question": self.kind, "title": self.title, "run": self.run, "verdict": self.verdict,
+            "verdicts": self.verdicts, "marks": self.marks,
+            "findings": [{"task": task, **told[task], **one.facts} for task, one in self.tasks.items()],
+            "tasks": {task: {**told[task], **one.details} for task, one in self.tasks.items()},
+            "examples": [{"task": one.task, **one.facts, "texts": one.texts} for one in self.examples],
+            "notes": self.notes, "limits": self.limits, "alternative_explanations": self.alternatives,
+            "rebuttal": None, "settings": self.settings, "revealed": self.revealed,
+        })  # fmt: skip
         return found
 
     def to_json(self) -> str:
@@ -159,10 +154,7 @@ class Audit:
 
 
 def show(audit: Audit, form: str, output: Path | None, *, name: str) -> None:
-    """Print an audit as `table`, `markdown`, `json` or `html`, and where asked write it to files.
-
-    Raises RunError if the files cannot be written.
-    """
+    """Print an audit as `table`, `markdown`, `json` or `html`, and where asked write it to files, or a RunError."""
     written = write_audit(audit, output, name=name) if output is not None else []
     if form != "json":
         for note in audit.notes:
@@ -213,17 +205,12 @@ def _page(audit: Audit) -> Iterator[str]:
     yield markdown_text(audit.question)
     texts = [f"**{one.title}**: {one.text}" for one in audit.tasks.values() if one.text]
     settings = [[name, value] for name, value in _flat(_plain(audit.settings))]
+    last = "To repeat this" if audit.command else "Settings"
     for part in (
-        matrix,
-        Table(bullets=texts),
-        *tables,
-        *_examples(audit.examples),
+        matrix, Table(bullets=texts), *tables, *_examples(audit.examples),
         Table(title="What was not checked", bullets=audit.limits),
         Table(title="Alternative explanations", bullets=audit.alternatives),
-        Table(
-            title="To repeat this" if audit.command else "Settings", text=audit.command, columns=("", "value"),
-            rows=settings,
-        ),
+        Table(title=last, text=audit.command, columns=("", "value"), rows=settings),
     ):  # fmt: skip
         yield from _part(part)
 

@@ -8,7 +8,7 @@ that equals several cases' reference, or that the model also says of other cases
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from itertools import compress
 from typing import Literal, get_args
 
 import numpy as np
@@ -24,15 +24,6 @@ Reason = Literal[
     "model_repeats_itself", "truncated", "missing",
 ]  # fmt: skip
 REASONS: tuple[Reason, ...] = get_args(Reason)
-REASON_TEXTS: dict[Reason, str] = {
-    "eligible": "could prove something", "no_reference": "no reference",
-    "closed": "the answer comes from a list, or is no text", "short": "too few words",
-    "in_the_question": "the question has the reference in it",
-    "in_train_refs": "a known training reference is the same",
-    "shared_across_clusters": "another case has the same reference",
-    "model_repeats_itself": "the matching answer is given to another case too",
-    "truncated": "the answer was cut at the length limit", "missing": "no answer",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,44 +96,33 @@ class Cell:
 
     def fingerprint(self) -> str:
         """Return the identity of answers, references and cases, for whoever wants to repeat an audit."""
-        rows = [
-            (item.sample_id, item.group, prediction, reference)
-            for item, prediction, reference in zip(self.items, self.predictions, self.references, strict=True)
-        ]
-        return fingerprint(rows)
+        ids = ((item.sample_id, item.group) for item in self.items)
+        return fingerprint([(*one, *texts) for one, *texts in zip(ids, self.predictions, self.references, strict=True)])
 
 
 def make_cell(
-    items: Iterable[Answered],
-    *,
-    train_references: frozenset[str] | None,
+    items: Iterable[Answered], *, train_references: frozenset[str] | None,
     whole_split: Iterable[tuple[str | None, str]] = (),
-) -> Cell:
+) -> Cell:  # fmt: skip
     """Normalise a task's answers: ids are unique, in any order.
 
     `whole_split` has reference and case of every sample of the test split, where not all were answered;
     `train_references` is None if none are known.
     """
     ordered = sorted(items, key=lambda item: item.sample_id)
-    references = [norm_v1(item.reference) for item in ordered]
-    known = [(norm_v1(reference), group) for reference, group in whole_split]
+    own = [(norm_v1(item.reference), item.group) for item in ordered]
     return Cell(
-        items=ordered,
-        predictions=[norm_v1(item.prediction) for item in ordered],
-        references=references,
-        questions=[norm_v1(item.question) for item in ordered],
-        reference_clusters=_clusters(
-            [*references, *(reference for reference, _ in known)],
-            [*(item.group for item in ordered), *(group for _, group in known)],
-        ),
+        items=ordered, predictions=[norm_v1(item.prediction) for item in ordered],
+        references=[reference for reference, _ in own], questions=[norm_v1(item.question) for item in ordered],
+        reference_clusters=_clusters([*own, *((norm_v1(reference), group) for reference, group in whole_split)]),
         train_references=train_references,
-    )
+    )  # fmt: skip
 
 
-def _clusters(texts: Sequence[str | None], groups: Sequence[str]) -> Clusters:
-    """Return the cases in which each text occurs."""
+def _clusters(occurrences: Iterable[tuple[str | None, str]]) -> Clusters:
+    """Return the cases in which each text occurs, from texts with their case."""
     found: dict[str, set[str]] = defaultdict(set)
-    for text, group in zip(texts, groups, strict=True):
+    for text, group in occurrences:
         if text is not None:
             found[text].add(group)
     return {text: frozenset(there) for text, there in found.items()}
@@ -151,12 +131,6 @@ def _clusters(texts: Sequence[str | None], groups: Sequence[str]) -> Clusters:
 def long_texts(texts: Iterable[object], min_words: int = THRESHOLDS.min_words) -> frozenset[str]:
     """Return the texts with so many words, normalised."""
     return frozenset(text for one in texts if (text := norm_v1(one)) is not None and is_long(text, min_words))
-
-
-@lru_cache(maxsize=4)
-def texts_fingerprint(texts: frozenset[str]) -> str:
-    """Return the identity of a set of texts; tasks of one run share theirs."""
-    return fingerprint(sorted(texts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -181,45 +155,39 @@ class MatchCounts:
     @property
     def items_by_reason(self) -> dict[Reason, int]:
         """All items by reason."""
-        return _counted(self.reasons)
+        return {reason: number for reason in REASONS if (number := self.reasons.count(reason))}
 
     @property
     def exact_by_reason(self) -> dict[Reason, int]:
         """Exact matches by reason."""
-        return _counted([reason for reason, exact in zip(self.reasons, self.exact, strict=True) if exact])
+        exact = list(compress(self.reasons, self.exact))
+        return {reason: number for reason in REASONS if (number := exact.count(reason))}
+
+    @property
+    def eligible(self) -> list[int]:
+        """Places of the items in which a match counts."""
+        return [place for place, reason in enumerate(self.reasons) if reason == "eligible"]
 
     @property
     def counted_rows(self) -> list[int]:
         """Places of the exact matches that count."""
-        pairs = zip(self.reasons, self.exact, strict=True)
-        return [place for place, (reason, exact) in enumerate(pairs) if exact and reason == "eligible"]
-
-
-def _counted(found: Sequence[Reason]) -> dict[Reason, int]:
-    return {reason: number for reason in REASONS if (number := found.count(reason))}
+        return [place for place in self.eligible if self.exact[place]]
 
 
 def count_matches(cell: Cell, min_words: int) -> MatchCounts:
     """Count by case: two images of one study with one report are one match, not two."""
-    said = _clusters(cell.predictions, cell.groups)
+    said = _clusters(zip(cell.predictions, cell.groups, strict=True))
     reasons = [next(_reasons(cell, place, said, min_words)) for place in range(len(cell.items))]
-    exact = [
-        prediction is not None and prediction == reference
-        for prediction, reference in zip(cell.predictions, cell.references, strict=True)
-    ]
+    pairs = zip(cell.predictions, cell.references, strict=True)
+    exact = [prediction is not None and prediction == reference for prediction, reference in pairs]
     references: dict[str, set[str | None]] = defaultdict(set)
     matched = set()
     for item, reference, reason, same in zip(cell.items, cell.references, reasons, exact, strict=True):
         if reason == "eligible":
             references[item.group].add(reference)
-            if same:
-                matched.add(item.group)
-    return MatchCounts(
-        reasons=reasons,
-        exact=exact,
-        sizes=np.asarray([len(references[group]) for group in sorted(references)], dtype=np.intp),
-        matched=tuple(sorted(matched)),
-    )
+            matched |= {item.group} if same else set()
+    sizes = np.asarray([len(references[group]) for group in sorted(references)], dtype=np.intp)
+    return MatchCounts(reasons=reasons, exact=exact, sizes=sizes, matched=tuple(sorted(matched)))
 
 
 def _reasons(cell: Cell, place: int, said: Clusters, min_words: int) -> Iterator[Reason]:

@@ -86,8 +86,8 @@ def sentence_skill(cell: Cell, counts: MatchCounts) -> float | None:
     Answers tell that are eligible, do not equal their reference, and have a reference of several sentences.
     """
     told: Counter[tuple[int, int]] = Counter()
-    for row, reason in enumerate(counts.reasons):
-        sentences = sentences_of(cell.items[row].reference) if reason == "eligible" and not counts.exact[row] else []
+    for row in counts.eligible:
+        sentences = [] if counts.exact[row] else sentences_of(cell.items[row].reference)
         if len(sentences) > 1:
             answer = f" {cell.predictions[row]} "
             hits = sum(f" {sentence} " in answer for sentence in sentences)
@@ -109,12 +109,11 @@ def honest_chances(cell: Cell, counts: MatchCounts, rate: float, skill: float | 
     Any reference is met at the tolerated rate; the model's skill may explain more, up to a ceiling.
     """
     references: dict[str, dict[str | None, float]] = defaultdict(dict)
-    for row, reason in enumerate(counts.reasons):
-        if reason == "eligible":
-            item = cell.items[row]
-            sentences = len(sentences_of(item.reference)) if skill is not None else 0
-            composed = min(THRESHOLDS.skill_ceiling, (skill or 0.0) ** sentences) if sentences > 1 else 0.0
-            references[item.group][cell.references[row]] = max(rate, composed)
+    for row in counts.eligible:
+        item = cell.items[row]
+        sentences = len(sentences_of(item.reference)) if skill is not None else 0
+        composed = min(THRESHOLDS.skill_ceiling, (skill or 0.0) ** sentences) if sentences > 1 else 0.0
+        references[item.group][cell.references[row]] = max(rate, composed)
     return np.asarray(
         [1 - np.prod([1 - met for met in sorted(references[group].values())]) for group in sorted(references)],
         dtype=np.float64,

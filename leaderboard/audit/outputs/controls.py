@@ -17,31 +17,23 @@ from medbench.leaderboard.audit.outputs.verdict import CellVerdict, audit_output
 Outcome = Literal["found", "missed", "not testable"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ByChance:
-    """Exact matches to be expected were the answers dealt to other cases at random: skill is gone, templates stay.
+def matches_by_chance(cell: Cell, min_words: int) -> dict[str, float]:
+    """Return the exact matches to be expected were the answers dealt to other cases: skill is gone, templates stay.
 
-    `exact` is of all items, `long` of those with a long reference.
+    An answer goes to an item of another case with equal probability. `exact` is of all items, `long` of those with a
+    long reference.
     """
-
-    exact: float
-    long: float
-
-
-def matches_by_chance(cell: Cell, min_words: int) -> ByChance:
-    """Return the expectation, exactly: an answer goes to an item of another case with equal probability."""
     by_text: Counter[str | None] = Counter(cell.predictions)
     by_group: Counter[tuple[str | None, str]] = Counter(zip(cell.predictions, cell.groups, strict=True))
     group_sizes = Counter(cell.groups)
-    exact = long = 0.0
+    found = {"exact": 0.0, "long": 0.0}
     for item, reference in zip(cell.items, cell.references, strict=True):
         others = len(cell.items) - group_sizes[item.group]
-        if reference is None or not others:
-            continue
-        share = (by_text[reference] - by_group[reference, item.group]) / others
-        exact += share
-        long += share if is_long(reference, min_words) else 0.0
-    return ByChance(exact=exact, long=long)
+        if reference is not None and others:
+            share = (by_text[reference] - by_group[reference, item.group]) / others
+            found["exact"] += share
+            found["long"] += share if is_long(reference, min_words) else 0.0
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,14 +76,13 @@ def _plant(cell: Cell, seed: int) -> tuple[Cell, int]:
 
     Cases are drawn among those with an eligible reference, by a hash, so that neither order nor generator matters.
     """
-    reasons = count_matches(cell, THRESHOLDS.min_words).reasons
-    eligible = sorted({item.group for item, why in zip(cell.items, reasons, strict=True) if why == "eligible"})
-    wanted = math.ceil(THRESHOLDS.planted * len(eligible))
-    chosen = set(sorted(eligible, key=lambda group: drawn(seed, group))[:wanted])
-    predictions = [
-        norm_v1((item.reference or "").upper()) if item.group in chosen and reason == "eligible" else prediction
-        for item, reason, prediction in zip(cell.items, reasons, cell.predictions, strict=True)
-    ]
+    eligible = count_matches(cell, THRESHOLDS.min_words).eligible
+    groups = sorted({cell.items[place].group for place in eligible}, key=lambda group: (drawn(seed, group), group))
+    chosen = set(groups[: math.ceil(THRESHOLDS.planted * len(groups))])
+    predictions = list(cell.predictions)
+    for item, place in ((cell.items[place], place) for place in eligible):
+        if item.group in chosen:
+            predictions[place] = norm_v1((item.reference or "").upper())
     return cell.with_predictions(predictions), len(chosen)
 
 

@@ -48,7 +48,7 @@ def is_near(first: Sequence[str], second: Sequence[str]) -> bool:
 def longest_run(first: Sequence[str], second: Sequence[str]) -> dict[str, int]:
     """Return the longest run of words in both, the earliest of several: how many, and where it starts in each."""
     found = SequenceMatcher(None, first, second, autojunk=False).find_longest_match()
-    return {"words": found.size, "first": found.a if found.size else 0, "second": found.b if found.size else 0}
+    return {"words": found.size, "first": found.a * bool(found.size), "second": found.b * bool(found.size)}
 
 
 def _grams(words: Sequence[str]) -> Iterable[tuple[str, ...]]:
@@ -81,9 +81,8 @@ def find_evidence(
         ((reference or "").split(), (prediction or "").split())
         for reference, prediction in zip(cell.references, cell.predictions, strict=True)
     ]
-    eligible = [row for row, reason in enumerate(counts.reasons) if reason == "eligible"]
-    near = [row for row in eligible if not counts.exact[row] and is_near(*words[row])]
-    alike = {row: 1.0 if counts.exact[row] else similarity(*words[row]) for row in eligible}
+    near = [row for row in counts.eligible if not counts.exact[row] and is_near(*words[row])]
+    alike = {row: 1.0 if counts.exact[row] else similarity(*words[row]) for row in counts.eligible}
     bins = Counter(int(one * _BINS + 1e-9) for one in alike.values())
     chosen = _chosen(cell, counts, near)
     nearest = _nearest({cell.references[row] or "" for row in chosen}, train_texts or ())
@@ -106,10 +105,15 @@ def find_evidence(
         }
         shown = {} if withheld else {name: _cut(said or "") for name, said in texts.items()}
         examples.append(Example(task=task, facts=facts, texts=shown))
+    composed = None
+    if train_texts is not None:
+        rows = counts.counted_rows
+        known = {sentence for text in train_texts for sentence in sentences_of(text)} if rows else set()
+        composed = sum(known.issuperset(sentences_of(cell.items[row].reference)) for row in rows)
     return Evidence(
         examples=tuple(examples),
         near_matches=len(near),
-        of_train_sentences=None if train_texts is None else _composed(cell, counts.counted_rows, train_texts),
+        of_train_sentences=composed,
         cut_alike=sum(_agrees_so_far(*words[row]) for row, why in enumerate(counts.reasons) if why == "truncated"),
         similarities=tuple(bins[place] for place in range(_BINS + 1)),
     )
@@ -137,8 +141,7 @@ def _chosen(cell: Cell, counts: MatchCounts, near: Sequence[int]) -> dict[int, W
     }
     chosen: dict[int, Why] = {}
     for why, candidates in rows.items():
-        fresh = [row for row in candidates if row not in chosen]
-        chosen |= dict.fromkeys(fresh[: _SHOWN[why]], why)
+        chosen |= dict.fromkeys([row for row in candidates if row not in chosen][: _SHOWN[why]], why)
     return chosen
 
 
@@ -156,11 +159,6 @@ def _nearest(references: Collection[str], train_texts: Sequence[str]) -> dict[st
             if reference not in found or (alike, text) > found[reference][::-1]:
                 found[reference] = text, alike
     return found
-
-
-def _composed(cell: Cell, rows: Sequence[int], train_texts: Sequence[str]) -> int:
-    known = {sentence for text in train_texts for sentence in sentences_of(text)} if rows else set()
-    return sum(known.issuperset(sentences_of(cell.items[row].reference)) for row in rows)
 
 
 def _agrees_so_far(reference: Sequence[str], prediction: Sequence[str]) -> bool:
@@ -221,13 +219,14 @@ def effects(
     for protocol in PROTOCOLS:
         for metric, column in table.columns[protocol].items():
             groups = table.groups_of(column.sample_ids)
-            inside = [place for place, group in enumerate(groups) if group in matched]
-            outside = [place for place, group in enumerate(groups) if group not in matched]
-            without = _part(column, groups, outside)
+            inside, outside = (
+                _part(column, groups, [place for place, group in enumerate(groups) if (group in matched) is there])
+                for there in (True, False)
+            )
             one = Effect(
                 protocol=protocol, metric=metric, all=_part(column, groups, range(len(groups))),
-                without_matches=without, matches_only=_part(column, groups, inside),
-                estimable=without.cases >= THRESHOLDS.fewest_clean_clusters,
+                without_matches=outside, matches_only=inside,
+                estimable=outside.cases >= THRESHOLDS.fewest_clean_clusters,
             )  # fmt: skip
             same = {
                 name: other
@@ -235,7 +234,10 @@ def effects(
                 for other in rows
                 if (other.protocol, other.metric) == (protocol, metric)
             }
-            found.append(replace(one, peers=same, beyond_peers=_beyond_peers(one, list(same.values()))))
+            gains = [other.gain for other in same.values() if other.gain is not None]
+            known = one.gain is not None and one.estimable and len(gains) == len(same) > 0
+            beyond = (one.gain or 0.0) - sum(gains) / len(gains) if known else None
+            found.append(replace(one, peers=same, beyond_peers=beyond))
     return tuple(found)
 
 
@@ -243,10 +245,3 @@ def _part(column: MetricScores, groups: Sequence[str], places: Sequence[int]) ->
     value = float(column.metric.compute(column.statistics[list(places)].sum(axis=0))) if places else float("nan")
     cases = len({groups[place] for place in places})
     return PartScore(value=None if np.isnan(value) else value, n=len(places), cases=cases)
-
-
-def _beyond_peers(mine: Effect, peers: Sequence[Effect]) -> float | None:
-    gains = [one.gain for one in peers if one.gain is not None]
-    if mine.gain is None or not mine.estimable or len(gains) < len(peers) or not peers:
-        return None
-    return mine.gain - sum(gains) / len(gains)

@@ -9,17 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from medbench.leaderboard.audit.document import Verdict, p_text, percent
+from medbench.leaderboard.audit.document import Verdict, p_text, percent, wording
 from medbench.leaderboard.audit.normalise import NORM_VERSION, is_long
 from medbench.leaderboard.audit.outputs import chances
-from medbench.leaderboard.audit.outputs.cells import (
-    REASON_TEXTS,
-    THRESHOLDS,
-    Cell,
-    MatchCounts,
-    Reason,
-    count_matches,
-)  # fmt: skip
+from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, Cell, MatchCounts, Reason, count_matches
 from medbench.tasks.metrics.metric import FloatArray
 from medbench.tasks.statistics.paired import holm
 
@@ -135,33 +128,21 @@ def _tested(cell: Cell, peers: Sequence[Peer]) -> Judged:
     skill = chances.sentence_skill(cell, counts)
     honest = chances.honest_chances(cell, counts, rate, skill)
     p_skill = float(chances.tails(chances.distribution(honest))[matches])
-    in_train, not_in_train = _by_training(cell, counts, THRESHOLDS.min_words)
+    in_train, not_in_train = _by_training(cell, counts)
     long = 0 if in_train is None else in_train.of + not_in_train.of
     verdict = CellVerdict(
-        n=len(cell.items),
-        cases=len(set(cell.groups)),
-        K=cases,
-        k=matches,
-        rate=matches / cases if cases else None,
-        ci=chances.clopper_pearson(matches, cases) if cases else None,
-        p=_p_value(counts, rate),
+        n=len(cell.items), cases=len(set(cell.groups)), K=cases, k=matches, rate=matches / cases if cases else None,
+        ci=chances.clopper_pearson(matches, cases) if cases else None, p=_p_value(counts, rate), skill=skill,
         p_skill=p_skill if (honest > chances.chances_of(counts.sizes, rate) + _SLACK).any() else None,
-        skill=skill,
-        p0=rate,
-        p0_source=source,
-        p_default=_p_value(counts, THRESHOLDS.tolerated_rate),
-        exact=sum(counts.exact),
-        exact_by_reason=counts.exact_by_reason,
-        items_by_reason=counts.items_by_reason,
+        p0=rate, p0_source=source, p_default=_p_value(counts, THRESHOLDS.tolerated_rate), exact=sum(counts.exact),
+        exact_by_reason=counts.exact_by_reason, items_by_reason=counts.items_by_reason,
         ref_in_train=None if in_train is None or not long else in_train.of / long,
-        attribution=_attribution(in_train, not_in_train),
-        in_train=in_train,
-        not_in_train=not_in_train,
+        attribution=_attribution(in_train, not_in_train), in_train=in_train, not_in_train=not_in_train,
         sensitivity=Sensitivity(
             min_words=THRESHOLDS.sensitive_words, k=longer.matches, K=longer.clusters, p=_p_value(longer, rate)
         ),
         peers=tuple(peers),
-    )
+    )  # fmt: skip
     return Judged(counts=counts, chances=honest, verdict=verdict)
 
 
@@ -188,33 +169,26 @@ def _decided(one: Judged, p_holm: float, family: int) -> CellVerdict:
     strong = found.k >= THRESHOLDS.fewest_matches and p_holm <= THRESHOLDS.alpha
     beyond_skill = found.p_skill is None or found.p_skill <= THRESHOLDS.skill_alpha
     suspicious = found.k >= THRESHOLDS.fewest_suspicious and found.p <= THRESHOLDS.suspicious_alpha and beyond_skill
-    return replace(
-        found,
-        p_holm=p_holm,
-        detectable_rate=detectable,
-        verdict="strong" if strong else "suspicious" if suspicious else "no_evidence",
-    )
+    verdict: Verdict = "strong" if strong else "suspicious" if suspicious else "no_evidence"
+    return replace(found, p_holm=p_holm, detectable_rate=detectable, verdict=verdict)
 
 
-def _by_training(cell: Cell, counts: MatchCounts, min_words: int) -> tuple[Share | None, Share]:
+def _by_training(cell: Cell, counts: MatchCounts) -> tuple[Share | None, Share]:
     """Return the exact matches on long references that are in the known training data, and on those that are not."""
     known = cell.train_references
-    seen: list[bool] = []
-    unseen: list[bool] = []
+    found: dict[bool, list[bool]] = {True: [], False: []}
     for item, reference, exact in zip(cell.items, cell.references, counts.exact, strict=True):
-        if not item.closed and is_long(reference, min_words):
-            (seen if known is not None and reference in known else unseen).append(exact)
-    new = Share(matches=sum(unseen), of=len(unseen))
-    return None if known is None else Share(matches=sum(seen), of=len(seen)), new
+        if not item.closed and is_long(reference, THRESHOLDS.min_words):
+            found[known is not None and reference in known].append(exact)
+    seen, new = (Share(matches=sum(found[there]), of=len(found[there])) for there in (True, False))
+    return None if known is None else seen, new
 
 
 def _attribution(in_train: Share | None, not_in_train: Share) -> Attribution:
     if in_train is None:
         return "unknown" if not_in_train.matches else "none"
-    if in_train.matches and not_in_train.matches:
-        return "both"
     if in_train.matches:
-        return "train_references"
+        return "both" if not_in_train.matches else "train_references"
     return "unseen_references" if not_in_train.matches else "none"
 
 
@@ -231,21 +205,19 @@ def sentence(found: CellVerdict) -> str:
             f"{percent(THRESHOLDS.power, 0)}"
         )
         return f"{counted}; {reach}. {_explained(found)}This does not show that there is none."
-    skill = (
-        ""
-        if found.p_skill is None
-        else f"Its skill at single sentences does not explain it (p = {p_text(found.p_skill)}). "
-    )
+    skill = f"Its skill at single sentences does not explain it (p = {p_text(found.p_skill)}). "
+    beyond = "" if found.p_skill is None else skill
     return (
-        f"{counted} ({found.interval}), p = {p_text(found.p)} against a tolerated rate of {percent(found.p0)}. "
-        f"{skill}Consistent with test items among the training data{_known_references(found)}."
+        f"{counted} ({found.interval}), p = {p_text(found.p)} against a tolerated rate of {percent(found.p0)}. {beyond}"
+        f"Consistent with test items among the training data{_known_references(found)}."
     )
 
 
 def _not_testable(found: CellVerdict) -> str:
+    texts = wording("outputs")["reasons"]
     others = {reason: number for reason, number in found.items_by_reason.items() if reason != "eligible"}
     ordered = sorted(others.items(), key=lambda pair: (-pair[1], pair[0]))
-    reasons = "; ".join(f"{number:,} {REASON_TEXTS[reason]}" for reason, number in ordered)
+    reasons = "; ".join(f"{number:,} {texts[reason]}" for reason, number in ordered)
     why = f" Of {found.n:,} items: {reasons}." if others else ""
     few = (
         f"{found.K} cases have a reference with which a match could prove something; at least "
