@@ -22,24 +22,6 @@ from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.protocols import PROTOCOLS, STATES, Protocol
 
 COMPARED_HEADS = ("Difference [95 %]", "p", "p (Holm)", "Verdict", "Would show")
-COMPARED_LEGEND = (
-    "Differences in percentage points, first minus second, on the samples that both scored, with 95 % intervals that "
-    "heed images, patients, volumes or documents. The verdict is by the task's primary metric, its p adjusted by Holm "
-    "over the tasks; other metrics describe. `too few clusters`: with so many images, patients, volumes or documents "
-    "the test finds nothing after Holm, whatever the answers. `would show`: the smallest true difference that would "
-    "have led to a verdict with a probability of 80 %, `nothing` if none would."
-)
-_RANKS = (
-    "By the primary metric of each task on the samples that the runs share, with the 95 % interval of ranks when "
-    "test cases are drawn again. They are of each rank alone: whether two runs differ, `medbench compare` tells. "
-    "Kinds of tasks weigh alike in the mean, which counts the tasks on which all have a rank."
-)
-_GAINS = (
-    "Δ is the paper's: the mean of (ours - baseline) / baseline over data sets, which those with low baselines "
-    "dominate, and which can be positive both ways. `geometric`: exp(mean of log ratios) - 1. `points`: mean "
-    "difference in percentage points. Starred numbers count on neither side, and runs are compared on the samples "
-    "that they share."
-)
 PART_HEADS = ("Task", "Label", "Value", "Metric", "Score % [95 %]", "Scored", "Of")
 _WITHHELD = "(withheld: data under a signed agreement)"
 _MOST_CHANGES = 20
@@ -186,7 +168,7 @@ def ranks_section(names: Sequence[str], ranking: Ranking) -> str:
         means = [f"{one.rank:.2f} ({one.low:.2f} to {one.high:.2f})" for one in ranking.overall]
         rows.append(["**All tasks**", "mean rank", *means])
     return _joined(
-        "## Ranks", _RANKS,
+        "## Ranks", render.WORDING["ranks"],
         markdown_table(["Task", "Metric", *map(markdown_text, names)], rows, right=len(names)) if rows else "",
         render.remark_list({one.title: one.remark for one in ranking.tasks}),
         render.remark_list({title: f"no rank: {reason}" for title, reason in ranking.left_out.items()}),
@@ -210,7 +192,7 @@ def gains_section(table: Table, baseline: str) -> str:
         for name, titles in zip(total["model"], total["left_out"], strict=True)
     }
     drawn = markdown_table(list(shown.columns), shown.to_numpy().tolist(), right=len(shown.columns) - 1)
-    told = f"Against {markdown_text(baseline)}. {_GAINS}"
+    told = f"Against {markdown_text(baseline)}. {render.WORDING['gains']}"
     return _joined("## Gain over a baseline", told, drawn, render.remark_list(left_out)).rstrip("\n")
 
 
@@ -258,7 +240,7 @@ def comparison_as_markdown(comparison: Comparison) -> str:
     rows = [[markdown_text(row[0]), *row[1:]] for row in compared_rows(comparison)]
     return _joined(
         f"# {first} against {second}", *notes(comparison.notices), markdown_text(compared_summary(comparison)),
-        protocol_text(comparison.protocol), COMPARED_LEGEND,
+        protocol_text(comparison.protocol), render.WORDING["compared"],
         markdown_table(["Task", "Metric", first, second, *COMPARED_HEADS], rows),
         *map(markdown_text, compared_remarks(comparison)), "## Samples that changed", _changes(comparison),
         f"Runs: `{comparison.runs[0]}` and `{comparison.runs[1]}`.",

@@ -31,11 +31,7 @@ from medbench.tasks.protocols import PROTOCOLS, STATES, Protocol
 REPORT_FILE = "report.html"
 MARK = "medbench-site.json"
 """Lists the files of a site, so that the next one made in its folder takes away what it no longer has."""
-_SUITES = {
-    "paper": "Suite paper: whole test splits of the paper's datasets",
-    "custom": "Suite custom: other data, or parts of them",
-    "mini": "Suite mini: bundled stand-ins and phantoms",
-}
+_SUITES: Mapping[str, str] = render.WORDING["suites"]
 _NUMBER_HEADS = (
     "Task", "Metric", "Value %", "95 % interval", "From 0 to 100", "n", "Answered", "Among answered",
     "If failures are wrong, right", *(why.capitalize() for why in NOT_OK), "Definition",

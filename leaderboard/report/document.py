@@ -79,13 +79,9 @@ def make_document(
     withheld = [name for name, source in data.items() if source.withheld]
     names = shelves.image_names
     document = {
-        "schema": SCHEMA,
-        "states": list(STATES),
-        "protocols": list(PROTOCOLS),
-        "writtenHeads": list(render.WRITTEN_HEADS),
-        "metricTitles": render.METRIC_TITLES,
-        "revealed": reveal and any(map(needs_agreement, data)),
-        "notices": notices_of(board.runs),
+        "schema": SCHEMA, "states": list(STATES), "protocols": list(PROTOCOLS),
+        "writtenHeads": list(render.WRITTEN_HEADS), "metricTitles": render.METRIC_TITLES,
+        "revealed": reveal and any(map(needs_agreement, data)), "notices": notices_of(board.runs),
         "runs": [_run(name, run, withheld) for name, run in zip(board.names, runs, strict=True)],
         "tasks": tasks,
         "pairs": [_pair(runs[0], run, place) for place, run in enumerate(runs) if place],
@@ -96,7 +92,7 @@ def make_document(
             "broken": broken,
             "asked": budget is not None,
         },
-    }
+    }  # fmt: skip
     return document, uris
 
 
@@ -137,11 +133,7 @@ def _task(
     first = next(task for task in of_runs if task is not None)
     columns = sample_columns(name, runs, source, shelves)
     return {
-        "name": name,
-        "title": first.title,
-        "kind": first.kind,
-        "withheld": source.withheld,
-        "missing": source.missing,
+        "name": name, "title": first.title, "kind": first.kind, "withheld": source.withheld, "missing": source.missing,
         "open": all(terms_of(results, name).openness == "open" for results in having.values()),
         "scores": {protocol: scores[protocol].get(name, []) for protocol in PROTOCOLS},
         "leaked": [name in leaked_in(run.audit) for run in runs],
@@ -150,7 +142,7 @@ def _task(
         "primary": {protocol: primary_metric(first.kind, first.metrics(protocol)) for protocol in PROTOCOLS},
         "sampleMetrics": {protocol: metrics_shown(columns, protocol) for protocol in PROTOCOLS},
         **columns,
-    }
+    }  # fmt: skip
 
 
 def _pair(first: RunSource, second: RunSource, place: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from medbench.leaderboard.audit.data.findings import MARK, MARK_EXCESS, MARK_SHARE, Consistency, Finding
+from medbench.leaderboard.audit.data.findings import MARK_EXCESS, MARK_SHARE, Consistency, Finding
 from medbench.leaderboard.audit.data.images import MIN_QUALITY, MIN_SIDE, MIN_STD, NEAR, REVIEW, VIEWS
 from medbench.leaderboard.audit.data.overlaps import DataOverlaps, DataToAudit, TaskOverlaps, find_overlaps, read_data
 from medbench.leaderboard.audit.data.scan import Check
@@ -20,6 +20,7 @@ from medbench.leaderboard.audit.document import (
     percent,
     strongest,
     table_of,
+    wording,
 )
 from medbench.leaderboard.audit.normalise import MIN_WORDS, NORM_VERSION
 from medbench.tasks.foundation.errors import DataError, UsageError
@@ -28,16 +29,6 @@ from medbench.tasks.foundation.files import file_sha256
 _SHOWN = 3
 _SHOWN_WORDS = 60
 _SHOWN_CHECKS: tuple[Check, ...] = ("item", "near_item", "text", "near_text", "image", "near_image", "review_image")
-_QUESTION = (
-    f"Do test and training data overlap? {MARK} marks a dataset whose training data hold more than 1 % of its test "
-    "items or groups, or share texts 5 points above what two parts of the training data share: the null."
-)
-_WITHHELD = "Texts are withheld: access to them needs a signed agreement. --reveal shows them."
-_LIMITS = (
-    "images that were cropped, rotated or padded",
-    "texts that were paraphrased or translated",
-    "training data that are neither prepared here nor given with --train",
-)
 _SETTINGS = {
     "normaliser": NORM_VERSION,
     "near texts": {"containment": CONTAINMENT, "words of a run": GRAM, "least words": MIN_WORDS},
@@ -69,14 +60,10 @@ def audit_data(
     data = read_data(ids=ids, **prepared)
     files = {path: images or path.parent for path in train}
     digests = {path.name: file_sha256(path) for path in (*train, *ids)}
-    return report_overlaps(
-        find_overlaps(
-            replace(
-                data, files=files, seed=seed, images=read_images, reveal=reveal,
-                fingerprints={**data.fingerprints, **digests},
-            )
-        )
-    )  # fmt: skip
+    asked = replace(
+        data, files=files, seed=seed, images=read_images, reveal=reveal, fingerprints={**data.fingerprints, **digests}
+    )
+    return report_overlaps(find_overlaps(asked))
 
 
 def report_overlaps(found: DataOverlaps) -> Audit:
@@ -100,16 +87,17 @@ def report_overlaps(found: DataOverlaps) -> Audit:
         right=2,
     )
     credentialed = any(task.credentialed for task in (*data.test, *data.train))
+    verdict = WORDS[strongest(task.verdict for task in found.tasks)]
     return Audit(
         kind="data",
         title="Leakage audit of data",
-        question=f"Verdict: **{WORDS[strongest(task.verdict for task in found.tasks)]}**. {_QUESTION}",
+        question=f"Verdict: **{verdict}**. {wording('data')['question']}",
         tasks={task.task.task: _task_verdict(task, data) for task in found.tasks},
         incomplete=any(task.verdict == "not_testable" for task in found.tasks),
         tables=[matrix, *(part for task in found.tasks for part in _parts(task, data))],
         examples=[one for task in found.tasks for one in _examples(task, found)],
         notes=data.notes,
-        limits=[*unknown, *_LIMITS],
+        limits=[*unknown, *wording("data")["limits"]],
         marks={task.task.task: task.mark for task in found.tasks if task.mark},
         settings={
             **_SETTINGS,
@@ -124,25 +112,18 @@ def report_overlaps(found: DataOverlaps) -> Audit:
 def _task_verdict(task: TaskOverlaps, data: DataToAudit) -> TaskVerdict:
     telling = [one for one in task.overlaps if one.verdict == task.verdict]
     details = {
-        "mark": task.mark,
-        "test_items": len(task.task.items),
-        "train_items": task.train_rows,
-        "decisive_id": task.task.decisive,
-        "texts_withheld": task.task.credentialed and not data.reveal,
+        "mark": task.mark, "test_items": len(task.task.items), "train_items": task.train_rows,
+        "decisive_id": task.task.decisive, "texts_withheld": task.task.credentialed and not data.reveal,
         "within": {split: asdict(one) for split, one in task.within.items()},
         "null": None if task.null is None else asdict(task.null),
         "overlaps": [
             {
-                "corpus": one.corpus.name,
-                "origin": one.corpus.origin,
-                "rows": one.corpus.rows,
-                "verdict": one.verdict,
-                "reasons": one.reasons,
-                "checks": [_check(finding) for finding in one.findings],
+                "corpus": one.corpus.name, "origin": one.corpus.origin, "rows": one.corpus.rows, "verdict": one.verdict,
+                "reasons": one.reasons, "checks": [_check(finding) for finding in one.findings],
             }
             for one in task.overlaps
         ],
-    }
+    }  # fmt: skip
     text = "; ".join(f"{one.corpus.name}: {reason}" for one in telling for reason in one.reasons)
     return TaskVerdict(title=task.task.task, verdict=task.verdict, text=text, details=details)
 
@@ -160,9 +141,15 @@ def _check(one: Finding) -> dict[str, Any]:
 def _parts(task: TaskOverlaps, data: DataToAudit) -> Iterator[Table]:
     others = [one for one in task.overlaps if one.corpus.origin == "task" and one.verdict not in FOUND]
     silent = ", ".join(one.corpus.name for one in others if one.verdict == "no_evidence")
+    null, decisive = task.null, task.task.decisive
+    told = "Null: none, there are too few training items to split."
+    if null is not None:
+        kept = f"whole by {null.unit}" if null.unit != "item" else "item by item"
+        weak = "" if null.decisive else f"; not by {decisive}, so that it may hide a leak"
+        told = f"Null: {null.items} training items held out {kept} and compared with the rest{weak}."
     lines = [
-        _null_text(task),
-        _WITHHELD if task.task.credentialed and not data.reveal else "",
+        told,
+        wording("data")["withheld"] if task.task.credentialed and not data.reveal else "",
         *(_within_text(split, one) for split, one in task.within.items()),
         f"No evidence in: {silent}." if silent else "",
     ]
@@ -179,15 +166,6 @@ def _parts(task: TaskOverlaps, data: DataToAudit) -> Iterator[Table]:
                 },
                 title=f"{task.task.task} in {overlap.corpus.name}: {WORDS[overlap.verdict]}",
             )
-
-
-def _null_text(task: TaskOverlaps) -> str:
-    null = task.null
-    if null is None:
-        return "Null: none, there are too few training items to split."
-    kept = f"whole by {null.unit}" if null.unit != "item" else "item by item"
-    weak = "" if null.decisive else f"; not by {task.task.decisive}, so that it may hide a leak"
-    return f"Null: {null.items} training items held out {kept} and compared with the rest{weak}."
 
 
 def _within_text(split: str, one: Consistency) -> str:

@@ -31,7 +31,7 @@ from medbench.leaderboard.audit.data.manifest import (
 from medbench.leaderboard.audit.data.overlaps import DataToAudit, read_data
 from medbench.leaderboard.audit.data.rows import training_rows
 from medbench.leaderboard.audit.data.scan import ItemIndex, Scan, Tally
-from medbench.leaderboard.audit.document import Audit, TaskVerdict, Verdict, strongest, table_of
+from medbench.leaderboard.audit.document import Audit, TaskVerdict, Verdict, strongest, table_of, wording
 from medbench.leaderboard.audit.normalise import NORM_VERSION
 from medbench.tasks.catalog import benchmark_of
 from medbench.tasks.foundation.errors import DataError, UsageError
@@ -40,14 +40,6 @@ from medbench.tasks.prepared import Prepared
 from medbench.tasks.suite import suite_of
 from medbench.tasks.validation import NativeRow, parse_json_file
 
-_QUESTION = (
-    "Do the declared training data contain test items? They were looked for in the training data that the model "
-    "declares, and in those of the models that it was adapted from."
-)
-_LIMITS = (
-    "whether the declarations are true and whole",
-    "what the language model underneath read as plain text, where nobody has said",
-)
 _LEVELS: dict[Verdict, str] = {"strong": "L5", "suspicious": "L3", "not_testable": "L0"}
 _WORDS: dict[Verdict, str] = {
     "strong": "confirmed", "suspicious": "possible", "no_evidence": "no evidence", "not_testable": "not testable",
@@ -284,7 +276,9 @@ def _report(
         [(task, one) for task, found in overlaps.items() for one in found],
         {
             "task": lambda row: row[0],
-            "dataset": lambda row: f"{row[1].dataset} {row[1].version}" + ("" if row[1].stated else _NOT_STATED),
+            "dataset": lambda row: (
+                f"{row[1].dataset} {row[1].version}" + ("" if row[1].stated else " (version not stated)")
+            ),
             "split": lambda row: f"{row[1].split} {row[1].language}".strip(),
             "declared by": lambda row: " from ".join(row[1].through),
             "items": lambda row: row[1].counted(row[1].items, row[1].of),
@@ -295,20 +289,15 @@ def _report(
         },
         title="Declared training data",
     )
+    text = wording("provenance")
     return Audit(
         kind="provenance",
         title=f"Leakage audit of declared training data: {lineage.title}",
-        question=f"Verdict: **{_WORDS[strongest(one.verdict for one in tasks.values())]}**. {_QUESTION}",
-        tasks=tasks,
-        tables=[matrix, declared],
-        incomplete=any(one.verdict == "not_testable" for one in tasks.values()),
-        notes=[*data.notes, *filter(None, [lineage.note])],
-        limits=_LIMITS,
+        question=f"Verdict: **{_WORDS[strongest(one.verdict for one in tasks.values())]}**. {text['question']}",
+        tasks=tasks, tables=[matrix, declared], incomplete=any(one.verdict == "not_testable" for one in tasks.values()),
+        notes=[*data.notes, *filter(None, [lineage.note])], limits=text["limits"],
         settings={"model": model, "normaliser": NORM_VERSION, "share": MARK_SHARE, "data": data.fingerprints},
-    )
-
-
-_NOT_STATED = " (version not stated)"
+    )  # fmt: skip
 
 
 def _task_verdict(task: str, found: Sequence[DeclaredOverlap], lineage: Lineage, *, declared: bool) -> TaskVerdict:

@@ -73,15 +73,12 @@ def items_of(prepared: Prepared, split: Split, ids: Mapping[str, Mapping[str, st
     """
     spec = prepared.spec
     return TaskItems(
-        task=spec.name,
-        kind=spec.kind,
-        family=family_of(spec),
-        decisive=_DECISIVE.get(spec.variant_of or spec.name, spec.group_key),
-        credentialed=is_under_agreement(prepared),
+        task=spec.name, kind=spec.kind, family=family_of(spec),
+        decisive=_DECISIVE.get(spec.variant_of or spec.name, spec.group_key), credentialed=is_under_agreement(prepared),
         items=tuple(
             _item_of(sample, spec, prepared.source, ids.get(sample.sample_id, {})) for sample in prepared.samples(split)
         ),
-    )
+    )  # fmt: skip
 
 
 def _item_of(sample: Sample, spec: TaskSpec, source: Path, more_ids: Mapping[str, str]) -> Item:

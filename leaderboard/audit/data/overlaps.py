@@ -14,7 +14,7 @@ from medbench.leaderboard.audit.data.findings import (
     Overlap,
     consistency,
     null_split,
-)  # fmt: skip
+)
 from medbench.leaderboard.audit.data.images import Printer
 from medbench.leaderboard.audit.data.items import Item, TaskItems, items_of, read_ids
 from medbench.leaderboard.audit.data.rows import row_count, training_rows
@@ -139,25 +139,22 @@ def find_overlaps(data: DataToAudit) -> DataOverlaps:
     own = {task.task: task for task in data.train}
     tasks = []
     for task in data.test:
-        splits = {"test": task, **({"train": own[task.task]} if task.task in own else {})}
+        mine = own.get(task.task)
+        splits = {"test": task, **({"train": mine} if mine else {})}
         comparisons = (
             Comparison(
-                index=index, task=task, corpus=_as_seen_by(task, corpus), tally=tally, null=nulls.get(task.task),
-                images=data.images,
+                index=index, task=task, tally=tally, null=nulls.get(task.task), images=data.images,
+                corpus=replace(corpus, origin="own") if corpus.name == _train_name(task) else corpus,
             )
             for corpus, tally in found
         )  # fmt: skip
+        within = {split: consistency(part.items, one_answer=task.kind != "report") for split, part in splits.items()}
         tasks.append(
             TaskOverlaps(
-                task=task,
-                train_rows=len(own[task.task].items) if task.task in own else 0,
-                within={
-                    split: consistency(part.items, one_answer=task.kind != "report") for split, part in splits.items()
-                },
-                null=nulls.get(task.task),
+                task=task, train_rows=len(mine.items) if mine else 0, within=within, null=nulls.get(task.task),
                 overlaps=tuple(one.overlap() for one in comparisons),
             )
-        )
+        )  # fmt: skip
     return DataOverlaps(
         data=data, tasks=tuple(tasks), index=index, tallies={corpus.name: tally for corpus, tally in found}
     )
@@ -165,10 +162,6 @@ def find_overlaps(data: DataToAudit) -> DataOverlaps:
 
 def _train_name(task: TaskItems) -> str:
     return f"{task.task} train"
-
-
-def _as_seen_by(task: TaskItems, corpus: Corpus) -> Corpus:
-    return replace(corpus, origin="own") if corpus.name == _train_name(task) else corpus
 
 
 def _scanned(data: DataToAudit, index: ItemIndex, printer: Printer) -> Iterator[tuple[Corpus, Tally]]:

@@ -1,13 +1,6 @@
 """Other people's training data as JSON lines: one row at a time, so that a file may be as long as it likes.
 
-A row is an object; what it is called in the wild is recognised:
-
-- texts: `question`, `answer`, `text`, `caption`, `report`, `findings`, `impression`, `prompt`, `response`, ..., and the
-  turns of `conversations` or `messages`;
-- images: `image`, `images`, `image_path`, `img_name`, ..., relative to the folder that is given;
-- ids: `groups` (a mapping like that of samples), or `patient_id`, `subject_id`, `study_id`, `case_id`, `lesion_id`,
-  `volume_id`, `pmid`, `img_id`, ...;
-- `language`, `lang` or `q_lang`; `task` or `dataset`: the dataset whose ids these are.
+What fields are called in the wild is in `fields.yaml`; `groups` may be a mapping like that of samples.
 
 A file that ends in `.json` may be one list of such rows; it is read row by row too.
 """
@@ -22,21 +15,10 @@ import ijson
 from medbench.leaderboard.audit.data.items import Item, family_of
 from medbench.tasks.catalog import TASKS, get_task
 from medbench.tasks.foundation.errors import DataError
-from medbench.tasks.foundation.files import JsonObject, read_numbered_json_lines
+from medbench.tasks.foundation.files import JsonObject, read_numbered_json_lines, read_yaml_table
 from medbench.tasks.sample import ImageRef
 
-QUESTIONS = ("question", "prompt", "instruction", "query", "input")
-ANSWERS = ("answer", "response", "completion", "output", "caption", "report", "label")
-TEXTS = ("text", "context", "findings", "impression", "abstract", "passage")
-TURNS = ("conversations", "messages", "conversation")
-IMAGES = ("image", "images", "image_path", "image_paths", "img_name", "image_name", "img_path", "file_name")
-LANGUAGES = ("language", "lang", "q_lang")
-FAMILIES = ("task", "dataset")
-IDS: Mapping[str, tuple[str, ...]] = {
-    "patient": ("patient", "patient_id", "subject_id", "subject"), "study": ("study", "study_id"),
-    "case": ("case", "case_id"), "lesion": ("lesion", "lesion_id"), "volume": ("volume", "volume_id", "scan_id"),
-    "document": ("document", "document_id", "pmid"), "image": ("image_id", "img_id"),
-}  # fmt: skip
+_FIELDS: Mapping[str, Any] = read_yaml_table(Path(__file__).resolve().parent.parent / "fields.yaml")
 _BLOCK = 1 << 20
 _JSON_TYPES = {dict: "object", list: "list", str: "text", bool: "truth value", int: "number", float: "number"}
 
@@ -85,21 +67,22 @@ def _listed(path: Path) -> Iterator[tuple[int, JsonObject]]:
 
 
 def _row(row: JsonObject, item_id: str, images: Path) -> Item:
-    question, answer = _first(row, QUESTIONS), _first(row, ANSWERS)
+    question, answer = _first(row, "questions"), _first(row, "answers")
     turns = list(_turns(row))
-    texts = [*_all(row, QUESTIONS), *_all(row, ANSWERS), *_all(row, TEXTS), *turns]
+    texts = [*(text for kind in ("questions", "answers", "texts") for text in _all(row, kind)), *turns]
     pictured = tuple(ImageRef(path=name) for name in _image_paths(row))
     groups = _groups(row)
     if not texts and not pictured and not groups:
-        allowed = ", ".join((*QUESTIONS, *ANSWERS, *TEXTS, *TURNS, *IMAGES, "groups"))
+        kinds = ("questions", "answers", "texts", "turns", "images")
+        allowed = ", ".join((*(name for kind in kinds for name in _FIELDS[kind]), "groups"))
         raise DataError(f"{item_id}: the row has no text, no image and no id.", f"Fields that are read: {allowed}.")
     if len(turns) > 1 and not answer:
         question, answer = question or turns[0], turns[1]
-    family = _first(row, FAMILIES)
+    family = _first(row, "families")
     return Item(
         item_id=item_id, texts=tuple(dict.fromkeys(texts)), question=_without_image_mark(question), answer=answer,
         images=pictured, source=images, groups=groups,
-        family=family_of(get_task(family)) if family in TASKS else family.lower(), language=_first(row, LANGUAGES),
+        family=family_of(get_task(family)) if family in TASKS else family.lower(), language=_first(row, "languages"),
     )  # fmt: skip
 
 
@@ -107,32 +90,29 @@ def _without_image_mark(question: str) -> str:
     return question.replace("<image>", " ").strip()
 
 
-def _first(row: JsonObject, names: tuple[str, ...]) -> str:
-    return next(iter(_all(row, names)), "")
+def _first(row: JsonObject, kind: str) -> str:
+    return next(iter(_all(row, kind)), "")
 
 
-def _all(row: JsonObject, names: tuple[str, ...]) -> list[str]:
-    return [row[name] for name in names if isinstance(row.get(name), str) and row[name].strip()]
+def _all(row: JsonObject, kind: str) -> list[str]:
+    return [row[name] for name in _FIELDS[kind] if isinstance(row.get(name), str) and row[name].strip()]
 
 
 def _turns(row: JsonObject) -> Iterator[str]:
-    for name in TURNS:
+    for name in _FIELDS["turns"]:
         turns = row.get(name)
         for turn in turns if isinstance(turns, list) else ():
-            if isinstance(turn, dict) and str(turn.get("from") or turn.get("role") or "") != "system":
-                yield from _said_in(turn)
-
-
-def _said_in(turn: Mapping[str, Any]) -> Iterator[str]:
-    content = turn.get("value") if "value" in turn else turn.get("content")
-    for part in content if isinstance(content, list) else [content]:
-        text = part.get("text") if isinstance(part, dict) else part
-        if isinstance(text, str) and text.strip():
-            yield _without_image_mark(text)
+            if not isinstance(turn, dict) or str(turn.get("from") or turn.get("role") or "") == "system":
+                continue
+            content = turn.get("value") if "value" in turn else turn.get("content")
+            for part in content if isinstance(content, list) else [content]:
+                text = part.get("text") if isinstance(part, dict) else part
+                if isinstance(text, str) and text.strip():
+                    yield _without_image_mark(text)
 
 
 def _image_paths(row: JsonObject) -> Iterator[str]:
-    for name in IMAGES:
+    for name in _FIELDS["images"]:
         value = row.get(name)
         for one in value if isinstance(value, list) else [value]:
             path = one.get("path") if isinstance(one, dict) else one
@@ -143,7 +123,7 @@ def _image_paths(row: JsonObject) -> Iterator[str]:
 def _groups(row: JsonObject) -> dict[str, str]:
     found = {
         name: str(row[column])
-        for name, columns in IDS.items()
+        for name, columns in _FIELDS["ids"].items()
         for column in columns
         if isinstance(row.get(column), str | int) and str(row[column])
     }

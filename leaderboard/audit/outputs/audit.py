@@ -101,15 +101,12 @@ def _facts(results: Results) -> dict[str, Any]:
     model = results.model
     trained = ", ".join(sorted(model.trained_on)) or "none of these tasks"
     return {
-        "run": results.run,
-        "model": model.name,
-        "weights": model.weights,
-        "suite": results.suite,
+        "run": results.run, "model": model.name, "weights": model.weights, "suite": results.suite,
         "samples per task": "all" if results.limit is None else f"the first {results.limit}",
         "seed": results.seed,
         "declared training splits": trained if model.declared else "nothing was declared",
         "data of": {task: result.data for task, result in results.tasks.items()},
-    }
+    }  # fmt: skip
 
 
 def audit_predictions(
@@ -178,16 +175,13 @@ def selftest(path: Path, data_dir: Path | None = None, *, seed: int = 0) -> Audi
         "outcome": lambda task: found[task].outcome,
     }
     return Audit(
-        kind="selftest",
-        title="Self-test of the leakage audit",
-        question="Would a leak in these outputs be found, and its control not?",
-        run=results.run,
-        tasks=tasks,
+        kind="selftest", title="Self-test of the leakage audit",
+        question="Would a leak in these outputs be found, and its control not?", run=results.run, tasks=tasks,
         tables=[table_of(found, columns)],
         notes=[f"{results.tasks[task].title}: could not be checked: {why}" for task, why in run.problems.items()],
         settings={"seed": seed, "thresholds": asdict(THRESHOLDS)},
         command="medbench audit selftest RUN",
-    )
+    )  # fmt: skip
 
 
 def _command(what: str, peers: int, *, train: bool, reveal: bool = False) -> str:
@@ -217,12 +211,8 @@ def _examined(
         told = task in ours.tables and counts.matches >= THRESHOLDS.fewest_suspicious
         scores = {name: peer.tables[task] for name, peer in beside[task].items() if task in peer.tables}
         found[task] = TaskOutputs(
-            title=titles[task],
-            run=ours.run if ours.tables else "",
-            cell=cell,
-            judged=judged[task],
-            controls=run_controls(cell),
-            chance=matches_by_chance(cell, THRESHOLDS.min_words),
+            title=titles[task], run=ours.run if ours.tables else "", cell=cell, judged=judged[task],
+            controls=run_controls(cell), chance=matches_by_chance(cell, THRESHOLDS.min_words),
             evidence=find_evidence(
                 cell, counts, train_texts.get(task), task=task, withheld=task in withheld,
                 peers={name: peer.cells[task] for name, peer in beside[task].items()},
