@@ -67,16 +67,19 @@ def read_probe(
     protocol: Protocol, *, seed: int,
 ) -> list[ProbeFinding]:  # fmt: skip
     """Return what a probe, by its name, shows on every task that all have; the seed is that of the exchanges."""
-    found = [
-        finding
-        for task, pair in model.items()
-        if (
-            finding := _finding(task, kinds[task], pair, [peer[task] for peer in peers if task in peer], protocol, seed)
-        )
-    ]
+    found = []
+    for task, pair in model.items():
+        others = [peer[task] for peer in peers if task in peer]
+        if finding := _finding(task, kinds[task], pair, others, protocol, seed):
+            found.append(finding)
     adjusted = iter(holm([finding.p for finding in found if finding.p is not None]))
-    tested = [replace(finding, p=next(adjusted)) if finding.p is not None else finding for finding in found]
-    return [replace(finding, verdict=_verdict(name, finding)) for finding in tested]
+    for place, finding in enumerate(found):
+        p = None if finding.p is None else next(adjusted)
+        verdict: Verdict = "not_testable"
+        if name in WITH_VERDICT and finding.peers >= LEAST_PEERS and finding.gap is not None and p is not None:
+            verdict = "suspicious" if p < ALPHA and finding.gap.value >= LEAST_GAP else "no_evidence"
+        found[place] = replace(finding, p=p, verdict=verdict)
+    return found
 
 
 def _finding(
@@ -119,12 +122,6 @@ def _values(table: ScoreTable, protocol: Protocol, metric: str) -> dict[str, flo
         for record in table.records
         if (found := record.scores(protocol).get(metric)) is not None and found.value is not None
     }
-
-
-def _verdict(name: str, finding: ProbeFinding) -> Verdict:
-    if name not in WITH_VERDICT or finding.peers < LEAST_PEERS or finding.gap is None or finding.p is None:
-        return "not_testable"
-    return "suspicious" if finding.p < ALPHA and finding.gap.value >= LEAST_GAP else "no_evidence"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,10 +168,8 @@ def audit_probe(
     }
     if wrong_gold is not None:
         wrong = read_wrong_keys(_answers_to(run, results, wrong_gold, protocol))
-        text = (
-            f"the model agrees with {wrong.agreed} of {wrong.items}, p {p_text(wrong.p)} were every second agreement "
-            "chance"
-        )
+        text = f"the model agrees with {wrong.agreed} of {wrong.items}, p {p_text(wrong.p)} "
+        text += "were every second agreement chance"
         tasks[WRONG_KEYS] = TaskVerdict(title=WRONG_KEYS, verdict=wrong.verdict, text=text, details=asdict(wrong))
     columns = (
         "task", "metric", "as it is", "probed", "drop [95 %]", "peers' drop", "gap [95 %]", "p (Holm)", "verdict",

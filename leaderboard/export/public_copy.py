@@ -14,8 +14,7 @@ import httpx2
 import yaml
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
-from medbench.leaderboard.export.public import PublicRun, public_records, results_text, write_files
-from medbench.leaderboard.export.scrub import PATH
+from medbench.leaderboard.export.public import PATH, PublicRun, public_records, results_text, write_files
 from medbench.leaderboard.numbers import make_board
 from medbench.leaderboard.pages import board_as_markdown
 from medbench.leaderboard.render import WORDING, markdown_text, notes

@@ -8,8 +8,7 @@ from typing import Any
 from medbench.leaderboard.audit.data.findings import MARK_EXCESS, MARK_SHARE, Consistency, Finding
 from medbench.leaderboard.audit.data.images import MIN_QUALITY, MIN_SIDE, MIN_STD, NEAR, REVIEW, VIEWS
 from medbench.leaderboard.audit.data.overlaps import DataOverlaps, DataToAudit, TaskOverlaps, find_overlaps, read_data
-from medbench.leaderboard.audit.data.scan import Check
-from medbench.leaderboard.audit.data.texts import CONTAINMENT, GRAM
+from medbench.leaderboard.audit.data.scan import CONTAINMENT, GRAM, Check
 from medbench.leaderboard.audit.document import (
     FOUND,
     WORDS,
@@ -89,24 +88,17 @@ def report_overlaps(found: DataOverlaps) -> Audit:
     credentialed = any(task.credentialed for task in (*data.test, *data.train))
     verdict = WORDS[strongest(task.verdict for task in found.tasks)]
     return Audit(
-        kind="data",
-        title="Leakage audit of data",
-        question=f"Verdict: **{verdict}**. {wording('data')['question']}",
+        kind="data", title="Leakage audit of data", question=f"Verdict: **{verdict}**. {wording('data')['question']}",
         tasks={task.task.task: _task_verdict(task, data) for task in found.tasks},
         incomplete=any(task.verdict == "not_testable" for task in found.tasks),
         tables=[matrix, *(part for task in found.tasks for part in _parts(task, data))],
         examples=[one for task in found.tasks for one in _examples(task, found)],
-        notes=data.notes,
-        limits=[*unknown, *wording("data")["limits"]],
+        notes=data.notes, limits=[*unknown, *wording("data")["limits"]],
         marks={task.task.task: task.mark for task in found.tasks if task.mark},
-        settings={
-            **_SETTINGS,
-            "seed": data.seed,
-            "images": data.images,
-            "data": dict(sorted(data.fingerprints.items())),
-        },
+        settings=_SETTINGS
+        | {"seed": data.seed, "images": data.images, "data": dict(sorted(data.fingerprints.items()))},
         revealed=data.reveal and credentialed,
-    )
+    )  # fmt: skip
 
 
 def _task_verdict(task: TaskOverlaps, data: DataToAudit) -> TaskVerdict:

@@ -16,7 +16,15 @@ from pydantic import TypeAdapter
 
 from medbench.leaderboard.audit.data.findings import MARK_SHARE
 from medbench.leaderboard.audit.data.images import Printer
-from medbench.leaderboard.audit.data.items import SAME_NAME, Item, TaskItems, family_of, image_names, items_of
+from medbench.leaderboard.audit.data.items import (
+    SAME_NAME,
+    Item,
+    TaskItems,
+    family_of,
+    image_names,
+    items_of,
+    training_rows,
+)
 from medbench.leaderboard.audit.data.manifest import (
     PREPARED,
     Dataset,
@@ -29,7 +37,6 @@ from medbench.leaderboard.audit.data.manifest import (
     read_sources,
 )  # fmt: skip
 from medbench.leaderboard.audit.data.overlaps import DataToAudit, read_data
-from medbench.leaderboard.audit.data.rows import training_rows
 from medbench.leaderboard.audit.data.scan import ItemIndex, Scan, Tally
 from medbench.leaderboard.audit.document import Audit, TaskVerdict, Verdict, strongest, table_of, wording
 from medbench.leaderboard.audit.normalise import NORM_VERSION
@@ -90,10 +97,8 @@ def _versions(declared: Declaration, dataset: Dataset) -> list[tuple[str, Versio
     if not declared.version:
         return list((dataset.versions or known).items())
     if declared.version not in known:
-        raise UsageError(
-            f"There is no version {declared.version!r} of {declared.dataset}.",
-            f"Allowed: {', '.join(known)}; leave it out if nobody has said.",
-        )
+        allowed = f"Allowed: {', '.join(known)}; leave it out if nobody has said."
+        raise UsageError(f"There is no version {declared.version!r} of {declared.dataset}.", allowed)
     return [(declared.version, known[declared.version])]
 
 
@@ -107,11 +112,9 @@ def _of_version(
     elif version.how == "fingerprints":
         path = inside(folder, version.file)
         for language, splits in sorted(parse_json_file(_IMAGE_LISTS, path).pictures.items()):
-            if split in splits:
-                rows = _listed(frozenset(splits[split]), language, dataset, data.test)
-                yield replace(empty, language=language, rows=rows)
-            else:
-                yield replace(empty, language=language, note=f"{path.name} has no split {split!r}")
+            rows = _listed(frozenset(splits[split]), language, dataset, data.test) if split in splits else None
+            note = "" if rows is not None else f"{path.name} has no split {split!r}"
+            yield replace(empty, language=language, rows=rows, note=note)
     elif version.how == "pattern":
         yield _matched(version, there)
     elif not there:
@@ -141,9 +144,7 @@ def image_prints(item: Item) -> frozenset[str]:
     keys = [("name", name) for name in image_names(item.images)]
     own = item.groups.get("image", "")
     known = [*keys, ("id", item.family, own)] if own and item.family else keys
-    return frozenset(
-        blake2b("\x1f".join(("picture", *key)).encode(), digest_size=16).hexdigest() for key in known
-    )  # fmt: skip
+    return frozenset(blake2b("\x1f".join(("picture", *key)).encode(), digest_size=16).hexdigest() for key in known)
 
 
 def _matched(version: Version, there: Sequence[Prepared]) -> DeclaredCorpus:
@@ -218,17 +219,14 @@ def audit_provenance(model: str, *, manifest: Path | None = None, **prepared: An
         in_domain.update(task.task for task in about)
         concerned = data.test if step.declaration.rows else about
         for corpus in _corpora(step, dataset, data, manifests) if concerned else ():
-            tally = _scanned(corpus, index)
+            tally = None
+            if corpus.rows is not None:
+                scan = Scan(index, Printer(enabled=False), declared=True)
+                none = Tally(len(index.items))
+                tally = scan.feed(replace(row, language="") for row in corpus.rows).get("", none)
             for task in concerned:
                 overlaps[task.task].append(_overlap(step, corpus, task, index, tally))
     return _report(model, lineage, data, overlaps, in_domain)
-
-
-def _scanned(corpus: DeclaredCorpus, index: ItemIndex) -> Tally | None:
-    if corpus.rows is None:
-        return None
-    scan = Scan(index, Printer(enabled=False), declared=True)
-    return scan.feed(replace(row, language="") for row in corpus.rows).get("", Tally(len(index.items)))
 
 
 def _overlap(

@@ -61,21 +61,14 @@ def print_of(image: Image.Image) -> Print:
     grey = image.convert("L")
     block = np.asarray(grey.resize((_SIDE, _SIDE), Image.Resampling.BOX), dtype=np.float64)
     flat = float(np.asarray(grey, dtype=np.float32).std()) < MIN_STD
-    comparable = not flat and min(image.size) >= MIN_SIDE and _quality(block) >= MIN_QUALITY
-    waves = _BASIS @ block @ _BASIS.T
-    views = np.stack([_bits(view) for view in (waves, waves * _MIRROR, -waves)])
-    return Print(sha256, views, flat, comparable)
-
-
-def _quality(block: npt.NDArray[np.float64]) -> int:
-    """Return how much contrast a block [64, 64] of luminance has, 0 to 100, by PDQ's measure."""
+    # How much contrast the block has, 0 to 100, by PDQ's measure.
     steps = sum(np.abs(np.trunc(np.diff(block, axis=axis) * 100 / 255)).sum() for axis in (0, 1))
-    return int(min(steps / _GRADIENT_UNIT, 100))
-
-
-def _bits(waves: npt.NDArray[np.float64]) -> Hashes:
-    above = (waves > np.median(waves)).ravel()[_ORDER]
-    return np.packbits(above).view(np.uint64)
+    quality = int(min(steps / _GRADIENT_UNIT, 100))
+    comparable = not flat and min(image.size) >= MIN_SIDE and quality >= MIN_QUALITY
+    waves = _BASIS @ block @ _BASIS.T
+    above = [(view > np.median(view)).ravel()[_ORDER] for view in (waves, waves * _MIRROR, -waves)]
+    views = np.stack([np.packbits(view).view(np.uint64) for view in above])
+    return Print(sha256, views, flat, comparable)
 
 
 class Printer:

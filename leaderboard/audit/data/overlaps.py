@@ -16,8 +16,7 @@ from medbench.leaderboard.audit.data.findings import (
     null_split,
 )
 from medbench.leaderboard.audit.data.images import Printer
-from medbench.leaderboard.audit.data.items import Item, TaskItems, items_of, read_ids
-from medbench.leaderboard.audit.data.rows import row_count, training_rows
+from medbench.leaderboard.audit.data.items import Item, TaskItems, items_of, read_ids, row_count, training_rows
 from medbench.leaderboard.audit.data.scan import CHECKS, ItemIndex, Scan, Tally
 from medbench.leaderboard.audit.document import Verdict, strongest
 from medbench.tasks.catalog import get_task, select_tasks

@@ -7,20 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from medbench.harness.results import Results, read_results
 from medbench.leaderboard.audit.document import FOUND, Audit, TaskVerdict, table_of, write_audit
-from medbench.leaderboard.audit.outputs.answers import (
-    Answers,
-    TaskData,
-    read_predictions,
-    read_run_answers,
-    read_task_data,
-    read_train_references,
-    refuse_unequal,
-)  # fmt: skip
+from medbench.leaderboard.audit.outputs import answers as read
+from medbench.leaderboard.audit.outputs.answers import Answers, TaskData
 from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, count_matches
-from medbench.leaderboard.audit.outputs.controls import matches_by_chance, run_controls
 from medbench.leaderboard.audit.outputs.evidence import effects, find_evidence
 from medbench.leaderboard.audit.outputs.report import TaskOutputs, report_outputs
-from medbench.leaderboard.audit.outputs.verdict import Peer, Share, audit_outputs
+from medbench.leaderboard.audit.outputs.verdict import Peer, Share, audit_outputs, matches_by_chance, run_controls
 from medbench.leaderboard.runs import AUDIT_FILE, is_credentialed
 from medbench.tasks.foundation.console import warn
 from medbench.tasks.foundation.errors import MedbenchError, UsageError
@@ -66,9 +58,9 @@ def audit_run(
     no finished run; UsageError if a peer answered other data or other items; DataError if results are malformed.
     """
     results = read_results(path)
-    more = read_train_references(train_references) if train_references is not None else []
-    data = read_task_data(path, results, data_dir, more)
-    ours = read_run_answers(path, data)
+    more = read.read_train_references(train_references) if train_references is not None else []
+    data = read.read_task_data(path, results, data_dir, more)
+    ours = read.read_run_answers(path, data)
     titles = {task: result.title for task, result in results.tasks.items()}
     closed = frozenset(task for task in results.tasks if is_credentialed(results, task))
     train_texts = {task: one.train_texts for task, one in data.items() if isinstance(one, TaskData)}
@@ -93,7 +85,7 @@ def _peer_runs(
                     f"The peer {theirs.model.title} answered other data of {task}.",
                     "Give peers that answered the same.",
                 )
-        found[theirs.run] = read_run_answers(folder, {task: data[task] for task in theirs.tasks if task in data})
+        found[theirs.run] = read.read_run_answers(folder, {task: data[task] for task in theirs.tasks if task in data})
     return list(found.values())
 
 
@@ -119,12 +111,12 @@ def audit_predictions(
     other models on the same items, rows by name of the model. `name` is what the report calls rows; a file has its own.
     Raises DataError if a file is broken; UsageError if a peer has other items.
     """
-    train = read_train_references(train_references) if isinstance(train_references, Path) else train_references
+    train = read.read_train_references(train_references) if isinstance(train_references, Path) else train_references
     known = None if train is None else list(train)
     others = peers if isinstance(peers, Mapping) else {path.name: path for path in peers}
     called = given.name if isinstance(given, Path) else name
     ours, *theirs = (
-        read_predictions(one, kind, name=title, train=known) for title, one in [(called, given), *others.items()]
+        read.read_predictions(one, kind, name=title, train=known) for title, one in [(called, given), *others.items()]
     )
     facts = {"file sha256": given, "training references sha256": train_references}
     found = _examined(ours, {kind: kind}, theirs, {kind: known})
@@ -157,7 +149,7 @@ def selftest(path: Path, data_dir: Path | None = None, *, seed: int = 0) -> Audi
     The verdict of a task is that on the planted leak; `outcome` among its facts says whether the audit works.
     """
     results = read_results(path)
-    run = read_run_answers(path, read_task_data(path, results, data_dir))
+    run = read.read_run_answers(path, read.read_task_data(path, results, data_dir))
     found = {task: run_controls(cell, seed=seed) for task, cell in run.cells.items()}
     tasks = {
         task: TaskVerdict(
@@ -201,9 +193,15 @@ def _examined(
     for peer in sorted(peers, key=lambda one: (one.name, one.run)):
         name = f"{peer.name} #{peer.run[:6]}" if peer.tables else peer.name
         for task in (task for task in ours.cells if task in peer.cells):
-            refuse_unequal(task, ours.cells[task], peer.cells[task], name)
+            read.refuse_unequal(task, ours.cells[task], peer.cells[task], name)
             beside[task][name] = peer
-    counted = {task: [_counted(name, one, task) for name, one in found.items()] for task, found in beside.items()}
+    counted: dict[str, list[Peer]] = {}
+    for task, others in beside.items():
+        for name, peer in others.items():
+            counts = count_matches(peer.cells[task], THRESHOLDS.min_words)
+            share = Share(matches=counts.matches, of=counts.clusters)
+            one = Peer(name=name, run=peer.run, share=share, exact=sum(counts.exact))
+            counted.setdefault(task, []).append(one)
     judged = audit_outputs(ours.cells, counted)
     found = {}
     for task, cell in ours.cells.items():
@@ -221,9 +219,3 @@ def _examined(
             withheld=task in withheld,
         )  # fmt: skip
     return found
-
-
-def _counted(name: str, peer: Answers, task: str) -> Peer:
-    counts = count_matches(peer.cells[task], THRESHOLDS.min_words)
-    share = Share(matches=counts.matches, of=counts.clusters)
-    return Peer(name=name, run=peer.run, share=share, exact=sum(counts.exact))

@@ -15,8 +15,7 @@ import numpy as np
 from medbench.leaderboard.audit.document import Example
 from medbench.leaderboard.audit.normalise import norm_v1, word_count
 from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, Cell, MatchCounts
-from medbench.leaderboard.audit.outputs.chances import sentences_of
-from medbench.leaderboard.audit.outputs.controls import drawn
+from medbench.leaderboard.audit.outputs.verdict import drawn, sentences_of
 from medbench.leaderboard.samples import MetricScores, ScoreTable
 from medbench.tasks.metrics.reports import lcs_length
 from medbench.tasks.protocols import PROTOCOLS, Protocol

@@ -9,9 +9,8 @@ from medbench.leaderboard.audit.document import WORDS, Audit, Table, TaskVerdict
 from medbench.leaderboard.audit.normalise import NORM_VERSION, is_long, word_count
 from medbench.leaderboard.audit.outputs.answers import Answers
 from medbench.leaderboard.audit.outputs.cells import REASONS, THRESHOLDS, Cell, Reason
-from medbench.leaderboard.audit.outputs.controls import Controls
 from medbench.leaderboard.audit.outputs.evidence import Effect, Evidence, PartScore
-from medbench.leaderboard.audit.outputs.verdict import CellVerdict, Judged, Share, sentence
+from medbench.leaderboard.audit.outputs.verdict import CellVerdict, Controls, Judged, Share, sentence
 from medbench.tasks.foundation.files import canonical_json, fingerprint
 
 
