@@ -178,12 +178,9 @@ def audit_probe(
         kind="probe",
         title=f"Probe of {results.model.title}, protocol {protocol}",
         question=_reading(name) if name else "Does the model agree with keys that are known to be wrong?",
-        run=results.run,
-        tasks=tasks,
-        tables=[Table(columns=columns, rows=[_row(one) for one in findings])],
-        notes=results.notices,
-        settings={"run": results.run, "probe": name, "protocol": protocol, "seed": results.seed},
-    )
+        run=results.run, tasks=tasks, tables=[Table(columns=columns, rows=[_row(one) for one in findings])],
+        notes=results.notices, settings={"run": results.run, "probe": name, "protocol": protocol, "seed": results.seed},
+    )  # fmt: skip
 
 
 def _reading(name: str) -> str:

@@ -61,13 +61,11 @@ def public_copy(run: PublicRun) -> PublicCopy:
     """
     folder = run.scrubber.known(run.path.resolve().name)
     named = {
-        "README.md": _readme(run),
-        "results.json": results_text(run.results),
-        "leaderboard.md": board_as_markdown(make_board([run.results])),
-        "run.yaml": _settings(run),
+        "README.md": _readme(run), "results.json": results_text(run.results),
+        "leaderboard.md": board_as_markdown(make_board([run.results])), "run.yaml": _settings(run),
         "env.json": canonical_json(_environment(run), indent=2) + "\n",
         **{f"scores/{task}.jsonl": _scores(run, task) for task in run.results.tasks},
-    }
+    }  # fmt: skip
     files = {f"{folder}/{name}": text for name, text in sorted(named.items())}
     # Each file was cleaned when it was made; this is a last look at what is about to leave.
     for name, text in files.items():

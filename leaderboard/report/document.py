@@ -87,9 +87,7 @@ def make_document(
         "pairs": [_pair(runs[0], run, place) for place, run in enumerate(runs) if place],
         "texts": shelves.texts,
         "pictures": {
-            "names": names,
-            "shown": [list(shown.get(number, ())) for number in range(len(names))],
-            "broken": broken,
+            "names": names, "shown": [list(shown.get(number, ())) for number in range(len(names))], "broken": broken,
             "asked": budget is not None,
         },
     }  # fmt: skip

@@ -103,14 +103,11 @@ def _answered(table: ScoreTable, data: TaskData) -> list[Answered]:
             what = "is no sample of the prepared data" if sample is None else "was scored twice"
             raise DataError(f"A sample {what}: {record.sample_id!r}.", "Score the run again: medbench score RUN")
         found[record.sample_id] = Answered(
-            sample_id=record.sample_id,
-            group=record.group,
-            prediction=None if record.state in {"error", "empty"} else record.prediction,
-            reference=sample.reference,
-            question=" ".join(sample.inputs.values()),
-            closed=bool(sample.choices) or data.kind in _CLOSED_KINDS,
+            sample_id=record.sample_id, group=record.group,
+            prediction=None if record.state in {"error", "empty"} else record.prediction, reference=sample.reference,
+            question=" ".join(sample.inputs.values()), closed=bool(sample.choices) or data.kind in _CLOSED_KINDS,
             truncated=record.state == "truncated",
-        )
+        )  # fmt: skip
     return list(found.values())
 
 

@@ -110,12 +110,10 @@ def find_evidence(
         known = {sentence for text in train_texts for sentence in sentences_of(text)} if rows else set()
         composed = sum(known.issuperset(sentences_of(cell.items[row].reference)) for row in rows)
     return Evidence(
-        examples=tuple(examples),
-        near_matches=len(near),
-        of_train_sentences=composed,
+        examples=tuple(examples), near_matches=len(near), of_train_sentences=composed,
         cut_alike=sum(_agrees_so_far(*words[row]) for row, why in enumerate(counts.reasons) if why == "truncated"),
         similarities=tuple(bins[place] for place in range(_BINS + 1)),
-    )
+    )  # fmt: skip
 
 
 def _chosen(cell: Cell, counts: MatchCounts, near: Sequence[int]) -> dict[int, Why]:

@@ -174,10 +174,8 @@ def _test(found: Collection[TaskOutputs]) -> Iterator[Table]:
             "exact by chance": lambda one: f"{one.chance['exact']:.1f}",
             "... of long ones": lambda one: f"{one.chance['long']:.2f}",
         },
-        title="Controls",
-        text=texts["controls"],
-        right=2,
-    )
+        title="Controls", text=texts["controls"], right=2,
+    )  # fmt: skip
 
 
 def _telling(found: TaskOutputs) -> Iterator[Table]:

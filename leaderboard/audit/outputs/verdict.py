@@ -409,11 +409,9 @@ def run_controls(cell: Cell, seed: int = 0) -> Controls:
     copy, cases = _plant(cell, seed)
     planted = audit_outputs({"": copy})[""].verdict
     return Controls(
-        planted_cases=cases,
-        testable=planted.verdict != "not_testable" and cases >= THRESHOLDS.fewest_suspicious,
-        planted=planted,
-        shuffled=audit_outputs({"": shuffle(copy, seed)})[""].verdict,
-    )
+        planted_cases=cases, testable=planted.verdict != "not_testable" and cases >= THRESHOLDS.fewest_suspicious,
+        planted=planted, shuffled=audit_outputs({"": shuffle(copy, seed)})[""].verdict,
+    )  # fmt: skip
 
 
 def _plant(cell: Cell, seed: int) -> tuple[Cell, int]:
