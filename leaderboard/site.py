@@ -32,6 +32,7 @@ REPORT_FILE = "report.html"
 MARK = "medbench-site.json"
 """Lists the files of a site, so that the next one made in its folder takes away what it no longer has."""
 _SUITES: Mapping[str, str] = render.WORDING["suites"]
+_MEANINGS = {name: told.replace("`paper`", "protocol paper") for name, told in render.PROTOCOL_MEANINGS.items()}
 _NUMBER_HEADS = (
     "Task", "Metric", "Value %", "95 % interval", "From 0 to 100", "n", "Answered", "Among answered",
     "If failures are wrong, right", *(why.capitalize() for why in NOT_OK), "Definition",
@@ -151,12 +152,8 @@ def site_files(found: Collection, title: str) -> dict[str, str]:
 def _page(template: str, title: str, **content: Any) -> str:
     return render_template(
         template, style=asset("site.css"), script=asset("site.js"), title=title, metric_title=metric_title,
-        protocol_text=_protocol_text, **content,
+        protocol_text=lambda protocol: f"Protocol {protocol}: {_MEANINGS[protocol]}", **content,
     )  # fmt: skip
-
-
-def _protocol_text(protocol: Protocol) -> str:
-    return f"Protocol {protocol}: {render.PROTOCOL_MEANINGS[protocol].replace('`paper`', 'protocol paper')}"
 
 
 def _index(found: Collection, title: str) -> str:
@@ -211,7 +208,7 @@ def _board_data(board: Board) -> dict[str, Any]:
         protocol: [
             {
                 "task": first.task, "metric": first.metric, "remark": first.remark,
-                "cells": [None if number is None else _cell_data(number) for number in numbers],
+                "cells": [number and _cell_data(number) for number in numbers],
             }
             for first, numbers in make_table(board, protocol).lines()
         ]

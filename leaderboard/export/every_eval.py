@@ -59,7 +59,10 @@ class Names(NamedTuple):
 
 def names_of(run: PublicRun, options: EveryEvalOptions) -> Names:
     """Return the names of a run's files; the same run and protocol always have the same."""
-    model = options.model_id or _derived_model_id(run.results.model.name)
+    kind, _, variant = run.results.model.name.partition(":")
+    slug = re.sub(r"[^a-z0-9]+", "-", run.results.model.name.lower()).strip("-") or "model"
+    on_hub = kind == "hf" and re.fullmatch(f"{_PART}/{_PART}", variant)
+    model = options.model_id or (variant if on_hub else f"{UNKNOWN}/{slug}")
     if not re.fullmatch(f"{_PART}/{_PART}", model):
         raise UsageError(f"{model!r} is no name of a model.", "Write --model-id OWNER/NAME.")
     collection = f"medbench-{run.results.suite}"
@@ -67,13 +70,6 @@ def names_of(run: PublicRun, options: EveryEvalOptions) -> Names:
     stem = f"data/{collection}/{model}/{UUID(bytes=digest[:16], version=4)}"
     evaluation = f"{collection}/{model.replace('/', '_')}/{run.results.run}-{options.protocol}/{options.timestamp}"
     return Names(evaluation, model, document=f"{stem}.json", samples=f"{stem}_samples.jsonl")
-
-
-def _derived_model_id(name: str) -> str:
-    kind, _, variant = name.partition(":")
-    if kind == "hf" and re.fullmatch(f"{_PART}/{_PART}", variant):
-        return variant
-    return f"{UNKNOWN}/{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-') or 'model'}"
 
 
 def write_every_eval(
@@ -222,11 +218,8 @@ def _generation_config(run: PublicRun, task: str) -> Document:
     chosen = {name: settings[name] for name in ("temperature", "top_p", "top_k") if name in settings}
     if task in TASKS:
         chosen |= {"max_tokens": get_task(task).max_new_tokens, "prompt_template": get_task(task).prompt}
-    others = ("beams", "repetition_penalty", "seed")
-    return {
-        "generation_args": chosen,
-        "additional_details": {name: str(settings[name]) for name in others if name in settings},
-    }
+    others = {name: str(settings[name]) for name in ("beams", "repetition_penalty", "seed") if name in settings}
+    return {"generation_args": chosen, "additional_details": others}
 
 
 def _task_rows(
@@ -247,10 +240,11 @@ def _task_rows(
     for sample_id, record in zip(ids, as_public(run, task, records), strict=True):
         sample, generation = samples.get(sample_id), generations.get(sample_id)
         shown = _input(task, sample)
+        digest = hashlib.sha256((shown["raw"] + "".join(shown["reference"])).encode()).hexdigest()
         labels = {f"label.{name}": label for name, label in record.labels.items()}
         told: Document = {
             "schema_version": SCHEMA_VERSION, "evaluation_id": names.evaluation, "model_id": names.model,
-            "sample_id": record.sample_id, "sample_hash": None if sample is None else _hash(shown),
+            "sample_id": record.sample_id, "sample_hash": None if sample is None else digest,
             "interaction_type": "single_turn", "input": shown, "messages": None,
             "metadata": {"state": record.state, "cluster": record.group, "protocol": options.protocol, **labels},
             **_output(run, task, record, generation),
@@ -287,10 +281,6 @@ def _input(task: str, sample: Sample | None) -> Document:
 
 def _box(box: Box | tuple[float, float, float, float]) -> str:
     return f"[{', '.join(f'{edge:.6g}' for edge in box)}]"
-
-
-def _hash(shown: Mapping[str, Any]) -> str:
-    return hashlib.sha256((shown["raw"] + "".join(shown["reference"])).encode()).hexdigest()
 
 
 def _output(run: PublicRun, task: str, record: ScoreRecord, generation: GenerationRecord | None) -> Document:

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from medbench.leaderboard import render
 from medbench.leaderboard.compare import ROWS, Side, compare
 from medbench.leaderboard.html import asset, render_template
@@ -17,7 +15,6 @@ from medbench.leaderboard.report.facts import audit_findings, provenance, routin
 from medbench.leaderboard.report.samples import BY_COMMAND, ImageBudget, Shelves, metrics_shown, sample_columns
 from medbench.leaderboard.report.sources import RunSource, TaskSource, read_run_source, read_task_source, tasks_of
 from medbench.leaderboard.runs import leaked_in, notices_of, primary_metric, terms_of
-from medbench.leaderboard.samples import rows_of
 from medbench.tasks.protocols import PROTOCOLS, STATES, Protocol
 from medbench.tasks.terms import needs_agreement
 
@@ -148,11 +145,9 @@ def _pair(first: RunSource, second: RunSource, place: int) -> dict[str, Any]:
     ours, theirs = (
         Side(results=run.results, tables={name: run.tables[name] for name in shared}) for run in (first, second)
     )
-    rows = {protocol: _differences(compare(ours, theirs, protocol).rows) for protocol in PROTOCOLS}
+    rows = {}
+    for protocol in PROTOCOLS:
+        shown = compare(ours, theirs, protocol).rows[[name for name in ROWS if name != "title"]]
+        shown = shown.rename(columns={"difference": "value", "p_adjusted": "adjusted"}).astype(object)
+        rows[protocol] = shown.where(shown.notna(), None).to_dict("records")
     return {"first": 0, "second": place, "rows": rows}
-
-
-def _differences(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    shown = rows[[name for name in ROWS if name != "title"]]
-    shown = shown.rename(columns={"difference": "value", "p_adjusted": "adjusted"}).astype(object)
-    return [row._asdict() for row in rows_of(shown.where(shown.notna(), None))]

@@ -56,11 +56,9 @@ class Finding:
     state: State = "checked"  # `unknown` where ids or files are missing that it needs: never the same as nothing shared
     shared: int = 0  # test items with a partner, of so many that were looked at
     of: int = 0
-    # for ids and surrogate groups: groups on both sides, of so many on the test side; else None
-    groups: int | None = None
+    groups: int | None = None  # of ids and surrogate groups: those on both sides, of so many; else None
     of_groups: int | None = None
-    # share of items with a partner when the training data are split against themselves; None if not computed
-    null: float | None = None
+    null: float | None = None  # share when the training data are split against themselves; None if not computed
     counts: bool = True  # whether the verdict depends on it
     note: str = ""  # what limits it
 

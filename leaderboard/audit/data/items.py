@@ -40,14 +40,12 @@ class Item:
     """One test sample or one row of training data, as far as it can overlap."""
 
     item_id: str  # what a report calls it
-    # texts that are searched for: the question, or the report; every text of a training row
-    texts: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()  # what is searched for: the question, or the report; of a training row every text
     question: str = ""  # what is asked, with the object or the box of regions; empty for reports
     answer: str = ""  # the right answer as text
     images: tuple[ImageRef, ...] = ()  # its images, relative to `source`
     source: Path = Path()  # the folder that images start from
-    # ids by name (`image`, `study`, `patient`, `case`, `volume`, `lesion`, `document`)
-    groups: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)  # ids by name, such as `image` or `patient`
     family: str = ""  # the dataset whose ids these are; empty if they may be any dataset's
     language: str = ""  # as the data say; empty if they do not
 

@@ -41,8 +41,7 @@ class Dataset:
     """A dataset that tasks are made of."""
 
     tasks: tuple[str, ...]  # tasks on its data
-    # those of them whose questions and answers its training data hold; the others share images only
-    items_of: tuple[str, ...] = ()
+    items_of: tuple[str, ...] = ()  # those whose items its training data hold; others share images only
     language: str = ""  # language of the tasks' items; empty if the dataset has one language
     versions: Mapping[str, Version] = field(default_factory=dict)  # by name
 

@@ -33,10 +33,8 @@ class DataToAudit:
     """What is audited."""
 
     test: Sequence[TaskItems]  # test items of the audited tasks
-    # training items by task: of the audited tasks, and of others whose training data may hold their items
-    train: Sequence[TaskItems] = ()
-    # the user's own training data, with the folder that the images of each start from
-    files: Mapping[Path, Path] = field(default_factory=dict)
+    train: Sequence[TaskItems] = ()  # by task: of the audited ones, and of others that may hold their items
+    files: Mapping[Path, Path] = field(default_factory=dict)  # the user's training data, and where their images start
     seed: int = 0  # of the null re-split
     images: bool = True  # whether images are looked at
     reveal: bool = False  # whether texts of credentialed datasets are shown

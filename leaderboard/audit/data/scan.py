@@ -80,12 +80,10 @@ class Tally:
     rows: int = 0  # training rows that were seen
     images: int = 0  # images that these rows name; `unreadable` are those that could not be decoded
     unreadable: int = 0
-    # for each check whether a test item has a partner in the training data [N]
-    shared: dict[Check, Flags] = field(default_factory=dict)
+    shared: dict[Check, Flags] = field(default_factory=dict)  # by check: has a partner [N]
     # values of ids that are on both sides, by task and name of the id
     groups: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
-    # by name of the id, whether a test item's id is in the training data [N]
-    in_groups: dict[str, Flags] = field(default_factory=dict)
+    in_groups: dict[str, Flags] = field(default_factory=dict)  # by name: is the id in the training data [N]
     known_ids: set[str] = field(default_factory=set)  # names of the ids that any training row has
     # the first partner of a test item, by check
     witnesses: dict[Check, dict[int, Witness]] = field(default_factory=lambda: defaultdict(dict))

@@ -42,13 +42,11 @@ class Thresholds:
     fewest_suspicious: int = 3  # cases with a match that `suspicious` needs
     fewest_clusters: int = 20  # cases with an eligible reference below which nothing is tested
     fewest_peers: int = 3  # peers from which on their own rate replaces the tolerated one, if it is higher
-    # word LCS over the longer text from which on a pair counts as a near match (evidence only)
-    near_similarity: float = 0.9
+    near_similarity: float = 0.9  # word LCS over the longer text from which on a pair is a near match (evidence only)
     near_words: int = 12  # words that both texts of a near match need
     fewest_graded: int = 10  # answers that must tell of a model's skill at single sentences before it explains anything
     skill_ceiling: float = 0.1  # most that this skill may explain of one reference
-    # level of `suspicious` beyond what this skill explains: that line an honest model may well reach
-    skill_alpha: float = 0.01
+    skill_alpha: float = 0.01  # level of `suspicious` beyond this skill: that line an honest model may well reach
     power: float = 0.8  # probability with which the detectable rate would have been found
     planted: float = 0.1  # share of cases that a planted leak takes
     fewest_clean_clusters: int = 30  # cases without a match below which no score without them is given

@@ -195,9 +195,7 @@ class Effect:
     matches_only: PartScore
     estimable: bool  # whether enough cases are left without a match
     peers: Mapping[str, "Effect"] = field(default_factory=dict)  # the same of other models, by name
-    # how much more the model gains on the cases with a match than its peers do, since such cases may simply be easy;
-    # None where nobody can say
-    beyond_peers: float | None = None
+    beyond_peers: float | None = None  # gain on the cases with a match beyond that of peers; None if nobody can say
 
     @property
     def gain(self) -> float | None:

@@ -183,10 +183,8 @@ class CellVerdict:
     rate: float | None  # k / K, with its 95 % interval `ci` (Clopper-Pearson); None without any
     ci: tuple[float, float] | None
     p: float  # probability of k or more were each eligible reference reproduced at the tolerated rate
-    # the same with what the model's skill at single sentences explains; None where it explains nothing
-    p_skill: float | None
-    # upper bound of the share of single sentences that the model gets right; None where too few answers tell
-    skill: float | None
+    p_skill: float | None  # the same with what skill at single sentences explains; None where it explains nothing
+    skill: float | None  # upper bound of the share of single sentences that it gets right; None where too few tell
     p_holm: float | None = None  # p by Holm over the tasks that could be tested; None where this one could not
     p0: float  # the tolerated rate: the default, or what peers reproduce at most; `p_default` is p at the default rate
     p0_source: RateSource
@@ -194,14 +192,12 @@ class CellVerdict:
     exact: int  # exact matches, whatever they are worth; `exact_by_reason` by what they are, of which `eligible` count
     exact_by_reason: Mapping[Reason, int]
     items_by_reason: Mapping[Reason, int]  # all items likewise
-    # smallest share of K that would have been `strong` with 80 % power; None where none would
-    detectable_rate: float | None = None
+    detectable_rate: float | None = None  # smallest share of K found `strong` with 80 % power; None for none
     ref_in_train: float | None  # share of long references that are known training references; None if none are known
     # where exact matches on long references fall: on references that are in the known training data, on unseen ones, on
     # both, on none; unknown if no training data are known
     attribution: Attribution
-    # exact matches on long references that are in the known training data; None if none are known
-    in_train: Share | None
+    in_train: Share | None  # exact matches on long references of the known training data; None if none are known
     not_in_train: Share  # exact matches on the other long references
     sensitivity: Sensitivity
     peers: tuple[Peer, ...]
