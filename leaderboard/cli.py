@@ -103,7 +103,7 @@ def compare_command(run_a: Path, run_b: Path, protocol: str, tasks: str | None, 
     \b
     Example:  medbench compare runs/uni-med-mini-* runs/blind-mini-* --output compare.md
     """
-    from medbench.leaderboard import pages
+    from medbench.leaderboard import pages, render
     from medbench.leaderboard.compare import compare_runs
 
     comparison = compare_runs(run_a, run_b, protocol=cast("Protocol", protocol), tasks=tasks)
@@ -115,7 +115,7 @@ def compare_command(run_a: Path, run_b: Path, protocol: str, tasks: str | None, 
     emit(pages.compared_summary(comparison))
     for remark in pages.compared_remarks(comparison):
         warn(remark)
-    say(pages.render.WORDING["compared"])
+    say(render.WORDING["compared"])
     if output is not None:
         write_atomically(output, pages.comparison_as_markdown(comparison))
         say(f"Written to {output}")

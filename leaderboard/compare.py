@@ -81,14 +81,8 @@ class Side:
 def compare_runs(first: Path, second: Path, *, protocol: Protocol = "strict", tasks: str | None = None) -> Comparison:
     """Compare two runs on the samples that both scored; a difference is the first minus the second.
 
-    Args:
-        first: Folder of one run.
-        second: Folder of the other.
-        protocol: Whose definitions.
-        tasks: Names, kinds or globs, comma-separated; None for all that they share.
-
-    Raises UsageError if the runs cannot be compared, or share none of the tasks; RunError if a folder is no finished
-    run, or lacks scores.
+    `tasks` are names, kinds or globs, comma-separated; None for all that they share. Raises UsageError if the runs
+    cannot be compared, or share none of the tasks; RunError if a folder is no finished run, or lacks scores.
     """
     results = read_results(first), read_results(second)
     wanted = chosen_tasks(shared_tasks(*results), tasks)

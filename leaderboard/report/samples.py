@@ -76,11 +76,10 @@ class Shelves:
         return number
 
     def embed(self, budget: ImageBudget) -> tuple[list[str], dict[int, tuple[int, int, int]], list[int]]:
-        """Return small copies of as many images as fit, the first of every task before the second of any.
+        """Return small copies of as many as fit, the first of every task before the second of any.
 
-        Returns:
-            Data URIs, each once; by image, the place of its URI, and its own width and height in pixels; images that
-            could not be read.
+        These are data URIs, each once; by image the place of its URI and its own width and height in pixels; and the
+        images that could not be read.
         """
         keys = list(self._images)
         uris: dict[str, int] = {}

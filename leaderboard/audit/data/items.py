@@ -123,12 +123,10 @@ def image_names(images: Sequence[ImageRef]) -> Iterator[str]:
 
 
 def read_ids(paths: Iterable[Path]) -> Mapping[str, Mapping[str, Mapping[str, str]]]:
-    """Read ids that the native files lack: `{"task": "dermamnist", "sample_id": "test/12", "lesion": "HAM_0000118"}`.
+    """Read ids that the native files lack, by task and sample.
 
-    Returns:
-        By task and sample, ids by name.
-
-    Raises DataError if a line has no task or sample_id, or an id that is no text or number.
+    A line is `{"task": "dermamnist", "sample_id": "test/12", "lesion": "HAM_0000118"}`. Raises DataError if it has no
+    task or sample_id, or an id that is no text or number.
     """
     found: dict[str, dict[str, Mapping[str, str]]] = defaultdict(dict)
     for path in paths:

@@ -116,10 +116,7 @@ class Tally:
 class ItemIndex:
     """The test items of all audited tasks, numbered one task behind the other, by all that they can be found by.
 
-    Attributes:
-        items: All items; `asked` has question and answer of each, normalised.
-        texts: Distinct normalised texts; `items_of_text` has the items of each.
-        places: Distinct images; `prints` has their fingerprints, `items_of_image` the items of each.
+    `asked` has question and answer of each item, normalised; `texts` and `places` are the distinct texts and images.
     """
 
     def __init__(self, tasks: Sequence[TaskItems], printer: Printer) -> None:
@@ -210,11 +207,7 @@ def _askings(row: Item) -> list[tuple[str, str]]:
 
 
 class Scan:
-    """A running pass.
-
-    `keep_prints` if its images come up again; of `declared` training data no images are opened and no near texts looked
-    for.
-    """
+    """A running pass; of `declared` training data no images are opened and no near texts looked for."""
 
     def __init__(
         self, index: ItemIndex, printer: Printer, *, keep_prints: bool = False, declared: bool = False

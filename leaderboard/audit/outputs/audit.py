@@ -29,11 +29,9 @@ Predictions = Path | Iterable[Mapping[str, Any]]
 def audit_answers(given: "str | Predictions | DataFrame", kind: Kind | None = None, **options: Any) -> Audit:
     """Audit a model's outputs: those of a run, of a file of predictions, or of rows in memory.
 
-    Args:
-        given: Folder of a run; or a JSON-lines file, or rows (mappings, or a pandas DataFrame), with sample_id, group,
-            prediction and reference.
-        kind: What predictions answer; `report` if it is not given. A run knows its own.
-        options: As for `audit_run` or `audit_predictions`.
+    Rows are mappings or a pandas DataFrame, with sample_id, group, prediction and reference; `kind` is what predictions
+    answer, `report` if it is not given, and a run knows its own. Options are those of `audit_run` or
+    `audit_predictions`.
     """
     if isinstance(given, str):
         given = Path(given)
