@@ -88,11 +88,6 @@ class Number:
     clusters: int | None = None  # images, patients, volumes or documents behind it
 
     @property
-    def line(self) -> str:
-        """What all numbers of a line of a table share."""
-        return f"{self.task} {self.metric}"
-
-    @property
     def interval(self) -> tuple[float, float] | None:
         """The 95 % interval."""
         return None if self.low is None or self.high is None else (self.low, self.high)
@@ -144,7 +139,7 @@ class Table:
 
     def lines(self) -> Iterator[tuple[Number, tuple[Number | None, ...]]]:
         """Yield each metric of each task: a number that stands for all, and the number of each column, if any."""
-        for _, line in groupby(as_numbers(self.numbers), key=lambda number: number.line):
+        for _, line in groupby(as_numbers(self.numbers), key=lambda number: f"{number.task} {number.metric}"):
             by_column = {number.column: number for number in line}
             first = next(iter(by_column.values()))
             yield first, tuple(by_column.get(place) for place in range(len(self.columns)))

@@ -55,9 +55,8 @@ def leaderboard(
         return as_csv(tables) if form == "csv" else (as_json if form == "json" else _latex)(tables, notices)
     sources = [f"Source: {publication.source}." for publication in published]
     if shape is not None:
-        return _joined(
-            "# Leaderboard", *notes(notices), render.legend(tables), *_in_shape(tables, shape, baseline), *sources
-        )
+        parts = _shown(tables, layout=shape, baseline=baseline)
+        return _joined("# Leaderboard", *notes(notices), render.legend(tables), *parts, *sources)
     sections = []
     if board is not None and len(board.runs) > 1 and not grouped:
         ranking = rank_runs(board.runs, scores, board.names, protocols[0], board.leaks)
@@ -81,21 +80,15 @@ def _latex(tables: Sequence[Table], notices: Sequence[str]) -> str:
     return "\n".join(render.table_as_latex(table, caption, notices) for table, caption in pairs)
 
 
-def _shown(tables: Sequence[Table], *, models_as_rows: bool = False) -> list[str]:
+def _shown(
+    tables: Sequence[Table], *, models_as_rows: bool = False, layout: Layout | None = None, baseline: str | None = None
+) -> list[str]:
+    """Return tables, in the shape of one of the paper's with the gain over a baseline where the paper has it."""
     parts = []
     for table in tables:
-        shown = render.table_as_markdown(table, models_as_rows=models_as_rows)
-        parts += [protocol_text(table.protocol), shown, *render.told_under(table)]
-    return parts
-
-
-def _in_shape(tables: Sequence[Table], layout: Layout, baseline: str | None) -> list[str]:
-    """Return tables in the shape of one of the paper's, with the gain over a baseline where the paper has it."""
-    parts = []
-    for table in tables:
-        shown = render.table_as_markdown(table, models_as_rows=layout.models_as_rows)
-        gains = gains_section(table, baseline) if layout.gains and baseline is not None else ""
-        heading = f"## In the shape of {layout.name}"
+        shown = render.table_as_markdown(table, models_as_rows=layout.models_as_rows if layout else models_as_rows)
+        heading = f"## In the shape of {layout.name}" if layout else ""
+        gains = gains_section(table, baseline) if layout and layout.gains and baseline is not None else ""
         parts += [protocol_text(table.protocol), heading, shown, gains, *render.told_under(table)]
     return parts
 

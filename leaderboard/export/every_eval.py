@@ -159,16 +159,14 @@ def _evaluations(run: PublicRun, protocol: Protocol) -> list[Document]:
 
 def _evaluation(run: PublicRun, task: str, metric_id: str, metric: MetricResult, protocol: Protocol) -> Document:
     return {
-        **_evaluation_names(task, metric_id, protocol),
-        "source_data": _source_data(run, task, run.results.tasks[task]),
+        **_evaluation_names(task, metric_id, protocol), "source_data": _source_data(run, task, run.results.tasks[task]),
         "metric_config": {
             "evaluation_description": metric.signature, "metric_id": f"medbench.{protocol}.{metric_id}",
             "metric_name": metric_title(metric_id), "metric_kind": metric_id, "metric_unit": "proportion",
             "metric_parameters": {"protocol": protocol, "signature": metric.signature}, "lower_is_better": False,
             "score_type": "continuous", "min_score": 0.0, "max_score": 1.0,
         },
-        "score_details": _score(run.results.tasks[task], metric),
-        "generation_config": _generation_config(run, task),
+        "score_details": _score(run.results.tasks[task], metric), "generation_config": _generation_config(run, task),
     }  # fmt: skip
 
 

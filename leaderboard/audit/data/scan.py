@@ -89,10 +89,7 @@ class Tally:
     witnesses: dict[Check, dict[int, Witness]] = field(default_factory=lambda: defaultdict(dict))
 
     def __post_init__(self) -> None:
-        self.shared = {check: self._none() for check in CHECKS}
-
-    def _none(self) -> Flags:
-        return np.zeros(self.items, dtype=bool)
+        self.shared = {check: np.zeros(self.items, dtype=bool) for check in CHECKS}
 
     def share(self, check: Check, items: Iterable[int], witness: Witness) -> None:
         """Note that test items have a partner."""
@@ -101,16 +98,9 @@ class Tally:
                 self.shared[check][item] = True
                 self.witnesses[check][item] = witness
 
-    def share_id(self, task: str, name: str, value: str, item: int) -> None:
-        """Note that a test item's id is in the training data."""
-        self.groups[task, name].add(value)
-        if name not in self.in_groups:
-            self.in_groups[name] = self._none()
-        self.in_groups[name][item] = True
-
     def by_id(self, name: str) -> Flags:
         """Return whether each test item's id of this name is in the training data [N]."""
-        return self.in_groups.get(name, self._none())
+        return self.in_groups.get(name, np.zeros(self.items, dtype=bool))
 
 
 class ItemIndex:
@@ -124,7 +114,7 @@ class ItemIndex:
         ends = list(accumulate((len(task.items) for task in tasks), initial=0))
         self._ranges = {task.task: range(*ends[place : place + 2]) for place, task in enumerate(tasks)}
         self.asked = [(norm_v1(item.question) or "", norm_v1(item.answer) or "") for item in self.items]
-        self._task_of = [task for task in tasks for _ in task.items]
+        self.task_of = [task for task in tasks for _ in task.items]
         self._families = sorted({task.family for task in tasks})
         self._index_texts()
         self.places = places_of(self.items)
@@ -141,22 +131,22 @@ class ItemIndex:
                 if place == len(self.items_of_text):
                     self.items_of_text.append([])
                 self.items_of_text[place].append(number)
-                if self.task_at(number).kind == "qa":
+                if self.task_of[number].kind == "qa":
                     self._answers[place, self.asked[number][1]].append(number)
         self.texts = tuple(self.numbers_of_texts)
 
     def _index_images_and_ids(self) -> None:
         numbers = {place: number for number, place in enumerate(self.places)}
         self.items_of_image: list[list[int]] = [[] for _ in self.places]
-        self._keys: dict[tuple[int, tuple[str, str]], list[int]] = defaultdict(list)
+        self.keys: dict[tuple[int, tuple[str, str]], list[int]] = defaultdict(list)
         self._ids: dict[tuple[str, str, str], list[int]] = defaultdict(list)
         for number, item in enumerate(self.items):
             for image in item.images:
                 place = numbers[item.source, image]
                 self.items_of_image[place].append(number)
-                self._keys[place, self.asked[number]].append(number)
+                self.keys[place, self.asked[number]].append(number)
             for name, value in item.ids():
-                self._ids[self.task_at(number).family, name, value].append(number)
+                self._ids[self.task_of[number].family, name, value].append(number)
 
     @cached_property
     def near_texts(self) -> TextIndex:
@@ -177,10 +167,6 @@ class ItemIndex:
         numbers = self.range_of(task)
         return int(flags[numbers.start : numbers.stop].sum())
 
-    def task_at(self, item: int) -> TaskItems:
-        """Return the task of an item."""
-        return self._task_of[item]
-
     def with_answer(self, text: int, row: Item) -> list[int]:
         """Return items of text-only tasks with this text and the answer of a row.
 
@@ -188,10 +174,6 @@ class ItemIndex:
         """
         answers = {row.answer} if row.answer else {"", *row.texts}
         return [item for answer in answers for item in self._answers.get((text, norm_v1(answer) or ""), ())]
-
-    def about_image(self, image: int, row: Item) -> list[int]:
-        """Return items that ask about an image what a row asks, with the same answer."""
-        return [item for asked in _askings(row) for item in self._keys.get((image, asked), ())]
 
     def with_id(self, family: str, name: str, value: str) -> list[int]:
         """Return items with an id: of one dataset, or of any where nobody says of which it is."""
@@ -261,7 +243,7 @@ class Scan:
             witness = Witness(row.item_id, original, f"containment {share:.2f}")
             tally.share("near_text", items, witness)
             tally.share("near_item", index.with_answer(number, row), witness)
-            if all(tally.shared["near_item"][item] or index.task_at(item).kind != "qa" for item in items):
+            if all(tally.shared["near_item"][item] or index.task_of[item].kind != "qa" for item in items):
                 # Another text that contains this one could tell nothing new.
                 settled.add(number)
 
@@ -282,7 +264,7 @@ class Scan:
             witness = Witness(theirs[0].item_id, "", how)
             tally.share(_IMAGE_CHECKS[match.how], self._index.items_of_image[match.image], witness)
             for row in theirs if match.how in _ITEM_CHECKS else ():
-                items = self._index.about_image(match.image, row)
+                items = [item for asked in _askings(row) for item in self._index.keys.get((match.image, asked), ())]
                 tally.share(_ITEM_CHECKS[match.how], items, Witness(row.item_id, row.answer, how))
 
     def _ids(self, row: Item, tally: Tally) -> None:
@@ -292,7 +274,8 @@ class Scan:
             if name == SAME_NAME and row.family and not self._declared:
                 continue
             for item in self._index.with_id(row.family, name, value):
-                tally.share_id(self._index.task_at(item).task, name, value, item)
+                tally.groups[self._index.task_of[item].task, name].add(value)
+                tally.in_groups.setdefault(name, np.zeros(tally.items, dtype=bool))[item] = True
                 # The same image by its id or name, with the same question and answer, is the same item.
                 if name in {"image", SAME_NAME} and row.answer and self._index.asked[item] in _askings(row):
                     tally.share("item", [item], Witness(row.item_id, row.answer, f"same {name}"))

@@ -104,6 +104,8 @@ def find_evidence(
         }
         shown = {} if withheld else {name: _cut(said or "") for name, said in texts.items()}
         examples.append(Example(task=task, facts=facts, texts=shown))
+    # A cut answer agrees if, but for its last word, it is how the reference begins.
+    cuts = [(words[row][0], words[row][1][:-1]) for row, why in enumerate(counts.reasons) if why == "truncated"]
     composed = None
     if train_texts is not None:
         rows = counts.counted_rows
@@ -111,7 +113,7 @@ def find_evidence(
         composed = sum(known.issuperset(sentences_of(cell.items[row].reference)) for row in rows)
     return Evidence(
         examples=tuple(examples), near_matches=len(near), of_train_sentences=composed,
-        cut_alike=sum(_agrees_so_far(*words[row]) for row, why in enumerate(counts.reasons) if why == "truncated"),
+        cut_alike=sum(len(cut) >= _GRAM and whole[: len(cut)] == cut for whole, cut in cuts),
         similarities=tuple(bins[place] for place in range(_BINS + 1)),
     )  # fmt: skip
 
@@ -130,12 +132,10 @@ def _chosen(cell: Cell, counts: MatchCounts, near: Sequence[int]) -> dict[int, W
         if exact and reason not in {"eligible", "closed"} and word_count(cell.references[row]) >= _FEWEST_WORDS
     ]
     rows: dict[Why, Sequence[int]] = {
-        "longest": longest,
-        "weakest": longest[::-1],
+        "longest": longest, "weakest": longest[::-1],
         "random": sorted(one_of_each_case, key=lambda row: (drawn(0, name := cell.items[row].sample_id), name)),
-        "near": near,
-        "not counted": by_length(not_counted),
-    }
+        "near": near, "not counted": by_length(not_counted),
+    }  # fmt: skip
     chosen: dict[int, Why] = {}
     for why, candidates in rows.items():
         chosen |= dict.fromkeys([row for row in candidates if row not in chosen][: _SHOWN[why]], why)
@@ -156,12 +156,6 @@ def _nearest(references: Collection[str], train_texts: Sequence[str]) -> dict[st
             if reference not in found or (alike, text) > found[reference][::-1]:
                 found[reference] = text, alike
     return found
-
-
-def _agrees_so_far(reference: Sequence[str], prediction: Sequence[str]) -> bool:
-    """Return whether a cut answer, but for its last word, is how the reference begins."""
-    whole = prediction[:-1]
-    return len(whole) >= _GRAM and reference[: len(whole)] == whole
 
 
 def _cut(text: str) -> str:
