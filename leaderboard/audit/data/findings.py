@@ -186,7 +186,8 @@ class Comparison:
     def _checked(self, check: Check, title: str, *, counts: bool = True, note: str = "") -> Finding:
         return Finding(
             check=check, title=title, shared=self.index.count(self.tally.shared[check], self.task.task),
-            of=len(self.task.items), null=self.null and self.null.shares.get(check), counts=counts, note=note,
+            of=len(self.task.items), null=None if self.null is None else self.null.shares.get(check), counts=counts,
+            note=note,
         )  # fmt: skip
 
     def _unseen(self) -> bool:
@@ -259,7 +260,7 @@ class Comparison:
         return Finding(
             check=f"id:{name}", title=title, shared=self.index.count(self.tally.by_id(name), self.task.task),
             of=len(self.task.items), groups=len(self.tally.groups.get((self.task.task, name), ())),
-            of_groups=len(groups), null=self.null and self.null.shares.get(f"id:{name}"),
+            of_groups=len(groups), null=None if self.null is None else self.null.shares.get(f"id:{name}"),
         )  # fmt: skip
 
 
