@@ -9,6 +9,7 @@ that is known to be wrong is another matter: honest models disagree with it, one
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -38,8 +39,7 @@ _MEAN = Metric(
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class Pair(NamedTuple):
     """The scores of one model on a task, as it is and as the probe asks."""
 
     plain: ScoreTable

@@ -95,7 +95,16 @@ def write_every_eval(
     document = {
         "schema_version": SCHEMA_VERSION, "evaluation_id": names.evaluation,
         "evaluation_timestamp": str(options.timestamp), "retrieved_timestamp": str(options.timestamp),
-        "source_metadata": _source(run, options), "model_info": _model(run, names.model),
+        "source_metadata": {
+            "source_name": "medbench", "source_type": "evaluation_run",
+            "source_organization_name": options.organization, "evaluator_relationship": options.relationship,
+            "additional_details": {
+                "run": run.results.run, "suite": run.results.suite, "protocol": options.protocol,
+                "seed": str(run.results.seed), "limit": "none" if run.results.limit is None else str(run.results.limit),
+                "notices": "\n".join(run.results.notices),
+            },
+        },
+        "model_info": _model(run, names.model),
         "eval_library": {"name": "medbench", "version": version("medbench")}, "evaluation_results": numbers,
         "detailed_evaluation_results": {
             "format": "jsonl", "file_path": names.samples, "hash_algorithm": "sha256", "checksum": digest.hexdigest(),
@@ -109,19 +118,6 @@ def write_every_eval(
     }  # fmt: skip
     write_atomically(folder / names.document, canonical_json(document, indent=2) + "\n")
     return folder / names.document, folder / names.samples
-
-
-def _source(run: PublicRun, options: EveryEvalOptions) -> Document:
-    results = run.results
-    details = {
-        "run": results.run, "suite": results.suite, "protocol": options.protocol, "seed": str(results.seed),
-        "limit": "none" if results.limit is None else str(results.limit), "notices": "\n".join(results.notices),
-    }  # fmt: skip
-    return {
-        "source_name": "medbench", "source_type": "evaluation_run",
-        "source_organization_name": options.organization, "evaluator_relationship": options.relationship,
-        "additional_details": details,
-    }  # fmt: skip
 
 
 def _model(run: PublicRun, model_id: str) -> Document:

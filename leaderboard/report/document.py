@@ -11,9 +11,18 @@ from medbench.leaderboard.compare import ROWS, Side, compare
 from medbench.leaderboard.html import asset, render_template
 from medbench.leaderboard.numbers import Board, Number, make_board, make_table
 from medbench.leaderboard.render import beside, written_cells, wrote
-from medbench.leaderboard.report.facts import audit_findings, provenance, routing, timing
 from medbench.leaderboard.report.samples import BY_COMMAND, ImageBudget, Shelves, metrics_shown, sample_columns
-from medbench.leaderboard.report.sources import RunSource, TaskSource, read_run_source, read_task_source, tasks_of
+from medbench.leaderboard.report.sources import (
+    RunSource,
+    TaskSource,
+    audit_findings,
+    provenance,
+    read_run_source,
+    read_task_source,
+    routing,
+    tasks_of,
+    timing,
+)
 from medbench.leaderboard.runs import leaked_in, notices_of, primary_metric, terms_of
 from medbench.tasks.protocols import PROTOCOLS, STATES, Protocol
 from medbench.tasks.terms import needs_agreement

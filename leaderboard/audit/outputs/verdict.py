@@ -318,9 +318,14 @@ def sentence(found: CellVerdict) -> str:
         return f"{counted}; {reach}. {_explained(found)}This does not show that there is none."
     skill = f"Its skill at single sentences does not explain it (p = {p_text(found.p_skill)}). "
     beyond = "" if found.p_skill is None else skill
+    known = ": references that are not in the known ones"
+    if found.attribution == "unknown":
+        known = "; no training references were at hand to compare with"
+    elif found.in_train is not None and found.in_train.matches:
+        known = ": besides references of the known training data, unseen ones are reproduced"
     return (
         f"{counted} ({found.interval}), p = {p_text(found.p)} against a tolerated rate of {percent(found.p0)}. {beyond}"
-        f"Consistent with test items among the training data{_known_references(found)}."
+        f"Consistent with test items among the training data{known}."
     )
 
 
@@ -345,14 +350,6 @@ def _explained(found: CellVerdict) -> str:
         f"The matches alone would be suspicious (p = {p_text(found.p)}), but the model gets up to "
         f"{percent(found.skill, 0)} of single sentences right, and that explains them (p = {p_text(found.p_skill)}). "
     )
-
-
-def _known_references(found: CellVerdict) -> str:
-    if found.attribution == "unknown":
-        return "; no training references were at hand to compare with"
-    if found.in_train is not None and found.in_train.matches:
-        return ": besides references of the known training data, unseen ones are reproduced"
-    return ": references that are not in the known ones"
 
 
 Outcome = Literal["found", "missed", "not testable"]
