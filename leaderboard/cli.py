@@ -25,11 +25,7 @@ _shared_tasks = click.option("-t", "--tasks", help="Names, kinds or globs, comma
     "--format", "form", type=click.Choice(["markdown", "csv", "latex", "json"]), default="markdown", show_default=True
 )
 @click.option("--protocol", type=click.Choice(PROTOCOLS), help="One protocol alone.  [default: both; latex: paper]")
-@click.option(
-    "--layout",
-    type=click.Choice(["table2", "table3", "table5", "table6"]),
-    help="Rows as in a table of the Uni-Med paper.",
-)
+@click.option("--layout", type=_LAYOUTS, help="Rows as in a table of the Uni-Med paper.")
 @click.option("--models-as-rows", is_flag=True, help="A row for each model (markdown).")
 @click.option("--mean", "grouped", is_flag=True, help="One column for all runs of a model: mean ± std.")
 @click.option(
@@ -107,7 +103,7 @@ def compare_command(run_a: Path, run_b: Path, protocol: str, tasks: str | None, 
     \b
     Example:  medbench compare runs/uni-med-mini-* runs/blind-mini-* --output compare.md
     """
-    from medbench.leaderboard import pages
+    from medbench.leaderboard import pages, render
     from medbench.leaderboard.compare import compare_runs
 
     comparison = compare_runs(run_a, run_b, protocol=cast("Protocol", protocol), tasks=tasks)
@@ -119,7 +115,7 @@ def compare_command(run_a: Path, run_b: Path, protocol: str, tasks: str | None, 
     emit(pages.compared_summary(comparison))
     for remark in pages.compared_remarks(comparison):
         warn(remark)
-    say(pages.COMPARED_LEGEND)
+    say(render.WORDING["compared"])
     if output is not None:
         write_atomically(output, pages.comparison_as_markdown(comparison))
         say(f"Written to {output}")

@@ -81,15 +81,8 @@ class Side:
 def compare_runs(first: Path, second: Path, *, protocol: Protocol = "strict", tasks: str | None = None) -> Comparison:
     """Compare two runs on the samples that both scored; a difference is the first minus the second.
 
-    Args:
-        first: Folder of one run.
-        second: Folder of the other.
-        protocol: Whose definitions.
-        tasks: Names, kinds or globs, comma-separated; None for all that they share.
-
-    Raises:
-        UsageError: If the runs cannot be compared, or share none of the tasks.
-        RunError: If a folder is no finished run, or lacks scores.
+    `tasks` are names, kinds or globs, comma-separated; None for all that they share. Raises UsageError if the runs
+    cannot be compared, or share none of the tasks; RunError if a folder is no finished run, or lacks scores.
     """
     results = read_results(first), read_results(second)
     wanted = chosen_tasks(shared_tasks(*results), tasks)
@@ -206,11 +199,8 @@ def decide(comparison: Comparison, margin: float) -> Gate:
 
     `worse`: significantly worse (Holm over the tasks) by more than `margin`. `pass`: the interval excludes a loss of
     more than `margin`, and nearly all of what the baseline scored was scored. Otherwise the data cannot tell: more
-    samples are needed, or a larger margin.
-
-    Args:
-        comparison: The candidate first, the baseline second.
-        margin: The loss that is accepted, a fraction.
+    samples are needed, or a larger margin. The candidate comes first, the baseline second; `margin` is the loss that is
+    accepted, a fraction.
     """
     rows = comparison.decisive
     worse = (rows["p_adjusted"] < ALPHA) & (rows["difference"] < -margin)

@@ -17,20 +17,14 @@ def render_template(template: str, *, style: str, script: str = "", images: bool
     """Return the page of a template in `templates/`: the same content gives the same bytes.
 
     Text is escaped wherever a template does not call it `safe`. The Content-Security-Policy admits exactly the style
-    and the script, by their hashes, and no script may make markup of text.
-
-    `images` says whether images may stand in the page itself, as data URIs; `content` is what the template names.
+    and the script, by their hashes, and no script may make markup of text. `images` says whether images may stand in
+    the page itself, as data URIs; `content` is what the template names.
     """
     rules = {
-        "default-src": "'none'",
-        "img-src": "data:" if images else "",
-        "style-src": _hash(style),
-        "script-src": _hash(script) if script else "",
-        "base-uri": "'none'",
-        "form-action": "'none'",
-        "require-trusted-types-for": "'script'" if script else "",
-        "trusted-types": "'none'" if script else "",
-    }
+        "default-src": "'none'", "img-src": "data:" if images else "", "style-src": _hash(style),
+        "script-src": _hash(script) if script else "", "base-uri": "'none'", "form-action": "'none'",
+        "require-trusted-types-for": "'script'" if script else "", "trusted-types": "'none'" if script else "",
+    }  # fmt: skip
     policy = "; ".join(f"{name} {value}" for name, value in rules.items() if value)
     page = _environment().get_template(template)
     return page.render(policy=policy, style=style, script=script, **content)

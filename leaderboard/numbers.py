@@ -88,11 +88,6 @@ class Number:
     clusters: int | None = None  # images, patients, volumes or documents behind it
 
     @property
-    def line(self) -> str:
-        """What all numbers of a line of a table share."""
-        return f"{self.task} {self.metric}"
-
-    @property
     def interval(self) -> tuple[float, float] | None:
         """The 95 % interval."""
         return None if self.low is None or self.high is None else (self.low, self.high)
@@ -144,7 +139,7 @@ class Table:
 
     def lines(self) -> Iterator[tuple[Number, tuple[Number | None, ...]]]:
         """Yield each metric of each task: a number that stands for all, and the number of each column, if any."""
-        for _, line in groupby(as_numbers(self.numbers), key=lambda number: number.line):
+        for _, line in groupby(as_numbers(self.numbers), key=lambda number: f"{number.task} {number.metric}"):
             by_column = {number.column: number for number in line}
             first = next(iter(by_column.values()))
             yield first, tuple(by_column.get(place) for place in range(len(self.columns)))
@@ -168,10 +163,8 @@ class Board:
 def read(paths: Sequence[Path]) -> pd.DataFrame:
     """Return the numbers of runs that may stand side by side as one long table; `Number` describes its columns.
 
-    Raises:
-        UsageError: If they answered different suites or different data.
-        RunError: If a folder is no finished run, or lacks scores.
-        DataError: If its files are malformed.
+    Raises UsageError if they answered different suites or different data; RunError if a folder is no finished run, or
+    lacks scores; DataError if its files are malformed.
     """
     frame = read_board(paths)[0].numbers
     order = {
@@ -192,8 +185,7 @@ def read_board(paths: Sequence[Path]) -> tuple[Board, ScoresByRun]:
 def make_board(runs: Sequence[Results], leaks: Leaks | None = None, scores: ScoresByRun | None = None) -> Board:
     """Put runs side by side; without their scores by sample nobody leads where a sample failed.
 
-    Raises:
-        UsageError: If there is none, or they answered different suites or different data.
+    Raises UsageError if there is none, or they answered different suites or different data.
     """
     if not runs:
         raise UsageError("No run was given.", "Give one or more folders that `medbench run` made.")
@@ -244,16 +236,9 @@ def make_table(
 ) -> Table:  # fmt: skip
     """Return the table of a board, of published numbers, or of both.
 
-    Args:
-        board: Runs that may stand side by side; None for published numbers alone.
-        protocol: Whose definitions.
-        grouped: Whether runs of one title become one column: their mean, and from three runs on the standard deviation.
-        published: Numbers of papers, in columns of their own.
-        layout: Which rows; all that the runs have if there is none.
-        overlapping: Tasks whose test and training data overlap.
-
-    Raises:
-        UsageError: If published numbers follow another protocol or would stand beside another suite than the paper's.
+    Without a board the published numbers stand alone. If `grouped`, runs of one title become one column: their mean,
+    and from three runs on the standard deviation. `layout` says which rows; all that the runs have if there is none.
+    Raises UsageError if published numbers follow another protocol or would stand beside another suite than the paper's.
     """
     for publication in published:
         if publication.protocol != protocol:
@@ -383,8 +368,7 @@ def gains_over(table: Table, baseline: str, kind: str | None = None) -> pd.DataF
         baseline) / baseline), `geometric` (exp(mean of log ratios) - 1), `points` (the mean difference, a fraction),
         NaN where they share no number; `left_out` (datasets that both have a number of, but not of the same samples).
 
-    Raises:
-        UsageError: If the table has no column of that name.
+    Raises UsageError if the table has no column of that name.
     """
     names = [column.name for column in table.columns]
     if baseline not in names:
@@ -409,12 +393,10 @@ def _gain(both: pd.DataFrame) -> dict[str, object]:
     pairs = both.dropna()
     ours, theirs = pairs["value"].to_numpy(), pairs["baseline"].to_numpy()
     return {
-        "datasets": len(pairs),
-        "relative": float(relative_gain(ours, theirs)),
-        "geometric": float(geometric_gain(ours, theirs)),
-        "points": float((pairs["value"] - pairs["baseline"]).mean()),
+        "datasets": len(pairs), "relative": float(relative_gain(ours, theirs)),
+        "geometric": float(geometric_gain(ours, theirs)), "points": float((pairs["value"] - pairs["baseline"]).mean()),
         "left_out": tuple(both.loc[both.index.difference(pairs.index, sort=False), "title"]),
-    }
+    }  # fmt: skip
 
 
 def as_csv(tables: Sequence[Table]) -> str:

@@ -22,24 +22,6 @@ from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.protocols import PROTOCOLS, STATES, Protocol
 
 COMPARED_HEADS = ("Difference [95 %]", "p", "p (Holm)", "Verdict", "Would show")
-COMPARED_LEGEND = (
-    "Differences in percentage points, first minus second, on the samples that both scored, with 95 % intervals that "
-    "heed images, patients, volumes or documents. The verdict is by the task's primary metric, its p adjusted by Holm "
-    "over the tasks; other metrics describe. `too few clusters`: with so many images, patients, volumes or documents "
-    "the test finds nothing after Holm, whatever the answers. `would show`: the smallest true difference that would "
-    "have led to a verdict with a probability of 80 %, `nothing` if none would."
-)
-_RANKS = (
-    "By the primary metric of each task on the samples that the runs share, with the 95 % interval of ranks when "
-    "test cases are drawn again. They are of each rank alone: whether two runs differ, `medbench compare` tells. "
-    "Kinds of tasks weigh alike in the mean, which counts the tasks on which all have a rank."
-)
-_GAINS = (
-    "Δ is the paper's: the mean of (ours - baseline) / baseline over data sets, which those with low baselines "
-    "dominate, and which can be positive both ways. `geometric`: exp(mean of log ratios) - 1. `points`: mean "
-    "difference in percentage points. Starred numbers count on neither side, and runs are compared on the samples "
-    "that they share."
-)
 PART_HEADS = ("Task", "Label", "Value", "Metric", "Score % [95 %]", "Scored", "Of")
 _WITHHELD = "(withheld: data under a signed agreement)"
 _MOST_CHANGES = 20
@@ -54,21 +36,9 @@ def leaderboard(
 ) -> str:  # fmt: skip
     """Return the page of `medbench leaderboard`.
 
-    Args:
-        paths: Folders of runs; none for published numbers alone.
-        form: `markdown`, `csv`, `latex` or `json`.
-        protocol: One alone, or None for all that fit.
-        layout: Name of a table of the paper, or None.
-        models_as_rows: Whether models are the rows.
-        grouped: Whether runs of one model become one column.
-        reported: Published numbers to show.
-        baseline: Model that gains are counted against.
-        data_audit: File of an audit of the data, whose marks stand beside the tasks.
-
-    Raises:
-        UsageError: If runs or options do not fit together.
-        RunError: If a folder is no finished run.
-        DataError: If an audit's file is broken.
+    `form` is `markdown`, `csv`, `latex` or `json`; no protocol stands for all that fit. `baseline` is the model that
+    gains are counted against, `data_audit` a file whose marks stand beside the tasks. Raises UsageError if runs or
+    options do not fit together; RunError if a folder is no finished run; DataError if an audit's file is broken.
     """
     published = [read_publication(name) for name in reported]
     if not paths and not published:
@@ -85,9 +55,8 @@ def leaderboard(
         return as_csv(tables) if form == "csv" else (as_json if form == "json" else _latex)(tables, notices)
     sources = [f"Source: {publication.source}." for publication in published]
     if shape is not None:
-        return _joined(
-            "# Leaderboard", *notes(notices), render.legend(tables), *_in_shape(tables, shape, baseline), *sources
-        )
+        parts = _shown(tables, layout=shape, baseline=baseline)
+        return _joined("# Leaderboard", *notes(notices), render.legend(tables), *parts, *sources)
     sections = []
     if board is not None and len(board.runs) > 1 and not grouped:
         ranking = rank_runs(board.runs, scores, board.names, protocols[0], board.leaks)
@@ -111,21 +80,15 @@ def _latex(tables: Sequence[Table], notices: Sequence[str]) -> str:
     return "\n".join(render.table_as_latex(table, caption, notices) for table, caption in pairs)
 
 
-def _shown(tables: Sequence[Table], *, models_as_rows: bool = False) -> list[str]:
+def _shown(
+    tables: Sequence[Table], *, models_as_rows: bool = False, layout: Layout | None = None, baseline: str | None = None
+) -> list[str]:
+    """Return tables, in the shape of one of the paper's with the gain over a baseline where the paper has it."""
     parts = []
     for table in tables:
-        shown = render.table_as_markdown(table, models_as_rows=models_as_rows)
-        parts += [protocol_text(table.protocol), shown, *render.told_under(table)]
-    return parts
-
-
-def _in_shape(tables: Sequence[Table], layout: Layout, baseline: str | None) -> list[str]:
-    """Return tables in the shape of one of the paper's, with the gain over a baseline where the paper has it."""
-    parts = []
-    for table in tables:
-        shown = render.table_as_markdown(table, models_as_rows=layout.models_as_rows)
-        gains = gains_section(table, baseline) if layout.gains and baseline is not None else ""
-        heading = f"## In the shape of {layout.name}"
+        shown = render.table_as_markdown(table, models_as_rows=layout.models_as_rows if layout else models_as_rows)
+        heading = f"## In the shape of {layout.name}" if layout else ""
+        gains = gains_section(table, baseline) if layout and layout.gains and baseline is not None else ""
         parts += [protocol_text(table.protocol), heading, shown, gains, *render.told_under(table)]
     return parts
 
@@ -133,10 +96,7 @@ def _in_shape(tables: Sequence[Table], layout: Layout, baseline: str | None) -> 
 def board_as_markdown(board: Board, tables: Sequence[Table] | None = None, sections: Sequence[str] = ()) -> str:
     """Return a board as a markdown document.
 
-    Args:
-        board: The runs.
-        tables: What to show of them, one table a protocol; plain ones of both protocols if there are none.
-        sections: Further sections, ready-made, behind the tables.
+    Its tables, one a protocol, are plain ones of both if none are given; further sections stand behind them.
     """
     shown = [make_table(board, protocol) for protocol in PROTOCOLS] if tables is None else tables
     return _joined(
@@ -201,7 +161,7 @@ def ranks_section(names: Sequence[str], ranking: Ranking) -> str:
         means = [f"{one.rank:.2f} ({one.low:.2f} to {one.high:.2f})" for one in ranking.overall]
         rows.append(["**All tasks**", "mean rank", *means])
     return _joined(
-        "## Ranks", _RANKS,
+        "## Ranks", render.WORDING["ranks"],
         markdown_table(["Task", "Metric", *map(markdown_text, names)], rows, right=len(names)) if rows else "",
         render.remark_list({one.title: one.remark for one in ranking.tasks}),
         render.remark_list({title: f"no rank: {reason}" for title, reason in ranking.left_out.items()}),
@@ -225,7 +185,7 @@ def gains_section(table: Table, baseline: str) -> str:
         for name, titles in zip(total["model"], total["left_out"], strict=True)
     }
     drawn = markdown_table(list(shown.columns), shown.to_numpy().tolist(), right=len(shown.columns) - 1)
-    told = f"Against {markdown_text(baseline)}. {_GAINS}"
+    told = f"Against {markdown_text(baseline)}. {render.WORDING['gains']}"
     return _joined("## Gain over a baseline", told, drawn, render.remark_list(left_out)).rstrip("\n")
 
 
@@ -273,7 +233,7 @@ def comparison_as_markdown(comparison: Comparison) -> str:
     rows = [[markdown_text(row[0]), *row[1:]] for row in compared_rows(comparison)]
     return _joined(
         f"# {first} against {second}", *notes(comparison.notices), markdown_text(compared_summary(comparison)),
-        protocol_text(comparison.protocol), COMPARED_LEGEND,
+        protocol_text(comparison.protocol), render.WORDING["compared"],
         markdown_table(["Task", "Metric", first, second, *COMPARED_HEADS], rows),
         *map(markdown_text, compared_remarks(comparison)), "## Samples that changed", _changes(comparison),
         f"Runs: `{comparison.runs[0]}` and `{comparison.runs[1]}`.",

@@ -56,8 +56,7 @@ def publications() -> list[str]:
 def read_publication(name: str) -> Publication:
     """Return the published numbers of a bundled file, or of one that the user wrote.
 
-    Raises:
-        UsageError: If there is no such file, or it does not have the form of `leaderboard/published/table3.yaml`.
+    Raises UsageError if there is no such file, or it does not have the form of `leaderboard/published/table3.yaml`.
     """
     file = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not file.is_file():

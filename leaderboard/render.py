@@ -2,24 +2,20 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from medbench.harness.results import TaskResult
 from medbench.leaderboard.numbers import Number, Table, as_numbers
+from medbench.tasks.foundation.files import read_yaml_table
 from medbench.tasks.protocols import Protocol
 
 ZERO_SHOT = "<sup>zs</sup>"
-METRIC_TITLES = {
-    "accuracy": "Accuracy", "bleu1": "BLEU-1", "bleu4": "BLEU-4", "closed_accuracy": "Accuracy (closed)",
-    "closed_f1": "F1 (closed)", "f1": "F1", "iou": "Mean IoU", "macro_f1": "Macro-F1", "meteor": "METEOR",
-    "open_f1": "F1 (open)", "r_at_0.5": "R@0.5", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L",
-}  # fmt: skip
-PROTOCOL_MEANINGS: dict[Protocol, str] = {
-    "paper": "what the official evaluation scripts compute, quirks included.",
-    "strict": "what the paper's text and common sense say. Never compare it with `paper`.",
-}
-OVERLAP_TEXT = (
-    "overlapping intervals decide nothing about a difference: medbench compare does, on the samples that both scored."
-)
+WORDING: Mapping[str, Any] = read_yaml_table(Path(__file__).with_name("wording.yaml"))
+"""The long texts of tables and pages, and the names of metrics, protocols and suites."""
+METRIC_TITLES: Mapping[str, str] = WORDING["metric_titles"]
+PROTOCOL_MEANINGS: Mapping[Protocol, str] = WORDING["protocol_meanings"]
+OVERLAP_TEXT: str = WORDING["overlap"]
 WRITTEN_HEADS = ("Thinks first", "Thought tokens", "Thoughts cut off", "At the limit of tokens")
 _WHOLE = 0.99995
 """A share that two decimals of a percentage show as less than all."""

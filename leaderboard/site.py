@@ -31,11 +31,9 @@ from medbench.tasks.protocols import PROTOCOLS, STATES, Protocol
 REPORT_FILE = "report.html"
 MARK = "medbench-site.json"
 """Lists the files of a site, so that the next one made in its folder takes away what it no longer has."""
-_SUITES = {
-    "paper": "Suite paper: whole test splits of the paper's datasets",
-    "custom": "Suite custom: other data, or parts of them",
-    "mini": "Suite mini: bundled stand-ins and phantoms",
-}
+_SUITES: Mapping[str, str] = render.WORDING["suites"]
+_MEANINGS = {name: told.replace("`paper`", "protocol paper") for name, told in render.PROTOCOL_MEANINGS.items()}
+_CELL = ("value", "n", "compared", "answered", "among_answered", "bounds")
 _NUMBER_HEADS = (
     "Task", "Metric", "Value %", "95 % interval", "From 0 to 100", "n", "Answered", "Among answered",
     "If failures are wrong, right", *(why.capitalize() for why in NOT_OK), "Definition",
@@ -155,12 +153,8 @@ def site_files(found: Collection, title: str) -> dict[str, str]:
 def _page(template: str, title: str, **content: Any) -> str:
     return render_template(
         template, style=asset("site.css"), script=asset("site.js"), title=title, metric_title=metric_title,
-        protocol_text=_protocol_text, **content,
+        protocol_text=lambda protocol: f"Protocol {protocol}: {_MEANINGS[protocol]}", **content,
     )  # fmt: skip
-
-
-def _protocol_text(protocol: Protocol) -> str:
-    return f"Protocol {protocol}: {render.PROTOCOL_MEANINGS[protocol].replace('`paper`', 'protocol paper')}"
 
 
 def _index(found: Collection, title: str) -> str:
@@ -215,7 +209,13 @@ def _board_data(board: Board) -> dict[str, Any]:
         protocol: [
             {
                 "task": first.task, "metric": first.metric, "remark": first.remark,
-                "cells": [None if number is None else _cell_data(number) for number in numbers],
+                "cells": [
+                    number and {
+                        **{name: getattr(number, name) for name in _CELL}, **number.not_ok, "ci": number.interval,
+                        "ceiling": number.measured_ceiling,
+                    }
+                    for number in numbers
+                ],
             }
             for first, numbers in make_table(board, protocol).lines()
         ]
@@ -223,12 +223,6 @@ def _board_data(board: Board) -> dict[str, Any]:
     }  # fmt: skip
     runs = [{"run": run.run, "name": name} for run, name in zip(board.runs, board.names, strict=True)]
     return {"suite": board.suite, "notices": notices_of(board.runs), "runs": runs, "rows": rows}
-
-
-def _cell_data(number: Number) -> Mapping[str, object]:
-    same = ("value", "n", "compared", "answered", "among_answered", "bounds")
-    found = {name: getattr(number, name) for name in same} | number.not_ok
-    return found | {"ci": number.interval, "ceiling": number.measured_ceiling}
 
 
 def write_site(folder: Path, files: Mapping[str, str]) -> None:

@@ -166,14 +166,17 @@ def rank_runs(
         if metric is None:
             left_out[result.title] = "this protocol does not have its primary metric"
             continue
-        if sum(table is not None and metric in table.columns[protocol] for table in tables) < _PAIR:
-            left_out[result.title] = "only one of the runs may be ranked there"
-            continue
         field = field_of(tables, protocol, metric)
-        if field.reason:
-            left_out[result.title] = field.reason
+        few = sum(table is not None and metric in table.columns[protocol] for table in tables) < _PAIR
+        if few or field.reason:
+            left_out[result.title] = "only one of the runs may be ranked there" if few else field.reason
             continue
-        drawn = _drawn(field, runs[0].seed)
+        taking = [run for run in field.runs if run is not None]
+        values = np.asarray([run.value(field.shared) for run in taking])
+        statistics = [run.of(field.shared) for run in taking]
+        resampled = resampled_together(taking[0].metric, statistics, field.groups, seed=runs[0].seed)
+        # What cannot be computed comes last. Ranks are [M] of the runs that take part, [B, M] of their resamplings.
+        drawn = ranks(np.nan_to_num(values, nan=-np.inf)), ranks(np.nan_to_num(resampled, nan=-np.inf))
         intervals = iter(_intervals(*drawn))
         those = tuple(None if run is None else next(intervals) for run in field.runs)
         found.append(TaskRanks(title=result.title, metric=metric, ranks=those, remark=field.remark(names)))
@@ -186,16 +189,6 @@ def rank_runs(
         own, others = (np.mean(of, axis=0) for of in zip(*by_kind, strict=True))
         overall = _intervals(own, others)
     return Ranking(tasks=tuple(found), overall=overall, left_out=left_out)
-
-
-def _drawn(field: Field, seed: int) -> tuple[FloatArray, FloatArray]:
-    """Return the ranks [M] of the runs that take part, and those [B, M] of their resamplings."""
-    taking = [run for run in field.runs if run is not None]
-    values = np.asarray([run.value(field.shared) for run in taking])
-    statistics = [run.of(field.shared) for run in taking]
-    resampled = resampled_together(taking[0].metric, statistics, field.groups, seed=seed)
-    # What cannot be computed comes last.
-    return ranks(np.nan_to_num(values, nan=-np.inf)), ranks(np.nan_to_num(resampled, nan=-np.inf))
 
 
 def _intervals(own: FloatArray, others: FloatArray) -> tuple[Rank, ...]:

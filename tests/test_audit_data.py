@@ -14,9 +14,8 @@ from PIL import Image
 
 from medbench.leaderboard.audit.data.audit import report_overlaps
 from medbench.leaderboard.audit.data.findings import Finding, Null, judge, null_split
-from medbench.leaderboard.audit.data.items import Item, image_names
+from medbench.leaderboard.audit.data.items import Item, image_names, training_rows
 from medbench.leaderboard.audit.data.overlaps import DataToAudit, find_overlaps
-from medbench.leaderboard.audit.data.rows import training_rows
 from medbench.leaderboard.audit.document import strongest
 from medbench.leaderboard.runs import overlaps_in
 from medbench.tasks.catalog import get_task

@@ -8,10 +8,16 @@ from audit_cells import answered, cell, report, reports, verdict_of
 
 from medbench.leaderboard.audit.outputs.answers import refuse_unequal
 from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, Answered, Cell, make_cell
-from medbench.leaderboard.audit.outputs.chances import sentence_skill
-from medbench.leaderboard.audit.outputs.controls import matches_by_chance, run_controls, shuffle
 from medbench.leaderboard.audit.outputs.evidence import find_evidence
-from medbench.leaderboard.audit.outputs.verdict import Peer, Share, audit_outputs
+from medbench.leaderboard.audit.outputs.verdict import (
+    Peer,
+    Share,
+    audit_outputs,
+    matches_by_chance,
+    run_controls,
+    sentence_skill,
+    shuffle,
+)
 from medbench.tasks.foundation.errors import UsageError
 
 REST = "the ureters are dilated to the level of the bladder, where a thick wall points at an obstruction of the outlet"
@@ -340,8 +346,8 @@ def test_matches_by_chance_are_the_mean_over_all_ways_to_deal() -> None:
     for place, reference in enumerate(references):
         others = [answers[other] for other in range(5) if groups[other] != groups[place]]
         by_hand += sum(said == reference for said in others) / len(others)
-    assert found.exact == pytest.approx(by_hand)
-    assert found.long == 0.0
+    assert found["exact"] == pytest.approx(by_hand)
+    assert found["long"] == 0.0
 
 
 def test_evidence_holds_the_longest_the_weakest_some_at_random_and_near_misses() -> None:

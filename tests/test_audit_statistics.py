@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medbench.leaderboard.audit.outputs.chances import (
+from medbench.leaderboard.audit.outputs.evidence import is_near, longest_run, similarity
+from medbench.leaderboard.audit.outputs.verdict import (
     chances_of,
     clopper_pearson,
     distribution,
@@ -16,7 +17,6 @@ from medbench.leaderboard.audit.outputs.chances import (
     tails,
     upper_bound,
 )
-from medbench.leaderboard.audit.outputs.evidence import is_near, longest_run, similarity
 from medbench.tasks.metrics.metric import FloatArray
 
 

@@ -13,9 +13,16 @@ from hypothesis import strategies as st
 
 from medbench.leaderboard.export.eval_results import EvalResultsOptions, eval_result_files
 from medbench.leaderboard.export.every_eval import EveryEvalOptions, write_every_eval
-from medbench.leaderboard.export.public import read_public, write_parquet
+from medbench.leaderboard.export.public import (
+    PATH,
+    SECRET,
+    SERVER,
+    Scrubber,
+    machine_scrubber,
+    read_public,
+    write_parquet,
+)
 from medbench.leaderboard.export.public_copy import public_copy
-from medbench.leaderboard.export.scrub import PATH, SECRET, SERVER, Scrubber, machine_scrubber
 from medbench.leaderboard.site import collect, site_files
 from medbench.tasks.foundation.errors import RunError
 

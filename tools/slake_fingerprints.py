@@ -8,8 +8,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from medbench.leaderboard.audit.data.declared import image_prints
+from medbench.leaderboard.audit.data.items import training_rows
 from medbench.leaderboard.audit.data.manifest import SOURCES_FILE
-from medbench.leaderboard.audit.data.rows import training_rows
 from medbench.tasks.foundation.console import say
 from medbench.tasks.foundation.files import canonical_json, write_atomically
 

@@ -68,9 +68,8 @@ def _shown(default: str, *, folder: str = "") -> Callable[[Command], Command]:
 def _prepared(command: Command) -> Command:
     """Add the options that choose prepared tasks."""
     folder = click.option("--data-dir", type=_path, help="Folder of prepared tasks.  [default: the mini suite]")
-    return click.option(
-        "-t", "--task", "--tasks", "tasks", help="Names, kinds or globs, comma-separated.  [default: all prepared]"
-    )(folder(command))
+    what = "Names, kinds or globs, comma-separated.  [default: all prepared]"
+    return click.option("-t", "--task", "--tasks", "tasks", help=what)(folder(command))
 
 
 def _show(audit: "Audit", form: str, output: Path | None, *, name: str) -> int:

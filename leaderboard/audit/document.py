@@ -8,11 +8,12 @@ audit gives the same bytes.
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from medbench.tasks.foundation.console import emit, emit_table, say, warn
-from medbench.tasks.foundation.files import canonical_json, write_atomically
+from medbench.tasks.foundation.files import canonical_json, read_yaml_table, write_atomically
 
 T = TypeVar("T")
 Verdict = Literal["not_testable", "no_evidence", "suspicious", "strong"]
@@ -25,41 +26,35 @@ _SCHEMA = 2
 _DIGITS = 6
 
 
+@cache
+def wording(audit: str) -> Mapping[str, Any]:
+    """Return the long texts of an audit, from `wording.yaml`."""
+    found: Mapping[str, Any] = read_yaml_table(Path(__file__).with_name("wording.yaml"))[audit]
+    return found
+
+
 def strongest(verdicts: Iterable[Verdict], *, incomplete: bool | None = None) -> Verdict:
     """Return the strongest of several verdicts.
 
-    Args:
-        verdicts: Of the tasks or checks.
-        incomplete: Whether something needed could not be seen, so that nothing found is no answer. None if each was
-            needed: one `not_testable` then leaves no all-clear.
+    `incomplete` says whether something needed could not be seen, so that nothing found is no answer; if it is None each
+    verdict was needed, and one `not_testable` leaves no all-clear.
     """
     found = set(verdicts)
-    for verdict in FOUND:
-        if verdict in found:
-            return verdict
     missing = "not_testable" in found if incomplete is None else incomplete
-    return "no_evidence" if "no_evidence" in found and not missing else "not_testable"
+    nothing: Verdict = "no_evidence" if "no_evidence" in found and not missing else "not_testable"
+    return next((verdict for verdict in FOUND if verdict in found), nothing)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskVerdict:
-    """What an audit says of one task.
+    """What an audit says of one task."""
 
-    Attributes:
-        title: Name of the task for people.
-        verdict: The verdict.
-        text: What it rests on, in a sentence or two.
-        facts: The most telling numbers, by name.
-        details: All numbers, as JSON has them.
-        silent: Whether a terminal, which has the table, need not say the text.
-    """
-
-    title: str
+    title: str  # name of the task for people
     verdict: Verdict
-    text: str = ""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    details: Mapping[str, Any] = field(default_factory=dict)
-    silent: bool = False
+    text: str = ""  # what it rests on, in a sentence or two
+    facts: Mapping[str, Any] = field(default_factory=dict)  # the most telling numbers, by name
+    details: Mapping[str, Any] = field(default_factory=dict)  # all numbers, as JSON has them
+    silent: bool = False  # whether a terminal, which has the table, need not say the text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,41 +88,23 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """The answer to a question about leaks.
+    """The answer to a question about leaks."""
 
-    Attributes:
-        kind: Which audit: `model`, `selftest`, `data`, `probe` or `provenance`.
-        title: Heading of the page.
-        question: What was asked, in a sentence or two.
-        tasks: What was found, by task.
-        tables: The numbers; the first has a row for each task, and is what a terminal shows.
-        run: Identity of the run; empty where there is none.
-        incomplete: Whether something needed could not be seen, so that nothing found is no answer.
-        notes: What must be said beside the verdicts.
-        limits: What was not checked.
-        examples: What a person can look at.
-        alternatives: Other explanations of what was found.
-        marks: Marks of datasets, by task.
-        settings: All that the answer depends on, by name.
-        command: How to make it again.
-        revealed: Whether texts of credentialed datasets are shown.
-    """
-
-    kind: str
-    title: str
-    question: str
-    tasks: Mapping[str, TaskVerdict]
-    tables: Sequence[Table]
-    run: str = ""
-    incomplete: bool = False
-    notes: Sequence[str] = ()
-    limits: Sequence[str] = ()
-    examples: Sequence[Example] = ()
-    alternatives: Sequence[str] = ()
-    marks: Mapping[str, str] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    command: str = ""
-    revealed: bool = False
+    kind: str  # which audit: `model`, `selftest`, `data`, `probe` or `provenance`
+    title: str  # heading of the page
+    question: str  # what was asked, in a sentence or two
+    tasks: Mapping[str, TaskVerdict]  # what was found, by task
+    tables: Sequence[Table]  # the numbers; the first has a row for each task, and is what a terminal shows
+    run: str = ""  # identity of the run; empty where there is none
+    incomplete: bool = False  # whether something needed could not be seen, so that nothing found is no answer
+    notes: Sequence[str] = ()  # what must be said beside the verdicts
+    limits: Sequence[str] = ()  # what was not checked
+    examples: Sequence[Example] = ()  # what a person can look at
+    alternatives: Sequence[str] = ()  # other explanations of what was found
+    marks: Mapping[str, str] = field(default_factory=dict)  # marks of datasets, by task
+    settings: Mapping[str, Any] = field(default_factory=dict)  # all that the answer depends on, by name
+    command: str = ""  # how to make it again
+    revealed: bool = False  # whether texts of credentialed datasets are shown
 
     @property
     def verdicts(self) -> dict[str, Verdict]:
@@ -147,26 +124,15 @@ class Audit:
     def to_dict(self) -> dict[str, Any]:
         """Return the audit as plain values, floats with six digits: libraries differ in the last ones."""
         told = {task: {"verdict": one.verdict, "text": one.text} for task, one in self.tasks.items()}
-        found: dict[str, Any] = _plain(
-            {
-                "schema": _SCHEMA,
-                "question": self.kind,
-                "title": self.title,
-                "run": self.run,
-                "verdict": self.verdict,
-                "verdicts": self.verdicts,
-                "marks": self.marks,
-                "findings": [{"task": task, **told[task], **one.facts} for task, one in self.tasks.items()],
-                "tasks": {task: {**told[task], **one.details} for task, one in self.tasks.items()},
-                "examples": [{"task": one.task, **one.facts, "texts": one.texts} for one in self.examples],
-                "notes": self.notes,
-                "limits": self.limits,
-                "alternative_explanations": self.alternatives,
-                "rebuttal": None,
-                "settings": self.settings,
-                "revealed": self.revealed,
-            }
-        )
+        found: dict[str, Any] = _plain({
+            "schema": _SCHEMA, "question": self.kind, "title": self.title, "run": self.run, "verdict": self.verdict,
+            "verdicts": self.verdicts, "marks": self.marks,
+            "findings": [{"task": task, **told[task], **one.facts} for task, one in self.tasks.items()],
+            "tasks": {task: {**told[task], **one.details} for task, one in self.tasks.items()},
+            "examples": [{"task": one.task, **one.facts, "texts": one.texts} for one in self.examples],
+            "notes": self.notes, "limits": self.limits, "alternative_explanations": self.alternatives,
+            "rebuttal": None, "settings": self.settings, "revealed": self.revealed,
+        })  # fmt: skip
         return found
 
     def to_json(self) -> str:
@@ -188,11 +154,7 @@ class Audit:
 
 
 def show(audit: Audit, form: str, output: Path | None, *, name: str) -> None:
-    """Print an audit as `table`, `markdown`, `json` or `html`, and where asked write it to files.
-
-    Raises:
-        RunError: If the files cannot be written.
-    """
+    """Print an audit as `table`, `markdown`, `json` or `html`, and where asked write it to files, or a RunError."""
     written = write_audit(audit, output, name=name) if output is not None else []
     if form != "json":
         for note in audit.notes:
@@ -213,10 +175,7 @@ def show(audit: Audit, form: str, output: Path | None, *, name: str) -> None:
 def write_audit(audit: Audit, output: Path, *, name: str) -> list[Path]:
     """Write an audit and return the paths.
 
-    Args:
-        audit: The audit.
-        output: A folder for `NAME.json`, `NAME.md` and `NAME.html`; or one file, whose ending says its form.
-        name: Name of the files.
+    `output` is a folder for `NAME.json`, `NAME.md` and `NAME.html`; or one file, whose ending says its form.
     """
     forms = {".json": audit.to_json, ".md": audit.to_markdown, ".html": audit.to_html}
     paths = [output] if output.suffix in forms else [output / f"{name}{suffix}" for suffix in forms]
@@ -246,17 +205,12 @@ def _page(audit: Audit) -> Iterator[str]:
     yield markdown_text(audit.question)
     texts = [f"**{one.title}**: {one.text}" for one in audit.tasks.values() if one.text]
     settings = [[name, value] for name, value in _flat(_plain(audit.settings))]
+    last = "To repeat this" if audit.command else "Settings"
     for part in (
-        matrix,
-        Table(bullets=texts),
-        *tables,
-        *_examples(audit.examples),
+        matrix, Table(bullets=texts), *tables, *_examples(audit.examples),
         Table(title="What was not checked", bullets=audit.limits),
         Table(title="Alternative explanations", bullets=audit.alternatives),
-        Table(
-            title="To repeat this" if audit.command else "Settings", text=audit.command, columns=("", "value"),
-            rows=settings,
-        ),
+        Table(title=last, text=audit.command, columns=("", "value"), rows=settings),
     ):  # fmt: skip
         yield from _part(part)
 

@@ -42,14 +42,10 @@ _INVISIBLE = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2
 
 
 def norm_v1(text: object) -> str | None:
-    """Return a text in the form in which it is compared; None where there is none.
+    """Return a text, or what files hold in place of one, in the form in which it is compared: words, single spaces.
 
-    Args:
-        text: A text, or what files hold in place of one. A number stands for its digits.
-
-    Returns:
-        Words with single spaces between them. None for None, NaN, a text without letters and digits, and the text
-        `nan`, which is what pandas makes of a missing one: a missing text equals nothing.
+    A number stands for its digits. None for None, NaN, a text without letters and digits, and the text `nan`, which is
+    what pandas makes of a missing one.
     """
     if text is None or (isinstance(text, float) and math.isnan(text)):
         return None

@@ -9,6 +9,7 @@ that is known to be wrong is another matter: honest models disagree with it, one
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -38,8 +39,7 @@ _MEAN = Metric(
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class Pair(NamedTuple):
     """The scores of one model on a task, as it is and as the probe asks."""
 
     plain: ScoreTable
@@ -48,27 +48,18 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeFinding:
-    """What a probe shows on one task.
-
-    Attributes:
-        metric: Whose per-sample values are averaged: as the task is (`plain`), and as the probe asks (`probed`).
-        drop: The first minus the second, on samples scored both ways.
-        peers: How many peers there are; `peer_drop` is their mean drop.
-        gap: Drop minus the peers' mean drop, on samples that all scored; None without peers.
-        p: One-sided p of a gap as large, adjusted by Holm over the tasks.
-        verdict: Only probes that knowing by heart alone explains have one besides `not_testable`.
-    """
+    """What a probe shows on one task."""
 
     task: str
-    metric: str
+    metric: str  # whose per-sample values are averaged: as the task is (`plain`), and as the probe asks (`probed`)
     plain: float
     probed: float
-    drop: Difference
-    peers: int
+    drop: Difference  # the first minus the second, on samples scored both ways
+    peers: int  # how many peers there are; `peer_drop` is their mean drop
     peer_drop: float | None
-    gap: Difference | None
-    p: float | None
-    verdict: Verdict
+    gap: Difference | None  # drop minus the peers' mean drop, on samples that all scored; None without peers
+    p: float | None  # one-sided p of a gap as large, adjusted by Holm over the tasks
+    verdict: Verdict  # only probes that knowing by heart alone explains have one besides `not_testable`
 
 
 def read_probe(
@@ -76,16 +67,19 @@ def read_probe(
     protocol: Protocol, *, seed: int,
 ) -> list[ProbeFinding]:  # fmt: skip
     """Return what a probe, by its name, shows on every task that all have; the seed is that of the exchanges."""
-    found = [
-        finding
-        for task, pair in model.items()
-        if (
-            finding := _finding(task, kinds[task], pair, [peer[task] for peer in peers if task in peer], protocol, seed)
-        )
-    ]
+    found = []
+    for task, pair in model.items():
+        others = [peer[task] for peer in peers if task in peer]
+        if finding := _finding(task, kinds[task], pair, others, protocol, seed):
+            found.append(finding)
     adjusted = iter(holm([finding.p for finding in found if finding.p is not None]))
-    tested = [replace(finding, p=next(adjusted)) if finding.p is not None else finding for finding in found]
-    return [replace(finding, verdict=_verdict(name, finding)) for finding in tested]
+    for place, finding in enumerate(found):
+        p = None if finding.p is None else next(adjusted)
+        verdict: Verdict = "not_testable"
+        if name in WITH_VERDICT and finding.peers >= LEAST_PEERS and finding.gap is not None and p is not None:
+            verdict = "suspicious" if p < ALPHA and finding.gap.value >= LEAST_GAP else "no_evidence"
+        found[place] = replace(finding, p=p, verdict=verdict)
+    return found
 
 
 def _finding(
@@ -130,12 +124,6 @@ def _values(table: ScoreTable, protocol: Protocol, metric: str) -> dict[str, flo
     }
 
 
-def _verdict(name: str, finding: ProbeFinding) -> Verdict:
-    if name not in WITH_VERDICT or finding.peers < LEAST_PEERS or finding.gap is None or finding.p is None:
-        return "not_testable"
-    return "suspicious" if finding.p < ALPHA and finding.gap.value >= LEAST_GAP else "no_evidence"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrongKeys:
     """With how many keys that are known to be wrong a model agrees, and the p of as many did it with every second.
@@ -163,16 +151,8 @@ def audit_probe(
 ) -> Audit:
     """Set a run beside its probe, and its answers beside keys that are known to be wrong.
 
-    Args:
-        run: Folder of the plain run.
-        probed: Folder of the run of the same model that asked in another way.
-        peers: The same pairs of other models.
-        wrong_gold: JSON lines with task and sample_id of items whose key is wrong.
-        protocol: Whose definitions.
-
-    Raises:
-        UsageError: If nothing was given to look at, or runs do not belong together.
-        DataError: If a file is broken.
+    `wrong_gold` has JSON lines with task and sample_id of items whose key is wrong. Raises UsageError if nothing was
+    given to look at, or runs do not belong together; DataError if a file is broken.
     """
     if probed is None and wrong_gold is None:
         raise UsageError("There is nothing to look at.", "Give a second run (--probe), or --wrong-gold FILE.")
@@ -188,32 +168,19 @@ def audit_probe(
     }
     if wrong_gold is not None:
         wrong = read_wrong_keys(_answers_to(run, results, wrong_gold, protocol))
-        text = (
-            f"the model agrees with {wrong.agreed} of {wrong.items}, p {p_text(wrong.p)} were every second agreement "
-            "chance"
-        )
+        text = f"the model agrees with {wrong.agreed} of {wrong.items}, p {p_text(wrong.p)} "
+        text += "were every second agreement chance"
         tasks[WRONG_KEYS] = TaskVerdict(title=WRONG_KEYS, verdict=wrong.verdict, text=text, details=asdict(wrong))
     columns = (
-        "task",
-        "metric",
-        "as it is",
-        "probed",
-        "drop [95 %]",
-        "peers' drop",
-        "gap [95 %]",
-        "p (Holm)",
-        "verdict",
-    )
+        "task", "metric", "as it is", "probed", "drop [95 %]", "peers' drop", "gap [95 %]", "p (Holm)", "verdict",
+    )  # fmt: skip
     return Audit(
         kind="probe",
         title=f"Probe of {results.model.title}, protocol {protocol}",
         question=_reading(name) if name else "Does the model agree with keys that are known to be wrong?",
-        run=results.run,
-        tasks=tasks,
-        tables=[Table(columns=columns, rows=[_row(one) for one in findings])],
-        notes=results.notices,
-        settings={"run": results.run, "probe": name, "protocol": protocol, "seed": results.seed},
-    )
+        run=results.run, tasks=tasks, tables=[Table(columns=columns, rows=[_row(one) for one in findings])],
+        notes=results.notices, settings={"run": results.run, "probe": name, "protocol": protocol, "seed": results.seed},
+    )  # fmt: skip
 
 
 def _reading(name: str) -> str:

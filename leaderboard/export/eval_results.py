@@ -15,13 +15,12 @@ import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml, parse_eval_result_entries
 
 from medbench.harness.results import MetricResult, Results, TaskResult
-from medbench.leaderboard.render import beside
+from medbench.leaderboard.render import WORDING, beside
 from medbench.leaderboard.runs import NOT_OK
 from medbench.tasks.catalog import TASKS, get_task
 from medbench.tasks.download.sources import SOURCES, HubSource
 from medbench.tasks.foundation.errors import RunError, UsageError, unknown_name
 from medbench.tasks.protocols import Protocol
-from medbench.tasks.suite import SuiteName
 
 FOLDER = ".eval_results"
 ALL_TASKS = "*"
@@ -30,11 +29,6 @@ _REPO = re.compile(r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?/[A-Za-z0-9](?:[\w.-]*[A-
 _LONGEST_REPO = 96
 Scale = Literal["percent", "fraction"]
 _FACTOR: Mapping[Scale, tuple[float, int]] = {"percent": (100.0, 2), "fraction": (1.0, 4)}
-_NOTHING: Mapping[SuiteName, str] = {
-    "mini": "The mini suite's stand-ins are no dataset on the Hub, and its numbers belong on no benchmark's board.",
-    "custom": "The data of this run are not the paper's, so it is not known which dataset they are.",
-    "paper": "None of the run's numbers belongs to a dataset on the Hub, or only a part of it was answered.",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +77,7 @@ def eval_result_files(results: Results, options: EvalResultsOptions) -> dict[str
     entries = {dataset: found for dataset, found in entries.items() if found}
     if not entries:
         way_out = "Name where the data are: --dataset OWNER/NAME, or --dataset TASK=OWNER/NAME for each task."
-        raise UsageError(_NOTHING[results.suite], way_out)
+        raise UsageError(WORDING["no_dataset"][results.suite], way_out)
     named = {f"{FOLDER}/{dataset.replace('/', '--')}.yaml": found for dataset, found in sorted(entries.items())}
     return {name: _as_yaml(found) for name, found in named.items()}
 

@@ -59,7 +59,10 @@ class Names(NamedTuple):
 
 def names_of(run: PublicRun, options: EveryEvalOptions) -> Names:
     """Return the names of a run's files; the same run and protocol always have the same."""
-    model = options.model_id or _derived_model_id(run.results.model.name)
+    kind, _, variant = run.results.model.name.partition(":")
+    slug = re.sub(r"[^a-z0-9]+", "-", run.results.model.name.lower()).strip("-") or "model"
+    on_hub = kind == "hf" and re.fullmatch(f"{_PART}/{_PART}", variant)
+    model = options.model_id or (variant if on_hub else f"{UNKNOWN}/{slug}")
     if not re.fullmatch(f"{_PART}/{_PART}", model):
         raise UsageError(f"{model!r} is no name of a model.", "Write --model-id OWNER/NAME.")
     collection = f"medbench-{run.results.suite}"
@@ -69,25 +72,15 @@ def names_of(run: PublicRun, options: EveryEvalOptions) -> Names:
     return Names(evaluation, model, document=f"{stem}.json", samples=f"{stem}_samples.jsonl")
 
 
-def _derived_model_id(name: str) -> str:
-    kind, _, variant = name.partition(":")
-    if kind == "hf" and re.fullmatch(f"{_PART}/{_PART}", variant):
-        return variant
-    return f"{UNKNOWN}/{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-') or 'model'}"
-
-
 def write_every_eval(
     folder: Path, run: PublicRun, options: EveryEvalOptions, *, data_dir: Path | None, with_inputs: bool
 ) -> tuple[Path, Path]:
     """Write both files of a run below a folder and return them: the document and the samples.
 
     Questions and right answers are written only if they are wanted, and of the tasks whose terms allow it; `data_dir`
-    is where the prepared tasks are now, if not where they were.
-
-    Raises:
-        UsageError: If the model's name is not `OWNER/NAME`, or the run has no number under the protocol.
-        DataError: If the data are not where they were, or not those of the run.
-        RunError: If the folder cannot be written to.
+    is where the prepared tasks are now, if not where they were. Raises UsageError if the model's name is not
+    `OWNER/NAME`, or the run has no number under the protocol; DataError if the data are not where they were, or not
+    those of the run; RunError if the folder cannot be written to.
     """
     names, digest, count = names_of(run, options), hashlib.sha256(), 0
     numbers = _evaluations(run, options.protocol)
@@ -102,7 +95,16 @@ def write_every_eval(
     document = {
         "schema_version": SCHEMA_VERSION, "evaluation_id": names.evaluation,
         "evaluation_timestamp": str(options.timestamp), "retrieved_timestamp": str(options.timestamp),
-        "source_metadata": _source(run, options), "model_info": _model(run, names.model),
+        "source_metadata": {
+            "source_name": "medbench", "source_type": "evaluation_run",
+            "source_organization_name": options.organization, "evaluator_relationship": options.relationship,
+            "additional_details": {
+                "run": run.results.run, "suite": run.results.suite, "protocol": options.protocol,
+                "seed": str(run.results.seed), "limit": "none" if run.results.limit is None else str(run.results.limit),
+                "notices": "\n".join(run.results.notices),
+            },
+        },
+        "model_info": _model(run, names.model),
         "eval_library": {"name": "medbench", "version": version("medbench")}, "evaluation_results": numbers,
         "detailed_evaluation_results": {
             "format": "jsonl", "file_path": names.samples, "hash_algorithm": "sha256", "checksum": digest.hexdigest(),
@@ -116,19 +118,6 @@ def write_every_eval(
     }  # fmt: skip
     write_atomically(folder / names.document, canonical_json(document, indent=2) + "\n")
     return folder / names.document, folder / names.samples
-
-
-def _source(run: PublicRun, options: EveryEvalOptions) -> Document:
-    results = run.results
-    details = {
-        "run": results.run, "suite": results.suite, "protocol": options.protocol, "seed": str(results.seed),
-        "limit": "none" if results.limit is None else str(results.limit), "notices": "\n".join(results.notices),
-    }  # fmt: skip
-    return {
-        "source_name": "medbench", "source_type": "evaluation_run",
-        "source_organization_name": options.organization, "evaluator_relationship": options.relationship,
-        "additional_details": details,
-    }  # fmt: skip
 
 
 def _model(run: PublicRun, model_id: str) -> Document:
@@ -166,16 +155,14 @@ def _evaluations(run: PublicRun, protocol: Protocol) -> list[Document]:
 
 def _evaluation(run: PublicRun, task: str, metric_id: str, metric: MetricResult, protocol: Protocol) -> Document:
     return {
-        **_evaluation_names(task, metric_id, protocol),
-        "source_data": _source_data(run, task, run.results.tasks[task]),
+        **_evaluation_names(task, metric_id, protocol), "source_data": _source_data(run, task, run.results.tasks[task]),
         "metric_config": {
             "evaluation_description": metric.signature, "metric_id": f"medbench.{protocol}.{metric_id}",
             "metric_name": metric_title(metric_id), "metric_kind": metric_id, "metric_unit": "proportion",
             "metric_parameters": {"protocol": protocol, "signature": metric.signature}, "lower_is_better": False,
             "score_type": "continuous", "min_score": 0.0, "max_score": 1.0,
         },
-        "score_details": _score(run.results.tasks[task], metric),
-        "generation_config": _generation_config(run, task),
+        "score_details": _score(run.results.tasks[task], metric), "generation_config": _generation_config(run, task),
     }  # fmt: skip
 
 
@@ -225,11 +212,8 @@ def _generation_config(run: PublicRun, task: str) -> Document:
     chosen = {name: settings[name] for name in ("temperature", "top_p", "top_k") if name in settings}
     if task in TASKS:
         chosen |= {"max_tokens": get_task(task).max_new_tokens, "prompt_template": get_task(task).prompt}
-    others = ("beams", "repetition_penalty", "seed")
-    return {
-        "generation_args": chosen,
-        "additional_details": {name: str(settings[name]) for name in others if name in settings},
-    }
+    others = {name: str(settings[name]) for name in ("beams", "repetition_penalty", "seed") if name in settings}
+    return {"generation_args": chosen, "additional_details": others}
 
 
 def _task_rows(
@@ -250,10 +234,11 @@ def _task_rows(
     for sample_id, record in zip(ids, as_public(run, task, records), strict=True):
         sample, generation = samples.get(sample_id), generations.get(sample_id)
         shown = _input(task, sample)
+        digest = hashlib.sha256((shown["raw"] + "".join(shown["reference"])).encode()).hexdigest()
         labels = {f"label.{name}": label for name, label in record.labels.items()}
         told: Document = {
             "schema_version": SCHEMA_VERSION, "evaluation_id": names.evaluation, "model_id": names.model,
-            "sample_id": record.sample_id, "sample_hash": None if sample is None else _hash(shown),
+            "sample_id": record.sample_id, "sample_hash": None if sample is None else digest,
             "interaction_type": "single_turn", "input": shown, "messages": None,
             "metadata": {"state": record.state, "cluster": record.group, "protocol": options.protocol, **labels},
             **_output(run, task, record, generation),
@@ -290,10 +275,6 @@ def _input(task: str, sample: Sample | None) -> Document:
 
 def _box(box: Box | tuple[float, float, float, float]) -> str:
     return f"[{', '.join(f'{edge:.6g}' for edge in box)}]"
-
-
-def _hash(shown: Mapping[str, Any]) -> str:
-    return hashlib.sha256((shown["raw"] + "".join(shown["reference"])).encode()).hexdigest()
 
 
 def _output(run: PublicRun, task: str, record: ScoreRecord, generation: GenerationRecord | None) -> Document:

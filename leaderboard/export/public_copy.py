@@ -14,32 +14,17 @@ import httpx2
 import yaml
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
-from medbench.leaderboard.export.public import PublicRun, public_records, results_text, write_files
-from medbench.leaderboard.export.scrub import PATH
+from medbench.leaderboard.export.public import PATH, PublicRun, public_records, results_text, write_files
 from medbench.leaderboard.numbers import make_board
 from medbench.leaderboard.pages import board_as_markdown
-from medbench.leaderboard.render import markdown_text, notes
+from medbench.leaderboard.render import WORDING, markdown_text, notes
 from medbench.tasks.foundation.errors import RunError
 from medbench.tasks.foundation.files import JsonObject, canonical_json, json_lines, read_json
 from medbench.tasks.protocols import PROTOCOLS
 
 _PLACES = ("data_dir", "output_dir", "checkpoint", "checkpoint_for")
 _OWN_NAMES = frozenset({"results.json", "leaderboard.md", "run.yaml", "env.json", "scores"})
-_REASONS = {
-    "generations": "texts as the model wrote them; scores/ has the answers that may be shown",
-    "report.html": "may hold images and texts of the data; `medbench site` makes pages to be shown",
-    "calls.jsonl": "traffic with a server",
-    "audit": "may quote the data",
-    "done": "says that the run on this machine is finished",
-    "budget.json": "what this machine's memory held",
-    "weights.json": "names folders of this machine",
-}
 _HEADER = "# The settings of a run as published: paths of the machine were left out.\n"
-_FILES = (
-    "`results.json`: the numbers, fractions with 95 % intervals; `leaderboard.md`: the same as a table; `scores/`: "
-    "scores by sample; `run.yaml` and `env.json`: what was run, on what. Protocols `paper` and `strict` are never "
-    "compared with each other."
-)
 _FORBIDDEN = 403
 
 
@@ -71,19 +56,16 @@ class PublicCopy:
 def public_copy(run: PublicRun) -> PublicCopy:
     """Return what of a run may leave this machine, and what does not.
 
-    Raises:
-        RunError: If scores are missing, or something of this machine would go along.
-        DataError: If a file of the run is malformed.
+    Raises RunError if scores are missing, or something of this machine would go along; DataError if a file of the run
+    is malformed.
     """
     folder = run.scrubber.known(run.path.resolve().name)
     named = {
-        "README.md": _readme(run),
-        "results.json": results_text(run.results),
-        "leaderboard.md": board_as_markdown(make_board([run.results])),
-        "run.yaml": _settings(run),
+        "README.md": _readme(run), "results.json": results_text(run.results),
+        "leaderboard.md": board_as_markdown(make_board([run.results])), "run.yaml": _settings(run),
         "env.json": canonical_json(_environment(run), indent=2) + "\n",
         **{f"scores/{task}.jsonl": _scores(run, task) for task in run.results.tasks},
-    }
+    }  # fmt: skip
     files = {f"{folder}/{name}": text for name, text in sorted(named.items())}
     # Each file was cleaned when it was made; this is a last look at what is about to leave.
     for name, text in files.items():
@@ -130,7 +112,12 @@ def _scores(run: PublicRun, task: str) -> str:
 def _readme(run: PublicRun) -> str:
     title = f"# {markdown_text(run.results.model.title)}: medbench run {run.results.run}"
     held_back = "\n".join(f"- {markdown_text(what)}: {markdown_text(why)}" for what, why in _held_back(run))
-    parts = [title, *notes(run.results.notices), _FILES, *(["Not here:", held_back] if held_back else [])]
+    parts = [
+        title,
+        *notes(run.results.notices),
+        WORDING["public_files"],
+        *(["Not here:", held_back] if held_back else []),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -151,7 +138,7 @@ def _left_out(run: PublicRun) -> tuple[LeftOut, ...]:
         found.append(LeftOut("other paths in run.yaml", "paths of this machine"))
     found += _held_back(run)
     found += [
-        LeftOut(file.name, _REASONS.get(file.name, "not one of the files that are published"))
+        LeftOut(file.name, WORDING["stays_here"].get(file.name, "not one of the files that are published"))
         for file in sorted(run.path.iterdir())
         if file.name not in _OWN_NAMES
     ]

@@ -6,18 +6,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from medbench.leaderboard import render
 from medbench.leaderboard.compare import ROWS, Side, compare
 from medbench.leaderboard.html import asset, render_template
 from medbench.leaderboard.numbers import Board, Number, make_board, make_table
 from medbench.leaderboard.render import beside, written_cells, wrote
-from medbench.leaderboard.report.facts import audit_findings, provenance, routing, timing
 from medbench.leaderboard.report.samples import BY_COMMAND, ImageBudget, Shelves, metrics_shown, sample_columns
-from medbench.leaderboard.report.sources import RunSource, TaskSource, read_run_source, read_task_source, tasks_of
+from medbench.leaderboard.report.sources import (
+    RunSource,
+    TaskSource,
+    audit_findings,
+    provenance,
+    read_run_source,
+    read_task_source,
+    routing,
+    tasks_of,
+    timing,
+)
 from medbench.leaderboard.runs import leaked_in, notices_of, primary_metric, terms_of
-from medbench.leaderboard.samples import rows_of
 from medbench.tasks.protocols import PROTOCOLS, STATES, Protocol
 from medbench.tasks.terms import needs_agreement
 
@@ -38,11 +44,8 @@ def report_of(
 ) -> str:  # fmt: skip
     """Return the report of runs of the same data as HTML; raises like `read_results`, or as runs may not be mixed.
 
-    Args:
-        paths: Folders of the runs.
-        data_dir: Where the prepared tasks are now, if not where the runs found them.
-        budget: Of images; None embeds none.
-        reveal: Whether texts and images of credentialed data are shown.
+    `data_dir` is where the prepared tasks are now, if not where the runs found them; without a budget no image is
+    embedded; `reveal` shows texts and images of credentialed data.
     """
     runs = [read_run_source(path) for path in paths]
     data = {task: read_task_source(task, runs, data_dir, reveal=reveal) for task in tasks_of(runs)}
@@ -82,24 +85,18 @@ def make_document(
     withheld = [name for name, source in data.items() if source.withheld]
     names = shelves.image_names
     document = {
-        "schema": SCHEMA,
-        "states": list(STATES),
-        "protocols": list(PROTOCOLS),
-        "writtenHeads": list(render.WRITTEN_HEADS),
-        "metricTitles": render.METRIC_TITLES,
-        "revealed": reveal and any(map(needs_agreement, data)),
-        "notices": notices_of(board.runs),
+        "schema": SCHEMA, "states": list(STATES), "protocols": list(PROTOCOLS),
+        "writtenHeads": list(render.WRITTEN_HEADS), "metricTitles": render.METRIC_TITLES,
+        "revealed": reveal and any(map(needs_agreement, data)), "notices": notices_of(board.runs),
         "runs": [_run(name, run, withheld) for name, run in zip(board.names, runs, strict=True)],
         "tasks": tasks,
         "pairs": [_pair(runs[0], run, place) for place, run in enumerate(runs) if place],
         "texts": shelves.texts,
         "pictures": {
-            "names": names,
-            "shown": [list(shown.get(number, ())) for number in range(len(names))],
-            "broken": broken,
+            "names": names, "shown": [list(shown.get(number, ())) for number in range(len(names))], "broken": broken,
             "asked": budget is not None,
         },
-    }
+    }  # fmt: skip
     return document, uris
 
 
@@ -140,11 +137,7 @@ def _task(
     first = next(task for task in of_runs if task is not None)
     columns = sample_columns(name, runs, source, shelves)
     return {
-        "name": name,
-        "title": first.title,
-        "kind": first.kind,
-        "withheld": source.withheld,
-        "missing": source.missing,
+        "name": name, "title": first.title, "kind": first.kind, "withheld": source.withheld, "missing": source.missing,
         "open": all(terms_of(results, name).openness == "open" for results in having.values()),
         "scores": {protocol: scores[protocol].get(name, []) for protocol in PROTOCOLS},
         "leaked": [name in leaked_in(run.audit) for run in runs],
@@ -153,7 +146,7 @@ def _task(
         "primary": {protocol: primary_metric(first.kind, first.metrics(protocol)) for protocol in PROTOCOLS},
         "sampleMetrics": {protocol: metrics_shown(columns, protocol) for protocol in PROTOCOLS},
         **columns,
-    }
+    }  # fmt: skip
 
 
 def _pair(first: RunSource, second: RunSource, place: int) -> dict[str, Any]:
@@ -161,11 +154,9 @@ def _pair(first: RunSource, second: RunSource, place: int) -> dict[str, Any]:
     ours, theirs = (
         Side(results=run.results, tables={name: run.tables[name] for name in shared}) for run in (first, second)
     )
-    rows = {protocol: _differences(compare(ours, theirs, protocol).rows) for protocol in PROTOCOLS}
+    rows = {}
+    for protocol in PROTOCOLS:
+        shown = compare(ours, theirs, protocol).rows[[name for name in ROWS if name != "title"]]
+        shown = shown.rename(columns={"difference": "value", "p_adjusted": "adjusted"}).astype(object)
+        rows[protocol] = shown.where(shown.notna(), None).to_dict("records")
     return {"first": 0, "second": place, "rows": rows}
-
-
-def _differences(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    shown = rows[[name for name in ROWS if name != "title"]]
-    shown = shown.rename(columns={"difference": "value", "p_adjusted": "adjusted"}).astype(object)
-    return [row._asdict() for row in rows_of(shown.where(shown.notna(), None))]

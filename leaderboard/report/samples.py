@@ -76,11 +76,10 @@ class Shelves:
         return number
 
     def embed(self, budget: ImageBudget) -> tuple[list[str], dict[int, tuple[int, int, int]], list[int]]:
-        """Return small copies of as many images as fit, the first of every task before the second of any.
+        """Return small copies of as many as fit, the first of every task before the second of any.
 
-        Returns:
-            Data URIs, each once; by image, the place of its URI, and its own width and height in pixels; images that
-            could not be read.
+        These are data URIs, each once; by image the place of its URI and its own width and height in pixels; and the
+        images that could not be read.
         """
         keys = list(self._images)
         uris: dict[str, int] = {}
@@ -202,7 +201,7 @@ def _asked(task: str, ids: Sequence[str], source: TaskSource, shelves: Shelves) 
     return {
         "prompt": [text(_prompt(sample, source.spec)) for sample in samples],
         "reference": [text(sample.reference if sample else None) for sample in samples],
-        "choices": [text(_choices(sample)) for sample in samples],
+        "choices": [text(_choices(sample.choices) if sample else None) for sample in samples],
         "images": [[shelves.image(task, folder, ref) for ref in sample.images] if sample else [] for sample in samples],
         "rightBox": _boxes(sample.box if sample else None for sample in samples),
         "size": [list(sample.image_size) if sample and sample.image_size else 0 for sample in samples],
@@ -219,10 +218,8 @@ def _prompt(sample: Sample | None, spec: TaskSpec | None) -> str | None:
         return None
 
 
-def _choices(sample: Sample | None) -> str | None:
-    if sample is None or not sample.choices:
-        return None
-    return "\n".join(key if key == text else f"{key}. {text}" for key, text in sample.choices.items())
+def _choices(choices: Mapping[str, str]) -> str:
+    return "\n".join(key if key == text else f"{key}. {text}" for key, text in choices.items())
 
 
 def metrics_shown(columns: Columns, protocol: Protocol) -> list[str]:

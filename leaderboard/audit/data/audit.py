@@ -5,11 +5,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from medbench.leaderboard.audit.data.findings import MARK, MARK_EXCESS, MARK_SHARE, Consistency, Finding
+from medbench.leaderboard.audit.data.findings import MARK_EXCESS, MARK_SHARE, Consistency, Finding
 from medbench.leaderboard.audit.data.images import MIN_QUALITY, MIN_SIDE, MIN_STD, NEAR, REVIEW, VIEWS
 from medbench.leaderboard.audit.data.overlaps import DataOverlaps, DataToAudit, TaskOverlaps, find_overlaps, read_data
-from medbench.leaderboard.audit.data.scan import Check
-from medbench.leaderboard.audit.data.texts import CONTAINMENT, GRAM
+from medbench.leaderboard.audit.data.scan import CONTAINMENT, GRAM, Check
 from medbench.leaderboard.audit.document import (
     FOUND,
     WORDS,
@@ -20,6 +19,7 @@ from medbench.leaderboard.audit.document import (
     percent,
     strongest,
     table_of,
+    wording,
 )
 from medbench.leaderboard.audit.normalise import MIN_WORDS, NORM_VERSION
 from medbench.tasks.foundation.errors import DataError, UsageError
@@ -28,16 +28,6 @@ from medbench.tasks.foundation.files import file_sha256
 _SHOWN = 3
 _SHOWN_WORDS = 60
 _SHOWN_CHECKS: tuple[Check, ...] = ("item", "near_item", "text", "near_text", "image", "near_image", "review_image")
-_QUESTION = (
-    f"Do test and training data overlap? {MARK} marks a dataset whose training data hold more than 1 % of its test "
-    "items or groups, or share texts 5 points above what two parts of the training data share: the null."
-)
-_WITHHELD = "Texts are withheld: access to them needs a signed agreement. --reveal shows them."
-_LIMITS = (
-    "images that were cropped, rotated or padded",
-    "texts that were paraphrased or translated",
-    "training data that are neither prepared here nor given with --train",
-)
 _SETTINGS = {
     "normaliser": NORM_VERSION,
     "near texts": {"containment": CONTAINMENT, "words of a run": GRAM, "least words": MIN_WORDS},
@@ -55,18 +45,9 @@ def audit_data(
 ) -> Audit:  # fmt: skip
     """Compare test splits with training data.
 
-    Args:
-        train: The user's own training data.
-        images: Where their images start; None for the folder of each file.
-        ids: Files of ids that the native data lack.
-        read_images: Whether images are looked at.
-        seed: Of the null re-split.
-        reveal: Whether texts of credentialed datasets are shown.
-        prepared: `tasks` and `data_dir`, as for `read_data`.
-
-    Raises:
-        UsageError: If a task is unknown, or two files of training data have one name.
-        DataError: If a task is not prepared, or a file is missing or broken.
+    `images` is where images of `train` start (None: the folder of each file), `ids` are files of ids that the native
+    data lack; `prepared` are `tasks` and `data_dir`, as for `read_data`. Raises UsageError if a task is unknown, or two
+    files of training data have one name; DataError if a task is not prepared, or a file is missing or broken.
     """
     if images is not None and not train:
         raise UsageError("--images goes with --train.", "Images of prepared tasks are where they were prepared from.")
@@ -78,14 +59,10 @@ def audit_data(
     data = read_data(ids=ids, **prepared)
     files = {path: images or path.parent for path in train}
     digests = {path.name: file_sha256(path) for path in (*train, *ids)}
-    return report_overlaps(
-        find_overlaps(
-            replace(
-                data, files=files, seed=seed, images=read_images, reveal=reveal,
-                fingerprints={**data.fingerprints, **digests},
-            )
-        )
-    )  # fmt: skip
+    asked = replace(
+        data, files=files, seed=seed, images=read_images, reveal=reveal, fingerprints={**data.fingerprints, **digests}
+    )
+    return report_overlaps(find_overlaps(asked))
 
 
 def report_overlaps(found: DataOverlaps) -> Audit:
@@ -109,49 +86,36 @@ def report_overlaps(found: DataOverlaps) -> Audit:
         right=2,
     )
     credentialed = any(task.credentialed for task in (*data.test, *data.train))
+    verdict = WORDS[strongest(task.verdict for task in found.tasks)]
     return Audit(
-        kind="data",
-        title="Leakage audit of data",
-        question=f"Verdict: **{WORDS[strongest(task.verdict for task in found.tasks)]}**. {_QUESTION}",
+        kind="data", title="Leakage audit of data", question=f"Verdict: **{verdict}**. {wording('data')['question']}",
         tasks={task.task.task: _task_verdict(task, data) for task in found.tasks},
         incomplete=any(task.verdict == "not_testable" for task in found.tasks),
         tables=[matrix, *(part for task in found.tasks for part in _parts(task, data))],
         examples=[one for task in found.tasks for one in _examples(task, found)],
-        notes=data.notes,
-        limits=[*unknown, *_LIMITS],
+        notes=data.notes, limits=[*unknown, *wording("data")["limits"]],
         marks={task.task.task: task.mark for task in found.tasks if task.mark},
-        settings={
-            **_SETTINGS,
-            "seed": data.seed,
-            "images": data.images,
-            "data": dict(sorted(data.fingerprints.items())),
-        },
+        settings=_SETTINGS
+        | {"seed": data.seed, "images": data.images, "data": dict(sorted(data.fingerprints.items()))},
         revealed=data.reveal and credentialed,
-    )
+    )  # fmt: skip
 
 
 def _task_verdict(task: TaskOverlaps, data: DataToAudit) -> TaskVerdict:
     telling = [one for one in task.overlaps if one.verdict == task.verdict]
     details = {
-        "mark": task.mark,
-        "test_items": len(task.task.items),
-        "train_items": task.train_rows,
-        "decisive_id": task.task.decisive,
-        "texts_withheld": task.task.credentialed and not data.reveal,
+        "mark": task.mark, "test_items": len(task.task.items), "train_items": task.train_rows,
+        "decisive_id": task.task.decisive, "texts_withheld": task.task.credentialed and not data.reveal,
         "within": {split: asdict(one) for split, one in task.within.items()},
         "null": None if task.null is None else asdict(task.null),
         "overlaps": [
             {
-                "corpus": one.corpus.name,
-                "origin": one.corpus.origin,
-                "rows": one.corpus.rows,
-                "verdict": one.verdict,
-                "reasons": one.reasons,
-                "checks": [_check(finding) for finding in one.findings],
+                "corpus": one.corpus.name, "origin": one.corpus.origin, "rows": one.corpus.rows, "verdict": one.verdict,
+                "reasons": one.reasons, "checks": [_check(finding) for finding in one.findings],
             }
             for one in task.overlaps
         ],
-    }
+    }  # fmt: skip
     text = "; ".join(f"{one.corpus.name}: {reason}" for one in telling for reason in one.reasons)
     return TaskVerdict(title=task.task.task, verdict=task.verdict, text=text, details=details)
 
@@ -169,9 +133,15 @@ def _check(one: Finding) -> dict[str, Any]:
 def _parts(task: TaskOverlaps, data: DataToAudit) -> Iterator[Table]:
     others = [one for one in task.overlaps if one.corpus.origin == "task" and one.verdict not in FOUND]
     silent = ", ".join(one.corpus.name for one in others if one.verdict == "no_evidence")
+    null, decisive = task.null, task.task.decisive
+    told = "Null: none, there are too few training items to split."
+    if null is not None:
+        kept = f"whole by {null.unit}" if null.unit != "item" else "item by item"
+        weak = "" if null.decisive else f"; not by {decisive}, so that it may hide a leak"
+        told = f"Null: {null.items} training items held out {kept} and compared with the rest{weak}."
     lines = [
-        _null_text(task),
-        _WITHHELD if task.task.credentialed and not data.reveal else "",
+        told,
+        wording("data")["withheld"] if task.task.credentialed and not data.reveal else "",
         *(_within_text(split, one) for split, one in task.within.items()),
         f"No evidence in: {silent}." if silent else "",
     ]
@@ -188,15 +158,6 @@ def _parts(task: TaskOverlaps, data: DataToAudit) -> Iterator[Table]:
                 },
                 title=f"{task.task.task} in {overlap.corpus.name}: {WORDS[overlap.verdict]}",
             )
-
-
-def _null_text(task: TaskOverlaps) -> str:
-    null = task.null
-    if null is None:
-        return "Null: none, there are too few training items to split."
-    kept = f"whole by {null.unit}" if null.unit != "item" else "item by item"
-    weak = "" if null.decisive else f"; not by {task.task.decisive}, so that it may hide a leak"
-    return f"Null: {null.items} training items held out {kept} and compared with the rest{weak}."
 
 
 def _within_text(split: str, one: Consistency) -> str:

@@ -16,7 +16,15 @@ from pydantic import TypeAdapter
 
 from medbench.leaderboard.audit.data.findings import MARK_SHARE
 from medbench.leaderboard.audit.data.images import Printer
-from medbench.leaderboard.audit.data.items import SAME_NAME, Item, TaskItems, family_of, image_names, items_of
+from medbench.leaderboard.audit.data.items import (
+    SAME_NAME,
+    Item,
+    TaskItems,
+    family_of,
+    image_names,
+    items_of,
+    training_rows,
+)
 from medbench.leaderboard.audit.data.manifest import (
     PREPARED,
     Dataset,
@@ -29,9 +37,8 @@ from medbench.leaderboard.audit.data.manifest import (
     read_sources,
 )  # fmt: skip
 from medbench.leaderboard.audit.data.overlaps import DataToAudit, read_data
-from medbench.leaderboard.audit.data.rows import training_rows
 from medbench.leaderboard.audit.data.scan import ItemIndex, Scan, Tally
-from medbench.leaderboard.audit.document import Audit, TaskVerdict, Verdict, strongest, table_of
+from medbench.leaderboard.audit.document import Audit, TaskVerdict, Verdict, strongest, table_of, wording
 from medbench.leaderboard.audit.normalise import NORM_VERSION
 from medbench.tasks.catalog import benchmark_of
 from medbench.tasks.foundation.errors import DataError, UsageError
@@ -40,14 +47,6 @@ from medbench.tasks.prepared import Prepared
 from medbench.tasks.suite import suite_of
 from medbench.tasks.validation import NativeRow, parse_json_file
 
-_QUESTION = (
-    "Do the declared training data contain test items? They were looked for in the training data that the model "
-    "declares, and in those of the models that it was adapted from."
-)
-_LIMITS = (
-    "whether the declarations are true and whole",
-    "what the language model underneath read as plain text, where nobody has said",
-)
 _LEVELS: dict[Verdict, str] = {"strong": "L5", "suspicious": "L3", "not_testable": "L0"}
 _WORDS: dict[Verdict, str] = {
     "strong": "confirmed", "suspicious": "possible", "no_evidence": "no evidence", "not_testable": "not testable",
@@ -98,10 +97,8 @@ def _versions(declared: Declaration, dataset: Dataset) -> list[tuple[str, Versio
     if not declared.version:
         return list((dataset.versions or known).items())
     if declared.version not in known:
-        raise UsageError(
-            f"There is no version {declared.version!r} of {declared.dataset}.",
-            f"Allowed: {', '.join(known)}; leave it out if nobody has said.",
-        )
+        allowed = f"Allowed: {', '.join(known)}; leave it out if nobody has said."
+        raise UsageError(f"There is no version {declared.version!r} of {declared.dataset}.", allowed)
     return [(declared.version, known[declared.version])]
 
 
@@ -115,11 +112,9 @@ def _of_version(
     elif version.how == "fingerprints":
         path = inside(folder, version.file)
         for language, splits in sorted(parse_json_file(_IMAGE_LISTS, path).pictures.items()):
-            if split in splits:
-                rows = _listed(frozenset(splits[split]), language, dataset, data.test)
-                yield replace(empty, language=language, rows=rows)
-            else:
-                yield replace(empty, language=language, note=f"{path.name} has no split {split!r}")
+            rows = _listed(frozenset(splits[split]), language, dataset, data.test) if split in splits else None
+            note = "" if rows is not None else f"{path.name} has no split {split!r}"
+            yield replace(empty, language=language, rows=rows, note=note)
     elif version.how == "pattern":
         yield _matched(version, there)
     elif not there:
@@ -149,9 +144,7 @@ def image_prints(item: Item) -> frozenset[str]:
     keys = [("name", name) for name in image_names(item.images)]
     own = item.groups.get("image", "")
     known = [*keys, ("id", item.family, own)] if own and item.family else keys
-    return frozenset(
-        blake2b("\x1f".join(("picture", *key)).encode(), digest_size=16).hexdigest() for key in known
-    )  # fmt: skip
+    return frozenset(blake2b("\x1f".join(("picture", *key)).encode(), digest_size=16).hexdigest() for key in known)
 
 
 def _matched(version: Version, there: Sequence[Prepared]) -> DeclaredCorpus:
@@ -178,32 +171,22 @@ def _ids_in(path: Path, pattern: re.Pattern[str]) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeclaredOverlap:
-    """One declared body of training data against one task.
-
-    Attributes:
-        stated: Whether the model's makers say that it was this version.
-        through: The model that declares it, through those that inherit it.
-        evidence: Who says so.
-        items: Test items in it, with question and answer, of so many.
-        pictures: Test items whose image is in it, in whatever question and language.
-        groups: Ids on both sides, of the id that decides, of so many on the test side.
-        note: What limits it.
-    """
+    """One declared body of training data against one task."""
 
     dataset: str
     version: str
-    stated: bool
+    stated: bool  # whether the model's makers say that it was this version
     split: str
     language: str
-    through: tuple[str, ...]
-    evidence: str
-    items: int = 0
+    through: tuple[str, ...]  # the model that declares it, through those that inherit it
+    evidence: str  # who says so
+    items: int = 0  # test items in it, with question and answer, of so many
     of: int
-    pictures: int = 0
-    groups: int = 0
+    pictures: int = 0  # test items whose image is in it, in whatever question and language
+    groups: int = 0  # ids on both sides, of the id that decides, of so many on the test side
     of_groups: int = 0
     verdict: Verdict = "not_testable"
-    note: str
+    note: str  # what limits it
 
     @property
     def where(self) -> str:
@@ -218,14 +201,9 @@ class DeclaredOverlap:
 def audit_provenance(model: str, *, manifest: Path | None = None, **prepared: Any) -> Audit:
     """Compare what a model declares with the test items of tasks.
 
-    Args:
-        model: `name` or `name:variant` of the catalogue, or a model of a manifest.
-        manifest: The user's own declarations; they come before ours.
-        prepared: `tasks` and `data_dir`, as for `read_data`.
-
-    Raises:
-        UsageError: If there is no such model, or a declaration names a dataset or version that no manifest has.
-        DataError: If a file is broken.
+    The model is `name` or `name:variant` of the catalogue, or one of the user's `manifest`, which comes before ours;
+    `prepared` are `tasks` and `data_dir`, as for `read_data`. Raises UsageError if there is no such model, or a
+    declaration names a dataset or version that no manifest has; DataError if a file is broken.
     """
     manifests = (*((read_sources(manifest),) if manifest else ()), read_sources())
     data = read_data(**prepared, with_train=False)
@@ -241,17 +219,14 @@ def audit_provenance(model: str, *, manifest: Path | None = None, **prepared: An
         in_domain.update(task.task for task in about)
         concerned = data.test if step.declaration.rows else about
         for corpus in _corpora(step, dataset, data, manifests) if concerned else ():
-            tally = _scanned(corpus, index)
+            tally = None
+            if corpus.rows is not None:
+                scan = Scan(index, Printer(enabled=False), declared=True)
+                none = Tally(len(index.items))
+                tally = scan.feed(replace(row, language="") for row in corpus.rows).get("", none)
             for task in concerned:
                 overlaps[task.task].append(_overlap(step, corpus, task, index, tally))
     return _report(model, lineage, data, overlaps, in_domain)
-
-
-def _scanned(corpus: DeclaredCorpus, index: ItemIndex) -> Tally | None:
-    if corpus.rows is None:
-        return None
-    scan = Scan(index, Printer(enabled=False), declared=True)
-    return scan.feed(replace(row, language="") for row in corpus.rows).get("", Tally(len(index.items)))
 
 
 def _overlap(
@@ -299,7 +274,9 @@ def _report(
         [(task, one) for task, found in overlaps.items() for one in found],
         {
             "task": lambda row: row[0],
-            "dataset": lambda row: f"{row[1].dataset} {row[1].version}" + ("" if row[1].stated else _NOT_STATED),
+            "dataset": lambda row: (
+                f"{row[1].dataset} {row[1].version}" + ("" if row[1].stated else " (version not stated)")
+            ),
             "split": lambda row: f"{row[1].split} {row[1].language}".strip(),
             "declared by": lambda row: " from ".join(row[1].through),
             "items": lambda row: row[1].counted(row[1].items, row[1].of),
@@ -310,20 +287,15 @@ def _report(
         },
         title="Declared training data",
     )
+    text = wording("provenance")
     return Audit(
         kind="provenance",
         title=f"Leakage audit of declared training data: {lineage.title}",
-        question=f"Verdict: **{_WORDS[strongest(one.verdict for one in tasks.values())]}**. {_QUESTION}",
-        tasks=tasks,
-        tables=[matrix, declared],
-        incomplete=any(one.verdict == "not_testable" for one in tasks.values()),
-        notes=[*data.notes, *filter(None, [lineage.note])],
-        limits=_LIMITS,
+        question=f"Verdict: **{_WORDS[strongest(one.verdict for one in tasks.values())]}**. {text['question']}",
+        tasks=tasks, tables=[matrix, declared], incomplete=any(one.verdict == "not_testable" for one in tasks.values()),
+        notes=[*data.notes, *filter(None, [lineage.note])], limits=text["limits"],
         settings={"model": model, "normaliser": NORM_VERSION, "share": MARK_SHARE, "data": data.fingerprints},
-    )
-
-
-_NOT_STATED = " (version not stated)"
+    )  # fmt: skip
 
 
 def _task_verdict(task: str, found: Sequence[DeclaredOverlap], lineage: Lineage, *, declared: bool) -> TaskVerdict:

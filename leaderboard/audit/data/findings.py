@@ -5,11 +5,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from medbench.leaderboard.audit.data.items import SAME_NAME, Item, TaskItems
 from medbench.leaderboard.audit.data.scan import Check, ItemIndex, Tally
-from medbench.leaderboard.audit.document import Verdict
+from medbench.leaderboard.audit.document import FOUND, Verdict, wording
 from medbench.leaderboard.audit.normalise import is_long, norm_v1
 
 MARK = "\u2021"
@@ -19,14 +21,11 @@ _STRONG_P = 0.00135
 """Three standard errors, one-sided."""
 _SUSPICIOUS_P = 0.05
 _ROUNDING = 1e-6
-_FOUND: tuple[Verdict, ...] = ("strong", "suspicious")
 _TEXTS = frozenset({"text", "near_text"})
 # How far above the null a share must be, for checks that honest data pass by chance or by template.
 _ABOVE_NULL = {"near_item": MARK_SHARE, "near_image": MARK_SHARE, "text": MARK_EXCESS, "near_text": MARK_EXCESS}
 # Ids that name a person or a thing, wherever the data come from; the others are numbers of one dataset's files.
 _NAMING_IDS = frozenset({"patient", "study", "case", "volume", "lesion"})
-_REVIEW = "32 to 60 of 256 bits differ: only a person can tell; never counted"
-_BLANK = "blank: all images that show nothing are equal; no leak"
 # The held-out part is at most so much of the training data, so that what it is compared with stays alike.
 _LARGEST_SHARE = 4
 
@@ -50,29 +49,18 @@ class Corpus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One check of one task against one body of training data.
+    """One check of one task against one body of training data."""
 
-    Attributes:
-        check: Its name.
-        title: Its name for people.
-        state: `unknown` where ids or files are missing that it needs: never the same as nothing shared.
-        shared: Test items with a partner, of so many that were looked at.
-        groups: For ids and surrogate groups: groups on both sides, of so many on the test side; else None.
-        null: Share of items with a partner when the training data are split against themselves; None if not computed.
-        counts: Whether the verdict depends on it.
-        note: What limits it.
-    """
-
-    check: str
-    title: str
-    state: State = "checked"
-    shared: int = 0
+    check: str  # its name
+    title: str  # its name for people
+    state: State = "checked"  # `unknown` where ids or files are missing that it needs: never the same as nothing shared
+    shared: int = 0  # test items with a partner, of so many that were looked at
     of: int = 0
-    groups: int | None = None
+    groups: int | None = None  # of ids and surrogate groups: those on both sides, of so many; else None
     of_groups: int | None = None
-    null: float | None = None
-    counts: bool = True
-    note: str = ""
+    null: float | None = None  # share when the training data are split against themselves; None if not computed
+    counts: bool = True  # whether the verdict depends on it
+    note: str = ""  # what limits it
 
     @property
     def share(self) -> float:
@@ -129,8 +117,13 @@ def judge(findings: Sequence[Finding], null: Null | None, units: int) -> tuple[V
     The test counts independent units of the test side.
     """
     levels = {one: _level(one, null, units) for one in findings if one.state == "checked" and one.counts}
-    for verdict in _FOUND:
-        reasons = tuple(_reason(one) for one, level in levels.items() if level == verdict)
+    for verdict in FOUND:
+        reasons = tuple(
+            f"{one.title}: {100 * one.largest:.1f} % shared"
+            + (f", null {100 * one.null:.1f} %" if one.null is not None and one.check in _ABOVE_NULL else "")
+            for one, level in levels.items()
+            if level == verdict
+        )
         if reasons:
             return verdict, reasons
     missing = tuple(f"{one.title}: {one.note}" for one in findings if one.state == "unknown")
@@ -169,12 +162,6 @@ def _exact_p(share: float, beside: float, null: Null | None, units: int) -> floa
     return float(stats.hypergeom.sf(found - 1, units + others, found + expected, units))
 
 
-def _reason(finding: Finding) -> str:
-    known = finding.null is not None and finding.check in _ABOVE_NULL
-    beside = f", null {100 * (finding.null or 0):.1f} %" if known else ""
-    return f"{finding.title}: {100 * finding.largest:.1f} % shared{beside}"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """One task beside one body of training data: what the tally says of it; `images` if they were looked at."""
@@ -199,11 +186,9 @@ class Comparison:
     def _checked(self, check: Check, title: str, *, counts: bool = True, note: str = "") -> Finding:
         return Finding(
             check=check, title=title, shared=self.index.count(self.tally.shared[check], self.task.task),
-            of=len(self.task.items), null=self._null_of(check), counts=counts, note=note,
+            of=len(self.task.items), null=None if self.null is None else self.null.shares.get(check), counts=counts,
+            note=note,
         )  # fmt: skip
-
-    def _null_of(self, check: str) -> float | None:
-        return None if self.null is None else self.null.shares.get(check)
 
     def _unseen(self) -> bool:
         return not self.images or self.tally.unreadable == self.tally.images
@@ -222,7 +207,7 @@ class Comparison:
             return
         templated = self.task.kind == "vqa"
         what = "questions" if self.task.kind in {"qa", "vqa"} else "reports"
-        note = "questions are templates; a shared question is no shared item" if templated else ""
+        note = wording("data")["templates"] if templated else ""
         yield self._checked("text", f"{what}, equal", counts=not templated, note=note)
         yield self._checked("near_text", f"{what}, contained in one text", counts=not templated, note=note)
 
@@ -238,10 +223,11 @@ class Comparison:
             note = f"none of {tally.images} images could be read" if self.images else "images were left out"
             yield Finding(check="image", title="images", state="unknown", of=len(self.task.items), note=note)
             return
+        text = wording("data")
         yield self._checked("image", "images, equal pixels")
         yield self._checked("near_image", "images, nearly equal")
-        yield self._checked("review_image", "images, to review", counts=False, note=_REVIEW)
-        blank = self._checked("blank_image", "images, blank", counts=False, note=_BLANK)
+        yield self._checked("review_image", "images, to review", counts=False, note=text["review"])
+        blank = self._checked("blank_image", "images, blank", counts=False, note=text["blank"])
         if blank.shared:
             yield blank
         if tally.unreadable:
@@ -274,7 +260,7 @@ class Comparison:
         return Finding(
             check=f"id:{name}", title=title, shared=self.index.count(self.tally.by_id(name), self.task.task),
             of=len(self.task.items), groups=len(self.tally.groups.get((self.task.task, name), ())),
-            of_groups=len(groups), null=self._null_of(f"id:{name}"),
+            of_groups=len(groups), null=None if self.null is None else self.null.shares.get(f"id:{name}"),
         )  # fmt: skip
 
 
@@ -283,46 +269,29 @@ def _surrogate_groups(index: ItemIndex, task: TaskItems, tally: Tally) -> Findin
 
     Groups are components of equal long answers, equal images and nearly equal images among the test items.
     """
-    parents = {number: number for number in index.range_of(task.task)}
+    from scipy.cluster.hierarchy import DisjointSet
+
+    cases: Any = DisjointSet(index.range_of(task.task))
     first_of_text: dict[str, int] = {}
-    for number in parents:
+    for number in index.range_of(task.task):
         text = norm_v1(index.items[number].answer)
         if text is not None and is_long(text):
-            _join(parents, number, first_of_text.setdefault(text, number))
+            cases.merge(number, first_of_text.setdefault(text, number))
     for match in index.near_images.match(index.prints):
         if match.how in {"exact", "near"}:
             both = [*index.items_of_image[match.row], *index.items_of_image[match.image]]
-            ours = [number for number in both if number in parents]
+            ours = [number for number in both if number in cases]
             for number in ours[1:]:
-                _join(parents, number, ours[0])
+                cases.merge(number, ours[0])
     touched = tally.shared["image"] | tally.shared["near_image"]
-    roots = {number: _root(parents, number) for number in parents}
-    shared = {
-        root
-        for number, root in roots.items()
-        if touched[number] or (task.kind == "report" and tally.shared["text"][number] and _is_long(index.items[number]))
-    }
-    note = "in place of ids: equal long texts, equal and nearly equal images; a lower bound"
-    groups = len(set(roots.values()))
+    if task.kind == "report":
+        long = [any(is_long(norm_v1(text)) for text in item.texts) for item in index.items]
+        touched |= tally.shared["text"] & np.asarray(long, dtype=bool)
+    shared = {cases[number] for number in index.range_of(task.task) if touched[number]}
     return Finding(
-        check="surrogate", title="surrogate groups", groups=len(shared), of_groups=groups, counts=False, note=note
-    )
-
-
-def _is_long(item: Item) -> bool:
-    return any(is_long(norm_v1(text)) for text in item.texts)
-
-
-def _root(parents: dict[int, int], number: int) -> int:
-    while parents[number] != number:
-        parents[number] = parents[parents[number]]
-        number = parents[number]
-    return number
-
-
-def _join(parents: dict[int, int], first: int, second: int) -> None:
-    one, other = sorted((_root(parents, first), _root(parents, second)))
-    parents[other] = one
+        check="surrogate", title="surrogate groups", groups=len(shared), of_groups=cases.n_subsets, counts=False,
+        note=wording("data")["surrogate"],
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -358,19 +327,13 @@ def null_split(train: TaskItems, size: int, seed: int) -> NullSplit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consistency:
-    """Repeats and contradictions of one split.
-
-    Attributes:
-        exact_duplicates: Rows that repeat image, question and answer of an earlier one, letter by letter.
-        contradicting_groups: Pairs of image and question that have more than one right answer.
-        ceiling: Largest share of rows that a model which always says the same can answer exactly.
-    """
+    """Repeats and contradictions of one split."""
 
     rows: int
-    exact_duplicates: int
-    contradicting_groups: int
+    exact_duplicates: int  # rows that repeat image, question and answer of an earlier one, letter by letter
+    contradicting_groups: int  # pairs of image and question that have more than one right answer
     contradicting_rows: int
-    ceiling: float
+    ceiling: float  # largest share of rows that a model which always says the same can answer exactly
 
 
 def consistency(items: Sequence[Item], *, one_answer: bool = True) -> Consistency:

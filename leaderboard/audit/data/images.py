@@ -47,19 +47,12 @@ Place = tuple[Path, ImageRef]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Print:
-    """Fingerprints of one image.
+    """Fingerprints of one image."""
 
-    Attributes:
-        sha256: Of the RGB pixels and their size.
-        views: Perceptual hashes of the image, its mirror image and its negative, 256 bits each [3, 4].
-        flat: Whether it shows nothing (a black frame, an empty mask): all such images are alike.
-        comparable: Whether its perceptual hash says anything: it is large enough and has enough contrast.
-    """
-
-    sha256: str
-    views: Hashes
-    flat: bool
-    comparable: bool
+    sha256: str  # of the RGB pixels and their size
+    views: Hashes  # perceptual hashes of the image, its mirror image and its negative, 256 bits each [3, 4]
+    flat: bool  # whether it shows nothing (a black frame, an empty mask): all such images are alike
+    comparable: bool  # whether its perceptual hash says anything: it is large enough and has enough contrast
 
 
 def print_of(image: Image.Image) -> Print:
@@ -68,21 +61,14 @@ def print_of(image: Image.Image) -> Print:
     grey = image.convert("L")
     block = np.asarray(grey.resize((_SIDE, _SIDE), Image.Resampling.BOX), dtype=np.float64)
     flat = float(np.asarray(grey, dtype=np.float32).std()) < MIN_STD
-    comparable = not flat and min(image.size) >= MIN_SIDE and _quality(block) >= MIN_QUALITY
-    waves = _BASIS @ block @ _BASIS.T
-    views = np.stack([_bits(view) for view in (waves, waves * _MIRROR, -waves)])
-    return Print(sha256, views, flat, comparable)
-
-
-def _quality(block: npt.NDArray[np.float64]) -> int:
-    """Return how much contrast a block [64, 64] of luminance has, 0 to 100, by PDQ's measure."""
+    # How much contrast the block has, 0 to 100, by PDQ's measure.
     steps = sum(np.abs(np.trunc(np.diff(block, axis=axis) * 100 / 255)).sum() for axis in (0, 1))
-    return int(min(steps / _GRADIENT_UNIT, 100))
-
-
-def _bits(waves: npt.NDArray[np.float64]) -> Hashes:
-    above = (waves > np.median(waves)).ravel()[_ORDER]
-    return np.packbits(above).view(np.uint64)
+    quality = int(min(steps / _GRADIENT_UNIT, 100))
+    comparable = not flat and min(image.size) >= MIN_SIDE and quality >= MIN_QUALITY
+    waves = _BASIS @ block @ _BASIS.T
+    above = [(view > np.median(view)).ravel()[_ORDER] for view in (waves, waves * _MIRROR, -waves)]
+    views = np.stack([np.packbits(view).view(np.uint64) for view in above])
+    return Print(sha256, views, flat, comparable)
 
 
 class Printer:

@@ -19,26 +19,17 @@ SOURCES_FILE = Path(__file__).resolve().parent.parent / "sources.yaml"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """One published version of a dataset's split.
+    """One published version of a dataset's split."""
 
-    Attributes:
-        title: What it is.
-        how: How to tell what is in it: a list of `fingerprints` of images; the `prepared` train split; or a `pattern`
-            of ids that is searched for in files of the source folder.
-        file: The list of fingerprints, beside this manifest.
-        split_method: How the prepared data's way of splitting must begin, if only one way gives this version.
-        files: Names of the files to search.
-        pattern: Regular expression of an id.
-        id: Name of that id.
-    """
-
-    title: str
+    title: str  # what it is
+    # how to tell what is in it: a list of `fingerprints` of images; the `prepared` train split; or a `pattern` of ids
+    # that is searched for in files of the source folder
     how: Literal["fingerprints", "prepared", "pattern"]
-    file: str = ""
-    split_method: str = ""
-    files: tuple[str, ...] = ()
-    pattern: str = ""
-    id: str = ""
+    file: str = ""  # the list of fingerprints, beside this manifest
+    split_method: str = ""  # how the prepared data's way of splitting must begin, if only one way gives this version
+    files: tuple[str, ...] = ()  # names of the files to search
+    pattern: str = ""  # regular expression of an id
+    id: str = ""  # name of that id
 
 
 PREPARED = Version(title="the train split of these prepared data", how="prepared")
@@ -47,40 +38,24 @@ PREPARED = Version(title="the train split of these prepared data", how="prepared
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """A dataset that tasks are made of.
+    """A dataset that tasks are made of."""
 
-    Attributes:
-        tasks: Tasks on its data.
-        items_of: Those of them whose questions and answers its training data hold; the others share images only.
-        language: Language of the tasks' items; empty if the dataset has one language.
-        versions: By name.
-    """
-
-    tasks: tuple[str, ...]
-    items_of: tuple[str, ...] = ()
-    language: str = ""
-    versions: Mapping[str, Version] = field(default_factory=dict)
+    tasks: tuple[str, ...]  # tasks on its data
+    items_of: tuple[str, ...] = ()  # those whose items its training data hold; others share images only
+    language: str = ""  # language of the tasks' items; empty if the dataset has one language
+    versions: Mapping[str, Version] = field(default_factory=dict)  # by name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
-    """One body of training data that a model declares.
+    """One body of training data that a model declares."""
 
-    Attributes:
-        dataset: A dataset of the manifest; any name where `rows` are given.
-        version: Its version; empty if nobody has said which, so that every known one is tried.
-        split: The part that was trained on.
-        languages: Languages of the rows; empty if nobody has said.
-        rows: A file of these very training rows (JSON lines), relative to the manifest.
-        evidence: Who says so.
-    """
-
-    dataset: str
-    version: str = ""
-    split: str = "train"
-    languages: tuple[str, ...] = ()
-    rows: str = ""
-    evidence: str = ""
+    dataset: str  # a dataset of the manifest; any name where `rows` are given
+    version: str = ""  # its version; empty if nobody has said which, so that every known one is tried
+    split: str = "train"  # the part that was trained on
+    languages: tuple[str, ...] = ()  # languages of the rows; empty if nobody has said
+    rows: str = ""  # a file of these very training rows (JSON lines), relative to the manifest
+    evidence: str = ""  # who says so
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,11 +85,7 @@ _MANIFEST = TypeAdapter(Manifest)
 
 
 def read_sources(path: Path = SOURCES_FILE) -> Manifest:
-    """Read a manifest.
-
-    Raises:
-        UsageError: If it cannot be read or has another form; the message names the place.
-    """
+    """Read a manifest. Raises UsageError if it cannot be read or has another form; the message names the place."""
     value = read_yaml_table(path)
     try:
         return _MANIFEST.validate_python({**value, "folder": path.parent})
@@ -159,8 +130,7 @@ def inherited(
 ) -> Iterator[Inherited | tuple[str, ...]]:
     """Yield what a model and those that it was adapted from declare; a chain of names where one of them is unknown.
 
-    Raises:
-        UsageError: If a model is adapted from itself.
+    Raises UsageError if a model is adapted from itself.
     """
     names = (*through, key)
     if key in through:
@@ -178,13 +148,8 @@ def inherited(
 def lineage_of(model: str, manifests: Sequence[Manifest], datasets: Mapping[str, Dataset]) -> Lineage:
     """Return what a model declares, itself and through those that it was adapted from.
 
-    Args:
-        model: `name` or `name:variant` of the catalogue, or a model of a manifest.
-        manifests: The user's first, ours last.
-        datasets: All datasets of the manifests.
-
-    Raises:
-        UsageError: If there is no such model, or a declaration names a dataset that no manifest has.
+    The user's manifest comes first, ours last; `datasets` are those of all. Raises UsageError if there is no such
+    model, or a declaration names a dataset that no manifest has.
     """
     name, _, variant = model.partition(":")
     own = any(model in manifest.models for manifest in manifests[:-1])

@@ -14,10 +14,9 @@ from medbench.leaderboard.audit.data.findings import (
     Overlap,
     consistency,
     null_split,
-)  # fmt: skip
+)
 from medbench.leaderboard.audit.data.images import Printer
-from medbench.leaderboard.audit.data.items import Item, TaskItems, items_of, read_ids
-from medbench.leaderboard.audit.data.rows import row_count, training_rows
+from medbench.leaderboard.audit.data.items import Item, TaskItems, items_of, read_ids, row_count, training_rows
 from medbench.leaderboard.audit.data.scan import CHECKS, ItemIndex, Scan, Tally
 from medbench.leaderboard.audit.document import Verdict, strongest
 from medbench.tasks.catalog import get_task, select_tasks
@@ -31,27 +30,16 @@ _PROGRESS_FROM = 5000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataToAudit:
-    """What is audited.
+    """What is audited."""
 
-    Attributes:
-        test: Test items of the audited tasks.
-        train: Training items by task: of the audited tasks, and of others whose training data may hold their items.
-        files: The user's own training data, with the folder that the images of each start from.
-        seed: Of the null re-split.
-        images: Whether images are looked at.
-        reveal: Whether texts of credentialed datasets are shown.
-        prepared: All prepared tasks by name.
-        fingerprints: Of the data of each task and file, by name.
-    """
-
-    test: Sequence[TaskItems]
-    train: Sequence[TaskItems] = ()
-    files: Mapping[Path, Path] = field(default_factory=dict)
-    seed: int = 0
-    images: bool = True
-    reveal: bool = False
-    prepared: Mapping[str, Prepared] = field(default_factory=dict)
-    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    test: Sequence[TaskItems]  # test items of the audited tasks
+    train: Sequence[TaskItems] = ()  # by task: of the audited ones, and of others that may hold their items
+    files: Mapping[Path, Path] = field(default_factory=dict)  # the user's training data, and where their images start
+    seed: int = 0  # of the null re-split
+    images: bool = True  # whether images are looked at
+    reveal: bool = False  # whether texts of credentialed datasets are shown
+    prepared: Mapping[str, Prepared] = field(default_factory=dict)  # all prepared tasks by name
+    fingerprints: Mapping[str, str] = field(default_factory=dict)  # of the data of each task and file, by name
 
     @property
     def notes(self) -> list[str]:
@@ -65,15 +53,8 @@ def read_data(
 ) -> DataToAudit:
     """Read prepared data that are to be audited, with their training splits or without.
 
-    Args:
-        tasks: A selection of tasks; None for all that are prepared, variants left out.
-        data_dir: Prepared tasks; None for the mini suite.
-        ids: Files of ids that the native data lack.
-        with_train: Whether training splits are read.
-
-    Raises:
-        UsageError: If a task is unknown.
-        DataError: If a task is not prepared, or a file is missing or broken.
+    `tasks` is a selection, None for all that are prepared, variants left out; `data_dir` None for the mini suite.
+    Raises UsageError if a task is unknown; DataError if a task is not prepared, or a file is missing or broken.
     """
     data_dir = data_dir or prepare_mini_suite()
     if not data_dir.is_dir():
@@ -144,11 +125,7 @@ class DataOverlaps:
 
 
 def find_overlaps(data: DataToAudit) -> DataOverlaps:
-    """Compare test items with training data.
-
-    Raises:
-        DataError: If a file of the user cannot be read.
-    """
+    """Compare test items with training data. Raises DataError if a file of the user cannot be read."""
     printer = Printer(enabled=data.images)
     try:
         index = ItemIndex(data.test, printer)
@@ -159,25 +136,22 @@ def find_overlaps(data: DataToAudit) -> DataOverlaps:
     own = {task.task: task for task in data.train}
     tasks = []
     for task in data.test:
-        splits = {"test": task, **({"train": own[task.task]} if task.task in own else {})}
+        mine = own.get(task.task)
+        splits = {"test": task, **({"train": mine} if mine else {})}
         comparisons = (
             Comparison(
-                index=index, task=task, corpus=_as_seen_by(task, corpus), tally=tally, null=nulls.get(task.task),
-                images=data.images,
+                index=index, task=task, tally=tally, null=nulls.get(task.task), images=data.images,
+                corpus=replace(corpus, origin="own") if corpus.name == _train_name(task) else corpus,
             )
             for corpus, tally in found
         )  # fmt: skip
+        within = {split: consistency(part.items, one_answer=task.kind != "report") for split, part in splits.items()}
         tasks.append(
             TaskOverlaps(
-                task=task,
-                train_rows=len(own[task.task].items) if task.task in own else 0,
-                within={
-                    split: consistency(part.items, one_answer=task.kind != "report") for split, part in splits.items()
-                },
-                null=nulls.get(task.task),
+                task=task, train_rows=len(mine.items) if mine else 0, within=within, null=nulls.get(task.task),
                 overlaps=tuple(one.overlap() for one in comparisons),
             )
-        )
+        )  # fmt: skip
     return DataOverlaps(
         data=data, tasks=tuple(tasks), index=index, tallies={corpus.name: tally for corpus, tally in found}
     )
@@ -185,10 +159,6 @@ def find_overlaps(data: DataToAudit) -> DataOverlaps:
 
 def _train_name(task: TaskItems) -> str:
     return f"{task.task} train"
-
-
-def _as_seen_by(task: TaskItems, corpus: Corpus) -> Corpus:
-    return replace(corpus, origin="own") if corpus.name == _train_name(task) else corpus
 
 
 def _scanned(data: DataToAudit, index: ItemIndex, printer: Printer) -> Iterator[tuple[Corpus, Tally]]:

@@ -1,19 +1,56 @@
-"""One pass over training data: what of the test items is in it. Memory does not grow with the training data."""
+"""One pass over training data: what of the test items is in it. Memory does not grow with the training data.
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+A training text contains a test text if it holds at least 0.8 of its runs of eight words (facts on the base rates are in
+docs/audit-data.md). Texts under eight words are compared exactly only. A test text is looked up by its rarest runs,
+only as many as a text that holds 0.8 of all cannot miss.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from medbench.leaderboard.audit.data.images import ImageIndex, Match, Place, Printer, places_of
+from medbench.leaderboard.audit.data.images import ImageIndex, Place, Printer, places_of
 from medbench.leaderboard.audit.data.items import SAME_NAME, Item, TaskItems
-from medbench.leaderboard.audit.data.texts import TextIndex
 from medbench.leaderboard.audit.normalise import norm_v1
+
+CONTAINMENT = 0.8
+GRAM = 8
+
+
+def _runs_of(text: str) -> set[int]:
+    """Return hashes of the distinct runs of eight words of a normalised text; 64 bits do not meet by chance."""
+    words = text.split()
+    return set(map(hash, zip(*(words[place:] for place in range(GRAM)), strict=False)))
+
+
+class TextIndex:
+    """The distinct normalised texts of the test side."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = texts
+        counts = Counter(run for text in texts for run in _runs_of(text))
+        self._by_run: dict[int, list[int]] = defaultdict(list)
+        for number, text in enumerate(texts):
+            rarest = sorted(_runs_of(text), key=lambda run: (counts[run], run))
+            for run in rarest[: len(rarest) - math.ceil(CONTAINMENT * len(rarest)) + 1]:
+                self._by_run[run].append(number)
+
+    def contained_in(self, text: str) -> Iterator[tuple[int, float]]:
+        """Yield the numbers of test texts that a normalised text contains, and the share of their runs in it."""
+        theirs = _runs_of(text)
+        for number in sorted({number for run in theirs & self._by_run.keys() for number in self._by_run[run]}):
+            ours = _runs_of(self._texts[number])
+            share = len(ours & theirs) / len(ours)
+            if share >= CONTAINMENT:
+                yield number, share
+
 
 Check = Literal["item", "near_item", "text", "near_text", "image", "near_image", "review_image", "blank_image"]
 CHECKS: tuple[Check, ...] = get_args(Check)
@@ -37,34 +74,22 @@ class Witness:
 
 @dataclass(slots=True)
 class Tally:
-    """What one body of training data shares with N test items; memory depends on these alone.
+    """What one body of training data shares with N test items; memory depends on these alone."""
 
-    Attributes:
-        items: How many test items there are, N.
-        rows: Training rows that were seen.
-        images: Images that these rows name; `unreadable` are those that could not be decoded.
-        shared: For each check whether a test item has a partner in the training data [N].
-        groups: Values of ids that are on both sides, by task and name of the id.
-        in_groups: By name of the id, whether a test item's id is in the training data [N].
-        known_ids: Names of the ids that any training row has.
-        witnesses: The first partner of a test item, by check.
-    """
-
-    items: int
-    rows: int = 0
-    images: int = 0
+    items: int  # how many test items there are, N
+    rows: int = 0  # training rows that were seen
+    images: int = 0  # images that these rows name; `unreadable` are those that could not be decoded
     unreadable: int = 0
-    shared: dict[Check, Flags] = field(default_factory=dict)
+    shared: dict[Check, Flags] = field(default_factory=dict)  # by check: has a partner [N]
+    # values of ids that are on both sides, by task and name of the id
     groups: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
-    in_groups: dict[str, Flags] = field(default_factory=dict)
-    known_ids: set[str] = field(default_factory=set)
+    in_groups: dict[str, Flags] = field(default_factory=dict)  # by name: is the id in the training data [N]
+    known_ids: set[str] = field(default_factory=set)  # names of the ids that any training row has
+    # the first partner of a test item, by check
     witnesses: dict[Check, dict[int, Witness]] = field(default_factory=lambda: defaultdict(dict))
 
     def __post_init__(self) -> None:
-        self.shared = {check: self._none() for check in CHECKS}
-
-    def _none(self) -> Flags:
-        return np.zeros(self.items, dtype=bool)
+        self.shared = {check: np.zeros(self.items, dtype=bool) for check in CHECKS}
 
     def share(self, check: Check, items: Iterable[int], witness: Witness) -> None:
         """Note that test items have a partner."""
@@ -73,32 +98,23 @@ class Tally:
                 self.shared[check][item] = True
                 self.witnesses[check][item] = witness
 
-    def share_id(self, task: str, name: str, value: str, item: int) -> None:
-        """Note that a test item's id is in the training data."""
-        self.groups[task, name].add(value)
-        if name not in self.in_groups:
-            self.in_groups[name] = self._none()
-        self.in_groups[name][item] = True
-
     def by_id(self, name: str) -> Flags:
         """Return whether each test item's id of this name is in the training data [N]."""
-        return self.in_groups.get(name, self._none())
+        return self.in_groups.get(name, np.zeros(self.items, dtype=bool))
 
 
 class ItemIndex:
     """The test items of all audited tasks, numbered one task behind the other, by all that they can be found by.
 
-    Attributes:
-        items: All items; `asked` has question and answer of each, normalised.
-        texts: Distinct normalised texts; `items_of_text` has the items of each.
-        places: Distinct images; `prints` has their fingerprints, `items_of_image` the items of each.
+    `asked` has question and answer of each item, normalised; `texts` and `places` are the distinct texts and images.
     """
 
     def __init__(self, tasks: Sequence[TaskItems], printer: Printer) -> None:
-        self.tasks = tuple(tasks)
         self.items = [item for task in tasks for item in task.items]
-        self.asked = [_asked(item) for item in self.items]
-        self._task_of = [task for task in tasks for _ in task.items]
+        ends = list(accumulate((len(task.items) for task in tasks), initial=0))
+        self._ranges = {task.task: range(*ends[place : place + 2]) for place, task in enumerate(tasks)}
+        self.asked = [(norm_v1(item.question) or "", norm_v1(item.answer) or "") for item in self.items]
+        self.task_of = [task for task in tasks for _ in task.items]
         self._families = sorted({task.family for task in tasks})
         self._index_texts()
         self.places = places_of(self.items)
@@ -115,22 +131,22 @@ class ItemIndex:
                 if place == len(self.items_of_text):
                     self.items_of_text.append([])
                 self.items_of_text[place].append(number)
-                if self.task_at(number).kind == "qa":
+                if self.task_of[number].kind == "qa":
                     self._answers[place, self.asked[number][1]].append(number)
         self.texts = tuple(self.numbers_of_texts)
 
     def _index_images_and_ids(self) -> None:
         numbers = {place: number for number, place in enumerate(self.places)}
         self.items_of_image: list[list[int]] = [[] for _ in self.places]
-        self._keys: dict[tuple[int, tuple[str, str]], list[int]] = defaultdict(list)
+        self.keys: dict[tuple[int, tuple[str, str]], list[int]] = defaultdict(list)
         self._ids: dict[tuple[str, str, str], list[int]] = defaultdict(list)
         for number, item in enumerate(self.items):
             for image in item.images:
                 place = numbers[item.source, image]
                 self.items_of_image[place].append(number)
-                self._keys[place, self.asked[number]].append(number)
+                self.keys[place, self.asked[number]].append(number)
             for name, value in item.ids():
-                self._ids[self.task_at(number).family, name, value].append(number)
+                self._ids[self.task_of[number].family, name, value].append(number)
 
     @cached_property
     def near_texts(self) -> TextIndex:
@@ -144,21 +160,12 @@ class ItemIndex:
 
     def range_of(self, task: str) -> range:
         """Return the numbers of a task's items."""
-        start = 0
-        for one in self.tasks:
-            if one.task == task:
-                return range(start, start + len(one.items))
-            start += len(one.items)
-        return range(0)
+        return self._ranges.get(task, range(0))
 
     def count(self, flags: Flags, task: str) -> int:
         """Return how many of a task's items have a flag [N]."""
         numbers = self.range_of(task)
         return int(flags[numbers.start : numbers.stop].sum())
-
-    def task_at(self, item: int) -> TaskItems:
-        """Return the task of an item."""
-        return self._task_of[item]
 
     def with_answer(self, text: int, row: Item) -> list[int]:
         """Return items of text-only tasks with this text and the answer of a row.
@@ -168,18 +175,10 @@ class ItemIndex:
         answers = {row.answer} if row.answer else {"", *row.texts}
         return [item for answer in answers for item in self._answers.get((text, norm_v1(answer) or ""), ())]
 
-    def about_image(self, image: int, row: Item) -> list[int]:
-        """Return items that ask about an image what a row asks, with the same answer."""
-        return [item for asked in _askings(row) for item in self._keys.get((image, asked), ())]
-
     def with_id(self, family: str, name: str, value: str) -> list[int]:
         """Return items with an id: of one dataset, or of any where nobody says of which it is."""
         families = [family] if family else self._families
         return [item for one in families for item in self._ids.get((one, name, value), ())]
-
-
-def _asked(item: Item) -> tuple[str, str]:
-    return norm_v1(item.question) or "", norm_v1(item.answer) or ""
 
 
 def _askings(row: Item) -> list[tuple[str, str]]:
@@ -190,14 +189,7 @@ def _askings(row: Item) -> list[tuple[str, str]]:
 
 
 class Scan:
-    """A running pass.
-
-    Args:
-        index: The test items.
-        printer: Makes fingerprints of training images.
-        keep_prints: Whether the images come up again.
-        declared: Whether these are declared training data, of which no images are opened and no near texts looked for.
-    """
+    """A running pass; of `declared` training data no images are opened and no near texts looked for."""
 
     def __init__(
         self, index: ItemIndex, printer: Printer, *, keep_prints: bool = False, declared: bool = False
@@ -233,11 +225,9 @@ class Scan:
 
     def _texts(self, rows: Sequence[Item], tally: Tally, language: str) -> None:
         settled = self._settled.setdefault(language, set())
-        for row in rows:
-            for original in row.texts:
-                text = norm_v1(original)
-                if text is not None:
-                    self._text(row, text, original, tally, settled)
+        for row, original in ((one, text) for one in rows for text in one.texts):
+            if (text := norm_v1(original)) is not None:
+                self._text(row, text, original, tally, settled)
 
     def _text(self, row: Item, text: str, original: str, tally: Tally, settled: set[int]) -> None:
         index = self._index
@@ -253,7 +243,7 @@ class Scan:
             witness = Witness(row.item_id, original, f"containment {share:.2f}")
             tally.share("near_text", items, witness)
             tally.share("near_item", index.with_answer(number, row), witness)
-            if all(tally.shared["near_item"][item] or index.task_at(item).kind != "qa" for item in items):
+            if all(tally.shared["near_item"][item] or index.task_of[item].kind != "qa" for item in items):
                 # Another text that contains this one could tell nothing new.
                 settled.add(number)
 
@@ -269,15 +259,12 @@ class Scan:
             for image in row.images:
                 owners[row.source, image].append(row)
         for match in self._index.near_images.match(prints):
-            self._image(match, owners[places[match.row]], tally)
-
-    def _image(self, match: Match, rows: Sequence[Item], tally: Tally) -> None:
-        how = {"exact": "equal pixels", "blank": "equal, blank"}.get(match.how, f"{match.bits} bits, {match.view}")
-        witness = Witness(rows[0].item_id, "", how)
-        tally.share(_IMAGE_CHECKS[match.how], self._index.items_of_image[match.image], witness)
-        if match.how in _ITEM_CHECKS:
-            for row in rows:
-                items = self._index.about_image(match.image, row)
+            theirs = owners[places[match.row]]
+            how = {"exact": "equal pixels", "blank": "equal, blank"}.get(match.how, f"{match.bits} bits, {match.view}")
+            witness = Witness(theirs[0].item_id, "", how)
+            tally.share(_IMAGE_CHECKS[match.how], self._index.items_of_image[match.image], witness)
+            for row in theirs if match.how in _ITEM_CHECKS else ():
+                items = [item for asked in _askings(row) for item in self._index.keys.get((match.image, asked), ())]
                 tally.share(_ITEM_CHECKS[match.how], items, Witness(row.item_id, row.answer, how))
 
     def _ids(self, row: Item, tally: Tally) -> None:
@@ -287,7 +274,8 @@ class Scan:
             if name == SAME_NAME and row.family and not self._declared:
                 continue
             for item in self._index.with_id(row.family, name, value):
-                tally.share_id(self._index.task_at(item).task, name, value, item)
+                tally.groups[self._index.task_of[item].task, name].add(value)
+                tally.in_groups.setdefault(name, np.zeros(tally.items, dtype=bool))[item] = True
                 # The same image by its id or name, with the same question and answer, is the same item.
                 if name in {"image", SAME_NAME} and row.answer and self._index.asked[item] in _askings(row):
                     tally.share("item", [item], Witness(row.item_id, row.answer, f"same {name}"))

@@ -44,50 +44,33 @@ _TRAIN_FORM = 'Expected: one JSON object a line with "reference" (text), or one 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskData:
-    """What a task's prepared data hold for an audit.
+    """What a task's prepared data hold for an audit."""
 
-    Attributes:
-        kind: Its kind.
-        samples: Test samples by id.
-        whole_split: Reference and case of every test sample.
-        train_texts: Training references of all tasks at hand, and what else the user knows of; None where none are
-            known of this task. `train_references` are the long ones, normalised.
-    """
-
-    kind: Kind
-    samples: Mapping[str, Sample]
-    whole_split: Sequence[tuple[str | None, str]]
+    kind: Kind  # its kind
+    samples: Mapping[str, Sample]  # test samples by id
+    whole_split: Sequence[tuple[str | None, str]]  # reference and case of every test sample
+    # training references of all tasks at hand, and what else the user knows of; None where none are known of this task.
+    # `train_references` are the long ones, normalised.
     train_texts: Sequence[str] | None
     train_references: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """A model's answers by task.
+    """A model's answers by task."""
 
-    Attributes:
-        name: Title of the model, or the name of the file.
-        run: Identity of the run; of a file a part of its digest.
-        cells: The answers, of the tasks that could be read.
-        tables: Their scores, where there are some.
-        problems: Why the other tasks could not be checked.
-        notes: What must be said beside a verdict on them.
-    """
-
-    name: str
-    run: str
-    cells: Mapping[str, Cell]
-    tables: Mapping[str, ScoreTable] = field(default_factory=dict)
-    problems: Mapping[str, str] = field(default_factory=dict)
-    notes: Sequence[str] = ()
+    name: str  # title of the model, or the name of the file
+    run: str  # identity of the run; of a file a part of its digest
+    cells: Mapping[str, Cell]  # the answers, of the tasks that could be read
+    tables: Mapping[str, ScoreTable] = field(default_factory=dict)  # their scores, where there are some
+    problems: Mapping[str, str] = field(default_factory=dict)  # why the other tasks could not be checked
+    notes: Sequence[str] = ()  # what must be said beside a verdict on them
 
 
 def read_run_answers(path: Path, data: Mapping[str, TaskData | str]) -> Answers:
     """Read a finished run's answers beside its references: by task the prepared data, or why there are none.
 
-    Raises:
-        RunError: If the folder is no finished run.
-        DataError: If its results are malformed.
+    Raises RunError if the folder is no finished run; DataError if its results are malformed.
     """
     results = read_results(path)
     tables: dict[str, ScoreTable] = {}
@@ -120,14 +103,11 @@ def _answered(table: ScoreTable, data: TaskData) -> list[Answered]:
             what = "is no sample of the prepared data" if sample is None else "was scored twice"
             raise DataError(f"A sample {what}: {record.sample_id!r}.", "Score the run again: medbench score RUN")
         found[record.sample_id] = Answered(
-            sample_id=record.sample_id,
-            group=record.group,
-            prediction=None if record.state in {"error", "empty"} else record.prediction,
-            reference=sample.reference,
-            question=" ".join(sample.inputs.values()),
-            closed=bool(sample.choices) or data.kind in _CLOSED_KINDS,
+            sample_id=record.sample_id, group=record.group,
+            prediction=None if record.state in {"error", "empty"} else record.prediction, reference=sample.reference,
+            question=" ".join(sample.inputs.values()), closed=bool(sample.choices) or data.kind in _CLOSED_KINDS,
             truncated=record.state == "truncated",
-        )
+        )  # fmt: skip
     return list(found.values())
 
 
@@ -136,11 +116,7 @@ def read_task_data(
 ) -> dict[str, TaskData | str]:
     """Return the prepared data that a run answered by task, or why they could not be read.
 
-    Args:
-        path: Folder of the run.
-        results: Its results.
-        data_dir: Where the prepared tasks are now, if not where the run found them.
-        more_references: Training references that the user knows of beside those of the prepared tasks.
+    `data_dir` is where the prepared data are now, if not where the run found them.
     """
     settings = load_settings(path / "run.yaml", {"data_dir": data_dir})
     found = {task: _load(settings, results, task) for task in results.tasks}
@@ -177,8 +153,7 @@ def _load(settings: Settings, results: Results, task: str) -> TaskData | str:
 def refuse_unequal(task: str, ours: Cell, theirs: Cell, name: str) -> None:
     """Refuse to set a model beside one that answered other items.
 
-    Raises:
-        UsageError: With how many items only one of the two has, and the first of them.
+    Raises UsageError with how many items only one of the two has, and the first of them.
     """
     mine, others = ({item.sample_id: item.group for item in cell.items} for cell in (ours, theirs))
     apart = sorted(mine.keys() ^ others.keys())
@@ -226,15 +201,9 @@ def read_predictions(
 ) -> Answers:
     """Read predictions as the answers to one task, named after its kind.
 
-    Args:
-        given: A JSON-lines file, or such rows.
-        kind: What was asked; answers of closed kinds prove nothing.
-        name: Name of the model or file.
-        train: Known training references; None if none are known.
-
-    Raises:
-        DataError: If the file cannot be read, a line has another form, an id occurs twice, or no line at all has a
-            prediction or a reference; messages name lines and fields, never values.
+    Answers of closed kinds prove nothing; `train` is None if no training references are known. Raises DataError if the
+    file cannot be read, a line has another form, an id occurs twice, or no line at all has a prediction or a reference;
+    messages name lines and fields, never values.
     """
     where_from = str(given) if isinstance(given, Path) else name
     rows = parse_lines(given, _ROW, _FORM) if isinstance(given, Path) else _checked(given, name)

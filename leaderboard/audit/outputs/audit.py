@@ -7,20 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from medbench.harness.results import Results, read_results
 from medbench.leaderboard.audit.document import FOUND, Audit, TaskVerdict, table_of, write_audit
-from medbench.leaderboard.audit.outputs.answers import (
-    Answers,
-    TaskData,
-    read_predictions,
-    read_run_answers,
-    read_task_data,
-    read_train_references,
-    refuse_unequal,
-)  # fmt: skip
+from medbench.leaderboard.audit.outputs import answers as read
+from medbench.leaderboard.audit.outputs.answers import Answers, TaskData
 from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, count_matches
-from medbench.leaderboard.audit.outputs.controls import matches_by_chance, run_controls
 from medbench.leaderboard.audit.outputs.evidence import effects, find_evidence
 from medbench.leaderboard.audit.outputs.report import TaskOutputs, report_outputs
-from medbench.leaderboard.audit.outputs.verdict import Peer, Share, audit_outputs
+from medbench.leaderboard.audit.outputs.verdict import Peer, Share, audit_outputs, matches_by_chance, run_controls
 from medbench.leaderboard.runs import AUDIT_FILE, is_credentialed
 from medbench.tasks.foundation.console import warn
 from medbench.tasks.foundation.errors import MedbenchError, UsageError
@@ -37,11 +29,9 @@ Predictions = Path | Iterable[Mapping[str, Any]]
 def audit_answers(given: "str | Predictions | DataFrame", kind: Kind | None = None, **options: Any) -> Audit:
     """Audit a model's outputs: those of a run, of a file of predictions, or of rows in memory.
 
-    Args:
-        given: Folder of a run; or a JSON-lines file, or rows (mappings, or a pandas DataFrame), with sample_id, group,
-            prediction and reference.
-        kind: What predictions answer; `report` if it is not given. A run knows its own.
-        options: As for `audit_run` or `audit_predictions`.
+    Rows are mappings or a pandas DataFrame, with sample_id, group, prediction and reference; `kind` is what predictions
+    answer, `report` if it is not given, and a run knows its own. Options are those of `audit_run` or
+    `audit_predictions`.
     """
     if isinstance(given, str):
         given = Path(given)
@@ -61,22 +51,14 @@ def audit_run(
 ) -> Audit:  # fmt: skip
     """Audit the outputs of a run.
 
-    Args:
-        path: Its folder.
-        peers: Folders of runs that answered the same items; the run itself among them is left out.
-        train_references: A file of training references that are known beside those of the prepared tasks.
-        data_dir: Where the prepared tasks are now, if not where the run found them.
-        reveal: Whether texts of credentialed data are shown.
-
-    Raises:
-        RunError: If a folder is no finished run.
-        UsageError: If a peer answered other data or other items.
-        DataError: If results are malformed.
+    The run itself among its peers is left out. `train_references` is a file of those that are known beside the prepared
+    ones, `data_dir` where the prepared tasks are now, if not where the run found them. Raises RunError if a folder is
+    no finished run; UsageError if a peer answered other data or other items; DataError if results are malformed.
     """
     results = read_results(path)
-    more = read_train_references(train_references) if train_references is not None else []
-    data = read_task_data(path, results, data_dir, more)
-    ours = read_run_answers(path, data)
+    more = read.read_train_references(train_references) if train_references is not None else []
+    data = read.read_task_data(path, results, data_dir, more)
+    ours = read.read_run_answers(path, data)
     titles = {task: result.title for task, result in results.tasks.items()}
     closed = frozenset(task for task in results.tasks if is_credentialed(results, task))
     train_texts = {task: one.train_texts for task, one in data.items() if isinstance(one, TaskData)}
@@ -101,7 +83,7 @@ def _peer_runs(
                     f"The peer {theirs.model.title} answered other data of {task}.",
                     "Give peers that answered the same.",
                 )
-        found[theirs.run] = read_run_answers(folder, {task: data[task] for task in theirs.tasks if task in data})
+        found[theirs.run] = read.read_run_answers(folder, {task: data[task] for task in theirs.tasks if task in data})
     return list(found.values())
 
 
@@ -109,15 +91,12 @@ def _facts(results: Results) -> dict[str, Any]:
     model = results.model
     trained = ", ".join(sorted(model.trained_on)) or "none of these tasks"
     return {
-        "run": results.run,
-        "model": model.name,
-        "weights": model.weights,
-        "suite": results.suite,
+        "run": results.run, "model": model.name, "weights": model.weights, "suite": results.suite,
         "samples per task": "all" if results.limit is None else f"the first {results.limit}",
         "seed": results.seed,
         "declared training splits": trained if model.declared else "nothing was declared",
         "data of": {task: result.data for task, result in results.tasks.items()},
-    }
+    }  # fmt: skip
 
 
 def audit_predictions(
@@ -126,23 +105,16 @@ def audit_predictions(
 ) -> Audit:  # fmt: skip
     """Audit predictions without a run.
 
-    Args:
-        given: A JSON-lines file, or rows, with sample_id, group, prediction and reference.
-        kind: What was asked.
-        train_references: Known training references, or a file of them.
-        peers: Predictions of other models on the same items: files, or rows by name of the model.
-        name: What the report calls rows; a file has its own name.
-
-    Raises:
-        DataError: If a file is broken.
-        UsageError: If a peer has other items.
+    What is given are JSON lines, or rows, with sample_id, group, prediction and reference; `peers` are the same of
+    other models on the same items, rows by name of the model. `name` is what the report calls rows; a file has its own.
+    Raises DataError if a file is broken; UsageError if a peer has other items.
     """
-    train = read_train_references(train_references) if isinstance(train_references, Path) else train_references
+    train = read.read_train_references(train_references) if isinstance(train_references, Path) else train_references
     known = None if train is None else list(train)
     others = peers if isinstance(peers, Mapping) else {path.name: path for path in peers}
     called = given.name if isinstance(given, Path) else name
     ours, *theirs = (
-        read_predictions(one, kind, name=title, train=known) for title, one in [(called, given), *others.items()]
+        read.read_predictions(one, kind, name=title, train=known) for title, one in [(called, given), *others.items()]
     )
     facts = {"file sha256": given, "training references sha256": train_references}
     found = _examined(ours, {kind: kind}, theirs, {kind: known})
@@ -175,7 +147,7 @@ def selftest(path: Path, data_dir: Path | None = None, *, seed: int = 0) -> Audi
     The verdict of a task is that on the planted leak; `outcome` among its facts says whether the audit works.
     """
     results = read_results(path)
-    run = read_run_answers(path, read_task_data(path, results, data_dir))
+    run = read.read_run_answers(path, read.read_task_data(path, results, data_dir))
     found = {task: run_controls(cell, seed=seed) for task, cell in run.cells.items()}
     tasks = {
         task: TaskVerdict(
@@ -193,26 +165,20 @@ def selftest(path: Path, data_dir: Path | None = None, *, seed: int = 0) -> Audi
         "outcome": lambda task: found[task].outcome,
     }
     return Audit(
-        kind="selftest",
-        title="Self-test of the leakage audit",
-        question="Would a leak in these outputs be found, and its control not?",
-        run=results.run,
-        tasks=tasks,
+        kind="selftest", title="Self-test of the leakage audit",
+        question="Would a leak in these outputs be found, and its control not?", run=results.run, tasks=tasks,
         tables=[table_of(found, columns)],
         notes=[f"{results.tasks[task].title}: could not be checked: {why}" for task, why in run.problems.items()],
         settings={"seed": seed, "thresholds": asdict(THRESHOLDS)},
         command="medbench audit selftest RUN",
-    )
+    )  # fmt: skip
 
 
 def _command(what: str, peers: int, *, train: bool, reveal: bool = False) -> str:
     words = [
-        "medbench audit model",
-        what,
-        *(["--peers", *["PEER"] * peers] if peers else []),
-        *(["--train-references FILE"] if train else []),
-        *(["--reveal"] if reveal else []),
-    ]
+        "medbench audit model", what, *(["--peers", *["PEER"] * peers] if peers else []),
+        *(["--train-references FILE"] if train else []), *(["--reveal"] if reveal else []),
+    ]  # fmt: skip
     return " ".join(words)
 
 
@@ -225,9 +191,15 @@ def _examined(
     for peer in sorted(peers, key=lambda one: (one.name, one.run)):
         name = f"{peer.name} #{peer.run[:6]}" if peer.tables else peer.name
         for task in (task for task in ours.cells if task in peer.cells):
-            refuse_unequal(task, ours.cells[task], peer.cells[task], name)
+            read.refuse_unequal(task, ours.cells[task], peer.cells[task], name)
             beside[task][name] = peer
-    counted = {task: [_counted(name, one, task) for name, one in found.items()] for task, found in beside.items()}
+    counted: dict[str, list[Peer]] = {}
+    for task, others in beside.items():
+        for name, peer in others.items():
+            counts = count_matches(peer.cells[task], THRESHOLDS.min_words)
+            share = Share(matches=counts.matches, of=counts.clusters)
+            one = Peer(name=name, run=peer.run, share=share, exact=sum(counts.exact))
+            counted.setdefault(task, []).append(one)
     judged = audit_outputs(ours.cells, counted)
     found = {}
     for task, cell in ours.cells.items():
@@ -235,12 +207,8 @@ def _examined(
         told = task in ours.tables and counts.matches >= THRESHOLDS.fewest_suspicious
         scores = {name: peer.tables[task] for name, peer in beside[task].items() if task in peer.tables}
         found[task] = TaskOutputs(
-            title=titles[task],
-            run=ours.run if ours.tables else "",
-            cell=cell,
-            judged=judged[task],
-            controls=run_controls(cell),
-            chance=matches_by_chance(cell, THRESHOLDS.min_words),
+            title=titles[task], run=ours.run if ours.tables else "", cell=cell, judged=judged[task],
+            controls=run_controls(cell), chance=matches_by_chance(cell, THRESHOLDS.min_words),
             evidence=find_evidence(
                 cell, counts, train_texts.get(task), task=task, withheld=task in withheld,
                 peers={name: peer.cells[task] for name, peer in beside[task].items()},
@@ -249,9 +217,3 @@ def _examined(
             withheld=task in withheld,
         )  # fmt: skip
     return found
-
-
-def _counted(name: str, peer: Answers, task: str) -> Peer:
-    counts = count_matches(peer.cells[task], THRESHOLDS.min_words)
-    share = Share(matches=counts.matches, of=counts.clusters)
-    return Peer(name=name, run=peer.run, share=share, exact=sum(counts.exact))

@@ -8,7 +8,7 @@ that equals several cases' reference, or that the model also says of other cases
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from itertools import compress
 from typing import Literal, get_args
 
 import numpy as np
@@ -24,18 +24,6 @@ Reason = Literal[
     "model_repeats_itself", "truncated", "missing",
 ]  # fmt: skip
 REASONS: tuple[Reason, ...] = get_args(Reason)
-REASON_TEXTS: dict[Reason, str] = {
-    "eligible": "could prove something",
-    "no_reference": "no reference",
-    "closed": "the answer comes from a list, or is no text",
-    "short": "too few words",
-    "in_the_question": "the question has the reference in it",
-    "in_train_refs": "a known training reference is the same",
-    "shared_across_clusters": "another case has the same reference",
-    "model_repeats_itself": "the matching answer is given to another case too",
-    "truncated": "the answer was cut at the length limit",
-    "missing": "no answer",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,44 +31,25 @@ class Thresholds:
     """The numbers by which an audit of outputs decides; every report repeats them.
 
     The defaults hold in simulations with invented reports; `docs/audit.md` has the table.
-
-    Attributes:
-        min_words: Words that a reference needs, normalised, to be hardly ever written twice.
-        sensitive_words: The same for the second look that is reported beside the first.
-        tolerated_rate: Share of eligible references that an honest model may reproduce.
-        alpha: Level of `strong`, by Holm over the tasks that could be tested.
-        suspicious_alpha: Level of `suspicious`, for one task alone.
-        fewest_matches: Cases with a match that `strong` needs.
-        fewest_suspicious: Cases with a match that `suspicious` needs.
-        fewest_clusters: Cases with an eligible reference below which nothing is tested.
-        fewest_peers: Peers from which on their own rate replaces the tolerated one, if it is higher.
-        near_similarity: Word LCS over the longer text from which on a pair counts as a near match (evidence only).
-        near_words: Words that both texts of a near match need.
-        fewest_graded: Answers that must tell of a model's skill at single sentences before it explains anything.
-        skill_ceiling: Most that this skill may explain of one reference.
-        skill_alpha: Level of `suspicious` beyond what this skill explains: that line an honest model may well reach.
-        power: Probability with which the detectable rate would have been found.
-        planted: Share of cases that a planted leak takes.
-        fewest_clean_clusters: Cases without a match below which no score without them is given.
     """
 
-    min_words: int = 8
-    sensitive_words: int = 12
-    tolerated_rate: float = 0.005
-    alpha: float = 0.001
-    suspicious_alpha: float = 0.05
-    fewest_matches: int = 5
-    fewest_suspicious: int = 3
-    fewest_clusters: int = 20
-    fewest_peers: int = 3
-    near_similarity: float = 0.9
-    near_words: int = 12
-    fewest_graded: int = 10
-    skill_ceiling: float = 0.1
-    skill_alpha: float = 0.01
-    power: float = 0.8
-    planted: float = 0.1
-    fewest_clean_clusters: int = 30
+    min_words: int = 8  # words that a reference needs, normalised, to be hardly ever written twice
+    sensitive_words: int = 12  # the same for the second look that is reported beside the first
+    tolerated_rate: float = 0.005  # share of eligible references that an honest model may reproduce
+    alpha: float = 0.001  # level of `strong`, by Holm over the tasks that could be tested
+    suspicious_alpha: float = 0.05  # level of `suspicious`, for one task alone
+    fewest_matches: int = 5  # cases with a match that `strong` needs
+    fewest_suspicious: int = 3  # cases with a match that `suspicious` needs
+    fewest_clusters: int = 20  # cases with an eligible reference below which nothing is tested
+    fewest_peers: int = 3  # peers from which on their own rate replaces the tolerated one, if it is higher
+    near_similarity: float = 0.9  # word LCS over the longer text from which on a pair is a near match (evidence only)
+    near_words: int = 12  # words that both texts of a near match need
+    fewest_graded: int = 10  # answers that must tell of a model's skill at single sentences before it explains anything
+    skill_ceiling: float = 0.1  # most that this skill may explain of one reference
+    skill_alpha: float = 0.01  # level of `suspicious` beyond this skill: that line an honest model may well reach
+    power: float = 0.8  # probability with which the detectable rate would have been found
+    planted: float = 0.1  # share of cases that a planted leak takes
+    fewest_clean_clusters: int = 30  # cases without a match below which no score without them is given
 
 
 THRESHOLDS = Thresholds()
@@ -88,23 +57,15 @@ THRESHOLDS = Thresholds()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """One answer of a model beside its reference.
+    """One answer of a model beside its reference."""
 
-    Attributes:
-        sample_id: The sample; unique.
-        group: The case that it belongs to: patient, study, image, document.
-        prediction: What the model said; None where it said nothing or failed.
-        closed: Whether the answer comes from a list, or is no text at all.
-        truncated: Whether the answer was cut at the length limit.
-    """
-
-    sample_id: str
-    group: str
-    prediction: str | None
+    sample_id: str  # the sample; unique
+    group: str  # the case that it belongs to: patient, study, image, document
+    prediction: str | None  # what the model said; None where it said nothing or failed
     reference: str | None
     question: str = ""
-    closed: bool = False
-    truncated: bool = False
+    closed: bool = False  # whether the answer comes from a list, or is no text at all
+    truncated: bool = False  # whether the answer was cut at the length limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -133,46 +94,33 @@ class Cell:
 
     def fingerprint(self) -> str:
         """Return the identity of answers, references and cases, for whoever wants to repeat an audit."""
-        rows = [
-            (item.sample_id, item.group, prediction, reference)
-            for item, prediction, reference in zip(self.items, self.predictions, self.references, strict=True)
-        ]
-        return fingerprint(rows)
+        ids = ((item.sample_id, item.group) for item in self.items)
+        return fingerprint([(*one, *texts) for one, *texts in zip(ids, self.predictions, self.references, strict=True)])
 
 
 def make_cell(
-    items: Iterable[Answered],
-    *,
-    train_references: frozenset[str] | None,
+    items: Iterable[Answered], *, train_references: frozenset[str] | None,
     whole_split: Iterable[tuple[str | None, str]] = (),
-) -> Cell:
+) -> Cell:  # fmt: skip
     """Normalise a task's answers: ids are unique, in any order.
 
-    Args:
-        items: The answers.
-        train_references: What `long_texts` makes of known training references; None if none are known.
-        whole_split: Reference and case of every sample of the test split, where not all were answered.
+    `whole_split` has reference and case of every sample of the test split, where not all were answered;
+    `train_references` is None if none are known.
     """
     ordered = sorted(items, key=lambda item: item.sample_id)
-    references = [norm_v1(item.reference) for item in ordered]
-    known = [(norm_v1(reference), group) for reference, group in whole_split]
+    own = [(norm_v1(item.reference), item.group) for item in ordered]
     return Cell(
-        items=ordered,
-        predictions=[norm_v1(item.prediction) for item in ordered],
-        references=references,
-        questions=[norm_v1(item.question) for item in ordered],
-        reference_clusters=_clusters(
-            [*references, *(reference for reference, _ in known)],
-            [*(item.group for item in ordered), *(group for _, group in known)],
-        ),
+        items=ordered, predictions=[norm_v1(item.prediction) for item in ordered],
+        references=[reference for reference, _ in own], questions=[norm_v1(item.question) for item in ordered],
+        reference_clusters=_clusters([*own, *((norm_v1(reference), group) for reference, group in whole_split)]),
         train_references=train_references,
-    )
+    )  # fmt: skip
 
 
-def _clusters(texts: Sequence[str | None], groups: Sequence[str]) -> Clusters:
-    """Return the cases in which each text occurs."""
+def _clusters(occurrences: Iterable[tuple[str | None, str]]) -> Clusters:
+    """Return the cases in which each text occurs, from texts with their case."""
     found: dict[str, set[str]] = defaultdict(set)
-    for text, group in zip(texts, groups, strict=True):
+    for text, group in occurrences:
         if text is not None:
             found[text].add(group)
     return {text: frozenset(there) for text, there in found.items()}
@@ -183,27 +131,14 @@ def long_texts(texts: Iterable[object], min_words: int = THRESHOLDS.min_words) -
     return frozenset(text for one in texts if (text := norm_v1(one)) is not None and is_long(text, min_words))
 
 
-@lru_cache(maxsize=4)
-def texts_fingerprint(texts: frozenset[str]) -> str:
-    """Return the identity of a set of texts; tasks of one run share theirs."""
-    return fingerprint(sorted(texts))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MatchCounts:
-    """The counts of one model on one task.
+    """The counts of one model on one task."""
 
-    Attributes:
-        reasons: Of each of N items, whether a match would count, or why not.
-        exact: Of each of N items, whether the answer equals the reference.
-        sizes: Distinct eligible references of each of K cases that have any [K].
-        matched: The cases among these with an eligible exact match, sorted.
-    """
-
-    reasons: list[Reason]
-    exact: list[bool]
-    sizes: npt.NDArray[np.intp]
-    matched: tuple[str, ...]
+    reasons: list[Reason]  # of each of N items, whether a match would count, or why not
+    exact: list[bool]  # of each of N items, whether the answer equals the reference
+    sizes: npt.NDArray[np.intp]  # distinct eligible references of each of K cases that have any [K]
+    matched: tuple[str, ...]  # the cases among these with an eligible exact match, sorted
 
     @property
     def clusters(self) -> int:
@@ -218,45 +153,39 @@ class MatchCounts:
     @property
     def items_by_reason(self) -> dict[Reason, int]:
         """All items by reason."""
-        return _counted(self.reasons)
+        return {reason: number for reason in REASONS if (number := self.reasons.count(reason))}
 
     @property
     def exact_by_reason(self) -> dict[Reason, int]:
         """Exact matches by reason."""
-        return _counted([reason for reason, exact in zip(self.reasons, self.exact, strict=True) if exact])
+        exact = list(compress(self.reasons, self.exact))
+        return {reason: number for reason in REASONS if (number := exact.count(reason))}
+
+    @property
+    def eligible(self) -> list[int]:
+        """Places of the items in which a match counts."""
+        return [place for place, reason in enumerate(self.reasons) if reason == "eligible"]
 
     @property
     def counted_rows(self) -> list[int]:
         """Places of the exact matches that count."""
-        pairs = zip(self.reasons, self.exact, strict=True)
-        return [place for place, (reason, exact) in enumerate(pairs) if exact and reason == "eligible"]
-
-
-def _counted(found: Sequence[Reason]) -> dict[Reason, int]:
-    return {reason: number for reason in REASONS if (number := found.count(reason))}
+        return [place for place in self.eligible if self.exact[place]]
 
 
 def count_matches(cell: Cell, min_words: int) -> MatchCounts:
     """Count by case: two images of one study with one report are one match, not two."""
-    said = _clusters(cell.predictions, cell.groups)
+    said = _clusters(zip(cell.predictions, cell.groups, strict=True))
     reasons = [next(_reasons(cell, place, said, min_words)) for place in range(len(cell.items))]
-    exact = [
-        prediction is not None and prediction == reference
-        for prediction, reference in zip(cell.predictions, cell.references, strict=True)
-    ]
+    pairs = zip(cell.predictions, cell.references, strict=True)
+    exact = [prediction is not None and prediction == reference for prediction, reference in pairs]
     references: dict[str, set[str | None]] = defaultdict(set)
     matched = set()
     for item, reference, reason, same in zip(cell.items, cell.references, reasons, exact, strict=True):
         if reason == "eligible":
             references[item.group].add(reference)
-            if same:
-                matched.add(item.group)
-    return MatchCounts(
-        reasons=reasons,
-        exact=exact,
-        sizes=np.asarray([len(references[group]) for group in sorted(references)], dtype=np.intp),
-        matched=tuple(sorted(matched)),
-    )
+            matched |= {item.group} if same else set()
+    sizes = np.asarray([len(references[group]) for group in sorted(references)], dtype=np.intp)
+    return MatchCounts(reasons=reasons, exact=exact, sizes=sizes, matched=tuple(sorted(matched)))
 
 
 def _reasons(cell: Cell, place: int, said: Clusters, min_words: int) -> Iterator[Reason]:

@@ -15,8 +15,7 @@ import numpy as np
 from medbench.leaderboard.audit.document import Example
 from medbench.leaderboard.audit.normalise import norm_v1, word_count
 from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, Cell, MatchCounts
-from medbench.leaderboard.audit.outputs.chances import sentences_of
-from medbench.leaderboard.audit.outputs.controls import drawn
+from medbench.leaderboard.audit.outputs.verdict import drawn, sentences_of
 from medbench.leaderboard.samples import MetricScores, ScoreTable
 from medbench.tasks.metrics.reports import lcs_length
 from medbench.tasks.protocols import PROTOCOLS, Protocol
@@ -48,7 +47,7 @@ def is_near(first: Sequence[str], second: Sequence[str]) -> bool:
 def longest_run(first: Sequence[str], second: Sequence[str]) -> dict[str, int]:
     """Return the longest run of words in both, the earliest of several: how many, and where it starts in each."""
     found = SequenceMatcher(None, first, second, autojunk=False).find_longest_match()
-    return {"words": found.size, "first": found.a if found.size else 0, "second": found.b if found.size else 0}
+    return {"words": found.size, "first": found.a * bool(found.size), "second": found.b * bool(found.size)}
 
 
 def _grams(words: Sequence[str]) -> Iterable[tuple[str, ...]]:
@@ -57,22 +56,15 @@ def _grams(words: Sequence[str]) -> Iterable[tuple[str, ...]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What a person can look at.
+    """What a person can look at."""
 
-    Attributes:
-        examples: Pairs of texts.
-        near_matches: Eligible items whose answer nearly equals the reference.
-        of_train_sentences: Matches that count and consist of sentences of training references alone, which a model may
-            put together by itself; None if no training references are known.
-        cut_alike: Answers cut at the length limit that agree with the reference up to there, and were not counted.
-        similarities: Eligible items by similarity: from 0, .1, ... up to below 1, and equal ones last.
-    """
-
-    examples: tuple[Example, ...]
-    near_matches: int
+    examples: tuple[Example, ...]  # pairs of texts
+    near_matches: int  # eligible items whose answer nearly equals the reference
+    # matches that count and consist of sentences of training references alone, which a model may put together by
+    # itself; None if no training references are known
     of_train_sentences: int | None
-    cut_alike: int
-    similarities: tuple[int, ...]
+    cut_alike: int  # answers cut at the length limit that agree with the reference up to there, and were not counted
+    similarities: tuple[int, ...]  # eligible items by similarity: from 0, .1, ... up to below 1, and equal ones last.
 
 
 def find_evidence(
@@ -81,21 +73,15 @@ def find_evidence(
 ) -> Evidence:  # fmt: skip
     """Look at the pairs of a cell.
 
-    Args:
-        cell: Answers and references.
-        counts: What was counted.
-        train_texts: Known training references, as they stand in the data; None if none are known.
-        task: Name of the task.
-        peers: Answers of other models, by name.
-        withheld: Whether texts are left out, since nobody may see them without a signed agreement.
+    `train_texts` stand as in the data, None if none are known; texts are `withheld` that nobody may see without a
+    signed agreement.
     """
     words = [
         ((reference or "").split(), (prediction or "").split())
         for reference, prediction in zip(cell.references, cell.predictions, strict=True)
     ]
-    eligible = [row for row, reason in enumerate(counts.reasons) if reason == "eligible"]
-    near = [row for row in eligible if not counts.exact[row] and is_near(*words[row])]
-    alike = {row: 1.0 if counts.exact[row] else similarity(*words[row]) for row in eligible}
+    near = [row for row in counts.eligible if not counts.exact[row] and is_near(*words[row])]
+    alike = {row: 1.0 if counts.exact[row] else similarity(*words[row]) for row in counts.eligible}
     bins = Counter(int(one * _BINS + 1e-9) for one in alike.values())
     chosen = _chosen(cell, counts, near)
     nearest = _nearest({cell.references[row] or "" for row in chosen}, train_texts or ())
@@ -118,13 +104,18 @@ def find_evidence(
         }
         shown = {} if withheld else {name: _cut(said or "") for name, said in texts.items()}
         examples.append(Example(task=task, facts=facts, texts=shown))
+    # A cut answer agrees if, but for its last word, it is how the reference begins.
+    cuts = [(words[row][0], words[row][1][:-1]) for row, why in enumerate(counts.reasons) if why == "truncated"]
+    composed = None
+    if train_texts is not None:
+        rows = counts.counted_rows
+        known = {sentence for text in train_texts for sentence in sentences_of(text)} if rows else set()
+        composed = sum(known.issuperset(sentences_of(cell.items[row].reference)) for row in rows)
     return Evidence(
-        examples=tuple(examples),
-        near_matches=len(near),
-        of_train_sentences=None if train_texts is None else _composed(cell, counts.counted_rows, train_texts),
-        cut_alike=sum(_agrees_so_far(*words[row]) for row, why in enumerate(counts.reasons) if why == "truncated"),
+        examples=tuple(examples), near_matches=len(near), of_train_sentences=composed,
+        cut_alike=sum(len(cut) >= _GRAM and whole[: len(cut)] == cut for whole, cut in cuts),
         similarities=tuple(bins[place] for place in range(_BINS + 1)),
-    )
+    )  # fmt: skip
 
 
 def _chosen(cell: Cell, counts: MatchCounts, near: Sequence[int]) -> dict[int, Why]:
@@ -141,16 +132,13 @@ def _chosen(cell: Cell, counts: MatchCounts, near: Sequence[int]) -> dict[int, W
         if exact and reason not in {"eligible", "closed"} and word_count(cell.references[row]) >= _FEWEST_WORDS
     ]
     rows: dict[Why, Sequence[int]] = {
-        "longest": longest,
-        "weakest": longest[::-1],
+        "longest": longest, "weakest": longest[::-1],
         "random": sorted(one_of_each_case, key=lambda row: (drawn(0, name := cell.items[row].sample_id), name)),
-        "near": near,
-        "not counted": by_length(not_counted),
-    }
+        "near": near, "not counted": by_length(not_counted),
+    }  # fmt: skip
     chosen: dict[int, Why] = {}
     for why, candidates in rows.items():
-        fresh = [row for row in candidates if row not in chosen]
-        chosen |= dict.fromkeys(fresh[: _SHOWN[why]], why)
+        chosen |= dict.fromkeys([row for row in candidates if row not in chosen][: _SHOWN[why]], why)
     return chosen
 
 
@@ -168,17 +156,6 @@ def _nearest(references: Collection[str], train_texts: Sequence[str]) -> dict[st
             if reference not in found or (alike, text) > found[reference][::-1]:
                 found[reference] = text, alike
     return found
-
-
-def _composed(cell: Cell, rows: Sequence[int], train_texts: Sequence[str]) -> int:
-    known = {sentence for text in train_texts for sentence in sentences_of(text)} if rows else set()
-    return sum(known.issuperset(sentences_of(cell.items[row].reference)) for row in rows)
-
-
-def _agrees_so_far(reference: Sequence[str], prediction: Sequence[str]) -> bool:
-    """Return whether a cut answer, but for its last word, is how the reference begins."""
-    whole = prediction[:-1]
-    return len(whole) >= _GRAM and reference[: len(whole)] == whole
 
 
 def _cut(text: str) -> str:
@@ -203,23 +180,16 @@ class PartScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """One metric of one protocol: on all items, without the cases that match, on these cases alone.
-
-    Attributes:
-        estimable: Whether enough cases are left without a match.
-        peers: The same of other models, by name.
-        beyond_peers: How much more the model gains on the cases with a match than its peers do, since such cases may
-            simply be easy; None where nobody can say.
-    """
+    """One metric of one protocol: on all items, without the cases that match, on these cases alone."""
 
     protocol: Protocol
     metric: str
     all: PartScore
     without_matches: PartScore
     matches_only: PartScore
-    estimable: bool
-    peers: Mapping[str, "Effect"] = field(default_factory=dict)
-    beyond_peers: float | None = None
+    estimable: bool  # whether enough cases are left without a match
+    peers: Mapping[str, "Effect"] = field(default_factory=dict)  # the same of other models, by name
+    beyond_peers: float | None = None  # gain on the cases with a match beyond that of peers; None if nobody can say
 
     @property
     def gain(self) -> float | None:
@@ -238,13 +208,14 @@ def effects(
     for protocol in PROTOCOLS:
         for metric, column in table.columns[protocol].items():
             groups = table.groups_of(column.sample_ids)
-            inside = [place for place, group in enumerate(groups) if group in matched]
-            outside = [place for place, group in enumerate(groups) if group not in matched]
-            without = _part(column, groups, outside)
+            inside, outside = (
+                _part(column, groups, [place for place, group in enumerate(groups) if (group in matched) is there])
+                for there in (True, False)
+            )
             one = Effect(
                 protocol=protocol, metric=metric, all=_part(column, groups, range(len(groups))),
-                without_matches=without, matches_only=_part(column, groups, inside),
-                estimable=without.cases >= THRESHOLDS.fewest_clean_clusters,
+                without_matches=outside, matches_only=inside,
+                estimable=outside.cases >= THRESHOLDS.fewest_clean_clusters,
             )  # fmt: skip
             same = {
                 name: other
@@ -252,7 +223,10 @@ def effects(
                 for other in rows
                 if (other.protocol, other.metric) == (protocol, metric)
             }
-            found.append(replace(one, peers=same, beyond_peers=_beyond_peers(one, list(same.values()))))
+            gains = [other.gain for other in same.values() if other.gain is not None]
+            known = one.gain is not None and one.estimable and len(gains) == len(same) > 0
+            beyond = (one.gain or 0.0) - sum(gains) / len(gains) if known else None
+            found.append(replace(one, peers=same, beyond_peers=beyond))
     return tuple(found)
 
 
@@ -260,10 +234,3 @@ def _part(column: MetricScores, groups: Sequence[str], places: Sequence[int]) ->
     value = float(column.metric.compute(column.statistics[list(places)].sum(axis=0))) if places else float("nan")
     cases = len({groups[place] for place in places})
     return PartScore(value=None if np.isnan(value) else value, n=len(places), cases=cases)
-
-
-def _beyond_peers(mine: Effect, peers: Sequence[Effect]) -> float | None:
-    gains = [one.gain for one in peers if one.gain is not None]
-    if mine.gain is None or not mine.estimable or len(gains) < len(peers) or not peers:
-        return None
-    return mine.gain - sum(gains) / len(gains)

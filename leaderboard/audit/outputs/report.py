@@ -5,46 +5,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from medbench.leaderboard.audit.document import WORDS, Audit, Table, TaskVerdict, p_text, percent, table_of
+from medbench.leaderboard.audit.document import WORDS, Audit, Table, TaskVerdict, p_text, percent, table_of, wording
 from medbench.leaderboard.audit.normalise import NORM_VERSION, is_long, word_count
 from medbench.leaderboard.audit.outputs.answers import Answers
-from medbench.leaderboard.audit.outputs.cells import REASON_TEXTS, REASONS, THRESHOLDS, Cell, Reason, texts_fingerprint
-from medbench.leaderboard.audit.outputs.controls import ByChance, Controls
+from medbench.leaderboard.audit.outputs.cells import REASONS, THRESHOLDS, Cell, Reason
 from medbench.leaderboard.audit.outputs.evidence import Effect, Evidence, PartScore
-from medbench.leaderboard.audit.outputs.verdict import CellVerdict, Judged, Share, sentence
-from medbench.tasks.foundation.files import canonical_json
-
-_QUESTION = (
-    "Did the outputs repeat test references more often than an honest model could? k cases of the K in which a match "
-    "could prove something."
-)
-_LIMITS = (
-    (
-        "No evidence is not clean: paraphrased, translated or partly changed copies pass; so does a leak below the "
-        "detectable rate."
-    ),
-    (
-        "Not testable is not no evidence: nothing could have been found. On closed questions, labels and boxes a model "
-        "that is always right looks like one that has seen the key; there only provenance and probes can tell."
-    ),
-    (
-        "References are compared whole, as they stand in the data. Answers that were cut at the length limit cannot "
-        "match and are not counted."
-    ),
-    "Images were not looked at; neither was what the model was trained on beyond the training references named below.",
-)
-_ALTERNATIVES = (
-    "The same captions or reports stand in public sources that the model was trained on lawfully, under another name.",
-    "Templates: reports that are put together from a few set sentences can be met by a model that knows the sentences.",
-    "The model was trained on another split or another language of the dataset that holds these items.",
-    "A model that truly writes four of five words, or every other set sentence, of all reports right could be flagged.",
-)
-_CONTROLS = (
-    "The same test where the truth is known: references of some cases written into a copy of the answers, in capital "
-    "letters; the same answers dealt to other cases; and the matches to be expected if answers were dealt at random."
-)
-_ELIGIBLE = "Items by the first rule that keeps a match from counting, and in brackets the exact matches."
-_WITHHELD = "The texts are under a signed agreement and are withheld. Show them here: add --reveal."
+from medbench.leaderboard.audit.outputs.verdict import CellVerdict, Controls, Judged, Share, sentence
+from medbench.tasks.foundation.files import canonical_json, fingerprint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,7 +27,7 @@ class TaskOutputs:
     cell: Cell
     judged: Judged
     controls: Controls
-    chance: ByChance
+    chance: Mapping[str, float]
     evidence: Evidence
     effects: Sequence[Effect]
     withheld: bool
@@ -75,22 +42,12 @@ def report_outputs(
     ours: Answers, titles: Mapping[str, str], tasks: Mapping[str, TaskOutputs], facts: Mapping[str, Any], command: str,
     *, revealed: bool = False,
 ) -> Audit:  # fmt: skip
-    """Return what was found as an audit.
-
-    Args:
-        ours: The model's answers.
-        titles: Names of all tasks for people, also of those that could not be read.
-        tasks: What was found.
-        facts: What identifies the model and its data.
-        command: How to make the audit again.
-        revealed: Whether texts of credentialed data are shown.
-    """
+    """Return what was found as an audit. `titles` has all tasks, also those that could not be read."""
     known = {one.cell.train_references for one in tasks.values() if one.cell.train_references is not None}
-    prints = sorted((texts_fingerprint(texts), f"{len(texts):,} long ones") for texts in known)
+    prints = sorted((fingerprint(sorted(texts)), f"{len(texts):,} long ones") for texts in known)
+    text = wording("outputs")
     return Audit(
-        kind="model",
-        title=f"Leakage audit of outputs: {ours.name}",
-        question=_QUESTION,
+        kind="model", title=f"Leakage audit of outputs: {ours.name}", question=text["question"],
         run=ours.run if ours.tables else "",
         tasks={
             task: _task_verdict(tasks[task])
@@ -99,52 +56,37 @@ def report_outputs(
             for task, title in titles.items()
         },
         tables=[
-            _matrix(titles, tasks),
-            *_test(tasks.values()),
+            _matrix(titles, tasks), *_test(tasks.values()),
             *(part for one in tasks.values() if one.evidence.examples or one.effects for part in _telling(one)),
         ],
-        incomplete=bool(ours.problems),
-        notes=ours.notes,
-        limits=_LIMITS,
-        alternatives=[*_ALTERNATIVES, *(text for one in tasks.values() for text in _own_explanations(one))],
+        incomplete=bool(ours.problems), notes=ours.notes, limits=text["limits"],
+        alternatives=[*text["alternatives"], *(why for one in tasks.values() for why in _own_explanations(one))],
         examples=[example for one in tasks.values() for example in one.evidence.examples],
         settings={
-            **facts,
-            "normaliser": NORM_VERSION,
-            "thresholds": asdict(THRESHOLDS),
+            **facts, "normaliser": NORM_VERSION, "thresholds": asdict(THRESHOLDS),
             "answers and references of": {task: one.cell.fingerprint() for task, one in tasks.items()},
             "training references": dict(prints),
         },
-        command=command,
-        revealed=revealed,
-    )
+        command=command, revealed=revealed,
+    )  # fmt: skip
 
 
 def _task_verdict(found: TaskOutputs) -> TaskVerdict:
     one, evidence, known = found.verdict, found.evidence, found.cell.train_references
     details: dict[str, Any] = {
-        **asdict(one),
-        "in_train": _share(one.in_train),
-        "not_in_train": _share(one.not_in_train),
+        **asdict(one), "in_train": _share(one.in_train), "not_in_train": _share(one.not_in_train),
         "peers": [{"name": p.name, "run": p.run, "exact": p.exact, **(_share(p.share) or {})} for p in one.peers],
-        "controls": {**found.controls.brief(), "exact_by_chance": asdict(found.chance)},
-        "near_matches": evidence.near_matches,
-        "of_train_sentences": evidence.of_train_sentences,
-        "cut_alike": evidence.cut_alike,
-        "similarities": evidence.similarities,
-        "matches": _matches(found),
-        "effect": [asdict(effect) for effect in found.effects],
-        "withheld": found.withheld,
+        "controls": {**found.controls.brief(), "exact_by_chance": found.chance},
+        "near_matches": evidence.near_matches, "of_train_sentences": evidence.of_train_sentences,
+        "cut_alike": evidence.cut_alike, "similarities": evidence.similarities, "matches": _matches(found),
+        "effect": [asdict(effect) for effect in found.effects], "withheld": found.withheld,
         "train_references": None if known is None else len(known),
-    }
+    }  # fmt: skip
     return TaskVerdict(
-        title=found.title,
-        verdict=one.verdict,
-        text=sentence(one),
+        title=found.title, verdict=one.verdict, text=sentence(one), details=details,
         facts={"matches": f"{one.k} of {one.K} cases", "exact matches": one.exact, "items": one.n},
-        details=details,
         silent=one.verdict == "not_testable" and one.k < THRESHOLDS.fewest_suspicious,
-    )
+    )  # fmt: skip
 
 
 def _share(share: Share | None) -> dict[str, Any] | None:
@@ -154,18 +96,19 @@ def _share(share: Share | None) -> dict[str, Any] | None:
 def _matches(found: TaskOutputs) -> list[dict[str, Any]]:
     """Return every exact match on a long reference; its text only as a hash that is salted with run and sample."""
     cell, counts = found.cell, found.judged.counts
-    rows = [row for row, exact in enumerate(counts.exact) if exact and is_long(cell.references[row])]
-    salted = [canonical_json([found.run, cell.items[row].sample_id, cell.references[row] or ""]) for row in rows]
+    salted = {
+        row: canonical_json([found.run, cell.items[row].sample_id, cell.references[row] or ""])
+        for row, exact in enumerate(counts.exact)
+        if exact and is_long(cell.references[row])
+    }
     return [
         {
-            "sample_id": cell.items[row].sample_id,
-            "group": cell.items[row].group,
-            "reason": counts.reasons[row],
+            "sample_id": cell.items[row].sample_id, "group": cell.items[row].group, "reason": counts.reasons[row],
             "words": word_count(cell.references[row]),
             "hash": hashlib.blake2b(text.encode(), digest_size=16).hexdigest(),
         }
-        for row, text in zip(rows, salted, strict=True)
-    ]
+        for row, text in salted.items()
+    ]  # fmt: skip
 
 
 def _matrix(titles: Mapping[str, str], found: Mapping[str, TaskOutputs]) -> Table:
@@ -203,6 +146,7 @@ def _test(found: Collection[TaskOutputs]) -> Iterator[Table]:
     def control(verdict: CellVerdict) -> str:
         return f"{WORDS[verdict.verdict]}, {verdict.k} of {verdict.K}"
 
+    texts = wording("outputs")
     yield table_of(
         found,
         {
@@ -217,8 +161,8 @@ def _test(found: Collection[TaskOutputs]) -> Iterator[Table]:
     )
     used = [why for why in REASONS if any(why in one.verdict.items_by_reason for one in found)]
     rows = [[one.title, *(both(one, why) for why in used)] for one in found]
-    columns = ["task", *(REASON_TEXTS[why] for why in used)]
-    yield Table(title="What was checked", text=_ELIGIBLE, columns=columns, rows=rows, right=len(used))
+    columns = ["task", *(texts["reasons"][why] for why in used)]
+    yield Table(title="What was checked", text=texts["eligible"], columns=columns, rows=rows, right=len(used))
     yield table_of(
         found,
         {
@@ -227,13 +171,11 @@ def _test(found: Collection[TaskOutputs]) -> Iterator[Table]:
                 control(one.controls.planted) if one.controls.testable else "too few cases to plant in"
             ),
             "dealt to other cases": lambda one: control(one.controls.shuffled),
-            "exact by chance": lambda one: f"{one.chance.exact:.1f}",
-            "... of long ones": lambda one: f"{one.chance.long:.2f}",
+            "exact by chance": lambda one: f"{one.chance['exact']:.1f}",
+            "... of long ones": lambda one: f"{one.chance['long']:.2f}",
         },
-        title="Controls",
-        text=_CONTROLS,
-        right=2,
-    )
+        title="Controls", text=texts["controls"], right=2,
+    )  # fmt: skip
 
 
 def _telling(found: TaskOutputs) -> Iterator[Table]:
@@ -248,12 +190,13 @@ def _telling(found: TaskOutputs) -> Iterator[Table]:
         f"{composed} {consist}." if composed else "",
         f"{cut} answers that were cut agree with their reference up to there." if cut else "",
         f"Eligible items by similarity, in tenths, equal ones last: {shares}.",
-        _WITHHELD if found.withheld else "",
+        wording("outputs")["withheld"] if found.withheld else "",
     ]
     yield Table(title=found.title, bullets=[line for line in lines if line])
     if verdict.peers:
         bound, default = percent(verdict.p0), p_text(verdict.p_default)
         used = f"Their upper bound, {bound}, is the tolerated rate; with the default p = {default}."
+        unused = "They leave the tolerated rate as it is."
         yield table_of(
             verdict.peers,
             {
@@ -262,14 +205,11 @@ def _telling(found: TaskOutputs) -> Iterator[Table]:
                 "rate": lambda peer: percent(peer.share.rate),
                 "exact": lambda peer: peer.exact,
             },
-            text=f"{used if verdict.p0_source == 'peers' else _UNUSED} Peers may share a leak.",
+            text=f"{used if verdict.p0_source == 'peers' else unused} Peers may share a leak.",
             right=3,
         )
     if found.effects:
         yield _effects(found)
-
-
-_UNUSED = "They leave the tolerated rate as it is."
 
 
 def _attribution(verdict: CellVerdict) -> str:
