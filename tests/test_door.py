@@ -19,7 +19,7 @@ def test_help_lists_every_command() -> None:
 
 def test_help_imports_no_heavy_library() -> None:
     probe = (
-        "import sys\nfrom harness import cli\ntry:\n    cli.cli.main(['--help'], standalone_mode=False)\n"
+        "import sys\nfrom medbench.harness import cli\ntry:\n    cli.cli.main(['--help'], standalone_mode=False)\n"
         "finally:\n    print(sorted(set(sys.modules) & {'torch', 'transformers', 'numpy', 'pandas', 'pydantic'}))"
     )
     printed = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout

@@ -60,7 +60,7 @@ def commands() -> str:
 def command_help() -> str:
     """Return the help of every command, and of those below it."""
     return "\n\n".join(
-        f"## {name}\n\n```text\n{text}\n```" for name, text in _helps(cli, click.Context(cli, info_name="medbench"))
+        f"## {name}\n\n```text\n{text}\n```" for name, text in _helps(cli, click.Context(cli, info_name="medbench", **cli.context_settings))
     )
 
 
