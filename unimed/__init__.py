@@ -1,6 +1,6 @@
 """Uni-Med (arXiv 2409.17508) as a transformers model; usable without the harness.
 
-The names below are imported when they are first used, so that `import unimed` stays instant.
+The names below are imported when they are first used, so that `import medbench.unimed` stays instant.
 """
 
 from importlib import import_module
