@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from medbench.tasks.answers.box_names import NAME
+from medbench.tasks.answers.phrases import words
 
 Kind = Literal["number", "point", "four", "numbers", "size", "name", "word", "mark", "tag"]
 Unit = Literal["", "%", "px", "?"]
-
-ORDERS = ("xyxy", "ltrb", "yxyx", "tlbr", "xywh", "ltwh", "cxcywh")
-"""Words for the order of four numbers."""
 
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 _MARKS = {
@@ -45,7 +43,7 @@ _TOKEN = re.compile(
        |(?P<location><loc_?(?P<place>\d+(?:\.\d+)?)>)
        |(?P<size>(?<![a-z\d_.]){_LENGTH}(?:(?:x|\ x\ ){_LENGTH})+(?![a-z\d_]|\.\d|\ ?[=:]|\ y))
        |(?P<number>(?<![a-z\d_.])(?P<value>{_NUMBER})(?:\ ?(?P<unit>{_UNIT}))?(?![a-z\d_]|\.\d))
-       |(?P<order>(?<![a-z0-9])(?:{"|".join(ORDERS)})(?![a-z0-9]))
+       |(?P<order>(?<![a-z0-9])(?:{"|".join(words()["number_orders"])})(?![a-z0-9]))
        |(?P<name>{NAME})
        |(?P<junk>[a-z]*\d[a-z\d_.]*)
        |(?P<word>[\u4e00-\u9fff]|[^\W\d_\u4e00-\u9fff]+(?:'[a-z]+)?)

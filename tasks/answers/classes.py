@@ -17,7 +17,8 @@ _DENIAL = pattern(r"\b(?:{class_denials})\b|n't\b|\?")
 _OTHER_MATTER = pattern(r"\b(?:{other_matters})\b")
 _GOES_ON = pattern(r"\s*(?:\Z|[^\w\s/&+-]|-\s|\s-|\n)| (?:{class_goes_on})\b| (?:{class_heads})\b")
 _END = pattern(r"""
-    \s*(?:\Z|[).,:;!"'\]}(\n]|\s-|-\s)| (?:{reasons}|which|(?:(?:and|but) )?not|rather|instead)\b| (?:{class_heads})\b""")
+    \s*(?:\Z|[).,:;!"'\]}(\n]|\s-|-\s)| (?:{reasons}|which|(?:(?:and|but) )?not|rather|instead)\b
+    |\s+(?:{class_heads})\b""")
 _DECLARES = pattern(r"""
     (?:\b(?:{class_subjects})(?: (?:to|for|of|in|here)\b[^.;:,\n]{0,60}?)?
     (?:\s*(?:'s|\s(?:{class_is}))\b\s*:?|\s*[:=]|\s+-|\n)

@@ -16,8 +16,8 @@ from medbench.tasks.answers.polar import read_polar
 Claims = Sequence[Keys]
 
 _STRONG = pattern(r"""
-    (?:\b(?<!\beach\s)(?<!\bevery\s)(?:{option_names})|\b(?:right|correct|best|most \w+) (?:one|letter)|\bone(?= that best\b))
-    (?:\b|(?<=\banswer)s(?=:))(?: (?:choice|option|letter|here|now|then|therefore|thus))?
+    (?:\b(?<!\beach\s)(?<!\bevery\s)(?:{option_names})|\b(?:right|correct|best|most \w+) (?:one|letter)
+    |\bone(?= that best\b))(?:\b|(?<=\banswer)s(?=:))(?: (?:choice|option|letter|here|now|then|therefore|thus))?
     (?: (?:to|for|in|of|from|among|based on|given)\b[^.;:,\n?]{0,60}?)?{that_fits}{by_the_way}
     (?:(?: {option_is}\b|'s\b)(?: that\b)?\s*:?|\s*(?::|=|->|=>|→)| -|\.\s*:|\s*\n(?=\s*\S)|(?<=\bans)\.)
     |(?P<takes>(?:\A|(?<=[.!?:;,\n])|\b(?:{takers})(?: \w+ly)?)\s*\b(?:{taking})\b)\s*:?""")
@@ -37,9 +37,9 @@ _PREAMBLE = pattern(r"""
     (?:option|choice|answer|letter|number|\#)\s*:?\s*(?=[\s(\["']|\w\W)(?!\s*(?:is|was|would|should|must)\b))?""")
 _NOT_THIS_BUT = pattern(r"\s*(?:clearly |definitely )?not [^.;\n]{1,60}?[,;]? but (?:rather )?")
 _NOT_THIS_FIRST = re.compile(rf"\A{_NOT_THIS_BUT.pattern}", re.IGNORECASE)
-_LABEL = pattern(
-    r"\A\s*[\[(]?(?:(?:the|my) )?(?:(?:final|correct|best) )?(?:option|choice|answer|letter|ans)\b\]?\s*[.:#=-]*\s*(?=\S)"
-)
+_LABEL = pattern(r"""
+    \A\s*[\[(]?(?:(?:the|my) )?(?:(?:final|correct|best) )?(?:option|choice|answer|letter|ans)\b
+    \]?\s*[.:#=-]*\s*(?=\S)""")
 _GREETING = pattern(r"\A\s*(?:{greetings})")
 _DOES_NOT_KNOW = pattern("{does_not_know}")
 _WITHDRAWS = pattern(r"{does_not_know}|\W*no\W*\Z|\W*(?:that|this|it)(?:'s| is| was) (?:wrong|incorrect|not)\b")

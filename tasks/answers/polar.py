@@ -38,13 +38,12 @@ _IS_CLOSED = re.compile(_ENDS, re.IGNORECASE)
 _IS_NUMBER = re.compile(r"\.\s*\d")
 # Behind a `yes` at the very beginning nearly everything is an explanation: `yes fracture is visible`.
 _YES_GOES_ON = pattern(r"\s+(?!(?:{yes_does_not_go_on})\b|\d+\s*(?:%|[.,;]|\Z))\w")
-_BEGINS = pattern(
-    r"""(?:\A|[.!?;:,\n(\[{"'>|=]|(?:\A|\s)-+)(?:\s*[:,]?\s*(?:{polar_surely}|actually))*\s*[,:]?\s*\Z"""
-)
+_BEGINS = pattern(r"""(?:\A|[.!?;:,\n(\[{"'>|=]|(?:\A|\s)-+)(?:\s*[:,]?\s*(?:{polar_surely}|actually))*\s*[,:]?\s*\Z""")
 _DECLARED = pattern(r"""
     (?:\b(?:{polar_subjects}) (?:(?:here|to|for|of)\b[^.;:,\n]{0,60}?)?(?:is|was|would be|should be|must be|remains)
     |\b(?:i|i'd|we|i'll) (?:would |will |must |therefore )?
-    (?:say|think|believe|guess|answer|choose|select|pick|vote|lean)(?: that)?|\bi am leaning|\blean(?:ing)?(?: towards?)?
+    (?:say|think|believe|guess|answer|choose|select|pick|vote|lean)(?: that)?
+    |\bi am leaning|\blean(?:ing)?(?: towards?)?
     |\b(?:so|thus|hence|therefore|overall|then|but|that|which means)
     |\b(?:it|this|that|which)(?:'s| is| must be| should be)
     |\b(?:{polar_subjects}))(?:\s*[:,]?\s*(?:{polar_surely}|a|an|clear|definite|firm|actually))*\s*[:"'(\[]?\s*\Z""")
@@ -58,7 +57,8 @@ _MAY_BE = pattern(r"\b(?:may|might|could) (?:also |well )?be\s*\Z")
 _DOES_NOT_KNOW = pattern(r"""
     [\s,.;:!-]*(?:but |sorry,?\s*(?:but )?)?(?:i am sorry|i'm sorry
     |(?:i|we)\s*(?:{polar_unable}) (?:really )?(?:{polar_unknown})
-    |(?:it )?(?:cannot be (?:determined|answered|said)|is (?:unclear|uncertain|impossible|not (?:clear|possible))))\b""")
+    |(?:it )?
+    (?:cannot be (?:determined|answered|said)|is (?:unclear|uncertain|impossible|not (?:clear|possible))))\b""")
 
 
 def read_polar(text: str) -> Polar | None:

@@ -11,6 +11,8 @@ import re
 import unicodedata
 from functools import lru_cache
 
+from medbench.tasks.answers.phrases import words
+
 REFERENCE_WORDS = 50
 """Words of a reference that the official evaluation keeps; the paper does not mention the cut."""
 _CACHE = 1 << 15
@@ -66,20 +68,8 @@ _NESTED = 4
 _STRUCK_OUT = re.compile(r"~~[^~\n]{1,200}~~")
 
 _NORMAL_MARKS = ';/[]"{}()=+\\_-><@`,?!'
-_NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_NUMBERS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS)} | {"none": "0"}
+_NUMBERS = {word: str(number) for number, word in enumerate(words()["number_words"].split())} | {"none": "0"}
 _ARTICLES = frozenset({"a", "an", "the"})
-
-_FULL_FORMS = """
-    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't
-    he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've
-    must've mustn't needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't
-    shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's
-    something'd something'd've something'll that's there'd there'd've there're there's they'd they'd've
-    they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's where'd
-    where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't
-    wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
-"""
 
 
 def _without_one_apostrophe(word: str) -> list[str]:
@@ -87,7 +77,7 @@ def _without_one_apostrophe(word: str) -> list[str]:
 
 
 # The official table has this one entry the wrong way round, so the general rule cannot produce it.
-_CONTRACTIONS = {short: full for full in _FULL_FORMS.split() for short in _without_one_apostrophe(full)} | {
+_CONTRACTIONS = {short: full for full in words()["full_forms"].split() for short in _without_one_apostrophe(full)} | {
     "somebody'd": "somebodyd"
 }
 
