@@ -41,13 +41,10 @@ _DOWN: Mapping[str, str] = words()["edges_down"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Name:
-    """The edges that a name means, one of each direction at most.
+    """The edges that a name means, one of each direction at most, or empty: `left`, `x1`, `cx`, `width`.
 
-    Attributes:
-        across: `left`, `right`, `x`, `x0`, `x1`, `x2`, `cx`, `width`, or empty.
-        down: `top`, `bottom`, `y`, `y0`, `y1`, `y2`, `cy`, `height`, or empty.
-        corner: The corner that one edge was told of, as in `top left x`: a plain `y` behind it is of the same corner.
-        plain: Whether it was a plain `x` or `y`, which a corner near it gave its meaning.
+    `corner` is the one that one edge was told of, as in `top left x`: a plain `y` behind it is of the same corner. A
+    name is `plain` if it was an `x` or `y` that a corner near it gave its meaning.
     """
 
     across: str = ""

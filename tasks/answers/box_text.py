@@ -54,15 +54,10 @@ _REACH = 160
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundBox:
-    """Four numbers that an answer tells as a box.
+    """Four numbers that an answer tells as a box, as they stand, from `start` to `end` of the plain text.
 
-    Attributes:
-        numbers: The numbers as they stand; corners (left, top, right, bottom) where `order` is `xyxy`.
-        order: What they are: `space` as the space of the model orders them, `points` two corners that are each
-            written as in that space, otherwise what the answer itself says.
-        unit: The unit that the answer gives to all of them; `?` if it gives several.
-        start: Where the box begins in the plain text.
-        end: Where it ends.
+    The order `space` is that of the model's space, `points` two corners each written as in that space, any other what
+    the answer itself says. The unit is what the answer gives to all of them; `?` if it gives several.
     """
 
     numbers: Numbers

@@ -77,16 +77,11 @@ _POINTS = re.compile(r"P(?:[,;()\[\]{}\n\"'t&]*P)+[,;()\[\]{}\n\"'t&]*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """A piece of an answer.
+    """A piece of an answer, from `start` to `end` of the plain text.
 
-    Attributes:
-        kind: `four` and `point` are four and two numbers that belong together, `numbers` a group of another length,
-            `size` is `512x512`.
-        text: As it stands; of a `four` that was made of two points the word between them.
-        start: Where it begins in the plain text.
-        end: Where it ends.
-        numbers: Its numbers.
-        unit: Their unit where one is told; `?` if they have several, or one that no box is counted in.
+    The kinds `four` and `point` are four and two numbers that belong together, `numbers` a group of another length,
+    `size` is `512x512`. The text of a `four` that was made of two points is the word between them. The unit is `?`
+    where the numbers have several, or one that no box is counted in.
     """
 
     kind: Kind

@@ -29,13 +29,7 @@ _Object = tuple[tuple[str, Any], ...]
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """What a text answers in JSON.
-
-    Attributes:
-        values: The values of all fields that are called an answer; what is no single value (a list of several, null) is
-            empty.
-        beside: The text around the JSON.
-    """
+    """The values of all fields that are called an answer (no single value, as of a list, is empty), and the rest."""
 
     values: Sequence[str]
     beside: str

@@ -65,12 +65,7 @@ _BARE = 5
 
 @lru_cache(maxsize=256)
 def letters_reader(choices: tuple[tuple[str, str], ...], *, in_field: bool = False) -> "Letters":
-    """Return the reader of a question's options, key and text each.
-
-    Args:
-        choices: Key and text of each option.
-        in_field: Whether it reads the value of a field, which holds nothing but the answer.
-    """
+    """Return the reader of a question's options, key and text each; a field holds nothing but the answer."""
     return Letters(Options(dict(choices)), in_field=in_field)
 
 

@@ -98,12 +98,9 @@ class Options:
         return self.text_at(text, place) or self.key_at(text, place)
 
     def text_at(self, text: str, place: int, *, free: bool = True) -> Mention | None:
-        """Return the option whose text stands at a place and ends there as a phrase.
+        """Return the option whose text stands at a place, white space and an article aside, and ends as a phrase.
 
-        Args:
-            text: The answer.
-            place: Where the option should begin, white space and an article aside.
-            free: Whether it stands without its key; `yes` and `no` mean too much without one.
+        It is `free` without its key; `yes` and `no` mean too much without one.
         """
         match = (self._free_text if free else self._any_text).match(text, place)
         if match is None or not _ends(text, match.end(1)):

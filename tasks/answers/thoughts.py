@@ -63,12 +63,9 @@ MARKS: tuple[str, ...] = tuple(words()["marks"].split())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThoughtAndAnswer:
-    """A model's text taken apart.
+    """A model's answer without thoughts, marks and end tokens, what it thought, and whether a thought was cut off.
 
-    Attributes:
-        answer: What it answers, without thoughts, marks and end tokens; empty if it never came to an answer.
-        thought: What it thought; empty if it did not, or not in the open.
-        unfinished: Whether a thought was cut off.
+    The answer is empty if it never came to one, the thought if there was none, or none in the open.
     """
 
     answer: str

@@ -25,15 +25,10 @@ _WORDS = re.compile(
 
 
 def corpus_bleu_statistics(predictions: Sequence[str], references: Sequence[str]) -> FloatArray:
-    """Return the sufficient statistics of corpus BLEU.
+    """Return the statistics of corpus BLEU of N texts whose tokens are separated by white space, a read-only [N, 11].
 
-    Args:
-        predictions: N texts whose tokens are separated by white space.
-        references: The reference of each.
-
-    Returns:
-        Read-only array [N, 11]: matches of order 1-4, n-grams of order 1-4 in the prediction, length of the prediction,
-        length of the reference, 1. Source: `cook_refs` and `cook_test` of pycocoevalcap 1.2.
+    Columns: matches of order 1-4, n-grams of order 1-4 in the prediction, length of the prediction, length of the
+    reference, 1. Source: `cook_refs` and `cook_test` of pycocoevalcap 1.2.
     """
     return _corpus_statistics(tuple(predictions), tuple(references))
 
