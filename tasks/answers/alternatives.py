@@ -89,15 +89,12 @@ def _names(clause: str, words: str, *, beside: str = "") -> bool:
         ahead, behind = padded[max(0, start - _REACH) : start].split(), padded[end : end + _REACH]
         # `lower left` is no side of the picture.
         compound = words in {"left", "right"} and not beside and ahead[-1:] and ahead[-1] in _COMPOUND
-        if not compound and not _is_denied(ahead[-8:], behind):
+        near = ahead[-8:]
+        denied = any(word in _DENIALS or word.endswith("n't") for word in near)
+        denied = denied or _DENIED_AHEAD.search(f" {' '.join(near)} ") or _DENIED_BEHIND.match(behind)
+        if not compound and not denied:
             return True
     return False
-
-
-def _is_denied(ahead: list[str], behind: str) -> bool:
-    if any(word in _DENIALS or word.endswith("n't") for word in ahead):
-        return True
-    return _DENIED_AHEAD.search(f" {' '.join(ahead)} ") is not None or _DENIED_BEHIND.match(behind) is not None
 
 
 def _is_one_of_two(text: str, right: str) -> bool:

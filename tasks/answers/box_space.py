@@ -191,13 +191,7 @@ def _corners_of(numbers: Numbers, order: Order) -> Numbers:
 
 
 _PERCENTS = BoxSpace(name="percent", units=100)
-UNI_MED = BoxSpace(
-    name="uni-med",
-    units=100,
-    template="{{<{}><{}><{}><{}>}}",
-    rounding="truncate",
-    notation="official",
-)
+UNI_MED = BoxSpace(name="uni-med", units=100, template="{{<{}><{}><{}><{}>}}", rounding="truncate", notation="official")
 """Whole hundredths of the image's size, truncated, in braces (official code; the paper shows no braces)."""
 
 BOX_SPACES: Mapping[str, BoxSpace] = {

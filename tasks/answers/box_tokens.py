@@ -14,17 +14,9 @@ from medbench.tasks.answers.phrases import words
 Kind = Literal["number", "point", "four", "numbers", "size", "name", "word", "mark", "tag"]
 Unit = Literal["", "%", "px", "?"]
 
-_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
-_MARKS = {
-    **_FULL_WIDTH,
-    **str.maketrans(
-        "\u3010\u3011\u3014\u3015\u3008\u3009\u300a\u300b\u3001\u060c\u061b\u066b\u2212\u2010\u2011\u02d7\u00d7\u2715\u2217",
-        "[][]<><>,,;.----xx*",
-    ),
-    **str.maketrans("\u2080\u2081\u2082", "012"),
-    **str.maketrans("\u201c\u201d\u201e\u201f\u2018\u2019\u201a", '""""\'\'\''),
-    **dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad")),
-}
+# Full-width letters and marks, then what else stands for a plain mark.
+_MARKS = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
+_MARKS |= {ord(mark): plain for plain, marks in words()["box_characters"].items() for mark in marks}
 _LATEX = re.compile(r"\\(?:left|right|big[lr]?|text\w*|math\w*|boxed|quad|qquad)(?![a-z])|\\[,;! ]", re.IGNORECASE)
 _TIMES = re.compile(r"(?<=\d) ?(?:\*|\\times|\bby\b) ?(?=\d)")
 _MARKUP = re.compile(r"[*`#$\\]|(?<!\w)_+|_+(?!\w)")

@@ -63,15 +63,13 @@ _NORMAL_MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _NUMBERS = {word: str(number) for number, word in enumerate(words()["number_words"].split())} | {"none": "0"}
 _ARTICLES = frozenset({"a", "an", "the"})
 
-
-def _without_one_apostrophe(word: str) -> list[str]:
-    return [word[:index] + word[index + 1 :] for index, mark in enumerate(word) if mark == "'"]
-
-
-# The official table has this one entry the wrong way round, so the general rule cannot produce it.
-_CONTRACTIONS = {short: full for full in words()["full_forms"].split() for short in _without_one_apostrophe(full)} | {
-    "somebody'd": "somebodyd"
-}
+# A word without one of its apostrophes is mended. The official table has one entry the wrong way round.
+_CONTRACTIONS = {
+    full[:place] + full[place + 1 :]: full
+    for full in words()["full_forms"].split()
+    for place, mark in enumerate(full)
+    if mark == "'"
+} | {"somebody'd": "somebodyd"}
 
 _ANY_MARK = re.compile(f"[{re.escape(_NORMAL_MARKS)}]")
 _MARK_BESIDE_SPACE = re.compile(f"(?<= )[{re.escape(_NORMAL_MARKS)}]|[{re.escape(_NORMAL_MARKS)}](?= )")

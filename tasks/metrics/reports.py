@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -70,18 +69,13 @@ def corpus_bleu_weights(statistics: FloatArray) -> FloatArray:
     return statistics[:, 9]
 
 
-def set_rouge1(prediction: str, reference: str) -> float:
-    """Return F over the distinct words of two texts: `rouge-1` F of the package `rouge` 1.0.1.
+def set_rouge(order: int, prediction: str, reference: str) -> float:
+    """Return F over the distinct runs of `order` words of two texts: `rouge-1` and `rouge-2` F of `rouge` 1.0.1.
 
     The official Uni-Med evaluation uses it. Where the package fails because a text is nothing but periods, this is 0.
     """
-    predicted, wanted = set(_words(prediction)), set(_words(reference))
-    return _f_of_sets(len(predicted & wanted), len(predicted), len(wanted))
-
-
-def set_rouge2(prediction: str, reference: str) -> float:
-    """Return F over the distinct pairs of neighbouring words of two texts: `rouge-2` F of `rouge` 1.0.1."""
-    predicted, wanted = (set(pairwise(_words(text))) for text in (prediction, reference))
+    words = (_words(prediction), _words(reference))
+    predicted, wanted = (set(zip(*(text[start:] for start in range(order)), strict=False)) for text in words)
     return _f_of_sets(len(predicted & wanted), len(predicted), len(wanted))
 
 
@@ -129,7 +123,11 @@ def google_rouge(rouge_id: RougeId, prediction: str, reference: str) -> float:
     return float(scores[rouge_id].fmeasure)
 
 
-SET_ROUGE: dict[RougeId, PairScore] = {"rouge1": set_rouge1, "rouge2": set_rouge2, "rougeL": set_rouge_l}
+SET_ROUGE: dict[RougeId, PairScore] = {
+    "rouge1": partial(set_rouge, 1),
+    "rouge2": partial(set_rouge, 2),
+    "rougeL": set_rouge_l,
+}
 GOOGLE_ROUGE: dict[RougeId, PairScore] = {name: partial(google_rouge, name) for name in SET_ROUGE}
 
 
