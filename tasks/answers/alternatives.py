@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
-from medbench.tasks.answers.phrases import pattern, word_set, words
+from medbench.tasks.answers.phrases import pattern, word_lists, word_set
 from medbench.tasks.answers.texts import normalise_strictly, plain_text
 from medbench.tasks.answers.wording import afterthought, versions
 
@@ -91,8 +91,8 @@ def _names(clause: str, words: str, *, beside: str = "") -> bool:
         compound = words in {"left", "right"} and not beside and ahead[-1:] and ahead[-1] in _COMPOUND
         near = ahead[-8:]
         denied = any(word in _DENIALS or word.endswith("n't") for word in near)
-        denied = denied or _DENIED_AHEAD.search(f" {' '.join(near)} ") or _DENIED_BEHIND.match(behind)
-        if not compound and not denied:
+        spoken = _DENIED_AHEAD.search(f" {' '.join(near)} ") or _DENIED_BEHIND.match(behind)
+        if not compound and not denied and not spoken:
             return True
     return False
 
@@ -116,7 +116,7 @@ def _alternatives_of(right: str) -> tuple[str, ...]:
         if groups:
             found |= {name for group in family if group not in groups for name in group}
     for word in right.split():
-        opposites = [prefixes.split() for prefixes in words()["opposite_prefixes"]]
+        opposites = [prefixes.split() for prefixes in word_lists()["opposite_prefixes"]]
         for prefix, other in opposites + [pair[::-1] for pair in opposites]:
             if word.startswith(prefix) and len(word) > len(prefix) + 3:
                 found.add(other + word.removeprefix(prefix))
@@ -131,5 +131,5 @@ def _alternatives_of(right: str) -> tuple[str, ...]:
 def _families() -> tuple[tuple[frozenset[str], ...], ...]:
     return tuple(
         tuple(frozenset(name.strip() for name in group.split("=")) for group in line.split(","))
-        for line in words()["families"]
+        for line in word_lists()["families"]
     )

@@ -9,11 +9,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from medbench.tasks.answers.phrases import words
+from medbench.tasks.answers.phrases import word_lists
 
 Numbers = tuple[float, float, float, float]
 
-_SENSES: Mapping[str, str] = words()["edge_senses"]
+_SENSES: Mapping[str, str] = word_lists()["edge_senses"]
 _NUMBERED = {f"{axis}{gap}{digit}": f"{axis} {digit}" for axis in "xy" for gap in ("", "_") for digit in "012"}
 _NUMBERED |= {
     f"{word}{gap}{place}": sense
@@ -24,7 +24,7 @@ _NUMBERED |= {
 _SENSES_OF: Mapping[str, frozenset[str]] = {
     word: frozenset(senses.split()) for senses, words in _SENSES.items() for word in words.split()
 } | {word: frozenset(senses.split()) for word, senses in _NUMBERED.items()}
-_LETTERS: Mapping[str, str] = words()["edge_letters"]
+_LETTERS: Mapping[str, str] = word_lists()["edge_letters"]
 _WORDS = [re.escape(word) for word in sorted(_SENSES_OF, key=len, reverse=True)]
 _LONGEST_FIRST = "|".join(_WORDS)
 _NAMING = "|".join(word for word in _WORDS if _SENSES_OF.get(word) != frozenset())
@@ -35,8 +35,8 @@ NAME = (
 """What a name looks like in lower case, its words side by side or joined by `_`, `-` or `/`."""
 _WORD = re.compile(_LONGEST_FIRST)
 
-_ACROSS: Mapping[str, str] = words()["edges_across"]
-_DOWN: Mapping[str, str] = words()["edges_down"]
+_ACROSS: Mapping[str, str] = word_lists()["edges_across"]
+_DOWN: Mapping[str, str] = word_lists()["edges_down"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

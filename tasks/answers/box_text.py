@@ -16,13 +16,13 @@ from typing import Literal
 
 from medbench.tasks.answers.box_names import HIGH, LOW, Name, Numbers, box_of, names_in
 from medbench.tasks.answers.box_tokens import TO, Item, Unit, common_unit, items_of, plain_text
-from medbench.tasks.answers.phrases import word_set, words
+from medbench.tasks.answers.phrases import word_lists, word_set
 
 NumberOrder = Literal["space", "points", "xyxy", "yxyx", "xywh", "cxcywh"]
 
 _IMAGE, _BEFORE_A_SIZE = word_set("image_words"), word_set("words_before_a_size")
 _LINKS, _FROM = word_set("link_words"), word_set("from_words")
-_ORDERS: Mapping[str, NumberOrder] = words()["number_orders"]
+_ORDERS: Mapping[str, NumberOrder] = word_lists()["number_orders"]
 _RANGES: Mapping[str, tuple[str, str]] = {"x": ("left", "right"), "y": ("top", "bottom")}
 _ACROSS = frozenset({"left", "right"})
 _SIZES = frozenset({"width", "height"})

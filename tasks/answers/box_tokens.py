@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from medbench.tasks.answers.box_names import NAME
-from medbench.tasks.answers.phrases import words
+from medbench.tasks.answers.phrases import word_lists
 
 Kind = Literal["number", "point", "four", "numbers", "size", "name", "word", "mark", "tag"]
 Unit = Literal["", "%", "px", "?"]
 
 # Full-width letters and marks, then what else stands for a plain mark.
 _MARKS = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
-_MARKS |= {ord(mark): plain for plain, marks in words()["box_characters"].items() for mark in marks}
+_MARKS |= {ord(mark): plain for plain, marks in word_lists()["box_characters"].items() for mark in marks}
 _LATEX = re.compile(r"\\(?:left|right|big[lr]?|text\w*|math\w*|boxed|quad|qquad)(?![a-z])|\\[,;! ]", re.IGNORECASE)
 _TIMES = re.compile(r"(?<=\d) ?(?:\*|\\times|\bby\b) ?(?=\d)")
 _MARKUP = re.compile(r"[*`#$\\]|(?<!\w)_+|_+(?!\w)")
@@ -35,7 +35,7 @@ _TOKEN = re.compile(
        |(?P<location><loc_?(?P<place>\d+(?:\.\d+)?)>)
        |(?P<size>(?<![a-z\d_.]){_LENGTH}(?:(?:x|\ x\ ){_LENGTH})+(?![a-z\d_]|\.\d|\ ?[=:]|\ y))
        |(?P<number>(?<![a-z\d_.])(?P<value>{_NUMBER})(?:\ ?(?P<unit>{_UNIT}))?(?![a-z\d_]|\.\d))
-       |(?P<order>(?<![a-z0-9])(?:{"|".join(words()["number_orders"])})(?![a-z0-9]))
+       |(?P<order>(?<![a-z0-9])(?:{"|".join(word_lists()["number_orders"])})(?![a-z0-9]))
        |(?P<name>{NAME})
        |(?P<junk>[a-z]*\d[a-z\d_.]*)
        |(?P<word>[\u4e00-\u9fff]|[^\W\d_\u4e00-\u9fff]+(?:'[a-z]+)?)

@@ -15,20 +15,20 @@ _NAME = re.compile(r"\{([a-z_]+)\}")
 
 
 @lru_cache(maxsize=1)
-def words() -> dict[str, Any]:
+def word_lists() -> dict[str, Any]:
     """Return the lists of words by name."""
     return read_yaml_table(Path(__file__).with_name("words.yaml"))
 
 
 def word_set(name: str) -> frozenset[str]:
     """Return a list of single words as a set."""
-    return frozenset(words()[name].split())
+    return frozenset(word_lists()[name].split())
 
 
 def expanded(text: str, **more: str) -> str:
     """Return the pattern of a text, with each `{name}` replaced by `more` or by the list of words of that name."""
     joined = "".join(map(str.strip, text.splitlines())).replace(" ", r"\s+")
-    return _NAME.sub(lambda name: more[name[1]] if name[1] in more else expanded(words()[name[1]], **more), joined)
+    return _NAME.sub(lambda name: more[name[1]] if name[1] in more else expanded(word_lists()[name[1]], **more), joined)
 
 
 def pattern(text: str, flags: re.RegexFlag = re.IGNORECASE, **more: str) -> re.Pattern[str]:

@@ -11,13 +11,15 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from medbench.tasks.answers.phrases import words
+from medbench.tasks.answers.phrases import word_lists
 
 REFERENCE_WORDS = 50
 """Words of a reference that the official evaluation keeps; the paper does not mention the cut."""
 _CACHE = 1 << 15
 
-_CHARACTERS: dict[int, str] = {ord(mark): plain for plain, marks in words()["characters"].items() for mark in marks}
+_CHARACTERS: dict[int, str] = {
+    ord(mark): plain for plain, marks in word_lists()["characters"].items() for mark in marks
+}
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff]"
 )
@@ -27,7 +29,7 @@ _EXPONENT = re.compile("(?<=\\d)(?=[\u2070\u00b9\u00b2\u00b3\u2074-\u207b])")
 _FRACTION = re.compile("(?<=\\d)(?=[\u00bc-\u00be\u2150-\u215e])")
 
 _ENTITY = re.compile(r"&(amp|lt|gt|quot|apos|nbsp|#39|#34|#x27|#x22);", re.IGNORECASE)
-_ENTITIES: dict[str, str] = words()["entities"]
+_ENTITIES: dict[str, str] = word_lists()["entities"]
 _LINE_TAG = re.compile(r"</?(?:br|p|div|li|ul|ol|h[1-6]|tr)(?:\s+[\w-]+=[^<>]*)?\s*/?>", re.IGNORECASE)
 _EXPONENT_TAG = re.compile(r"(?<=\d)<sup>", re.IGNORECASE)
 _TAG = re.compile(
@@ -60,13 +62,13 @@ _NESTED = 4
 _STRUCK_OUT = re.compile(r"~~[^~\n]{1,200}~~")
 
 _NORMAL_MARKS = ';/[]"{}()=+\\_-><@`,?!'
-_NUMBERS = {word: str(number) for number, word in enumerate(words()["number_words"].split())} | {"none": "0"}
+_NUMBERS = {word: str(number) for number, word in enumerate(word_lists()["number_words"].split())} | {"none": "0"}
 _ARTICLES = frozenset({"a", "an", "the"})
 
 # A word without one of its apostrophes is mended. The official table has one entry the wrong way round.
 _CONTRACTIONS = {
     full[:place] + full[place + 1 :]: full
-    for full in words()["full_forms"].split()
+    for full in word_lists()["full_forms"].split()
     for place, mark in enumerate(full)
     if mark == "'"
 } | {"somebody'd": "somebodyd"}

@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medbench.tasks.answers.phrases import pattern, words
+from medbench.tasks.answers.phrases import pattern, word_lists
 
 SIGNATURE = "answer=final"
 """Part of a number's signature: thoughts, marks of the answer and end tokens were taken out as this module does."""
@@ -57,7 +57,7 @@ _ANSWER_PREFIX = re.compile(r"\A\s*<\|(?:start_response|response_start)\|>\s*", 
 _TURN_BEGINS = pattern(r"\A(?:\s*(?:{turn_begins}))+")
 _TURN_ENDS = pattern("{turn_ends}")
 
-MARKS: tuple[str, ...] = tuple(words()["marks"].split())
+MARKS: tuple[str, ...] = tuple(word_lists()["marks"].split())
 """Tokens that set thoughts or answers apart. Where a tokenizer calls them special, they must stay in a model's text."""
 
 

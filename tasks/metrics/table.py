@@ -24,6 +24,8 @@ from medbench.tasks.spec import Kind
 
 Texts = Callable[[Scorable], tuple[str, str]]
 """Gives prediction and reference in the form in which they are compared."""
+_Counts = Callable[[Sequence[str], Sequence[str]], FloatArray]
+_Values = Callable[[FloatArray], FloatArray]
 Table = Mapping[str, tuple[Metric, Metric]]
 """Metrics by id, each under `paper` and under `strict`."""
 
@@ -111,7 +113,8 @@ def _scored_pair(score: reports.PairScore, texts: Texts, worded: bool, scorable:
     return score(*pair) if not worded or all(pair) else None
 
 
-_OF_TOKENS = {
+# The statistics of two texts of tokens, the value of their sum, and what hangs on each sample.
+_OF_TOKENS: Mapping[str, tuple[_Counts, _Values, _Values]] = {
     "bleu1": (reports.corpus_bleu_statistics, reports.corpus_bleu1, reports.corpus_bleu_weights),
     "bleu4": (reports.corpus_bleu_statistics, reports.corpus_bleu4, reports.corpus_bleu_weights),
     "meteor": (meteor.meteor_statistics, meteor.corpus_meteor, meteor.corpus_meteor_weights),
@@ -128,9 +131,7 @@ def _corpus(signature: str, texts: Texts) -> Metric:
     )  # fmt: skip
 
 
-def _of_tokens(
-    statistics: Callable[[Sequence[str], Sequence[str]], FloatArray], texts: Texts, scorables: Sequence[Scorable]
-) -> FloatArray:
+def _of_tokens(statistics: _Counts, texts: Texts, scorables: Sequence[Scorable]) -> FloatArray:
     pairs = [texts(scorable) for scorable in scorables]
     tokens = tokenise([prediction for prediction, _ in pairs] + [reference for _, reference in pairs])
     return statistics(tokens[: len(pairs)], tokens[len(pairs) :])
