@@ -62,17 +62,12 @@ _NOTHING_RIGHT = "\u25a1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One prediction with its state.
-
-    Attributes:
-        state: How the prediction came out.
-        scorable: The prediction beside its reference.
-        error: Why the model's own parser could make nothing of an answer; empty otherwise.
-    """
+    """One prediction beside its reference, with its state."""
 
     state: State
     scorable: Scorable
     error: str = ""
+    """Why the model's own parser could make nothing of an answer; empty otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -112,8 +107,7 @@ class Evaluation:
 def metric_ids(task_name: str, kind: Kind, protocol: Protocol) -> tuple[str, ...]:
     """Return the metrics of a task in the order of the tables; an unknown task has those of its kind.
 
-    Raises:
-        UsageError: If there is no such kind or protocol.
+    Raises UsageError if there is no such kind or protocol.
     """
     if kind not in _METRIC_IDS:
         raise unknown_name("kind of task", kind, _METRIC_IDS)
@@ -127,10 +121,7 @@ def metrics_for(task_name: str, kind: Kind, protocol: Protocol, *, classes: Sequ
     """Return the metrics of a task under a protocol, in the order of the tables.
 
     `classes` are the normalised classes for macro-F1 if its statistics are to be added over several calls; by default
-    they are the references of each call.
-
-    Raises:
-        UsageError: If there is no such kind or protocol.
+    they are the references of each call. Raises UsageError if there is no such kind or protocol.
     """
     ids, table = metric_ids(task_name, kind, protocol), table_of(kind, classes)
     return tuple(table[metric_id][PROTOCOLS.index(protocol)] for metric_id in ids)
@@ -180,9 +171,7 @@ def count_states(items: Sequence[Item]) -> dict[State, int]:
 def evaluate(task_name: str, kind: Kind, protocol: Protocol, items: Sequence[Item]) -> tuple[Evaluation, ...]:
     """Return one evaluation per metric of a task under a protocol, in the order of the tables.
 
-    Raises:
-        UsageError: If there is no such kind or protocol.
-        MedbenchError: If a metric of reports needs Java and Java cannot start.
+    Raises UsageError if there is no such kind or protocol, MedbenchError if a metric needs Java and it cannot start.
     """
     indices, scorables = scored_items(protocol, kind, items)
     answered = np.asarray([items[index].state == "ok" for index in indices], dtype=np.bool_)
@@ -194,13 +183,10 @@ def evaluate(task_name: str, kind: Kind, protocol: Protocol, items: Sequence[Ite
         statistics = metric.statistics(chosen)
         evaluations.append(
             Evaluation(
-                metric=metric,
-                indices=indices[applies],
-                statistics=statistics,
-                answered=answered[applies],
+                metric=metric, indices=indices[applies], statistics=statistics, answered=answered[applies],
                 bounds=_bounds(metric, chosen, statistics, missed),
             )
-        )
+        )  # fmt: skip
     return tuple(evaluations)
 
 
@@ -256,13 +242,9 @@ def rec_ceilings(
     Uni-Med truncates to whole hundredths of the image, which costs small boxes most. `boxes` are the right ones in
     pixels, each with width and height of its image.
     """
-    items = [
-        Item(
-            state="ok",
-            scorable=Scorable(
-                prediction="", reference="", predicted_box=space.as_written(box, size), reference_box=box
-            ),
-        )
+    written = (
+        Scorable(prediction="", reference="", predicted_box=space.as_written(box, size), reference_box=box)
         for box, size in boxes
-    ]
+    )
+    items = [Item(state="ok", scorable=scorable) for scorable in written]
     return {found.metric.metric_id: found.value for found in evaluate(task, "rec", protocol, items)}

@@ -9,46 +9,12 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
+from medbench.tasks.answers.phrases import pattern, word_lists, word_set
 from medbench.tasks.answers.texts import normalise_strictly, plain_text
 from medbench.tasks.answers.wording import afterthought, versions
 
-# What stands between commas is an alternative of its neighbours; what means the same is joined by `=`; a semicolon or
-# a line ends a family.
-_FAMILIES = """
-left=left sided, right=right sided, bilateral=bilaterally=both=both sides=both lungs=both kidneys, midline, unilateral
-axial=transverse=transverse plane=axial plane, coronal=coronal plane=frontal plane, sagittal=saggital=sagittal plane
-ct=computed tomography=ct scan, mri=mr=magnetic resonance=magnetic resonance imaging,
-  x ray=radiograph=radiography, ultrasound=us=sonography=ultrasonography, pet
-t1=t1 weighted=t1wi, t2=t2 weighted=t2wi, flair, dwi, pd, t1ce
-pa=posteroanterior, ap=anteroposterior, lateral
-hyperdense=hyper dense, hypodense=hypo dense, isodense=iso dense
-hyperintense=hyper intense, hypointense=hypo intense, isointense=iso intense; white, gray=grey, black
-male=man=boy, female=woman=girl
-lung=lungs, heart, liver, spleen, kidney=kidneys, bladder, stomach, brain, pancreas,
-  colon, rectum, small bowel=small intestine, duodenum, esophagus, spinal cord, gallbladder, aorta, trachea
-cystic, solid; larger=bigger, smaller, same=almost the same=equal; more, less, same
-normal, abnormal, enlarged, decreased, increased, absent
-benign, malignant; superior=upper=top=above, inferior=lower=bottom=below, middle
-medial, lateral; proximal, distal; anterior=front, posterior=back
-exterior=outside=external=on top of, interior=inside=internal=within
-symmetric=symmetrical, asymmetric=asymmetrical; regular, irregular
-homogeneous=homogenous, heterogeneous=heterogenous; focal, diffuse; acute, chronic, subacute; present, absent
-unilateral=one side, bilateral=both sides; supratentorial, infratentorial
-with contrast=contrast enhanced, without contrast=non contrast=noncontrast=no contrast
-enhanced=enhancing, unenhanced=non enhanced=nonenhancing=non enhancing; radiolucent, radiopaque=radioopaque
-apex, base; central, peripheral; single=singular=just 1=only 1, multiple=multilobulated=several, both
-genetic, vascular; abscess, cancer=tumor; pneumonia, pleural effusion; hyperinflation, hypoinflation
-oral, iv=intravenous, both; gray matter=grey matter, white matter
-"""
-_AFFIXES = ("hyper hypo", "homo hetero", "uni bi", "supra infra", "intra extra", "endo exo")
 _LONG_WORD = 5
-_PREFIXES = ("ab", "a", "un", "non", "ir", "in", "im", "dis")
-
-_DENYING_WORDS = """
-not no never cannot neither nor without non unlike either whether if unsure unclear uncertain excluding except hardly
-doubt doubtful unlikely wrong incorrect false rather instead exclude excludes denies lacks lacking lack
-"""
-_DENIALS = frozenset(_DENYING_WORDS.split())
+_DENIALS = word_set("alternative_denials")
 _DENIED_AHEAD = re.compile(
     r" (?:(?:anything|everything|any|all) but|(?:other|different|distinct) (?:than|from)|(?:apart|aside|far) from"
     r"|free of|absence of|opposite (?:of|to)|(?:opposed|contrast) to|r(?:ule[sd]?|uling) out|less(?: likely)?|semi)"
@@ -61,12 +27,12 @@ _DENIED_BEHIND = re.compile(
 )
 _CLAUSES = re.compile(r"[,:()\n]|(?<!thing )(?<!\ball )(?<!\bany )\bbut\b|\s-+\s|\.{2,}", re.IGNORECASE)
 _SENTENCES = re.compile(r"(?<=[.!?;])(?=\s|\Z)|\n")
-_REASONS = re.compile(r"\b(?:because|since)\b", re.IGNORECASE)
+_REASONS = pattern(r"\b(?:because|since)\b")
 _NOT_A_SIDE = re.compile(
     r"\b(?:that's|that is|you are|you're|all|am|i'm|is that|got it) right\b|\bright (?:now|away|answer|option|choice)\b"
 )
-_DENIES = re.compile(r"\b(?:no|not|neither|without|never)\b", re.IGNORECASE)
-_LISTS = re.compile(r"\b(?:or|nor)\b", re.IGNORECASE)
+_DENIES = pattern(r"\b(?:no|not|neither|without|never)\b")
+_LISTS = pattern(r"\b(?:or|nor)\b")
 _REACH = 160
 _COMPOUND = frozenset({"upper", "lower", "top", "bottom", "mid", "middle", "central"})
 
@@ -123,15 +89,12 @@ def _names(clause: str, words: str, *, beside: str = "") -> bool:
         ahead, behind = padded[max(0, start - _REACH) : start].split(), padded[end : end + _REACH]
         # `lower left` is no side of the picture.
         compound = words in {"left", "right"} and not beside and ahead[-1:] and ahead[-1] in _COMPOUND
-        if not compound and not _is_denied(ahead[-8:], behind):
+        near = ahead[-8:]
+        denied = any(word in _DENIALS or word.endswith("n't") for word in near)
+        spoken = _DENIED_AHEAD.search(f" {' '.join(near)} ") or _DENIED_BEHIND.match(behind)
+        if not compound and not denied and not spoken:
             return True
     return False
-
-
-def _is_denied(ahead: list[str], behind: str) -> bool:
-    if any(word in _DENIALS or word.endswith("n't") for word in ahead):
-        return True
-    return _DENIED_AHEAD.search(f" {' '.join(ahead)} ") is not None or _DENIED_BEHIND.match(behind) is not None
 
 
 def _is_one_of_two(text: str, right: str) -> bool:
@@ -153,11 +116,12 @@ def _alternatives_of(right: str) -> tuple[str, ...]:
         if groups:
             found |= {name for group in family if group not in groups for name in group}
     for word in right.split():
-        for prefix, other in (pair for pairs in map(str.split, _AFFIXES) for pair in (pairs, pairs[::-1])):
+        opposites = [prefixes.split() for prefixes in word_lists()["opposite_prefixes"]]
+        for prefix, other in opposites + [pair[::-1] for pair in opposites]:
             if word.startswith(prefix) and len(word) > len(prefix) + 3:
                 found.add(other + word.removeprefix(prefix))
         if len(word) >= _LONG_WORD:
-            found |= {prefix + word for prefix in _PREFIXES}
+            found |= {prefix + word for prefix in word_set("denying_prefixes")}
     denied = re.match(r"(?:non|no|without) (.+)", right)
     others = {name for name in found if f" {name} " not in f" {right} "}
     return tuple(sorted(others | ({denied.group(1)} if denied else set())))
@@ -167,5 +131,5 @@ def _alternatives_of(right: str) -> tuple[str, ...]:
 def _families() -> tuple[tuple[frozenset[str], ...], ...]:
     return tuple(
         tuple(frozenset(name.strip() for name in group.split("=")) for group in line.split(","))
-        for line in re.split(r"(?<!,)[\n;]", _FAMILIES.strip())
+        for line in word_lists()["families"]
     )

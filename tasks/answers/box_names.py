@@ -9,36 +9,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from medbench.tasks.answers.phrases import word_lists
+
 Numbers = tuple[float, float, float, float]
 
-_SENSES: Mapping[str, str] = {
-    "x": "x horizontal horizontally column columns col cols",
-    "y": "y vertical vertically row rows",
-    "low": "min minimum lo start starts starting begin begins",
-    "high": "max maximum hi end ends ending",
-    "left": "left 左 links gauche izquierda izquierdo",
-    "right": "right 右 rechts droit droite derecha derecho",
-    "top": "top upper 上 oben supérieur superior",
-    "bottom": "bottom lower 下 unten inférieur inferior",
-    "left top": "tl lt ul nw 左上 左上角",
-    "right top": "tr rt ur ne 右上 右上角",
-    "left bottom": "bl lb ll sw 左下 左下角",
-    "right bottom": "br rb lr se 右下 右下角",
-    "x left": "xl x_l",
-    "x right": "xr x_r",
-    "y top": "yt y_t",
-    "y bottom": "yb y_b",
-    "mid": "center centre centered centred mid middle 中心 中心点",
-    "x mid": "cx xc c_x x_c",
-    "y mid": "cy yc c_y y_c",
-    "width": "width 宽 宽度 breite largeur ancho",
-    "height": "height 高 高度 höhe hauteur alto",
-    "size": "size dimensions dimension wh",
-    "first": "first p1",
-    "second": "second p2",
-    "": "edge side border boundary bound limit coordinate coordinates coord coords corner point vertex position pos "
-    "value axis 坐标",
-}
+_SENSES: Mapping[str, str] = word_lists()["edge_senses"]
 _NUMBERED = {f"{axis}{gap}{digit}": f"{axis} {digit}" for axis in "xy" for gap in ("", "_") for digit in "012"}
 _NUMBERED |= {
     f"{word}{gap}{place}": sense
@@ -49,7 +24,7 @@ _NUMBERED |= {
 _SENSES_OF: Mapping[str, frozenset[str]] = {
     word: frozenset(senses.split()) for senses, words in _SENSES.items() for word in words.split()
 } | {word: frozenset(senses.split()) for word, senses in _NUMBERED.items()}
-_LETTERS: Mapping[str, str] = {"l": "left", "t": "top", "r": "right", "b": "bottom", "w": "width", "h": "height"}
+_LETTERS: Mapping[str, str] = word_lists()["edge_letters"]
 _WORDS = [re.escape(word) for word in sorted(_SENSES_OF, key=len, reverse=True)]
 _LONGEST_FIRST = "|".join(_WORDS)
 _NAMING = "|".join(word for word in _WORDS if _SENSES_OF.get(word) != frozenset())
@@ -60,25 +35,16 @@ NAME = (
 """What a name looks like in lower case, its words side by side or joined by `_`, `-` or `/`."""
 _WORD = re.compile(_LONGEST_FIRST)
 
-_ACROSS: Mapping[str, str] = {
-    "left": "left", "low": "left", "right": "right", "high": "right", "mid": "cx", "width": "width", "size": "width",
-    "first": "x1", "second": "x2", "0": "x0", "1": "x1", "2": "x2",
-}  # fmt: skip
-_DOWN: Mapping[str, str] = {
-    "top": "top", "low": "top", "bottom": "bottom", "high": "bottom", "mid": "cy", "height": "height", "size": "height",
-    "first": "y1", "second": "y2", "0": "y0", "1": "y1", "2": "y2",
-}  # fmt: skip
+_ACROSS: Mapping[str, str] = word_lists()["edges_across"]
+_DOWN: Mapping[str, str] = word_lists()["edges_down"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Name:
-    """The edges that a name means, one of each direction at most.
+    """The edges that a name means, one of each direction at most, or empty: `left`, `x1`, `cx`, `width`.
 
-    Attributes:
-        across: `left`, `right`, `x`, `x0`, `x1`, `x2`, `cx`, `width`, or empty.
-        down: `top`, `bottom`, `y`, `y0`, `y1`, `y2`, `cy`, `height`, or empty.
-        corner: The corner that one edge was told of, as in `top left x`: a plain `y` behind it is of the same corner.
-        plain: Whether it was a plain `x` or `y`, which a corner near it gave its meaning.
+    `corner` is the one that one edge was told of, as in `top left x`: a plain `y` behind it is of the same corner. A
+    name is `plain` if it was an `x` or `y` that a corner near it gave its meaning.
     """
 
     across: str = ""

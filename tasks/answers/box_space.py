@@ -191,13 +191,7 @@ def _corners_of(numbers: Numbers, order: Order) -> Numbers:
 
 
 _PERCENTS = BoxSpace(name="percent", units=100)
-UNI_MED = BoxSpace(
-    name="uni-med",
-    units=100,
-    template="{{<{}><{}><{}><{}>}}",
-    rounding="truncate",
-    notation="official",
-)
+UNI_MED = BoxSpace(name="uni-med", units=100, template="{{<{}><{}><{}><{}>}}", rounding="truncate", notation="official")
 """Whole hundredths of the image's size, truncated, in braces (official code; the paper shows no braces)."""
 
 BOX_SPACES: Mapping[str, BoxSpace] = {
@@ -223,10 +217,8 @@ def degenerate_share(boxes: Sequence[tuple[Box, tuple[int, int]]]) -> float:
     """Return the share of boxes that cover (nearly) nothing of their image; 0 of no boxes.
 
     Most of them without area are a sign of the wrong space. Fractions read as thousandths give boxes of a thousandth of
-    the image at most, thousandths read as pixels give some that lie outside.
-
-    Args:
-        boxes: In pixels, each with width and height of its image.
+    the image at most, thousandths read as pixels give some that lie outside. Boxes are in pixels, each with width and
+    height of its image.
     """
     return sum(_is_degenerate(box, size) for box, size in boxes) / len(boxes) if boxes else 0.0
 
@@ -240,13 +232,9 @@ def _is_degenerate(box: Box, image_size: tuple[int, int]) -> bool:
 
 
 def doubt_about_boxes(task: str, boxes: Sequence[tuple[Box, tuple[int, int]]], *, space: str, declared_by: str) -> str:
-    """Return a warning if most boxes of a task cover nothing of their image, or nothing.
+    """Return a warning if most boxes of a task, read in a space, cover nothing of their image; else nothing.
 
-    Args:
-        task: Name of the task.
-        boxes: The boxes that were read, in pixels, each with width and height of its image.
-        space: Name of the space that they were read in.
-        declared_by: What declares the space, e.g. `--model-arg boxes=NAME`.
+    The boxes are in pixels, each with width and height of its image; a space is declared by, e.g., a `--model-arg`.
     """
     share = degenerate_share(boxes)
     if 2 * share <= 1:

@@ -16,26 +16,13 @@ from typing import Literal
 
 from medbench.tasks.answers.box_names import HIGH, LOW, Name, Numbers, box_of, names_in
 from medbench.tasks.answers.box_tokens import TO, Item, Unit, common_unit, items_of, plain_text
+from medbench.tasks.answers.phrases import word_lists, word_set
 
 NumberOrder = Literal["space", "points", "xyxy", "yxyx", "xywh", "cxcywh"]
 
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_IMAGE = _words("image img picture photo photograph scan slice original input canvas resolution shape 图像 图片")
-_BEFORE_A_SIZE = _words("has have is with a an the of its total full are in pixels px and s")
-_LINKS = _words(
-    "is are was at of in on the a its be corner corners point points coordinate coordinates coord coords edge edges "
-    "side border boundary box bounding bbox position located lies about approximately around roughly equals equal "
-    "ranges range ranging spans span spanning goes extends extending runs values value pixel pixels with "
-    "是 为 在 的 角 点 坐 标 于 约"
-)
-_FROM = _words("from between 从 von desde")
-_ORDERS: Mapping[str, NumberOrder] = {
-    "xyxy": "xyxy", "ltrb": "xyxy", "yxyx": "yxyx", "tlbr": "yxyx", "xywh": "xywh", "ltwh": "xywh", "cxcywh": "cxcywh",
-}  # fmt: skip
+_IMAGE, _BEFORE_A_SIZE = word_set("image_words"), word_set("words_before_a_size")
+_LINKS, _FROM = word_set("link_words"), word_set("from_words")
+_ORDERS: Mapping[str, NumberOrder] = word_lists()["number_orders"]
 _RANGES: Mapping[str, tuple[str, str]] = {"x": ("left", "right"), "y": ("top", "bottom")}
 _ACROSS = frozenset({"left", "right"})
 _SIZES = frozenset({"width", "height"})
@@ -67,15 +54,10 @@ _REACH = 160
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundBox:
-    """Four numbers that an answer tells as a box.
+    """Four numbers that an answer tells as a box, as they stand, from `start` to `end` of the plain text.
 
-    Attributes:
-        numbers: The numbers as they stand; corners (left, top, right, bottom) where `order` is `xyxy`.
-        order: What they are: `space` as the space of the model orders them, `points` two corners that are each
-            written as in that space, otherwise what the answer itself says.
-        unit: The unit that the answer gives to all of them; `?` if it gives several.
-        start: Where the box begins in the plain text.
-        end: Where it ends.
+    The order `space` is that of the model's space, `points` two corners each written as in that space, any other what
+    the answer itself says. The unit is what the answer gives to all of them; `?` if it gives several.
     """
 
     numbers: Numbers

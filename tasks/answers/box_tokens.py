@@ -9,24 +9,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from medbench.tasks.answers.box_names import NAME
+from medbench.tasks.answers.phrases import word_lists
 
 Kind = Literal["number", "point", "four", "numbers", "size", "name", "word", "mark", "tag"]
 Unit = Literal["", "%", "px", "?"]
 
-ORDERS = ("xyxy", "ltrb", "yxyx", "tlbr", "xywh", "ltwh", "cxcywh")
-"""Words for the order of four numbers."""
-
-_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
-_MARKS = {
-    **_FULL_WIDTH,
-    **str.maketrans(
-        "\u3010\u3011\u3014\u3015\u3008\u3009\u300a\u300b\u3001\u060c\u061b\u066b\u2212\u2010\u2011\u02d7\u00d7\u2715\u2217",
-        "[][]<><>,,;.----xx*",
-    ),
-    **str.maketrans("\u2080\u2081\u2082", "012"),
-    **str.maketrans("\u201c\u201d\u201e\u201f\u2018\u2019\u201a", '""""\'\'\''),
-    **dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad")),
-}
+# Full-width letters and marks, then what else stands for a plain mark.
+_MARKS = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
+_MARKS |= {ord(mark): plain for plain, marks in word_lists()["box_characters"].items() for mark in marks}
 _LATEX = re.compile(r"\\(?:left|right|big[lr]?|text\w*|math\w*|boxed|quad|qquad)(?![a-z])|\\[,;! ]", re.IGNORECASE)
 _TIMES = re.compile(r"(?<=\d) ?(?:\*|\\times|\bby\b) ?(?=\d)")
 _MARKUP = re.compile(r"[*`#$\\]|(?<!\w)_+|_+(?!\w)")
@@ -45,7 +35,7 @@ _TOKEN = re.compile(
        |(?P<location><loc_?(?P<place>\d+(?:\.\d+)?)>)
        |(?P<size>(?<![a-z\d_.]){_LENGTH}(?:(?:x|\ x\ ){_LENGTH})+(?![a-z\d_]|\.\d|\ ?[=:]|\ y))
        |(?P<number>(?<![a-z\d_.])(?P<value>{_NUMBER})(?:\ ?(?P<unit>{_UNIT}))?(?![a-z\d_]|\.\d))
-       |(?P<order>(?<![a-z0-9])(?:{"|".join(ORDERS)})(?![a-z0-9]))
+       |(?P<order>(?<![a-z0-9])(?:{"|".join(word_lists()["number_orders"])})(?![a-z0-9]))
        |(?P<name>{NAME})
        |(?P<junk>[a-z]*\d[a-z\d_.]*)
        |(?P<word>[\u4e00-\u9fff]|[^\W\d_\u4e00-\u9fff]+(?:'[a-z]+)?)
@@ -79,16 +69,11 @@ _POINTS = re.compile(r"P(?:[,;()\[\]{}\n\"'t&]*P)+[,;()\[\]{}\n\"'t&]*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """A piece of an answer.
+    """A piece of an answer, from `start` to `end` of the plain text.
 
-    Attributes:
-        kind: `four` and `point` are four and two numbers that belong together, `numbers` a group of another length,
-            `size` is `512x512`.
-        text: As it stands; of a `four` that was made of two points the word between them.
-        start: Where it begins in the plain text.
-        end: Where it ends.
-        numbers: Its numbers.
-        unit: Their unit where one is told; `?` if they have several, or one that no box is counted in.
+    The kinds `four` and `point` are four and two numbers that belong together, `numbers` a group of another length,
+    `size` is `512x512`. The text of a `four` that was made of two points is the word between them. The unit is `?`
+    where the numbers have several, or one that no box is counted in.
     """
 
     kind: Kind

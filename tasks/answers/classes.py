@@ -10,75 +10,33 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from medbench.tasks.answers import wording
+from medbench.tasks.answers.phrases import pattern
 from medbench.tasks.answers.texts import plain_text
 
-_DENIAL = re.compile(
-    r"\b(?:not?|non|never|cannot|without|neither|nor|negative|unlikely|unable|sorry|unsure|uncertain|unclear"
-    r"|exclud\w+|reject\w*|eliminat\w+|removed|resected|less\s+likely|least|rul(?:e|ed|es|ing)\s+out|incorrect|wrong|absent|absence|denies|denied|doubt\w*"
-    r"|except\w*|(?:everything|anything|all|any|nothing)\s+but|other\s+than|apart\s+from|aside\s+from|lack\w*|free\s+of|devoid|fails?|missing|against|nothing|none|few|hardly|barely|incompatible|inconsistent|atypical)\b|n't\b|\?",
-    re.IGNORECASE,
-)
-_OTHER_MATTER = re.compile(
-    r"\b(?:history|risk|mimic\w*|resembl\w*|similar|unlike|than|versus|vs|compared|differential|if|whether|unless|example|such\s+as|e\.g"
-    r"|or|either|options?|choices|classes|categories|behind|beneath|below|above|adjacent|next\s+to|near|beside|surrounding|follow(?:s|ing)?"
-    r"|after|before|rather|instead|at\s+first|initial(?:ly)?|first\s+(?:glance|impression))\b",
-    re.IGNORECASE,
-)
-_HEADS = (
-    r"(?:category|categories|class|group|label|type|lesions?|organs?|region|area|structure|tissue|diagnosis|image|scan|slice|view|case|grade"
-    r"|stage|condition|level)"
-)
-_GOES_ON = re.compile(
-    rf"\s*(?:\Z|[^\w\s/&+-]|-\s|\s-|\n)|\s+(?:on|in|of|at|with|which|that|is|as|here|visible|seen|shown|because|since|given|due|based|based)\b"
-    rf"|\s+{_HEADS}\b",
-    re.IGNORECASE,
-)
-_END = re.compile(
-    r"\s*(?:\Z|[).,:;!\"'\]}(\n]|\s-|-\s)|\s+(?:because|since|as|due|given|based|which|(?:(?:and|but)\s+)?not|rather|instead)\b|"
-    rf"\s+{_HEADS}\b",
-    re.IGNORECASE,
-)
-_DECLARES = re.compile(
-    r"""(?:\b(?:answer|option|choice|diagnosis|finding|category|class|label|decision|conclusion|verdict|prediction|organ|grade|type
-              |classification|result|impression|severity|stage)
-            (?:\s+(?:to|for|of|in|here)\b[^.;:,\n]{0,60}?)?
-            (?:\s*(?:'s|\s(?:is|was|would\s+be|should\s+be|must\s+be|appears\s+to\s+be|seems\s+to\s+be))\b\s*:?|\s*[:=]|\s+-|\n)
-          |(?:\A\W*|\b(?:it|this|that)(?:'s|\s+is)\s+)not\b[^.;\n]{1,80}?\bbut(?:\s+rather)?
-          |\b(?:it|this|that)(?:'s|\s+(?:is|must\s+be|should\s+be|would\s+be))\b|\b(?:belongs?\s+to|classified\s+as|labell?ed\s+as|diagnosed\s+as)
-          |\b(?:therefore|thus|hence|so)\b\s*,?|\A\W*(?=(?:(?:most\s+)?likely|probably|definitely|certainly|clearly)\b)
-          |\b(?:i|we)(?:'d|\s+would|\s+will)?\s+(?:say|think|believe|guess|choose|select|pick|go\s+with|answer)(?:\s+that)?(?:\s+(?:it|this)(?:'s|\s+is))?)
-        (?:\s*(?:most\s+likely|definitely|certainly|clearly|probably|indeed|likely|consistent\s+with)\s*,?)?
-        \s*(?:(?:a|an|the|option|class|category)\s+)*[\"'(\[]?\Z""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_NO_LONGER = re.compile(r"\?\s*no\s*[,.!;:-]+\s+(?=\w)", re.IGNORECASE)
-_TAKEN_BACK = re.compile(r"\Ano\s*[,.!;:-]+\s*", re.IGNORECASE)
+_DENIAL = pattern(r"\b(?:{class_denials})\b|n't\b|\?")
+_OTHER_MATTER = pattern(r"\b(?:{other_matters})\b")
+_GOES_ON = pattern(r"\s*(?:\Z|[^\w\s/&+-]|-\s|\s-|\n)| (?:{class_goes_on})\b| (?:{class_heads})\b")
+_END = pattern(r"""
+    \s*(?:\Z|[).,:;!"'\]}(\n]|\s-|-\s)| (?:{reasons}|which|(?:(?:and|but) )?not|rather|instead)\b
+    |\s+(?:{class_heads})\b""")
+_DECLARES = pattern(r"""
+    (?:\b(?:{class_subjects})(?: (?:to|for|of|in|here)\b[^.;:,\n]{0,60}?)?
+    (?:\s*(?:'s|\s(?:{class_is}))\b\s*:?|\s*[:=]|\s+-|\n)
+    |(?:\A\W*|\b(?:it|this|that)(?:'s| is) )not\b[^.;\n]{1,80}?\bbut(?: rather)?|{class_declared})
+    (?:\s*(?:{class_surely})\s*,?)?\s*(?:(?:a|an|the|option|class|category) )*["'(\[]?\Z""")
+_NO_LONGER = pattern(r"\?\s*no\s*[,.!;:-]+\s+(?=\w)")
+_TAKEN_BACK = pattern(r"\Ano\s*[,.!;:-]+\s*")
 _MARKS = " ,.:;!-\n"
-_LABEL = re.compile(r"\A(?:the\s+)?(?:option|choice|answer|class|category|label|an?|the)\b\s*:?\s*", re.IGNORECASE)
-_SENTENCE_ENDS = re.compile(
-    r"(?<!\.)[.!?\n](?!\.)|\b(?:because|since|while|whereas|unlike)\b|\bas\b(?!\s+well\b)(?<!\bwell\sas)", re.IGNORECASE
+_LABEL = pattern(r"\A(?:the )?(?:option|choice|answer|class|category|label|an?|the)\b\s*:?\s*")
+_SENTENCE_ENDS = pattern(
+    r"(?<!\.)[.!?\n](?!\.)|\b(?:because|since|while|whereas|unlike)\b|\bas\b(?! well\b)(?<!\bwell\sas)"
 )
 _BEGINS = re.compile(r"(?:\A|(?<!\b\w)(?<!\b\w\w)[.!\n])[\s\"'(\[-]*\Z")
-# What says that a picture shows what follows, and that what stands there is seen.
-_SHOWN = re.compile(
-    rf"""(?:\b(?:shows?|showing|showed|depicts?|depicting|displays?|displaying|demonstrates?|reveals?|presents?|represents?|contains?
-              |illustrates?|indicates?|indicating|indicative\s+of|suggests?|suggesting|suggestive\s+of|favou?rs?|confirms?
-              |(?:consistent|compatible|in\s+keeping|in\s+line)\s+with|characteristic\s+of|typical\s+(?:of|for)|diagnostic\s+of
-              |classif(?:y|ied)\b[^.;\n]{{0,30}}\bas|(?:i|we)\s+(?:can\s+)?(?:see|observe|identify|recogni[sz]e)|looks?\s+like
-              |(?:appears?|seems?|likely)\s+to\s+be|evidence\s+of|features\s+of|(?:this|it|that|there|here)\s+(?:is|are)|image\s+is
-              |(?:{_HEADS}|prediction)[\"']?(?:\s+\d+)?\s*[:=]|\bguess\s+is|(?:{_HEADS}|picture|photo(?:graph)?|section|part|ct|mri|x-?ray)(?:\s+(?:shown|seen|depicted|here))?\s+(?:is|of)(?:\s+most\s+likely|\s+likely|\s+probably)?|belongs?\s+to
-              |(?:likely|definitely|certainly|clearly|probable|probably|plausible|fitting)(?:\s+(?:diagnosis|class|label|organ|one))?(?:\s+is)?)
-          |\A[-\s]*(?:\(?\d+[.)]\s*)?)
-        \s*[:,]?\s*(?:(?:a|an|the|of|case|most|likely|probably|typical|classic|category|class|small|large|human|normal|part)\b\s*){{0,4}}[\"'(]?\Z""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_SPEAKS_OF = re.compile(r"\s+(?:is|are|was|were|has|have|had|can|may|must|should|would|will)\b", re.IGNORECASE)
-_ABOUT = re.compile(r"\b(?:of|for|to|from|by|about|with)\s+(?:(?:an?|the)\s+)?\Z", re.IGNORECASE)
-_SEEN = re.compile(
-    rf"(?:\s+{_HEADS})?\s+(?:(?:is|are|can\s+be)\s+)?(?:\w+ly\s+|well\s+|best\s+)?"
-    r"(?:seen|visible|shown|present|depicted|identified|displayed|demonstrated|in\s+view|pictured|imaged|likely|most\s+likely)\b",
-    re.IGNORECASE,
-)
+_SHOWN = pattern(r"""
+    (?:\b(?:{showing})|\A[-\s]*(?:\(?\d+[.)]\s*)?)\s*[:,]?\s*(?:(?:{shown_kinds})\b\s*){0,4}["'(]?\Z""")
+_SPEAKS_OF = pattern(r"\s+(?:is|are|was|were|has|have|had|can|may|must|should|would|will)\b")
+_ABOUT = pattern(r"\b(?:of|for|to|from|by|about|with) (?:(?:an?|the) )?\Z")
+_SEEN = pattern(r"(?: (?:{class_heads}))? (?:(?:is|are|can be) )?(?:\w+ly |well |best )?(?:{seen_as})\b")
 _LISTED = re.compile(r"\n[ \t]*(?:[-+]|\(?\w[.)])?[ \t]*\Z")
 _REACH = 120
 _MANY = 40

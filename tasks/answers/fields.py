@@ -11,20 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medbench.tasks.answers.phrases import pattern
 from medbench.tasks.answers.texts import plain_characters, plain_text
 
-_NAME = (
-    r"(?:(?:the|my|final|correct|predicted|best|chosen|selected)[_ -]?)*"
-    r"(?:answer|choice|option|prediction|response|result|output|letter|selection|decision)"
-    r"(?:[_ -]?(?:choice|option|idx|index|letter|key|label|text))?"
-)
-_IS_NAME = re.compile(_NAME, re.IGNORECASE)
-_NAMED = re.compile(rf"""["']{_NAME}["']\s*:""", re.IGNORECASE)
+_IS_NAME = pattern(r"(?:(?:{field_qualifiers})[_\x20-]?)*(?:{field_names})(?:[_\x20-]?(?:{field_kinds}))?")
+_NAMED = re.compile(rf"""["']{_IS_NAME.pattern}["']\s*:""", re.IGNORECASE)
 _VALUE = re.compile(r"""\s*(?:"((?:[^"\\]|\\.){0,2000})"|'((?:[^'\\]|\\.){0,2000})'|([^,}\n]{0,400}))""")
 
-_LABEL = r"(?:(?:the|my|your|final|correct|short|predicted|best)\s+)*(?:answer|ans|response|output|prediction)"
-_AT_THE_START = re.compile(rf"\A\s*{_LABEL}\s*[:=]\s*(?=\S)", re.IGNORECASE)
-_FINAL = re.compile(r"^\s*(?:the\s+|my\s+)?final\s+(?:answer|response)\s*:\s*(?=\S)", re.IGNORECASE | re.MULTILINE)
+_AT_THE_START = pattern(r"""
+    \A\s*(?:(?:the|my|your|final|correct|short|predicted|best) )*(?:answer|ans|response|output|prediction)
+    \s*[:=]\s*(?=\S)""")
+_FINAL = pattern(r"^\s*(?:the |my )?final (?:answer|response)\s*:\s*(?=\S)", re.IGNORECASE | re.MULTILINE)
 _MOST_LABELS = 3
 
 _Object = tuple[tuple[str, Any], ...]
@@ -32,13 +29,7 @@ _Object = tuple[tuple[str, Any], ...]
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """What a text answers in JSON.
-
-    Attributes:
-        values: The values of all fields that are called an answer; what is no single value (a list of several, null) is
-            empty.
-        beside: The text around the JSON.
-    """
+    """The values of all fields that are called an answer (no single value, as of a list, is empty), and the rest."""
 
     values: Sequence[str]
     beside: str

@@ -10,134 +10,53 @@ from functools import lru_cache
 
 from medbench.tasks.answers import wording
 from medbench.tasks.answers.options import Keys, Options
+from medbench.tasks.answers.phrases import pattern
 from medbench.tasks.answers.polar import read_polar
 
 Claims = Sequence[Keys]
 
-# The words with which an answer declares an option: `the answer is C`, `I think C`, `C is correct`.
-_IS = (
-    r"(?:is|was|(?:would|should|must|will|has\s+to|ought\s+to|appears\s+to|seems\s+to)"
-    r"(?:\s+(?:therefore|thus|then|probably))?\s+be|remains|becomes)"
-)
-_NAMES = r"(?:answer|option|choice|ans|pick|guess|vote|selection)"
-_BY_THE_WAY = r"(?:\s*,\s*(?:therefore|thus|then|hence|so|i\s+(?:think|believe)|in\s+my\s+opinion|of\s+course)\s*,)?"
-_THAT_FITS = (
-    r"(?:\s+(?:that|which)\s+(?:best|most\s+\w+)\s+\w+[^.;:,\n?]{0,40}?|\s+i\s+(?:would\s+)?(?:choose|pick|select))?"
-)
-_STRONG = re.compile(
-    rf"""(?:\b(?<!\beach\s)(?<!\bevery\s){_NAMES}|\b(?:right|correct|best|most\s+\w+)\s+(?:one|letter)|\bone(?=\s+that\s+best\b))(?:\b|(?<=\banswer)s(?=:))
-         (?:\s+(?:choice|option|letter|here|now|then|therefore|thus))?
-         (?:\s+(?:to|for|in|of|from|among|based\s+on|given)\b[^.;:,\n?]{{0,60}}?)?{_THAT_FITS}{_BY_THE_WAY}
-         (?:(?:\s+{_IS}\b|'s\b)(?:\s+that\b)?\s*:?|\s*(?::|=|->|=>|\u2192)|\s+-|\.\s*:|\s*\n(?=\s*\S)|(?<=\bans)\.)
-       |(?P<takes>(?:\A|(?<=[.!?:;,\n])|\b(?:i|we|i'd|i'll|we'd|would|will|must|should|let's|let\s+me|let\s+us|going\s+to|therefore|thus|so|am|i'm)
-            (?:\s+\w+ly)?)
-         \s*\b(?:choose|select|pick|go(?:ing)?\s+(?:with|for)|opt(?:ing)?\s+for|settl(?:e|ing)\s+(?:on|for)|lean(?:ing)?\s+(?:towards?|to)
-            |vot(?:e|ing)\s+for|answer|chose|selected|picked|recommend|left\s+with)\b)\s*:?""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_WEAK = re.compile(
-    rf"""\b(?:it|this|that|diagnosis|step|cause|treatment|management|mechanism|drug|explanation|conclusion|verdict|decision
-           |solution|result|output|prediction|response|reply|impression)
-           (?:\s+(?:in|for|of|here)\b[^.;:,\n?]{{0,60}}?)?
-           (?:\s*(?:'s|\s{_IS})\s*:?|\s*:)(?=\s)
-       |\b(?:therefore|thus|hence|so)\b\s*[,:]?
-       |(?:\A|(?<=[.!?;\n]))\s*(?:in\s+(?:conclusion|summary|short)|by\s+(?:elimination|exclusion)|to\s+(?:conclude|summari[sz]e)|overall|conclusively)\s*[,:]
-       |\b(?:most\s+likely|probably|likely)\s+has\b
-       |\b(?:i|we)(?:'d|\s+would|\s+will|'ll)?\s+(?:\w+ly\s+|also\s+|do\s+)?(?:say|think|believe|guess|suspect|conclude|feel|reckon)\b
-           (?:\s+that\b)?\s*[,:]?(?:\s+(?:it|this|that)(?:'s|\s+(?:is|must\s+be|should\s+be|would\s+be|has\s+to\s+be))\b)?""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_HALF = (
-    r"(?:partial|part|hard|near|rare|scarce|bare|seeming|apparent|superficial|on|historical|previous|former|original"
-    r"|initial|theoretical|suppose\w*|alleged|possib|potential|conceivab|arguab)ly\b"
-)
-_CONFIRMS = re.compile(
-    rf"""\s+(?:fits|matches)\s+(?:it\s+|this\s+|the\s+\w+\s+)?best\b
-       |\s*[,)]?\s*(?:is|was|would\s+be|must\s+be|seems|looks|remains|:)\s*(?:also\s+|still\s+|(?!{_HALF})\w+ly\s+)?(?:the\s+|my\s+)?
-        (?:(?:most\s+|more\s+|single\s+)?(?:correct|right|best|appropriate|accurate|likely)(?:\s+(?:correct|likely|appropriate))?
-             (?=\s*(?:\Z|[.,;:!)\n]|-\s|(?:because|since|and|but|while|whereas|although|though|unlike|so)\b|as\b|than\b|here\b|answer\b|option\b|choice\b|one\b|diagnosis\b|response\b
-                |treatment\b|explanation\b|step\b|next\b|management\b|fit\b|too\b|as\s+well\b|also\b|given\b|in\s+this\b|for\s+this\b))
-           |answer\b|choice\b)(?!\s+(?:to\s+exclude|only\s+if)\b)""",
-    re.IGNORECASE | re.VERBOSE,
-)
+_STRONG = pattern(r"""
+    (?:\b(?<!\beach\s)(?<!\bevery\s)(?:{option_names})|\b(?:right|correct|best|most \w+) (?:one|letter)
+    |\bone(?= that best\b))(?:\b|(?<=\banswer)s(?=:))(?: (?:choice|option|letter|here|now|then|therefore|thus))?
+    (?: (?:to|for|in|of|from|among|based on|given)\b[^.;:,\n?]{0,60}?)?{that_fits}{by_the_way}
+    (?:(?: {option_is}\b|'s\b)(?: that\b)?\s*:?|\s*(?::|=|->|=>|→)| -|\.\s*:|\s*\n(?=\s*\S)|(?<=\bans)\.)
+    |(?P<takes>(?:\A|(?<=[.!?:;,\n])|\b(?:{takers})(?: \w+ly)?)\s*\b(?:{taking})\b)\s*:?""")
+_WEAK = pattern(r"""
+    \b(?:{weak_subjects})(?: (?:in|for|of|here)\b[^.;:,\n?]{0,60}?)?(?:\s*(?:'s|\s{option_is})\s*:?|\s*:)(?=\s)
+    |{weakly_declared}""")
+_CONFIRMS = pattern(r"""
+    \s+(?:fits|matches) (?:it |this |the \w+ )?best\b
+    |\s*[,)]?\s*(?:is|was|would be|must be|seems|looks|remains|:)\s*(?:also |still |(?!{half})\w+ly )?(?:the |my )?
+    (?:(?:most |more |single )?(?:correct|right|best|appropriate|accurate|likely)(?: (?:correct|likely|appropriate))?
+    (?=\s*(?:\Z|[.,;:!)\n]|-\s|{confirmed_before}))|answer\b|choice\b)(?! (?:to exclude|only if)\b)""")
 
-# `La respuesta correcta es la B`, `Die richtige Antwort ist B`.
-_ELSEWHERE = re.compile(
-    r"""\b(?:respuesta|opci[o\u00f3]n|alternativa|resposta|risposta|opzione|op\u00e7[a\u00e3]o)
-          (?:\s+(?:correcta|correta|corretta|final|adecuada|adequada|giusta|esatta))?
-          (?:\s*:|\s+(?:es|ser[i\u00ed]a|\u00e9|\u00e8|sarebbe)\b(?!\s+(?-i:[ao])\s*[.!]?\s*\Z)(?:\s*:)?(?:\s+(?:la|el|a|o)(?=\s))?
-             (?:\s+(?:opci[o\u00f3]n|alternativa|letra|lettera|opzione|op\u00e7[a\u00e3]o|respuesta)\b)?)
-       |\b(?:antwort|l\u00f6sung|option)(?:\s*:|\s+(?:ist|lautet|w\u00e4re)\b(?:\s*:)?
-             (?:\s+(?:also|daher|somit|die|der|antwort|option|buchstabe)\b)*)
-       |\b(?:r[e\u00e9]ponse|choix|option)(?:\s+(?:correcte?|finale?|exacte?|juste))?
-          (?:\s*:|\s+(?:est|serait)\b(?:\s*:)?(?:\s+(?:donc|la|le|l'|option|r[e\u00e9]ponse|lettre)\b)*)
-       |\b\u043e\u0442\u0432\u0435\u0442\s*(?::|-|\u044d\u0442\u043e\b)
-       |\u7b54\u6848(?:\u5e94\u8be5|\u5e94|\u5c31)?(?:[\u662f\u4e3a\u70ba\u9009\u9078]|\s*:)(?:\u9009\u9879|\u9078\u9805)?
-       |(?:\A|(?<=[\n,.;:])|(?<=,\s)|(?<=\.\s)|\u6545|\u6240\u4ee5|\u56e0\u6b64)\s*(?:\u5e94\u8be5|\u5e94)?[\u9009\u9078](?:\u62e9|\u64c7)?\s*:?
-       |(?:\u6b63\u89e3|\u7b54\u3048|\u89e3\u7b54|\u56de\u7b54)(?:\u306f|\s*:)|(?:\uc815\ub2f5|\ub2f5)(?:\uc740|\ub294|\s*:)""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_DENIED_ELSEWHERE = re.compile(
-    r"""(?:\b(?:no|n\u00e3o|non|ne|nicht|kein\w*|\u043d\u0435\w*|falsche?|schlechteste|incorrect[ae]?|incorreta|mauvaise|fausse|peor|pior
-            |errada|equivocada|sbagliata|si|se|wenn|falls|\u0435\u0441\u043b\u0438)\b|[\u4e0d\u9519\u932f\u8bef\u8aa4\u975e]|\u5982\u679c)
-        [^.;:,!?\n]{0,40}\Z""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_HEDGE = (
-    r"(?:most\s+likely|likely|definitely|certainly|clearly|probably|indeed|therefore|thus|simply|obviously|still|just|of\s+course"
-    r"|actually)"
-)
-_PREAMBLE = re.compile(
-    rf"""\s*(?:{_HEDGE}\s*,?\s+){{0,2}}[(\[\"']?
-         (?:(?:(?:the|my)\s+)?(?:(?:correct|right|best|final)\s+)?(?:option|choice|answer|letter|number|\#)\s*:?\s*(?=[\s(\[\"']|\w\W)
-            (?!\s*(?:is|was|would|should|must)\b))?""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_NOT_THIS_BUT = re.compile(
-    r"\s*(?:clearly\s+|definitely\s+)?not\s+[^.;\n]{1,60}?[,;]?\s+but\s+(?:rather\s+)?", re.IGNORECASE
-)
+_ELSEWHERE = pattern("{declared_elsewhere}")
+_DENIED_ELSEWHERE = pattern(r"(?:{denied_elsewhere})[^.;:,!?\n]{0,40}\Z")
+_PREAMBLE = pattern(r"""
+    \s*(?:(?:{hedges})\s*,?\s+){0,2}[(\["']?(?:(?:(?:the|my) )?(?:(?:correct|right|best|final) )?
+    (?:option|choice|answer|letter|number|\#)\s*:?\s*(?=[\s(\["']|\w\W)(?!\s*(?:is|was|would|should|must)\b))?""")
+_NOT_THIS_BUT = pattern(r"\s*(?:clearly |definitely )?not [^.;\n]{1,60}?[,;]? but (?:rather )?")
 _NOT_THIS_FIRST = re.compile(rf"\A{_NOT_THIS_BUT.pattern}", re.IGNORECASE)
-_LABEL = re.compile(
-    r"\A\s*[\[(]?(?:(?:the|my)\s+)?(?:(?:final|correct|best)\s+)?(?:option|choice|answer|letter|ans)\b\]?\s*[.:#=-]*\s*(?=\S)",
-    re.IGNORECASE,
-)
-_GREETING = re.compile(
-    r"""\A\s*(?:(?:sure|certainly|of\s+course|okay|ok|great\s+question|hello|hi)\b\s*[!,.:]\s*
-        |(?:only|just|(?:most\s+)?(?:likely|probably)|definitely|clearly|obviously|certainly)\b\s*[,:]?\s+
-        |(?:(?:i'm|i\s+am)\s+not\s+(?:\w+ly\s+)?(?:sure|certain)\s*,?\s*but\s+)?(?:(?:maybe|perhaps|possibly|probably)\s+)?
-         (?=(?:(?:option|choice)\s+)?[(\[]?\w{1,3}\b[)\]]?\s*(?:\Z|[.,\n])))""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_DOES_NOT_KNOW = re.compile(
-    r"[\s)\].:,;-]*(?:i\s+(?:do\s+not|don't|cannot|can't|am\s+not)|i'm\s+(?:not|sorry)|i\s+am\s+sorry|sorry|unknown|unsure|n/a|none|unclear|uncertain|undetermined|undecided|not\s+sure)\b",
-    re.IGNORECASE,
-)
-_WITHDRAWS = re.compile(
-    rf"{_DOES_NOT_KNOW.pattern}|\W*no\W*\Z|\W*(?:that|this|it)(?:'s|\s+is|\s+was)\s+(?:wrong|incorrect|not)\b",
-    re.IGNORECASE,
-)
+_LABEL = pattern(r"""
+    \A\s*[\[(]?(?:(?:the|my) )?(?:(?:final|correct|best) )?(?:option|choice|answer|letter|ans)\b
+    \]?\s*[.:#=-]*\s*(?=\S)""")
+_GREETING = pattern(r"\A\s*(?:{greetings})")
+_DOES_NOT_KNOW = pattern("{does_not_know}")
+_WITHDRAWS = pattern(r"{does_not_know}|\W*no\W*\Z|\W*(?:that|this|it)(?:'s| is| was) (?:wrong|incorrect|not)\b")
 _ASKED = re.compile(r"\A\s*Q(?:uestion)?\s*:[^\n]*\n+(?=\s*A\s*:)")
-_POINTED = (
-    r"(?:corresponds?\s+to|match(?:es)?|which\s+is|that\s+is,?|i\.e\.,?|namely|equals|consistent\s+with|best\s+fits"
-    r"|[(\[])"
-)
-_CONTRAST = re.compile(
-    r"[^.;\n]{0,120}?\b(?:but|however|though|although|yet|or|actually|instead|alternatively"
-    r"|aber|pero|mais|\u043d\u043e)\b",
-    re.IGNORECASE,
-)
+_CONTRAST = pattern(r"[^.;\n]{0,120}?\b(?:{contrasts})\b")
 
 # A letter before a period may be an option: `or C. Clindamycin`.
 _SENTENCE = re.compile(r"[\s)\].:-]*(?P<sentence>(?:[^.!?;\n]|(?<=\b\w)[.]|[.](?=\S)){0,200})")
-_ASIDE = re.compile(r"\b(?:because|since|as|due|while|whereas|unlike|not)\b", re.IGNORECASE)
-_NOT_ALONE_BEFORE = re.compile(r"(?:\b(?:and|or|nor|neither|either|both)|[(\[]?\b\w[)\]]?\s*[,/&])\s*\Z", re.IGNORECASE)
-_LIST_ENDS = re.compile(r"\n\s*(?:\n|explanation|because|reason|rationale|justification)", re.IGNORECASE)
-_GIVES_REASONS = re.compile(r"\s*[,.:;)-]*\s*(?:because|since|as|due|given|based|explanation|reason)\b", re.IGNORECASE)
-_ONCE = re.compile(r"\b(?:first|original|earlier|old)\s*\Z", re.IGNORECASE)
+_ASIDE = pattern(r"\b(?:because|since|as|due|while|whereas|unlike|not)\b")
+_NOT_ALONE_BEFORE = pattern(r"(?:\b(?:and|or|nor|neither|either|both)|[(\[]?\b\w[)\]]?\s*[,/&])\s*\Z")
+_LIST_ENDS = pattern(r"\n\s*(?:\n|explanation|because|reason|rationale|justification)")
+_GIVES_REASONS = pattern(r"\s*[,.:;)-]*\s*(?:{reasons}|explanation|reason)\b")
+_ONCE = pattern(r"\b(?:first|original|earlier|old)\s*\Z")
 _ANSWER_LABEL = re.compile(r"\A\s*A\s*:")
-_ALSO = re.compile(r"\b(?:also|too|as\s+well|equally)\b", re.IGNORECASE)
+_ALSO = pattern(r"\b(?:also|too|as well|equally)\b")
 _CLAUSE_BEGINS = re.compile(r"\A|(?<!\b\w)[.;:!?\n,]\s+")
-_NO_LONGER = re.compile(r"(?:(?<=[.!?\n,;])|(?<=\.\.)|(?<=\s-)|(?<=\u2026))\s*no\s*[,.!:;-]+\s+", re.IGNORECASE)
+_NO_LONGER = pattern(r"(?:(?<=[.!?\n,;])|(?<=\.\.)|(?<=\s-)|(?<=…))\s*no\s*[,.!:;-]+\s+")
 
 _LINES = 40
 _MANY_LINES = 400
@@ -146,12 +65,7 @@ _BARE = 5
 
 @lru_cache(maxsize=256)
 def letters_reader(choices: tuple[tuple[str, str], ...], *, in_field: bool = False) -> "Letters":
-    """Return the reader of a question's options, key and text each.
-
-    Args:
-        choices: Key and text of each option.
-        in_field: Whether it reads the value of a field, which holds nothing but the answer.
-    """
+    """Return the reader of a question's options, key and text each; a field holds nothing but the answer."""
     return Letters(Options(dict(choices)), in_field=in_field)
 
 
@@ -174,36 +88,28 @@ class Letters:
         # A field holds the answer itself: the `not` behind its letter is that of the option.
         self._in_field = in_field
         key = options.any_key
-        self._confirmed = re.compile(
-            r"(?:\A|(?<=[.;:!?\n,])(?<!Mr\.)(?<!Dr\.)(?<!Ms\.)(?<!Mrs\.)|\b(?P<label>option|choice|answer|letter)"
-            r"|\b(?:so|thus|therefore|hence|that|think|believe|only|but))"
-            rf"\s*[(\[\"']?(?P<key>{key})(?![\w'-])(?P<close>[)\]]?)[\"']?",
-            re.IGNORECASE,
-        )
-        self._bracketed = re.compile(rf"(?<![\w'-])[(\[]?({key})[)\]](?=\s|\Z|[.,;])", re.IGNORECASE)
-        self._listed_too = re.compile(
-            rf"(?:\b(?:or|and|plus|also)\s|[,;/&+])\s*(?:(?:option|choice)\s+)?[(\[\"]?({key})[)\].:\"][)\]]?\s*(?=\S)",
-            re.IGNORECASE,
-        )
-        self._of_others = re.compile(
-            rf"(?:(?:all|each|none)\s+(?:of\s+)?)?(?:the\s+)?(?:others?|rest|remaining)\b|(?:option\s+)?[(\[]?(?-i:{key})[)\]]?\s",
-            re.IGNORECASE,
-        )
+        self._confirmed = pattern(r"""
+            (?:\A|(?<=[.;:!?\n,])(?<!Mr\.)(?<!Dr\.)(?<!Ms\.)(?<!Mrs\.)|\b(?P<label>option|choice|answer|letter)
+            |\b(?:so|thus|therefore|hence|that|think|believe|only|but))
+            \s*[(\["']?(?P<key>{key})(?![\w'-])(?P<close>[)\]]?)["']?""", key=key)  # fmt: skip
+        self._bracketed = pattern(r"(?<![\w'-])[(\[]?({key})[)\]](?=\s|\Z|[.,;])", key=key)
+        self._listed_too = pattern(r"""
+            (?:\b(?:or|and|plus|also)\s|[,;/&+])\s*(?:(?:option|choice) )?
+            [(\["]?({key})[)\].:"][)\]]?\s*(?=\S)""", key=key)  # fmt: skip
+        self._of_others = pattern(r"""
+            (?:(?:all|each|none) (?:of )?)?(?:the )?(?:others?|rest|remaining)\b
+            |(?:option )?[(\[]?(?-i:{key})[)\]]?\s""", key=key)  # fmt: skip
         # What is set beside an option by `so is C`, `Perhaps C`, or by shares: `B 60%, C 40%`.
-        self._so_is = re.compile(
-            rf"\b(?:(?:so|as)\s+(?:is|are|was|does|would|could)|(?:(?<=[.;,]\s)(?:maybe|perhaps|possibly)))"
-            rf"\s+(?:option\s+|choice\s+)?[(\[]?({key})(?![\w'-])(?!\s+[a-z]*[b-z]\b(?<!too))",
-            re.IGNORECASE,
+        self._so_is = pattern(r"""
+            \b(?:(?:so|as) (?:is|are|was|does|would|could)|(?:(?<=[.;,]\s)(?:maybe|perhaps|possibly)))
+            \s+(?:option |choice )?[(\[]?({key})(?![\w'-])(?! [a-z]*[b-z]\b(?<!too))""", key=key)  # fmt: skip
+        self._weighed = pattern(
+            r"(?<![\w'-])({key})[)\].]?\s*[-:=(]?\s*(?:\d+(?:\.\d+)?\s*%|0?\.\d+(?=\s*(?:\Z|[,;)\n])))", key=key
         )
-        self._weighed = re.compile(
-            rf"(?<![\w'-])({key})[)\].]?\s*[-:=(]?\s*(?:\d+(?:\.\d+)?\s*%|0?\.\d+(?=\s*(?:\Z|[,;)\n])))", re.IGNORECASE
-        )
-        self._denied_alone = re.compile(rf"[)\].:\s(-]*\bnot\b(?!\W*(?:option\s+)?(?-i:{key})\b)", re.IGNORECASE)
-        self._pointed = re.compile(
-            rf"{_POINTED}\s*(?:the\s+)?(?:option|choice|answer|letter)\s*:?\s*[(\[\"']?({key})(?!\w|-\w)[)\]\"']*"
-            r"(?=\s*[.!]?\s*(?:\Z|\n))",
-            re.IGNORECASE,
-        )
+        self._denied_alone = pattern(r"[)\].:\s(-]*\bnot\b(?!\W*(?:option )?(?-i:{key})\b)", key=key)
+        self._pointed = pattern(r"""
+            (?:{pointing})\s*(?:the )?(?:option|choice|answer|letter)\s*:?\s*
+            [(\["']?({key})(?!\w|-\w)[)\]"']*(?=\s*[.!]?\s*(?:\Z|\n))""", key=key)  # fmt: skip
 
     def taken_by(self, text: str) -> Keys:
         """Return what an answer takes in its last version."""

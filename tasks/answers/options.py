@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from medbench.tasks.answers.phrases import pattern, word_set
 from medbench.tasks.answers.polar import POLAR_WORDS
 from medbench.tasks.answers.texts import plain_text
 
@@ -19,30 +20,17 @@ _EASTERN = r"\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af"
 _END = re.compile(
     r"(?:\u3067\u3059|\u3060|\uc785\ub2c8\ub2e4|\u9879|\u9805)?\s*(?:\Z|[)\],;!\"'}(\n]|:(?=\s|\Z)|\.+(?=\s|\Z|[)\"'\]}])|\s-+(?=\s|\Z))"
 )
-_REASON = re.compile(
-    r"\s+(?:because|since|as|due|given|based|which|not|rather|instead|here|for\s+this|in\s+this|according|therefore|so"
-    r"|over(?=\s+(?:option\s+)?\W?(?-i:[A-Z])\b)"
-    r"|(?:is|would\s+be)\s+(?:the\s+)?(?:most\s+)?(?:correct|right|best|appropriate|likely)(?=\s*(?:\Z|[.,;!\n]|answer|option|choice|one)))\b",
-    re.IGNORECASE,
-)
+_REASON = pattern(r"\s+(?:{option_reasons})\b")
 # Words and the signs that make another word of one: `CD4+` and `CD4-`.
 _SAID = re.compile(r"\w+|[%+<>=\u2191\u2193\u00b1]|(?<=\w)-(?=[\s,;.)]|\Z)")
 _WORD = re.compile(r"\w[\w'-]*")
 _WORD_BEGINS = re.compile(r"(?<![\w-])(?=\w)")
 _SEPARATORS = re.compile(r"[\s)\].:,;\"'}(\[-]*")
 _CLOSERS = re.compile(r"[)\]\"']*")
-_GAP = re.compile(
-    r"""(?:[\s,;/&+|>~-]|\b(?:or|and|plus|then|perhaps|possibly|maybe|probably|even|also|as\s+well\s+as|with|to|through|versus|vs\b\.?
-        |followed\s+by|option|options|choice|answer|either|both|too|alternatively|and/or|else)\b|[(\[]){1,12}""",
-    re.IGNORECASE | re.VERBOSE,
-)
+_GAP = pattern(r"(?:[\s,;/&+|>~-]|\b(?:{between_options})\b|[(\[]){1,12}")
 _CLOSES = re.compile(r"[)\]\"']\s*|\.\s*(?=[,;/&+|]|(?:and|or|plus|as\s+well\s+as)\b)")
 # A sentence about an option, not one that takes it: `(A) should be avoided`, `A (aspirin) for adults`.
-_SPEAKS_OF = re.compile(
-    r"""\s+(?:is|are|was|were|be|has|have|had|would|should|could|can|cannot|may|might|must|does|do|did|will|seems?|looks?
-        |appears?|followed|then|for|if|unless|when|plus|than|until|after|before)\b""",
-    re.IGNORECASE | re.VERBOSE,
-)
+_SPEAKS_OF = pattern(r"\s+(?:{speaks_of_option})\b")
 _INNER = re.compile(r"\s*\(\s*([^()\n]{0,200})\)")
 _CONFIDENCE = re.compile(r"confiden|\bcertain|\d\s*%", re.IGNORECASE)
 _PARENTHESIS_ENDS = re.compile(r"\s*(?:\Z|[.,;:!\n]|-+\s|(?:is|was|would\s+be|because|since|as)\b)", re.IGNORECASE)
@@ -52,21 +40,7 @@ _SENTENCE_ENDS = re.compile(r"\s*[.!]?\s*(?:\Z|\n)|:")
 # since it begins a sentence.
 _AUTHORS = re.compile(r",?\s+(?:et\s+al|and\s+colleagues)\b")
 _PARTS_OF_NAMES = frozenset({"section", "cell", "cells", "dimer", "peptide"})
-_OF_SENTENCES = """
-because since as due given the this that these those it its he she his her they we i there therefore thus so hence
-which while although in on for with without from based explanation reason reasoning rationale justification option
-answer all both most patient patients according to among by not and but however please note
-"""
-_SENTENCE_WORDS = frozenset(_OF_SENTENCES.split())
-# Enough of them for `E. Coli`; in lower case no word but those above is taken for a sentence anyway.
-_OF_SPECIES = """
-coli aureus pylori difficile diff pneumoniae influenzae pertussis anthracis cereus fragilis henselae burgdorferi
-dermatitidis albicans tetani botulinum perfringens trachomatis jejuni burnetii psittaci diphtheriae neoformans
-immitis auris epidermidis pyogenes agalactiae viridans saprophyticus faecalis faecium histolytica lamblia
-vermicularis lumbricoides duodenale fumigatus baumannii meningitidis gonorrhoeae monocytogenes mirabilis aeruginosa
-typhi pestis tuberculosis leprae latum vivax falciparum strep staph fib flutter
-"""
-_EPITHETS = frozenset(_OF_SPECIES.split())
+_SENTENCE_WORDS, _EPITHETS = word_set("sentence_words"), word_set("epithets")
 _LATIN_ENDINGS = ("i", "us", "um", "is", "ae", "a", "ans", "ens", "es", "ii", "e", "on", "ax", "or", "ix", "ex")
 
 
@@ -98,17 +72,13 @@ class Options:
         self._any_text = _texts_pattern(self._texts)
         self._free_text = _texts_pattern(text for text in self._texts if text not in POLAR_WORDS)
         self.any_key = any_key = _one_of(choices)
-        self._key = re.compile(
-            rf"\s*[(\[{{\"']*\s?(?P<key>{any_key})(?![^\W{_EASTERN}]|'\w|[+%°])[\"']?(?:\s?(?P<close>[)\]}}]))?[\"']?",
-            re.IGNORECASE,
-        )
-        self._standing = re.compile(
-            rf"(?<![\w'.-])[(\[]?(?P<key>{any_key})(?![\w'+%°-])(?P<close>[)\]]?)", re.IGNORECASE
-        )
-        self._listed = re.compile(rf"(?<![\w'-])[(\[]?(?P<key>{any_key})[)\].:][)\]]?\s*(?=\S)", re.IGNORECASE)
-        self._label = re.compile(
-            rf"\s*[,;]?\s*[(\[]\s*(?:(?:option|choice|answer|letter)\s*:?\s*)?[(\[]?({any_key})[)\]]?\s*[)\]]",
-            re.IGNORECASE,
+        self._key = pattern(r"""
+            \s*[(\[{"']*\s?(?P<key>{key})(?![^\W{eastern}]|'\w|[+%°])["']?(?:\s?(?P<close>[)\]}]))?["']?""",
+            key=any_key, eastern=_EASTERN)  # fmt: skip
+        self._standing = pattern(r"(?<![\w'.-])[(\[]?(?P<key>{key})(?![\w'+%°-])(?P<close>[)\]]?)", key=any_key)
+        self._listed = pattern(r"(?<![\w'-])[(\[]?(?P<key>{key})[)\].:][)\]]?\s*(?=\S)", key=any_key)
+        self._label = pattern(
+            r"\s*[,;]?\s*[(\[]\s*(?:(?:option|choice|answer|letter)\s*:?\s*)?[(\[]?({key})[)\]]?\s*[)\]]", key=any_key
         )
 
     def keys_of(self, letter: str) -> Keys:
@@ -128,12 +98,9 @@ class Options:
         return self.text_at(text, place) or self.key_at(text, place)
 
     def text_at(self, text: str, place: int, *, free: bool = True) -> Mention | None:
-        """Return the option whose text stands at a place and ends there as a phrase.
+        """Return the option whose text stands at a place, white space and an article aside, and ends as a phrase.
 
-        Args:
-            text: The answer.
-            place: Where the option should begin, white space and an article aside.
-            free: Whether it stands without its key; `yes` and `no` mean too much without one.
+        It is `free` without its key; `yes` and `no` mean too much without one.
         """
         match = (self._free_text if free else self._any_text).match(text, place)
         if match is None or not _ends(text, match.end(1)):

@@ -10,6 +10,7 @@ import re
 from functools import lru_cache
 from typing import Literal
 
+from medbench.tasks.answers.phrases import pattern
 from medbench.tasks.answers.texts import plain_text
 from medbench.tasks.answers.wording import afterthought, before, is_denied_before, is_supposed, versions
 
@@ -21,70 +22,43 @@ POLAR_WORDS: frozenset[str] = frozenset({"yes", "no", "maybe"})
 _MEANINGS: dict[str, Polar] = {
     "yes": "yes", "yeah": "yes", "yep": "yes", "no": "no", "nope": "no", "maybe": "maybe",
 }  # fmt: skip
-_WORD = r"(?:yes|yeah|yep|nope|no|maybe)"
-_TOKEN = re.compile(rf"(?<![\w-])(?<!\w')({_WORD})(?!\w|'\w|-\w)", re.IGNORECASE)
+_ANY = pattern("{polar_words}")
+_TOKEN = pattern(r"(?<![\w-])(?<!\w')({polar_words})(?!\w|'\w|-\w)")
 # `yes or no`, `yes/no/maybe`, `yes, no`: a list, whoever made it. `Yes, no fracture` is none.
-_LIST = re.compile(
-    rf"""(?<![\w'-])(?<!\bnot\s){_WORD}\b(?:[\s"')\].]*(?:[/|]|,?\s*(?:\bor\b|\bnor\b|\bvs\b\.?|\bversus\b))[\s"'(\[]*(?:maybe\s+)?{_WORD}\b
-       |[\s"')\]]*(?:,\s*(?:and|or)?|\band\b|&|\+)[\s"'(\[]*(?:also\s+)?{_WORD}\b(?!-\w)(?!\s+\w))+""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_REPEATED = re.compile(rf"(?<![\w'-])({_WORD})(?:\s+\1\b)+(?!\s*[-\w])", re.IGNORECASE)
+_LIST = pattern(r"""
+    (?<![\w'-])(?<!\bnot\s)(?:{polar_words})\b
+    (?:[\s"')\].]*(?:[/|]|,?\s*(?:\bor\b|\bnor\b|\bvs\b\.?|\bversus\b))[\s"'(\[]*(?:maybe )?(?:{polar_words})\b
+    |[\s"')\]]*(?:,\s*(?:and|or)?|\band\b|&|\+)[\s"'(\[]*(?:also )?(?:{polar_words})\b(?!-\w)(?! \w))+""")
+_REPEATED = pattern(r"(?<![\w'-])({polar_words})(?: \1\b)+(?!\s*[-\w])")
 _ENDS = r"\s*(?:\Z|[.,;:!)\]}\"'\n]|\s-+(?=\s|\Z)|-\s)"
-_REASON = (
-    r"\s+(?:but|though|although|rather|instead|not|it|there|this|that|these|those|they|he|she|we|because|since|as|due|given|based|the|according|is\s+(?:the|my)\s+"
-    r"(?:(?:correct|right|best|final)\s+)?(?:answer|choice|one)|is\s+(?:correct|right))\b"
-)
-_STANDS = re.compile(rf"{_ENDS}|{_REASON}|\s*(?:\([^()]*\)|\[[\d\s,-]+\])\s*(?:\Z|[.,;!\n])", re.IGNORECASE)
-_MAYBE_STANDS = re.compile(rf"{_ENDS}|\s+(?:because|since|as|due|rather|instead|but)\b|\s*\(", re.IGNORECASE)
-_QUALIFIED = re.compile(r"\s+(?:for|on|in|at|if|when|otherwise)\b", re.IGNORECASE)
+_STANDS = pattern(_ENDS + r"| (?:{polar_reasons})\b|\s*(?:\([^()]*\)|\[[\d\s,-]+\])\s*(?:\Z|[.,;!\n])")
+_MAYBE_STANDS = pattern(_ENDS + r"| (?:because|since|as|due|rather|instead|but)\b|\s*\(")
+_QUALIFIED = pattern(r"\s+(?:for|on|in|at|if|when|otherwise)\b")
 _IS_CLOSED = re.compile(_ENDS, re.IGNORECASE)
 _IS_NUMBER = re.compile(r"\.\s*\d")
 # Behind a `yes` at the very beginning nearly everything is an explanation: `yes fracture is visible`.
-_YES_GOES_ON = re.compile(
-    r"\s+(?!(?:yes|no|maybe|or|and|nor|if|unless|when|only|to|is|was|would|could|may|might|should|can|seems?|answers?"
-    r"|options?|votes?|man|for)\b|\d+\s*(?:%|[.,;]|\Z))\w",
-    re.IGNORECASE,
-)
-_SURELY = (
-    r"(?:\s*[:,]?\s*(?:definitely|clearly|certainly|probably|likely|most\s+likely|simply|indeed|therefore|still|just"
-    r"|also|actually))*"
-)
-_BEGINS = re.compile(rf"(?:\A|[.!?;:,\n(\[{{\"'>|=]|(?:\A|\s)-+){_SURELY}\s*[,:]?\s*\Z", re.IGNORECASE)
-_SUBJECT = (
-    r"(?:answer|decision|conclusion|verdict|response|result|reply|prediction|output|label|choice|option|guess|vote"
-    r"|judge?ment|opinion|assessment)"
-)
-_DECLARED = re.compile(
-    rf"""(?:\b{_SUBJECT}\s+(?:(?:here|to|for|of)\b[^.;:,\n]{{0,60}}?)?(?:is|was|would\s+be|should\s+be|must\s+be|remains)
-          |\b(?:i|i'd|we|i'll)\s+(?:would\s+|will\s+|must\s+|therefore\s+)?(?:say|think|believe|guess|answer|choose|select|pick|vote|lean)(?:\s+that)?
-          |\bi\s+am\s+leaning|\blean(?:ing)?(?:\s+towards?)?
-          |\b(?:so|thus|hence|therefore|overall|then|but|that|which\s+means)
-          |\b(?:it|this|that|which)(?:'s|\s+is|\s+must\s+be|\s+should\s+be)
-          |\b{_SUBJECT})
-        (?:\s*[:,]?\s*(?:definitely|clearly|certainly|probably|likely|most\s+likely|simply|indeed|therefore|still|just|also|a|an|clear|definite|firm|actually))*
-        \s*[:"'(\[]?\s*\Z""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_THIS_IS = re.compile(r"\b(?:it|this|that|which)(?:'s|\s+is)\s*\Z", re.IGNORECASE)
+_YES_GOES_ON = pattern(r"\s+(?!(?:{yes_does_not_go_on})\b|\d+\s*(?:%|[.,;]|\Z))\w")
+_BEGINS = pattern(r"""(?:\A|[.!?;:,\n(\[{"'>|=]|(?:\A|\s)-+)(?:\s*[:,]?\s*(?:{polar_surely}|actually))*\s*[,:]?\s*\Z""")
+_DECLARED = pattern(r"""
+    (?:\b(?:{polar_subjects}) (?:(?:here|to|for|of)\b[^.;:,\n]{0,60}?)?(?:is|was|would be|should be|must be|remains)
+    |\b(?:i|i'd|we|i'll) (?:would |will |must |therefore )?
+    (?:say|think|believe|guess|answer|choose|select|pick|vote|lean)(?: that)?
+    |\bi am leaning|\blean(?:ing)?(?: towards?)?
+    |\b(?:so|thus|hence|therefore|overall|then|but|that|which means)
+    |\b(?:it|this|that|which)(?:'s| is| must be| should be)
+    |\b(?:{polar_subjects}))(?:\s*[:,]?\s*(?:{polar_surely}|a|an|clear|definite|firm|actually))*\s*[:"'(\[]?\s*\Z""")
+_THIS_IS = pattern(r"\b(?:it|this|that|which)(?:'s| is)\s*\Z")
 # `Yes, if it is large`, `"Yes" is incorrect`, `P(yes)=0.4`: no answer, but what would make one.
-_NOT_SAID = re.compile(
-    r"[\s,]*(?:but\s+)?(?:only\s+)?(?:if|unless|provided)\b|[)\"'\]]+\s*(?:is|was|would|might|could)\b|[)\"'\]]*\s*=",
-    re.IGNORECASE,
-)
-_WRONG = re.compile(
-    r"\b(?:expected|reference|student|original|first|initial|previous|wrong|incorrect|false|worst|least(?:\s+\w+)?|alternative|other)\s*\Z",
-    re.IGNORECASE,
-)
+_NOT_SAID = pattern(r"""
+    [\s,]*(?:but )?(?:only )?(?:if|unless|provided)\b|[)"'\]]+\s*(?:is|was|would|might|could)\b|[)"'\]]*\s*=""")
+_WRONG = pattern(r"\b(?:{polar_wrong})\s*\Z")
 _MANY = 400
-_MAY_BE = re.compile(r"\b(?:may|might|could)\s+(?:also\s+|well\s+)?be\s*\Z", re.IGNORECASE)
-_DOES_NOT_KNOW = re.compile(
-    r"""[\s,.;:!-]*(?:but\s+|sorry,?\s*(?:but\s+)?)?(?:i\s+am\s+sorry|i'm\s+sorry
-       |(?:i|we)\s*(?:do\s+not|don't|cannot|can't|can\s+not|am\s+not|'m\s+not|am\s+unable\s+to|could\s+not|couldn't)\s+(?:really\s+)?
-         (?:know|answer|help|determine|tell|say|provide|assist|diagnose|interpret|conclude|sure|able|certain|give|comment|confirm)
-       |(?:it\s+)?(?:cannot\s+be\s+(?:determined|answered|said)|is\s+(?:unclear|uncertain|impossible|not\s+(?:clear|possible))))\b""",
-    re.IGNORECASE | re.VERBOSE,
-)
+_MAY_BE = pattern(r"\b(?:may|might|could) (?:also |well )?be\s*\Z")
+_DOES_NOT_KNOW = pattern(r"""
+    [\s,.;:!-]*(?:but |sorry,?\s*(?:but )?)?(?:i am sorry|i'm sorry
+    |(?:i|we)\s*(?:{polar_unable}) (?:really )?(?:{polar_unknown})
+    |(?:it )?
+    (?:cannot be (?:determined|answered|said)|is (?:unclear|uncertain|impossible|not (?:clear|possible))))\b""")
 
 
 def read_polar(text: str) -> Polar | None:
@@ -123,7 +97,7 @@ def _agreed(text: str) -> Polar | None:
 
 def _shortened(match: re.Match[str]) -> str:
     """Return a list of answers as a mark that answers nothing; the same word twice is that word."""
-    words = {_MEANINGS[word.lower()] for word in re.findall(_WORD, match.group(), re.IGNORECASE)}
+    words = {_MEANINGS[word.lower()] for word in _ANY.findall(match.group())}
     return words.pop() if len(words) == 1 else "/"
 
 

@@ -11,24 +11,14 @@ import re
 import unicodedata
 from functools import lru_cache
 
+from medbench.tasks.answers.phrases import word_lists
+
 REFERENCE_WORDS = 50
 """Words of a reference that the official evaluation keeps; the paper does not mention the cut."""
 _CACHE = 1 << 15
 
-_DASHES = "\u2010\u2011\u2012\u2013\u2212\ufe58\ufe63\uff0d"
-_SINGLE_QUOTES = "\u2018\u2019\u201a\u201b\u2032\u2039\u203a\u00b4\u02bc\uff07"
-_DOUBLE_QUOTES = "\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb\u300c\u300d\u300e\u300f\uff02"
 _CHARACTERS: dict[int, str] = {
-    **dict.fromkeys(map(ord, _DASHES), "-"),
-    **dict.fromkeys(map(ord, _SINGLE_QUOTES), "'"),
-    **dict.fromkeys(map(ord, _DOUBLE_QUOTES), '"'),
-    **dict.fromkeys(map(ord, "\u2028\u2029\u0085"), "\n"),
-    ord("\u2116"): "#",
-    ord("\u3002"): ". ",
-    ord("\u3001"): ", ",
-    ord("\u3010"): "[",
-    ord("\u3011"): "]",
-    ord("\u2044"): "/",
+    ord(mark): plain for plain, marks in word_lists()["characters"].items() for mark in marks
 }
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff]"
@@ -39,25 +29,31 @@ _EXPONENT = re.compile("(?<=\\d)(?=[\u2070\u00b9\u00b2\u00b3\u2074-\u207b])")
 _FRACTION = re.compile("(?<=\\d)(?=[\u00bc-\u00be\u2150-\u215e])")
 
 _ENTITY = re.compile(r"&(amp|lt|gt|quot|apos|nbsp|#39|#34|#x27|#x22);", re.IGNORECASE)
-_ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "nbsp": " "}
-_ENTITIES |= dict.fromkeys(("quot", "#34", "#x22"), '"') | dict.fromkeys(("apos", "#39", "#x27"), "'")
+_ENTITIES: dict[str, str] = word_lists()["entities"]
 _LINE_TAG = re.compile(r"</?(?:br|p|div|li|ul|ol|h[1-6]|tr)(?:\s+[\w-]+=[^<>]*)?\s*/?>", re.IGNORECASE)
 _EXPONENT_TAG = re.compile(r"(?<=\d)<sup>", re.IGNORECASE)
 _TAG = re.compile(
     r"</?(?:b|i|u|s|em|strong|code|pre|sub|sup|span|mark|font|center|big|small)(?:\s+[\w-]+=[^<>]*)?\s*>", re.IGNORECASE
 )
 
-_FENCE = re.compile(r"^[ \t]*(?:```|~~~)[\w+-]*[ \t]*$", re.MULTILINE)
-_INLINE_FENCE = re.compile(r"```(?:json|text|markdown|plaintext)?(?![\w])")
-_INNER_BACKTICK = re.compile(r"(?<=[^\W\d_])`(?=[^\W\d_])")
-_HEADING = re.compile(r"^[ \t]*#{1,6}[ \t]+", re.MULTILINE)
-_BULLET = re.compile(r"^[ \t]*[*\u2022\u25aa\u25cf\u25e6][ \t]+", re.MULTILINE)
-_QUOTED = re.compile(r"^[ \t]*>[ \t]+(?![\d.])", re.MULTILINE)
-_BOLD = re.compile(r"\*\*(?=[^\s*])([^*]+)(?<=[^\s*])\*\*")
-_LOOSE_BOLD = re.compile(r"(?<![\w*])\*{2,}|\*{2,}(?![\w*])")
-_ITALIC = re.compile(r"(?<![\w*)\]])\*(?=[^\s*])([^*\n]+)(?<=[^\s*])\*(?![\w*])")
-_UNDERLINED = re.compile(r"(?<!\w)(_{1,3})(?=[^\s_])([^_\n]+)(?<=[^\s_])\1(?!\w)")
-_STRUCK = re.compile(r"~~")
+# Marks of emphasis, and what stands in their place, in the order in which they go.
+_EMPHASIS = tuple(
+    (re.compile(mark, re.MULTILINE), plain)
+    for mark, plain in (
+        (r"^[ \t]*(?:```|~~~)[\w+-]*[ \t]*$", ""),
+        (r"```(?:json|text|markdown|plaintext)?(?![\w])", ""),
+        (r"(?<=[^\W\d_])`(?=[^\W\d_])", "'"),
+        ("`", ""),
+        (r"^[ \t]*#{1,6}[ \t]+", ""),
+        (r"^[ \t]*[*•▪●◦][ \t]+", ""),
+        (r"^[ \t]*>[ \t]+(?![\d.])", ""),
+        (r"\*\*(?=[^\s*])([^*]+)(?<=[^\s*])\*\*", r"\1"),
+        (r"(?<![\w*])\*{2,}|\*{2,}(?![\w*])", ""),
+        (r"(?<![\w*)\]])\*(?=[^\s*])([^*\n]+)(?<=[^\s*])\*(?![\w*])", r"\1"),
+        (r"(?<!\w)(_{1,3})(?=[^\s_])([^_\n]+)(?<=[^\s_])\1(?!\w)", r"\2"),
+        ("~~", ""),
+    )
+)
 _LATEX_TEXT = re.compile(r"\\(?:text|math)[a-z]*\s*\{([^{}]*)\}")
 _LATEX_LIMITS = re.compile(r"\\[()\[\]]")
 _LATEX_MATHS = re.compile(r"(?<![\w\\$])\${1,2}(?=[^\s$])([^$\n]+)(?<=[^\s$])\${1,2}(?![\d$])")
@@ -66,30 +62,16 @@ _NESTED = 4
 _STRUCK_OUT = re.compile(r"~~[^~\n]{1,200}~~")
 
 _NORMAL_MARKS = ';/[]"{}()=+\\_-><@`,?!'
-_NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_NUMBERS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS)} | {"none": "0"}
+_NUMBERS = {word: str(number) for number, word in enumerate(word_lists()["number_words"].split())} | {"none": "0"}
 _ARTICLES = frozenset({"a", "an", "the"})
 
-_FULL_FORMS = """
-    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't
-    he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've
-    must've mustn't needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't
-    shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's
-    something'd something'd've something'll that's there'd there'd've there're there's they'd they'd've
-    they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's where'd
-    where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't
-    wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
-"""
-
-
-def _without_one_apostrophe(word: str) -> list[str]:
-    return [word[:index] + word[index + 1 :] for index, mark in enumerate(word) if mark == "'"]
-
-
-# The official table has this one entry the wrong way round, so the general rule cannot produce it.
-_CONTRACTIONS = {short: full for full in _FULL_FORMS.split() for short in _without_one_apostrophe(full)} | {
-    "somebody'd": "somebodyd"
-}
+# A word without one of its apostrophes is mended. The official table has one entry the wrong way round.
+_CONTRACTIONS = {
+    full[:place] + full[place + 1 :]: full
+    for full in word_lists()["full_forms"].split()
+    for place, mark in enumerate(full)
+    if mark == "'"
+} | {"somebody'd": "somebodyd"}
 
 _ANY_MARK = re.compile(f"[{re.escape(_NORMAL_MARKS)}]")
 _MARK_BESIDE_SPACE = re.compile(f"(?<= )[{re.escape(_NORMAL_MARKS)}]|[{re.escape(_NORMAL_MARKS)}](?= )")
@@ -128,13 +110,12 @@ def plain_characters(text: str) -> str:
 
 def _without_markup(text: str) -> str:
     text = _ENTITY.sub(lambda match: _ENTITIES[match.group(1).lower()], text)
-    return _without_emphasis(_without_latex(_without_tags(text)))
-
-
-def _without_tags(text: str) -> str:
-    if "<" not in text:
-        return text
-    return _TAG.sub("", _EXPONENT_TAG.sub("^", _LINE_TAG.sub("\n", text)))
+    if "<" in text:
+        text = _TAG.sub("", _EXPONENT_TAG.sub("^", _LINE_TAG.sub("\n", text)))
+    text = _without_latex(text)
+    for mark, plain in _EMPHASIS:
+        text = mark.sub(plain, text)
+    return text
 
 
 def _without_latex(text: str) -> str:
@@ -145,14 +126,6 @@ def _without_latex(text: str) -> str:
     if "{" in text:
         text = _LATEX_INDEX.sub(r"\1\2", text)
     return _LATEX_MATHS.sub(r"\1", text)
-
-
-def _without_emphasis(text: str) -> str:
-    text = _INLINE_FENCE.sub("", _FENCE.sub("", text))
-    text = _INNER_BACKTICK.sub("'", text).replace("`", "")
-    text = _QUOTED.sub("", _BULLET.sub("", _HEADING.sub("", text)))
-    text = _LOOSE_BOLD.sub("", _BOLD.sub(r"\1", text))
-    return _STRUCK.sub("", _UNDERLINED.sub(r"\2", _ITALIC.sub(r"\1", text)))
 
 
 @lru_cache(maxsize=_CACHE)

@@ -13,43 +13,40 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from medbench.tasks.answers.phrases import pattern, word_lists
+
 SIGNATURE = "answer=final"
 """Part of a number's signature: thoughts, marks of the answer and end tokens were taken out as this module does."""
 
-_TAGS = (
-    r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|rationale|reflection|analysis|scratchpad|seed:think|seed_think|cot"
-    r"|chain_of_thought|inner_monologue)"
-)
 # Each way of marking has a beginning and an end; text between them is a thought. A heading begins one at the very start
 # of a text only, and ends only what a heading began: reports have headings too.
-_MARK = re.compile(
-    rf"""(?P<begin>(?:<|&lt;)\s?{_TAGS}(?:\s[^<>]{{0,100}})?(?:>|&gt;)
-           |\[think(?:ing)?\]|◁think(?:ing)?▷|<unused94>(?:thought\b)?
-           |<\|(?:begin_of_thought|start_thinking|thinking_start|start_of_thinking|think_start)\|>
-           |<\|channel>\s?(?:thought|analysis)\b)
-       |(?P<end>(?:<|&lt;)\s?/\s?{_TAGS}\s?(?:>|&gt;)
-           |\[/think(?:ing)?\]|◁/think(?:ing)?▷|<unused95>
-           |<\|(?:end_of_thought|end_thinking|thinking_end|end_of_thinking|think_end)\|>
-           |<channel\|>)
-       |(?P<begin_heading>\A\s*(?:\#{{1,6}}|\*\*)[ ]?thinking(?:[ ]process)?:?(?:\*\*)?[ ]*\n)
-       |(?P<end_heading>^[ ]*(?:\#{{1,6}}|\*\*)[ ]?final[ ](?:response|answer):?(?:\*\*)?:?[ ]*$)""",
-    re.IGNORECASE | re.VERBOSE | re.MULTILINE,
+_MARK = pattern(
+    r"""
+    (?P<begin>(?:<|&lt;)\s?(?:{thought_tags})(?:\s[^<>]{0,100})?(?:>|&gt;)
+    |\[think(?:ing)?\]|◁think(?:ing)?▷|<unused94>(?:thought\b)?
+    |<\|(?:begin_of_thought|start_thinking|thinking_start|start_of_thinking|think_start)\|>
+    |<\|channel>\s?(?:thought|analysis)\b)
+    |(?P<end>(?:<|&lt;)\s?/\s?(?:{thought_tags})\s?(?:>|&gt;)|\[/think(?:ing)?\]|◁/think(?:ing)?▷|<unused95>
+    |<\|(?:end_of_thought|end_thinking|thinking_end|end_of_thinking|think_end)\|>|<channel\|>)
+    |(?P<begin_heading>\A\s*(?:\#{1,6}|\*\*)\x20?thinking(?:\x20process)?:?(?:\*\*)?\x20*\n)
+    |(?P<end_heading>^\x20*(?:\#{1,6}|\*\*)\x20?final\x20(?:response|answer):?(?:\*\*)?:?\x20*$)""",
+    re.IGNORECASE | re.MULTILINE,
 )
-_ANSWER_TAGS = r"(?:answer|final_answer|ans|final|conclusion|response|output|solution)"
-_ANSWER_BEGINS = re.compile(rf"<{_ANSWER_TAGS}>|\[answer\]", re.IGNORECASE)
-_ANSWER_ENDS = re.compile(rf"(?:</{_ANSWER_TAGS}>|\[/answer\])\Z", re.IGNORECASE)
+_ANSWER_BEGINS = pattern(r"<(?:{answer_tags})>|\[answer\]")
+_ANSWER_ENDS = pattern(r"(?:</(?:{answer_tags})>|\[/answer\])\Z")
 
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>", re.IGNORECASE)
 # The same where special tokens were left out of the text: the names of the channels run into it.
 _BARE_CHANNEL = re.compile(r"\A\s*(?:assistant\s*)?analysis(?=[A-Z\"'(*\d])")
 _BARE_ENDS = "assistantfinal"
 
-_MARKED = re.compile(
-    rf"""<({_ANSWER_TAGS})>(?P<tag>.*?)(?:</\1>|\Z)
-       |\[answer\](?P<bracket>.*?)(?:\[/answer\]|\Z)
-       |<\|begin_of_(box|solution)\|>(?P<token>.*?)(?:<\|end_of_\4\|>|\Z)
-       |\\(?:boxed|fbox)\s*\{{(?P<boxed>(?:[^{{}}]|\{{(?:[^{{}}]|\{{[^{{}}]*\}})*\}})*)\}}""",
-    re.DOTALL | re.IGNORECASE | re.VERBOSE,
+_MARKED = pattern(
+    r"""
+    <({answer_tags})>(?P<tag>.*?)(?:</\1>|\Z)
+    |\[answer\](?P<bracket>.*?)(?:\[/answer\]|\Z)
+    |<\|begin_of_(box|solution)\|>(?P<token>.*?)(?:<\|end_of_\4\|>|\Z)
+    |\\(?:boxed|fbox)\s*\{(?P<boxed>(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}""",
+    re.IGNORECASE | re.DOTALL,
 )
 # Marks side by side (`\boxed{A} or \boxed{B}`) are one answer that names several.
 _BETWEEN = re.compile(r"[\s,;/&$.]*(?:and|or)?[\s,;/&$.]*", re.IGNORECASE)
@@ -57,38 +54,18 @@ _NESTED = 3
 _HOLDERS = ("tag", "bracket", "token", "boxed")
 _ANSWER_PREFIX = re.compile(r"\A\s*<\|(?:start_response|response_start)\|>\s*", re.IGNORECASE)
 
-_TURN_BEGINS = re.compile(
-    r"\A(?:\s*(?:<s>|<bos>|<\|begin_of_text\|>|<\|startoftext\|>|<\|im_start\|>(?:\s*assistant\b)?"
-    r"|<start_of_turn>(?:\s*model\b)?|<\|start\|>(?:\s*assistant\b)?|<\|start_header_id\|>\s*assistant\s*"
-    r"<\|end_header_id\|>|assistant\s*(?::|\n)|<\|assistant\|>|<\|CHATBOT_TOKEN\|>|<\|START_OF_TURN_TOKEN\|>))+",
-    re.IGNORECASE,
-)
-_TURN_ENDS = re.compile(
-    r"</s>|<eos>|<pad>|<\|im_end\|>|<\|im_start\|>|<\|eot_id\|>|<\|eom_id\|>|<\|end_of_text\|>|<\|endoftext\|>"
-    r"|<end_of_turn>|<start_of_turn>|<end_of_utterance>|<\|end\|>|<\|return\|>|<\|call\|>|<\|user\|>|<\|assistant\|>"
-    r"|<\|end_of_turn\|>|<\|END_OF_TURN_TOKEN\|>|<\|END_RESPONSE\|>|<\|endofassistant\|>|<\uff5cend\u2581of\u2581sentence\uff5c>"
-    r"|<\|start_header_id\|>|<\|start\|>|\[EOS\]|\[/INST\]|<turn\|>|<\|turn>",
-    re.IGNORECASE,
-)
+_TURN_BEGINS = pattern(r"\A(?:\s*(?:{turn_begins}))+")
+_TURN_ENDS = pattern("{turn_ends}")
 
-MARKS: tuple[str, ...] = (
-    "<think>", "</think>", "<thinking>", "</thinking>", "<reasoning>", "</reasoning>", "<seed:think>", "</seed:think>",
-    "[THINK]", "[/THINK]", "◁think▷", "◁/think▷", "<unused94>", "<unused95>", "<|begin_of_thought|>",
-    "<|end_of_thought|>", "<|begin_of_solution|>", "<|end_of_solution|>", "<|begin_of_box|>", "<|end_of_box|>",
-    "<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|channel|>", "<|message|>",
-    "<|channel>", "<channel|>", "<answer>", "</answer>", "<|start|>", "<|end|>", "<|return|>", "<|constrain|>",
-)  # fmt: skip
+MARKS: tuple[str, ...] = tuple(word_lists()["marks"].split())
 """Tokens that set thoughts or answers apart. Where a tokenizer calls them special, they must stay in a model's text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThoughtAndAnswer:
-    """A model's text taken apart.
+    """A model's answer without thoughts, marks and end tokens, what it thought, and whether a thought was cut off.
 
-    Attributes:
-        answer: What it answers, without thoughts, marks and end tokens; empty if it never came to an answer.
-        thought: What it thought; empty if it did not, or not in the open.
-        unfinished: Whether a thought was cut off.
+    The answer is empty if it never came to one, the thought if there was none, or none in the open.
     """
 
     answer: str

@@ -7,87 +7,36 @@ place stays linear in the length of the text. They are cached, since a text that
 import re
 from functools import lru_cache
 
+from medbench.tasks.answers.phrases import pattern
+
 _REACH = 120
 
-# What is said before one of these was not the last word. Medicine waits and corrects, too: `wait for`, `correction of`.
-_TAKES_BACK = re.compile(
-    r"""\b(?<!to\s)(?<!and\s)(?<!should\s)(?<!could\s)(?<!can\s)(?<!will\s)wait\b
-            (?!\s+(?:and|for|until|till|to|with|list|times?|periods?|a|\d)\b)
-       |\bhold\s+on\b|\b(?:scratch|strike)\s+that\b|\bcorrection\b(?=\s*[:,!.-])|\bon\s+second\s+thoughts?\b
-       |\blet\s+me\s+(?:reconsider|rethink|re-think|think\s+again|re-?check|re-?evaluate|re-?read|correct|revise)\b
-       |\bi\s+(?:take\s+(?:that|it)\s+back|was\s+wrong|made\s+an?\s+(?:mistake|error)|misread|misspoke|changed\s+my\s+mind)\b
-       |(?<!\bno\s)\b(?:revised|updated|corrected|amended|new)\s+(?=(?:final\s+)?(?:answer|choice|diagnosis|verdict|decision)\b)
-       |\bmy\s+(?:mistake|bad)\b|\boops\b|\bi\s+mean\b(?!s)|\bor\s+rather\b|(?<=[-,.;!]\s)sorry\s*[,:-]""",
-    re.IGNORECASE | re.VERBOSE,
+_TAKES_BACK = pattern("{takes_back}")
+_SAYS_ANEW = pattern(r"(?:^|[.!?;\n,]|\.\.\.|\s-)\s*(?:(?:actually|hmm+|rather(?! than\b)|well)\b[\s,:.]*)+")
+_DENIED_BEFORE = pattern(r"""
+    (?:\b(?:{denying})\b|n't\b)(?:(?!\b(?:{concluding})\b)[^.;:,!?\n]){0,40}\Z
+    |\b(?:{doubting})\b(?:(?!\bbut\b)[^.;:!?\n]){0,80}\Z
+    |\b(?:{of_others})\s*(?:(?:that|to)\s*)?\Z""")
+_DENIED_BEHIND = pattern(r"""
+    (?:\s*,\s*which\b)?(?:(?!\b(?:because|since|as|due|given|based|while|whereas|but|and|so)\b)[^.,;:!?\n(]){0,80}?
+    \b(?:(?:is|are|was|were|be|being|seems?|looks?) (?:(?:{surely}) ){0,2}(?:{denied_as})\b
+    |(?:is|are|was|were|does|do|did|would|should|can|could)n't\b|(?:can|could|does|do|did|would|should)\s*not\b|cannot\b)""")
+_SUPPOSED_CLAUSE = pattern(r"\b(?:{supposing})\b(?:(?!\b(?:but|so|therefore|thus|hence)\b)[^.;:,!?\n])*\Z")
+_SUPPOSED_SENTENCE = pattern(r"{supposing_all}|\b(?:{at_first})\b(?:(?!\b(?:but|however|now)\b).)*\Z")
+_FORCED = pattern(
+    r"\bif (?:i (?:had|have|were|was) (?:forced )?to \w+(?: (?:one|an answer))?|forced(?: to \w+)?|pressed|in doubt)\b"
 )
-_SAYS_ANEW = re.compile(
-    r"(?:^|[.!?;\n,]|\.\.\.|\s-)\s*(?:(?:actually|hmm+|rather(?!\s+than\b)|well)\b[\s,:.]*)+", re.IGNORECASE
-)
-
-_DENIED_BEFORE = re.compile(
-    r"""(?:\b(?:not|never|cannot|neither|nor|hardly|without|than|instead\s+of|except|excluding|excludes?|excluded|unlike
-            |anything\s+but|rejects?|rejected|eliminates?|eliminated|avoid|against|absence\s+of|negative\s+for|free\s+of
-            |rules?\s+out|ruled\s+out|ruling\s+out|deny|denies|denied
-            |(?:disagree|false|untrue|wrong|incorrect|mistaken|mistake|error)\s+(?:that|with|to)
-            |no\s+(?:reason|evidence|proof|basis|indication|sign|grounds?)\s+(?:that|(?:to|for)\s+(?:think|believ|say|suspect|assum)\w*))\b|n't\b)
-          (?:(?!\b(?:but|therefore|thus|hence|so\s+the\s+(?:correct\s+)?(?:answer|option))\b)[^.;:,!?\n]){0,40}\Z
-       |\b(?:(?:do|does|did)(?:\s+not|n't)\s+(?:think|believe|agree|know|see|mean)|not\s+(?:sure|certain|convinced|clear)
-            |(?:cannot|can't|unable\s+to|hard\s+to|difficult\s+to|impossible\s+to|not\s+possible\s+to)
-            \s+(?:say|tell|determine|confirm|conclude|know|decide|answer|see)|unsure|uncertain|unclear
-            |(?<!no\s)(?<!without\s)(?<!\ba\s)(?<!any\s)doubts?|doubtful|unlikely)\b
-          (?:(?!\bbut\b)[^.;:!?\n]){0,80}\Z
-       |\b(?:wrong|incorrect|false|worst|bad|poor|least(?:\s+\w+)?|second[\s-]best
-            |common|popular|possible|plausible|potential|alternative|another|other|initial|previous|students?(?:'s)?|tempting
-            |attractive|frequent|usual)\s*(?:(?:that|to)\s*)?\Z""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_DENIED_BEHIND = re.compile(
-    r"""(?:\s*,\s*which\b)?(?:(?!\b(?:because|since|as|due|given|based|while|whereas|but|and|so)\b)[^.,;:!?\n(]){0,80}?
-        \b(?:(?:is|are|was|were|be|being|seems?|looks?)\s+
-          (?:(?:clearly|also|probably|definitely|highly|very|likely|most\s+likely|therefore|thus|almost\s+certainly)\s+){0,2}
-          (?:not|incorrect|wrong|false|unlikely|excluded|eliminated|ruled\s+out|never|out|less|inappropriate|contraindicated|inadequate
-            |insufficient|harmful|absent)\b
-         |(?:is|are|was|were|does|do|did|would|should|can|could)n't\b|(?:can|could|does|do|did|would|should)\s*not\b|cannot\b)""",
-    re.IGNORECASE | re.VERBOSE,
-)
-# Supposed by somebody, or at first, or under a condition: said, but not claimed.
-_SAYS = (
-    r"(?:think|say|argue|believe|choose|pick|select|claim|suggest|assume|guess|suspect|answer|prefer|favou?r|go|vote)"
-)
-_SUPPOSED_CLAUSE = re.compile(
-    rf"""\b(?:might|may|could|let(?:'s|\s+us)\s+(?:say|pretend)|people|students?|doctors?|physicians?|candidates?|textbooks?|colleagues?|someone|somebody|everyone
-          |others|most\s+(?:would|will|of)|one\s+(?:would|can)|(?:some|many|most|few|you|they|he|she)\s+(?:\w+\s+)?{_SAYS}s?
-          |(?:another|an?|the|my)\s+(?!evidence|image|scan|picture|study|data|finding|result|abstract|context)\w+\s+{_SAYS}s|tempt\w+|mistakes?|mistaken\w*|traps?|distractors?|assum\w+|suppos\w+|whether
-          |says?\s+that|imagine|said|asked|claimed|argued|believed|pretend\w*|thought
-          )\b(?:(?!\b(?:but|so|therefore|thus|hence)\b)[^.;:,!?\n])*\Z""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_SUPPOSED_SENTENCE = re.compile(
-    r"""\A\W*(?:please\s+)?explain\s+why\b|\baccording\s+to\s+(?:you|some|others|the\s+(?:user|student|patient|key))\b
-       |\b(?:if|unless|had\s+(?:\w+\s+){1,3}been)\b
-       |\b(?:at\s+first|first\s+(?:glance|thought|impression|guess)|initial(?:ly)?|originally|previously)\b
-        (?:(?!\b(?:but|however|now)\b).)*\Z""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_FORCED = re.compile(
-    r"\bif\s+(?:i\s+(?:had|have|were|was)\s+(?:forced\s+)?to\s+\w+(?:\s+(?:one|an\s+answer))?|forced(?:\s+to\s+\w+)?|pressed|in\s+doubt)\b",
-    re.IGNORECASE,
-)
-_REJECTED = re.compile(
-    r"""[)\].:,;\s("'-]*(?:(?:is|are|was)\s+)?(?:(?:wrong|unlikely|improbable|impossible|excluded|ruled\s+out|rejected|incorrect|false
-        |less\s+likely|not\s+(?:correct|right(?!\s+\w)|likely|present|seen))\b|(?:no|negative|absent)\s*(?:\Z|[.,;!\n]))""",
-    re.IGNORECASE | re.VERBOSE,
+_REJECTED = pattern(
+    r"""[)\].:,;\s("'-]*(?:(?:is|are|was) )?(?:(?:{rejected_as})\b|(?:no|negative|absent)\s*(?:\Z|[.,;!\n]))"""
 )
 _SENTENCE_ENDS = re.compile(r"[.!?\n](?=\s|\Z)|\n")
-_CONDITION = re.compile(
-    r"""[\s,)\]"']*(?:(?:but\s+)?only\s+)?(?:if|unless|when|assuming|provided|otherwise|were|or\s+not)\b
-    |(?:\s+than\s+[^.,;\n]{1,30})?[\s,;]*(?:or\s+so\s+it\s+(?:seems|looks)
-       |(?:but|yet|though|although|however)\b[\s,]*(?:(?:it|this|that)\s*)?(?:(?:is|was|'s|does|would\s+be)\s+)?
-        (?:actually\s+|in\s+fact\s+|really\s+|still\s+)?
-        (?:not\b(?!\s+(?:option\s+)?\W?\w\b)|(?:is|was|does|ca|wo)n't|wrong|incorrect|false|neither|unlikely)\b)
-    |\s*[.)\]"']{0,2}\s*\?""",
-    re.IGNORECASE | re.VERBOSE,
-)
+_CONDITION = pattern(r"""
+    [\s,)\]"']*(?:(?:but )?only )?(?:{conditions})\b
+    |(?: than [^.,;\n]{1,30})?[\s,;]*(?:or so it (?:seems|looks)
+    |(?:but|yet|though|although|however)\b[\s,]*(?:(?:it|this|that)\s*)?(?:(?:is|was|'s|does|would be) )?
+    (?:actually |in fact |really |still )?
+    (?:not\b(?! (?:option )?\W?\w\b)|(?:is|was|does|ca|wo)n't|wrong|incorrect|false|neither|unlikely)\b)
+    |\s*[.)\]"']{0,2}\s*\?""")
 
 
 def versions(text: str) -> list[str]:

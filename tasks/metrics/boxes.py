@@ -1,6 +1,8 @@
 """Intersection over union of two boxes, by pixels counted inclusively (paper) or by area (strict)."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 from medbench.tasks.metrics.metric import Scorable
 from medbench.tasks.sample import Box
@@ -41,16 +43,13 @@ def _area(box: Box, edge: float) -> float:
     return (box.right - box.left + edge) * (box.bottom - box.top + edge)
 
 
-def paper_iou(scorable: Scorable) -> float:
-    """Return the official IoU of a scorable; 0 where no box could be read."""
+def _iou(measure: Callable[[Box, Box], float], scorable: Scorable) -> float:
     predicted, reference = scorable.predicted_box, scorable.reference_box
-    return 0.0 if predicted is None or reference is None else inclusive_iou(predicted, reference)
+    return 0.0 if predicted is None or reference is None else measure(predicted, reference)
 
 
-def strict_iou(scorable: Scorable) -> float:
-    """Return the exact IoU of a scorable; 0 where there is no box."""
-    predicted, reference = scorable.predicted_box, scorable.reference_box
-    return 0.0 if predicted is None or reference is None else exact_iou(predicted, reference)
+# The IoU of a scorable; 0 where no box could be read.
+paper_iou, strict_iou = partial(_iou, inclusive_iou), partial(_iou, exact_iou)
 
 
 def paper_hit(scorable: Scorable) -> float:

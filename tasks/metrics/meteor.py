@@ -47,14 +47,10 @@ def meteor_statistics(predictions: Sequence[str], references: Sequence[str]) -> 
     The Java program is started at the first call (some 10 CPU-seconds for its paraphrase table), stays for all further
     calls of this process and ends with it. A pair that it has no memory for is put together of shorter ones.
 
-    Returns:
-        Array [N, 24]: for prediction and reference each the words, the function words, and for each of the four stages
-        the matched content words and function words; then chunks (0 for a perfect match), matched words of both, 1.
-
-    Source: METEOR 1.5 as pycocoevalcap runs it (`-stdio -l en -norm`).
-
-    Raises:
-        MedbenchError: If Java cannot start, or fails, or answers something else than statistics.
+    The array is [N, 24]: for prediction and reference each the words, the function words, and for each of the four
+    stages the matched content words and function words; then chunks (0 for a perfect match), matched words of both, 1.
+    Source: METEOR 1.5 as pycocoevalcap runs it (`-stdio -l en -norm`). Raises MedbenchError if Java cannot start, or
+    fails, or answers something else than statistics.
     """
     pairs = list(zip(predictions, references, strict=True))
     with _lock:
@@ -161,11 +157,7 @@ def _program() -> JavaProgram:
 
 
 def start_meteor() -> None:
-    """Start the Java program now without waiting for it, so that it loads while other work goes on.
-
-    Raises:
-        MedbenchError: If Java cannot start.
-    """
+    """Start the Java program now, so that it loads while other work goes on; MedbenchError if Java cannot start."""
     with _lock:
         _program()
 

@@ -32,12 +32,8 @@ def tokenise(texts: Sequence[str]) -> tuple[str, ...]:
     every text is followed by the same line, which keeps `c.` and splits `no.`, so tokens depend neither on
     order nor on sharding; on all other texts both agree.
 
-    Characters that the tokenizer takes for the end of a line count as spaces.
-
-    Source: `PTBTokenizer` of pycocoevalcap 1.2 (options `-preserveLines -lowerCase`).
-
-    Raises:
-        MedbenchError: If Java cannot start or the tokenizer loses a line.
+    Characters that the tokenizer takes for the end of a line count as spaces. Source: `PTBTokenizer` of pycocoevalcap
+    1.2 (options `-preserveLines -lowerCase`). Raises MedbenchError if Java cannot start or the tokenizer loses a line.
     """
     missing = tuple(dict.fromkeys(text for text in texts if text not in _known))
     if missing:

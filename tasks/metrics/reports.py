@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -25,15 +24,10 @@ _WORDS = re.compile(
 
 
 def corpus_bleu_statistics(predictions: Sequence[str], references: Sequence[str]) -> FloatArray:
-    """Return the sufficient statistics of corpus BLEU.
+    """Return the statistics of corpus BLEU of N texts whose tokens are separated by white space, a read-only [N, 11].
 
-    Args:
-        predictions: N texts whose tokens are separated by white space.
-        references: The reference of each.
-
-    Returns:
-        Read-only array [N, 11]: matches of order 1-4, n-grams of order 1-4 in the prediction, length of the prediction,
-        length of the reference, 1. Source: `cook_refs` and `cook_test` of pycocoevalcap 1.2.
+    Columns: matches of order 1-4, n-grams of order 1-4 in the prediction, length of the prediction, length of the
+    reference, 1. Source: `cook_refs` and `cook_test` of pycocoevalcap 1.2.
     """
     return _corpus_statistics(tuple(predictions), tuple(references))
 
@@ -75,18 +69,13 @@ def corpus_bleu_weights(statistics: FloatArray) -> FloatArray:
     return statistics[:, 9]
 
 
-def set_rouge1(prediction: str, reference: str) -> float:
-    """Return F over the distinct words of two texts: `rouge-1` F of the package `rouge` 1.0.1.
+def set_rouge(order: int, prediction: str, reference: str) -> float:
+    """Return F over the distinct runs of `order` words of two texts: `rouge-1` and `rouge-2` F of `rouge` 1.0.1.
 
     The official Uni-Med evaluation uses it. Where the package fails because a text is nothing but periods, this is 0.
     """
-    predicted, wanted = set(_words(prediction)), set(_words(reference))
-    return _f_of_sets(len(predicted & wanted), len(predicted), len(wanted))
-
-
-def set_rouge2(prediction: str, reference: str) -> float:
-    """Return F over the distinct pairs of neighbouring words of two texts: `rouge-2` F of `rouge` 1.0.1."""
-    predicted, wanted = (set(pairwise(_words(text))) for text in (prediction, reference))
+    words = (_words(prediction), _words(reference))
+    predicted, wanted = (set(zip(*(text[start:] for start in range(order)), strict=False)) for text in words)
     return _f_of_sets(len(predicted & wanted), len(predicted), len(wanted))
 
 
@@ -134,7 +123,11 @@ def google_rouge(rouge_id: RougeId, prediction: str, reference: str) -> float:
     return float(scores[rouge_id].fmeasure)
 
 
-SET_ROUGE: dict[RougeId, PairScore] = {"rouge1": set_rouge1, "rouge2": set_rouge2, "rougeL": set_rouge_l}
+SET_ROUGE: dict[RougeId, PairScore] = {
+    "rouge1": partial(set_rouge, 1),
+    "rouge2": partial(set_rouge, 2),
+    "rougeL": set_rouge_l,
+}
 GOOGLE_ROUGE: dict[RougeId, PairScore] = {name: partial(google_rouge, name) for name in SET_ROUGE}
 
 

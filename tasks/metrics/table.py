@@ -24,6 +24,8 @@ from medbench.tasks.spec import Kind
 
 Texts = Callable[[Scorable], tuple[str, str]]
 """Gives prediction and reference in the form in which they are compared."""
+_Counts = Callable[[Sequence[str], Sequence[str]], FloatArray]
+_Values = Callable[[FloatArray], FloatArray]
 Table = Mapping[str, tuple[Metric, Metric]]
 """Metrics by id, each under `paper` and under `strict`."""
 
@@ -74,14 +76,12 @@ def whole_texts(scorable: Scorable) -> tuple[str, str]:
     return plain_text(scorable.prediction), plain_text(scorable.reference)
 
 
-def is_open(scorable: Scorable) -> bool:
-    """Return whether the dataset calls the question open."""
-    return scorable.labels.get("answer_type") == "OPEN"
+def _is_of(answer_type: str, scorable: Scorable) -> bool:
+    return scorable.labels.get("answer_type") == answer_type
 
 
-def is_closed(scorable: Scorable) -> bool:
-    """Return whether the dataset calls the question closed."""
-    return scorable.labels.get("answer_type") == "CLOSED"
+# Whether the dataset calls a question open, or closed.
+is_open, is_closed = partial(_is_of, "OPEN"), partial(_is_of, "CLOSED")
 
 
 # Signatures begin with the id of their metric.
@@ -90,72 +90,58 @@ def is_closed(scorable: Scorable) -> bool:
 def _mean(
     signature: str, score: Callable[[Scorable], float | None], applies: Callable[[Scorable], bool] = everything
 ) -> Metric:
-    statistics = partial(_scores, score)
     return Metric(
-        metric_id=_id(signature), signature=signature, statistics=statistics, compute=mean_of_scores, applies=applies
-    )
-
-
-def _pairs(
-    signature: str, score: reports.PairScore, texts: Texts, applies: Callable[[Scorable], bool] = everything
-) -> Metric:
-    """Return the mean score of two texts."""
-    return _mean(signature, partial(_scored_pair, score, texts), applies)
-
-
-def _worded_pairs(signature: str, score: reports.PairScore, texts: Texts) -> Metric:
-    """Return the mean score of two texts over the pairs in which both have words; other pairs count nothing."""
-    return _mean(signature, partial(_scored_worded_pair, score, texts))
-
-
-def _id(signature: str) -> str:
-    return signature.partition("|")[0]
+        metric_id=signature.partition("|")[0], signature=signature, statistics=partial(_scores, score),
+        compute=mean_of_scores, applies=applies,
+    )  # fmt: skip
 
 
 def _scores(score: Callable[[Scorable], float | None], scorables: Sequence[Scorable]) -> FloatArray:
     return score_statistics([score(scorable) for scorable in scorables])
 
 
-def _scored_pair(score: reports.PairScore, texts: Texts, scorable: Scorable) -> float:
-    return score(*texts(scorable))
+def _pairs(
+    signature: str, score: reports.PairScore, texts: Texts, applies: Callable[[Scorable], bool] = everything,
+    *, worded: bool = False,
+) -> Metric:  # fmt: skip
+    """Return the mean score of two texts; if `worded`, over the pairs in which both have words."""
+    return _mean(signature, partial(_scored_pair, score, texts, worded), applies)
 
 
-def _scored_worded_pair(score: reports.PairScore, texts: Texts, scorable: Scorable) -> float | None:
+def _scored_pair(score: reports.PairScore, texts: Texts, worded: bool, scorable: Scorable) -> float | None:
     pair = texts(scorable)
-    return score(*pair) if all(pair) else None
+    return score(*pair) if not worded or all(pair) else None
 
 
-def _bleu(signature: str, texts: Texts) -> Metric:
+# The statistics of two texts of tokens, the value of their sum, and what hangs on each sample.
+_OF_TOKENS: Mapping[str, tuple[_Counts, _Values, _Values]] = {
+    "bleu1": (reports.corpus_bleu_statistics, reports.corpus_bleu1, reports.corpus_bleu_weights),
+    "bleu4": (reports.corpus_bleu_statistics, reports.corpus_bleu4, reports.corpus_bleu_weights),
+    "meteor": (meteor.meteor_statistics, meteor.corpus_meteor, meteor.corpus_meteor_weights),
+}
+
+
+def _corpus(signature: str, texts: Texts) -> Metric:
+    """Return a metric over the PTB tokens of all texts."""
+    name = signature.partition("|")[0]
+    statistics, compute, weights = _OF_TOKENS[name]
     return Metric(
-        metric_id=_id(signature), signature=signature, tokenised=texts, weights=reports.corpus_bleu_weights,
-        statistics=partial(_of_tokens, reports.corpus_bleu_statistics, texts),
-        compute={"bleu1": reports.corpus_bleu1, "bleu4": reports.corpus_bleu4}[_id(signature)],
+        metric_id=name, signature=signature, tokenised=texts, weights=weights, compute=compute,
+        statistics=partial(_of_tokens, statistics, texts),
     )  # fmt: skip
 
 
-def _meteor(signature: str, texts: Texts) -> Metric:
-    return Metric(
-        metric_id=_id(signature), signature=signature, tokenised=texts, weights=meteor.corpus_meteor_weights,
-        statistics=partial(_of_tokens, meteor.meteor_statistics, texts), compute=meteor.corpus_meteor,
-    )  # fmt: skip
-
-
-def _of_tokens(
-    statistics: Callable[[Sequence[str], Sequence[str]], FloatArray], texts: Texts, scorables: Sequence[Scorable]
-) -> FloatArray:
+def _of_tokens(statistics: _Counts, texts: Texts, scorables: Sequence[Scorable]) -> FloatArray:
     pairs = [texts(scorable) for scorable in scorables]
     tokens = tokenise([prediction for prediction, _ in pairs] + [reference for _, reference in pairs])
     return statistics(tokens[: len(pairs)], tokens[len(pairs) :])
 
 
 def macro_f1_metric(form: str, texts: Texts, classes: Sequence[str] = ()) -> Metric:
-    """Return macro-F1 over the classes that occur among the references.
+    """Return macro-F1 over the classes that occur among the references, compared in a `form` (for the signature).
 
-    Args:
-        form: What is compared, for the signature.
-        texts: Gives the texts in that form.
-        classes: The classes in that form, which fixes the columns of the statistics. Without them the columns
-            are the sorted references of the scorables at hand, so only statistics of one call can be added.
+    `classes` in that form fix the columns of the statistics. Without them the columns are the sorted references of the
+    scorables at hand, so only statistics of one call can be added.
     """
     return Metric(
         metric_id="macro_f1", signature=f"macro_f1|exact|reference-classes|{form}", compute=answers.macro_f1,
@@ -185,22 +171,21 @@ _BOXES = (
 )
 _REPORTS = (
     *(
-        (
-            _bleu(f"{name}|corpus|closest|ptb|{_DROP_EMPTY}", processed_texts),
-            _bleu(f"{name}|corpus|closest|ptb|{_PLAIN}", whole_texts),
+        (_corpus(f"{name}{form}|{_DROP_EMPTY}", texts), _corpus(f"{name}|{_PLAIN}", whole_texts))
+        for name, form, texts in (
+            ("bleu1|corpus|closest|ptb", "", processed_texts),
+            ("bleu4|corpus|closest|ptb", "", processed_texts),
+            ("meteor|java1.5|ptb", "|normalised", normalised_texts),
         )
-        for name in ("bleu1", "bleu4")
     ),
     *(
         (
-            _worded_pairs(f"{name}|rouge1.0.1|f|sets|normalised-twice|{_DROP_EMPTY}", on_sets, twice_normalised_texts),
+            _pairs(
+                f"{name}|rouge1.0.1|f|sets|normalised-twice|{_DROP_EMPTY}", on_sets, twice_normalised_texts, worded=True
+            ),
             _pairs(f"{name}|google0.1.2|f|no-stemmer|all-scripts|{_PLAIN}", reports.GOOGLE_ROUGE[name], whole_texts),
         )
         for name, on_sets in reports.SET_ROUGE.items()
-    ),
-    (
-        _meteor(f"meteor|java1.5|ptb|normalised|{_DROP_EMPTY}", normalised_texts),
-        _meteor(f"meteor|java1.5|ptb|{_PLAIN}", whole_texts),
     ),
 )
 _ANSWERS = (

@@ -54,22 +54,13 @@ _NOISE = 1e-9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """What is known of a number's spread.
+    """How far each of C clusters and N samples influences a number its way, and what hangs on each, one in all."""
 
-    Attributes:
-        influences: How far each of C clusters influences the number its way [C].
-        shares: What hangs on each cluster, one in all [C].
-        by_sample: How far each of N samples influences it [N].
-        weights: What hangs on each sample [N].
-        error: The cluster-robust standard error.
-        degrees: Its degrees of freedom.
-    """
-
-    influences: FloatArray
-    shares: FloatArray
-    by_sample: FloatArray
-    weights: FloatArray
-    error: float
+    influences: FloatArray  # [C]
+    shares: FloatArray  # [C]
+    by_sample: FloatArray  # [N]
+    weights: FloatArray  # [N]
+    error: float  # The cluster-robust standard error, and its degrees of freedom.
     degrees: float
 
     @property
@@ -85,28 +76,25 @@ class Spread:
 
 
 class _Side(NamedTuple):
-    """What is known of one side of a number."""
+    """How far each cluster influences a number to one side [C], how many, beyond one, tell, and what is still there.
+
+    Telling are clusters that are not at the far edge of the other side; `still` is the share of samples that are there.
+    `chunk` is the sum of squared weights of what may come out otherwise as one: 1 / C of one piece each, 1 / N if
+    independent.
+    """
 
     influences: FloatArray
-    """How far each cluster influences it to this side [C]."""
     telling: float
-    """How many clusters, beyond one, are not at the far edge of the other side."""
     still: float
-    """Share of the samples that are there."""
     chunk: float
-    """Sum of squared weights of what may come out otherwise as one: 1 / C of one piece each, 1 / N if independent."""
 
 
 def spread_of(
     influences: FloatArray, by_sample: FloatArray, weights: FloatArray, numbers: npt.NDArray[np.intp]
 ) -> Spread:
-    """Return the spread of a number.
+    """Return the spread of a number from the influences of clusters [C] and samples [N], as in `Spread`.
 
-    Args:
-        influences: How far each of C clusters influences it its way [C].
-        by_sample: The same of each of N samples [N].
-        weights: What hangs on each sample, one in all [N].
-        numbers: Cluster of each sample [N].
+    Each of N samples has a weight, one in all, and the number of its cluster.
     """
     shares = np.bincount(numbers, weights=weights, minlength=len(influences))
     # What counts nothing must neither narrow nor widen.
@@ -167,10 +155,7 @@ def t_quantile(degrees: float, tail: float = TAIL) -> float:
 def reach(spread: Spread, room: float, *, upwards: bool) -> float:
     """Return how far the truth may lie above (or below) the number: one side of the 95 % interval.
 
-    Args:
-        spread: Of the number.
-        room: Distance to the largest (or smallest) possible value.
-        upwards: Which side.
+    `room` is the distance to the largest (or smallest) possible value.
     """
     quantile, side = t_quantile(spread.degrees), _side(spread, room, upwards=upwards)
     shift = max(0.0, -_skewness(side.influences)) * (quantile**2 - 1) / 6
@@ -215,15 +200,7 @@ def smallest_shown(error: float, grown: float, quantiles: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """A 95 % interval.
-
-    Attributes:
-        low: Lower bound, a fraction.
-        high: Upper bound, a fraction.
-        method: How it was made.
-        clusters: Number of clusters that count.
-        design_effect: As of `Spread`.
-    """
+    """A 95 % interval, its bounds as fractions, with the number of clusters that count."""
 
     low: float
     high: float
@@ -233,12 +210,9 @@ class Interval:
 
 
 def interval(metric: Metric, statistics: FloatArray, clusters: Sequence[str]) -> Interval | None:
-    """Return the interval of a metric, or None where nothing was scored or nothing can be computed.
+    """Return the interval of a metric from per-sample statistics [N, K] and the names of N clusters.
 
-    Args:
-        metric: The metric.
-        statistics: Per-sample sufficient statistics [N, K].
-        clusters: Cluster of each sample, N names.
+    None where nothing was scored or nothing can be computed.
     """
     found = float(metric.compute(statistics.sum(axis=0))) if len(statistics) else float("nan")
     if np.isnan(found):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from medbench.tasks.metrics.metric import FloatArray, Metric
 from medbench.tasks.statistics.clusters import membership, resampled, totals_by_cluster
@@ -48,12 +49,7 @@ def relative_gain(ours: FloatArray, baseline: FloatArray) -> FloatArray:
     dominated by datasets with low baselines, and is not antisymmetric: two models may each gain over the other.
     """
     gains = np.divide(ours - baseline, baseline, out=np.full_like(ours, np.nan), where=baseline > 0)
-    counted = ~np.isnan(gains)
-    total = np.where(counted, gains, 0.0).sum(axis=-1)
-    found: FloatArray = np.divide(
-        total, counted.sum(axis=-1), out=np.full_like(total, np.nan), where=counted.any(axis=-1)
-    )
-    return found
+    return _mean_where(gains, ~np.isnan(gains))
 
 
 def geometric_gain(ours: FloatArray, baseline: FloatArray) -> FloatArray:
@@ -63,7 +59,12 @@ def geometric_gain(ours: FloatArray, baseline: FloatArray) -> FloatArray:
     """
     positive = (ours > 0) & (baseline > 0)
     logs = np.log(np.where(positive, ours, 1.0)) - np.log(np.where(positive, baseline, 1.0))
-    total = np.where(positive, logs, 0.0).sum(axis=-1)
-    mean = np.divide(total, positive.sum(axis=-1), out=np.full_like(total, np.nan), where=positive.any(axis=-1))
-    found: FloatArray = np.exp(mean) - 1
+    found: FloatArray = np.exp(_mean_where(logs, positive)) - 1
     return found
+
+
+def _mean_where(values: FloatArray, counted: npt.NDArray[np.bool_]) -> FloatArray:
+    """Return the mean over the last axis of the values that count; NaN where none does."""
+    total = np.where(counted, values, 0.0).sum(axis=-1)
+    empty = np.full_like(total, np.nan)
+    return np.asarray(np.divide(total, counted.sum(axis=-1), out=empty, where=counted.any(axis=-1)))

@@ -80,12 +80,8 @@ def difference(
 ) -> Difference | None:
     """Compare two models on the same samples; None where a metric cannot be computed for one of them.
 
-    Args:
-        metric: The metric.
-        first: Per-sample sufficient statistics [N, K] of one model.
-        second: Those of the other, of the same samples in the same order.
-        clusters: Cluster of each sample, N names.
-        seed: Of the exchanges.
+    `first` and `second` are per-sample statistics [N, K] of the same samples in the same order, `clusters` the name of
+    each sample's cluster; `seed` is that of the exchanges.
     """
     # A pair that counts nothing for either model tells nothing.
     counts = (first != 0).any(axis=1) | (second != 0).any(axis=1)
@@ -200,13 +196,11 @@ def holm(ps: Sequence[float]) -> list[float]:
 
     Source: Holm 1979.
     """
-    order = sorted(range(len(ps)), key=lambda place: ps[place])
-    adjusted = [0.0] * len(ps)
-    largest = 0.0
-    for rank, place in enumerate(order):
-        largest = max(largest, min(1.0, (len(ps) - rank) * ps[place]))
-        adjusted[place] = largest
-    return adjusted
+    values = np.asarray(ps, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, np.arange(len(ps), 0, -1) * values[order]))
+    return [float(p) for p in adjusted]
 
 
 def levels_to_reach(ps: Sequence[float], alpha: float = ALPHA) -> list[float]:
