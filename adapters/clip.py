@@ -50,8 +50,7 @@ def clip_pixels(image: Image.Image, side: int, *, pad: bool = False, half_to_eve
 def read_tower_config(folder: Path, hint: str) -> CLIPVisionConfig:
     """Return the configuration of a CLIP's vision, from a folder of the tower alone or of the whole model.
 
-    Raises:
-        DataError: If it is missing, broken, or none of CLIP; `hint` says which CLIP is to be given.
+    DataError if it is missing, broken, or none of CLIP; `hint` says which CLIP is to be given.
     """
     file = folder / "config.json"
     values = read_json(file)
@@ -68,12 +67,11 @@ def read_tower_config(folder: Path, hint: str) -> CLIPVisionConfig:
 def read_tower(folder: Path, expected: State) -> dict[str, torch.Tensor]:
     """Return the weights of a CLIP folder that belong to its vision tower.
 
+    DataError if the weights do not fit, or a file is missing or broken.
+
     Args:
         folder: A whole CLIP or its vision tower, in the layout of transformers.
         expected: The state to be filled, for names and shapes.
-
-    Raises:
-        DataError: If the weights do not fit, or a file is missing or broken.
     """
     shards = open_shards(folder)
     names = {name.removeprefix(_INNER): name for name in shards.files if not name.startswith(_HARMLESS)}

@@ -124,13 +124,12 @@ def _parameters(function: Answering) -> dict[str, str]:
 def own_model(model: Adapter | Answering, name: str = "", boxes: str = "") -> ChosenModel:
     """Return a user's own model as one of the catalogue's, so that a run takes it like any other.
 
+    UsageError if it can be no model, or there is no such way to write boxes.
+
     Args:
         model: An adapter that is loaded, or a function.
         name: In tables, for a function; its own by default.
         boxes: How it writes boxes, one of `BOX_SPACES`; pixels by default, or what the catalogue says of the adapter.
-
-    Raises:
-        UsageError: If it can be no model, or there is no such way to write boxes.
     """
     if isinstance(model, Adapter):
         chosen = known_model(model.card.name, boxes)

@@ -55,17 +55,15 @@ class LoadedCheckpoint:
 def load_checkpoint(folder: Path, *, device: str = "auto", dtype: str = "auto", merge: bool = True) -> LoadedCheckpoint:
     """Load a checkpoint folder for answering, as `medbench train` and `medbench convert` write it.
 
+    DataError if a file is missing or broken, or a weight is missing, unexpected or of another shape; UsageError if the
+    device or the base weights are not there, or the adapter is no LoRA; RunError if there is no room for it.
+
     Args:
         folder: With config.json, the tokenizer's files and either model.safetensors (a whole model) or
             trained.safetensors and base_weights.json (what was trained, and where the frozen rest is).
         device: `auto` takes CUDA, then MPS, then the CPU.
         dtype: `auto` takes float32 on the CPU and bfloat16 elsewhere.
         merge: Whether to fold LoRA into the frozen weights: the same function with fewer steps per token.
-
-    Raises:
-        DataError: If a file is missing or broken, or a weight is missing, unexpected or of another shape.
-        UsageError: If the device or the base weights are not there, or the adapter is no LoRA.
-        RunError: If there is no room for it.
     """
     files = _weight_files(folder)
     refuse_stand_ins(folder)
@@ -103,7 +101,7 @@ def write_checkpoint(
     base: BaseWeights | None = None,
     state: State | None = None,
 ) -> None:
-    """Write a checkpoint folder.
+    """Write a checkpoint folder; OSError, SafetensorError, RuntimeError if the disk is full or not to be written to.
 
     Args:
         model: Its configuration, and its weights unless `state` is given.
@@ -111,9 +109,6 @@ def write_checkpoint(
         folder: Where to; made if need be.
         base: Where the frozen weights came from; then only what is trained is written. None writes the whole model.
         state: The weights, if they were gathered already (trained ones with `base`, all without).
-
-    Raises:
-        OSError, SafetensorError, RuntimeError: If the disk is full or not to be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tied = set(model.all_tied_weights_keys)
@@ -144,8 +139,7 @@ def is_whole(folder: Path) -> bool:
 def base_of(folder: Path) -> BaseWeights:
     """Return where the frozen weights of a checkpoint are, after a look that they are the same as then.
 
-    Raises:
-        DataError: If they are others, or the note is broken.
+    DataError if they are others, or the note is broken.
     """
     document = read_json(folder / BASE_FILE)
     try:
@@ -183,8 +177,7 @@ def _weight_files(folder: Path) -> tuple[str, ...]:
 def read_config(folder: Path) -> UniMedConfig:
     """Return the configuration of a checkpoint folder.
 
-    Raises:
-        DataError: If it cannot be read or asks for something impossible.
+    DataError if it cannot be read or asks for something impossible.
     """
     try:
         return UniMedConfig.from_pretrained(folder, trust_remote_code=False)
@@ -195,9 +188,8 @@ def read_config(folder: Path) -> UniMedConfig:
 def load_on_base(folder: Path, dtype: torch.dtype, *, adapter: Path | None = None) -> UniMedForConditionalGeneration:
     """Return the model of a folder on base weights, what was trained in float32.
 
-    Raises:
-        DataError: If a file is missing or broken, or a weight is missing, unexpected or of another shape.
-        UsageError: If the adapter is no LoRA.
+    DataError if a file is missing or broken, or a weight is missing, unexpected or of another shape; UsageError if the
+    adapter is no LoRA.
     """
     config, source = read_config(folder), adapter or folder
     tensors = current_names(read_tensors(folder / TRAINED, "Copy the checkpoint again."), config)
@@ -232,8 +224,7 @@ def _load_whole(folder: Path, dtype: torch.dtype) -> UniMedForConditionalGenerat
 def restore_weights(model: UniMedForConditionalGeneration, folder: Path) -> None:
     """Put the weights of a checkpoint of the same training into `model`.
 
-    Raises:
-        DataError: If they cannot be read or do not fit.
+    DataError if they cannot be read or do not fit.
     """
     hint = "Delete this checkpoint and resume from the one before."
     if not is_whole(folder):

@@ -58,17 +58,15 @@ def from_authors(
 ) -> None:
     """Write a folder for a checkpoint of the authors' code and the base weights it was trained on.
 
+    DataError if a file is broken or the parts do not fit together; UsageError if base weights are not there; RunError
+    if `output` cannot be written.
+
     Args:
         source: `checkpoint_<epoch>.pth`.
         output: New folder.
         base: The frozen weights.
         vision: Sizes of the ViT that differ from EVA ViT-G/14.
         standalone: Whether to write the base weights too, as a whole model.
-
-    Raises:
-        DataError: If a file is broken or the parts do not fit together.
-        UsageError: If base weights are not there.
-        RunError: If `output` cannot be written.
     """
     base = base.resolved()
     checkpoint = read_official(source)
@@ -84,9 +82,8 @@ def from_authors(
 def to_authors(source: Path, output: Path) -> tuple[str, ...]:
     """Write a folder's trained weights as the authors' code does; return what it would have written in vain.
 
-    Raises:
-        DataError: If the folder is broken, or the format has no place for such a model.
-        RunError: If `output` cannot be written.
+    DataError if the folder is broken, or the format has no place for such a model; RunError if `output` cannot be
+    written.
     """
     model = _load(source).model
     if is_whole(source) and model.config.language_tuning == "none":
@@ -104,10 +101,8 @@ def to_authors(source: Path, output: Path) -> tuple[str, ...]:
 def to_whole(source: Path, output: Path, *, merge_lora: bool = False) -> None:
     """Write a whole model, ready for `push_to_hub`, for a folder on base weights.
 
-    Raises:
-        DataError: If the folder is broken or its base weights changed.
-        UsageError: If there is LoRA-MoE to be merged, or LoRA that only an adapter can describe is not.
-        RunError: If `output` cannot be written.
+    DataError if the folder is broken or its base weights changed; UsageError if there is LoRA-MoE to be merged, or LoRA
+    that only an adapter can describe is not; RunError if `output` cannot be written.
     """
     loaded = _load(source)
     model, config = loaded.model, loaded.model.config
@@ -125,10 +120,8 @@ def to_whole(source: Path, output: Path, *, merge_lora: bool = False) -> None:
 def with_adapter(source: Path, adapter: Path, output: Path) -> None:
     """Write a folder on base weights whose language model has a LoRA in peft's format in place of its own.
 
-    Raises:
-        DataError: If a folder is broken, or the adapter does not fit the language model.
-        UsageError: If `source` is no folder on base weights, or the adapter is no LoRA.
-        RunError: If `output` cannot be written.
+    DataError if a folder is broken, or the adapter does not fit the language model; UsageError if `source` is no folder
+    on base weights, or the adapter is no LoRA; RunError if `output` cannot be written.
     """
     _refuse_no_folder(source)
     if is_whole(source):

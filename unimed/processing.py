@@ -109,13 +109,12 @@ class UniMedProcessor(ProcessorMixin):
     def instruct(self, kind: Kind, instructions: Sequence[str], images: Sequence[Image.Image] = ()) -> BatchFeature:
         """Return the inputs of `generate` for plain instructions of one kind, `task_ids` included.
 
+        ValueError if there is not one image per row.
+
         Args:
             kind: `vqa`, `rec`, `reg`, `report`, `cls`, or `qa`, which takes no images.
             instructions: One per row, without identifier and tags.
             images: One per row, or none.
-
-        Raises:
-            ValueError: If there is not one image per row.
         """
         if len(images) != (0 if kind == "qa" else len(instructions)):
             raise ValueError(f"{len(instructions)} instructions of kind {kind!r} came with {len(images)} images.")

@@ -29,8 +29,7 @@ Special = TypeVar("Special")
 def read_sentencepiece(path: Path, hint: str = "Copy the language model again.") -> Any:  # noqa: ANN401 - untyped
     """Return the `SentencePieceProcessor` of a `tokenizer.model`.
 
-    Raises:
-        DataError: If the file is missing, or is no SentencePiece model.
+    DataError if the file is missing, or is no SentencePiece model.
     """
     from sentencepiece import SentencePieceProcessor
 
@@ -49,10 +48,8 @@ def llama_tokenizer(model: Any) -> PreTrainedTokenizerFast:  # noqa: ANN401 - se
     """Return a fast tokenizer with the pieces of a `SentencePieceProcessor`.
 
     It gives every text one leading space and merges by score, as SentencePiece does. The image placeholder is added
-    behind the vocabulary; it stands for visual tokens and is never embedded.
-
-    Raises:
-        DataError: If the vocabulary lacks `<s>`, `</s>` or `<unk>`.
+    behind the vocabulary; it stands for visual tokens and is never embedded. DataError if the vocabulary lacks `<s>`,
+    `</s>` or `<unk>`.
     """
     pieces = [model.id_to_piece(index) for index in range(model.get_piece_size())]
     controls = [index for index in range(len(pieces)) if model.is_control(index) or model.is_unknown(index)]
@@ -98,8 +95,7 @@ def _with_names(backend: Tokenizer) -> PreTrainedTokenizerFast:
 def load_language_model_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Return the tokenizer of a LLaMA-architecture model, from `tokenizer.model` if there, else `tokenizer.json`.
 
-    Raises:
-        DataError: If the folder has neither, or a file is broken.
+    DataError if the folder has neither, or a file is broken.
     """
     if (folder / "tokenizer.model").is_file():
         return llama_tokenizer(read_sentencepiece(folder / "tokenizer.model"))
@@ -128,8 +124,7 @@ def load_language_model_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 def load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Return the tokenizer of a folder with `tokenizer.json`, as it is, which transformers' LLaMA classes do not do.
 
-    Raises:
-        DataError: If it cannot be read.
+    DataError if it cannot be read.
     """
     try:
         tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
@@ -143,21 +138,13 @@ def load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextCodec:
-    """A tokenizer whose every text starts anew, as the authors tokenise the texts between images.
+    """A tokenizer whose every text starts anew, as the authors tokenise the texts between images."""
 
-    Attributes:
-        backend: The tokenizer, with words that look like special tokens staying words.
-        begin: Id that begins a prompt, if there is one.
-        end: Id that ends an answer.
-        size: Number of tokens, added ones included.
-        added: Ids of the tokens of `added_tokens.json`, by their text.
-    """
-
-    backend: Tokenizer
-    begin: tuple[int, ...]
-    end: int
-    size: int
-    added: Mapping[str, int] = field(default_factory=dict)
+    backend: Tokenizer  # The tokenizer, with words that look like special tokens staying words.
+    begin: tuple[int, ...]  # Id that begins a prompt, if there is one.
+    end: int  # Id that ends an answer.
+    size: int  # Number of tokens, added ones included.
+    added: Mapping[str, int] = field(default_factory=dict)  # Ids of the tokens of `added_tokens.json`, by their text.
 
     def ids(self, text: str) -> tuple[int, ...]:
         """Return the ids of a stretch of text, without BOS; none of an empty one."""
@@ -188,10 +175,7 @@ def load_codec(folder: Path) -> TextCodec:
     """Return the tokenizer of a checkpoint folder.
 
     `tokenizer.json` is honoured as it is; without one, `tokenizer.model` is read with the scores of its pieces. Tokens
-    of `added_tokens.json` come on top.
-
-    Raises:
-        DataError: If there is no tokenizer, or it is broken or has no end token.
+    of `added_tokens.json` come on top. DataError if there is no tokenizer, or it is broken or has no end token.
     """
     if (folder / "tokenizer.json").is_file():
         read_json(folder / "tokenizer.json")
@@ -274,8 +258,7 @@ class SegmentTokenizer:
 def read_tokenizer(path: Path, added: Sequence[str] = ()) -> SegmentTokenizer:
     """Return the tokenizer of a `tokenizer.model`, with the tokens that are added behind its pieces.
 
-    Raises:
-        DataError: If the file is missing or broken.
+    DataError if the file is missing or broken.
     """
     hint = "Copy LLaMA's tokenizer.model (499,723 bytes) there; tokenizer.json is not read."
     return SegmentTokenizer(read_sentencepiece(path, hint), added)
@@ -284,8 +267,7 @@ def read_tokenizer(path: Path, added: Sequence[str] = ()) -> SegmentTokenizer:
 def refuse_other_vocabulary(file: Path, tokenizer: SegmentTokenizer, rows: int) -> None:
     """Compare a tokenizer with the tokens that a model knows.
 
-    Raises:
-        DataError: If they are not as many: its ids would mean something else to the model.
+    DataError if they are not as many: its ids would mean something else to the model.
     """
     if tokenizer.size != rows:
         raise DataError(

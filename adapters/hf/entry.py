@@ -25,20 +25,15 @@ _ASK_SECONDS = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """What a published model says of itself.
+    """What a published model says of itself."""
 
-    Attributes:
-        boxes: How it writes boxes.
-        find: The words with which it was taught to find an `{object}`, answered in `boxes`. A model without such words
-            is told how to write.
-        trained_on: Tasks of ours whose datasets its card or paper names among the training data.
-        licence: Of its weights.
-    """
-
-    boxes: str = ""
+    boxes: str = ""  # How it writes boxes.
+    # The words with which it was taught to find an `{object}`, answered in `boxes`. A model without such words is told
+    # how to write.
     find: str = ""
+    # Tasks of ours whose datasets its card or paper names among the training data.
     trained_on: frozenset[str] | None = None
-    licence: str = ""
+    licence: str = ""  # Of its weights.
 
 
 FAMILIES: Mapping[str, Known] = {

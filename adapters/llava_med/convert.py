@@ -55,12 +55,8 @@ def convert_delta(base: Path, delta: Path, output: Path, *, shard_bytes: int = S
     tag v1.0.0, `llava/model/apply_delta.py`): tensors of one shape are added; the embedding and the head have more rows
     than LLaMA's, so only the first ones are; the projector is published as it is. Only one shard is in memory at a
     time. The vision tower is in neither of the two folders: give it to the run with `--model-arg vision_tower=DIR`, or
-    put it into the sub-folder `vision_tower` of the output.
-
-    Raises:
-        DataError: If the two do not belong together, or a file is missing or broken.
-        UsageError: If the output is there already.
-        RunError: If it cannot be written.
+    put it into the sub-folder `vision_tower` of the output. DataError if the two do not belong together, or a file is
+    missing or broken; UsageError if the output is there already; RunError if it cannot be written.
     """
     with new_folder(output) as folder:
         ours, theirs = open_shards(delta), open_shards(base)
@@ -101,12 +97,8 @@ def convert_v15(
 
     Its processor pads images as the authors do, and its chat template is theirs. `<image>` becomes a token of its own
     behind the vocabulary, with the weights of the unknown token, so that it is never written. `vision_tower` is a
-    folder of OpenAI's CLIP, to be put in place of the checkpoint's own tower.
-
-    Raises:
-        DataError: If a file is missing or broken, or does not fit.
-        UsageError: If the output is there already.
-        RunError: If it cannot be written.
+    folder of OpenAI's CLIP, to be put in place of the checkpoint's own tower. DataError if a file is missing or broken,
+    or does not fit; UsageError if the output is there already; RunError if it cannot be written.
     """
     with new_folder(output) as folder:
         tower = vision_tower or tower_folder(source, "")

@@ -40,19 +40,12 @@ _WHO = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
-    """A question with images, as text.
+    """A question with images, as text."""
 
-    Attributes:
-        opening: Text before the question and before images that precede it.
-        closing: Text behind all.
-        images_first: Whether images precede the question, a line each, as in version 1.5.
-        stops: Texts that end an answer.
-    """
-
-    opening: str
-    closing: str
-    images_first: bool = False
-    stops: tuple[str, ...] = ()
+    opening: str  # Text before the question and before images that precede it.
+    closing: str  # Text behind all.
+    images_first: bool = False  # Whether images precede the question, a line each, as in version 1.5.
+    stops: tuple[str, ...] = ()  # Texts that end an answer.
 
     def parts(self, question: str, images: int) -> tuple[str, ...]:
         """Return the texts between which the images stand; each is to be tokenised by itself.

@@ -30,15 +30,12 @@ _WIDER = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Media:
-    """What a row reads besides its tokens.
+    """What a row reads besides its tokens."""
 
-    Attributes:
-        images: Keys and values of each of its images, for all blocks: [blocks, 2, heads, latents, width].
-        seen: Number of the image, from 1, that each of the prompt's tokens may see, and last of all what those behind
-            the prompt may: int [L + 1]; 0 for none.
-    """
-
+    # Keys and values of each of its images, for all blocks: [blocks, 2, heads, latents, width].
     images: tuple[torch.Tensor, ...]
+    # Number of the image, from 1, that each of the prompt's tokens may see, and last of all what those behind the
+    # prompt may: int [L + 1]; 0 for none.
     seen: torch.Tensor
 
 
@@ -64,19 +61,12 @@ def seen_images(ids: Sequence[int], image_id: int, rule: str) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenGroups:
-    """The tokens of one pass, grouped by the image that they see.
+    """The tokens of one pass, grouped by the image that they see."""
 
-    Attributes:
-        tokens: Those that see an image, group by group [S].
-        cells: Cell of each in a table of `len(images)` rows and `longest` columns [S].
-        longest: Tokens of the largest group.
-        images: The image of each group: [blocks, 2, heads, latents, width].
-    """
-
-    tokens: torch.Tensor
-    cells: torch.Tensor
-    longest: int
-    images: tuple[torch.Tensor, ...]
+    tokens: torch.Tensor  # Those that see an image, group by group [S].
+    cells: torch.Tensor  # Cell of each in a table of `len(images)` rows and `longest` columns [S].
+    longest: int  # Tokens of the largest group.
+    images: tuple[torch.Tensor, ...]  # The image of each group: [blocks, 2, heads, latents, width].
 
 
 def group_by_image(states: RowStates, positions: torch.Tensor) -> TokenGroups | None:

@@ -49,8 +49,7 @@ class Example:
 def authors_examples(shots: str, folder: Path | None) -> tuple[Example, ...]:
     """Return the authors' six with their images; none without a folder of them, or where no examples are shown.
 
-    Raises:
-        UsageError: If they are insisted on without a folder, or an image is missing or broken.
+    UsageError if they are insisted on without a folder, or an image is missing or broken.
     """
     if shots == "0":
         return ()
@@ -105,8 +104,7 @@ def examples_of(
 ) -> tuple[Example, ...]:
     """Return the examples of a task: none, the authors' own if they are to be shown, or some of its train split.
 
-    Raises:
-        DataError: If six are insisted on and its train split does not have them.
+    DataError if six are insisted on and its train split does not have them.
     """
     shots = options.arguments.get("shots", "auto")
     if shots == "0":

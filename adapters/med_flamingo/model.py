@@ -70,10 +70,9 @@ class MedFlamingoVision(nn.Module):
 def load_med_flamingo(options: LoadOptions) -> "MedFlamingoAdapter":
     """Load all three parts; vision stays in float32.
 
-    Raises:
-        UsageError: If a part or an image of the authors' examples is not there, or the device is not.
-        DataError: If a file is missing or broken, or a weight is missing, unexpected or of another shape.
-        RunError: If the device has no room for it.
+    UsageError if a part or an image of the authors' examples is not there, or the device is not; DataError if a file is
+    missing or broken, or a weight is missing, unexpected or of another shape; RunError if the device has no room for
+    it.
     """
     chosen = ENTRY.settled(options.variant, options.arguments)
     files = _files(options.folder_of(CARD), chosen)
@@ -266,8 +265,7 @@ class MedFlamingoAdapter(TextAdapter[SegmentTokenizer]):
     def expect(self, specs: Sequence[TaskSpec]) -> None:
         """Choose the examples of tasks and say which they are.
 
-        Raises:
-            DataError: If six are insisted on and a train split does not have them.
+        DataError if six are insisted on and a train split does not have them.
         """
         for spec in specs:
             self.examples_of(spec)

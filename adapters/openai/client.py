@@ -106,9 +106,7 @@ class ServedModel(RemoteAdapter):
         """What the server tells of the model and of itself before the first question; nothing where it tells nothing.
 
         It is asked when a run looks for its folder, not for a dry run; in a thread, since a notebook has its own loop.
-
-        Raises:
-            RunError: If the server is not there: whether it tells something decides which run this is.
+        RunError if the server is not there: whether it tells something decides which run this is.
         """
         with ThreadPoolExecutor(1) as aside:
             mark = aside.submit(lambda: asyncio.run(self._told())).result()

@@ -64,8 +64,7 @@ class Address:
 def read_address(variant: str) -> Address:
     """Return the address in `MODEL@BASE-URL`; a base URL without a path means its `/v1`.
 
-    Raises:
-        UsageError: If it is none, or carries credentials, a query or a fragment; what may be secret is not repeated.
+    UsageError if it is none, or carries credentials, a query or a fragment; what may be secret is not repeated.
     """
     model, mark, rest = variant.partition("@http")
     if not mark or not model:
@@ -102,9 +101,8 @@ def _split(text: str) -> SplitResult:
 def read_key(name: str, address: Address) -> SecretStr:
     """Return the key in the environment variable `name`; it is empty where a server on this machine needs none.
 
-    Raises:
-        UsageError: If `name` is no name of a variable (it may be the key itself, and is not repeated), or the variable
-            is not set and the server is another machine, or holds what cannot stand in a header.
+    UsageError if `name` is no name of a variable (it may be the key itself, and is not repeated), or the variable is
+    not set and the server is another machine, or holds what cannot stand in a header.
     """
     if not _VARIABLE.fullmatch(name):
         raise UsageError(
@@ -134,20 +132,13 @@ def without_key(key: SecretStr, text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """What one kind of server understands beyond the common part of the protocol.
-
-    Attributes:
-        length_field: The field that limits the answer's tokens.
-        takes_stop: Whether stop strings may be sent; elsewhere the answer is cut when it is there.
-        only: Names that `extra_body` may have; empty for any.
-        never: Names that `extra_body` must not have.
-    """
+    """What one kind of server understands beyond the common part of the protocol."""
 
     name: str
-    length_field: str = "max_tokens"
-    takes_stop: bool = True
-    only: frozenset[str] = frozenset()
-    never: frozenset[str] = frozenset()
+    length_field: str = "max_tokens"  # The field that limits the answer's tokens.
+    takes_stop: bool = True  # Whether stop strings may be sent; elsewhere the answer is cut when it is there.
+    only: frozenset[str] = frozenset()  # Names that `extra_body` may have; empty for any.
+    never: frozenset[str] = frozenset()  # Names that `extra_body` must not have.
 
 
 _OPEN_SERVERS_ALONE = frozenset(

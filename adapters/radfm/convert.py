@@ -38,12 +38,9 @@ def convert(source: Path, output: Path, *, dtype: str = "bfloat16", shard_bytes:
     """Write a folder that `--checkpoint` takes, with the language model's weights of type `dtype`.
 
     `source` holds pytorch_model.bin and tokenizer.model, and a radfm.json if its sizes are not the published. Tensors
-    stay on the disk until they are written; no more than one shard is held in memory.
-
-    Raises:
-        DataError: If a file is missing or broken, or a weight is missing, unexpected or of another shape.
-        UsageError: If `source` is no folder, `output` is there already, or there is no such type.
-        RunError: If `output` cannot be written.
+    stay on the disk until they are written; no more than one shard is held in memory. DataError if a file is missing or
+    broken, or a weight is missing, unexpected or of another shape; UsageError if `source` is no folder, `output` is
+    there already, or there is no such type; RunError if `output` cannot be written.
     """
     if dtype not in DTYPES:
         raise UsageError(f"There is no type {dtype!r} of weights.", f"Allowed: {', '.join(DTYPES)}.")

@@ -85,8 +85,7 @@ def read_sizes(folder: Path) -> RadFMSizes:
 
         {"vision": {"heads": 8}, "perceiver": {"heads": 8}, "language_model": {"num_attention_heads": 40}}
 
-    Raises:
-        DataError: If the file says something impossible.
+    DataError if the file says something impossible.
     """
     path = folder / SIZES_FILE
     try:

@@ -18,12 +18,8 @@ def convert(source: Path, output: Path, *, dtype: torch.dtype = torch.float16) -
 
     Every visual token of a prompt is one unknown token (id 0), and rows are padded with the end token; see
     `adapters.xraygpt.entry` for the prompt. transformers gives `ln_vision` the ViT's epsilon of 1e-6 instead of 1e-5,
-    which moves features in the seventh digit; this project's own loader sets the right one.
-
-    Raises:
-        DataError: If a file is missing or broken, or does not fit.
-        UsageError: If the output is there already.
-        RunError: If it cannot be written.
+    which moves features in the seventh digit; this project's own loader sets the right one. DataError if a file is
+    missing or broken, or does not fit; UsageError if the output is there already; RunError if it cannot be written.
     """
     with new_folder(output) as folder:
         files = find_files(source)

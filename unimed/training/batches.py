@@ -29,20 +29,13 @@ LONGEST_PROMPT, LONGEST_ANSWER = 3800, 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draw:
-    """One micro-batch.
+    """One micro-batch."""
 
-    Attributes:
-        step: Optimizer step.
-        part: Place of the micro-batch within its step.
-        name: Entry of the mixture that all its samples come from, as in the official code.
-        indices: Samples of that entry.
-        turns: How often the entry was drawn from before, per sample; seeds what else is random about the sample.
-    """
-
-    step: int
-    part: int
-    name: str
-    indices: tuple[int, ...]
+    step: int  # Optimizer step.
+    part: int  # Place of the micro-batch within its step.
+    name: str  # Entry of the mixture that all its samples come from, as in the official code.
+    indices: tuple[int, ...]  # Samples of that entry.
+    # How often the entry was drawn from before, per sample; seeds what else is random about the sample.
     turns: tuple[int, ...]
 
 
@@ -150,21 +143,13 @@ def image_rows(examples: Sequence[Example]) -> list[int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
-    """A micro-batch on the CPU.
+    """A micro-batch on the CPU."""
 
-    Attributes:
-        name: Entry of the mixture, or task, that it comes from.
-        texts: What `text_batch` gives.
-        digests: Identities of its images, where features are cached.
-        found: Their cached features, None where there were none.
-        pixels: Of the images without cached features [J, 3, S, S]; None if there are none.
-    """
-
-    name: str
-    texts: Batch
-    digests: tuple[str, ...] = ()
-    found: tuple[torch.Tensor | None, ...] = ()
-    pixels: torch.Tensor | None = None
+    name: str  # Entry of the mixture, or task, that it comes from.
+    texts: Batch  # What `text_batch` gives.
+    digests: tuple[str, ...] = ()  # Identities of its images, where features are cached.
+    found: tuple[torch.Tensor | None, ...] = ()  # Their cached features, None where there were none.
+    pixels: torch.Tensor | None = None  # Of the images without cached features [J, 3, S, S]; None if there are none.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,8 +33,7 @@ def image_size_of(model: ModelPlan) -> int:
 def base_of(model: ModelPlan) -> BaseWeights | None:
     """Return the resolved base weights of a model, or None if it is trained from scratch.
 
-    Raises:
-        UsageError: If they are not there.
+    UsageError if they are not there.
     """
     if model.language_model is None or model.vision_weights is None:
         return None
@@ -46,9 +45,7 @@ def build(
 ) -> tuple[UniMedForConditionalGeneration, UniMedProcessor]:
     """Return an untrained model with what learns in float32, and its processor.
 
-    Raises:
-        DataError: If base weights do not fit.
-        UsageError: If the recipe's configuration cannot work.
+    DataError if base weights do not fit; UsageError if the recipe's configuration cannot work.
     """
     torch.manual_seed(recipe.seed)
     settings = dict(recipe.model.unimed)
@@ -74,8 +71,7 @@ def build(
 def scratch_config(model: ModelPlan, text: dict[str, Any] | None = None) -> UniMedConfig:
     """Return the configuration of a model from scratch.
 
-    Raises:
-        UsageError: If a field is unknown or the combination cannot work.
+    UsageError if a field is unknown or the combination cannot work.
     """
     refuse_unknown("The language model", model.text, LlamaConfig)
     text = text or {**model.text, "vocab_size": model.vocabulary}

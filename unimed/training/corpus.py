@@ -69,8 +69,7 @@ class Images:
     def pixels(self, rows: Sequence[int]) -> torch.Tensor:
         """Return images [B, 3, S, S], float32, normalised as `pixels_of` does it.
 
-        Raises:
-            SampleError: If an image is missing or damaged.
+        SampleError if an image is missing or damaged.
         """
         mean, std = torch.tensor(CLIP_MEAN).view(3, 1, 1), torch.tensor(CLIP_STD).view(3, 1, 1)
         return (torch.stack([self._decoded(row) for row in rows]).float() / 255.0 - mean) / std
@@ -142,10 +141,7 @@ def load_corpus(data_dir: Path, recipe: Recipe, *, image_size: int) -> Corpus:
     """Read the train splits of the tasks of a recipe; no image is decoded yet.
 
     Whole groups (images, patients, volumes, documents) are held out, so that the held-out loss means something.
-
-    Raises:
-        RunError: If an entry of the mixture has no training examples.
-        DataError: If a task is not prepared.
+    RunError if an entry of the mixture has no training examples; DataError if a task is not prepared.
     """
     images = Images(image_size)
     train: dict[str, list[Example]] = {entry: [] for entry in recipe.mixture}
@@ -173,9 +169,5 @@ def _is_held_out(group: str, share: float) -> bool:
 
 
 def data_fingerprints(data_dir: Path, recipe: Recipe) -> dict[str, str]:
-    """Return the identity of each task's prepared data.
-
-    Raises:
-        DataError: If a task is not prepared.
-    """
+    """Return the identity of each task's prepared data; DataError if a task is not prepared."""
     return {name: load_prepared(data_dir, name).manifest.data_fingerprint for name in recipe.tasks()}

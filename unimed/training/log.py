@@ -87,11 +87,7 @@ class TrainingLog:
             self._board.close()
 
     def write(self, record: Record) -> None:
-        """Write one record; it is on its way to the disk when this returns.
-
-        Raises:
-            RunError: If the disk does not take it.
-        """
+        """Write one record; it is on its way to the disk when this returns. RunError if the disk does not take it."""
         try:
             self._stream.write(canonical_json(record) + "\n")
             self._stream.flush()

@@ -55,7 +55,10 @@ def train(
 ) -> Path:
     """Train a model and write a checkpoint that `medbench run --checkpoint` takes.
 
-    On a CPU the weights after any step do not depend on where the training was stopped and resumed.
+    On a CPU the weights after any step do not depend on where the training was stopped and resumed. UsageError if the
+    recipe asks for something that is not there; DataError if data or base weights do not fit; RunError if `output`
+    holds another training, a loss is not a number any more, or the disk is full; StoppedError if the user stopped it; a
+    checkpoint was written.
 
     Args:
         recipe: What to train.
@@ -63,12 +66,6 @@ def train(
         output: Folder for weights, tokenizer, recipe, log and checkpoints.
         resume: Go on from the last checkpoint in `output`.
         examine: Answers and scores held-out examples, if `recipe.validation.answers` asks for it.
-
-    Raises:
-        UsageError: If the recipe asks for something that is not there.
-        DataError: If data or base weights do not fit.
-        RunError: If `output` holds another training, a loss is not a number any more, or the disk is full.
-        StoppedError: If the user stopped it; a checkpoint was written.
     """
     accelerator = make_accelerator(recipe)
     base = base_of(recipe.model)

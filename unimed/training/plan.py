@@ -48,9 +48,8 @@ class Parameters:
 def plan(recipe: Recipe, data_dir: Path | None) -> TrainingPlan:
     """Return the plan of a recipe; without a data folder with the sample counts of the paper.
 
-    Raises:
-        UsageError: If the model cannot be built.
-        DataError: If a task is not prepared, or the language model's folder has no usable configuration.
+    UsageError if the model cannot be built; DataError if a task is not prepared, or the language model's folder has no
+    usable configuration.
     """
     config, note = _planned_config(recipe.model)
     model = meta_model(config, vision=recipe.tower_share > 0)
