@@ -25,13 +25,9 @@ def clip_pixels(image: Image.Image, side: int, *, pad: bool = False, half_to_eve
 
     Colours come before the resize (bicubic), since Pillow would pick the nearest colour of a palette.
 
-    Args:
-        image: An image of any mode.
-        side: In pixels.
-        pad: Keep the whole image on a square of the mean colour instead. Where a pixel is odd it goes right, or to the
-            bottom.
-        half_to_even: Where the cut begins if it could begin at a half: at the even pixel, as in torchvision and
-            open_clip, or else at the one before, as in transformers.
+    With `pad` the whole image stands on a square of the mean colour instead; an odd pixel goes right, or to the bottom.
+    A cut that could begin at a half begins at the even pixel with `half_to_even`, as in torchvision and open_clip, or
+    else at the one before, as in transformers.
     """
     colour = image.convert("RGB")
     if pad:
@@ -69,9 +65,7 @@ def read_tower(folder: Path, expected: State) -> dict[str, torch.Tensor]:
 
     DataError if the weights do not fit, or a file is missing or broken.
 
-    Args:
-        folder: A whole CLIP or its vision tower, in the layout of transformers.
-        expected: The state to be filled, for names and shapes.
+    It is a whole CLIP or its vision tower, in the layout of transformers; `expected` is the state to be filled.
     """
     shards = open_shards(folder)
     names = {name.removeprefix(_INNER): name for name in shards.files if not name.startswith(_HARMLESS)}

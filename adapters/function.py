@@ -42,11 +42,8 @@ class FunctionAdapter(DirectAdapter):
     of images of PIL in RGB; `sample`, the whole question; `spec`, its task. A function whose parameters have other
     names is given the sample, if it has one, or prompt and images, if it has two.
 
-    Args:
-        function: What answers.
-        name: Of the model, in tables.
-        space: How boxes are written in questions, and to be written in answers.
-        source_of: Folder that the images of a task start from.
+    Boxes in questions are written in `space`, and are to be written so in answers; images of a task start from
+    `source_of` its name.
     """
 
     def __init__(self, function: Answering, name: str, space: BoxSpace, source_of: Callable[[str], Path]) -> None:
@@ -126,10 +123,8 @@ def own_model(model: Adapter | Answering, name: str = "", boxes: str = "") -> Ch
 
     UsageError if it can be no model, or there is no such way to write boxes.
 
-    Args:
-        model: An adapter that is loaded, or a function.
-        name: In tables, for a function; its own by default.
-        boxes: How it writes boxes, one of `BOX_SPACES`; pixels by default, or what the catalogue says of the adapter.
+    `name` is a function's in tables, its own by default. `boxes` is one of `BOX_SPACES`: pixels by default, or what the
+    catalogue says of the adapter.
     """
     if isinstance(model, Adapter):
         chosen = known_model(model.card.name, boxes)

@@ -74,11 +74,8 @@ class Reply:
 class RetryableError(Exception):
     """The question was not answered, and may be when it is asked again.
 
-    Args:
-        trouble: What kind of failure it was.
-        problem: What happened, for people.
-        retry_after: Seconds that the server asks to wait; None where it says nothing.
-        most: Requests after which it is known not to pass; None where the retry policy decides.
+    A server may ask to wait `retry_after` seconds. After `most` requests it is known not to pass; None where the retry
+    policy decides.
     """
 
     def __init__(

@@ -58,12 +58,9 @@ def load_checkpoint(folder: Path, *, device: str = "auto", dtype: str = "auto", 
     DataError if a file is missing or broken, or a weight is missing, unexpected or of another shape; UsageError if the
     device or the base weights are not there, or the adapter is no LoRA; RunError if there is no room for it.
 
-    Args:
-        folder: With config.json, the tokenizer's files and either model.safetensors (a whole model) or
-            trained.safetensors and base_weights.json (what was trained, and where the frozen rest is).
-        device: `auto` takes CUDA, then MPS, then the CPU.
-        dtype: `auto` takes float32 on the CPU and bfloat16 elsewhere.
-        merge: Whether to fold LoRA into the frozen weights: the same function with fewer steps per token.
+    The folder has config.json, the tokenizer's files and either model.safetensors (a whole model) or
+    trained.safetensors and base_weights.json (what was trained, and where the frozen rest is). Device and type: see
+    `device_and_dtype`. `merge` folds LoRA into the frozen weights: the same function with fewer steps per token.
     """
     files = _weight_files(folder)
     refuse_stand_ins(folder)
@@ -103,12 +100,8 @@ def write_checkpoint(
 ) -> None:
     """Write a checkpoint folder; OSError, SafetensorError, RuntimeError if the disk is full or not to be written to.
 
-    Args:
-        model: Its configuration, and its weights unless `state` is given.
-        processor: Tokenizer and prompts.
-        folder: Where to; made if need be.
-        base: Where the frozen weights came from; then only what is trained is written. None writes the whole model.
-        state: The weights, if they were gathered already (trained ones with `base`, all without).
+    With the `base` that the frozen weights came from only what is trained is written, without it the whole model.
+    `state` has the weights, if they were gathered already (trained ones with `base`, all without).
     """
     folder.mkdir(parents=True, exist_ok=True)
     tied = set(model.all_tied_weights_keys)

@@ -61,12 +61,8 @@ def from_authors(
     DataError if a file is broken or the parts do not fit together; UsageError if base weights are not there; RunError
     if `output` cannot be written.
 
-    Args:
-        source: `checkpoint_<epoch>.pth`.
-        output: New folder.
-        base: The frozen weights.
-        vision: Sizes of the ViT that differ from EVA ViT-G/14.
-        standalone: Whether to write the base weights too, as a whole model.
+    `vision` are sizes of the ViT that differ from EVA ViT-G/14; `standalone` writes the base weights too, as a whole
+    model.
     """
     base = base.resolved()
     checkpoint = read_official(source)

@@ -100,9 +100,8 @@ class UniMedProcessor(ProcessorMixin):
     def __call__(self, text: Sequence[str], images: Sequence[Image.Image] = (), **_: Any) -> BatchFeature:
         """Return left-padded `input_ids` and `attention_mask` [B, L], and `pixel_values` [I, 3, S, S].
 
-        Args:
-            text: Wrapped prompts with `<ImageHere>` where an image goes; see `instruct`.
-            images: The images, in the order of their placeholders.
+        The texts are wrapped prompts with `<ImageHere>` where an image goes, see `instruct`; images in the order of
+        those.
         """
         return self._padded([WrappedPrompt(parts=tuple(prompt.split(IMAGE_PLACEHOLDER))) for prompt in text], images)
 
@@ -111,10 +110,7 @@ class UniMedProcessor(ProcessorMixin):
 
         ValueError if there is not one image per row.
 
-        Args:
-            kind: `vqa`, `rec`, `reg`, `report`, `cls`, or `qa`, which takes no images.
-            instructions: One per row, without identifier and tags.
-            images: One per row, or none.
+        Each row has an instruction without identifier and tags, and one image; none has one where the kind is `qa`.
         """
         if len(images) != (0 if kind == "qa" else len(instructions)):
             raise ValueError(f"{len(instructions)} instructions of kind {kind!r} came with {len(images)} images.")

@@ -213,9 +213,7 @@ class SegmentTokenizer:
     There the text between two special tokens loses the white space beside them, and every stretch begins with a space
     of its own. Later versions do neither, and both models were trained on this.
 
-    Args:
-        model: `encode`, `decode`, `get_piece_size`, `id_to_piece`, `is_control`, `is_unknown` of sentencepiece.
-        added: The tokens that the model knows behind those, for people.
+    `model` is a `SentencePieceProcessor`, `added` the tokens that the model knows behind its pieces, for people.
     """
 
     end = EOS_ID

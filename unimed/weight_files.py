@@ -141,11 +141,7 @@ def write_shards(
 
     OSError, SafetensorError if the disk is full or not to be written to.
 
-    Args:
-        folder: Where to; made if need be.
-        sizes: Bytes of each tensor by its name, in order.
-        tensor: Makes one of them.
-        shard_bytes: Most bytes in a shard; one tensor always fits.
+    `sizes` are the bytes of each tensor by its name, in order; `tensor` makes one of them, which always fits a shard.
     """
     folder.mkdir(parents=True, exist_ok=True)
     groups: list[list[str]] = [[]]

@@ -39,9 +39,7 @@ def device_and_dtype(device: str, dtype: str) -> tuple[torch.device, torch.dtype
 
     UsageError if this machine or this build of torch does not have the device.
 
-    Args:
-        device: `auto` takes CUDA, then MPS, then the CPU.
-        dtype: `auto` is exact (float32) on the CPU and bfloat16 elsewhere.
+    `auto` takes CUDA, then MPS, then the CPU; the type `auto` is exact (float32) on the CPU and bfloat16 elsewhere.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
@@ -62,12 +60,7 @@ def find_folder(
 
     What lies in the Hub's cache needs no network. UsageError if it is neither here nor to be downloaded.
 
-    Args:
-        name: Folder, or repository on the Hub.
-        files: Patterns of the files that are needed.
-        what: The subject of the message, such as `The language model 'x'`.
-        hint: What to do if it is not there.
-        revision: Of the repository.
+    `files` are patterns of what is needed, `what` is the subject of the message, such as `The language model 'x'`.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -112,10 +105,7 @@ def refuse_loading_info(source: str, info: Mapping[str, Any], *, harmless: Names
 
     DataError if a weight was missing, unknown or of another shape.
 
-    Args:
-        source: What was loaded.
-        info: The report.
-        harmless: Ends of the names of unexpected tensors that follow from the configuration anyway.
+    `harmless` are ends of the names of unexpected tensors that follow from the configuration anyway.
     """
     found = {
         word: {str(key[0] if isinstance(key, tuple) else key) for key in info.get(f"{word}_keys") or ()}
@@ -176,12 +166,8 @@ def strict_from_pretrained(
 
     DataError if a weight is missing, unexpected or of another shape, or a file is broken.
 
-    Args:
-        kind: The model's class.
-        folder: Its folder.
-        harmless: Ends of the names of tensors that may lie in the folder without being read.
-        unreadable: Makes the error of what a library raised; by default a DataError.
-        **options: Of `from_pretrained`: `config`, `dtype`, `key_mapping`, ...
+    `harmless` are ends of names of tensors that may lie in the folder without being read; `unreadable` makes the error
+    of what a library raised, by default a DataError; `options` are those of `from_pretrained`.
     """
     model, info = reported_from_pretrained(kind, folder, unreadable=unreadable, **options)
     refuse_loading_info(str(folder), info, harmless=harmless)

@@ -42,12 +42,9 @@ class Media:
 def seen_images(ids: Sequence[int], image_id: int, rule: str) -> torch.Tensor:
     """Return the number of the image, from 1, that each token may see, and that of what follows: int [L + 1]; 0: none.
 
-    Args:
-        ids: Of a row, without padding.
-        image_id: Stands where an image is.
-        rule: `previous`: a token sees the last image before it, `<image>` its own, as the paper has it. `next`:
-            `<image>` sees its own, every other token the image after it, and what follows the last image sees none, as
-            OpenFlamingo 0.0.2 does where nobody asks for its placement augmentation.
+    `ids` are a row's without padding. By the rule `previous` a token sees the last image before it, `<image>` its own,
+    as the paper has it. By `next` `<image>` sees its own, every other token the image after it, and what follows the
+    last image sees none, as OpenFlamingo 0.0.2 does where nobody asks for its placement augmentation.
     """
     counts = list(accumulate((int(token == image_id) for token in ids), initial=0))
     total = counts[-1]

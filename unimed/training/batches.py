@@ -42,15 +42,10 @@ class Draw:
 class Mixture:
     """Samples entries by weight, and within an entry every sample once before any comes again.
 
-    Args:
-        sizes: Samples of each entry.
-        weights: Sampling weight of each entry, in the order that the draws run over.
-        micro_batch: Samples per draw.
-        seed: Of everything; each process's draws are seeded with `seed + rank`, as in the official code.
-        rank: This process.
-        workers: All processes; each deals its own share of an entry's order.
-        together: Whether all processes draw the same entry, as sharded weights need it: one gradient is put together
-            from all of them, so the same parameters must have one everywhere.
+    `sizes` are the samples of each entry, `weights` in the order that the draws run over. Each process's draws are
+    seeded with `seed + rank`, as in the official code, and each deals its own share of an entry's order. Sharded
+    weights need all processes `together` to draw the same entry: one gradient is put together from all of them, so the
+    same parameters must have one everywhere.
     """
 
     def __init__(

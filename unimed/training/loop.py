@@ -3,13 +3,14 @@
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from types import FrameType
-from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from medbench.tasks.foundation.console import Silent, meter, say
 from medbench.tasks.foundation.errors import StoppedError
@@ -60,22 +61,15 @@ def train(
     holds another training, a loss is not a number any more, or the disk is full; StoppedError if the user stopped it; a
     checkpoint was written.
 
-    Args:
-        recipe: What to train.
-        data_dir: Prepared tasks; only their train splits are read.
-        output: Folder for weights, tokenizer, recipe, log and checkpoints.
-        resume: Go on from the last checkpoint in `output`.
-        examine: Answers and scores held-out examples, if `recipe.validation.answers` asks for it.
+    Only the train splits in `data_dir` are read. `output` gets weights, tokenizer, recipe, log and checkpoints; `resume`
+    goes on from the last of these. `examine` answers and scores held-out examples, if the recipe asks for it.
     """
     accelerator = make_accelerator(recipe)
     base = base_of(recipe.model)
     folder = TrainingFolder(
-        path=output,
-        recipe=recipe,
-        workers=accelerator.num_processes,
-        data=data_fingerprints(data_dir, recipe),
+        path=output, recipe=recipe, workers=accelerator.num_processes, data=data_fingerprints(data_dir, recipe),
         base_weights=base.identity() if base else {},
-    )
+    )  # fmt: skip
     start, leads = Resumed(), bool(accelerator.is_main_process)
     # The first process makes what is missing before the others look.
     with accelerator.main_process_first():
@@ -85,7 +79,7 @@ def train(
     model, processor = build(recipe, corpus, base, frozen_dtype=frozen_dtype(recipe, accelerator))
     if leads:
         folder.cut_log(start.step)
-    with _log(folder, start.step, leads=leads) as log:
+    with TrainingLog(folder.log, output / "tensorboard", start.step) if leads else nullcontext() as log:
         if start.folder is None:
             _vision_stage(recipe, corpus, model, log)
         else:
@@ -101,15 +95,6 @@ def train(
         # Workers leave together, or one that lingers is taken for failed.
         accelerator.end_training()
     return output
-
-
-@contextmanager
-def _log(folder: TrainingFolder, first_step: int, *, leads: bool) -> Iterator[TrainingLog | None]:
-    if not leads:
-        yield None
-        return
-    with TrainingLog(folder.log, folder.path / "tensorboard", first_step) as log:
-        yield log
 
 
 def _vision_stage(
@@ -132,15 +117,14 @@ def _vision_stage(
         log.write({"stage": "vision", "steps": stage.steps, "held_out_accuracy": accuracy, "elapsed_seconds": seconds})
 
 
-def _trainer(recipe: Recipe, accelerator: Any, model: UniMedForConditionalGeneration, start: Resumed) -> Trainer:  # noqa: ANN401
+def _trainer(
+    recipe: Recipe, accelerator: Accelerator, model: UniMedForConditionalGeneration, start: Resumed
+) -> Trainer:
     settings = recipe.optimizer
     optimizer = make_optimizer(
-        model.trainable(),
-        decays=DECAY_RULES[settings.decays],
-        weight_decay=settings.weight_decay,
-        betas=settings.betas,
-        shares={"vision_tower.": recipe.tower_share},
-    )
+        model.trainable(), decays=DECAY_RULES[settings.decays], weight_decay=settings.weight_decay,
+        betas=settings.betas, shares={"vision_tower.": recipe.tower_share},
+    )  # fmt: skip
     if recipe.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     cache = _feature_cache(recipe, model, accelerator.num_processes) if recipe.feature_cache_gb else None
@@ -156,12 +140,8 @@ def _trainer(recipe: Recipe, accelerator: Any, model: UniMedForConditionalGenera
 
 def _feature_cache(recipe: Recipe, model: UniMedForConditionalGeneration, workers: int) -> FeatureCache:
     config, dtype = model.config, model.vision_tower.vit.dtype
-    settings = {
-        "size": config.image_size,
-        "method": config.resample_method,
-        "rate": config.resample_rate,
-        "dtype": str(dtype),
-    }
+    resampler = {"method": config.resample_method, "rate": config.resample_rate}
+    settings = {"size": config.image_size, **resampler, "dtype": str(dtype)}
     return FeatureCache(
         folder=feature_folder(medbench_home(), model.vision_tower, settings),
         shape=(config.visual_tokens, config.connector_width),
@@ -170,32 +150,28 @@ def _feature_cache(recipe: Recipe, model: UniMedForConditionalGeneration, worker
     )
 
 
-class StopRequest:
-    """Whether the user asked to stop; the first signal is remembered, the second one stops at once."""
-
-    def __init__(self) -> None:
-        self.given = False
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Take a signal."""
-        if self.given:
-            signal.default_int_handler(number, frame)
-        self.given = True
-
-
 @contextmanager
-def stop_request() -> Iterator[StopRequest]:
-    """Let Ctrl-C and a polite kill end the training after the step that is being taken, where its state is whole."""
-    request = StopRequest()
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+def stop_request() -> Iterator[Event]:
+    """Let Ctrl-C and a polite kill end the training after the step that is being taken, where its state is whole.
+
+    The first signal is remembered, the second one stops at once.
+    """
+    asked = Event()
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            signal.default_int_handler(number, frame)
+        asked.set()
+
+    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield request
+        yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _run_steps(session: Session, first: int, stop: StopRequest) -> None:
+def _run_steps(session: Session, first: int, stop: Event) -> None:
     """Take all steps that are left, with a line of log, a look and a checkpoint where they are due."""
     recipe, trainer = session.recipe, session.trainer
     accelerator = trainer.accelerator
@@ -222,7 +198,7 @@ def _run_steps(session: Session, first: int, stop: StopRequest) -> None:
                 progress.advance(0, status=status)
                 tally, logged = Tally(), done
             progress.advance()
-            stopping = trainer.agreed(stop.given)
+            stopping = trainer.agreed(stop.is_set())
             if (kept and not last) or stopping:
                 saved = _checkpoint(session, done)
                 if stopping:
