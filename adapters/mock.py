@@ -19,13 +19,13 @@ from medbench.adapters.base import (
     ImageSlot,
     LoadOptions,
     LocalAdapter,
-    ModelCard,
     Pixels,
     Prompt,
     SizeOf,
     TextSegment,
     answer_with_box,
 )
+from medbench.adapters.described import described
 from medbench.tasks.answers.box_space import BoxSpace
 from medbench.tasks.foundation.errors import SampleError
 from medbench.tasks.foundation.files import fingerprint
@@ -36,14 +36,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-CARD = ModelCard(
-    name="mock",
-    title="Mock",
-    kinds=frozenset({"qa", "vqa", "report", "rec", "reg", "cls"}),
-    weights="none: random, or no model at all",
-    licence="Apache-2.0",
-    trained_on=frozenset(),
-)
+CARD, _, _TOLD = described(__file__)
 # A tokenizer that needs no training: one id per byte.
 _BOS, _EOS, _PAD, _VOCABULARY = 256, 257, 258, 259
 _HIDDEN = 32
@@ -168,14 +161,5 @@ ENTRY = AdapterEntry(
     load=load,
     parse=partial(answer_with_box, BOXES),
     boxes=BOXES,
-    variants={
-        "oracle": "repeats the reference",
-        "empty": "says nothing",
-        "constant": "always says yes",
-        "rambling": "never stops",
-        "failing": "fails on every third sample",
-        "refusal": "declines to answer",
-        "thinking": "thinks of wrong answers, then repeats the reference",
-        "pondering": "thinks and never answers",
-    },
+    variants=_TOLD["variants"],
 )

@@ -18,22 +18,13 @@ from pathlib import Path
 from PIL import Image
 
 from medbench.adapters.base import LoadOptions
-from medbench.adapters.med_flamingo.entry import Special, example_parts, question_of
+from medbench.adapters.med_flamingo.entry import AUTHORS, Special, example_parts, question_of
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
 from medbench.tasks.images import open_image
 from medbench.tasks.sample import ImageRef, Sample
 from medbench.tasks.spec import TaskSpec
 
 SHOTS = 6
-AUTHORS: tuple[tuple[str, str, str], ...] = (
-    ("synpic50962.jpg", "What is/are the structure near/in the middle of the brain?", "pons"),
-    ("synpic52767.jpg", "Is there evidence of a right apical pneumothorax on this chest x-ray?", "yes"),
-    ("synpic30324.jpg", "Is/Are there air in the patient's peritoneal cavity?", "no"),
-    ("synpic21044.jpg", "Does the heart appear enlarged?", "yes"),
-    ("synpic54802.jpg", "What side are the infarcts located?", "bilateral"),
-    ("synpic57813.jpg", "Which image modality is this?", "mr flair"),
-)
-"""Image, question and answer of the authors' demonstration, in their order."""
 Parts = tuple[str | Special, ...]
 
 

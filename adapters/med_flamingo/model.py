@@ -21,8 +21,8 @@ from medbench.adapters.base import ImageSlot, LoadOptions, Pixels, Prompt, SizeO
 from medbench.adapters.clip import clip_pixels, read_tower, read_tower_config
 from medbench.adapters.med_flamingo import entry
 from medbench.adapters.med_flamingo.decoder import ADDED_TOKENS, MedFlamingoLlama, Media, seen_images
-from medbench.adapters.med_flamingo.entry import CARD, ENTRY, SPECIAL_TEXTS, Special
-from medbench.adapters.med_flamingo.examples import AUTHORS, Example, authors_examples, examples_of, notice_of
+from medbench.adapters.med_flamingo.entry import AUTHORS, CARD, ENTRY, SPECIAL_TEXTS, Special
+from medbench.adapters.med_flamingo.examples import Example, authors_examples, examples_of, notice_of
 from medbench.adapters.perceiver import PerceiverResampler, PerceiverSizes
 from medbench.tasks.foundation.console import say
 from medbench.tasks.foundation.errors import DataError, UsageError

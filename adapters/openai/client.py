@@ -26,15 +26,7 @@ from medbench.adapters.openai.entry import (
     read_options,
     without_key,
 )
-from medbench.adapters.openai.failures import (
-    failure_of,
-    is_filtered,
-    only_streams,
-    page_in,
-    page_instead,
-    status_within,
-    words_of,
-)
+from medbench.adapters.openai.failures import failure_of, page_in, page_instead, says, status_within, words_of
 from medbench.adapters.openai.reading import Reading, assembled, is_stream, parse_json, read_reply, withheld_reply
 from medbench.adapters.openai.requests import ChatRequest, ImageEncoder, make_request
 from medbench.adapters.remote import Complete, RemoteAdapter, Reply
@@ -139,7 +131,7 @@ class ServedModel(RemoteAdapter):
         response = await connection.post(json.dumps(body).encode())
         if not response.is_success and body.get(STREAM) is False and STREAM not in self._options.extra_body:
             # The same answer comes as a stream from servers that give none otherwise.
-            self._streams = self._streams or only_streams(words_of(response, self._reading))
+            self._streams = self._streams or says("streams only", words_of(response, self._reading))
             if self._streams:
                 return await self._complete(connection, request)
         return self._understood(response, request)
@@ -163,7 +155,7 @@ class ServedModel(RemoteAdapter):
     ) -> Reply:
         """Return the reply of a filter that held a question back; raise what any other failure means."""
         may_be_filter = within is not None or response.status_code in _FILTERS
-        if may_be_filter and is_filtered(words_of(response, self._reading, document)):
+        if may_be_filter and says("filtered", words_of(response, self._reading, document)):
             return withheld_reply(request)
         raise failure_of(response, self.host, self._reading, request, document=document, within=within)
 

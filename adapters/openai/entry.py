@@ -10,9 +10,10 @@ from ipaddress import ip_address
 from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic import BaseModel, Field, SecretStr, TypeAdapter, ValidationError
 
-from medbench.adapters.base import AdapterEntry, Argument, ModelCard, answer_with_box
+from medbench.adapters.base import AdapterEntry, Argument, answer_with_box
+from medbench.adapters.described import described
 from medbench.adapters.remote import RetryPolicy, Usage
 from medbench.tasks.answers.box_space import BOX_SPACES, BoxSpace
 from medbench.tasks.foundation.errors import UsageError
@@ -141,24 +142,10 @@ class Profile:
     never: frozenset[str] = frozenset()  # Names that `extra_body` must not have.
 
 
-_OPEN_SERVERS_ALONE = frozenset(
-    {"top_k", "min_p", "repetition_penalty", "stop_token_ids", "chat_template_kwargs", "mm_processor_kwargs"}
+CARD, _, _TOLD = described(__file__)
+PROFILES = TypeAdapter(dict[str, Profile]).validate_python(
+    {name: {"name": name, **told} for name, told in _TOLD["profiles"].items()}
 )
-PROFILES: Mapping[str, Profile] = {
-    profile.name: profile
-    for profile in (
-        # The newer models refuse `max_tokens`; the older ones take both.
-        Profile(name="openai", length_field="max_completion_tokens", never=_OPEN_SERVERS_ALONE),
-        Profile(name="vllm"),
-        Profile(name="sglang"),
-        # `transformers serve` 5.23: `stop` is a 500 for models that see, other unknown fields are a 422.
-        Profile(
-            name="transformers",
-            takes_stop=False,
-            only=frozenset({"generation_config", "chat_template_kwargs", "frequency_penalty"}),
-        ),
-    )
-}
 
 
 def profile_of(name: str, address: Address) -> Profile:
@@ -345,15 +332,6 @@ def _refuse_unknown(fields: Mapping[str, Any], profile: Profile) -> None:
             f"A server of the profile {profile.name!r} does not take {', '.join(unknown)}.",
             f"Leave them out of extra_body, or choose another --model-arg profile.{allowed}",
         )
-
-
-CARD = ModelCard(
-    name="openai",
-    title="Served model",
-    kinds=frozenset({"qa", "vqa", "report", "rec", "reg", "cls"}),
-    weights="a server's own; nothing is loaded here",
-    licence="of the served model",
-)
 
 
 ENTRY = AdapterEntry(

@@ -224,7 +224,7 @@ def load_xraygpt(options: LoadOptions) -> "XrayGptAdapter":
 class XrayGptAdapter(TextAdapter[TextCodec]):
     """XrayGPT: EVA's features through BLIP-2's queries and one linear layer, in place of the image in the prompt.
 
-    `template` names one of `entry.TEMPLATES`; with `author` it decodes as the authors do.
+    `template` names one of those in entry.yaml; with `author` it decodes as the authors do.
     """
 
     card = CARD

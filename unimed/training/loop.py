@@ -58,11 +58,11 @@ def train(
 
     On a CPU the weights after any step do not depend on where the training was stopped and resumed. UsageError if the
     recipe asks for something that is not there; DataError if data or base weights do not fit; RunError if `output`
-    holds another training, a loss is not a number any more, or the disk is full; StoppedError if the user stopped it; a
-    checkpoint was written.
+    holds another training, a loss is not a number any more, or the disk is full; StoppedError if the user stopped it,
+    and a checkpoint was written.
 
-    Only the train splits in `data_dir` are read. `output` gets weights, tokenizer, recipe, log and checkpoints; `resume`
-    goes on from the last of these. `examine` answers and scores held-out examples, if the recipe asks for it.
+    Only the train splits in `data_dir` are read. `output` gets weights, tokenizer, recipe, log and checkpoints;
+    `resume` goes on from the last of these. `examine` answers and scores held-out examples, if the recipe asks for it.
     """
     accelerator = make_accelerator(recipe)
     base = base_of(recipe.model)
