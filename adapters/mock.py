@@ -157,9 +157,5 @@ def load(options: LoadOptions) -> Adapter:
 
 
 ENTRY = AdapterEntry(
-    card=CARD,
-    load=load,
-    parse=partial(answer_with_box, BOXES),
-    boxes=BOXES,
-    variants=_TOLD["variants"],
+    card=CARD, load=load, parse=partial(answer_with_box, BOXES), boxes=BOXES, variants=_TOLD["variants"]
 )

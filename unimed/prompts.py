@@ -20,13 +20,7 @@ IDENTIFIERS: dict[Kind, str] = {
     "reg": "[identify]",
     "cls": "[cls]",
 }
-CONNECTOR_TASK: dict[Kind, str] = {
-    "vqa": "vqa",
-    "rec": "refer",
-    "reg": "identify",
-    "report": "caption",
-    "cls": "cls",
-}
+CONNECTOR_TASK: dict[Kind, str] = {"vqa": "vqa", "rec": "refer", "reg": "identify", "report": "caption", "cls": "cls"}
 IMAGE_PLACEHOLDER = "<ImageHere>"
 FIXED_INPUTS = frozenset({"subject", "classes"})
 """Inputs that the official code writes into the instruction itself and therefore never cuts."""

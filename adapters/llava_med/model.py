@@ -123,13 +123,11 @@ def read_format(folder: Path, tower: Path | None) -> LlavaFormat:
 def _refuse_other_formats(folder: Path, flat: Mapping[str, Any]) -> None:
     if "text_config" in flat:
         raise DataError(
-            f"{folder} is a model in the layout of transformers, not of LLaVA.",
-            f"Run it as it is: --model hf:{folder}",
+            f"{folder} is a model in the layout of transformers, not of LLaVA.", f"Run it as it is: --model hf:{folder}"
         )
     if flat.get("model_type") not in LANGUAGE_MODELS:
         raise DataError(
-            f"{folder} holds a model of type {flat.get('model_type')!r}.",
-            f"Allowed: {', '.join(LANGUAGE_MODELS)}.",
+            f"{folder} holds a model of type {flat.get('model_type')!r}.", f"Allowed: {', '.join(LANGUAGE_MODELS)}."
         )
     if "mm_vision_tower" not in flat:
         raise DataError(
