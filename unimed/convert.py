@@ -7,6 +7,7 @@ import torch
 from safetensors import SafetensorError
 
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
+from medbench.tasks.foundation.files import read_yaml_table
 from medbench.unimed.base_weights import BaseWeights, assemble, processor_on, read_language_config
 from medbench.unimed.checkpoint import (
     LoadedCheckpoint,
@@ -21,36 +22,6 @@ from medbench.unimed.lora import is_plain
 from medbench.unimed.official import config_of, load_official, read_official, write_official
 from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.tokens import load_saved_tokenizer
-
-_CARD = """---
-library_name: transformers
-pipeline_tag: image-text-to-text
-tags: [medical, uni-med]
----
-
-# Uni-Med
-
-A Uni-Med (arXiv 2409.17508): frozen ViT, resampler, connector, LLaMA. {tasks}
-
-| part | here |
-| --- | --- |
-| resampler | {resampler} |
-| connector | {connector} |
-| language model | {language} |
-| prompts | {prompts} |
-
-```python
-import medbench.unimed.auto  # from the package medbench
-from transformers import AutoModelForImageTextToText, AutoProcessor
-
-processor = AutoProcessor.from_pretrained(FOLDER, trust_remote_code=False)
-model = AutoModelForImageTextToText.from_pretrained(FOLDER, trust_remote_code=False)
-inputs = processor.instruct("vqa", ["Which organ is shown?"], [picture])
-answer = model.generate(**inputs, max_new_tokens=40)
-```
-
-The licences of the language model and of the vision tower hold for these weights too. Not for clinical use.
-"""
 
 
 def from_authors(
@@ -158,7 +129,8 @@ def model_card(config: UniMedConfig, trained_on: Iterable[str]) -> str:
     names = ", ".join(sorted(trained_on))
     experts = f"{config.num_experts} {config.expert_type} experts, {config.router_type} router"
     layers, width = config.text.num_hidden_layers, config.text.hidden_size
-    return _CARD.format(
+    card: str = read_yaml_table(Path(__file__).with_suffix(".yaml"))["card"]
+    return card.format(
         tasks=f"Trained on the train splits of {names}." if names else "What it was trained on is not recorded.",
         resampler=f"{config.resample_method}, rate {config.resample_rate}",
         connector=experts if config.is_moe else config.connector_type,

@@ -19,24 +19,11 @@ from medbench.adapters.converting import new_folder
 from medbench.adapters.llava_med.model import LlavaFormat, load_model, read_format, tower_folder
 from medbench.adapters.wording import IMAGE_MARKS
 from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.files import read_yaml_table
 from medbench.unimed.tokens import TextCodec, load_codec
 from medbench.unimed.weight_files import SHARD_BYTES, Shards, open_shards, write_shards
 from medbench.unimed.weights import ROTARY, refuse_other_names
 
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'user' %}[INST] "
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] if part['type'] == 'image' %}<image>\n{% endfor %}"
-    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
-    "{% endif %} [/INST]"
-    "{% else %} "
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
-    "{% endif %} {{ eos_token }}{% endif %}"
-    "{% endfor %}"
-)
-"""`[INST] <image>\\nQ [/INST] A </s>[INST] ...`, the authors' `mistral_instruct`; BOS comes from the tokenizer."""
 [_IMAGE] = IMAGE_MARKS
 _UNKNOWN = "<unk>"
 _AS_IT_IS = ("model.mm_projector.weight", "model.mm_projector.bias")
@@ -167,5 +154,5 @@ def _processor(form: LlavaFormat, tokenizer: PreTrainedTokenizerFast) -> LlavaPr
         vision_feature_select_strategy=form.config.vision_feature_select_strategy,
         num_additional_image_tokens=1,
         image_token=_IMAGE,
-        chat_template=CHAT_TEMPLATE,
+        chat_template=read_yaml_table(Path(__file__).with_suffix(".yaml"))["chat template"],
     )

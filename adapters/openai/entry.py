@@ -170,56 +170,33 @@ BOXES = SPACES["permille"]
 
 
 class Options(BaseModel, frozen=True):
-    """What the user chose with `--model-arg`: of every argument the type, the default and the help.
+    """What the user chose with `--model-arg`: the type and the default of every argument; its help is in entry.yaml.
 
     None is not sent, or sets no limit.
     """
 
-    profile: Literal["auto", "openai", "vllm", "sglang", "transformers"] = Field(
-        "auto",
-        description="What the server understands; auto: `openai` for OpenAI's and Azure's hosts, `vllm` for all "
-        "others.",
-    )
-    key_env: str = Field("OPENAI_API_KEY", description="Environment variable that holds the key.")
-    boxes: BoxName = Field("permille", description="How boxes are asked for and read; the model is told.")
-    system: str = Field("", description="System prompt; none by default.")
-    temperature: float | None = Field(
-        0.0, ge=0, le=100, allow_inf_nan=False,
-        description="Of sampling; `unset` sends none, for models that refuse it.",
-    )  # fmt: skip
-    top_p: float | None = Field(
-        None, ge=0, le=1, allow_inf_nan=False, description="Sample within this probability; not sent by default."
-    )
-    send_seed: Literal["yes", "no"] = Field("yes", description="Whether the run's seed is sent.")
-    max_tokens: _Count | None = Field(
-        None,
-        description="Longest answer to any task, thoughts included; --max-new-tokens says the same of every model. The "
-        "task's own limit by default.",
-    )
-    stop: tuple[str, ...] = Field((), description="Text that ends an answer, or a JSON list of such texts.")
-    max_pixels: _Count | None = Field(
-        None, description="Larger pictures are scaled down to so many pixels; sent as they are by default."
-    )
-    extra_body: dict[str, Any] = Field({}, description="JSON object of further fields of every request.")
-    ca_file: str = Field(
-        "",
-        description="File or folder of the certificates to trust, for servers with one of their own; by default those "
-        "of the machine, or of SSL_CERT_FILE. They are always checked.",
-    )
-    credentialed: Literal["refuse", "send"] = Field(
-        "refuse", description="Whether data under a signed agreement may be sent to another machine."
-    )
-    price_in: _Price = Field(None, description="Price of a million tokens of prompts.")
-    price_cached: _Price = Field(
-        None, description="Price of a million tokens of prompts that the server remembered; price_in if unset."
-    )
-    price_out: _Price = Field(None, description="Price of a million tokens of answers.")
-    concurrency: _Count = Field(_POLICY.concurrency, description="Requests under way at first.")
-    max_concurrency: _Count = Field(_POLICY.max_concurrency, description="Most requests under way, ever.")
-    attempts: _Count = Field(_POLICY.attempts, description="Most requests for one sample.")
-    timeout: _SomeSeconds = Field(_POLICY.timeout, description="Most seconds for one request.")
-    deadline: _SomeSeconds = Field(_POLICY.deadline, description="Most seconds for one sample, waiting included.")
-    backoff: _Seconds = Field(_POLICY.backoff, description="Seconds before a sample's second request.")
+    profile: Literal["auto", "openai", "vllm", "sglang", "transformers"] = "auto"
+    key_env: str = "OPENAI_API_KEY"
+    boxes: BoxName = "permille"
+    system: str = ""
+    temperature: float | None = Field(0.0, ge=0, le=100, allow_inf_nan=False)
+    top_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
+    send_seed: Literal["yes", "no"] = "yes"
+    max_tokens: _Count | None = None
+    stop: tuple[str, ...] = ()
+    max_pixels: _Count | None = None
+    extra_body: dict[str, Any] = {}
+    ca_file: str = ""
+    credentialed: Literal["refuse", "send"] = "refuse"
+    price_in: _Price = None
+    price_cached: _Price = None
+    price_out: _Price = None
+    concurrency: _Count = _POLICY.concurrency
+    max_concurrency: _Count = _POLICY.max_concurrency
+    attempts: _Count = _POLICY.attempts
+    timeout: _SomeSeconds = _POLICY.timeout
+    deadline: _SomeSeconds = _POLICY.deadline
+    backoff: _Seconds = _POLICY.backoff
 
     @property
     def retry_policy(self) -> RetryPolicy:
@@ -249,7 +226,7 @@ _NO_ANSWER = frozenset({
 })  # fmt: skip
 ARGUMENTS: Mapping[str, Argument] = {
     name: Argument(
-        help=field.description or "",
+        help=_TOLD["help"][name],
         default=f"{field.default:g}" if isinstance(field.default, float | int) else str(field.default or ""),
         choices=get_args(field.annotation) if get_origin(field.annotation) is Literal else (),
         changes_answers=name not in _NO_ANSWER,
