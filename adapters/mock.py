@@ -62,10 +62,6 @@ def _thought(sample: Sample, spec: TaskSpec) -> str:
     return f"<think>Is it {' or '.join(wrong)}? The answer is {wrong[0]}. {box} Let me look again."
 
 
-def _thinking(sample: Sample, spec: TaskSpec) -> Generation:
-    return Generation(text=f"{_thought(sample, spec)}</think>\n\n{_oracle(sample, spec).text}")
-
-
 def _failing(sample: Sample, spec: TaskSpec) -> Generation:
     if hashlib.sha256(sample.sample_id.encode()).digest()[0] % 3 == 0:
         raise SampleError(f"The mock refuses sample {sample.sample_id!r}.")
@@ -79,7 +75,9 @@ _SAYINGS: dict[str, Callable[[Sample, TaskSpec], Generation]] = {
     "rambling": lambda *_: Generation(text="yes " * 100, stop="length"),
     "failing": _failing,
     "refusal": lambda *_: Generation(text="I'm sorry, but I cannot help with medical images."),
-    "thinking": _thinking,
+    "thinking": lambda sample, spec: Generation(
+        text=f"{_thought(sample, spec)}</think>\n\n{_oracle(sample, spec).text}"
+    ),
     "pondering": lambda sample, spec: Generation(text=_thought(sample, spec)),
 }
 

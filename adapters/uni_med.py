@@ -152,10 +152,6 @@ def load(options: LoadOptions) -> UniMedAdapter:
 
 
 ENTRY = AdapterEntry(
-    card=CARD,
-    load=load,
-    parse=partial(answer_with_box, UNI_MED),
-    takes=frozenset({"checkpoint", "device", "dtype"}),
-    boxes=UNI_MED,
-    converter="medbench.unimed.cli:convert_command",
-)
+    card=CARD, load=load, parse=partial(answer_with_box, UNI_MED), takes=frozenset({"checkpoint", "device", "dtype"}),
+    boxes=UNI_MED, converter="medbench.unimed.cli:convert_command",
+)  # fmt: skip

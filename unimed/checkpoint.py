@@ -48,8 +48,8 @@ class LoadedCheckpoint:
 
     model: UniMedForConditionalGeneration
     processor: UniMedProcessor
-    fingerprint: str
-    trained_on: frozenset[str]
+    fingerprint: str = ""
+    trained_on: frozenset[str] = frozenset()
 
 
 def load_checkpoint(folder: Path, *, device: str = "auto", dtype: str = "auto", merge: bool = True) -> LoadedCheckpoint:
@@ -91,13 +91,9 @@ def _identity_of(path: Path) -> str:
 
 
 def write_checkpoint(
-    model: UniMedForConditionalGeneration,
-    processor: UniMedProcessor,
-    folder: Path,
-    *,
-    base: BaseWeights | None = None,
-    state: State | None = None,
-) -> None:
+    model: UniMedForConditionalGeneration, processor: UniMedProcessor, folder: Path, *, base: BaseWeights | None = None,
+    state: State | None = None
+) -> None:  # fmt: skip
     """Write a checkpoint folder; OSError, SafetensorError, RuntimeError if the disk is full or not to be written to.
 
     With the `base` that the frozen weights came from only what is trained is written, without it the whole model.

@@ -42,8 +42,7 @@ def from_authors(
     processor = processor_on(base, config)
     model = assemble(config, base, dtype=torch.float32)
     load_official(model, checkpoint, str(source))
-    loaded = LoadedCheckpoint(model=model, processor=processor, fingerprint="", trained_on=frozenset())
-    _write(loaded, output, None if standalone else base)
+    _write(LoadedCheckpoint(model=model, processor=processor), output, None if standalone else base)
 
 
 def to_authors(source: Path, output: Path) -> tuple[str, ...]:
@@ -98,8 +97,7 @@ def with_adapter(source: Path, adapter: Path, output: Path) -> None:
         )  # fmt: skip
     model = load_on_base(source, torch.float32, adapter=adapter)
     processor = UniMedProcessor.of_model(load_saved_tokenizer(source), model.config)
-    loaded = LoadedCheckpoint(model=model, processor=processor, fingerprint="", trained_on=frozenset())
-    _write(loaded, output, base_of(source))
+    _write(LoadedCheckpoint(model=model, processor=processor), output, base_of(source))
 
 
 def _refuse_no_folder(source: Path) -> None:

@@ -188,13 +188,10 @@ def current_names(tensors: Mapping[str, T], config: UniMedConfig) -> dict[str, T
     """Return what is kept by the names of weights under today's, which are peft's; older versions had names of ours."""
     if config.language_tuning != "lora":
         return dict(tensors)
-    return {_current(name): tensor for name, tensor in tensors.items()}
-
-
-def _current(name: str) -> str:
+    named = dict(tensors)
     for pattern, replacement in OLD_NAMES.items():
-        name = re.sub(pattern, replacement, name)
-    return name
+        named = {re.sub(pattern, replacement, name): tensor for name, tensor in named.items()}
+    return named
 
 
 OLD_NAMES = {

@@ -72,24 +72,20 @@ def llama_tokenizer(model: Any) -> PreTrainedTokenizerFast:  # noqa: ANN401 - se
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     backend.add_special_tokens([AddedToken(pieces[index], normalized=False, special=True) for index in controls])
-    return _with_names(backend)
+    return with_names(backend)
 
 
 def _leading_space() -> normalizers.Normalizer:
     return normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
 
 
-def _with_names(backend: Tokenizer) -> PreTrainedTokenizerFast:
+def with_names(backend: Tokenizer, pad: str = OFFICIAL_PAD) -> PreTrainedTokenizerFast:
     """Return `backend` with the names of LLaMA's special tokens."""
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token=OFFICIAL_PAD if OFFICIAL_PAD in backend.get_vocab() else "<unk>",
-        additional_special_tokens=[IMAGE_PLACEHOLDER],
+        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>",
+        pad_token=pad if pad in backend.get_vocab() else "<unk>", additional_special_tokens=[IMAGE_PLACEHOLDER],
         clean_up_tokenization_spaces=False,
-    )
+    )  # fmt: skip
 
 
 def load_language_model_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -110,7 +106,7 @@ def load_language_model_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     vocabulary = backend.get_vocab()
     if SPACE in vocabulary and all(name in vocabulary for name in CONTROLS):
         backend.normalizer, backend.pre_tokenizer = _leading_space(), None
-        return _with_names(backend)
+        return with_names(backend)
     # Another kind (LLaMA-3) is taken as it is, with the names that Uni-Med needs.
     tokenizer = load_saved_tokenizer(folder)
     if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
@@ -164,6 +160,14 @@ class TextCodec:
             name * len(list(run)) if name is not None else self.backend.decode(list(run), skip_special_tokens=False)
             for name, run in runs
         )
+
+    def for_generation(self) -> PreTrainedTokenizerFast:
+        """Return it as a tokenizer of transformers that pads on the left, with the end token."""
+        begin, end = self.backend.id_to_token(self.begin[0]), self.backend.id_to_token(self.end)
+        return PreTrainedTokenizerFast(
+            tokenizer_object=self.backend, bos_token=begin, eos_token=end, pad_token=end, unk_token="<unk>",
+            padding_side="left", clean_up_tokenization_spaces=False,
+        )  # fmt: skip
 
     def id_of(self, token: str) -> int | None:
         """Return the id of one token by its text, None if there is no such token."""

@@ -109,20 +109,12 @@ def _tokenizer(codec: TextCodec) -> PreTrainedTokenizerFast:
     """Return the tokenizer with `<image>`, and with BOS before every prompt."""
     backend = codec.backend
     backend.encode_special_tokens = False
-    bos, eos = backend.id_to_token(codec.begin[0]), backend.id_to_token(codec.end)
+    bos = backend.id_to_token(codec.begin[0])
     backend.add_special_tokens([AddedToken(_IMAGE, normalized=False, special=True)])
     backend.post_processor = processors.TemplateProcessing(
         single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, codec.begin[0])]
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token=bos,
-        eos_token=eos,
-        unk_token=_UNKNOWN,
-        pad_token=eos,
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-    )
+    return codec.for_generation()
 
 
 def _add_image_token(model: LlavaForConditionalGeneration, codec: TextCodec, image: int) -> None:

@@ -110,12 +110,7 @@ def convert_command(
 
 
 ENTRY = AdapterEntry(
-    card=CARD,
-    load=imported_when_called("medbench.adapters.llava_med.model:load_llava_med"),
-    parse=parse,
-    takes=frozenset({"checkpoint", "device", "dtype"}),
-    variants=_TOLD["variants"],
-    arguments=ARGUMENTS,
-    defaults=defaults,
-    converter="medbench.adapters.llava_med.entry:convert_command",
-)
+    card=CARD, load=imported_when_called("medbench.adapters.llava_med.model:load_llava_med"), parse=parse,
+    takes=frozenset({"checkpoint", "device", "dtype"}), variants=_TOLD["variants"], arguments=ARGUMENTS,
+    defaults=defaults, converter="medbench.adapters.llava_med.entry:convert_command",
+)  # fmt: skip

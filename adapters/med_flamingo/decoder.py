@@ -153,7 +153,7 @@ class GatedLayer(LlamaDecoderLayer):
 
     def forward(  # type: ignore[override]  # the supertype names what it passes on
         self, hidden_states: torch.Tensor, *, groups: TokenGroups | None = None, **others: Any
-    ) -> torch.Tensor:
+    ) -> torch.Tensor:  # fmt: skip
         """Return hidden states [B, L, hidden]."""
         passed: torch.Tensor = super().forward(self.gated(hidden_states, groups), **others)
         return passed

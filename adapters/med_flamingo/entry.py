@@ -82,9 +82,6 @@ def parse(text: str, _sample: Sample, spec: TaskSpec) -> Answer:
 
 
 ENTRY = AdapterEntry(
-    card=CARD,
-    load=imported_when_called("medbench.adapters.med_flamingo.model:load_med_flamingo"),
-    parse=parse,
-    takes=frozenset({"checkpoint", "device", "dtype"}),
-    arguments=ARGUMENTS,
-)
+    card=CARD, load=imported_when_called("medbench.adapters.med_flamingo.model:load_med_flamingo"), parse=parse,
+    takes=frozenset({"checkpoint", "device", "dtype"}), arguments=ARGUMENTS,
+)  # fmt: skip

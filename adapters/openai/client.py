@@ -51,7 +51,9 @@ class ServedModel(RemoteAdapter):
         self.on_this_machine = address.on_this_machine
         self.may_send_credentialed = options.credentialed == "send"
         self.retry_policy = options.retry_policy
-        self.notices = _notices(address)
+        if not address.on_this_machine:
+            end = "." if address.encrypted else ", and they and the key travel unencrypted."
+            self.notices = (f"SENT ELSEWHERE: the questions and pictures of this run go to {address.server}{end}",)
         self.images = ImageEncoder(options.max_pixels)
         refuse_unusable(address)
         if options.ca_file and not address.encrypted:
@@ -65,13 +67,8 @@ class ServedModel(RemoteAdapter):
         self._streams = False
         self._reading = Reading(stop=options.stop, cost_of=options.cost_of, clean=partial(without_key, key))
         self.weights_fingerprint = fingerprint(
-            {
-                "model": address.model,
-                "server": address.base,
-                "profile": self._profile.name,
-                "seed": seed,
-                **options.changing_answers(),
-            }
+            {"model": address.model, "server": address.base, "profile": self._profile.name, "seed": seed}
+            | options.changing_answers()
         )
 
     @property
@@ -158,13 +155,6 @@ class ServedModel(RemoteAdapter):
         if may_be_filter and says("filtered", words_of(response, self._reading, document)):
             return withheld_reply(request)
         raise failure_of(response, self.host, self._reading, request, document=document, within=within)
-
-
-def _notices(address: Address) -> tuple[str, ...]:
-    if address.on_this_machine:
-        return ()
-    sent = f"SENT ELSEWHERE: the questions and pictures of this run go to {address.server}"
-    return (f"{sent}." if address.encrypted else f"{sent}, and they and the key travel unencrypted.",)
 
 
 def load_served(options: LoadOptions) -> ServedModel:

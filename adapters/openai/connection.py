@@ -7,7 +7,7 @@ servers say more, and say it otherwise, than the SDK's records hold.
 import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,14 @@ class Connection:
         It is part of a run's identity, since a server may be given other weights under the same name, or be updated,
         and is written down with every answer too, so that answers tell which server gave them.
         """
-        entry = _entry_of(await self._told(f"{self._address.base}/models"), self._address.model)
-        parts = list(_parts(entry))
+        document = await self._told(f"{self._address.base}/models")
+        entries = document.get("data") if isinstance(document, dict) else None
+        named = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+        entry: Mapping[str, Any] = next((one for one in named if one.get("id") == self._address.model), {})
+        meta = entry.get("meta")
+        found = [(name, entry.get(name)) for name in _TELLING]
+        found += sorted(meta.items())[:_MOST_META] if isinstance(meta, dict) else []
+        parts = [f"{name}={value}" for name, value in found if value and isinstance(value, str | int)]
         if entry.get("owned_by") == "vllm":
             version = await self._told(f"{self._address.base.removesuffix('/v1')}/version")
             said = version.get("version") if isinstance(version, dict) else None
@@ -172,20 +178,6 @@ _TELLING = (
     "context_length",
 )  # fmt: skip
 _MOST_META = 12
-
-
-def _entry_of(document: object, model: str) -> Mapping[str, Any]:
-    entries = document.get("data") if isinstance(document, dict) else None
-    named = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-    return next((entry for entry in named if entry.get("id") == model), {})
-
-
-def _parts(entry: Mapping[str, Any]) -> Iterator[str]:
-    meta = entry.get("meta")
-    found = [(name, entry.get(name)) for name in _TELLING]
-    found += sorted(meta.items())[:_MOST_META] if isinstance(meta, dict) else []
-    yield from (f"{name}={value}" for name, value in found if value and isinstance(value, str | int))
-
 
 # Whose certificates are trusted: the machine's, or those of a file that the user names. They are always checked.
 

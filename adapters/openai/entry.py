@@ -312,11 +312,7 @@ def _refuse_unknown(fields: Mapping[str, Any], profile: Profile) -> None:
 
 
 ENTRY = AdapterEntry(
-    card=CARD,
-    load=imported_when_called("medbench.adapters.openai.client:load_served"),
-    parse=partial(answer_with_box, BOXES),
-    boxes=BOXES,
-    spaces=SPACES,
-    variants={"*": "MODEL@BASE-URL, e.g. my-model@http://127.0.0.1:8000/v1"},
-    arguments=ARGUMENTS,
-)
+    card=CARD, load=imported_when_called("medbench.adapters.openai.client:load_served"),
+    parse=partial(answer_with_box, BOXES), boxes=BOXES, spaces=SPACES,
+    variants={"*": "MODEL@BASE-URL, e.g. my-model@http://127.0.0.1:8000/v1"}, arguments=ARGUMENTS,
+)  # fmt: skip

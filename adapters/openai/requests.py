@@ -141,13 +141,11 @@ class ImageEncoder:
         """Return an image as it is sent; SampleError if it is missing or broken."""
         key = (source, ref)
         with self._encoding[hash(key) % _LOCKS]:
-            return self._found(key) or self._keep(key, self._encode(open_image(source, ref)))
-
-    def _found(self, key: _Key) -> EncodedImage | None:
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            return self._kept.get(key)
+            with self._lock:
+                if key in self._kept:
+                    self._kept.move_to_end(key)
+                    return self._kept[key]
+            return self._keep(key, self._encode(open_image(source, ref)))
 
     def _keep(self, key: _Key, image: EncodedImage) -> EncodedImage:
         with self._lock:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from medbench.adapters.converting import new_folder
 from medbench.adapters.radfm.entry import DTYPES
@@ -31,7 +31,7 @@ from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.files import canonical_json
 from medbench.unimed.tokens import read_tokenizer, refuse_other_vocabulary
 from medbench.unimed.weight_files import SHARD_BYTES, write_shards
-from medbench.unimed.weights import State, refuse_misfits, refuse_other_numbers
+from medbench.unimed.weights import refuse_misfits, refuse_other_numbers
 
 
 def convert(source: Path, output: Path, *, dtype: str = "bfloat16", shard_bytes: int = SHARD_BYTES) -> None:
@@ -61,16 +61,12 @@ def convert(source: Path, output: Path, *, dtype: str = "bfloat16", shard_bytes:
         for state, module in zip((language, vision), modules, strict=True):
             refuse_misfits(str(source), state, module.state_dict())
             refuse_other_numbers(str(source), state)
-        _write_language(folder / LANGUAGE_FOLDER, config, language, getattr(torch, dtype), shard_bytes)
+        config.dtype, config.architectures = getattr(torch, dtype), [LlamaForCausalLM.__name__]
+        bytes_of = {name: tensor.numel() * config.dtype.itemsize for name, tensor in language.items()}
+        home = folder / LANGUAGE_FOLDER
+        write_shards(home, bytes_of, lambda name: language[name].to(config.dtype), shard_bytes=shard_bytes)
+        config.save_pretrained(home)
         seeing = {name: tensor.float().contiguous() for name, tensor in vision.items()}
         save_file(seeing, folder / VISION_FILE, metadata={"format": "pt"})
         (folder / SIZES_FILE).write_text(canonical_json(asdict(sizes), indent=2) + "\n", encoding="utf-8")
         shutil.copyfile(source / TOKENIZER_FILE, folder / TOKENIZER_FILE)
-
-
-def _write_language(folder: Path, config: LlamaConfig, state: State, dtype: torch.dtype, shard_bytes: int) -> None:
-    sizes = {name: tensor.numel() * dtype.itemsize for name, tensor in state.items()}
-    write_shards(folder, sizes, lambda name: state[name].to(dtype), shard_bytes=shard_bytes)
-    config.dtype = dtype
-    config.architectures = [LlamaForCausalLM.__name__]
-    config.save_pretrained(folder)

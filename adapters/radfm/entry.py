@@ -69,10 +69,7 @@ def convert_command(source: Path, output: Path, dtype: str) -> None:
 
 
 ENTRY = AdapterEntry(
-    card=CARD,
-    load=imported_when_called("medbench.adapters.radfm.model:load_radfm"),
-    parse=plain_answer,
-    takes=frozenset({"checkpoint", "device", "dtype"}),
-    arguments=ARGUMENTS,
+    card=CARD, load=imported_when_called("medbench.adapters.radfm.model:load_radfm"), parse=plain_answer,
+    takes=frozenset({"checkpoint", "device", "dtype"}), arguments=ARGUMENTS,
     converter="medbench.adapters.radfm.entry:convert_command",
-)
+)  # fmt: skip

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import GenerationConfig
 
 from medbench.adapters.converting import new_folder
 from medbench.adapters.xraygpt.model import assemble, find_files
@@ -28,13 +28,4 @@ def convert(source: Path, output: Path, *, dtype: torch.dtype = torch.float16) -
         [begin], end = codec.begin, codec.end
         model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=end, bos_token_id=begin)
         model.save_pretrained(folder)
-        tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=codec.backend,
-            bos_token=codec.backend.id_to_token(begin),
-            eos_token=codec.backend.id_to_token(end),
-            pad_token=codec.backend.id_to_token(end),
-            unk_token="<unk>",
-            padding_side="left",
-            clean_up_tokenization_spaces=False,
-        )
-        tokenizer.save_pretrained(folder)
+        codec.for_generation().save_pretrained(folder)

@@ -64,10 +64,7 @@ def convert_command(source: Path, output: Path, dtype: str) -> None:
 
 
 ENTRY = AdapterEntry(
-    card=CARD,
-    load=imported_when_called("medbench.adapters.xraygpt.model:load_xraygpt"),
-    parse=parse,
-    takes=frozenset({"checkpoint", "device", "dtype"}),
-    arguments=ARGUMENTS,
+    card=CARD, load=imported_when_called("medbench.adapters.xraygpt.model:load_xraygpt"), parse=parse,
+    takes=frozenset({"checkpoint", "device", "dtype"}), arguments=ARGUMENTS,
     converter="medbench.adapters.xraygpt.entry:convert_command",
-)
+)  # fmt: skip

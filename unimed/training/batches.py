@@ -49,16 +49,9 @@ class Mixture:
     """
 
     def __init__(
-        self,
-        sizes: Mapping[str, int],
-        weights: Mapping[str, float],
-        *,
-        micro_batch: int,
-        seed: int,
-        rank: int = 0,
-        workers: int = 1,
-        together: bool = False,
-    ) -> None:
+        self, sizes: Mapping[str, int], weights: Mapping[str, float], *, micro_batch: int, seed: int, rank: int = 0,
+        workers: int = 1, together: bool = False,
+    ) -> None:  # fmt: skip
         self._sizes, self._weights = dict(sizes), dict(weights)
         self._micro_batch, self._seed, self._rank, self._workers = micro_batch, seed, rank, workers
         self._pick_seed = seed if together else seed + rank

@@ -12,6 +12,7 @@ from medbench.unimed.configuration import UniMedConfig
 from medbench.unimed.modeling import UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.prompts import IMAGE_PLACEHOLDER, PromptForm
+from medbench.unimed.tokens import with_names
 from medbench.unimed.training.corpus import Corpus
 from medbench.unimed.training.recipe import ModelPlan, Recipe
 
@@ -91,12 +92,4 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     )
     boxes = [f"{{<{number}><{number}>}}" for number in range(101)] * 50
     tokenizer.train_from_iterator([*texts, *boxes], trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        additional_special_tokens=[IMAGE_PLACEHOLDER],
-        clean_up_tokenization_spaces=False,
-    )
+    return with_names(tokenizer, pad="<pad>")

@@ -23,6 +23,7 @@ from medbench.unimed.processing import CLIP_MEAN, CLIP_STD
 from medbench.unimed.prompts import PromptForm, WrappedPrompt, instruct, taught_answer, wrap
 from medbench.unimed.training.recipe import Recipe
 
+_file_digest = cache(file_sha256)
 MEMORY_LIMIT = 2 << 30
 """Bytes of decoded images that are kept; what is above is decoded again."""
 
@@ -82,11 +83,6 @@ class Images:
         if len(self._kept) < self._most:
             self._kept[row] = image
         return image
-
-
-@cache
-def _file_digest(path: Path) -> str:
-    return file_sha256(path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +149,8 @@ def load_corpus(data_dir: Path, recipe: Recipe, *, image_size: int) -> Corpus:
             for sample in prepared.samples("train"):
                 row = images.add(prepared.source, sample.images[0]) if sample.images else -1
                 group = sample.groups.get(spec.group_key, sample.sample_id)
-                chosen = held_out[name] if _is_held_out(group, recipe.validation.share) else train[entry]
+                place = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
+                chosen = held_out[name] if place < recipe.validation.share else train[entry]
                 chosen.append(Example(spec=spec, sample=sample, image=row))
     empty = [name for name, examples in train.items() if not examples]
     if empty:
@@ -162,12 +159,3 @@ def load_corpus(data_dir: Path, recipe: Recipe, *, image_size: int) -> Corpus:
             "Prepare the data with its train split, lower validation.share, or take the task out of the mixture.",
         )
     return Corpus(train=train, held_out=held_out, images=images)
-
-
-def _is_held_out(group: str, share: float) -> bool:
-    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64 < share
-
-
-def data_fingerprints(data_dir: Path, recipe: Recipe) -> dict[str, str]:
-    """Return the identity of each task's prepared data; DataError if a task is not prepared."""
-    return {name: load_prepared(data_dir, name).manifest.data_fingerprint for name in recipe.tasks()}

@@ -80,12 +80,9 @@ def feature_folder(root: Path, tower: torch.nn.Module, settings: Mapping[str, ob
 
 @torch.no_grad()
 def features_of(
-    digests: Sequence[str],
-    found: Sequence[torch.Tensor | None],
-    pixels: torch.Tensor,
-    encode: Encode,
-    cache: FeatureCache,
-) -> torch.Tensor:
+    digests: Sequence[str], found: Sequence[torch.Tensor | None], pixels: torch.Tensor, encode: Encode,
+    cache: FeatureCache
+) -> torch.Tensor:  # fmt: skip
     """Return the features [I, ...] of images: what the cache had (`found`), and the others computed and stored.
 
     Those are encoded from their `pixels` [J, 3, S, S].

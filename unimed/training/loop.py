@@ -14,6 +14,7 @@ from accelerate import Accelerator
 
 from medbench.tasks.foundation.console import Silent, meter, say
 from medbench.tasks.foundation.errors import StoppedError
+from medbench.tasks.prepared import load_prepared
 from medbench.tasks.suite import medbench_home
 from medbench.unimed.base_weights import BaseWeights
 from medbench.unimed.checkpoint import restore_weights, write_checkpoint
@@ -21,11 +22,11 @@ from medbench.unimed.modeling import UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.training.batches import BatchMaker, Mixture
 from medbench.unimed.training.build import base_of, build, image_size_of
-from medbench.unimed.training.corpus import Corpus, Example, data_fingerprints, load_corpus
+from medbench.unimed.training.corpus import Corpus, Example, load_corpus
 from medbench.unimed.training.features import FeatureCache, feature_folder
 from medbench.unimed.training.folder import CURVE_FILE, Resumed, TrainingFolder
 from medbench.unimed.training.log import Record, Tally, TrainingLog, draw_curve
-from medbench.unimed.training.optimizer import DECAY_RULES, make_optimizer
+from medbench.unimed.training.optimizer import DECAY_RULES, gathered_weights, make_optimizer
 from medbench.unimed.training.recipe import Recipe
 from medbench.unimed.training.trainer import Trainer, frozen_dtype, is_sharded, make_accelerator
 from medbench.unimed.training.vision_stage import train_vision
@@ -66,8 +67,9 @@ def train(
     """
     accelerator = make_accelerator(recipe)
     base = base_of(recipe.model)
+    data = {name: load_prepared(data_dir, name).manifest.data_fingerprint for name in recipe.tasks()}
     folder = TrainingFolder(
-        path=output, recipe=recipe, workers=accelerator.num_processes, data=data_fingerprints(data_dir, recipe),
+        path=output, recipe=recipe, workers=accelerator.num_processes, data=data,
         base_weights=base.identity() if base else {},
     )  # fmt: skip
     start, leads = Resumed(), bool(accelerator.is_main_process)
@@ -223,7 +225,7 @@ def _tell(session: Session, record: Record, *, look: bool) -> Record:
 
 def _checkpoint(session: Session, step: int) -> Path:
     """Keep the weights after a step in float32, with the optimizer's state."""
-    weights = session.trainer.weights(only_trained=session.base is not None)
+    weights = gathered_weights(session.trainer.wrapped, only_trained=session.base is not None)
     state = session.trainer.state()
     saved = session.folder.path
     if session.log is not None:
@@ -238,7 +240,7 @@ def _write(session: Session, folder: Path, weights: dict[str, torch.Tensor]) -> 
 
 def _finish(session: Session) -> None:
     """Write the model in the recipe's type, and draw what was logged."""
-    weights = session.trainer.weights(only_trained=session.base is not None)
+    weights = gathered_weights(session.trainer.wrapped, only_trained=session.base is not None)
     if session.log is None:
         return
     dtype = getattr(torch, session.recipe.checkpoints.dtype)

@@ -19,7 +19,6 @@ from medbench.unimed.training.features import FeatureCache, features_of
 from medbench.unimed.training.log import Tally
 from medbench.unimed.training.optimizer import (
     decay_idle_experts,
-    gathered_weights,
     optimizer_state,
     restore_optimizer,
     set_rate,
@@ -179,10 +178,6 @@ class Trainer:
             return wish
         wishes = torch.tensor([int(wish)], device=self.accelerator.device)
         return bool(self.accelerator.reduce(wishes, reduction="sum").item())
-
-    def weights(self, *, only_trained: bool) -> dict[str, torch.Tensor]:
-        """Return the weights on the CPU."""
-        return gathered_weights(self.wrapped, only_trained=only_trained)
 
     def state(self) -> dict[str, Any]:
         """Return what has to be known to go on beside the weights."""
