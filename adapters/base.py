@@ -293,7 +293,7 @@ class LocalAdapter(Adapter):
         return ()
 
 
-TokensT = TypeVar("TokensT", "TextCodec", "SegmentTokenizer")
+TokensT = TypeVar("TokensT", bound="TextCodec | SegmentTokenizer")
 
 
 class TextAdapter(LocalAdapter, Generic[TokensT]):

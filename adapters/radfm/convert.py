@@ -61,10 +61,11 @@ def convert(source: Path, output: Path, *, dtype: str = "bfloat16", shard_bytes:
         for state, module in zip((language, vision), modules, strict=True):
             refuse_misfits(str(source), state, module.state_dict())
             refuse_other_numbers(str(source), state)
-        config.dtype, config.architectures = getattr(torch, dtype), [LlamaForCausalLM.__name__]
-        bytes_of = {name: tensor.numel() * config.dtype.itemsize for name, tensor in language.items()}
+        kind: torch.dtype = getattr(torch, dtype)
+        config.dtype, config.architectures = kind, [LlamaForCausalLM.__name__]
+        bytes_of = {name: tensor.numel() * kind.itemsize for name, tensor in language.items()}
         home = folder / LANGUAGE_FOLDER
-        write_shards(home, bytes_of, lambda name: language[name].to(config.dtype), shard_bytes=shard_bytes)
+        write_shards(home, bytes_of, lambda name: language[name].to(kind), shard_bytes=shard_bytes)
         config.save_pretrained(home)
         seeing = {name: tensor.float().contiguous() for name, tensor in vision.items()}
         save_file(seeing, folder / VISION_FILE, metadata={"format": "pt"})
