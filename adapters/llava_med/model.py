@@ -172,11 +172,9 @@ def load_model(
 ) -> tuple[LlavaForConditionalGeneration, float | None]:
     """Load a checkpoint, with the vision tower of the folder `tower` in place of its own if it is `from_base`.
 
-    DataError if a weight is missing, unexpected or of another shape, or a file is broken; UsageError if the tower is to
-    come from a folder and there is none.
-
-    Returns:
-        The model, and the largest difference between the weights of both towers; None where there is only one.
+    Return it with the largest difference between the weights of both towers, None where there is only one. DataError if
+    a weight is missing, unexpected or of another shape, or a file is broken; UsageError if the tower is to come from a
+    folder and there is none.
     """
     model, has_tower = _read(folder, form, dtype, without_tower=from_base)
     # A published delta that was not added to LLaMA has the names and shapes of a model, and says nothing.

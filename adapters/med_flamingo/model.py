@@ -317,11 +317,7 @@ class MedFlamingoAdapter(TextAdapter[SegmentTokenizer]):
         return list(self.vision(torch.stack(list(pixels)).to(self.decoder.device, non_blocking=True)))
 
     def project(self, features: Sequence[torch.Tensor], kind: Kind) -> NoReturn:
-        """Refuse: no prompt has visual tokens.
-
-        Raises:
-            NotImplementedError: Always.
-        """
+        """Refuse with NotImplementedError: no prompt has visual tokens."""
         raise NotImplementedError("Med-Flamingo reads images by cross-attention.")
 
     def row_state(self, features: Sequence[torch.Tensor], prompt: Prompt, kind: Kind) -> Media:

@@ -262,7 +262,8 @@ def _not_allowed(name: str, value: str, hint: str) -> UsageError:
     return UsageError(f"--model-arg {name} does not take {value!r}.", hint)
 
 
-def _json_of(text: str) -> Any:  # noqa: ANN401 - any JSON
+def json_or_none(text: str | bytes) -> Any:  # noqa: ANN401 - any JSON
+    """Return what JSON says, or None if it is none."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -271,7 +272,7 @@ def _json_of(text: str) -> Any:  # noqa: ANN401 - any JSON
 
 def _texts(text: str) -> tuple[str, ...]:
     """Return a JSON list of texts, or the one text that is meant as it stands."""
-    found = _json_of(text)
+    found = json_or_none(text)
     if isinstance(found, list):
         if not all(isinstance(item, str) and item for item in found):
             raise _not_allowed("stop", text, """Give one text, or a JSON list of texts: '["###", "\\n"]'.""")
@@ -281,7 +282,7 @@ def _texts(text: str) -> tuple[str, ...]:
 
 def _fields(text: str) -> dict[str, Any]:
     """Return the user's own fields of a request: none of ours, and no secrets."""
-    fields = _json_of(text)
+    fields = json_or_none(text)
     if not isinstance(fields, dict):
         raise _not_allowed("extra_body", text, """Give a JSON object, for example '{"top_k": 1}'.""")
     if any(_SECRET_FIELD.search(name) for name in fields):

@@ -10,7 +10,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medbench.adapters.openai.reading import Reading, json_or_none
+from medbench.adapters.openai.entry import json_or_none
+from medbench.adapters.openai.reading import Reading, mapping
 from medbench.adapters.openai.requests import ChatRequest
 from medbench.adapters.remote import RetryableError, Trouble
 from medbench.tasks.foundation.errors import MedbenchError, RunError, SampleError
@@ -26,6 +27,7 @@ _TOLD = read_yaml_table(Path(__file__).with_suffix(".yaml"))
 _TROUBLES: Mapping[int, Trouble] = _TOLD["troubles"]
 _HOPELESS: Mapping[int, str] = _TOLD["hopeless"]
 _STATUS_NAMES = {name: status for status, names in _TOLD["names"].items() for name in names}
+_OUT_OF_CREDIT: list[str] = _TOLD["out of credit"]
 _FLAGS = re.IGNORECASE | re.VERBOSE | re.DOTALL
 _SAYS = {meaning: re.compile(pattern, _FLAGS) for meaning, pattern in _TOLD["says"].items()}
 # What nothing says of its kind may pass; asked so often, it would have.
@@ -52,7 +54,8 @@ def failure_of(
     problem = f"{server} answers {named}{f': {said}' if said else ''}"
     if status not in {*_TROUBLES, 401, 402, 403} and (_cannot_see(said, request) or says("too long", said)):
         return SampleError(problem, hint_for(said, request))
-    if _code(document) in _TOLD["out of credit"]:
+    error = mapping(mapping(document).get("error"))
+    if next((error[name] for name in ("code", "type") if isinstance(error.get(name), str)), "") in _OUT_OF_CREDIT:
         return RunError(problem, f"{_HOPELESS[402]} {KEPT}")
     if within == HTTPStatus.NOT_FOUND:
         # Read out of the words alone: surely of this question, most likely of all.
@@ -79,13 +82,6 @@ def _named(status: int) -> str:
         return f"HTTP {status} ({HTTPStatus(status).phrase})"
     except ValueError:
         return f"HTTP {status}"
-
-
-def _code(document: object) -> object:
-    error = document.get("error") if isinstance(document, dict) else None
-    if not isinstance(error, dict):
-        return None
-    return next((error[name] for name in ("code", "type") if isinstance(error.get(name), str)), None)
 
 
 def words_of(response: "httpx2.Response", reading: Reading, document: object = None) -> str:

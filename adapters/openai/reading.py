@@ -62,14 +62,6 @@ def _short(text: str) -> str:
     return line if len(line) <= _LONGEST_MESSAGE else f"{line[:_LONGEST_MESSAGE]}..."
 
 
-def json_or_none(content: bytes) -> Any:  # noqa: ANN401 - a server may say anything
-    """Return a server's JSON, or None if it is none."""
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-
-
 def parse_json(content: bytes, reading: Reading) -> Any:  # noqa: ANN401 - a server may say anything
     """Return a server's JSON, or RetryableError if it is none; a body that was cut off is not."""
     try:
@@ -227,22 +219,23 @@ def _withheld(message: _Message, ending: Ending, *, silent: bool) -> Withheld:
 
 
 def _read_usage(document: Mapping[str, Any], reading: Reading) -> Usage:
-    usage = _mapping(document.get("usage"))
+    usage = mapping(document.get("usage"))
     read, written = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
-    details = _mapping(usage.get("completion_tokens_details"))
+    details = mapping(usage.get("completion_tokens_details"))
     thought = _count(details.get("reasoning_tokens")) or _count(usage.get("reasoning_tokens"))
     if thought and _count(usage.get("total_tokens")) == read + written + thought:
         # Some count thoughts beside what was written, not as part of it.
         written += thought
     counted = Usage(
         prompt_tokens=read, output_tokens=written, thought_tokens=min(thought, written),
-        cached_tokens=_count(_mapping(usage.get("prompt_tokens_details")).get("cached_tokens")),
+        cached_tokens=_count(mapping(usage.get("prompt_tokens_details")).get("cached_tokens")),
         fingerprint=reading.name(document.get("system_fingerprint")),
     )  # fmt: skip
     return replace(counted, cost=reading.cost_of(counted))
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def mapping(value: object) -> Mapping[str, Any]:
+    """Return a JSON object, or an empty one in the place of anything else."""
     return value if isinstance(value, dict) else {}
 
 
@@ -324,7 +317,7 @@ class _Stream:
         if isinstance(message, dict):
             # A whole message in one event is the answer so far, not more of it.
             self._pieces = {}
-        grown = _mapping(message if isinstance(message, dict) else choice.get("delta"))
+        grown = mapping(message if isinstance(message, dict) else choice.get("delta"))
         for name in _GROWING:
             if grown.get(name):
                 self._pieces.setdefault(name, []).append(grown[name])

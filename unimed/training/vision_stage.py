@@ -169,8 +169,7 @@ def train_vision(
 ) -> dict[str, float]:
     """Train the tower in place, half of each batch on classified images, as many of each task.
 
-    Returns:
-        Share of held-out classified images whose class the stage's own head gets right, by task.
+    Return the share of held-out classified images whose class the stage's own head gets right, by task.
     """
     parts = (corpus.train, corpus.held_out)
     everything = [example for part in parts for of_task in part.values() for example in of_task]
