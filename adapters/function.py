@@ -150,13 +150,10 @@ def known_model(name: str, boxes: str = "", *, catalogue: bool = True) -> Chosen
         entry = replace(ADAPTERS.load(name), takes=frozenset())
         return ChosenModel(entry=entry, variant="", arguments=entry.settled("", given if entry.spaces else {}))
     entry = AdapterEntry(
-        card=card_of(name),
-        load=_is_not_here,
-        parse=functools.partial(answer_with_box, BOX_SPACES[DEFAULT_BOXES]),
+        card=card_of(name), load=_is_not_here, parse=functools.partial(answer_with_box, BOX_SPACES[DEFAULT_BOXES]),
         arguments={"boxes": Argument(help="how boxes are written", default=DEFAULT_BOXES, choices=tuple(BOX_SPACES))},
-        boxes=BOX_SPACES[DEFAULT_BOXES],
-        spaces=BOX_SPACES,
-    )
+        boxes=BOX_SPACES[DEFAULT_BOXES], spaces=BOX_SPACES,
+    )  # fmt: skip
     return ChosenModel(entry=entry, variant="", arguments=entry.settled("", given))
 
 

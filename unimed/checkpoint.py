@@ -15,17 +15,9 @@ from transformers.utils import logging as transformers_logging
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.files import canonical_json, file_sha256, fingerprint, read_json, read_yaml_table
 from medbench.tasks.foundation.model_files import refuse_stand_ins, room_for
+from medbench.unimed import lora
 from medbench.unimed.base_weights import BaseWeights, assemble
 from medbench.unimed.configuration import UniMedConfig
-from medbench.unimed.lora import (
-    ADAPTER,
-    ADAPTER_CONFIG,
-    OLD_NAMES,
-    current_names,
-    read_adapter,
-    read_adapter_config,
-    write_adapter,
-)
 from medbench.unimed.modeling import UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.tokens import load_saved_tokenizer
@@ -85,7 +77,7 @@ def _identity_of(path: Path) -> str:
     """Return the hash of a file; of the notes on base weights, what they are and not where."""
     if path.name == BASE_FILE:
         return fingerprint(read_json(path)["identity"])
-    if path.name == ADAPTER_CONFIG:
+    if path.name == lora.ADAPTER_CONFIG:
         return fingerprint(read_json(path) | {"base_model_name_or_path": None})
     return file_sha256(path)
 
@@ -112,7 +104,7 @@ def write_checkpoint(
         model.config.save_pretrained(folder)
         adapted = set()
         if model.config.language_tuning == "lora":
-            adapted = write_adapter(model.language_model, tensors, folder, base.language_model)
+            adapted = lora.write_adapter(model.language_model, tensors, folder, base.language_model)
         rest = {name: tensor for name, tensor in tensors.items() if name not in adapted}
         save_file(rest, folder / TRAINED, metadata={"format": "pt"})
         document = {"paths": asdict(base), "identity": base.identity()}
@@ -150,7 +142,8 @@ def _weight_files(folder: Path) -> tuple[str, ...]:
     missing = [name for name in ALWAYS if not (folder / name).is_file()]
     files: tuple[str, ...] = (WHOLE,)
     if (folder / BASE_FILE).is_file():
-        files = (BASE_FILE, TRAINED, *((ADAPTER_CONFIG, ADAPTER) if (folder / ADAPTER_CONFIG).is_file() else ()))
+        adapter = (lora.ADAPTER_CONFIG, lora.ADAPTER) if (folder / lora.ADAPTER_CONFIG).is_file() else ()
+        files = (BASE_FILE, TRAINED, *adapter)
     elif (folder / WHOLE_SHARDED).is_file():
         files = (WHOLE_SHARDED, *sorted(set(read_json(folder / WHOLE_SHARDED).get("weight_map", {}).values())))
     missing += [name for name in files if not (folder / name).is_file()]
@@ -181,18 +174,18 @@ def load_on_base(folder: Path, dtype: torch.dtype, *, adapter: Path | None = Non
     adapter is no LoRA.
     """
     config, source = read_config(folder), adapter or folder
-    tensors = current_names(read_tensors(folder / TRAINED, "Copy the checkpoint again."), config)
+    tensors = lora.current_names(read_tensors(folder / TRAINED, "Copy the checkpoint again."), config)
     chosen = None
-    if (source / ADAPTER_CONFIG).is_file() or adapter:
+    if (source / lora.ADAPTER_CONFIG).is_file() or adapter:
         if config.language_tuning not in {"lora", "none"}:
             raise UsageError(
                 f"The language model was tuned by {config.language_tuning!r}, where a LoRA ({source}) has no meaning.",
                 "Give a checkpoint whose language model has LoRA, or is untuned.",
             )
-        chosen = read_adapter_config(source)
+        chosen = lora.read_adapter_config(source)
         config.language_tuning, config.lora_rank, config.lora_alpha = "lora", chosen.r, chosen.lora_alpha
         others = {name: tensor for name, tensor in tensors.items() if adapter is None or ".lora_" not in name}
-        tensors = others | read_adapter(source)
+        tensors = others | lora.read_adapter(source)
     model = assemble(config, base_of(folder), dtype=dtype, adapter=chosen)
     copy_into(model.trainable(), tensors, str(source if chosen else folder / TRAINED))
     return model
@@ -202,7 +195,7 @@ def _load_whole(folder: Path, dtype: torch.dtype) -> UniMedForConditionalGenerat
     config = read_config(folder)
     model: UniMedForConditionalGeneration = strict_from_pretrained(
         UniMedForConditionalGeneration, folder, config=config, dtype=dtype,
-        key_mapping=OLD_NAMES if config.language_tuning == "lora" else None,
+        key_mapping=lora.OLD_NAMES if config.language_tuning == "lora" else None,
         unreadable=lambda error: DataError(
             f"The checkpoint {folder} cannot be read: {error}", "Copy it again or train it anew."
         ),
@@ -217,10 +210,10 @@ def restore_weights(model: UniMedForConditionalGeneration, folder: Path) -> None
     """
     hint = "Delete this checkpoint and resume from the one before."
     if not is_whole(folder):
-        tensors = current_names(read_tensors(folder / TRAINED, hint), model.config)
-        adapter = read_adapter(folder) if (folder / ADAPTER_CONFIG).is_file() else {}
+        tensors = lora.current_names(read_tensors(folder / TRAINED, hint), model.config)
+        adapter = lora.read_adapter(folder) if (folder / lora.ADAPTER_CONFIG).is_file() else {}
         copy_into(model.trainable(), tensors | adapter, str(folder))
         return
-    whole = current_names(read_tensors(folder / WHOLE, hint), model.config)
+    whole = lora.current_names(read_tensors(folder / WHOLE, hint), model.config)
     tied = set(model.all_tied_weights_keys)
     copy_into({name: one for name, one in model.state_dict().items() if name not in tied}, whole, str(folder))

@@ -141,16 +141,11 @@ class UniMedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return visual
 
     def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        task_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        image_features: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> UniMedOutput:
+        self, input_ids: torch.Tensor | None = None, pixel_values: torch.Tensor | None = None,
+        task_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None, labels: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None, **kwargs: Any
+    ) -> UniMedOutput:  # fmt: skip
         """Run the model; ValueError if placeholders and images do not match.
 
         Args:

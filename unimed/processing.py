@@ -36,14 +36,9 @@ class UniMedProcessor(ProcessorMixin):
     tokenizer_class = "PreTrainedTokenizerFast"
 
     def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        image_size: int = 224,
-        visual_tokens: int = 64,
-        prompt_style: PromptStyle = "clean",
-        text_identifiers: bool = True,
-        **kwargs: Any,
-    ) -> None:
+        self, tokenizer: PreTrainedTokenizerBase, image_size: int = 224, visual_tokens: int = 64,
+        prompt_style: PromptStyle = "clean", text_identifiers: bool = True, **kwargs: Any
+    ) -> None:  # fmt: skip
         self.image_size = image_size
         self.visual_tokens = visual_tokens
         self.prompt_style: PromptStyle = prompt_style

@@ -200,12 +200,9 @@ def load_codec(folder: Path) -> TextCodec:
     file = folder / "added_tokens.json"
     added = {str(text): int(number) for text, number in read_json(file).items()} if file.is_file() else {}
     return TextCodec(
-        backend=backend,
-        begin=() if tokenizer.bos_token_id is None else (int(tokenizer.bos_token_id),),
-        end=int(tokenizer.eos_token_id),
-        size=max([size, *(number + 1 for number in added.values())]),
-        added=added,
-    )
+        backend=backend, begin=() if tokenizer.bos_token_id is None else (int(tokenizer.bos_token_id),),
+        end=int(tokenizer.eos_token_id), size=max([size, *(number + 1 for number in added.values())]), added=added,
+    )  # fmt: skip
 
 
 # SentencePiece itself

@@ -58,13 +58,9 @@ class Renderer:
         brings_bos = self._template.exists and bos is not None and texts[0].startswith(bos)
         try:
             inputs = processor(
-                text=list(texts),
-                images=given if any(given) else None,
-                padding=True,
-                return_tensors="pt",
-                **({"add_special_tokens": False} if brings_bos else {}),
-                **(self._options if any(given) else {}),
-            )
+                text=list(texts), images=given if any(given) else None, padding=True, return_tensors="pt",
+                **({"add_special_tokens": False} if brings_bos else {}), **(self._options if any(given) else {}),
+            )  # fmt: skip
         except (ValueError, TypeError, IndexError) as error:
             # Each says in its own way what it does not take, such as a question without an image.
             raise SampleError(f"The model's processor does not take this prompt: {error}") from error

@@ -140,11 +140,7 @@ def _processor(form: LlavaFormat, tokenizer: PreTrainedTokenizerFast) -> LlavaPr
         crop_size={"height": vision.image_size, "width": vision.image_size},
     )
     return LlavaProcessor(
-        image_processor=images,
-        tokenizer=tokenizer,
-        patch_size=vision.patch_size,
-        vision_feature_select_strategy=form.config.vision_feature_select_strategy,
-        num_additional_image_tokens=1,
-        image_token=_IMAGE,
-        chat_template=read_yaml_table(Path(__file__).with_suffix(".yaml"))["chat template"],
-    )
+        image_processor=images, tokenizer=tokenizer, patch_size=vision.patch_size,
+        vision_feature_select_strategy=form.config.vision_feature_select_strategy, num_additional_image_tokens=1,
+        image_token=_IMAGE, chat_template=read_yaml_table(Path(__file__).with_suffix(".yaml"))["chat template"],
+    )  # fmt: skip

@@ -111,13 +111,11 @@ def read_format(folder: Path, tower: Path | None) -> LlavaFormat:
     except (StrictDataclassError, ValueError, TypeError) as error:
         raise DataError(f"{file} cannot be used: {error}", "Copy it again.") from error
     return LlavaFormat(
-        config=config,
-        linear=_one_of(file, flat, "mm_projector_type", _PROJECTORS, "linear"),
+        config=config, linear=_one_of(file, flat, "mm_projector_type", _PROJECTORS, "linear"),
         pads=_one_of(file, flat, "image_aspect_ratio", _SHAPES, None),
-        marks=bool(flat.get("mm_use_im_start_end", False)),
-        visual_tokens=visual_tokens,
+        marks=bool(flat.get("mm_use_im_start_end", False)), visual_tokens=visual_tokens,
         longest_prompt=int(flat.get("tokenizer_model_max_length") or 0) or None,
-    )
+    )  # fmt: skip
 
 
 def _refuse_other_formats(folder: Path, flat: Mapping[str, Any]) -> None:

@@ -179,15 +179,10 @@ class MedFlamingoLlama(LlamaForCausalLM):
         return torch.stack([layer.gated.attn.media(own) for layer in layers], dim=1)
 
     def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
-        row_states: RowStates | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
-        **others: Any,
-    ) -> Any:  # noqa: ANN401 - as its base
+        self, input_ids: torch.Tensor | None = None, position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None, past_key_values: Cache | None = None,
+        row_states: RowStates | None = None, logits_to_keep: int | torch.Tensor = 0, **others: Any
+    ) -> Any:  # noqa: ANN401 - as its base  # fmt: skip
         """Return what LLaMA returns for ids or embeddings of tokens that see the images in a `Media` of each row.
 
         A token's place in its row is its position, so a row's positions must begin at 0; by default they follow what

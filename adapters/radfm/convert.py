@@ -17,15 +17,8 @@ from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
 
 from medbench.adapters.converting import new_folder
+from medbench.adapters.radfm import model
 from medbench.adapters.radfm.entry import DTYPES
-from medbench.adapters.radfm.model import (
-    CHECKPOINT,
-    LANGUAGE_FOLDER,
-    TOKENIZER_FILE,
-    VISION_FILE,
-    llama_config,
-    read_published,
-)
 from medbench.adapters.radfm.vision import SIZES_FILE, RadFMVision, read_sizes
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.files import canonical_json
@@ -45,17 +38,17 @@ def convert(source: Path, output: Path, *, dtype: str = "bfloat16", shard_bytes:
     if dtype not in DTYPES:
         raise UsageError(f"There is no type {dtype!r} of weights.", f"Allowed: {', '.join(DTYPES)}.")
     if not source.is_dir():
-        raise UsageError(f"{source} is no folder.", f"Give one with {CHECKPOINT} and {TOKENIZER_FILE}.")
-    missing = [name for name in (CHECKPOINT, TOKENIZER_FILE) if not (source / name).is_file()]
+        raise UsageError(f"{source} is no folder.", f"Give one with {model.CHECKPOINT} and {model.TOKENIZER_FILE}.")
+    missing = [name for name in (model.CHECKPOINT, model.TOKENIZER_FILE) if not (source / name).is_file()]
     if missing:
         raise DataError(
             f"{source} lacks {', '.join(missing)}.", "Put the authors' two files, unpacked, into one folder."
         )
     with new_folder(output) as folder:
-        tokenizer, sizes = read_tokenizer(source / TOKENIZER_FILE), read_sizes(source)
-        refuse_other_vocabulary(source / TOKENIZER_FILE, tokenizer, sizes.language_model.vocab_size)
-        language, vision = read_published(source / CHECKPOINT)
-        config = llama_config(sizes.language_model)
+        tokenizer, sizes = read_tokenizer(source / model.TOKENIZER_FILE), read_sizes(source)
+        refuse_other_vocabulary(source / model.TOKENIZER_FILE, tokenizer, sizes.language_model.vocab_size)
+        language, vision = model.read_published(source / model.CHECKPOINT)
+        config = model.llama_config(sizes.language_model)
         with torch.device("meta"):
             modules = LlamaForCausalLM(config), RadFMVision(sizes)
         for state, module in zip((language, vision), modules, strict=True):
@@ -64,10 +57,10 @@ def convert(source: Path, output: Path, *, dtype: str = "bfloat16", shard_bytes:
         kind: torch.dtype = getattr(torch, dtype)
         config.dtype, config.architectures = kind, [LlamaForCausalLM.__name__]
         bytes_of = {name: tensor.numel() * kind.itemsize for name, tensor in language.items()}
-        home = folder / LANGUAGE_FOLDER
+        home = folder / model.LANGUAGE_FOLDER
         write_shards(home, bytes_of, lambda name: language[name].to(kind), shard_bytes=shard_bytes)
         config.save_pretrained(home)
         seeing = {name: tensor.float().contiguous() for name, tensor in vision.items()}
-        save_file(seeing, folder / VISION_FILE, metadata={"format": "pt"})
+        save_file(seeing, folder / model.VISION_FILE, metadata={"format": "pt"})
         (folder / SIZES_FILE).write_text(canonical_json(asdict(sizes), indent=2) + "\n", encoding="utf-8")
-        shutil.copyfile(source / TOKENIZER_FILE, folder / TOKENIZER_FILE)
+        shutil.copyfile(source / model.TOKENIZER_FILE, folder / model.TOKENIZER_FILE)

@@ -89,13 +89,9 @@ class Mixture:
 
 
 def text_batch(
-    examples: Sequence[Example],
-    templates: Sequence[str],
-    processor: UniMedProcessor,
-    *,
-    longest_prompt: int = LONGEST_PROMPT,
-    longest_answer: int = LONGEST_ANSWER,
-) -> Batch:
+    examples: Sequence[Example], templates: Sequence[str], processor: UniMedProcessor, *,
+    longest_prompt: int = LONGEST_PROMPT, longest_answer: int = LONGEST_ANSWER
+) -> Batch:  # fmt: skip
     """Return right-padded `input_ids`, `attention_mask` and `labels` [B, L], and `task_ids` [I] of the images."""
     rows = []
     for example, template in zip(examples, templates, strict=True):
