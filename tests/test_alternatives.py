@@ -224,6 +224,7 @@ def test_no_answer_is_right_for_both_sides(words: list[str]) -> None:
     assert not (says_alternative(text, "left") and says_alternative(text, "right"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece",
     ["left ", "anything but left ", "not ", "no, ", "left or right, ", "not left ", "is it left? ", "wait, left "],

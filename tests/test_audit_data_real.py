@@ -54,6 +54,7 @@ def test_slake_questions_are_templates_and_no_item_leaks() -> None:
     assert overlap.verdict == "no_evidence"
 
 
+@pytest.mark.slow
 def test_vqa_rad_test_questions_about_training_pictures() -> None:
     folder = realdata("vqa_rad")
     test = as_task(vqa_rad_items(folder, "test"), task="vqa-rad", family="vqa-rad")
@@ -66,6 +67,7 @@ def test_vqa_rad_test_questions_about_training_pictures() -> None:
     assert check(overlap, "id:image").state == "unknown"
 
 
+@pytest.mark.slow
 def test_vqa_rad_as_it_is_on_the_hub() -> None:
     folder = realdata("vqa_rad")
     lines = (folder / "hf_flaviagiammarino_rows.jsonl").read_text(encoding="utf-8").splitlines()
@@ -101,6 +103,7 @@ def test_pubmedqa_shares_nothing(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_language_twin_on_the_command_line(tmp_path: Path) -> None:
     folder = realdata("slake_text")
     train, test = slake_pictures(folder, "train", "en"), slake_pictures(folder, "test", "en")

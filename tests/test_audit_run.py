@@ -16,6 +16,9 @@ from medbench.leaderboard.audit.outputs.answers import read_run_answers, read_ta
 from medbench.leaderboard.audit.outputs.audit import audit_after_run, audit_answers, audit_run
 from medbench.leaderboard.runs import leaks_of
 
+# What the first test makes is shared by all.
+pytestmark = pytest.mark.xdist_group("test_audit_run")
+
 TASKS = "report,pubmedqa,dermamnist,slake-rec"
 
 

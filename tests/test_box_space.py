@@ -183,6 +183,7 @@ def test_no_answer_breaks_a_parser(text: str, size: tuple[int, int]) -> None:
         assert box is None or all(math.isfinite(edge) for edge in box)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece", ["[", "1 ", "<1", "(1,1),", "x1=1,", "<1>", "x ", "1x", "not [1,2,3,4] ", "<a", "top left ", '"1', "1-"]
 )

@@ -334,6 +334,7 @@ def test_a_choice_is_only_read_where_its_key_or_text_stands(words: list[str]) ->
     assert found is None or found.lower() in text.lower() or DRUGS[found] in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", ["melanoma. ", "melanoma. not left lung. ", "not lung but ", "image of "])
 def test_reading_classes_takes_linear_time(piece: str) -> None:
     assert growth(lambda text: read_choice(text, CLASSES), piece) < QUADRATIC

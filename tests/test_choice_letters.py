@@ -179,6 +179,7 @@ def test_an_article_inside_a_text_is_a_letter_of_it() -> None:
     assert read_choice("acute hepatitis A", choices) == "B"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece",
     [

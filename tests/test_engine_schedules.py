@@ -34,6 +34,7 @@ def test_every_family_writes_what_generate_writes(family: str, continuous: bool,
     assert texts(answer(adapter, requests, Budget(rows=5, tokens=4096), continuous=continuous)) == alone
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 10_000), rows=st.integers(1, 12), tokens=st.integers(30, 2000), prefill=st.integers(1, 300),

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import psutil
+import pytest
 from engine_helpers import Small, make_requests, pictures
 
 from medbench.harness.engine.budget import Budget
@@ -24,6 +25,7 @@ def many(requests: list[Request]) -> Iterator[Request]:
         yield replace(request, sample=replace(request.sample, sample_id=f"n{number}"), decoding=short)
 
 
+@pytest.mark.slow
 def test_twenty_thousand_samples_leave_memory_flat(tmp_path: Path) -> None:
     pictures(tmp_path, 4)
     requests = make_requests(tmp_path, 500, seed=1)

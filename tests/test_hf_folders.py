@@ -287,6 +287,7 @@ def test_a_missing_file_is_told_in_a_sentence(missing: str, folder: Path) -> Non
 # Code that folders bring
 
 
+@pytest.mark.slow
 def test_code_that_a_folder_brings_is_never_run_nor_asked_about(folder: Path, tmp_path: Path) -> None:
     trace = tmp_path / "it-ran"
     (folder / "own.py").write_text(f"open({str(trace)!r}, 'w').close()\n")

@@ -87,6 +87,7 @@ def draw_right_boxes(folder: Path, name: str) -> None:
         path.write_text("".join(f"{json.dumps(record)}\n" for record in records), encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_answers_all_tasks(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make, space = MODELS[name]

@@ -284,6 +284,7 @@ def test_pixels_equal_those_of_the_pinned_transform() -> None:
         assert torch.equal(ours, pixels)
 
 
+@pytest.mark.slow
 def test_a_run_on_the_mini_suite(tmp_path: Path) -> None:
     """It goes on where it was cut off, and says the same of itself as one that was not."""
     folder = write_checkpoint(tmp_path / "checkpoint", context=4096)

@@ -190,6 +190,7 @@ def test_many_lines_do_not_block_the_pipes() -> None:
     assert np.array_equal(answers_beyond_a_pipe, np.tile(answers_beyond_a_pipe[:1], (900, 1)))
 
 
+@pytest.mark.slow
 def test_meteor_starts_again_where_it_was_ended(capsys: pytest.CaptureFixture[str]) -> None:
     first = meteor_statistics(["left lung"], ["the left lung"])
     meteor._program()._process.kill()
@@ -227,6 +228,7 @@ def test_stretches_say_what_the_program_says_of_loops_that_it_can_hold() -> None
             assert corpus_meteor(put_together) == pytest.approx(float(corpus_meteor(whole)), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_an_answer_that_the_program_has_no_memory_for_takes_no_score_away(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,6 +62,7 @@ def run_on_the_mini_suite(model: str, checkpoint: Path, output: Path, *words: st
     return document
 
 
+@pytest.mark.slow
 def test_radfm_runs_as_published_and_converted(tmp_path: Path) -> None:
     source = radfm_fixtures.write_checkpoint(tmp_path / "published")
     converted = tmp_path / "converted"
@@ -89,6 +90,7 @@ def test_a_delta_of_llava_med_is_made_whole_and_runs(tmp_path: Path) -> None:
     assert (both.returncode, "--dtype was given" in both.stderr) == (EXIT_USAGE, True)
 
 
+@pytest.mark.slow
 def test_llava_med_and_its_folder_of_transformers_run(tmp_path: Path) -> None:
     source = llava_med_fixtures.make_v15(tmp_path / "v15")
     done = medbench("convert", "llava-med", source, "--output", tmp_path / "plain", "--dtype", "float32")
@@ -101,6 +103,7 @@ def test_llava_med_and_its_folder_of_transformers_run(tmp_path: Path) -> None:
     assert plain.returncode == 0, plain.stderr
 
 
+@pytest.mark.slow
 def test_xraygpt_runs_as_published_and_converted(tmp_path: Path) -> None:
     source = xraygpt_fixtures.make_four_files(tmp_path / "four")
     converted = tmp_path / "converted"
@@ -126,6 +129,7 @@ def test_what_needs_no_conversion_is_told() -> None:
     assert "uni-med, radfm, llava-med, xraygpt" in told.stderr
 
 
+@pytest.mark.slow
 def test_each_task_may_have_weights_of_its_own(tmp_path: Path) -> None:
     """LLaVA-Med was fine-tuned on each data set apart; one run takes all these checkpoints."""
     plain, tuned = llava_med_fixtures.make_v15(tmp_path / "plain"), llava_med_fixtures.make_v15(tmp_path / "tuned")

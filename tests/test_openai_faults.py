@@ -97,6 +97,7 @@ def meet_each_with_one() -> Behaviour:
     return lambda asked: next(faults) if asked.before == 0 else echo(asked)
 
 
+@pytest.mark.slow
 def test_whatever_passes_is_asked_again_and_leaves_no_trace(tmp_path: Path) -> None:
     with fault_server() as server:
         args = ("backoff=0.01", "timeout=1", "max_concurrency=16")
@@ -277,6 +278,7 @@ def test_what_cannot_be_asked_is_a_usage_error_and_leaves_nothing(tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
     result = medbench(*words("http://127.0.0.1:9/v1", tmp_path, *few()))
     assert result.returncode == EXIT_FAILED
@@ -294,6 +296,7 @@ def test_data_under_an_agreement_are_not_sent_elsewhere(small_data: Path, tmp_pa
     assert "SENT ELSEWHERE" in said
 
 
+@pytest.mark.slow
 def test_questions_of_one_picture_follow_one_another_and_begin_alike(tmp_path: Path) -> None:
     with fault_server() as server:
         args = (*FAST, "concurrency=1", "max_concurrency=1", "system=You are brief.")
@@ -309,6 +312,7 @@ def test_questions_of_one_picture_follow_one_another_and_begin_alike(tmp_path: P
     assert all(asked.body["messages"][0] == {"role": "system", "content": "You are brief."} for asked in seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_keeps_what_was_answered_and_ends_the_same(tmp_path: Path, how: signal.Signals) -> None:
     with fault_server(seconds=0.02) as server:

@@ -133,6 +133,7 @@ def run(serving: Serving, output: Path, *arguments: str) -> dict[str, dict[str, 
     }
 
 
+@pytest.mark.slow
 def test_a_served_model_says_what_it_says_at_home(serving: Serving, mini: dict[str, Prepared], tmp_path: Path) -> None:
     records = run(serving, tmp_path, "max_tokens=24")
     adapter = adapter_for(serving)

@@ -95,6 +95,7 @@ def install_package(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(folder)}
 
 
+@pytest.mark.slow
 def test_a_local_model_of_a_third_party_goes_through_the_engine(tmp_path: Path) -> None:
     env = install_package(tmp_path)
     weights = tmp_path / "weights"

@@ -18,6 +18,9 @@ from medbench.tasks.probes import PROBES, probed
 from medbench.tasks.sample import ImageRef, Sample
 from medbench.tasks.suite import prepare_mini_suite
 
+# What the first test makes is shared by all.
+pytestmark = pytest.mark.xdist_group("test_probes")
+
 
 def samples_of(task: str) -> list[Sample]:
     return list(load_prepared(prepare_mini_suite(), task).samples("test"))
@@ -111,6 +114,7 @@ def test_a_harder_question_is_no_leak_and_a_larger_fall_than_the_peers_is() -> N
     assert finding(0.3, peers=4, probe="image-off").verdict == "not_testable"
 
 
+@pytest.mark.slow
 def test_honest_models_are_hardly_ever_flagged() -> None:
     flagged = [finding(0.0, peers=3, seed=seed).verdict == "suspicious" for seed in range(60)]
     assert sum(flagged) <= 1

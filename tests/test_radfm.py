@@ -202,6 +202,7 @@ def test_the_random_crop_depends_on_image_and_seed_alone(folder: Path) -> None:
     assert load(folder, crop="random").pixels(ribbon).shape == (3, 64, 64)
 
 
+@pytest.mark.slow
 def test_a_run_on_the_mini_suite(folder: Path, tmp_path: Path) -> None:
     result = medbench(
         "run", "--model", "radfm", "--checkpoint", folder, "--tasks", "vqa,cls,report", "--limit", "2",

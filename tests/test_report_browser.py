@@ -346,6 +346,7 @@ def test_a_narrow_window_needs_no_sideways_scrolling(page: Page, both: Path) -> 
     page.open(both)
 
 
+@pytest.mark.slow
 def test_twenty_thousand_samples_open_at_once_and_are_drawn_as_they_are_seen(page: Page, folder: Path) -> None:
     answers = [
         Answer(sample_id=f"q/{number}", text=f"answer {number}", score=number % 2, labels={"organ": f"o{number % 9}"})

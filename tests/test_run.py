@@ -173,6 +173,7 @@ def test_a_done_run_without_its_results_is_scored_again(quick_run: Path, tmp_pat
     assert results.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_write_to_one_run(small_data: Path, tmp_path: Path) -> None:
     words = ["run", "--model", "mock", "--tasks", "all", "--data-dir", small_data, "--output-dir", tmp_path]
     first = start_medbench(*words, "--batch-size", 1)
@@ -289,6 +290,7 @@ def _wait_for_records(output: Path) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_with_130_and_says_how_to_go_on(small_data: Path, tmp_path: Path) -> None:
     process = start_medbench(
         "run", "--model", "mock", "--data-dir", small_data, "--output-dir", tmp_path, "--batch-size", 1

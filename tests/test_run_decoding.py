@@ -34,6 +34,7 @@ def run(output: Path, *options: object) -> tuple[Path, list[str], dict[str, Any]
     return made.parent, [json.loads(line)["text"] for line in lines], environment
 
 
+@pytest.mark.slow
 def test_sampling_beams_and_penalties_make_other_runs(tmp_path: Path) -> None:
     _, greedy, environment = run(tmp_path)
     assert environment["engine"]["batching"] == "continuous"

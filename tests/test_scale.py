@@ -55,6 +55,7 @@ def test_many_samples_are_read_without_their_images(data: Path) -> None:
     assert not (prepared.source / samples[0].images[0].path).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_image_is_opened")
 def test_many_samples_are_planned_and_packed_without_their_images(data: Path, tmp_path: Path) -> None:
     prepared = load_prepared(data, "slake-vqa")

@@ -52,6 +52,7 @@ def test_somebodys_own_file_is_not_overwritten(terminal: Terminal, small_data: P
     assert page.name in told.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [MedbenchError("It broke.", "Mend it."), ValueError("a bug"), MemoryError()])
 def test_a_model_that_fails_does_not_take_the_others_along(
     fault: Exception, terminal: Terminal, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

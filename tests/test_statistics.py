@@ -64,6 +64,7 @@ ONE_SIDED = [
 """The truth is so near the edge that even the interval of a model that is always wrong (or right) holds it."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*CLOSE, *ONE_SIDED])
 def test_intervals_cover_what_they_promise(name: str) -> None:
     found = simulated_intervals(SIMULATED[name], 300)

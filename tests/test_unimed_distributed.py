@@ -50,6 +50,7 @@ def launch(words: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one_that_averages(base: BaseWeights, small_data: Path, tmp_path: Path) -> None:
     settings = [word for setting in overrides(base) for word in ("--set", setting)]
     arguments = ["train", "--config", "official", *settings, "--data-dir", str(small_data)]
@@ -146,6 +147,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 def test_sharded_weights_and_moments_are_gathered_under_the_names_of_one_process(tmp_path: Path) -> None:
     """FSDP2 itself, on two CPU processes; accelerate's own launcher of it wants GPUs."""
     from test_unimed_variants import inputs_of

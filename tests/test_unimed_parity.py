@@ -104,6 +104,7 @@ def test_the_image_transform_equals_the_official_one() -> None:
         close(pixels_of(Image.open(path), int(size)), pixels, 1e-6)
 
 
+@pytest.mark.slow
 def test_full_size_parameter_counts_equal_the_official_ones() -> None:
     """Facts, section 1.7; the official code also trains what nothing reads, which we leave out and count apart."""
     table: dict[int, dict[str, Any]] = {

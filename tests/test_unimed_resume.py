@@ -49,6 +49,7 @@ def test_only_what_was_trained_is_written_and_the_last_checkpoints_are_kept(unin
     assert not (uninterrupted / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["killed", "asked to stop"])
 def test_a_stopped_training_ends_with_the_same_bits(
     base: BaseWeights, small_data: Path, uninterrupted: Path, tmp_path: Path, kind: str
@@ -118,6 +119,7 @@ def test_another_recipe_cannot_resume_before_the_first_checkpoint(
     assert "steps 6 became 5" in refused.stderr
 
 
+@pytest.mark.slow
 def test_what_learns_is_float32_and_frequencies_stay_so(base: BaseWeights, small_data: Path, tmp_path: Path) -> None:
     output = tmp_path / "full"
     more = ("precision=bf16", "model.unimed.language_tuning=full", "steps=3", "feature_cache_gb=0")
@@ -154,6 +156,7 @@ def test_a_torn_checkpoint_is_no_checkpoint(
         assert torch.equal(tensor, trained_weights(uninterrupted)[name]), name
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_with_an_error_and_keeps_what_was_whole(
     base: BaseWeights, small_data: Path, tmp_path: Path
 ) -> None:
@@ -260,6 +263,7 @@ def test_what_a_step_sees_depends_on_the_step_alone() -> None:
     assert not turns[0] & turns[1]
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_looks_at_answers_and_runs(base: BaseWeights, small_data: Path, tmp_path: Path) -> None:
     output = tmp_path / "bf16"
     more = ("precision=bf16", "validation={share: 0.3, every: 3, answers: 2}", "gradient_checkpointing=true", "steps=3")
