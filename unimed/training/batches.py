@@ -31,7 +31,7 @@ LONGEST_PROMPT, LONGEST_ANSWER = 3800, 1024
 class Draw:
     """One micro-batch."""
 
-    step: int  # Optimizer step.
+    step: int
     part: int  # Place of the micro-batch within its step.
     name: str  # Entry of the mixture that all its samples come from, as in the official code.
     indices: tuple[int, ...]  # Samples of that entry.

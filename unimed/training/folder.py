@@ -46,8 +46,8 @@ class Resumed:
 class TrainingFolder:
     """Where a training lives."""
 
-    path: Path  # Its folder; `medbench run --checkpoint` takes it when the training is through.
-    recipe: Recipe  # What is trained.
+    path: Path  # `medbench run --checkpoint` takes it when the training is through.
+    recipe: Recipe
     workers: int = 1  # Processes that train together; the order of samples depends on it.
     data: Mapping[str, str] = field(default_factory=dict)  # Fingerprints of the prepared tasks, by name.
     # Fingerprints of the frozen weights, by part; empty for a model from scratch.

@@ -46,10 +46,10 @@ class VisionStage:
 
     __pydantic_config__ = _STRICT
 
-    steps: PositiveInt  # Steps of its own.
+    steps: PositiveInt
     batch: Annotated[int, Field(ge=2)]  # Images per step.
     peak_learning_rate: PositiveFloat  # Of a one-cycle schedule.
-    weight_decay: NonNegativeFloat  # AdamW.
+    weight_decay: NonNegativeFloat
     # Its learning rate in the language stage, as a share of the rest's; 0 freezes it, as in the paper.
     later_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
 
@@ -67,7 +67,7 @@ class Schedule:
     peak: PositiveFloat  # After the linear warm-up.
     floor: NonNegativeFloat  # At the end.
     start: float = 0.0  # At step 0 of the official shape; negative means no warm-up.
-    warmup_steps: Count  # Steps of the warm-up.
+    warmup_steps: Count
 
     def rate(self, step: int, steps: int) -> float:
         """Return the rate of a step, counted from 0, of `steps`."""
@@ -128,25 +128,25 @@ class Recipe:
     __pydantic_config__ = _STRICT
 
     name: str  # Name of the recipe, written into the checkpoint.
-    model: ModelPlan  # What is trained.
+    model: ModelPlan
     vision_stage: VisionStage | None = None  # The training of a tower from scratch.
     # Task name (or names, joined by `+`) to sampling weight; each micro-batch comes from one entry.
     mixture: Annotated[dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)]
-    steps: PositiveInt  # Optimizer steps.
+    steps: PositiveInt
     micro_batch: PositiveInt  # Samples of one micro-batch, per process.
     # Micro-batches per optimizer step (gradient accumulation), each from an entry of its own.
     micro_batches: PositiveInt = 1
-    schedule: Schedule  # The learning rate.
-    optimizer: OptimizerPlan  # AdamW.
+    schedule: Schedule
+    optimizer: OptimizerPlan
     # Type of computing and of the frozen weights; what learns stays float32.
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     gradient_checkpointing: bool = False  # Compute the language model's activations twice and keep them once.
     seed: Annotated[int, Field(ge=0, lt=2**31)]  # Of the weights, the order, the prompts and the dropout.
-    validation: ValidationPlan = ValidationPlan()  # How it is watched.
-    checkpoints: CheckpointPlan = CheckpointPlan()  # What is kept on disk.
+    validation: ValidationPlan = ValidationPlan()
+    checkpoints: CheckpointPlan = CheckpointPlan()
     augment_classification: bool = False  # Mirror, turn, zoom and shift the images of classification tasks at random.
     max_prompt_tokens: PositiveInt = 3800  # Longest prompt; longer ones are cut on the right, but never into an image.
-    max_answer_tokens: PositiveInt = 1024  # Longest answer.
+    max_answer_tokens: PositiveInt = 1024
     # Disk for the frozen tower's features, in gigabytes; 0 computes them at every step.
     feature_cache_gb: NonNegativeFloat = 0.0
     log_every: PositiveInt = 20  # Steps between two lines of the log.

@@ -78,9 +78,9 @@ def frozen_dtype(recipe: Recipe, accelerator: Accelerator) -> torch.dtype:
 class Trainer:
     """The model with everything that changes while it is trained."""
 
-    recipe: Recipe  # What is trained.
+    recipe: Recipe
     accelerator: Accelerator  # Devices, processes, precision.
-    model: UniMedForConditionalGeneration  # The model itself.
+    model: UniMedForConditionalGeneration
     wrapped: torch.nn.Module  # The same as the accelerator prepared it.
     optimizer: Any  # The optimizer as the accelerator prepared it.
     cache: FeatureCache | None  # Features of the frozen tower, or None.
