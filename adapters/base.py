@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from medbench.tasks.answers.box_space import BoxSpace
 from medbench.tasks.foundation.errors import UsageError, unknown_name
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
     from transformers import PreTrainedModel
+
+    from medbench.unimed.tokens import SegmentTokenizer, TextCodec
 
 StopReason = Literal["eos", "stop", "length"]
 Size = tuple[int, int]
@@ -36,25 +38,18 @@ NO_TOKEN = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
-    """What a user must know of a model before running it.
+    """What a user must know of a model before running it."""
 
-    Attributes:
-        name: Name on the command line; `title` is the one in tables.
-        kinds: Task kinds that it can answer; others are empty cells, never zeros.
-        weights: Which weights are needed and where they come from; `licence` is theirs.
-        memory: What the published weights take in bfloat16, by their sizes; empty where nothing of the like exists.
-        trained_on: Names of the tasks whose train splits the model has seen; None if nobody has said.
-        blind: Whether it never looks at an image.
-    """
-
-    name: str
+    name: str  # Name on the command line; `title` is the one in tables.
     title: str
-    kinds: frozenset[Kind]
-    weights: str
+    kinds: frozenset[Kind]  # Task kinds that it can answer; others are empty cells, never zeros.
+    weights: str  # Which weights are needed and where they come from; `licence` is theirs.
     licence: str
+    # What the published weights take in bfloat16, by their sizes; empty where nothing of the like exists.
     memory: str = ""
+    # Names of the tasks whose train splits the model has seen; None if nobody has said.
     trained_on: frozenset[str] | None = None
-    blind: bool = False
+    blind: bool = False  # Whether it never looks at an image.
 
     def as_chosen(self, arguments: "Mapping[str, Argument]", chosen: Mapping[str, str]) -> "ModelCard":
         """Return the card with a title that names every choice from a closed list that is not the default.
@@ -76,22 +71,14 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """What a model said.
+    """What a model said."""
 
-    Attributes:
-        text: The raw text: special tokens removed but for those that set thoughts apart, nothing else.
-        stop: Why it ended: `eos`, a `stop` string, or `length`.
-        prompt_tokens: Tokens of the prompt, visual ones included; 0 where nobody counts.
-        output_tokens: Tokens of the answer, end token and thoughts included; `thought_tokens` are thoughts.
-        reasoning: Thoughts that a server files apart from the text; others stand in `text`.
-    """
-
-    text: str
-    stop: StopReason = "eos"
-    prompt_tokens: int = 0
-    output_tokens: int = 0
+    text: str  # The raw text: special tokens removed but for those that set thoughts apart, nothing else.
+    stop: StopReason = "eos"  # Why it ended: `eos`, a `stop` string, or `length`.
+    prompt_tokens: int = 0  # Tokens of the prompt, visual ones included; 0 where nobody counts.
+    output_tokens: int = 0  # Tokens of the answer, end token and thoughts included; `thought_tokens` are thoughts.
     thought_tokens: int = 0
-    reasoning: str = ""
+    reasoning: str = ""  # Thoughts that a server files apart from the text; others stand in `text`.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,18 +90,13 @@ class TextSegment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSlot:
-    """The place of one image, or of a stretch of its visual tokens, in a prompt.
-
-    Attributes:
-        tokens: Visual tokens that stand here; 0 where the decoder reads images by cross-attention.
-        first: The first of them among the image's visual tokens.
-        grid: Frames, rows and columns of the tokens for decoders with positions in three dimensions; such a slot takes
-            as many positions as its longest side. None where every token takes a position.
-    """
+    """The place of one image, or of a stretch of its visual tokens, in a prompt."""
 
     image: ImageRef
-    tokens: int
-    first: int = 0
+    tokens: int  # Visual tokens that stand here; 0 where the decoder reads images by cross-attention.
+    first: int = 0  # The first of them among the image's visual tokens.
+    # Frames, rows and columns of the tokens for decoders with positions in three dimensions; such a slot takes as many
+    # positions as its longest side. None where every token takes a position.
     grid: tuple[int, int, int] | None = None
 
 
@@ -142,30 +124,24 @@ def tokens_of(segment: TextSegment | ImageSlot) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOptions:
-    """What a loader gets.
+    """What a loader gets."""
 
-    Attributes:
-        variant: What followed the colon in `--model name:variant`, or empty.
-        checkpoint: Folder of weights given by the user, or None for the model's default.
-        train_samples: Train split of a task by name, for models that are made from it or shown examples of it.
-        source_of: Folder that the images of a task start from, by the task's name.
-        arguments: Values of `--model-arg`, one for each argument that the entry declares.
-    """
-
-    variant: str = ""
-    checkpoint: Path | None = None
+    variant: str = ""  # What followed the colon in `--model name:variant`, or empty.
+    checkpoint: Path | None = None  # Folder of weights given by the user, or None for the model's default.
     device: Device = "auto"
     dtype: Dtype = "auto"
     seed: int = 0
+    # Train split of a task by name, for models that are made from it or shown examples of it.
     train_samples: Callable[[str], Sequence[Sample]] = lambda _: ()
+    # Folder that the images of a task start from, by the task's name.
     source_of: Callable[[str], Path] = lambda _: Path()
+    # Values of `--model-arg`, one for each argument that the entry declares.
     arguments: Mapping[str, str] = field(default_factory=dict)
 
     def folder_of(self, card: ModelCard) -> Path:
         """Return the checkpoint of a model that runs on nothing else.
 
-        Raises:
-            UsageError: If none was given, or it is no folder.
+        UsageError if none was given, or it is no folder.
         """
         if self.checkpoint is None:
             raise UsageError(f"{card.title} needs weights.", f"Give {card.weights}.")
@@ -175,20 +151,15 @@ class LoadOptions:
 
 
 class Adapter(ABC):
-    """A loaded model.
-
-    Attributes:
-        weights_fingerprint: Identity of the weights; records of other weights are refused.
-        notices: Lines that the run must show loudly (mini weights, stand-ins).
-        made_of: What else an answer depends on beside the weights' files, by name, such as the commit of a repository;
-            part of the run's identity.
-    """
+    """A loaded model."""
 
     card: ModelCard
-    weights_fingerprint: str
+    weights_fingerprint: str  # Identity of the weights; records of other weights are refused.
     device: str = "cpu"
     dtype: str = "float32"
-    notices: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()  # Lines that the run must show loudly (mini weights, stand-ins).
+    # What else an answer depends on beside the weights' files, by name, such as the commit of a repository; part of the
+    # run's identity.
     made_of: Mapping[str, str] = MappingProxyType({})
 
     @property
@@ -214,11 +185,7 @@ class DirectAdapter(Adapter):
 
     @abstractmethod
     def answer(self, sample: Sample, spec: TaskSpec) -> Generation:
-        """Return the answer to `sample`.
-
-        Raises:
-            SampleError: If this sample cannot be answered; the run goes on without it.
-        """
+        """Return the answer to `sample`; SampleError if this sample cannot be answered; the run goes on without it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,37 +201,30 @@ class RowStates:
 
 
 class LocalAdapter(Adapter):
-    """A torch model that the generation engine drives; it renders, encodes and embeds, and schedules nothing.
+    """A torch model that the generation engine drives; it renders, encodes and embeds, and schedules nothing."""
 
-    Attributes:
-        decoder: A model of transformers that takes `inputs_embeds` and a cache and returns logits.
-        only_whole: Why the engine cannot take the decoder apart from its vision; then `written_whole` answers. Empty if
-            it can.
-        end_ids: Token ids that end an answer.
-        attention: What a prompt's token may read besides the tokens before it: `causal` nothing; `images` all visual
-            tokens of its own image; `prompt` the whole prompt.
-        shares_prefixes: Whether the keys of a prompt's beginning depend on nothing behind it, so that questions of
-            one image may share them. Not so where vision reads the question, or with attention to the whole prompt.
-        has_row_states: Whether the decoder reads images by cross-attention. Then every forward pass gets
-            `row_states=RowStates(...)`, and no beginnings are shared.
-        decoding: How tokens are chosen where the user says nothing, by the names of the command line's options
-            (`temperature`, `top_k`, `top_p`, `repetition_penalty`); greedily by default.
-    """
-
-    decoder: "PreTrainedModel"
+    decoder: "PreTrainedModel"  # A model of transformers that takes `inputs_embeds` and a cache and returns logits.
+    # Why the engine cannot take the decoder apart from its vision; then `written_whole` answers. Empty if it can.
     only_whole: str = ""
-    end_ids: frozenset[int]
+    end_ids: frozenset[int]  # Token ids that end an answer.
+    # What a prompt's token may read besides the tokens before it: `causal` nothing; `images` all visual tokens of its
+    # own image; `prompt` the whole prompt.
     attention: Literal["causal", "images", "prompt"] = "causal"
+    # Whether the keys of a prompt's beginning depend on nothing behind it, so that questions of one image may share
+    # them. Not so where vision reads the question, or with attention to the whole prompt.
     shares_prefixes: bool = True
+    # Whether the decoder reads images by cross-attention. Then every forward pass gets `row_states=RowStates(...)`, and
+    # no beginnings are shared.
     has_row_states: bool = False
+    # How tokens are chosen where the user says nothing, by the names of the command line's options (`temperature`,
+    # `top_k`, `top_p`, `repetition_penalty`); greedily by default.
     decoding: Mapping[str, float] = MappingProxyType({})
 
     @abstractmethod
     def render(self, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
         """Return the prompt of `sample`; pure but for `size_of`, for models whose tokens depend on sizes.
 
-        Raises:
-            SampleError: If it cannot be rendered.
+        SampleError if it cannot be rendered.
         """
 
     @abstractmethod
@@ -333,21 +293,7 @@ class LocalAdapter(Adapter):
         return ()
 
 
-class Tokens(Protocol):
-    """A tokenizer as `TextAdapter` uses it: the id that ends an answer, and texts of ids without and with marks."""
-
-    @property
-    def end(self) -> int:
-        """Id that ends an answer."""
-
-    def text(self, ids: Sequence[int]) -> str:
-        """Return the text of ids without special tokens."""
-
-    def readable(self, ids: Sequence[int]) -> str:
-        """Return the text of ids with special tokens."""
-
-
-TokensT = TypeVar("TokensT", bound=Tokens)
+TokensT = TypeVar("TokensT", bound="TextCodec | SegmentTokenizer")
 
 
 class TextAdapter(LocalAdapter, Generic[TokensT]):
@@ -389,17 +335,13 @@ def answer_with_box(space: BoxSpace, text: str, sample: Sample, spec: TaskSpec) 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Argument:
-    """A choice of one model, given as `--model-arg NAME=VALUE`.
-
-    Attributes:
-        choices: Allowed values; empty for any.
-        changes_answers: Whether an answer may depend on it. What does not (a key, a price, how fast a server is asked)
-            may change while a run is under way: it stays the same run.
-    """
+    """A choice of one model, given as `--model-arg NAME=VALUE`."""
 
     help: str
     default: str = ""
-    choices: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()  # Allowed values; empty for any.
+    # Whether an answer may depend on it. What does not (a key, a price, how fast a server is asked) may change while a
+    # run is under way: it stays the same run.
     changes_answers: bool = True
 
 
@@ -408,32 +350,27 @@ class AdapterEntry:
     """One line of the model catalogue.
 
     `parse` is kept apart from the loaded model so that `medbench score` needs no weights.
-
-    Attributes:
-        load: Loads the model; imports torch only when called.
-        parse: What a text of the model means; pure.
-        takes: Which of `checkpoint`, `device` and `dtype` the loader uses; giving another is a usage error.
-        variants: Allowed words after the colon, with their meaning; `*` allows any.
-        arguments: What `--model-arg` may choose, by name.
-        boxes: How the model writes boxes; None if it draws none. What its notation cannot express, even a perfect
-            model cannot score: that ceiling stands beside its numbers.
-        spaces: Other ways of writing boxes, one of which the argument `boxes` chooses.
-        defaults: Arguments that follow from a variant, where the user gives none.
-        card_of: What is known of a variant before it is loaded; `card` where nothing more is.
-        converter: Import path `module:attribute` of the click command behind `medbench convert NAME`; empty if there is
-            nothing to convert.
     """
 
     card: ModelCard
-    load: Callable[[LoadOptions], Adapter]
-    parse: Parser
+    load: Callable[[LoadOptions], Adapter]  # Loads the model; imports torch only when called.
+    parse: Parser  # What a text of the model means; pure.
+    # Which of `checkpoint`, `device` and `dtype` the loader uses; giving another is a usage error.
     takes: frozenset[str] = frozenset()
+    # Allowed words after the colon, with their meaning; `*` allows any.
     variants: Mapping[str, str] = field(default_factory=dict)
-    arguments: Mapping[str, Argument] = field(default_factory=dict)
+    arguments: Mapping[str, Argument] = field(default_factory=dict)  # What `--model-arg` may choose, by name.
+    # How the model writes boxes; None if it draws none. What its notation cannot express, even a perfect model cannot
+    # score: that ceiling stands beside its numbers.
     boxes: BoxSpace | None = None
+    # Other ways of writing boxes, one of which the argument `boxes` chooses.
     spaces: Mapping[str, BoxSpace] = field(default_factory=dict)
+    # Arguments that follow from a variant, where the user gives none.
     defaults: Callable[[str], Mapping[str, str]] = lambda _: {}
+    # What is known of a variant before it is loaded; `card` where nothing more is.
     card_of: Callable[[str], ModelCard] | None = None
+    # Import path `module:attribute` of the click command behind `medbench convert NAME`; empty if there is nothing to
+    # convert.
     converter: str = ""
 
     def card_for(self, variant: str) -> ModelCard:
@@ -443,8 +380,7 @@ class AdapterEntry:
     def settled(self, variant: str, given: Mapping[str, str]) -> dict[str, str]:
         """Return all arguments: as given, or by the variant, or by default.
 
-        Raises:
-            UsageError: If an argument is unknown, or has a value that is not allowed.
+        UsageError if an argument is unknown, or has a value that is not allowed.
         """
         for name, value in given.items():
             if name not in self.arguments:

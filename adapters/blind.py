@@ -6,11 +6,13 @@ A model that does not beat it has learned nothing that its evaluation shows.
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from medbench.adapters.base import AdapterEntry, DirectAdapter, Generation, LoadOptions, ModelCard, answer_with_box
+from medbench.adapters.base import AdapterEntry, DirectAdapter, Generation, LoadOptions, answer_with_box
+from medbench.adapters.described import described
 from medbench.tasks.answers.box_space import BoxSpace
 from medbench.tasks.catalog import benchmark_names
 from medbench.tasks.foundation.errors import DataError
@@ -18,15 +20,7 @@ from medbench.tasks.foundation.files import fingerprint
 from medbench.tasks.sample import Box, Sample
 from medbench.tasks.spec import TaskSpec
 
-CARD = ModelCard(
-    name="blind",
-    title="Blind baseline",
-    kinds=frozenset({"qa", "vqa", "report", "rec", "reg", "cls"}),
-    weights="none: counts the train split of each task",
-    licence="Apache-2.0",
-    trained_on=frozenset(benchmark_names()),
-    blind=True,
-)
+CARD = replace(described(__file__)[0], trained_on=frozenset(benchmark_names()))
 BOXES = BoxSpace(name="fraction", units=1, digits=6)
 
 

@@ -25,13 +25,9 @@ def clip_pixels(image: Image.Image, side: int, *, pad: bool = False, half_to_eve
 
     Colours come before the resize (bicubic), since Pillow would pick the nearest colour of a palette.
 
-    Args:
-        image: An image of any mode.
-        side: In pixels.
-        pad: Keep the whole image on a square of the mean colour instead. Where a pixel is odd it goes right, or to the
-            bottom.
-        half_to_even: Where the cut begins if it could begin at a half: at the even pixel, as in torchvision and
-            open_clip, or else at the one before, as in transformers.
+    With `pad` the whole image stands on a square of the mean colour instead; an odd pixel goes right, or to the bottom.
+    A cut that could begin at a half begins at the even pixel with `half_to_even`, as in torchvision and open_clip, or
+    else at the one before, as in transformers.
     """
     colour = image.convert("RGB")
     if pad:
@@ -50,8 +46,7 @@ def clip_pixels(image: Image.Image, side: int, *, pad: bool = False, half_to_eve
 def read_tower_config(folder: Path, hint: str) -> CLIPVisionConfig:
     """Return the configuration of a CLIP's vision, from a folder of the tower alone or of the whole model.
 
-    Raises:
-        DataError: If it is missing, broken, or none of CLIP; `hint` says which CLIP is to be given.
+    DataError if it is missing, broken, or none of CLIP; `hint` says which CLIP is to be given.
     """
     file = folder / "config.json"
     values = read_json(file)
@@ -68,12 +63,9 @@ def read_tower_config(folder: Path, hint: str) -> CLIPVisionConfig:
 def read_tower(folder: Path, expected: State) -> dict[str, torch.Tensor]:
     """Return the weights of a CLIP folder that belong to its vision tower.
 
-    Args:
-        folder: A whole CLIP or its vision tower, in the layout of transformers.
-        expected: The state to be filled, for names and shapes.
+    DataError if the weights do not fit, or a file is missing or broken.
 
-    Raises:
-        DataError: If the weights do not fit, or a file is missing or broken.
+    It is a whole CLIP or its vision tower, in the layout of transformers; `expected` is the state to be filled.
     """
     shards = open_shards(folder)
     names = {name.removeprefix(_INNER): name for name in shards.files if not name.startswith(_HARMLESS)}

@@ -42,11 +42,8 @@ class FunctionAdapter(DirectAdapter):
     of images of PIL in RGB; `sample`, the whole question; `spec`, its task. A function whose parameters have other
     names is given the sample, if it has one, or prompt and images, if it has two.
 
-    Args:
-        function: What answers.
-        name: Of the model, in tables.
-        space: How boxes are written in questions, and to be written in answers.
-        source_of: Folder that the images of a task start from.
+    Boxes in questions are written in `space`, and are to be written so in answers; images of a task start from
+    `source_of` its name.
     """
 
     def __init__(self, function: Answering, name: str, space: BoxSpace, source_of: Callable[[str], Path]) -> None:
@@ -124,13 +121,10 @@ def _parameters(function: Answering) -> dict[str, str]:
 def own_model(model: Adapter | Answering, name: str = "", boxes: str = "") -> ChosenModel:
     """Return a user's own model as one of the catalogue's, so that a run takes it like any other.
 
-    Args:
-        model: An adapter that is loaded, or a function.
-        name: In tables, for a function; its own by default.
-        boxes: How it writes boxes, one of `BOX_SPACES`; pixels by default, or what the catalogue says of the adapter.
+    UsageError if it can be no model, or there is no such way to write boxes.
 
-    Raises:
-        UsageError: If it can be no model, or there is no such way to write boxes.
+    `name` is a function's in tables, its own by default. `boxes` is one of `BOX_SPACES`: pixels by default, or what the
+    catalogue says of the adapter.
     """
     if isinstance(model, Adapter):
         chosen = known_model(model.card.name, boxes)
@@ -156,13 +150,10 @@ def known_model(name: str, boxes: str = "", *, catalogue: bool = True) -> Chosen
         entry = replace(ADAPTERS.load(name), takes=frozenset())
         return ChosenModel(entry=entry, variant="", arguments=entry.settled("", given if entry.spaces else {}))
     entry = AdapterEntry(
-        card=card_of(name),
-        load=_is_not_here,
-        parse=functools.partial(answer_with_box, BOX_SPACES[DEFAULT_BOXES]),
+        card=card_of(name), load=_is_not_here, parse=functools.partial(answer_with_box, BOX_SPACES[DEFAULT_BOXES]),
         arguments={"boxes": Argument(help="how boxes are written", default=DEFAULT_BOXES, choices=tuple(BOX_SPACES))},
-        boxes=BOX_SPACES[DEFAULT_BOXES],
-        spaces=BOX_SPACES,
-    )
+        boxes=BOX_SPACES[DEFAULT_BOXES], spaces=BOX_SPACES,
+    )  # fmt: skip
     return ChosenModel(entry=entry, variant="", arguments=entry.settled("", given))
 
 

@@ -19,13 +19,13 @@ from medbench.adapters.base import (
     ImageSlot,
     LoadOptions,
     LocalAdapter,
-    ModelCard,
     Pixels,
     Prompt,
     SizeOf,
     TextSegment,
     answer_with_box,
 )
+from medbench.adapters.described import described
 from medbench.tasks.answers.box_space import BoxSpace
 from medbench.tasks.foundation.errors import SampleError
 from medbench.tasks.foundation.files import fingerprint
@@ -36,14 +36,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-CARD = ModelCard(
-    name="mock",
-    title="Mock",
-    kinds=frozenset({"qa", "vqa", "report", "rec", "reg", "cls"}),
-    weights="none: random, or no model at all",
-    licence="Apache-2.0",
-    trained_on=frozenset(),
-)
+CARD, _, _TOLD = described(__file__)
 # A tokenizer that needs no training: one id per byte.
 _BOS, _EOS, _PAD, _VOCABULARY = 256, 257, 258, 259
 _HIDDEN = 32
@@ -69,10 +62,6 @@ def _thought(sample: Sample, spec: TaskSpec) -> str:
     return f"<think>Is it {' or '.join(wrong)}? The answer is {wrong[0]}. {box} Let me look again."
 
 
-def _thinking(sample: Sample, spec: TaskSpec) -> Generation:
-    return Generation(text=f"{_thought(sample, spec)}</think>\n\n{_oracle(sample, spec).text}")
-
-
 def _failing(sample: Sample, spec: TaskSpec) -> Generation:
     if hashlib.sha256(sample.sample_id.encode()).digest()[0] % 3 == 0:
         raise SampleError(f"The mock refuses sample {sample.sample_id!r}.")
@@ -86,7 +75,9 @@ _SAYINGS: dict[str, Callable[[Sample, TaskSpec], Generation]] = {
     "rambling": lambda *_: Generation(text="yes " * 100, stop="length"),
     "failing": _failing,
     "refusal": lambda *_: Generation(text="I'm sorry, but I cannot help with medical images."),
-    "thinking": _thinking,
+    "thinking": lambda sample, spec: Generation(
+        text=f"{_thought(sample, spec)}</think>\n\n{_oracle(sample, spec).text}"
+    ),
     "pondering": lambda sample, spec: Generation(text=_thought(sample, spec)),
 }
 
@@ -164,18 +155,5 @@ def load(options: LoadOptions) -> Adapter:
 
 
 ENTRY = AdapterEntry(
-    card=CARD,
-    load=load,
-    parse=partial(answer_with_box, BOXES),
-    boxes=BOXES,
-    variants={
-        "oracle": "repeats the reference",
-        "empty": "says nothing",
-        "constant": "always says yes",
-        "rambling": "never stops",
-        "failing": "fails on every third sample",
-        "refusal": "declines to answer",
-        "thinking": "thinks of wrong answers, then repeats the reference",
-        "pondering": "thinks and never answers",
-    },
+    card=CARD, load=load, parse=partial(answer_with_box, BOXES), boxes=BOXES, variants=_TOLD["variants"]
 )

@@ -44,9 +44,5 @@ class Watch(LogitsProcessor):  # type: ignore[misc, unused-ignore]
         if not self._finite:
             return [list(ids) for ids in written]
         finite = torch.stack(self._finite).cpu().reshape(len(self._finite), -1, self._each).all(dim=-1)
-        return [_until(ids, sound) for ids, sound in zip(written, finite.T.tolist(), strict=True)]
-
-
-def _until(ids: Sequence[int], sound: Sequence[bool]) -> list[int]:
-    first = next((step for step, fine in enumerate(sound) if not fine), None)
-    return list(ids) if first is None else [*ids[:first], NO_TOKEN]
+        rows = zip(written, finite.T.tolist(), strict=True)
+        return [list(ids) if all(sound) else [*ids[: sound.index(False)], NO_TOKEN] for ids, sound in rows]

@@ -33,19 +33,13 @@ class Scaled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """What a server said of an answer, as far as the same question would bring it again.
+    """What a server said of an answer, as far as the same question would bring it again."""
 
-    Attributes:
-        model: The model that answered, in the server's own words; a name such as `latest` may come back more exact.
-        finish_reason: Why it ended, in the server's own words.
-        scaled: Images that were sent smaller than they are, in the order of the sample's images.
-        withheld: What stands in the place of an answer. It is the served model's behaviour, so the answer counts as
-            refused, and a refusal never pays; only what a machine failed to bring stays out of a number.
-    """
-
-    model: str
-    finish_reason: str
-    scaled: tuple[Scaled, ...] = ()
+    model: str  # The model that answered, in the server's own words; a name such as `latest` may come back more exact.
+    finish_reason: str  # Why it ended, in the server's own words.
+    scaled: tuple[Scaled, ...] = ()  # Images that were sent smaller than they are, in the order of the sample's images.
+    # What stands in the place of an answer. It is the served model's behaviour, so the answer counts as refused, and a
+    # refusal never pays; only what a machine failed to bring stays out of a number.
     withheld: Withheld = ""
 
 
@@ -58,22 +52,14 @@ class ServedGeneration(Generation):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What a reply took, as the server counted it; it may differ when the same question is asked again.
+    """What a reply took, as the server counted it; it may differ when the same question is asked again."""
 
-    Attributes:
-        prompt_tokens: Tokens of the prompt, visual ones included.
-        output_tokens: Tokens written, thoughts included; `thought_tokens` are thoughts.
-        cached_tokens: Those of the prompt that the server remembered from an earlier one.
-        cost: Price in the currency of the prices that the user gave; None where none were given.
-        fingerprint: The server's own mark of its software, its settings or the weights it serves, or empty.
-    """
-
-    prompt_tokens: int = 0
-    output_tokens: int = 0
+    prompt_tokens: int = 0  # Tokens of the prompt, visual ones included.
+    output_tokens: int = 0  # Tokens written, thoughts included; `thought_tokens` are thoughts.
     thought_tokens: int = 0
-    cached_tokens: int = 0
-    cost: float | None = None
-    fingerprint: str = ""
+    cached_tokens: int = 0  # Those of the prompt that the server remembered from an earlier one.
+    cost: float | None = None  # Price in the currency of the prices that the user gave; None where none were given.
+    fingerprint: str = ""  # The server's own mark of its software, its settings or the weights it serves, or empty.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +74,8 @@ class Reply:
 class RetryableError(Exception):
     """The question was not answered, and may be when it is asked again.
 
-    Args:
-        trouble: What kind of failure it was.
-        problem: What happened, for people.
-        retry_after: Seconds that the server asks to wait; None where it says nothing.
-        most: Requests after which it is known not to pass; None where the retry policy decides.
+    A server may ask to wait `retry_after` seconds. After `most` requests it is known not to pass; None where the retry
+    policy decides.
     """
 
     def __init__(
@@ -110,48 +93,33 @@ Complete = Callable[[Request], Awaitable[Reply]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How hard a server is asked; changes no answer.
+    """How hard a server is asked; changes no answer."""
 
-    Attributes:
-        concurrency: Requests under way at first; `max_concurrency` ever.
-        attempts: Most requests for one sample.
-        deadline: Most seconds for one sample, waiting included; `timeout` for one request.
-        backoff: Seconds before the second request for a sample; doubled for each further one.
-    """
-
-    concurrency: int = 4
+    concurrency: int = 4  # Requests under way at first; `max_concurrency` ever.
     max_concurrency: int = 64
-    attempts: int = 8
-    deadline: float = 900.0
+    attempts: int = 8  # Most requests for one sample.
+    deadline: float = 900.0  # Most seconds for one sample, waiting included; `timeout` for one request.
     timeout: float = 300.0
-    backoff: float = 1.0
+    backoff: float = 1.0  # Seconds before the second request for a sample; doubled for each further one.
 
 
 class RemoteAdapter(Adapter):
-    """A model behind a server: it prepares a question, asks once, and understands the answer; it schedules nothing.
-
-    Attributes:
-        host: The server, for people.
-        on_this_machine: Whether what is sent stays on this machine.
-        may_send_credentialed: Whether the user said that data under a signed agreement may go to this server.
-        retry_policy: How hard it is asked.
-    """
+    """A model behind a server: it prepares a question, asks once, and understands the answer; it schedules nothing."""
 
     device = "remote"
     dtype = "unknown"
-    host: str
-    on_this_machine: bool = False
+    host: str  # The server, for people.
+    on_this_machine: bool = False  # Whether what is sent stays on this machine.
+    # Whether the user said that data under a signed agreement may go to this server.
     may_send_credentialed: bool = False
-    retry_policy: RetryPolicy = RetryPolicy()
+    retry_policy: RetryPolicy = RetryPolicy()  # How hard it is asked.
 
     @abstractmethod
     def prepare(self, sample: Sample, spec: TaskSpec, source: Path) -> Request:
         """Return a question ready to be sent; called in threads, ahead of the sending.
 
-        The sample's image references start from `source`.
-
-        Raises:
-            SampleError: If it cannot be prepared, say because of a broken image.
+        The sample's image references start from `source`. SampleError if it cannot be prepared, say because of a broken
+        image.
         """
 
     @abstractmethod

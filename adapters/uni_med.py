@@ -12,13 +12,13 @@ from medbench.adapters.base import (
     ImageSlot,
     LoadOptions,
     LocalAdapter,
-    ModelCard,
     Pixels,
     Prompt,
     SizeOf,
     TextSegment,
     answer_with_box,
 )
+from medbench.adapters.described import described
 from medbench.tasks.answers.box_space import UNI_MED
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import Kind, TaskSpec
@@ -31,19 +31,9 @@ if TYPE_CHECKING:
     from medbench.unimed.checkpoint import LoadedCheckpoint
 
 MINI_WEIGHTS = Path(__file__).parents[1] / "unimed" / "mini"
-MINI_NOTICE = (
-    "MINI WEIGHTS: no --checkpoint was given, so this is the bundled 4 M parameter Uni-Med, trained on the train "
-    "split of the mini suite. Its numbers say nothing about the paper's model."
-)
 ROUTING_DIGITS = 4
-CARD = ModelCard(
-    name="uni-med",
-    title="Uni-Med",
-    kinds=frozenset({"qa", "vqa", "report", "rec", "reg", "cls"}),
-    weights="bundled mini weights, or --checkpoint DIR made by `medbench train` (none were ever published)",
-    licence="Apache-2.0 (mini weights); LLaMA-2 licence for checkpoints built on it",
-    memory="15.5 GB: LLaMA-2-7B 13.5 GB, EVA ViT-G/14 2 GB, the rest below 0.1 GB; 8 MB for the mini weights",
-)
+CARD, _, _TOLD = described(__file__)
+MINI_NOTICE: str = _TOLD["mini notice"]
 
 
 class Routing:
@@ -162,10 +152,6 @@ def load(options: LoadOptions) -> UniMedAdapter:
 
 
 ENTRY = AdapterEntry(
-    card=CARD,
-    load=load,
-    parse=partial(answer_with_box, UNI_MED),
-    takes=frozenset({"checkpoint", "device", "dtype"}),
-    boxes=UNI_MED,
-    converter="medbench.unimed.cli:convert_command",
-)
+    card=CARD, load=load, parse=partial(answer_with_box, UNI_MED), takes=frozenset({"checkpoint", "device", "dtype"}),
+    boxes=UNI_MED, converter="medbench.unimed.cli:convert_command",
+)  # fmt: skip

@@ -45,8 +45,12 @@ def train_uni_med(
         examples: "Mapping[str, Sequence[Example]]",
         corpus: "Corpus",
     ) -> Scores:
-        held_out = {name: [_held_out(example, corpus) for example in of_task] for name, of_task in examples.items()}
-        return examine(in_training(model, processor), ENTRY.parse, held_out)
+        def held_out(example: "Example") -> HeldOut:
+            source = corpus.images.place(example.image)[0] if example.image >= 0 else Path()
+            return HeldOut(spec=example.spec, sample=example.sample, source=source)
+
+        asked = {name: list(map(held_out, of_task)) for name, of_task in examples.items()}
+        return examine(in_training(model, processor), ENTRY.parse, asked)
 
     train(load_recipe(config, overrides), data_dir, output, resume=resume, examine=look)
 
@@ -55,13 +59,7 @@ def in_training(model: "UniMedForConditionalGeneration", processor: "UniMedProce
     """Return the adapter of a model that is being trained; it is not changed, so LoRA is not merged."""
     from medbench.unimed.checkpoint import LoadedCheckpoint
 
-    loaded = LoadedCheckpoint(model=model, processor=processor, fingerprint="in training", trained_on=frozenset())
-    return UniMedAdapter(loaded, notices=())
-
-
-def _held_out(example: "Example", corpus: "Corpus") -> HeldOut:
-    source = corpus.images.place(example.image)[0] if example.image >= 0 else Path()
-    return HeldOut(spec=example.spec, sample=example.sample, source=source)
+    return UniMedAdapter(LoadedCheckpoint(model=model, processor=processor, fingerprint="in training"), notices=())
 
 
 def plan_uni_med(config: str, overrides: tuple[str, ...], data_dir: Path | None) -> "TrainingPlan":

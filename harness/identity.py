@@ -110,6 +110,8 @@ def answering_code(adapter: Adapter) -> dict[str, str]:
             package = ROOT / parts[0] / parts[1]
             alone = package.with_suffix(".py")
             files |= _followed({alone} if alone.is_file() else set(package.rglob("*.py")))
+    # Texts and tables that a module reads lie beside it under its name.
+    files |= {data for file in files if (data := file.with_suffix(".yaml")).is_file()}
     return {file.relative_to(ROOT).as_posix(): file_sha256(file) for file in sorted(files)}
 
 

@@ -21,8 +21,8 @@ from parity import RecordedPieces
 from PIL import Image
 
 from medbench.adapters.base import ImageSlot, Prompt
-from medbench.adapters.med_flamingo.entry import ENTRY, SPECIAL_TEXTS, Special, example_parts, prompt_parts
-from medbench.adapters.med_flamingo.examples import AUTHORS, drawn_examples
+from medbench.adapters.med_flamingo.entry import AUTHORS, ENTRY, SPECIAL_TEXTS, Special, example_parts, prompt_parts
+from medbench.adapters.med_flamingo.examples import drawn_examples
 from medbench.adapters.med_flamingo.model import MedFlamingoAdapter
 from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget

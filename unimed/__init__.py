@@ -11,17 +11,12 @@ if TYPE_CHECKING:
     from medbench.unimed.modeling import UniMedForConditionalGeneration
     from medbench.unimed.processing import UniMedProcessor
 
-_HOME = {
-    "UniMedConfig": "medbench.unimed.configuration",
-    "UniMedForConditionalGeneration": "medbench.unimed.modeling",
-    "UniMedProcessor": "medbench.unimed.processing",
-}
-
 __all__ = ["UniMedConfig", "UniMedForConditionalGeneration", "UniMedProcessor"]
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module 'unimed' has no attribute {name!r}")
-    home: object = getattr(import_module(_HOME[name]), name)
-    return home
+    homes = zip(__all__, ("configuration", "modeling", "processing"), strict=True)
+    found: object = getattr(import_module(f"medbench.unimed.{dict(homes)[name]}"), name)
+    return found

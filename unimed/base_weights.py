@@ -32,21 +32,15 @@ _VISION_PREFIX = "vision_model."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseWeights:
-    """Where the frozen weights are.
+    """Where the frozen weights are."""
 
-    Attributes:
-        language_model: Folder of a LLaMA-architecture model, or its name on the Hub.
-        vision: `eva_vit_g.pth`, or a folder or file of safetensors with `vision_model.*` (BLIP-2 on the Hub).
-    """
-
-    language_model: str
-    vision: str
+    language_model: str  # Folder of a LLaMA-architecture model, or its name on the Hub.
+    vision: str  # `eva_vit_g.pth`, or a folder or file of safetensors with `vision_model.*` (BLIP-2 on the Hub).
 
     def resolved(self) -> "BaseWeights":
         """Return the same with paths of this machine.
 
-        Raises:
-            UsageError: If something is neither here nor in the Hub's cache nor to be downloaded.
+        UsageError if something is neither here nor in the Hub's cache nor to be downloaded.
         """
         vision = Path(self.vision).expanduser()
         if not vision.exists():
@@ -77,8 +71,7 @@ def _sampled(path: Path) -> dict[str, str]:
 def read_language_config(folder: Path) -> LlamaConfig:
     """Return the configuration of a LLaMA-architecture model.
 
-    Raises:
-        DataError: If the folder has none, or it is of another architecture.
+    DataError if the folder has none, or it is of another architecture.
     """
     try:
         values, _ = LlamaConfig.get_config_dict(folder)
@@ -95,19 +88,14 @@ def read_language_config(folder: Path) -> LlamaConfig:
 def configure(base: BaseWeights, settings: dict[str, Any], *, vision: dict[str, Any] | None = None) -> UniMedConfig:
     """Return the configuration of a model on `base`: the language model's from its folder, the rest from `settings`.
 
-    Raises:
-        UsageError: If a field is unknown or the combination cannot work.
+    UsageError if a field is unknown or the combination cannot work.
     """
     text = read_language_config(Path(base.language_model))
     return checked_config(vision_config=vision or {}, text_config=text.to_dict(), **settings)
 
 
 def checked_config(**settings: Any) -> UniMedConfig:
-    """Return a configuration.
-
-    Raises:
-        UsageError: If a field is unknown or the combination cannot work.
-    """
+    """Return a configuration; UsageError if a field is unknown or the combination cannot work."""
     refuse_unknown("UniMedConfig", settings, UniMedConfig)
     refuse_unknown("The vision tower", settings.get("vision_config") or {}, Blip2VisionConfig)
     try:
@@ -119,8 +107,7 @@ def checked_config(**settings: Any) -> UniMedConfig:
 def refuse_unknown(owner: str, given: Iterable[str], config: type[PreTrainedConfig]) -> None:
     """Compare names of settings with the fields of a configuration.
 
-    Raises:
-        UsageError: If there is no such field; transformers would keep it and ignore it.
+    UsageError if there is no such field; transformers would keep it and ignore it.
     """
     unknown = sorted(set(given) - set(config.__dataclass_fields__))
     if unknown:
@@ -133,8 +120,7 @@ def assemble(
 ) -> UniMedForConditionalGeneration:
     """Return a model with frozen weights of type `dtype` from `base`, and everything that learns in float32.
 
-    Raises:
-        DataError: If the base weights do not fit.
+    DataError if the base weights do not fit.
     """
     with torch.device("meta"):
         model = UniMedForConditionalGeneration(config)

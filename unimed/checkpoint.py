@@ -15,17 +15,9 @@ from transformers.utils import logging as transformers_logging
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.files import canonical_json, file_sha256, fingerprint, read_json, read_yaml_table
 from medbench.tasks.foundation.model_files import refuse_stand_ins, room_for
+from medbench.unimed import lora
 from medbench.unimed.base_weights import BaseWeights, assemble
 from medbench.unimed.configuration import UniMedConfig
-from medbench.unimed.lora import (
-    ADAPTER,
-    ADAPTER_CONFIG,
-    OLD_NAMES,
-    current_names,
-    read_adapter,
-    read_adapter_config,
-    write_adapter,
-)
 from medbench.unimed.modeling import UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.tokens import load_saved_tokenizer
@@ -48,24 +40,19 @@ class LoadedCheckpoint:
 
     model: UniMedForConditionalGeneration
     processor: UniMedProcessor
-    fingerprint: str
-    trained_on: frozenset[str]
+    fingerprint: str = ""
+    trained_on: frozenset[str] = frozenset()
 
 
 def load_checkpoint(folder: Path, *, device: str = "auto", dtype: str = "auto", merge: bool = True) -> LoadedCheckpoint:
     """Load a checkpoint folder for answering, as `medbench train` and `medbench convert` write it.
 
-    Args:
-        folder: With config.json, the tokenizer's files and either model.safetensors (a whole model) or
-            trained.safetensors and base_weights.json (what was trained, and where the frozen rest is).
-        device: `auto` takes CUDA, then MPS, then the CPU.
-        dtype: `auto` takes float32 on the CPU and bfloat16 elsewhere.
-        merge: Whether to fold LoRA into the frozen weights: the same function with fewer steps per token.
+    DataError if a file is missing or broken, or a weight is missing, unexpected or of another shape; UsageError if the
+    device or the base weights are not there, or the adapter is no LoRA; RunError if there is no room for it.
 
-    Raises:
-        DataError: If a file is missing or broken, or a weight is missing, unexpected or of another shape.
-        UsageError: If the device or the base weights are not there, or the adapter is no LoRA.
-        RunError: If there is no room for it.
+    The folder has config.json, the tokenizer's files and either model.safetensors (a whole model) or
+    trained.safetensors and base_weights.json (what was trained, and where the frozen rest is). Device and type: see
+    `device_and_dtype`. `merge` folds LoRA into the frozen weights: the same function with fewer steps per token.
     """
     files = _weight_files(folder)
     refuse_stand_ins(folder)
@@ -90,30 +77,19 @@ def _identity_of(path: Path) -> str:
     """Return the hash of a file; of the notes on base weights, what they are and not where."""
     if path.name == BASE_FILE:
         return fingerprint(read_json(path)["identity"])
-    if path.name == ADAPTER_CONFIG:
+    if path.name == lora.ADAPTER_CONFIG:
         return fingerprint(read_json(path) | {"base_model_name_or_path": None})
     return file_sha256(path)
 
 
 def write_checkpoint(
-    model: UniMedForConditionalGeneration,
-    processor: UniMedProcessor,
-    folder: Path,
-    *,
-    base: BaseWeights | None = None,
-    state: State | None = None,
-) -> None:
-    """Write a checkpoint folder.
+    model: UniMedForConditionalGeneration, processor: UniMedProcessor, folder: Path, *, base: BaseWeights | None = None,
+    state: State | None = None
+) -> None:  # fmt: skip
+    """Write a checkpoint folder; OSError, SafetensorError, RuntimeError if the disk is full or not to be written to.
 
-    Args:
-        model: Its configuration, and its weights unless `state` is given.
-        processor: Tokenizer and prompts.
-        folder: Where to; made if need be.
-        base: Where the frozen weights came from; then only what is trained is written. None writes the whole model.
-        state: The weights, if they were gathered already (trained ones with `base`, all without).
-
-    Raises:
-        OSError, SafetensorError, RuntimeError: If the disk is full or not to be written to.
+    With the `base` that the frozen weights came from only what is trained is written, without it the whole model.
+    `state` has the weights, if they were gathered already (trained ones with `base`, all without).
     """
     folder.mkdir(parents=True, exist_ok=True)
     tied = set(model.all_tied_weights_keys)
@@ -128,7 +104,7 @@ def write_checkpoint(
         model.config.save_pretrained(folder)
         adapted = set()
         if model.config.language_tuning == "lora":
-            adapted = write_adapter(model.language_model, tensors, folder, base.language_model)
+            adapted = lora.write_adapter(model.language_model, tensors, folder, base.language_model)
         rest = {name: tensor for name, tensor in tensors.items() if name not in adapted}
         save_file(rest, folder / TRAINED, metadata={"format": "pt"})
         document = {"paths": asdict(base), "identity": base.identity()}
@@ -144,8 +120,7 @@ def is_whole(folder: Path) -> bool:
 def base_of(folder: Path) -> BaseWeights:
     """Return where the frozen weights of a checkpoint are, after a look that they are the same as then.
 
-    Raises:
-        DataError: If they are others, or the note is broken.
+    DataError if they are others, or the note is broken.
     """
     document = read_json(folder / BASE_FILE)
     try:
@@ -167,7 +142,8 @@ def _weight_files(folder: Path) -> tuple[str, ...]:
     missing = [name for name in ALWAYS if not (folder / name).is_file()]
     files: tuple[str, ...] = (WHOLE,)
     if (folder / BASE_FILE).is_file():
-        files = (BASE_FILE, TRAINED, *((ADAPTER_CONFIG, ADAPTER) if (folder / ADAPTER_CONFIG).is_file() else ()))
+        adapter = (lora.ADAPTER_CONFIG, lora.ADAPTER) if (folder / lora.ADAPTER_CONFIG).is_file() else ()
+        files = (BASE_FILE, TRAINED, *adapter)
     elif (folder / WHOLE_SHARDED).is_file():
         files = (WHOLE_SHARDED, *sorted(set(read_json(folder / WHOLE_SHARDED).get("weight_map", {}).values())))
     missing += [name for name in files if not (folder / name).is_file()]
@@ -183,8 +159,7 @@ def _weight_files(folder: Path) -> tuple[str, ...]:
 def read_config(folder: Path) -> UniMedConfig:
     """Return the configuration of a checkpoint folder.
 
-    Raises:
-        DataError: If it cannot be read or asks for something impossible.
+    DataError if it cannot be read or asks for something impossible.
     """
     try:
         return UniMedConfig.from_pretrained(folder, trust_remote_code=False)
@@ -195,23 +170,22 @@ def read_config(folder: Path) -> UniMedConfig:
 def load_on_base(folder: Path, dtype: torch.dtype, *, adapter: Path | None = None) -> UniMedForConditionalGeneration:
     """Return the model of a folder on base weights, what was trained in float32.
 
-    Raises:
-        DataError: If a file is missing or broken, or a weight is missing, unexpected or of another shape.
-        UsageError: If the adapter is no LoRA.
+    DataError if a file is missing or broken, or a weight is missing, unexpected or of another shape; UsageError if the
+    adapter is no LoRA.
     """
     config, source = read_config(folder), adapter or folder
-    tensors = current_names(read_tensors(folder / TRAINED, "Copy the checkpoint again."), config)
+    tensors = lora.current_names(read_tensors(folder / TRAINED, "Copy the checkpoint again."), config)
     chosen = None
-    if (source / ADAPTER_CONFIG).is_file() or adapter:
+    if (source / lora.ADAPTER_CONFIG).is_file() or adapter:
         if config.language_tuning not in {"lora", "none"}:
             raise UsageError(
                 f"The language model was tuned by {config.language_tuning!r}, where a LoRA ({source}) has no meaning.",
                 "Give a checkpoint whose language model has LoRA, or is untuned.",
             )
-        chosen = read_adapter_config(source)
+        chosen = lora.read_adapter_config(source)
         config.language_tuning, config.lora_rank, config.lora_alpha = "lora", chosen.r, chosen.lora_alpha
         others = {name: tensor for name, tensor in tensors.items() if adapter is None or ".lora_" not in name}
-        tensors = others | read_adapter(source)
+        tensors = others | lora.read_adapter(source)
     model = assemble(config, base_of(folder), dtype=dtype, adapter=chosen)
     copy_into(model.trainable(), tensors, str(source if chosen else folder / TRAINED))
     return model
@@ -221,7 +195,7 @@ def _load_whole(folder: Path, dtype: torch.dtype) -> UniMedForConditionalGenerat
     config = read_config(folder)
     model: UniMedForConditionalGeneration = strict_from_pretrained(
         UniMedForConditionalGeneration, folder, config=config, dtype=dtype,
-        key_mapping=OLD_NAMES if config.language_tuning == "lora" else None,
+        key_mapping=lora.OLD_NAMES if config.language_tuning == "lora" else None,
         unreadable=lambda error: DataError(
             f"The checkpoint {folder} cannot be read: {error}", "Copy it again or train it anew."
         ),
@@ -232,15 +206,14 @@ def _load_whole(folder: Path, dtype: torch.dtype) -> UniMedForConditionalGenerat
 def restore_weights(model: UniMedForConditionalGeneration, folder: Path) -> None:
     """Put the weights of a checkpoint of the same training into `model`.
 
-    Raises:
-        DataError: If they cannot be read or do not fit.
+    DataError if they cannot be read or do not fit.
     """
     hint = "Delete this checkpoint and resume from the one before."
     if not is_whole(folder):
-        tensors = current_names(read_tensors(folder / TRAINED, hint), model.config)
-        adapter = read_adapter(folder) if (folder / ADAPTER_CONFIG).is_file() else {}
+        tensors = lora.current_names(read_tensors(folder / TRAINED, hint), model.config)
+        adapter = lora.read_adapter(folder) if (folder / lora.ADAPTER_CONFIG).is_file() else {}
         copy_into(model.trainable(), tensors | adapter, str(folder))
         return
-    whole = current_names(read_tensors(folder / WHOLE, hint), model.config)
+    whole = lora.current_names(read_tensors(folder / WHOLE, hint), model.config)
     tied = set(model.all_tied_weights_keys)
     copy_into({name: one for name, one in model.state_dict().items() if name not in tied}, whole, str(folder))

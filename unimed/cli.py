@@ -18,15 +18,9 @@ from medbench.tasks.foundation.errors import UsageError
 @click.option("--merge-lora", is_flag=True, help="Also fold LoRA into the language model (folders only).")
 @click.option("--adapter", type=click.Path(path_type=Path), help="Folder of a LoRA in peft's format to put in.")
 def convert_command(
-    source: Path,
-    output: Path,
-    vision_weights: str | None,
-    language_model: str | None,
-    sizes: tuple[str, ...],
-    standalone: bool,
-    merge_lora: bool,
-    adapter: Path | None,
-) -> None:
+    source: Path, output: Path, vision_weights: str | None, language_model: str | None, sizes: tuple[str, ...],
+    standalone: bool, merge_lora: bool, adapter: Path | None
+) -> None:  # fmt: skip
     """Convert a Uni-Med checkpoint.
 
     From the authors' format (checkpoint_0.pth) into a folder, from a folder into the authors' format, or from a folder

@@ -15,62 +15,47 @@ POOLED_PATCHES = 4
 
 @strict
 class UniMedConfig(PreTrainedConfig):
-    """Configuration of `UniMedForConditionalGeneration`.
-
-    Attributes:
-        vision_config: The ViT; 39 blocks of EVA ViT-G/14 at 224 px by default.
-        text_config: The LLaMA-architecture language model; LLaMA-2-7B by default.
-        resample_method: How the patch grid becomes visual tokens (paper section 3.2): `projection` concatenates
-            `resample_rate` consecutive tokens of a row, `avgpool` and `maxpool` pool 2 x 2 patches.
-        resample_rate: alpha of the paper, 1, 2 or 4; 4 for the pooling methods.
-        connector_type: `moe` (CMoE), or one projector for all tasks: `linear`, `mlp2x_gelu`, `mlp3x_gelu`.
-        num_experts: N, experts of a `moe` connector.
-        expert_type: `mlp` (linear, GELU, linear) or `linear`.
-        router_type: How experts are weighted (paper section 3.3): `constant` equally (Eq. 11), `hard` one expert per
-            task (Eq. 12), `sparse` a softmax over the best `sparse_top_k` (Eq. 13, as the official code has it),
-            `soft` normalised sigmoids (Eq. 14, and what the official code does).
-        router_input: What a sparse or soft router sees: `token`, `task`, or both (`token_and_task`).
-        router_hidden_size: Width of the router's hidden layer; None means four times its input, as official.
-        sparse_top_k: Experts per token of a sparse router.
-        task_tokens: Whether the model has one learned vision token per task (Table 5); None means where the router
-            reads them. The connector has none that nobody reads, so False needs a router that does not.
-        task_token_size: Channels of a task token; None means those of a visual token.
-        text_identifiers: Whether prompts carry `[vqa]`, `[refer]`, ... (Table 5).
-        language_tuning: What is trained in the language model: `lora`, `lora_moe` (Eq. 15), `full` or `none`.
-        lora_rank: Rank of each low-rank pair; the paper uses 4 to 64, and 4 with `lora_moe`.
-        lora_alpha: The pair's output is scaled by `lora_alpha / lora_rank`.
-        lora_dropout: Dropout on the input of the pairs while training.
-        lora_experts: N, pairs per linear layer of `lora_moe`.
-        lora_top_k: Pairs that a `lora_moe` router chooses per token.
-        image_token_id: Id of the placeholder that stands for one visual token in `input_ids`.
-        prompt_style: `official`: token ids as the official code feeds them, with two BOS when generating and texts cut
-            at 50 words; `clean`: one BOS, one space before the closing tag, nothing cut.
-    """
+    """Configuration of `UniMedForConditionalGeneration`."""
 
     model_type = "uni_med"
     sub_configs = {"vision_config": Blip2VisionConfig, "text_config": LlamaConfig}  # noqa: RUF012 - transformers' protocol
 
+    # The ViT; 39 blocks of EVA ViT-G/14 at 224 px by default.
     vision_config: dict[str, Any] | PreTrainedConfig | None = None
+    # The LLaMA-architecture language model; LLaMA-2-7B by default.
     text_config: dict[str, Any] | PreTrainedConfig | None = None
+    # How the patch grid becomes visual tokens (paper section 3.2): `projection` concatenates `resample_rate`
+    # consecutive tokens of a row, `avgpool` and `maxpool` pool 2 x 2 patches.
     resample_method: Literal["projection", "avgpool", "maxpool"] = "projection"
-    resample_rate: int = 4
+    resample_rate: int = 4  # Alpha of the paper, 1, 2 or 4; 4 for the pooling methods.
+    # `moe` (CMoE), or one projector for all tasks: `linear`, `mlp2x_gelu`, `mlp3x_gelu`.
     connector_type: Literal["moe", "linear", "mlp2x_gelu", "mlp3x_gelu"] = "moe"
-    num_experts: int = 5
-    expert_type: Literal["mlp", "linear"] = "mlp"
+    num_experts: int = 5  # N, experts of a `moe` connector.
+    expert_type: Literal["mlp", "linear"] = "mlp"  # `mlp` (linear, GELU, linear) or `linear`.
+    # How experts are weighted (paper section 3.3): `constant` equally (Eq. 11), `hard` one expert per task (Eq. 12),
+    # `sparse` a softmax over the best `sparse_top_k` (Eq. 13, as the official code has it), `soft` normalised sigmoids
+    # (Eq. 14, and what the official code does).
     router_type: Literal["constant", "hard", "sparse", "soft"] = "soft"
+    # What a sparse or soft router sees: `token`, `task`, or both (`token_and_task`).
     router_input: Literal["token", "task", "token_and_task"] = "token_and_task"
+    # Width of the router's hidden layer; None means four times its input, as official.
     router_hidden_size: int | None = None
-    sparse_top_k: int = 2
+    sparse_top_k: int = 2  # Experts per token of a sparse router.
+    # Whether the model has one learned vision token per task (Table 5); None means where the router reads them. The
+    # connector has none that nobody reads, so False needs a router that does not.
     task_tokens: bool | None = None
-    task_token_size: int | None = None
-    text_identifiers: bool = True
+    task_token_size: int | None = None  # Channels of a task token; None means those of a visual token.
+    text_identifiers: bool = True  # Whether prompts carry `[vqa]`, `[refer]`, ... (Table 5).
+    # What is trained in the language model: `lora`, `lora_moe` (Eq. 15), `full` or `none`.
     language_tuning: Literal["lora", "lora_moe", "full", "none"] = "lora"
-    lora_rank: int = 8
-    lora_alpha: int | float = 16
-    lora_dropout: int | float = 0.05
-    lora_experts: int = 5
-    lora_top_k: int = 2
-    image_token_id: int | None = None
+    lora_rank: int = 8  # Rank of each low-rank pair; the paper uses 4 to 64, and 4 with `lora_moe`.
+    lora_alpha: int | float = 16  # The pair's output is scaled by `lora_alpha / lora_rank`.
+    lora_dropout: int | float = 0.05  # Dropout on the input of the pairs while training.
+    lora_experts: int = 5  # N, pairs per linear layer of `lora_moe`.
+    lora_top_k: int = 2  # Pairs that a `lora_moe` router chooses per token.
+    image_token_id: int | None = None  # Id of the placeholder that stands for one visual token in `input_ids`.
+    # `official`: token ids as the official code feeds them, with two BOS when generating and texts cut at 50 words;
+    # `clean`: one BOS, one space before the closing tag, nothing cut.
     prompt_style: Literal["official", "clean"] = "clean"
     tie_word_embeddings: bool = False
 

@@ -77,9 +77,6 @@ class Connector(nn.Module):
 
     It owns what it uses and nothing else: the official code also builds, trains with zero gradient and saves a router
     for the constant and the hard type, and task tokens where no one reads them.
-
-    Attributes:
-        watch: Called with the mean weight of each expert [N] at every pass, or None.
     """
 
     def __init__(self, config: UniMedConfig) -> None:
@@ -87,6 +84,7 @@ class Connector(nn.Module):
         width, output = config.connector_width, config.text.hidden_size
         self.router_type = config.router_type
         self.num_experts = config.num_experts
+        # Called with the mean weight of each expert [N] at every pass.
         self.watch: Callable[[torch.Tensor], None] | None = None
         if not config.is_moe:
             self.projector = _mlp(config.connector_type, width, output)

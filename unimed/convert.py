@@ -7,6 +7,7 @@ import torch
 from safetensors import SafetensorError
 
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
+from medbench.tasks.foundation.files import read_yaml_table
 from medbench.unimed.base_weights import BaseWeights, assemble, processor_on, read_language_config
 from medbench.unimed.checkpoint import (
     LoadedCheckpoint,
@@ -22,53 +23,17 @@ from medbench.unimed.official import config_of, load_official, read_official, wr
 from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.tokens import load_saved_tokenizer
 
-_CARD = """---
-library_name: transformers
-pipeline_tag: image-text-to-text
-tags: [medical, uni-med]
----
-
-# Uni-Med
-
-A Uni-Med (arXiv 2409.17508): frozen ViT, resampler, connector, LLaMA. {tasks}
-
-| part | here |
-| --- | --- |
-| resampler | {resampler} |
-| connector | {connector} |
-| language model | {language} |
-| prompts | {prompts} |
-
-```python
-import medbench.unimed.auto  # from the package medbench
-from transformers import AutoModelForImageTextToText, AutoProcessor
-
-processor = AutoProcessor.from_pretrained(FOLDER, trust_remote_code=False)
-model = AutoModelForImageTextToText.from_pretrained(FOLDER, trust_remote_code=False)
-inputs = processor.instruct("vqa", ["Which organ is shown?"], [picture])
-answer = model.generate(**inputs, max_new_tokens=40)
-```
-
-The licences of the language model and of the vision tower hold for these weights too. Not for clinical use.
-"""
-
 
 def from_authors(
     source: Path, output: Path, base: BaseWeights, *, vision: Mapping[str, int] | None = None, standalone: bool = False
 ) -> None:
     """Write a folder for a checkpoint of the authors' code and the base weights it was trained on.
 
-    Args:
-        source: `checkpoint_<epoch>.pth`.
-        output: New folder.
-        base: The frozen weights.
-        vision: Sizes of the ViT that differ from EVA ViT-G/14.
-        standalone: Whether to write the base weights too, as a whole model.
+    DataError if a file is broken or the parts do not fit together; UsageError if base weights are not there; RunError
+    if `output` cannot be written.
 
-    Raises:
-        DataError: If a file is broken or the parts do not fit together.
-        UsageError: If base weights are not there.
-        RunError: If `output` cannot be written.
+    `vision` are sizes of the ViT that differ from EVA ViT-G/14; `standalone` writes the base weights too, as a whole
+    model.
     """
     base = base.resolved()
     checkpoint = read_official(source)
@@ -77,16 +42,14 @@ def from_authors(
     processor = processor_on(base, config)
     model = assemble(config, base, dtype=torch.float32)
     load_official(model, checkpoint, str(source))
-    loaded = LoadedCheckpoint(model=model, processor=processor, fingerprint="", trained_on=frozenset())
-    _write(loaded, output, None if standalone else base)
+    _write(LoadedCheckpoint(model=model, processor=processor), output, None if standalone else base)
 
 
 def to_authors(source: Path, output: Path) -> tuple[str, ...]:
     """Write a folder's trained weights as the authors' code does; return what it would have written in vain.
 
-    Raises:
-        DataError: If the folder is broken, or the format has no place for such a model.
-        RunError: If `output` cannot be written.
+    DataError if the folder is broken, or the format has no place for such a model; RunError if `output` cannot be
+    written.
     """
     model = _load(source).model
     if is_whole(source) and model.config.language_tuning == "none":
@@ -104,10 +67,8 @@ def to_authors(source: Path, output: Path) -> tuple[str, ...]:
 def to_whole(source: Path, output: Path, *, merge_lora: bool = False) -> None:
     """Write a whole model, ready for `push_to_hub`, for a folder on base weights.
 
-    Raises:
-        DataError: If the folder is broken or its base weights changed.
-        UsageError: If there is LoRA-MoE to be merged, or LoRA that only an adapter can describe is not.
-        RunError: If `output` cannot be written.
+    DataError if the folder is broken or its base weights changed; UsageError if there is LoRA-MoE to be merged, or LoRA
+    that only an adapter can describe is not; RunError if `output` cannot be written.
     """
     loaded = _load(source)
     model, config = loaded.model, loaded.model.config
@@ -125,10 +86,8 @@ def to_whole(source: Path, output: Path, *, merge_lora: bool = False) -> None:
 def with_adapter(source: Path, adapter: Path, output: Path) -> None:
     """Write a folder on base weights whose language model has a LoRA in peft's format in place of its own.
 
-    Raises:
-        DataError: If a folder is broken, or the adapter does not fit the language model.
-        UsageError: If `source` is no folder on base weights, or the adapter is no LoRA.
-        RunError: If `output` cannot be written.
+    DataError if a folder is broken, or the adapter does not fit the language model; UsageError if `source` is no folder
+    on base weights, or the adapter is no LoRA; RunError if `output` cannot be written.
     """
     _refuse_no_folder(source)
     if is_whole(source):
@@ -138,8 +97,7 @@ def with_adapter(source: Path, adapter: Path, output: Path) -> None:
         )  # fmt: skip
     model = load_on_base(source, torch.float32, adapter=adapter)
     processor = UniMedProcessor.of_model(load_saved_tokenizer(source), model.config)
-    loaded = LoadedCheckpoint(model=model, processor=processor, fingerprint="", trained_on=frozenset())
-    _write(loaded, output, base_of(source))
+    _write(LoadedCheckpoint(model=model, processor=processor), output, base_of(source))
 
 
 def _refuse_no_folder(source: Path) -> None:
@@ -169,7 +127,8 @@ def model_card(config: UniMedConfig, trained_on: Iterable[str]) -> str:
     names = ", ".join(sorted(trained_on))
     experts = f"{config.num_experts} {config.expert_type} experts, {config.router_type} router"
     layers, width = config.text.num_hidden_layers, config.text.hidden_size
-    return _CARD.format(
+    card: str = read_yaml_table(Path(__file__).with_suffix(".yaml"))["card"]
+    return card.format(
         tasks=f"Trained on the train splits of {names}." if names else "What it was trained on is not recorded.",
         resampler=f"{config.resample_method}, rate {config.resample_rate}",
         connector=experts if config.is_moe else config.connector_type,

@@ -122,10 +122,7 @@ def add_low_rank(model: nn.Module, config: UniMedConfig, adapter: "LoraConfig | 
     """Adapt the linear layers of the blocks of a LLaMA in place; the base weights stay the same objects.
 
     Give the language model alone, so that nothing else is frozen or adapted; `adapter` is another LoRA than the
-    configuration's.
-
-    Raises:
-        DataError: If the adapter names layers that are not there, or cannot be.
+    configuration's. DataError if the adapter names layers that are not there, or cannot be.
     """
     if config.language_tuning == "lora_moe":
         for parent in list(model.modules()):
@@ -166,8 +163,7 @@ def _to_float32(layer: Any) -> None:  # noqa: ANN401 - a layer of peft
 def merge_low_rank(model: nn.Module) -> None:
     """Fold every LoRA into its frozen weight in place; the model computes the same with fewer steps.
 
-    Raises:
-        ValueError: If there are mixtures of pairs: their weights depend on the input, so there is nothing to fold.
+    ValueError if there are mixtures of pairs: their weights depend on the input, so there is nothing to fold.
     """
     if any(isinstance(layer, LoraMoeLinear) for layer in model.modules()):
         raise ValueError("A LoRA-MoE layer cannot be merged: which pairs it uses depends on the token.")
@@ -192,13 +188,10 @@ def current_names(tensors: Mapping[str, T], config: UniMedConfig) -> dict[str, T
     """Return what is kept by the names of weights under today's, which are peft's; older versions had names of ours."""
     if config.language_tuning != "lora":
         return dict(tensors)
-    return {_current(name): tensor for name, tensor in tensors.items()}
-
-
-def _current(name: str) -> str:
+    named = dict(tensors)
     for pattern, replacement in OLD_NAMES.items():
-        name = re.sub(pattern, replacement, name)
-    return name
+        named = {re.sub(pattern, replacement, name): tensor for name, tensor in named.items()}
+    return named
 
 
 OLD_NAMES = {
@@ -225,9 +218,8 @@ def write_adapter(model: nn.Module, trained: Mapping[str, torch.Tensor], folder:
 def read_adapter_config(folder: Path) -> "LoraConfig":
     """Return the configuration of a LoRA in peft's format.
 
-    Raises:
-        DataError: If it cannot be read.
-        UsageError: If it is no LoRA, or of a kind that changes more than linear layers of the blocks.
+    DataError if it cannot be read; UsageError if it is no LoRA, or of a kind that changes more than linear layers of
+    the blocks.
     """
     from peft import LoraConfig, PeftConfig
 
@@ -255,8 +247,7 @@ def read_adapter_config(folder: Path) -> "LoraConfig":
 def read_adapter(folder: Path) -> dict[str, torch.Tensor]:
     """Return the weights of a LoRA in peft's format by the names of the whole model.
 
-    Raises:
-        DataError: If the file cannot be read.
+    DataError if the file cannot be read.
     """
     file = folder / ADAPTER
     if not file.is_file() and file.with_suffix(".bin").is_file():

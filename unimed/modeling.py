@@ -59,18 +59,14 @@ class LanguageModel(LlamaForCausalLM):
 
 @dataclass
 class UniMedOutput(ModelOutput):
-    """Output of the model.
+    """Output of the model."""
 
-    Attributes:
-        loss: Mean cross-entropy over the labelled tokens of the batch, when labels were given.
-        logits: [B, L, V], or fewer positions when `logits_to_keep` was given; None when labels were given, since
-            the head then runs only where something is to be learned.
-        past_key_values: The cache of keys and values.
-    """
-
+    # Mean cross-entropy over the labelled tokens of the batch, when labels were given.
     loss: torch.Tensor | None = None
+    # [B, L, V], or fewer positions when `logits_to_keep` was given; None when labels were given, since the head then
+    # runs only where something is to be learned.
     logits: torch.Tensor | None = None
-    past_key_values: Cache | None = None
+    past_key_values: Cache | None = None  # The cache of keys and values.
 
 
 class UniMedForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -145,17 +141,12 @@ class UniMedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return visual
 
     def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        task_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        image_features: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> UniMedOutput:
-        """Run the model.
+        self, input_ids: torch.Tensor | None = None, pixel_values: torch.Tensor | None = None,
+        task_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None, labels: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None, **kwargs: Any
+    ) -> UniMedOutput:  # fmt: skip
+        """Run the model; ValueError if placeholders and images do not match.
 
         Args:
             input_ids: [B, L]; every visual token is one `config.image_token_id`.
@@ -166,9 +157,6 @@ class UniMedForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs_embeds: [B, L, D] instead of `input_ids`.
             labels: [B, L] with -100 where nothing is to be learned; shifted inside.
             **kwargs: Passed to the language model (`position_ids`, `past_key_values`, `logits_to_keep`, ...).
-
-        Raises:
-            ValueError: If placeholders and images do not match.
         """
         if inputs_embeds is None:
             if pixel_values is not None:
@@ -194,8 +182,7 @@ class UniMedForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> torch.Tensor:
         """Return embeddings [B, L, D] of `input_ids` [B, L] with visual tokens in place of the placeholders.
 
-        Raises:
-            ValueError: If placeholders and images do not match.
+        ValueError if placeholders and images do not match.
         """
         if input_ids is None:
             raise ValueError("Give input_ids or inputs_embeds.")

@@ -32,23 +32,14 @@ _ROUTER_NAMES = {_TASK_HALF: ROUTER_WEIGHT, _TOKEN_HALF: ROUTER_WEIGHT, "router.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfficialCheckpoint:
-    """What the official saver wrote, without the optimizer.
+    """What the official saver wrote, without the optimizer."""
 
-    Attributes:
-        tensors: Trained weights and buffers under the official names.
-        settings: The `model` section of the official configuration.
-    """
-
-    tensors: State
-    settings: Mapping[str, Any]
+    tensors: State  # Trained weights and buffers under the official names.
+    settings: Mapping[str, Any]  # The `model` section of the official configuration.
 
 
 def read_official(path: Path) -> OfficialCheckpoint:
-    """Read a checkpoint of the official code.
-
-    Raises:
-        DataError: If the file is broken or lacks `model` or `config`.
-    """
+    """Read a checkpoint of the official code; DataError if the file is broken or lacks `model` or `config`."""
     content = read_torch_file(path)
     config = content.get("config")
     settings = config.get("model") if isinstance(config, Mapping) else None
@@ -64,8 +55,7 @@ def read_official(path: Path) -> OfficialCheckpoint:
 def load_official(model: UniMedForConditionalGeneration, checkpoint: OfficialCheckpoint, source: str) -> None:
     """Put the trained weights of an official checkpoint into `model`, strictly.
 
-    Raises:
-        DataError: If a trained weight is missing, unknown, or of another shape.
+    DataError if a trained weight is missing, unknown, or of another shape.
     """
     model.train_what_is_tuned()
     copy_into(model.trainable(), from_official(checkpoint.tensors, model.config, model.state_dict().keys()), source)
@@ -74,11 +64,8 @@ def load_official(model: UniMedForConditionalGeneration, checkpoint: OfficialChe
 def write_official(model: UniMedForConditionalGeneration, path: Path, *, epoch: int = 0) -> tuple[str, ...]:
     """Write the trained weights of `model` as the official saver does, without an optimizer's state.
 
-    Returns:
-        Names that the official code would have saved too, although nothing reads them; its loader does not miss them.
-
-    Raises:
-        DataError: If the format has no place for such a model.
+    Return the names that the official code would have saved too, although nothing reads them; its loader does not miss
+    them. DataError if the format has no place for such a model.
     """
     settings = settings_of(model.config)
     if model.config.has_lora and not is_plain(model.language_model, model.config):
@@ -104,8 +91,7 @@ def config_of(
 ) -> UniMedConfig:
     """Return our configuration for the `model` section of an official one; what it leaves out has its defaults.
 
-    Raises:
-        DataError: If a word is unknown or the combination cannot work.
+    DataError if a word is unknown or the combination cannot work.
     """
     adapted = settings.get("lora_target_modules", ["all"])
     if list(adapted) != ["all"]:
@@ -144,11 +130,7 @@ def config_of(
 
 
 def settings_of(config: UniMedConfig) -> dict[str, Any]:
-    """Return the official `model` section for our configuration.
-
-    Raises:
-        DataError: If the official code has no word for it.
-    """
+    """Return the official `model` section for our configuration; DataError if the official code has no word for it."""
     if config.language_tuning == "lora_moe":
         raise DataError("The official code has no LoRA-MoE.", "Such a model can only be saved in our own format.")
     if config.router_hidden_size is not None and config.has_router:
@@ -208,14 +190,10 @@ def official_name(name: str, config: UniMedConfig) -> str:
 
 
 def from_official(tensors: State, config: UniMedConfig, names: Iterable[str]) -> dict[str, torch.Tensor]:
-    """Return official `tensors` under our names.
+    """Return official `tensors` under our names; DataError if the two copies of an expert's weight differ.
 
-    Returns:
-        What was recognised, under our names. Anything else keeps its official name, so that a strict comparison with
-        the model finds it; what the official code saves without using it (`dead_shapes`) is left out.
-
-    Raises:
-        DataError: If the two copies of an expert's weight differ.
+    What is not recognised keeps its official name, so that a strict comparison with the model finds it; what the
+    official code saves without using it (`dead_shapes`) is left out.
     """
     known = {official_name(name, config): name for name in names if not name.startswith(_VISION)}
     known |= {

@@ -20,13 +20,7 @@ IDENTIFIERS: dict[Kind, str] = {
     "reg": "[identify]",
     "cls": "[cls]",
 }
-CONNECTOR_TASK: dict[Kind, str] = {
-    "vqa": "vqa",
-    "rec": "refer",
-    "reg": "identify",
-    "report": "caption",
-    "cls": "cls",
-}
+CONNECTOR_TASK: dict[Kind, str] = {"vqa": "vqa", "rec": "refer", "reg": "identify", "report": "caption", "cls": "cls"}
 IMAGE_PLACEHOLDER = "<ImageHere>"
 FIXED_INPUTS = frozenset({"subject", "classes"})
 """Inputs that the official code writes into the instruction itself and therefore never cuts."""
@@ -34,17 +28,13 @@ FIXED_INPUTS = frozenset({"subject", "classes"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptForm:
-    """How a model was taught to read its instructions.
+    """How a model was taught to read its instructions."""
 
-    Attributes:
-        style: `official` gives the texts that the official code tokenises: two BOS and one space before the closing
-            tag when generating, one BOS and two spaces when training, and no text longer than 50 words. `clean` is
-            the same for both purposes: one BOS, one space, nothing cut.
-        identifiers: Whether `[vqa]`, `[refer]`, ... precede the instruction (Table 5).
-    """
-
+    # `official` gives the texts that the official code tokenises: two BOS and one space before the closing tag when
+    # generating, one BOS and two spaces when training, and no text longer than 50 words. `clean` is the same for both
+    # purposes: one BOS, one space, nothing cut.
     style: PromptStyle = "clean"
-    identifiers: bool = True
+    identifiers: bool = True  # Whether `[vqa]`, `[refer]`, ... precede the instruction (Table 5).
 
     @property
     def official(self) -> bool:
@@ -58,14 +48,10 @@ class WrappedPrompt:
 
     The parts are to be tokenised one by one, as the official code does; so nothing in the instruction can pass for an
     image placeholder.
-
-    Attributes:
-        parts: Texts; between each two of them is an image.
-        starts: BOS tokens before the first part.
     """
 
-    parts: tuple[str, ...]
-    starts: int = 1
+    parts: tuple[str, ...]  # Texts; between each two of them is an image.
+    starts: int = 1  # BOS tokens before the first part.
 
 
 def wrap(
@@ -94,8 +80,7 @@ def _official_turn(kind: Kind, text: str, images: int, purpose: Purpose) -> str:
 def instruct(spec: TaskSpec, sample: Sample, form: PromptForm, *, box: str = "", template: str | None = None) -> str:
     """Return the instruction for a sample in the style that a model was taught, without identifier and tags.
 
-    Raises:
-        DataError: If the sample lacks a field of the template.
+    DataError if the sample lacks a field of the template.
     """
     if form.official:
         inputs = {name: text if name in FIXED_INPUTS else first_words(text) for name, text in sample.inputs.items()}

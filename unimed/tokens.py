@@ -29,8 +29,7 @@ Special = TypeVar("Special")
 def read_sentencepiece(path: Path, hint: str = "Copy the language model again.") -> Any:  # noqa: ANN401 - untyped
     """Return the `SentencePieceProcessor` of a `tokenizer.model`.
 
-    Raises:
-        DataError: If the file is missing, or is no SentencePiece model.
+    DataError if the file is missing, or is no SentencePiece model.
     """
     from sentencepiece import SentencePieceProcessor
 
@@ -49,10 +48,8 @@ def llama_tokenizer(model: Any) -> PreTrainedTokenizerFast:  # noqa: ANN401 - se
     """Return a fast tokenizer with the pieces of a `SentencePieceProcessor`.
 
     It gives every text one leading space and merges by score, as SentencePiece does. The image placeholder is added
-    behind the vocabulary; it stands for visual tokens and is never embedded.
-
-    Raises:
-        DataError: If the vocabulary lacks `<s>`, `</s>` or `<unk>`.
+    behind the vocabulary; it stands for visual tokens and is never embedded. DataError if the vocabulary lacks `<s>`,
+    `</s>` or `<unk>`.
     """
     pieces = [model.id_to_piece(index) for index in range(model.get_piece_size())]
     controls = [index for index in range(len(pieces)) if model.is_control(index) or model.is_unknown(index)]
@@ -75,31 +72,26 @@ def llama_tokenizer(model: Any) -> PreTrainedTokenizerFast:  # noqa: ANN401 - se
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     backend.add_special_tokens([AddedToken(pieces[index], normalized=False, special=True) for index in controls])
-    return _with_names(backend)
+    return with_names(backend)
 
 
 def _leading_space() -> normalizers.Normalizer:
     return normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
 
 
-def _with_names(backend: Tokenizer) -> PreTrainedTokenizerFast:
+def with_names(backend: Tokenizer, pad: str = OFFICIAL_PAD) -> PreTrainedTokenizerFast:
     """Return `backend` with the names of LLaMA's special tokens."""
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token=OFFICIAL_PAD if OFFICIAL_PAD in backend.get_vocab() else "<unk>",
-        additional_special_tokens=[IMAGE_PLACEHOLDER],
+        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>",
+        pad_token=pad if pad in backend.get_vocab() else "<unk>", additional_special_tokens=[IMAGE_PLACEHOLDER],
         clean_up_tokenization_spaces=False,
-    )
+    )  # fmt: skip
 
 
 def load_language_model_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Return the tokenizer of a LLaMA-architecture model, from `tokenizer.model` if there, else `tokenizer.json`.
 
-    Raises:
-        DataError: If the folder has neither, or a file is broken.
+    DataError if the folder has neither, or a file is broken.
     """
     if (folder / "tokenizer.model").is_file():
         return llama_tokenizer(read_sentencepiece(folder / "tokenizer.model"))
@@ -114,7 +106,7 @@ def load_language_model_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     vocabulary = backend.get_vocab()
     if SPACE in vocabulary and all(name in vocabulary for name in CONTROLS):
         backend.normalizer, backend.pre_tokenizer = _leading_space(), None
-        return _with_names(backend)
+        return with_names(backend)
     # Another kind (LLaMA-3) is taken as it is, with the names that Uni-Med needs.
     tokenizer = load_saved_tokenizer(folder)
     if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
@@ -128,8 +120,7 @@ def load_language_model_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 def load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Return the tokenizer of a folder with `tokenizer.json`, as it is, which transformers' LLaMA classes do not do.
 
-    Raises:
-        DataError: If it cannot be read.
+    DataError if it cannot be read.
     """
     try:
         tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
@@ -143,21 +134,13 @@ def load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextCodec:
-    """A tokenizer whose every text starts anew, as the authors tokenise the texts between images.
+    """A tokenizer whose every text starts anew, as the authors tokenise the texts between images."""
 
-    Attributes:
-        backend: The tokenizer, with words that look like special tokens staying words.
-        begin: Id that begins a prompt, if there is one.
-        end: Id that ends an answer.
-        size: Number of tokens, added ones included.
-        added: Ids of the tokens of `added_tokens.json`, by their text.
-    """
-
-    backend: Tokenizer
-    begin: tuple[int, ...]
-    end: int
-    size: int
-    added: Mapping[str, int] = field(default_factory=dict)
+    backend: Tokenizer  # The tokenizer, with words that look like special tokens staying words.
+    begin: tuple[int, ...]  # Id that begins a prompt, if there is one.
+    end: int  # Id that ends an answer.
+    size: int  # Number of tokens, added ones included.
+    added: Mapping[str, int] = field(default_factory=dict)  # Ids of the tokens of `added_tokens.json`, by their text.
 
     def ids(self, text: str) -> tuple[int, ...]:
         """Return the ids of a stretch of text, without BOS; none of an empty one."""
@@ -178,6 +161,14 @@ class TextCodec:
             for name, run in runs
         )
 
+    def for_generation(self) -> PreTrainedTokenizerFast:
+        """Return it as a tokenizer of transformers that pads on the left, with the end token."""
+        begin, end = self.backend.id_to_token(self.begin[0]), self.backend.id_to_token(self.end)
+        return PreTrainedTokenizerFast(
+            tokenizer_object=self.backend, bos_token=begin, eos_token=end, pad_token=end, unk_token="<unk>",
+            padding_side="left", clean_up_tokenization_spaces=False,
+        )  # fmt: skip
+
     def id_of(self, token: str) -> int | None:
         """Return the id of one token by its text, None if there is no such token."""
         number: int | None = self.added.get(token, self.backend.token_to_id(token))
@@ -188,10 +179,7 @@ def load_codec(folder: Path) -> TextCodec:
     """Return the tokenizer of a checkpoint folder.
 
     `tokenizer.json` is honoured as it is; without one, `tokenizer.model` is read with the scores of its pieces. Tokens
-    of `added_tokens.json` come on top.
-
-    Raises:
-        DataError: If there is no tokenizer, or it is broken or has no end token.
+    of `added_tokens.json` come on top. DataError if there is no tokenizer, or it is broken or has no end token.
     """
     if (folder / "tokenizer.json").is_file():
         read_json(folder / "tokenizer.json")
@@ -212,12 +200,9 @@ def load_codec(folder: Path) -> TextCodec:
     file = folder / "added_tokens.json"
     added = {str(text): int(number) for text, number in read_json(file).items()} if file.is_file() else {}
     return TextCodec(
-        backend=backend,
-        begin=() if tokenizer.bos_token_id is None else (int(tokenizer.bos_token_id),),
-        end=int(tokenizer.eos_token_id),
-        size=max([size, *(number + 1 for number in added.values())]),
-        added=added,
-    )
+        backend=backend, begin=() if tokenizer.bos_token_id is None else (int(tokenizer.bos_token_id),),
+        end=int(tokenizer.eos_token_id), size=max([size, *(number + 1 for number in added.values())]), added=added,
+    )  # fmt: skip
 
 
 # SentencePiece itself
@@ -229,9 +214,7 @@ class SegmentTokenizer:
     There the text between two special tokens loses the white space beside them, and every stretch begins with a space
     of its own. Later versions do neither, and both models were trained on this.
 
-    Args:
-        model: `encode`, `decode`, `get_piece_size`, `id_to_piece`, `is_control`, `is_unknown` of sentencepiece.
-        added: The tokens that the model knows behind those, for people.
+    `model` is a `SentencePieceProcessor`, `added` the tokens that the model knows behind its pieces, for people.
     """
 
     end = EOS_ID
@@ -274,8 +257,7 @@ class SegmentTokenizer:
 def read_tokenizer(path: Path, added: Sequence[str] = ()) -> SegmentTokenizer:
     """Return the tokenizer of a `tokenizer.model`, with the tokens that are added behind its pieces.
 
-    Raises:
-        DataError: If the file is missing or broken.
+    DataError if the file is missing or broken.
     """
     hint = "Copy LLaMA's tokenizer.model (499,723 bytes) there; tokenizer.json is not read."
     return SegmentTokenizer(read_sentencepiece(path, hint), added)
@@ -284,8 +266,7 @@ def read_tokenizer(path: Path, added: Sequence[str] = ()) -> SegmentTokenizer:
 def refuse_other_vocabulary(file: Path, tokenizer: SegmentTokenizer, rows: int) -> None:
     """Compare a tokenizer with the tokens that a model knows.
 
-    Raises:
-        DataError: If they are not as many: its ids would mean something else to the model.
+    DataError if they are not as many: its ids would mean something else to the model.
     """
     if tokenizer.size != rows:
         raise DataError(

@@ -92,11 +92,8 @@ def resample(features: torch.Tensor, *, method: str, rate: int) -> torch.Tensor:
 def from_eva(tensors: Mapping[str, torch.Tensor], config: Blip2VisionConfig, source: str = "The EVA state") -> State:
     """Return the state of a `Blip2VisionModel` (without `post_layernorm`) for EVA's tensors.
 
-    Blocks behind the configured depth are dropped: Uni-Med uses the features before the last block. Position
-    embeddings of another image size are interpolated bicubically.
-
-    Raises:
-        DataError: If a needed tensor is missing or unknown.
+    Blocks behind the configured depth are dropped: Uni-Med uses the features before the last block. Position embeddings
+    of another image size are interpolated bicubically. DataError if a needed tensor is missing or unknown.
     """
     depth = int(config.num_hidden_layers)
     inside = (*_INSIDE_BLOCKS, _QUERY_BIAS, _VALUE_BIAS)

@@ -29,8 +29,7 @@ _ALONE = ("model.safetensors", "pytorch_model.bin")
 def read_torch_file(path: Path, hint: str = "") -> Mapping[str, Any]:
     """Return what `torch.save` wrote, tensors and plain values only; tensors stay on the disk until they are used.
 
-    Raises:
-        DataError: If the file is missing, broken, no mapping, or holds anything that could run code.
+    DataError if the file is missing, broken, no mapping, or holds anything that could run code.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -47,8 +46,7 @@ def read_torch_file(path: Path, hint: str = "") -> Mapping[str, Any]:
 def read_tensors(path: Path, hint: str = "") -> dict[str, torch.Tensor]:
     """Return the tensors of a safetensors file, or of a torch file, where they may also lie under `model`.
 
-    Raises:
-        DataError: If it cannot be read, or holds something else.
+    DataError if it cannot be read, or holds something else.
     """
     if path.suffix == ".safetensors":
         try:
@@ -66,22 +64,14 @@ def read_tensors(path: Path, hint: str = "") -> dict[str, torch.Tensor]:
 
 @dataclass(slots=True, kw_only=True)
 class Shards:
-    """The tensors of a folder, one at a time: models of many gigabytes in little memory.
+    """The tensors of a folder, one at a time: models of many gigabytes in little memory."""
 
-    Attributes:
-        files: The file of each tensor, by its name.
-        opened: Torch files that were looked into; their tensors stay on the disk until they are used.
-    """
-
-    files: Mapping[str, Path]
+    files: Mapping[str, Path]  # The file of each tensor, by its name.
+    # Torch files that were looked into; their tensors stay on the disk until they are used.
     opened: dict[Path, State] = field(default_factory=dict)
 
     def tensor(self, name: str) -> torch.Tensor:
-        """Return one tensor.
-
-        Raises:
-            DataError: If its file is broken.
-        """
+        """Return one tensor; DataError if its file is broken."""
         file = self.files[name]
         try:
             if file.suffix != ".safetensors":
@@ -109,8 +99,7 @@ class Shards:
 def open_shards(folder: Path) -> Shards:
     """Return the tensors of a folder in the layout of transformers, safetensors before torch files.
 
-    Raises:
-        DataError: If there are no weights, or a file is missing or broken.
+    DataError if there are no weights, or a file is missing or broken.
     """
     for index, alone in zip(_INDEXES, _ALONE, strict=True):
         if (folder / index).is_file():
@@ -124,11 +113,7 @@ def open_shards(folder: Path) -> Shards:
 
 
 def indexed_files(index: Path) -> Mapping[str, str]:
-    """Return the file of each tensor that an index names.
-
-    Raises:
-        DataError: If one of the files is not there.
-    """
+    """Return the file of each tensor that an index names; DataError if one of the files is not there."""
     files: Mapping[str, str] = read_json(index).get("weight_map", {})
     missing = sorted({str(file) for file in files.values() if not inside(index.parent, str(file)).is_file()})
     if missing:
@@ -154,14 +139,9 @@ def write_shards(
 ) -> None:
     """Write tensors as safetensors with an index, holding no more than one shard in memory.
 
-    Args:
-        folder: Where to; made if need be.
-        sizes: Bytes of each tensor by its name, in order.
-        tensor: Makes one of them.
-        shard_bytes: Most bytes in a shard; one tensor always fits.
+    OSError, SafetensorError if the disk is full or not to be written to.
 
-    Raises:
-        OSError, SafetensorError: If the disk is full or not to be written to.
+    `sizes` are the bytes of each tensor by its name, in order; `tensor` makes one of them, which always fits a shard.
     """
     folder.mkdir(parents=True, exist_ok=True)
     groups: list[list[str]] = [[]]

@@ -37,12 +37,9 @@ _MISFIT = "Nothing was loaded: random weights give random answers. Use the weigh
 def device_and_dtype(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
     """Return where a model runs and the type of its weights, for the words of the command line.
 
-    Args:
-        device: `auto` takes CUDA, then MPS, then the CPU.
-        dtype: `auto` is exact (float32) on the CPU and bfloat16 elsewhere.
+    UsageError if this machine or this build of torch does not have the device.
 
-    Raises:
-        UsageError: If this machine or this build of torch does not have the device.
+    `auto` takes CUDA, then MPS, then the CPU; the type `auto` is exact (float32) on the CPU and bfloat16 elsewhere.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
@@ -61,17 +58,9 @@ def find_folder(
 ) -> tuple[Path, str]:
     """Return the folder of a model and its full commit on the Hub, which is empty for a folder of the user's own.
 
-    What lies in the Hub's cache needs no network.
+    What lies in the Hub's cache needs no network. UsageError if it is neither here nor to be downloaded.
 
-    Args:
-        name: Folder, or repository on the Hub.
-        files: Patterns of the files that are needed.
-        what: The subject of the message, such as `The language model 'x'`.
-        hint: What to do if it is not there.
-        revision: Of the repository.
-
-    Raises:
-        UsageError: If it is neither here nor to be downloaded.
+    `files` are patterns of what is needed, `what` is the subject of the message, such as `The language model 'x'`.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -95,21 +84,13 @@ def some_of(names: Iterable[str]) -> str:
 
 
 def refuse_other_names(source: str, given: Iterable[str], expected: Iterable[str]) -> None:
-    """Compare names of weights.
-
-    Raises:
-        DataError: If one is missing or unknown.
-    """
+    """Compare names of weights; DataError if one is missing or unknown."""
     have, need = set(given), set(expected)
     _refuse(source, {"missing": need - have, "unexpected": have - need})
 
 
 def refuse_misfits(source: str, given: State, expected: State) -> None:
-    """Compare names and shapes of weights.
-
-    Raises:
-        DataError: If one is missing, unknown or of another shape.
-    """
+    """Compare names and shapes of weights; DataError if one is missing, unknown or of another shape."""
     refuse_other_names(source, given, expected)
     wrong = {
         f"{name} {list(tensor.shape)} instead of {list(expected[name].shape)}"
@@ -122,13 +103,9 @@ def refuse_misfits(source: str, given: State, expected: State) -> None:
 def refuse_loading_info(source: str, info: Mapping[str, Any], *, harmless: Names = ()) -> None:
     """Look at what transformers' `from_pretrained` reports beside a model.
 
-    Args:
-        source: What was loaded.
-        info: The report.
-        harmless: Ends of the names of unexpected tensors that follow from the configuration anyway.
+    DataError if a weight was missing, unknown or of another shape.
 
-    Raises:
-        DataError: If a weight was missing, unknown or of another shape.
+    `harmless` are ends of the names of unexpected tensors that follow from the configuration anyway.
     """
     found = {
         word: {str(key[0] if isinstance(key, tuple) else key) for key in info.get(f"{word}_keys") or ()}
@@ -145,11 +122,7 @@ def _refuse(source: str, problems: Mapping[str, set[str]]) -> None:
 
 
 def refuse_other_numbers(source: str, state: State) -> None:
-    """Look that weights are floating-point numbers.
-
-    Raises:
-        DataError: If some are not, as in quantised checkpoints.
-    """
+    """Look that weights are floating-point numbers; DataError if some are not, as in quantised checkpoints."""
     other = [f"{name} of {tensor.dtype}" for name, tensor in state.items() if not tensor.is_floating_point()]
     if other:
         raise DataError(
@@ -159,11 +132,7 @@ def refuse_other_numbers(source: str, state: State) -> None:
 
 
 def refuse_different(source: str, copies: Iterable[tuple[str, torch.Tensor, torch.Tensor]]) -> None:
-    """Compare weights that a checkpoint holds twice, each with its name.
-
-    Raises:
-        DataError: If the two of a name differ.
-    """
+    """Compare weights that a checkpoint holds twice, each with its name; DataError if the two of a name differ."""
     different = [name for name, first, second in copies if not torch.equal(first, second)]
     if different:
         raise DataError(
@@ -195,15 +164,10 @@ def strict_from_pretrained(
 ) -> Any:  # noqa: ANN401 - of that class
     """Load a model of transformers, every weight or none; no code of the folder is run.
 
-    Args:
-        kind: The model's class.
-        folder: Its folder.
-        harmless: Ends of the names of tensors that may lie in the folder without being read.
-        unreadable: Makes the error of what a library raised; by default a DataError.
-        **options: Of `from_pretrained`: `config`, `dtype`, `key_mapping`, ...
+    DataError if a weight is missing, unexpected or of another shape, or a file is broken.
 
-    Raises:
-        DataError: If a weight is missing, unexpected or of another shape, or a file is broken.
+    `harmless` are ends of names of tensors that may lie in the folder without being read; `unreadable` makes the error
+    of what a library raised, by default a DataError; `options` are those of `from_pretrained`.
     """
     model, info = reported_from_pretrained(kind, folder, unreadable=unreadable, **options)
     refuse_loading_info(str(folder), info, harmless=harmless)
@@ -242,9 +206,8 @@ def reported_from_pretrained(
 def fill(module: nn.Module, state: State, source: str, *, device: torch.device, dtype: torch.dtype) -> None:
     """Give a module of the meta device its weights, one after another, so that no second copy is held.
 
-    Raises:
-        DataError: If a weight is missing, unexpected, of another shape or no floating-point number.
-        RunError: If the device has no room for them.
+    DataError if a weight is missing, unexpected, of another shape or no floating-point number; RunError if the device
+    has no room for them.
     """
     refuse_misfits(source, state, module.state_dict())
     refuse_other_numbers(source, state)
@@ -268,9 +231,8 @@ def filled_llama(
 ) -> LlamaT:  # fmt: skip
     """Return a LLaMA that `kind` makes of a configuration, with all of its weights from `state`.
 
-    Raises:
-        DataError: If a weight is missing, unexpected or of another shape, or there can be no model of this `config`.
-        RunError: If the device has no room for it.
+    DataError if a weight is missing, unexpected or of another shape, or there can be no model of this `config`;
+    RunError if the device has no room for it.
     """
     try:
         with torch.device("meta"):
@@ -293,8 +255,7 @@ def filled_llama(
 def copy_into(parameters: State, tensors: State, source: str) -> None:
     """Put tensors into parameters of the same names, of the parameters' own type and device.
 
-    Raises:
-        DataError: If one is missing, unexpected or of another shape.
+    DataError if one is missing, unexpected or of another shape.
     """
     refuse_misfits(source, tensors, parameters)
     with torch.no_grad():

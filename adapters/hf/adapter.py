@@ -124,8 +124,12 @@ class HfAdapter(LocalAdapter):
     @torch.inference_mode()
     def encode_images(self, pixels: Sequence[Pixels]) -> Sequence[torch.Tensor]:
         """Return visual tokens [V, D] of images; those of like shapes are computed together."""
+
+        def shapes(one: Pixels) -> list[tuple[str, torch.Size]]:
+            return [(name, value.shape[1:]) for name, value in one.items() if name != _TOKENS]
+
         features: list[torch.Tensor] = []
-        for _, alike in groupby(pixels, key=_shape_of):
+        for _, alike in groupby(pixels, key=shapes):
             features += self._encode(list(alike))
         return features
 
@@ -225,11 +229,6 @@ def _other_scaling(space: BoxSpace, scaler: Any, images: Mapping[str, Any]) -> t
         "boxes are read wrongly in pictures that come out otherwise."
     )
     return (notice,)
-
-
-def _shape_of(pixels: Pixels) -> tuple[object, ...]:
-    """Return what must be equal for images to be stacked along the first dimension."""
-    return tuple((name, value.shape[1:]) for name, value in pixels.items() if name != _TOKENS)
 
 
 def _image_token_id(loaded: Loaded) -> int:

@@ -14,7 +14,10 @@ from functools import cache, lru_cache
 from math import prod
 from pathlib import Path
 
-from medbench.adapters.base import AdapterEntry, Argument, ModelCard, plain_answer
+from pydantic import TypeAdapter
+
+from medbench.adapters.base import AdapterEntry, ModelCard, plain_answer
+from medbench.adapters.described import described
 from medbench.tasks.answers.box_space import BOX_SPACES
 from medbench.tasks.foundation.registry import imported_when_called
 
@@ -25,55 +28,21 @@ _ASK_SECONDS = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """What a published model says of itself.
+    """What a published model says of itself."""
 
-    Attributes:
-        boxes: How it writes boxes.
-        find: The words with which it was taught to find an `{object}`, answered in `boxes`. A model without such words
-            is told how to write.
-        trained_on: Tasks of ours whose datasets its card or paper names among the training data.
-        licence: Of its weights.
-    """
-
-    boxes: str = ""
+    boxes: str = ""  # How it writes boxes.
+    # The words with which it was taught to find an `{object}`, answered in `boxes`. A model without such words is told
+    # how to write.
     find: str = ""
+    # Tasks of ours whose datasets its card or paper names among the training data.
     trained_on: frozenset[str] | None = None
-    licence: str = ""
+    licence: str = ""  # Of its weights.
 
 
-FAMILIES: Mapping[str, Known] = {
-    # By `model_type` of config.json. What is not here is not known, which is not the same as no.
-    "gemma3": Known(boxes="permille-yxyx"),
-    "internvl": Known(
-        boxes="permille",
-        find="Please provide the bounding box coordinate of the region this sentence describes: <ref>{object}</ref>",
-    ),
-    "paligemma": Known(boxes="loc1024", find="detect {object}"),
-    "qwen2_vl": Known(boxes="permille"),
-    "qwen2_5_vl": Known(boxes="pixels-28"),
-    "qwen3_vl": Known(boxes="permille"),
-    "qwen3_vl_moe": Known(boxes="permille"),
-}
-_SLAKE = frozenset({"slake-vqa"})
-KNOWN: Mapping[str, Known] = {
-    # By a part of the name's last part, the most specific first. How boxes are written, the family says before it.
-    "medgemma": Known(trained_on=_SLAKE | {"mimic-cxr"}, licence="Health AI Developer Foundations terms"),
-    "lingshu": Known(trained_on=_SLAKE | {"path-vqa", "mimic-cxr", "medqa"}, licence="MIT"),
-    "huatuogpt-vision": Known(licence="Apache-2.0"),
-    "llava-med": Known(boxes="fraction", licence="Apache-2.0, on Mistral's and CLIP's weights"),
-}
-# The types that names promise, for models whose configuration is not at hand.
-_PROMISED: Mapping[str, str] = {
-    "medgemma": "gemma3",
-    "gemma-3n": "gemma3n",
-    "gemma-3": "gemma3",
-    "lingshu": "qwen2_5_vl",
-    "qwen2.5-vl": "qwen2_5_vl",
-    "qwen2-vl": "qwen2_vl",
-    "qwen3-vl": "qwen3_vl",
-    "internvl": "internvl",
-    "paligemma": "paligemma",
-}
+CARD, ARGUMENTS, _TOLD = described(__file__)
+FAMILIES = TypeAdapter(dict[str, Known]).validate_python(_TOLD["families"])
+KNOWN = TypeAdapter(dict[str, Known]).validate_python(_TOLD["known"])
+_PROMISED: Mapping[str, str] = _TOLD["promised"]
 
 
 def short_name(name: str) -> str:
@@ -178,16 +147,6 @@ def _gigabytes(parameters: int) -> str:
     return f"{2 * parameters / 1e9:.2g} GB"
 
 
-CARD = ModelCard(
-    name="hf",
-    title="Hugging Face model",
-    kinds=frozenset({"qa", "vqa", "report", "rec", "reg", "cls"}),
-    weights="hf:FOLDER or hf:OWNER/NAME of any AutoModelForImageTextToText with a processor",
-    licence="of the model; see its card",
-    memory="2 GB for each thousand million parameters; `medbench models hf:FOLDER` counts them",
-)
-
-
 def defaults(variant: str) -> Mapping[str, str]:
     """Return the arguments that follow from what a model is."""
     boxes = known(variant, family_of(variant) or asked_family(variant)).boxes
@@ -204,33 +163,8 @@ def card_of(variant: str) -> ModelCard:
 
 
 ENTRY = AdapterEntry(
-    card=CARD,
-    load=imported_when_called("medbench.adapters.hf.adapter:load_adapter"),
-    parse=plain_answer,
-    takes=frozenset({"device", "dtype"}),
-    variants={"*": "a folder, or the name of a repository on the Hub"},
-    arguments={
-        "boxes": Argument(
-            help="How the model writes boxes; name it to score REC, since it is never guessed from answers.",
-            default="fraction",
-            choices=tuple(sorted(BOX_SPACES)),
-        ),
-        "system": Argument(help="A system message before the question."),
-        "chat": Argument(help='JSON of what the chat template takes, e.g. {"enable_thinking": false}.', default="{}"),
-        "images": Argument(
-            help='JSON of what the image processor takes, e.g. {"do_pan_and_scan": true}.', default="{}"
-        ),
-        "date": Argument(
-            help="The day that a chat template with a date in it is told, so that prompts stay what they are.",
-            default="2024-07-26",
-        ),
-        "revision": Argument(
-            help="Commit, tag or branch of the repository; the commit that it means enters the run's identity.",
-            default="main",
-            changes_answers=False,
-        ),
-    },
-    defaults=defaults,
-    card_of=card_of,
-    spaces=BOX_SPACES,
-)
+    card=CARD, load=imported_when_called("medbench.adapters.hf.adapter:load_adapter"), parse=plain_answer,
+    takes=frozenset({"device", "dtype"}), variants={"*": "a folder, or the name of a repository on the Hub"},
+    arguments={**ARGUMENTS, "boxes": replace(ARGUMENTS["boxes"], choices=tuple(sorted(BOX_SPACES)))}, defaults=defaults,
+    card_of=card_of, spaces=BOX_SPACES,
+)  # fmt: skip

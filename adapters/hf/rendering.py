@@ -4,6 +4,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -57,13 +58,9 @@ class Renderer:
         brings_bos = self._template.exists and bos is not None and texts[0].startswith(bos)
         try:
             inputs = processor(
-                text=list(texts),
-                images=given if any(given) else None,
-                padding=True,
-                return_tensors="pt",
-                **({"add_special_tokens": False} if brings_bos else {}),
-                **(self._options if any(given) else {}),
-            )
+                text=list(texts), images=given if any(given) else None, padding=True, return_tensors="pt",
+                **({"add_special_tokens": False} if brings_bos else {}), **(self._options if any(given) else {}),
+            )  # fmt: skip
         except (ValueError, TypeError, IndexError) as error:
             # Each says in its own way what it does not take, such as a question without an image.
             raise SampleError(f"The model's processor does not take this prompt: {error}") from error
@@ -113,30 +110,23 @@ class Renderer:
         return tokens, (frames, rows // side, columns // side)
 
 
-def _cut(ids: Sequence[int], image_token_id: int, images: list[tuple[ImageRef, Shape]]) -> Iterator[Segment]:
+def _cut(ids: Sequence[int], image_token_id: int, images: Sequence[tuple[ImageRef, Shape]]) -> Iterator[Segment]:
     """Yield texts and slots; an image whose tokens stand apart gets a slot for each stretch."""
-    text: list[int] = []
-    place = taken = 0
-    while place < len(ids):
-        if ids[place] != image_token_id:
-            text.append(ids[place])
-            place += 1
+    waiting = iter(images)
+    taken = tokens = 0
+    for is_image, run in groupby(ids, key=lambda one: one == image_token_id):
+        stretch = tuple(run)
+        left = len(stretch)
+        if not is_image:
+            yield TextSegment(ids=stretch)
             continue
-        if text:
-            yield TextSegment(ids=tuple(text))
-            text = []
-        image, (tokens, grid) = images[0]
-        end = place
-        while end < len(ids) and ids[end] == image_token_id and end - place < tokens - taken:
-            end += 1
-        yield ImageSlot(image=image, tokens=end - place, first=taken, grid=grid)
-        taken += end - place
-        place = end
-        if taken == tokens:
-            images.pop(0)
-            taken = 0
-    if text:
-        yield TextSegment(ids=tuple(text))
+        while left:
+            if taken == tokens:
+                image, (tokens, grid) = next(waiting)
+                taken = 0
+            here = min(left, tokens - taken)
+            yield ImageSlot(image=image, tokens=here, first=taken, grid=grid)
+            taken, left = taken + here, left - here
 
 
 class _SizesOnly:

@@ -19,24 +19,11 @@ from medbench.adapters.converting import new_folder
 from medbench.adapters.llava_med.model import LlavaFormat, load_model, read_format, tower_folder
 from medbench.adapters.wording import IMAGE_MARKS
 from medbench.tasks.foundation.errors import DataError
+from medbench.tasks.foundation.files import read_yaml_table
 from medbench.unimed.tokens import TextCodec, load_codec
 from medbench.unimed.weight_files import SHARD_BYTES, Shards, open_shards, write_shards
 from medbench.unimed.weights import ROTARY, refuse_other_names
 
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'user' %}[INST] "
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] if part['type'] == 'image' %}<image>\n{% endfor %}"
-    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
-    "{% endif %} [/INST]"
-    "{% else %} "
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
-    "{% endif %} {{ eos_token }}{% endif %}"
-    "{% endfor %}"
-)
-"""`[INST] <image>\\nQ [/INST] A </s>[INST] ...`, the authors' `mistral_instruct`; BOS comes from the tokenizer."""
 [_IMAGE] = IMAGE_MARKS
 _UNKNOWN = "<unk>"
 _AS_IT_IS = ("model.mm_projector.weight", "model.mm_projector.bias")
@@ -55,12 +42,8 @@ def convert_delta(base: Path, delta: Path, output: Path, *, shard_bytes: int = S
     tag v1.0.0, `llava/model/apply_delta.py`): tensors of one shape are added; the embedding and the head have more rows
     than LLaMA's, so only the first ones are; the projector is published as it is. Only one shard is in memory at a
     time. The vision tower is in neither of the two folders: give it to the run with `--model-arg vision_tower=DIR`, or
-    put it into the sub-folder `vision_tower` of the output.
-
-    Raises:
-        DataError: If the two do not belong together, or a file is missing or broken.
-        UsageError: If the output is there already.
-        RunError: If it cannot be written.
+    put it into the sub-folder `vision_tower` of the output. DataError if the two do not belong together, or a file is
+    missing or broken; UsageError if the output is there already; RunError if it cannot be written.
     """
     with new_folder(output) as folder:
         ours, theirs = open_shards(delta), open_shards(base)
@@ -101,12 +84,8 @@ def convert_v15(
 
     Its processor pads images as the authors do, and its chat template is theirs. `<image>` becomes a token of its own
     behind the vocabulary, with the weights of the unknown token, so that it is never written. `vision_tower` is a
-    folder of OpenAI's CLIP, to be put in place of the checkpoint's own tower.
-
-    Raises:
-        DataError: If a file is missing or broken, or does not fit.
-        UsageError: If the output is there already.
-        RunError: If it cannot be written.
+    folder of OpenAI's CLIP, to be put in place of the checkpoint's own tower. DataError if a file is missing or broken,
+    or does not fit; UsageError if the output is there already; RunError if it cannot be written.
     """
     with new_folder(output) as folder:
         tower = vision_tower or tower_folder(source, "")
@@ -130,20 +109,12 @@ def _tokenizer(codec: TextCodec) -> PreTrainedTokenizerFast:
     """Return the tokenizer with `<image>`, and with BOS before every prompt."""
     backend = codec.backend
     backend.encode_special_tokens = False
-    bos, eos = backend.id_to_token(codec.begin[0]), backend.id_to_token(codec.end)
+    bos = backend.id_to_token(codec.begin[0])
     backend.add_special_tokens([AddedToken(_IMAGE, normalized=False, special=True)])
     backend.post_processor = processors.TemplateProcessing(
         single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, codec.begin[0])]
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token=bos,
-        eos_token=eos,
-        unk_token=_UNKNOWN,
-        pad_token=eos,
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-    )
+    return codec.for_generation()
 
 
 def _add_image_token(model: LlavaForConditionalGeneration, codec: TextCodec, image: int) -> None:
@@ -169,11 +140,7 @@ def _processor(form: LlavaFormat, tokenizer: PreTrainedTokenizerFast) -> LlavaPr
         crop_size={"height": vision.image_size, "width": vision.image_size},
     )
     return LlavaProcessor(
-        image_processor=images,
-        tokenizer=tokenizer,
-        patch_size=vision.patch_size,
-        vision_feature_select_strategy=form.config.vision_feature_select_strategy,
-        num_additional_image_tokens=1,
-        image_token=_IMAGE,
-        chat_template=CHAT_TEMPLATE,
-    )
+        image_processor=images, tokenizer=tokenizer, patch_size=vision.patch_size,
+        vision_feature_select_strategy=form.config.vision_feature_select_strategy, num_additional_image_tokens=1,
+        image_token=_IMAGE, chat_template=read_yaml_table(Path(__file__).with_suffix(".yaml"))["chat template"],
+    )  # fmt: skip

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from pydantic import TypeAdapter
 
-from medbench.adapters.base import AdapterEntry, Answer, Argument, ModelCard
+from medbench.adapters.base import AdapterEntry, Answer
 from medbench.adapters.converting import converter
+from medbench.adapters.described import described
 from medbench.tasks.foundation.console import say
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.registry import imported, imported_when_called
@@ -29,30 +31,16 @@ SPEAKER = "Assistant:"
 AUTHORS_TOKENS = 1024
 AUTHORS_DECODING: Mapping[str, Mapping[str, float]] = {"v1.5": {}, "v1.0": {"temperature": 0.7}}
 DTYPES = ("float16", "bfloat16", "float32")
-_GREETING = "###Human: Hi!###Assistant: Hi there!  How can I help you today?\n###Human: "
-_WHO = (
-    "You are LLaVA-Med, a large language and vision assistant trained by a group of researchers at Microsoft, based on "
-    "the general domain LLaVA architecture.You are able to understand the visual content that the user provides, and "
-    "assist the user with a variety of medical and clinical {} using natural language.Follow the instructions "
-    "carefully and explain your answers in detail."
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
-    """A question with images, as text.
+    """A question with images, as text."""
 
-    Attributes:
-        opening: Text before the question and before images that precede it.
-        closing: Text behind all.
-        images_first: Whether images precede the question, a line each, as in version 1.5.
-        stops: Texts that end an answer.
-    """
-
-    opening: str
-    closing: str
-    images_first: bool = False
-    stops: tuple[str, ...] = ()
+    opening: str  # Text before the question and before images that precede it.
+    closing: str  # Text behind all.
+    images_first: bool = False  # Whether images precede the question, a line each, as in version 1.5.
+    stops: tuple[str, ...] = ()  # Texts that end an answer.
 
     def parts(self, question: str, images: int) -> tuple[str, ...]:
         """Return the texts between which the images stand; each is to be tokenised by itself.
@@ -66,68 +54,9 @@ class Template:
         return (f"{self.opening}{question}".rstrip(), *[""] * (images - 1), self.closing.lstrip())
 
 
-TEMPLATES: Mapping[str, Mapping[str, Template]] = {
-    "v1.5": {
-        "mistral_instruct": Template(opening="[INST] ", closing=" [/INST]", images_first=True),
-        "vicuna_v1": Template(
-            opening="A chat between a curious user and an artificial intelligence assistant. The assistant gives "
-            "helpful, detailed, and polite answers to the user's questions. USER: ",
-            closing=" ASSISTANT:",
-            images_first=True,
-        ),
-    },
-    "v1.0": {
-        "simple": Template(
-            opening="A chat between a curious human and an artificial intelligence assistant. The assistant gives "
-            f"helpful, detailed, and polite answers to the human's questions.{_GREETING}",
-            closing=TURN_END,
-            stops=(TURN_END,),
-        ),
-        "multimodal": Template(
-            opening=_WHO.format("tasks") + _GREETING, closing=f"{TURN_END}Assistant:", stops=(TURN_END,)
-        ),
-        "llava_v1": Template(opening=_WHO.format("research tasks") + " USER: ", closing=" ASSISTANT:"),
-    },
-}
+CARD, ARGUMENTS, _TOLD = described(__file__)
+TEMPLATES = TypeAdapter(dict[str, dict[str, Template]]).validate_python(_TOLD["templates"])
 """By variant; the first one of each is what the authors evaluate with."""
-CARD = ModelCard(
-    name="llava-med",
-    title="LLaVA-Med",
-    kinds=frozenset({"vqa", "report"}),
-    weights=(
-        "--checkpoint DIR: v1.5 is microsoft/llava-med-v1.5-mistral-7b; v1.0 is LLaMA-7B with a published delta "
-        "(general or fine-tuned on one data set), made by `medbench convert llava-med`, with "
-        "openai/clip-vit-large-patch14 as --model-arg vision_tower=DIR"
-    ),
-    licence="v1.5: Apache-2.0 (Mistral's), for research; v1.0: Microsoft Research licence and LLaMA's, research only",
-    memory="v1.5: 15.1 GB (Mistral-7B 14.5, CLIP 0.6); v1.0: 14.1 GB (LLaMA-7B 13.5, CLIP 0.6)",
-)
-ARGUMENTS: Mapping[str, Argument] = {
-    "template": Argument(
-        help="how the question is put; by default as the authors evaluate: mistral_instruct for v1.5 (or vicuna_v1), "
-        "simple for v1.0 (or multimodal, llava_v1)",
-        default="mistral_instruct",
-        choices=tuple(name for templates in TEMPLATES.values() for name in templates),
-    ),
-    "vision_source": Argument(
-        help="whose vision tower: the checkpoint's own (default of v1.5), or that of vision_tower (v1.0 has no other; "
-        "what the authors' own loader takes for v1.5 too)",
-        default="checkpoint",
-        choices=("checkpoint", "base"),
-    ),
-    "vision_tower": Argument(
-        help="folder of OpenAI's CLIP that the checkpoint was trained with; by default its sub-folder vision_tower"
-    ),
-    "preset": Argument(
-        help="`greedy` with the task's own limit, or `author`: as the authors decode (v1.0 samples at temperature "
-        "0.7), up to 1024 tokens",
-        default="greedy",
-        choices=("greedy", "author"),
-    ),
-    "trained_on": Argument(
-        help="tasks that this checkpoint was fine-tuned on, separated by commas; `none` if it was on none of them"
-    ),
-}
 
 
 def defaults(variant: str) -> Mapping[str, str]:
@@ -181,15 +110,7 @@ def convert_command(
 
 
 ENTRY = AdapterEntry(
-    card=CARD,
-    load=imported_when_called("medbench.adapters.llava_med.model:load_llava_med"),
-    parse=parse,
-    takes=frozenset({"checkpoint", "device", "dtype"}),
-    variants={
-        "v1.5": "Mistral-7B, the default",
-        "v1.0": "LLaMA-7B with one of the published deltas",
-    },
-    arguments=ARGUMENTS,
-    defaults=defaults,
-    converter="medbench.adapters.llava_med.entry:convert_command",
-)
+    card=CARD, load=imported_when_called("medbench.adapters.llava_med.model:load_llava_med"), parse=parse,
+    takes=frozenset({"checkpoint", "device", "dtype"}), variants=_TOLD["variants"], arguments=ARGUMENTS,
+    defaults=defaults, converter="medbench.adapters.llava_med.entry:convert_command",
+)  # fmt: skip

@@ -77,30 +77,21 @@ _LEAST_NORM = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlavaFormat:
-    """What a checkpoint of LLaVA's format is.
+    """What a checkpoint of LLaVA's format is."""
 
-    Attributes:
-        config: Of the model. Its image token is the unknown one, which no text gives, until the tokenizer is known.
-        linear: Whether the projector is one linear layer (version 1.0), not two.
-        pads: Whether images are padded to a square, not cut.
-        marks: Whether images stand between `<im_start>` and `<im_end>`.
-        visual_tokens: Tokens of an image.
-        longest_prompt: Most tokens of a prompt; None if only the language model limits them.
-    """
-
+    # Of the model. Its image token is the unknown one, which no text gives, until the tokenizer is known.
     config: LlavaConfig
-    linear: bool
-    pads: bool
-    marks: bool
-    visual_tokens: int
-    longest_prompt: int | None
+    linear: bool  # Whether the projector is one linear layer (version 1.0), not two.
+    pads: bool  # Whether images are padded to a square, not cut.
+    marks: bool  # Whether images stand between `<im_start>` and `<im_end>`.
+    visual_tokens: int  # Tokens of an image.
+    longest_prompt: int | None  # Most tokens of a prompt; None if only the language model limits them.
 
 
 def read_format(folder: Path, tower: Path | None) -> LlavaFormat:
     """Return what a checkpoint says about itself. Without a folder of its `tower`, that must be one of OpenAI's two.
 
-    Raises:
-        DataError: If `config.json` is missing, of another format, or asks for something that is not supported.
+    DataError if `config.json` is missing, of another format, or asks for something that is not supported.
     """
     file = folder / "config.json"
     flat = read_json(file)
@@ -120,25 +111,21 @@ def read_format(folder: Path, tower: Path | None) -> LlavaFormat:
     except (StrictDataclassError, ValueError, TypeError) as error:
         raise DataError(f"{file} cannot be used: {error}", "Copy it again.") from error
     return LlavaFormat(
-        config=config,
-        linear=_one_of(file, flat, "mm_projector_type", _PROJECTORS, "linear"),
+        config=config, linear=_one_of(file, flat, "mm_projector_type", _PROJECTORS, "linear"),
         pads=_one_of(file, flat, "image_aspect_ratio", _SHAPES, None),
-        marks=bool(flat.get("mm_use_im_start_end", False)),
-        visual_tokens=visual_tokens,
+        marks=bool(flat.get("mm_use_im_start_end", False)), visual_tokens=visual_tokens,
         longest_prompt=int(flat.get("tokenizer_model_max_length") or 0) or None,
-    )
+    )  # fmt: skip
 
 
 def _refuse_other_formats(folder: Path, flat: Mapping[str, Any]) -> None:
     if "text_config" in flat:
         raise DataError(
-            f"{folder} is a model in the layout of transformers, not of LLaVA.",
-            f"Run it as it is: --model hf:{folder}",
+            f"{folder} is a model in the layout of transformers, not of LLaVA.", f"Run it as it is: --model hf:{folder}"
         )
     if flat.get("model_type") not in LANGUAGE_MODELS:
         raise DataError(
-            f"{folder} holds a model of type {flat.get('model_type')!r}.",
-            f"Allowed: {', '.join(LANGUAGE_MODELS)}.",
+            f"{folder} holds a model of type {flat.get('model_type')!r}.", f"Allowed: {', '.join(LANGUAGE_MODELS)}."
         )
     if "mm_vision_tower" not in flat:
         raise DataError(
@@ -183,12 +170,9 @@ def load_model(
 ) -> tuple[LlavaForConditionalGeneration, float | None]:
     """Load a checkpoint, with the vision tower of the folder `tower` in place of its own if it is `from_base`.
 
-    Returns:
-        The model, and the largest difference between the weights of both towers; None where there is only one.
-
-    Raises:
-        DataError: If a weight is missing, unexpected or of another shape, or a file is broken.
-        UsageError: If the tower is to come from a folder and there is none.
+    Return it with the largest difference between the weights of both towers, None where there is only one. DataError if
+    a weight is missing, unexpected or of another shape, or a file is broken; UsageError if the tower is to come from a
+    folder and there is none.
     """
     model, has_tower = _read(folder, form, dtype, without_tower=from_base)
     # A published delta that was not added to LLaMA has the names and shapes of a model, and says nothing.
@@ -238,8 +222,7 @@ def _read(
 def tower_folder(checkpoint: Path, given: str) -> Path | None:
     """Return the folder of the vision tower: as given, or `vision_tower` in the checkpoint; None if it is not there.
 
-    Raises:
-        UsageError: If one was given that is no folder.
+    UsageError if one was given that is no folder.
     """
     tower = Path(given).expanduser() if given else checkpoint / "vision_tower"
     if given and not tower.is_dir():
@@ -250,10 +233,8 @@ def tower_folder(checkpoint: Path, given: str) -> Path | None:
 def load_llava_med(options: LoadOptions) -> "LlavaMedAdapter":
     """Load a checkpoint folder.
 
-    Raises:
-        DataError: If a file is missing or broken, or does not fit.
-        UsageError: If the checkpoint, its vision tower or the device is not there, or an argument makes no sense.
-        RunError: If memory runs out.
+    DataError if a file is missing or broken, or does not fit; UsageError if the checkpoint, its vision tower or the
+    device is not there, or an argument makes no sense; RunError if memory runs out.
     """
     folder, version, chosen = options.folder_of(CARD), options.variant or "v1.5", options.arguments
     templates, from_base = TEMPLATES[version], chosen["vision_source"] == "base"
@@ -311,10 +292,8 @@ def _refuse_other_version(form: LlavaFormat, version: str, folder: Path) -> None
 def mark_ids(codec: TextCodec, vocabulary: int) -> tuple[int, int, int]:
     """Return the ids of `<im_patch>`, `<im_start>` and `<im_end>` where the embedding has `vocabulary` rows.
 
-    A tokenizer without them is LLaMA's own; the authors add them behind it in this order.
-
-    Raises:
-        DataError: If tokenizer and embedding do not belong together.
+    A tokenizer without them is LLaMA's own; the authors add them behind it in this order. DataError if tokenizer and
+    embedding do not belong together.
     """
     found = [codec.id_of(mark) for mark in MARKS]
     if set(found) == {None} and codec.size + len(MARKS) == vocabulary:
@@ -329,16 +308,11 @@ def mark_ids(codec: TextCodec, vocabulary: int) -> tuple[int, int, int]:
 
 
 class LlavaMedAdapter(TextAdapter[TextCodec]):
-    """LLaVA-Med: features of CLIP's second-to-last layer through a projector, in place of the image in the prompt.
-
-    Attributes:
-        tasks_seen: Tasks that the checkpoint was fine-tuned on; None if nobody has said.
-        longest: Most tokens of every answer; None for each task's own limit.
-    """
+    """LLaVA-Med: features of CLIP's second-to-last layer through a projector, in place of the image in the prompt."""
 
     card = CARD
-    tasks_seen: frozenset[str] | None = None
-    longest: int | None = None
+    tasks_seen: frozenset[str] | None = None  # Tasks that the checkpoint was fine-tuned on; None if nobody has said.
+    longest: int | None = None  # Most tokens of every answer; None for each task's own limit.
 
     def __init__(
         self, model: LlavaForConditionalGeneration, codec: TextCodec, form: LlavaFormat, template: Template, *,
@@ -370,8 +344,7 @@ class LlavaMedAdapter(TextAdapter[TextCodec]):
     def render(self, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
         """Return the authors' template around the task's instruction, with a slot per image.
 
-        Raises:
-            SampleError: If the prompt is longer than what the model was trained on; the authors would cut its end.
+        SampleError if the prompt is longer than what the model was trained on; the authors would cut its end.
         """
         del size_of
         prompt = self.put(without_marks(spec.instruction(sample)), sample)

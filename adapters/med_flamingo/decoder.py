@@ -30,27 +30,21 @@ _WIDER = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Media:
-    """What a row reads besides its tokens.
+    """What a row reads besides its tokens."""
 
-    Attributes:
-        images: Keys and values of each of its images, for all blocks: [blocks, 2, heads, latents, width].
-        seen: Number of the image, from 1, that each of the prompt's tokens may see, and last of all what those behind
-            the prompt may: int [L + 1]; 0 for none.
-    """
-
+    # Keys and values of each of its images, for all blocks: [blocks, 2, heads, latents, width].
     images: tuple[torch.Tensor, ...]
+    # Number of the image, from 1, that each of the prompt's tokens may see, and last of all what those behind the
+    # prompt may: int [L + 1]; 0 for none.
     seen: torch.Tensor
 
 
 def seen_images(ids: Sequence[int], image_id: int, rule: str) -> torch.Tensor:
     """Return the number of the image, from 1, that each token may see, and that of what follows: int [L + 1]; 0: none.
 
-    Args:
-        ids: Of a row, without padding.
-        image_id: Stands where an image is.
-        rule: `previous`: a token sees the last image before it, `<image>` its own, as the paper has it. `next`:
-            `<image>` sees its own, every other token the image after it, and what follows the last image sees none, as
-            OpenFlamingo 0.0.2 does where nobody asks for its placement augmentation.
+    `ids` are a row's without padding. By the rule `previous` a token sees the last image before it, `<image>` its own,
+    as the paper has it. By `next` `<image>` sees its own, every other token the image after it, and what follows the
+    last image sees none, as OpenFlamingo 0.0.2 does where nobody asks for its placement augmentation.
     """
     counts = list(accumulate((int(token == image_id) for token in ids), initial=0))
     total = counts[-1]
@@ -64,19 +58,12 @@ def seen_images(ids: Sequence[int], image_id: int, rule: str) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenGroups:
-    """The tokens of one pass, grouped by the image that they see.
+    """The tokens of one pass, grouped by the image that they see."""
 
-    Attributes:
-        tokens: Those that see an image, group by group [S].
-        cells: Cell of each in a table of `len(images)` rows and `longest` columns [S].
-        longest: Tokens of the largest group.
-        images: The image of each group: [blocks, 2, heads, latents, width].
-    """
-
-    tokens: torch.Tensor
-    cells: torch.Tensor
-    longest: int
-    images: tuple[torch.Tensor, ...]
+    tokens: torch.Tensor  # Those that see an image, group by group [S].
+    cells: torch.Tensor  # Cell of each in a table of `len(images)` rows and `longest` columns [S].
+    longest: int  # Tokens of the largest group.
+    images: tuple[torch.Tensor, ...]  # The image of each group: [blocks, 2, heads, latents, width].
 
 
 def group_by_image(states: RowStates, positions: torch.Tensor) -> TokenGroups | None:
@@ -166,7 +153,7 @@ class GatedLayer(LlamaDecoderLayer):
 
     def forward(  # type: ignore[override]  # the supertype names what it passes on
         self, hidden_states: torch.Tensor, *, groups: TokenGroups | None = None, **others: Any
-    ) -> torch.Tensor:
+    ) -> torch.Tensor:  # fmt: skip
         """Return hidden states [B, L, hidden]."""
         passed: torch.Tensor = super().forward(self.gated(hidden_states, groups), **others)
         return passed
@@ -192,15 +179,10 @@ class MedFlamingoLlama(LlamaForCausalLM):
         return torch.stack([layer.gated.attn.media(own) for layer in layers], dim=1)
 
     def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
-        row_states: RowStates | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
-        **others: Any,
-    ) -> Any:  # noqa: ANN401 - as its base
+        self, input_ids: torch.Tensor | None = None, position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None, past_key_values: Cache | None = None,
+        row_states: RowStates | None = None, logits_to_keep: int | torch.Tensor = 0, **others: Any
+    ) -> Any:  # noqa: ANN401 - as its base  # fmt: skip
         """Return what LLaMA returns for ids or embeddings of tokens that see the images in a `Media` of each row.
 
         A token's place in its row is its position, so a row's positions must begin at 0; by default they follow what

@@ -14,58 +14,18 @@ the keys and values of one token 0.5 MB, those of one image 1 MB. A GPU of 24 GB
 from collections.abc import Sequence
 from enum import Enum
 
-from medbench.adapters.base import AdapterEntry, Answer, Argument, ModelCard
+from medbench.adapters.base import AdapterEntry, Answer
+from medbench.adapters.described import described
 from medbench.adapters.wording import bare_question
 from medbench.tasks.foundation.registry import imported_when_called
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import Kind, TaskSpec
 
-CARD = ModelCard(
-    name="med-flamingo",
-    title="Med-Flamingo",
-    kinds=frozenset({"vqa", "report", "cls"}),
-    weights=(
-        "--checkpoint DIR with model.pt (med-flamingo/med-flamingo on the Hub, 5.2 GB), llama/ (the first LLaMA-7B, "
-        "with tokenizer.model: huggyllama/llama-7b) and clip/ (openai/clip-vit-large-patch14)"
-    ),
-    licence="none stated for model.pt; LLaMA-1's non-commercial research licence; CLIP and OpenFlamingo's code MIT",
-    # Its authors trained it on textbooks and PMC-OA; the six examples of a prompt are no training.
-    trained_on=frozenset(),
-    memory="17.2 GB: LLaMA-7B with gated blocks 15.7 GB, vision in float32 1.5 GB",
-)
-ARGUMENTS = {
-    "media_rule": Argument(
-        help="Which image a text sees: the previous one, as the paper says and current OpenFlamingo does, or the next, "
-        "as the version does that the authors pinned.",
-        default="previous",
-        choices=("previous", "next"),
-    ),
-    "shots": Argument(
-        help="Examples before the question: 6, 0, or (auto) six, the authors' for VQA if demo_images is given and else "
-        "of the task's train split, none where that has none.",
-        default="auto",
-        choices=("auto", "0", "6"),
-    ),
-    "demo_images": Argument(
-        help="Folder of the pictures of the authors' six examples (synpic50962.jpg, ...): img/ of the model's "
-        "repository, or VQA-RAD's own."
-    ),
-    "bos_token_id": Argument(
-        help="Id that begins a prompt: 0 as with the tokenizer that the authors name, 1 as with LLaMA's own.",
-        default="0",
-        choices=("0", "1"),
-    ),
-    "llama": Argument(help="Folder of the first LLaMA-7B, if it is not llama/ in the checkpoint."),
-    "clip": Argument(help="Folder of CLIP ViT-L/14, if it is not clip/ in the checkpoint."),
-}
-WITH_EXAMPLES = (
-    "You are a helpful medical assistant. You are being provided with images, a question about the image and an "
-    "answer. Follow the examples and answer the last question. "
-)
-WITHOUT_EXAMPLES = (
-    "You are a helpful medical assistant. You are being provided with images and a question about the image, please "
-    "answer the question. "
-)
+CARD, ARGUMENTS, _TOLD = described(__file__)
+WITH_EXAMPLES: str = _TOLD["with examples"]
+WITHOUT_EXAMPLES: str = _TOLD["without examples"]
+AUTHORS: list[tuple[str, str, str]] = [(image, question, answer) for image, question, answer in _TOLD["authors"]]
+"""Image, question and answer of the authors' demonstration, in their order."""
 LONGEST_VQA_ANSWER = 10
 """The authors' limit, in tokens."""
 
@@ -122,9 +82,6 @@ def parse(text: str, _sample: Sample, spec: TaskSpec) -> Answer:
 
 
 ENTRY = AdapterEntry(
-    card=CARD,
-    load=imported_when_called("medbench.adapters.med_flamingo.model:load_med_flamingo"),
-    parse=parse,
-    takes=frozenset({"checkpoint", "device", "dtype"}),
-    arguments=ARGUMENTS,
-)
+    card=CARD, load=imported_when_called("medbench.adapters.med_flamingo.model:load_med_flamingo"), parse=parse,
+    takes=frozenset({"checkpoint", "device", "dtype"}), arguments=ARGUMENTS,
+)  # fmt: skip

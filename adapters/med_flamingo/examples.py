@@ -18,22 +18,13 @@ from pathlib import Path
 from PIL import Image
 
 from medbench.adapters.base import LoadOptions
-from medbench.adapters.med_flamingo.entry import Special, example_parts, question_of
+from medbench.adapters.med_flamingo.entry import AUTHORS, Special, example_parts, question_of
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
 from medbench.tasks.images import open_image
 from medbench.tasks.sample import ImageRef, Sample
 from medbench.tasks.spec import TaskSpec
 
 SHOTS = 6
-AUTHORS: tuple[tuple[str, str, str], ...] = (
-    ("synpic50962.jpg", "What is/are the structure near/in the middle of the brain?", "pons"),
-    ("synpic52767.jpg", "Is there evidence of a right apical pneumothorax on this chest x-ray?", "yes"),
-    ("synpic30324.jpg", "Is/Are there air in the patient's peritoneal cavity?", "no"),
-    ("synpic21044.jpg", "Does the heart appear enlarged?", "yes"),
-    ("synpic54802.jpg", "What side are the infarcts located?", "bilateral"),
-    ("synpic57813.jpg", "Which image modality is this?", "mr flair"),
-)
-"""Image, question and answer of the authors' demonstration, in their order."""
 Parts = tuple[str | Special, ...]
 
 
@@ -49,8 +40,7 @@ class Example:
 def authors_examples(shots: str, folder: Path | None) -> tuple[Example, ...]:
     """Return the authors' six with their images; none without a folder of them, or where no examples are shown.
 
-    Raises:
-        UsageError: If they are insisted on without a folder, or an image is missing or broken.
+    UsageError if they are insisted on without a folder, or an image is missing or broken.
     """
     if shots == "0":
         return ()
@@ -105,8 +95,7 @@ def examples_of(
 ) -> tuple[Example, ...]:
     """Return the examples of a task: none, the authors' own if they are to be shown, or some of its train split.
 
-    Raises:
-        DataError: If six are insisted on and its train split does not have them.
+    DataError if six are insisted on and its train split does not have them.
     """
     shots = options.arguments.get("shots", "auto")
     if shots == "0":

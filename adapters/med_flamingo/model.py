@@ -21,8 +21,8 @@ from medbench.adapters.base import ImageSlot, LoadOptions, Pixels, Prompt, SizeO
 from medbench.adapters.clip import clip_pixels, read_tower, read_tower_config
 from medbench.adapters.med_flamingo import entry
 from medbench.adapters.med_flamingo.decoder import ADDED_TOKENS, MedFlamingoLlama, Media, seen_images
-from medbench.adapters.med_flamingo.entry import CARD, ENTRY, SPECIAL_TEXTS, Special
-from medbench.adapters.med_flamingo.examples import AUTHORS, Example, authors_examples, examples_of, notice_of
+from medbench.adapters.med_flamingo.entry import AUTHORS, CARD, ENTRY, SPECIAL_TEXTS, Special
+from medbench.adapters.med_flamingo.examples import Example, authors_examples, examples_of, notice_of
 from medbench.adapters.perceiver import PerceiverResampler, PerceiverSizes
 from medbench.tasks.foundation.console import say
 from medbench.tasks.foundation.errors import DataError, UsageError
@@ -70,10 +70,9 @@ class MedFlamingoVision(nn.Module):
 def load_med_flamingo(options: LoadOptions) -> "MedFlamingoAdapter":
     """Load all three parts; vision stays in float32.
 
-    Raises:
-        UsageError: If a part or an image of the authors' examples is not there, or the device is not.
-        DataError: If a file is missing or broken, or a weight is missing, unexpected or of another shape.
-        RunError: If the device has no room for it.
+    UsageError if a part or an image of the authors' examples is not there, or the device is not; DataError if a file is
+    missing or broken, or a weight is missing, unexpected or of another shape; RunError if the device has no room for
+    it.
     """
     chosen = ENTRY.settled(options.variant, options.arguments)
     files = _files(options.folder_of(CARD), chosen)
@@ -266,8 +265,7 @@ class MedFlamingoAdapter(TextAdapter[SegmentTokenizer]):
     def expect(self, specs: Sequence[TaskSpec]) -> None:
         """Choose the examples of tasks and say which they are.
 
-        Raises:
-            DataError: If six are insisted on and a train split does not have them.
+        DataError if six are insisted on and a train split does not have them.
         """
         for spec in specs:
             self.examples_of(spec)
@@ -319,11 +317,7 @@ class MedFlamingoAdapter(TextAdapter[SegmentTokenizer]):
         return list(self.vision(torch.stack(list(pixels)).to(self.decoder.device, non_blocking=True)))
 
     def project(self, features: Sequence[torch.Tensor], kind: Kind) -> NoReturn:
-        """Refuse: no prompt has visual tokens.
-
-        Raises:
-            NotImplementedError: Always.
-        """
+        """Refuse with NotImplementedError: no prompt has visual tokens."""
         raise NotImplementedError("Med-Flamingo reads images by cross-attention.")
 
     def row_state(self, features: Sequence[torch.Tensor], prompt: Prompt, kind: Kind) -> Media:

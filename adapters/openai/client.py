@@ -13,28 +13,9 @@ import httpx2
 from pydantic import SecretStr
 
 from medbench.adapters.base import LoadOptions
+from medbench.adapters.openai import entry
 from medbench.adapters.openai.connection import Connection, connected, refuse_unusable, trusted
-from medbench.adapters.openai.entry import (
-    CARD,
-    SPACES,
-    STREAM,
-    Address,
-    Options,
-    profile_of,
-    read_address,
-    read_key,
-    read_options,
-    without_key,
-)
-from medbench.adapters.openai.failures import (
-    failure_of,
-    is_filtered,
-    only_streams,
-    page_in,
-    page_instead,
-    status_within,
-    words_of,
-)
+from medbench.adapters.openai.failures import failure_of, page_in, page_instead, says, status_within, words_of
 from medbench.adapters.openai.reading import Reading, assembled, is_stream, parse_json, read_reply, withheld_reply
 from medbench.adapters.openai.requests import ChatRequest, ImageEncoder, make_request
 from medbench.adapters.remote import Complete, RemoteAdapter, Reply
@@ -44,7 +25,7 @@ from medbench.tasks.foundation.files import fingerprint
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
 
-_STREAMED = {STREAM: True, "stream_options": {"include_usage": True}}
+_STREAMED = {entry.STREAM: True, "stream_options": {"include_usage": True}}
 # Statuses with which a filter refuses one question.
 _FILTERS = frozenset({400, 403, 422, 451})
 
@@ -52,34 +33,31 @@ _FILTERS = frozenset({400, 403, 422, 451})
 class ServedModel(RemoteAdapter):
     """A model of a server that speaks OpenAI's chat completions; UsageError if none can be sent to the address."""
 
-    card = CARD
+    card = entry.CARD
 
-    def __init__(self, address: Address, options: Options, *, key: SecretStr, seed: int) -> None:
+    def __init__(self, address: entry.Address, options: entry.Options, *, key: SecretStr, seed: int) -> None:
         self.host = address.server
         self.on_this_machine = address.on_this_machine
         self.may_send_credentialed = options.credentialed == "send"
         self.retry_policy = options.retry_policy
-        self.notices = _notices(address)
+        if not address.on_this_machine:
+            end = "." if address.encrypted else ", and they and the key travel unencrypted."
+            self.notices = (f"SENT ELSEWHERE: the questions and pictures of this run go to {address.server}{end}",)
         self.images = ImageEncoder(options.max_pixels)
         refuse_unusable(address)
         if options.ca_file and not address.encrypted:
             raise UsageError("ca_file is of no use with http://.", "Leave it out, or write https:// in the base URL.")
         self._certificates = trusted(options.ca_file) if address.encrypted else None
         self._address = address
-        self._profile = profile_of(options.profile, address)
+        self._profile = entry.profile_of(options.profile, address)
         self._options = options
         self._key = key
         self._seed = seed
         self._streams = False
-        self._reading = Reading(stop=options.stop, cost_of=options.cost_of, clean=partial(without_key, key))
+        self._reading = Reading(stop=options.stop, cost_of=options.cost_of, clean=partial(entry.without_key, key))
         self.weights_fingerprint = fingerprint(
-            {
-                "model": address.model,
-                "server": address.base,
-                "profile": self._profile.name,
-                "seed": seed,
-                **options.changing_answers(),
-            }
+            {"model": address.model, "server": address.base, "profile": self._profile.name, "seed": seed}
+            | options.changing_answers()
         )
 
     @property
@@ -91,7 +69,7 @@ class ServedModel(RemoteAdapter):
     def prepare(self, sample: Sample, spec: TaskSpec, source: Path) -> ChatRequest:
         """Return the request, its images encoded."""
         images = [self.images.encode(source, ref) for ref in sample.images]
-        question = question_of(sample, spec, SPACES[self._options.boxes])
+        question = question_of(sample, spec, entry.SPACES[self._options.boxes])
         return make_request(
             self._address.model, question, images, self._options, self._profile,
             length=self._options.max_tokens or spec.max_new_tokens, seed=self._seed,
@@ -106,9 +84,7 @@ class ServedModel(RemoteAdapter):
         """What the server tells of the model and of itself before the first question; nothing where it tells nothing.
 
         It is asked when a run looks for its folder, not for a dry run; in a thread, since a notebook has its own loop.
-
-        Raises:
-            RunError: If the server is not there: whether it tells something decides which run this is.
+        RunError if the server is not there: whether it tells something decides which run this is.
         """
         with ThreadPoolExecutor(1) as aside:
             mark = aside.submit(lambda: asyncio.run(self._told())).result()
@@ -139,9 +115,9 @@ class ServedModel(RemoteAdapter):
     async def _complete(self, connection: Connection, request: ChatRequest) -> Reply:
         body = request.body | (_STREAMED if self._streams else {})
         response = await connection.post(json.dumps(body).encode())
-        if not response.is_success and body.get(STREAM) is False and STREAM not in self._options.extra_body:
+        if not response.is_success and body.get(entry.STREAM) is False and entry.STREAM not in self._options.extra_body:
             # The same answer comes as a stream from servers that give none otherwise.
-            self._streams = self._streams or only_streams(words_of(response, self._reading))
+            self._streams = self._streams or says("streams only", words_of(response, self._reading))
             if self._streams:
                 return await self._complete(connection, request)
         return self._understood(response, request)
@@ -165,20 +141,13 @@ class ServedModel(RemoteAdapter):
     ) -> Reply:
         """Return the reply of a filter that held a question back; raise what any other failure means."""
         may_be_filter = within is not None or response.status_code in _FILTERS
-        if may_be_filter and is_filtered(words_of(response, self._reading, document)):
+        if may_be_filter and says("filtered", words_of(response, self._reading, document)):
             return withheld_reply(request)
         raise failure_of(response, self.host, self._reading, request, document=document, within=within)
 
 
-def _notices(address: Address) -> tuple[str, ...]:
-    if address.on_this_machine:
-        return ()
-    sent = f"SENT ELSEWHERE: the questions and pictures of this run go to {address.server}"
-    return (f"{sent}." if address.encrypted else f"{sent}, and they and the key travel unencrypted.",)
-
-
 def load_served(options: LoadOptions) -> ServedModel:
     """Return the model `MODEL@BASE-URL` of a server; nothing is sent yet."""
-    address = read_address(options.variant)
-    chosen = read_options(options.arguments, address)
-    return ServedModel(address, chosen, key=read_key(chosen.key_env, address), seed=options.seed)
+    address = entry.read_address(options.variant)
+    chosen = entry.read_options(options.arguments, address)
+    return ServedModel(address, chosen, key=entry.read_key(chosen.key_env, address), seed=options.seed)

@@ -7,7 +7,7 @@ servers say more, and say it otherwise, than the SDK's records hold.
 import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ import httpx2
 import openai
 from pydantic import SecretStr
 
-from medbench.adapters.openai.entry import ENDPOINT, Address, without_key
+from medbench.adapters.openai.entry import ENDPOINT, Address, json_or_none, without_key
 from medbench.adapters.openai.failures import KEPT
-from medbench.adapters.openai.reading import Reading, json_or_none
+from medbench.adapters.openai.reading import Reading, mapping
 from medbench.adapters.remote import RetryableError
 from medbench.tasks.foundation.errors import MedbenchError, RunError, SampleError, UsageError
 
@@ -75,11 +75,13 @@ class Connection:
         It is part of a run's identity, since a server may be given other weights under the same name, or be updated,
         and is written down with every answer too, so that answers tell which server gave them.
         """
-        entry = _entry_of(await self._told(f"{self._address.base}/models"), self._address.model)
-        parts = list(_parts(entry))
+        entries = mapping(await self._told(f"{self._address.base}/models")).get("data")
+        named = map(mapping, entries if isinstance(entries, list) else ())
+        entry = next((one for one in named if one.get("id") == self._address.model), {})
+        found = [(name, entry.get(name)) for name in _TELLING] + sorted(mapping(entry.get("meta")).items())[:_MOST_META]
+        parts = [f"{name}={value}" for name, value in found if value and isinstance(value, str | int)]
         if entry.get("owned_by") == "vllm":
-            version = await self._told(f"{self._address.base.removesuffix('/v1')}/version")
-            said = version.get("version") if isinstance(version, dict) else None
+            said = mapping(await self._told(f"{self._address.base.removesuffix('/v1')}/version")).get("version")
             parts += [f"vllm={said}"] if isinstance(said, str) else []
         return reading.name(" ".join(" ".join(parts).split()))
 
@@ -172,20 +174,6 @@ _TELLING = (
     "context_length",
 )  # fmt: skip
 _MOST_META = 12
-
-
-def _entry_of(document: object, model: str) -> Mapping[str, Any]:
-    entries = document.get("data") if isinstance(document, dict) else None
-    named = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-    return next((entry for entry in named if entry.get("id") == model), {})
-
-
-def _parts(entry: Mapping[str, Any]) -> Iterator[str]:
-    meta = entry.get("meta")
-    found = [(name, entry.get(name)) for name in _TELLING]
-    found += sorted(meta.items())[:_MOST_META] if isinstance(meta, dict) else []
-    yield from (f"{name}={value}" for name, value in found if value and isinstance(value, str | int))
-
 
 # Whose certificates are trusted: the machine's, or those of a file that the user names. They are always checked.
 

@@ -10,9 +10,10 @@ from ipaddress import ip_address
 from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic import BaseModel, Field, SecretStr, TypeAdapter, ValidationError
 
-from medbench.adapters.base import AdapterEntry, Argument, ModelCard, answer_with_box
+from medbench.adapters.base import AdapterEntry, Argument, answer_with_box
+from medbench.adapters.described import described
 from medbench.adapters.remote import RetryPolicy, Usage
 from medbench.tasks.answers.box_space import BOX_SPACES, BoxSpace
 from medbench.tasks.foundation.errors import UsageError
@@ -64,8 +65,7 @@ class Address:
 def read_address(variant: str) -> Address:
     """Return the address in `MODEL@BASE-URL`; a base URL without a path means its `/v1`.
 
-    Raises:
-        UsageError: If it is none, or carries credentials, a query or a fragment; what may be secret is not repeated.
+    UsageError if it is none, or carries credentials, a query or a fragment; what may be secret is not repeated.
     """
     model, mark, rest = variant.partition("@http")
     if not mark or not model:
@@ -102,9 +102,8 @@ def _split(text: str) -> SplitResult:
 def read_key(name: str, address: Address) -> SecretStr:
     """Return the key in the environment variable `name`; it is empty where a server on this machine needs none.
 
-    Raises:
-        UsageError: If `name` is no name of a variable (it may be the key itself, and is not repeated), or the variable
-            is not set and the server is another machine, or holds what cannot stand in a header.
+    UsageError if `name` is no name of a variable (it may be the key itself, and is not repeated), or the variable is
+    not set and the server is another machine, or holds what cannot stand in a header.
     """
     if not _VARIABLE.fullmatch(name):
         raise UsageError(
@@ -134,40 +133,19 @@ def without_key(key: SecretStr, text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """What one kind of server understands beyond the common part of the protocol.
-
-    Attributes:
-        length_field: The field that limits the answer's tokens.
-        takes_stop: Whether stop strings may be sent; elsewhere the answer is cut when it is there.
-        only: Names that `extra_body` may have; empty for any.
-        never: Names that `extra_body` must not have.
-    """
+    """What one kind of server understands beyond the common part of the protocol."""
 
     name: str
-    length_field: str = "max_tokens"
-    takes_stop: bool = True
-    only: frozenset[str] = frozenset()
-    never: frozenset[str] = frozenset()
+    length_field: str = "max_tokens"  # The field that limits the answer's tokens.
+    takes_stop: bool = True  # Whether stop strings may be sent; elsewhere the answer is cut when it is there.
+    only: frozenset[str] = frozenset()  # Names that `extra_body` may have; empty for any.
+    never: frozenset[str] = frozenset()  # Names that `extra_body` must not have.
 
 
-_OPEN_SERVERS_ALONE = frozenset(
-    {"top_k", "min_p", "repetition_penalty", "stop_token_ids", "chat_template_kwargs", "mm_processor_kwargs"}
+CARD, _, _TOLD = described(__file__)
+PROFILES = TypeAdapter(dict[str, Profile]).validate_python(
+    {name: {"name": name, **told} for name, told in _TOLD["profiles"].items()}
 )
-PROFILES: Mapping[str, Profile] = {
-    profile.name: profile
-    for profile in (
-        # The newer models refuse `max_tokens`; the older ones take both.
-        Profile(name="openai", length_field="max_completion_tokens", never=_OPEN_SERVERS_ALONE),
-        Profile(name="vllm"),
-        Profile(name="sglang"),
-        # `transformers serve` 5.23: `stop` is a 500 for models that see, other unknown fields are a 422.
-        Profile(
-            name="transformers",
-            takes_stop=False,
-            only=frozenset({"generation_config", "chat_template_kwargs", "frequency_penalty"}),
-        ),
-    )
-}
 
 
 def profile_of(name: str, address: Address) -> Profile:
@@ -192,56 +170,33 @@ BOXES = SPACES["permille"]
 
 
 class Options(BaseModel, frozen=True):
-    """What the user chose with `--model-arg`: of every argument the type, the default and the help.
+    """What the user chose with `--model-arg`: the type and the default of every argument; its help is in entry.yaml.
 
     None is not sent, or sets no limit.
     """
 
-    profile: Literal["auto", "openai", "vllm", "sglang", "transformers"] = Field(
-        "auto",
-        description="What the server understands; auto: `openai` for OpenAI's and Azure's hosts, `vllm` for all "
-        "others.",
-    )
-    key_env: str = Field("OPENAI_API_KEY", description="Environment variable that holds the key.")
-    boxes: BoxName = Field("permille", description="How boxes are asked for and read; the model is told.")
-    system: str = Field("", description="System prompt; none by default.")
-    temperature: float | None = Field(
-        0.0, ge=0, le=100, allow_inf_nan=False,
-        description="Of sampling; `unset` sends none, for models that refuse it.",
-    )  # fmt: skip
-    top_p: float | None = Field(
-        None, ge=0, le=1, allow_inf_nan=False, description="Sample within this probability; not sent by default."
-    )
-    send_seed: Literal["yes", "no"] = Field("yes", description="Whether the run's seed is sent.")
-    max_tokens: _Count | None = Field(
-        None,
-        description="Longest answer to any task, thoughts included; --max-new-tokens says the same of every model. The "
-        "task's own limit by default.",
-    )
-    stop: tuple[str, ...] = Field((), description="Text that ends an answer, or a JSON list of such texts.")
-    max_pixels: _Count | None = Field(
-        None, description="Larger pictures are scaled down to so many pixels; sent as they are by default."
-    )
-    extra_body: dict[str, Any] = Field({}, description="JSON object of further fields of every request.")
-    ca_file: str = Field(
-        "",
-        description="File or folder of the certificates to trust, for servers with one of their own; by default those "
-        "of the machine, or of SSL_CERT_FILE. They are always checked.",
-    )
-    credentialed: Literal["refuse", "send"] = Field(
-        "refuse", description="Whether data under a signed agreement may be sent to another machine."
-    )
-    price_in: _Price = Field(None, description="Price of a million tokens of prompts.")
-    price_cached: _Price = Field(
-        None, description="Price of a million tokens of prompts that the server remembered; price_in if unset."
-    )
-    price_out: _Price = Field(None, description="Price of a million tokens of answers.")
-    concurrency: _Count = Field(_POLICY.concurrency, description="Requests under way at first.")
-    max_concurrency: _Count = Field(_POLICY.max_concurrency, description="Most requests under way, ever.")
-    attempts: _Count = Field(_POLICY.attempts, description="Most requests for one sample.")
-    timeout: _SomeSeconds = Field(_POLICY.timeout, description="Most seconds for one request.")
-    deadline: _SomeSeconds = Field(_POLICY.deadline, description="Most seconds for one sample, waiting included.")
-    backoff: _Seconds = Field(_POLICY.backoff, description="Seconds before a sample's second request.")
+    profile: Literal["auto", "openai", "vllm", "sglang", "transformers"] = "auto"
+    key_env: str = "OPENAI_API_KEY"
+    boxes: BoxName = "permille"
+    system: str = ""
+    temperature: float | None = Field(0.0, ge=0, le=100, allow_inf_nan=False)
+    top_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
+    send_seed: Literal["yes", "no"] = "yes"
+    max_tokens: _Count | None = None
+    stop: tuple[str, ...] = ()
+    max_pixels: _Count | None = None
+    extra_body: dict[str, Any] = {}
+    ca_file: str = ""
+    credentialed: Literal["refuse", "send"] = "refuse"
+    price_in: _Price = None
+    price_cached: _Price = None
+    price_out: _Price = None
+    concurrency: _Count = _POLICY.concurrency
+    max_concurrency: _Count = _POLICY.max_concurrency
+    attempts: _Count = _POLICY.attempts
+    timeout: _SomeSeconds = _POLICY.timeout
+    deadline: _SomeSeconds = _POLICY.deadline
+    backoff: _Seconds = _POLICY.backoff
 
     @property
     def retry_policy(self) -> RetryPolicy:
@@ -271,7 +226,7 @@ _NO_ANSWER = frozenset({
 })  # fmt: skip
 ARGUMENTS: Mapping[str, Argument] = {
     name: Argument(
-        help=field.description or "",
+        help=_TOLD["help"][name],
         default=f"{field.default:g}" if isinstance(field.default, float | int) else str(field.default or ""),
         choices=get_args(field.annotation) if get_origin(field.annotation) is Literal else (),
         changes_answers=name not in _NO_ANSWER,
@@ -307,7 +262,8 @@ def _not_allowed(name: str, value: str, hint: str) -> UsageError:
     return UsageError(f"--model-arg {name} does not take {value!r}.", hint)
 
 
-def _json_of(text: str) -> Any:  # noqa: ANN401 - any JSON
+def json_or_none(text: str | bytes) -> Any:  # noqa: ANN401 - any JSON
+    """Return what JSON says, or None if it is none."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -316,7 +272,7 @@ def _json_of(text: str) -> Any:  # noqa: ANN401 - any JSON
 
 def _texts(text: str) -> tuple[str, ...]:
     """Return a JSON list of texts, or the one text that is meant as it stands."""
-    found = _json_of(text)
+    found = json_or_none(text)
     if isinstance(found, list):
         if not all(isinstance(item, str) and item for item in found):
             raise _not_allowed("stop", text, """Give one text, or a JSON list of texts: '["###", "\\n"]'.""")
@@ -326,7 +282,7 @@ def _texts(text: str) -> tuple[str, ...]:
 
 def _fields(text: str) -> dict[str, Any]:
     """Return the user's own fields of a request: none of ours, and no secrets."""
-    fields = _json_of(text)
+    fields = json_or_none(text)
     if not isinstance(fields, dict):
         raise _not_allowed("extra_body", text, """Give a JSON object, for example '{"top_k": 1}'.""")
     if any(_SECRET_FIELD.search(name) for name in fields):
@@ -356,21 +312,8 @@ def _refuse_unknown(fields: Mapping[str, Any], profile: Profile) -> None:
         )
 
 
-CARD = ModelCard(
-    name="openai",
-    title="Served model",
-    kinds=frozenset({"qa", "vqa", "report", "rec", "reg", "cls"}),
-    weights="a server's own; nothing is loaded here",
-    licence="of the served model",
-)
-
-
 ENTRY = AdapterEntry(
-    card=CARD,
-    load=imported_when_called("medbench.adapters.openai.client:load_served"),
-    parse=partial(answer_with_box, BOXES),
-    boxes=BOXES,
-    spaces=SPACES,
-    variants={"*": "MODEL@BASE-URL, e.g. my-model@http://127.0.0.1:8000/v1"},
-    arguments=ARGUMENTS,
-)
+    card=CARD, load=imported_when_called("medbench.adapters.openai.client:load_served"),
+    parse=partial(answer_with_box, BOXES), boxes=BOXES, spaces=SPACES,
+    variants={"*": "MODEL@BASE-URL, e.g. my-model@http://127.0.0.1:8000/v1"}, arguments=ARGUMENTS,
+)  # fmt: skip

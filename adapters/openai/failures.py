@@ -7,12 +7,15 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from html import unescape
 from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medbench.adapters.openai.reading import Reading, json_or_none
+from medbench.adapters.openai.entry import json_or_none
+from medbench.adapters.openai.reading import Reading, mapping
 from medbench.adapters.openai.requests import ChatRequest
 from medbench.adapters.remote import RetryableError, Trouble
 from medbench.tasks.foundation.errors import MedbenchError, RunError, SampleError
+from medbench.tasks.foundation.files import read_yaml_table
 
 if TYPE_CHECKING:
     import httpx2
@@ -20,22 +23,13 @@ if TYPE_CHECKING:
 KEPT = "What was answered is on disk; the same command continues."
 UNKNOWN = 200
 """The status of a failure inside of a success that says nothing of its kind: whether it passes is not known."""
-_TROUBLES: Mapping[int, Trouble] = {
-    408: "timeout", 409: "server error", 425: "server error", 429: "rate limit",
-    503: "overloaded", 504: "timeout", 529: "overloaded",
-}  # fmt: skip
-_HOPELESS: Mapping[int, str] = {
-    401: "Check the key: --model-arg key_env=NAME names the environment variable that holds it.",
-    402: "The account behind the key has no credit left.",
-    403: "The key may not use this model, or the server serves nobody from here.",
-    404: "Check the model's name and the base URL, which usually ends with /v1.",
-    405: "Check the base URL, which usually ends with /v1.",
-    407: "A proxy asks for a name and a password: HTTPS_PROXY may hold them, NO_PROXY goes around the proxy.",
-    410: "The server no longer serves this model: check its name.",
-    511: "The network asks for a sign-in first: open any page in a browser of this machine.",
-}
-# OpenAI answers 429 both to haste and to an empty account; the latter does not pass.
-_OUT_OF_CREDIT = frozenset({"insufficient_quota", "billing_hard_limit_reached", "account_deactivated"})
+_TOLD = read_yaml_table(Path(__file__).with_suffix(".yaml"))
+_TROUBLES: Mapping[int, Trouble] = _TOLD["troubles"]
+_HOPELESS: Mapping[int, str] = _TOLD["hopeless"]
+_STATUS_NAMES = {name: status for status, names in _TOLD["names"].items() for name in names}
+_OUT_OF_CREDIT: list[str] = _TOLD["out of credit"]
+_FLAGS = re.IGNORECASE | re.VERBOSE | re.DOTALL
+_SAYS = {meaning: re.compile(pattern, _FLAGS) for meaning, pattern in _TOLD["says"].items()}
 # What nothing says of its kind may pass; asked so often, it would have.
 _DOUBTFUL_ATTEMPTS = 3
 
@@ -58,9 +52,10 @@ def failure_of(
     said = words_of(response, reading, document)
     named = _named(status) if within is None else "with an error inside of a success"
     problem = f"{server} answers {named}{f': {said}' if said else ''}"
-    if status not in {*_TROUBLES, 401, 402, 403} and (_cannot_see(said, request) or _TOO_LONG.search(said)):
+    if status not in {*_TROUBLES, 401, 402, 403} and (_cannot_see(said, request) or says("too long", said)):
         return SampleError(problem, hint_for(said, request))
-    if _code(document) in _OUT_OF_CREDIT:
+    error = mapping(mapping(document).get("error"))
+    if next((error[name] for name in ("code", "type") if isinstance(error.get(name), str)), "") in _OUT_OF_CREDIT:
         return RunError(problem, f"{_HOPELESS[402]} {KEPT}")
     if within == HTTPStatus.NOT_FOUND:
         # Read out of the words alone: surely of this question, most likely of all.
@@ -87,13 +82,6 @@ def _named(status: int) -> str:
         return f"HTTP {status} ({HTTPStatus(status).phrase})"
     except ValueError:
         return f"HTTP {status}"
-
-
-def _code(document: object) -> object:
-    error = document.get("error") if isinstance(document, dict) else None
-    if not isinstance(error, dict):
-        return None
-    return next((error[name] for name in ("code", "type") if isinstance(error.get(name), str)), None)
 
 
 def words_of(response: "httpx2.Response", reading: Reading, document: object = None) -> str:
@@ -176,32 +164,6 @@ def _title(page: str) -> str:
 # Failures that are reported inside of a success
 
 _CODE_FIELDS = ("code", "status", "status_code", "statusCode", "error_code", "type")
-# What errors are called, in the words of OpenAI's, Google's, Anthropic's and FastChat's protocols.
-_STATUS_NAMES: Mapping[str, int] = {
-    **dict.fromkeys(("invalid_api_key", "authentication_error", "unauthorized", "unauthenticated"), 401),
-    **dict.fromkeys(("insufficient_quota", "billing_hard_limit_reached", "account_deactivated", "billing_error"), 402),
-    **dict.fromkeys(("permission_error", "permission_denied", "forbidden"), 403),
-    **dict.fromkeys(("model_not_found", "not_found_error", "notfounderror", "not_found", "model_not_exist"), 404),
-    **dict.fromkeys(("invalid_request_error", "badrequesterror", "bad_request", "invalid_argument", "valueerror",
-                     "context_length_exceeded", "exceed_context_size_error", "invalid_parameter"), 400),
-    **dict.fromkeys(("rate_limit_exceeded", "rate_limit_error", "too_many_requests", "resource_exhausted"), 429),
-    **dict.fromkeys(("server_error", "internal_error", "internal_server_error", "internalservererror"), 500),
-    **dict.fromkeys(("overloaded_error", "overloaded", "service_unavailable", "unavailable", "engine_overloaded"), 503),
-    **dict.fromkeys(("timeout", "timeout_error", "deadline_exceeded"), 504),
-}  # fmt: skip
-_PASSES = re.compile(
-    r"over\s?load|busy|try again|retry|time[d ]?\s?out|temporar|unavailable|capacity|rate limit|too many requests"
-    r"|out of memory|connection|upstream|is loading|internal (?:server )?error|interrupted",
-    re.IGNORECASE,
-)
-_LASTS = re.compile(
-    r"(?:model|deployment|engine|adapter)\b.{0,200}(?:not (?:loaded|found|available|served|supported)|n[o']t exist"
-    r"|unknown|is no such)|(?:no such|unknown|invalid|unsupported) model|\A(?:page |route |path )?not found\.?\Z",
-    re.IGNORECASE | re.DOTALL,
-)
-_WRONG_KEY = re.compile(
-    r"(?:invalid|incorrect|missing|wrong|expired) (?:api )?(?:key|token)|unauthori[sz]ed", re.IGNORECASE
-)
 _SHORT_NUMBER = re.compile(r"[0-9]{1,6}")
 
 
@@ -220,11 +182,11 @@ def status_within(document: object) -> int | None:
     said = Reading().message(document)
     if not said and document.get("success") is not False:
         return None
-    if _LASTS.search(said) and not _PASSES.search(said):
+    if says("lasts", said) and not says("passes", said):
         return 404
-    if _WRONG_KEY.search(said):
+    if says("wrong key", said):
         return 401
-    return next(_statuses(document), 503 if _PASSES.search(said) else UNKNOWN)
+    return next(_statuses(document), 503 if says("passes", said) else UNKNOWN)
 
 
 def _statuses(document: Mapping[str, Any]) -> Iterator[int]:
@@ -254,113 +216,47 @@ def _is_failure(status: int) -> bool:
 
 # What servers say when they refuse a question, and what can be done about it
 
-# A model that sees nothing, in the words of vLLM, SGLang, TensorRT-LLM, llama.cpp, Ollama, OpenAI, and of servers whose
-# messages hold text alone.
-_SEES_NOTHING = re.compile(
-    r"""not\s+(?:a\s+)?(?:multi-?modal|vision)|(?:does|do|did|can)\s?(?:not|n'?t)\s+(?:currently\s+|yet\s+)?(?:support|accept|take|handle|allow|understand|see)\b
-           .{0,60}(?:images?\b|image_url|vision|visual|multi-?modal|pictures?\b)
-       |(?:images?\b|image_url|vision|multi-?modal|pictures?\b)(?:(?!size|resolution|format|dimension|pixel|large).){0,60}
-           (?:not\s+(?:supported|enabled|allowed|available)|unsupported|isn'?t\s+supported|only\s+supported\s+by)
-       |at\s+most\s+0\s+image|unknown\s+(?:variant|(?:content\s+|part\s+)?type)\W+image|(?:invalid|unsupported)\s+content\s+type\W.{0,20}image
-       |missing\s+data\s+required\s+for\s+image|mmproj|support\s+image\s+input|only\s+(?:supports?\s+)?'?text'?\s+(?:content|inputs?|parts?)
-       |text-only\s+model|unexpected\s+item\s+type\s+in\s+content|content\W+must\s+be\s+a\s+string""",
-    re.IGNORECASE | re.VERBOSE | re.DOTALL,
-)  # fmt: skip
-_TOO_MANY = re.compile(r"at\s+most\s+[1-9]\d*\s+(?:image|picture)|too\s+many\s+(?:images|pictures)", re.IGNORECASE)
-_PICTURE_TOO_LARGE = re.compile(
-    r"(?:image|picture|payload|request|body)\b.{0,60}(?:too\s+large|too\s+big|exceeds?\b.{0,40}(?:\bMi?B\b|bytes|pixels|size))",
-    re.IGNORECASE | re.DOTALL,
-)
-_TOO_LONG = re.compile(
-    r"""maximum\s+(?:context|model|sequence|input)\s+length|context[_\s](?:length|size|window)|max_model_len|max_seq_len
-       |(?:prompt|inputs?(?:_ids)?|messages?)\b.{0,60}(?:too\s+long|longer\s+than|exceeds?\b)|too\s+many\s+tokens
-       |inputs?\W+must\s+have\s+less
-       |tokens?.{0,20}\+.{0,30}max_(?:new_|completion_)?tokens|reduce\s+(?:the\s+)?(?:length|your\s+prompt)
-       |max_(?:completion_)?tokens\W+must\s+be\s+(?:at\s+least|greater)""",
-    re.IGNORECASE | re.VERBOSE | re.DOTALL,
-)
-_NOT_TAKEN = re.compile(
-    r"""(?:un|not\s|n'?t\s|no\s+longer\s)support|unrecogni[sz]ed|unexpected|unknown|extra\s+(?:inputs|fields)|not\s+permitted
-       |not\s+allowed|deprecated|invalid|must\s+be|only\s.{0,40}(?:default|support)|cannot\s+be|instead""",
-    re.IGNORECASE | re.VERBOSE | re.DOTALL,
-)
-_TOO_MUCH = re.compile(
-    r"too\s+(?:large|high|big)|at\s+most|maximum|less\s+than|<=?|exceed|greater\s+than", re.IGNORECASE
-)
-_STREAMS_ONLY = re.compile(
-    r"only\s+supports?\s+(?:the\s+)?stream|stream\w*\s+(?:mode\s+)?(?:is\s+)?(?:required|must)|must\s+(?:be\s+)?(?:set\s+)?stream"
-    r"|enable\s+the\s+stream|non-?stream\w*\b.{0,60}not\s+(?:supported|allowed)|requires?\s+stream", re.IGNORECASE,
-)  # fmt: skip
-_NO_SYSTEM = re.compile(r"system\s+(?:role|message|prompt)|roles\s+must\s+alternate", re.IGNORECASE)
-_FILTERED = re.compile(
-    r"content[_ ]?(?:filter|policy|management|moderation)|responsible\s?ai"
-    r"|data_?inspection_?failed|inappropriate\s+content|prohibited[_ ]content|moderation[_ ]blocked|\bflagged\b"
-    r"|safety\s+(?:system|filter|settings)",
-    re.IGNORECASE,
-)
 
-
-def is_filtered(said: str) -> bool:
-    """Return whether a server says that its filter let a question not through."""
-    return _FILTERED.search(said) is not None
-
-
-def only_streams(said: str) -> bool:
-    """Return whether a server says that it answers in streams alone."""
-    return _STREAMS_ONLY.search(said) is not None
+def says(meaning: str, said: str) -> bool:
+    """Return whether a server's words mean one of what `says` lists in failures.yaml: `filtered`, `streams only`..."""
+    return _SAYS[meaning].search(said) is not None
 
 
 def _cannot_see(said: str, request: ChatRequest) -> bool:
     """Return whether a server says that its model takes no images."""
-    return bool(request.images and _SEES_NOTHING.search(said) and not _TOO_MANY.search(said))
+    return bool(request.images) and says("sees nothing", said) and not says("too many images", said)
 
 
 def hint_for(said: str, request: ChatRequest) -> str:
     """Return what can be done about a refusal, or nothing where nothing is known."""
-    images, too_long = request.images, bool(_TOO_LONG.search(said))
+    images, too_long = request.images, says("too long", said)
     smaller = f", send {images} picture{'s' * (images != 1)} smaller with --model-arg max_pixels=N" if images else ""
-    ways = {
-        "The model, or the way it is served, takes no pictures: choose tasks without any (--tasks pubmedqa,medqa; "
-        "`medbench tasks` lists all), or serve a model that sees.": _cannot_see(said, request),
-        "The server takes fewer pictures for one question: with vLLM, serve with --limit-mm-per-prompt image=N.": images
-        and _TOO_MANY.search(said),
-        "The pictures are too large for the server: --model-arg max_pixels=N sends smaller ones.": (
-            images and _PICTURE_TOO_LARGE.search(said) and not too_long
-        ),
-        f"The question and an answer of {request.limit:,} tokens do not fit into the model: allow shorter answers "
-        f"with --max-new-tokens N{smaller}, or serve the model with a longer context.": too_long,
-        f"An answer of {request.limit:,} tokens was asked for: allow shorter ones with --max-new-tokens N.": (
-            request.limit and request.length_field in said and _TOO_MUCH.search(said)
-        ),
-        "The server only streams, which is understood: --model-arg "
-        """extra_body='{"stream": true, "stream_options": {"include_usage": true}}'""": only_streams(said),
+    too_large = bool(images) and not too_long and says("image too large", said)
+    too_much = bool(request.limit) and request.length_field in said and says("too much", said)
+    applies = {
+        "sees nothing": _cannot_see(said, request),
+        "too many images": bool(images) and says("too many images", said),
+        "image too large": too_large,
+        "too long": too_long,
+        "too much": too_much,
+        "streams only": says("streams only", said),
     }
-    return next((hint for hint, applies in ways.items() if applies), "") or _about_fields(said, request)
-
-
-_WAYS_OUT: Mapping[str, str] = {
-    "max_completion_tokens": "The server takes `max_tokens`: --model-arg profile=vllm",
-    "max_tokens": "The server takes `max_completion_tokens`: --model-arg profile=openai",
-    "temperature": "Send none: --model-arg temperature=unset",
-    "top_p": "Leave out --model-arg top_p.",
-    "seed": "Send none: --model-arg send_seed=no",
-    "stop": "Leave out --model-arg stop, or let answers be cut here: --model-arg profile=transformers",
-    "stream": """Leave it out: --model-arg extra_body='{"stream": null}'""",
-    "system": "Leave out --model-arg system.",
-}
+    found = next((_TOLD["hints"][why] for why, does in applies.items() if does), "")
+    return found.format(limit=request.limit, smaller=smaller) or _about_fields(said, request)
 
 
 def _about_fields(said: str, request: ChatRequest) -> str:
     """Return how not to send a field that a server does not take, if it names one that is sent."""
-    if request.has_system and _NO_SYSTEM.search(said):
-        return _WAYS_OUT["system"]
-    if not _NOT_TAKEN.search(said):
+    ways_out: Mapping[str, str] = _TOLD["fields"]
+    if request.has_system and says("no system", said):
+        return ways_out["system"]
+    if not says("not taken", said):
         return ""
     named = [name for name in sorted(request.user_fields) if _names(said, name)]
     if named:
         return f"Leave {', '.join(named)} out of --model-arg extra_body."
-    first = (request.length_field, *(name for name in _WAYS_OUT if "tokens" not in name))
-    return next((_WAYS_OUT[name] for name in first if _names(said, name)), "")
+    first = (request.length_field, *(name for name in ways_out if "tokens" not in name))
+    return next((ways_out[name] for name in first if _names(said, name)), "")
 
 
 def _names(said: str, name: str) -> bool:

@@ -8,10 +8,12 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from medbench.adapters.openai.requests import ChatRequest
 from medbench.adapters.remote import Reply, RetryableError, Served, ServedGeneration, Usage, Withheld
+from medbench.tasks.foundation.files import read_yaml_table
 
 # No answer of a benchmark is thought over for longer; what a server invents must not fill the disk.
 MOST_REASONING = 1_000_000
@@ -22,26 +24,7 @@ _LOOKED_AT = 4096
 _DEEPEST_MESSAGE = 4
 _DEEPEST_THOUGHT = 5
 _SURROGATES = re.compile("[\ud800-\udfff]")
-# Names under which servers and gateways file what went wrong, the most telling first.
-_MESSAGE_FIELDS = (
-    "error", "errors", "base_resp", "message", "detail", "details", "msg", "error_msg", "error_message", "status_msg",
-    "reason", "title",
-)  # fmt: skip
-# The same thoughts often stand under several of these names: the first that holds any is read, and no other.
-_REASONING_FIELDS = (
-    "reasoning_content", "reasoning", "reasoning_text", "thinking", "thought", "reasoning_details", "thinking_blocks",
-)  # fmt: skip
-_THOUGHT_PARTS = frozenset(
-    {"thinking", "reasoning", "thought", "reasoning_content", "reasoning_text", "redacted_thinking"}
-)
-_WORD_FIELDS = ("text", "thinking", "reasoning", "reasoning_content", "thought", "content", "summary")
-_MISFILED = (
-    "The server filed the whole answer as a thought: the content is empty, and all that was written stands in the "
-    "reasoning, {length:,} characters.\n"
-    "Its reasoning parser does not fit the model or the chat template. Serve the model without a reasoning parser (the "
-    "thoughts are taken out here), or tell the template whether to think: "
-    """--model-arg extra_body='{{"chat_template_kwargs": {{"enable_thinking": true}}}}'"""
-)
+_NAMES = read_yaml_table(Path(__file__).with_suffix(".yaml"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +51,7 @@ class Reading:
                 found = found[0]
             if isinstance(found, dict):
                 fields = {str(name).lower(): value for name, value in found.items()}
-                said = (fields[name] for name in _MESSAGE_FIELDS if fields.get(name) and fields[name] is not True)
+                said = (fields[name] for name in _NAMES["message"] if fields.get(name) and fields[name] is not True)
                 found = next(said, fields.get("code", ""))
         is_said = isinstance(found, str | int) and not isinstance(found, bool)
         return _short(self.words(str(found))) if is_said else ""
@@ -77,14 +60,6 @@ class Reading:
 def _short(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= _LONGEST_MESSAGE else f"{line[:_LONGEST_MESSAGE]}..."
-
-
-def json_or_none(content: bytes) -> Any:  # noqa: ANN401 - a server may say anything
-    """Return a server's JSON, or None if it is none."""
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError):
-        return None
 
 
 def parse_json(content: bytes, reading: Reading) -> Any:  # noqa: ANN401 - a server may say anything
@@ -103,19 +78,7 @@ def parse_json(content: bytes, reading: Reading) -> Any:  # noqa: ANN401 - a ser
 Ending = Literal["eos", "stop", "length", "filtered", "broken off", "tool", "unsaid"]
 """What a reason means. `filtered`: a filter, or the model itself, held the answer back. `broken off`: the server
 failed. `unsaid`: there is no reason, or one that nobody knows."""
-# The first pattern that fits a reason decides; `incomplete` is one of length, `stop_token` an ordinary end.
-_ENDINGS: tuple[tuple[Ending, re.Pattern[str]], ...] = (
-    ("filtered", re.compile(
-        r"filter|safety|moderat|prohibit|block|refus|policy|sensitive|guardrail|recit|spii|flagged|toxic"
-    )),
-    ("stop", re.compile(r"stop_(?:seq|str|word)")),
-    ("broken off", re.compile(
-        r"error|abort|cancel|timeout|timed_out|fail|network|interrupt|preempt|disconnect|insufficient"
-    )),
-    ("length", re.compile(r"length|limit|max|exceed|truncat|budget|incomplete")),
-    ("tool", re.compile(r"tool|function")),
-    ("eos", re.compile(r"stop|eos|eot|end|done|finish|complet|success|succeeded|normal|natural")),
-)  # fmt: skip
+_ENDINGS: Mapping[Ending, str] = _NAMES["endings"]
 
 
 def ending_of(reason: str) -> Ending:
@@ -126,7 +89,7 @@ def ending_of(reason: str) -> Ending:
     """
     plain = re.sub(r"[\s\-]+", "_", reason.strip().lower())
     plain = plain.removeprefix("finishreason.").removeprefix("finish_reason_")
-    return next((ending for ending, pattern in _ENDINGS if pattern.search(plain)), "unsaid")
+    return next((ending for ending, pattern in _ENDINGS.items() if re.search(pattern, plain)), "unsaid")
 
 
 # What stands in a message
@@ -148,7 +111,7 @@ def _read_message(message: Mapping[str, Any], reading: Reading) -> _Message:
     if content is not None and not isinstance(content, str | list | dict):
         raise RetryableError("malformed", "The content of the server's message is no text.")
     parts = content if isinstance(content, list) else [] if content is None else [content]
-    filed = next((found for name in _REASONING_FIELDS if (found := _words_in(message.get(name))).strip()), "")
+    filed = next((found for name in _NAMES["reasoning"] if (found := _words_in(message.get(name))).strip()), "")
     thoughts = reading.words(filed or "".join(_words_in(part) for part in parts if _is_thought(part)))
     refusals = [part.get("refusal") for part in parts if isinstance(part, dict)]
     return _Message(
@@ -163,7 +126,7 @@ def _is_thought(part: object) -> bool:
     if not isinstance(part, dict):
         return False
     kind = part.get("type")
-    return part.get("thought") is True or (isinstance(kind, str) and kind.partition(".")[0] in _THOUGHT_PARTS)
+    return part.get("thought") is True or (isinstance(kind, str) and kind.partition(".")[0] in _NAMES["thought parts"])
 
 
 def _text_of(part: object) -> str:
@@ -185,7 +148,7 @@ def _words_in(value: object, depth: int = _DEEPEST_THOUGHT) -> str:
     if isinstance(value, list) and depth:
         return "".join(_words_in(part, depth - 1) for part in value)
     if isinstance(value, dict) and depth:
-        return next((words for name in _WORD_FIELDS if (words := _words_in(value.get(name), depth - 1))), "")
+        return next((words for name in _NAMES["words"] if (words := _words_in(value.get(name), depth - 1))), "")
     return ""
 
 
@@ -232,7 +195,7 @@ def _reply(
         ending = "length" if 0 < request.limit <= usage.output_tokens else "eos"
     withheld = _withheld(message, ending, silent=silent)
     if silent and not withheld and message.reasoning and ending != "length":
-        return Reply(error=_MISFILED.format(length=len(message.reasoning)), usage=usage)
+        return Reply(error=_NAMES["misfiled"].format(length=len(message.reasoning)), usage=usage)
     text = message.refusal if silent and withheld == "refusal" else message.text
     found = [place for stop in reading.stop if (place := text.find(stop)) >= 0]
     # vLLM names the text that ended an answer; a number is an end token.
@@ -256,22 +219,23 @@ def _withheld(message: _Message, ending: Ending, *, silent: bool) -> Withheld:
 
 
 def _read_usage(document: Mapping[str, Any], reading: Reading) -> Usage:
-    usage = _mapping(document.get("usage"))
+    usage = mapping(document.get("usage"))
     read, written = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
-    details = _mapping(usage.get("completion_tokens_details"))
+    details = mapping(usage.get("completion_tokens_details"))
     thought = _count(details.get("reasoning_tokens")) or _count(usage.get("reasoning_tokens"))
     if thought and _count(usage.get("total_tokens")) == read + written + thought:
         # Some count thoughts beside what was written, not as part of it.
         written += thought
     counted = Usage(
         prompt_tokens=read, output_tokens=written, thought_tokens=min(thought, written),
-        cached_tokens=_count(_mapping(usage.get("prompt_tokens_details")).get("cached_tokens")),
+        cached_tokens=_count(mapping(usage.get("prompt_tokens_details")).get("cached_tokens")),
         fingerprint=reading.name(document.get("system_fingerprint")),
     )  # fmt: skip
     return replace(counted, cost=reading.cost_of(counted))
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def mapping(value: object) -> Mapping[str, Any]:
+    """Return a JSON object, or an empty one in the place of anything else."""
     return value if isinstance(value, dict) else {}
 
 
@@ -284,7 +248,7 @@ def _count(value: object) -> int:
 _STREAM_FIELDS = ("data:", "event:", "id:", "retry:", ":")
 # Event streams end lines in any of three ways (HTML standard, section 9.2.6).
 _LINE_ENDS = re.compile("\r\n|\n|\r")
-_GROWING = ("content", "refusal", *_REASONING_FIELDS, "tool_calls", "function_call")
+_GROWING = ("content", "refusal", *_NAMES["reasoning"], "tool_calls", "function_call")
 _LASTING = ("model", "system_fingerprint", "usage")
 
 
@@ -353,7 +317,7 @@ class _Stream:
         if isinstance(message, dict):
             # A whole message in one event is the answer so far, not more of it.
             self._pieces = {}
-        grown = _mapping(message if isinstance(message, dict) else choice.get("delta"))
+        grown = mapping(message if isinstance(message, dict) else choice.get("delta"))
         for name in _GROWING:
             if grown.get(name):
                 self._pieces.setdefault(name, []).append(grown[name])

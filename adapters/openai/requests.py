@@ -27,19 +27,12 @@ _LOCKS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
-    """One question ready to be sent.
+    """One question ready to be sent."""
 
-    Attributes:
-        body: The request's body; questions of one image share its text.
-        scaled: Images that were made smaller.
-        length_field: The field of the body that limits the answer.
-        user_fields: Names of the fields that the user added.
-    """
-
-    body: dict[str, Any]
-    scaled: tuple[Scaled, ...] = ()
-    length_field: str = "max_tokens"
-    user_fields: frozenset[str] = field(default_factory=frozenset)
+    body: dict[str, Any]  # The request's body; questions of one image share its text.
+    scaled: tuple[Scaled, ...] = ()  # Images that were made smaller.
+    length_field: str = "max_tokens"  # The field of the body that limits the answer.
+    user_fields: frozenset[str] = field(default_factory=frozenset)  # Names of the fields that the user added.
 
     @property
     def limit(self) -> int:
@@ -148,13 +141,11 @@ class ImageEncoder:
         """Return an image as it is sent; SampleError if it is missing or broken."""
         key = (source, ref)
         with self._encoding[hash(key) % _LOCKS]:
-            return self._found(key) or self._keep(key, self._encode(open_image(source, ref)))
-
-    def _found(self, key: _Key) -> EncodedImage | None:
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            return self._kept.get(key)
+            with self._lock:
+                if key in self._kept:
+                    self._kept.move_to_end(key)
+                    return self._kept[key]
+            return self._keep(key, self._encode(open_image(source, ref)))
 
     def _keep(self, key: _Key, image: EncodedImage) -> EncodedImage:
         with self._lock:

@@ -12,40 +12,16 @@ from pathlib import Path
 
 import click
 
-from medbench.adapters.base import AdapterEntry, Argument, ModelCard, plain_answer
+from medbench.adapters.base import AdapterEntry, plain_answer
 from medbench.adapters.converting import converter
+from medbench.adapters.described import described
 from medbench.adapters.wording import bare_question, without_marks
 from medbench.tasks.foundation.console import say
 from medbench.tasks.foundation.registry import imported, imported_when_called
 from medbench.tasks.sample import ImageRef, Sample
 from medbench.tasks.spec import TaskSpec
 
-CARD = ModelCard(
-    name="radfm",
-    title="RadFM",
-    kinds=frozenset({"vqa", "report", "cls"}),
-    weights=(
-        "--checkpoint DIR with pytorch_model.bin (chaoyi-wu/RadFM on the Hub, 53 GB) and tokenizer.model (from "
-        "Quick_demo/Language_files of its repository), or a folder that `medbench convert radfm` made of them"
-    ),
-    licence="none stated for the weights; code MIT",
-    memory="26.5 GB: LLaMA-13B 26.1 GB, vision in float32 0.4 GB",
-    # Its authors' training lists name the train splits of Slake and MedPix and the chest X-rays of MIMIC-CXR.
-    trained_on=frozenset({"slake-vqa", "mpx-single", "mimic-cxr", "mimic-cxr-impression", "mimic-cxr-both"}),
-)
-ARGUMENTS = {
-    "image_position": Argument(
-        help="Where images stand: before the question, before its last character, or (auto) there for chest reports "
-        "only, which the authors always wrote so; for other questions they tossed a coin.",
-        default="auto",
-        choices=("auto", "start", "end"),
-    ),
-    "crop": Argument(
-        help="Which part of a picture is seen: all of it, or (random) the authors' random 80 to 100 %, by --seed.",
-        default="none",
-        choices=("none", "random"),
-    ),
-}
+CARD, ARGUMENTS, _ = described(__file__)
 DTYPES = ("bfloat16", "float16", "float32")
 CHEST_TASKS = "mimic-cxr"
 """What the names of the tasks begin with whose images are chest X-rays with reports."""
@@ -93,10 +69,7 @@ def convert_command(source: Path, output: Path, dtype: str) -> None:
 
 
 ENTRY = AdapterEntry(
-    card=CARD,
-    load=imported_when_called("medbench.adapters.radfm.model:load_radfm"),
-    parse=plain_answer,
-    takes=frozenset({"checkpoint", "device", "dtype"}),
-    arguments=ARGUMENTS,
+    card=CARD, load=imported_when_called("medbench.adapters.radfm.model:load_radfm"), parse=plain_answer,
+    takes=frozenset({"checkpoint", "device", "dtype"}), arguments=ARGUMENTS,
     converter="medbench.adapters.radfm.entry:convert_command",
-)
+)  # fmt: skip

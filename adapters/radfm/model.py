@@ -52,8 +52,7 @@ _TRIES, _AREA, _SHAPE = 10, (0.8, 1.0), (3 / 4, 4 / 3)
 def read_published(path: Path) -> tuple[weights.State, weights.State]:
     """Return the weights that answer, still on the disk: those of `LlamaForCausalLM` and of `RadFMVision`.
 
-    Raises:
-        DataError: If the file cannot be read, its two copies of the embeddings differ, or it holds something unknown.
+    DataError if the file cannot be read, its two copies of the embeddings differ, or it holds something unknown.
     """
     state = weights.unwrapped(read_tensors(path))
     if _COPY in state and _ORIGINAL in state:
@@ -72,8 +71,7 @@ def read_published(path: Path) -> tuple[weights.State, weights.State]:
 def llama_config(sizes: LanguageSizes) -> LlamaConfig:
     """Return the configuration of the language model. Its end token is 2, which it was taught, not upstream's 1.
 
-    Raises:
-        DataError: If transformers knows no LLaMA of these sizes.
+    DataError if transformers knows no LLaMA of these sizes.
     """
     try:
         return LlamaConfig(**asdict(sizes), bos_token_id=BOS_ID, eos_token_id=EOS_ID, pad_token_id=None)
@@ -84,10 +82,8 @@ def llama_config(sizes: LanguageSizes) -> LlamaConfig:
 def load_radfm(options: LoadOptions) -> "RadFMAdapter":
     """Load a folder with the authors' `pytorch_model.bin`, or one that the converter wrote; vision stays in float32.
 
-    Raises:
-        UsageError: If there is no such folder or device, or the folder holds no RadFM.
-        DataError: If a file is missing or broken, or a weight is missing, unexpected or of another shape.
-        RunError: If the device has no room for it.
+    UsageError if there is no such folder or device, or the folder holds no RadFM; DataError if a file is missing or
+    broken, or a weight is missing, unexpected or of another shape; RunError if the device has no room for it.
     """
     folder = options.folder_of(CARD)
     files = _files(folder)

@@ -85,8 +85,7 @@ def read_sizes(folder: Path) -> RadFMSizes:
 
         {"vision": {"heads": 8}, "perceiver": {"heads": 8}, "language_model": {"num_attention_heads": 40}}
 
-    Raises:
-        DataError: If the file says something impossible.
+    DataError if the file says something impossible.
     """
     path = folder / SIZES_FILE
     try:
@@ -201,17 +200,12 @@ class VisionTransformer3D(nn.Module):
 
 
 class RadFMVision(nn.Module):
-    """Volumes to tokens of a prompt; the names follow `embedding_layer.` in the checkpoint.
-
-    Attributes:
-        image_size: Height and width of an image in pixels.
-        image_tokens: Tokens of an image in a prompt: its latents between two brackets.
-    """
+    """Volumes to tokens of a prompt; the names follow `embedding_layer.` in the checkpoint."""
 
     def __init__(self, sizes: RadFMSizes) -> None:
         super().__init__()
-        self.image_size = sizes.vision.image_size
-        self.image_tokens = sizes.perceiver.num_latents + 2
+        self.image_size = sizes.vision.image_size  # Height and width in pixels.
+        self.image_tokens = sizes.perceiver.num_latents + 2  # In a prompt: latents between two brackets.
         width = sizes.language_model.hidden_size
         self.vision_encoder = VisionTransformer3D(sizes.vision)
         self.perceiver = PerceiverResampler(sizes.perceiver)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import GenerationConfig
 
 from medbench.adapters.converting import new_folder
 from medbench.adapters.xraygpt.model import assemble, find_files
@@ -18,12 +18,8 @@ def convert(source: Path, output: Path, *, dtype: torch.dtype = torch.float16) -
 
     Every visual token of a prompt is one unknown token (id 0), and rows are padded with the end token; see
     `adapters.xraygpt.entry` for the prompt. transformers gives `ln_vision` the ViT's epsilon of 1e-6 instead of 1e-5,
-    which moves features in the seventh digit; this project's own loader sets the right one.
-
-    Raises:
-        DataError: If a file is missing or broken, or does not fit.
-        UsageError: If the output is there already.
-        RunError: If it cannot be written.
+    which moves features in the seventh digit; this project's own loader sets the right one. DataError if a file is
+    missing or broken, or does not fit; UsageError if the output is there already; RunError if it cannot be written.
     """
     with new_folder(output) as folder:
         files = find_files(source)
@@ -32,13 +28,4 @@ def convert(source: Path, output: Path, *, dtype: torch.dtype = torch.float16) -
         [begin], end = codec.begin, codec.end
         model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=end, bos_token_id=begin)
         model.save_pretrained(folder)
-        tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=codec.backend,
-            bos_token=codec.backend.id_to_token(begin),
-            eos_token=codec.backend.id_to_token(end),
-            pad_token=codec.backend.id_to_token(end),
-            unk_token="<unk>",
-            padding_side="left",
-            clean_up_tokenization_spaces=False,
-        )
-        tokenizer.save_pretrained(folder)
+        codec.for_generation().save_pretrained(folder)

@@ -13,60 +13,27 @@ from pathlib import Path
 
 import click
 
-from medbench.adapters.base import AdapterEntry, Answer, Argument, ModelCard
+from medbench.adapters.base import AdapterEntry, Answer
 from medbench.adapters.converting import converter
+from medbench.adapters.described import described
 from medbench.tasks.foundation.console import say
 from medbench.tasks.foundation.registry import imported, imported_when_called
 from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
 
-CARD = ModelCard(
-    name="xraygpt",
-    title="XrayGPT",
-    kinds=frozenset({"report"}),
-    weights=(
-        "--checkpoint DIR with eva_vit_g.pth and blip2_pretrained_flant5xxl.pth (both from LAVIS), "
-        "xraygpt_pretrained1.pth and the folder Vicuna_Radiology_fp16 (both from the authors), or made of them once by "
-        "`medbench convert xraygpt`"
-    ),
-    licence="CC BY-NC-SA 4.0, with LLaMA's and MIMIC-CXR's own terms",
-    memory="16 GB: Vicuna-7B 13.5 GB, EVA ViT-G/14 2 GB, the query transformer in float32 below 1 GB",
-    trained_on=frozenset({"mimic-cxr", "mimic-cxr-impression", "mimic-cxr-both"}),
-)
 TURN_END = "###"
 """Ends every turn, the model's own included."""
 SPEAKER = "Doctor:"
 IMAGE_MARKS = ("<ImageHere>", "<image>")
 """What stands for an image in the authors' prompts; taken out of dataset texts."""
-_IMAGE_TURN = "###Patient: <Img>"
-_SYSTEM = (
-    "You are an experienced Doctor, give the following medical scan: <Img>ImageContent</Img>. You will be able to see "
-    "the medical scan once I provide it to you. Please answer my questions."
-)
-TEMPLATES: Mapping[str, tuple[str, str]] = {
-    "demo": (_SYSTEM + _IMAGE_TURN, f"{TURN_END}{SPEAKER}"),
-    "test": (_IMAGE_TURN, f" {TURN_END}{SPEAKER} "),
-}
-"""Text before the image, and text behind the question."""
-ARGUMENTS: Mapping[str, Argument] = {
-    "template": Argument(
-        help="how the question is put: as the authors' demo does, or as their test program does",
-        default="demo",
-        choices=tuple(TEMPLATES),
-    ),
-    "preset": Argument(
-        help="`greedy` with the task's own limit, or `author`: sampling with top_p 0.9 up to 300 tokens",
-        default="greedy",
-        choices=("greedy", "author"),
-    ),
-}
+CARD, ARGUMENTS, _TOLD = described(__file__)
 AUTHORS_DECODING: Mapping[str, float] = {"temperature": 1.0, "top_p": 0.9}
 AUTHORS_TOKENS = 300
 
 
 def prompt_texts(question: str, template: str) -> tuple[str, str]:
     """Return the texts before and behind the image, each to be tokenised by itself."""
-    opening, closing = TEMPLATES[template]
+    opening, closing = _TOLD["templates"][template]
     return opening, f"</Img> {question}{closing}"
 
 
@@ -97,10 +64,7 @@ def convert_command(source: Path, output: Path, dtype: str) -> None:
 
 
 ENTRY = AdapterEntry(
-    card=CARD,
-    load=imported_when_called("medbench.adapters.xraygpt.model:load_xraygpt"),
-    parse=parse,
-    takes=frozenset({"checkpoint", "device", "dtype"}),
-    arguments=ARGUMENTS,
+    card=CARD, load=imported_when_called("medbench.adapters.xraygpt.model:load_xraygpt"), parse=parse,
+    takes=frozenset({"checkpoint", "device", "dtype"}), arguments=ARGUMENTS,
     converter="medbench.adapters.xraygpt.entry:convert_command",
-)
+)  # fmt: skip

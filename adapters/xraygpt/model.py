@@ -77,8 +77,7 @@ _TRAINED_NAMES = {f"llama_proj.{end}": f"language_projection.{end}" for end in _
 def find_files(folder: Path) -> dict[str, Path]:
     """Return the authors' files in a folder: `vision`, `qformer`, `trained`, `language`, and `sizes` if it is there.
 
-    Raises:
-        DataError: If one is missing, or there are several language models.
+    DataError if one is missing, or there are several language models.
     """
     names = {"vision": VISION, "qformer": QFORMER, "trained": TRAINED}
     here = {
@@ -100,10 +99,8 @@ def find_files(folder: Path) -> dict[str, Path]:
 def assemble(files: Mapping[str, Path], dtype: torch.dtype) -> Blip2ForConditionalGeneration:
     """Return a model from the authors' files, as `find_files` returns them.
 
-    As in transformers' own BLIP-2, the query transformer stays in float32 whatever the type of the rest.
-
-    Raises:
-        DataError: If a weight is missing, unknown or of another shape, or a file is broken.
+    As in transformers' own BLIP-2, the query transformer stays in float32 whatever the type of the rest. DataError if a
+    weight is missing, unknown or of another shape, or a file is broken.
     """
     config = config_of(files)
     with torch.device("meta"):
@@ -121,8 +118,7 @@ def assemble(files: Mapping[str, Path], dtype: torch.dtype) -> Blip2ForCondition
 def load_converted(folder: Path, dtype: torch.dtype) -> Blip2ForConditionalGeneration:
     """Return a model from a folder that `medbench convert xraygpt` wrote.
 
-    Raises:
-        DataError: If a weight is missing, unknown or of another shape, or a file is broken.
+    DataError if a weight is missing, unknown or of another shape, or a file is broken.
     """
     try:
         config = Blip2Config.from_pretrained(folder, trust_remote_code=False)
@@ -144,8 +140,7 @@ def _finished(model: Blip2ForConditionalGeneration, dtype: torch.dtype) -> Blip2
 def config_of(files: Mapping[str, Path]) -> Blip2Config:
     """Return the configuration: the language model's from its folder, the rest as published unless sizes are given.
 
-    Raises:
-        DataError: If the language model is no LLaMA, or the sizes are unknown or impossible.
+    DataError if the language model is no LLaMA, or the sizes are unknown or impossible.
     """
     sizes: dict[str, Any] = read_json(files["sizes"]) if "sizes" in files else {}
     values = read_json(files["language"] / "config.json")
@@ -210,10 +205,8 @@ def _qformer_names(config: Blip2QFormerConfig) -> dict[str, str]:
 def load_xraygpt(options: LoadOptions) -> "XrayGptAdapter":
     """Load the authors' four files or a converted folder.
 
-    Raises:
-        DataError: If a file is missing or broken, or does not fit.
-        UsageError: If the checkpoint or the device is not there.
-        RunError: If memory runs out.
+    DataError if a file is missing or broken, or does not fit; UsageError if the checkpoint or the device is not there;
+    RunError if memory runs out.
     """
     folder = options.folder_of(CARD)
     device, dtype = weights.device_and_dtype(options.device, options.dtype)
@@ -231,7 +224,7 @@ def load_xraygpt(options: LoadOptions) -> "XrayGptAdapter":
 class XrayGptAdapter(TextAdapter[TextCodec]):
     """XrayGPT: EVA's features through BLIP-2's queries and one linear layer, in place of the image in the prompt.
 
-    `template` names one of `entry.TEMPLATES`; with `author` it decodes as the authors do.
+    `template` names one of those in entry.yaml; with `author` it decodes as the authors do.
     """
 
     card = CARD
@@ -250,8 +243,7 @@ class XrayGptAdapter(TextAdapter[TextCodec]):
     def render(self, sample: Sample, spec: TaskSpec, size_of: SizeOf) -> Prompt:
         """Return the authors' template around the task's instruction.
 
-        Raises:
-            SampleError: If there is not exactly one image, which is all that the model reads.
+        SampleError if there is not exactly one image, which is all that the model reads.
         """
         del size_of
         return self.put(without_marks(spec.instruction(sample), IMAGE_MARKS), sample)

@@ -29,48 +29,29 @@ LONGEST_PROMPT, LONGEST_ANSWER = 3800, 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draw:
-    """One micro-batch.
-
-    Attributes:
-        step: Optimizer step.
-        part: Place of the micro-batch within its step.
-        name: Entry of the mixture that all its samples come from, as in the official code.
-        indices: Samples of that entry.
-        turns: How often the entry was drawn from before, per sample; seeds what else is random about the sample.
-    """
+    """One micro-batch."""
 
     step: int
-    part: int
-    name: str
-    indices: tuple[int, ...]
+    part: int  # Place of the micro-batch within its step.
+    name: str  # Entry of the mixture that all its samples come from, as in the official code.
+    indices: tuple[int, ...]  # Samples of that entry.
+    # How often the entry was drawn from before, per sample; seeds what else is random about the sample.
     turns: tuple[int, ...]
 
 
 class Mixture:
     """Samples entries by weight, and within an entry every sample once before any comes again.
 
-    Args:
-        sizes: Samples of each entry.
-        weights: Sampling weight of each entry, in the order that the draws run over.
-        micro_batch: Samples per draw.
-        seed: Of everything; each process's draws are seeded with `seed + rank`, as in the official code.
-        rank: This process.
-        workers: All processes; each deals its own share of an entry's order.
-        together: Whether all processes draw the same entry, as sharded weights need it: one gradient is put together
-            from all of them, so the same parameters must have one everywhere.
+    `sizes` are the samples of each entry, `weights` in the order that the draws run over. Each process's draws are
+    seeded with `seed + rank`, as in the official code, and each deals its own share of an entry's order. Sharded
+    weights need all processes `together` to draw the same entry: one gradient is put together from all of them, so the
+    same parameters must have one everywhere.
     """
 
     def __init__(
-        self,
-        sizes: Mapping[str, int],
-        weights: Mapping[str, float],
-        *,
-        micro_batch: int,
-        seed: int,
-        rank: int = 0,
-        workers: int = 1,
-        together: bool = False,
-    ) -> None:
+        self, sizes: Mapping[str, int], weights: Mapping[str, float], *, micro_batch: int, seed: int, rank: int = 0,
+        workers: int = 1, together: bool = False,
+    ) -> None:  # fmt: skip
         self._sizes, self._weights = dict(sizes), dict(weights)
         self._micro_batch, self._seed, self._rank, self._workers = micro_batch, seed, rank, workers
         self._pick_seed = seed if together else seed + rank
@@ -108,13 +89,9 @@ class Mixture:
 
 
 def text_batch(
-    examples: Sequence[Example],
-    templates: Sequence[str],
-    processor: UniMedProcessor,
-    *,
-    longest_prompt: int = LONGEST_PROMPT,
-    longest_answer: int = LONGEST_ANSWER,
-) -> Batch:
+    examples: Sequence[Example], templates: Sequence[str], processor: UniMedProcessor, *,
+    longest_prompt: int = LONGEST_PROMPT, longest_answer: int = LONGEST_ANSWER
+) -> Batch:  # fmt: skip
     """Return right-padded `input_ids`, `attention_mask` and `labels` [B, L], and `task_ids` [I] of the images."""
     rows = []
     for example, template in zip(examples, templates, strict=True):
@@ -150,21 +127,13 @@ def image_rows(examples: Sequence[Example]) -> list[int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
-    """A micro-batch on the CPU.
+    """A micro-batch on the CPU."""
 
-    Attributes:
-        name: Entry of the mixture, or task, that it comes from.
-        texts: What `text_batch` gives.
-        digests: Identities of its images, where features are cached.
-        found: Their cached features, None where there were none.
-        pixels: Of the images without cached features [J, 3, S, S]; None if there are none.
-    """
-
-    name: str
-    texts: Batch
-    digests: tuple[str, ...] = ()
-    found: tuple[torch.Tensor | None, ...] = ()
-    pixels: torch.Tensor | None = None
+    name: str  # Entry of the mixture, or task, that it comes from.
+    texts: Batch  # What `text_batch` gives.
+    digests: tuple[str, ...] = ()  # Identities of its images, where features are cached.
+    found: tuple[torch.Tensor | None, ...] = ()  # Their cached features, None where there were none.
+    pixels: torch.Tensor | None = None  # Of the images without cached features [J, 3, S, S]; None if there are none.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

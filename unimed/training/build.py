@@ -7,18 +7,12 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from medbench.unimed.base_weights import (
-    BaseWeights,
-    assemble,
-    checked_config,
-    configure,
-    processor_on,
-    refuse_unknown,
-)
+from medbench.unimed.base_weights import BaseWeights, assemble, checked_config, configure, processor_on, refuse_unknown
 from medbench.unimed.configuration import UniMedConfig
 from medbench.unimed.modeling import UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.prompts import IMAGE_PLACEHOLDER, PromptForm
+from medbench.unimed.tokens import with_names
 from medbench.unimed.training.corpus import Corpus
 from medbench.unimed.training.recipe import ModelPlan, Recipe
 
@@ -33,8 +27,7 @@ def image_size_of(model: ModelPlan) -> int:
 def base_of(model: ModelPlan) -> BaseWeights | None:
     """Return the resolved base weights of a model, or None if it is trained from scratch.
 
-    Raises:
-        UsageError: If they are not there.
+    UsageError if they are not there.
     """
     if model.language_model is None or model.vision_weights is None:
         return None
@@ -46,9 +39,7 @@ def build(
 ) -> tuple[UniMedForConditionalGeneration, UniMedProcessor]:
     """Return an untrained model with what learns in float32, and its processor.
 
-    Raises:
-        DataError: If base weights do not fit.
-        UsageError: If the recipe's configuration cannot work.
+    DataError if base weights do not fit; UsageError if the recipe's configuration cannot work.
     """
     torch.manual_seed(recipe.seed)
     settings = dict(recipe.model.unimed)
@@ -74,8 +65,7 @@ def build(
 def scratch_config(model: ModelPlan, text: dict[str, Any] | None = None) -> UniMedConfig:
     """Return the configuration of a model from scratch.
 
-    Raises:
-        UsageError: If a field is unknown or the combination cannot work.
+    UsageError if a field is unknown or the combination cannot work.
     """
     refuse_unknown("The language model", model.text, LlamaConfig)
     text = text or {**model.text, "vocab_size": model.vocabulary}
@@ -91,10 +81,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Prepend(" ")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(r"\d{1,3}"), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
+        [pre_tokenizers.Split(Regex(r"\d{1,3}"), behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -105,12 +92,4 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     )
     boxes = [f"{{<{number}><{number}>}}" for number in range(101)] * 50
     tokenizer.train_from_iterator([*texts, *boxes], trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        additional_special_tokens=[IMAGE_PLACEHOLDER],
-        clean_up_tokenization_spaces=False,
-    )
+    return with_names(tokenizer, pad="<pad>")

@@ -23,6 +23,7 @@ from medbench.unimed.processing import CLIP_MEAN, CLIP_STD
 from medbench.unimed.prompts import PromptForm, WrappedPrompt, instruct, taught_answer, wrap
 from medbench.unimed.training.recipe import Recipe
 
+_file_digest = cache(file_sha256)
 MEMORY_LIMIT = 2 << 30
 """Bytes of decoded images that are kept; what is above is decoded again."""
 
@@ -69,8 +70,7 @@ class Images:
     def pixels(self, rows: Sequence[int]) -> torch.Tensor:
         """Return images [B, 3, S, S], float32, normalised as `pixels_of` does it.
 
-        Raises:
-            SampleError: If an image is missing or damaged.
+        SampleError if an image is missing or damaged.
         """
         mean, std = torch.tensor(CLIP_MEAN).view(3, 1, 1), torch.tensor(CLIP_STD).view(3, 1, 1)
         return (torch.stack([self._decoded(row) for row in rows]).float() / 255.0 - mean) / std
@@ -83,11 +83,6 @@ class Images:
         if len(self._kept) < self._most:
             self._kept[row] = image
         return image
-
-
-@cache
-def _file_digest(path: Path) -> str:
-    return file_sha256(path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,10 +137,7 @@ def load_corpus(data_dir: Path, recipe: Recipe, *, image_size: int) -> Corpus:
     """Read the train splits of the tasks of a recipe; no image is decoded yet.
 
     Whole groups (images, patients, volumes, documents) are held out, so that the held-out loss means something.
-
-    Raises:
-        RunError: If an entry of the mixture has no training examples.
-        DataError: If a task is not prepared.
+    RunError if an entry of the mixture has no training examples; DataError if a task is not prepared.
     """
     images = Images(image_size)
     train: dict[str, list[Example]] = {entry: [] for entry in recipe.mixture}
@@ -157,7 +149,8 @@ def load_corpus(data_dir: Path, recipe: Recipe, *, image_size: int) -> Corpus:
             for sample in prepared.samples("train"):
                 row = images.add(prepared.source, sample.images[0]) if sample.images else -1
                 group = sample.groups.get(spec.group_key, sample.sample_id)
-                chosen = held_out[name] if _is_held_out(group, recipe.validation.share) else train[entry]
+                place = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
+                chosen = held_out[name] if place < recipe.validation.share else train[entry]
                 chosen.append(Example(spec=spec, sample=sample, image=row))
     empty = [name for name, examples in train.items() if not examples]
     if empty:
@@ -166,16 +159,3 @@ def load_corpus(data_dir: Path, recipe: Recipe, *, image_size: int) -> Corpus:
             "Prepare the data with its train split, lower validation.share, or take the task out of the mixture.",
         )
     return Corpus(train=train, held_out=held_out, images=images)
-
-
-def _is_held_out(group: str, share: float) -> bool:
-    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64 < share
-
-
-def data_fingerprints(data_dir: Path, recipe: Recipe) -> dict[str, str]:
-    """Return the identity of each task's prepared data.
-
-    Raises:
-        DataError: If a task is not prepared.
-    """
-    return {name: load_prepared(data_dir, name).manifest.data_fingerprint for name in recipe.tasks()}

@@ -23,18 +23,12 @@ class FeatureCache:
     One file per image, written whole or not at all, so that several processes and trainings may share the folder.
     When the limit is reached nothing more is stored: every image comes equally often, so there is none to forget.
     A file of the wrong size is computed again; a full disk ends the storing, not the training.
-
-    Attributes:
-        folder: Of this tower, see `feature_folder`.
-        shape: Of one image's features.
-        dtype: Of the stored values.
-        limit: Bytes that the folder may hold.
     """
 
-    folder: Path
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    limit: int
+    folder: Path  # Of this tower, see `feature_folder`.
+    shape: tuple[int, ...]  # Of one image's features.
+    dtype: torch.dtype  # Of the stored values.
+    limit: int  # Bytes that the folder may hold.
     _used: int = -1
 
     def get(self, digest: str) -> torch.Tensor | None:
@@ -86,12 +80,9 @@ def feature_folder(root: Path, tower: torch.nn.Module, settings: Mapping[str, ob
 
 @torch.no_grad()
 def features_of(
-    digests: Sequence[str],
-    found: Sequence[torch.Tensor | None],
-    pixels: torch.Tensor,
-    encode: Encode,
-    cache: FeatureCache,
-) -> torch.Tensor:
+    digests: Sequence[str], found: Sequence[torch.Tensor | None], pixels: torch.Tensor, encode: Encode,
+    cache: FeatureCache
+) -> torch.Tensor:  # fmt: skip
     """Return the features [I, ...] of images: what the cache had (`found`), and the others computed and stored.
 
     Those are encoded from their `pixels` [J, 3, S, S].

@@ -34,35 +34,23 @@ WriteModel = Callable[[Path], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed:
-    """Where a training goes on.
+    """Where a training goes on."""
 
-    Attributes:
-        folder: The checkpoint; None at the very start.
-        step: Steps that were taken.
-        optimizer: State of the optimizer, of each parameter by name, and of the loss scaler.
-    """
-
-    folder: Path | None = None
-    step: int = 0
+    folder: Path | None = None  # The checkpoint; None at the very start.
+    step: int = 0  # Steps that were taken.
+    # State of the optimizer, of each parameter by name, and of the loss scaler.
     optimizer: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingFolder:
-    """Where a training lives.
+    """Where a training lives."""
 
-    Attributes:
-        path: Its folder; `medbench run --checkpoint` takes it when the training is through.
-        recipe: What is trained.
-        workers: Processes that train together; the order of samples depends on it.
-        data: Fingerprints of the prepared tasks, by name.
-        base_weights: Fingerprints of the frozen weights, by part; empty for a model from scratch.
-    """
-
-    path: Path
+    path: Path  # `medbench run --checkpoint` takes it when the training is through.
     recipe: Recipe
-    workers: int = 1
-    data: Mapping[str, str] = field(default_factory=dict)
+    workers: int = 1  # Processes that train together; the order of samples depends on it.
+    data: Mapping[str, str] = field(default_factory=dict)  # Fingerprints of the prepared tasks, by name.
+    # Fingerprints of the frozen weights, by part; empty for a model from scratch.
     base_weights: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -73,9 +61,8 @@ class TrainingFolder:
     def open(self, *, resume: bool) -> Resumed:
         """Return where to go on; makes the folder.
 
-        Raises:
-            RunError: If there is something already and `resume` was not given, or it belongs to another recipe.
-            UsageError: If there is nothing to resume.
+        RunError if there is something already and `resume` was not given, or it belongs to another recipe; UsageError
+        if there is nothing to resume.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -131,8 +118,7 @@ class TrainingFolder:
     def save_step(self, step: int, write_model: WriteModel, optimizer: Mapping[str, Any]) -> Path:
         """Write the checkpoint of a step, then drop all but the last ones.
 
-        Raises:
-            RunError: If it cannot be written; the checkpoints before it stay as they are.
+        RunError if it cannot be written; the checkpoints before it stay as they are.
         """
         target = self.path / "checkpoints" / f"step-{step:08d}"
         with _written_whole(
@@ -156,8 +142,7 @@ class TrainingFolder:
     def finish(self, write_model: WriteModel) -> None:
         """Write the final model; its configuration comes last, since it says that all is there.
 
-        Raises:
-            RunError: If it cannot be written; the checkpoints stay.
+        RunError if it cannot be written; the checkpoints stay.
         """
         with _written_whole(
             self.path / ".final.partial",

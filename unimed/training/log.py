@@ -3,10 +3,10 @@
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from tensorboardX import SummaryWriter
 
@@ -64,7 +64,7 @@ def _mean(values: Sequence[float]) -> float:
     return round(sum(values) / len(values), 4)
 
 
-class TrainingLog:
+class TrainingLog(AbstractContextManager["TrainingLog"]):
     """Writes each record to a JSON-lines file and as scalars for TensorBoard; a context manager."""
 
     def __init__(self, path: Path, board: Path, first_step: int = 0) -> None:
@@ -75,9 +75,6 @@ class TrainingLog:
         except OSError as error:
             raise self._unwritable(error) from error
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -87,11 +84,7 @@ class TrainingLog:
             self._board.close()
 
     def write(self, record: Record) -> None:
-        """Write one record; it is on its way to the disk when this returns.
-
-        Raises:
-            RunError: If the disk does not take it.
-        """
+        """Write one record; it is on its way to the disk when this returns. RunError if the disk does not take it."""
         try:
             self._stream.write(canonical_json(record) + "\n")
             self._stream.flush()

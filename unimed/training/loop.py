@@ -3,16 +3,18 @@
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from types import FrameType
-from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from medbench.tasks.foundation.console import Silent, meter, say
 from medbench.tasks.foundation.errors import StoppedError
+from medbench.tasks.prepared import load_prepared
 from medbench.tasks.suite import medbench_home
 from medbench.unimed.base_weights import BaseWeights
 from medbench.unimed.checkpoint import restore_weights, write_checkpoint
@@ -20,11 +22,11 @@ from medbench.unimed.modeling import UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.training.batches import BatchMaker, Mixture
 from medbench.unimed.training.build import base_of, build, image_size_of
-from medbench.unimed.training.corpus import Corpus, Example, data_fingerprints, load_corpus
+from medbench.unimed.training.corpus import Corpus, Example, load_corpus
 from medbench.unimed.training.features import FeatureCache, feature_folder
 from medbench.unimed.training.folder import CURVE_FILE, Resumed, TrainingFolder
 from medbench.unimed.training.log import Record, Tally, TrainingLog, draw_curve
-from medbench.unimed.training.optimizer import DECAY_RULES, make_optimizer
+from medbench.unimed.training.optimizer import DECAY_RULES, gathered_weights, make_optimizer
 from medbench.unimed.training.recipe import Recipe
 from medbench.unimed.training.trainer import Trainer, frozen_dtype, is_sharded, make_accelerator
 from medbench.unimed.training.vision_stage import train_vision
@@ -55,30 +57,21 @@ def train(
 ) -> Path:
     """Train a model and write a checkpoint that `medbench run --checkpoint` takes.
 
-    On a CPU the weights after any step do not depend on where the training was stopped and resumed.
+    On a CPU the weights after any step do not depend on where the training was stopped and resumed. UsageError if the
+    recipe asks for something that is not there; DataError if data or base weights do not fit; RunError if `output`
+    holds another training, a loss is not a number any more, or the disk is full; StoppedError if the user stopped it,
+    and a checkpoint was written.
 
-    Args:
-        recipe: What to train.
-        data_dir: Prepared tasks; only their train splits are read.
-        output: Folder for weights, tokenizer, recipe, log and checkpoints.
-        resume: Go on from the last checkpoint in `output`.
-        examine: Answers and scores held-out examples, if `recipe.validation.answers` asks for it.
-
-    Raises:
-        UsageError: If the recipe asks for something that is not there.
-        DataError: If data or base weights do not fit.
-        RunError: If `output` holds another training, a loss is not a number any more, or the disk is full.
-        StoppedError: If the user stopped it; a checkpoint was written.
+    Only the train splits in `data_dir` are read. `output` gets weights, tokenizer, recipe, log and checkpoints;
+    `resume` goes on from the last of these. `examine` answers and scores held-out examples, if the recipe asks for it.
     """
     accelerator = make_accelerator(recipe)
     base = base_of(recipe.model)
+    data = {name: load_prepared(data_dir, name).manifest.data_fingerprint for name in recipe.tasks()}
     folder = TrainingFolder(
-        path=output,
-        recipe=recipe,
-        workers=accelerator.num_processes,
-        data=data_fingerprints(data_dir, recipe),
+        path=output, recipe=recipe, workers=accelerator.num_processes, data=data,
         base_weights=base.identity() if base else {},
-    )
+    )  # fmt: skip
     start, leads = Resumed(), bool(accelerator.is_main_process)
     # The first process makes what is missing before the others look.
     with accelerator.main_process_first():
@@ -88,7 +81,7 @@ def train(
     model, processor = build(recipe, corpus, base, frozen_dtype=frozen_dtype(recipe, accelerator))
     if leads:
         folder.cut_log(start.step)
-    with _log(folder, start.step, leads=leads) as log:
+    with TrainingLog(folder.log, output / "tensorboard", start.step) if leads else nullcontext() as log:
         if start.folder is None:
             _vision_stage(recipe, corpus, model, log)
         else:
@@ -104,15 +97,6 @@ def train(
         # Workers leave together, or one that lingers is taken for failed.
         accelerator.end_training()
     return output
-
-
-@contextmanager
-def _log(folder: TrainingFolder, first_step: int, *, leads: bool) -> Iterator[TrainingLog | None]:
-    if not leads:
-        yield None
-        return
-    with TrainingLog(folder.log, folder.path / "tensorboard", first_step) as log:
-        yield log
 
 
 def _vision_stage(
@@ -135,15 +119,14 @@ def _vision_stage(
         log.write({"stage": "vision", "steps": stage.steps, "held_out_accuracy": accuracy, "elapsed_seconds": seconds})
 
 
-def _trainer(recipe: Recipe, accelerator: Any, model: UniMedForConditionalGeneration, start: Resumed) -> Trainer:  # noqa: ANN401
+def _trainer(
+    recipe: Recipe, accelerator: Accelerator, model: UniMedForConditionalGeneration, start: Resumed
+) -> Trainer:
     settings = recipe.optimizer
     optimizer = make_optimizer(
-        model.trainable(),
-        decays=DECAY_RULES[settings.decays],
-        weight_decay=settings.weight_decay,
-        betas=settings.betas,
-        shares={"vision_tower.": recipe.tower_share},
-    )
+        model.trainable(), decays=DECAY_RULES[settings.decays], weight_decay=settings.weight_decay,
+        betas=settings.betas, shares={"vision_tower.": recipe.tower_share},
+    )  # fmt: skip
     if recipe.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     cache = _feature_cache(recipe, model, accelerator.num_processes) if recipe.feature_cache_gb else None
@@ -159,12 +142,8 @@ def _trainer(recipe: Recipe, accelerator: Any, model: UniMedForConditionalGenera
 
 def _feature_cache(recipe: Recipe, model: UniMedForConditionalGeneration, workers: int) -> FeatureCache:
     config, dtype = model.config, model.vision_tower.vit.dtype
-    settings = {
-        "size": config.image_size,
-        "method": config.resample_method,
-        "rate": config.resample_rate,
-        "dtype": str(dtype),
-    }
+    resampler = {"method": config.resample_method, "rate": config.resample_rate}
+    settings = {"size": config.image_size, **resampler, "dtype": str(dtype)}
     return FeatureCache(
         folder=feature_folder(medbench_home(), model.vision_tower, settings),
         shape=(config.visual_tokens, config.connector_width),
@@ -173,32 +152,28 @@ def _feature_cache(recipe: Recipe, model: UniMedForConditionalGeneration, worker
     )
 
 
-class StopRequest:
-    """Whether the user asked to stop; the first signal is remembered, the second one stops at once."""
-
-    def __init__(self) -> None:
-        self.given = False
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Take a signal."""
-        if self.given:
-            signal.default_int_handler(number, frame)
-        self.given = True
-
-
 @contextmanager
-def stop_request() -> Iterator[StopRequest]:
-    """Let Ctrl-C and a polite kill end the training after the step that is being taken, where its state is whole."""
-    request = StopRequest()
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+def stop_request() -> Iterator[Event]:
+    """Let Ctrl-C and a polite kill end the training after the step that is being taken, where its state is whole.
+
+    The first signal is remembered, the second one stops at once.
+    """
+    asked = Event()
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            signal.default_int_handler(number, frame)
+        asked.set()
+
+    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield request
+        yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _run_steps(session: Session, first: int, stop: StopRequest) -> None:
+def _run_steps(session: Session, first: int, stop: Event) -> None:
     """Take all steps that are left, with a line of log, a look and a checkpoint where they are due."""
     recipe, trainer = session.recipe, session.trainer
     accelerator = trainer.accelerator
@@ -225,7 +200,7 @@ def _run_steps(session: Session, first: int, stop: StopRequest) -> None:
                 progress.advance(0, status=status)
                 tally, logged = Tally(), done
             progress.advance()
-            stopping = trainer.agreed(stop.given)
+            stopping = trainer.agreed(stop.is_set())
             if (kept and not last) or stopping:
                 saved = _checkpoint(session, done)
                 if stopping:
@@ -250,7 +225,7 @@ def _tell(session: Session, record: Record, *, look: bool) -> Record:
 
 def _checkpoint(session: Session, step: int) -> Path:
     """Keep the weights after a step in float32, with the optimizer's state."""
-    weights = session.trainer.weights(only_trained=session.base is not None)
+    weights = gathered_weights(session.trainer.wrapped, only_trained=session.base is not None)
     state = session.trainer.state()
     saved = session.folder.path
     if session.log is not None:
@@ -265,7 +240,7 @@ def _write(session: Session, folder: Path, weights: dict[str, torch.Tensor]) -> 
 
 def _finish(session: Session) -> None:
     """Write the model in the recipe's type, and draw what was logged."""
-    weights = session.trainer.weights(only_trained=session.base is not None)
+    weights = gathered_weights(session.trainer.wrapped, only_trained=session.base is not None)
     if session.log is None:
         return
     dtype = getattr(torch, session.recipe.checkpoints.dtype)

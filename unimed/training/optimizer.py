@@ -20,6 +20,7 @@ from medbench.unimed.lora import current_names
 
 Decays = Callable[[str, torch.nn.Parameter], bool]
 _MATRIX = 2
+_GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
 
 
 def official_decays(name: str, parameter: torch.nn.Parameter) -> bool:
@@ -36,14 +37,9 @@ DECAY_RULES: dict[str, Decays] = {"official": official_decays, "matrices": matri
 
 
 def make_optimizer(
-    parameters: Mapping[str, torch.nn.Parameter],
-    *,
-    decays: Decays,
-    weight_decay: float,
-    betas: tuple[float, float],
-    epsilon: float = 1e-8,
-    shares: Mapping[str, float] | None = None,
-) -> torch.optim.AdamW:
+    parameters: Mapping[str, torch.nn.Parameter], *, decays: Decays, weight_decay: float, betas: tuple[float, float],
+    epsilon: float = 1e-8, shares: Mapping[str, float] | None = None
+) -> torch.optim.AdamW:  # fmt: skip
     """Return AdamW over named parameters.
 
     A parameter without a gradient in a step is left alone, decay and moments included; the official numbers depend on
@@ -56,11 +52,8 @@ def make_optimizer(
         groups.setdefault((share, weight_decay if decays(name, parameter) else 0.0), []).append(parameter)
     return torch.optim.AdamW(
         [{"params": members, "weight_decay": decay, "share": share} for (share, decay), members in groups.items()],
-        lr=0.0,
-        betas=betas,
-        eps=epsilon,
-        fused=True,
-    )
+        lr=0.0, betas=betas, eps=epsilon, fused=True,
+    )  # fmt: skip
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -93,8 +86,7 @@ def gathered_weights(model: torch.nn.Module, *, only_trained: bool) -> dict[str,
 
 def optimizer_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Return moments and step counts by parameter name; a parameter that never had a gradient has none."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-    return dict(get_optimizer_state_dict(model, optimizer, options=options)) if optimizer.state else {}
+    return dict(get_optimizer_state_dict(model, optimizer, options=_GATHERED)) if optimizer.state else {}
 
 
 def restore_optimizer(
@@ -118,5 +110,4 @@ def restore_optimizer(
         if name not in whole["state"]:
             zeros = torch.zeros(cast("torch.Tensor", weight).shape)
             whole["state"][name] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-    set_optimizer_state_dict(model, optimizer, whole, options=options)
+    set_optimizer_state_dict(model, optimizer, whole, options=_GATHERED)

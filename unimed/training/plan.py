@@ -36,21 +36,11 @@ class TrainingPlan:
     closing: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parameters:
-    """Numbers of parameters of one part of the model."""
-
-    name: str
-    trained: int
-    frozen: int
-
-
 def plan(recipe: Recipe, data_dir: Path | None) -> TrainingPlan:
     """Return the plan of a recipe; without a data folder with the sample counts of the paper.
 
-    Raises:
-        UsageError: If the model cannot be built.
-        DataError: If a task is not prepared, or the language model's folder has no usable configuration.
+    UsageError if the model cannot be built; DataError if a task is not prepared, or the language model's folder has no
+    usable configuration.
     """
     config, note = _planned_config(recipe.model)
     model = meta_model(config, vision=recipe.tower_share > 0)
@@ -75,15 +65,16 @@ def meta_model(config: UniMedConfig, *, vision: bool = False) -> UniMedForCondit
     return model
 
 
-def parameters_of(model: UniMedForConditionalGeneration) -> list[Parameters]:
-    """Return the parameters by part: tower, task tokens, router, experts or projector, LoRA, language model."""
-    counts: dict[str, list[int]] = {}
+def parameters_of(model: UniMedForConditionalGeneration) -> dict[str, tuple[int, int]]:
+    """Return trained and frozen parameters by part: tower, connector (by its parts), LoRA, language model."""
+    counts: dict[str, tuple[int, int]] = {}
     for name, parameter in model.named_parameters():
         part = name.split(".")[1].replace("_", " ") if name.startswith("connector.") else "language model"
         part = "LoRA" if "lora_" in name else "vision tower" if name.startswith("vision_tower.") else part
-        entry = counts.setdefault(part, [0, 0])
-        entry[0 if parameter.requires_grad else 1] += parameter.numel()
-    return [Parameters(name=name, trained=trained, frozen=frozen) for name, (trained, frozen) in counts.items()]
+        trained, frozen = counts.get(part, (0, 0))
+        size, learns = parameter.numel(), parameter.requires_grad
+        counts[part] = (trained + size * learns, frozen + size * (not learns))
+    return counts
 
 
 def dead_parameters(config: UniMedConfig) -> int:
@@ -114,9 +105,11 @@ def _sizes(recipe: Recipe, data_dir: Path | None) -> dict[str, int]:
     return {entry: sum(of_task(name) for name in entry.split(JOINED)) for entry in recipe.mixture}
 
 
-def _parameter_table(parts: list[Parameters], dead: int) -> Table:
-    rows = [(part.name, f"{part.trained:,}", f"{part.frozen:,}") for part in parts]
-    rows.append(("all", f"{sum(part.trained for part in parts):,}", f"{sum(part.frozen for part in parts):,}"))
+def _parameter_table(parts: Mapping[str, tuple[int, int]], dead: int) -> Table:
+    trained, frozen = map(sum, zip(*parts.values(), strict=True))
+    rows = [
+        (name, f"{learns:,}", f"{rests:,}") for name, (learns, rests) in {**parts, "all": (trained, frozen)}.items()
+    ]
     if dead:
         rows.append(("the official code would also train, unused", f"{dead:,}", "0"))
     return ("part", "trained", "frozen"), rows
@@ -125,8 +118,8 @@ def _parameter_table(parts: list[Parameters], dead: int) -> Table:
 def _memory_table(model: UniMedForConditionalGeneration, recipe: Recipe) -> Table:
     """Return estimates for one process, without the allocator's and the kernels' own."""
     parts, text = parameters_of(model), model.config.text
-    trained, frozen = sum(part.trained for part in parts), sum(part.frozen for part in parts)
-    merged = sum(part.trained for part in parts if part.name == "LoRA" and model.config.language_tuning == "lora")
+    trained, frozen = map(sum, zip(*parts.values(), strict=True))
+    merged = parts["LoRA"][0] if model.config.language_tuning == "lora" else 0
     width = _PRECISION_BYTES[recipe.precision]
     heads = int(text.num_key_value_heads or text.num_attention_heads)
     head_size = int(text.hidden_size) // int(text.num_attention_heads)

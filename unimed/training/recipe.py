@@ -23,68 +23,50 @@ Setting = int | float | str | bool | None
 
 @dataclass(frozen=True, kw_only=True)
 class ModelPlan:
-    """What is trained.
-
-    Attributes:
-        language_model: Folder or Hub name of a LLaMA-architecture model that is adapted; None trains one from scratch.
-        vision_weights: `eva_vit_g.pth` or BLIP-2's safetensors; None trains a ViT from scratch.
-        vision: Fields of the ViT's configuration that differ from EVA ViT-G/14.
-        text: Fields of the language model's configuration, if it is trained from scratch.
-        vocabulary: Entries of the byte-level BPE tokenizer that is trained with a language model from scratch.
-        unimed: Fields of `UniMedConfig`: resampler, connector, router, LoRA, prompts.
-    """
+    """What is trained."""
 
     __pydantic_config__ = _STRICT
 
+    # Folder or Hub name of a LLaMA-architecture model that is adapted; None trains one from scratch.
     language_model: str | None = None
-    vision_weights: str | None = None
+    vision_weights: str | None = None  # `eva_vit_g.pth` or BLIP-2's safetensors; None trains a ViT from scratch.
+    # Fields of the ViT's configuration that differ from EVA ViT-G/14.
     vision: dict[str, int | float] = field(default_factory=dict)
+    # Fields of the language model's configuration, if it is trained from scratch.
     text: dict[str, int | float | bool] = field(default_factory=dict)
+    # Entries of the byte-level BPE tokenizer that is trained with a language model from scratch.
     vocabulary: PositiveInt = 2500
+    # Fields of `UniMedConfig`: resampler, connector, router, LoRA, prompts.
     unimed: dict[str, Setting] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisionStage:
-    """How a vision tower from scratch is trained: first by itself, then with the rest or not at all.
-
-    Attributes:
-        steps: Steps of its own.
-        batch: Images per step.
-        peak_learning_rate: Of a one-cycle schedule.
-        weight_decay: AdamW.
-        later_rate: Its learning rate in the language stage, as a share of the rest's; 0 freezes it, as in the paper.
-    """
+    """How a vision tower from scratch is trained: first by itself, then with the rest or not at all."""
 
     __pydantic_config__ = _STRICT
 
     steps: PositiveInt
-    batch: Annotated[int, Field(ge=2)]
-    peak_learning_rate: PositiveFloat
+    batch: Annotated[int, Field(ge=2)]  # Images per step.
+    peak_learning_rate: PositiveFloat  # Of a one-cycle schedule.
     weight_decay: NonNegativeFloat
+    # Its learning rate in the language stage, as a share of the rest's; 0 freezes it, as in the paper.
     later_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """The learning rate.
-
-    Attributes:
-        shape: `official`, `linear_warmup_cosine_lr` of the official code: the cosine counts from step 0, not from the
-            end of the warm-up, so the rate falls by 2.4 % there (official values: from 9.998e-6 at step 4,999 to
-            9.758e-6 at step 5,000). `cosine`: the warm-up starts at almost nothing, the cosine where it ends.
-        peak: After the linear warm-up.
-        floor: At the end.
-        start: At step 0 of the official shape; negative means no warm-up.
-        warmup_steps: Steps of the warm-up.
-    """
+    """The learning rate."""
 
     __pydantic_config__ = _STRICT
 
+    # `official`, `linear_warmup_cosine_lr` of the official code: the cosine counts from step 0, not from the end of the
+    # warm-up, so the rate falls by 2.4 % there (official values: from 9.998e-6 at step 4,999 to 9.758e-6 at step
+    # 5,000). `cosine`: the warm-up starts at almost nothing, the cosine where it ends.
     shape: Literal["official", "cosine"]
-    peak: PositiveFloat
-    floor: NonNegativeFloat
-    start: float = 0.0
+    peak: PositiveFloat  # After the linear warm-up.
+    floor: NonNegativeFloat  # At the end.
+    start: float = 0.0  # At step 0 of the official shape; negative means no warm-up.
     warmup_steps: Count
 
     def rate(self, step: int, steps: int) -> float:
@@ -101,107 +83,73 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerPlan:
-    """AdamW.
-
-    Attributes:
-        betas: Of the two moments.
-        weight_decay: On the parameters that `decays` names.
-        decays: `official`: everything but vectors and biases, task tokens too; `matrices`: no task tokens.
-        clip_norm: Largest norm of the gradient, or None.
-        idle_experts: What AdamW does with experts of a hard or sparse router that a step did not use: `decay` them, as
-            the official code does, or let them `rest`.
-    """
+    """AdamW."""
 
     __pydantic_config__ = _STRICT
 
-    betas: tuple[Share, Share]
-    weight_decay: NonNegativeFloat
+    betas: tuple[Share, Share]  # Of the two moments.
+    weight_decay: NonNegativeFloat  # On the parameters that `decays` names.
+    # `official`: everything but vectors and biases, task tokens too; `matrices`: no task tokens.
     decays: Literal["official", "matrices"] = "official"
-    clip_norm: PositiveFloat | None = None
+    clip_norm: PositiveFloat | None = None  # Largest norm of the gradient, or None.
+    # What AdamW does with experts of a hard or sparse router that a step did not use: `decay` them, as the official
+    # code does, or let them `rest`.
     idle_experts: Literal["decay", "rest"] = "decay"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationPlan:
-    """How the training is watched.
-
-    Attributes:
-        share: Share of the training groups held out; the test split is never read.
-        every: Steps between two looks at their loss.
-        answers: Held-out samples per task that are also answered and scored through the harness at each look; 0: none.
-    """
+    """How the training is watched."""
 
     __pydantic_config__ = _STRICT
 
-    share: Share = 0.0
-    every: PositiveInt = 1000
+    share: Share = 0.0  # Share of the training groups held out; the test split is never read.
+    every: PositiveInt = 1000  # Steps between two looks at their loss.
+    # Held-out samples per task that are also answered and scored through the harness at each look; 0: none.
     answers: Count = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointPlan:
-    """What is kept on disk.
-
-    Attributes:
-        every: Steps between two checkpoints.
-        keep: How many of them stay.
-        dtype: Type of the trained weights in the final checkpoint; those on the way are float32, for exact resuming.
-    """
+    """What is kept on disk."""
 
     __pydantic_config__ = _STRICT
 
-    every: PositiveInt = 1000
-    keep: PositiveInt = 2
+    every: PositiveInt = 1000  # Steps between two checkpoints.
+    keep: PositiveInt = 2  # How many of them stay.
+    # Type of the trained weights in the final checkpoint; those on the way are float32, for exact resuming.
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One training.
-
-    Attributes:
-        name: Name of the recipe, written into the checkpoint.
-        model: What is trained.
-        vision_stage: The training of a tower from scratch.
-        mixture: Task name (or names, joined by `+`) to sampling weight; each micro-batch comes from one entry.
-        steps: Optimizer steps.
-        micro_batch: Samples of one micro-batch, per process.
-        micro_batches: Micro-batches per optimizer step (gradient accumulation), each from an entry of its own.
-        schedule: The learning rate.
-        optimizer: AdamW.
-        precision: Type of computing and of the frozen weights; what learns stays float32.
-        gradient_checkpointing: Compute the language model's activations twice and keep them once.
-        seed: Of the weights, the order, the prompts and the dropout.
-        validation: How it is watched.
-        checkpoints: What is kept on disk.
-        augment_classification: Mirror, turn, zoom and shift the images of classification tasks at random.
-        max_prompt_tokens: Longest prompt; longer ones are cut on the right, but never into an image.
-        max_answer_tokens: Longest answer.
-        feature_cache_gb: Disk for the frozen tower's features, in gigabytes; 0 computes them at every step.
-        log_every: Steps between two lines of the log.
-    """
+    """One training."""
 
     __pydantic_config__ = _STRICT
 
-    name: str
+    name: str  # Name of the recipe, written into the checkpoint.
     model: ModelPlan
-    vision_stage: VisionStage | None = None
+    vision_stage: VisionStage | None = None  # The training of a tower from scratch.
+    # Task name (or names, joined by `+`) to sampling weight; each micro-batch comes from one entry.
     mixture: Annotated[dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)]
     steps: PositiveInt
-    micro_batch: PositiveInt
+    micro_batch: PositiveInt  # Samples of one micro-batch, per process.
+    # Micro-batches per optimizer step (gradient accumulation), each from an entry of its own.
     micro_batches: PositiveInt = 1
     schedule: Schedule
     optimizer: OptimizerPlan
+    # Type of computing and of the frozen weights; what learns stays float32.
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    gradient_checkpointing: bool = False
-    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    gradient_checkpointing: bool = False  # Compute the language model's activations twice and keep them once.
+    seed: Annotated[int, Field(ge=0, lt=2**31)]  # Of the weights, the order, the prompts and the dropout.
     validation: ValidationPlan = ValidationPlan()
     checkpoints: CheckpointPlan = CheckpointPlan()
-    augment_classification: bool = False
-    max_prompt_tokens: PositiveInt = 3800
+    augment_classification: bool = False  # Mirror, turn, zoom and shift the images of classification tasks at random.
+    max_prompt_tokens: PositiveInt = 3800  # Longest prompt; longer ones are cut on the right, but never into an image.
     max_answer_tokens: PositiveInt = 1024
+    # Disk for the frozen tower's features, in gigabytes; 0 computes them at every step.
     feature_cache_gb: NonNegativeFloat = 0.0
-    log_every: PositiveInt = 20
+    log_every: PositiveInt = 20  # Steps between two lines of the log.
 
     def tasks(self) -> tuple[str, ...]:
         """Return the names of all tasks of the mixture."""
@@ -220,10 +168,8 @@ class Recipe:
 def load_recipe(name_or_path: str, overrides: tuple[str, ...] = (), *, planned: bool = False) -> Recipe:
     """Read a recipe: a preset's name or a YAML file, with overrides such as `schedule.peak=1e-4`.
 
-    One that is only `planned` need not name its base weights yet.
-
-    Raises:
-        UsageError: If there is no such file, or a key or a value is not allowed.
+    One that is only `planned` need not name its base weights yet. UsageError if there is no such file, or a key or a
+    value is not allowed.
     """
     path = PRESETS / f"{name_or_path}.yaml"
     if not path.exists():
@@ -238,11 +184,7 @@ def load_recipe(name_or_path: str, overrides: tuple[str, ...] = (), *, planned: 
 
 
 def recipe_of(values: Mapping[str, Any], source: str, *, planned: bool = False) -> Recipe:
-    """Return the validated recipe of a table.
-
-    Raises:
-        UsageError: If a key or a value is not allowed.
-    """
+    """Return the validated recipe of a table; UsageError if a key or a value is not allowed."""
     try:
         recipe: Recipe = TypeAdapter(Recipe).validate_python(values)
     except ValidationError as error:

@@ -19,7 +19,6 @@ from medbench.unimed.training.features import FeatureCache, features_of
 from medbench.unimed.training.log import Tally
 from medbench.unimed.training.optimizer import (
     decay_idle_experts,
-    gathered_weights,
     optimizer_state,
     restore_optimizer,
     set_rate,
@@ -33,8 +32,7 @@ HELD_OUT_SAMPLES = 64
 def make_accelerator(recipe: Recipe) -> Accelerator:
     """Return the accelerator of a training; `accelerate launch` decides about processes, DDP and FSDP.
 
-    Raises:
-        UsageError: If this machine cannot compute in the recipe's precision, or the recipe does not go with FSDP.
+    UsageError if this machine cannot compute in the recipe's precision, or the recipe does not go with FSDP.
     """
     if recipe.precision == "fp16" and not torch.cuda.is_available():
         raise UsageError(
@@ -78,29 +76,19 @@ def frozen_dtype(recipe: Recipe, accelerator: Accelerator) -> torch.dtype:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trainer:
-    """The model with everything that changes while it is trained.
-
-    Attributes:
-        recipe: What is trained.
-        accelerator: Devices, processes, precision.
-        model: The model itself.
-        wrapped: The same as the accelerator prepared it.
-        optimizer: The optimizer as the accelerator prepared it.
-        cache: Features of the frozen tower, or None.
-    """
+    """The model with everything that changes while it is trained."""
 
     recipe: Recipe
-    accelerator: Accelerator
+    accelerator: Accelerator  # Devices, processes, precision.
     model: UniMedForConditionalGeneration
-    wrapped: torch.nn.Module
-    optimizer: Any
-    cache: FeatureCache | None
+    wrapped: torch.nn.Module  # The same as the accelerator prepared it.
+    optimizer: Any  # The optimizer as the accelerator prepared it.
+    cache: FeatureCache | None  # Features of the frozen tower, or None.
 
     def step(self, step: int, batches: Iterator[MicroBatch], tally: Tally) -> float:
         """Take one optimizer step; return the norm of the gradient before clipping.
 
-        Raises:
-            RunError: If a loss or the gradient is not a number; the weights are as before the step.
+        RunError if a loss or the gradient is not a number; the weights are as before the step.
         """
         recipe = self.recipe
         torch.manual_seed(seed_of(recipe.seed, step, self.accelerator.process_index))
@@ -190,10 +178,6 @@ class Trainer:
             return wish
         wishes = torch.tensor([int(wish)], device=self.accelerator.device)
         return bool(self.accelerator.reduce(wishes, reduction="sum").item())
-
-    def weights(self, *, only_trained: bool) -> dict[str, torch.Tensor]:
-        """Return the weights on the CPU."""
-        return gathered_weights(self.wrapped, only_trained=only_trained)
 
     def state(self) -> dict[str, Any]:
         """Return what has to be known to go on beside the weights."""

@@ -58,19 +58,12 @@ def jittered(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Targets:
-    """What is known of each image, by row of the corpus.
+    """What is known of each image, by row of the corpus."""
 
-    Attributes:
-        classes: Column of its class [N], or -1.
-        class_span: First and last column of its task's classes [N, 2].
-        words: Whether each word is said of it [N, W]; all False for images without texts.
-        regions: Whether each structure's box covers each patch [N, P, R].
-    """
-
-    classes: torch.Tensor
-    class_span: torch.Tensor
-    words: torch.Tensor
-    regions: torch.Tensor
+    classes: torch.Tensor  # Column of its class [N], or -1.
+    class_span: torch.Tensor  # First and last column of its task's classes [N, 2].
+    words: torch.Tensor  # Whether each word is said of it [N, W]; all False for images without texts.
+    regions: torch.Tensor  # Whether each structure's box covers each patch [N, P, R].
 
     def known_rows(self) -> tuple[list[int], list[int]]:
         """Return the rows of classified images, and those of all others of which something is known."""
@@ -176,8 +169,7 @@ def train_vision(
 ) -> dict[str, float]:
     """Train the tower in place, half of each batch on classified images, as many of each task.
 
-    Returns:
-        Share of held-out classified images whose class the stage's own head gets right, by task.
+    Return the share of held-out classified images whose class the stage's own head gets right, by task.
     """
     parts = (corpus.train, corpus.held_out)
     everything = [example for part in parts for of_task in part.values() for example in of_task]
