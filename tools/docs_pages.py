@@ -59,9 +59,8 @@ def commands() -> str:
 
 def command_help() -> str:
     """Return the help of every command, and of those below it."""
-    return "\n\n".join(
-        f"## {name}\n\n```text\n{text}\n```" for name, text in _helps(cli, click.Context(cli, info_name="medbench", **cli.context_settings))
-    )
+    top = click.Context(cli, info_name="medbench", **cli.context_settings)
+    return "\n\n".join(f"## {name}\n\n```text\n{text}\n```" for name, text in _helps(cli, top))
 
 
 def _helps(group: click.Group, above: click.Context) -> Iterator[tuple[str, str]]:
