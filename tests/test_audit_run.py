@@ -17,7 +17,7 @@ from medbench.leaderboard.audit.outputs.audit import audit_after_run, audit_answ
 from medbench.leaderboard.runs import leaks_of
 
 # What the first test makes is shared by all.
-pytestmark = pytest.mark.xdist_group("test_audit_run")
+pytestmark = [pytest.mark.xdist_group("test_audit_run"), pytest.mark.slow]
 
 TASKS = "report,pubmedqa,dermamnist,slake-rec"
 

@@ -209,6 +209,7 @@ def test_an_answer_at_the_limit_is_truncated_in_the_records_and_the_states(tmp_p
     assert task["states"]["truncated"] == task["samples"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "hint"), [(401, "key_env"), (403, "may not use this model"), (404, "/v1"), (307, "leads elsewhere")]
 )

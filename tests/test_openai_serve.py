@@ -26,6 +26,7 @@ from medbench.tasks.prepared import Prepared, load_prepared
 from medbench.tasks.sample import Sample
 from medbench.tasks.suite import prepare_mini_suite
 
+pytestmark = pytest.mark.slow
 NEEDED = ("fastapi", "uvicorn", "openai")
 TASKS = ("slake-vqa", "slake-rec", "pubmedqa")
 LIMIT = 2
@@ -133,7 +134,6 @@ def run(serving: Serving, output: Path, *arguments: str) -> dict[str, dict[str, 
     }
 
 
-@pytest.mark.slow
 def test_a_served_model_says_what_it_says_at_home(serving: Serving, mini: dict[str, Prepared], tmp_path: Path) -> None:
     records = run(serving, tmp_path, "max_tokens=24")
     adapter = adapter_for(serving)
