@@ -186,7 +186,7 @@ def told_under(table: Table) -> list[str]:
 
 
 _MARKS: Mapping[str, Callable[[Number], object]] = {
-    "Percentages with 95 % intervals that heed images, patients, volumes or documents.": lambda one: one.interval,
+    "Percentages with 95 % intervals that account for images, patients, volumes or documents.": lambda n: n.interval,
     "`±`: standard deviation over several runs of a model.": lambda one: one.std is not None,
     "`of`: what a perfect model scores that must write its boxes in this model's notation.": lambda one: (
         one.ceiling is not None

@@ -49,7 +49,7 @@ def test_without_a_library_the_run_ends(requests: list[Request]) -> None:
 
 def test_a_library_that_mixes_its_batches_is_asked_one_by_one(requests: list[Request]) -> None:
     adapter = SmallWithLibrary(requests)
-    adapter.heeds_others = True
+    adapter.affected_by_others = True
     assert self_test(adapter, requests, BUDGET) == SelfTest(equal=2, total=2)
     adapter.only_whole = "its layers are its own"
     tested = self_test(adapter, requests, BUDGET)
@@ -132,7 +132,7 @@ def test_one_by_one_is_said_and_done(
     requests: list[Request], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     adapter = SmallWithLibrary(requests)
-    adapter.only_whole, adapter.heeds_others = "its layers are its own", True
+    adapter.only_whole, adapter.affected_by_others = "its layers are its own", True
     outcomes, _ = driven(adapter, requests, tmp_path)
     tested, asked = adapter.batches[:3], adapter.batches[3:]
     assert [len(batch) for batch in tested] == [1, 1, 2]

@@ -19,7 +19,7 @@ class SmallWithLibrary(Small):
     Attributes:
         batches: Sample ids of every batch that was asked for.
         most: Batches of more run out of memory.
-        heeds_others: Whether a batch of several changes what is written.
+        affected_by_others: Whether a batch of several changes what is written.
     """
 
     def __init__(self, requests: Sequence[Request]) -> None:
@@ -27,7 +27,7 @@ class SmallWithLibrary(Small):
         self._prompts = {request.sample.sample_id: request.prompt for request in requests}
         self.batches: list[list[str]] = []
         self.most = len(requests)
-        self.heeds_others = False
+        self.affected_by_others = False
 
     @torch.inference_mode()
     def written_whole(
@@ -37,7 +37,7 @@ class SmallWithLibrary(Small):
         if len(asked) > self.most:
             raise torch.OutOfMemoryError
         written = [self._written(*one, max_new_tokens) for one in asked]
-        return [own[::-1] for own in written] if self.heeds_others and len(asked) > 1 else written
+        return [own[::-1] for own in written] if self.affected_by_others and len(asked) > 1 else written
 
     def _written(self, sample: Sample, spec: TaskSpec, images: Sequence[Image.Image], max_new_tokens: int) -> list[int]:
         pictures = iter(images)

@@ -10,7 +10,7 @@ function drawSummary() {
   const ticks = along(0, 100);
   return [
     el("h2", null, "Scores"),
-    el("p", { class: "quiet" }, "Percentages with 95 % intervals that heed images, patients, volumes or documents. ",
+    el("p", { class: "quiet" }, "Percentages with 95 % intervals that account for images, patients, volumes or documents. ",
       TASKS.some((task) => task.scores[protocol].some((row) => row.cells.some((cell) => cell && cell.ceiling !== null)))
         ? "“of”, and the dashed line: what a perfect model scores that must write boxes in this model's notation. " : "",
       TASKS.some((task) => task.scores[protocol].some((row) => row.cells.some((cell) => cell && cell.beside.length)))
