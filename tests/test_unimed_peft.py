@@ -18,7 +18,7 @@ from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.unimed.base_weights import BaseWeights, assemble, configure, processor_on
 from medbench.unimed.checkpoint import load_checkpoint, restore_weights, write_checkpoint
 from medbench.unimed.convert import to_authors, to_whole, with_adapter
-from medbench.unimed.lora import lora_layers
+from medbench.unimed.lora import lora_layers, name_on_hub
 from medbench.unimed.modeling import UniMedForConditionalGeneration
 
 IDS = torch.tensor([[1, 5, 9, 20]])
@@ -214,3 +214,9 @@ def test_a_whole_model_of_an_older_version_loads(tmp_path: Path) -> None:
     fresh, _ = small()
     restore_weights(fresh, tmp_path / "old")
     assert torch.equal(answer(fresh), expected)
+
+
+def test_the_adapter_names_its_base_as_the_hub_does() -> None:
+    cached = "cache/hub/models--meta-llama--Llama-2-7b-chat-hf/snapshots/f5db02db"
+    assert name_on_hub(cached) == "meta-llama/Llama-2-7b-chat-hf"
+    assert name_on_hub("weights/llama") == "weights/llama"

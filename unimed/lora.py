@@ -201,13 +201,19 @@ OLD_NAMES = {
 """Patterns of the names that older versions gave to the weights of a layer with LoRA, and today's."""
 
 
+def name_on_hub(base: str) -> str:
+    """Return the name of a model whose folder is the Hub's cache (`.../models--OWNER--NAME/...`); else what is given."""
+    cached = [part for part in Path(base).parts if part.startswith("models--")]
+    return cached[-1].removeprefix("models--").replace("--", "/", 1) if cached else base
+
+
 def write_adapter(model: nn.Module, trained: Mapping[str, torch.Tensor], folder: Path, base: str) -> set[str]:
     """Write the LoRA of a language model in peft's format; return the names of `trained` that are in it.
 
     `trained` has the names of the whole model; `base` is the folder or name of the model that is adapted.
     """
     adapter: LoraConfig = model.peft_config[_NAME]  # type: ignore[index, assignment]  # peft's
-    told = replace(adapter, base_model_name_or_path=base, inference_mode=True).to_dict()
+    told = replace(adapter, base_model_name_or_path=name_on_hub(base), inference_mode=True).to_dict()
     plain = {name: sorted(value) if isinstance(value, set) else value for name, value in told.items()}
     (folder / ADAPTER_CONFIG).write_text(canonical_json(plain, indent=2) + "\n", encoding="utf-8")
     names = {name for name in trained if ".lora_" in name}
