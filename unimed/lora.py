@@ -202,7 +202,7 @@ OLD_NAMES = {
 
 
 def name_on_hub(base: str) -> str:
-    """Return the name of a model whose folder is the Hub's cache (`.../models--OWNER--NAME/...`); else what is given."""
+    """Return the name of a model whose folder is in the Hub's cache (`models--OWNER--NAME`); else what is given."""
     cached = [part for part in Path(base).parts if part.startswith("models--")]
     return cached[-1].removeprefix("models--").replace("--", "/", 1) if cached else base
 
