@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from source_files import ROOT
 
+from medbench.tasks.catalog import get_task
 from tools import docs_pages
 
 PAGES = sorted(docs_pages.pages())
@@ -49,3 +51,16 @@ def test_the_site_builds_and_no_link_is_broken(tmp_path: Path) -> None:
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=200)
     assert built.returncode == 0, built.stderr
     assert "medbench.run" in (tmp_path / "api.html").read_text(encoding="utf-8")
+
+
+def test_the_layout_in_the_tutorial_for_own_data_is_one_that_is_read(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "own-data.md").read_text(encoding="utf-8")
+    [shown] = re.findall(r"question\.json\s+# (\[\{.*\}), \.\.\.\]", page)
+    for name in ("case1", "case2"):
+        folder = tmp_path / "imgs" / name
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(folder / "source.jpg")
+        (folder / "question.json").write_text(f"{shown}]")
+    (tmp_path / "train.txt").write_text("case1\n")
+    (tmp_path / "test.txt").write_text("case2\n")
+    assert len(get_task("slake-vqa").reader(tmp_path, {}).samples) == 2

@@ -10,7 +10,7 @@ from medbench.adapters.base import Adapter
 from medbench.adapters.function import name_of
 from medbench.harness.predictions.scoring import PredictionScores
 from medbench.harness.predictions.scoring import score as score_given
-from medbench.harness.results import MetricResult, Results, read_results
+from medbench.harness.results import Results, percent, read_results
 from medbench.harness.run import REPORT
 from medbench.harness.run import run as run_settings
 from medbench.harness.settings import Settings
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 logging.getLogger("medbench").addHandler(logging.NullHandler())
 
 Predictions: TypeAlias = "str | Path | Iterable[Mapping[str, Any]] | pd.DataFrame"
-_SHOWN = ["protocol", "task", "metric", "value, %", "95 % interval", "n"]
+_SHOWN = ["protocol", "task", "metric", "value, % [95 %]", "n"]
 
 
 class _Shown:
@@ -85,7 +85,7 @@ class Run(_Shown):
 
     def _repr_markdown_(self) -> str:
         rows = [
-            [protocol, task.title, metric, *_cells(found)]
+            [protocol, task.title, metric, percent(found), str(found.n)]
             for protocol in ("paper", "strict")
             for task in self.results.tasks.values()
             for metric, found in task.metrics(protocol).items()
@@ -127,7 +127,7 @@ class Scores(_Shown):
 
     def _repr_markdown_(self) -> str:
         rows = [
-            [protocol, self.found.task, metric, *_cells(one)]
+            [protocol, self.found.task, metric, percent(one), str(one.n)]
             for protocol, metrics in self.found.protocols.items()
             for metric, one in metrics.items()
         ]
@@ -304,11 +304,6 @@ def _rows(given: "Iterable[Mapping[str, Any]] | pd.DataFrame") -> list[Mapping[s
         {str(name): value for name, value in row.items() if value is not None or name == "prediction"}
         for row in there.to_dict("records")
     ]
-
-
-def _cells(found: MetricResult) -> list[str]:
-    interval = "" if found.ci is None else f"{100 * found.ci[0]:.1f} to {100 * found.ci[1]:.1f}"
-    return ["-" if found.value is None else f"{100 * found.value:.2f}", interval, str(found.n)]
 
 
 def _page(title: str, rows: Sequence[Sequence[str]], notes: Iterable[str]) -> str:
