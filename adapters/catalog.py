@@ -19,6 +19,7 @@ ADAPTERS: Registry[AdapterEntry] = Registry(
         "xraygpt": "medbench.adapters.xraygpt.entry:ENTRY",
         "hf": "medbench.adapters.hf.entry:ENTRY",
         "openai": "medbench.adapters.openai.entry:ENTRY",
+        "vllm": "medbench.adapters.vllm.entry:ENTRY",
         "blind": "medbench.adapters.blind:ENTRY",
         "mock": "medbench.adapters.mock:ENTRY",
     },

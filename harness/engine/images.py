@@ -321,6 +321,11 @@ class Embedder:
         """Return the embeddings of what is each one's own."""
         return self._embed([(one.request.source, one.request.spec.kind, one.own) for one in requests])
 
+    def whole(self, requests: Sequence[PrefixedRequest]) -> list[torch.Tensor]:
+        """Return the embeddings of whole prompts, what they share included."""
+        prompts = [(one.request.source, one.request.spec.kind, one.request.prompt.segments) for one in requests]
+        return self._embed(prompts)
+
     def states(self, requests: Sequence[PrefixedRequest]) -> list[object]:
         """Return what requests read by cross-attention; None for each if the decoder has none."""
         if not self._adapter.has_row_states:
