@@ -191,7 +191,7 @@ class Crowded(Small):
 
     @staticmethod
     def _refuse(_: torch.nn.Module, __: object, given: dict[str, Any], ___: object) -> None:
-        [keys, _], *_ = given["past_key_values"].chunks(0)
+        [keys, _], *_ = given["packed"].slots.layers[0].chunks
         if len(keys) > 1:
             raise torch.OutOfMemoryError("pretended")
 

@@ -1,8 +1,8 @@
 """Attention of a packed pass: every token reads its own slot and, once for all who share it, a prefix.
 
-Registered with transformers, so that its decoders call it instead of a kernel of their own. A row's keys lie in two
-places; each part is attended by itself with the logarithm of its sum of weights, by which both are joined: the same
-softmax, split (Dao, FlashAttention-2, section 2.3).
+Registered with transformers, so that its decoders call it instead of a kernel and a cache of their own. A row's keys lie
+in two places; each part is attended by itself with the logarithm of its sum of weights, by which both are joined: the
+same softmax, split (Dao, FlashAttention-2, section 2.3).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,34 +44,27 @@ class AttentionSettings:
 
 
 def read_slots(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None = None,
-    *,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    sliding_window: int | None = None,
-    packed: PackedPass | None = None,
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
-    """Return the attention [1, N, H, D] of packed queries [1, H, N, D]; keys and values are in the slots already."""
+    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+    attention_mask: torch.Tensor | None = None, *, scaling: float | None = None, softcap: float | None = None,
+    sliding_window: int | None = None, packed: PackedPass | None = None, **_: Any,
+) -> tuple[torch.Tensor, None]:  # fmt: skip
+    """Write keys and values [1, K, N, D] of a packed pass; return the attention [1, N, H, D] of queries [1, H, N, D]."""
     del attention_mask
     if packed is None:
         raise RuntimeError("This decoder does not hand on what attention needs to know; it needs static batches.")
     settings = AttentionSettings(scaling or query.shape[-1] ** -0.5, softcap, sliding_window)
-    layer: int = getattr(module, "layer_idx")  # noqa: B009 - every attention of transformers has it, but no type says so
-    plan, chunks, prefixes = packed.plan, packed.slots.chunks(layer), packed.slots.prefixes(layer)
-    held_keys, _held_values = chunks[0] if chunks else next(iter(prefixes.values()))
+    index: int = getattr(module, "layer_idx")  # noqa: B009 - every attention of transformers has it, but no type says so
+    plan, layer = packed.plan, packed.slots.layers[index]
+    layer.write(plan, key[0], value[0])
+    held_keys, _held_values = layer.chunks[0] if layer.chunks else next(iter(layer.prefixes.values()))
     queries, keys, values = (states[0].to(held_keys.dtype) for states in (query, key, value))
     heads, count, width = queries.shape
     found = _Found(queries.new_empty(count, heads, width), queries.new_empty(count, heads, dtype=torch.float32))
-    _read_own_slots(plan, queries, chunks, settings, found)
+    _read_own_slots(plan, queries, layer.chunks, settings, found)
     _read_own_prompts(plan, queries, keys, values, settings, found)
     if plan.groups:
-        read = _read_together if packed.together else _read_in_turn
-        found.join(plan.sharers, *read(plan, queries.transpose(0, 1)[plan.sharers], prefixes, settings))
+        sharing = queries.transpose(0, 1)[plan.sharers]
+        found.join(plan.sharers, *_read_prefixes(plan, sharing, layer.prefixes, settings, together=packed.together))
     return found.out[None].to(query.dtype), None
 
 
@@ -99,7 +92,7 @@ def _read_own_slots(
         keys, values = chunks[block.chunk]
         some = queries[:, block.rows].transpose(0, 1).unflatten(1, (keys.shape[1], heads // keys.shape[1]))
         read = (block.rows, slice(None), slice(block.reach))
-        out, sums = attend(some, keys[read], values[read], settings, plan.mask(block, settings.window))
+        out, sums = attend(some, keys[read], values[read], settings, block.mask(settings.window))
         out, sums = out.reshape(-1, heads, width), sums.reshape(-1, heads)
         if block.chunk == 0:
             found.out[block.rows], found.sums[block.rows] = out, sums
@@ -120,7 +113,7 @@ def _read_own_prompts(
         )
         if per_key > 1:
             own_keys, own_values = (one.repeat_interleave(per_key, dim=1) for one in (own_keys, own_values))
-        mask = plan.mask(block, settings.window)
+        mask = block.mask(settings.window)
         causal = mask is None and not block.mutual
         if block.whole and settings.softcap is None:
             # Nothing is joined, so the sums are not needed, and any device has a kernel without them.
@@ -134,40 +127,26 @@ def _read_own_prompts(
         found.out[block.tokens] = out.transpose(1, 2).flatten(0, 1)
 
 
-def _read_in_turn(
-    plan: PassPlan, queries: torch.Tensor, prefixes: Mapping[int, KeysAndValues], settings: AttentionSettings
-) -> Read:
-    """Return what sharers [n, H, D] read of their prefixes, and the sums [n, H]; one prefix after the other."""
-    outs, sums = [], []
-    for group in plan.groups:
-        keys, values = prefixes[group.prefix.slot]
-        own = plan.mask(group, settings.window)
-        mask = None if own is None else own[None]
-        out, own_sums = _read_prefix(queries[group.sharers][None], keys, values, settings, mask)
-        outs.append(out[0])
-        sums.append(own_sums[0])
-    return torch.cat(outs), torch.cat(sums)
-
-
-def _read_together(
-    plan: PassPlan, queries: torch.Tensor, prefixes: Mapping[int, KeysAndValues], settings: AttentionSettings
-) -> Read:
-    """Return the same in few batches, padded to their largest group and longest prefix."""
+def _read_prefixes(
+    plan: PassPlan, queries: torch.Tensor, prefixes: Mapping[int, KeysAndValues], settings: AttentionSettings, *,
+    together: bool,
+) -> Read:  # fmt: skip
+    """Return what sharers [n, H, D] read of their prefixes, and the sums [n, H]."""
     out, sums = torch.empty_like(queries), queries.new_empty(queries.shape[:2], dtype=torch.float32)
-    for groups in _batches(plan.groups):
-        read = _read_batch(plan, groups, queries, prefixes, settings)
+    for groups in _batches(plan.groups, MOST_SCORES if together else 0):
+        read = _read_batch(groups, queries, prefixes, settings)
         for group, found, found_sums in zip(groups, *read, strict=True):
             out[group.sharers], sums[group.sharers] = found[: group.size], found_sums[: group.size]
     return out, sums
 
 
-def _batches(groups: Sequence[PrefixGroup]) -> Iterator[list[PrefixGroup]]:
-    """Yield groups of like size, so many together that their padded scores stay small; at least one."""
+def _batches(groups: Sequence[PrefixGroup], most: int) -> Iterator[list[PrefixGroup]]:
+    """Yield groups of like size, so many together that their padded scores stay few; at least one."""
     batch: list[PrefixGroup] = []
     for group in sorted(groups, key=lambda group: group.size):
         longest = max(one.prefix.length for one in [*batch, group])
         # By size the last is the largest.
-        if batch and (len(batch) + 1) * longest * max(group.size, _LEAST_SIZE) > MOST_SCORES:
+        if batch and (len(batch) + 1) * longest * max(group.size, _LEAST_SIZE) > most:
             yield batch
             batch = []
         batch.append(group)
@@ -175,13 +154,17 @@ def _batches(groups: Sequence[PrefixGroup]) -> Iterator[list[PrefixGroup]]:
 
 
 def _read_batch(
-    plan: PassPlan, groups: Sequence[PrefixGroup], queries: torch.Tensor, prefixes: Mapping[int, KeysAndValues],
+    groups: Sequence[PrefixGroup], queries: torch.Tensor, prefixes: Mapping[int, KeysAndValues],
     settings: AttentionSettings,
 ) -> Read:  # fmt: skip
     """Return what the sharers of each group read [G, n, H, D], padded, and the sums [G, n, H]."""
+    first, (keys, values) = groups[0], prefixes[groups[0].prefix.slot]
+    if len(groups) == 1:
+        mask = first.mask(settings.window)
+        own = None if mask is None else mask[None]
+        return _read_prefix(queries[first.sharers][None], keys[None], values[None], settings, own)
     largest, longest = max(group.size for group in groups), max(group.prefix.length for group in groups)
-    sample, _ = prefixes[groups[0].prefix.slot]
-    keys = sample.new_zeros(len(groups), sample.shape[1], longest, sample.shape[3])
+    keys = keys.new_zeros(len(groups), keys.shape[0], longest, keys.shape[2])
     values = torch.zeros_like(keys)
     batch = queries.new_zeros(len(groups), largest, *queries.shape[1:])
     mask = queries.new_full((len(groups), largest, longest), NEVER, dtype=torch.float32)
@@ -189,7 +172,7 @@ def _read_batch(
         length = group.prefix.length
         keys[number, :, :length], values[number, :, :length] = prefixes[group.prefix.slot]
         batch[number, : group.size] = queries[group.sharers]
-        own = plan.mask(group, settings.window)
+        own = group.mask(settings.window)
         mask[number, : group.size, :length] = 0 if own is None else own
     return _read_prefix(batch, keys, values, settings, mask)
 

@@ -9,11 +9,10 @@ import torch
 
 from medbench.adapters.base import LocalAdapter
 from medbench.harness.engine.batching import Batching, RequestQueue
-from medbench.harness.engine.budget import Budget, held_type, text_config
-from medbench.harness.engine.fixed import FixedSteps
+from medbench.harness.engine.budget import Budget, held_type
 from medbench.harness.engine.images import ImageEncoder
 from medbench.harness.engine.packing import CHUNK, CachedPrefix, NewTokens
-from medbench.harness.engine.passes import Passes
+from medbench.harness.engine.passes import FixedSteps, Passes
 from medbench.harness.engine.requests import Outcome, PrefixedRequest, SharedPrefix, layout_of, out_of_memory
 from medbench.harness.engine.sampling import Row, write_next
 from medbench.harness.engine.slots import KVSlots, Move, SlotCapacity
@@ -60,7 +59,7 @@ class ContinuousBatching(Batching):
     def _begin_afresh(self) -> None:
         decoder = self._adapter.decoder
         capacity = SlotCapacity(self.budget.rows, self.budget.tokens, held_type(decoder))
-        self._cache = KVSlots(int(text_config(decoder).num_hidden_layers), capacity)
+        self._cache = KVSlots(capacity)
         self._passes = Passes(decoder, self._cache)
         self._steps = FixedSteps(decoder, self._cache, self._passes, self.budget.rows) if self._copies else None
         self._cached: dict[SharedPrefix, CachedPrefix] = {}
@@ -196,7 +195,7 @@ class ContinuousBatching(Batching):
             cached = self._cached.pop(prefix, None)
             if cached is not None:
                 self._free.append(cached.slot)
-                self._cache.drop([cached.slot])
+                self._cache.drop(cached.slot)
 
     def _shrink(self, requests: Sequence[PrefixedRequest]) -> list[Outcome]:
         """Start all rows again, half as many at a time; a row that was alone fails."""
