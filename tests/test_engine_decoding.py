@@ -11,12 +11,12 @@ import torch
 from engine_helpers import END, Small, answer, generate_alone, make_requests, pictures, texts
 
 from medbench.adapters.base import TextSegment
-from medbench.harness.engine.alone import generate_alone as one_by_one
 from medbench.harness.engine.budget import Budget, auto_budget, bytes_per_token
 from medbench.harness.engine.images import AHEAD, FeatureCache, ImageLoader
 from medbench.harness.engine.passes import why_not_packed
 from medbench.harness.engine.requests import Request
 from medbench.harness.engine.sampling import Row, write_next
+from medbench.harness.engine.static import generate_alone as one_by_one
 from medbench.harness.phases import Phases
 from medbench.tasks.foundation.errors import SampleError
 from medbench.tasks.sample import ImageRef
@@ -222,10 +222,12 @@ def test_the_same_picture_under_another_name_is_encoded_once(
     (tmp_path / "c.png").write_bytes((picture_folder / "2.png").read_bytes())
     with ImageLoader(small_llama, phases := Phases()) as reader:
         reader.expect([(tmp_path, ImageRef(path=name)) for name in ("a.png", "b.png", "c.png")])
-        second = reader.take((tmp_path, ImageRef(path="b.png")))
-        assert second.pixels is not None
-        assert reader.take((tmp_path, ImageRef(path="a.png"))).digest == second.digest
-        assert reader.take((tmp_path, ImageRef(path="c.png"))).digest != second.digest
+        digest, pixels = reader.take((tmp_path, ImageRef(path="b.png")))
+        assert pixels is not None
+        assert reader.take((tmp_path, ImageRef(path="a.png")))[1] is pixels
+        assert reader.take((tmp_path, ImageRef(path="c.png")))[0] != digest
+        reader.done(digest)
+        assert reader.take((tmp_path, ImageRef(path="a.png"))) == (digest, None)
     assert phases.background["decode image"] > 0
 
 

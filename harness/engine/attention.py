@@ -1,8 +1,8 @@
 """Attention of a packed pass: every token reads its own slot and, once for all who share it, a prefix.
 
-Registered with transformers, so that its decoders call it instead of a kernel and a cache of their own. A row's keys lie
-in two places; each part is attended by itself with the logarithm of its sum of weights, by which both are joined: the
-same softmax, split (Dao, FlashAttention-2, section 2.3).
+Registered with transformers, so that its decoders call it instead of a kernel and a cache of theirs. A row's keys lie
+in two places; each part is attended by itself with the logarithm of its sum of weights, by which both are joined: the same
+softmax, split (Dao, FlashAttention-2, section 2.3).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,7 +48,7 @@ def read_slots(
     attention_mask: torch.Tensor | None = None, *, scaling: float | None = None, softcap: float | None = None,
     sliding_window: int | None = None, packed: PackedPass | None = None, **_: Any,
 ) -> tuple[torch.Tensor, None]:  # fmt: skip
-    """Write keys and values [1, K, N, D] of a packed pass; return the attention [1, N, H, D] of queries [1, H, N, D]."""
+    """Write keys and values [1, K, N, D] of a pass; return the attention [1, N, H, D] of queries [1, H, N, D]."""
     del attention_mask
     if packed is None:
         raise RuntimeError("This decoder does not hand on what attention needs to know; it needs static batches.")

@@ -150,11 +150,11 @@ class PassPlan:
     read: torch.Tensor  # Tokens whose logits are wanted, rows before prompts [R].
     targets: Sequence[Target]  # Where the keys of rows and prompts go.
     decoding: Sequence[DecodeBlock]
+    sharers: torch.Tensor  # Tokens that continue a prefix, group by group [n].
     prefixes: Sequence[tuple[CachedPrefix, slice]] = ()  # New prefixes and their tokens.
     copies: Sequence[tuple[CachedPrefix, torch.Tensor]] = ()  # Prefixes, and the slots of rows that get a copy [n].
     prompts: Sequence[PromptBlock] = ()
     groups: Sequence[PrefixGroup] = ()
-    sharers: torch.Tensor | None = None  # Tokens that continue a prefix, group by group [n].
 
 
 def packed_plan(

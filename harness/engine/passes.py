@@ -98,7 +98,7 @@ class Passes:
 
 
 def _only(stack: ExitStack, module: torch.nn.Module, tokens: torch.Tensor, *, spread: bool = False) -> None:
-    """Until a stack is left, let a module that treats every token alike compute these alone; `spread` puts zeros in place of the others."""
+    """Let a module that treats every token alike compute these alone; `spread` puts zeros in place of the others."""
 
     def choose(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         counts.append(inputs[0].shape[1])
@@ -156,7 +156,7 @@ class FixedSteps:
         each = torch.arange(rows, device=self._device)
         reaching, within = places // CHUNK, places % CHUNK
         plan = PassPlan(
-            count=rows, positions=positions[None], row_of=each, read=each,
+            count=rows, positions=positions[None], row_of=each, read=each, sharers=each[:0],
             targets=[
                 Target(chunk=chunk, tokens=slice(rows), slots=each, places=within, only=reaching == chunk)
                 for chunk in range(chunks)
