@@ -1,8 +1,8 @@
 """Attention of a packed pass: every token reads its own slot and, once for all who share it, a prefix.
 
 Registered with transformers, so that its decoders call it instead of a kernel and a cache of theirs. A row's keys lie
-in two places; each part is attended by itself with the logarithm of its sum of weights, by which both are joined: the same
-softmax, split (Dao, FlashAttention-2, section 2.3).
+in two places; each part is attended by itself with the logarithm of its sum of weights, by which both are joined: the
+same softmax, split (Dao, FlashAttention-2, section 2.3).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
