@@ -12,7 +12,7 @@ from engine_helpers import END, Small, answer, generate_alone, make_requests, pi
 
 from medbench.adapters.base import TextSegment
 from medbench.harness.engine.budget import Budget, auto_budget, bytes_per_token
-from medbench.harness.engine.images import AHEAD, FeatureCache, ImageLoader
+from medbench.harness.engine.images import AHEAD, FeatureCache, Images
 from medbench.harness.engine.passes import why_not_packed
 from medbench.harness.engine.requests import Request
 from medbench.harness.engine.sampling import Row, write_next
@@ -220,20 +220,18 @@ def test_the_same_picture_under_another_name_is_encoded_once(
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes((picture_folder / "1.png").read_bytes())
     (tmp_path / "c.png").write_bytes((picture_folder / "2.png").read_bytes())
-    with ImageLoader(small_llama, phases := Phases()) as reader:
-        reader.expect([(tmp_path, ImageRef(path=name)) for name in ("a.png", "b.png", "c.png")])
-        digest, pixels = reader.take((tmp_path, ImageRef(path="b.png")))
-        assert pixels is not None
-        assert reader.take((tmp_path, ImageRef(path="a.png")))[1] is pixels
-        assert reader.take((tmp_path, ImageRef(path="c.png")))[0] != digest
-        reader.done(digest)
-        assert reader.take((tmp_path, ImageRef(path="a.png"))) == (digest, None)
+    with Images(small_llama, phases := Phases()) as images:
+        images.expect([(tmp_path, ImageRef(path=name)) for name in ("a.png", "b.png", "c.png")])
+        digest = images.take((tmp_path, ImageRef(path="b.png")))
+        assert images.take((tmp_path, ImageRef(path="a.png"))) == digest
+        assert images.take((tmp_path, ImageRef(path="c.png"))) != digest
+        assert len(images._pixels) == 2
     assert phases.background["decode image"] > 0
 
 
 def test_pictures_are_read_ahead_but_not_without_bound(picture_folder: Path, small_llama: Small) -> None:
     keys = [(picture_folder, ImageRef(path=f"{place % 4}.png", index=place)) for place in range(3 * AHEAD)]
-    with ImageLoader(small_llama, Phases()) as reader:
+    with Images(small_llama, Phases()) as reader:
         reader.expect(keys)
         assert len(reader._reading) == AHEAD
         reader.take(keys[0])
@@ -243,7 +241,7 @@ def test_pictures_are_read_ahead_but_not_without_bound(picture_folder: Path, sma
 def test_twins_of_a_broken_picture_are_all_told(small_llama: Small, tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(b"no picture")
-    with ImageLoader(small_llama, Phases()) as reader:
+    with Images(small_llama, Phases()) as reader:
         keys = [(tmp_path, ImageRef(path=name)) for name in ("a.png", "b.png", "missing.png")]
         reader.expect(keys)
         for key in (keys[1], keys[0], keys[2]):
@@ -269,7 +267,7 @@ def test_features_beyond_the_bound_lie_on_the_disk() -> None:
     tensors = {str(number): torch.randn(10, 10) for number in range(6)}
     for name, tensor in tensors.items():
         features.put(name, tensor)
-    assert features.spilled == 4
+    assert len(features.far) == 4
     for name, tensor in tensors.items():
         assert name in features
         assert torch.equal(features.get(name), tensor)

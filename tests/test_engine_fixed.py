@@ -11,7 +11,7 @@ from engine_helpers import FAMILIES, Small, answer, generate_alone, make_request
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from medbench.harness.engine.budget import Budget
-from medbench.harness.engine.images import Uploads
+from medbench.harness.engine.images import Images
 from medbench.harness.engine.packing import CHUNK, CachedPrefix, NewTokens
 from medbench.harness.engine.passes import FixedSteps, Passes
 from medbench.harness.engine.slots import KVSlots, SlotCapacity
@@ -143,7 +143,7 @@ def test_pictures_taken_ahead_are_encoded_once(picture_folder: Path, monkeypatch
     """On a GPU the next pictures are copied while the decoder computes."""
     adapter, requests = Small(), make_requests(picture_folder, 40, seed=3)
     expected = texts(answer(adapter, requests, Budget(rows=2, tokens=4096)))
-    monkeypatch.setattr(Uploads, "ahead", True)
+    monkeypatch.setattr(Images, "uploads_ahead", True)
     phases = Phases()
     assert texts(answer(adapter, requests, Budget(rows=2, tokens=4096), phases)) == expected
     assert phases.counts["images encoded"] == 4

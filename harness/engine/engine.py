@@ -8,7 +8,7 @@ from medbench.adapters.plain_generation import forget_decoding
 from medbench.harness.engine.batching import Batching, RequestQueue
 from medbench.harness.engine.budget import Budget, text_config
 from medbench.harness.engine.continuous import ContinuousBatching
-from medbench.harness.engine.images import ImageLoader, Images
+from medbench.harness.engine.images import Images
 from medbench.harness.engine.passes import why_not_packed
 from medbench.harness.engine.requests import Name, Outcome, Request, failed, in_order
 from medbench.harness.engine.static import StaticBatching, WholeBatching
@@ -75,20 +75,17 @@ class Engine(GenerationEngine):
         """Yield outcomes as they come; their order is the engine's."""
         refused: list[Outcome] = []
         searched: list[Request] = []
-        with ImageLoader(self._adapter, self._phases) as loader:
-            images = Images(self._adapter, loader, self._phases)
-            yield from self._run(self._sorted_out(requests, refused, searched), loader, images)
+        with Images(self._adapter, self._phases) as images:
+            yield from self._run(self._sorted_out(requests, refused, searched), images)
             if searched:
-                yield from self._run(searched, loader, images, search=True)
+                yield from self._run(searched, images, search=True)
         if refused:
             yield refused
 
-    def _run(
-        self, requests: Iterable[Request], loader: ImageLoader, images: Images, *, search: bool = False
-    ) -> Iterator[list[Outcome]]:
+    def _run(self, requests: Iterable[Request], images: Images, *, search: bool = False) -> Iterator[list[Outcome]]:
         tokens = 1 if self.why_whole else max(1, self.budget.tokens // _SHARE_OF_PREFIXES)
         windows = in_order(requests, share=self.shares_prefixes and not search, window_tokens=tokens)
-        queue = RequestQueue(windows, (lambda _: None) if self.why_whole else loader.expect)
+        queue = RequestQueue(windows, (lambda _: None) if self.why_whole else images.expect)
         parts = (self._adapter, images, queue, self.budget, self._phases)
         batching: Batching
         if self.why_whole:

@@ -28,83 +28,6 @@ AHEAD = 64
 WORKERS = max(1, min(8, (os.cpu_count() or 1) - 1))
 TOGETHER = 16
 FEATURE_BYTES = 1 << 30
-Read = tuple[str, Future[Pixels] | None]
-"""The digest of an image's file, and its pixels on the CPU; none any more where its features are kept."""
-
-
-class ImageLoader:
-    """Reads images that are expected, `AHEAD` of them at most, and hands out each when asked; a context manager."""
-
-    def __init__(self, adapter: LocalAdapter, phases: Phases) -> None:
-        self._adapter = adapter
-        self._phases = phases
-        self._pool = ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix="images")
-        self._expected: deque[ImageKey] = deque()
-        self._reading: dict[ImageKey, Future[Read]] = {}
-        self._taken: set[ImageKey] = set()
-        self._lock = threading.Lock()
-        # By digest. Twins wait for the pixels of the first; none are left once its features are there.
-        self._decoded: dict[str, Future[Pixels] | None] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def expect(self, keys: Iterable[ImageKey]) -> None:
-        """Note what will be asked for next."""
-        self._expected.extend(key for key in keys if key not in self._taken)
-        self._read_ahead()
-
-    def take(self, key: ImageKey) -> tuple[str, Pixels | None]:
-        """Return the digest and the pixels of an image, waiting for it if it is still being read; no pixels if done.
-
-        Raises SampleError if it is missing or broken.
-        """
-        reading = self._reading.pop(key, None) or self._pool.submit(self._load, key)
-        with self._phases.time("wait for images"):
-            digest, decoded = reading.result()
-            pixels = None if decoded is None else decoded.result()
-        self._taken.add(key)
-        self._read_ahead()
-        return digest, pixels
-
-    def done(self, digest: str) -> None:
-        """Let the pixels of an image go: nobody needs them any more, its twins neither."""
-        self._decoded[digest] = None
-
-    def ready(self) -> list[ImageKey]:
-        """Return the images that are read and not yet taken, in the order of their reading."""
-        return [key for key, reading in self._reading.items() if _is_sound(reading) and _is_sound(reading.result()[1])]
-
-    def _read_ahead(self) -> None:
-        while self._expected and len(self._reading) < AHEAD:
-            key = self._expected.popleft()
-            if key not in self._taken and key not in self._reading:
-                self._reading[key] = self._pool.submit(self._load, key)
-
-    def _load(self, key: ImageKey) -> Read:
-        digest = _digest(*key)
-        with self._lock:
-            if digest not in self._decoded:
-                self._decoded[digest] = self._pool.submit(self._decode, *key)
-            return digest, self._decoded[digest]
-
-    def _decode(self, source: Path, ref: ImageRef) -> Pixels:
-        started = time.perf_counter()
-        image = open_image(source, ref)
-        decoded = time.perf_counter()
-        with one_sample(self._adapter, f"pixels() of {ref.path}"):
-            pixels = self._adapter.pixels(image)
-        with self._lock:
-            self._phases.background["decode image"] += decoded - started
-            self._phases.background["preprocess"] += time.perf_counter() - decoded
-        return pixels
-
-
-def _is_sound(future: Future[Any] | None) -> bool:
-    return future is None or (future.done() and future.exception() is None)
 
 
 def _digest(source: Path, ref: ImageRef) -> str:
@@ -120,36 +43,26 @@ def _digest(source: Path, ref: ImageRef) -> str:
         raise SampleError(f"The image {path} cannot be read: {error.strerror or error}.") from error
 
 
-class Uploads:
-    """Copies of pixels to a GPU, on a stream of their own, while the decoder computes; elsewhere pixels stay."""
+def start_upload(pixels: Pixels, stream: "torch.cuda.Stream | None") -> Callable[[], Pixels]:
+    """Begin a copy to the GPU of a stream, while the decoder computes; return what waits for its end.
 
-    def __init__(self, device: str) -> None:
-        self._device = device
-        self._stream: Any = torch.cuda.Stream(device) if device.startswith("cuda") else None
+    It comes from pinned memory, without which the CPU would wait for it. Without a stream pixels stay.
+    """
+    if stream is None:
+        return lambda: pixels
+    with torch.cuda.stream(stream):
+        copied = _each(lambda tensor: tensor.pin_memory().to(stream.device, non_blocking=True), pixels)
+        event: Any = stream.record_event()
 
-    @property
-    def ahead(self) -> bool:
-        """Whether it is worth to start before pixels are needed."""
-        return self._stream is not None
+    def awaited(tensor: torch.Tensor) -> torch.Tensor:
+        # What is computed with it next waits for the copy, the CPU does not; and the allocator may not give the memory
+        # away before the current stream is done with it.
+        current = torch.cuda.current_stream(tensor.device)
+        current.wait_event(event)
+        tensor.record_stream(current)
+        return tensor
 
-    def start(self, pixels: Pixels) -> Callable[[], Pixels]:
-        """Begin a copy, from pinned memory, without which the CPU would wait for it; return what waits for its end."""
-        if self._stream is None:
-            return lambda: pixels
-        with torch.cuda.stream(self._stream):
-            copied = _each(lambda tensor: tensor.pin_memory().to(self._device, non_blocking=True), pixels)
-            event = torch.cuda.Event()
-            event.record(self._stream)
-
-        def awaited(tensor: torch.Tensor) -> torch.Tensor:
-            # What is computed with it next waits for the copy, the CPU does not; and the allocator may not give the
-            # memory away before the current stream is done with it.
-            current = torch.cuda.current_stream(tensor.device)
-            current.wait_event(event)
-            tensor.record_stream(current)
-            return tensor
-
-        return lambda: _each(awaited, copied)
+    return lambda: _each(awaited, copied)
 
 
 def _each(change: Callable[[torch.Tensor], torch.Tensor], pixels: Pixels) -> Pixels:
@@ -161,22 +74,21 @@ def _each(change: Callable[[torch.Tensor], torch.Tensor], pixels: Pixels) -> Pix
     return pixels
 
 
+def _is_sound(future: Future[Any]) -> bool:
+    return future.done() and future.exception() is None
+
+
 class FeatureCache:
     """Keeps feature tensors of images: up to `capacity` bytes in memory, those used longest ago in a folder."""
 
     def __init__(self, capacity: int = FEATURE_BYTES) -> None:
         self._capacity = capacity
         self._near: OrderedDict[str, torch.Tensor] = OrderedDict()
-        self._far: dict[str, torch.device] = {}
+        self.far: dict[str, torch.device] = {}
         self._bytes = 0
 
-    @property
-    def spilled(self) -> int:
-        """How many lie in the folder."""
-        return len(self._far)
-
     def __contains__(self, digest: str) -> bool:
-        return digest in self._near or digest in self._far
+        return digest in self._near or digest in self.far
 
     def put(self, digest: str, features: torch.Tensor) -> None:
         """Keep the features of an image; those used longest ago make room."""
@@ -185,60 +97,90 @@ class FeatureCache:
         while self._bytes > self._capacity and len(self._near) > 1:
             oldest, features = self._near.popitem(last=False)
             self._bytes -= features.nbytes
-            save_file({"features": features.cpu().contiguous()}, self._path(oldest))
-            self._far[oldest] = features.device
+            save_file({"features": features.cpu().contiguous()}, Path(self._folder.name, oldest))
+            self.far[oldest] = features.device
 
     def get(self, digest: str) -> torch.Tensor:
         """Return features that were put."""
         if digest in self._near:
             self._near.move_to_end(digest)
             return self._near[digest]
-        return load_file(self._path(digest))["features"].to(self._far[digest])
+        return load_file(Path(self._folder.name, digest))["features"].to(self.far[digest])
 
     @cached_property
     def _folder(self) -> "tempfile.TemporaryDirectory[str]":
         return tempfile.TemporaryDirectory(prefix="medbench-features-")
 
-    def _path(self, digest: str) -> Path:
-        return Path(self._folder.name) / f"{digest}.safetensors"
-
 
 class Images:
-    """Encodes every image once, with others that are ready, and makes embeddings [L, D] of segments.
+    """Reads expected images in threads, encodes every one once, with others that are ready, and embeds segments [L, D].
 
-    Features do not depend on the task; visual tokens do, and are projected for those who share them.
+    Features do not depend on the task; visual tokens do, and are projected for those who share them. Images are known
+    by the bytes of their files. A context manager.
     """
 
-    def __init__(self, adapter: LocalAdapter, loader: ImageLoader, phases: Phases) -> None:
+    def __init__(self, adapter: LocalAdapter, phases: Phases) -> None:
         self._adapter = adapter
-        self._loader = loader
         self._phases = phases
-        self._features = FeatureCache()
-        self._uploads = Uploads(adapter.device)
+        self._pool = ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix="images")
+        self._lock = threading.Lock()
+        self._expected: deque[ImageKey] = deque()
+        self._reading: dict[ImageKey, Future[str]] = {}
+        # By digest: twins wait for the pixels of the first, of which none are left once its features are there.
+        self._decoded: dict[str, Future[Pixels] | None] = {}
         self._digests: dict[ImageKey, str] = {}
         self._broken: dict[ImageKey, str] = {}
         self._pixels: dict[str, Callable[[], Pixels]] = {}
+        self._features = FeatureCache()
+        self._stream: Any = torch.cuda.Stream(adapter.device) if adapter.device.startswith("cuda") else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def uploads_ahead(self) -> bool:
+        """Whether it is worth to begin with pixels before they are needed."""
+        return self._stream is not None
+
+    def expect(self, keys: Iterable[ImageKey]) -> None:
+        """Note what will be asked for next; `AHEAD` images are read at most."""
+        self._expected.extend(key for key in keys if key not in self._digests)
+        self._read_ahead()
+
+    def take(self, key: ImageKey) -> str:
+        """Wait for the pixels of an image, which are encoded with those of the next requests; return its digest.
+
+        Raises SampleError if it is missing or broken.
+        """
+        reading = self._reading.pop(key, None) or self._pool.submit(self._read, key)
+        with self._phases.time("wait for images"):
+            digest = reading.result()
+            decoded = self._decoded[digest]
+            pixels = None if decoded is None else decoded.result()
+        self._digests[key] = digest
+        if pixels is not None and digest not in self._pixels:
+            self._pixels[digest] = start_upload(pixels, self._stream)
+        self._read_ahead()
+        return digest
 
     def sound(self, requests: Sequence[PrefixedRequest]) -> tuple[list[PrefixedRequest], list[Outcome]]:
         """Encode the new images of requests; return those that can be answered, and the errors of the others."""
         keys = dict.fromkeys(key for one in requests for key in one.request.images)
         self._take(keys)
         if any(self._digests.get(key) in self._pixels for key in keys):
-            self._take(self._loader.ready()[:TOGETHER])
+            self._take(self._ready())
             waiting = list(self._pixels)
             for start in range(0, len(waiting), TOGETHER):
                 self._encode(waiting[start : start + TOGETHER])
-            if self._uploads.ahead:
-                self._take(self._loader.ready()[:TOGETHER])
-        sound: list[PrefixedRequest] = []
-        errors: list[Outcome] = []
-        for one in requests:
-            problem = next((self._broken[key] for key in one.request.images if key in self._broken), None)
-            if problem is None:
-                sound.append(one)
-            else:
-                errors.append(failed(one.request, problem))
-        return sound, errors
+            if self.uploads_ahead:
+                self._take(self._ready())
+        problems = [next(filter(None, map(self._broken.get, one.request.images)), "") for one in requests]
+        pairs = list(zip(requests, problems, strict=True))
+        errors = [failed(one.request, problem) for one, problem in pairs if problem]
+        return [one for one, problem in pairs if not problem], errors
 
     def states(self, requests: Sequence[PrefixedRequest]) -> list[object]:
         """Return what requests read by cross-attention; None for each if the decoder has none."""
@@ -287,16 +229,40 @@ class Images:
 
     def _take(self, keys: Iterable[ImageKey]) -> None:
         for key in keys:
-            if key in self._broken or key in self._digests:
-                continue
-            try:
-                digest, pixels = self._loader.take(key)
-            except SampleError as error:
-                self._broken[key] = str(error)
-                continue
-            self._digests[key] = digest
-            if pixels is not None and digest not in self._pixels and digest not in self._features:
-                self._pixels[digest] = self._uploads.start(pixels)
+            if key not in self._broken and key not in self._digests:
+                try:
+                    self.take(key)
+                except SampleError as error:
+                    self._broken[key] = str(error)
+
+    def _ready(self) -> list[ImageKey]:
+        """Return some images that are read and not yet taken, in the order of their reading."""
+        read = [(key, self._decoded[one.result()]) for key, one in self._reading.items() if _is_sound(one)]
+        return [key for key, decoded in read if decoded is None or _is_sound(decoded)][:TOGETHER]
+
+    def _read_ahead(self) -> None:
+        while self._expected and len(self._reading) < AHEAD:
+            key = self._expected.popleft()
+            if key not in self._digests and key not in self._reading:
+                self._reading[key] = self._pool.submit(self._read, key)
+
+    def _read(self, key: ImageKey) -> str:
+        digest = _digest(*key)
+        with self._lock:
+            if digest not in self._decoded:
+                self._decoded[digest] = self._pool.submit(self._decode, *key)
+        return digest
+
+    def _decode(self, source: Path, ref: ImageRef) -> Pixels:
+        started = time.perf_counter()
+        image = open_image(source, ref)
+        decoded = time.perf_counter()
+        with one_sample(self._adapter, f"pixels() of {ref.path}"):
+            pixels = self._adapter.pixels(image)
+        with self._lock:
+            self._phases.background["decode image"] += decoded - started
+            self._phases.background["preprocess"] += time.perf_counter() - decoded
+        return pixels
 
     def _encode(self, digests: list[str]) -> None:
         encoded = self._encoded(digests)
@@ -311,7 +277,7 @@ class Images:
             whole = features.untyped_storage().nbytes() == features.nbytes
             self._features.put(digest, features if whole else features.clone())
             del self._pixels[digest]
-            self._loader.done(digest)
+            self._decoded[digest] = None
 
     def _encoded(self, digests: Sequence[str]) -> Sequence[torch.Tensor] | None:
         """Return features, or None if memory ran out on several; what was tried is let go before fewer are."""
