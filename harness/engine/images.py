@@ -87,9 +87,6 @@ class FeatureCache:
         self.far: dict[str, torch.device] = {}
         self._bytes = 0
 
-    def __contains__(self, digest: str) -> bool:
-        return digest in self._near or digest in self.far
-
     def put(self, digest: str, features: torch.Tensor) -> None:
         """Keep the features of an image; those used longest ago make room."""
         self._near[digest] = features
@@ -105,7 +102,8 @@ class FeatureCache:
         if digest in self._near:
             self._near.move_to_end(digest)
             return self._near[digest]
-        return load_file(Path(self._folder.name, digest))["features"].to(self.far[digest])
+        device = self.far[digest]
+        return load_file(Path(self._folder.name, digest))["features"].to(device)
 
     @cached_property
     def _folder(self) -> "tempfile.TemporaryDirectory[str]":

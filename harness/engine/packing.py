@@ -93,9 +93,9 @@ class DecodeBlock(Block):
     places: torch.Tensor  # Of the tokens [n].
 
     def allowed(self, window: int | None) -> torch.Tensor:
-        """Return [n, 1, 1, reach]."""
+        """Return [n, 1, reach]."""
         keys = torch.arange(self.reach, device=self.places.device) + self.chunk * CHUNK
-        distance = self.places[:, None, None, None] - keys
+        distance = self.places[:, None, None] - keys
         return distance >= 0 if window is None else (distance >= 0) & (distance < window)
 
 
