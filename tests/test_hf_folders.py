@@ -23,9 +23,9 @@ from medbench.adapters.base import Dtype, LoadOptions
 from medbench.adapters.hf.adapter import HfAdapter
 from medbench.adapters.hf.adapter import load_adapter as load
 from medbench.adapters.hf.entry import ENTRY
-from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.requests import Request, make_request
+from medbench.harness.engine.static import generate_alone
 from medbench.harness.local import self_test
 from medbench.harness.phases import Phases
 from medbench.tasks.catalog import get_task

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import random
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -29,8 +30,7 @@ from medbench.adapters.remote import (
 )
 from medbench.harness.engine.requests import Outcome
 from medbench.harness.records import GenerationRecord, RecordFile, append
-from medbench.harness.remote.asking import Asking, Backoff, Finished, Question, in_order
-from medbench.harness.remote.pacing import RequestWindow
+from medbench.harness.remote.asking import Asking, Finished, Question, RequestWindow, backoff, in_order
 from medbench.harness.remote.serving import RequestLog, in_background, refuse_to_send, warn_of_sending
 from medbench.harness.workload import TaskLoad
 from medbench.tasks.catalog import get_task
@@ -129,10 +129,9 @@ def try_again(trouble: Trouble, retry_after: float | None = None) -> RetryableEr
 
 
 def test_waits_double_up_to_a_minute_and_are_drawn_from_their_upper_half() -> None:
-    shortest, longest = Backoff(1.0, lambda: 0.0), Backoff(1.0, lambda: 1.0)
-    assert [longest(failures) for failures in (1, 2, 3, 4, 7, 8, 5000)] == [1, 2, 4, 8, 60, 60, 60]
-    assert [shortest(failures) for failures in (1, 2, 3)] == [0.5, 1, 2]
-    assert Backoff(0.0)(5) == 0
+    assert [backoff(1.0, lambda: 1.0, failures) for failures in (1, 2, 3, 4, 7, 8, 5000)] == [1, 2, 4, 8, 60, 60, 60]
+    assert [backoff(1.0, lambda: 0.0, failures) for failures in (1, 2, 3)] == [0.5, 1, 2]
+    assert backoff(0.0, random.random, 5) == 0
 
 
 def test_a_question_is_asked_again_after_growing_waits() -> None:

@@ -7,8 +7,8 @@ servers say more, and say it otherwise, than the SDK's records hold.
 import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,25 +46,22 @@ class Connection:
 
     async def post(self, content: bytes) -> httpx2.Response:
         """Return a server's answer to a question, whatever its status; RetryableError or RunError if there is none."""
-        try:
-            return await self._sdk.post(ENDPOINT, cast_to=httpx2.Response, content=content, options=self._options)
-        except openai.APIStatusError as error:
-            return error.response
-        except openai.APIConnectionError as error:
-            raise self._trouble(error.__cause__ or error) from error
+        asking = self._sdk.post(ENDPOINT, cast_to=httpx2.Response, content=content, options=self._options)
+        return await self._answer(asking)
 
     async def wait(self) -> None:
         """Wait a little for a server that is not there yet, or still loads its model; RunError if it stays away."""
         missing = ""
         for seconds in (*_WAITS, 0.0):
-            answer = await self._get(f"{self._address.base}/models")
-            if isinstance(answer, RunError):
-                raise answer
-            if isinstance(answer, httpx2.Response) and answer.status_code == _LOADING:
+            try:
+                if (await self._get("/models")).status_code != _LOADING:
+                    return
                 missing = f"{self._address.server} is not ready (HTTP {_LOADING})"
-            elif isinstance(answer, RetryableError) and answer.trouble == "unreachable":
-                missing = str(answer).rstrip(".")
-            else:
+            except RetryableError as error:
+                if error.trouble != "unreachable":
+                    return
+                missing = str(error).rstrip(".")
+            except (SampleError, TimeoutError):
                 return
             await asyncio.sleep(seconds)
         raise RunError(f"{missing}.", f"Is the server running, and is its address right? {KEPT}")
@@ -75,31 +72,35 @@ class Connection:
         It is part of a run's identity, since a server may be given other weights under the same name, or be updated,
         and is written down with every answer too, so that answers tell which server gave them.
         """
-        entries = mapping(await self._told(f"{self._address.base}/models")).get("data")
+        entries = (await self._told("/models")).get("data")
         named = map(mapping, entries if isinstance(entries, list) else ())
         entry = next((one for one in named if one.get("id") == self._address.model), {})
         found = [(name, entry.get(name)) for name in _TELLING] + sorted(mapping(entry.get("meta")).items())[:_MOST_META]
         parts = [f"{name}={value}" for name, value in found if value and isinstance(value, str | int)]
         if entry.get("owned_by") == "vllm":
-            said = mapping(await self._told(f"{self._address.base.removesuffix('/v1')}/version")).get("version")
+            said = (await self._told("/version", self._address.base.removesuffix("/v1"))).get("version")
             parts += [f"vllm={said}"] if isinstance(said, str) else []
         return reading.name(" ".join(" ".join(parts).split()))
 
-    async def _told(self, url: str) -> object:
-        answer = await self._get(url)
-        return json_or_none(answer.content) if isinstance(answer, httpx2.Response) and answer.is_success else None
+    async def _told(self, path: str, base: str = "") -> Mapping[str, Any]:
+        with suppress(MedbenchError, RetryableError, TimeoutError):
+            answer = await self._get(path, base)
+            return mapping(json_or_none(answer.content)) if answer.is_success else {}
+        return {}
 
-    async def _get(self, url: str) -> httpx2.Response | Exception:
-        """Return what stands at a URL of the server, whatever its status, or why nothing can be had."""
+    async def _get(self, path: str, base: str = "") -> httpx2.Response:
+        """Return what stands at a path of the server, whatever its status; errors as for `post`, or a TimeoutError."""
+        url = (base or self._address.base) + path
+        async with asyncio.timeout(_TELLING_SECONDS):
+            return await self._answer(self._sdk.get(url, cast_to=httpx2.Response, options=self._options))
+
+    async def _answer(self, asking: Awaitable[httpx2.Response]) -> httpx2.Response:
         try:
-            async with asyncio.timeout(_TELLING_SECONDS):
-                return await self._sdk.get(url, cast_to=httpx2.Response, options=self._options)
+            return await asking
         except openai.APIStatusError as error:
             return error.response
         except openai.APIConnectionError as error:
-            return self._trouble(error.__cause__ or error)
-        except (SampleError, TimeoutError) as error:
-            return error
+            raise self._trouble(error.__cause__ or error) from error
 
     def _trouble(self, error: BaseException) -> MedbenchError | RetryableError:
         found = _certificate_problem(error)
@@ -222,9 +223,8 @@ def _certificate_problem(error: BaseException) -> tuple[str, str] | None:
     """Return what is wrong with a server's certificate and what to do, if an error in the chain of causes says so."""
     found: BaseException | None = error
     for _ in range(_MOST_CAUSES):
-        if found is None or isinstance(found, ssl.SSLError):
-            break
-        found = found.__cause__ or found.__context__
+        if found is not None and not isinstance(found, ssl.SSLError):
+            found = found.__cause__ or found.__context__
     if not isinstance(found, ssl.SSLError):
         return None
     said = getattr(found, "verify_message", "") or found.reason or found

@@ -87,16 +87,10 @@ def _named(status: int) -> str:
 def words_of(response: "httpx2.Response", reading: Reading, document: object = None) -> str:
     """Return a server's words, on one line of bounded length: those of its JSON, of its plain text, or of its title."""
     document = json_or_none(response.content) if document is None else document
-    return reading.message(document) or reading.message(_plain_text(response))
-
-
-def _plain_text(response: "httpx2.Response") -> str:
-    """Return a body that is plain text, or the title of a page: the rest of it says no more than the status does."""
-    page = page_in(response)
-    if page:
-        return unescape(_title(page))
-    is_text = response.headers.get("content-type", "").startswith("text/plain")
-    return response.content.decode("utf-8", "replace") if is_text else ""
+    page, kind = page_in(response), response.headers.get("content-type", "")
+    # Of a page the title: the rest of it says no more than the status does.
+    text = response.content.decode("utf-8", "replace") if kind.startswith("text/plain") else ""
+    return reading.message(document) or reading.message(unescape(_title(page)) if page else text)
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
@@ -164,6 +158,7 @@ def _title(page: str) -> str:
 # Failures that are reported inside of a success
 
 _CODE_FIELDS = ("code", "status", "status_code", "statusCode", "error_code", "type")
+_FAILURES = range(400, 600)
 _SHORT_NUMBER = re.compile(r"[0-9]{1,6}")
 
 
@@ -174,9 +169,9 @@ def status_within(document: object) -> int | None:
     """
     if not isinstance(document, dict):
         return None
-    error = document.get("error")
     # An error may stand beside choices of which none is an answer.
-    bare = isinstance(error, dict) and type(error.get("code")) is int and _is_failure(error["code"])
+    code = mapping(document.get("error")).get("code")
+    bare = type(code) is int and code in _FAILURES
     if document.get("choices") and not bare:
         return None
     said = Reading().message(document)
@@ -203,15 +198,11 @@ def _status(code: object) -> int | None:
     if isinstance(code, bool) or not isinstance(code, int | str):
         return None
     number = int(code)
-    if _is_failure(number):
+    if number in _FAILURES:
         return number
     # FastChat's five digits: 40303 is a prompt that is too long, so 403xx tells of one question, not of the key.
     longer = 400 if number // 100 == HTTPStatus.FORBIDDEN else number // 100
-    return longer if _is_failure(longer) else None
-
-
-def _is_failure(status: int) -> bool:
-    return status in range(400, 600)
+    return longer if longer in _FAILURES else None
 
 
 # What servers say when they refuse a question, and what can be done about it

@@ -145,17 +145,15 @@ class ImageEncoder:
                 if key in self._kept:
                     self._kept.move_to_end(key)
                     return self._kept[key]
-            return self._keep(key, self._encode(open_image(source, ref)))
-
-    def _keep(self, key: _Key, image: EncodedImage) -> EncodedImage:
-        with self._lock:
-            self.encoded += 1
-            self._kept[key] = image
-            self._size += len(image.uri)
-            while self._size > self._room:
-                _, dropped = self._kept.popitem(last=False)
-                self._size -= len(dropped.uri)
-        return image
+            image = self._encode(open_image(source, ref))
+            with self._lock:
+                self.encoded += 1
+                self._kept[key] = image
+                self._size += len(image.uri)
+                while self._size > self._room:
+                    _, dropped = self._kept.popitem(last=False)
+                    self._size -= len(dropped.uri)
+            return image
 
     def _encode(self, image: Image.Image) -> EncodedImage:
         sent = image.size if self._max_pixels is None else size_within(image.size, self._max_pixels)

@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from medbench.adapters.remote import RemoteAdapter
 from medbench.harness.engine.requests import Outcome
@@ -33,14 +33,10 @@ from medbench.tasks.terms import is_under_agreement, terms_of_prepared
 
 T = TypeVar("T")
 LOG_FILE = "calls.jsonl"
-_END = object()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoggedRequest:
+class LoggedRequest(BaseModel, frozen=True, extra="forbid"):
     """What one question took: a line of `calls.jsonl`; `Finished` and `Usage` say what is in it."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
 
     task: str
     sample_id: str
@@ -66,9 +62,6 @@ class LoggedRequest:
         )  # fmt: skip
 
 
-_LINE = TypeAdapter(LoggedRequest)
-
-
 class RequestLog:
     """What all questions of a run took, those of its earlier parts included; raises RunError for a foreign line."""
 
@@ -79,7 +72,7 @@ class RequestLog:
     def append(self, finished: Iterable[Finished]) -> None:
         """Write what questions took."""
         new = [LoggedRequest.of(one) for one in finished]
-        append_lines(self._stream, (asdict(one) for one in new))
+        append_lines(self._stream, (one.model_dump() for one in new))
         self._logged += new
 
     def close(self) -> None:
@@ -114,7 +107,7 @@ def _counted(marks: Iterable[str]) -> dict[str, int]:
 def _read_log(path: Path) -> Iterator[LoggedRequest]:
     for number, line in read_numbered_json_lines(path, torn_tail="drop"):
         try:
-            yield _LINE.validate_python(line)
+            yield LoggedRequest.model_validate(line)
         except ValidationError as error:
             raise RunError(
                 f"{path}, line {number} is no record of a call: {error.errors()[0]['msg']}.",
@@ -123,12 +116,9 @@ def _read_log(path: Path) -> Iterator[LoggedRequest]:
 
 
 def answer_remotely(
-    adapter: RemoteAdapter,
-    loads: Sequence[TaskLoad],
-    missing: Mapping[str, Sequence[Sample]],
-    folder: Path,
+    adapter: RemoteAdapter, loads: Sequence[TaskLoad], missing: Mapping[str, Sequence[Sample]], folder: Path,
     phases: Phases,
-) -> Iterator[list[Outcome]]:
+) -> Iterator[list[Outcome]]:  # fmt: skip
     """Answer the missing samples of each task; yield outcomes as they come.
 
     What they took goes to `calls.jsonl` in the run's folder, and its sums to `phases`. Raises UsageError if a task's
@@ -139,16 +129,11 @@ def answer_remotely(
     refuse_to_send(adapter, to_send)
     warn_of_sending(adapter, to_send)
     still = {(name, sample.sample_id) for name, samples in missing.items() for sample in samples}
-    answered_before = {
-        bool(sample.images)
-        for load in loads
-        for sample in load.samples
-        if (load.spec.name, sample.sample_id) not in still
-    }
+    before = [sample for load in loads for sample in load.samples if (load.spec.name, sample.sample_id) not in still]
     begun: list[Asking] = []
 
     async def work(put: Callable[[Finished], None]) -> None:
-        begun.append(Asking(adapter, put, answered=answered_before))
+        begun.append(Asking(adapter, put, answered={bool(sample.images) for sample in before}))
         await begun[0].ask(in_order(loads, missing))
 
     with closing(RequestLog(folder / LOG_FILE)) as log:
@@ -208,12 +193,12 @@ def changes_in(notes: Mapping[str, Any]) -> list[str]:
         "models": "THE MODEL CHANGED: several answered under one name",
         "fingerprints": "THE SERVER CHANGED: its software or settings had several marks (system_fingerprint)",
     }
-    counted = {
-        name: ", ".join(f"{mark} ({count:,})" for mark, count in notes[name].items())
-        for name in said
-        if len(notes[name]) > 1
-    }
-    return [f"{said[name]}: {marks}. Their answers need not be comparable." for name, marks in counted.items()]
+    changes = []
+    for name, words in said.items():
+        if len(notes[name]) > 1:
+            marks = ", ".join(f"{mark} ({count:,})" for mark, count in notes[name].items())
+            changes.append(f"{words}: {marks}. Their answers need not be comparable.")
+    return changes
 
 
 def _tell(notes: Mapping[str, Any], changes: Sequence[str]) -> None:
@@ -236,17 +221,14 @@ def in_background(work: Callable[[Callable[[T], None]], Coroutine[Any, Any, None
     while it waits, the work is cancelled, what was put until then is yielded, and only then the interrupt goes on. A
     caller that leaves early must close the generator.
     """
-    box: SimpleQueue[object] = SimpleQueue()
+    box: SimpleQueue[T | None] = SimpleQueue()
     runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
     loop = runner.get_loop()
-    task = loop.create_task(work(cast("Callable[[T], None]", box.put)))
-
-    async def to_its_end() -> None:
-        await task
+    task = loop.create_task(work(box.put))
 
     def run() -> None:
         with runner:
-            runner.run(to_its_end())
+            loop.run_until_complete(task)
 
     def cancel() -> None:
         # A loop that is closed by now has nothing left to cancel.
@@ -255,19 +237,18 @@ def in_background(work: Callable[[Callable[[T], None]], Coroutine[Any, Any, None
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="asking") as pool:
         done = pool.submit(run)
-        done.add_done_callback(lambda _: box.put(_END))
+        # None comes last.
+        done.add_done_callback(lambda _: box.put(None))
+        found: list[T | None] = []
         try:
-            while found := _batch(box):
-                items = [cast("T", item) for item in found if item is not _END]
-                if items:
+            while None not in found:
+                found = _batch(box)
+                if items := [item for item in found if item is not None]:
                     yield items
-                if found[-1] is _END:
-                    break
         except KeyboardInterrupt:
             cancel()
             wait([done])
-            rest = [cast("T", item) for item in _there(box) if item is not _END]
-            if rest:
+            if rest := [item for item in _there(box) if item is not None]:
                 yield rest
             raise
         finally:
@@ -275,11 +256,11 @@ def in_background(work: Callable[[Callable[[T], None]], Coroutine[Any, Any, None
     done.result()
 
 
-def _batch(box: "SimpleQueue[object]") -> list[object]:
+def _batch(box: "SimpleQueue[T]") -> list[T]:
     """Wait for something, and return it with all else that is there."""
     return [box.get(), *_there(box)]
 
 
-def _there(box: "SimpleQueue[object]") -> Iterator[object]:
+def _there(box: "SimpleQueue[T]") -> Iterator[T]:
     while not box.empty():
         yield box.get()
