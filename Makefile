@@ -5,9 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUNS ?= runs
+VLLM := .venv-vllm
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check lint format types bench bench-audit bench-engine bench-reading bench-statistics docs figures mini-suite mini-weights clean
+.PHONY: help demo test test-slow test-vllm check lint format types bench bench-audit bench-engine bench-reading bench-statistics docs figures mini-suite mini-weights clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -28,6 +29,16 @@ test: $(STAMP)  ## Run the tests, in under five minutes on two cores
 
 test-slow: $(STAMP)  ## Run the tests that take long: kills, trainings, simulations, the documentation site
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
+
+$(VLLM)/.installed: tests/vllm/requirements.txt tests/vllm/torchvision_ops.py pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/vllm/requirements.txt -e .
+	cp tests/vllm/torchvision_ops.py $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/
+	echo 'import torchvision_ops' > $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchvision_ops.pth
+	@touch $@
+
+test-vllm: $(VLLM)/.installed  ## Compare vLLM's build for CPUs with our engine, in an environment of its own (.venv-vllm)
+	$(VLLM)/bin/python -m pytest -n0 -p no:cacheprovider tests/vllm
 
 check: lint types test  ## Everything that must be green before a commit
 
@@ -76,4 +87,4 @@ mini-weights: $(STAMP)  ## Train the bundled mini weights again, into checkpoint
 	$(BIN)/medbench train --config mini --output checkpoints/mini
 
 clean:  ## Remove the environment and the caches; runs stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,7 @@
 """Shared fixtures: a home of its own for every test session, and small prepared data of all 12 tasks."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,9 @@ from native_data import NATIVE
 
 from medbench.tasks.catalog import get_task
 from medbench.tasks.prepare import prepare_task
+
+# `make test-vllm` runs these in an environment of its own.
+collect_ignore = [] if find_spec("vllm") else ["vllm"]
 
 if TYPE_CHECKING:
     from engine_helpers import Small

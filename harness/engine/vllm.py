@@ -7,24 +7,29 @@ come one after the other, compute what they share once.
 """
 
 import json
+import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
-from medbench.adapters.base import LocalAdapter
-from medbench.harness.engine.batching import Batching
+from medbench.adapters.base import NO_TOKEN, LocalAdapter
+from medbench.harness.engine.batching import Batching, RequestQueue
 from medbench.harness.engine.budget import Budget, bytes_per_token, held_type, text_config
-from medbench.harness.engine.requests import Outcome, PrefixedRequest, Request
+from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.images import Images
+from medbench.harness.engine.requests import GREEDY, Decoding, Outcome, PrefixedRequest, Request, in_order
 from medbench.harness.engine.sampling import Row
-from medbench.tasks.foundation.errors import UsageError
+from medbench.harness.phases import Phases
+from medbench.tasks.foundation.errors import RunError, UsageError
 
 # Decoders by `model_type` whose log-probabilities were compared, as vLLM calls them.
 KNOWN: Mapping[str, str] = {
@@ -35,9 +40,21 @@ KNOWN: Mapping[str, str] = {
 }
 ASKED_AHEAD = 256
 """Requests inside vLLM at a time: the embeddings of so many are held."""
+# Largest distance of a log-probability from transformers' in float32, and of a prompt's mean in 16 bits. Measured on
+# a CPU: 3e-5 and 0.035 where all is well, 0.58 where vLLM ignored a mask and 48 of 48 answers were the same.
+NEAR: Mapping[str, float] = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.1}
+_COMPARED_TOKENS = 8
 # The CPU build's own block of 128 tokens is longer than what most prompts share.
 _CPU_BLOCK = 32
-_QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+_ENVIRONMENT = {
+    "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
+    # In a process of its own it would start this program anew.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # On a CPU threads stay as torch has them: bound ones would be bound for vision too.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}  # fmt: skip
+# What of its memory a GPU may give to vLLM; the rest is for vision.
+_GPU_SHARE = 0.9
 
 
 def installed() -> str:
@@ -65,14 +82,14 @@ def why_not_vllm(adapter: LocalAdapter) -> str:
         return "its decoder reads images by cross-attention"
     config = text_config(adapter.decoder)
     if config.model_type not in KNOWN:
-        return f"a decoder of type {config.model_type} was never compared with vLLM's"
+        return f"a decoder of the type {config.model_type} was never compared with vLLM's"
     if "mrope_section" in (getattr(config, "rope_parameters", None) or {}):
         return "its positions have three dimensions, which embeddings cannot carry"
     with torch.device("meta"):
         plain = AutoModelForCausalLM.from_config(config).state_dict()
-    own = {name: weight.shape for name, weight in published(adapter.decoder).items()}
-    other = {name for name, weight in plain.items() if own.get(name) != weight.shape} ^ (own.keys() - plain.keys())
-    return f"its decoder has weights of its own: {min(other)}" if other else ""
+    own = published(adapter.decoder)
+    differing = own.keys() ^ plain.keys() or {name for name in own if own[name].shape != plain[name].shape}
+    return f"its decoder has other weights than a plain one ({min(differing)})" if differing else ""
 
 
 def published(decoder: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401 - any model of transformers
@@ -81,47 +98,18 @@ def published(decoder: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401 - any mo
     return {**weights, "lm_head.weight": decoder.get_output_embeddings().weight}
 
 
-def start(adapter: LocalAdapter, budget: Budget, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401 - untyped there
-    """Return vLLM with a model's decoder; `arguments` are those of `vllm.LLM`, as the user says.
+class VllmEngine(Engine):
+    """Lets vLLM write what a local adapter's prompts ask; images are encoded by the adapter, once, as ever."""
 
-    Raises UsageError if vLLM is not installed, or takes an argument not.
-    """
-    if find_spec("vllm") is None:
-        raise UsageError("vLLM is not installed.", "pip install 'medbench[vllm]', or give --engine medbench.")
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
-    # In a process of its own vLLM would start this program anew.
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    on_cpu = adapter.decoder.device.type == "cpu"
-    if on_cpu:
-        # Threads stay as torch has them; bound ones would be bound for vision too.
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-    from vllm import LLM
+    def __init__(self, adapter: LocalAdapter, budget: Budget, phases: Phases, llm: Any) -> None:  # noqa: ANN401
+        super().__init__(adapter, budget, phases)
+        self._llm = llm
 
-    config = text_config(adapter.decoder)
-    memory = budget.tokens * bytes_per_token(config, held_type(adapter.decoder))
-    on_cpu_only = {"block_size": _CPU_BLOCK, "kv_cache_memory_bytes": memory, "enforce_eager": True}
-    with tempfile.TemporaryDirectory(prefix="medbench-decoder-") as folder:
-        _write(adapter.decoder, Path(folder))
-        options = {
-            "dtype": adapter.dtype,
-            "max_num_seqs": budget.rows,
-            "seed": 0,
-            **(on_cpu_only if on_cpu else {}),
-            **arguments,
-        }
-        return LLM(
-            model=folder, skip_tokenizer_init=True, enable_prompt_embeds=True, generation_config="vllm",
-            enable_prefix_caching=True, **options,
-        )  # fmt: skip
-
-
-def _write(decoder: Any, folder: Path) -> None:  # noqa: ANN401 - any model of transformers
-    config = text_config(decoder)
-    document = {**config.to_dict(), "architectures": [KNOWN[config.model_type]], "tie_word_embeddings": False}
-    (folder / "config.json").write_text(json.dumps(document, default=str), encoding="utf-8")
-    weights = {name: weight.detach().cpu().contiguous().clone() for name, weight in published(decoder).items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    def _run(self, requests: Iterable[Request], images: Images, *, search: bool = False) -> Iterator[list[Outcome]]:
+        del search
+        windows = in_order(requests, share=self.shares_prefixes, window_tokens=self.budget.tokens)
+        queue = RequestQueue(windows, images.expect)
+        yield from VllmBatching(self._llm, self._adapter, images, queue, self.budget, self._phases).run()
 
 
 class VllmBatching(Batching):
@@ -130,12 +118,11 @@ class VllmBatching(Batching):
     def __init__(self, llm: Any, *parts: Any) -> None:  # noqa: ANN401 - untyped there
         super().__init__(*parts)
         self._engine = llm.llm_engine
-        self._asked: dict[str, PrefixedRequest] = {}
-        self._count = 0
+        self._asked: dict[str, tuple[PrefixedRequest, Row]] = {}
+        self._numbers = count()
 
-    @property
-    def _holds_rows(self) -> bool:
-        return bool(self._asked)
+    def _under_way(self) -> list[PrefixedRequest]:
+        return [one for one, _ in self._asked.values()]
 
     def _next(self) -> list[PrefixedRequest]:
         found: list[PrefixedRequest] = []
@@ -144,54 +131,181 @@ class VllmBatching(Batching):
         return found
 
     def _advance(self, requests: Sequence[PrefixedRequest]) -> list[Outcome]:
-        able, outcomes = self._encoder.sound(requests)
-        with self._phases.time("embed"):
-            embeddings = self._embedder.whole(able)
+        able, outcomes = self._images.sound(requests)
         with self._phases.time("hand over"):
-            for one, own in zip(able, embeddings, strict=True):
-                self._count += 1
-                self._asked[str(self._count)] = one
-                self._engine.add_request(
-                    str(self._count), {"prompt_embeds": own.to(self._adapter.decoder.dtype)}, asked_of(one.request)
-                )
+            prompts = [(one.request.source, one.request.spec.kind, one.request.prompt.segments) for one in able]
+            for one, own in zip(able, self._images.embed(prompts), strict=True):
+                # vLLM hangs a mark of its own on the name, behind a dash.
+                name = str(next(self._numbers))
+                self._asked[name] = one, Row(request=one.request)
+                self._engine.add_request(name, prompt_of(own, self._adapter), choice_of(one.request.decoding))
         with self._phases.time("decode"):
-            finished = [answer for answer in self._engine.step() if answer.finished]
+            answers = self._engine.step()
+        return [*outcomes, *self._outcomes(self._finished(answers))]
+
+    def _finished(self, answers: Sequence[Any]) -> list[Row]:
+        """Note what was written; return the rows that are at their end, by vLLM's judgement or by a stop string."""
         rows = []
-        for answer in finished:
-            row = Row(request=self._asked.pop(answer.request_id.partition("-")[0]).request)
-            row.take(answer.outputs[0].token_ids, self._adapter.detokenise)
-            rows.append(row)
-        return [*outcomes, *self._outcomes(rows)]
+        for answer in answers:
+            name = answer.request_id.partition("-")[0]
+            one, row = self._asked[name]
+            if answer.finished or one.request.decoding.stop_strings:
+                row.take(_written(answer)[len(row.written) :], self._adapter.detokenise)
+            if not answer.finished and row.stop is not None:
+                self._engine.abort_request([answer.request_id])
+            if answer.finished or row.stop is not None:
+                del self._asked[name]
+                self._queue.forget([one])
+                rows.append(row)
+        return rows
 
-    def _shrink(self, requests: Sequence[PrefixedRequest]) -> list[Outcome]:
-        raise NotImplementedError
+
+def _written(answer: Any) -> list[int]:  # noqa: ANN401 - untyped there
+    """Return the ids of an answer; `NO_TOKEN` where a log-probability was asked for and is no number."""
+    [output] = answer.outputs
+    ids = list(output.token_ids)
+    if output.logprobs is None:
+        return ids
+    sound = [math.isfinite(told[token].logprob) for token, told in zip(ids, output.logprobs, strict=True)]
+    return ids if all(sound) else [*ids[: sound.index(False)], NO_TOKEN]
 
 
-def asked_of(request: Request) -> Any:  # noqa: ANN401 - untyped there
-    """Return how vLLM is to choose a request's tokens: every choice is named, so that none is a default of its own."""
+def prompt_of(embeddings: torch.Tensor, adapter: LocalAdapter) -> dict[str, torch.Tensor]:
+    """Return embeddings [L, D] as vLLM's prompt."""
+    return {"prompt_embeds": embeddings.to(adapter.decoder.dtype).cpu()}
+
+
+def choice_of(decoding: Decoding, **more: object) -> Any:  # noqa: ANN401 - untyped there
+    """Return how vLLM is to choose tokens: every choice is named, so that none is a default of its own."""
     from vllm import SamplingParams
 
-    decoding = request.decoding
     ends = sorted(decoding.end_ids)
     return SamplingParams(
-        temperature=decoding.temperature, top_p=decoding.top_p, top_k=decoding.top_k, min_p=0.0,
-        repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0, max_tokens=decoding.max_new_tokens,
-        stop_token_ids=ends, ignore_eos=not ends, detokenize=False,
+        temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0, presence_penalty=0.0,
+        frequency_penalty=0.0, max_tokens=decoding.max_new_tokens, stop_token_ids=ends, ignore_eos=not ends,
+        detokenize=False, **more,
     )  # fmt: skip
 
 
-@torch.inference_mode()
-def distance(
-    adapter: LocalAdapter, embeddings: torch.Tensor, ids: Sequence[int], told: Sequence[float]
-) -> torch.Tensor:
-    """Return how far vLLM's log-probabilities [T] of what it wrote are from those of transformers.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """What transformers says of a prompt: embeddings [L, D], and its first log-probabilities [T, V] and tokens [T]."""
 
-    `embeddings` [L, D] are the prompt's. Equal ids alone are weak evidence: a decoder whose mask was ignored wrote 48
-    of 48 answers like the right one, with log-probabilities 0.58 apart.
+    embeddings: torch.Tensor
+    tokens: Sequence[int]
+    log_probabilities: torch.Tensor
+    decoding: Decoding
+
+
+@torch.inference_mode()
+def references(adapter: LocalAdapter, requests: Sequence[Request]) -> list[Reference]:
+    """Return what transformers' `generate` writes first to some requests, one by one; what has no sound image is left.
+
+    Raises RunError if its logits are no numbers.
     """
+    found = []
+    with Images(adapter, Phases()) as images:
+        able, _ = images.sound([PrefixedRequest(request=one, prefix=None, own=one.prompt.segments) for one in requests])
+        for one, embeddings in zip(able, images.own(able), strict=True):
+            decoding = replace(one.request.decoding, max_new_tokens=_COMPARED_TOKENS, **asdict(GREEDY))
+            tokens, logits = _greedily(adapter.decoder, embeddings, decoding)
+            found.append(Reference(
+                embeddings=embeddings, tokens=tokens, log_probabilities=logits.float().log_softmax(-1).cpu(),
+                decoding=decoding,
+            ))  # fmt: skip
+    if any(one.log_probabilities.isnan().any() for one in found):
+        raise RunError(f"{adapter.title} gives no numbers in {adapter.dtype}.", "Give --dtype float32 or bfloat16.")
+    return found
+
+
+def _greedily(decoder: Any, embeddings: torch.Tensor, decoding: Decoding) -> tuple[list[int], torch.Tensor]:  # noqa: ANN401
+    told = decoder.generate(
+        generation_config=GenerationConfig(), inputs_embeds=embeddings[None].to(decoder.dtype), do_sample=False,
+        attention_mask=torch.ones(1, len(embeddings), dtype=torch.long, device=embeddings.device),
+        max_new_tokens=decoding.max_new_tokens, eos_token_id=sorted(decoding.end_ids) or None,
+        pad_token_id=min(decoding.end_ids, default=0), output_logits=True, return_dict_in_generate=True,
+    )  # fmt: skip
+    return told.sequences[0].tolist(), torch.cat(told.logits)
+
+
+def distances(llm: Any, adapter: LocalAdapter, wanted: Sequence[Reference]) -> list[torch.Tensor]:  # noqa: ANN401
+    """Return how far vLLM's log-probabilities [T] are from each reference's, up to the first token that is another.
+
+    Equal ids alone are weak evidence: see `NEAR`.
+    """
+    answers = llm.generate(
+        [prompt_of(one.embeddings, adapter) for one in wanted],
+        [choice_of(one.decoding, logprobs=0) for one in wanted], use_tqdm=False,
+    )  # fmt: skip
+    found = []
+    for one, answer in zip(wanted, answers, strict=True):
+        [output] = answer.outputs
+        told = [step[token].logprob for token, step in zip(output.token_ids, output.logprobs, strict=True)]
+        alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(output.token_ids, one.tokens, strict=False)))
+        ids = torch.tensor(output.token_ids[: alike + 1])
+        right = one.log_probabilities[: len(ids)].gather(-1, ids[: len(one.log_probabilities), None])[:, 0]
+        found.append((right - torch.tensor(told[: len(right)])).abs())
+    return found
+
+
+def refuse_far(adapter: LocalAdapter, found: Sequence[torch.Tensor]) -> float:
+    """Return the distance that counts in a model's precision; RunError if it is too large to trust any answer."""
+    exact = adapter.dtype == "float32"
+    far = max((float(one.max() if exact else one.mean()) for one in found), default=0.0)
+    if not far <= NEAR[adapter.dtype]:
+        raise RunError(
+            f"vLLM's log-probabilities for {adapter.title} are {far:.2g} away from transformers' in {adapter.dtype} "
+            f"(at most {NEAR[adapter.dtype]:g}), so it computes something else.",
+            "Give --engine medbench.",
+        )
+    return far
+
+
+def start(adapter: LocalAdapter, budget: Budget, arguments: Mapping[str, object]) -> Any:  # noqa: ANN401 - untyped there
+    """Return vLLM with a model's decoder; `arguments` are those of `vllm.LLM`, as the user says.
+
+    Raises UsageError if vLLM does not start with them.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from vllm import LLM
+
+    with tempfile.TemporaryDirectory(prefix="medbench-decoder-") as folder:
+        _write(adapter.decoder, Path(folder))
+        options = {
+            "dtype": adapter.dtype, "max_num_seqs": budget.rows, "seed": 0, **_memory(adapter, budget), **arguments,
+        }  # fmt: skip
+        try:
+            return LLM(
+                model=folder, skip_tokenizer_init=True, enable_prompt_embeds=True, generation_config="vllm",
+                enable_prefix_caching=True, **options,
+            )  # fmt: skip
+        except (RuntimeError, ValueError, TypeError, ImportError) as error:
+            problem = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UsageError(
+                f"vLLM does not start with {adapter.title}: {problem}",
+                "Change its arguments (--model-arg vllm.NAME=VALUE), or give --engine medbench.",
+            ) from error
+
+
+def _memory(adapter: LocalAdapter, budget: Budget) -> dict[str, object]:
+    """Return what vLLM may hold: on a CPU the budget's tokens, on a GPU most of what is free; ours leaves it first."""
     decoder: Any = adapter.decoder
-    written = adapter.embed_tokens(torch.tensor(ids[:-1], dtype=torch.long))
-    whole = torch.cat([embeddings, written])[None].to(decoder.dtype)
-    logits = decoder(inputs_embeds=whole, use_cache=False, logits_to_keep=len(ids)).logits[0]
-    right = logits.float().log_softmax(dim=-1).gather(-1, torch.tensor(ids, device=logits.device)[:, None])[:, 0]
-    return (right.cpu() - torch.tensor(told)).abs()
+    if decoder.device.type == "cpu":
+        size = budget.tokens * bytes_per_token(text_config(decoder), held_type(decoder))
+        return {"block_size": _CPU_BLOCK, "kv_cache_memory_bytes": size, "enforce_eager": True}
+    # The table of tokens stays: prompts are embedded by it.
+    for layer in decoder.get_decoder().layers:
+        layer.to("cpu")
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info(decoder.device)
+    return {"gpu_memory_utilization": _GPU_SHARE * free / total}
+
+
+def _write(decoder: Any, folder: Path) -> None:  # noqa: ANN401 - any model of transformers
+    """Write a decoder as a checkpoint in published names."""
+    config = text_config(decoder)
+    document = {**config.to_dict(), "architectures": [KNOWN[config.model_type]], "tie_word_embeddings": False}
+    (folder / "config.json").write_text(json.dumps(document, default=str), encoding="utf-8")
+    weights = {name: weight.detach().cpu().contiguous().clone() for name, weight in published(decoder).items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
