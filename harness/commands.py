@@ -336,7 +336,7 @@ def train_command(
     Several GPUs:  accelerate launch -m medbench.harness.cli train --config official ...
     """
     from medbench.adapters.uni_med_training import plan_uni_med, train_uni_med
-    from medbench.harness.examine import examine
+    from medbench.harness.trials import examine
     from medbench.tasks.suite import prepare_mini_suite
 
     if dry_run:

@@ -29,7 +29,7 @@ from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
 
 if TYPE_CHECKING:
-    from medbench.harness.doctor_engine import EngineDiagnosis
+    from medbench.harness.trials import EngineDiagnosis
 
 EXACT_BOXES = BoxSpace(name="pixels", units=None, digits=15)
 """Pixels with all their decimals, so that the oracle's boxes are right to the last bit."""
@@ -220,7 +220,7 @@ def engine_command(model: str, samples: int, **options: Any) -> int:
     """
     from medbench.adapters.catalog import choose_model
     from medbench.harness.checkpoints import load_share, shares_of
-    from medbench.harness.doctor_engine import examine_engine
+    from medbench.harness.trials import examine_engine
 
     settings = load_settings(None, {"model": model, **options})
     chosen = choose_model(model, settings.model_args)
