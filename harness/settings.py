@@ -1,12 +1,12 @@
 """The settings of a run: what the user asked for, validated where it enters."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, field, fields
+from dataclasses import field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Field, ModelWrapValidatorHandler, PositiveInt, ValidationError
-from pydantic import model_validator as validator
+import pydantic
+from pydantic import BeforeValidator, Field, PlainSerializer, PositiveInt, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from medbench.adapters.base import Device, Dtype
@@ -18,11 +18,14 @@ MAX_SEED = 2**63 - 1
 EVERY_TASK = "all"
 CHOOSING = ("temperature", "top_k", "top_p", "repetition_penalty", "beams")
 _SAMPLING = ("temperature", "top_k", "top_p")
+SAYS_NOTHING = {"checkpoint": {None}, "device": {"auto", "cpu"}, "dtype": {"auto", "float32"}}
+"""Options that not every model takes, with the values that say nothing to one that does not."""
+Folder = Annotated[Path, PlainSerializer(lambda path: str(path.absolute()))]
 Selection = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
 """Words that name tasks; a text alone is one of them, and may hold several with commas between."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, slots=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid"))
 class Settings:
     """What a run is to do; texts stand for paths, and one text for several tasks.
 
@@ -31,11 +34,11 @@ class Settings:
 
     model: str  # `name` or `name:variant`.
     tasks: Selection = (EVERY_TASK,)  # Names, kinds, globs or `all`.
-    checkpoint: Path | None = None  # Folder of weights; None means the model's default.
+    checkpoint: Folder | None = None  # Folder of weights; None means the model's default.
     # Folders of weights for some tasks, by the tasks' names, kinds or globs.
-    checkpoint_for: Mapping[str, Path] = field(default_factory=dict)
-    data_dir: Path | None = None  # Folder of prepared tasks; None means the bundled mini suite.
-    output_dir: Path = Path("runs")  # Folder under which the run's own folder is made.
+    checkpoint_for: Mapping[str, Folder] = field(default_factory=dict)
+    data_dir: Folder | None = None  # Folder of prepared tasks; None means the bundled mini suite.
+    output_dir: Folder = Path("runs")  # Folder under which the run's own folder is made.
     limit: PositiveInt | None = None  # Only the first so many test samples of each task.
     # Most rows at a time; None lets the engine choose by the memory that is free.
     batch_size: PositiveInt | None = None
@@ -55,12 +58,12 @@ class Settings:
     compile: bool = False  # Whether the decoder's layers go through `torch.compile`.
     probe: str = ""  # Another way of asking, see `medbench.tasks.probes`; empty for the tasks as they are.
 
-    @validator(mode="wrap")
+    @pydantic.model_validator(mode="wrap")
     @classmethod
-    def _explained(cls, given: object, handler: ModelWrapValidatorHandler["Settings"]) -> "Settings":
+    def _explained(cls, given: object, handler: pydantic.ModelWrapValidatorHandler["Settings"]) -> "Settings":
         try:
             settings = handler(given)
-        except ValidationError as error:
+        except pydantic.ValidationError as error:
             problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
             raise UsageError(f"The settings are not valid: {problems}.", "See `medbench run --help`.") from error
         settings.refuse_contradictions()
@@ -90,15 +93,8 @@ class Settings:
 
     def as_yaml(self) -> dict[str, Any]:
         """Return the settings as plain values; paths are absolute, so that the file works from anywhere."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever YAML can hold
-    if isinstance(value, Path):
-        return str(value.absolute())
-    if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+        plain: dict[str, Any] = TypeAdapter(Settings).dump_python(self, mode="json")
+        return plain
 
 
 def load_settings(path: Path | None, overrides: Mapping[str, Any]) -> Settings:
