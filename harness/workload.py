@@ -106,6 +106,14 @@ def _load_task(data_dir: Path, spec: TaskSpec, limit: int | None) -> TaskLoad:
     return TaskLoad(spec=spec, prepared=prepared, samples=samples[:limit])
 
 
+def tasks_named(word: str, names: Sequence[str], given: str) -> list[str]:
+    """Return which of a run's tasks a word names; UsageError with what was `given` if none, or if it means nothing."""
+    chosen = [name for name in select_tasks(word) if name in names]
+    if not chosen:
+        raise UsageError(f"{given}: no task of this run.", f"It has {', '.join(names)}.")
+    return chosen
+
+
 def with_limits(specs: Sequence[TaskSpec], limits: Mapping[str, int]) -> tuple[TaskSpec, ...]:
     """Return tasks with the lengths that a user chose; the most special word decides: name, kind, pattern, all.
 
@@ -113,22 +121,11 @@ def with_limits(specs: Sequence[TaskSpec], limits: Mapping[str, int]) -> tuple[T
     """
     chosen: dict[str, int] = {}
     names = [spec.name for spec in specs]
-
-    def generality(word: str) -> int:
-        if word == EVERY_TASK:
-            return 3
-        if word in get_args(Kind):
-            return 1
-        return 2 if set("*?[") & set(word) else 0
-
-    for word in sorted(limits, key=generality, reverse=True):
+    ranks = {EVERY_TASK: 3, **dict.fromkeys(get_args(Kind), 1)}
+    for word in sorted(limits, key=lambda word: -ranks.get(word, 2 if set("*?[") & set(word) else 0)):
         # `all` means all of the run, variants too, which a selection by that word leaves out.
-        named = names if word == EVERY_TASK else [name for name in select_tasks(word) if name in names]
-        if not named:
-            raise UsageError(
-                f"--max-new-tokens {word}={limits[word]}: no task of this run.", f"It has {', '.join(names)}."
-            )
-        chosen |= dict.fromkeys(named, limits[word])
+        given = f"--max-new-tokens {word}={limits[word]}"
+        chosen |= dict.fromkeys(names if word == EVERY_TASK else tasks_named(word, names, given), limits[word])
     return tuple(
         replace(spec, max_new_tokens=chosen[spec.name], limit_chosen=True) if spec.name in chosen else spec
         for spec in specs
