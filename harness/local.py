@@ -26,7 +26,6 @@ from medbench.harness.workload import TaskLoad
 from medbench.tasks.foundation.console import say, warn
 from medbench.tasks.foundation.errors import RunError, SampleError, UsageError
 from medbench.tasks.foundation.files import canonical_json, write_atomically
-from medbench.tasks.sample import Sample
 
 _FEWEST_COMPARED, _MOST_COMPARED = 4, 24
 _LOOKED_AT = 64
@@ -220,10 +219,14 @@ def note_agreement(
     equal = total = 0
     # One by one is slow: a tenth of a small run, no more than a few answers of a large one.
     most = min(_MOST_COMPARED, max(_FEWEST_COMPARED, sum(len(load.samples) for load in loads) // 10))
-    in_turn = zip_longest(*(_answered(load, directory) for load in loads))
-    answered = (one for turn in in_turn for one in turn if one is not None)
+    texts = [
+        [(load, one, said.text) for one in load.samples if (said := records.get(one.sample_id)) and not said.error]
+        for load in loads
+        for records in [directory.of_task(load).read()]
+    ]
+    in_turn = (one for turn in zip_longest(*texts) for one in turn if one is not None)
     with phases.time("agreement"):
-        for load, sample, text in islice(answered, most):
+        for load, sample, text in islice(in_turn, most):
             try:
                 alone = generate_alone(adapter, make_request(adapter, sample, load.spec, load.prepared.source))
             except (SampleError, torch.OutOfMemoryError):
@@ -233,12 +236,3 @@ def note_agreement(
             total += 1
     phases.notes["agreement"] = {"with": "generate, one by one", "dtype": adapter.dtype, "equal": equal, "of": total}
     say(f"In {adapter.dtype} {equal} of {total} answers are those of one-by-one generation.")
-
-
-def _answered(load: TaskLoad, directory: RunDirectory) -> Iterator[tuple[TaskLoad, Sample, str]]:
-    """Yield the samples of a task that have answers."""
-    records = directory.of_task(load).read()
-    for sample in load.samples:
-        record = records.get(sample.sample_id)
-        if record is not None and not record.error:
-            yield load, sample, record.text

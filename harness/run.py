@@ -22,6 +22,7 @@ from medbench.harness.settings import Settings
 from medbench.harness.workload import Workload, load_workload
 from medbench.tasks.foundation.console import Listener, heard_by, say, warn
 from medbench.tasks.foundation.errors import MedbenchError
+from medbench.tasks.foundation.files import write_atomically
 from medbench.tasks.foundation.registry import imported_when_called
 from medbench.tasks.metrics.meteor import start_meteor
 
@@ -110,7 +111,7 @@ class _Run:
             write_environment(directory.path / "env.json", facts.info, self.phases)
             publish(directory.path)
             if not failures and not scores.failed:
-                directory.finish()
+                write_atomically(directory.done, f"{directory.identity}\n")
         if failures:
             warn(f"{len(failures)} samples failed and are counted as errors. The first: {failures[0]}")
             say("The same command tries them again.")
@@ -180,7 +181,7 @@ class _Run:
 
 def finished_results(directory: RunDirectory) -> Results | None:
     """Return the results of a run that is done, or None if something is left to do."""
-    if directory.done and (directory.path / PAGE).exists():
+    if directory.done.exists() and (directory.path / PAGE).exists():
         with suppress(MedbenchError):
             results = read_results(directory.path)
             return results if results.run == directory.identity else None

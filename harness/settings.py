@@ -18,7 +18,9 @@ MAX_SEED = 2**63 - 1
 EVERY_TASK = "all"
 CHOOSING = ("temperature", "top_k", "top_p", "repetition_penalty", "beams")
 _SAMPLING = ("temperature", "top_k", "top_p")
-SAYS_NOTHING = {"checkpoint": {None}, "device": {"auto", "cpu"}, "dtype": {"auto", "float32"}}
+SAYS_NOTHING: Mapping[str, tuple[str | None, ...]] = {
+    "checkpoint": (None,), "device": ("auto", "cpu"), "dtype": ("auto", "float32"),
+}  # fmt: skip
 """Options that not every model takes, with the values that say nothing to one that does not."""
 Folder = Annotated[Path, PlainSerializer(lambda path: str(path.absolute()))]
 Selection = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
