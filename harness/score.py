@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from medbench.adapters.base import Parser
+from medbench.adapters.base import Answer, Parser
 from medbench.adapters.catalog import ChosenModel, choose_model
 from medbench.adapters.function import known_model
 from medbench.adapters.guarding import understood
@@ -33,8 +33,7 @@ from medbench.tasks.sample import Box, Sample
 from medbench.tasks.spec import TaskSpec
 from medbench.tasks.statistics.intervals import interval
 
-_BOX_SIZES = ((0.01, "small, below 1 %"), (0.1, "medium, 1 to 10 %"))
-_LARGE = "large, 10 % and more"
+_BOX_SIZES = ((0.01, "small, below 1 %"), (0.1, "medium, 1 to 10 %"), (math.inf, "large, 10 % and more"))
 _DIGITS = 10
 """Digits kept in files: more than any reader needs, fewer than the last bits that differ between machines."""
 _SHARE_DIGITS = 4
@@ -63,10 +62,10 @@ class Scores:
 
 def score_tasks(loads: Sequence[TaskLoad], directory: RunDirectory, model: ChosenModel) -> Scores:
     """Score the recorded generations of tasks; write the scores of samples to `scores/<task>.jsonl`."""
-    recorded = [(load, _read_records(load, directory)) for load in loads]
+    recorded = [_read_records(load, directory) for load in loads]
     predicted = [
         (load, records, [predict(*pair, load.spec, model.parse) for pair in zip(records, load.samples, strict=True)])
-        for load, records in recorded
+        for load, records in zip(loads, recorded, strict=True)
     ]
     errors = [item.error for _, _, items in predicted for item in items if item.error]
     if errors:
@@ -89,29 +88,24 @@ def score_tasks(loads: Sequence[TaskLoad], directory: RunDirectory, model: Chose
 
 
 def _read_records(load: TaskLoad, directory: RunDirectory) -> list[GenerationRecord]:
-    """Return a task's records, one per sample, in order. Raises RunError if one is missing."""
-    spec = load.spec
-    records = directory.of_task(load).read()
-    if len(records) != len(load.samples):
-        raise RunError(
-            f"{len(load.samples) - len(records)} of {len(load.samples)} samples of {spec.name} have no record in "
-            f"{directory.path}.",
-            "Give the command of the run again: it answers what is missing.",
-        )
-    return [records[sample.sample_id] for sample in load.samples]
+    records, asked = directory.of_task(load).read(), len(load.samples)
+    if len(records) != asked:
+        missing = f"{asked - len(records)} of {asked} samples of {load.spec.name} have no record in {directory.path}."
+        raise RunError(missing, "Give the command of the run again: it answers what is missing.")
+    return list(records.values())
 
 
 def predict(record: GenerationRecord, sample: Sample, spec: TaskSpec, parse: Parser) -> Item:
     """Return the prediction in a record with its state; a failure is a state, never an answer."""
-    if record.error:
-        return Item(state="error", scorable=_scorable(sample, "", None))
     said = split_thought(record.text)
     try:
-        answer = understood(parse, said.answer, sample, spec)
+        answer = Answer(text="") if record.error else understood(parse, said.answer, sample, spec)
     except SampleError as error:
         return Item(state="error", scorable=_scorable(sample, "", None), error=str(error))
-    box = answer.box if answer.box is not None and all(math.isfinite(edge) for edge in answer.box) else None
+    box = answer.box if answer.box is not None and all(map(math.isfinite, answer.box)) else None
     scorable = _scorable(sample, answer.text, box)
+    if record.error:
+        return Item(state="error", scorable=scorable)
     if record.served is not None and record.served.withheld in {"refusal", "content filter"}:
         return Item(state="refused", scorable=scorable)
     state = "truncated" if is_cut_off(said, record) else protocols.state_of(scorable, spec.kind)
@@ -220,37 +214,28 @@ def _fraction(value: float) -> float:
 def _score_records(
     load: TaskLoad, items: Sequence[Item], evaluations: Mapping[Protocol, Sequence[Evaluation]]
 ) -> list[dict[str, Any]]:
-    by_protocol: dict[str, list[dict[str, Any]]] = {protocol: [{} for _ in items] for protocol in evaluations}
-    for protocol, found in evaluations.items():
-        for one in found:
-            for row, statistics, value in zip(one.indices, one.statistics, one.per_sample(), strict=True):
-                by_protocol[protocol][row][one.metric.metric_id] = {
-                    "statistics": [float(number) for number in statistics],
-                    "value": None if np.isnan(value) else float(value),
-                }
-    return [
+    records: list[dict[str, Any]] = [
         {
-            "sample_id": sample.sample_id,
-            "group": _group_of(sample, load.spec.group_key),
-            "state": item.state,
-            "prediction": item.scorable.prediction,
-            "box": item.scorable.predicted_box,
-            "labels": labels_of(sample),
-            **({"error": item.error} if item.error else {}),
-            **{protocol: rows[index] for protocol, rows in by_protocol.items()},
+            "sample_id": sample.sample_id, "group": _group_of(sample, load.spec.group_key), "state": item.state,
+            "prediction": item.scorable.prediction, "box": item.scorable.predicted_box, "labels": labels_of(sample),
+            **({"error": item.error} if item.error else {}), **{protocol: {} for protocol in evaluations},
         }
-        for index, (sample, item) in enumerate(zip(load.samples, items, strict=True))
-    ]
+        for sample, item in zip(load.samples, items, strict=True)
+    ]  # fmt: skip
+    for protocol, one in ((protocol, one) for protocol, found in evaluations.items() for one in found):
+        for row, statistics, value in zip(one.indices, one.statistics, one.per_sample(), strict=True):
+            number = None if np.isnan(value) else float(value)
+            records[row][protocol][one.metric.metric_id] = {"statistics": list(map(float, statistics)), "value": number}
+    return records
 
 
 def labels_of(sample: Sample) -> dict[str, str]:
     """Return the dataset's own labels of a sample, and for boxes how much of the image they take."""
-    if sample.box is None or sample.image_size is None:
+    box, size = sample.box, sample.image_size
+    if box is None or size is None:
         return dict(sample.labels)
-    width, height = sample.image_size
-    share = (sample.box.right - sample.box.left) * (sample.box.bottom - sample.box.top) / (width * height)
-    size = next((name for most, name in _BOX_SIZES if share < most), _LARGE)
-    return {**sample.labels, "box_size": size}
+    share = (box.right - box.left) * (box.bottom - box.top) / math.prod(size)
+    return {**sample.labels, "box_size": next(name for most, name in _BOX_SIZES if share < most)}
 
 
 def written_on(records: Sequence[GenerationRecord]) -> Written:
@@ -286,16 +271,12 @@ def rescore(path: Path, data_dir: Path | None = None) -> Results:
     directory = RunDirectory(path=path, identity=document["identity"])
     for load in workload.loads:
         if load.prepared.manifest.data_fingerprint != before.tasks[load.spec.name].data:
-            raise RunError(
-                f"The prepared {load.spec.name} in {workload.data_dir} is not the data that the run answered.",
-                "Give the folder of the run's data with --data-dir.",
-            )
+            problem = f"The prepared {load.spec.name} in {workload.data_dir} is not the data that the run answered."
+            raise RunError(problem, "Give the folder of the run's data with --data-dir.")
     # What the arguments were then, not what would follow today from files that may be gone.
-    arguments = parts.get("arguments", {})
-    if "own model" in parts:
-        model = known_model(parts["own model"], arguments.get("boxes", ""))
-    else:
-        model = choose_model(parts["model"], {**settings.model_args, **arguments})
+    arguments, own = parts.get("arguments", {}), parts.get("own model")
+    boxes, given = arguments.get("boxes", ""), {**settings.model_args, **arguments}
+    model = choose_model(parts["model"], given) if own is None else known_model(own, boxes)
     scores = score_tasks(workload.loads, directory, model)
     scores.raise_if_failed(f"{directory.results} is as it was.")
     for doubt in scores.doubts:
