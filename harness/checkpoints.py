@@ -30,8 +30,7 @@ class Share:
 def shares_of(settings: Settings, workload: Workload) -> tuple[Share, ...]:
     """Return the shares of a run, in the order of the tasks.
 
-    Raises UsageError if a task is named that is unknown or not in the run, or is named twice, or is left without a
-    checkpoint.
+    UsageError if a task is named that is unknown or not in the run, or is named twice, or is left without a checkpoint.
     """
     names = workload.names
     own: dict[str, Path] = {}
@@ -44,10 +43,8 @@ def shares_of(settings: Settings, workload: Workload) -> tuple[Share, ...]:
         own |= dict.fromkeys(chosen, folder)
     left = [name for name in names if name not in own]
     if own and left and settings.checkpoint is None:
-        raise UsageError(
-            f"--checkpoint-for names no weights for {', '.join(left)}.",
-            "Give --checkpoint DIR for the other tasks, or name the tasks to run with --tasks.",
-        )
+        way_out = "Give --checkpoint DIR for the other tasks, or name the tasks to run with --tasks."
+        raise UsageError(f"--checkpoint-for names no weights for {', '.join(left)}.", way_out)
     folders = {name: own.get(name, settings.checkpoint) for name in names}
     return tuple(
         Share(checkpoint=folder, tasks=tuple(name for name in names if folders[name] == folder))
@@ -57,13 +54,11 @@ def shares_of(settings: Settings, workload: Workload) -> tuple[Share, ...]:
 
 def files_of(shares: Sequence[Share]) -> dict[str, str]:
     """Return the digest of each task's checkpoint, from samples of its files: nothing is loaded for it."""
-    return {
-        task: digest
-        for share in shares
-        if share.checkpoint is not None
-        for digest in [identity_of({"checkpoint": share.checkpoint})]
-        for task in share.tasks
-    }
+    found: dict[str, str] = {}
+    for share in shares:
+        if share.checkpoint is not None:
+            found |= dict.fromkeys(share.tasks, identity_of({"checkpoint": share.checkpoint}))
+    return found
 
 
 def refuse_other_weights(path: Path, share: Share, adapter: Adapter) -> None:
@@ -73,12 +68,9 @@ def refuse_other_weights(path: Path, share: Share, adapter: Adapter) -> None:
     """
     noted = read_json(path) if path.exists() else {}
     ours = dict.fromkeys(share.tasks, adapter.weights_fingerprint)
-    changed = [task for task, weights in ours.items() if noted.get(task, weights) != weights]
-    if changed:
-        raise RunError(
-            f"Other weights answered a part of {', '.join(changed)}.",
-            "Put the weights of the run back, or start afresh with --overwrite always.",
-        )
+    if changed := [task for task, weights in ours.items() if noted.get(task, weights) != weights]:
+        way_out = "Put the weights of the run back, or start afresh with --overwrite always."
+        raise RunError(f"Other weights answered a part of {', '.join(changed)}.", way_out)
     write_atomically(path, canonical_json(noted | ours, indent=2) + "\n")
 
 

@@ -69,9 +69,9 @@ def self_test(adapter: LocalAdapter, requests: Sequence[Request], budget: Budget
     if equal == len(alone) or adapter.dtype != "float32":
         return SelfTest(equal=equal, total=len(alone))
     if type(adapter).written_whole is LocalAdapter.written_whole:
+        problem = "writes other tokens in the engine than one by one, so no number of it could be trusted"
         raise RunError(
-            f"{adapter.title} writes other tokens in the engine than one by one, so no number of it could be trusted.",
-            "See which by `medbench doctor engine --model ...`, and report it.",
+            f"{adapter.title} {problem}.", "See which by `medbench doctor engine --model ...`, and report it."
         )
     by_itself = Engine(adapter, budget, Phases()).why_whole
     whole = by_itself or "in the engine it wrote other tokens than in its own library"
@@ -103,13 +103,10 @@ def _answered_alone(
             asked.append(request)
             break
     if broken and not alone:
-        raise RunError(
-            f"{adapter.title} cannot be run in {adapter.dtype}: all logits of the self-test are NaN or infinite, so "
-            "every answer would be noise.",
-            "The weights are broken: download them again."
-            if adapter.dtype == "float32"
-            else "Give --dtype float32 or bfloat16, which hold larger numbers.",
-        )
+        noise = "all logits of the self-test are NaN or infinite, so every answer would be noise"
+        wider = "Give --dtype float32 or bfloat16, which hold larger numbers."
+        way_out = "The weights are broken: download them again." if adapter.dtype == "float32" else wider
+        raise RunError(f"{adapter.title} cannot be run in {adapter.dtype}: {noise}.", way_out)
     return asked, alone, problem
 
 
@@ -160,10 +157,9 @@ def drive(
     if engine.why_whole:
         batching = f"whole: {engine.why_whole}"
         if not sampling_of(settings, adapter).greedy:
-            raise UsageError(
-                f"{adapter.title} is answered by its own library, which takes the likeliest token.",
-                "Leave out --temperature, --top-k, --top-p, --repetition-penalty and --beams.",
-            )
+            problem = f"{adapter.title} is answered by its own library, which takes the likeliest token."
+            way_out = "Leave out --temperature, --top-k, --top-p, --repetition-penalty and --beams."
+            raise UsageError(problem, way_out)
         say(f"The model's own library answers, batch by batch: {engine.why_whole}.")
     if engine.why_static:
         batching = f"static: {engine.why_static}"
@@ -175,12 +171,9 @@ def drive(
         yield outcomes
     phases.notes |= {
         "batching": batching,
-        "self-test": tested.as_json(),
-        "budget": asdict(engine.budget),
-        "compiled": settings.compile,
-        "cuda graphs": graphs,
-        **adapter.observed(),
-    }
+        "self-test": tested.as_json(), "budget": asdict(engine.budget), "compiled": settings.compile,
+        "cuda graphs": graphs, **adapter.observed(),
+    }  # fmt: skip
 
 
 def _tell(tested: SelfTest, adapter: LocalAdapter) -> None:

@@ -50,10 +50,9 @@ class Settings:
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.0  # Of sampling; 0 takes the likeliest token.
     # Longest answers in tokens, by the tasks' names, kinds or globs; the tasks' own by default.
     max_new_tokens: Mapping[str, PositiveInt] = field(default_factory=dict)
-    top_k: Annotated[int, Field(ge=0)] = 0  # Sample among this many likeliest tokens; 0 for all.
-    # Sample among the likeliest tokens that together have this probability.
+    # How tokens are chosen is told by `Sampling` of the engine.
+    top_k: Annotated[int, Field(ge=0)] = 0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    # Divides the positive and multiplies the negative scores of tokens already written.
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] = 1.0
     beams: PositiveInt = 1  # Width of the beam search.
     model_args: Mapping[str, str] = field(default_factory=dict)  # Choices of the model, by name.
@@ -76,10 +75,8 @@ class Settings:
         sampling = [name for name in _SAMPLING if name in self.decoding()]
         words = ", ".join(f"--{name.replace('_', '-')}" for name in sampling)
         if self.max_new_tokens and "max_tokens" in self.model_args:
-            raise UsageError(
-                "--max-new-tokens and --model-arg max_tokens both say how long an answer may be.",
-                "Leave out the latter.",
-            )
+            both = "--max-new-tokens and --model-arg max_tokens both say how long an answer may be."
+            raise UsageError(both, "Leave out the latter.")
         if sampling and self.beams > 1:
             raise UsageError(f"A beam search does not sample, but {words} was given.", "Leave out one of them.")
         if sampling and self.temperature == 0:
@@ -108,9 +105,8 @@ def load_settings(path: Path | None, overrides: Mapping[str, Any]) -> Settings:
     if path:
         found = read_yaml_table(path).get("settings")
         if not isinstance(found, dict):
-            raise UsageError(
-                f"{path} is no run.yaml: it has no table `settings`.", "Give the run.yaml of a run's folder."
-            )
+            problem = f"{path} is no run.yaml: it has no table `settings`."
+            raise UsageError(problem, "Give the run.yaml of a run's folder.")
         values |= found
     values |= {key: value for key, value in overrides.items() if value is not None}
     if "model" not in values:
@@ -124,14 +120,12 @@ def read_limits(given: Sequence[str]) -> dict[str, int]:
     Raises UsageError if a word is neither a number nor `TASK=NUMBER`, or a task is named twice.
     """
     limits: dict[str, int] = {}
+    way_out = "Write --max-new-tokens 512, or for some tasks --max-new-tokens report=512,vqa=2048."
     for word in ",".join(given).split(","):
         task, equals, number = word.strip().rpartition("=")
         task = task.strip() if equals else EVERY_TASK
         if not task or not number.strip().isdecimal() or not int(number):
-            raise UsageError(
-                f"--max-new-tokens {word.strip() or '(nothing)'} is no number of tokens.",
-                "Write --max-new-tokens 512, or for some tasks --max-new-tokens report=512,vqa=2048.",
-            )
+            raise UsageError(f"--max-new-tokens {word.strip() or '(nothing)'} is no number of tokens.", way_out)
         if task in limits:
             raise UsageError(f"--max-new-tokens names {task} twice.", "Give one number for it.")
         limits[task] = int(number)

@@ -197,21 +197,16 @@ def _by_id(rows: Iterator[tuple[str, R]]) -> dict[str, tuple[str, R]]:
     found: dict[str, tuple[str, R]] = {}
     for where, row in rows:
         if row.question_id in found:
-            raise DataError(
-                f"{where} has the question id of {found[row.question_id][0]}: {row.question_id!r}.",
-                "Answers are joined by their ids; keep one of the two.",
-            )
+            problem = f"{where} has the question id of {found[row.question_id][0]}: {row.question_id!r}."
+            raise DataError(problem, "Answers are joined by their ids; keep one of the two.")
         found[row.question_id] = (where, row)
     return found
 
 
 def _refuse_missing(what: str, partner: str, given: Mapping[str, object], there: Mapping[str, object]) -> None:
-    missing = [name for name in given if name not in there]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(given)} {what} have no {partner}; the first is {missing[0]!r}.",
-            "Give all answers of one run, and the question file that they were made from.",
-        )
+    if missing := [name for name in given if name not in there]:
+        problem = f"{len(missing)} of {len(given)} {what} have no {partner}; the first is {missing[0]!r}."
+        raise DataError(problem, "Give all answers of one run, and the question file that they were made from.")
 
 
 # Uni-Med
@@ -244,10 +239,8 @@ def read_uni_med(path: Path, spec: TaskSpec, _references: Path | None) -> Iterat
     """Yield the predictions of one results file of Uni-Med's scripts."""
     if spec.kind != "rec":
         for where, row in json_lines.parse_list(path, _OfficialAnswer, _OFFICIAL_FORM):
-            kind, group = row.answer_type, _official_group(row, spec)
-            yield Prediction(
-                where=where, prediction=row.answer_pred, reference=row.answer_gt, answer_type=kind, group=group
-            )
+            kind, said, group = row.answer_type, row.answer_pred, _official_group(row, spec)
+            yield Prediction(where=where, prediction=said, reference=row.answer_gt, answer_type=kind, group=group)
         return
     for where, found in json_lines.parse_list(path, _OfficialBox, _OFFICIAL_FORM):
         stored, group = found.pred_bbox, _official_group(found, spec)
@@ -282,14 +275,11 @@ class PredictionFormat:
     """One form in which predictions come."""
 
     title: str  # Who writes it.
-    # Yields the predictions of a file for a task, with a file of references where the format needs one; raises a
-    # DataError that names the line or row where the file is not in the format.
+    # Reads a file for a task, with one of references where needed; a DataError names the line that is of another form.
     read: Callable[[Path, TaskSpec, Path | None], Iterator[Prediction]]
     kinds: tuple[Kind, ...]  # The kinds of task whose predictions it holds.
     needs_references: bool = False  # Whether the right answers come in a second file.
-    # Whether the file stores boxes that its writer has read: then a prediction's `predicted_box` is the box, and None
-    # there means that the answer held none, so that nobody reads the text again.
-    boxes_are_read: bool = False
+    boxes_are_read: bool = False  # Whether its writer has read the boxes: then `predicted_box` is all that counts.
     description: str  # What the file is, and what is lost in it.
 
 
@@ -330,25 +320,18 @@ def read_predictions(
     if format_name not in FORMATS:
         raise unknown_name("format of predictions", format_name, FORMATS)
     form = FORMATS[format_name]
+    named = f"The format {format_name!r}"
     if references is not None and not form.needs_references:
-        raise UsageError(
-            f"The format {format_name!r} takes no file of references: it holds them itself.",
-            f"Leave out --references {references}.",
-        )
+        problem = f"{named} takes no file of references: it holds them itself."
+        raise UsageError(problem, f"Leave out --references {references}.")
     if spec.kind not in form.kinds:
-        raise UsageError(
-            f"The format {format_name!r} holds no predictions of the kind {spec.kind} ({spec.name}).",
-            f"It holds {', '.join(form.kinds)}. Any kind can be given in the format {DEFAULT_FORMAT!r}.",
-        )
+        way_out = f"It holds {', '.join(form.kinds)}. Any kind can be given in the format {DEFAULT_FORMAT!r}."
+        raise UsageError(f"{named} holds no predictions of the kind {spec.kind} ({spec.name}).", way_out)
     if references is None and form.needs_references:
-        raise UsageError(
-            f"The format {format_name!r} holds no right answers, and no file of references was given.",
-            f"Give it with --references FILE. It is read with the predictions: {form.description}.",
-        )
+        way_out = f"Give it with --references FILE. It is read with the predictions: {form.description}."
+        raise UsageError(f"{named} holds no right answers, and no file of references was given.", way_out)
     predictions = tuple(form.read(path, spec, references))
     if not predictions:
-        raise DataError(
-            f"{path} holds no predictions for {spec.name}.",
-            f"Expected in the format {format_name!r}: {form.description}.",
-        )
+        way_out = f"Expected in the format {format_name!r}: {form.description}."
+        raise DataError(f"{path} holds no predictions for {spec.name}.", way_out)
     return predictions

@@ -146,10 +146,8 @@ def _predictions(rows: Iterable[tuple[str, _Row]]) -> Iterator[Prediction]:
         if row.sample_id is not None and seen.setdefault(row.sample_id, where) != where:
             raise DataError(f"{where} has the sample_id of {seen[row.sample_id]}.", "Keep one of the two lines.")
         if row.choices and row.reference not in row.choices:
-            raise DataError(
-                f"{where}, field reference: it is no key of the field choices.",
-                "Give the key of the right choice as the reference, or leave out the choices.",
-            )
+            way_out = "Give the key of the right choice as the reference, or leave out the choices."
+            raise DataError(f"{where}, field reference: it is no key of the field choices.", way_out)
         box, size = (Box(*row.box), row.image_size) if isinstance(row, _BoxRow) else (None, None)
         yield Prediction(
             where=where, prediction=row.prediction, reference=row.reference, box=box, image_size=size,

@@ -68,9 +68,8 @@ def _space(spec: TaskSpec, source: str, boxes: str) -> BoxSpace | None:
         raise UsageError(f"--boxes has no effect on {spec.name}, whose answers are no boxes.", "Leave it out.")
     if FORMATS[source].boxes_are_read:
         if boxes:
-            raise UsageError(
-                f"--boxes has no effect on the format {source}, which holds boxes in pixels.", "Leave it out."
-            )
+            problem = f"--boxes has no effect on the format {source}, which holds boxes in pixels."
+            raise UsageError(problem, "Leave it out.")
         return None
     if boxes and boxes not in BOX_SPACES:
         raise unknown_name("way to write boxes", boxes, BOX_SPACES)
@@ -101,10 +100,8 @@ def _sample(one: Prediction, spec: TaskSpec, boxes: BoxSpace | None) -> Sample:
     choices = one.choices or spec.choices_by_key()
     reference = _reference(one, spec, choices)
     if spec.kind == "rec" and boxes is not None and (one.box is None or one.image_size is None):
-        raise DataError(
-            f"{one.where} has no box or no image_size, which {spec.name} is scored by.",
-            "Give the right box as `box` [x1, y1, x2, y2] in pixels and the image's `image_size` [width, height].",
-        )
+        way_out = "Give the right box as `box` [x1, y1, x2, y2] in pixels and the image's `image_size` [width, height]."
+        raise DataError(f"{one.where} has no box or no image_size, which {spec.name} is scored by.", way_out)
     return Sample(
         sample_id=one.where, task=spec.name, split="test", reference=reference, choices=choices, box=one.box,
         image_size=one.image_size, labels={"answer_type": one.answer_type} if one.answer_type else {},
@@ -113,10 +110,8 @@ def _sample(one: Prediction, spec: TaskSpec, boxes: BoxSpace | None) -> Sample:
 
 
 def _item(prediction: Prediction, sample: Sample, spec: TaskSpec, boxes: BoxSpace | None) -> Item:
-    text = prediction.prediction
-    record = GenerationRecord(
-        run="", sample_id=sample.sample_id, text=text or "", error="" if text is not None else "failed"
-    )
+    text, error = prediction.prediction or "", "failed" if prediction.prediction is None else ""
+    record = GenerationRecord(run="", sample_id=sample.sample_id, text=text, error=error)
 
     def parse(said: str, *_: object) -> Answer:
         if boxes is None or spec.kind != "rec" or sample.image_size is None:
@@ -131,10 +126,8 @@ def _reference(prediction: Prediction, spec: TaskSpec, choices: Mapping[str, str
     if not choices:
         return prediction.reference
     given = prediction.reference.strip().lower()
-    key = next((key for key in choices if key.lower() == given), None)
-    if key is None:
-        raise DataError(
-            f"{prediction.where} has a reference that is none of the answers of {spec.name}.",
-            f"Allowed: {', '.join(choices)}. Other answers need the field `choices` (key to text) in the line.",
-        )
-    return key
+    for key in choices:
+        if key.lower() == given:
+            return key
+    way_out = f"Allowed: {', '.join(choices)}. Other answers need the field `choices` (key to text) in the line."
+    raise DataError(f"{prediction.where} has a reference that is none of the answers of {spec.name}.", way_out)
