@@ -1,7 +1,7 @@
 """Which checkpoint answers which tasks: one for all, or one for each of some, loaded one after the other."""
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,13 +9,14 @@ from medbench.adapters.base import Adapter, LoadOptions, LocalAdapter
 from medbench.adapters.catalog import ChosenModel
 from medbench.adapters.guarding import named, plugin_faults
 from medbench.harness.results import ModelInfo
-from medbench.harness.settings import Settings
-from medbench.harness.workload import Workload
-from medbench.tasks.catalog import select_tasks
+from medbench.harness.settings import SAYS_NOTHING, Settings
+from medbench.harness.workload import Workload, tasks_named
 from medbench.tasks.foundation.errors import RunError, UsageError
 from medbench.tasks.foundation.files import canonical_json, fingerprint, read_json, write_atomically
 from medbench.tasks.foundation.model_files import identity_of, room_for
 from medbench.tasks.spec import Kind
+
+_LEAVE_OUT = "Leave the option out."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,19 +30,21 @@ class Share:
 def shares_of(settings: Settings, workload: Workload) -> tuple[Share, ...]:
     """Return the shares of a run, in the order of the tasks.
 
-    Raises UsageError if a task is named that is unknown or not in the run, or is named twice, or is left without a
-    checkpoint.
+    UsageError if a task is named that is unknown or not in the run, or is named twice, or is left without a checkpoint.
     """
     names = workload.names
-    if not settings.checkpoint_for:
-        return (Share(checkpoint=settings.checkpoint, tasks=names),)
-    own = _own_checkpoints(settings.checkpoint_for, names)
+    own: dict[str, Path] = {}
+    for word, folder in settings.checkpoint_for.items():
+        if not folder.is_dir():
+            raise UsageError(f"--checkpoint-for {word}: there is no folder {folder}.", "Name a folder of weights.")
+        chosen = tasks_named(word, names, f"--checkpoint-for {word}")
+        if twice := [name for name in chosen if own.get(name, folder) != folder]:
+            raise UsageError(f"--checkpoint-for names two folders for {', '.join(twice)}.", "Name one for each task.")
+        own |= dict.fromkeys(chosen, folder)
     left = [name for name in names if name not in own]
-    if left and settings.checkpoint is None:
-        raise UsageError(
-            f"--checkpoint-for names no weights for {', '.join(left)}.",
-            "Give --checkpoint DIR for the other tasks, or name the tasks to run with --tasks.",
-        )
+    if own and left and settings.checkpoint is None:
+        way_out = "Give --checkpoint DIR for the other tasks, or name the tasks to run with --tasks."
+        raise UsageError(f"--checkpoint-for names no weights for {', '.join(left)}.", way_out)
     folders = {name: own.get(name, settings.checkpoint) for name in names}
     return tuple(
         Share(checkpoint=folder, tasks=tuple(name for name in names if folders[name] == folder))
@@ -49,29 +52,13 @@ def shares_of(settings: Settings, workload: Workload) -> tuple[Share, ...]:
     )
 
 
-def _own_checkpoints(given: Mapping[str, Path], names: Sequence[str]) -> dict[str, Path]:
-    own: dict[str, Path] = {}
-    for pattern, folder in given.items():
-        if not folder.is_dir():
-            raise UsageError(f"--checkpoint-for {pattern}: there is no folder {folder}.", "Name a folder of weights.")
-        chosen = [name for name in select_tasks(pattern) if name in names]
-        if not chosen:
-            raise UsageError(f"--checkpoint-for {pattern}: no task of this run.", f"It has {', '.join(names)}.")
-        if twice := [name for name in chosen if own.get(name, folder) != folder]:
-            raise UsageError(f"--checkpoint-for names two folders for {', '.join(twice)}.", "Name one for each task.")
-        own |= dict.fromkeys(chosen, folder)
-    return own
-
-
 def files_of(shares: Sequence[Share]) -> dict[str, str]:
     """Return the digest of each task's checkpoint, from samples of its files: nothing is loaded for it."""
-    return {
-        task: digest
-        for share in shares
-        if share.checkpoint is not None
-        for digest in [identity_of({"checkpoint": share.checkpoint})]
-        for task in share.tasks
-    }
+    found: dict[str, str] = {}
+    for share in shares:
+        if share.checkpoint is not None:
+            found |= dict.fromkeys(share.tasks, identity_of({"checkpoint": share.checkpoint}))
+    return found
 
 
 def refuse_other_weights(path: Path, share: Share, adapter: Adapter) -> None:
@@ -81,12 +68,9 @@ def refuse_other_weights(path: Path, share: Share, adapter: Adapter) -> None:
     """
     noted = read_json(path) if path.exists() else {}
     ours = dict.fromkeys(share.tasks, adapter.weights_fingerprint)
-    changed = [task for task, weights in ours.items() if noted.get(task, weights) != weights]
-    if changed:
-        raise RunError(
-            f"Other weights answered a part of {', '.join(changed)}.",
-            "Put the weights of the run back, or start afresh with --overwrite always.",
-        )
+    if changed := [task for task, weights in ours.items() if noted.get(task, weights) != weights]:
+        way_out = "Put the weights of the run back, or start afresh with --overwrite always."
+        raise RunError(f"Other weights answered a part of {', '.join(changed)}.", way_out)
     write_atomically(path, canonical_json(noted | ours, indent=2) + "\n")
 
 
@@ -116,12 +100,9 @@ def merged(facts: Sequence[tuple[Share, ModelFacts]]) -> ModelFacts:
     if not others:
         return first
     trained_on = {task for share, one in facts for task in share.tasks if task in one.info.trained_on}
-    info = replace(
-        first.info,
-        weights=fingerprint({task: one.info.weights for share, one in facts for task in share.tasks}),
-        trained_on=tuple(sorted(trained_on)),
-        declared=all(one.info.declared for _, one in facts),
-    )
+    weights = fingerprint({task: one.info.weights for share, one in facts for task in share.tasks})
+    declared = all(one.info.declared for _, one in facts)
+    info = replace(first.info, weights=weights, trained_on=tuple(sorted(trained_on)), declared=declared)
     notices = tuple(dict.fromkeys(notice for _, one in facts for notice in one.notices))
     return replace(first, info=info, notices=notices)
 
@@ -145,14 +126,10 @@ class LoadedModel:
 def load_share(settings: Settings, model: ChosenModel, workload: Workload, share: Share) -> Adapter:
     """Load the checkpoint of a share. Raises UsageError if an option was given that the model does not take."""
     name = model.entry.card.name
-    given = {
-        "checkpoint": settings.checkpoint is not None or bool(settings.checkpoint_for),
-        "device": settings.device not in {"auto", "cpu"},
-        "dtype": settings.dtype not in {"auto", "float32"},
-    }
-    ignored = [f"--{option}" for option, is_given in given.items() if is_given and option not in model.entry.takes]
-    if ignored:
-        raise UsageError(f"The model {name!r} does not take {', '.join(ignored)}.", "Leave the option out.")
+    given = [option for option, nothing in SAYS_NOTHING.items() if getattr(settings, option) not in nothing]
+    given = ["checkpoint", *given] if settings.checkpoint_for and settings.checkpoint is None else given
+    if ignored := [f"--{option}" for option in given if option not in model.entry.takes]:
+        raise UsageError(f"The model {name!r} does not take {', '.join(ignored)}.", _LEAVE_OUT)
     options = LoadOptions(
         variant=model.variant, arguments=model.arguments, checkpoint=share.checkpoint, device=settings.device,
         dtype=settings.dtype, seed=settings.seed, train_samples=workload.train_samples, source_of=workload.source_of,
@@ -164,8 +141,6 @@ def load_share(settings: Settings, model: ChosenModel, workload: Workload, share
     of_the_engine = [f"--{option.replace('_', '-')}" for option in settings.decoding()]
     of_the_engine += ["--compile"] * settings.compile
     if of_the_engine and not isinstance(adapter, LocalAdapter):
-        raise UsageError(
-            f"The model {name!r} chooses its tokens itself and does not take {', '.join(of_the_engine)}.",
-            "Leave the option out.",
-        )
+        words = ", ".join(of_the_engine)
+        raise UsageError(f"The model {name!r} chooses its tokens itself and does not take {words}.", _LEAVE_OUT)
     return adapter

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -29,8 +30,9 @@ from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
 
 if TYPE_CHECKING:
-    from medbench.harness.doctor_engine import EngineDiagnosis
+    from medbench.harness.trials import EngineDiagnosis
 
+_FOLDER = click.Path(path_type=Path)
 EXACT_BOXES = BoxSpace(name="pixels", units=None, digits=15)
 """Pixels with all their decimals, so that the oracle's boxes are right to the last bit."""
 PseudoModel = Callable[[TaskSpec, Sequence[Sample]], list[str]]
@@ -42,43 +44,35 @@ _PERFECT = 1 - 1e-6
 
 
 def _oracle(spec: TaskSpec, samples: Sequence[Sample]) -> list[str]:
-    """Return the right answers."""
     boxes = spec.kind == "rec"
     return [EXACT_BOXES.write(one.box, (1, 1)) if boxes and one.box else one.reference for one in samples]
 
 
-def _constant(spec: TaskSpec, samples: Sequence[Sample]) -> list[str]:
-    """Return the most common right answer for every sample: the base rate."""
-    return [Counter(_oracle(spec, samples)).most_common(1)[0][0]] * len(samples)
-
-
 def _shuffled(spec: TaskSpec, samples: Sequence[Sample]) -> list[str]:
-    """Return to every sample the right answer of the one half-way round the list."""
     answers = _oracle(spec, samples)
     half = len(answers) // 2
     return answers[half:] + answers[:half]
 
 
 def _verbose(spec: TaskSpec, samples: Sequence[Sample]) -> list[str]:
-    """Return the right answers inside a sentence, as a chat model gives them."""
     form = "Findings: {}" if spec.kind == "report" else "The answer is {}."
     return [form.format(answer) for answer in _oracle(spec, samples)]
 
 
 def _thinking(spec: TaskSpec, samples: Sequence[Sample]) -> list[str]:
-    """Return the right answers behind thoughts that name those of other samples."""
     pairs = zip(_shuffled(spec, samples), _oracle(spec, samples), strict=True)
     return [f"<think>Is it {other}? The answer is {other}.</think>\n\n{answer}" for other, answer in pairs]
 
 
 PSEUDO_MODELS: Mapping[str, PseudoModel] = {
-    "oracle": _oracle,
+    "oracle": _oracle,  # The right answers.
     "empty": lambda _, samples: [""] * len(samples),
     "refusal": lambda _, samples: [_REFUSAL] * len(samples),
-    "constant": _constant,
-    "shuffled": _shuffled,
-    "verbose": _verbose,
-    "thinking": _thinking,
+    # The most common right answer for every sample: the base rate.
+    "constant": lambda spec, samples: [Counter(_oracle(spec, samples)).most_common(1)[0][0]] * len(samples),
+    "shuffled": _shuffled,  # To every sample the right answer of the one half-way round the list.
+    "verbose": _verbose,  # The right answers inside a sentence, as a chat model gives them.
+    "thinking": _thinking,  # The right answers behind thoughts that name those of other samples.
 }
 
 
@@ -119,20 +113,18 @@ def examine_scorers(loads: Sequence[TaskLoad]) -> list[Diagnosis]:
     Raises MedbenchError if a metric of reports needs Java and Java cannot start.
     """
     answered = {(load.spec.name, name): _items(load, name) for load in loads for name in PSEUDO_MODELS}
-    tokenise_together(
-        (load.spec.name, load.spec.kind, answered[load.spec.name, name]) for load in loads for name in PSEUDO_MODELS
-    )
+    kinds = {load.spec.name: load.spec.kind for load in loads}
+    tokenise_together((name, kinds[name], items) for (name, _), items in answered.items())
     found = []
-    for spec in (load.spec for load in loads):
-        for protocol in PROTOCOLS:
-            by_model = {
-                name: evaluate(spec.name, spec.kind, protocol, answered[spec.name, name]) for name in PSEUDO_MODELS
-            }
-            for index, evaluation in enumerate(by_model["oracle"]):
-                numbers = {name: evaluations[index].value for name, evaluations in by_model.items()}
-                values = {name: None if math.isnan(value) else value for name, value in numbers.items()}
-                metric = evaluation.metric.metric_id
-                found.append(Diagnosis(task=spec.name, protocol=protocol, metric=metric, values=values))
+    for spec, protocol in product((load.spec for load in loads), PROTOCOLS):
+        told = {
+            model: {one.metric.metric_id: one.value for one in evaluate(spec.name, spec.kind, protocol, items)}
+            for model in PSEUDO_MODELS
+            for items in [answered[spec.name, model]]
+        }
+        for metric in told["oracle"]:
+            values = {model: None if math.isnan(of[metric]) else of[metric] for model, of in told.items()}
+            found.append(Diagnosis(task=spec.name, protocol=protocol, metric=metric, values=values))
     return found
 
 
@@ -160,7 +152,7 @@ def doctor_group() -> None:
 @click.option(
     "-t", "--tasks", help="Names, kinds, globs, comma-separated.  [default: all that is prepared, variants too]"
 )
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Prepared tasks.  [default: the bundled mini suite]")
+@click.option("--data-dir", type=_FOLDER, help="Prepared tasks.  [default: the bundled mini suite]")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N test samples of each task.")
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def scorers_command(tasks: str | None, data_dir: Path | None, limit: int | None, form: str) -> int:
@@ -181,12 +173,9 @@ def scorers_command(tasks: str | None, data_dir: Path | None, limit: int | None,
     if form == "json":
         emit(canonical_json([asdict(diagnosis) for diagnosis in diagnoses], indent=2))
     else:
-        models = list(diagnoses[0].values) if diagnoses else []
-        rows = [
-            [one.task, one.protocol, one.metric, *(_percent(one.values[model]) for model in models)]
-            for one in diagnoses
-        ]
-        emit_table(["task", "protocol", "metric", *models], rows, title="What each metric says of pseudo-models, in %")
+        rows = [[one.task, one.protocol, one.metric, *map(_percent, one.values.values())] for one in diagnoses]
+        columns = ["task", "protocol", "metric", *(PSEUDO_MODELS if diagnoses else ())]
+        emit_table(columns, rows, title="What each metric says of pseudo-models, in %")
     if not diagnoses:
         raise DataError("No task was examined.", "Name prepared tasks with --tasks.")
     faults = [found for found in diagnoses if found.fault]
@@ -200,8 +189,8 @@ def scorers_command(tasks: str | None, data_dir: Path | None, limit: int | None,
 @doctor_group.command("engine")
 @click.option("-m", "--model", required=True, help="A local model of `medbench models`.")
 @click.option("-t", "--tasks", default="all", show_default=True, help="Names, kinds, globs, comma-separated.")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Prepared tasks.  [default: the bundled mini suite]")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights.  [default: the model's own]")
+@click.option("--data-dir", type=_FOLDER, help="Prepared tasks.  [default: the bundled mini suite]")
+@click.option("--checkpoint", type=_FOLDER, help="Weights.  [default: the model's own]")
 @click.option("--device", type=click.Choice(get_args(Device)), default="auto", show_default=True)
 @click.option("--dtype", type=click.Choice(get_args(Dtype)), default="auto", show_default=True)
 @click.option(
@@ -220,7 +209,7 @@ def engine_command(model: str, samples: int, **options: Any) -> int:
     """
     from medbench.adapters.catalog import choose_model
     from medbench.harness.checkpoints import load_share, shares_of
-    from medbench.harness.doctor_engine import examine_engine
+    from medbench.harness.trials import examine_engine
 
     settings = load_settings(None, {"model": model, **options})
     chosen = choose_model(model, settings.model_args)

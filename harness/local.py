@@ -26,7 +26,6 @@ from medbench.harness.workload import TaskLoad
 from medbench.tasks.foundation.console import say, warn
 from medbench.tasks.foundation.errors import RunError, SampleError, UsageError
 from medbench.tasks.foundation.files import canonical_json, write_atomically
-from medbench.tasks.sample import Sample
 
 _FEWEST_COMPARED, _MOST_COMPARED = 4, 24
 _LOOKED_AT = 64
@@ -70,9 +69,9 @@ def self_test(adapter: LocalAdapter, requests: Sequence[Request], budget: Budget
     if equal == len(alone) or adapter.dtype != "float32":
         return SelfTest(equal=equal, total=len(alone))
     if type(adapter).written_whole is LocalAdapter.written_whole:
+        problem = "writes other tokens in the engine than one by one, so no number of it could be trusted"
         raise RunError(
-            f"{adapter.title} writes other tokens in the engine than one by one, so no number of it could be trusted.",
-            "See which by `medbench doctor engine --model ...`, and report it.",
+            f"{adapter.title} {problem}.", "See which by `medbench doctor engine --model ...`, and report it."
         )
     by_itself = Engine(adapter, budget, Phases()).why_whole
     whole = by_itself or "in the engine it wrote other tokens than in its own library"
@@ -104,13 +103,10 @@ def _answered_alone(
             asked.append(request)
             break
     if broken and not alone:
-        raise RunError(
-            f"{adapter.title} cannot be run in {adapter.dtype}: all logits of the self-test are NaN or infinite, so "
-            "every answer would be noise.",
-            "The weights are broken: download them again."
-            if adapter.dtype == "float32"
-            else "Give --dtype float32 or bfloat16, which hold larger numbers.",
-        )
+        noise = "all logits of the self-test are NaN or infinite, so every answer would be noise"
+        wider = "Give --dtype float32 or bfloat16, which hold larger numbers."
+        way_out = "The weights are broken: download them again." if adapter.dtype == "float32" else wider
+        raise RunError(f"{adapter.title} cannot be run in {adapter.dtype}: {noise}.", way_out)
     return asked, alone, problem
 
 
@@ -161,10 +157,9 @@ def drive(
     if engine.why_whole:
         batching = f"whole: {engine.why_whole}"
         if not sampling_of(settings, adapter).greedy:
-            raise UsageError(
-                f"{adapter.title} is answered by its own library, which takes the likeliest token.",
-                "Leave out --temperature, --top-k, --top-p, --repetition-penalty and --beams.",
-            )
+            problem = f"{adapter.title} is answered by its own library, which takes the likeliest token."
+            way_out = "Leave out --temperature, --top-k, --top-p, --repetition-penalty and --beams."
+            raise UsageError(problem, way_out)
         say(f"The model's own library answers, batch by batch: {engine.why_whole}.")
     if engine.why_static:
         batching = f"static: {engine.why_static}"
@@ -176,12 +171,9 @@ def drive(
         yield outcomes
     phases.notes |= {
         "batching": batching,
-        "self-test": tested.as_json(),
-        "budget": asdict(engine.budget),
-        "compiled": settings.compile,
-        "cuda graphs": graphs,
-        **adapter.observed(),
-    }
+        "self-test": tested.as_json(), "budget": asdict(engine.budget), "compiled": settings.compile,
+        "cuda graphs": graphs, **adapter.observed(),
+    }  # fmt: skip
 
 
 def _tell(tested: SelfTest, adapter: LocalAdapter) -> None:
@@ -220,10 +212,14 @@ def note_agreement(
     equal = total = 0
     # One by one is slow: a tenth of a small run, no more than a few answers of a large one.
     most = min(_MOST_COMPARED, max(_FEWEST_COMPARED, sum(len(load.samples) for load in loads) // 10))
-    in_turn = zip_longest(*(_answered(load, directory) for load in loads))
-    answered = (one for turn in in_turn for one in turn if one is not None)
+    texts = [
+        [(load, one, said.text) for one in load.samples if (said := records.get(one.sample_id)) and not said.error]
+        for load in loads
+        for records in [directory.of_task(load).read()]
+    ]
+    in_turn = (one for turn in zip_longest(*texts) for one in turn if one is not None)
     with phases.time("agreement"):
-        for load, sample, text in islice(answered, most):
+        for load, sample, text in islice(in_turn, most):
             try:
                 alone = generate_alone(adapter, make_request(adapter, sample, load.spec, load.prepared.source))
             except (SampleError, torch.OutOfMemoryError):
@@ -233,12 +229,3 @@ def note_agreement(
             total += 1
     phases.notes["agreement"] = {"with": "generate, one by one", "dtype": adapter.dtype, "equal": equal, "of": total}
     say(f"In {adapter.dtype} {equal} of {total} answers are those of one-by-one generation.")
-
-
-def _answered(load: TaskLoad, directory: RunDirectory) -> Iterator[tuple[TaskLoad, Sample, str]]:
-    """Yield the samples of a task that have answers."""
-    records = directory.of_task(load).read()
-    for sample in load.samples:
-        record = records.get(sample.sample_id)
-        if record is not None and not record.error:
-            yield load, sample, record.text

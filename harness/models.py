@@ -9,43 +9,23 @@ from pathlib import Path
 from traceback import format_exception
 from typing import Any, Self
 
+from medbench.adapters.base import ModelCard
 from medbench.adapters.catalog import choose_model, find_adapter
-from medbench.harness.settings import Settings, load_settings
+from medbench.adapters.function import card_of
+from medbench.harness.settings import SAYS_NOTHING, Settings, load_settings
 from medbench.tasks.foundation.console import say, show_error, warn
 from medbench.tasks.foundation.errors import MedbenchError, UsageError
 
-_SAYS_NOTHING = {"device": {"auto", "cpu"}, "dtype": {"auto", "float32"}}
-"""Options that not every model takes, with the values that say nothing to one that does not."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Declared:
-    """The part of a model's card that an audit of provenance reads; `trained_on` is None if nobody has said."""
-
-    name: str
-    variant: str
-    title: str
-    trained_on: frozenset[str] | None
-
-
-def declared_by(model: str) -> Declared:
-    """Return what the card of `name` or `name:variant` declares, before anything is loaded.
+def declared_by(model: str, *, own: bool = False) -> ModelCard:
+    """Return the card of `name` or `name:variant`, before anything is loaded; a user's `own` model declares nothing.
 
     Raises UsageError if there is no such model or variant.
     """
+    if own:
+        return card_of(model)
     entry, variant = find_adapter(model)
-    card = entry.card_for(variant)
-    return Declared(name=entry.card.name, variant=variant, title=card.title, trained_on=card.trained_on)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelOptions:
-    """What the command line says of models."""
-
-    models: Sequence[str]  # As given, none where a file of settings names it.
-    arguments: Mapping[str, str] = field(default_factory=dict)  # Of `--model-arg`, by `NAME` or `MODEL:NAME`.
-    checkpoints: Sequence[str] = ()  # Of `--checkpoint`, each `DIR` or `MODEL=DIR`.
-    others: Mapping[str, Any]  # The other options, for all models.
+    return entry.card_for(variant)
 
 
 def shown(*models: str) -> str:
@@ -53,46 +33,56 @@ def shown(*models: str) -> str:
     return ", ".join(re.sub(r"://[^/\s]*@", "://", model) for model in models)
 
 
-def settings_of(config: Path | None, said: ModelOptions) -> list[Settings]:
+def settings_of(config: Path | None, said: "ModelOptions") -> list[Settings]:
     """Return the settings of each model's run; nothing is loaded, and whatever does not fit is refused here.
 
     What not all of several models take is said. Raises UsageError if a model is named twice or is unknown, or something
     is said that no model takes, or that cannot be meant for several.
     """
-    twice = [model for model in said.models if said.models.count(model) > 1]
-    if twice:
+    if twice := [model for model in said.models if said.models.count(model) > 1]:
         raise UsageError(f"--model {shown(twice[0])} was given twice.", "Give each model once.")
     # Without a model `load_settings` says what is missing.
-    options = _Options(said.models or (load_settings(config, {}).model,), said)
-    found = [load_settings(config, own) for own in options.own.values()]
+    said.give(said.models or (load_settings(config, {}).model,))
+    found = [load_settings(config, own) for own in said.own.values()]
     for settings in found:
         choose_model(settings.model, settings.model_args)
-    for option, takers in options.going_to:
-        if others := [model for model in options.own if model not in takers]:
+    for option, takers in said.going_to:
+        if others := [model for model in said.own if model not in takers]:
             warn(f"{option} goes to {shown(*takers)}; {shown(*others)} cannot take it and runs without it.")
     return found
 
 
-class _Options:
-    """The options of each model (`own`), and which models take what was said to all of several (`going_to`)."""
+@dataclass(slots=True, kw_only=True)
+class ModelOptions:
+    """What the command line says of models, and whose each option is."""
 
-    def __init__(self, models: Sequence[str], said: ModelOptions) -> None:
-        self._models = models
-        self._entries = {model: find_adapter(model)[0] for model in models}
-        self.own: dict[str, dict[str, Any]] = {model: {**said.others, "model": model} for model in models}
-        self.going_to: list[tuple[str, Sequence[str]]] = []
-        self._give_arguments(said.arguments)
-        self._give_checkpoints(said.checkpoints)
+    models: Sequence[str]  # As given, none where a file of settings names it.
+    arguments: Mapping[str, str] = field(default_factory=dict)  # Of `--model-arg`, by `NAME` or `MODEL:NAME`.
+    checkpoints: Sequence[str] = ()  # Of `--checkpoint`, each `DIR` or `MODEL=DIR`.
+    others: Mapping[str, Any]  # The other options, for all models.
+    own: dict[str, dict[str, Any]] = field(init=False, default_factory=dict)  # The options of each model.
+    # Which models take what was said to all of several.
+    going_to: list[tuple[str, Sequence[str]]] = field(init=False, default_factory=list)
+    _takes: dict[str, frozenset[str]] = field(init=False, default_factory=dict)
+
+    def give(self, models: Sequence[str]) -> None:
+        """Give each model the options that are its own; raises UsageError like `settings_of`."""
+        self.models = models
+        self.own = {model: {**self.others, "model": model} for model in models}
+        self._takes = {model: find_adapter(model)[0].takes for model in models}
+        self._give_arguments()
+        self._give_checkpoints()
         if len(models) > 1:
-            self._give_others(said.others)
+            self._give_others()
 
-    def _give_arguments(self, arguments: Mapping[str, str]) -> None:
-        common, alone = ({model: dict[str, str]() for model in self._models} for _ in range(2))
-        for name, value in arguments.items():
+    def _give_arguments(self) -> None:
+        common, alone = ({model: dict[str, str]() for model in self.models} for _ in range(2))
+        known = {model: find_adapter(model)[0].arguments for model in self.models}
+        for name, value in self.arguments.items():
             if whose := self._whose(name, ":"):
                 alone[whose][name.removeprefix(f"{whose}:")] = value
                 continue
-            takers = [one for one in self._models if len(self._models) == 1 or name in self._entries[one].arguments]
+            takers = [one for one in self.models if len(self.models) == 1 or name in known[one]]
             self._refuse_nobodys(f"--model-arg {name}", takers)
             for one in takers:
                 common[one][name] = value
@@ -101,11 +91,12 @@ class _Options:
             # What is said to it alone goes before what is said to all that take it.
             own["model_args"] = common[model] | alone[model] or None
 
-    def _give_checkpoints(self, checkpoints: Sequence[str]) -> None:
-        able = [model for model in self._models if "checkpoint" in self._entries[model].takes]
-        named = {whose: text.removeprefix(f"{whose}=") for text in checkpoints if (whose := self._whose(text, "="))}
-        common = [text for text in checkpoints if not self._whose(text, "=")]
-        if len(common) > 1 or (common and named and len(self._models) == 1):
+    def _give_checkpoints(self) -> None:
+        able = [model for model in self.models if "checkpoint" in self._takes[model]]
+        whose = {text: self._whose(text, "=") for text in self.checkpoints}
+        named = {model: text.removeprefix(f"{model}=") for text, model in whose.items() if model}
+        common = [text for text in self.checkpoints if not whose[text]]
+        if len(common) > 1 or (common and named and len(self.models) == 1):
             raise UsageError(
                 f"--checkpoint {common[-1]} has no model left that would take it.",
                 "Leave it out, or say whose it is: --checkpoint MODEL=DIR.",
@@ -113,7 +104,7 @@ class _Options:
         for model in named:
             self._refuse_nobodys("--checkpoint", [model] if model in able else [], model)
         if common:
-            takers = [model for model in able if model not in named] if len(self._models) > 1 else self._models
+            takers = [model for model in able if model not in named] if len(self.models) > 1 else self.models
             self._refuse_nobodys("--checkpoint", takers)
             if len(takers) > 1:
                 raise UsageError(
@@ -121,16 +112,16 @@ class _Options:
                     f"Say whose it is: {' '.join(f'--checkpoint {one}=DIR' for one in takers)}",
                 )
             named |= {takers[0]: common[0]}
-            self.going_to.append(("--checkpoint", [model for model in self._models if model in named]))
+            self.going_to.append(("--checkpoint", [model for model in self.models if model in named]))
         for model, own in self.own.items():
             own["checkpoint"] = Path(named[model]) if model in named else None
 
-    def _give_others(self, others: Mapping[str, Any]) -> None:
+    def _give_others(self) -> None:
         for name in ("checkpoint_for", "device", "dtype"):
-            if others.get(name) is None or others[name] in _SAYS_NOTHING.get(name, ()):
+            if self.others.get(name) is None or self.others[name] in SAYS_NOTHING.get(name, ()):
                 continue
             option = f"--{name.replace('_', '-')}"
-            takers = [model for model in self._models if name.removesuffix("_for") in self._entries[model].takes]
+            takers = [model for model in self.models if name.removesuffix("_for") in self._takes[model]]
             self._refuse_nobodys(option, takers)
             if name == "checkpoint_for" and len(takers) > 1:
                 raise UsageError(f"{option} names weights for {shown(*takers)} at once.", "Run them one by one.")
@@ -140,11 +131,11 @@ class _Options:
 
     def _whose(self, text: str, mark: str) -> str | None:
         """Return the model that a text begins with, the longest of those that fit."""
-        return max((model for model in self._models if text.startswith(f"{model}{mark}")), key=len, default=None)
+        return max((model for model in self.models if text.startswith(f"{model}{mark}")), key=len, default=None)
 
     def _refuse_nobodys(self, option: str, takers: Sequence[str], *models: str) -> None:
         if not takers:
-            raise UsageError(f"None of {shown(*(models or self._models))} takes {option}.", "Leave the option out.")
+            raise UsageError(f"None of {shown(*(models or self.models))} takes {option}.", "Leave the option out.")
 
 
 class Attempt:

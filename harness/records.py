@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from medbench.adapters.base import Generation, StopReason
+from medbench.adapters.base import Generation
 from medbench.adapters.remote import Served, ServedGeneration
 from medbench.harness.engine.requests import Outcome
 from medbench.tasks.answers.thoughts import ThoughtAndAnswer
@@ -20,20 +20,15 @@ _ONLY_IF_SET = frozenset({"thought_tokens", "reasoning", "served"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationRecord:
-    """One answer of a model (`Generation` says what is in it), or the reason why there is none."""
+class GenerationRecord(Generation):
+    """One answer of a model, or the reason why there is none."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     run: str  # Identity of the run that made it.
     sample_id: str
     text: str = ""
-    stop: StopReason = "eos"
-    prompt_tokens: int = 0
-    output_tokens: int = 0
     error: str = ""  # Why the sample failed; empty otherwise. Then `text` is empty.
-    thought_tokens: int = 0
-    reasoning: str = ""
     served: Served | None = None  # What a server said of its answer; None for a model that is not served.
 
     @classmethod
@@ -42,12 +37,10 @@ class GenerationRecord:
         said = outcome.generation
         if said is None:
             return cls(run=run, sample_id=outcome.sample_id, error=encodable(outcome.error))
-        return cls(
-            run=run, sample_id=outcome.sample_id, text=encodable(said.text), stop=said.stop,
-            prompt_tokens=said.prompt_tokens, output_tokens=said.output_tokens, thought_tokens=said.thought_tokens,
-            reasoning=encodable(said.reasoning),
-            served=said.served if isinstance(said, ServedGeneration) else None,
-        )  # fmt: skip
+        given = {one.name: getattr(said, one.name) for one in fields(Generation)}
+        given |= {"text": encodable(said.text), "reasoning": encodable(said.reasoning)}
+        served = said.served if isinstance(said, ServedGeneration) else None
+        return cls(run=run, sample_id=outcome.sample_id, served=served, **given)
 
     def as_json(self) -> dict[str, Any]:
         """Return the record as plain values."""
@@ -57,26 +50,23 @@ class GenerationRecord:
 _RECORD = TypeAdapter(GenerationRecord)
 
 
-def thinks(said: ThoughtAndAnswer, one: Generation | GenerationRecord) -> bool:
+def thinks(said: ThoughtAndAnswer, one: Generation) -> bool:
     """Return whether an answer begins with a thought, in its text or filed apart by a server."""
     return said.unfinished or bool(said.thought or one.reasoning or one.thought_tokens)
 
 
-def is_cut_off(said: ThoughtAndAnswer, one: Generation | GenerationRecord) -> bool:
+def is_cut_off(said: ThoughtAndAnswer, one: Generation) -> bool:
     """Return whether an answer, or the thought before it, was ended by the limit of tokens."""
     return said.unfinished or (one.stop == "length" and (bool(said.answer) or thinks(said, one)))
 
 
+@dataclass(frozen=True, slots=True)
 class RecordFile:
-    """The generations of one task, `generations/<task>.jsonl`.
+    """The generations of one task, `generations/<task>.jsonl`: those of a run, and of the samples of the task alone."""
 
-    Records of another run, and of other samples than those of the task, are refused.
-    """
-
-    def __init__(self, path: Path, run: str, sample_ids: Sequence[str]) -> None:
-        self.path = path
-        self._run = run
-        self._order = {sample_id: index for index, sample_id in enumerate(sample_ids)}
+    path: Path
+    run: str
+    sample_ids: Sequence[str]
 
     def read(self) -> dict[str, GenerationRecord]:
         """Return what is there by sample, in the order of the samples; one torn last line is ignored.
@@ -86,37 +76,25 @@ class RecordFile:
         """
         if not self.path.exists():
             return {}
+        order = {sample_id: index for index, sample_id in enumerate(self.sample_ids)}
+        way_out = "Start afresh with --overwrite always, or put the run's own file back."
         found = {}
         for number, line in read_numbered_json_lines(self.path, torn_tail="drop"):
-            record = self._validated(number, line)
+            where = f"{self.path}, line {number}"
+            try:
+                record = _RECORD.validate_python(line)
+            except ValidationError as error:
+                raise RunError(f"{where} is no generation record: {error.errors()[0]['msg']}.", way_out) from error
+            if record.run != self.run:
+                raise RunError(f"{where} was made by run {record.run}, not by this run {self.run}.", way_out)
+            if record.sample_id not in order:
+                raise RunError(f"{where} answers {record.sample_id!r}, which is no sample of this run.", way_out)
             found[record.sample_id] = record
-        return dict(sorted(found.items(), key=lambda item: self._order[item[0]]))
-
-    def _validated(self, number: int, line: dict[str, object]) -> GenerationRecord:
-        where = f"{self.path}, line {number}"
-        way_out = "Start afresh with --overwrite always, or put the run's own file back."
-        try:
-            record = _RECORD.validate_python(line)
-        except ValidationError as error:
-            raise RunError(f"{where} is no generation record: {error.errors()[0]['msg']}.", way_out) from error
-        if record.run != self._run:
-            raise RunError(f"{where} was made by run {record.run}, not by this run {self._run}.", way_out)
-        if record.sample_id not in self._order:
-            raise RunError(f"{where} answers {record.sample_id!r}, which is no sample of this run.", way_out)
-        return record
-
-    def open_for_appending(self) -> IO[bytes]:
-        """Return the file, cut behind its last whole line, ready for more."""
-        return open_whole_lines(self.path)
+        return dict(sorted(found.items(), key=lambda item: order[item[0]]))
 
     def rewrite(self, records: Iterable[GenerationRecord]) -> None:
         """Replace the file by `records`: the bytes of a finished run do not depend on the order of work."""
         write_atomically(self.path, json_lines(record.as_json() for record in records))
-
-
-def append(stream: IO[bytes], records: Iterable[GenerationRecord]) -> None:
-    """Append records; raises like `append_lines`."""
-    append_lines(stream, (record.as_json() for record in records))
 
 
 def open_whole_lines(path: Path) -> IO[bytes]:

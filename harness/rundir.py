@@ -37,9 +37,9 @@ class RunDirectory:
     identity: str
 
     @property
-    def done(self) -> bool:
-        """Whether every sample was answered without failure and everything was written."""
-        return (self.path / "done").exists()
+    def done(self) -> Path:
+        """The mark that every sample was answered without failure and everything was written."""
+        return self.path / "done"
 
     def generations(self, task: str, sample_ids: Sequence[str]) -> RecordFile:
         """Return the generation records of a task."""
@@ -58,10 +58,6 @@ class RunDirectory:
         """The aggregate file."""
         return self.path / "results.json"
 
-    def finish(self) -> None:
-        """Mark the run as done: every sample is answered, scored and published."""
-        write_atomically(self.path / "done", f"{self.identity}\n")
-
 
 @contextmanager
 def open_run(settings: Settings, suite: str, parts: Mapping[str, object], *, overwrite: str) -> Iterator[RunDirectory]:
@@ -75,19 +71,14 @@ def open_run(settings: Settings, suite: str, parts: Mapping[str, object], *, ove
     probe = f"-{settings.probe}" if settings.probe else ""
     path = settings.output_dir.absolute() / f"{slug(str(parts['model']))}-{suite}{probe}-{identity}"
     directory = RunDirectory(path=path, identity=identity)
-    try:
+    with _written_to(path.parent):
         path.mkdir(parents=True, exist_ok=True)
         (path / ".writable").touch()
         (path / ".writable").unlink()
-    except OSError as error:
-        raise _unwritable(path.parent, error) from error
     with _held(path.with_name(f".{path.name}.lock"), f"Another process is writing to {path}."):
         if overwrite == "always":
             for item in path.iterdir():
-                if item.is_dir() and not item.is_symlink():
-                    shutil.rmtree(item)
-                else:
-                    item.unlink()
+                (shutil.rmtree if item.is_dir() and not item.is_symlink() else Path.unlink)(item)
         if not (path / "run.yaml").exists():
             document = {"identity": identity, "settings": settings.as_yaml(), "identity_of": dict(parts)}
             write_atomically(path / "run.yaml", yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
@@ -141,11 +132,9 @@ def held_before_loading(settings: Settings, workload: Workload, model: ChosenMod
     data = {load.spec.name: load.prepared.manifest.data_fingerprint for load in workload.loads}
     key = fingerprint({"settings": said, "arguments": model.identity, "data": data})[:_DIGITS]
     lock = folder / f".loading-{key}.lock"
-    try:
+    with _written_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock.touch()
-    except OSError as error:
-        raise _unwritable(folder, error) from error
     try:
         with _held(lock, f"Another process is writing to {folder}, with this model and these settings."):
             try:
@@ -160,8 +149,10 @@ def held_before_loading(settings: Settings, workload: Workload, model: ChosenMod
                 path.rmdir()
 
 
-def _unwritable(folder: Path, error: OSError) -> RunError:
-    return RunError(
-        f"The output folder {folder} cannot be written to: {error.strerror}.",
-        "Give a folder that you may write to with --output-dir.",
-    )
+@contextmanager
+def _written_to(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        problem = f"The output folder {folder} cannot be written to: {error.strerror}."
+        raise RunError(problem, "Give a folder that you may write to with --output-dir.") from error

@@ -1,18 +1,4 @@
-"""Predictions as JSON lines, the default form and the easiest to write; and how every JSON format is read.
-
-One object a line; blank lines and unknown fields are ignored::
-
-    {"prediction": "MRI", "reference": "CT", "answer_type": "OPEN", "group": "xmlab3"}
-    {"prediction": "The answer is (B).", "reference": "B", "choices": {"A": "aspirin", "B": "warfarin"}}
-    {"prediction": "[12, 40, 90, 120]", "box": [10.0, 38.5, 92.0, 121.0], "image_size": [512, 512]}
-    {"prediction": null, "reference": "No acute findings.", "sample_id": "s50000000"}
-
-`prediction` is what the model said, or null (or NaN) where it failed. `reference` is the right answer, a key of
-`choices` where the question showed some; a REC prediction has `box` (left, top, right, bottom) and `image_size` (width,
-height) instead, both in pixels of the original image. `answer_type` is OPEN or CLOSED, `group` is what ties predictions
-together (an image, a patient), `sample_id` is a name that occurs once. A number stands for its text, and null for an
-optional field that is left out.
-"""
+"""Predictions as JSON lines, as `formats.md` beside this file shows them; and how every JSON format is read."""
 
 import json
 import math
@@ -120,15 +106,8 @@ class _BoxRow(_Row):
     image_size: tuple[_Length, _Length]
 
 
-_ROW: TypeAdapter[_Row] = TypeAdapter(_Row)
-_BOX_ROW: TypeAdapter[_Row] = TypeAdapter(_BoxRow)
-
-
 def read_json_lines(path: Path, spec: TaskSpec, _references: Path | None) -> Iterator[Prediction]:
-    """Yield the predictions of a JSON-lines file; see the module's docstring.
-
-    Raises DataError if a line is broken; the message names the line and the field, never a value.
-    """
+    """Yield the predictions of a file; raises DataError that names a broken line and its field, never a value."""
     return _predictions(parse_lines(path, _row_of(spec), _FORM))
 
 
@@ -137,6 +116,7 @@ def predictions_of(rows: Iterable[Mapping[str, Any]], spec: TaskSpec) -> Iterato
 
     NaN in an optional field, which is how pandas leaves one out, is left out; numbers of numpy are numbers.
     """
+    adapter = _row_of(spec)
 
     def parsed() -> Iterator[tuple[str, _Row]]:
         for number, row in enumerate(rows):
@@ -147,7 +127,7 @@ def predictions_of(rows: Iterable[Mapping[str, Any]], spec: TaskSpec) -> Iterato
             except (AttributeError, TypeError, ValueError) as error:
                 raise DataError(f"{where} is no object of plain values: {error}.", _FORM) from error
             with _expected(_FORM):
-                yield where, parse_json(_row_of(spec), line, where)
+                yield where, parse_json(adapter, line, where)
 
     return _predictions(parsed())
 
@@ -157,7 +137,7 @@ def _is_nan(value: object) -> bool:
 
 
 def _row_of(spec: TaskSpec) -> TypeAdapter[_Row]:
-    return _BOX_ROW if spec.kind == "rec" else _ROW
+    return TypeAdapter(_BoxRow if spec.kind == "rec" else _Row)
 
 
 def _predictions(rows: Iterable[tuple[str, _Row]]) -> Iterator[Prediction]:
@@ -166,10 +146,8 @@ def _predictions(rows: Iterable[tuple[str, _Row]]) -> Iterator[Prediction]:
         if row.sample_id is not None and seen.setdefault(row.sample_id, where) != where:
             raise DataError(f"{where} has the sample_id of {seen[row.sample_id]}.", "Keep one of the two lines.")
         if row.choices and row.reference not in row.choices:
-            raise DataError(
-                f"{where}, field reference: it is no key of the field choices.",
-                "Give the key of the right choice as the reference, or leave out the choices.",
-            )
+            way_out = "Give the key of the right choice as the reference, or leave out the choices."
+            raise DataError(f"{where}, field reference: it is no key of the field choices.", way_out)
         box, size = (Box(*row.box), row.image_size) if isinstance(row, _BoxRow) else (None, None)
         yield Prediction(
             where=where, prediction=row.prediction, reference=row.reference, box=box, image_size=size,

@@ -7,17 +7,17 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from medbench.adapters.base import Answer
 from medbench.harness.predictions.formats import DEFAULT_FORMAT, FORMATS, read_predictions
 from medbench.harness.predictions.json_lines import Prediction, predictions_of
+from medbench.harness.records import GenerationRecord
 from medbench.harness.results import MetricResult
-from medbench.harness.score import boxes_read, numbers_of
-from medbench.tasks.answers.box_space import BOX_SPACES, UNI_MED, BoxSpace, doubt_about_boxes
-from medbench.tasks.answers.choice import choice_beside
-from medbench.tasks.answers.thoughts import split_thought
+from medbench.harness.score import doubt_of, numbers_of, predict
+from medbench.tasks.answers.box_space import BOX_SPACES, UNI_MED, BoxSpace
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, UsageError, unknown_name
-from medbench.tasks.metrics.metric import Scorable
-from medbench.tasks.protocols import PROTOCOLS, Item, Protocol, State, count_states, evaluate, state_of
+from medbench.tasks.protocols import PROTOCOLS, Item, Protocol, State, count_states, evaluate
+from medbench.tasks.sample import Sample
 from medbench.tasks.spec import TaskSpec
 
 _METRICS = TypeAdapter(dict[str, MetricResult])
@@ -68,9 +68,8 @@ def _space(spec: TaskSpec, source: str, boxes: str) -> BoxSpace | None:
         raise UsageError(f"--boxes has no effect on {spec.name}, whose answers are no boxes.", "Leave it out.")
     if FORMATS[source].boxes_are_read:
         if boxes:
-            raise UsageError(
-                f"--boxes has no effect on the format {source}, which holds boxes in pixels.", "Leave it out."
-            )
+            problem = f"--boxes has no effect on the format {source}, which holds boxes in pixels."
+            raise UsageError(problem, "Leave it out.")
         return None
     if boxes and boxes not in BOX_SPACES:
         raise unknown_name("way to write boxes", boxes, BOX_SPACES)
@@ -85,45 +84,41 @@ def score_predictions(
     Raises DataError if a prediction of REC lacks its box or image size, or a reference is no answer of a closed list;
     MedbenchError if a metric of reports needs Java and Java cannot start.
     """
-    items = [_item(prediction, spec, boxes) for prediction in predictions]
-    groups = [prediction.group or prediction.where for prediction in predictions]
-    right = [(found.box, found.image_size) for found in predictions if found.box and found.image_size]
-    unit = "group" if any(prediction.group for prediction in predictions) else "sample"
-    doubt = ""
-    if boxes is not None and spec.kind == "rec":
-        read = boxes_read(items, [prediction.image_size for prediction in predictions])
-        doubt = doubt_about_boxes(spec.name, read, space=boxes.name, declared_by="--boxes")
+    samples = [_sample(prediction, spec, boxes) for prediction in predictions]
+    items = [_item(*pair, spec, boxes) for pair in zip(predictions, samples, strict=True)]
     evaluations = {protocol: evaluate(spec.name, spec.kind, protocol, items) for protocol in protocols}
-    numbers = numbers_of(spec, evaluations, items, groups, unit=unit, right=right, boxes=boxes)
+    unit = "group" if any(prediction.group for prediction in predictions) else "sample"
     return PredictionScores(
-        task=spec.name, samples=len(items), states=count_states(items), protocols=numbers, doubt=doubt
-    )
+        task=spec.name, samples=len(items), states=count_states(items),
+        protocols=numbers_of(spec, evaluations, items, samples, unit=unit, boxes=boxes),
+        doubt=doubt_of(spec, samples, items, boxes, "--boxes"),
+    )  # fmt: skip
 
 
-def _item(prediction: Prediction, spec: TaskSpec, boxes: BoxSpace | None) -> Item:
-    said = split_thought(prediction.prediction or "")
-    choices = prediction.choices or spec.choices_by_key()
-    reference = _reference(prediction, spec, choices)
-    box = prediction.predicted_box
-    if spec.kind == "rec" and boxes is not None:
-        if prediction.box is None or prediction.image_size is None:
-            raise DataError(
-                f"{prediction.where} has no box or no image_size, which {spec.name} is scored by.",
-                "Give the right box as `box` [x1, y1, x2, y2] in pixels and the image's `image_size` [width, height].",
-            )
-        box = boxes.read(said.answer, prediction.image_size)
-    scorable = Scorable(
-        prediction=said.answer,
-        reference=reference,
-        choices=choices,
-        choice=choice_beside(said.answer, choices, reference),
-        predicted_box=box,
-        reference_box=prediction.box,
-        labels={"answer_type": prediction.answer_type} if prediction.answer_type else {},
-    )
-    if prediction.prediction is None:
-        return Item(state="error", scorable=scorable)
-    return Item(state="truncated" if said.unfinished else state_of(scorable, spec.kind), scorable=scorable)
+def _sample(one: Prediction, spec: TaskSpec, boxes: BoxSpace | None) -> Sample:
+    """Return what a prediction answers, as a sample of our own."""
+    choices = one.choices or spec.choices_by_key()
+    reference = _reference(one, spec, choices)
+    if spec.kind == "rec" and boxes is not None and (one.box is None or one.image_size is None):
+        way_out = "Give the right box as `box` [x1, y1, x2, y2] in pixels and the image's `image_size` [width, height]."
+        raise DataError(f"{one.where} has no box or no image_size, which {spec.name} is scored by.", way_out)
+    return Sample(
+        sample_id=one.where, task=spec.name, split="test", reference=reference, choices=choices, box=one.box,
+        image_size=one.image_size, labels={"answer_type": one.answer_type} if one.answer_type else {},
+        groups={"group": one.group} if one.group else {},
+    )  # fmt: skip
+
+
+def _item(prediction: Prediction, sample: Sample, spec: TaskSpec, boxes: BoxSpace | None) -> Item:
+    text, error = prediction.prediction or "", "failed" if prediction.prediction is None else ""
+    record = GenerationRecord(run="", sample_id=sample.sample_id, text=text, error=error)
+
+    def parse(said: str, *_: object) -> Answer:
+        if boxes is None or spec.kind != "rec" or sample.image_size is None:
+            return Answer(text=said, box=prediction.predicted_box)
+        return Answer(text=said, box=boxes.read(said, sample.image_size))
+
+    return predict(record, sample, spec, parse)
 
 
 def _reference(prediction: Prediction, spec: TaskSpec, choices: Mapping[str, str]) -> str:
@@ -131,10 +126,8 @@ def _reference(prediction: Prediction, spec: TaskSpec, choices: Mapping[str, str
     if not choices:
         return prediction.reference
     given = prediction.reference.strip().lower()
-    key = next((key for key in choices if key.lower() == given), None)
-    if key is None:
-        raise DataError(
-            f"{prediction.where} has a reference that is none of the answers of {spec.name}.",
-            f"Allowed: {', '.join(choices)}. Other answers need the field `choices` (key to text) in the line.",
-        )
-    return key
+    for key in choices:
+        if key.lower() == given:
+            return key
+    way_out = f"Allowed: {', '.join(choices)}. Other answers need the field `choices` (key to text) in the line."
+    raise DataError(f"{prediction.where} has a reference that is none of the answers of {spec.name}.", way_out)
