@@ -17,7 +17,7 @@ from medbench.harness.engine.engine import Engine
 from medbench.harness.engine.packing import CHUNK, NEVER, CachedPrefix, NewTokens, packed_plan
 from medbench.harness.engine.passes import Passes
 from medbench.harness.engine.requests import in_order
-from medbench.harness.engine.slots import KVSlots, Move, SlotCapacity
+from medbench.harness.engine.slots import KVSlots, SlotCapacity
 from medbench.harness.phases import Phases
 
 WIDE = Budget(rows=16, tokens=4096)
@@ -187,7 +187,7 @@ def test_rows_move_with_their_keys() -> None:
     parts = [NewTokens(slot=slot, place=0, length=length) for slot, length in enumerate(lengths)]
     states = torch.cat([torch.full((length, 8), 1.0 + slot) for slot, length in enumerate(lengths)])
     writing(cache, parts, states)
-    cache.move([Move(3, 0, 4), Move(2, 1, CHUNK + 20)])
+    cache.move([(3, 0, 4), (2, 1, CHUNK + 20)])
     (keys, values), (later_keys, _) = cache.layers[0].chunks
     assert keys[0, 0, :4, 0].tolist() == [4.0] * 4
     assert keys[1, 1, :, 7].tolist() == [3.0] * CHUNK

@@ -42,11 +42,6 @@ class Address:
     server: str
 
     @property
-    def url(self) -> str:
-        """Where questions go."""
-        return self.base + ENDPOINT
-
-    @property
     def encrypted(self) -> bool:
         """Whether it is spoken to by https."""
         return self.base.startswith("https:")

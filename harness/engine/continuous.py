@@ -15,7 +15,7 @@ from medbench.harness.engine.packing import CHUNK, CachedPrefix, NewTokens
 from medbench.harness.engine.passes import FixedSteps, Passes
 from medbench.harness.engine.requests import Outcome, PrefixedRequest, SharedPrefix, layout_of
 from medbench.harness.engine.sampling import Row, write_next
-from medbench.harness.engine.slots import KVSlots, Move, SlotCapacity
+from medbench.harness.engine.slots import KVSlots, SlotCapacity
 from medbench.harness.phases import Phases
 
 
@@ -163,8 +163,7 @@ class ContinuousBatching(Batching):
         movers = [place for place in range(remaining, len(self._slots)) if self._slots[place].stop is None]
         pairs = list(zip(holes, movers, strict=True))
         with self._phases.time("move rows"):
-            filled = [self._slots[mover].last_token(mover).place for mover in movers]
-            self._cache.move([Move(mover, hole, length) for (hole, mover), length in zip(pairs, filled, strict=True)])
+            self._cache.move([(mover, hole, self._slots[mover].last_token(mover).place) for hole, mover in pairs])
         for hole, mover in pairs:
             self._slots[hole] = self._slots[mover]
         del self._slots[remaining:]

@@ -14,15 +14,6 @@ KeysAndValues = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
-    """A row that gets another slot, with the `length` places that it has filled."""
-
-    source: int
-    target: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
 class SlotCapacity:
     """How much room a chunk needs: as many slots as there can be rows that are long enough to reach it.
 
@@ -64,9 +55,8 @@ class LayerSlots:
             self._write(target, keys, values)
         for prefix, tokens in plan.prefixes:
             dtype = self._capacity.dtype or keys.dtype
-            self.prefixes[prefix.slot] = (
-                keys[:, tokens].to(dtype).contiguous(), values[:, tokens].to(dtype).contiguous(),
-            )  # fmt: skip
+            own_keys, own_values = (states[:, tokens].to(dtype).contiguous() for states in (keys, values))
+            self.prefixes[prefix.slot] = (own_keys, own_values)
         for prefix, slots in plan.copies:
             own, chunks = self.prefixes[prefix.slot], math.ceil(prefix.length / CHUNK)
             self.reach(chunks, *own)
@@ -109,14 +99,14 @@ class KVSlots:
         for layer in self.layers.values():
             layer.prefixes.pop(slot, None)
 
-    def move(self, moves: Sequence[Move]) -> None:
-        """Copy rows to other slots, in all layers."""
-        longest = max((move.length for move in moves), default=0)
+    def move(self, moves: Sequence[tuple[int, int, int]]) -> None:
+        """Copy rows to other slots, in all layers: from a slot, to a slot, and how many places it has filled."""
+        longest = max((length for *_, length in moves), default=0)
         for number in range(math.ceil(longest / CHUNK)):
-            reaching = [move for move in moves if move.length > number * CHUNK]
-            places = min(CHUNK, max(move.length for move in reaching) - number * CHUNK)
+            reaching = [move for move in moves if move[2] > number * CHUNK]
+            places = min(CHUNK, longest - number * CHUNK)
             device = self.layers[0].chunks[number][0].device
-            sources, targets = torch.tensor([(move.source, move.target) for move in reaching], device=device).T
+            sources, targets, _ = torch.tensor(reaching, device=device).T
             for layer in self.layers.values():
                 for store in layer.chunks[number]:
                     store[targets, :, :places] = store[sources, :, :places]
