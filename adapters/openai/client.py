@@ -294,27 +294,22 @@ def trusted(ca_file: str) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     for who, path in named.items():
-        _trust(context, who, path)
+        # Variables of folders may name several.
+        places = [part for part in path.split(os.pathsep) if Path(part).is_dir()] or [path]
+        try:
+            for place in places:
+                is_file = not Path(place).is_dir()
+                context.load_verify_locations(cafile=place if is_file else None, capath=None if is_file else place)
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"{who} names {path!r}, which holds no certificates that can be read: {error}.",
+                "Name a file in PEM format (-----BEGIN CERTIFICATE-----) with the certificate of the authority that "
+                "signed the server's, or with the server's own.",
+            ) from error
     # A server's own certificate, named as such, is trusted though its authority is not known; forms that an authority
     # of one's own often lacks are not asked for. Its name, its dates and its signature are checked all the same.
     context.verify_flags = (context.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN) & ~ssl.VERIFY_X509_STRICT
     return context
-
-
-def _trust(context: ssl.SSLContext, who: str, path: str) -> None:
-    # Variables of folders may name several.
-    folders = [part for part in path.split(os.pathsep) if Path(part).is_dir()]
-    try:
-        for folder in folders:
-            context.load_verify_locations(capath=folder)
-        if not folders:
-            context.load_verify_locations(cafile=path)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{who} names {path!r}, which holds no certificates that can be read: {error}.",
-            "Name a file in PEM format (-----BEGIN CERTIFICATE-----) with the certificate of the authority that signed "
-            "the server's, or with the server's own.",
-        ) from error
 
 
 def _certificate_problem(error: BaseException) -> tuple[str, str] | None:
