@@ -19,11 +19,10 @@ _BLOCK_ROWS = 16
 NEVER = -1e30
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CachedPrefix:
-    """A shared prefix of `length` tokens that has a slot among the prefixes."""
+    """A shared prefix of `length` tokens whose keys and values are kept."""
 
-    slot: int
     length: int
     layout: Layout = PLAIN
 
@@ -165,14 +164,13 @@ def packed_plan(
     def long(values: Sequence[int] | Sequence[Place]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=device)
 
-    shared = [NewTokens(slot=one.slot, place=0, length=one.length, layout=one.layout) for one in prefixes]
+    shared = [NewTokens(slot=0, place=0, length=one.length, layout=one.layout) for one in prefixes]
     parts = [*steps, *prompts]
     every = [*parts, *shared]
     ends = list(accumulate(part.length for part in every))
     if any(part.layout.grids for part in every):
-        positions = long([one for part in every for one in part.layout.positions(part.position, part.length)]).T[
-            :, None
-        ]
+        places = [place for part in every for place in part.layout.positions(part.position, part.length)]
+        positions = long(places).T[:, None]
     else:
         # Where all dimensions agree, decoders take one, and those of one dimension take no more.
         positions = long([part.position + step for part in every for step in range(part.length)])[None]
