@@ -14,7 +14,7 @@ from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.images import Images
 from medbench.harness.engine.packing import CHUNK, CachedPrefix, NewTokens
 from medbench.harness.engine.passes import FixedSteps, Passes
-from medbench.harness.engine.slots import KVSlots, SlotCapacity
+from medbench.harness.engine.slots import KVSlots
 from medbench.harness.phases import Phases
 
 
@@ -42,10 +42,10 @@ def test_rows_may_grow_over_chunks_and_start_in_a_later_one(picture_folder: Path
 def test_a_prefix_longer_than_a_chunk_is_copied_whole() -> None:
     decoder = Small().decoder
     shared, own = torch.randn(CHUNK + 9, 32), torch.randn(4, 32)
-    held = CachedPrefix(slot=0, length=len(shared))
+    held = CachedPrefix(length=len(shared))
 
     def logits(copies: bool) -> torch.Tensor:
-        cache = KVSlots(SlotCapacity(2, 1000))
+        cache = KVSlots(Budget(rows=2, tokens=1000))
         passes = Passes(decoder, cache)
         place = len(shared) if copies else 0
         part = NewTokens(slot=0, place=place, length=4, prefix=held, copies=copies)
@@ -102,7 +102,7 @@ def test_a_step_does_the_same_whatever_its_tensors_hold(family: str) -> None:
     decoder = Small(family).decoder
 
     def operations(tokens: list[int], places: list[int]) -> list[str]:
-        cache = KVSlots(SlotCapacity(4, 4000))
+        cache = KVSlots(Budget(rows=4, tokens=4000))
         passes = Passes(decoder, cache)
         with torch.no_grad():
             passes.run([], [], [(NewTokens(slot=slot, place=0, length=3), torch.randn(3, 32)) for slot in range(3)], [])
@@ -135,7 +135,7 @@ def test_steps_keep_their_tensors() -> None:
 
 def _parts() -> tuple[Any, KVSlots, Passes]:
     decoder = Small().decoder
-    cache = KVSlots(SlotCapacity(8, 4000))
+    cache = KVSlots(Budget(rows=8, tokens=4000))
     return decoder, cache, Passes(decoder, cache)
 
 

@@ -17,7 +17,7 @@ from medbench.harness.engine.engine import Engine
 from medbench.harness.engine.packing import CHUNK, NEVER, CachedPrefix, NewTokens, packed_plan
 from medbench.harness.engine.passes import Passes
 from medbench.harness.engine.requests import in_order
-from medbench.harness.engine.slots import KVSlots, Move, SlotCapacity
+from medbench.harness.engine.slots import KVSlots
 from medbench.harness.phases import Phases
 
 WIDE = Budget(rows=16, tokens=4096)
@@ -112,10 +112,10 @@ def test_neighbours_do_not_leak(small_llama: Small) -> None:
 
     def first_row(neighbour: float, rubbish: float) -> torch.Tensor:
         torch.manual_seed(1)
-        cache = KVSlots(SlotCapacity(4, 1000))
+        cache = KVSlots(Budget(rows=4, tokens=1000))
         passes = Passes(small_llama.decoder, cache)
         own, other, shared = torch.randn(7, 32), torch.randn(5, 32) + neighbour, torch.randn(6, 32)
-        held = CachedPrefix(slot=0, length=6)
+        held = CachedPrefix(length=6)
         first, second = NewTokens(slot=0, place=0, length=7), NewTokens(slot=1, place=0, length=5, prefix=held)
         one_pass(passes, [(first, own), (second, other)], prefixes=[(held, shared + neighbour)])
         for layer in range(3):
@@ -135,8 +135,8 @@ def test_prefixes_are_read_alike_in_turn_and_together(family: str, monkeypatch: 
 
     def logits(together: bool) -> torch.Tensor:
         torch.manual_seed(2)
-        passes = Passes(Small(family).decoder, KVSlots(SlotCapacity(8, 1000)), together=together)
-        held = [CachedPrefix(slot=0, length=9), CachedPrefix(slot=1, length=14)]
+        passes = Passes(Small(family).decoder, KVSlots(Budget(rows=8, tokens=1000)), together=together)
+        held = [CachedPrefix(length=9), CachedPrefix(length=14)]
         beginnings = [(one, torch.randn(one.length, 32)) for one in held]
         lengths, after = (4, 4, 6, 3), (held[0], held[1], None, held[0])
         parts = [
@@ -182,12 +182,12 @@ def writing(cache: KVSlots, parts: list[NewTokens], states: torch.Tensor) -> Non
 
 
 def test_rows_move_with_their_keys() -> None:
-    cache = KVSlots(SlotCapacity(4, 4000))
+    cache = KVSlots(Budget(rows=4, tokens=4000))
     lengths = (3, 5, CHUNK + 20, 4)
     parts = [NewTokens(slot=slot, place=0, length=length) for slot, length in enumerate(lengths)]
     states = torch.cat([torch.full((length, 8), 1.0 + slot) for slot, length in enumerate(lengths)])
     writing(cache, parts, states)
-    cache.move([Move(3, 0, 4), Move(2, 1, CHUNK + 20)])
+    cache.move([(3, 0, 4), (2, 1, CHUNK + 20)])
     (keys, values), (later_keys, _) = cache.layers[0].chunks
     assert keys[0, 0, :4, 0].tolist() == [4.0] * 4
     assert keys[1, 1, :, 7].tolist() == [3.0] * CHUNK
@@ -196,7 +196,7 @@ def test_rows_move_with_their_keys() -> None:
 
 
 def test_rows_grow_over_chunks_without_losing_a_key() -> None:
-    cache = KVSlots(SlotCapacity(2, 4000))
+    cache = KVSlots(Budget(rows=2, tokens=4000))
     torch.manual_seed(0)
     first = torch.randn(2 * (CHUNK - 1), 4)
     writing(cache, [NewTokens(slot=slot, place=0, length=CHUNK - 1) for slot in (0, 1)], first)
@@ -213,8 +213,8 @@ def test_rows_grow_over_chunks_without_losing_a_key() -> None:
 
 
 def test_only_long_rows_reach_later_chunks() -> None:
-    room, like = SlotCapacity(64, 1024), torch.zeros(2, 5, 4)
-    assert [len(room.make(chunk, like)) for chunk in (0, 1, 3, 40)] == [8, 4, 2, 1]
+    layer, like = KVSlots(Budget(rows=64, tokens=1024)).layers[0], torch.zeros(2, 5, 4)
+    assert [len(layer.room(chunk, like)) for chunk in (0, 1, 3, 40)] == [8, 4, 2, 1]
 
 
 @torch.inference_mode()

@@ -24,6 +24,7 @@ KEPT = "What was answered is on disk; the same command continues."
 UNKNOWN = 200
 """The status of a failure inside of a success that says nothing of its kind: whether it passes is not known."""
 _TOLD = read_yaml_table(Path(__file__).with_suffix(".yaml"))
+CERTIFICATE_HINT: str = _TOLD["certificate"]
 _TROUBLES: Mapping[int, Trouble] = _TOLD["troubles"]
 _HOPELESS: Mapping[int, str] = _TOLD["hopeless"]
 _STATUS_NAMES = {name: status for status, names in _TOLD["names"].items() for name in names}

@@ -6,7 +6,7 @@ thrown away for a word that nobody knows; what is no answer raises RetryableErro
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ _DEEPEST_MESSAGE = 4
 _DEEPEST_THOUGHT = 5
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _NAMES = read_yaml_table(Path(__file__).with_suffix(".yaml"))
+TELLING: Sequence[str] = _NAMES["telling"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

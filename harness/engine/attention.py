@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from medbench.harness.engine.packing import NEVER, DecodeBlock, PassPlan, PrefixGroup, PromptBlock
+from medbench.harness.engine.packing import NEVER, CachedPrefix, DecodeBlock, PassPlan, PrefixGroup, PromptBlock
 from medbench.harness.engine.slots import KeysAndValues, KVSlots
 
 NAME = "medbench_slots"
@@ -118,7 +118,7 @@ class _Reading:
                 self._sums[block.tokens] = sums.transpose(1, 2).flatten(0, 1)
             self.out[block.tokens] = out.transpose(1, 2).flatten(0, 1)
 
-    def prefixes(self, plan: PassPlan, prefixes: Mapping[int, KeysAndValues], most: int) -> None:
+    def prefixes(self, plan: PassPlan, prefixes: Mapping[CachedPrefix, KeysAndValues], most: int) -> None:
         """Let sharers read their prefixes: groups of like size, so many together as have no more padded scores."""
         queries = self._queries[plan.sharers]
         out, sums = torch.empty_like(queries), queries.new_empty(queries.shape[:2], dtype=torch.float32)
@@ -137,10 +137,10 @@ class _Reading:
         self._join(plan.sharers, out, sums)
 
     def _read_groups(
-        self, groups: Sequence[PrefixGroup], queries: torch.Tensor, prefixes: Mapping[int, KeysAndValues]
+        self, groups: Sequence[PrefixGroup], queries: torch.Tensor, prefixes: Mapping[CachedPrefix, KeysAndValues]
     ) -> Read:
         """Return what the sharers of each group read [G, n, H, D], padded, and the sums [G, n, H]."""
-        first, (keys, values) = groups[0], prefixes[groups[0].prefix.slot]
+        first, (keys, values) = groups[0], prefixes[groups[0].prefix]
         window = self._settings.window
         if len(groups) == 1:
             mask = first.mask(window)
@@ -153,7 +153,7 @@ class _Reading:
         padding = queries.new_full((len(groups), largest, longest), NEVER, dtype=torch.float32)
         for number, group in enumerate(groups):
             length, mask = group.prefix.length, group.mask(window)
-            keys[number, :, :length], values[number, :, :length] = prefixes[group.prefix.slot]
+            keys[number, :, :length], values[number, :, :length] = prefixes[group.prefix]
             batch[number, : group.size] = queries[group.sharers]
             padding[number, : group.size, :length] = 0 if mask is None else mask
         return self._read(batch, keys, values, padding)

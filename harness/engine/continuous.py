@@ -15,7 +15,7 @@ from medbench.harness.engine.packing import CHUNK, CachedPrefix, NewTokens
 from medbench.harness.engine.passes import FixedSteps, Passes
 from medbench.harness.engine.requests import Outcome, PrefixedRequest, SharedPrefix, layout_of
 from medbench.harness.engine.sampling import Row, write_next
-from medbench.harness.engine.slots import KVSlots, Move, SlotCapacity
+from medbench.harness.engine.slots import KVSlots
 from medbench.harness.phases import Phases
 
 
@@ -54,11 +54,10 @@ class ContinuousBatching(Batching):
     def _let_go(self) -> None:
         decoder = self._adapter.decoder
         self._slots: list[_Slot] = []
-        self._cache = KVSlots(SlotCapacity(self.budget.rows, self.budget.tokens, held_type(decoder)))
+        self._cache = KVSlots(self.budget, held_type(decoder))
         self._passes = Passes(decoder, self._cache)
         self._steps = FixedSteps(decoder, self._cache, self._passes, self.budget.rows) if self._copies else None
         self._cached: dict[SharedPrefix, CachedPrefix] = {}
-        self._free: list[int] = []
         super()._let_go()
 
     def _under_way(self) -> list[PrefixedRequest]:
@@ -134,9 +133,8 @@ class ContinuousBatching(Batching):
         needed = dict.fromkeys(one.prefix for one in requests if one.prefix and one.prefix not in self._cached)
         new = sorted(filter(None, needed), key=lambda prefix: prefix.length)
         for prefix in new:
-            slot = self._free.pop() if self._free else len(self._cached)
             layout = layout_of(prefix.segments, self._adapter.attention)
-            self._cached[prefix] = CachedPrefix(slot=slot, length=prefix.length, layout=layout)
+            self._cached[prefix] = CachedPrefix(length=prefix.length, layout=layout)
         embeddings = self._images.embed([(one.source, one.kind, one.segments) for one in new])
         return [(self._cached[prefix], own) for prefix, own in zip(new, embeddings, strict=True)]
 
@@ -163,8 +161,7 @@ class ContinuousBatching(Batching):
         movers = [place for place in range(remaining, len(self._slots)) if self._slots[place].stop is None]
         pairs = list(zip(holes, movers, strict=True))
         with self._phases.time("move rows"):
-            filled = [self._slots[mover].last_token(mover).place for mover in movers]
-            self._cache.move([Move(mover, hole, length) for (hole, mover), length in zip(pairs, filled, strict=True)])
+            self._cache.move([(mover, hole, self._slots[mover].last_token(mover).place) for hole, mover in pairs])
         for hole, mover in pairs:
             self._slots[hole] = self._slots[mover]
         del self._slots[remaining:]
@@ -178,7 +175,5 @@ class ContinuousBatching(Batching):
     def _forget(self, requests: Sequence[PrefixedRequest]) -> None:
         """Free the slots of prefixes that only these requests needed."""
         for prefix in self._queue.forget(requests):
-            cached = self._cached.pop(prefix, None)
-            if cached is not None:
-                self._free.append(cached.slot)
-                self._cache.drop(cached.slot)
+            if prefix in self._cached:
+                self._cache.drop(self._cached.pop(prefix))

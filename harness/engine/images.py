@@ -263,8 +263,16 @@ class Images:
         return pixels
 
     def _encode(self, digests: list[str]) -> None:
-        encoded = self._encoded(digests)
+        encoded = None
+        try:
+            with self._phases.time("encode"):
+                encoded = self._adapter.encode_images([self._pixels[digest]() for digest in digests])
+        except torch.OutOfMemoryError:
+            if len(digests) == 1:
+                raise
         if encoded is None:
+            # What was tried is let go before fewer are.
+            torch.cuda.empty_cache()
             half = len(digests) // 2
             self._encode(digests[:half])
             self._encode(digests[half:])
@@ -276,14 +284,3 @@ class Images:
             self._features.put(digest, features if whole else features.clone())
             del self._pixels[digest]
             self._decoded[digest] = None
-
-    def _encoded(self, digests: Sequence[str]) -> Sequence[torch.Tensor] | None:
-        """Return features, or None if memory ran out on several; what was tried is let go before fewer are."""
-        try:
-            with self._phases.time("encode"):
-                return self._adapter.encode_images([self._pixels[digest]() for digest in digests])
-        except torch.OutOfMemoryError:
-            if len(digests) == 1:
-                raise
-        torch.cuda.empty_cache()
-        return None

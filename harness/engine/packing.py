@@ -7,7 +7,7 @@ prompts, then prefixes that prompts share. Every part has its own positions and 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import accumulate, groupby
 
 import torch
 
@@ -19,11 +19,10 @@ _BLOCK_ROWS = 16
 NEVER = -1e30
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CachedPrefix:
-    """A shared prefix of `length` tokens that has a slot among the prefixes."""
+    """A shared prefix of `length` tokens whose keys and values are kept."""
 
-    slot: int
     length: int
     layout: Layout = PLAIN
 
@@ -165,20 +164,21 @@ def packed_plan(
     def long(values: Sequence[int] | Sequence[Place]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=device)
 
-    shared = [NewTokens(slot=one.slot, place=0, length=one.length, layout=one.layout) for one in prefixes]
+    shared = [NewTokens(slot=0, place=0, length=one.length, layout=one.layout) for one in prefixes]
     parts = [*steps, *prompts]
-    spans = list(_spans([*parts, *shared]))
-    if any(part.layout.grids for part in [*parts, *shared]):
-        places = [place for part in [*parts, *shared] for place in part.layout.positions(part.position, part.length)]
+    every = [*parts, *shared]
+    ends = list(accumulate(part.length for part in every))
+    if any(part.layout.grids for part in every):
+        places = [place for part in every for place in part.layout.positions(part.position, part.length)]
         positions = long(places).T[:, None]
     else:
         # Where all dimensions agree, decoders take one, and those of one dimension take no more.
-        positions = long([part.position + step for part in [*parts, *shared] for step in range(part.length)])[None]
+        positions = long([part.position + step for part in every for step in range(part.length)])[None]
     copying, tokens_of = dict[CachedPrefix, list[int]](), dict[CachedPrefix, list[tuple[int, int]]]()
-    for part, (start, _) in zip(parts, spans, strict=False):
+    for part, end in zip(parts, ends, strict=False):
         if part.prefix is not None:
             own = tokens_of.setdefault(part.prefix, [])
-            own += [(start + step, part.before + step) for step in range(part.length)]
+            own += [(end - part.length + step, part.before + step) for step in range(part.length)]
             if part.copies:
                 copying.setdefault(part.prefix, []).append(part.slot)
     groups, sharers = list[PrefixGroup](), list[int]()
@@ -187,26 +187,18 @@ def packed_plan(
         groups.append(PrefixGroup(prefix=prefix, sharers=where, behind=long([before for _, before in behind])))
         sharers += [token for token, _ in behind]
     return PassPlan(
-        count=spans[-1][1],
+        count=ends[-1],
         positions=positions,
         row_of=long([row for row, part in enumerate(parts) for _ in range(part.length)]),
-        read=long([end - 1 for _, end in spans[: len(parts)]]),
+        read=long([end - 1 for end in ends[: len(parts)]]),
         targets=list(_targets(parts, device)),
         decoding=list(_decode_blocks(steps, long([part.place for part in steps]))),
-        prefixes=[(one, slice(*span)) for one, span in zip(prefixes, spans[len(parts) :], strict=True)],
+        prefixes=[(one, slice(end - one.length, end)) for one, end in zip(prefixes, ends[len(parts) :], strict=True)],
         copies=[(prefix, long(slots)) for prefix, slots in copying.items()],
         prompts=list(_prompt_blocks([*prompts, *shared], len(steps), device)),
         groups=groups,
         sharers=long(sharers),
     )
-
-
-def _spans(parts: Sequence[NewTokens]) -> Iterator[tuple[int, int]]:
-    """Yield where each part's tokens begin and end."""
-    first = 0
-    for part in parts:
-        yield first, first + part.length
-        first += part.length
 
 
 def _targets(parts: Sequence[NewTokens], device: torch.device) -> Iterator[Target]:

@@ -54,13 +54,9 @@ class Passes:
         self._last_layer = [named[name] for name in _BACK_TO_THE_STREAM if name in named]
 
     def run(
-        self,
-        tokens: Sequence[int],
-        steps: Sequence[NewTokens],
-        prompts: Sequence[tuple[NewTokens, torch.Tensor]],
-        prefixes: Sequence[tuple[CachedPrefix, torch.Tensor]],
-        states: Sequence[object] | None = None,
-    ) -> torch.Tensor:
+        self, tokens: Sequence[int], steps: Sequence[NewTokens], prompts: Sequence[tuple[NewTokens, torch.Tensor]],
+        prefixes: Sequence[tuple[CachedPrefix, torch.Tensor]], states: Sequence[object] | None = None,
+    ) -> torch.Tensor:  # fmt: skip
         """Append tokens to rows and write prompts and prefixes into slots, all in one pass.
 
         `tokens` are the last ones of rows, which the decoder has not read yet; `steps` is where each goes. `prompts`

@@ -93,18 +93,14 @@ def _choose(row: Row, logits: torch.Tensor) -> int:
         name = f"{decoding.seed}/{row.request.spec.name}/{row.request.sample.sample_id}"
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
         row.generator = torch.Generator().manual_seed(seed)
-    return int(torch.multinomial(_probabilities(scores, row.request), 1, generator=row.generator))
-
-
-def _probabilities(scores: torch.Tensor, request: Request) -> torch.Tensor:
-    decoding = request.decoding
     ordered, tokens = ((scores - scores.max()) / decoding.temperature).sort(descending=True, stable=True)
     if decoding.top_k:
         ordered[decoding.top_k :] = float("-inf")
     before = ordered.softmax(dim=0).cumsum(dim=0).roll(1)
     before[0] = 0
     ordered[before >= decoding.top_p] = float("-inf")
-    return torch.zeros_like(scores).index_put((tokens,), ordered.softmax(dim=0))
+    probabilities = torch.zeros_like(scores).index_put((tokens,), ordered.softmax(dim=0))
+    return int(torch.multinomial(probabilities, 1, generator=row.generator))
 
 
 def outcome_of(row: Row, adapter: LocalAdapter) -> Outcome:

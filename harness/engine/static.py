@@ -29,14 +29,13 @@ class _BatchByBatch(Batching):
 
     def _next(self) -> list[PrefixedRequest]:
         batch: list[PrefixedRequest] = []
-        while (following := self._queue.peek()) is not None and self._fits([*batch, following]):
+        while (following := self._queue.peek()) is not None:
+            more = [*batch, following]
+            rows, longest = self._rows_of(more), max(one.request.longest for one in more)
+            if batch and (rows is None or rows > self.budget.rows or rows * longest > self.budget.tokens):
+                break
             batch.append(self._queue.take())
         return batch
-
-    def _fits(self, requests: Sequence[PrefixedRequest]) -> bool:
-        rows, longest = self._rows_of(requests), max(one.request.longest for one in requests)
-        fits = rows is not None and rows <= self.budget.rows and rows * longest <= self.budget.tokens
-        return fits or len(requests) == 1
 
 
 class WholeBatching(_BatchByBatch):

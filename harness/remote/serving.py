@@ -66,7 +66,15 @@ class RequestLog:
     """What all questions of a run took, those of its earlier parts included; raises RunError for a foreign line."""
 
     def __init__(self, path: Path) -> None:
-        self._logged = list(_read_log(path)) if path.exists() else []
+        self._logged: list[LoggedRequest] = []
+        for number, line in read_numbered_json_lines(path, torn_tail="drop") if path.exists() else ():
+            try:
+                self._logged.append(LoggedRequest.model_validate(line))
+            except ValidationError as error:
+                raise RunError(
+                    f"{path}, line {number} is no record of a call: {error.errors()[0]['msg']}.",
+                    "Delete the file: it only counts what the answers took.",
+                ) from error
         self._stream = open_whole_lines(path)
 
     def append(self, finished: Iterable[Finished]) -> None:
@@ -86,13 +94,12 @@ class RequestLog:
         answered = [one for one in last.values() if one.state == "answered"]
         latency, most = sorted(one.seconds for one in answered), len(answered)
         places = {"median": most // 2, "p95": math.ceil(0.95 * most) - 1, "longest": most - 1}
-        sums = {"requests": sum(one.attempts for one in self._logged)}
-        for name in ("prompt_tokens", "output_tokens", "thought_tokens", "cached_tokens"):
-            sums[name] = sum(getattr(one, name) for one in self._logged)
+        counted = ("prompt_tokens", "output_tokens", "thought_tokens", "cached_tokens")
         return {
             "answered": len(answered),
             "failed": len(last) - len(answered),
-            **sums,
+            "requests": sum(one.attempts for one in self._logged),
+            **{name: sum(getattr(one, name) for one in self._logged) for name in counted},
             **({"cost": round(math.fsum(costs), 6)} if costs else {}),
             "latency_seconds": {name: latency[place] for name, place in places.items()} if answered else {},
             "models": _counted(one.model for one in answered),
@@ -102,17 +109,6 @@ class RequestLog:
 
 def _counted(marks: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(filter(None, marks)).items()))
-
-
-def _read_log(path: Path) -> Iterator[LoggedRequest]:
-    for number, line in read_numbered_json_lines(path, torn_tail="drop"):
-        try:
-            yield LoggedRequest.model_validate(line)
-        except ValidationError as error:
-            raise RunError(
-                f"{path}, line {number} is no record of a call: {error.errors()[0]['msg']}.",
-                "Delete the file: it only counts what the answers took.",
-            ) from error
 
 
 def answer_remotely(
