@@ -30,15 +30,15 @@ test: $(STAMP)  ## Run the tests, in under five minutes on two cores
 test-slow: $(STAMP)  ## Run the tests that take long: kills, trainings, simulations, the documentation site
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
-$(VLLM)/.installed: tests/vllm/requirements.txt tests/vllm/torchvision_ops.py pyproject.toml
+$(VLLM)/.installed: tests/in_vllm/requirements.txt tests/in_vllm/torchvision_ops.py pyproject.toml
 	$(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/vllm/requirements.txt -e .
-	cp tests/vllm/torchvision_ops.py $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/in_vllm/requirements.txt -e .
+	cp tests/in_vllm/torchvision_ops.py $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/
 	echo 'import torchvision_ops' > $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchvision_ops.pth
 	@touch $@
 
 test-vllm: $(VLLM)/.installed  ## Compare vLLM's build for CPUs with our engine, in an environment of its own (.venv-vllm)
-	$(VLLM)/bin/python -m pytest -n0 -p no:cacheprovider tests/vllm
+	$(VLLM)/bin/python -m pytest -n0 -p no:cacheprovider tests/in_vllm
 
 check: lint types test  ## Everything that must be green before a commit
 

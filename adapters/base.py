@@ -179,6 +179,10 @@ class Adapter(ABC):
         """
         del specs
 
+    def close(self) -> None:
+        """Give back what the model holds beside memory, such as a server of its own; called at a run's end."""
+        return
+
 
 class DirectAdapter(Adapter):
     """A model that answers one sample at a time without the engine: baselines and test doubles."""

@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from medbench.adapters.base import Adapter, LoadOptions, LocalAdapter
 from medbench.adapters.catalog import ChosenModel
@@ -108,7 +109,10 @@ def merged(facts: Sequence[tuple[Share, ModelFacts]]) -> ModelFacts:
 
 
 class LoadedModel:
-    """Room for one loaded model: the last one leaves before the next is loaded, since two may not fit."""
+    """Room for one loaded model: the last one leaves before the next is loaded, since two may not fit.
+
+    A context manager: the last of all leaves at its end.
+    """
 
     def __init__(self, load: Callable[[Share], Adapter]) -> None:
         self._load = load
@@ -117,10 +121,21 @@ class LoadedModel:
     def adapter(self, share: Share) -> Adapter:
         """Return the model of a share. Keep no reference to it longer than it is used."""
         if self._loaded is None or self._loaded[0] != share:
-            self._loaded = None
+            self._leave()
             gc.collect()
             self._loaded = (share, self._load(share))
         return self._loaded[1]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._loaded is not None:
+            self._loaded[1].close()
+        self._loaded = None
 
 
 def load_share(settings: Settings, model: ChosenModel, workload: Workload, share: Share) -> Adapter:

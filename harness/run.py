@@ -74,7 +74,9 @@ def run(
         # What was said by a kind, a pattern or `prepared` means the same tasks when run.yaml is run again.
         settings = replace(settings, tasks=workload.names)
         with held_before_loading(settings, workload, model):
-            return _Run(settings, workload, model, phases, own=adapter is not None)(publish, overwrite)
+            this = _Run(settings, workload, model, phases, own=adapter is not None)
+            with this.loaded:
+                return this(publish, overwrite)
 
 
 @dataclass

@@ -15,7 +15,7 @@ from medbench.tasks.catalog import get_task
 from medbench.tasks.prepare import prepare_task
 
 # `make test-vllm` runs these in an environment of its own.
-collect_ignore = [] if find_spec("vllm") else ["vllm"]
+collect_ignore = [] if find_spec("vllm") else ["in_vllm"]
 
 if TYPE_CHECKING:
     from engine_helpers import Small

@@ -4,6 +4,7 @@ PyTorch's fake tensors refuse what would fail on a GPU (operands on two devices)
 value). A build for CPUs has no guard for the device, which a few lines of C++ register. Every operation is counted, and
 so is every copy between host and device that the host would wait for.
 """
+# ruff: noqa: ANN401 - what PyTorch hands over
 
 import subprocess
 from collections import Counter

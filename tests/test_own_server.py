@@ -88,6 +88,14 @@ def test_a_server_that_does_not_start_is_a_sentence(
 
 
 @pytest.mark.xdist_group("own-server")
+def test_a_dry_run_starts_nothing(model: Path, tmp_path: Path) -> None:
+    ran = medbench(*of_own_server("ends", model), "--dry-run", "--tasks", "pubmedqa", "--output-dir", tmp_path / "runs")
+    assert ran.returncode == 0, ran.stderr
+    assert "some-model" in ran.stdout
+    assert "Starting vLLM" not in ran.stderr
+
+
+@pytest.mark.xdist_group("own-server")
 @pytest.mark.parametrize("mode", ["well", "never"])
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
 def test_nothing_is_left_after_a_kill(mode: str, sign: signal.Signals, model: Path, tmp_path: Path) -> None:

@@ -103,6 +103,9 @@ class ServedModel(RemoteAdapter):
         """Return the request's body, its images by their sizes."""
         return request.readable()
 
+    def wake(self) -> None:
+        """Do what must be done before the server can be asked, where an interrupt is heard: nothing here."""
+
     @cached_property
     def made_of(self) -> Mapping[str, str]:  # type: ignore[override]
         """What the server tells of the model and of itself before the first question; nothing where it tells nothing.
@@ -110,6 +113,7 @@ class ServedModel(RemoteAdapter):
         It is asked when a run looks for its folder, not for a dry run; in a thread, since a notebook has its own loop.
         RunError if the server is not there: whether it tells something decides which run this is.
         """
+        self.wake()
 
         async def asked() -> str:
             async with self._connected() as sdk:
@@ -135,6 +139,7 @@ class ServedModel(RemoteAdapter):
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Complete]:
         """Open connections to the server, as many as may be under way, and keep them."""
+        self.wake()
         async with self._connected() as sdk:
             known: Mapping[str, str] | None = self.__dict__.get("made_of")
             mark = await self._mark(sdk) if known is None else known.get("server", "")

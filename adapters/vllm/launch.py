@@ -11,7 +11,8 @@ import tempfile
 import time
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import httpx2
@@ -37,61 +38,69 @@ _TOLD_EVERY = 30
 _TOLD_LINES = 12
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """A server that is starting or runs: its guard, where it is asked, and where it writes what it does."""
+    """A server of this process's own on a free port of this machine: started when it is needed, ended with the run.
 
-    guard: "subprocess.Popen[bytes]"
-    port: int
-    log: Path
+    A guard runs it, which ends it when this process is gone, however that went.
+    """
+
+    def __init__(self, command: Sequence[str], most_seconds: float) -> None:
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            self.port: int = found.getsockname()[1]
+        self._command = [*command, "--host", "127.0.0.1", "--port", str(self.port)]
+        self._most_seconds = most_seconds
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it if it does not run, and wait until it answers.
+
+        Raises RunError, with the end of its log, if it ends or takes too long.
+        """
+        if self._guard is not None:
+            return
+        descriptor, log = tempfile.mkstemp(prefix="medbench-vllm-", suffix=".log")
+        os.close(descriptor)
+        say(f"Starting vLLM; it writes to {log}.")
+        self._guard = subprocess.Popen(  # noqa: S603 - the user's command
+            [sys.executable, guard.__file__, log, *self._command], stdin=subprocess.PIPE, start_new_session=True
+        )
+        try:
+            self._wait(self._guard, Path(log))
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
-        """End the server and all of its processes; the log of one that still ran goes too."""
-        if self.guard.stdin is not None:
-            self.guard.stdin.close()
-        self.guard.wait()
+        """End it and all of its processes; the log of one that still ran goes too."""
+        if self._guard is not None and self._guard.stdin is not None:
+            self._guard.stdin.close()
+            self._guard.wait()
+        self._guard = None
 
-    def wait(self, most: float) -> None:
-        """Wait until the server answers. Raises RunError, with the end of its log, if it ends or takes too long."""
+    def _wait(self, guarded: "subprocess.Popen[bytes]", log: Path) -> None:
         started = time.monotonic()
-        for turn in range(1, sys.maxsize):
-            if self.guard.poll() is not None:
-                code = self.guard.returncode
-                raise self._failed(f"The server ended with exit code {code} before it was ready; see {self.log}.")
-            try:
+        for turn in count(1):
+            if guarded.poll() is not None:
+                raise _failed(f"The server ended with exit code {guarded.returncode} before it was ready", log)
+            with suppress(httpx2.HTTPError):
                 if httpx2.get(f"http://127.0.0.1:{self.port}/health", timeout=5).is_success:
                     return
-            except httpx2.HTTPError:
-                pass
             spent = time.monotonic() - started
-            if spent > most:
-                raise self._failed(f"The server was not ready within {most:g} seconds.")
+            if spent > self._most_seconds:
+                raise _failed(f"The server was not ready within {self._most_seconds:g} seconds", log)
             if turn % _TOLD_EVERY == 0:
-                say(f"vLLM is starting ({spent:.0f} s); it writes to {self.log}.")
+                say(f"vLLM is starting ({spent:.0f} s).")
             time.sleep(_POLL_SECONDS)
 
-    def _failed(self, problem: str) -> RunError:
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TOLD_LINES:]
-        end = "".join(f"\n    {line}" for line in lines)
-        return RunError(
-            f"{problem} It wrote last:{end}",
-            "Options of the server go to --model-arg serve_args='...', a longer start to --model-arg "
-            "start_timeout=SECONDS.",
-        )
 
-
-def start(command: Sequence[str]) -> Server:
-    """Start a server on a free port of this machine; its own child, which ends it when this process ends."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-    descriptor, log = tempfile.mkstemp(prefix="medbench-vllm-", suffix=".log")
-    os.close(descriptor)
-    process = subprocess.Popen(  # noqa: S603 - the user's command
-        [sys.executable, guard.__file__, log, *command, "--host", "127.0.0.1", "--port", str(port)],
-        stdin=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
-    return Server(guard=process, port=port, log=Path(log))
+def _failed(problem: str, log: Path) -> RunError:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TOLD_LINES:]
+    return RunError(
+        "\n    ".join([f"{problem}. It wrote last:", *lines]),
+        "Options of the server go to --model-arg serve_args='...', a longer start to --model-arg "
+        "start_timeout=SECONDS.",
+    )
 
 
 class ModelInVllm(ServedModel):
@@ -108,24 +117,34 @@ class ModelInVllm(ServedModel):
             {"files": weights, "seed": options.seed, "serve_args": options.arguments["serve_args"]}
             | chosen.changing_answers()
         )
-        self._stop = weakref.finalize(self, server.stop)
+        self._server = server
+        # Where nobody closes it, as in a notebook.
+        weakref.finalize(self, server.stop)
 
     @property
     def title(self) -> str:
         """Name of the model, and what serves it."""
         return f"{self._address.model} (vLLM)"
 
+    def close(self) -> None:
+        """End the server."""
+        self._server.stop()
+
+    def wake(self) -> None:
+        """Start the server, if it does not run."""
+        self._server.start()
+
 
 def load_in_vllm(options: LoadOptions) -> ModelInVllm:
-    """Start `vllm serve` with the model of a folder or a repository, and return it when it is ready.
+    """Return the model of a folder or a repository behind a `vllm serve` that starts with the first question.
 
-    UsageError if there is no such model or no such command; RunError if the server does not start.
+    UsageError if there is no such model or no such command.
     """
     arguments = options.arguments
     command, more = shlex.split(arguments["command"]), shlex.split(arguments["serve_args"])
     if not command or shutil.which(command[0]) is None:
         raise UsageError(
-            f"There is no command {command[:1] or 'at all'} to start vLLM with.",
+            f"There is no command {command[0]!r} to start vLLM with." if command else "The command of vLLM is empty.",
             "Install vLLM (pip install vllm, best in an environment of its own), and say where it is: "
             "--model-arg command='/path/to/that/environment/bin/vllm serve'.",
         )
@@ -137,13 +156,7 @@ def load_in_vllm(options: LoadOptions) -> ModelInVllm:
         hint="Write vllm:FOLDER or vllm:OWNER/NAME; gated models need `hf auth login` first.",
     )  # fmt: skip
     name = Path(options.variant.rstrip("/")).name
-    server = start([*command, str(folder), "--served-model-name", name, *_ALWAYS, *more])
-    try:
-        say(f"Starting vLLM with {name}.")
-        server.wait(most)
-    except BaseException:
-        server.stop()
-        raise
+    server = Server([*command, str(folder), "--served-model-name", name, *_ALWAYS, *more], most)
     return ModelInVllm(server, name, options, weights=identity_of({"checkpoint": folder}))
 
 

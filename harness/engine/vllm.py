@@ -241,7 +241,9 @@ def distances(llm: Any, adapter: LocalAdapter, wanted: Sequence[Reference]) -> l
     for one, answer in zip(wanted, answers, strict=True):
         [output] = answer.outputs
         told = [step[token].logprob for token, step in zip(output.token_ids, output.logprobs, strict=True)]
-        alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(output.token_ids, one.tokens, strict=False)))
+        alike = sum(
+            1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(output.token_ids, one.tokens, strict=False))
+        )
         ids = torch.tensor(output.token_ids[: alike + 1])
         right = one.log_probabilities[: len(ids)].gather(-1, ids[: len(one.log_probabilities), None])[:, 0]
         found.append((right - torch.tensor(told[: len(right)])).abs())
