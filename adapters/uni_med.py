@@ -126,7 +126,8 @@ class UniMedAdapter(LocalAdapter):
         task = CONNECTOR_TASKS.index(CONNECTOR_TASK[kind])
         together = torch.stack(list(features))
         with self._routing.watching(self._model.connector, kind, images=len(together)):
-            return list(self._model.project(together, torch.full((len(together),), task, device=together.device)))
+            # On the CPU: which tasks occur is read there, and a GPU would be waited for.
+            return list(self._model.project(together, torch.tensor([task] * len(together))))
 
     def observed(self) -> Mapping[str, Any]:
         """Return the mean weight of each expert of the connector, by kind of task."""
