@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
-from medbench.tasks.answers.phrases import pattern, word_lists, word_set
+from medbench.tasks.answers.wording import pattern, word_lists, word_set
 from medbench.tasks.answers.texts import normalise_strictly, plain_text
 from medbench.tasks.answers.wording import afterthought, versions
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from medbench.tasks.answers.phrases import word_lists
+from medbench.tasks.answers.wording import word_lists
 
 Numbers = tuple[float, float, float, float]
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 from medbench.tasks.answers.box_names import HIGH, LOW, Name, Numbers, box_of, names_in
 from medbench.tasks.answers.box_tokens import TO, Item, Unit, common_unit, items_of, plain_text
-from medbench.tasks.answers.phrases import word_lists, word_set
+from medbench.tasks.answers.wording import word_lists, word_set
 
 NumberOrder = Literal["space", "points", "xyxy", "yxyx", "xywh", "cxcywh"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from medbench.tasks.answers.box_names import NAME
-from medbench.tasks.answers.phrases import word_lists
+from medbench.tasks.answers.wording import word_lists
 
 Kind = Literal["number", "point", "four", "numbers", "size", "name", "word", "mark", "tag"]
 Unit = Literal["", "%", "px", "?"]

@@ -10,30 +10,21 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from medbench.tasks.answers import wording
-from medbench.tasks.answers.phrases import pattern
+from medbench.tasks.answers.wording import pattern
 from medbench.tasks.answers.texts import plain_text
 
 _DENIAL = pattern(r"\b(?:{class_denials})\b|n't\b|\?")
 _OTHER_MATTER = pattern(r"\b(?:{other_matters})\b")
 _GOES_ON = pattern(r"\s*(?:\Z|[^\w\s/&+-]|-\s|\s-|\n)| (?:{class_goes_on})\b| (?:{class_heads})\b")
-_END = pattern(r"""
-    \s*(?:\Z|[).,:;!"'\]}(\n]|\s-|-\s)| (?:{reasons}|which|(?:(?:and|but) )?not|rather|instead)\b
-    |\s+(?:{class_heads})\b""")
-_DECLARES = pattern(r"""
-    (?:\b(?:{class_subjects})(?: (?:to|for|of|in|here)\b[^.;:,\n]{0,60}?)?
-    (?:\s*(?:'s|\s(?:{class_is}))\b\s*:?|\s*[:=]|\s+-|\n)
-    |(?:\A\W*|\b(?:it|this|that)(?:'s| is) )not\b[^.;\n]{1,80}?\bbut(?: rather)?|{class_declared})
-    (?:\s*(?:{class_surely})\s*,?)?\s*(?:(?:a|an|the|option|class|category) )*["'(\[]?\Z""")
+_END = pattern("{class_ends}")
+_DECLARES = pattern("{class_declares}")
 _NO_LONGER = pattern(r"\?\s*no\s*[,.!;:-]+\s+(?=\w)")
 _TAKEN_BACK = pattern(r"\Ano\s*[,.!;:-]+\s*")
 _MARKS = " ,.:;!-\n"
 _LABEL = pattern(r"\A(?:the )?(?:option|choice|answer|class|category|label|an?|the)\b\s*:?\s*")
-_SENTENCE_ENDS = pattern(
-    r"(?<!\.)[.!?\n](?!\.)|\b(?:because|since|while|whereas|unlike)\b|\bas\b(?! well\b)(?<!\bwell\sas)"
-)
+_SENTENCE_ENDS = pattern("{class_sentence_ends}")
 _BEGINS = re.compile(r"(?:\A|(?<!\b\w)(?<!\b\w\w)[.!\n])[\s\"'(\[-]*\Z")
-_SHOWN = pattern(r"""
-    (?:\b(?:{showing})|\A[-\s]*(?:\(?\d+[.)]\s*)?)\s*[:,]?\s*(?:(?:{shown_kinds})\b\s*){0,4}["'(]?\Z""")
+_SHOWN = pattern("{class_shown}")
 _SPEAKS_OF = pattern(r"\s+(?:is|are|was|were|has|have|had|can|may|must|should|would|will)\b")
 _ABOUT = pattern(r"\b(?:of|for|to|from|by|about|with) (?:(?:an?|the) )?\Z")
 _SEEN = pattern(r"(?: (?:{class_heads}))? (?:(?:is|are|can be) )?(?:\w+ly |well |best )?(?:{seen_as})\b")

@@ -11,16 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medbench.tasks.answers.phrases import pattern
+from medbench.tasks.answers.wording import pattern
 from medbench.tasks.answers.texts import plain_characters, plain_text
 
 _IS_NAME = pattern(r"(?:(?:{field_qualifiers})[_\x20-]?)*(?:{field_names})(?:[_\x20-]?(?:{field_kinds}))?")
 _NAMED = re.compile(rf"""["']{_IS_NAME.pattern}["']\s*:""", re.IGNORECASE)
 _VALUE = re.compile(r"""\s*(?:"((?:[^"\\]|\\.){0,2000})"|'((?:[^'\\]|\\.){0,2000})'|([^,}\n]{0,400}))""")
 
-_AT_THE_START = pattern(r"""
-    \A\s*(?:(?:the|my|your|final|correct|short|predicted|best) )*(?:answer|ans|response|output|prediction)
-    \s*[:=]\s*(?=\S)""")
+_AT_THE_START = pattern("{field_label}")
 _FINAL = pattern(r"^\s*(?:the |my )?final (?:answer|response)\s*:\s*(?=\S)", re.IGNORECASE | re.MULTILINE)
 _MOST_LABELS = 3
 

@@ -10,36 +10,21 @@ from functools import lru_cache
 
 from medbench.tasks.answers import wording
 from medbench.tasks.answers.options import Keys, Options
-from medbench.tasks.answers.phrases import pattern
+from medbench.tasks.answers.wording import pattern
 from medbench.tasks.answers.polar import read_polar
 
 Claims = Sequence[Keys]
 
-_STRONG = pattern(r"""
-    (?:\b(?<!\beach\s)(?<!\bevery\s)(?:{option_names})|\b(?:right|correct|best|most \w+) (?:one|letter)
-    |\bone(?= that best\b))(?:\b|(?<=\banswer)s(?=:))(?: (?:choice|option|letter|here|now|then|therefore|thus))?
-    (?: (?:to|for|in|of|from|among|based on|given)\b[^.;:,\n?]{0,60}?)?{that_fits}{by_the_way}
-    (?:(?: {option_is}\b|'s\b)(?: that\b)?\s*:?|\s*(?::|=|->|=>|→)| -|\.\s*:|\s*\n(?=\s*\S)|(?<=\bans)\.)
-    |(?P<takes>(?:\A|(?<=[.!?:;,\n])|\b(?:{takers})(?: \w+ly)?)\s*\b(?:{taking})\b)\s*:?""")
-_WEAK = pattern(r"""
-    \b(?:{weak_subjects})(?: (?:in|for|of|here)\b[^.;:,\n?]{0,60}?)?(?:\s*(?:'s|\s{option_is})\s*:?|\s*:)(?=\s)
-    |{weakly_declared}""")
-_CONFIRMS = pattern(r"""
-    \s+(?:fits|matches) (?:it |this |the \w+ )?best\b
-    |\s*[,)]?\s*(?:is|was|would be|must be|seems|looks|remains|:)\s*(?:also |still |(?!{half})\w+ly )?(?:the |my )?
-    (?:(?:most |more |single )?(?:correct|right|best|appropriate|accurate|likely)(?: (?:correct|likely|appropriate))?
-    (?=\s*(?:\Z|[.,;:!)\n]|-\s|{confirmed_before}))|answer\b|choice\b)(?! (?:to exclude|only if)\b)""")
+_STRONG = pattern("{declares_strongly}")
+_WEAK = pattern("{declares_weakly}")
+_CONFIRMS = pattern("{confirms}")
 
 _ELSEWHERE = pattern("{declared_elsewhere}")
 _DENIED_ELSEWHERE = pattern(r"(?:{denied_elsewhere})[^.;:,!?\n]{0,40}\Z")
-_PREAMBLE = pattern(r"""
-    \s*(?:(?:{hedges})\s*,?\s+){0,2}[(\["']?(?:(?:(?:the|my) )?(?:(?:correct|right|best|final) )?
-    (?:option|choice|answer|letter|number|\#)\s*:?\s*(?=[\s(\["']|\w\W)(?!\s*(?:is|was|would|should|must)\b))?""")
+_PREAMBLE = pattern("{preamble}")
 _NOT_THIS_BUT = pattern(r"\s*(?:clearly |definitely )?not [^.;\n]{1,60}?[,;]? but (?:rather )?")
 _NOT_THIS_FIRST = re.compile(rf"\A{_NOT_THIS_BUT.pattern}", re.IGNORECASE)
-_LABEL = pattern(r"""
-    \A\s*[\[(]?(?:(?:the|my) )?(?:(?:final|correct|best) )?(?:option|choice|answer|letter|ans)\b
-    \]?\s*[.:#=-]*\s*(?=\S)""")
+_LABEL = pattern("{letter_label}")
 _GREETING = pattern(r"\A\s*(?:{greetings})")
 _DOES_NOT_KNOW = pattern("{does_not_know}")
 _WITHDRAWS = pattern(r"{does_not_know}|\W*no\W*\Z|\W*(?:that|this|it)(?:'s| is| was) (?:wrong|incorrect|not)\b")
@@ -88,28 +73,15 @@ class Letters:
         # A field holds the answer itself: the `not` behind its letter is that of the option.
         self._in_field = in_field
         key = options.any_key
-        self._confirmed = pattern(r"""
-            (?:\A|(?<=[.;:!?\n,])(?<!Mr\.)(?<!Dr\.)(?<!Ms\.)(?<!Mrs\.)|\b(?P<label>option|choice|answer|letter)
-            |\b(?:so|thus|therefore|hence|that|think|believe|only|but))
-            \s*[(\["']?(?P<key>{key})(?![\w'-])(?P<close>[)\]]?)["']?""", key=key)  # fmt: skip
+        self._confirmed = pattern("{letter_confirmed}", key=key)
         self._bracketed = pattern(r"(?<![\w'-])[(\[]?({key})[)\]](?=\s|\Z|[.,;])", key=key)
-        self._listed_too = pattern(r"""
-            (?:\b(?:or|and|plus|also)\s|[,;/&+])\s*(?:(?:option|choice) )?
-            [(\["]?({key})[)\].:"][)\]]?\s*(?=\S)""", key=key)  # fmt: skip
-        self._of_others = pattern(r"""
-            (?:(?:all|each|none) (?:of )?)?(?:the )?(?:others?|rest|remaining)\b
-            |(?:option )?[(\[]?(?-i:{key})[)\]]?\s""", key=key)  # fmt: skip
+        self._listed_too = pattern("{listed_too}", key=key)
+        self._of_others = pattern("{letters_of_others}", key=key)
         # What is set beside an option by `so is C`, `Perhaps C`, or by shares: `B 60%, C 40%`.
-        self._so_is = pattern(r"""
-            \b(?:(?:so|as) (?:is|are|was|does|would|could)|(?:(?<=[.;,]\s)(?:maybe|perhaps|possibly)))
-            \s+(?:option |choice )?[(\[]?({key})(?![\w'-])(?! [a-z]*[b-z]\b(?<!too))""", key=key)  # fmt: skip
-        self._weighed = pattern(
-            r"(?<![\w'-])({key})[)\].]?\s*[-:=(]?\s*(?:\d+(?:\.\d+)?\s*%|0?\.\d+(?=\s*(?:\Z|[,;)\n])))", key=key
-        )
+        self._so_is = pattern("{so_is}", key=key)
+        self._weighed = pattern("{weighed}", key=key)
         self._denied_alone = pattern(r"[)\].:\s(-]*\bnot\b(?!\W*(?:option )?(?-i:{key})\b)", key=key)
-        self._pointed = pattern(r"""
-            (?:{pointing})\s*(?:the )?(?:option|choice|answer|letter)\s*:?\s*
-            [(\["']?({key})(?!\w|-\w)[)\]"']*(?=\s*[.!]?\s*(?:\Z|\n))""", key=key)  # fmt: skip
+        self._pointed = pattern("{pointed}", key=key)
 
     def taken_by(self, text: str) -> Keys:
         """Return what an answer takes in its last version."""

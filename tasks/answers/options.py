@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from medbench.tasks.answers.phrases import pattern, word_set
+from medbench.tasks.answers.wording import pattern, word_set
 from medbench.tasks.answers.polar import POLAR_WORDS
 from medbench.tasks.answers.texts import plain_text
 
@@ -72,14 +72,10 @@ class Options:
         self._any_text = _texts_pattern(self._texts)
         self._free_text = _texts_pattern(text for text in self._texts if text not in POLAR_WORDS)
         self.any_key = any_key = _one_of(choices)
-        self._key = pattern(r"""
-            \s*[(\[{"']*\s?(?P<key>{key})(?![^\W{eastern}]|'\w|[+%°])["']?(?:\s?(?P<close>[)\]}]))?["']?""",
-            key=any_key, eastern=_EASTERN)  # fmt: skip
+        self._key = pattern("{option_key}", key=any_key, eastern=_EASTERN)
         self._standing = pattern(r"(?<![\w'.-])[(\[]?(?P<key>{key})(?![\w'+%°-])(?P<close>[)\]]?)", key=any_key)
         self._listed = pattern(r"(?<![\w'-])[(\[]?(?P<key>{key})[)\].:][)\]]?\s*(?=\S)", key=any_key)
-        self._label = pattern(
-            r"\s*[,;]?\s*[(\[]\s*(?:(?:option|choice|answer|letter)\s*:?\s*)?[(\[]?({key})[)\]]?\s*[)\]]", key=any_key
-        )
+        self._label = pattern("{option_label}", key=any_key)
 
     def keys_of(self, letter: str) -> Keys:
         """Return the key that is written so in any case."""

@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 from typing import Literal
 
-from medbench.tasks.answers.phrases import pattern
+from medbench.tasks.answers.wording import pattern
 from medbench.tasks.answers.texts import plain_text
 from medbench.tasks.answers.wording import afterthought, before, is_denied_before, is_supposed, versions
 
@@ -25,10 +25,7 @@ _MEANINGS: dict[str, Polar] = {
 _ANY = pattern("{polar_words}")
 _TOKEN = pattern(r"(?<![\w-])(?<!\w')({polar_words})(?!\w|'\w|-\w)")
 # `yes or no`, `yes/no/maybe`, `yes, no`: a list, whoever made it. `Yes, no fracture` is none.
-_LIST = pattern(r"""
-    (?<![\w'-])(?<!\bnot\s)(?:{polar_words})\b
-    (?:[\s"')\].]*(?:[/|]|,?\s*(?:\bor\b|\bnor\b|\bvs\b\.?|\bversus\b))[\s"'(\[]*(?:maybe )?(?:{polar_words})\b
-    |[\s"')\]]*(?:,\s*(?:and|or)?|\band\b|&|\+)[\s"'(\[]*(?:also )?(?:{polar_words})\b(?!-\w)(?! \w))+""")
+_LIST = pattern("{polar_list}")
 _REPEATED = pattern(r"(?<![\w'-])({polar_words})(?: \1\b)+(?!\s*[-\w])")
 _ENDS = r"\s*(?:\Z|[.,;:!)\]}\"'\n]|\s-+(?=\s|\Z)|-\s)"
 _STANDS = pattern(_ENDS + r"| (?:{polar_reasons})\b|\s*(?:\([^()]*\)|\[[\d\s,-]+\])\s*(?:\Z|[.,;!\n])")
@@ -39,26 +36,14 @@ _IS_NUMBER = re.compile(r"\.\s*\d")
 # Behind a `yes` at the very beginning nearly everything is an explanation: `yes fracture is visible`.
 _YES_GOES_ON = pattern(r"\s+(?!(?:{yes_does_not_go_on})\b|\d+\s*(?:%|[.,;]|\Z))\w")
 _BEGINS = pattern(r"""(?:\A|[.!?;:,\n(\[{"'>|=]|(?:\A|\s)-+)(?:\s*[:,]?\s*(?:{polar_surely}|actually))*\s*[,:]?\s*\Z""")
-_DECLARED = pattern(r"""
-    (?:\b(?:{polar_subjects}) (?:(?:here|to|for|of)\b[^.;:,\n]{0,60}?)?(?:is|was|would be|should be|must be|remains)
-    |\b(?:i|i'd|we|i'll) (?:would |will |must |therefore )?
-    (?:say|think|believe|guess|answer|choose|select|pick|vote|lean)(?: that)?
-    |\bi am leaning|\blean(?:ing)?(?: towards?)?
-    |\b(?:so|thus|hence|therefore|overall|then|but|that|which means)
-    |\b(?:it|this|that|which)(?:'s| is| must be| should be)
-    |\b(?:{polar_subjects}))(?:\s*[:,]?\s*(?:{polar_surely}|a|an|clear|definite|firm|actually))*\s*[:"'(\[]?\s*\Z""")
+_DECLARED = pattern("{polar_declared}")
 _THIS_IS = pattern(r"\b(?:it|this|that|which)(?:'s| is)\s*\Z")
 # `Yes, if it is large`, `"Yes" is incorrect`, `P(yes)=0.4`: no answer, but what would make one.
-_NOT_SAID = pattern(r"""
-    [\s,]*(?:but )?(?:only )?(?:if|unless|provided)\b|[)"'\]]+\s*(?:is|was|would|might|could)\b|[)"'\]]*\s*=""")
+_NOT_SAID = pattern("{polar_not_said}")
 _WRONG = pattern(r"\b(?:{polar_wrong})\s*\Z")
 _MANY = 400
 _MAY_BE = pattern(r"\b(?:may|might|could) (?:also |well )?be\s*\Z")
-_DOES_NOT_KNOW = pattern(r"""
-    [\s,.;:!-]*(?:but |sorry,?\s*(?:but )?)?(?:i am sorry|i'm sorry
-    |(?:i|we)\s*(?:{polar_unable}) (?:really )?(?:{polar_unknown})
-    |(?:it )?
-    (?:cannot be (?:determined|answered|said)|is (?:unclear|uncertain|impossible|not (?:clear|possible))))\b""")
+_DOES_NOT_KNOW = pattern("{polar_does_not_know}")
 
 
 def read_polar(text: str) -> Polar | None:

@@ -13,25 +13,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medbench.tasks.answers.phrases import pattern, word_lists
+from medbench.tasks.answers.wording import pattern, word_lists
 
 SIGNATURE = "answer=final"
 """Part of a number's signature: thoughts, marks of the answer and end tokens were taken out as this module does."""
 
 # Each way of marking has a beginning and an end; text between them is a thought. A heading begins one at the very start
 # of a text only, and ends only what a heading began: reports have headings too.
-_MARK = pattern(
-    r"""
-    (?P<begin>(?:<|&lt;)\s?(?:{thought_tags})(?:\s[^<>]{0,100})?(?:>|&gt;)
-    |\[think(?:ing)?\]|◁think(?:ing)?▷|<unused94>(?:thought\b)?
-    |<\|(?:begin_of_thought|start_thinking|thinking_start|start_of_thinking|think_start)\|>
-    |<\|channel>\s?(?:thought|analysis)\b)
-    |(?P<end>(?:<|&lt;)\s?/\s?(?:{thought_tags})\s?(?:>|&gt;)|\[/think(?:ing)?\]|◁/think(?:ing)?▷|<unused95>
-    |<\|(?:end_of_thought|end_thinking|thinking_end|end_of_thinking|think_end)\|>|<channel\|>)
-    |(?P<begin_heading>\A\s*(?:\#{1,6}|\*\*)\x20?thinking(?:\x20process)?:?(?:\*\*)?\x20*\n)
-    |(?P<end_heading>^\x20*(?:\#{1,6}|\*\*)\x20?final\x20(?:response|answer):?(?:\*\*)?:?\x20*$)""",
-    re.IGNORECASE | re.MULTILINE,
-)
+_MARK = pattern("{thought_mark}", re.IGNORECASE | re.MULTILINE)
 _ANSWER_BEGINS = pattern(r"<(?:{answer_tags})>|\[answer\]")
 _ANSWER_ENDS = pattern(r"(?:</(?:{answer_tags})>|\[/answer\])\Z")
 
@@ -40,14 +29,7 @@ _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|me
 _BARE_CHANNEL = re.compile(r"\A\s*(?:assistant\s*)?analysis(?=[A-Z\"'(*\d])")
 _BARE_ENDS = "assistantfinal"
 
-_MARKED = pattern(
-    r"""
-    <({answer_tags})>(?P<tag>.*?)(?:</\1>|\Z)
-    |\[answer\](?P<bracket>.*?)(?:\[/answer\]|\Z)
-    |<\|begin_of_(box|solution)\|>(?P<token>.*?)(?:<\|end_of_\4\|>|\Z)
-    |\\(?:boxed|fbox)\s*\{(?P<boxed>(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}""",
-    re.IGNORECASE | re.DOTALL,
-)
+_MARKED = pattern("{answer_mark}", re.IGNORECASE | re.DOTALL)
 # Marks side by side (`\boxed{A} or \boxed{B}`) are one answer that names several.
 _BETWEEN = re.compile(r"[\s,;/&$.]*(?:and|or)?[\s,;/&$.]*", re.IGNORECASE)
 _NESTED = 3
