@@ -29,8 +29,8 @@ from medbench.tasks.answers.box_space import BoxSpace
 from medbench.tasks.answers.refusals import is_refusal
 from medbench.tasks.answers.texts import normalise_strictly
 from medbench.tasks.foundation.errors import unknown_name
+from medbench.tasks.metrics.java import tokenise
 from medbench.tasks.metrics.metric import FloatArray, Metric, Scorable
-from medbench.tasks.metrics.ptb import tokenise
 from medbench.tasks.metrics.table import processed_texts, table_of
 from medbench.tasks.sample import Box
 from medbench.tasks.spec import Kind

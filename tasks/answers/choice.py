@@ -14,18 +14,17 @@ Whatever is declared twice in different ways, or with an alternative (`B or C`),
 say that`) or made up of a letter and the text of another option, is unread. Of an answer that takes itself back (`A.
 Wait, no: B`) the last version counts. A letter that is an article, an initial or a part of a name (`A lesion`,
 `E. coli`, `D-dimer`) is no letter. Classes, which are words themselves, are read by `tasks.answers.classes`; yes, no
-and maybe by `medbench.tasks.answers.polar`.
+and maybe by `medbench.tasks.answers.closed`.
 """
 
 from collections.abc import Mapping
 
 from medbench.tasks.answers.classes import read_class
-from medbench.tasks.answers.fields import answer_fields
-from medbench.tasks.answers.letters import Claims, common, letters_reader
+from medbench.tasks.answers.closed import POLAR_WORDS, read_polar
+from medbench.tasks.answers.letters import common, letters_reader
 from medbench.tasks.answers.options import Keys
-from medbench.tasks.answers.polar import POLAR_WORDS, read_polar
 from medbench.tasks.answers.texts import standing_text
-from medbench.tasks.answers.thoughts import final_answer
+from medbench.tasks.answers.thoughts import answer_fields, final_answer
 
 
 def read_choice(text: str, choices: Mapping[str, str]) -> str | None:
@@ -56,9 +55,14 @@ def taken_choices(text: str, choices: Mapping[str, str]) -> frozenset[str]:
     fields = answer_fields(said)
     if fields is None:
         return _taken(standing_text(said), choices)
-    read = [_taken(standing_text(value), choices, in_field=True) for value in fields.values if value]
-    beside = _declared_beside(standing_text(fields.beside), choices)
-    return common([keys for keys in (*read, *beside) if keys])
+    claims = [_taken(standing_text(value), choices, in_field=True) for value in fields.values if value]
+    # Where the text around JSON declares something else, nothing is taken.
+    beside = standing_text(fields.beside)
+    if {key.lower() for key in choices} <= POLAR_WORDS:
+        claims.append(_taken(beside, choices))
+    elif all(len(key) == 1 for key in choices):
+        claims += letters_reader(tuple(choices.items())).declared(beside)
+    return common([keys for keys in claims if keys])
 
 
 def _taken(text: str, choices: Mapping[str, str], *, in_field: bool = False) -> Keys:
@@ -72,15 +76,3 @@ def _taken(text: str, choices: Mapping[str, str], *, in_field: bool = False) -> 
         found = read_class(text, tuple(choices))
         return Keys() if found is None else Keys({found})
     return letters_reader(tuple(choices.items()), in_field=in_field).taken_by(text)
-
-
-def _declared_beside(text: str, choices: Mapping[str, str]) -> Claims:
-    """Return what the text around JSON declares: where it declares something else, nothing is taken."""
-    if not text.strip():
-        return ()
-    if {key.lower() for key in choices} <= POLAR_WORDS:
-        polar = _taken(text, choices)
-        return (polar,) if polar else ()
-    if not all(len(key) == 1 for key in choices):
-        return ()
-    return letters_reader(tuple(choices.items())).declared(text)

@@ -10,16 +10,15 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from medbench.tasks.answers import wording
-from medbench.tasks.answers.wording import pattern
 from medbench.tasks.answers.texts import plain_text
+from medbench.tasks.answers.wording import pattern
 
 _DENIAL = pattern(r"\b(?:{class_denials})\b|n't\b|\?")
 _OTHER_MATTER = pattern(r"\b(?:{other_matters})\b")
 _GOES_ON = pattern(r"\s*(?:\Z|[^\w\s/&+-]|-\s|\s-|\n)| (?:{class_goes_on})\b| (?:{class_heads})\b")
 _END = pattern("{class_ends}")
 _DECLARES = pattern("{class_declares}")
-_NO_LONGER = pattern(r"\?\s*no\s*[,.!;:-]+\s+(?=\w)")
-_TAKEN_BACK = pattern(r"\Ano\s*[,.!;:-]+\s*")
+_NO_LONGER, _TAKEN_BACK = pattern(r"\?\s*no\s*[,.!;:-]+\s+(?=\w)"), pattern(r"\Ano\s*[,.!;:-]+\s*")
 _MARKS = " ,.:;!-\n"
 _LABEL = pattern(r"\A(?:the )?(?:option|choice|answer|class|category|label|an?|the)\b\s*:?\s*")
 _SENTENCE_ENDS = pattern("{class_sentence_ends}")
@@ -29,8 +28,8 @@ _SPEAKS_OF = pattern(r"\s+(?:is|are|was|were|has|have|had|can|may|must|should|wo
 _ABOUT = pattern(r"\b(?:of|for|to|from|by|about|with) (?:(?:an?|the) )?\Z")
 _SEEN = pattern(r"(?: (?:{class_heads}))? (?:(?:is|are|can be) )?(?:\w+ly |well |best )?(?:{seen_as})\b")
 _LISTED = re.compile(r"\n[ \t]*(?:[-+]|\(?\w[.)])?[ \t]*\Z")
-_REACH = 120
-_MANY = 40
+_REACH, _MANY = 120, 40
+_PLURALS = (("ses", "sis"), ("i", "us"), ("ies", "y"), ("s", ""))
 
 
 class _Place(NamedTuple):
@@ -58,10 +57,8 @@ def read_class(text: str, classes: tuple[str, ...]) -> str | None:
 @lru_cache(maxsize=64)
 def _forms(classes: tuple[str, ...]) -> tuple[Mapping[str, str], re.Pattern[str]]:
     """Return the forms in which an answer may name a class, with its name, and what finds them in a text."""
-    forms = {_folded(name): name for name in classes}
-    for name in classes:
-        for form in _other_forms(_folded(name)):
-            forms.setdefault(form, name)
+    forms = {form: name for name in reversed(classes) for form in _other_forms(_folded(name))}
+    forms |= {_folded(name): name for name in classes}
     longest_first = sorted(forms, key=len, reverse=True)
     names = "|".join(re.escape(form).replace(r"\ ", r"[\s_-]+") for form in longest_first)
     return forms, re.compile(rf"(?<![\w-])(?=({names})(?![\w-]|'\w))", re.IGNORECASE)
@@ -81,10 +78,10 @@ def _other_forms(name: str) -> Iterator[str]:
 
 
 def _numbers(name: str) -> Iterator[str]:
-    for plural, singular in (("ses", "sis"), ("i", "us"), ("ies", "y"), ("s", "")):
+    for plural, singular in _PLURALS:
         if name.endswith(plural) and not name.endswith("ss"):
             yield name.removesuffix(plural) + singular
-    for singular, plural in (("sis", "ses"), ("us", "i")):
+    for plural, singular in _PLURALS[:2]:
         if name.endswith(singular):
             yield name.removesuffix(singular) + plural
     if not name.endswith("s"):
@@ -113,9 +110,8 @@ def _declared(text: str, places: Sequence[_Place]) -> str | None:
     if len({place.name for place in said}) != 1:
         return None
     others = [place for place in places if place.name != said[0].name]
-    # Who says it a thousand times is told by the first and the last ones.
-    told = said if len(said) <= _MANY else said[: _MANY // 2] + said[-_MANY // 2 :]
-    return None if others and any(_is_beside(text, place, others) for place in told) else said[0].name
+    told = wording.first_and_last(said, _MANY) if others else ()
+    return None if any(_is_beside(text, place, others) for place in told) else said[0].name
 
 
 def _is_declared(text: str, place: _Place) -> bool:

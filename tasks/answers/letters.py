@@ -9,29 +9,23 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from medbench.tasks.answers import wording
+from medbench.tasks.answers.closed import read_polar
 from medbench.tasks.answers.options import Keys, Options
 from medbench.tasks.answers.wording import pattern
-from medbench.tasks.answers.polar import read_polar
 
 Claims = Sequence[Keys]
 
-_STRONG = pattern("{declares_strongly}")
-_WEAK = pattern("{declares_weakly}")
-_CONFIRMS = pattern("{confirms}")
-
+_DECLARES, _CONFIRMS = (pattern("{declares_strongly}"), pattern("{declares_weakly}")), pattern("{confirms}")
 _ELSEWHERE = pattern("{declared_elsewhere}")
 _DENIED_ELSEWHERE = pattern(r"(?:{denied_elsewhere})[^.;:,!?\n]{0,40}\Z")
-_PREAMBLE = pattern("{preamble}")
+_PREAMBLE, _LABEL = pattern("{preamble}"), pattern("{letter_label}")
 _NOT_THIS_BUT = pattern(r"\s*(?:clearly |definitely )?not [^.;\n]{1,60}?[,;]? but (?:rather )?")
 _NOT_THIS_FIRST = re.compile(rf"\A{_NOT_THIS_BUT.pattern}", re.IGNORECASE)
-_LABEL = pattern("{letter_label}")
-_GREETING = pattern(r"\A\s*(?:{greetings})")
-_DOES_NOT_KNOW = pattern("{does_not_know}")
+_GREETING, _DOES_NOT_KNOW = pattern(r"\A\s*(?:{greetings})"), pattern("{does_not_know}")
 _WITHDRAWS = pattern(r"{does_not_know}|\W*no\W*\Z|\W*(?:that|this|it)(?:'s| is| was) (?:wrong|incorrect|not)\b")
 _ASKED = re.compile(r"\A\s*Q(?:uestion)?\s*:[^\n]*\n+(?=\s*A\s*:)")
 _CONTRAST = pattern(r"[^.;\n]{0,120}?\b(?:{contrasts})\b")
-
-# A letter before a period may be an option: `or C. Clindamycin`.
+# The sentence that goes on behind the marks of a key; a letter before a period may be an option: `or C. Clindamycin`.
 _SENTENCE = re.compile(r"[\s)\].:-]*(?P<sentence>(?:[^.!?;\n]|(?<=\b\w)[.]|[.](?=\S)){0,200})")
 _ASIDE = pattern(r"\b(?:because|since|as|due|while|whereas|unlike|not)\b")
 _NOT_ALONE_BEFORE = pattern(r"(?:\b(?:and|or|nor|neither|either|both)|[(\[]?\b\w[)\]]?\s*[,/&])\s*\Z")
@@ -42,10 +36,7 @@ _ANSWER_LABEL = re.compile(r"\A\s*A\s*:")
 _ALSO = pattern(r"\b(?:also|too|as well|equally)\b")
 _CLAUSE_BEGINS = re.compile(r"\A|(?<!\b\w)[.;:!?\n,]\s+")
 _NO_LONGER = pattern(r"(?:(?<=[.!?\n,;])|(?<=\.\.)|(?<=\s-)|(?<=…))\s*no\s*[,.!:;-]+\s+")
-
-_LINES = 40
-_MANY_LINES = 400
-_BARE = 5
+_LINES, _MANY_LINES, _BARE = 40, 400, 5
 
 
 @lru_cache(maxsize=256)
@@ -60,7 +51,6 @@ def common(claims: Claims) -> Keys:
 
 
 def _sentence(text: str, place: int) -> tuple[int, int]:
-    """Return where the sentence begins and ends that goes on at a place, behind the marks of a key."""
     found = _SENTENCE.match(text, place)
     return found.span("sentence") if found else (place, place)
 
@@ -85,9 +75,8 @@ class Letters:
 
     def taken_by(self, text: str) -> Keys:
         """Return what an answer takes in its last version."""
-        parts = wording.versions(text)
-        if not self._options.polar:
-            parts = [part for version in parts for part in _NO_LONGER.split(version)]
+        versions = wording.versions(text)
+        parts = versions if self._options.polar else [one for part in versions for one in _NO_LONGER.split(part)]
         last = self._one_version(parts[-1].lstrip(" ,.:;!-\n\u2026"))
         if len(parts) == 1 or last or any(self._claims(part) for part in parts[:-1]):
             return last
@@ -108,25 +97,23 @@ class Letters:
         # The label of `A: B`, which no text of option A follows.
         if label and not self._options.text_at(text, label.end(), free=False):
             text = text[label.end() :] if self._options.key_at(text, label.end()) else text
-        declared = self.declared(text)
-        if declared:
+        if declared := self.declared(text):
             begun = () if _ANSWER_LABEL.match(text) else self._at_the_start(text)
             return [*declared, *begun, *self._added(text)]
         whole = self._options.whole(_LABEL.sub("", text))
         if whole and not text.rstrip(" \"')").endswith("?"):
             return [whole]
-        return self._at_the_start(text) or self._last_line(text) or self._pointed_out(text) or self._by_polar_text(text)
+        claims = self._at_the_start(text) or self._last_line(text) or self._pointed_out(text)
+        polar = read_polar(text) if self._options.polar and not claims else None
+        return claims or ([self._options.polar[polar]] if polar in self._options.polar else [])
 
     def declared(self, text: str) -> list[Keys]:
         """Return everything that a text declares."""
-        elsewhere = [
-            match
-            for match in _ELSEWHERE.finditer(text)
-            if not _DENIED_ELSEWHERE.search(wording.before(text, match.start()))
-        ]
-        declarations = [*_STRONG.finditer(text), *_WEAK.finditer(text), *elsewhere]
+        found = [match for declares in _DECLARES for match in declares.finditer(text)]
+        for match in _ELSEWHERE.finditer(text):
+            found += [] if _DENIED_ELSEWHERE.search(wording.before(text, match.start())) else [match]
         return [
-            *(claim for match in declarations for claim in self._declared_at(text, match)),
+            *(claim for match in found for claim in self._declared_at(text, match)),
             *(claim for match in self._confirmed.finditer(text) for claim in self._confirmed_at(text, match)),
             *(claim for match in _CLAUSE_BEGINS.finditer(text) for claim in self._confirmed_text_at(text, match.end())),
         ]
@@ -176,12 +163,11 @@ class Letters:
         confirmed = _CONFIRMS.match(text, max(end, mention.end) if mention else end)
         if confirmed is None or wording.is_denied_before(text, start) or wording.is_supposed(text, match.start()):
             return ()
-        if wording.is_conditional(text, confirmed.end()):
-            return ()
         # What is `also correct` stands beside something else.
         beside = [Keys()] if _ALSO.search(text[confirmed.start() : confirmed.end() + 8]) else []
         keys = mention.keys if mention else self._options.keys_of(letter)
-        return [keys, *beside, *self._others_behind(text, confirmed.end())]
+        others = self._others_behind(text, confirmed.end())
+        return () if wording.is_conditional(text, confirmed.end()) else [keys, *beside, *others]
 
     def _is_listed(self, text: str, place: int) -> bool:
         """Return whether a letter is the last one of several, other than in `unlike A, B is`."""
@@ -193,7 +179,6 @@ class Letters:
         return [self._options.keys_of(match.group(1)) for match in matches]
 
     def _confirmed_text_at(self, text: str, place: int) -> Claims:
-        """Return the option of `warfarin is correct`."""
         named = self._options.confirmed_text_at(text, place)
         if named is None or not _CONFIRMS.match(text, named.end):
             return ()
@@ -233,10 +218,8 @@ class Letters:
         denied_alone = self._denied_alone.match(behind) and not self._in_field
         if denied_alone or wording.is_rejected(line, mention.end) or _DOES_NOT_KNOW.match(behind):
             return []
-        return [
-            mention.keys, *self._others_behind(line, mention.end), *self._keys_in(self._bracketed, line, mention.end),
-            *self._added(line),
-        ]  # fmt: skip
+        others = self._others_behind(line, mention.end) + self._keys_in(self._bracketed, line, mention.end)
+        return [mention.keys, *others, *self._added(line)]
 
     def _last_line(self, text: str) -> list[Keys]:
         """Return the option that the last line is, its key alone or with its text, and those that other lines are."""
@@ -253,7 +236,7 @@ class Letters:
         mention = self._options.key_at(line, label.end() if label else 0)
         if mention is None or line[mention.end :].strip(" .!)]*\"'"):
             return Keys()
-        return Keys() if line[:1].islower() and label is None else mention.keys
+        return mention.keys if label or not line[:1].islower() else Keys()
 
     def _pointed_out(self, text: str) -> list[Keys]:
         """Return the options that are pointed out by their letter at the end of a sentence: `E. coli (option A)`."""
@@ -262,8 +245,3 @@ class Letters:
             for match in self._pointed.finditer(text)
             if not wording.is_denied_before(text, match.start()) and not wording.is_supposed(text, match.start())
         ]
-
-    def _by_polar_text(self, text: str) -> list[Keys]:
-        polar = self._options.polar
-        word = read_polar(text) if polar else None
-        return [polar[word]] if word and word in polar else []

@@ -9,24 +9,21 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from medbench.tasks.answers.wording import pattern, word_set
-from medbench.tasks.answers.polar import POLAR_WORDS
+from medbench.tasks.answers.closed import POLAR_WORDS
 from medbench.tasks.answers.texts import plain_text
+from medbench.tasks.answers.wording import pattern, word_set
 
 Keys = frozenset[str]
 
-# Letters that are written without blanks between words.
-_EASTERN = r"\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af"
+_EASTERN = r"\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af"  # Letters that are written without blanks between words.
 _END = re.compile(
     r"(?:\u3067\u3059|\u3060|\uc785\ub2c8\ub2e4|\u9879|\u9805)?\s*(?:\Z|[)\],;!\"'}(\n]|:(?=\s|\Z)|\.+(?=\s|\Z|[)\"'\]}])|\s-+(?=\s|\Z))"
 )
 _REASON = pattern(r"\s+(?:{option_reasons})\b")
 # Words and the signs that make another word of one: `CD4+` and `CD4-`.
 _SAID = re.compile(r"\w+|[%+<>=\u2191\u2193\u00b1]|(?<=\w)-(?=[\s,;.)]|\Z)")
-_WORD = re.compile(r"\w[\w'-]*")
-_WORD_BEGINS = re.compile(r"(?<![\w-])(?=\w)")
-_SEPARATORS = re.compile(r"[\s)\].:,;\"'}(\[-]*")
-_CLOSERS = re.compile(r"[)\]\"']*")
+_WORD, _WORD_BEGINS = re.compile(r"\w[\w'-]*"), re.compile(r"(?<![\w-])(?=\w)")
+_SEPARATORS, _CLOSERS = re.compile(r"[\s)\].:,;\"'}(\[-]*"), re.compile(r"[)\]\"']*")
 _GAP = pattern(r"(?:[\s,;/&+|>~-]|\b(?:{between_options})\b|[(\[]){1,12}")
 _CLOSES = re.compile(r"[)\]\"']\s*|\.\s*(?=[,;/&+|]|(?:and|or|plus|as\s+well\s+as)\b)")
 # A sentence about an option, not one that takes it: `(A) should be avoided`, `A (aspirin) for adults`.
@@ -35,7 +32,6 @@ _INNER = re.compile(r"\s*\(\s*([^()\n]{0,200})\)")
 _CONFIDENCE = re.compile(r"confiden|\bcertain|\d\s*%", re.IGNORECASE)
 _PARENTHESIS_ENDS = re.compile(r"\s*(?:\Z|[.,;:!\n]|-+\s|(?:is|was|would\s+be|because|since|as)\b)", re.IGNORECASE)
 _SENTENCE_ENDS = re.compile(r"\s*[.!]?\s*(?:\Z|\n)|:")
-
 # What stands behind an initial that is no option: authors, parts of names, species (`E. coli`); and what does not,
 # since it begins a sentence.
 _AUTHORS = re.compile(r",?\s+(?:et\s+al|and\s+colleagues)\b")
@@ -102,8 +98,7 @@ class Options:
         if match is None or not _ends(text, match.end(1)):
             return None
         mention = self._labelled(text, match)
-        spoken_of = mention.end > match.end(1) and self._is_spoken_of(text, mention.end)
-        return None if spoken_of else mention
+        return None if mention.end > match.end(1) and self._is_spoken_of(text, mention.end) else mention
 
     def confirmed_text_at(self, text: str, place: int) -> Mention | None:
         """Return the option whose text stands at a place, whatever follows."""
@@ -113,10 +108,8 @@ class Options:
     def _labelled(self, text: str, named: re.Match[str]) -> Mention:
         """Return the option of a text together with the key behind it: `warfarin (option C)`."""
         label = self._label.match(text, named.end(1))
-        keys = self._of_text(named)
-        if label is None:
-            return Mention(keys, named.start(), named.end(1))
-        return Mention(keys & self.keys_of(label.group(1)), named.start(), label.end())
+        keys = self._of_text(named) & (self.keys_of(label.group(1)) if label else self._of_text(named))
+        return Mention(keys, named.start(), label.end() if label else named.end(1))
 
     def key_at(self, text: str, place: int) -> Mention | None:
         """Return the option whose key stands at a place, and stands there as a key: as no article, initial or name."""
@@ -150,7 +143,6 @@ class Options:
         return self._any_text.match(text, opened) or self._any_text.match(text, start)
 
     def _is_spoken_of(self, text: str, place: int) -> bool:
-        """Return whether a sentence goes on to speak of an option, so that it does not take it."""
         closed = _CLOSERS.match(text, place)
         end = closed.end() if closed else place
         return _SPEAKS_OF.match(text, end) is not None and _REASON.match(text, end) is None
@@ -170,7 +162,7 @@ class Options:
         return not article and _PARENTHESIS_ENDS.match(behind, inner.end()) is not None
 
     def _stands_before_period(self, letter: str, behind: str) -> bool:
-        """Return whether the period behind a letter ends a sentence: not in `E. coli`, `B. Pertussis is` and `A.M.`."""
+        # The period ends a sentence: not in `E. coli`, `B. Pertussis is` and `A.M.`.
         word = _WORD.match(behind.lstrip())
         if word is None or re.match(r"[ \t]*\n|[\"')\]}]", behind):
             return not behind[:1].isalnum()
@@ -209,7 +201,7 @@ class Options:
         return [Mention(self.keys_of(match.group("key")), gap.end(), match.end())]
 
     def _is_letter(self, text: str, match: re.Match[str]) -> bool:
-        """Return whether a match of a key is no article, pronoun or part of a word."""
+        # No article, pronoun or part of a word.
         letter, behind = match.group("key"), text[match.end() : match.end() + 3]
         if re.match(r"[-']?\w", behind):
             return False
@@ -233,12 +225,12 @@ class Options:
 
     def listed_in(self, text: str) -> list[Mention]:
         """Return the options that stand in a text as an entry of a list, key and own text: `B) heparin`."""
-        found = []
-        for match in self._listed.finditer(text):
-            keys, own = self.keys_of(match.group("key")), self._any_text.match(text, match.end())
-            if own is not None and keys <= self._of_text(own):
-                found.append(Mention(keys, match.start(), match.end()))
-        return found
+        found = [(match, self._any_text.match(text, match.end())) for match in self._listed.finditer(text)]
+        return [
+            Mention(self.keys_of(match.group("key")), *match.span())
+            for match, own in found
+            if own is not None and self.keys_of(match.group("key")) <= self._of_text(own)
+        ]
 
     def _of_text(self, match: re.Match[str]) -> Keys:
         return self._texts[" ".join(match.group(1).lower().split())]

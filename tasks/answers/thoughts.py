@@ -1,66 +1,80 @@
-"""What a model thinks before it answers, taken out in one place before an answer of any kind is read.
+"""Thoughts before answers, taken out in one place before an answer of any kind is read; marks and labels of answers.
 
 Models mark their thoughts in many ways: in tags (`<think>`, `<thinking>`, `<reasoning>`, `[THINK]`, `◁think▷`), in
-channels (gpt-oss, Gemma 4), between tokens of their own (MedGemma, Command A), under headings (HuatuoGPT-o1). Often the
-chat template writes the beginning, so that only the end is in the answer. A thought that never ends is one that was cut
-off: what stands in it is no answer, however much it looks like one.
+channels (gpt-oss, Gemma 4), between tokens of their own (MedGemma, Command A), under headings (HuatuoGPT-o1). Often
+the chat template writes the beginning, so that only the end is in the answer. A thought that never ends is one that was
+cut off: what stands in it is no answer, however much it looks like one.
 
 Behind the thoughts, an answer may be marked (`<answer>...</answer>`, `\\boxed{...}`); then it is what is marked. Tokens
-that end a turn end the answer.
+that end a turn end the answer. It may also be the value of a field of JSON that is called an answer, read also where it
+is cut off or not quite JSON, or follow a label, which is no part of it, no more than markup is. Words of a sentence are:
+`The answer is liver` stays as it is, and so does a label in the midst of a text, behind which a model may go on with a
+question of its own. Only `Final answer:` at the beginning of a line says that the answer comes.
 """
 
+import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from medbench.tasks.answers.texts import plain_characters, plain_text
 from medbench.tasks.answers.wording import pattern, word_lists
 
 SIGNATURE = "answer=final"
 """Part of a number's signature: thoughts, marks of the answer and end tokens were taken out as this module does."""
+MARKS: tuple[str, ...] = tuple(word_lists()["marks"].split())
+"""Tokens that set thoughts or answers apart. Where a tokenizer calls them special, they must stay in a model's text."""
 
 # Each way of marking has a beginning and an end; text between them is a thought. A heading begins one at the very start
 # of a text only, and ends only what a heading began: reports have headings too.
 _MARK = pattern("{thought_mark}", re.IGNORECASE | re.MULTILINE)
 _ANSWER_BEGINS = pattern(r"<(?:{answer_tags})>|\[answer\]")
 _ANSWER_ENDS = pattern(r"(?:</(?:{answer_tags})>|\[/answer\])\Z")
-
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>", re.IGNORECASE)
 # The same where special tokens were left out of the text: the names of the channels run into it.
-_BARE_CHANNEL = re.compile(r"\A\s*(?:assistant\s*)?analysis(?=[A-Z\"'(*\d])")
-_BARE_ENDS = "assistantfinal"
-
+_BARE_CHANNEL, _BARE_ENDS = re.compile(r"\A\s*(?:assistant\s*)?analysis(?=[A-Z\"'(*\d])"), "assistantfinal"
 _MARKED = pattern("{answer_mark}", re.IGNORECASE | re.DOTALL)
 # Marks side by side (`\boxed{A} or \boxed{B}`) are one answer that names several.
 _BETWEEN = re.compile(r"[\s,;/&$.]*(?:and|or)?[\s,;/&$.]*", re.IGNORECASE)
-_NESTED = 3
-_HOLDERS = ("tag", "bracket", "token", "boxed")
+_NESTED, _HOLDERS = 3, ("tag", "bracket", "token", "boxed")
 _ANSWER_PREFIX = re.compile(r"\A\s*<\|(?:start_response|response_start)\|>\s*", re.IGNORECASE)
+_TURN_BEGINS, _TURN_ENDS = pattern(r"\A(?:\s*(?:{turn_begins}))+"), pattern("{turn_ends}")
 
-_TURN_BEGINS = pattern(r"\A(?:\s*(?:{turn_begins}))+")
-_TURN_ENDS = pattern("{turn_ends}")
+_IS_NAME = pattern(r"(?:(?:{field_qualifiers})[_\x20-]?)*(?:{field_names})(?:[_\x20-]?(?:{field_kinds}))?")
+_NAMED = re.compile(rf"""["']{_IS_NAME.pattern}["']\s*:""", re.IGNORECASE)
+_VALUE = re.compile(r"""\s*(?:"((?:[^"\\]|\\.){0,2000})"|'((?:[^'\\]|\\.){0,2000})'|([^,}\n]{0,400}))""")
+_LABEL, _MOST_LABELS = pattern("{field_label}"), 3
+_FINAL = pattern(r"^\s*(?:the |my )?final (?:answer|response)\s*:\s*(?=\S)", re.IGNORECASE | re.MULTILINE)
 
-MARKS: tuple[str, ...] = tuple(word_lists()["marks"].split())
-"""Tokens that set thoughts or answers apart. Where a tokenizer calls them special, they must stay in a model's text."""
+_Object = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThoughtAndAnswer:
-    """A model's answer without thoughts, marks and end tokens, what it thought, and whether a thought was cut off.
+    """A model's answer without thoughts, marks and end tokens, what it thought, and whether a thought was cut off."""
 
-    The answer is empty if it never came to one, the thought if there was none, or none in the open.
-    """
-
-    answer: str
-    thought: str = ""
+    answer: str  # Empty if it never came to one.
+    thought: str = ""  # Empty if there was none, or none in the open.
     unfinished: bool = False
+    end: int = field(default=0, compare=False)  # Where in the raw text its last mark of a thought is over.
 
 
 def split_thought(text: str) -> ThoughtAndAnswer:
     """Return the answer and the thought in a model's raw text; pure, and linear in its length."""
-    said = _split(text)[0]
+    if channels := list(_CHANNEL.finditer(text)):
+        said = _of_channels(text, channels)
+    elif begun := _BARE_CHANNEL.match(text):
+        thought, ended, answer = text[begun.end() :].rpartition(_BARE_ENDS)
+        if not ended:
+            return ThoughtAndAnswer(answer="", thought=answer.strip(), unfinished=True)
+        said = ThoughtAndAnswer(answer=answer, thought=thought.strip(), end=len(text) - len(answer))
+    else:
+        said = _by_marks(text)
     if said.unfinished:
         return said
-    return ThoughtAndAnswer(answer=_marked(_turn(said.answer)), thought=said.thought)
+    turn = _until_turn_ends(_ANSWER_PREFIX.sub("", _TURN_BEGINS.sub("", said.answer)))
+    return replace(said, answer=_marked(turn.strip()))
 
 
 def final_answer(text: str) -> str:
@@ -70,24 +84,8 @@ def final_answer(text: str) -> str:
 
 def thought_end(text: str) -> int:
     """Return how many characters of a raw text pass until its last thought is over; all of them if it never is."""
-    said, end = _split(text)
-    if said.unfinished:
-        return len(text)
-    return end if said.thought else 0
-
-
-def _split(text: str) -> tuple[ThoughtAndAnswer, int]:
-    """Return what a text thinks and answers, and where its last thought is over."""
-    channels = list(_CHANNEL.finditer(text))
-    if channels:
-        return _of_channels(text, channels), channels[-1].end()
-    begun = _BARE_CHANNEL.match(text)
-    if begun is None:
-        return _by_marks(text)
-    thought, ended, answer = text[begun.end() :].rpartition(_BARE_ENDS)
-    if not ended:
-        return ThoughtAndAnswer(answer="", thought=answer.strip(), unfinished=True), len(text)
-    return ThoughtAndAnswer(answer=answer, thought=thought.strip()), len(text) - len(answer)
+    said = split_thought(text)
+    return len(text) if said.unfinished else said.end if said.thought else 0
 
 
 def _of_channels(text: str, channels: Sequence[re.Match[str]]) -> ThoughtAndAnswer:
@@ -95,11 +93,12 @@ def _of_channels(text: str, channels: Sequence[re.Match[str]]) -> ThoughtAndAnsw
     ends = [*(match.start() for match in channels[1:]), len(text)]
     parts = [(match[1].lower(), text[match.end() : end]) for match, end in zip(channels, ends, strict=True)]
     thoughts = "\n".join(_until_turn_ends(part) for name, part in parts if name != "final").strip()
-    finals = [part for name, part in parts if name == "final"]
-    return ThoughtAndAnswer(answer=finals[-1] if finals else "", thought=thoughts, unfinished=not finals)
+    finals = [part for name, part in parts if name == "final"] or [""]
+    unfinished = all(name != "final" for name, _ in parts)
+    return ThoughtAndAnswer(answer=finals[-1], thought=thoughts, unfinished=unfinished, end=channels[-1].end())
 
 
-def _by_marks(text: str) -> tuple[ThoughtAndAnswer, int]:
+def _by_marks(text: str) -> ThoughtAndAnswer:
     """Take out what stands between marks; an end without a beginning ends what the chat template began."""
     kept: list[str] = []
     thoughts: list[str] = []
@@ -112,8 +111,7 @@ def _by_marks(text: str) -> tuple[ThoughtAndAnswer, int]:
         elif kind == "end" or (kind == "end_heading" and open_mark == "begin_heading"):
             if not open_mark:
                 # Everything before was thought, also what stood between thoughts.
-                thoughts += kept
-                kept = []
+                thoughts, kept = thoughts + kept, []
             thoughts.append(text[place : mark.start()])
             place, open_mark = mark.end(), ""
     forgotten = _answer_at_the_end(text, place) if open_mark else None
@@ -122,21 +120,14 @@ def _by_marks(text: str) -> tuple[ThoughtAndAnswer, int]:
         thoughts.append(text[place:forgotten])
         place, open_mark = forgotten, ""
     (thoughts if open_mark else kept).append(text[place:])
-    thought = "\n".join(filter(None, map(str.strip, thoughts)))
-    return ThoughtAndAnswer(
-        answer="" if open_mark else "".join(kept).strip(), thought=thought, unfinished=bool(open_mark)
-    ), place
+    thought, answer = "\n".join(filter(None, map(str.strip, thoughts))), "" if open_mark else "".join(kept).strip()
+    return ThoughtAndAnswer(answer=answer, thought=thought, unfinished=bool(open_mark), end=place)
 
 
 def _answer_at_the_end(text: str, place: int) -> int | None:
     begins = [match.start() for match in _ANSWER_BEGINS.finditer(text, place)]
     ending = _TURN_ENDS.sub("", text[begins[-1] :]).rstrip() if begins else ""
     return begins[-1] if _ANSWER_ENDS.search(ending) else None
-
-
-def _turn(text: str) -> str:
-    """Return what stands in the model's own turn."""
-    return _until_turn_ends(_ANSWER_PREFIX.sub("", _TURN_BEGINS.sub("", text))).strip()
 
 
 def _until_turn_ends(text: str) -> str:
@@ -168,3 +159,68 @@ def _marked(text: str, depth: int = _NESTED) -> str:
             parts += [between, inside] if parts else [inside]
         end = mark.end()
     return " ".join(parts).strip() or text
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """The values of all fields that are called an answer (no single value, as of a list, is empty), and the rest."""
+
+    values: Sequence[str]
+    beside: str
+
+
+def answer_itself(text: str) -> str:
+    """Return an answer without markup and labels; of one that ends with a `Final answer:`, what stands behind it."""
+    fields = answer_fields(text)
+    if fields is not None and len(set(fields.values)) == 1 and fields.values[0] and not plain_text(fields.beside):
+        return plain_text(fields.values[0])
+    plain = plain_text(text)
+    for match in _FINAL.finditer(plain):
+        plain = match.string[match.end() :]
+    for _ in range(_MOST_LABELS):
+        plain = _LABEL.sub("", plain)
+    return plain.strip()
+
+
+def answer_fields(text: str) -> Fields | None:
+    """Return the answers that a text gives as fields of JSON; None if it has no such field."""
+    if "{" not in text:
+        return None
+    start, end = text.find("{"), text.rfind("}") + 1
+    document = _document(text[start:end]) or _document(plain_characters(text[start:end]))
+    if document is not None:
+        values = _named(document)
+        return Fields(values, f"{text[:start]}\n{text[end:]}") if values else None
+    text = plain_characters(text)
+    found = [_value_behind(text, match.end()) for match in _NAMED.finditer(text)]
+    return Fields(found, "") if found else None
+
+
+def _document(text: str) -> _Object | None:
+    """Return an object of JSON as its pairs, also those of the same name; one that only wraps another is that."""
+    try:
+        # Arrays become lists, so that a tuple is an object.
+        document = json.loads(text, strict=False, object_pairs_hook=tuple)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(document, tuple):
+        return None
+    nested = [value for _, value in document if isinstance(value, tuple)]
+    return nested[0] if len(nested) == 1 and not _named(document) else document
+
+
+def _named(document: _Object) -> list[str]:
+    return [_single(value) for key, value in document if _IS_NAME.fullmatch(key)]
+
+
+def _single(value: object) -> str:
+    if isinstance(value, list | tuple):
+        inner = [_single(one) for one in value] if isinstance(value, list) else _named(value)
+        return inner[0] if len(inner) == 1 else ""
+    return str(value).strip() if isinstance(value, str | int) else ""
+
+
+def _value_behind(text: str, place: int) -> str:
+    match = _VALUE.match(text, place)
+    value = (match[match.lastindex] if match and match.lastindex else "").strip()
+    return "" if value.startswith(("[", "{")) and not value.endswith(("]", "}")) else value.strip("[]{}\"' ")

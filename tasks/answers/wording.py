@@ -1,7 +1,8 @@
 """Phrases that the readers of answers look for, and how English takes a word back, denies it or only supposes it.
 
-Phrases stand in `words.yaml`. There and here a blank is any white space, the break and the margin of a line are nothing,
-and `{name}` is a list of words. All else is that of `re`; inside of a class of characters a blank is written `\\x20`.
+Phrases stand in `words.yaml`. There and here a blank is any white space, the break and the margin of a line are
+nothing, and `{name}` is a list of words. All else is that of `re`; inside of a class of characters a blank is written
+`\\x20`.
 
 All questions are about a place in a text and look at a bounded stretch around it, so that asking them for every place
 stays linear in the length of the text. They are cached, since a text that is long goes in circles.

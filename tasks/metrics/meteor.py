@@ -12,6 +12,7 @@ import atexit
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import takewhile
 
 import numpy as np
@@ -25,11 +26,9 @@ _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 # Exact, stem, synonym and paraphrase matches.
 _STAGE_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
 
-_LENGTHS, _FUNCTION_WORDS = slice(0, 2), slice(2, 4)
-_STAGES = slice(4, 20)
+_LENGTHS, _FUNCTION_WORDS, _STAGES = slice(0, 2), slice(2, 4), slice(4, 20)
 _CHUNKS, _WORD_MATCHES, _COUNT = 20, slice(21, 23), 23
-_FIELDS = 23
-_STRETCH = 500
+_FIELDS, _STRETCH = 23, 500
 
 _lock = threading.Lock()
 _running: dict[int, JavaProgram] = {}
@@ -84,13 +83,11 @@ def _rows(pairs: Sequence[tuple[str, str]]) -> list[FloatArray]:
 
 
 def _in_stretches(pair: tuple[str, str], error: JavaError) -> FloatArray:
-    if max(len(text.split()) for text in pair) <= _STRETCH:
-        raise error
-    try:
-        return statistics_in_stretches(*pair)
-    except JavaError:
-        # It does not run here at all.
-        raise error from None
+    if max(len(text.split()) for text in pair) > _STRETCH:
+        # Else, and if it does not run here at all, the first failure says more.
+        with suppress(JavaError):
+            return statistics_in_stretches(*pair)
+    raise error
 
 
 def statistics_in_stretches(prediction: str, reference: str) -> FloatArray:
@@ -103,8 +100,7 @@ def statistics_in_stretches(prediction: str, reference: str) -> FloatArray:
     whole = rows.copy()
     whole[:, [0, 2]] = rows[: len(predicted), [0, 2]].sum(axis=0)
     whole[:, [1, 3]] = rows[[0, *range(len(predicted), len(pairs))]][:, [1, 3]].sum(axis=0)
-    best: FloatArray = whole[int(np.argmax(corpus_meteor(whole)))]
-    return best
+    return np.asarray(whole[int(np.argmax(corpus_meteor(whole)))])
 
 
 def _stretches(text: str) -> list[str]:
@@ -132,16 +128,13 @@ def _understood(replies: Sequence[str]) -> list[FloatArray]:
 
 
 def _parsed(reply: str) -> list[float]:
-    try:
-        fields = [float(field) for field in reply.split()]
-    except ValueError:
-        fields = []
-    if len(fields) != _FIELDS:
-        raise MedbenchError(
-            f"METEOR answered {reply!r} where {_FIELDS} numbers were expected.",
-            "Reinstall it: pip install --force-reinstall pycocoevalcap",
-        )
-    return fields
+    with suppress(ValueError):
+        if len(fields := [float(field) for field in reply.split()]) == _FIELDS:
+            return fields
+    raise MedbenchError(
+        f"METEOR answered {reply!r} where {_FIELDS} numbers were expected.",
+        "Reinstall it: pip install --force-reinstall pycocoevalcap",
+    )
 
 
 def _program() -> JavaProgram:
@@ -190,4 +183,4 @@ def corpus_meteor(totals: FloatArray) -> FloatArray:
 
 def corpus_meteor_weights(statistics: FloatArray) -> FloatArray:
     """Return what of METEOR hangs on each sample [N]: the words of its reference."""
-    return statistics[:, _LENGTHS][:, 1]
+    return statistics[:, 1]
