@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from medbench.tasks.answers.box_names import HIGH, LOW, Name, Numbers, box_of, names_in
-from medbench.tasks.answers.box_tokens import TO, Item, Unit, common_unit, items_of, plain_text
+from medbench.tasks.answers import box_tokens
+from medbench.tasks.answers.box_tokens import HIGH, LOW, TO, Item, Name, Numbers, Unit, box_of, names_in
 from medbench.tasks.answers.wording import word_lists, word_set
 
 NumberOrder = Literal["space", "points", "xyxy", "yxyx", "xywh", "cxcywh"]
@@ -24,9 +24,8 @@ _IMAGE, _BEFORE_A_SIZE = word_set("image_words"), word_set("words_before_a_size"
 _LINKS, _FROM = word_set("link_words"), word_set("from_words")
 _ORDERS: Mapping[str, NumberOrder] = word_lists()["number_orders"]
 _RANGES: Mapping[str, tuple[str, str]] = {"x": ("left", "right"), "y": ("top", "bottom")}
-_ACROSS = frozenset({"left", "right"})
-_SIZES = frozenset({"width", "height"})
-_FOUR, _TWO = 4, 2
+_ACROSS, _SIZES = frozenset({"left", "right"}), frozenset({"width", "height"})
+_FOUR, _TWO, _REACH = 4, 2, 160
 
 _DENIED = re.compile(
     r"(?:\b(?:not|never|cannot)\b|n't\b):?(?: [a-z]+){0,4} ?$|\bno(?: [a-z]+){1,3} (?:in|at|within|inside)[ :]*$"
@@ -49,20 +48,16 @@ _OR = re.compile(r"\W*(?:or|oder|或)\b[^\d]{0,40}$")
 _UNIT_SAID = re.compile(
     r"(?<!\d )(?<!\d)\b(percent(?:age)?s?|pixels?)\b(?: (?:coordinates|values))?[ :()\n]*[a-z_ \"'{]{0,20}[=: ]*$"
 )
-_REACH = 160
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundBox:
-    """Four numbers that an answer tells as a box, as they stand, from `start` to `end` of the plain text.
-
-    The order `space` is that of the model's space, `points` two corners each written as in that space, any other what
-    the answer itself says. The unit is what the answer gives to all of them; `?` if it gives several.
-    """
+    """Four numbers that an answer tells as a box, as they stand, from `start` to `end` of the plain text."""
 
     numbers: Numbers
+    # `space` is that of the model's space, `points` two corners each written as in it, any other what the answer says.
     order: NumberOrder
-    unit: Unit
+    unit: Unit  # What the answer gives to all of them; `?` if it gives several.
     start: int
     end: int
 
@@ -72,8 +67,8 @@ def find_box(text: str, *, y_first: bool = False) -> FoundBox | None:
 
     Points are written with y before x if `y_first`, where nothing else is said.
     """
-    plain = plain_text(text)
-    return _chosen(_BoxFinder(items_of(plain), y_first=y_first).boxes(), plain)
+    plain = box_tokens.plain_text(text)
+    return _chosen(_BoxFinder(box_tokens.items_of(plain), y_first=y_first).boxes(), plain)
 
 
 class _BoxFinder:
@@ -132,8 +127,7 @@ class _BoxFinder:
     def _four(self, item: Item) -> None:
         edges = self._pending()
         if len(edges) >= _FOUR:
-            numbers = _by_names(edges[-_FOUR:], item.numbers)
-            if numbers is not None:
+            if (numbers := _by_names(edges[-_FOUR:], item.numbers)) is not None:
                 self._boxes.append(_told(numbers, "xyxy", [item]))
         elif not {"cx", "width"} & set(edges):
             order: NumberOrder = "points" if item.text == "to" else "space"
@@ -311,11 +305,11 @@ class _BoxFinder:
 
     def _bare(self) -> list[FoundBox]:
         """Return the box of four bare numbers, if there are no others."""
-        run = [item for run in self._runs for item in run]
+        run = self._runs[0] if len(self._runs) == 1 else []
         numbers = [item.numbers[0] for item in run]
         # `1. 100 200 300` is an item of a list, `5, 6, 7, 8` counts something.
         counted = [number - numbers[0] for number in numbers] == [0, 1, 2, 3]
-        if len(self._runs) != 1 or len(run) != _FOUR or counted or any(item.text.endswith(".") for item in run):
+        if len(run) != _FOUR or counted or any(item.text.endswith(".") for item in run):
             return []
         return [_told(numbers, "space", run)]
 
@@ -327,21 +321,16 @@ def _by_names(edges: Sequence[str], numbers: Sequence[float]) -> Numbers | None:
 
 def _told(numbers: Sequence[float], order: NumberOrder, tellers: Sequence[Item]) -> FoundBox:
     first, second, third, fourth = numbers
-    return FoundBox(
-        numbers=(first, second, third, fourth), order=order, unit=common_unit(tellers), start=tellers[0].start,
-        end=tellers[-1].end,
-    )  # fmt: skip
+    four, unit = (first, second, third, fourth), box_tokens.common_unit(tellers)
+    return FoundBox(numbers=four, order=order, unit=unit, start=tellers[0].start, end=tellers[-1].end)
 
 
 def _chosen(boxes: Sequence[FoundBox], plain: str) -> FoundBox | None:
     """Return the box that the answer stands by; the head of this module says which."""
     ends = [0, *(box.end for box in boxes)]
     told = [(box, plain[max(end, box.start - _REACH) : box.start]) for end, box in zip(ends[:-1], boxes, strict=True)]
-    told = [
-        (box, before)
-        for box, before in told
-        if not _DENIED.search(before) and not _DENIED_BEHIND.match(plain[box.end : box.end + _REACH])
-    ]
+    told = [(box, before) for box, before in told if not _DENIED.search(before)]
+    told = [(box, before) for box, before in told if not _DENIED_BEHIND.match(plain[box.end : box.end + _REACH])]
     retracted = [place for place, (_, before) in enumerate(told) if place and _RETRACTED.search(before)]
     told = told[retracted[-1] if retracted else 0 :]
     if not told or _TAKEN_BACK.search(plain, told[-1][0].end):

@@ -7,9 +7,9 @@ cut off: what stands in it is no answer, however much it looks like one.
 
 Behind the thoughts, an answer may be marked (`<answer>...</answer>`, `\\boxed{...}`); then it is what is marked. Tokens
 that end a turn end the answer. It may also be the value of a field of JSON that is called an answer, read also where it
-is cut off or not quite JSON, or follow a label, which is no part of it, no more than markup is. Words of a sentence are:
-`The answer is liver` stays as it is, and so does a label in the midst of a text, behind which a model may go on with a
-question of its own. Only `Final answer:` at the beginning of a line says that the answer comes.
+is cut off or not quite JSON, or follow a label, which is no part of it, no more than markup is. Words of a sentence
+are: `The answer is liver` stays as it is, and so does a label in the midst of a text, behind which a model may go on
+with a question of its own. Only `Final answer:` at the beginning of a line says that the answer comes.
 """
 
 import json

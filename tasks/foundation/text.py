@@ -13,20 +13,15 @@ from collections.abc import Callable, Iterator, Sequence
 from medbench.tasks.foundation.errors import DataError
 
 # The mark of UTF-32 begins with that of UTF-16.
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be",
+}  # fmt: skip
 _UNMARKED = ((re.compile(rb"[^\0]\0[^\0]\0"), "utf-16-le"), (re.compile(rb"\0[^\0]\0[^\0]"), "utf-16-be"))
 _SNIFFED = 4
-
 _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)"
 )
-
 _DELIMITERS = ",;\t"
 _SAID_DELIMITER = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
 # By itself the module refuses 131,073 characters, which an answer that loops has. More than this no C long holds.
@@ -35,7 +30,7 @@ csv.field_size_limit(2**31 - 1)
 
 def encoding_of(data: bytes) -> tuple[str, int]:
     """Return the encoding that the first bytes of a text show, and the length of its mark."""
-    for mark, encoding in _MARKS:
+    for mark, encoding in _MARKS.items():
         if data.startswith(mark):
             return encoding, len(mark)
     return next((encoding for pattern, encoding in _UNMARKED if pattern.match(data[:_SNIFFED])), "utf-8"), 0
