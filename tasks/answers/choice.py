@@ -10,11 +10,8 @@ refusal scores. Here an answer takes a choice only if it says so in one of these
 4. it begins with it: `C) warfarin`, `Option C: warfarin`; or its last line is a key alone;
 5. it points to one option only: `warfarin (option C)`.
 
-Whatever is declared twice in different ways, or with an alternative (`B or C`), is denied, asked, supposed (`one might
-say that`) or made up of a letter and the text of another option, is unread. Of an answer that takes itself back (`A.
-Wait, no: B`) the last version counts. A letter that is an article, an initial or a part of a name (`A lesion`,
-`E. coli`, `D-dimer`) is no letter. Classes, which are words themselves, are read by `tasks.answers.classes`; yes, no
-and maybe by `medbench.tasks.answers.closed`.
+What stays unread (`B or C`, what is denied, asked or supposed, a letter that is an article), and that the last version
+of an answer counts, stands in `docs/scoring.md`.
 """
 
 from collections.abc import Mapping

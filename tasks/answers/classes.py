@@ -11,22 +11,10 @@ from typing import NamedTuple
 
 from medbench.tasks.answers import wording
 from medbench.tasks.answers.texts import plain_text
-from medbench.tasks.answers.wording import pattern
+from medbench.tasks.answers.wording import phrase
 
-_DENIAL = pattern(r"\b(?:{class_denials})\b|n't\b|\?")
-_OTHER_MATTER = pattern(r"\b(?:{other_matters})\b")
-_GOES_ON = pattern(r"\s*(?:\Z|[^\w\s/&+-]|-\s|\s-|\n)| (?:{class_goes_on})\b| (?:{class_heads})\b")
-_END = pattern("{class_ends}")
-_DECLARES = pattern("{class_declares}")
-_NO_LONGER, _TAKEN_BACK = pattern(r"\?\s*no\s*[,.!;:-]+\s+(?=\w)"), pattern(r"\Ano\s*[,.!;:-]+\s*")
 _MARKS = " ,.:;!-\n"
-_LABEL = pattern(r"\A(?:the )?(?:option|choice|answer|class|category|label|an?|the)\b\s*:?\s*")
-_SENTENCE_ENDS = pattern("{class_sentence_ends}")
 _BEGINS = re.compile(r"(?:\A|(?<!\b\w)(?<!\b\w\w)[.!\n])[\s\"'(\[-]*\Z")
-_SHOWN = pattern("{class_shown}")
-_SPEAKS_OF = pattern(r"\s+(?:is|are|was|were|has|have|had|can|may|must|should|would|will)\b")
-_ABOUT = pattern(r"\b(?:of|for|to|from|by|about|with) (?:(?:an?|the) )?\Z")
-_SEEN = pattern(r"(?: (?:{class_heads}))? (?:(?:is|are|can be) )?(?:\w+ly |well |best )?(?:{seen_as})\b")
 _LISTED = re.compile(r"\n[ \t]*(?:[-+]|\(?\w[.)])?[ \t]*\Z")
 _REACH, _MANY = 120, 40
 _PLURALS = (("ses", "sis"), ("i", "us"), ("ies", "y"), ("s", ""))
@@ -44,12 +32,11 @@ def read_class(text: str, classes: tuple[str, ...]) -> str | None:
     *earlier, last = wording.versions(plain_text(text))
     last = last.strip(_MARKS)
     if "no" not in map(str.lower, classes):
-        last = _NO_LONGER.split(_TAKEN_BACK.sub("", last) if earlier else last)[-1]
+        last = phrase("class_no_longer").split(phrase("class_taken_back").sub("", last) if earlier else last)[-1]
     again = wording.afterthought(last)
-    for said in (last,) if again is None else (again.strip(_MARKS), last):
+    for said in [last] if again is None else [again.strip(_MARKS), last]:
         places = _places(said, forms, pattern)
-        found = _whole(said, forms) or _declared(said, places) or _only_one(said, places)
-        if found:
+        if found := _whole(said, forms) or _declared(said, places) or _only_one(said, places):
             return found
     return None
 
@@ -101,7 +88,7 @@ def _whole(text: str, forms: Mapping[str, str]) -> str | None:
     """Return the class that a whole text is, a label or an article before it aside."""
     if "?" in (text[:1], text[-1:]):
         return None
-    return forms.get(_folded(text)) or forms.get(_folded(_LABEL.sub("", text)))
+    return forms.get(_folded(text)) or forms.get(_folded(phrase("class_label").sub("", text)))
 
 
 def _declared(text: str, places: Sequence[_Place]) -> str | None:
@@ -116,11 +103,11 @@ def _declared(text: str, places: Sequence[_Place]) -> str | None:
 
 def _is_declared(text: str, place: _Place) -> bool:
     _, start, end = place
-    if _END.match(text, end) is None or wording.is_conditional(text, end) or wording.is_rejected(text, end):
-        return False
     ahead = wording.before(text, start)
-    declares = _DECLARES.search(ahead)
-    if declares is None and _BEGINS.search(ahead) is None:
+    declares = phrase("class_declares").search(ahead)
+    if not phrase("class_ends").match(text, end) or not (declares or _BEGINS.search(ahead)):
+        return False
+    if wording.is_conditional(text, end) or wording.is_rejected(text, end):
         return False
     begun = start - len(ahead) + declares.start() if declares else start
     denied = wording.is_denied_before(text, begun) or wording.is_denied(text, start, end)
@@ -131,7 +118,7 @@ def _is_beside(text: str, place: _Place, different: Sequence[_Place]) -> bool:
     """Return whether the same sentence sets another class beside one: `melanoma or nevi`."""
     if any(_LISTED.search(wording.before(text, other.start)) for other in different):
         return True
-    end = place.end + len(_SENTENCE_ENDS.split(text[place.end : place.end + _REACH], maxsplit=1)[0])
+    end = place.end + len(phrase("class_sentence_ends").split(text[place.end : place.end + _REACH], maxsplit=1)[0])
     others = (other for other in different if place.end <= other.start < end)
     return any(not wording.is_denied(text, other.start, other.end) for other in others)
 
@@ -143,18 +130,16 @@ def _only_one(text: str, places: Sequence[_Place]) -> str | None:
     ends = [0, *(place.end for place in places)]
     starts = [*(place.start for place in places), len(text)]
     rest = " | ".join(text[end:start] for end, start in zip(ends, starts, strict=True))
-    if _DENIAL.search(rest) or _OTHER_MATTER.search(rest):
+    if phrase("class_denial").search(rest) or phrase("class_other_matter").search(rest):
         return None
-    named = all(
-        _is_shown(text, place) and _GOES_ON.match(text, place.end) and not wording.is_supposed(text, place.start)
-        for place in places
-    )
-    return places[0].name if named else None
+    return places[0].name if all(_is_shown(text, place) for place in places) else None
 
 
 def _is_shown(text: str, place: _Place) -> bool:
     """Return whether a picture is said to show a class: `consistent with melanoma`, `the liver is visible`."""
     ahead = wording.before(text, place.start)
-    if _SEEN.match(text, place.end):
-        return _ABOUT.search(ahead) is None
-    return _SHOWN.search(ahead) is not None and _SPEAKS_OF.match(text, place.end) is None
+    if not phrase("class_named_whole").match(text, place.end) or wording.is_supposed(text, place.start):
+        return False
+    if phrase("class_seen").match(text, place.end):
+        return phrase("class_about").search(ahead) is None
+    return phrase("class_shown").search(ahead) is not None and phrase("class_speaks_of").match(text, place.end) is None

@@ -5,44 +5,28 @@ or perhaps C` takes none, and `B. mean minus mode` takes B where D has the same 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from medbench.tasks.answers import wording
 from medbench.tasks.answers.closed import read_polar
 from medbench.tasks.answers.options import Keys, Options
-from medbench.tasks.answers.wording import pattern
+from medbench.tasks.answers.wording import phrase
 
 Claims = Sequence[Keys]
 
-_DECLARES, _CONFIRMS = (pattern("{declares_strongly}"), pattern("{declares_weakly}")), pattern("{confirms}")
-_ELSEWHERE = pattern("{declared_elsewhere}")
-_DENIED_ELSEWHERE = pattern(r"(?:{denied_elsewhere})[^.;:,!?\n]{0,40}\Z")
-_PREAMBLE, _LABEL = pattern("{preamble}"), pattern("{letter_label}")
-_NOT_THIS_BUT = pattern(r"\s*(?:clearly |definitely )?not [^.;\n]{1,60}?[,;]? but (?:rather )?")
-_NOT_THIS_FIRST = re.compile(rf"\A{_NOT_THIS_BUT.pattern}", re.IGNORECASE)
-_GREETING, _DOES_NOT_KNOW = pattern(r"\A\s*(?:{greetings})"), pattern("{does_not_know}")
-_WITHDRAWS = pattern(r"{does_not_know}|\W*no\W*\Z|\W*(?:that|this|it)(?:'s| is| was) (?:wrong|incorrect|not)\b")
 _ASKED = re.compile(r"\A\s*Q(?:uestion)?\s*:[^\n]*\n+(?=\s*A\s*:)")
-_CONTRAST = pattern(r"[^.;\n]{0,120}?\b(?:{contrasts})\b")
 # The sentence that goes on behind the marks of a key; a letter before a period may be an option: `or C. Clindamycin`.
 _SENTENCE = re.compile(r"[\s)\].:-]*(?P<sentence>(?:[^.!?;\n]|(?<=\b\w)[.]|[.](?=\S)){0,200})")
-_ASIDE = pattern(r"\b(?:because|since|as|due|while|whereas|unlike|not)\b")
-_NOT_ALONE_BEFORE = pattern(r"(?:\b(?:and|or|nor|neither|either|both)|[(\[]?\b\w[)\]]?\s*[,/&])\s*\Z")
-_LIST_ENDS = pattern(r"\n\s*(?:\n|explanation|because|reason|rationale|justification)")
-_GIVES_REASONS = pattern(r"\s*[,.:;)-]*\s*(?:{reasons}|explanation|reason)\b")
-_ONCE = pattern(r"\b(?:first|original|earlier|old)\s*\Z")
 _ANSWER_LABEL = re.compile(r"\A\s*A\s*:")
-_ALSO = pattern(r"\b(?:also|too|as well|equally)\b")
 _CLAUSE_BEGINS = re.compile(r"\A|(?<!\b\w)[.;:!?\n,]\s+")
-_NO_LONGER = pattern(r"(?:(?<=[.!?\n,;])|(?<=\.\.)|(?<=\s-)|(?<=…))\s*no\s*[,.!:;-]+\s+")
 _LINES, _MANY_LINES, _BARE = 40, 400, 5
 
 
 @lru_cache(maxsize=256)
 def letters_reader(choices: tuple[tuple[str, str], ...], *, in_field: bool = False) -> "Letters":
     """Return the reader of a question's options, key and text each; a field holds nothing but the answer."""
-    return Letters(Options(dict(choices)), in_field=in_field)
+    return Letters(dict(choices), in_field=in_field)
 
 
 def common(claims: Claims) -> Keys:
@@ -55,28 +39,18 @@ def _sentence(text: str, place: int) -> tuple[int, int]:
     return found.span("sentence") if found else (place, place)
 
 
-class Letters:
+class Letters(Options):
     """The reader of options that have a letter (or a number) and a text."""
 
-    def __init__(self, options: Options, *, in_field: bool = False) -> None:
-        self._options = options
+    def __init__(self, choices: Mapping[str, str], *, in_field: bool = False) -> None:
+        super().__init__(choices)
         # A field holds the answer itself: the `not` behind its letter is that of the option.
         self._in_field = in_field
-        key = options.any_key
-        self._confirmed = pattern("{letter_confirmed}", key=key)
-        self._bracketed = pattern(r"(?<![\w'-])[(\[]?({key})[)\]](?=\s|\Z|[.,;])", key=key)
-        self._listed_too = pattern("{listed_too}", key=key)
-        self._of_others = pattern("{letters_of_others}", key=key)
-        # What is set beside an option by `so is C`, `Perhaps C`, or by shares: `B 60%, C 40%`.
-        self._so_is = pattern("{so_is}", key=key)
-        self._weighed = pattern("{weighed}", key=key)
-        self._denied_alone = pattern(r"[)\].:\s(-]*\bnot\b(?!\W*(?:option )?(?-i:{key})\b)", key=key)
-        self._pointed = pattern("{pointed}", key=key)
 
     def taken_by(self, text: str) -> Keys:
         """Return what an answer takes in its last version."""
         versions = wording.versions(text)
-        parts = versions if self._options.polar else [one for part in versions for one in _NO_LONGER.split(part)]
+        parts = versions if self.polar else [one for part in versions for one in phrase("letter_no_longer").split(part)]
         last = self._one_version(parts[-1].lstrip(" ,.:;!-\n\u2026"))
         if len(parts) == 1 or last or any(self._claims(part) for part in parts[:-1]):
             return last
@@ -85,50 +59,52 @@ class Letters:
 
     def _one_version(self, text: str) -> Keys:
         again = wording.afterthought(text)
-        if again is not None and _WITHDRAWS.match(again):
+        if again is not None and phrase("letter_withdraws").match(again):
             return Keys()
-        anew = self._claims(again) if again is not None and not _ALSO.search(again) else ()
+        anew = self._claims(again) if again is not None and not phrase("letter_also").search(again) else ()
         return common(anew or self._claims(text))
 
     def _claims(self, text: str) -> Claims:
         """Return what a text claims, in the strongest way in which it claims anything."""
-        text = _NOT_THIS_FIRST.sub("", _GREETING.sub("", _ASKED.sub("", text)))
+        text = phrase("not_this_first").sub("", phrase("letter_greeting").sub("", _ASKED.sub("", text)))
         label = _ANSWER_LABEL.match(text)
         # The label of `A: B`, which no text of option A follows.
-        if label and not self._options.text_at(text, label.end(), free=False):
-            text = text[label.end() :] if self._options.key_at(text, label.end()) else text
+        if label and not self.text_at(text, label.end(), free=False):
+            text = text[label.end() :] if self.key_at(text, label.end()) else text
         if declared := self.declared(text):
             begun = () if _ANSWER_LABEL.match(text) else self._at_the_start(text)
             return [*declared, *begun, *self._added(text)]
-        whole = self._options.whole(_LABEL.sub("", text))
+        whole = self.whole(phrase("letter_label").sub("", text))
         if whole and not text.rstrip(" \"')").endswith("?"):
             return [whole]
         claims = self._at_the_start(text) or self._last_line(text) or self._pointed_out(text)
-        polar = read_polar(text) if self._options.polar and not claims else None
-        return claims or ([self._options.polar[polar]] if polar in self._options.polar else [])
+        polar = read_polar(text) if self.polar and not claims else None
+        return claims or ([self.polar[polar]] if polar in self.polar else [])
 
     def declared(self, text: str) -> list[Keys]:
         """Return everything that a text declares."""
-        found = [match for declares in _DECLARES for match in declares.finditer(text)]
-        for match in _ELSEWHERE.finditer(text):
-            found += [] if _DENIED_ELSEWHERE.search(wording.before(text, match.start())) else [match]
-        return [
-            *(claim for match in found for claim in self._declared_at(text, match)),
-            *(claim for match in self._confirmed.finditer(text) for claim in self._confirmed_at(text, match)),
-            *(claim for match in _CLAUSE_BEGINS.finditer(text) for claim in self._confirmed_text_at(text, match.end())),
-        ]
+        claims: list[Keys] = []
+        for name in ("declares_strongly", "declares_weakly", "declared_elsewhere"):
+            for match in phrase(name).finditer(text):
+                ahead = wording.before(text, match.start()) if name == "declared_elsewhere" else ""
+                claims += () if phrase("letter_denied_elsewhere").search(ahead) else self._declared_at(text, match)
+        for match in self.phrase("letter_confirmed").finditer(text):
+            claims += self._confirmed_at(text, match)
+        for match in _CLAUSE_BEGINS.finditer(text):
+            claims += self._confirmed_text_at(text, match.end())
+        return claims
 
     def _declared_at(self, text: str, match: re.Match[str]) -> Claims:
         """Return what stands right behind a declaration: one option, or all of its alternatives."""
         start, end = match.span()
-        preamble, denied = _PREAMBLE.match(text, end), _NOT_THIS_BUT.match(text, end)
+        preamble, denied = phrase("preamble").match(text, end), phrase("letter_not_this_but").match(text, end)
         places = [end, *([preamble.end()] if preamble else [])] if denied is None else [denied.end()]
-        mention = next((found for place in places if (found := self._options.named_at(text, place))), None)
+        mention = next((found for place in places if (found := self.named_at(text, place))), None)
         if mention is None or wording.is_denied(text, start, mention.end) or wording.is_conditional(text, mention.end):
             return ()
         # Who it is that `would choose` stands before the declaration, or is a part of it.
         supposed = wording.is_supposed(text, start) or (match.lastgroup == "takes" and wording.is_supposed(text, end))
-        once = " was" in match.group() and _ONCE.search(wording.before(text, start))
+        once = " was" in match.group() and phrase("letter_once").search(wording.before(text, start))
         if supposed or once or wording.is_rejected(text, mention.end):
             return ()
         return [mention.keys, *self._others_behind(text, mention.end)]
@@ -136,20 +112,20 @@ class Letters:
     def _others_behind(self, text: str, place: int) -> list[Keys]:
         """Return the options that a sentence sets beside one that it has named: `or C`, `, but C is possible`."""
         start, end = _sentence(text, place)
-        contrast = _CONTRAST.match(text, start, end)
-        mentions = self._options.mentions_in(text, contrast.end(), end) if contrast else ()
-        return self._keys_in(self._listed_too, text, place) + [
+        contrast = phrase("letter_contrast").match(text, start, end)
+        mentions = self.mentions_in(text, contrast.end(), end) if contrast else ()
+        return self._keys_in(self.phrase("listed_too"), text, place) + [
             mention.keys
-            for mention in [*self._options.alternatives_at(text, place), *mentions]
+            for mention in [*self.alternatives_at(text, place), *mentions]
             if not wording.is_denied(text, mention.start, mention.end)
         ]
 
     def _keys_in(self, pattern: re.Pattern[str], text: str, place: int) -> list[Keys]:
         """Return the options that a pattern finds in a sentence from a place on, up to where it gives a reason."""
         start, end = _sentence(text, place)
-        reason = _ASIDE.search(text, start, end)
+        reason = phrase("letter_aside").search(text, start, end)
         found = pattern.finditer(text, start, reason.start() if reason else end)
-        return [self._options.keys_of(match.group(1)) for match in found]
+        return [self.keys_of(match.group(1)) for match in found]
 
     def _confirmed_at(self, text: str, match: re.Match[str]) -> Claims:
         """Return the option of `C is correct`, `Option C, warfarin, is the best answer`."""
@@ -157,43 +133,43 @@ class Letters:
         labelled = match.group("label") or match.group("close") or len(letter) > 1
         if not labelled and (letter.islower() or self._is_listed(text, start)):
             return ()
-        if not _CONFIRMS.match(text, end) and not self._options.text_behind(text, end):
+        if not phrase("confirms").match(text, end) and not self.text_behind(text, end):
             return ()
-        mention = self._options.key_at(text, start)
-        confirmed = _CONFIRMS.match(text, max(end, mention.end) if mention else end)
+        mention = self.key_at(text, start)
+        confirmed = phrase("confirms").match(text, max(end, mention.end) if mention else end)
         if confirmed is None or wording.is_denied_before(text, start) or wording.is_supposed(text, match.start()):
             return ()
         # What is `also correct` stands beside something else.
-        beside = [Keys()] if _ALSO.search(text[confirmed.start() : confirmed.end() + 8]) else []
-        keys = mention.keys if mention else self._options.keys_of(letter)
+        beside = [Keys()] if phrase("letter_also").search(text[confirmed.start() : confirmed.end() + 8]) else []
+        keys = mention.keys if mention else self.keys_of(letter)
         others = self._others_behind(text, confirmed.end())
         return () if wording.is_conditional(text, confirmed.end()) else [keys, *beside, *others]
 
     def _is_listed(self, text: str, place: int) -> bool:
         """Return whether a letter is the last one of several, other than in `unlike A, B is`."""
-        listed = _NOT_ALONE_BEFORE.search(text, max(0, place - 8), place)
+        listed = phrase("letter_not_alone_before").search(text, max(0, place - 8), place)
         return listed is not None and not wording.is_denied_before(text, listed.start())
 
     def _added(self, text: str) -> list[Keys]:
-        matches = [*self._so_is.finditer(text), *self._weighed.finditer(text)]
-        return [self._options.keys_of(match.group(1)) for match in matches]
+        matches = [*self.phrase("so_is").finditer(text), *self.phrase("weighed").finditer(text)]
+        return [self.keys_of(match.group(1)) for match in matches]
 
     def _confirmed_text_at(self, text: str, place: int) -> Claims:
-        named = self._options.confirmed_text_at(text, place)
-        if named is None or not _CONFIRMS.match(text, named.end):
+        named = self.confirmed_text_at(text, place)
+        if named is None or not phrase("confirms").match(text, named.end):
             return ()
         return () if wording.is_denied_before(text, place) or wording.is_supposed(text, place) else [named.keys]
 
     def _at_the_start(self, text: str) -> list[Keys]:
-        opening = _LIST_ENDS.split(text, maxsplit=1)[0]
+        opening = phrase("letter_list_ends").split(text, maxsplit=1)[0]
         first, *others = [line for line in opening.splitlines() if line.strip()] or [""]
         begun = self._begun_by(first)
         if not begun or not begun[0]:
             return begun
         # A model that lists all options has taken none.
         also = [keys for line in others[:_LINES] for keys in self._begun_by(line.lstrip(" -+"))[:1] if keys]
-        for mention in self._options.listed_in(opening):
-            named = self._options.key_at(opening, mention.start)
+        for mention in self.listed_in(opening):
+            named = self.key_at(opening, mention.start)
             denied_behind = named is not None and wording.is_denied_behind(opening, named.end)
             if not denied_behind and not wording.is_denied_before(opening, mention.start):
                 also.append(mention.keys)
@@ -201,24 +177,28 @@ class Letters:
 
     def _begun_by(self, line: str) -> list[Keys]:
         """Return the option that a line begins with, and those that it sets beside it."""
-        label = _LABEL.match(line)
-        mention = self._options.named_at(line, label.end() if label else 0)
+        label = phrase("letter_label").match(line)
+        mention = self.named_at(line, label.end() if label else 0)
         if mention is None:
             return []
-        confirmed, behind = _CONFIRMS.match(line, mention.end), line[mention.end :]
+        confirmed, behind = phrase("confirms").match(line, mention.end), line[mention.end :]
         if wording.is_conditional(line, confirmed.end() if confirmed else mention.end):
             return []
         start = _sentence(line, mention.end)[0]
         separated = bool(line[mention.end : start].strip()) and not self._in_field
         # `A. is incorrect` speaks of A, `A. The others are incorrect` and `A. B is incorrect` do not.
-        of_others = self._of_others.match(line, start) or self._options.confirmed_text_at(line, start)
+        of_others = self.phrase("letters_of_others").match(line, start) or self.confirmed_text_at(line, start)
         places = (mention.end, start) if separated and not of_others else (mention.end,)
-        if not _GIVES_REASONS.match(behind) and any(wording.is_denied_behind(line, place) for place in places):
+        if not phrase("letter_gives_reasons").match(behind) and any(
+            wording.is_denied_behind(line, place) for place in places
+        ):
             return []
-        denied_alone = self._denied_alone.match(behind) and not self._in_field
-        if denied_alone or wording.is_rejected(line, mention.end) or _DOES_NOT_KNOW.match(behind):
+        denied_alone = self.phrase("letter_denied_alone").match(behind) and not self._in_field
+        if denied_alone or wording.is_rejected(line, mention.end) or phrase("does_not_know").match(behind):
             return []
-        others = self._others_behind(line, mention.end) + self._keys_in(self._bracketed, line, mention.end)
+        others = self._others_behind(line, mention.end) + self._keys_in(
+            self.phrase("letter_bracketed"), line, mention.end
+        )
         return [mention.keys, *others, *self._added(line)]
 
     def _last_line(self, text: str) -> list[Keys]:
@@ -232,8 +212,8 @@ class Letters:
         return [keys for line in told if (keys := self._is_option(line))]
 
     def _is_option(self, line: str) -> Keys:
-        label = _LABEL.match(line)
-        mention = self._options.key_at(line, label.end() if label else 0)
+        label = phrase("letter_label").match(line)
+        mention = self.key_at(line, label.end() if label else 0)
         if mention is None or line[mention.end :].strip(" .!)]*\"'"):
             return Keys()
         return mention.keys if label or not line[:1].islower() else Keys()
@@ -241,7 +221,7 @@ class Letters:
     def _pointed_out(self, text: str) -> list[Keys]:
         """Return the options that are pointed out by their letter at the end of a sentence: `E. coli (option A)`."""
         return [
-            self._options.keys_of(match.group(1))
-            for match in self._pointed.finditer(text)
+            self.keys_of(match.group(1))
+            for match in self.phrase("pointed").finditer(text)
             if not wording.is_denied_before(text, match.start()) and not wording.is_supposed(text, match.start())
         ]

@@ -11,26 +11,16 @@ from dataclasses import dataclass
 
 from medbench.tasks.answers.closed import POLAR_WORDS
 from medbench.tasks.answers.texts import plain_text
-from medbench.tasks.answers.wording import pattern, word_set
+from medbench.tasks.answers.wording import phrase, word_set
 
 Keys = frozenset[str]
 
-_EASTERN = r"\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af"  # Letters that are written without blanks between words.
-_END = re.compile(
-    r"(?:\u3067\u3059|\u3060|\uc785\ub2c8\ub2e4|\u9879|\u9805)?\s*(?:\Z|[)\],;!\"'}(\n]|:(?=\s|\Z)|\.+(?=\s|\Z|[)\"'\]}])|\s-+(?=\s|\Z))"
-)
-_REASON = pattern(r"\s+(?:{option_reasons})\b")
 # Words and the signs that make another word of one: `CD4+` and `CD4-`.
 _SAID = re.compile(r"\w+|[%+<>=\u2191\u2193\u00b1]|(?<=\w)-(?=[\s,;.)]|\Z)")
 _WORD, _WORD_BEGINS = re.compile(r"\w[\w'-]*"), re.compile(r"(?<![\w-])(?=\w)")
-_SEPARATORS, _CLOSERS = re.compile(r"[\s)\].:,;\"'}(\[-]*"), re.compile(r"[)\]\"']*")
-_GAP = pattern(r"(?:[\s,;/&+|>~-]|\b(?:{between_options})\b|[(\[]){1,12}")
+_SEPARATORS = re.compile(r"[\s)\].:,;\"'}(\[-]*")
 _CLOSES = re.compile(r"[)\]\"']\s*|\.\s*(?=[,;/&+|]|(?:and|or|plus|as\s+well\s+as)\b)")
-# A sentence about an option, not one that takes it: `(A) should be avoided`, `A (aspirin) for adults`.
-_SPEAKS_OF = pattern(r"\s+(?:{speaks_of_option})\b")
 _INNER = re.compile(r"\s*\(\s*([^()\n]{0,200})\)")
-_CONFIDENCE = re.compile(r"confiden|\bcertain|\d\s*%", re.IGNORECASE)
-_PARENTHESIS_ENDS = re.compile(r"\s*(?:\Z|[.,;:!\n]|-+\s|(?:is|was|would\s+be|because|since|as)\b)", re.IGNORECASE)
 _SENTENCE_ENDS = re.compile(r"\s*[.!]?\s*(?:\Z|\n)|:")
 # What stands behind an initial that is no option: authors, parts of names, species (`E. coli`); and what does not,
 # since it begins a sentence.
@@ -67,11 +57,11 @@ class Options:
         # `yes` and `no` mean too much without their key.
         self._any_text = _texts_pattern(self._texts)
         self._free_text = _texts_pattern(text for text in self._texts if text not in POLAR_WORDS)
-        self.any_key = any_key = _one_of(choices)
-        self._key = pattern("{option_key}", key=any_key, eastern=_EASTERN)
-        self._standing = pattern(r"(?<![\w'.-])[(\[]?(?P<key>{key})(?![\w'+%°-])(?P<close>[)\]]?)", key=any_key)
-        self._listed = pattern(r"(?<![\w'-])[(\[]?(?P<key>{key})[)\].:][)\]]?\s*(?=\S)", key=any_key)
-        self._label = pattern("{option_label}", key=any_key)
+        self._any_key = _one_of(choices)
+
+    def phrase(self, name: str) -> re.Pattern[str]:
+        """Return the pattern of a phrase about the keys of these options."""
+        return phrase(name, self._any_key)
 
     def keys_of(self, letter: str) -> Keys:
         """Return the key that is written so in any case."""
@@ -95,10 +85,10 @@ class Options:
         It is `free` without its key; `yes` and `no` mean too much without one.
         """
         match = (self._free_text if free else self._any_text).match(text, place)
-        if match is None or not _ends(text, match.end(1)):
+        if match is None or not phrase("option_ends_or_reason").match(text, match.end(1)):
             return None
         mention = self._labelled(text, match)
-        return None if mention.end > match.end(1) and self._is_spoken_of(text, mention.end) else mention
+        return None if mention.end > match.end(1) and phrase("option_spoken_of").match(text, mention.end) else mention
 
     def confirmed_text_at(self, text: str, place: int) -> Mention | None:
         """Return the option whose text stands at a place, whatever follows."""
@@ -107,27 +97,28 @@ class Options:
 
     def _labelled(self, text: str, named: re.Match[str]) -> Mention:
         """Return the option of a text together with the key behind it: `warfarin (option C)`."""
-        label = self._label.match(text, named.end(1))
-        keys = self._of_text(named) & (self.keys_of(label.group(1)) if label else self._of_text(named))
-        return Mention(keys, named.start(), label.end() if label else named.end(1))
+        mention, label = self._named(named), self.phrase("option_label").match(text, named.end(1))
+        if label is None:
+            return mention
+        return Mention(mention.keys & self.keys_of(label.group(1)), mention.start, label.end())
 
     def key_at(self, text: str, place: int) -> Mention | None:
         """Return the option whose key stands at a place, and stands there as a key: as no article, initial or name."""
-        match = self._key.match(text, place)
+        match = self.phrase("option_key").match(text, place)
         if match is None:
             return None
         keys, end = self.keys_of(match.group("key")), match.end()
         own = self.text_behind(text, end)
-        if own is not None and (keys <= self._of_text(own) or _END.match(text, own.end(1))):
+        if own is not None and (keys <= self._of_text(own) or phrase("option_ends").match(text, own.end(1))):
             # With the text of another option the two name nothing. `A warfarin overdose` is none of aspirin, and
             # `A. Warfarin should be avoided` does not take it.
             article = not match.group("close") and text[end : own.start(1)].isspace()
-            if (article and not _ends(text, own.end(1))) or self._is_spoken_of(text, own.end(1)):
-                return None
-            return Mention(keys & self._of_text(own), place, own.end(1))
+            ends = phrase("option_ends_or_reason").match(text, own.end(1))
+            spoken_of = (article and not ends) or phrase("option_spoken_of").match(text, own.end(1))
+            return None if spoken_of else Mention(keys & self._of_text(own), place, own.end(1))
         if match.group("close"):
             # `(S)-ketamine` and `(E)-isomer` are names; so is `(B)-cell`.
-            stands = not re.match(r"-?\w", text[end : end + 2]) and not self._is_spoken_of(text, end)
+            stands = not re.match(r"-?\w", text[end : end + 2]) and not phrase("option_spoken_of").match(text, end)
         else:
             stands = self._stands_bare(match.group("key"), text[end : end + 240])
         return Mention(keys, place, end) if stands else None
@@ -142,11 +133,6 @@ class Options:
         opened = place + len(text[place:start].rstrip("(["))
         return self._any_text.match(text, opened) or self._any_text.match(text, start)
 
-    def _is_spoken_of(self, text: str, place: int) -> bool:
-        closed = _CLOSERS.match(text, place)
-        end = closed.end() if closed else place
-        return _SPEAKS_OF.match(text, end) is not None and _REASON.match(text, end) is None
-
     def _stands_bare(self, letter: str, behind: str) -> bool:
         if letter in {"a", "i"}:
             return _SENTENCE_ENDS.match(behind) is not None
@@ -154,12 +140,12 @@ class Options:
             return self._stands_before_period(letter, behind[1:])
         inner = _INNER.match(behind)
         if inner is None:
-            return _ends(behind, 0)
-        told_how_sure = _CONFIDENCE.search(inner.group(1)) is not None
-        if not told_how_sure and _REASON.match(f" {inner.group(1)}"):
+            return phrase("option_ends_or_reason").match(behind) is not None
+        told_how_sure = phrase("option_confidence").search(inner.group(1)) is not None
+        if not told_how_sure and phrase("option_reason").match(f" {inner.group(1)}"):
             return True
         article = letter in {"A", "I"} and not told_how_sure
-        return not article and _PARENTHESIS_ENDS.match(behind, inner.end()) is not None
+        return not article and phrase("parenthesis_ends").match(behind, inner.end()) is not None
 
     def _stands_before_period(self, letter: str, behind: str) -> bool:
         # The period ends a sentence: not in `E. coli`, `B. Pertussis is` and `A.M.`.
@@ -181,63 +167,56 @@ class Options:
             return not written.islower() or not said.isascii()
         if written[0].isupper() and not said.endswith(_LATIN_ENDINGS) and more is not None:
             return True
-        return any(
-            " " in own and said in own.split() and self.keys_of(letter) <= keys for own, keys in self._texts.items()
-        )
+        own_texts = [own for own, keys in self._texts.items() if self.keys_of(letter) <= keys]
+        return any(" " in own and said in own.split() for own in own_texts)
 
     def alternatives_at(self, text: str, place: int) -> list[Mention]:
         """Return the options that follow one as alternatives: `or C`, `, C`, `/C`, `B C`."""
-        gap = _GAP.match(text, place) or _CLOSES.match(text, place)
+        gap = phrase("option_gap").match(text, place) or _CLOSES.match(text, place)
         if gap is None:
             return []
-        while (wider := _GAP.match(text, gap.end())) is not None:
+        while (wider := phrase("option_gap").match(text, gap.end())) is not None:
             gap = wider
         named = self._free_text.match(text, gap.end())
-        if named is not None and _END.match(text, named.end(1)):
-            return [Mention(self._of_text(named), gap.end(), named.end(1))]
-        match = self._key.match(text, gap.end())
-        if match is None or not self._is_letter(text, match):
-            return []
-        return [Mention(self.keys_of(match.group("key")), gap.end(), match.end())]
+        if named is not None and phrase("option_ends").match(text, named.end(1)):
+            return [self._named(named)]
+        match = self.phrase("option_key").match(text, gap.end())
+        return [self._keyed(match)] if match is not None and self._is_letter(text, match) else []
 
     def _is_letter(self, text: str, match: re.Match[str]) -> bool:
         # No article, pronoun or part of a word.
         letter, behind = match.group("key"), text[match.end() : match.end() + 3]
-        if re.match(r"[-']?\w", behind):
-            return False
-        if match.group("close"):
-            return True
+        if match.group("close") or re.match(r"[-']?\w", behind):
+            return not re.match(r"[-']?\w", behind)
+        spoken_of = letter == "A" and phrase("option_speaks_of").match(text, match.end()) is not None
         article = letter in {"A", "I"} and re.match(r"\s+[a-z]", behind) is not None
-        return letter not in {"a", "i"} and not (
-            article and not (letter == "A" and _SPEAKS_OF.match(text, match.end()))
-        )
+        return letter not in {"a", "i"} and (spoken_of or not article)
 
     def mentions_in(self, text: str, start: int, end: int) -> Iterator[Mention]:
         """Yield every standing letter and every text of an option in a stretch of text."""
-        for match in self._standing.finditer(text, start, end):
+        for match in self.phrase("option_standing").finditer(text, start, end):
             upper = not match.group("key").islower() or bool(match.group("close"))
             if upper and self._is_letter(text, match):
-                yield Mention(self.keys_of(match.group("key")), match.start(), match.end())
+                yield self._keyed(match)
         for word in _WORD_BEGINS.finditer(text, start, end):
-            named = self._free_text.match(text, word.start(), end)
-            if named is not None:
-                yield Mention(self._of_text(named), word.start(), named.end(1))
+            if named := self._free_text.match(text, word.start(), end):
+                yield self._named(named)
 
-    def listed_in(self, text: str) -> list[Mention]:
-        """Return the options that stand in a text as an entry of a list, key and own text: `B) heparin`."""
-        found = [(match, self._any_text.match(text, match.end())) for match in self._listed.finditer(text)]
-        return [
-            Mention(self.keys_of(match.group("key")), *match.span())
-            for match, own in found
-            if own is not None and self.keys_of(match.group("key")) <= self._of_text(own)
-        ]
+    def listed_in(self, text: str) -> Iterator[Mention]:
+        """Yield the options that stand in a text as an entry of a list, key and own text: `B) heparin`."""
+        for match in self.phrase("option_listed").finditer(text):
+            mention, own = self._keyed(match), self._any_text.match(text, match.end())
+            if own is not None and mention.keys <= self._of_text(own):
+                yield mention
+
+    def _keyed(self, match: re.Match[str]) -> Mention:
+        return Mention(self.keys_of(match.group("key")), *match.span())
+
+    def _named(self, match: re.Match[str]) -> Mention:
+        return Mention(self._of_text(match), match.start(), match.end(1))
 
     def _of_text(self, match: re.Match[str]) -> Keys:
         return self._texts[" ".join(match.group(1).lower().split())]
-
-
-def _ends(text: str, place: int) -> bool:
-    return _END.match(text, place) is not None or _REASON.match(text, place) is not None
 
 
 def _bare(text: str) -> str:

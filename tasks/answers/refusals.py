@@ -6,11 +6,9 @@ is not plainly a refusal is none.
 """
 
 from medbench.tasks.answers.texts import plain_characters
-from medbench.tasks.answers.wording import pattern
+from medbench.tasks.answers.wording import phrase
 
 # Said in the first person and at the start: `I cannot see the apex` in the midst of a report is an observation.
-_DECLINES, _ONLY_SORRY = pattern("{declines}"), pattern("{only_sorry}")
-_WHOLE = pattern(r"\A\W*(?:(?:it|this|that|the answer) )?(?:{only_unknown})[\s.!?]*\Z")
 _LOOKED_AT = 400
 
 
@@ -18,5 +16,5 @@ def is_refusal(text: str) -> bool:
     """Return whether an answer declines: it refuses, excuses itself, or says no more than that it does not know."""
     text = text.strip()
     opening = plain_characters(text[:_LOOKED_AT])
-    patterns = (_DECLINES, _ONLY_SORRY, *([_WHOLE] if len(text) <= _LOOKED_AT else []))
+    patterns = (phrase("declines"), phrase("only_sorry"), *([phrase("whole")] if len(text) <= _LOOKED_AT else []))
     return any(pattern.match(opening) is not None for pattern in patterns)

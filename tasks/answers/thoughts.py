@@ -19,33 +19,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from medbench.tasks.answers.texts import plain_characters, plain_text
-from medbench.tasks.answers.wording import pattern, word_lists
+from medbench.tasks.answers.wording import phrase, word_lists
 
 SIGNATURE = "answer=final"
 """Part of a number's signature: thoughts, marks of the answer and end tokens were taken out as this module does."""
 MARKS: tuple[str, ...] = tuple(word_lists()["marks"].split())
 """Tokens that set thoughts or answers apart. Where a tokenizer calls them special, they must stay in a model's text."""
 
-# Each way of marking has a beginning and an end; text between them is a thought. A heading begins one at the very start
-# of a text only, and ends only what a heading began: reports have headings too.
-_MARK = pattern("{thought_mark}", re.IGNORECASE | re.MULTILINE)
-_ANSWER_BEGINS = pattern(r"<(?:{answer_tags})>|\[answer\]")
-_ANSWER_ENDS = pattern(r"(?:</(?:{answer_tags})>|\[/answer\])\Z")
-_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>", re.IGNORECASE)
-# The same where special tokens were left out of the text: the names of the channels run into it.
+# Channels where special tokens were left out of the text: their names run into it.
 _BARE_CHANNEL, _BARE_ENDS = re.compile(r"\A\s*(?:assistant\s*)?analysis(?=[A-Z\"'(*\d])"), "assistantfinal"
-_MARKED = pattern("{answer_mark}", re.IGNORECASE | re.DOTALL)
-# Marks side by side (`\boxed{A} or \boxed{B}`) are one answer that names several.
-_BETWEEN = re.compile(r"[\s,;/&$.]*(?:and|or)?[\s,;/&$.]*", re.IGNORECASE)
 _NESTED, _HOLDERS = 3, ("tag", "bracket", "token", "boxed")
-_ANSWER_PREFIX = re.compile(r"\A\s*<\|(?:start_response|response_start)\|>\s*", re.IGNORECASE)
-_TURN_BEGINS, _TURN_ENDS = pattern(r"\A(?:\s*(?:{turn_begins}))+"), pattern("{turn_ends}")
-
-_IS_NAME = pattern(r"(?:(?:{field_qualifiers})[_\x20-]?)*(?:{field_names})(?:[_\x20-]?(?:{field_kinds}))?")
-_NAMED = re.compile(rf"""["']{_IS_NAME.pattern}["']\s*:""", re.IGNORECASE)
 _VALUE = re.compile(r"""\s*(?:"((?:[^"\\]|\\.){0,2000})"|'((?:[^'\\]|\\.){0,2000})'|([^,}\n]{0,400}))""")
-_LABEL, _MOST_LABELS = pattern("{field_label}"), 3
-_FINAL = pattern(r"^\s*(?:the |my )?final (?:answer|response)\s*:\s*(?=\S)", re.IGNORECASE | re.MULTILINE)
+_MOST_LABELS = 3
 
 _Object = tuple[tuple[str, Any], ...]
 
@@ -62,7 +47,7 @@ class ThoughtAndAnswer:
 
 def split_thought(text: str) -> ThoughtAndAnswer:
     """Return the answer and the thought in a model's raw text; pure, and linear in its length."""
-    if channels := list(_CHANNEL.finditer(text)):
+    if channels := list(phrase("thought_channel").finditer(text)):
         said = _of_channels(text, channels)
     elif begun := _BARE_CHANNEL.match(text):
         thought, ended, answer = text[begun.end() :].rpartition(_BARE_ENDS)
@@ -73,7 +58,7 @@ def split_thought(text: str) -> ThoughtAndAnswer:
         said = _by_marks(text)
     if said.unfinished:
         return said
-    turn = _until_turn_ends(_ANSWER_PREFIX.sub("", _TURN_BEGINS.sub("", said.answer)))
+    turn = _until_turn_ends(phrase("answer_prefix").sub("", phrase("thought_turn_begins").sub("", said.answer)))
     return replace(said, answer=_marked(turn.strip()))
 
 
@@ -103,7 +88,7 @@ def _by_marks(text: str) -> ThoughtAndAnswer:
     kept: list[str] = []
     thoughts: list[str] = []
     place, open_mark = 0, ""
-    for mark in _MARK.finditer(text):
+    for mark in phrase("thought_mark").finditer(text):
         kind = mark.lastgroup or ""
         if kind.startswith("begin") and not open_mark:
             kept.append(text[place : mark.start()])
@@ -125,14 +110,14 @@ def _by_marks(text: str) -> ThoughtAndAnswer:
 
 
 def _answer_at_the_end(text: str, place: int) -> int | None:
-    begins = [match.start() for match in _ANSWER_BEGINS.finditer(text, place)]
-    ending = _TURN_ENDS.sub("", text[begins[-1] :]).rstrip() if begins else ""
-    return begins[-1] if _ANSWER_ENDS.search(ending) else None
+    begins = [match.start() for match in phrase("thought_answer_begins").finditer(text, place)]
+    ending = phrase("turn_ends").sub("", text[begins[-1] :]).rstrip() if begins else ""
+    return begins[-1] if phrase("thought_answer_ends").search(ending) else None
 
 
 def _until_turn_ends(text: str) -> str:
     place = 0
-    for match in _TURN_ENDS.finditer(text):
+    for match in phrase("turn_ends").finditer(text):
         if text[place : match.start()].strip():
             return text[place : match.start()]
         place = match.end()
@@ -144,11 +129,11 @@ def _marked(text: str, depth: int = _NESTED) -> str:
 
     Marks inside marks are opened as many times as `depth` says: an answer in a tag may be boxed as well.
     """
-    marks = list(_MARKED.finditer(text)) if depth else []
+    marks = list(phrase("answer_mark").finditer(text)) if depth else []
     if not marks:
         return text.strip()
     first = len(marks) - 1
-    while first and _BETWEEN.fullmatch(text, marks[first - 1].end(), marks[first].start()):
+    while first and phrase("between_marks").fullmatch(text, marks[first - 1].end(), marks[first].start()):
         first -= 1
     parts: list[str] = []
     end = marks[first].start()
@@ -175,10 +160,10 @@ def answer_itself(text: str) -> str:
     if fields is not None and len(set(fields.values)) == 1 and fields.values[0] and not plain_text(fields.beside):
         return plain_text(fields.values[0])
     plain = plain_text(text)
-    for match in _FINAL.finditer(plain):
+    for match in phrase("thought_final").finditer(plain):
         plain = match.string[match.end() :]
     for _ in range(_MOST_LABELS):
-        plain = _LABEL.sub("", plain)
+        plain = phrase("field_label").sub("", plain)
     return plain.strip()
 
 
@@ -192,7 +177,7 @@ def answer_fields(text: str) -> Fields | None:
         values = _named(document)
         return Fields(values, f"{text[:start]}\n{text[end:]}") if values else None
     text = plain_characters(text)
-    found = [_value_behind(text, match.end()) for match in _NAMED.finditer(text)]
+    found = [_value_behind(text, match.end()) for match in phrase("field_named").finditer(text)]
     return Fields(found, "") if found else None
 
 
@@ -210,7 +195,7 @@ def _document(text: str) -> _Object | None:
 
 
 def _named(document: _Object) -> list[str]:
-    return [_single(value) for key, value in document if _IS_NAME.fullmatch(key)]
+    return [_single(value) for key, value in document if phrase("thought_is_name").fullmatch(key)]
 
 
 def _single(value: object) -> str:

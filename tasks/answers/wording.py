@@ -32,15 +32,15 @@ def word_set(name: str) -> frozenset[str]:
     return frozenset(word_lists()[name].split())
 
 
-def expanded(text: str, **more: str) -> str:
-    """Return the pattern of a text, with each `{name}` replaced by `more` or by the list of words of that name."""
-    joined = "".join(map(str.strip, text.splitlines())).replace(" ", r"\s+")
-    return _NAME.sub(lambda name: more[name[1]] if name[1] in more else expanded(word_lists()[name[1]], **more), joined)
+@lru_cache(maxsize=4096)
+def phrase(name: str, key: str = "") -> re.Pattern[str]:
+    """Return the pattern of a phrase by its name, in letters of either case; `{key}` in it is a pattern of its own."""
+    return re.compile(_expanded(name, key), re.IGNORECASE)
 
 
-def pattern(text: str, flags: re.RegexFlag = re.IGNORECASE, **more: str) -> re.Pattern[str]:
-    """Compile the pattern of a text; it matches letters of either case unless `flags` say otherwise."""
-    return re.compile(expanded(text, **more), flags)
+def _expanded(name: str, key: str) -> str:
+    joined = "".join(map(str.strip, word_lists()[name].splitlines())).replace(" ", r"\s+")
+    return _NAME.sub(lambda inner: key if inner[1] == "key" else _expanded(inner[1], key), joined)
 
 
 def substituted(text: str, table: str) -> str:
@@ -55,25 +55,19 @@ def _substitutions(table: str) -> list[tuple[re.Pattern[str], str]]:
     return [(re.compile(mark), plain) for mark, plain in word_lists()[table]]
 
 
-_TAKES_BACK = pattern("{takes_back}")
-_SAYS_ANEW = pattern(r"(?:^|[.!?;\n,]|\.\.\.|\s-)\s*(?:(?:actually|hmm+|rather(?! than\b)|well)\b[\s,:.]*)+")
-_DENIED_BEFORE, _DENIED_BEHIND = pattern("{denied_before}"), pattern("{denied_behind}")
-_SUPPOSED_CLAUSE = pattern(r"\b(?:{supposing})\b(?:(?!\b(?:but|so|therefore|thus|hence)\b)[^.;:,!?\n])*\Z")
-_SUPPOSED_SENTENCE = pattern(r"{supposing_all}|\b(?:{at_first})\b(?:(?!\b(?:but|however|now)\b).)*\Z")
-_FORCED, _REJECTED, _CONDITION = pattern("{forced}"), pattern("{rejected}"), pattern("{condition}")
 _SENTENCE_ENDS = re.compile(r"[.!?\n](?=\s|\Z)|\n")
 
 
 def versions(text: str) -> list[str]:
     """Return the versions of an answer that takes itself back (`A. Wait, no: B`); the last one is what it says."""
-    found = list(_TAKES_BACK.finditer(text))
+    found = list(phrase("takes_back").finditer(text))
     starts, ends = [0, *(match.end() for match in found)], [*(match.start() for match in found), len(text)]
     return [text[start:end] for start, end in zip(starts, ends, strict=True)]
 
 
 def afterthought(text: str) -> str | None:
     """Return what follows the last `actually` at the beginning of a clause; None if there is none."""
-    found = list(_SAYS_ANEW.finditer(text))
+    found = list(phrase("says_anew").finditer(text))
     return text[found[-1].end() :] if found else None
 
 
@@ -94,7 +88,7 @@ def is_denied_before(text: str, place: int) -> bool:
 
 def is_denied_behind(text: str, place: int) -> bool:
     """Return whether the words behind a place deny what stands there: `is wrong`, `can be excluded`."""
-    return _DENIED_BEHIND.match(text[place : place + _REACH]) is not None
+    return phrase("denied_behind").match(text[place : place + _REACH]) is not None
 
 
 def is_denied(text: str, start: int, end: int) -> bool:
@@ -104,7 +98,7 @@ def is_denied(text: str, start: int, end: int) -> bool:
 
 def is_rejected(text: str, place: int) -> bool:
     """Return whether a verdict stands right behind a place: `A - wrong`, `(B): no`."""
-    return _REJECTED.match(text, place) is not None
+    return phrase("rejected").match(text, place) is not None
 
 
 def is_supposed(text: str, place: int) -> bool:
@@ -114,15 +108,17 @@ def is_supposed(text: str, place: int) -> bool:
 
 def is_conditional(text: str, place: int) -> bool:
     """Return whether what ends at a place is asked, turned, or holds if: `A?`, `A, but not really`, `A if acute`."""
-    return _CONDITION.match(text[place : place + _REACH]) is not None
+    return phrase("condition").match(text[place : place + _REACH]) is not None
 
 
 @lru_cache(maxsize=1024)
 def _denies(stretch: str) -> bool:
-    return _DENIED_BEFORE.search(_SENTENCE_ENDS.split(stretch)[-1]) is not None
+    return phrase("denied_before").search(_SENTENCE_ENDS.split(stretch)[-1]) is not None
 
 
 @lru_cache(maxsize=1024)
 def _supposes(stretch: str) -> bool:
-    claimed = _FORCED.sub("", _SENTENCE_ENDS.split(stretch)[-1])
-    return _SUPPOSED_CLAUSE.search(claimed) is not None or _SUPPOSED_SENTENCE.search(claimed) is not None
+    claimed = phrase("forced").sub("", _SENTENCE_ENDS.split(stretch)[-1])
+    return (
+        phrase("supposed_clause").search(claimed) is not None or phrase("supposed_sentence").search(claimed) is not None
+    )

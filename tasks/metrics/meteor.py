@@ -41,13 +41,11 @@ _BEYOND_MEMORY = (
 
 
 def meteor_statistics(predictions: Sequence[str], references: Sequence[str]) -> FloatArray:
-    """Return the sufficient statistics of METEOR, of N texts of PTB tokens each.
+    """Return the sufficient statistics of METEOR [N, 24], of N texts of PTB tokens each.
 
-    The Java program is started at the first call (some 10 CPU-seconds for its paraphrase table), stays for all further
-    calls of this process and ends with it. A pair that it has no memory for is put together of shorter ones.
-
-    The array is [N, 24]: for prediction and reference each the words, the function words, and for each of the four
-    stages the matched content words and function words; then chunks (0 for a perfect match), matched words of both, 1.
+    Columns: for prediction and reference each the words, the function words, and for each of the four stages the
+    matched content words and function words; then chunks (0 for a perfect match), matched words of both, 1. The Java
+    program is started at the first call (some 10 CPU-seconds for its paraphrase table) and ends with this process.
     Source: METEOR 1.5 as pycocoevalcap runs it (`-stdio -l en -norm`). Raises MedbenchError if Java cannot start, or
     fails, or answers something else than statistics.
     """
