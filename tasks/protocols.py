@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medbench.tasks.answers.box_space import BoxSpace
-from medbench.tasks.answers.refusals import is_refusal
+from medbench.tasks.answers.choice import is_refusal
 from medbench.tasks.answers.texts import normalise_strictly
 from medbench.tasks.foundation.errors import unknown_name
 from medbench.tasks.metrics.java import tokenise
@@ -87,10 +87,7 @@ class Evaluation:
 
 
 def metric_ids(task_name: str, kind: Kind, protocol: Protocol) -> tuple[str, ...]:
-    """Return the metrics of a task in the order of the tables; an unknown task has those of its kind.
-
-    Raises UsageError if there is no such kind or protocol.
-    """
+    """Return the metrics of a task, or else of its kind, in order; UsageError if there is no such kind or protocol."""
     for what, given, known in (("kind of task", kind, _METRIC_IDS), ("protocol", protocol, PROTOCOLS)):
         if given not in known:
             raise unknown_name(what, given, known)
@@ -127,10 +124,7 @@ def state_of(scorable: Scorable, kind: Kind) -> State:
 def scored_items(
     protocol: Protocol, kind: Kind, items: Sequence[Item]
 ) -> tuple[npt.NDArray[np.intp], tuple[Scorable, ...]]:
-    """Return the positions [M] of the items that a protocol scores, and what it scores there.
-
-    Under `strict` an item that is no answer is an empty prediction, whatever text came with it.
-    """
+    """Return the positions [M] that a protocol scores, and what: of no answer, under `strict`, an empty one."""
     chosen = [
         (place, _silent(item.scorable) if protocol == "strict" and item.state != "ok" else item.scorable)
         for place, item in enumerate(items)
@@ -193,7 +187,7 @@ def _bounds(
 
 
 def tokenise_together(tasks: Iterable[tuple[str, Kind, Sequence[Item]]]) -> None:
-    """Tokenise the reports of several tasks (name, kind, items) at once; evaluating them then finds the tokens there."""
+    """Tokenise the reports of several tasks (name, kind, items) at once; evaluating them finds the tokens there."""
     texts = [
         text
         for name, kind, items in tasks

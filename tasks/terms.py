@@ -64,10 +64,7 @@ def terms_of_prepared(prepared: Prepared) -> Terms:
 
 
 def terms_of_data(task: str, fingerprint: str, *, bundled: bool, licence: str) -> Terms:
-    """Return what may be passed on of data in the layout of a task, by their fingerprint.
-
-    `bundled` are the mini suite's own; `licence` is what their owner said, empty for nothing.
-    """
+    """Return what may be passed on of data in a task's layout; `bundled` are ours, `licence` is the owner's word."""
     if bundled:
         return Terms(openness="open")
     if task not in TASKS:
@@ -87,10 +84,7 @@ def terms_of_data(task: str, fingerprint: str, *, bundled: bool, licence: str) -
 
 
 def checked_licence(spec: TaskSpec, licence: str) -> str:
-    """Return what the owner of data says of their licence.
-
-    Raises UsageError if the task's data count as under a signed agreement whoever says otherwise.
-    """
+    """Return what the owner says of a licence; UsageError if the data count as under a signed agreement anyway."""
     said = " ".join(licence.split())
     if said and spec.credentialed:
         raise UsageError(

@@ -199,10 +199,7 @@ def _is_degenerate(box: Box, width: int, height: int) -> bool:
 
 
 def doubt_about_boxes(task: str, boxes: Sequence[tuple[Box, tuple[int, int]]], *, space: str, declared_by: str) -> str:
-    """Return a warning if most boxes of a task, read in a space, cover nothing of their image; else nothing.
-
-    The boxes are in pixels, each with width and height of its image; a space is declared by, e.g., a `--model-arg`.
-    """
+    """Return a warning if most boxes of a task (in pixels, with the image's size) cover nothing of it; else nothing."""
     share = degenerate_share(boxes)
     if 2 * share <= 1:
         return ""

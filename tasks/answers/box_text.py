@@ -9,14 +9,13 @@ tells one box:
 - two with `or` between them are no answer, and what is denied (`not at [...]`) or an example is no box.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from medbench.tasks.answers import box_tokens
 from medbench.tasks.answers.box_tokens import HIGH, LOW, TO, Item, Name, Numbers, Unit, box_of, names_in
-from medbench.tasks.answers.wording import word_lists, word_set
+from medbench.tasks.answers.wording import exactly, word_lists, word_set
 
 NumberOrder = Literal["space", "points", "xyxy", "yxyx", "xywh", "cxcywh"]
 
@@ -26,28 +25,6 @@ _ORDERS: Mapping[str, NumberOrder] = word_lists()["number_orders"]
 _RANGES: Mapping[str, tuple[str, str]] = {"x": ("left", "right"), "y": ("top", "bottom")}
 _ACROSS, _SIZES = frozenset({"left", "right"}), frozenset({"width", "height"})
 _FOUR, _TWO, _REACH = 4, 2, 160
-
-_DENIED = re.compile(
-    r"(?:\b(?:not|never|cannot)\b|n't\b):?(?: [a-z]+){0,4} ?$|\bno(?: [a-z]+){1,3} (?:in|at|within|inside)[ :]*$"
-    r"|\b(?:e\.?g\.?|for example|for instance|such as|an example|example:)[ ,:]*$"
-    r"|\b(?:whole|entire|full) (?:image|picture|scan|slice|frame)\b[^.;\n]*$"
-)
-_DENIED_BEHIND = re.compile(
-    r"\W{0,3}(?:is|was|would be) (?:not|wrong|incorrect|false|the (?:whole|entire|full) image)\b"
-)
-_RETRACTED = re.compile(
-    r"\b(?:wait|sorry|actually|correction|rather|mistake|mistaken|wrong|incorrect|scratch that|hmm|on second thoughts?"
-    r"|i mean|i meant)\b|\bno\b ?[,.!:;]"
-    r"|\b(?:correct(?:ed|ing)|revis(?:ed|ing)|refin(?:ed|ing)|adjust(?:ed|ing)|final(?:ly)?)\b[^.;\n]*$"
-)
-_TAKEN_BACK = re.compile(
-    r"\b(?:no,? wait|wait,? (?:no|that)|scratch that|that(?:'s| is| was) (?:wrong|incorrect|not)"
-    r"|take (?:it|that) back)\b"
-)
-_OR = re.compile(r"\W*(?:or|oder|或)\b[^\d]{0,40}$")
-_UNIT_SAID = re.compile(
-    r"(?<!\d )(?<!\d)\b(percent(?:age)?s?|pixels?)\b(?: (?:coordinates|values))?[ :()\n]*[a-z_ \"'{]{0,20}[=: ]*$"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +40,7 @@ class FoundBox:
 
 
 def find_box(text: str, *, y_first: bool = False) -> FoundBox | None:
-    """Return the box that an answer tells, or None if it tells none or leaves it open.
-
-    Points are written with y before x if `y_first`, where nothing else is said.
-    """
+    """Return the box that an answer tells, None if none or open; points have y first if `y_first` says so."""
     plain = box_tokens.plain_text(text)
     return _chosen(_BoxFinder(box_tokens.items_of(plain), y_first=y_first).boxes(), plain)
 
@@ -329,15 +303,16 @@ def _chosen(boxes: Sequence[FoundBox], plain: str) -> FoundBox | None:
     """Return the box that the answer stands by; the head of this module says which."""
     ends = [0, *(box.end for box in boxes)]
     told = [(box, plain[max(end, box.start - _REACH) : box.start]) for end, box in zip(ends[:-1], boxes, strict=True)]
-    told = [(box, before) for box, before in told if not _DENIED.search(before)]
-    told = [(box, before) for box, before in told if not _DENIED_BEHIND.match(plain[box.end : box.end + _REACH])]
-    retracted = [place for place, (_, before) in enumerate(told) if place and _RETRACTED.search(before)]
+    told = [(box, before) for box, before in told if not exactly("box_denied").search(before)]
+    denied_behind = exactly("box_denied_behind")
+    told = [(box, before) for box, before in told if not denied_behind.match(plain[box.end : box.end + _REACH])]
+    retracted = [place for place, (_, before) in enumerate(told) if place and exactly("box_retracted").search(before)]
     told = told[retracted[-1] if retracted else 0 :]
-    if not told or _TAKEN_BACK.search(plain, told[-1][0].end):
+    if not told or exactly("box_taken_back").search(plain, told[-1][0].end):
         return None
     chosen, before = told[0]
-    if any(_OR.match(between) and box.numbers != chosen.numbers for box, between in told[1:]):
+    if any(exactly("box_or").match(between) and box.numbers != chosen.numbers for box, between in told[1:]):
         return None
     # `in percent: [10, 20, 30, 40]`
-    said = None if chosen.unit else _UNIT_SAID.search(before)
+    said = None if chosen.unit else exactly("box_unit_said").search(before)
     return chosen if said is None else replace(chosen, unit="%" if said[1].startswith("percent") else "px")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from medbench.tasks.answers.wording import substituted, word_lists
+from medbench.tasks.answers.wording import exactly, substituted, word_lists
 
 Kind = Literal["number", "point", "four", "numbers", "size", "name", "word", "mark", "tag"]
 Unit = Literal["", "%", "px", "?"]
@@ -62,12 +62,7 @@ _KINDS: dict[str | None, Kind] = {
     "tag": "tag", "location": "tag", "size": "size", "number": "number", "name": "name", "mark": "mark",
 }  # fmt: skip
 TO = frozenset({"to", "until", "through", "bis", "hasta", "到", "至"})
-_SPEAKS_OF_CORNERS = re.compile(r"\b(?:from|between|corners?|box(?:es)?|bound\w*|rectang\w*|spans?|points?)\b")
 _CORNERS_REACH = 120
-_UNIT_BESIDE = re.compile(
-    r"(?:\s*(?:(?:in|as|of|coordinates|values)(?![\w'])|[():\n])){0,2}\s*"
-    r"(?:(?P<percent>(?:percent(?:ages?)?)(?![\w'])|%)|(?:pixels?|px)(?![\w']))"
-)
 _FOUR, _TWO = 4, 2
 
 # What belongs together is found in the shape of a text, a sign for each piece: `0` a number, `L` a location, `T` any
@@ -159,7 +154,7 @@ def _grouped(items: Sequence[Item], text: str, angles: bool) -> Item:
     # `<12><34>` is half a box, no point.
     kinds: dict[int, Kind] = {_FOUR: "four"} if angles else {_FOUR: "four", _TWO: "point"}
     unit, end = common_unit(numbers), items[-1].end
-    if not unit and (beside := _UNIT_BESIDE.match(text, end)):
+    if not unit and (beside := exactly("box_unit_beside").match(text, end)):
         # `[10, 20, 30, 40] %`
         unit = "%" if beside["percent"] else "px"
     kind, values = kinds.get(len(numbers), "numbers"), tuple(item.numbers[0] for item in numbers)
@@ -177,7 +172,7 @@ def _box_of_points(items: Sequence[Item], text: str, _: bool) -> Item:
     points, words = [item for item in items if item.kind == "point"], {item.sign for item in items} & {"t", "&"}
     start, numbers = points[0].start, tuple(number for point in points for number in point.numbers)
     # `lesions at (1, 2) and (3, 4)` is no box, `between (1, 2) and (3, 4)` is one.
-    told = "&" not in words or _SPEAKS_OF_CORNERS.search(text, max(0, start - _CORNERS_REACH), start)
+    told = "&" not in words or exactly("box_corners").search(text, max(0, start - _CORNERS_REACH), start)
     return Item(
         kind="four" if len(numbers) == _FOUR and told else "numbers", text="to" if words else "", start=start,
         end=points[-1].end, numbers=numbers, unit=common_unit(points),

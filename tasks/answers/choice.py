@@ -16,12 +16,13 @@ of an answer counts, stands in `docs/scoring.md`.
 
 from collections.abc import Mapping
 
-from medbench.tasks.answers.classes import read_class
-from medbench.tasks.answers.closed import POLAR_WORDS, read_polar
-from medbench.tasks.answers.letters import common, letters_reader
-from medbench.tasks.answers.options import Keys
-from medbench.tasks.answers.texts import standing_text
+from medbench.tasks.answers.closed import POLAR_WORDS, read_class, read_polar
+from medbench.tasks.answers.letters import Keys, common, letters_reader
+from medbench.tasks.answers.texts import plain_characters, standing_text
 from medbench.tasks.answers.thoughts import answer_fields, final_answer
+from medbench.tasks.answers.wording import phrase
+
+_LOOKED_AT = 400
 
 
 def read_choice(text: str, choices: Mapping[str, str]) -> str | None:
@@ -52,9 +53,9 @@ def taken_choices(text: str, choices: Mapping[str, str]) -> frozenset[str]:
     fields = answer_fields(said)
     if fields is None:
         return _taken(standing_text(said), choices)
-    claims = [_taken(standing_text(value), choices, in_field=True) for value in fields.values if value]
+    claims = [_taken(standing_text(value), choices, in_field=True) for value in fields[0] if value]
     # Where the text around JSON declares something else, nothing is taken.
-    beside = standing_text(fields.beside)
+    beside = standing_text(fields[1])
     if {key.lower() for key in choices} <= POLAR_WORDS:
         claims.append(_taken(beside, choices))
     elif all(len(key) == 1 for key in choices):
@@ -73,3 +74,16 @@ def _taken(text: str, choices: Mapping[str, str], *, in_field: bool = False) -> 
         found = read_class(text, tuple(choices))
         return Keys() if found is None else Keys({found})
     return letters_reader(tuple(choices.items()), in_field=in_field).taken_by(text)
+
+
+def is_refusal(text: str) -> bool:
+    """Return whether an answer declines: it refuses, excuses itself, or says no more than that it does not know.
+
+    Under `strict` a refusal counts as wrong like any other answer that is not right; the state only says why. So one
+    that is not recognised costs nothing but a count, while a proper answer taken for one would cost its score: what is
+    not plainly a refusal is none.
+    """
+    text = text.strip()
+    opening = plain_characters(text[:_LOOKED_AT])
+    whole = len(text) <= _LOOKED_AT and phrase("refuses_whole").match(opening) is not None
+    return whole or phrase("refuses").match(opening) is not None

@@ -125,10 +125,7 @@ def _until_turn_ends(text: str) -> str:
 
 
 def _marked(text: str, depth: int = _NESTED) -> str:
-    """Return what an answer marks as its answer, the last time it does; the whole text if it marks nothing.
-
-    Marks inside marks are opened as many times as `depth` says: an answer in a tag may be boxed as well.
-    """
+    """Return what a text marks as its answer, the last time, or else itself; one in a tag may be boxed too."""
     marks = list(phrase("answer_mark").finditer(text)) if depth else []
     if not marks:
         return text.strip()
@@ -146,19 +143,11 @@ def _marked(text: str, depth: int = _NESTED) -> str:
     return " ".join(parts).strip() or text
 
 
-@dataclass(frozen=True, slots=True)
-class Fields:
-    """The values of all fields that are called an answer (no single value, as of a list, is empty), and the rest."""
-
-    values: Sequence[str]
-    beside: str
-
-
 def answer_itself(text: str) -> str:
     """Return an answer without markup and labels; of one that ends with a `Final answer:`, what stands behind it."""
-    fields = answer_fields(text)
-    if fields is not None and len(set(fields.values)) == 1 and fields.values[0] and not plain_text(fields.beside):
-        return plain_text(fields.values[0])
+    values, beside = answer_fields(text) or ([], "")
+    if len(set(values)) == 1 and values[0] and not plain_text(beside):
+        return plain_text(values[0])
     plain = plain_text(text)
     for match in phrase("thought_final").finditer(plain):
         plain = match.string[match.end() :]
@@ -167,18 +156,18 @@ def answer_itself(text: str) -> str:
     return plain.strip()
 
 
-def answer_fields(text: str) -> Fields | None:
-    """Return the answers that a text gives as fields of JSON; None if it has no such field."""
+def answer_fields(text: str) -> tuple[list[str], str] | None:
+    """Return the values (empty of no single one) of JSON fields called an answer, and the rest; None if none is."""
     if "{" not in text:
         return None
     start, end = text.find("{"), text.rfind("}") + 1
     document = _document(text[start:end]) or _document(plain_characters(text[start:end]))
     if document is not None:
         values = _named(document)
-        return Fields(values, f"{text[:start]}\n{text[end:]}") if values else None
+        return (values, f"{text[:start]}\n{text[end:]}") if values else None
     text = plain_characters(text)
     found = [_value_behind(text, match.end()) for match in phrase("field_named").finditer(text)]
-    return Fields(found, "") if found else None
+    return (found, "") if found else None
 
 
 def _document(text: str) -> _Object | None:

@@ -38,6 +38,12 @@ def phrase(name: str, key: str = "") -> re.Pattern[str]:
     return re.compile(_expanded(name, key), re.IGNORECASE)
 
 
+@lru_cache
+def exactly(name: str) -> re.Pattern[str]:
+    """Return the pattern of a phrase in which a blank is a blank, for texts in plain typography and lower case."""
+    return re.compile("".join(word_lists()[name].splitlines()))
+
+
 def _expanded(name: str, key: str) -> str:
     joined = "".join(map(str.strip, word_lists()[name].splitlines())).replace(" ", r"\s+")
     return _NAME.sub(lambda inner: key if inner[1] == "key" else _expanded(inner[1], key), joined)

@@ -52,7 +52,7 @@ def json_lines(records: Iterable[Mapping[str, Any]]) -> str:
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - a document may hold anything; callers validate it
-    """Read one JSON document; raises DataError if the file is missing or no UTF-8, or with the line of what is no JSON."""
+    """Read one JSON document; DataError if the file is missing or no UTF-8, or with the line of what is no JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -128,10 +128,7 @@ def file_sha256(path: Path) -> str:
 
 
 def sampled_sha256(path: Path) -> str:
-    """Return a SHA-256 of a file's size and of its beginning, middle and end, a MiB each, as 64 hex digits.
-
-    It tells weights of many gigabytes apart without reading them; of a small file it sees every byte.
-    """
+    """Return a SHA-256 of a file's size and of its beginning, middle and end, a MiB each; of a small one, all."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as stream:

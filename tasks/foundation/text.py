@@ -37,10 +37,7 @@ def encoding_of(data: bytes) -> tuple[str, int]:
 
 
 def decoded(data: bytes, where: str) -> str:
-    """Return the text of a whole file without the mark in front; `where` is its path, for the message.
-
-    Raises DataError if it is in none of the encodings above; the message names the line.
-    """
+    """Return the text of a whole file without its mark; DataError with the path `where` and a line if it is no text."""
     encoding, start = encoding_of(data)
     try:
         return data[start:].decode(encoding)

@@ -27,10 +27,7 @@ def exact_answer(prediction: str, reference: str) -> float:
 
 
 def contains_reference(prediction: str, reference: str) -> float:
-    """Return 1 if the reference is a substring of the prediction, so that `no` is right in `normal`.
-
-    Source: `calculate_acc` of the official Uni-Med evaluation of VQA.
-    """
+    """Return 1 if the reference is within the prediction, `no` in `normal` too (official: `calculate_acc` of VQA)."""
     return float(reference in prediction)
 
 
@@ -46,10 +43,10 @@ def answers_closed(prediction: str, reference: str) -> float:
     if not right or normalise_strictly(said) == right:
         return float(bool(right) and (not said.endswith("?") or said == plain_text(reference)))
     fields = answer_fields(prediction)
-    answers = [said] if fields is None else [value for value in fields.values if value]
+    answers = [said] if fields is None else [value for value in fields[0] if value]
     if right not in POLAR_WORDS:
         return float(bool(answers) and all(says_alternative(answer, right) for answer in answers))
-    beside = None if fields is None else read_polar(standing_text(fields.beside))
+    beside = None if fields is None else read_polar(standing_text(fields[1]))
     return float(bool(answers) and all(read_polar(answer) == right for answer in answers) and beside in {None, right})
 
 
@@ -68,10 +65,7 @@ def asymmetric_f1(prediction: str, reference: str) -> float:
 
 
 def clipped_f1(prediction: str, reference: str) -> float:
-    """Return F1 over words, each counted at most as often as it occurs in both texts.
-
-    Source: the usual definition for short answers (SQuAD), which is what the paper's Eq. 16-18 say.
-    """
+    """Return F1 over words, each counted as often as it is in both texts, as of SQuAD (the paper's Eq. 16-18)."""
     predicted, wanted = Counter(prediction.split()), Counter(reference.split())
     common = (predicted & wanted).total()
     return 2 * common / (predicted.total() + wanted.total()) if common else 0.0
@@ -126,10 +120,7 @@ def inclusive_iou(first: Box, second: Box) -> float:
 
 
 def exact_iou(first: Box, second: Box) -> float:
-    """Return the area of the intersection over that of the union; 0 if one is inverted, empty or infinite.
-
-    A box without area, which some datasets hold, overlaps only itself.
-    """
+    """Return the exact IoU; 0 if a box is inverted, empty or infinite. One without area overlaps only itself."""
     if first == second and _area(first, 0.0) == 0:
         return float(first.left <= first.right and first.top <= first.bottom)
     return _overlap_over_union(first, second, 0.0)

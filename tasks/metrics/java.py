@@ -37,10 +37,7 @@ _MOST_KNOWN = 1 << 17
 
 
 def packaged_jar(relative: str, *, beside: Sequence[str] = ()) -> Path:
-    """Return the path of a file of the pycocoevalcap distribution.
-
-    Raises MedbenchError if it is missing, or one of the files `beside` it without which it would give other numbers.
-    """
+    """Return a file of pycocoevalcap; MedbenchError if it is missing, or one `beside` it that numbers depend on."""
     spec = find_spec("pycocoevalcap")
     if spec is None or not spec.submodule_search_locations:
         raise MedbenchError("The distribution pycocoevalcap, which brings the jars, is not installed.", _REINSTALL)
@@ -96,10 +93,7 @@ class JavaProgram(AbstractContextManager["JavaProgram"]):
         return output
 
     def ask(self, lines: Sequence[str]) -> list[str]:
-        """Send lines to a program that answers each with one line, and return the answers.
-
-        Raises JavaError if the program ends before it has answered all lines; the error has the answers.
-        """
+        """Return the answers to lines, one each; JavaError with those that came if the program ends before the last."""
         replies: list[str] = []
         for start in range(0, len(lines), _LINES_PER_EXCHANGE):
             some = lines[start : start + _LINES_PER_EXCHANGE]

@@ -65,20 +65,14 @@ def corpus_bleu_weights(statistics: FloatArray) -> FloatArray:
 
 
 def set_rouge(order: int, prediction: str, reference: str) -> float:
-    """Return F over the distinct runs of `order` words of two texts: `rouge-1` and `rouge-2` F of `rouge` 1.0.1.
-
-    The official Uni-Med evaluation uses it. Where the package fails because a text is nothing but periods, this is 0.
-    """
+    """Return F over the distinct runs of `order` words, as `rouge` 1.0.1; 0 where a text is nothing but periods."""
     words = (_words(prediction), _words(reference))
     predicted, wanted = (set(zip(*(text[start:] for start in range(order)), strict=False)) for text in words)
     return _f_of_sets(len(predicted & wanted), len(predicted), len(wanted))
 
 
 def set_rouge_l(prediction: str, reference: str) -> float:
-    """Return F over the distinct words in the longest common subsequences of all pairs of sentences, united.
-
-    Source: `rouge-l` F of `rouge` 1.0.1, where sentences end at periods.
-    """
+    """Return F over the distinct words in the longest common subsequences of all sentences (`rouge` 1.0.1)."""
     pairs = ((wanted, said) for wanted in _sentences(reference) for said in _sentences(prediction))
     common = {word for wanted, said in pairs for word in lcs_words(wanted, said)}
     return _f_of_sets(len(common), len(set(_words(prediction))), len(set(_words(reference))))

@@ -14,7 +14,7 @@ and Tibshirani 1993, chapter 11 (jackknife).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -102,15 +102,6 @@ class Spread:
         return (self.error / alone) ** 2 if alone > 0 else float("nan")
 
 
-class _Side(NamedTuple):
-    """What lies on one side of a number."""
-
-    influences: FloatArray  # How far each cluster influences the number to this side [C].
-    telling: float  # How many clusters, beyond one, are not at the far edge of the other side.
-    still: float  # The share of samples that are at that edge.
-    chunk: float  # Sum of squared weights of what may come out otherwise as one: 1 / C in whole clusters, 1 / N if not.
-
-
 def spread_of(
     influences: FloatArray, by_sample: FloatArray, weights: FloatArray, numbers: npt.NDArray[np.intp]
 ) -> Spread:
@@ -134,14 +125,23 @@ def standard_error(influences: FloatArray) -> float:
     return float(np.sqrt(parts / (parts - 1) * np.square(influences).sum())) if parts > 1 else 0.0
 
 
-def _side(spread: Spread, room: float, *, upwards: bool) -> _Side:
-    sign = 1 if upwards else -1
+def _side(spread: Spread, room: float, *, upwards: bool) -> tuple[float, float, float, float]:
+    """Return what lies on one side of a number: skewness, growth, what is still at the far edge, and the chunk.
+
+    The growth is what a truth at the far end of the room adds to the variance; the chunk is the sum of squared weights
+    of what may come out otherwise as one: 1 / C in whole clusters, 1 / N where samples are independent.
+    """
+    influences = spread.influences if upwards else -spread.influences
+    by_sample = spread.by_sample if upwards else -spread.by_sample
     apart, together = float(np.square(spread.weights).sum()), float(np.square(spread.shares).sum())
-    telling = _telling(_from_the_edge(sign * spread.influences, spread.shares, room), apart)
-    at_edge = _from_the_edge(sign * spread.by_sample, spread.weights, room) == 0
+    telling = _telling(_from_the_edge(influences, spread.shares, room), apart)
+    still = float(spread.weights[_from_the_edge(by_sample, spread.weights, room) == 0].sum())
     alike = _alike(spread.design_effect, together / apart, telling) if together > apart else 1.0
     chunk = alike * together + (1 - alike) * apart
-    return _Side(sign * spread.influences, telling, float(spread.weights[at_edge].sum()), chunk)
+    unseen = _UNSEEN_EVENT / (telling + _UNSEEN_EVENT)
+    seen, with_event = _skewness(influences), _skewness(np.append(influences, room * chunk))
+    skewness = (1 - unseen) * seen + unseen * with_event
+    return seen, float(np.clip(skewness * room + spread.error**2, 0.0, room**2 * chunk)), still, chunk
 
 
 def _from_the_edge(influences: FloatArray, shares: FloatArray, room: float) -> FloatArray:
@@ -175,22 +175,16 @@ def reach(spread: Spread, room: float, *, upwards: bool) -> float:
 
     `room` is the distance to the largest (or smallest) possible value.
     """
-    quantile, side = t_quantile(spread.degrees), _side(spread, room, upwards=upwards)
-    shift = max(0.0, -_skewness(side.influences)) * (quantile**2 - 1) / 6
-    seen = _solved(spread.error**2, _growth(spread, side, room), room, quantile, shift)
-    return min(room, max(seen, side.still * _solved(0.0, side.chunk, 1.0, quantile)))
+    quantile = t_quantile(spread.degrees)
+    skewness, grown, still, chunk = _side(spread, room, upwards=upwards)
+    shift = max(0.0, -skewness) * (quantile**2 - 1) / 6
+    seen = _solved(spread.error**2, grown, room, quantile, shift)
+    return min(room, max(seen, still * _solved(0.0, chunk, 1.0, quantile)))
 
 
 def growth(spread: Spread, room: float, *, upwards: bool) -> float:
     """Return how much variance a truth at the far end of the room adds, before it runs out of room itself."""
-    return _growth(spread, _side(spread, room, upwards=upwards), room)
-
-
-def _growth(spread: Spread, side: _Side, room: float) -> float:
-    unseen = _UNSEEN_EVENT / (side.telling + _UNSEEN_EVENT)
-    with_event = np.append(side.influences, room * side.chunk)
-    skewness = (1 - unseen) * _skewness(side.influences) + unseen * _skewness(with_event)
-    return float(np.clip(skewness * room + spread.error**2, 0.0, room**2 * side.chunk))
+    return _side(spread, room, upwards=upwards)[1]
 
 
 def _skewness(influences: FloatArray) -> float:
