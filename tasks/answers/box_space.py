@@ -18,8 +18,6 @@ from medbench.tasks.answers.box_tokens import Numbers
 from medbench.tasks.sample import Box
 
 Order = Literal["xyxy", "yxyx", "xywh", "cxcywh"]
-Notation = Literal["any", "official"]
-Rounding = Literal["truncate", "nearest"]
 _IN_WORDS: Mapping[Order, tuple[str, str, str, str]] = {
     "xyxy": ("left", "top", "right", "bottom"),
     "yxyx": ("top", "left", "bottom", "right"),
@@ -40,12 +38,12 @@ class BoxSpace:
     order: Order = "xyxy"  # What the four numbers are; `x` runs to the right, `y` down, `c` is a centre.
     template: str = "[{}, {}, {}, {}]"
     digits: int = 0  # Decimals that are written, and what happens to further ones.
-    rounding: Rounding = "nearest"
+    rounding: Literal["truncate", "nearest"] = "nearest"
     highest: float | None = None  # The largest number that can be written, where that is less than `units`.
     # Pixels are those of the image scaled to sides of multiples of this number (Qwen2.5-VL: 28), with at least 4 and at
     # most 16,384 such squares; 0 for pixels of the original.
     multiple: int = 0
-    notation: Notation = "any"  # `official` reads only what the official Uni-Med evaluation reads.
+    notation: Literal["any", "official"] = "any"  # `official` reads only what the official Uni-Med evaluation reads.
 
     @property
     def scaled_pixels(self) -> tuple[int, int] | None:
@@ -112,7 +110,6 @@ class BoxSpace:
         return Box(*(edge / self.units * side for edge, side in zip(box, image_size * 2, strict=True)))
 
     def _scale(self, image_size: tuple[int, int]) -> tuple[float, float]:
-        """Return by how much width and height are scaled to whole squares."""
         # The order of operations is the library's: the other way round some sides come out a square smaller.
         width, height = image_size
         columns, rows = (round(side / self.multiple) for side in image_size)
@@ -143,24 +140,19 @@ def _written_out(template: str, words: Sequence[str]) -> Iterator[str]:
 
 def _ordered(box: Box, order: Order) -> Numbers:
     left, top, right, bottom = box
-    if order == "yxyx":
-        return top, left, bottom, right
-    if order == "xywh":
-        return left, top, right - left, bottom - top
-    if order == "cxcywh":
-        return (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
-    return left, top, right, bottom
+    if order in {"xyxy", "yxyx"}:
+        return (left, top, right, bottom) if order == "xyxy" else (top, left, bottom, right)
+    first, second = (left, top) if order == "xywh" else ((left + right) / 2, (top + bottom) / 2)
+    return first, second, right - left, bottom - top
 
 
 def _corners_of(numbers: Numbers, order: Order) -> Numbers:
     first, second, third, fourth = numbers
-    if order == "yxyx":
-        return second, first, fourth, third
+    if order in {"xyxy", "yxyx"}:
+        return (first, second, third, fourth) if order == "xyxy" else (second, first, fourth, third)
     if order == "xywh":
         return first, second, first + third, second + fourth
-    if order == "cxcywh":
-        return first - third / 2, second - fourth / 2, first + third / 2, second + fourth / 2
-    return first, second, third, fourth
+    return first - third / 2, second - fourth / 2, first + third / 2, second + fourth / 2
 
 
 _PERCENTS = BoxSpace(name="percent", units=100)

@@ -46,8 +46,6 @@ def find_box(text: str, *, y_first: bool = False) -> FoundBox | None:
 
 
 class _BoxFinder:
-    """Goes through the pieces of an answer and collects the boxes that it tells."""
-
     def __init__(self, items: Sequence[Item], *, y_first: bool) -> None:
         self._items = items
         self._y_first = y_first
@@ -214,18 +212,14 @@ class _BoxFinder:
         self._image = self._image if text in _BEFORE_A_SIZE else ""
         if text in _FROM:
             self._between = text == "between"
-            self._begin_corner(LOW)
+            self._names, self._corner = (self._names, self._corner) if self._names else ([LOW], LOW)
         elif text in TO or (text == "and" and self._between):
-            if self._corner == LOW or {"left", "top", "x", "y"} & set(self._edges):
-                self._begin_corner(HIGH)
+            if not self._names and (self._corner == LOW or {"left", "top", "x", "y"} & set(self._edges)):
+                self._names, self._corner = [HIGH], HIGH
         elif text not in _LINKS and text != "and" and item.kind != "tag":
             self._forget_names()
             self._corner = None
         self._loosely = bool(self._names)
-
-    def _begin_corner(self, corner: Name) -> None:
-        if not self._names:
-            self._names, self._corner = [corner], corner
 
     def _pending(self) -> list[str]:
         return [edge for name in self._names for edge in name.edges(y_first=self._y_first)]
@@ -264,7 +258,6 @@ class _BoxFinder:
         self._edges, self._tellers = {}, []
 
     def _close(self) -> bool:
-        """Take the edges told so far for a box if they make one."""
         if self._loose_centre and {"x", "y"} & set(self._edges):
             return False
         # Sizes in a sentence of their own may be those of the image.
@@ -278,7 +271,6 @@ class _BoxFinder:
         return True
 
     def _bare(self) -> list[FoundBox]:
-        """Return the box of four bare numbers, if there are no others."""
         run = self._runs[0] if len(self._runs) == 1 else []
         numbers = [item.numbers[0] for item in run]
         # `1. 100 200 300` is an item of a list, `5, 6, 7, 8` counts something.
@@ -289,7 +281,6 @@ class _BoxFinder:
 
 
 def _by_names(edges: Sequence[str], numbers: Sequence[float]) -> Numbers | None:
-    """Return the box of numbers whose names are told elsewhere."""
     return box_of(dict(zip(edges, numbers, strict=True))) if len(set(edges)) == _FOUR else None
 
 

@@ -138,7 +138,6 @@ def _token(match: re.Match[str]) -> Item:
 def _replaced(
     items: list[Item], pattern: re.Pattern[str], put_together: Callable[[Sequence[Item], str, bool], Item], text: str
 ) -> list[Item]:
-    """Return items with those put together that a pattern finds in their shape."""
     found: list[Item] = []
     end = 0
     for match in pattern.finditer("".join(item.sign for item in items)):
@@ -246,9 +245,8 @@ def _edge(edges: Mapping[str, str], senses: frozenset[str], axis: str) -> str:
 def box_of(told: Mapping[str, float]) -> Numbers | None:
     """Return the corners (left, top, right, bottom) that told edges make.
 
-    None if some are missing, or if they contradict each other: two numbers for one edge, a left edge right of the
-    right one, a size below zero. Where both corners are told, sizes beside them are not looked at: they may be those of
-    the image.
+    None if some are missing, or contradict each other: two numbers for one edge, a left edge right of the right one, a
+    size below zero. Where both corners are told, sizes beside them may be those of the image.
     """
     for low, high in (("left", "right"), ("top", "bottom")):
         if low in told and high in told and told[low] > told[high]:

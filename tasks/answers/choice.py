@@ -64,7 +64,6 @@ def taken_choices(text: str, choices: Mapping[str, str]) -> frozenset[str]:
 
 
 def _taken(text: str, choices: Mapping[str, str], *, in_field: bool = False) -> Keys:
-    """Return what a plain text takes, read by the reader of its kind of choices."""
     keys = {key.lower() for key in choices}
     words = all(key.lower() == text.lower() or not text.strip() for key, text in choices.items())
     if words and keys <= POLAR_WORDS:

@@ -31,7 +31,7 @@ POLAR_WORDS: frozenset[str] = frozenset({"yes", "no", "maybe"})
 
 # By the first letter of `{polar_words}`.
 _MEANINGS: dict[str, Polar] = {"y": "yes", "n": "no", "m": "maybe"}
-_LONG_WORD, _SIDE_REACH = 5, 160
+_LONG_WORD, _SIDE_REACH, _REACH, _MANY = 5, 160, 120, 40
 _DENIALS = word_set("alternative_denials")
 _CLAUSES = re.compile(r"[,:()\n]|(?<!thing )(?<!\ball )(?<!\bany )\bbut\b|\s-+\s|\.{2,}", re.IGNORECASE)
 _SENTENCES = re.compile(r"(?<=[.!?;])(?=\s|\Z)|\n")
@@ -44,7 +44,6 @@ _OPPOSITES = [pair.split() for pair in word_lists()["opposite_prefixes"]]
 _MARKS = " ,.:;!-\n"
 _BEGINS = re.compile(r"(?:\A|(?<!\b\w)(?<!\b\w\w)[.!\n])[\s\"'(\[-]*\Z")
 _LISTED = re.compile(r"\n[ \t]*(?:[-+]|\(?\w[.)])?[ \t]*\Z")
-_REACH, _MANY = 120, 40
 _PLURALS = (("ses", "sis"), ("i", "us"), ("ies", "y"), ("s", ""))
 
 
@@ -64,7 +63,6 @@ def _one_version(text: str) -> Polar | None:
 
 
 def _agreed(text: str) -> Polar | None:
-    """Return the word that a text answers with, if it answers with one only and mentions no other as one."""
     said = phrase("polar_list").sub(_shortened, phrase("polar_repeated").sub(r"\1", text))
     asserted: set[Polar] = set()
     mentioned: set[Polar] = set()
@@ -146,7 +144,6 @@ def _normal(text: str) -> str:
 
 
 def _statements(text: str) -> list[str]:
-    """Return the sentences of a text that are no question."""
     return [sentence for sentence in _SENTENCES.split(text) if not sentence.rstrip().endswith("?")]
 
 
@@ -222,7 +219,6 @@ def read_class(text: str, classes: tuple[str, ...]) -> str | None:
 
 @lru_cache(maxsize=64)
 def _forms(classes: tuple[str, ...]) -> tuple[Mapping[str, str], re.Pattern[str]]:
-    """Return the forms in which an answer may name a class, with its name, and what finds them in a text."""
     forms = {form: name for name in reversed(classes) for form in _other_forms(_folded(name))}
     forms |= {_folded(name): name for name in classes}
     longest_first = sorted(forms, key=len, reverse=True)
@@ -231,7 +227,6 @@ def _forms(classes: tuple[str, ...]) -> tuple[Mapping[str, str], re.Pattern[str]
 
 
 def _folded(name: str) -> str:
-    """Return a name in lower case, with single blanks for hyphens, underscores and marks."""
     return " ".join(re.sub(r"[\W_]+", " ", name.lower()).split())
 
 
@@ -303,7 +298,6 @@ def _is_beside(text: str, place: _Place, different: Sequence[_Place]) -> bool:
 
 
 def _only_one(text: str, places: Sequence[_Place]) -> str | None:
-    """Return the only class that a text names, if it denies nothing and speaks of nothing else."""
     if len({place.name for place in places}) != 1 or _folded(places[0].name) == "no":
         return None
     ends = [0, *(place.end for place in places)]

@@ -62,9 +62,8 @@ class Options:
             plain = _bare(" ".join(plain_text(text).split()).lower())
             # An option whose text is the letter of another one can be taken by its own letter only.
             if plain and self._keys.get(plain, key) == key and plain != key.lower():
-                self._texts[plain] = self._texts.get(plain, Keys()) | {key}
-                normal = _folded(plain)
-                self._normal[normal] = self._normal.get(normal, Keys()) | {key}
+                for names, form in ((self._texts, plain), (self._normal, _folded(plain))):
+                    names[form] = names.get(form, Keys()) | {key}
         self.polar = {text: keys for text, keys in self._texts.items() if text in POLAR_WORDS}
         # `yes` and `no` mean too much without their key.
         self._any_text = _texts_pattern(self._texts)
@@ -92,10 +91,7 @@ class Options:
         return self.text_at(text, place) or self.key_at(text, place)
 
     def text_at(self, text: str, place: int, *, free: bool = True) -> Mention | None:
-        """Return the option whose text stands at a place, white space and an article aside, and ends as a phrase.
-
-        It is `free` without its key; `yes` and `no` mean too much without one.
-        """
+        """Return the option whose text stands at a place, ending as a phrase; `free`: without its key, as yes never."""
         match = (self._free_text if free else self._any_text).match(text, place)
         if match is None or not phrase("option_ends_or_reason").match(text, match.end(1)):
             return None
@@ -232,7 +228,6 @@ class Options:
 
 
 def _bare(text: str) -> str:
-    """Return a text without the quotes around it and the period behind it."""
     return text.strip('"').rstrip(" .").strip('" ')
 
 
@@ -293,7 +288,6 @@ class Letters(Options):
         return common(anew or self._claims(text))
 
     def _claims(self, text: str) -> Claims:
-        """Return what a text claims, in the strongest way in which it claims anything."""
         text = phrase("not_this_first").sub("", phrase("letter_greeting").sub("", _ASKED.sub("", text)))
         label = _ANSWER_LABEL.match(text)
         # The label of `A: B`, which no text of option A follows.
@@ -323,7 +317,6 @@ class Letters(Options):
         return claims
 
     def _declared_at(self, text: str, match: re.Match[str]) -> Claims:
-        """Return what stands right behind a declaration: one option, or all of its alternatives."""
         start, end = match.span()
         preamble, denied = phrase("preamble").match(text, end), phrase("letter_not_this_but").match(text, end)
         places = [end, *([preamble.end()] if preamble else [])] if denied is None else [denied.end()]
@@ -349,7 +342,6 @@ class Letters(Options):
         ]
 
     def _keys_in(self, pattern: re.Pattern[str], text: str, place: int) -> list[Keys]:
-        """Return the options that a pattern finds in a sentence from a place on, up to where it gives a reason."""
         start, end = _sentence(text, place)
         reason = phrase("letter_aside").search(text, start, end)
         found = pattern.finditer(text, start, reason.start() if reason else end)
@@ -398,13 +390,11 @@ class Letters(Options):
         also = [keys for line in others[:_LINES] for keys in self._begun_by(line.lstrip(" -+"))[:1] if keys]
         for mention in self.listed_in(opening):
             named = self.key_at(opening, mention.start)
-            denied_behind = named is not None and wording.is_denied_behind(opening, named.end)
-            if not denied_behind and not wording.is_denied_before(opening, mention.start):
-                also.append(mention.keys)
+            denied = named is not None and wording.is_denied_behind(opening, named.end)
+            also += [] if denied or wording.is_denied_before(opening, mention.start) else [mention.keys]
         return begun if all(keys & begun[0] for keys in also) else []
 
     def _begun_by(self, line: str) -> list[Keys]:
-        """Return the option that a line begins with, and those that it sets beside it."""
         label = phrase("letter_label").match(line)
         mention = self.named_at(line, label.end() if label else 0)
         if mention is None:

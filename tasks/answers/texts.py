@@ -67,9 +67,8 @@ def plain_characters(text: str) -> str:
 def first_words(text: str, limit: int = REFERENCE_WORDS) -> str:
     """Return `text` cut to its first `limit` words, as the text processor `blip_caption_new` does.
 
-    Runs of white space become one space, a lone newline or tab stays, and only spaces separate words.
-
-    Source: the official Uni-Med text processor, which is applied to questions and references alike.
+    Runs of white space become one space, a lone newline or tab stays, and only spaces separate words. Source: the
+    official Uni-Med text processor, which is applied to questions and references alike.
     """
     tidy = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")
     return " ".join(tidy.split(" ")[:limit])
@@ -84,11 +83,9 @@ def clean_prediction(text: str) -> str:
 def normalise_answer(text: str) -> str:
     """Return `text` as the official evaluation compares it, with all its oddities.
 
-    A mark is deleted wherever it stands if it touches a space somewhere in the text (and all marks are, if
-    the text has a comma between digits), otherwise it becomes a space; at most 32 periods go; an answer that
-    is only an article or only punctuation becomes empty.
-
-    Source: `normalize_word` of the official Uni-Med evaluation, which derives from the VQA evaluation.
+    A mark is deleted wherever it stands if it touches a space somewhere in the text (and all marks are, if the text has
+    a comma between digits), otherwise it becomes a space; at most 32 periods go; an answer that is only an article or
+    only punctuation becomes empty. Source: `normalize_word` of the official evaluation, from that of VQA.
     """
     marks = _MARKS_DELETED
     if _ANY_MARK.search(text) and not _DIGIT_COMMA_DIGIT.search(text):
@@ -101,11 +98,10 @@ def normalise_answer(text: str) -> str:
 def normalise_strictly(text: str) -> str:
     """Return `text` as the strict protocol compares it: the official rules without their accidents.
 
-    Markup and typographic characters go first, so that `**T2\u2011weighted**` is `T2-weighted`.
-    Every mark becomes a space wherever it stands, a comma that groups thousands and every period that is no
-    decimal point go, and an answer never becomes empty: articles stay if there is nothing else, and so do
-    marks. Hence every answer that is not blank equals itself, which the official form does not grant to the
-    answer `A`.
+    Markup and typographic characters go first, so that `**T2\u2011weighted**` is `T2-weighted`. Every mark becomes a
+    space, a comma that groups thousands and every period that is no decimal point go, and an answer never becomes
+    empty: articles and marks stay if there is nothing else. Hence every answer that is not blank equals itself, which
+    the official form does not grant to the answer `A`.
     """
     text = plain_text(text) or text
     words = _words(_PERIOD.sub("", _THOUSANDS.sub("", text).translate(_STRICT_MARKS_SPACED)))

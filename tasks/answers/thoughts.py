@@ -28,10 +28,8 @@ MARKS: tuple[str, ...] = tuple(word_lists()["marks"].split())
 
 # Channels where special tokens were left out of the text: their names run into it.
 _BARE_CHANNEL, _BARE_ENDS = re.compile(r"\A\s*(?:assistant\s*)?analysis(?=[A-Z\"'(*\d])"), "assistantfinal"
-_NESTED, _HOLDERS = 3, ("tag", "bracket", "token", "boxed")
+_NESTED, _MOST_LABELS, _HOLDERS = 3, 3, ("tag", "bracket", "token", "boxed")
 _VALUE = re.compile(r"""\s*(?:"((?:[^"\\]|\\.){0,2000})"|'((?:[^'\\]|\\.){0,2000})'|([^,}\n]{0,400}))""")
-_MOST_LABELS = 3
-
 _Object = tuple[tuple[str, Any], ...]
 
 
@@ -74,13 +72,11 @@ def thought_end(text: str) -> int:
 
 
 def _of_channels(text: str, channels: Sequence[re.Match[str]]) -> ThoughtAndAnswer:
-    """Take the channels of gpt-oss apart."""
     ends = [*(match.start() for match in channels[1:]), len(text)]
     parts = [(match[1].lower(), text[match.end() : end]) for match, end in zip(channels, ends, strict=True)]
     thoughts = "\n".join(_until_turn_ends(part) for name, part in parts if name != "final").strip()
-    finals = [part for name, part in parts if name == "final"] or [""]
-    unfinished = all(name != "final" for name, _ in parts)
-    return ThoughtAndAnswer(answer=finals[-1], thought=thoughts, unfinished=unfinished, end=channels[-1].end())
+    final, end = dict(parts).get("final"), channels[-1].end()
+    return ThoughtAndAnswer(answer=final or "", thought=thoughts, unfinished=final is None, end=end)
 
 
 def _by_marks(text: str) -> ThoughtAndAnswer:

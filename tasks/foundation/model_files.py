@@ -32,7 +32,6 @@ HINT = "Give --dtype bfloat16, free some memory, or take a larger device or --de
 
 @cache
 def _names(of: str) -> tuple[str, ...]:
-    """Return a list of `model_files.yaml`."""
     return tuple(read_yaml_table(Path(__file__).with_suffix(".yaml"))[of])
 
 
@@ -167,7 +166,6 @@ def room_for(source: str) -> Iterator[None]:
         found = ran_out_of_memory(error)
         if found is None or isinstance(error, RunError):
             raise
-        lines = str(found).strip().splitlines()
-        said = lines[0][:_LONGEST_REASON].rstrip(" .") if lines else ""
+        said = next(iter(str(found).strip().splitlines()), "")[:_LONGEST_REASON].rstrip(" .")
         reason = f"{type(found).__name__}: {said}" if said else type(found).__name__
         raise RunError(f"{source} does not fit into the memory that is free: {reason}.", HINT) from error

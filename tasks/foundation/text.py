@@ -9,6 +9,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 from medbench.tasks.foundation.errors import DataError
 
@@ -103,11 +104,9 @@ def named_rows(
 
 def _delimiter(text: str, fits: Callable[[Sequence[str]], bool]) -> str:
     for delimiter in _DELIMITERS:
-        try:
+        with suppress(csv.Error):
             if fits(next(_rows(text, delimiter), (0, []))[1]):
                 return delimiter
-        except csv.Error:
-            continue
     return _DELIMITERS[0]
 
 

@@ -54,9 +54,8 @@ def asymmetric_f1(prediction: str, reference: str) -> float:
     """Return the F1 of the official evaluation, which credits every repetition of a right word.
 
     Words of both texts count as often as in the prediction, words of one text as often as there. Hence `no no no`
-    against `no` scores 1, and swapping the two texts changes the value.
-
-    Source: `calculate_f1score` of the official Uni-Med evaluation; the paper's Eq. 16-18 count common words.
+    against `no` scores 1, and swapping the two texts changes the value. Source: `calculate_f1score` of the official
+    evaluation; the paper's Eq. 16-18 count common words.
     """
     predicted, wanted = Counter(prediction.split()), Counter(reference.split())
     right = sum(count for word, count in predicted.items() if word in wanted)

@@ -93,7 +93,7 @@ class JavaProgram(AbstractContextManager["JavaProgram"]):
         return output
 
     def ask(self, lines: Sequence[str]) -> list[str]:
-        """Return the answers to lines, one each; JavaError with those that came if the program ends before the last."""
+        """Return the answers to lines, one each; JavaError with what came if the program ends before the last."""
         replies: list[str] = []
         for start in range(0, len(lines), _LINES_PER_EXCHANGE):
             some = lines[start : start + _LINES_PER_EXCHANGE]
@@ -137,13 +137,11 @@ class JavaProgram(AbstractContextManager["JavaProgram"]):
 def tokenise(texts: Sequence[str]) -> tuple[str, ...]:
     """Return the tokens of each text, joined by spaces.
 
-    The tokenizer looks beyond the end of a line to tell an abbreviation from the end of a sentence, so in pycocoevalcap
-    a text that ends in a letter and a period (`hepatitis C.`) or in an abbreviation before numbers (`No.`) keeps that
-    period or not by the first word of the text that happens to come next. Here every text is followed by the same line,
-    which keeps `c.` and splits `no.`, so tokens depend neither on order nor on sharding; on all other texts both agree.
-
-    Characters that the tokenizer takes for the end of a line count as spaces. Source: `PTBTokenizer` of pycocoevalcap
-    1.2 (options `-preserveLines -lowerCase`). Raises MedbenchError if Java cannot start or the tokenizer loses a line.
+    In pycocoevalcap a text that ends in a letter and a period (`hepatitis C.`) or in an abbreviation before numbers
+    (`No.`) keeps that period or not by the first word of the text that happens to come next. Here every text is
+    followed by the same line, which keeps `c.` and splits `no.`, so tokens depend neither on order nor on sharding; on
+    all other texts both agree. Characters that the tokenizer takes for the end of a line count as spaces. Source:
+    `PTBTokenizer` of pycocoevalcap 1.2. Raises MedbenchError if Java cannot start or the tokenizer loses a line.
     """
     missing = tuple(dict.fromkeys(text for text in texts if text not in _known))
     if missing:

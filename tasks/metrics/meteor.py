@@ -1,11 +1,10 @@
 """METEOR 1.5 for English: its Java aligner gives the statistics of each pair, the rest is computed here.
 
-The aligner keeps a copy of the whole hypothesis for every way to match each word, so an answer that loops takes all the
-memory that the official scripts give it (2 GB): `the lungs are clear and` does from some 2,000 rounds on. The official
-scripts have no score for such a pair, and none for any other pair of the run. Here its texts are cut into stretches,
-short enough for any computer. Words and function words are counted in all of them, so that precision is as low as it
-is; matches and chunks are those of the stretch that gives the best score. Since a reference has far fewer words than
-a stretch, that is what the official program says of loops that it can just hold, nearly to the last digit.
+An answer that loops (`the lungs are clear and`, some 2,000 times) takes all the memory that the official scripts give
+the aligner (2 GB); they have no score then, nor for any other pair of the run. Here its texts are cut into stretches.
+Words and function words are counted in all of them, so that precision is as low as it is; matches and chunks are those
+of the stretch that gives the best score. Since a reference has far fewer words than a stretch, that is what the program
+says of loops that it can just hold, nearly to the last digit.
 """
 
 import atexit

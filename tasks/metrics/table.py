@@ -18,7 +18,6 @@ from medbench.tasks.spec import Kind
 Texts = Callable[[Scorable], tuple[str, str]]
 """Gives prediction and reference in the form in which they are compared."""
 Score = Callable[[Scorable], float | None]
-Values = Callable[[FloatArray], FloatArray]
 Table = Mapping[str, tuple[Metric, Metric]]
 """Metrics by id, each under `paper` and under `strict`."""
 
@@ -90,20 +89,15 @@ def _scores(score: Score, scorables: Sequence[Scorable]) -> FloatArray:
     return score_statistics([score(scorable) for scorable in scorables])
 
 
-def _of_pair(score: reports.PairScore, texts: Texts, scorable: Scorable) -> float:
-    return score(*texts(scorable))
-
-
-def _of_worded_pair(score: reports.PairScore, texts: Texts, scorable: Scorable) -> float | None:
+def _of_pair(score: reports.PairScore, texts: Texts, scorable: Scorable, *, worded: bool = False) -> float | None:
     pair = texts(scorable)
-    return score(*pair) if all(pair) else None
+    return score(*pair) if not worded or all(pair) else None
 
 
 def _corpus(signature: str, texts: Texts) -> Metric:
-    """Return a metric over the PTB tokens of all texts."""
     metric_id = signature.partition("|")[0]
     statistics, weights = reports.corpus_bleu_statistics, reports.corpus_bleu_weights
-    compute: Values = reports.corpus_bleu1 if metric_id == "bleu1" else reports.corpus_bleu4
+    compute: Callable[[FloatArray], FloatArray] = reports.corpus_bleu1 if metric_id == "bleu1" else reports.corpus_bleu4
     if metric_id == "meteor":
         statistics, weights, compute = meteor.meteor_statistics, meteor.corpus_meteor_weights, meteor.corpus_meteor
     return Metric(
@@ -163,7 +157,7 @@ _REPORTS = [
     (
         _mean(
             f"{name}|rouge1.0.1|f|sets|normalised-twice|{_DROP_EMPTY}",
-            partial(_of_worded_pair, on_sets, twice_normalised_texts),
+            partial(_of_pair, on_sets, twice_normalised_texts, worded=True),
         ),
         _mean(
             f"{name}|google0.1.2|f|no-stemmer|all-scripts|{_PLAIN}",

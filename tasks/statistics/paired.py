@@ -18,12 +18,9 @@ from medbench.tasks.metrics.metric import FloatArray, Metric, mean_of_scores
 from medbench.tasks.statistics import intervals
 from medbench.tasks.statistics.intervals import TAIL, Spread, membership, rows_at_once, totals_by_cluster
 
-PERMUTATIONS = 9999
-RESAMPLES = 2000
-ENUMERATED = 13
-"""With so few clusters all exchanges are tried."""
-MANY = 5000
-"""With so many clusters the difference over its standard error is normal, and exchanges would find the same p."""
+PERMUTATIONS, RESAMPLES = 9999, 2000
+ENUMERATED = 13  # With so few clusters all exchanges are tried.
+MANY = 5000  # With so many the difference over its standard error is normal, and exchanges would find the same p.
 ALPHA = 2 * TAIL
 _UNPOWERED = 0.2  # How often a difference of the detectable size goes unseen.
 _SLACK = 1e-9
