@@ -64,17 +64,20 @@ class Meter(Protocol):
     """A running count of items that are done."""
 
     def advance(self, count: int = 1, *, label: str | None = None, status: str | None = None) -> None:
-        """Count `count` more items done, and show `label` and `status` from now on."""
+        """Count `count` more items done, and show `label` and `status` from now on; by itself, show nothing."""
+        del count, label, status
 
 
 class Listener(Protocol):
     """Hears what is said while something works."""
 
     def say(self, text: str) -> None:
-        """Hear a line of talk."""
+        """Hear a line of talk; by itself, do nothing."""
+        del text
 
     def warn(self, text: str) -> None:
-        """Hear a line that must not be overlooked."""
+        """Hear a line that must not be overlooked; by itself, do nothing."""
+        del text
 
     def meter(self, label: str, total: int, done: int) -> AbstractContextManager[Meter]:
         """Follow the progress of `total` items, of which `done` are already there."""
