@@ -16,7 +16,6 @@ from medbench.tasks.answers.wording import exactly, substituted, word_lists
 Kind = Literal["number", "point", "four", "numbers", "size", "name", "word", "mark", "tag"]
 Unit = Literal["", "%", "px", "?"]
 Numbers = tuple[float, float, float, float]
-
 _NUMBERED = {f"{axis}{gap}{digit}": f"{axis} {digit}" for axis in "xy" for gap in ("", "_") for digit in "012"} | {
     f"{word}{gap}{place}": sense
     for word in ("point", "corner")
@@ -38,7 +37,6 @@ NAME = (
     rf"|(?<![a-z0-9])[{''.join(_LETTERS)}](?=[\"']?\ ?[=:,)\]]|\ (?:is|at|of|about)\ -?\d|\ \d)"
 )
 """What a name looks like in lower case, its words side by side or joined by `_`, `-` or `/`."""
-
 # Full-width letters and marks, then what else stands for a plain mark.
 _MARKS = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
 _MARKS |= {ord(mark): plain for plain, marks in word_lists()["box_characters"].items() for mark in marks}

@@ -28,7 +28,6 @@ Polar = Literal["yes", "no", "maybe"]
 
 POLAR_WORDS: frozenset[str] = frozenset({"yes", "no", "maybe"})
 """The answers that `read_polar` reads."""
-
 # By the first letter of `{polar_words}`.
 _MEANINGS: dict[str, Polar] = {"y": "yes", "n": "no", "m": "maybe"}
 _LONG_WORD, _SIDE_REACH, _REACH, _MANY = 5, 160, 120, 40

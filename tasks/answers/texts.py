@@ -14,12 +14,10 @@ from medbench.tasks.answers.wording import substituted, word_lists
 REFERENCE_WORDS = 50
 """Words of a reference that the official evaluation keeps; the paper does not mention the cut."""
 _CACHE = 1 << 15
-
 _CHARACTERS = {ord(mark): plain for plain, marks in word_lists()["characters"].items() for mark in marks}
 _ENTITY = re.compile(r"&(amp|lt|gt|quot|apos|nbsp|#39|#34|#x27|#x22);", re.IGNORECASE)
 _ENTITIES: dict[str, str] = word_lists()["entities"]
 _STRUCK_OUT = re.compile(r"~~[^~\n]{1,200}~~")
-
 _NORMAL_MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _NUMBERS = {word: str(number) for number, word in enumerate(word_lists()["number_words"].split())} | {"none": "0"}
 _ARTICLES = frozenset({"a", "an", "the"})

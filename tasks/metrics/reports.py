@@ -11,7 +11,6 @@ from medbench.tasks.metrics.metric import FloatArray
 
 RougeId = Literal["rouge1", "rouge2", "rougeL"]
 PairScore = Callable[[str, str], float]
-
 _ORDERS, _SMALL, _TINY, _SET_SMALL = 4, 1e-9, 1e-15, 1e-8
 # Words of any script; of those that put no blanks between words, every character is one.
 _WORDS = re.compile(

@@ -24,7 +24,6 @@ MANY = 5000  # With so many the difference over its standard error is normal, an
 ALPHA = 2 * TAIL
 _UNPOWERED = 0.2  # How often a difference of the detectable size goes unseen.
 _SLACK = 1e-9
-
 Test = Literal["mcnemar", "exchange of clusters", "standard error", "none"]
 
 
