@@ -3,14 +3,13 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 from medbench.tasks.foundation.errors import UsageError, unknown_name
 from medbench.tasks.foundation.files import read_yaml_table
-from medbench.tasks.foundation.registry import Registry, imported_when_called
-from medbench.tasks.spec import Kind, TaskSpec
+from medbench.tasks.foundation.registry import Registry, imported
+from medbench.tasks.spec import Kind, Reading, TaskSpec
 
 _TABLE_FILE = Path(__file__).with_name("tasks.yaml")
 
@@ -27,15 +26,15 @@ def _declared() -> dict[str, TaskSpec]:
 
 def _task(name: str, row: Mapping[str, Any], pools: Mapping[str, list[str]]) -> TaskSpec:
     pool = tuple(pools[row["pool"]])
-    reader = row["reader"] if isinstance(row["reader"], dict) else {row["reader"]: {}}
-    [(path, arguments)] = reader.items()
-    declared = partial(
-        imported_when_called(f"medbench.tasks.datasets.{path}"), task=name, layout=row["layout"], **arguments
-    )
+
+    def read(source: Path, options: Mapping[str, str]) -> Reading:
+        native = imported("medbench.tasks.datasets.native:Native")(source, options, name, row["kind"], row["layout"])
+        reading: Reading = imported(f"medbench.tasks.datasets.{row['reader']}")(native)
+        return reading
 
     made = {"prompt": pool[row["prompt"]], "choices": tuple(row.get("choices", ()))}
     rest = {key: value for key, value in row.items() if key not in {"pool", "reader", *made}}
-    return TaskSpec(name=name, train_prompts=pool, reader=declared, **made, **rest)
+    return TaskSpec(name=name, train_prompts=pool, reader=read, **made, **rest)
 
 
 BUILTIN: Mapping[str, TaskSpec] = _declared()

@@ -12,25 +12,15 @@ Native layout (`data_clean` or its parent is given)::
          "answer": "Tell the attending that he cannot fail to disclose this mistake", "answer_idx": "B",
          "options": {"A": "Disclose the error ...", "B": "Tell ...", ...}, "meta_info": "step1", ...}
 
-Samples: one per line, `test/17` for line 17. Uni-Med publishes no evaluation for this task. Two ways of asking are
-two tasks, since their numbers are not comparable:
-
-- `medqa`, the default: the question without its options, the answer is a text, as in the official training, whose
-  second prompt is used. The label `answer_idx` has the letter, where letter and answer agree.
-- `medqa-options`: the options are shown and the answer is a letter, which is what everybody else reports. Four and
-  five options are different exams: the manifest's split method names the files. Rows whose letter names another text
-  than the answer are skipped.
-
-Split: the dataset's own files (10178 / 1273).
+Samples (`test/17` for line 17), the two tasks and the split: docs/data.md.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
+from functools import partial
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from medbench.tasks.datasets.native import collect, find_root, lacking, present_splits, relative
+from medbench.tasks.datasets.native import Found, Native, collect, filled, lacking
 from medbench.tasks.sample import SPLITS, Sample, Split
 from medbench.tasks.spec import Reading, Skipped
 from medbench.tasks.validation import MaybeText, NativeRow, parse_json, read_text_bytes
@@ -52,59 +42,35 @@ class _Row(NativeRow):
 
 
 _ROW = TypeAdapter(_Row)
-_MakeSample = Callable[[_Row, Split, str], Sample | Skipped]
 
 
-def read_questions(source: Path, _options: Mapping[str, str], *, task: str, layout: str) -> Reading:
-    """Read MedQA; see the module's docstring.
-
-    Raises:
-        DataError: If the layout is another one or a line is broken.
-    """
-    root = find_root(source, ["data_clean"], ["questions/US"], layout) / "questions" / "US"
+def read_questions(native: Native) -> Reading:
+    """Read MedQA; a DataError if the layout is another one or a line is broken."""
+    root = native.root("data_clean", "questions/US") / "questions" / "US"
     forms: list[dict[Split, Path]] = [{split: root / name.format(split) for split in SPLITS} for name in _FORMS]
-    richest = max(forms, key=lambda files: sum(path.is_file() for path in files.values()))
-    present, missing = present_splits(richest, source, layout)
-    make = _optioned_sample if task == "medqa-options" else _free_sample
-    parts = (_split_samples(split, path, make) for split, path in present.items())
-    method = f"the dataset's own files {' and '.join(relative(source, path) for path in present.values())}"
-    return collect(chain(missing, *parts), method)
+    files = max(forms, key=lambda paths: sum(path.is_file() for path in paths.values()))
+    found = native.by_split(files, partial(_split_samples, native.task))
+    present = " and ".join(native.relative(path) for path in files.values() if path.is_file())
+    return collect(found, f"the dataset's own files {present}")
 
 
-def _split_samples(split: Split, path: Path, make: _MakeSample) -> Iterator[Sample | Skipped]:
+def _split_samples(task: str, split: Split, path: Path) -> Found:
     for number, line in enumerate(read_text_bytes(path).splitlines(), start=1):
         if line.strip():
-            sample_id = f"{split}/{number}"
-            row = parse_json(_ROW, line, f"{path}, line {number}")
-            reason = lacking(question=row.question, answer=row.answer)
-            yield Skipped(item=sample_id, reason=reason) if reason else make(row, split, sample_id)
+            row, item = parse_json(_ROW, line, f"{path}, line {number}"), f"{split}/{number}"
+            yield lacking(item, question=row.question, answer=row.answer) or _sample(task, row, split, item)
 
 
-def _free_sample(row: _Row, split: Split, sample_id: str) -> Sample:
-    labels = {"answer_idx": row.letter, "meta_info": row.meta_info}
+def _sample(task: str, row: _Row, split: Split, item: str) -> Sample | Skipped:
+    if task == "medqa":
+        inputs, choices, labels = {"question": row.question}, {}, filled(answer_idx=row.letter, meta_info=row.meta_info)
+    elif row.letter:
+        choices, labels = dict(sorted(row.options.items())), filled(meta_info=row.meta_info)
+        shown = "\n".join(f"{letter}. {text}" for letter, text in choices.items())
+        inputs = {"question": row.question, "options": shown}
+    else:
+        return Skipped(item=item, reason="letter and answer name different options")
     return Sample(
-        sample_id=sample_id,
-        task="medqa",
-        split=split,
-        inputs={"question": row.question},
-        reference=row.answer,
-        labels={name: label for name, label in labels.items() if label},
-        groups={"document": sample_id},
-    )
-
-
-def _optioned_sample(row: _Row, split: Split, sample_id: str) -> Sample | Skipped:
-    if not row.letter:
-        return Skipped(item=sample_id, reason="letter and answer name different options")
-    options = dict(sorted(row.options.items()))
-    shown = "\n".join(f"{letter}. {text}" for letter, text in options.items())
-    return Sample(
-        sample_id=sample_id,
-        task="medqa-options",
-        split=split,
-        inputs={"question": row.question, "options": shown},
-        reference=row.letter,
-        choices=options,
-        labels={"meta_info": row.meta_info} if row.meta_info else {},
-        groups={"document": sample_id},
-    )
+        sample_id=item, task=task, split=split, inputs=inputs, reference=row.letter if choices else row.answer,
+        choices=choices, labels=labels, groups={"document": item},
+    )  # fmt: skip

@@ -11,24 +11,16 @@ Native layout, one of::
          programmed cell death?", "CONTEXTS": ["Programmed cell death (PCD) is ...", ...],
          "final_decision": "yes", ...}}
 
-Samples: one per PubMed id, `21645374`; the answer is `yes`, `no` or `maybe`. Uni-Med publishes no evaluation for
-this task. Two ways of asking are two tasks, since their numbers are not comparable (GPT-4: 39.6 % against 70.6 % with
-retrieved abstracts):
-
-- `pubmedqa`, the default: without the abstract, as in the official training, whose second prompt is used.
-- `pubmedqa-context`: with the abstract, its sections one per line, as in the dataset's own setting.
-
-Split: the dataset's fixed test ids (500 / 500).
+Samples (`21645374`, the PubMed id), the two tasks and the split: docs/data.md.
 """
 
-from collections.abc import Iterator, Mapping
-from itertools import chain
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator, TypeAdapter
 
-from medbench.tasks.datasets.native import collect, find_root, lacking, present_splits
+from medbench.tasks.datasets.native import Found, Native, collect, lacking
 from medbench.tasks.sample import SPLITS, Sample, Split
 from medbench.tasks.spec import Reading, Skipped
 from medbench.tasks.validation import MaybeText, NativeRow, empty_for_missing, parse_json_file
@@ -51,24 +43,24 @@ _ROWS: TypeAdapter[dict[str, _Row]] = TypeAdapter(dict[str, _Row])
 _TRUTH: TypeAdapter[dict[str, _Decision]] = TypeAdapter(dict[str, _Decision])
 
 
-def read_questions(source: Path, _options: Mapping[str, str], *, task: str, layout: str) -> Reading:
-    """Read PubMedQA; see the module's docstring.
+def read_questions(native: Native) -> Reading:
+    """Read PubMedQA; a DataError if the layout is another one or a file is broken."""
+    root = native.root("data", "test_set.json", "train_set.json", "ori_pqal.json")
+    if (root / "ori_pqal.json").is_file():
+        rows = parse_json_file(_ROWS, root / "ori_pqal.json")
+        truth = parse_json_file(_TRUTH, root / "test_ground_truth.json")
+        found = _split_by_truth(rows, truth, native.task)
+        return collect(found, "test ids of test_ground_truth.json, all others train")
 
-    Raises:
-        DataError: If the layout is another one or a file is broken.
-    """
-    root = find_root(source, ["data"], ("test_set.json", "train_set.json", "ori_pqal.json"), layout)
-    if not (root / "ori_pqal.json").is_file():
-        present, missing = present_splits({split: root / f"{split}_set.json" for split in SPLITS}, source, layout)
-        rows_of = {split: parse_json_file(_ROWS, path) for split, path in present.items()}
-        parts = (_samples(rows, split, task) for split, rows in rows_of.items())
-        return collect(chain(missing, *parts), "train_set.json and test_set.json")
-    rows = parse_json_file(_ROWS, root / "ori_pqal.json")
-    truth = parse_json_file(_TRUTH, root / "test_ground_truth.json")
-    return collect(_split_by_truth(rows, truth, task), "test ids of test_ground_truth.json, all others train")
+    def samples(split: Split, path: Path) -> Found:
+        rows = parse_json_file(_ROWS, path)
+        return _samples(rows, split, native.task)
+
+    files = {split: root / f"{split}_set.json" for split in SPLITS}
+    return collect(native.by_split(files, samples), "train_set.json and test_set.json")
 
 
-def _split_by_truth(rows: Mapping[str, _Row], truth: Mapping[str, _Decision], task: str) -> Iterator[Sample | Skipped]:
+def _split_by_truth(rows: Mapping[str, _Row], truth: Mapping[str, _Decision], task: str) -> Found:
     untested = {pmid: row for pmid, row in rows.items() if pmid not in truth}
     agreeing = {pmid: row for pmid, row in rows.items() if truth.get(pmid) == row.final_decision}
     yield from _samples(untested, "train", task)
@@ -80,18 +72,9 @@ def _split_by_truth(rows: Mapping[str, _Row], truth: Mapping[str, _Decision], ta
             yield Skipped(item=pmid, reason="final_decision differs from test_ground_truth.json")
 
 
-def _samples(rows: Mapping[str, _Row], split: Split, task: str) -> Iterator[Sample | Skipped]:
+def _samples(rows: Mapping[str, _Row], split: Split, task: str) -> Found:
     for pmid, row in rows.items():
-        reason = lacking(QUESTION=row.QUESTION, final_decision=row.final_decision)
-        if reason:
-            yield Skipped(item=pmid, reason=reason)
-            continue
-        yield Sample(
-            sample_id=pmid,
-            task=task,
-            split=split,
-            inputs={"question": row.QUESTION, "context": "\n".join(row.CONTEXTS)},
-            reference=row.final_decision,
-            choices=_CHOICES,
-            groups={"document": pmid},
-        )
+        yield lacking(pmid, QUESTION=row.QUESTION, final_decision=row.final_decision) or Sample(
+            sample_id=pmid, task=task, split=split, reference=row.final_decision, choices=_CHOICES,
+            inputs={"question": row.QUESTION, "context": "\n".join(row.CONTEXTS)}, groups={"document": pmid},
+        )  # fmt: skip
