@@ -3,37 +3,18 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import cache, partial
+from itertools import chain, islice
 from pathlib import Path
 
+from medbench.tasks import prepared
 from medbench.tasks.catalog import TASKS
 from medbench.tasks.datasets.native import MISSING
-from medbench.tasks.foundation.errors import (
-    DataError,
-    MedbenchError,
-    RunError,
-    SampleError,
-    UsageError,
-    described,
-    unknown_name,
-)
+from medbench.tasks.foundation import errors
+from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError, SampleError, UsageError
 from medbench.tasks.foundation.files import canonical_json, file_sha256, inside, json_lines, write_atomically
 from medbench.tasks.foundation.text import encodable
 from medbench.tasks.images import locate
-from medbench.tasks.prepared import (
-    IMAGES_NAME,
-    MANIFEST,
-    MANIFEST_NAME,
-    SAMPLE,
-    SKIPPED_NAME,
-    ImageHashes,
-    Manifest,
-    Prepared,
-    data_fingerprint,
-    hash_images,
-    hash_lines,
-    split_file,
-)
 from medbench.tasks.sample import SPLITS, Sample, Split
 from medbench.tasks.spec import Reading, Skipped, TaskSpec
 
@@ -46,9 +27,9 @@ def prepare_task(
     data_dir: Path,
     options: Mapping[str, str],
     *,
-    image_hashes: ImageHashes = "prepared",
+    image_hashes: prepared.ImageHashes = "prepared",
     licence: str = "",
-) -> Prepared:
+) -> prepared.Prepared:
     """Read a native folder and write samples, skipped items, hashes and manifest to `<data_dir>/<task>/`.
 
     A sample whose image is missing or outside `source`, whose reference is empty or whose text is no valid Unicode is
@@ -63,15 +44,17 @@ def prepare_task(
     """
     for name in options:
         if name not in spec.options:
-            raise unknown_name(f"option of {spec.name}", name, spec.options)
+            raise errors.unknown_name(f"option of {spec.name}", name, spec.options)
     source = _storable("source", source.resolve(), source.absolute())
     _storable("data-dir", data_dir.absolute())
     reading = _read(spec, source, options)
     checked = _check(spec, source, reading)
-    images = hash_images(source, checked.images, f"{spec.name} images") if image_hashes == "prepared" else None
+    images = prepared.hash_images(source, checked.images, f"{spec.name} images") if image_hashes == "prepared" else None
     folder = data_dir / spec.name
-    digests, images_sha256 = _write_parts(folder, checked, images)
-    manifest = Manifest(
+    written = _write_parts(folder, checked, images)
+    digests = {split: written[prepared.split_file(folder, split).name] for split in SPLITS}
+    images_sha256 = written.get(prepared.IMAGES_NAME)
+    manifest = prepared.Manifest(
         task=spec.name,
         version=spec.version,
         spec_fingerprint=spec.fingerprint(),
@@ -80,16 +63,16 @@ def prepare_task(
         split_method=reading.split_method,
         counts={split: len(checked.lines[split]) for split in SPLITS},
         skipped_counts=dict(Counter(encodable(item.reason) for item in checked.skipped)),
-        skipped_sha256=file_sha256(folder / SKIPPED_NAME),
+        skipped_sha256=written[prepared.SKIPPED_NAME],
         warnings=checked.warnings,
         sha256=digests,
         images_sha256=images_sha256,
-        data_fingerprint=data_fingerprint(digests, images_sha256),
+        data_fingerprint=prepared.data_fingerprint(digests, images_sha256),
         licence=licence,
     )
-    text = canonical_json(MANIFEST.dump_python(manifest, mode="json"), indent=2)
-    write_atomically(folder / MANIFEST_NAME, f"{text}\n")
-    return Prepared(folder=folder, spec=spec, manifest=manifest)
+    text = canonical_json(prepared.MANIFEST.dump_python(manifest, mode="json"), indent=2)
+    write_atomically(folder / prepared.MANIFEST_NAME, f"{text}\n")
+    return prepared.Prepared(folder=folder, spec=spec, manifest=manifest)
 
 
 def _storable(option: str, *paths: Path) -> Path:
@@ -118,7 +101,7 @@ def _read(spec: TaskSpec, source: Path, options: Mapping[str, str]) -> Reading:
             raise
         home = getattr(getattr(spec.reader, "__code__", None), "co_filename", "")
         raise DataError(
-            f"The task {spec.name!r} of {whose} could not read {source}: {described(error, home)}.",
+            f"The task {spec.name!r} of {whose} could not read {source}: {errors.described(error, home)}.",
             f"Expected layout: {spec.layout}",
         ) from error
     if not isinstance(reading, Reading):
@@ -145,20 +128,17 @@ def _check(spec: TaskSpec, source: Path, reading: Reading) -> _Checked:
     lines: dict[Split, list[str]] = {split: [] for split in SPLITS}
     groups: dict[Split, set[str]] = {split: set() for split in SPLITS}
     skipped = list(reading.skipped)
-    problems: dict[str, str] = {}
+    problem = cache(partial(_image_problem, source))
     images: set[str] = set()
     seen: set[str] = set()
     for sample in reading.samples:
         _refuse_malformed(spec, sample, seen)
         seen.add(sample.sample_id)
         paths = [ref.path for ref in sample.images]
-        for path in paths:
-            if path not in problems:
-                problems[path] = _image_problem(source, path)
-        line = f"{canonical_json(SAMPLE.dump_python(sample, mode='json', exclude_defaults=True))}\n"
-        reason = next((problems[path] for path in paths if problems[path]), "") or _text_problem(sample, line)
+        line = f"{canonical_json(prepared.SAMPLE.dump_python(sample, mode='json', exclude_defaults=True))}\n"
+        reason = next(filter(None, map(problem, paths)), "") or _text_problem(sample, line)
         if reason:
-            missing = next((path for path in paths if problems[path] == MISSING), "")
+            missing = next((path for path in paths if problem(path) == MISSING), "")
             skipped.append(Skipped(item=encodable(sample.sample_id), reason=reason, looked_for=missing))
             continue
         lines[sample.split].append(line)
@@ -233,49 +213,33 @@ def _missing_files(source: Path, skipped: Sequence[Skipped]) -> Iterator[str]:
 
 def _nearly(source: Path, path: str) -> str:
     """Return the path of a file that differs by backslashes, by the case of letters or by its suffix, or nothing."""
-    try:
-        parts = inside(Path(), path.replace("\\", "/")).parts
-    except DataError:
-        return ""
     found = source
-    for part in parts:
-        one = _named(found, part) if found.is_dir() else None
-        if one is None:
-            return ""
-        found = one
+    try:
+        for part in inside(Path(), path.replace("\\", "/")).parts:
+            there = [found / part] if (found / part).exists() else sorted(found.iterdir())
+            name, stem = part.lower(), Path(part).stem.lower()
+            same = (one for one in there if one.name.lower() == name)
+            found = next(chain(same, (one for one in there if one.stem.lower() == stem and one.is_file())))
+    except (DataError, OSError, StopIteration):
+        return ""
     return found.relative_to(source).as_posix() if found.is_file() else ""
 
 
-def _named(folder: Path, name: str) -> Path | None:
-    """Return what is in a folder under this name, in other letters or with another suffix."""
-    if (folder / name).exists():
-        return folder / name
-    try:
-        there = sorted(folder.iterdir())
-    except OSError:
-        return None
-    same = (path for path in there if path.name.lower() == name.lower())
-    suffixed = (path for path in there if path.stem.lower() == Path(name).stem.lower() and path.is_file())
-    return next(same, None) or next(suffixed, None)
-
-
-def _write_parts(
-    folder: Path, checked: _Checked, images: Mapping[str, str] | None
-) -> tuple[dict[Split, str], str | None]:
-    """Write everything but the manifest; return the digests of the splits and of the images' hashes."""
+def _write_parts(folder: Path, checked: _Checked, images: Mapping[str, str] | None) -> dict[str, str]:
+    """Write everything but the manifest; return the digest of each file by its name."""
     # A crash between the files must not leave the old manifest beside new samples.
     try:
-        for name in (MANIFEST_NAME, IMAGES_NAME):
+        for name in (prepared.MANIFEST_NAME, prepared.IMAGES_NAME):
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise RunError(
             f"Cannot write to {folder}: {error.strerror or error}.", "Choose another folder with --data-dir."
         ) from error
-    for split in SPLITS:
-        write_atomically(split_file(folder, split), "".join(checked.lines[split]))
     skipped = ({"item": encodable(item.item), "reason": encodable(item.reason)} for item in checked.skipped)
-    write_atomically(folder / SKIPPED_NAME, json_lines(skipped))
+    texts = {prepared.split_file(folder, split).name: "".join(checked.lines[split]) for split in SPLITS}
+    texts[prepared.SKIPPED_NAME] = json_lines(skipped)
     if images is not None:
-        write_atomically(folder / IMAGES_NAME, hash_lines(images))
-    digests = {split: file_sha256(split_file(folder, split)) for split in SPLITS}
-    return digests, None if images is None else file_sha256(folder / IMAGES_NAME)
+        texts[prepared.IMAGES_NAME] = prepared.hash_lines(images)
+    for name, text in texts.items():
+        write_atomically(folder / name, text)
+    return {name: file_sha256(folder / name) for name in texts}

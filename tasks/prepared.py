@@ -12,10 +12,9 @@ Images stay where they are; a sample names them relative to the source folder th
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -24,7 +23,7 @@ from PIL import Image
 from pydantic import ConfigDict, TypeAdapter, with_config
 
 from medbench.tasks.catalog import get_task, task_names
-from medbench.tasks.foundation.console import meter
+from medbench.tasks.foundation.console import Silent, meter
 from medbench.tasks.foundation.errors import DataError
 from medbench.tasks.foundation.files import file_sha256, fingerprint
 from medbench.tasks.images import locate, open_image
@@ -44,10 +43,9 @@ ImageHashes = Literal["prepared", "none"]
 _WORKERS = 8
 _SHOWN_FROM = 1000
 
-_ESCAPED_LINE = "\\"
 _LINE = re.compile(r"(\\?)([0-9a-f]{64})  (.+)", re.DOTALL)
-_ESCAPES = {"\\": r"\\", "\n": r"\n", "\r": r"\r"}
-_UNESCAPES = {escape: mark for mark, escape in _ESCAPES.items()}
+_ESCAPES: dict[str, str | int | None] = {"\\": r"\\", "\n": r"\n", "\r": r"\r"}
+_UNESCAPES = {str(escape): mark for mark, escape in _ESCAPES.items()}
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -101,19 +99,14 @@ class Prepared:
         return Path(self.manifest.source)
 
     def images(self, sample: Sample) -> tuple[Image.Image, ...]:
-        """Decode the images of a sample, each 8-bit RGB in the size of its file.
-
-        Raises:
-            SampleError: If one is missing, damaged, too large or outside the source folder.
-        """
+        """Decode the images of a sample, each 8-bit RGB in the size of its file; raises like `open_image`."""
         return tuple(open_image(self.source, ref) for ref in sample.images)
 
     def samples(self, split: Split) -> tuple[Sample, ...]:
         """Read all samples of a split, in their order.
 
-        Raises:
-            DataError: If a line is not a sample (the message names file, line and field), or the file is
-                not the one that was prepared.
+        Raises DataError if a line is not a sample (the message names file, line and field), or the file is not the one
+        that was prepared.
         """
         return self._lines(SAMPLE, split_file(self.folder, split), self.manifest.sha256[split])
 
@@ -204,7 +197,7 @@ def file_states(prepared: Prepared) -> tuple["HashedFile", ...]:
     if manifest.images_sha256 is not None:
         expected[IMAGES_NAME] = manifest.images_sha256
     expected[SKIPPED_NAME] = manifest.skipped_sha256
-    return tuple(_compared((_hash_file(folder, name) for name in expected), expected))
+    return tuple(_hash_file(folder, name, digest) for name, digest in expected.items())
 
 
 def damaged_files(prepared: Prepared) -> tuple[str, ...]:
@@ -242,12 +235,12 @@ class HashedFile:
     problem: str = ""
 
 
-def hash_images(source: Path, paths: Sequence[str], label: str) -> dict[str, str]:
+def hash_images(source: Path, paths: Iterable[str], label: str) -> dict[str, str]:
     """Return the digest of each image file of a source folder; the progress display calls them `label`.
 
     Raises DataError if a file is missing or cannot be read.
     """
-    found = _hash_all(source, paths, label)
+    found = _hash_all(source, dict.fromkeys(paths), label)
     failed = next((item for item in found if item.problem), None)
     if failed:
         raise DataError(
@@ -259,21 +252,14 @@ def hash_images(source: Path, paths: Sequence[str], label: str) -> dict[str, str
 
 def changed_images(source: Path, expected: Mapping[str, str], label: str) -> tuple[HashedFile, ...]:
     """Hash the files again and return those that are not as `expected`, each with its problem."""
-    return tuple(item for item in _compared(_hash_all(source, tuple(expected), label), expected) if item.problem)
-
-
-def _compared(files: Iterable[HashedFile], expected: Mapping[str, str]) -> Iterator[HashedFile]:
-    for file in files:
-        changed = "" if file.sha256 == expected[file.path] else "changed"
-        yield replace(file, problem=file.problem or changed)
+    return tuple(item for item in _hash_all(source, expected, label) if item.problem)
 
 
 def hash_lines(digests: Mapping[str, str]) -> str:
     """Return the text that `parse_hash_lines` reads."""
-    escaped = {path: "".join(_ESCAPES.get(mark, mark) for mark in path) for path in sorted(digests)}
-    return "".join(
-        f"{'' if shown == path else _ESCAPED_LINE}{digests[path]}  {shown}\n" for path, shown in escaped.items()
-    )
+    escaped = {path: path.translate(str.maketrans(_ESCAPES)) for path in sorted(digests)}
+    marked = ((path, shown, "" if shown == path else "\\") for path, shown in escaped.items())
+    return "".join(f"{mark}{digests[path]}  {shown}\n" for path, shown, mark in marked)
 
 
 def parse_hash_lines(text: str, where: str) -> dict[str, str]:
@@ -293,26 +279,26 @@ def parse_hash_lines(text: str, where: str) -> dict[str, str]:
     return digests
 
 
-def _hash_all(source: Path, paths: Sequence[str], label: str) -> list[HashedFile]:
+def _hash_all(source: Path, expected: Mapping[str, str | None], label: str) -> list[HashedFile]:
     found: list[HashedFile] = []
-    pool = ThreadPoolExecutor(_WORKERS)
+    pool, total = ThreadPoolExecutor(_WORKERS), len(expected)
     try:
         # A few files need no display.
-        with meter(label, len(paths)) if len(paths) >= _SHOWN_FROM else nullcontext() as progress:
-            for hashed in pool.map(partial(_hash_file, source), paths):
+        with meter(label, total) if total >= _SHOWN_FROM else Silent().meter(label, total, 0) as progress:
+            for hashed in pool.map(partial(_hash_file, source), expected, expected.values()):
                 found.append(hashed)
-                if progress is not None:
-                    progress.advance()
+                progress.advance()
     finally:
         # A stop does not wait for the files that are left.
         pool.shutdown(cancel_futures=True)
     return found
 
 
-def _hash_file(source: Path, path: str) -> HashedFile:
+def _hash_file(folder: Path, path: str, expected: str | None) -> HashedFile:
     try:
-        return HashedFile(path, sha256=file_sha256(locate(source, path)))
+        digest = file_sha256(locate(folder, path))
     except (FileNotFoundError, NotADirectoryError):
         return HashedFile(path, problem="missing")
     except OSError:
         return HashedFile(path, problem="unreadable")
+    return HashedFile(path, digest, problem="" if expected in {None, digest} else "changed")
