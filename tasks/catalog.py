@@ -19,8 +19,7 @@ def _declared() -> dict[str, TaskSpec]:
     table = read_yaml_table(_TABLE_FILE)
     rows: dict[str, dict[str, Any]] = {}
     for name, row in table["tasks"].items():
-        like = rows[row["like"]] if "like" in row else {}
-        rows[name] = {**like, **{key: value for key, value in row.items() if key != "like"}}
+        rows[name] = {**(rows[row.pop("like")] if "like" in row else {}), **row}
     return {name: _task(name, row, table["pools"]) for name, row in rows.items()}
 
 
@@ -47,11 +46,7 @@ _PATTERN_MARKS = frozenset("*?[")
 
 
 def get_task(name: str) -> TaskSpec:
-    """Return the declaration of a task.
-
-    Raises:
-        UsageError: If there is no such task; the message has the closest names.
-    """
+    """Return the declaration of a task; a UsageError with the closest names if there is none."""
     return TASKS.load(name)
 
 
@@ -81,8 +76,7 @@ def select_tasks(selection: str) -> tuple[str, ...]:
     A selection is names, kinds (`vqa`), patterns (`slake-*`) or `all`, with commas between them. A variant of a task
     (`medqa-options`) is selected by its name only.
 
-    Raises:
-        UsageError: If a part names nothing; the message has the closest names.
+    Raises UsageError if a part names nothing; the message has the closest names.
     """
     return _in_order({name for part in _parts(selection) for name in _matches(part)})
 
@@ -103,21 +97,18 @@ def select_among(selection: str, there: Collection[str]) -> Selected:
     """Return what a selection means where only the tasks `there` are prepared.
 
     A kind or a pattern stands for those of its tasks that are there, or for all of them if none is; `prepared` stands
-    for all that are there. A name in full, and `all`, mean what they say.
-
-    Raises:
-        UsageError: If a part names nothing; the message has the closest names.
+    for all that are there. A name in full, and `all`, mean what they say. Raises like `select_tasks`.
     """
     named: set[str] = set()
     wanted: set[str] = set()
     for part in _parts(selection):
         if part == PREPARED:
-            named |= {name for name in TASKS if name in there}
-            wanted |= {name for name in main_task_names() if name in there}
-            continue
-        matches = _matches(part)
-        named |= matches
-        wanted |= matches if part == "all" or part in TASKS else matches.intersection(there) or matches
+            named.update(name for name in TASKS if name in there)
+            wanted.update(name for name in main_task_names() if name in there)
+        else:
+            matches = _matches(part)
+            named |= matches
+            wanted |= matches if part == "all" or part in TASKS else matches.intersection(there) or matches
     return Selected(names=_in_order(wanted), left_out=_in_order(named - wanted))
 
 

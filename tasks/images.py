@@ -8,7 +8,6 @@ How a file becomes RGB, whatever its depth and transparency, is in `medbench.tas
 one member at a time and never by pickle.
 """
 
-import hashlib
 import struct
 import threading
 import zipfile
@@ -48,9 +47,7 @@ _MALFORMED = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplement
 def open_image(source: Path, ref: ImageRef) -> Image.Image:
     """Decode one image of a source folder as 8-bit RGB.
 
-    Raises:
-        SampleError: If the image is missing, damaged, too large or outside `source`; the message names the
-            file.
+    Raises SampleError if it is missing, damaged, too large or outside `source`; the message names the file.
     """
     path = locate(source, ref.path)
     return _from_array(path, ref) if ref.member else _opened(path, lambda image: to_rgb(path, image))
@@ -61,22 +58,8 @@ def open_mask(path: Path) -> npt.NDArray[np.bool_]:
     return _opened(path, lambda image: marked_pixels(path, image))
 
 
-def image_digest(source: Path, ref: ImageRef) -> str:
-    """Return the SHA-256 of the decoded RGB pixels and their size; equal pixels in other files are equal.
-
-    Raises:
-        SampleError: Like `open_image`.
-    """
-    image = open_image(source, ref)
-    return hashlib.sha256(f"{image.width}x{image.height}:".encode() + image.tobytes()).hexdigest()
-
-
 def locate(folder: Path, relative: str) -> Path:
-    """Return the file `relative` of `folder`, which need not exist.
-
-    Raises:
-        SampleError: If the text is no valid path or leads out of `folder`; see `inside`.
-    """
+    """Return the file `relative` of `folder`, which need not exist; a SampleError if it leads out of it (`inside`)."""
     try:
         return inside(folder, relative)
     except DataError as error:
@@ -84,20 +67,12 @@ def locate(folder: Path, relative: str) -> Path:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return width and height in pixels from the header of an image file.
-
-    Raises:
-        SampleError: If the file is missing or is no image.
-    """
+    """Return width and height in pixels from the header of an image file; a SampleError if it is none."""
     return _opened(path, lambda image: image.size, any_size=True)
 
 
 def size_of_image(source: Path, ref: ImageRef) -> tuple[int, int]:
-    """Return width and height in pixels of one image, without decoding a file.
-
-    Raises:
-        SampleError: Like `open_image`.
-    """
+    """Return width and height in pixels of one image, without decoding a file; raises like `open_image`."""
     return open_image(source, ref).size if ref.member else image_size(locate(source, ref.path))
 
 
@@ -142,14 +117,9 @@ def _load_stack(path: Path, member: str, _changed_at: int) -> npt.NDArray[np.uin
 
 
 def array_form(path: Path, member: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Return the shape and type of an array of an `.npz` file from its header alone.
-
-    Raises:
-        DataError: If the file or the member is missing or malformed.
-    """
+    """Return the shape and type of an array of an `.npz` file from its header alone; a DataError if it has none."""
     with _open_member(path, member) as stream:
-        version = np.lib.format.read_magic(stream)
-        old = version == (1, 0)
+        old = np.lib.format.read_magic(stream) == (1, 0)
         header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
         shape, _, dtype = header(stream)
     return shape, dtype
@@ -179,10 +149,9 @@ def _open_member(path: Path, member: str) -> Iterator[IO[bytes]]:
 
 
 def refuse_other_stacks(path: Path, member: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """Refuse an array that is no stack of 8-bit images; its values and axes are not guessed.
+    """Refuse, by a DataError, an array that is no stack of 8-bit images; its values and axes are not guessed.
 
-    Raises:
-        DataError: If it is not `uint8` [N, H, W], [N, H, W, 1] or [N, H, W, 3]; the hint says how to make it so.
+    Such stacks are `uint8` [N, H, W], [N, H, W, 1] or [N, H, W, 3]; the hint says how to make it so.
     """
     four = len(shape) == _COLOUR_STACK
     if dtype == np.uint8 and (len(shape) == _GREY_STACK or (four and shape[-1] in _CHANNELS)):

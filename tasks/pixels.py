@@ -52,29 +52,28 @@ _OTHER_BYTE = {"16L": "16B", "16B": "16L", "16N": "16B" if sys.byteorder == "lit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Deep:
-    """Values that 8 bits do not hold.
+    """Values that 8 bits do not hold."""
 
-    Attributes:
-        values: [H, W] or [H, W, 3].
-        alpha: How much is seen of each pixel, 0 to 1, [H, W]; None if all is.
-        whole: Whether the file holds whole numbers.
-    """
-
-    values: FloatArray
-    alpha: FloatArray | None = None
-    whole: bool = True
+    values: FloatArray  # [H, W] or [H, W, 3].
+    alpha: FloatArray | None = None  # How much is seen of each pixel, 0 to 1, [H, W]; None if all is.
+    whole: bool = True  # Whether the file holds whole numbers.
 
 
 def to_rgb(path: Path, image: Image.Image) -> Image.Image:
     """Return an opened picture as 8-bit RGB without anything beside its pixels.
 
-    Raises:
-        OSError, ValueError: What Pillow raises on damaged files.
+    Raises OSError or ValueError: what Pillow raises on damaged files.
     """
     deep = _deep(path, image)
     if deep is not None:
-        return _painted(_eight_bits(deep), deep.alpha)
-    rgb = _on_background(image) if image.has_transparency_data else image.convert("RGB")
+        values = _eight_bits(deep)
+        if deep.alpha is not None:
+            share = deep.alpha if values.ndim == deep.alpha.ndim else deep.alpha[..., np.newaxis]
+            values = values * share + _EIGHT_BITS * (1 - share)
+        return Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, _BACKGROUND), _with_alpha(image))
+    rgb = image.convert("RGB")
     rgb.info.clear()
     return rgb
 
@@ -214,18 +213,6 @@ def _eight_bits(deep: _Deep) -> FloatArray:
     return (values - low) * (_EIGHT_BITS / (high - low)) if high > low else np.zeros_like(values)
 
 
-def _painted(values: FloatArray, alpha: FloatArray | None) -> Image.Image:
-    if alpha is not None:
-        share = alpha if values.ndim == alpha.ndim else alpha[..., np.newaxis]
-        values = values * share + _EIGHT_BITS * (1 - share)
-    return Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB")
-
-
 def _with_alpha(image: Image.Image) -> Image.Image:
     # Pillow knows no way from grey that is multiplied by its alpha straight to RGBA.
     return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-
-
-def _on_background(image: Image.Image) -> Image.Image:
-    background = Image.new("RGBA", image.size, _BACKGROUND)
-    return Image.alpha_composite(background, _with_alpha(image)).convert("RGB")

@@ -76,14 +76,9 @@ def medbench_home() -> Path:
 def open_task(name: str, data_dir: Path | None = None) -> Prepared:
     """Return the prepared data of a task, whose `samples("test")` and `images(sample)` a notebook can walk through.
 
-    Args:
-        name: Name of the task.
-        data_dir: The folder given to `medbench data prepare`; without it the task's part of the bundled mini suite is
-            taken, which is prepared when it is first used.
-
-    Raises:
-        UsageError: If there is no such task.
-        DataError: If it is not prepared there, or the mini suite has no such task.
+    `data_dir` is the folder given to `medbench data prepare`; without it the task's part of the bundled mini suite is
+    taken, which is prepared when it is first used. Raises UsageError if there is no such task, DataError if it is not
+    prepared there, or the mini suite has no such task.
     """
     return load_prepared(data_dir if data_dir is not None else prepare_mini_suite(), name)
 
@@ -98,18 +93,9 @@ def prepare_suite(suite_dir: Path, cache_dir: Path | None = None) -> Path:
 
     The folder's name is made of the suite's manifest and of the code of this package, so that neither an edited suite
     nor an edited reader or check meets old samples. It is built aside and moved into place whole, by one process at a
-    time.
-
-    Args:
-        suite_dir: Folder with `suite.json`: `{"tasks": {<task>: {"source": <folder>, "options": {...}}}}`.
-        cache_dir: Where the prepared folder goes; `medbench_home()` by default.
-
-    Returns:
-        The data folder, for `load_prepared`.
-
-    Raises:
-        DataError: If the suite is malformed.
-        RunError: If the cache cannot be written to.
+    time, in `cache_dir` (`medbench_home()` by default). `suite_dir` has `suite.json`: `{"tasks": {<task>: {"source":
+    <folder>, "options": {...}}}}`. Returns the data folder, for `load_prepared`. Raises DataError if the suite is
+    malformed, RunError if the cache cannot be written to.
     """
     # Whoever has a prepared suite needs no lock.
     from filelock import FileLock

@@ -30,9 +30,8 @@ class NativeRow(BaseModel):
 def parse_json(adapter: TypeAdapter[T], data: bytes, where: str) -> T:
     """Parse and validate one JSON document; half a character in it becomes the replacement character.
 
-    Raises:
-        DataError: If it is not JSON or has another shape; the values themselves stay out of the message,
-            since they may be texts of patients.
+    Raises DataError if it is not JSON or has another shape; the values themselves stay out of the message, since they
+    may be texts of patients.
     """
     try:
         return adapter.validate_json(data)
@@ -59,18 +58,13 @@ def parse_json_file(adapter: TypeAdapter[T], path: Path) -> T:
 def read_text_bytes(path: Path) -> bytes:
     """Read a file of text as UTF-8 without a mark in front, whichever way it was saved.
 
-    Raises:
-        DataError: If it is missing, cannot be read or is no text (`medbench.tasks.foundation.text`).
+    Raises DataError if it is missing, cannot be read or is no text (`medbench.tasks.foundation.text`).
     """
     return utf8(read_bytes(path), str(path))
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a whole file.
-
-    Raises:
-        DataError: If it is missing or cannot be read.
-    """
+    """Read a whole file; a DataError if it is missing or cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
