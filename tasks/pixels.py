@@ -1,20 +1,4 @@
-"""A picture as its file has it to 8-bit RGB, whatever its depth, and a mask to the pixels that it marks.
-
-How each kind of file becomes RGB:
-
-- 8 bits per channel (black and white, grey, palette, RGB, CMYK, YCbCr): Pillow's own `convert("RGB")`, which is what
-  the official Uni-Med code does.
-- Transparent parts, of any depth, lie on white, as in a browser; the official code drops transparency, which makes
-  black of them where the hidden colour is black.
-- More than 8 bits, or signs (16-bit PNG and TIFF in grey and in colour, 8-, 16- and 32-bit integers, float), where
-  Pillow would clip or take the high byte alone: the values of this image are scaled linearly so that its lowest becomes
-  0 and its highest 255, all channels alike. Whole numbers that fit 0-255 are kept; floats from 0 to 1 are multiplied by
-  255. Not-a-number counts as 0. Where a TIFF says that zero is white, it is.
-
-The orientation that a camera wrote beside the pixels (EXIF) is ignored everywhere, as in the official code: sizes,
-boxes and pixels are those of the stored picture. No such note goes along, so that nobody turns the picture later. Of
-several frames the first is the picture.
-"""
+"""How a picture becomes 8-bit RGB, whatever its depth, and a mask the pixels that it marks: docs/data.md says."""
 
 import struct
 import sys

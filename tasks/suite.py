@@ -133,7 +133,8 @@ def _prepare_aside(suite: _Suite, suite_dir: Path, target: Path) -> None:
 
 def _suite_key(suite_dir: Path) -> str:
     here = Path(__file__).parent
-    code = sorted(path for folder in _DECIDING for path in (here / folder).glob("*.py"))
+    files = (path for folder in _DECIDING for path in (here / folder).iterdir())
+    code = sorted(path for path in files if path.suffix in {".py", ".yaml"})
     return fingerprint([file_sha256(path) for path in (suite_dir / _SUITE_FILE, *code)])
 
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from medbench.tasks.datasets.native import Found, Native, collect
 from medbench.tasks.foundation.errors import DataError, UsageError
+from medbench.tasks.foundation.files import read_yaml_table
 from medbench.tasks.images import array_form, read_array, refuse_other_stacks
 from medbench.tasks.sample import SPLITS, ImageRef, Sample, Split
 from medbench.tasks.spec import Reading
@@ -51,30 +52,8 @@ class LabelSet:
 
 
 LABEL_SETS: Mapping[str, LabelSet] = {
-    "dermamnist": LabelSet(
-        "multi-source dermatoscopic image of common pigmented skin lesions",
-        (
-            *("actinic keratoses and intraepithelial carcinoma", "basal cell carcinoma"),
-            *("benign keratosis-like lesions", "dermatofibroma", "melanoma", "melanocytic nevi", "vascular lesions"),
-        ),
-    ),
-    "organsmnist": LabelSet(
-        "CT image",
-        (
-            *("bladder", "femur-left", "femur-right", "heart", "kidney-left", "kidney-right"),
-            *("liver", "lung-left", "lung-right", "pancreas", "spleen"),
-        ),
-    ),
-    # The file has the grades 0-4; the words are those of the international severity scale.
-    "retinamnist": LabelSet(
-        "retina fundus image",
-        (
-            "no diabetic retinopathy",
-            *(f"{grade} non-proliferative diabetic retinopathy" for grade in ("mild", "moderate", "severe")),
-            "proliferative diabetic retinopathy",
-        ),
-    ),
-    "breastmnist": LabelSet("breast ultrasound image", ("malignant", "normal or benign")),
+    flag: LabelSet(subject, tuple(names))
+    for flag, (subject, *names) in read_yaml_table(Path(__file__).with_name("medmnist.yaml")).items()
 }
 
 

@@ -110,9 +110,7 @@ class _PlainUnpickler(pickle.Unpickler):
 def load_plain_pickle(path: Path) -> object:
     """Load a pickle that holds builtin data and numpy's single values only.
 
-    Raises:
-        DataError: If the file is missing, is no pickle, or names any class or function; the message has the
-            name.
+    Raises DataError if the file is missing, is no pickle, or names any class or function; the message has the name.
     """
     try:
         with path.open("rb") as stream:

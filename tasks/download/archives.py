@@ -49,7 +49,12 @@ def extract(
             old.mkdir(parents=True)
             _unpack(opened, new, {name for name, _ in sizes})
             names = tuple(sorted(path.name for path in new.iterdir()))
-            _refuse_taken(archive, folder, [name for name in names if name not in replace])
+            taken = next((name for name in names if name not in replace and (folder / name).exists()), None)
+            if taken is not None:
+                raise DataError(
+                    f"{archive.name} holds {taken!r}, and {folder / taken} is already there.",
+                    "Move it away or remove it, and run the same command again.",
+                )
             for name in names:
                 if (folder / name).exists():
                     (folder / name).rename(old / name)
@@ -139,15 +144,6 @@ def _unpack(opened: zipfile.ZipFile | tarfile.TarFile, folder: Path, names: Coll
     # tarfile stops without a word at some damage; the checksum at the end of the file tells.
     while opened.fileobj.read(2**20):
         pass
-
-
-def _refuse_taken(archive: Path, folder: Path, names: Sequence[str]) -> None:
-    taken = next((name for name in names if (folder / name).exists()), None)
-    if taken is not None:
-        raise DataError(
-            f"{archive.name} holds {taken!r}, and {folder / taken} is already there.",
-            "Move it away or remove it, and run the same command again.",
-        )
 
 
 @contextmanager

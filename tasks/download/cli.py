@@ -1,32 +1,27 @@
 """The command `medbench data download`: fetch what may be fetched, and say for the rest how to get it."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 
 from medbench.tasks.catalog import get_task, select_tasks, task_names
 from medbench.tasks.download.archives import readable_size
-from medbench.tasks.download.sources import HubSource, ManualSource, Source, WebSource, source_of
+from medbench.tasks.download.sources import HubSource, ManualSource, Source, check_revision, source_of
 from medbench.tasks.foundation.console import emit, emit_table, say, warn
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.prepare import prepare_task
 
 _SHORT_COMMIT = 12
 _DEFAULT_MAX_GB = 20.0
+_FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 @click.command("download")
 @click.argument("task", nargs=-1)
-@click.option(
-    "--source",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where the native files go; every dataset gets a folder of its own in it.",
-)
-@click.option(
-    "--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Go on and prepare the tasks into this folder."
-)
+@click.option("--source", type=_FOLDER, help="Where the native files go; every dataset gets a folder of its own in it.")
+@click.option("--data-dir", type=_FOLDER, help="Go on and prepare the tasks into this folder.")
 @click.option("--revision", metavar="SHA", help="Fetch this commit from the Hub, not the recorded or pinned one.")
 @click.option("--refresh", is_flag=True, help="Forget the recorded commit, and check every file again.")
 @click.option(
@@ -57,11 +52,16 @@ def download_command(
     groups: dict[str, list[str]] = {}
     for name in select_tasks(",".join(task)):
         groups.setdefault(source_of(get_task(name)).family, []).append(name)
-    if revision is not None:
-        _check_one_repository(groups)
+    if revision is not None and len(groups) > 1:
+        raise UsageError(
+            f"--revision is a commit of one repository, and {len(groups)} datasets are asked for.",
+            "Download them one by one.",
+        )
     unfinished: list[str] = []
     for family, names in groups.items():
         found, folder = source_of(get_task(names[0])), source / family
+        if revision is not None:
+            check_revision(found, revision)
         if not isinstance(found, ManualSource):
             # The client of the Hub takes a while to import, and listing needs none.
             from medbench.tasks.download.fetch import download
@@ -72,17 +72,6 @@ def download_command(
         raise DataError(
             f"Not complete: {', '.join(unfinished)}.", "Follow the steps above, then run the same command again."
         )
-
-
-def _check_one_repository(groups: Mapping[str, Sequence[str]]) -> None:
-    if len(groups) > 1:
-        raise UsageError(
-            f"--revision is a commit of one repository, and {len(groups)} datasets are asked for.",
-            "Download them one by one.",
-        )
-    for family, names in groups.items():
-        if not isinstance(source_of(get_task(names[0])), HubSource):
-            raise UsageError(f"--revision has no effect on {family}: it does not come from the Hub.", "Leave it out.")
 
 
 def _list() -> None:
@@ -96,14 +85,11 @@ def _list() -> None:
 
 
 def _row(source: Source) -> tuple[str, str, str, str, str]:
-    match source:
-        case HubSource():
-            revision = source.revision[:_SHORT_COMMIT] if source.revision else "not pinned"
-            return ("Hub", source.repo, revision, f"about {readable_size(source.size)}", source.licence)
-        case WebSource():
-            return ("web", source.home, source.revision[:_SHORT_COMMIT], readable_size(source.size), source.licence)
-        case ManualSource():
-            return ("by hand", source.reason, "-", "-", source.licence)
+    if isinstance(source, ManualSource):
+        return ("by hand", source.reason, "-", "-", source.licence)
+    revision, size = source.revision[:_SHORT_COMMIT] if source.revision else "not pinned", readable_size(source.size)
+    how, about = ("Hub", "about ") if isinstance(source, HubSource) else ("web", "")
+    return (how, source.home, revision, f"{about}{size}", source.licence)
 
 
 def _settle(source: Source, names: Sequence[str], folder: Path, data_dir: Path | None) -> list[str]:
@@ -128,11 +114,12 @@ def _settle(source: Source, names: Sequence[str], folder: Path, data_dir: Path |
 
 
 def _prepared_or_read(name: str, folder: Path, data_dir: Path | None) -> str:
+    spec = get_task(name)
     if data_dir is None:
-        reading = get_task(name).reader(folder.resolve(), {})
-        tests = sum(sample.split == "test" for sample in reading.samples)
-        return f"{name}: {len(reading.samples) - tests} train, {tests} test samples are readable in {folder}."
-    prepared = prepare_task(get_task(name), folder, data_dir, {})
+        samples = spec.reader(folder.resolve(), {}).samples
+        tests = sum(sample.split == "test" for sample in samples)
+        return f"{name}: {len(samples) - tests} train, {tests} test samples are readable in {folder}."
+    prepared = prepare_task(spec, folder, data_dir, {})
     counts = prepared.manifest.counts
     return (
         f"{name}: {counts['train']} train, {counts['test']} test samples ({prepared.manifest.split_method}) in "

@@ -2,12 +2,7 @@
 
 huggingface_hub fetches from the Hub and pooch from elsewhere, into a hidden folder. What arrived is compared with the
 checksum that the Hub (which huggingface_hub does not compare) or the declaration promises, and only then gets its
-name. `download.json` beside the files says what is there, so that a second call needs no network and later calls stay
-at the same commit.
-
-What is finished is kept when a download is interrupted. The one file under way begins anew, since both libraries throw
-its beginning away; where that costs too much, a file may be fetched by other means (`curl -C -`) and put into the
-folder: it is taken if its checksum is right.
+name. `download.json` beside the files says what is there. What an interruption keeps: docs/data.md.
 """
 
 import errno
@@ -15,9 +10,9 @@ import hashlib
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +28,13 @@ from huggingface_hub.hf_api import RepoSibling
 from pydantic import ConfigDict, TypeAdapter, with_config
 
 from medbench.tasks.download.archives import extract, readable_size, require_space
-from medbench.tasks.download.sources import HubSource, WebFile, WebSource
+from medbench.tasks.download.sources import COMMIT, HubSource, WebFile, WebSource, check_revision
 from medbench.tasks.foundation.console import say, warn
 from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
 from medbench.tasks.foundation.files import canonical_json, inside, write_atomically
 from medbench.tasks.validation import parse_json_file
 
 _RECORD_NAME, _LOCK_NAME, _STAGING = "download.json", ".download.lock", ".fetching"
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|git:[0-9a-f]{40}")
 _BRANCH = "main"
 _ANSWER_SECONDS = 30.0
@@ -54,30 +48,30 @@ class DownloadError(MedbenchError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
-    """A fetched file: its commit or record, its bytes, and `sha256:`, `md5:` or `git:` (a blob id) with the digits."""
+    """A fetched file."""
 
-    revision: str
+    revision: str  # Commit or record.
     size: int
-    digest: str
+    digest: str  # `sha256:`, `md5:` or `git:` (a blob id) with the digits.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unpacked:
-    """What an archive became: its digest, and the names of its top-level entries in the folder."""
+    """What an archive became."""
 
-    digest: str
-    names: tuple[str, ...]
+    digest: str  # Of the archive.
+    names: tuple[str, ...]  # Top-level entries in the folder.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Record:
     """The content of `download.json`: whose files of which commit, by path in the folder."""
 
     source: str
     revision: str
     licence: str
-    files: Mapping[str, Fetched] = field(default_factory=dict)
-    unpacked: Mapping[str, Unpacked] = field(default_factory=dict)
+    files: dict[str, Fetched] = field(default_factory=dict)
+    unpacked: dict[str, Unpacked] = field(default_factory=dict)
 
     def has(self, path: str, folder: Path) -> bool:
         """Return whether a fetched file is still there; an archive that was unpacked may be gone."""
@@ -89,9 +83,8 @@ class Record:
     def has_unpacked(self, path: str, folder: Path) -> bool:
         """Return whether everything that an archive became is there."""
         unpacked, fetched = self.unpacked.get(path), self.files.get(path)
-        if unpacked is None or fetched is None or unpacked.digest != fetched.digest:
-            return False
-        return all((folder / name).exists() for name in unpacked.names)
+        same = unpacked is not None and fetched is not None and unpacked.digest == fetched.digest
+        return unpacked is not None and same and all((folder / name).exists() for name in unpacked.names)
 
 
 for _record in (Fetched, Unpacked, Record):
@@ -118,7 +111,7 @@ def download(
     the way in `folder`, or an archive is refused; RunError if `folder` cannot be written to or has too little space.
     """
     if revision is not None:
-        _check_revision(source, revision)
+        check_revision(source, revision)
     instead = next((name for name in source.instead if (folder / name).exists()), "")
     if instead:
         say(f"{folder / instead} is there; nothing is fetched.")
@@ -132,48 +125,32 @@ def download(
             )
         commit, files = _promised(source, record, HfApi(endpoint=endpoint, library_name="medbench"), revision, refresh)
         missing = [file for file in files if not _is_there(file, record, folder, check=refresh)]
-        _refuse_too_much(source.family, sum(file.size for file in missing), max_bytes, folder)
+        needed = sum(file.size for file in missing)
+        if max_bytes is not None and needed > max_bytes:
+            allowed = f"--max-gb {max_bytes / 10**9:g}"
+            raise UsageError(
+                f"{source.family} would fetch {readable_size(needed)}, more than {allowed} allows.",
+                f"If that is what you want, add --max-gb {needed // 10**9 + 1}.",
+            )
+        require_space(folder, needed, f"downloading {source.family}")
         whole = not missing and all(record.has_unpacked(path, folder) for path in source.unpack)
-        record = replace(record, revision=commit)
+        record.revision = commit
         for file in files:
             if file in missing:
                 _fetch(source, file, commit, folder, endpoint)
             target = inside(folder, file.path)
             size = target.stat().st_size if target.is_file() else file.size
-            fetched = Fetched(revision=commit, size=size, digest=file.digest)
-            record = replace(record, files={**record.files, file.path: fetched})
+            record.files[file.path] = Fetched(revision=commit, size=size, digest=file.digest)
             _save(folder, record)
         if whole:
             say(f"{folder} is complete: {record.source} at {record.revision}.")
         _unpack_all(source, record, folder)
 
 
-def _refuse_too_much(family: str, needed: int, max_bytes: int | None, folder: Path) -> None:
-    if max_bytes is not None and needed > max_bytes:
-        raise UsageError(
-            f"{family} would fetch {readable_size(needed)}, more than --max-gb {max_bytes / 10**9:g} allows.",
-            f"If that is what you want, add --max-gb {needed // 10**9 + 1}.",
-        )
-    require_space(folder, needed, f"downloading {family}")
-
-
 def read_record(folder: Path) -> Record | None:
     """Return what `download.json` says, or None if there is none. Raises DataError if it is broken."""
     path = folder / _RECORD_NAME
     return parse_json_file(_RECORD, path) if path.exists() else None
-
-
-def _check_revision(source: HubSource | WebSource, revision: str) -> None:
-    if isinstance(source, WebSource):
-        raise UsageError(
-            f"--revision has no effect on {source.family}: it comes from {source.home}, not from the Hub.",
-            "Leave it out; these files are pinned by their checksums.",
-        )
-    if not _COMMIT.fullmatch(revision):
-        raise UsageError(
-            f"--revision {revision!r} is no commit.",
-            f"Give the 40 hex digits, as listed at https://huggingface.co/datasets/{source.repo}/commits/main.",
-        )
 
 
 @contextmanager
@@ -200,7 +177,7 @@ def _promised(
         return source.revision, list(source.files)
     recorded = "" if refresh else record.revision
     commit = revision or recorded or source.revision
-    known = {} if refresh else {path: one for path, one in record.files.items() if one.revision == commit}
+    known = {path: one for path, one in record.files.items() if one.revision == commit and not refresh}
     if commit and known.keys() >= set(source.paths):
         found = ((path, known[path]) for path in source.paths)
         return commit, [WebFile(path=path, url="", size=one.size, digest=one.digest) for path, one in found]
@@ -221,7 +198,7 @@ def _asked(source: HubSource, hub: HfApi, commit: str | None) -> tuple[str, list
                 "Check HF_ENDPOINT, and whether your network asks you to log in first.",
             ) from error
     found = str(info.sha)
-    if not _COMMIT.fullmatch(found) or found != (commit or found):
+    if not COMMIT.fullmatch(found) or found != (commit or found):
         raise DownloadError(
             f"{page} answers with commit {found!r} to the question for {asked}.",
             "This is not the Hub, or it is out of order; check HF_ENDPOINT.",
@@ -272,12 +249,15 @@ def _is_there(file: WebFile, record: Record, folder: Path, *, check: bool) -> bo
 
 def _fetch(source: HubSource | WebSource, file: WebFile, commit: str, folder: Path, endpoint: str | None) -> None:
     """Fetch one file into the hidden folder, and give it its name if it is the one that was promised."""
-    from_hub = isinstance(source, HubSource)
-    page = f"https://{'huggingface.co/datasets/' if from_hub else ''}{source.home}"
     target, staging = inside(folder, file.path), folder / _STAGING
+    page = f"https://{'huggingface.co/datasets/' if isinstance(source, HubSource) else ''}{source.home}"
     with _explained(f"{file.path} of {page}", page):
         target.parent.mkdir(parents=True, exist_ok=True)
-        found = _from_hub(source.home, file.path, commit, staging, endpoint) if from_hub else _from_web(file, staging)
+        if isinstance(source, HubSource):
+            where: dict[str, Any] = {"repo_type": "dataset", "local_dir": staging, "endpoint": endpoint}
+            found = Path(hf_hub_download(source.repo, file.path, revision=commit, library_name="medbench", **where))
+        else:
+            found = _from_web(file, staging)
         digest = _digest(found, file.digest)
         if digest == file.digest:
             found.replace(target)
@@ -287,11 +267,6 @@ def _fetch(source: HubSource | WebSource, file: WebFile, commit: str, folder: Pa
             "Run the same command again. If it ends in the same way, the file was changed where it comes from.",
         )
     say(f"{file.path}: {readable_size(file.size)}, checksum right")
-
-
-def _from_hub(repo: str, path: str, commit: str, folder: Path, endpoint: str | None) -> Path:
-    options: dict[str, Any] = {"repo_type": "dataset", "endpoint": endpoint, "library_name": "medbench"}
-    return Path(hf_hub_download(repo, path, revision=commit, local_dir=folder, **options))
 
 
 def _from_web(file: WebFile, folder: Path) -> Path:
@@ -322,8 +297,7 @@ def _unpack_all(source: HubSource | WebSource, record: Record, folder: Path) -> 
         # What an earlier call unpacked from it may be replaced, and nothing else.
         ours = record.unpacked[path].names if path in record.unpacked else ()
         names = extract(inside(folder, path), folder, only=only, replace=ours)
-        unpacked = Unpacked(digest=record.files[path].digest, names=names)
-        record = replace(record, unpacked={**record.unpacked, path: unpacked})
+        record.unpacked[path] = Unpacked(digest=record.files[path].digest, names=names)
         _save(folder, record)
         say(f"{path} is unpacked to {', '.join(names)} in {folder}; the archive itself is no longer needed.")
 

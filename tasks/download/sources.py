@@ -1,5 +1,6 @@
 """Where the native files of every task are to be had: the table `sources.yaml`, by task."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,10 +8,12 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Discriminator, TypeAdapter, with_config
 
+from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.files import read_yaml_table
 from medbench.tasks.spec import TaskSpec
 
 _TABLE_FILE = Path(__file__).with_name("sources.yaml")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,3 +111,14 @@ def source_of(spec: TaskSpec) -> Source:
     return found or ManualSource(
         family=spec.name, licence=spec.licence, reason="medbench knows no place to fetch it from", steps=steps
     )
+
+
+def check_revision(source: Source, revision: str) -> None:
+    """Refuse, by a UsageError, a `--revision` that is no commit or has no effect on a source."""
+    if not isinstance(source, HubSource):
+        raise UsageError(
+            f"--revision has no effect on {source.family}: it does not come from the Hub.", "Leave it out."
+        )
+    if not COMMIT.fullmatch(revision):
+        page = f"https://huggingface.co/datasets/{source.repo}/commits/main"
+        raise UsageError(f"--revision {revision!r} is no commit.", f"Give the 40 hex digits, as listed at {page}.")
