@@ -119,15 +119,14 @@ class Prepared:
         if self.manifest.images_sha256 is None:
             return None
         path = self.folder / IMAGES_NAME
-        text = read_bytes(path).decode(errors="replace")
-        return self._vouched(path, parse_hash_lines(text, str(path)), self.manifest.images_sha256)
+        found = parse_hash_lines(read_bytes(path).decode(errors="replace"), str(path))
+        return self._vouched(path, found, self.manifest.images_sha256)
 
     def _lines(self, adapter: TypeAdapter[T], path: Path, sha256: str) -> tuple[T, ...]:
         try:
             with path.open("rb") as stream:
-                found = [
-                    parse_json(adapter, line, f"{path}, line {place}") for place, line in enumerate(stream, start=1)
-                ]
+                lines = enumerate(stream, start=1)
+                found = [parse_json(adapter, line, f"{path}, line {place}") for place, line in lines]
         except FileNotFoundError as error:
             raise DataError(f"{path} is missing.", "Prepare the task again.") from error
         return self._vouched(path, tuple(found), sha256)

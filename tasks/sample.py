@@ -28,15 +28,9 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRef:
-    """Where one image is; nothing is opened until it is decoded.
+    """Where one image is: a file, or a row of an array inside an `.npz` file; nothing is opened until it is decoded."""
 
-    Attributes:
-        path: File, relative to the source folder of the prepared task.
-        member: Name of the array inside an `.npz` file, or empty.
-        index: Row of that array.
-    """
-
-    path: str
+    path: str  # Relative to the source folder of the prepared task.
     member: str = ""
     index: int = 0
 

@@ -14,12 +14,9 @@ Kind = Literal["qa", "vqa", "report", "rec", "reg", "cls"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skipped:
-    """An item of the native data that became no sample, and why.
+    """An item of the native data that became no sample, and why (in the same words for all items of a kind).
 
-    Attributes:
-        item: What it is called.
-        reason: The same words for all items of a kind.
-        looked_for: The file, relative to the source folder, where it is one that is missing.
+    `looked_for` is the file, relative to the source folder, where it is one that is missing.
     """
 
     item: str
@@ -92,15 +89,10 @@ class TaskSpec:
         return {key: key if len(key) > 1 else "" for key in self.choices}
 
     def instruction(self, sample: Sample, *, box: str = "", template: str | None = None) -> str:
-        """Return the instruction text for `sample`.
+        """Return the instruction text for `sample`; a DataError if it lacks a field of the template.
 
-        Args:
-            sample: The question.
-            box: The sample's box as text in the coordinate space of the model that is asked (REG only).
-            template: One of `train_prompts`; the evaluation prompt by default.
-
-        Raises:
-            DataError: If the sample lacks a field of the template.
+        `box` is the sample's box as text in the coordinate space of the model that is asked (REG only); `template` is
+        one of `train_prompts`, the evaluation prompt by default.
         """
         try:
             return (template or self.prompt).format_map({**sample.inputs, "box": box})

@@ -139,11 +139,8 @@ def _suite_key(suite_dir: Path) -> str:
 
 
 def _is_whole(suite: _Suite, suite_dir: Path, target: Path) -> bool:
+    found = ((load_prepared(target, name), inside(suite_dir, task.source)) for name, task in suite.tasks.items())
     try:
-        for name, task in suite.tasks.items():
-            prepared = load_prepared(target, name)
-            if prepared.source != inside(suite_dir, task.source).resolve() or damaged_files(prepared):
-                return False
+        return all(prepared.source == source.resolve() and not damaged_files(prepared) for prepared, source in found)
     except DataError:
         return False
-    return True

@@ -75,14 +75,10 @@ def _latin1(text: object, encoding: object) -> bytes:
 
 # Dicts, lists, tuples, numbers, texts and None have opcodes of their own; these are spelled as a global.
 _PLAIN_GLOBALS: Mapping[tuple[str, str], Callable[..., object]] = {
-    ("builtins", "set"): set,
-    ("builtins", "frozenset"): frozenset,
-    ("__builtin__", "set"): set,
-    ("__builtin__", "frozenset"): frozenset,
+    **{(module, kind.__name__): kind for module in ("builtins", "__builtin__") for kind in (set, frozenset)},
+    **{(f"numpy.{core}.multiarray", "scalar"): _Maker(_value) for core in ("core", "_core")},
     ("_codecs", "encode"): _Maker(_latin1),
     ("numpy", "dtype"): _Maker(_number_type),
-    ("numpy.core.multiarray", "scalar"): _Maker(_value),
-    ("numpy._core.multiarray", "scalar"): _Maker(_value),
 }
 
 # What the unpickler itself raises on bytes that are no pickle: its documentation promises
