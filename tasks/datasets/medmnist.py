@@ -66,9 +66,7 @@ def spoken_name(name: str) -> str:
 def read_labels(native: Native) -> Reading:
     """Read a MedMNIST file, labels only.
 
-    Raises:
-        DataError: If the file is missing or its arrays do not fit together.
-        UsageError: If the option `flag` names no known set.
+    Raises DataError if it is missing or its arrays do not fit together, UsageError if `flag` names no known set.
     """
     flag = native.options.get("flag", native.task)
     if flag not in LABEL_SETS:

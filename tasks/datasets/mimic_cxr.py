@@ -28,7 +28,7 @@ Samples (`s50000000/<dicom id>`), the three tasks, the split, the draw and how a
 import gzip
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -37,7 +37,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, TypeAdapter
 
-from medbench.tasks.datasets.native import MISSING, Found, Native, collect, lacking, left_out, rank
+from medbench.tasks.datasets.native import MISSING, Found, Native, collect, lacking, left_out, rank, sorted_out
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.text import decoded, named_rows
 from medbench.tasks.sample import ImageRef, Sample, Split
@@ -105,9 +105,8 @@ _ANNOTATION = TypeAdapter(_Annotation)
 def read_reports(native: Native) -> Reading:
     """Read MIMIC-CXR.
 
-    Raises:
-        DataError: If the layout is another one, does not hold the task's section, or a file is broken.
-        UsageError: If an option is malformed or has no effect on the layout found.
+    Raises DataError if the layout is another one, does not hold the task's section, or a file is broken; UsageError if
+    an option is malformed or has no effect on the layout found.
     """
     source, section = native.source, _SECTIONS.get(native.task, "findings")
     annotation = source / _ANNOTATION_FILE
@@ -233,11 +232,17 @@ def _read_raw(native: Native, split_file: Path, section: SectionName) -> Reading
 
     listed = list(_listed(split_file))
     views = [item for item in listed if isinstance(item, _View)]
-    train = _drawn([view for view in views if view.split == "train"], sample, seed, limit)
+    # What is drawn comes in the order of the split file, after what was skipped on the way to a full draw.
+    train = [view for view in views if view.split == "train"]
+    order = {view.sample_id: place for place, view in enumerate(train)}
+    ranked = sorted(train, key=lambda view: (rank(seed, view.sample_id), view.sample_id))
+    drawn, unusable = sorted_out(map(sample, ranked), limit)
+    drawn.sort(key=lambda sample: order[sample.sample_id])
     tests = (sample(view) for view in views if view.split == "test")
+    skipped = [item for item in listed if isinstance(item, Skipped)]
     draw = "all its train rows" if limit is None else f"at most {limit} images drawn of its train rows, seed {seed}"
     method = f"the test rows of {split_file.name}; training set ours, not the authors': {draw}"
-    return collect((*(item for item in listed if isinstance(item, Skipped)), *train, *tests), method)
+    return collect((*skipped, *unusable, *drawn, *tests), method)
 
 
 def _max_train_option(options: Mapping[str, str]) -> int | None:
@@ -268,23 +273,6 @@ def _unpacked(path: Path) -> bytes:
         return gzip.decompress(data) if path.suffix == ".gz" else data
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is not a readable CSV file: {error}.", "Download it again.") from error
-
-
-def _drawn(
-    views: Sequence[_View], sample: Callable[[_View], Sample | Skipped], seed: int, limit: int | None
-) -> list[Sample | Skipped]:
-    """Return what was skipped on the way to a full draw, then the drawn samples in the order of the split file."""
-    drawn: dict[_View, Sample] = {}
-    skipped: list[Skipped] = []
-    for view in sorted(views, key=lambda view: (rank(seed, view.sample_id), view.sample_id)):
-        if len(drawn) == limit:
-            break
-        item = sample(view)
-        if isinstance(item, Sample):
-            drawn[view] = item
-        else:
-            skipped.append(item)
-    return [*skipped, *(drawn[view] for view in views if view in drawn)]
 
 
 def _reference(candidates: Sequence[Path], section: SectionName) -> tuple[str, str]:

@@ -129,12 +129,20 @@ class Native:
 
 def collect(found: Iterable[Sample | Skipped], split_method: str, warnings: Iterable[str] = ()) -> Reading:
     """Return the reading of a stream of samples and skipped items, each in its order."""
-    items = list(found)
-    return Reading(
-        samples=tuple(item for item in items if isinstance(item, Sample)),
-        skipped=tuple(item for item in items if isinstance(item, Skipped)),
-        split_method=split_method, warnings=tuple(warnings),
-    )  # fmt: skip
+    samples, skipped = sorted_out(iter(found))
+    return Reading(samples=tuple(samples), skipped=tuple(skipped), split_method=split_method, warnings=tuple(warnings))
+
+
+def sorted_out(found: Found, limit: int | None = None) -> tuple[list[Sample], list[Skipped]]:
+    """Return samples and skipped items of a stream, which is left where `limit` samples are found."""
+    samples: list[Sample] = []
+    skipped: list[Skipped] = []
+    while len(samples) != limit and (item := next(found, None)) is not None:
+        if isinstance(item, Sample):
+            samples.append(item)
+        else:
+            skipped.append(item)
+    return samples, skipped
 
 
 def left_out(item: str, reason: str) -> Skipped | None:

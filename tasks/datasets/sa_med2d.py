@@ -20,24 +20,28 @@ Samples (by region, REC and REG alike), the split and the draw: docs/data.md.
 """
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from pydantic import TypeAdapter
 
-from medbench.tasks.datasets.native import Found, Native, collect, if_missing, is_litter, rank, ranked_split
+from medbench.tasks.datasets.native import Found, Native, collect, if_missing, is_litter, rank, ranked_split, sorted_out
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
 from medbench.tasks.foundation.text import encoding_of
 from medbench.tasks.images import image_size, locate, open_mask
 from medbench.tasks.sample import SPLITS, Box, Sample, Split
 from medbench.tasks.spec import Reading, Skipped
 from medbench.tasks.validation import parse_json_file, read_text_bytes
+
+T = TypeVar("T")
 
 _INDEX_FILE = "SAMed2D_v1.json"
 _CLASSES_FILE = "SAMed2D_v1_class_mapping_id.json"
@@ -74,9 +78,8 @@ class SliceName:
 def read_regions(native: Native) -> Reading:
     """Read SA-Med2D-REC or SA-Med2D-REG.
 
-    Raises:
-        DataError: If the layout is another one or a file is broken.
-        UsageError: If an option is malformed or has no effect on the layout found.
+    Raises DataError if the layout is another one or a file is broken; UsageError if an option is malformed or has no
+    effect on the layout found.
     """
     source, modalities = native.source, _modalities_option(native.options)
     if any((source / f"regions_small_{split}").is_dir() for split in SPLITS):
@@ -114,19 +117,22 @@ def _modalities_option(options: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _read_release(native: Native, index: Path, modalities: tuple[str, ...]) -> Reading:
-    """Read the drawn regions in the order of their masks' names."""
+    """Read the drawn regions, by modality and split in the order of their masks' names."""
     source = native.source
     root = next((folder for folder in (source, source / _INNER) if (folder / "images").is_dir()), index.parent)
     seed, limits = native.seed(), _limits_option(native.options)
-    opener = _Opener(native, root, _class_names(index.with_name(_CLASSES_FILE)))
+    region = _opener(native, root, _class_names(index.with_name(_CLASSES_FILE)))
     volumes = {name.volume for name, _, _ in _indexed(index, modalities)}
-    splits = ranked_split(volumes, seed=seed, parts=_PARTS)
-    draw = _draw(index, modalities, splits, seed, limits)
+    draw = _draw(index, modalities, ranked_split(volumes, seed=seed, parts=_PARTS), seed, limits)
+    found: list[Sample | Skipped] = []
+    for (_, split), drawn in sorted(draw.items()):
+        samples, skipped = sorted_out((region(mask, image, split) for _, mask, image in drawn), limits[split])
+        found += [*skipped, *sorted(samples, key=lambda sample: sample.sample_id)]
     method = (
         f"ours, not the authors': random {_PARTS - 1}:1 by volume, "
         f"at most {limits['train']}/{limits['test']} masks of each of {','.join(modalities)}, seed {seed}"
     )
-    return collect(_regions(opener, draw, limits), method)
+    return collect(found, method)
 
 
 def _limits_option(options: Mapping[str, str]) -> dict[Split, int]:
@@ -143,8 +149,7 @@ def _limits_option(options: Mapping[str, str]) -> dict[Split, int]:
 def stream_index(path: Path) -> Iterator[tuple[str, list[str]]]:
     """Yield image and masks of every entry of the index (`{"<image>": ["<mask>", ...]}`) without holding the file.
 
-    Raises:
-        DataError: If the file is missing or is something else.
+    Raises DataError if the file is missing or is something else.
     """
     import ijson
 
@@ -206,65 +211,54 @@ def _draw(
     return {key: sorted((-place, mask, image) for place, mask, image in heap) for key, heap in kept.items()}
 
 
-def _regions(opener: "_Opener", draw: _Draw, limits: Mapping[Split, int]) -> Found:
-    for (_, split), drawn in sorted(draw.items()):
-        found: list[Sample] = []
-        for _, mask, image in drawn:
-            if len(found) == limits[split]:
-                break
-            item = opener.region(mask, image, split)
-            if isinstance(item, Sample):
-                found.append(item)
-            else:
-                yield item
-        yield from sorted(found, key=lambda sample: sample.sample_id)
+def _opener(
+    native: Native, root: Path, names: Mapping[tuple[str, int], str]
+) -> Callable[[str, str, Split], Sample | Skipped]:
+    """Return what makes a sample of a drawn mask; the header of an image is read once for all its masks."""
+    start = native.prefix(root)
 
+    @cache
+    def size_of(image: str) -> tuple[int, int] | str:
+        return _read(root, image, "image", image_size)
 
-class _Opener:
-    """Makes samples of drawn masks; the header of an image is read once for all its masks."""
+    def unusable(item: str, reason: str, name: str) -> Skipped:
+        lost = if_missing(root, name)
+        return Skipped(item=item, reason=reason, looked_for=f"{start}{lost}" if lost else "")
 
-    def __init__(self, native: Native, root: Path, names: Mapping[tuple[str, int], str]) -> None:
-        self._native, self._root, self._names = native, root, names
-        self._start = native.prefix(root)
-        self._size = cache(self._read_size)
-
-    def region(self, mask: str, image: str, split: Split) -> Sample | Skipped:
+    def region(mask: str, image: str, split: Split) -> Sample | Skipped:
         image_id, region_id = _stem(image), _stem(mask)
         name, code = SliceName.parse(image_id), region_id.rpartition("--")[2].partition("_")[0]
-        object_name = self._names.get((name.dataset, int(code))) if name and code.isdecimal() else None
+        object_name = names.get((name.dataset, int(code))) if name and code.isdecimal() else None
         if name is None or object_name is None:
             return Skipped(item=mask, reason="class is not in the class mapping")
-        size = self._size(image)
+        size = size_of(image)
         if isinstance(size, str):
-            return Skipped(item=mask, reason=size, looked_for=self._if_missing(image))
-        box = self._box(mask, size)
+            return unusable(mask, size, image)
+        box = _box(_read(root, mask, "mask", open_mask), size)
         if isinstance(box, str):
-            return Skipped(item=mask, reason=box, looked_for=self._if_missing(mask))
+            return unusable(mask, box, mask)
         labels = {"modality": name.modality.partition("_")[0], "sequence": name.modality, "dataset": name.dataset}
         groups = {"image": image_id, "volume": name.volume}
-        path = f"{self._start}{image}"
-        return self._native.region(region_id, split, path, size, object_name, box, labels=labels, groups=groups)
+        return native.region(region_id, split, f"{start}{image}", size, object_name, box, labels=labels, groups=groups)
 
-    def _if_missing(self, name: str) -> str:
-        lost = if_missing(self._root, name)
-        return f"{self._start}{lost}" if lost else ""
+    return region
 
-    def _read_size(self, image: str) -> tuple[int, int] | str:
-        try:
-            return image_size(locate(self._root, image))
-        except SampleError:
-            return "image is missing, unreadable or outside the folder"
 
-    def _box(self, mask: str, size: tuple[int, int]) -> Box | str:
-        """Return the tight box of the marked pixels of a mask, or why there is none."""
-        try:
-            marked = open_mask(locate(self._root, mask))
-        except SampleError:
-            return "mask is missing, unreadable or outside the folder"
-        if marked.shape != size[::-1]:
-            return "mask and image differ in size"
-        box = Image.fromarray(marked.astype(np.uint8)).getbbox()
-        return "mask is empty" if box is None else Box(*(float(edge) for edge in box))
+def _read(root: Path, name: str, what: str, read: Callable[[Path], T]) -> T | str:
+    try:
+        return read(locate(root, name))
+    except SampleError:
+        return f"{what} is missing, unreadable or outside the folder"
+
+
+def _box(marked: npt.NDArray[np.bool_] | str, size: tuple[int, int]) -> Box | str:
+    """Return the tight box of the marked pixels of a mask, or why there is none."""
+    if isinstance(marked, str):
+        return marked
+    if marked.shape != size[::-1]:
+        return "mask and image differ in size"
+    box = Image.fromarray(marked.astype(np.uint8)).getbbox()
+    return "mask is empty" if box is None else Box(*(float(edge) for edge in box))
 
 
 def _class_names(path: Path) -> dict[tuple[str, int], str]:
