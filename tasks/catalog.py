@@ -1,10 +1,9 @@
 """The 12 benchmarks and their variants by name, plugins' tasks among them, and what a selection of names means."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from medbench.tasks.foundation.errors import UsageError, unknown_name
 from medbench.tasks.foundation.files import read_yaml_table
@@ -81,15 +80,11 @@ def select_tasks(selection: str) -> tuple[str, ...]:
     return _in_order({name for part in _parts(selection) for name in _matches(part)})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selected:
-    """What a selection names in a folder of prepared tasks, in catalogue order.
+class Selected(NamedTuple):
+    """What a selection names in a folder of prepared tasks, in catalogue order."""
 
-    Names in full and `all` are in `names` whether they are there or not. `left_out` are tasks that a kind or a pattern
-    matches and that are not there, and variants that are there but run only when they are named.
-    """
-
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # Names in full and `all` whether they are there or not.
+    # What a kind or a pattern matches and is not there, and variants that are there but run only when they are named.
     left_out: tuple[str, ...]
 
 

@@ -76,7 +76,6 @@ for _record in (ImageRef, Sample, Skipped, Manifest):
     with_config(_STRICT)(_record)
 
 SAMPLE = TypeAdapter(Sample)
-_SKIPPED = TypeAdapter(Skipped)
 MANIFEST = TypeAdapter(Manifest)
 
 
@@ -108,11 +107,11 @@ class Prepared:
         Raises DataError if a line is not a sample (the message names file, line and field), or the file is not the one
         that was prepared.
         """
-        return self._lines(SAMPLE, split_file(self.folder, split), self.manifest.sha256[split])
+        return self._lines(Sample, split_file(self.folder, split), self.manifest.sha256[split])
 
     def skipped(self) -> tuple[Skipped, ...]:
         """Read all skipped items, in the order in which they were met; raises like `samples`."""
-        return self._lines(_SKIPPED, self.folder / SKIPPED_NAME, self.manifest.skipped_sha256)
+        return self._lines(Skipped, self.folder / SKIPPED_NAME, self.manifest.skipped_sha256)
 
     def image_hashes(self) -> Mapping[str, str] | None:
         """Read the digests of the image files by path, or return None if there are none; raises like `samples`."""
@@ -122,11 +121,11 @@ class Prepared:
         found = parse_hash_lines(read_bytes(path).decode(errors="replace"), str(path))
         return self._vouched(path, found, self.manifest.images_sha256)
 
-    def _lines(self, adapter: TypeAdapter[T], path: Path, sha256: str) -> tuple[T, ...]:
+    def _lines(self, kind: type[T], path: Path, sha256: str) -> tuple[T, ...]:
         try:
             with path.open("rb") as stream:
                 lines = enumerate(stream, start=1)
-                found = [parse_json(adapter, line, f"{path}, line {place}") for place, line in lines]
+                found = [parse_json(kind, line, f"{path}, line {place}") for place, line in lines]
         except FileNotFoundError as error:
             raise DataError(f"{path} is missing.", "Prepare the task again.") from error
         return self._vouched(path, tuple(found), sha256)
@@ -149,7 +148,7 @@ def load_prepared(data_dir: Path, task: str) -> Prepared:
     if not has_manifest(data_dir, task):
         raise DataError(f"The task {task!r} is not prepared in {data_dir}.", prepare_again(task))
     try:
-        manifest = parse_json_file(MANIFEST, path)
+        manifest = parse_json_file(Manifest, path)
     except DataError as error:
         raise DataError(error.problem, f"An older medbench may have written it. {prepare_again(task)}") from error
     if manifest.task != task or set(manifest.sha256) != set(SPLITS):

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
@@ -37,9 +37,6 @@ class _SuiteTask(NativeRow):
 
 class _Suite(NativeRow):
     tasks: dict[str, _SuiteTask]
-
-
-_SUITE = TypeAdapter(_Suite)
 
 
 def suite_of(tasks: Iterable[Prepared]) -> SuiteName:
@@ -100,7 +97,7 @@ def prepare_suite(suite_dir: Path, cache_dir: Path | None = None) -> Path:
     # Whoever has a prepared suite needs no lock.
     from filelock import FileLock
 
-    suite = parse_json_file(_SUITE, suite_dir / _SUITE_FILE)
+    suite = parse_json_file(_Suite, suite_dir / _SUITE_FILE)
     home = cache_dir or medbench_home()
     target = home / f"mini-{_suite_key(suite_dir)[:12]}"
     if _is_whole(suite, suite_dir, target):

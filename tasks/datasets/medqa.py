@@ -18,8 +18,6 @@ Samples (`test/17` for line 17), the two tasks and the split: docs/data.md.
 from functools import partial
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from medbench.tasks.datasets.native import Found, Native, collect, filled, lacking
 from medbench.tasks.sample import SPLITS, Sample, Split
 from medbench.tasks.spec import Reading, Skipped
@@ -41,9 +39,6 @@ class _Row(NativeRow):
         return self.answer_idx if self.options.get(self.answer_idx) == self.answer else ""
 
 
-_ROW = TypeAdapter(_Row)
-
-
 def read_questions(native: Native) -> Reading:
     """Read MedQA; a DataError if the layout is another one or a line is broken."""
     root = native.root("data_clean", "questions/US") / "questions" / "US"
@@ -57,7 +52,7 @@ def read_questions(native: Native) -> Reading:
 def _split_samples(task: str, split: Split, path: Path) -> Found:
     for number, line in enumerate(read_text_bytes(path).splitlines(), start=1):
         if line.strip():
-            row, item = parse_json(_ROW, line, f"{path}, line {number}"), f"{split}/{number}"
+            row, item = parse_json(_Row, line, f"{path}, line {number}"), f"{split}/{number}"
             yield lacking(item, question=row.question, answer=row.answer) or _sample(task, row, split, item)
 
 

@@ -33,9 +33,9 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BeforeValidator, TypeAdapter
+from pydantic import BeforeValidator
 
 from medbench.tasks.datasets.native import MISSING, Found, Native, collect, lacking, left_out, rank, sorted_out
 from medbench.tasks.foundation.errors import DataError, UsageError
@@ -99,9 +99,6 @@ class _Annotation(NativeRow):
     test: tuple[_Row, ...] = ()
 
 
-_ANNOTATION = TypeAdapter(_Annotation)
-
-
 def read_reports(native: Native) -> Reading:
     """Read MIMIC-CXR.
 
@@ -125,9 +122,9 @@ def read_reports(native: Native) -> Reading:
 
 
 def _read_annotation(native: Native, path: Path) -> Reading:
-    annotation = parse_json_file(_ANNOTATION, path)
+    annotation = parse_json_file(_Annotation, path)
     small, files = path.with_name("annotation_small.json"), native.source / "files"
-    train = parse_json_file(_ANNOTATION, small).train if small.is_file() else annotation.train
+    train = parse_json_file(_Annotation, small).train if small.is_file() else annotation.train
     method = f"train of {small.name if small.is_file() else path.name}, test of {path.name}"
     start = native.prefix(files if files.is_dir() else native.source)
 
@@ -146,26 +143,15 @@ def _read_annotation(native: Native, path: Path) -> Reading:
     return collect(chain(samples(train, "train"), samples(annotation.test, "test")), method)
 
 
-@dataclass(frozen=True, slots=True)
-class _View:
+class _View(NamedTuple):
     """One picture of a study."""
 
+    sample_id: str
     split: Split
     patient: str
     study: str
-    dicom: str
-
-    @property
-    def sample_id(self) -> str:
-        return f"s{self.study}/{self.dicom}"
-
-    @property
-    def study_path(self) -> str:
-        return f"p{self.patient[:2]}/p{self.patient}/s{self.study}"
-
-    @property
-    def image_path(self) -> str:
-        return f"{self.study_path}/{self.dicom}.jpg"
+    report: str  # Path of the report without its suffix, below the folder of reports.
+    image: str  # Path of the picture, below `files`.
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,17 +203,17 @@ def _read_raw(native: Native, split_file: Path, section: SectionName) -> Reading
     seed, folders = native.seed(), [native.source / name for name in _REPORTS if (native.source / name).is_dir()]
 
     @cache
-    def reference(study_path: str) -> tuple[str, str]:
-        return _reference([folder / f"{study_path}.txt" for folder in folders], section)
+    def reference(report: str) -> tuple[str, str]:
+        return _reference([folder / f"{report}.txt" for folder in folders], section)
 
     def sample(view: _View) -> Sample | Skipped:
-        image = f"{_IMAGES}/{view.image_path}"
+        image = f"{_IMAGES}/{view.image}"
         if not (native.source / image).is_file():
             return Skipped(item=view.sample_id, reason=MISSING, looked_for=image)
-        text, problem = reference(view.study_path)
+        text, problem = reference(view.report)
         return left_out(view.sample_id, problem) or Sample(
             sample_id=view.sample_id, task=native.task, split=view.split, images=(ImageRef(path=image),),
-            reference=text, groups={"image": view.image_path, "study": view.study, "patient": view.patient},
+            reference=text, groups={"image": view.image, "study": view.study, "patient": view.patient},
         )  # fmt: skip
 
     listed = list(_listed(split_file))
@@ -264,7 +250,10 @@ def _listed(split_file: Path) -> Iterator[_View | Skipped]:
         reason = "" if split in _SPLITS else "split is not train, validate or test"
         if not (_NUMBER.fullmatch(patient) and _NUMBER.fullmatch(study) and _DICOM.fullmatch(dicom)):
             reason = reason or "an id is missing or malformed"
-        yield left_out(f"{split_file.name} line {number}", reason) or _View(_SPLITS[split], patient, study, dicom)
+        report = f"p{patient[:2]}/p{patient}/s{study}"
+        yield left_out(f"{split_file.name} line {number}", reason) or _View(
+            f"s{study}/{dicom}", _SPLITS[split], patient, study, report, f"{report}/{dicom}.jpg"
+        )
 
 
 def _unpacked(path: Path) -> bytes:

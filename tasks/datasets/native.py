@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
 from medbench.tasks.foundation.files import inside
 from medbench.tasks.images import image_size
@@ -23,7 +21,6 @@ _LITTER = frozenset(
     | {"lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 )
 _NUMBERS_IN_A_BOX = 4
-_DETECTIONS: TypeAdapter[list[dict[str, Any]]] = TypeAdapter(list[dict[str, Any]])
 
 Found = Iterator[Sample | Skipped]
 
@@ -118,7 +115,7 @@ class Native:
         if not file.is_file():
             yield Skipped(item=f"{item}/{file.name}", reason="file is missing")
             return
-        entries = parse_json_file(_DETECTIONS, file)
+        entries = parse_json_file(list[dict[str, Any]], file)
         for index, entry in enumerate(entries):
             sample_id, found = f"{item}/d{index}", first_object(entry)
             if isinstance(found, str):

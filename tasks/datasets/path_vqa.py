@@ -18,8 +18,6 @@ Samples (`train_0422/q100422000`) and split: docs/data.md.
 
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from medbench.tasks.datasets.native import Found, Native, collect, filled, lacking, left_out
 from medbench.tasks.datasets.restricted_pickle import load_plain_pickle
 from medbench.tasks.sample import SPLITS, ImageRef, Sample, Split
@@ -41,16 +39,13 @@ class _Row(NativeRow):
         return filled(answer_type="CLOSED" if closed else "OPEN", question_type=self.question_type)
 
 
-_ROWS = TypeAdapter(list[_Row])
-
-
 def read_questions(native: Native) -> Reading:
     """Read Path-VQA; a DataError if the layout is another one, or a pickle is broken or asks for code."""
     root = native.root("pvqa", "qas")
 
     def samples(split: Split, path: Path) -> Found:
         images = native.relative(root / "images" / split)
-        for row in parse_value(_ROWS, load_plain_pickle(path), str(path)):
+        for row in parse_value(list[_Row], load_plain_pickle(path), str(path)):
             item = f"{row.img_id}/q{row.question_id}"
             unusable = lacking(item, question=row.sent) if row.label else left_out(item, "label has no answer")
             yield unusable or Sample(

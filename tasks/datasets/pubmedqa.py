@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import BeforeValidator, TypeAdapter
+from pydantic import BeforeValidator
 
 from medbench.tasks.datasets.native import Found, Native, collect, lacking
 from medbench.tasks.sample import SPLITS, Sample, Split
@@ -39,21 +39,19 @@ class _Row(NativeRow):
 
 
 _CHOICES = {decision: decision for decision in get_args(_Decision)}
-_ROWS: TypeAdapter[dict[str, _Row]] = TypeAdapter(dict[str, _Row])
-_TRUTH: TypeAdapter[dict[str, _Decision]] = TypeAdapter(dict[str, _Decision])
 
 
 def read_questions(native: Native) -> Reading:
     """Read PubMedQA; a DataError if the layout is another one or a file is broken."""
     root = native.root("data", "test_set.json", "train_set.json", "ori_pqal.json")
     if (root / "ori_pqal.json").is_file():
-        rows = parse_json_file(_ROWS, root / "ori_pqal.json")
-        truth = parse_json_file(_TRUTH, root / "test_ground_truth.json")
+        rows = parse_json_file(dict[str, _Row], root / "ori_pqal.json")
+        truth = parse_json_file(dict[str, _Decision], root / "test_ground_truth.json")
         found = _split_by_truth(rows, truth, native.task)
         return collect(found, "test ids of test_ground_truth.json, all others train")
 
     def samples(split: Split, path: Path) -> Found:
-        rows = parse_json_file(_ROWS, path)
+        rows = parse_json_file(dict[str, _Row], path)
         return _samples(rows, split, native.task)
 
     files = {split: root / f"{split}_set.json" for split in SPLITS}

@@ -31,7 +31,6 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydantic import TypeAdapter
 
 from medbench.tasks.datasets.native import Found, Native, collect, if_missing, is_litter, rank, ranked_split, sorted_out
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
@@ -53,7 +52,6 @@ _DEFAULT_MODALITIES = "ct,mr"
 _RESERVE = 0.1
 _NAME_PARTS = 4
 _IN_A_LIST = 2
-_CLASSES = TypeAdapter(dict[str, dict[str, str | int]])
 _Draw = dict[tuple[str, Split], list[tuple[int, str, str]]]
 """By modality and split: rank, mask and image, lowest rank first."""
 
@@ -265,7 +263,7 @@ def _class_names(path: Path) -> dict[tuple[str, int], str]:
     try:
         return {
             (dataset, int(code)): name.replace("_", " ")
-            for dataset, classes in parse_json_file(_CLASSES, path).items()
+            for dataset, classes in parse_json_file(dict[str, dict[str, str | int]], path).items()
             for name, code in classes.items()
         }
     except ValueError as error:

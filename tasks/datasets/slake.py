@@ -25,8 +25,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from medbench.tasks.datasets.native import Found, Native, collect, filled, is_litter, left_out, ranked_split
 from medbench.tasks.foundation.errors import DataError
 from medbench.tasks.sample import ImageRef, Sample, Split
@@ -64,10 +62,6 @@ class _NamedQuestion(_Question):
     img_name: str
 
 
-_QUESTIONS = TypeAdapter(list[_Question])
-_NAMED_QUESTIONS = TypeAdapter(list[_NamedQuestion])
-
-
 def read_questions(native: Native) -> Reading:
     """Read Slake-VQA; a DataError if the layout is another one or a file is broken."""
     root, folders = _root(native)
@@ -75,7 +69,7 @@ def read_questions(native: Native) -> Reading:
 
     def questions(folder: Path, split: Split) -> Found:
         path, name = folder / "question.json", folder.name
-        rows = parse_json_file(_QUESTIONS, path) if path.is_file() else shared.get(name)
+        rows = parse_json_file(list[_Question], path) if path.is_file() else shared.get(name)
         if rows is None:
             yield Skipped(item=f"{name}/question.json", reason="file is missing")
         image = ImageRef(path=native.relative(folder / "source.jpg"))
@@ -156,7 +150,7 @@ def _shared_questions(root: Path, folders: Sequence[str]) -> tuple[dict[str, lis
         return {}, []
     rows: dict[str, list[_NamedQuestion]] = {}
     skipped = [Skipped(item=path.name, reason="file is missing") for path in files if path not in present]
-    named = [parse_json_file(_NAMED_QUESTIONS, path) for path in present]
+    named = [parse_json_file(list[_NamedQuestion], path) for path in present]
     for row in chain.from_iterable(named):
         name = row.img_name.partition("/")[0]
         if name in folders:

@@ -152,22 +152,16 @@ def _explained(archive: Path, folder: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise DataError(f"{archive} is missing.", "Check the path, or download it again.") from error
-    except OSError as error:
+    except (OSError, *_MALFORMED) as error:
         # Decompressors report damage as an OSError without a number.
-        if error.errno is None:
-            raise _damaged(archive, error) from error
-        raise RunError(
-            f"{archive} cannot be unpacked into {folder}: {error.strerror or error}.",
-            "Choose a folder that you may write to, or free some space, and run the same command again.",
+        if isinstance(error, OSError) and error.errno is not None:
+            raise RunError(
+                f"{archive} cannot be unpacked into {folder}: {error.strerror or error}.",
+                "Choose a folder that you may write to, or free some space, and run the same command again.",
+            ) from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"{archive} is damaged or incomplete: {reason}.",
+            "Nothing was unpacked. Delete the archive and download it again; a volume of a split zip archive "
+            "(.z01, .z02, ...) must be joined with the others first: zip -s 0 LAST.zip --out JOINED.zip",
         ) from error
-    except _MALFORMED as error:
-        raise _damaged(archive, error) from error
-
-
-def _damaged(archive: Path, error: BaseException) -> DataError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return DataError(
-        f"{archive} is damaged or incomplete: {reason}.",
-        "Nothing was unpacked. Delete the archive and download it again; a volume of a split zip archive "
-        "(.z01, .z02, ...) must be joined with the others first: zip -s 0 LAST.zip --out JOINED.zip",
-    )

@@ -17,13 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is imported there, not listed
-    GatedRepoError,
-    HTTPError,
-    OfflineModeIsEnabled,
-    RevisionNotFoundError,
-)
+from huggingface_hub import HfApi, errors, hf_hub_download
 from huggingface_hub.hf_api import RepoSibling
 from pydantic import ConfigDict, TypeAdapter, with_config
 
@@ -89,7 +83,6 @@ class Record:
 
 for _record in (Fetched, Unpacked, Record):
     with_config(ConfigDict(extra="forbid", strict=True))(_record)
-_RECORD = TypeAdapter(Record)
 
 
 def download(
@@ -150,7 +143,7 @@ def download(
 def read_record(folder: Path) -> Record | None:
     """Return what `download.json` says, or None if there is none. Raises DataError if it is broken."""
     path = folder / _RECORD_NAME
-    return parse_json_file(_RECORD, path) if path.exists() else None
+    return parse_json_file(Record, path) if path.exists() else None
 
 
 @contextmanager
@@ -303,7 +296,7 @@ def _unpack_all(source: HubSource | WebSource, record: Record, folder: Path) -> 
 
 
 def _save(folder: Path, record: Record) -> None:
-    text = canonical_json(_RECORD.dump_python(record, mode="json"), indent=2)
+    text = canonical_json(TypeAdapter(Record).dump_python(record, mode="json"), indent=2)
     write_atomically(folder / _RECORD_NAME, f"{text}\n")
 
 
@@ -312,7 +305,7 @@ def _explained(what: str, page: str) -> Iterator[None]:
     """Tell what both clients and the disk raise (all are HTTPError or OSError) as a problem with a next step."""
     try:
         yield
-    except (HTTPError, OSError) as error:
+    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]  # imported there, not listed
         problem, hint = _problem_and_hint(error, page)
         raise DownloadError(f"{what} {problem}.", hint) from error
 
@@ -321,7 +314,7 @@ def _problem_and_hint(error: Exception, page: str) -> tuple[str, str]:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
         return _refusal(error, status, page)
-    if isinstance(error, OfflineModeIsEnabled):
+    if isinstance(error, errors.OfflineModeIsEnabled):
         problem = "cannot be fetched: HF_HUB_OFFLINE is set"
         return problem, "Unset it, or download on another machine and copy the folder, download.json included."
     if not isinstance(error, OSError) or error.errno is None:
@@ -331,9 +324,9 @@ def _problem_and_hint(error: Exception, page: str) -> tuple[str, str]:
 
 
 def _refusal(error: Exception, status: int, page: str) -> tuple[str, str]:
-    if isinstance(error, RevisionNotFoundError):
+    if isinstance(error, errors.RevisionNotFoundError):
         return "does not exist: there is no such commit", f"Look at {page}/commits/main."
-    if isinstance(error, GatedRepoError) or status == _FORBIDDEN:
+    if isinstance(error, errors.GatedRepoError) or status == _FORBIDDEN:
         problem = f"is open only to those who accepted its conditions (HTTP status {status})"
         return problem, f"Accept them at {page}, log in (for the Hub: `hf auth login`), and {_AGAIN}"
     if status in {_UNAUTHORISED, _NOT_FOUND}:
