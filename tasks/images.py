@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -48,7 +48,7 @@ _MALFORMED = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplement
 
 _BACKGROUND = (255, 255, 255, 255)
 _EIGHT_BITS, _SIXTEEN_BITS, _BYTE = 255, 65_535, 256
-_GREY, _RGB = 2, 3
+_RGB = 3
 _DEEP_MODES = frozenset({"I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 
 _PNG_HEADER = struct.Struct(">8x8xIIBBxxB")
@@ -190,8 +190,9 @@ def refuse_other_stacks(path: Path, member: str, shape: tuple[int, ...], dtype: 
 class _Deep:
     """Values that 8 bits do not hold."""
 
-    values: FloatArray  # [H, W] or [H, W, 3].
-    alpha: FloatArray | None = None  # How much is seen of each pixel, 0 to 1, [H, W]; None if all is.
+    values: FloatArray  # [H, W, 1] or [H, W, 3].
+    # How much is seen of each pixel, 0 to 1, [H, W, 1]; or of all.
+    alpha: FloatArray = field(default_factory=lambda: np.ones((1, 1, 1)))
     whole: bool = True  # Whether the file holds whole numbers.
 
 
@@ -202,11 +203,8 @@ def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
     """
     deep = _deep(path, image)
     if deep is not None:
-        values = _eight_bits(deep)
-        if deep.alpha is not None:
-            share = deep.alpha if values.ndim == deep.alpha.ndim else deep.alpha[..., np.newaxis]
-            values = values * share + _EIGHT_BITS * (1 - share)
-        return Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB")
+        painted = np.rint(_eight_bits(deep) * deep.alpha + _EIGHT_BITS * (1 - deep.alpha)).astype(np.uint8)
+        return Image.fromarray(np.repeat(painted, _RGB // painted.shape[-1], axis=-1))
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, _BACKGROUND), _with_alpha(image))
     rgb = image.convert("RGB")
@@ -219,15 +217,10 @@ def _marked_pixels(path: Path, image: Image.Image) -> BoolArray:
 
     Where nothing but black is seen, what is seen is marked. Where a palette has no black, its first colour is none.
     """
-    deep = _deep(path, image)
-    if deep is None:
-        rgba = np.asarray(_with_alpha(image))
-        values, seen = rgba[..., :3] > 0, rgba[..., 3] > 0
-    else:
-        values = np.nan_to_num(deep.values) != 0
-        seen = np.ones(values.shape[:2], dtype=np.bool_) if deep.alpha is None else deep.alpha > 0
-    coloured = values if values.ndim == _GREY else values.any(axis=-1)
-    marked = coloured & seen
+    deep = _deep(path, image) or _of_channels(np.asarray(_with_alpha(image), dtype=np.float64))
+    coloured = (np.nan_to_num(deep.values) != 0).any(axis=-1)
+    seen = np.broadcast_to(deep.alpha[..., 0] > 0, coloured.shape)
+    marked: BoolArray = coloured & seen
     if not marked.any() and not seen.all():
         return seen
     if marked.all() and image.mode == "P":
@@ -245,9 +238,9 @@ def _deep(path: Path, image: Image.Image) -> _Deep | None:
 
 
 def _deep_grey(image: Image.Image) -> _Deep:
-    values = np.asarray(image, dtype=np.float64)
+    values = np.asarray(image, dtype=np.float64)[..., np.newaxis]
     hidden = image.info.get("transparency")
-    alpha = (values != hidden).astype(np.float64) if isinstance(hidden, int) else None
+    alpha = (values != hidden).astype(np.float64) if isinstance(hidden, int) else np.ones((1, 1, 1))
     return _Deep(values=values, alpha=alpha, whole=image.mode != "F")
 
 
@@ -267,19 +260,19 @@ def _deep_png(path: Path, image: Image.Image) -> _Deep | None:
     if colour == _PNG_GREY_ALPHA:
         # Four bytes a pixel: the high and the low byte of grey and of alpha.
         pairs = unpacked("RGBA", "RGBA")
-        grey, alpha = pairs[..., 0] * _BYTE + pairs[..., 1], pairs[..., 2] * _BYTE + pairs[..., 3]
-        return _Deep(values=grey, alpha=alpha / _SIXTEEN_BITS)
+        both = pairs[..., ::2] * _BYTE + pairs[..., 1::2]
+        return _Deep(values=both[..., :1], alpha=both[..., 1:] / _SIXTEEN_BITS)
     mode = "RGB" if colour == _PNG_RGB else "RGBA"
     deep = _of_channels(unpacked(mode, f"{mode};16B") * _BYTE + unpacked(mode, f"{mode};16L"))
     hidden = image.info.get("transparency")
     if colour == _PNG_RGB and isinstance(hidden, tuple):
         # One colour stands for what is transparent.
-        return replace(deep, alpha=(deep.values != hidden).any(axis=-1).astype(np.float64))
+        return _Deep(values=deep.values, alpha=(deep.values != hidden).any(axis=-1, keepdims=True).astype(np.float64))
     return deep
 
 
 def _of_channels(values: FloatArray) -> _Deep:
-    alpha = values[..., 3] / _SIXTEEN_BITS if values.shape[-1] > _RGB else None
+    alpha = values[..., _RGB:] / _SIXTEEN_BITS if values.shape[-1] > _RGB else np.ones((1, 1, 1))
     return _Deep(values=values[..., :_RGB], alpha=alpha)
 
 
@@ -311,7 +304,7 @@ def _deep_tiff(path: Path, image: TiffImagePlugin.TiffImageFile) -> _Deep | None
     values = stored.astype(np.float64)
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         values = (_SIXTEEN_BITS if image.mode.startswith("I;16") else np.nanmax(values) + np.nanmin(values)) - values
-    return _Deep(values=values, whole=image.mode != "F")
+    return _Deep(values=values[..., np.newaxis], whole=image.mode != "F")
 
 
 def _raw_mode(image: Image.Image) -> str:
@@ -331,9 +324,7 @@ def _other_bytes(path: Path) -> FloatArray:
 
 def _eight_bits(deep: _Deep) -> FloatArray:
     """Return the values as they are shown, 0 to 255."""
-    seen = np.isfinite(deep.values)
-    if deep.alpha is not None:
-        seen &= (deep.alpha > 0) if deep.values.ndim == deep.alpha.ndim else (deep.alpha > 0)[..., np.newaxis]
+    seen = np.isfinite(deep.values) & (deep.alpha > 0)
     if not seen.any():
         return np.zeros_like(deep.values)
     low, high = float(deep.values[seen].min()), float(deep.values[seen].max())

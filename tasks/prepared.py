@@ -176,10 +176,7 @@ def has_manifest(data_dir: Path, task: str) -> bool:
 
 
 def prepared_names(data_dir: Path) -> tuple[str, ...]:
-    """Return the tasks that are prepared in a folder, variants included, in catalogue order.
-
-    Raises DataError if there is none.
-    """
+    """Return the tasks that are prepared in a folder, variants included, in catalogue order; a DataError if none."""
     found = tuple(name for name in task_names() if has_manifest(data_dir, name))
     if not found:
         raise DataError(

@@ -274,15 +274,11 @@ def _reference(candidates: Sequence[Path], section: SectionName) -> tuple[str, s
         sections = split_report(decoded(data, str(path)))
     except DataError:
         return "", "report is not UTF-8 text"
-    text = sections.text(section)
-    return text, _problem(sections, section, text)
-
-
-def _problem(sections: ReportSections, section: SectionName, text: str) -> str:
+    text, problem = sections.text(section), ""
     if section != "impression" and not sections.findings:
-        return "report has no findings"
-    if section != "findings" and not sections.impression:
-        return "report has no impression"
-    if len(text) > _MAX_CHARACTERS:
-        return f"{_CHOSEN[section]} longer than {_MAX_CHARACTERS} characters"
-    return ""
+        problem = "report has no findings"
+    elif section != "findings" and not sections.impression:
+        problem = "report has no impression"
+    elif len(text) > _MAX_CHARACTERS:
+        problem = f"{_CHOSEN[section]} longer than {_MAX_CHARACTERS} characters"
+    return text, problem

@@ -263,8 +263,7 @@ def _fetch(source: HubSource | WebSource, file: WebFile, commit: str, folder: Pa
 
 
 def _from_web(file: WebFile, folder: Path) -> Path:
-    # pooch brings an HTTP client of its own, which what comes from the Hub does not need.
-    import pooch
+    import pooch  # It brings an HTTP client of its own, which what comes from the Hub does not need.
 
     pooch.get_logger().setLevel(logging.WARNING)
     fetcher = pooch.HTTPDownloader(progressbar=True, timeout=_ANSWER_SECONDS)
