@@ -10,12 +10,10 @@ from medbench.tasks.foundation.files import read_yaml_table
 from medbench.tasks.foundation.registry import Registry, imported
 from medbench.tasks.spec import Kind, Reading, TaskSpec
 
-_TABLE_FILE = Path(__file__).with_name("tasks.yaml")
-
 
 def _declared() -> dict[str, TaskSpec]:
     """Return the tasks of `tasks.yaml`; their readers are imported when they read."""
-    table = read_yaml_table(_TABLE_FILE)
+    table = read_yaml_table(Path(__file__).with_name("tasks.yaml"))
     rows: dict[str, dict[str, Any]] = {}
     for name, row in table["tasks"].items():
         rows[name] = {**(rows[row.pop("like")] if "like" in row else {}), **row}
@@ -39,8 +37,7 @@ BUILTIN: Mapping[str, TaskSpec] = _declared()
 
 TASKS: Registry[TaskSpec] = Registry("task", BUILTIN, "medbench.tasks", TaskSpec)
 
-PREPARED = "prepared"
-"""The word for all tasks that are prepared in a data folder."""
+PREPARED = "prepared"  # The word for all tasks that are prepared in a data folder.
 _PATTERN_MARKS = frozenset("*?[")
 
 

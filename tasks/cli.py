@@ -22,9 +22,7 @@ from medbench.tasks.terms import NOBODY_SAID, checked_licence, terms_of_prepared
 
 MINI = "mini"
 _DIGITS = 12
-
 _FOLDER = click.Path(file_okay=False, path_type=Path)
-
 _data_dir_option = click.option("--data-dir", type=_FOLDER, help="Folder of prepared tasks.")
 
 

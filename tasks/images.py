@@ -197,10 +197,7 @@ class _Deep:
 
 
 def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
-    """Return an opened picture as 8-bit RGB without anything beside its pixels.
-
-    Raises OSError or ValueError: what Pillow raises on damaged files.
-    """
+    """Return an opened picture as 8-bit RGB without anything beside its pixels; raises what Pillow raises on damage."""
     deep = _deep(path, image)
     if deep is not None:
         painted = np.rint(_eight_bits(deep) * deep.alpha + _EIGHT_BITS * (1 - deep.alpha)).astype(np.uint8)

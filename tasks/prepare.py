@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 from medbench.tasks import prepared
@@ -33,11 +33,9 @@ def prepare_task(
     """Read a native folder and write samples, skipped items, hashes and manifest to `<data_dir>/<task>/`.
 
     A sample whose image is missing or outside `source`, whose reference is empty or whose text is no valid Unicode is
-    skipped and counted. The manifest is written last: without it, the folder does not count as prepared.
-
-    With `image_hashes="prepared"` every image file that a sample names is hashed, so that the identity of the data
-    covers them; with `none` they stay unread. `licence` is that under which the data's owner says that they may be
-    passed on; see `medbench.tasks.terms`.
+    skipped and counted. The manifest is written last: without it, the folder does not count as prepared. `image_hashes`
+    says whether every image file that a sample names is hashed, so that the identity of the data covers them; `licence`
+    is that under which the data's owner says that they may be passed on; see `medbench.tasks.terms`.
 
     Raises UsageError if an option does not exist or is malformed; DataError if the layout is another one, two samples
     share an id, nothing usable was found, or an image cannot be read; RunError if `data_dir` cannot be written to.
@@ -76,10 +74,7 @@ def prepare_task(
 
 
 def _storable(option: str, *paths: Path) -> Path:
-    """Return the first of several paths of one folder that a manifest can hold as text.
-
-    Raises UsageError if no name is UTF-8, as on disks that another system or an old program wrote.
-    """
+    """Return the first of several paths of one folder that a manifest can hold as text; a UsageError if none is."""
     path = next((path for path in paths if encodable(str(path)) == str(path)), None)
     if path is None:
         raise UsageError(
@@ -120,11 +115,7 @@ class _Checked:
 
 
 def _check(spec: TaskSpec, source: Path, reading: Reading) -> _Checked:
-    """Sort the samples of a reading into usable lines and skipped items.
-
-    Raises DataError if two samples share an id, the reader made a sample that does not fit its task, or nothing is
-    left.
-    """
+    """Sort the samples of a reading into usable lines and skipped items; a DataError if nothing is left."""
     lines: dict[Split, list[str]] = {split: [] for split in SPLITS}
     groups: dict[Split, set[str]] = {split: set() for split in SPLITS}
     skipped = list(reading.skipped)
@@ -144,9 +135,13 @@ def _check(spec: TaskSpec, source: Path, reading: Reading) -> _Checked:
         lines[sample.split].append(line)
         groups[sample.split].add(sample.groups[spec.group_key])
         images.update(paths)
-    missing_files = tuple(_missing_files(source, skipped))
+    missing_files = _missing_files(source, skipped)
     if not any(lines.values()):
-        raise _nothing_usable(spec, source, skipped, missing_files)
+        reasons = Counter(item.reason for item in skipped).most_common(3)
+        listed = "; ".join(f"{count} x {reason}" for reason, count in reasons) or "the files name no items"
+        lost = "".join(f" {text}." for text in missing_files)
+        told = f"{source} gave no usable sample of {spec.name}: {listed}.{lost}"
+        raise DataError(told, f"Expected layout: {spec.layout}")
     warnings = (*reading.warnings, *missing_files, *_warnings(spec, groups))
     return _Checked(lines=lines, images=tuple(sorted(images)), skipped=skipped, warnings=warnings)
 
@@ -189,26 +184,13 @@ def _warnings(spec: TaskSpec, groups: Mapping[Split, set[str]]) -> Iterator[str]
         yield f"{shared} groups ({spec.group_key}) are in train and in test"
 
 
-def _nothing_usable(spec: TaskSpec, source: Path, skipped: Sequence[Skipped], missing: Sequence[str]) -> DataError:
-    reasons = Counter(item.reason for item in skipped).most_common(3)
-    listed = "; ".join(f"{count} x {reason}" for reason, count in reasons) or "the files name no items"
-    lost = "".join(f" {text}." for text in missing)
-    return DataError(
-        f"{source} gave no usable sample of {spec.name}: {listed}.{lost}", f"Expected layout: {spec.layout}"
-    )
-
-
-def _missing_files(source: Path, skipped: Sequence[Skipped]) -> Iterator[str]:
-    """Yield one warning with the first missing files of a reading, if there are any, and what is there instead."""
+def _missing_files(source: Path, skipped: Sequence[Skipped]) -> list[str]:
+    """Return one warning with the first missing files of a reading, if there are any, and what is there instead."""
     paths = list(dict.fromkeys(item.looked_for for item in skipped if item.looked_for))
-    if not paths:
-        return
-    named = []
-    for path in islice(paths, _NAMED):
-        found = _nearly(source, path)
-        named.append(encodable(f"{path} (there is {found})" if found else path))
+    found = ((path, _nearly(source, path)) for path in paths[:_NAMED])
+    named = "; ".join(encodable(f"{path} (there is {other})" if other else path) for path, other in found)
     more = f"; and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
-    yield f"{len(paths)} files are missing; looked for {'; '.join(named)}{more}"
+    return [f"{len(paths)} files are missing; looked for {named}{more}"] if paths else []
 
 
 def _nearly(source: Path, path: str) -> str:

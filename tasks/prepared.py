@@ -33,10 +33,7 @@ from medbench.tasks.validation import parse_json, parse_json_file, read_bytes
 
 T = TypeVar("T")
 
-MANIFEST_NAME = "manifest.json"
-SKIPPED_NAME = "skipped.jsonl"
-IMAGES_NAME = "images.sha256"
-
+MANIFEST_NAME, SKIPPED_NAME, IMAGES_NAME = "manifest.json", "skipped.jsonl", "images.sha256"
 ImageHashes = Literal["prepared", "none"]
 
 # Disks answer several readers at once; each of them has one file open.
@@ -46,8 +43,6 @@ _SHOWN_FROM = 1000
 _LINE = re.compile(r"(\\?)([0-9a-f]{64})  (.+)", re.DOTALL)
 _ESCAPES: dict[str, str | int | None] = {"\\": r"\\", "\n": r"\n", "\r": r"\r"}
 _UNESCAPES = {str(escape): mark for mark, escape in _ESCAPES.items()}
-
-_STRICT = ConfigDict(extra="forbid", strict=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +68,7 @@ class Manifest:
 
 # The one place where these plain records meet untrusted bytes decides that unknown fields are errors.
 for _record in (ImageRef, Sample, Skipped, Manifest):
-    with_config(_STRICT)(_record)
+    with_config(ConfigDict(extra="forbid", strict=True))(_record)
 
 SAMPLE = TypeAdapter(Sample)
 MANIFEST = TypeAdapter(Manifest)
@@ -142,8 +137,7 @@ def load_prepared(data_dir: Path, task: str) -> Prepared:
     Raises UsageError if there is no such task; DataError if it is not prepared there, its manifest is malformed, or it
     was prepared for another version of the task.
     """
-    spec = get_task(task)
-    folder = data_dir / task
+    spec, folder = get_task(task), data_dir / task
     path = folder / MANIFEST_NAME
     if not has_manifest(data_dir, task):
         raise DataError(f"The task {task!r} is not prepared in {data_dir}.", prepare_again(task))
@@ -154,10 +148,8 @@ def load_prepared(data_dir: Path, task: str) -> Prepared:
     if manifest.task != task or set(manifest.sha256) != set(SPLITS):
         raise DataError(f"{path} is not a manifest of {task!r}.", prepare_again(task))
     if (manifest.version, manifest.spec_fingerprint) != (spec.version, spec.fingerprint()):
-        raise DataError(
-            f"{folder} was prepared for another declaration of {task!r} (version {manifest.version}).",
-            prepare_again(task),
-        )
+        problem = f"{folder} was prepared for another declaration of {task!r} (version {manifest.version})."
+        raise DataError(problem, prepare_again(task))
     return Prepared(folder=folder, spec=spec, manifest=manifest)
 
 
@@ -231,10 +223,7 @@ class HashedFile:
 
 
 def hash_images(source: Path, paths: Iterable[str], label: str) -> dict[str, str]:
-    """Return the digest of each image file of a source folder; the progress display calls them `label`.
-
-    Raises DataError if a file is missing or cannot be read.
-    """
+    """Return the digest of each image file, `label` in the progress display; a DataError if one cannot be read."""
     found = _hash_all(source, dict.fromkeys(paths), label)
     failed = next((item for item in found if item.problem), None)
     if failed:

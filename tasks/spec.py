@@ -14,28 +14,21 @@ Kind = Literal["qa", "vqa", "report", "rec", "reg", "cls"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skipped:
-    """An item of the native data that became no sample, and why (in the same words for all items of a kind).
-
-    `looked_for` is the file, relative to the source folder, where it is one that is missing.
-    """
+    """An item of the native data that became no sample, and why."""
 
     item: str
-    reason: str
-    looked_for: str = ""
+    reason: str  # The same words for all items of a kind.
+    looked_for: str = ""  # The file, relative to the source folder, where it is one that is missing.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What a reader found in a source folder: samples of both splits in a stable order, and everything it left out.
+    """What a reader found in a source folder."""
 
-    `split_method` says how train and test were told apart, e.g. `authors' lists train.txt and test.txt`; `warnings` say
-    what is odd about the data as a whole.
-    """
-
-    samples: tuple[Sample, ...]
-    skipped: tuple[Skipped, ...]
-    split_method: str
-    warnings: tuple[str, ...] = ()
+    samples: tuple[Sample, ...]  # Of both splits in a stable order.
+    skipped: tuple[Skipped, ...]  # Everything that was left out.
+    split_method: str  # How train and test were told apart, e.g. `authors' lists train.txt and test.txt`.
+    warnings: tuple[str, ...] = ()  # What is odd about the data as a whole.
 
 
 Reader = Callable[[Path, Mapping[str, str]], Reading]

@@ -22,8 +22,8 @@ from medbench.tasks.validation import NativeRow, parse_json_file
 
 SuiteName = Literal["mini", "paper", "custom"]
 
+# Folder of the built suite; `suite.json` in it says where each item comes from.
 DATA = Path(__file__).parent / "mini_suite" / "data"
-"""Folder of the built suite; `suite.json` in it says where each item comes from."""
 RECORD_FILE = DATA.with_name("prepared.json")
 _SUITE_FILE = "suite.json"
 # What is read is decided by the readers; what is written, also by the checks and by whatever both use.
@@ -74,8 +74,7 @@ def open_task(name: str, data_dir: Path | None = None) -> Prepared:
     """Return the prepared data of a task, whose `samples("test")` and `images(sample)` a notebook can walk through.
 
     `data_dir` is the folder given to `medbench data prepare`; without it the task's part of the bundled mini suite is
-    taken, which is prepared when it is first used. Raises UsageError if there is no such task, DataError if it is not
-    prepared there, or the mini suite has no such task.
+    taken, prepared when it is first used. Raises UsageError if there is no such task, DataError if it is not there.
     """
     return load_prepared(data_dir if data_dir is not None else prepare_mini_suite(), name)
 

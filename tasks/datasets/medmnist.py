@@ -83,10 +83,8 @@ def _other_sizes(path: Path) -> Iterator[str]:
     """Yield a warning where images have another size than the paper's; both splits have one file and one size."""
     sizes = {array_form(path, f"{split}_images")[0][1:3] for split in SPLITS}
     for height, width in sorted(sizes - {(_PAPER_SIZE, _PAPER_SIZE)}):
-        yield (
-            f"the pictures of {path.name} have {width} x {height} pixels, the paper's {_PAPER_SIZE} x {_PAPER_SIZE}: "
-            "numbers on them are another benchmark's and not comparable"
-        )
+        found, other = f"{width} x {height} pixels", "numbers on them are another benchmark's and not comparable"
+        yield f"the pictures of {path.name} have {found}, the paper's {_PAPER_SIZE} x {_PAPER_SIZE}: {other}"
 
 
 def _split_samples(path: Path, split: Split, task: str, label_set: LabelSet) -> Found:

@@ -50,7 +50,6 @@ _SECTIONS: Mapping[str, SectionName] = {"mimic-cxr-impression": "impression", "m
 _SPLIT_FILES = ("mimic-cxr-2.0.0-split.csv", "mimic-cxr-2.0.0-split.csv.gz")
 _DEFAULT_MAX_TRAIN = 9997
 _MAX_CHARACTERS = 800
-
 _IMAGES = "files"
 _REPORTS = ("files", "mimic-cxr-reports/files", "reports/files")
 _COLUMNS = ("dicom_id", "study_id", "subject_id", "split")

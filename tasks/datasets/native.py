@@ -57,7 +57,7 @@ class Native:
         """Return what makes a name in `folder` relative to the source when put before it: `inner/` or nothing."""
         return "" if folder == self.source else f"{self.relative(folder)}/"
 
-    def by_split(self, files: Mapping[Split, Path], read: Callable[[Split, Path], Iterable[Sample | Skipped]]) -> Found:
+    def by_split(self, files: Mapping[Split, Path], read: Callable[[Split, Path], Found]) -> Found:
         """Yield what `read` finds in the split files, first those that are missing; a DataError if all are."""
         missing = [path for path in files.values() if not path.is_file()]
         if len(missing) == len(files):
@@ -109,8 +109,8 @@ class Native:
         try:
             size = image_size(image)
         except SampleError:
-            reason, lost = "image is missing or unreadable", if_missing(self.source, path)
-            yield Skipped(item=called, reason=reason, looked_for=lost)
+            lost = if_missing(self.source, path)
+            yield Skipped(item=called, reason="image is missing or unreadable", looked_for=lost)
             return
         if not file.is_file():
             yield Skipped(item=f"{item}/{file.name}", reason="file is missing")

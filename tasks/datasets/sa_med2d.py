@@ -6,8 +6,7 @@ top of the licences of the public datasets it collects.
 Two native layouts are read. The Uni-Med authors' processed bundle, which holds the paper's selection::
 
     images_small_test/ct/ct_00--AbdomenCT1K--Case_00011--x_0040.png
-    regions_small_test/ct/ct_00--AbdomenCT1K--Case_00011--x_0040.json    [{"liver": [7.0, 8.0, 28.0, 37.0]},
-    ...]
+    regions_small_test/ct/ct_00--AbdomenCT1K--Case_00011--x_0040.json    [{"liver": [7.0, 8.0, 28.0, 37.0]}, ...]
 
 and the raw release (in `SAMed2Dv1` or in the folder itself)::
 
@@ -46,14 +45,12 @@ _INDEX_FILE = "SAMed2D_v1.json"
 _CLASSES_FILE = "SAMed2D_v1_class_mapping_id.json"
 _INNER = "SAMed2Dv1"
 _PARTS = 6
-_DEFAULT_LIMITS = "10000/2000"
-_DEFAULT_MODALITIES = "ct,mr"
+_DEFAULT_LIMITS, _DEFAULT_MODALITIES = "10000/2000", "ct,mr"
 # Masks that turn out unusable are replaced from a reserve of this share, so that a draw can still be full.
 _RESERVE = 0.1
-_NAME_PARTS = 4
-_IN_A_LIST = 2
+_NAME_PARTS, _IN_A_LIST = 4, 2
+# By modality and split: rank, mask and image, lowest rank first.
 _Draw = dict[tuple[str, Split], list[tuple[int, str, str]]]
-"""By modality and split: rank, mask and image, lowest rank first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,14 +257,9 @@ def _box(marked: npt.NDArray[np.bool_] | str, size: tuple[int, int]) -> Box | st
 
 
 def _class_names(path: Path) -> dict[tuple[str, int], str]:
-    try:
-        return {
-            (dataset, int(code)): name.replace("_", " ")
-            for dataset, classes in parse_json_file(dict[str, dict[str, str | int]], path).items()
-            for name, code in classes.items()
-        }
-    except ValueError as error:
-        raise DataError(f"{path}: a class code is no number.", "Download the file again.") from error
+    mapping = parse_json_file(dict[str, dict[str, int]], path)
+    codes = ((dataset, name, code) for dataset, classes in mapping.items() for name, code in classes.items())
+    return {(dataset, code): name.replace("_", " ") for dataset, name, code in codes}
 
 
 def _stem(name: str) -> str:

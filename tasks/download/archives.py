@@ -13,8 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from medbench.tasks.foundation.errors import DataError, RunError
 
-MAX_BYTES = 64 * 2**30
-"""More than this no archive may hold; the largest that is fetched has 0.2 GB."""
+MAX_BYTES = 64 * 2**30  # More than this no archive may hold; the largest that is fetched has 0.2 GB.
 _TARS = (".tar.gz", ".tgz")
 _OUTSIDE = re.compile(r"/|[A-Za-z]:|.*\\|(.*/)?\.\.(/|$)", re.DOTALL)
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
@@ -85,8 +84,7 @@ def readable_size(size: int) -> str:
 
 def _refuse_other_kinds(archive: Path) -> None:
     name = archive.name.lower()
-    volume = re.search(r"\.z\d\d+$", name) or (name.endswith(".zip") and archive.with_suffix(".z01").exists())
-    if volume:
+    if re.search(r"\.z\d\d+$", name) or (name.endswith(".zip") and archive.with_suffix(".z01").exists()):
         last = archive.with_suffix(".zip")
         joined = last.with_name(f"{last.stem}-joined.zip")
         raise DataError(

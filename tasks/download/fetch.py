@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from huggingface_hub import HfApi, errors, hf_hub_download
 from huggingface_hub.hf_api import RepoSibling
+from huggingface_hub.utils.sha import git_hash
 from pydantic import ConfigDict, TypeAdapter, with_config
 
 from medbench.tasks.download.archives import extract, readable_size, require_space
@@ -222,10 +223,7 @@ def _wanted(repo: str, commit: str, path: str, sibling: RepoSibling | None) -> W
 
 
 def _is_there(file: WebFile, record: Record, folder: Path, *, check: bool) -> bool:
-    """Return whether a file need not be fetched.
-
-    Raises DataError if there is another file of this name that no download put there.
-    """
+    """Return whether a file need not be fetched; a DataError if another one is there that no download put there."""
     target, fetched = inside(folder, file.path), record.files.get(file.path)
     if fetched is not None and not (check and target.is_file()):
         return fetched.digest == file.digest and record.has(file.path, folder)
@@ -275,9 +273,7 @@ def _digest(path: Path, like: str) -> str:
     kind = like.partition(":")[0]
     if kind == "git":
         # Only small files are no large ones.
-        content = path.read_bytes()
-        blob = b"blob %d\0" % len(content) + content
-        return f"git:{hashlib.sha1(blob, usedforsecurity=False).hexdigest()}"
+        return f"git:{git_hash(path.read_bytes())}"
     with path.open("rb") as stream:
         return f"{kind}:{hashlib.file_digest(stream, kind).hexdigest()}"
 

@@ -12,7 +12,6 @@ from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.files import read_yaml_table
 from medbench.tasks.spec import TaskSpec
 
-_TABLE_FILE = Path(__file__).with_name("sources.yaml")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -95,13 +94,13 @@ _FAMILY: TypeAdapter[Source] = TypeAdapter(Annotated[Source, Discriminator("kind
 
 
 def _read_table() -> dict[str, Source]:
-    rows = read_yaml_table(_TABLE_FILE).items()
+    rows = read_yaml_table(Path(__file__).with_name("sources.yaml")).items()
     families = [_FAMILY.validate_python({"family": family, **row}) for family, row in rows]
     return {task: source for source in families for task in source.tasks}
 
 
+# By task; exactly one for each of the 12 built-in tasks.
 SOURCES: Mapping[str, Source] = _read_table()
-"""Task name to source; exactly one for each of the 12 built-in tasks."""
 
 
 def source_of(spec: TaskSpec) -> Source:
