@@ -180,10 +180,8 @@ def verify_command(task: Sequence[str], data_dir: Path | None, show_skipped: boo
     broken = [f"{name} ({', '.join(files)})" for name, files in damaged.items() if files]
     broken += [f"{name} ({len(images)} images)" for name, images in changed.items() if images]
     if broken:
-        raise DataError(
-            f"Changed since it was prepared: {'; '.join(broken)}.",
-            "Restore these files, or prepare these tasks again from their source.",
-        )
+        way_out = "Restore these files, or prepare these tasks again from their source."
+        raise DataError(f"Changed since it was prepared: {'; '.join(broken)}.", way_out)
 
 
 def _verify_rows(prepared: Prepared) -> Iterator[tuple[str, ...]]:
@@ -282,9 +280,8 @@ def download_command(
             download(found, folder, revision=revision, refresh=refresh, max_bytes=int(max_gb * 10**9))
         unfinished += _settle(found, names, folder, data_dir)
     if unfinished:
-        raise DataError(
-            f"Not complete: {', '.join(unfinished)}.", "Follow the steps above, then run the same command again."
-        )
+        way_out = "Follow the steps above, then run the same command again."
+        raise DataError(f"Not complete: {', '.join(unfinished)}.", way_out)
 
 
 def _list() -> None:

@@ -179,8 +179,7 @@ def _warnings(spec: TaskSpec, groups: Mapping[Split, set[str]]) -> Iterator[str]
     for split in SPLITS:
         if not groups[split]:
             yield f"there are no {split} samples"
-    shared = len(groups["train"] & groups["test"])
-    if shared:
+    if shared := len(groups["train"] & groups["test"]):
         yield f"{shared} groups ({spec.group_key}) are in train and in test"
 
 
@@ -214,9 +213,8 @@ def _write_parts(folder: Path, checked: _Checked, images: Mapping[str, str] | No
         for name in (prepared.MANIFEST_NAME, prepared.IMAGES_NAME):
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
-        raise RunError(
-            f"Cannot write to {folder}: {error.strerror or error}.", "Choose another folder with --data-dir."
-        ) from error
+        problem = f"Cannot write to {folder}: {error.strerror or error}."
+        raise RunError(problem, "Choose another folder with --data-dir.") from error
     skipped = ({"item": encodable(item.item), "reason": encodable(item.reason)} for item in checked.skipped)
     texts = {prepared.split_file(folder, split).name: "".join(checked.lines[split]) for split in SPLITS}
     texts[prepared.SKIPPED_NAME] = json_lines(skipped)

@@ -171,9 +171,8 @@ def prepared_names(data_dir: Path) -> tuple[str, ...]:
     """Return the tasks that are prepared in a folder, variants included, in catalogue order; a DataError if none."""
     found = tuple(name for name in task_names() if has_manifest(data_dir, name))
     if not found:
-        raise DataError(
-            f"No task is prepared in {data_dir}.", "Prepare one: medbench data prepare TASK --source DIR --data-dir DIR"
-        )
+        way_out = "Prepare one: medbench data prepare TASK --source DIR --data-dir DIR"
+        raise DataError(f"No task is prepared in {data_dir}.", way_out)
     return found
 
 
@@ -225,8 +224,7 @@ class HashedFile:
 def hash_images(source: Path, paths: Iterable[str], label: str) -> dict[str, str]:
     """Return the digest of each image file, `label` in the progress display; a DataError if one cannot be read."""
     found = _hash_all(source, dict.fromkeys(paths), label)
-    failed = next((item for item in found if item.problem), None)
-    if failed:
+    if failed := next((item for item in found if item.problem), None):
         raise DataError(
             f"The image {source / failed.path} is {failed.problem}.",
             "Restore it or make it readable and prepare again, or leave all images unread with --image-hashes none.",

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
-from medbench.tasks.foundation.files import file_sha256, fingerprint, inside, read_json
+from medbench.tasks.foundation.files import file_sha256, fingerprint, inside
 from medbench.tasks.prepare import prepare_task
 from medbench.tasks.prepared import Prepared, damaged_files, load_prepared
 from medbench.tasks.validation import NativeRow, parse_json_file
@@ -55,14 +55,12 @@ def suite_of(tasks: Iterable[Prepared]) -> SuiteName:
 @cache
 def recorded_test_splits() -> Mapping[str, str]:
     """Return the digest of each bundled task's prepared test split, as it was recorded."""
-    record: dict[str, str] = read_json(RECORD_FILE)
-    return record
+    return parse_json_file(dict[str, str], RECORD_FILE)
 
 
 def medbench_home() -> Path:
     """Return the folder for everything that can be made again: `MEDBENCH_HOME`, or `~/.cache/medbench`."""
-    given = os.environ.get("MEDBENCH_HOME")
-    if given:
+    if given := os.environ.get("MEDBENCH_HOME"):
         return Path(given)
     try:
         return Path.home() / ".cache" / "medbench"

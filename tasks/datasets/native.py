@@ -77,10 +77,9 @@ class Native:
 
     def refuse_options(self, names: Iterable[str], because: str) -> None:
         """Refuse, by a UsageError, options that would have no effect on the layout that was found."""
-        given = sorted(set(self.options).intersection(names))
-        if given:
-            name = given[0]
-            raise UsageError(f"The option {name} has no effect here: {because}.", f"Leave out --option {name}=...")
+        if given := sorted(set(self.options).intersection(names)):
+            problem = f"The option {given[0]} has no effect here: {because}."
+            raise UsageError(problem, f"Leave out --option {given[0]}=...")
 
     def region(
         self, sample_id: str, split: Split, image: str, size: tuple[int, int], name: str, box: Box,

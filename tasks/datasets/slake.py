@@ -131,8 +131,7 @@ def _splits(native: Native, root: Path, folders: Sequence[str]) -> tuple[Mapping
         return dict(sorted(ranked_split(folders, seed=seed, parts=_PARTS).items())), method
     native.refuse_options(["seed"], "the split is given by train.txt and test.txt")
     trained, tested = (read_text_bytes(path).decode().split() for path in (train, test))
-    both = sorted(set(trained).intersection(tested))
-    if both:
+    if both := sorted(set(trained).intersection(tested)):
         raise DataError(
             f"{root}: {len(both)} images are in train.txt and in test.txt, {both[0]!r} for one.",
             "Restore the authors' lists, or remove both for a split of our own.",

@@ -106,8 +106,7 @@ def download(
     """
     if revision is not None:
         check_revision(source, revision)
-    instead = next((name for name in source.instead if (folder / name).exists()), "")
-    if instead:
+    if instead := next((name for name in source.instead if (folder / name).exists()), ""):
         say(f"{folder / instead} is there; nothing is fetched.")
         return
     with _alone(folder):

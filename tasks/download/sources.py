@@ -115,9 +115,8 @@ def source_of(spec: TaskSpec) -> Source:
 def check_revision(source: Source, revision: str) -> None:
     """Refuse, by a UsageError, a `--revision` that is no commit or has no effect on a source."""
     if not isinstance(source, HubSource):
-        raise UsageError(
-            f"--revision has no effect on {source.family}: it does not come from the Hub.", "Leave it out."
-        )
+        problem = f"--revision has no effect on {source.family}: it does not come from the Hub."
+        raise UsageError(problem, "Leave it out.")
     if not COMMIT.fullmatch(revision):
         page = f"https://huggingface.co/datasets/{source.repo}/commits/main"
         raise UsageError(f"--revision {revision!r} is no commit.", f"Give the 40 hex digits, as listed at {page}.")
