@@ -1,6 +1,7 @@
 """Features of a frozen vision tower on disk: computed once per image, whatever run or epoch asks."""
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -37,16 +38,14 @@ class FeatureCache:
             values = np.fromfile(self._path(digest), dtype=np.uint8)
         except OSError:
             return None
-        if len(values) != self._bytes_each():
-            return None
-        return torch.from_numpy(values).view(self.dtype).reshape(self.shape)
+        whole = len(values) == self._bytes_each()
+        return torch.from_numpy(values).view(self.dtype).reshape(self.shape) if whole else None
 
     def put(self, digest: str, features: torch.Tensor) -> None:
         """Store the features of an image if there is room."""
-        size = self._bytes_each()
         if self._used < 0:
             self._used = sum(file.stat().st_size for file in self.folder.rglob("*.bin")) if self.limit else 0
-        if self._used + size > self.limit:
+        if self._used + self._bytes_each() > self.limit:
             return
         path = self._path(digest)
         partial = path.with_name(f".{digest}.{os.getpid()}.partial")
@@ -54,19 +53,18 @@ class FeatureCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             features.detach().cpu().contiguous().view(torch.uint8).numpy().tofile(partial)
             partial.replace(path)
+            self._used += self._bytes_each()
         except OSError as error:
             with suppress(OSError):
                 partial.unlink()
             self.limit = 0
             warn(f"Features are no longer stored in {self.folder}: {error.strerror or error}. The training goes on.")
-            return
-        self._used += size
 
     def _path(self, digest: str) -> Path:
         return self.folder / digest[:2] / f"{digest}.bin"
 
     def _bytes_each(self) -> int:
-        return int(np.prod(self.shape)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def feature_folder(root: Path, tower: torch.nn.Module, settings: Mapping[str, object]) -> Path:

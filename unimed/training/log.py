@@ -2,10 +2,9 @@
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tensorboardX import SummaryWriter
@@ -25,9 +24,7 @@ class Tally:
     def __init__(self) -> None:
         self._losses: dict[str, list[float]] = {}
         self._experts: dict[str, list[list[float]]] = {}
-        self._samples = 0
-        self._tokens = 0
-        self._started = time.perf_counter()
+        self._samples, self._tokens, self._started = 0, 0, time.perf_counter()
 
     def add(self, entry: str, loss: float, *, samples: int, tokens: int) -> None:
         """Count one micro-batch."""
@@ -36,7 +33,7 @@ class Tally:
         self._tokens += tokens
 
     def add_experts(self, entry: str, weights: list[float]) -> None:
-        """Count the mean expert weights of one micro-batch of an entry."""
+        """Count the mean expert weights of one micro-batch."""
         self._experts.setdefault(entry, []).append(weights)
 
     def record(self, step: int, *, rate: float, norm: float) -> Record:
@@ -75,10 +72,7 @@ class TrainingLog(AbstractContextManager["TrainingLog"]):
         except OSError as error:
             raise self._unwritable(error) from error
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        del kind, error, trace
+    def __exit__(self, *_: object) -> None:
         with suppress(OSError):
             self._stream.close()
             self._board.close()
@@ -101,21 +95,15 @@ class TrainingLog(AbstractContextManager["TrainingLog"]):
         )
 
 
-def scalars(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    """Return the numbers of a record with their path, such as `loss/slake-vqa` or `expert_use/vqa/0`."""
-    found: list[tuple[str, float]] = []
+def scalars(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yield the numbers of a record with their path, such as `loss/slake-vqa` or `expert_use/vqa/0`."""
     for name, value in record.items():
-        path = f"{prefix}{name}"
         if isinstance(value, Mapping):
-            found += scalars(value, f"{path}/")
+            yield from scalars(value, f"{prefix}{name}/")
         elif isinstance(value, list):
-            found += [(f"{path}/{index}", float(item)) for index, item in enumerate(value)]
+            yield from scalars({str(index): item for index, item in enumerate(value)}, f"{prefix}{name}/")
         elif isinstance(value, int | float) and name != "step":
-            found.append((path, float(value)))
-    return found
-
-
-# The picture
+            yield f"{prefix}{name}", float(value)
 
 
 def draw_curve(log: Path, image: Path) -> str:
@@ -129,19 +117,28 @@ def draw_curve(log: Path, image: Path) -> str:
     except ImportError:
         return "The learning curve was not drawn: install the extra medbench[plot] for it."
     records = [record for record in read_json_lines(log) if record["stage"] == "language"]
+    lines: dict[str, dict[int, float]] = {}
+    for record in records:
+        for name, value in scalars(record):
+            lines.setdefault(name, {})[record["step"]] = value
+    # An overflow of fp16 has no norm: a gap in the line.
+    norms = {record["step"]: lines.get("gradient_norm", {}).get(record["step"], math.nan) for record in records}
     mpl.rcParams["svg.hashsalt"] = "medbench"
     figure = Figure(figsize=(11, 7), layout="constrained")
-    (losses, entries), (rates, experts) = figure.subplots(2, 2)
-    _line(losses, [(record["step"], record["mean_loss"]) for record in records], "training", linewidth=1.5)
-    looks = [(record["step"], record["held_out"]) for record in records if "held_out" in record]
-    for task in sorted({task for _, of in looks for task in of}):
-        _line(losses, [(step, of.get(task)) for step, of in looks], f"held out: {task}", linestyle="--")
+    (losses, entries), (gradient, experts) = figure.subplots(2, 2)
+    _draw(losses, [("training", lines["mean_loss"])], linewidth=1.5)
+    _draw(losses, ((f"held out: {task}", line) for task, line in _below("held_out", lines)), linestyle="--")
+    _draw(entries, _below("loss", lines))
+    _draw(gradient, [("norm of the gradient", norms)])
+    rate = gradient.twinx()
+    _draw(rate, [("learning rate", lines["learning_rate"])], linewidth=1.5, color="tab:orange")
+    rate.set_ylabel("learning rate")
+    drawn = _draw_experts(experts, records[-max(1, len(records) // 4) :])
     losses.set(xlabel="step", ylabel="cross-entropy per answer token", title="Loss", yscale="log")
-    for entry in sorted({entry for record in records for entry in record["loss"]}):
-        _line(entries, [(record["step"], record["loss"].get(entry)) for record in records], entry)
     entries.set(xlabel="step", title="Training loss per entry of the mixture", yscale="log")
-    _draw_rate_and_gradient(rates, records)
-    drawn = _draw_experts(experts, records)
+    gradient.set(xlabel="step", title="Gradient and learning rate", yscale="log", ylabel="norm of the gradient")
+    experts.set(title="Mean routing weight, last quarter", ylim=(0, 1))
+    gradient.grid(alpha=0.3)
     for axes in (losses, entries, *((experts,) if drawn else ())):
         axes.legend(fontsize=6, ncols=2)
         axes.grid(alpha=0.3)
@@ -149,35 +146,24 @@ def draw_curve(log: Path, image: Path) -> str:
     return f"The learning curve is in {image}."
 
 
-def _line(
-    axes: "Axes", points: Iterable[tuple[int, float | None]], label: str, linewidth: float = 0.8, linestyle: str = "-"
-) -> None:
-    known = {step: value for step, value in points if value is not None}
-    axes.plot(list(known), list(known.values()), label=label, linewidth=linewidth, linestyle=linestyle)
+def _below(name: str, lines: Mapping[str, dict[int, float]]) -> list[tuple[str, dict[int, float]]]:
+    return [(path.removeprefix(f"{name}/"), lines[path]) for path in sorted(lines) if path.startswith(f"{name}/")]
 
 
-def _draw_rate_and_gradient(axes: "Axes", records: Sequence[Record]) -> None:
-    steps = [record["step"] for record in records]
-    # An overflow of fp16 has no norm: a gap in the line.
-    norms = [math.nan if record["gradient_norm"] is None else record["gradient_norm"] for record in records]
-    axes.plot(steps, norms, linewidth=0.8, label="norm of the gradient")
-    axes.set(xlabel="step", title="Gradient and learning rate", yscale="log", ylabel="norm of the gradient")
-    other = axes.twinx()
-    other.plot(steps, [record["learning_rate"] for record in records], color="tab:orange", label="learning rate")
-    other.set_ylabel("learning rate")
-    axes.grid(alpha=0.3)
+def _draw(axes: "Axes", lines: Iterable[tuple[str, dict[int, float]]], *, linewidth: float = 0.8, **look: str) -> None:
+    for label, line in lines:
+        axes.plot(list(line), list(line.values()), label=label, linewidth=linewidth, **look)
 
 
-def _draw_experts(axes: "Axes", records: Sequence[Record]) -> bool:
-    """Stack the mean weight of each expert over the last quarter of the training, by entry; return if there are any."""
-    late = [record["expert_use"] for record in records[-max(1, len(records) // 4) :] if "expert_use" in record]
-    entries = sorted({entry for use in late for entry in use})
-    bottoms = [0.0] * len(entries)
-    count = max((len(use[entry]) for use in late for entry in use), default=0)
-    for expert in range(count):
-        weights = [[use[entry][expert] for use in late if entry in use] for entry in entries]
-        heights = [sum(values) / len(values) for values in weights]
-        axes.bar(entries, heights, bottom=bottoms, label=f"expert {expert}")
+def _draw_experts(axes: "Axes", late: Sequence[Record]) -> bool:
+    """Stack the mean weight of each expert over late records, by entry; return whether there are any."""
+    uses: dict[str, list[list[float]]] = {}
+    for record in late:
+        for entry, weights in record.get("expert_use", {}).items():
+            uses.setdefault(entry, []).append(weights)
+    means = {entry: [sum(of) / len(of) for of in zip(*uses[entry], strict=True)] for entry in sorted(uses)}
+    bottoms = [0.0] * len(means)
+    for expert, heights in enumerate(zip(*means.values(), strict=True)):
+        axes.bar(list(means), heights, bottom=bottoms, label=f"expert {expert}")
         bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
-    axes.set(title="Mean routing weight, last quarter", ylim=(0, 1))
-    return count > 0
+    return bool(means)

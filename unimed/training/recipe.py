@@ -1,9 +1,8 @@
 """A training recipe: everything that decides the weights, in one validated record."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,17 +14,18 @@ from medbench.tasks.foundation.files import parse_yaml_table, read_yaml_table
 from medbench.unimed.checkpoint import JOINED
 
 PRESETS = Path(__file__).parents[1] / "recipes"
-_STRICT = ConfigDict(extra="forbid", frozen=True)
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
 Setting = int | float | str | bool | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelPlan:
-    """What is trained."""
+class _Strict:
+    __pydantic_config__ = ConfigDict(extra="forbid", frozen=True)
 
-    __pydantic_config__ = _STRICT
+
+@dataclass(frozen=True, kw_only=True)
+class ModelPlan(_Strict):
+    """What is trained."""
 
     # Folder or Hub name of a LLaMA-architecture model that is adapted; None trains one from scratch.
     language_model: str | None = None
@@ -41,10 +41,8 @@ class ModelPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisionStage:
+class VisionStage(_Strict):
     """How a vision tower from scratch is trained: first by itself, then with the rest or not at all."""
-
-    __pydantic_config__ = _STRICT
 
     steps: PositiveInt
     batch: Annotated[int, Field(ge=2)]  # Images per step.
@@ -55,10 +53,8 @@ class VisionStage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class Schedule(_Strict):
     """The learning rate."""
-
-    __pydantic_config__ = _STRICT
 
     # `official`, `linear_warmup_cosine_lr` of the official code: the cosine counts from step 0, not from the end of the
     # warm-up, so the rate falls by 2.4 % there (official values: from 9.998e-6 at step 4,999 to 9.758e-6 at step
@@ -82,10 +78,8 @@ class Schedule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerPlan:
+class OptimizerPlan(_Strict):
     """AdamW."""
-
-    __pydantic_config__ = _STRICT
 
     betas: tuple[Share, Share]  # Of the two moments.
     weight_decay: NonNegativeFloat  # On the parameters that `decays` names.
@@ -98,10 +92,8 @@ class OptimizerPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidationPlan:
+class ValidationPlan(_Strict):
     """How the training is watched."""
-
-    __pydantic_config__ = _STRICT
 
     share: Share = 0.0  # Share of the training groups held out; the test split is never read.
     every: PositiveInt = 1000  # Steps between two looks at their loss.
@@ -110,10 +102,8 @@ class ValidationPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointPlan:
+class CheckpointPlan(_Strict):
     """What is kept on disk."""
-
-    __pydantic_config__ = _STRICT
 
     every: PositiveInt = 1000  # Steps between two checkpoints.
     keep: PositiveInt = 2  # How many of them stay.
@@ -122,10 +112,8 @@ class CheckpointPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(_Strict):
     """One training."""
-
-    __pydantic_config__ = _STRICT
 
     name: str  # Name of the recipe, written into the checkpoint.
     model: ModelPlan
@@ -164,6 +152,14 @@ class Recipe:
         """Learning rate of the vision tower as a share of the rest's; 0 if it is frozen."""
         return self.vision_stage.later_rate if self.vision_stage else 0.0
 
+    def table(self) -> dict[str, Any]:
+        """Return the recipe as the table that `recipe_of` reads."""
+        values: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        return values
+
+
+_ADAPTER = TypeAdapter(Recipe)
+
 
 def load_recipe(name_or_path: str, overrides: tuple[str, ...] = (), *, planned: bool = False) -> Recipe:
     """Read a recipe: a preset's name or a YAML file, with overrides such as `schedule.peak=1e-4`.
@@ -186,7 +182,7 @@ def load_recipe(name_or_path: str, overrides: tuple[str, ...] = (), *, planned: 
 def recipe_of(values: Mapping[str, Any], source: str, *, planned: bool = False) -> Recipe:
     """Return the validated recipe of a table; UsageError if a key or a value is not allowed."""
     try:
-        recipe: Recipe = TypeAdapter(Recipe).validate_python(values)
+        recipe = _ADAPTER.validate_python(values)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise UsageError(
@@ -195,8 +191,9 @@ def recipe_of(values: Mapping[str, Any], source: str, *, planned: bool = False) 
     for name in recipe.tasks():
         if name not in task_names():
             raise unknown_name("task", name, task_names())
-    for problem, hint in chain(_contradictions(recipe), () if planned else _unnamed_weights(recipe)):
-        raise UsageError(problem, hint)
+    _refuse_contradictions(recipe)
+    if not planned:
+        _refuse_unnamed_weights(recipe)
     return recipe
 
 
@@ -210,41 +207,44 @@ def _override(values: dict[str, Any], override: str) -> None:
     if not is_given:
         raise UsageError(f"--set {override!r} has no value.", "Write --set key=value, e.g. --set schedule.peak=1e-4.")
     *outer, last = name.strip().split(".")
-    table = values
     for key in outer:
-        inner = table.get(key)
-        table[key] = dict(inner) if isinstance(inner, dict) else {}
-        table = table[key]
-    table[last] = parse_yaml_table(f"value: {value}", f"--set {override!r}")["value"]
+        inner = values.get(key)
+        values[key] = dict(inner) if isinstance(inner, dict) else {}
+        values = values[key]
+    values[last] = parse_yaml_table(f"value: {value}", f"--set {override!r}")["value"]
 
 
-def _contradictions(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """Yield what in a recipe cannot go together, and what to do about it."""
+def _refuse_contradictions(recipe: Recipe) -> None:
     tasks, watched, warm = recipe.tasks(), recipe.validation, recipe.schedule.warmup_steps
     if repeated := sorted({name for name in tasks if tasks.count(name) > 1}):
-        yield f"The mixture names {', '.join(repeated)} twice.", "Give every task once."
+        raise UsageError(f"The mixture names {', '.join(repeated)} twice.", "Give every task once.")
     if warm >= recipe.steps:
         problem = f"schedule.warmup_steps is {warm}, but there are {recipe.steps} steps."
-        yield problem, "Make the warm-up shorter than the training."
+        raise UsageError(problem, "Make the warm-up shorter than the training.")
     if watched.answers and not watched.share:
         problem = f"validation.answers is {watched.answers}, but nothing is held out to be answered."
-        yield problem, "Set validation.share, e.g. --set validation.share=0.01."
+        raise UsageError(problem, "Set validation.share, e.g. --set validation.share=0.01.")
     if recipe.model.unimed.get("language_tuning") == "none" and any(get_task(name).kind == "qa" for name in tasks):
         problem = "With language_tuning 'none' nothing can be learned from text-only tasks."
-        yield problem, "Take medqa and pubmedqa out of the mixture."
+        raise UsageError(problem, "Take medqa and pubmedqa out of the mixture.")
     if recipe.feature_cache_gb and (recipe.tower_share or recipe.augment_classification):
         problem = "Features can only be cached for a frozen tower that sees the same image every time."
-        yield problem, "Set feature_cache_gb=0, or vision_stage.later_rate=0 and augment_classification=false."
+        raise UsageError(
+            problem, "Set feature_cache_gb=0, or vision_stage.later_rate=0 and augment_classification=false."
+        )
 
 
-def _unnamed_weights(recipe: Recipe) -> Iterator[tuple[str, str]]:
+def _refuse_unnamed_weights(recipe: Recipe) -> None:
     model = recipe.model
     if bool(model.text) == bool(model.language_model):
         problem = "The recipe must name one language model: model.language_model or model.text (one from scratch)."
-        yield problem, "Give a LLaMA folder or Hub name: --set model.language_model=meta-llama/Llama-2-7b-chat-hf"
-    if bool(recipe.vision_stage) == bool(model.vision_weights):
+        hint = "Give a LLaMA folder or Hub name: --set model.language_model=meta-llama/Llama-2-7b-chat-hf"
+    elif bool(recipe.vision_stage) == bool(model.vision_weights):
         problem = "The recipe must name one vision tower: model.vision_weights or vision_stage (one from scratch)."
-        yield problem, "For example: --set model.vision_weights=weights/eva_vit_g.pth"
-    if bool(model.text) == bool(model.vision_weights):
+        hint = "For example: --set model.vision_weights=weights/eva_vit_g.pth"
+    elif bool(model.text) == bool(model.vision_weights):
         problem = "A language model and a vision tower are both given or both trained from scratch."
-        yield problem, "Give model.language_model and model.vision_weights, or model.text and vision_stage."
+        hint = "Give model.language_model and model.vision_weights, or model.text and vision_stage."
+    else:
+        return
+    raise UsageError(problem, hint)

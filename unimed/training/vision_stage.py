@@ -3,17 +3,14 @@
 Uni-Med's tower comes pretrained and stays frozen. A tower of another size gets the same place in two steps: here it
 learns from the train split's own annotations, then it is frozen and the rest is trained. Three linear heads are trained
 with it and thrown away: the class of a classified image, the words of an image's reports and open answers, and for
-every patch the named structures whose boxes cover it.
-
-Other views of the same image help it, for tasks whose labels know neither sides nor sizes: on BreastMNIST (train and
-validation images, five folds, the tower alone, 800 steps) mirrored and jointly shifted images gave 72.4 % right
-classes, images that are turned, zoomed and shifted one by one (by half of `SHIFT`) 77.7 %, the commonest class 73.1 %.
+every patch the named structures whose boxes cover it. Why other views: docs/design/0002-mini-weights.md.
 """
 
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -33,6 +30,7 @@ CLOSED_ANSWERS = frozenset({"yes", "no"})
 PRESENT_WEIGHT = 10.0
 """Few of many words and structures are present in an image; this keeps the absent ones from drowning them."""
 Report = Callable[[int, float], None]
+Label = TypeVar("Label", str, tuple[str, str])
 
 
 def distorted(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -58,10 +56,11 @@ def jittered(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Targets:
-    """What is known of each image, by row of the corpus."""
+    """What is known of each image, by row of the corpus; W and R are 1 where there are no words and no structures."""
 
+    tasks: list[str]  # Classification task of each image [N], or "".
     classes: torch.Tensor  # Column of its class [N], or -1.
-    class_span: torch.Tensor  # First and last column of its task's classes [N, 2].
+    possible: torch.Tensor  # Whether each class is one of its task's [N, K].
     words: torch.Tensor  # Whether each word is said of it [N, W]; all False for images without texts.
     regions: torch.Tensor  # Whether each structure's box covers each patch [N, P, R].
 
@@ -75,24 +74,20 @@ class Targets:
 def make_targets(examples: Iterable[Example], images: int, grid: int) -> Targets:
     """Collect what examples say of the `images` of a corpus; `grid` is the number of patches along one side."""
     seen = [example for example in examples if example.image >= 0]
-    classes, spans = _class_targets(seen, images)
-    words, regions = _word_targets(seen, images), _region_targets(seen, images, grid)
-    return Targets(classes=classes, class_span=spans, words=words, regions=regions)
-
-
-def _class_targets(examples: Iterable[Example], images: int) -> tuple[torch.Tensor, torch.Tensor]:
-    classified = [example for example in examples if example.spec.kind == "cls"]
-    labels = sorted({(example.spec.name, example.sample.reference) for example in classified})
-    columns = {label: index for index, label in enumerate(labels)}
-    of_task: dict[str, list[int]] = {}
-    for (task, _), index in columns.items():
-        of_task.setdefault(task, []).append(index)
-    classes, spans = torch.full((images,), -1), torch.zeros(images, 2, dtype=torch.long)
+    classified = [example for example in seen if example.spec.kind == "cls"]
+    labels = _columns((example.spec.name, example.sample.reference) for example in classified)
+    tasks, classes = [""] * images, torch.full((images,), -1)
     for example in classified:
-        own = of_task[example.spec.name]
-        classes[example.image] = columns[example.spec.name, example.sample.reference]
-        spans[example.image] = torch.tensor([own[0], own[-1]])
-    return classes, spans
+        tasks[example.image] = example.spec.name
+        classes[example.image] = labels[example.spec.name, example.sample.reference]
+    own = {task: torch.tensor([task == of for of, _ in labels], dtype=torch.bool) for task in set(tasks)}
+    possible = torch.stack([own[task] for task in tasks])
+    words, regions = _word_targets(seen, images), _region_targets(seen, images, grid)
+    return Targets(tasks=tasks, classes=classes, possible=possible, words=words, regions=regions)
+
+
+def _columns(labels: Iterable[Label]) -> dict[Label, int]:
+    return {label: index for index, label in enumerate(sorted(set(labels)))}
 
 
 def _word_targets(examples: Iterable[Example], images: int) -> torch.Tensor:
@@ -102,18 +97,16 @@ def _word_targets(examples: Iterable[Example], images: int) -> torch.Tensor:
         if example.spec.kind in {"report", "vqa"}
     ]
     counts = Counter(word for _, words in said for word in words)
-    common = sorted(word for word, count in counts.items() if count >= MIN_WORD_COUNT)
-    columns = {word: index for index, word in enumerate(common)}
+    columns = _columns(word for word, count in counts.items() if count >= MIN_WORD_COUNT)
     targets = torch.zeros(images, max(1, len(columns)), dtype=torch.bool)
     for image, words in said:
-        for word in words & columns.keys():
-            targets[image, columns[word]] = True
+        targets[image, [columns[word] for word in words & columns.keys()]] = True
     return targets
 
 
 def _region_targets(examples: Iterable[Example], images: int, grid: int) -> torch.Tensor:
     boxed = [example for example in examples if example.spec.kind == "reg"]
-    columns = {name: index for index, name in enumerate(sorted({example.sample.reference for example in boxed}))}
+    columns = _columns(example.sample.reference for example in boxed)
     targets = torch.zeros(images, grid, grid, max(1, len(columns)), dtype=torch.bool)
     for example in boxed:
         box, size = example.sample.box, example.sample.image_size
@@ -130,38 +123,30 @@ class VisionHeads(nn.Module):
 
     def __init__(self, width: int, targets: Targets) -> None:
         super().__init__()
-        self.classes = nn.Linear(width, max(1, int(targets.classes.max()) + 1))
+        self.classes = nn.Linear(width, max(1, targets.possible.shape[1]))
         self.words = nn.Linear(width, targets.words.shape[1])
         self.regions = nn.Linear(width, targets.regions.shape[2])
 
     def loss(self, features: torch.Tensor, rows: torch.Tensor, targets: Targets) -> torch.Tensor:
         """Return the sum of the heads' losses for patch features [B, P, C] of the images `rows` [B]."""
-        pooled = features.mean(dim=1)
+        pooled, total = features.mean(dim=1), features.new_zeros(())
         classified = targets.classes[rows] >= 0
-        told = targets.words[rows].any(dim=1)
-        mapped = targets.regions[rows].any(dim=2).any(dim=1)
-        total = features.new_zeros(())
         if classified.any():
             logits = self.class_logits(pooled[classified], rows[classified], targets)
             total = total + nn.functional.cross_entropy(logits, targets.classes[rows[classified]])
-        if told.any():
-            total = total + _presence_loss(self.words(pooled[told]), targets.words[rows[told]])
-        if mapped.any():
-            total = total + _presence_loss(self.regions(features[mapped]), targets.regions[rows[mapped]])
+        for head, seen, present in ((self.words, pooled, targets.words), (self.regions, features, targets.regions)):
+            known = present[rows].flatten(1).any(dim=1)
+            if known.any():
+                labels, weight = present[rows[known]].float(), torch.tensor(PRESENT_WEIGHT)
+                total = total + nn.functional.binary_cross_entropy_with_logits(
+                    head(seen[known]), labels, pos_weight=weight
+                )
         return total
 
     def class_logits(self, pooled: torch.Tensor, rows: torch.Tensor, targets: Targets) -> torch.Tensor:
         """Return logits [B, K], minus infinity for the classes of other tasks."""
         logits: torch.Tensor = self.classes(pooled)
-        columns = torch.arange(logits.shape[1])
-        first, last = targets.class_span[rows].unbind(dim=1)
-        foreign = (columns < first[:, None]) | (columns > last[:, None])
-        return logits.masked_fill(foreign, float("-inf"))
-
-
-def _presence_loss(logits: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    weight = torch.tensor(PRESENT_WEIGHT)
-    return nn.functional.binary_cross_entropy_with_logits(logits, present.float(), pos_weight=weight)
+        return logits.masked_fill(~targets.possible[rows], float("-inf"))
 
 
 def train_vision(
@@ -199,11 +184,11 @@ def train_vision(
 def _decks(targets: Targets, learned: set[int], batch: int) -> list[tuple[list[int], int]]:
     """Return rows that are drawn from, each with its share of a batch: half of it to the classification tasks."""
     classified, told = ([row for row in rows if row in learned] for rows in targets.known_rows())
-    by_task: dict[int, list[int]] = {}
+    by_task: dict[str, list[int]] = {}
     for row in classified:
-        by_task.setdefault(int(targets.class_span[row, 0]), []).append(row)
+        by_task.setdefault(targets.tasks[row], []).append(row)
     half = batch // 2
-    decks = [(by_task[first], max(1, half // len(by_task))) for first in sorted(by_task)]
+    decks = [(by_task[task], max(1, half // len(by_task))) for task in sorted(by_task)]
     return [*decks, (told, half)] if told else decks
 
 
