@@ -48,11 +48,10 @@ def load_checkpoint(folder: Path, *, device: str = "auto", dtype: str = "auto", 
     """Load a checkpoint folder for answering, as `medbench train` and `medbench convert` write it.
 
     DataError if a file is missing or broken, or a weight is missing, unexpected or of another shape; UsageError if the
-    device or the base weights are not there, or the adapter is no LoRA; RunError if there is no room for it.
-
-    The folder has config.json, the tokenizer's files and either model.safetensors (a whole model) or
-    trained.safetensors and base_weights.json (what was trained, and where the frozen rest is). Device and type: see
-    `device_and_dtype`. `merge` folds LoRA into the frozen weights: the same function with fewer steps per token.
+    device or the base weights are not there, or the adapter is no LoRA; RunError if there is no room for it. The folder
+    has config.json, the tokenizer's files and either model.safetensors (a whole model) or trained.safetensors and
+    base_weights.json (what was trained, and where the frozen rest is). Device and type: see `device_and_dtype`. `merge`
+    folds LoRA into the frozen weights: the same function with fewer steps per token.
     """
     files = _weight_files(folder)
     refuse_stand_ins(folder)

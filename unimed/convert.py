@@ -30,10 +30,8 @@ def from_authors(
     """Write a folder for a checkpoint of the authors' code and the base weights it was trained on.
 
     DataError if a file is broken or the parts do not fit together; UsageError if base weights are not there; RunError
-    if `output` cannot be written.
-
-    `vision` are sizes of the ViT that differ from EVA ViT-G/14; `standalone` writes the base weights too, as a whole
-    model.
+    if `output` cannot be written. `vision` are sizes of the ViT that differ from EVA ViT-G/14; `standalone` writes the
+    base weights too, as a whole model.
     """
     base = base.resolved()
     checkpoint = read_official(source)

@@ -103,9 +103,8 @@ class UniMedProcessor(ProcessorMixin):
     def instruct(self, kind: Kind, instructions: Sequence[str], images: Sequence[Image.Image] = ()) -> BatchFeature:
         """Return the inputs of `generate` for plain instructions of one kind, `task_ids` included.
 
-        ValueError if there is not one image per row.
-
-        Each row has an instruction without identifier and tags, and one image; none has one where the kind is `qa`.
+        ValueError if there is not one image per row. Each row has an instruction without identifier and tags, and one
+        image; none has one where the kind is `qa`.
         """
         if len(images) != (0 if kind == "qa" else len(instructions)):
             raise ValueError(f"{len(instructions)} instructions of kind {kind!r} came with {len(images)} images.")

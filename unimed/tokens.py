@@ -212,9 +212,8 @@ class SegmentTokenizer:
     """SentencePiece stretch by stretch, as transformers 4.28's slow tokenizer did it: RadFM and Med-Flamingo.
 
     There the text between two special tokens loses the white space beside them, and every stretch begins with a space
-    of its own. Later versions do neither, and both models were trained on this.
-
-    `model` is a `SentencePieceProcessor`, `added` the tokens that the model knows behind its pieces, for people.
+    of its own. Later versions do neither, and both models were trained on this. `model` is a `SentencePieceProcessor`,
+    `added` the tokens that the model knows behind its pieces, for people.
     """
 
     end = EOS_ID

@@ -139,9 +139,8 @@ def write_shards(
 ) -> None:
     """Write tensors as safetensors with an index, holding no more than one shard in memory.
 
-    OSError, SafetensorError if the disk is full or not to be written to.
-
-    `sizes` are the bytes of each tensor by its name, in order; `tensor` makes one of them, which always fits a shard.
+    OSError, SafetensorError if the disk is full or not to be written to. `sizes` are the bytes of each tensor by its
+    name, in order; `tensor` makes one of them, which always fits a shard.
     """
     folder.mkdir(parents=True, exist_ok=True)
     groups: list[list[str]] = [[]]

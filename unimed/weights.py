@@ -37,9 +37,8 @@ _MISFIT = "Nothing was loaded: random weights give random answers. Use the weigh
 def device_and_dtype(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
     """Return where a model runs and the type of its weights, for the words of the command line.
 
-    UsageError if this machine or this build of torch does not have the device.
-
-    `auto` takes CUDA, then MPS, then the CPU; the type `auto` is exact (float32) on the CPU and bfloat16 elsewhere.
+    UsageError if this machine or this build of torch does not have the device. `auto` takes CUDA, then MPS, then the
+    CPU; the type `auto` is exact (float32) on the CPU and bfloat16 elsewhere.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
@@ -58,9 +57,8 @@ def find_folder(
 ) -> tuple[Path, str]:
     """Return the folder of a model and its full commit on the Hub, which is empty for a folder of the user's own.
 
-    What lies in the Hub's cache needs no network. UsageError if it is neither here nor to be downloaded.
-
-    `files` are patterns of what is needed, `what` is the subject of the message, such as `The language model 'x'`.
+    What lies in the Hub's cache needs no network. UsageError if it is neither here nor to be downloaded. `files` are
+    patterns of what is needed, `what` is the subject of the message, such as `The language model 'x'`.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -103,9 +101,8 @@ def refuse_misfits(source: str, given: State, expected: State) -> None:
 def refuse_loading_info(source: str, info: Mapping[str, Any], *, harmless: Names = ()) -> None:
     """Look at what transformers' `from_pretrained` reports beside a model.
 
-    DataError if a weight was missing, unknown or of another shape.
-
-    `harmless` are ends of the names of unexpected tensors that follow from the configuration anyway.
+    DataError if a weight was missing, unknown or of another shape. `harmless` are ends of the names of unexpected
+    tensors that follow from the configuration anyway.
     """
     found = {
         word: {str(key[0] if isinstance(key, tuple) else key) for key in info.get(f"{word}_keys") or ()}
@@ -164,10 +161,9 @@ def strict_from_pretrained(
 ) -> Any:  # noqa: ANN401 - of that class
     """Load a model of transformers, every weight or none; no code of the folder is run.
 
-    DataError if a weight is missing, unexpected or of another shape, or a file is broken.
-
-    `harmless` are ends of names of tensors that may lie in the folder without being read; `unreadable` makes the error
-    of what a library raised, by default a DataError; `options` are those of `from_pretrained`.
+    DataError if a weight is missing, unexpected or of another shape, or a file is broken. `harmless` are ends of names
+    of tensors that may lie in the folder without being read; `unreadable` makes the error of what a library raised, by
+    default a DataError; `options` are those of `from_pretrained`.
     """
     model, info = reported_from_pretrained(kind, folder, unreadable=unreadable, **options)
     refuse_loading_info(str(folder), info, harmless=harmless)

@@ -8,9 +8,11 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from medbench.unimed.configuration import CONNECTOR_TASKS
 from medbench.unimed.modeling import IGNORED_LABEL
@@ -35,8 +37,7 @@ class Draw:
     part: int  # Place of the micro-batch within its step.
     name: str  # Entry of the mixture that all its samples come from, as in the official code.
     indices: tuple[int, ...]  # Samples of that entry.
-    # How often the entry was drawn from before, per sample; seeds what else is random about the sample.
-    turns: tuple[int, ...]
+    turns: tuple[int, ...]  # Per sample, draws from the entry before it: the seed of what else is random about it.
 
 
 class Mixture:
@@ -85,30 +86,25 @@ class Mixture:
         return self._orders[name][1][place]
 
 
-# Tensors
-
-
 def text_batch(
     examples: Sequence[Example], templates: Sequence[str], processor: UniMedProcessor, *,
     longest_prompt: int = LONGEST_PROMPT, longest_answer: int = LONGEST_ANSWER
 ) -> Batch:  # fmt: skip
     """Return right-padded `input_ids`, `attention_mask` and `labels` [B, L], and `task_ids` [I] of the images."""
-    rows = []
+    ids, mask, labels = [], [], []
     for example, template in zip(examples, templates, strict=True):
         prompt = processor.prompt_ids(example.prompt(processor.form, template))
+        prompt = _cut(prompt, longest_prompt, processor.image_token_id)
         answer = processor.answer_ids(example.answer(processor.form), longest_answer)
-        rows.append((_cut(prompt, longest_prompt, processor.image_token_id), answer))
-    length = max(len(prompt) + len(answer) for prompt, answer in rows)
-    ids = torch.full((len(rows), length), int(processor.tokenizer.pad_token_id))
-    labels = torch.full((len(rows), length), IGNORED_LABEL)
-    mask = torch.zeros((len(rows), length), dtype=torch.long)
-    for index, (prompt, answer) in enumerate(rows):
-        end = len(prompt) + len(answer)
-        ids[index, :end] = torch.tensor(prompt + answer)
-        labels[index, len(prompt) : end] = torch.tensor(answer)
-        mask[index, :end] = 1
+        ids.append(torch.tensor(prompt + answer))
+        mask.append(torch.ones(len(prompt) + len(answer), dtype=torch.long))
+        labels.append(torch.tensor([IGNORED_LABEL] * len(prompt) + answer))
+    padded = partial(pad_sequence, batch_first=True)
+    batch = {
+        "input_ids": padded(ids, padding_value=int(processor.tokenizer.pad_token_id)),
+        "attention_mask": padded(mask), "labels": padded(labels, padding_value=IGNORED_LABEL),
+    }  # fmt: skip
     tasks = [CONNECTOR_TASKS.index(CONNECTOR_TASK[example.spec.kind]) for example in examples if example.image >= 0]
-    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
     return {**batch, "task_ids": torch.tensor(tasks)} if tasks else batch
 
 
@@ -148,7 +144,7 @@ class BatchMaker:
 
     def make(self, draw: Draw) -> MicroBatch:
         """Return the micro-batch of a draw."""
-        recipe, images = self.recipe, self.corpus.images
+        recipe, images, pixels = self.recipe, self.corpus.images, None
         examples = [self.corpus.train[draw.name][index] for index in draw.indices]
         templates = [
             random.Random(f"{recipe.seed}/{example.spec.name}/{turn}").choice(example.spec.train_prompts)
@@ -168,11 +164,11 @@ class BatchMaker:
                 coin = torch.Generator().manual_seed(seed_of(recipe.seed, draw.step, self.rank) + draw.part)
                 pixels = distorted(jittered(pixels, coin), coin)
             return MicroBatch(name=draw.name, texts=texts, pixels=pixels)
-        digests = tuple(images.digest(row) for row in rows)
-        found = tuple(self.cache.get(digest) for digest in digests)
+        digests = tuple(map(images.digest, rows))
+        found = tuple(map(self.cache.get, digests))
         missing = [row for row, features in zip(rows, found, strict=True) if features is None]
-        pixels_of_missing = images.pixels(missing) if missing else None
-        return MicroBatch(name=draw.name, texts=texts, digests=digests, found=found, pixels=pixels_of_missing)
+        pixels = images.pixels(missing) if missing else None
+        return MicroBatch(name=draw.name, texts=texts, digests=digests, found=found, pixels=pixels)
 
     def ahead(self, draws: Iterator[Draw]) -> Iterator[MicroBatch]:
         """Yield micro-batches in the order of their draws, a few made ahead by another thread."""

@@ -11,7 +11,7 @@ from medbench.unimed.base_weights import BaseWeights, assemble, checked_config, 
 from medbench.unimed.configuration import UniMedConfig
 from medbench.unimed.modeling import UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
-from medbench.unimed.prompts import IMAGE_PLACEHOLDER, PromptForm
+from medbench.unimed.prompts import IMAGE_PLACEHOLDER, PromptForm, PromptStyle
 from medbench.unimed.tokens import with_names
 from medbench.unimed.training.corpus import Corpus
 from medbench.unimed.training.recipe import ModelPlan, Recipe
@@ -25,10 +25,7 @@ def image_size_of(model: ModelPlan) -> int:
 
 
 def base_of(model: ModelPlan) -> BaseWeights | None:
-    """Return the resolved base weights of a model, or None if it is trained from scratch.
-
-    UsageError if they are not there.
-    """
+    """Return the resolved base weights of a model, None for one from scratch; UsageError if they are not there."""
     if model.language_model is None or model.vision_weights is None:
         return None
     return BaseWeights(language_model=model.language_model, vision=model.vision_weights).resolved()
@@ -47,10 +44,8 @@ def build(
         config = configure(base, settings, vision=dict(recipe.model.vision))
         processor = processor_on(base, config)
         return assemble(config, base, dtype=frozen_dtype), processor
-    official = settings.get("prompt_style") == "official"
-    form = PromptForm(
-        style="official" if official else "clean", identifiers=bool(settings.get("text_identifiers", True))
-    )
+    style: PromptStyle = "official" if settings.get("prompt_style") == "official" else "clean"
+    form = PromptForm(style=style, identifiers=bool(settings.get("text_identifiers", True)))
     tokenizer = train_tokenizer(corpus.texts(form), recipe.model.vocabulary)
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     text: dict[str, Any] = {**recipe.model.text, **special, "pad_token_id": tokenizer.pad_token_id}
@@ -63,10 +58,7 @@ def build(
 
 
 def scratch_config(model: ModelPlan, text: dict[str, Any] | None = None) -> UniMedConfig:
-    """Return the configuration of a model from scratch.
-
-    UsageError if a field is unknown or the combination cannot work.
-    """
+    """Return the configuration of a model from scratch; UsageError if a field is unknown or it cannot work."""
     refuse_unknown("The language model", model.text, LlamaConfig)
     text = text or {**model.text, "vocab_size": model.vocabulary}
     return checked_config(vision_config=dict(model.vision), text_config=text, **model.unimed)
@@ -80,16 +72,13 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     """
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Prepend(" ")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(r"\d{1,3}"), behavior="isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
+    numbers = pre_tokenizers.Split(Regex(r"\d{1,3}"), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([numbers, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=["<unk>", "<s>", "</s>", "<pad>", IMAGE_PLACEHOLDER],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
+        vocab_size=vocabulary, special_tokens=["<unk>", "<s>", "</s>", "<pad>", IMAGE_PLACEHOLDER],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False,
+    )  # fmt: skip
     boxes = [f"{{<{number}><{number}>}}" for number in range(101)] * 50
     tokenizer.train_from_iterator([*texts, *boxes], trainer)
     return with_names(tokenizer, pad="<pad>")

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -29,16 +30,13 @@ MEMORY_LIMIT = 2 << 30
 
 
 class Images:
-    """Square 8-bit RGB images by row: decoded when needed, kept while they fit, known by their content.
-
-    They have `size` pixels along a side; at most `memory` bytes of them stay decoded.
-    """
+    """Square 8-bit RGB images of a `size` by row: decoded when needed, up to `memory` bytes kept, known by content."""
 
     def __init__(self, size: int, memory: int = MEMORY_LIMIT) -> None:
         self.size = size
         self._rows: dict[tuple[Path, ImageRef], int] = {}
         self._places: list[tuple[Path, ImageRef]] = []
-        self._digests: dict[Path, dict[str, str]] = {}
+        self._digests: dict[tuple[Path, str], str] = {}
         self._kept: dict[int, torch.Tensor] = {}
         self._most = memory // (3 * size * size)
 
@@ -47,15 +45,14 @@ class Images:
 
     def learn_digests(self, source: Path, digests: Mapping[str, str]) -> None:
         """Remember the hashes of image files, by path relative to `source`; others are hashed when asked for."""
-        self._digests.setdefault(source, {}).update(digests)
+        self._digests |= {(source, path): digest for path, digest in digests.items()}
 
     def add(self, source: Path, ref: ImageRef) -> int:
         """Return the row of an image, the same for the same image."""
-        key = (source, ref)
-        if key not in self._rows:
-            self._rows[key] = len(self._places)
-            self._places.append(key)
-        return self._rows[key]
+        row = self._rows.setdefault((source, ref), len(self._places))
+        if row == len(self._places):
+            self._places.append((source, ref))
+        return row
 
     def place(self, row: int) -> tuple[Path, ImageRef]:
         """Return source folder and reference of a row."""
@@ -64,14 +61,11 @@ class Images:
     def digest(self, row: int) -> str:
         """Return the identity of an image's content: its file's hash and its place inside."""
         source, ref = self._places[row]
-        of_file = self._digests.get(source, {}).get(ref.path) or _file_digest(locate(source, ref.path))
+        of_file = self._digests.get((source, ref.path)) or _file_digest(locate(source, ref.path))
         return hashlib.sha256(f"{of_file}/{ref.member}/{ref.index}".encode()).hexdigest()
 
     def pixels(self, rows: Sequence[int]) -> torch.Tensor:
-        """Return images [B, 3, S, S], float32, normalised as `pixels_of` does it.
-
-        SampleError if an image is missing or damaged.
-        """
+        """Return images [B, 3, S, S], float32, normalised as `pixels_of` does it; SampleError if one is damaged."""
         mean, std = torch.tensor(CLIP_MEAN).view(3, 1, 1), torch.tensor(CLIP_STD).view(3, 1, 1)
         return (torch.stack([self._decoded(row) for row in rows]).float() / 255.0 - mean) / std
 
@@ -126,11 +120,10 @@ class Corpus:
 
     def texts(self, form: PromptForm) -> Iterator[str]:
         """Yield prompts and answers of the training examples, for a tokenizer."""
-        for examples in self.train.values():
-            for example in examples:
-                for template in example.spec.train_prompts[:2]:
-                    yield from example.prompt(form, template).parts
-                yield example.answer(form)
+        for example in chain.from_iterable(self.train.values()):
+            for template in example.spec.train_prompts[:2]:
+                yield from example.prompt(form, template).parts
+            yield example.answer(form)
 
 
 def load_corpus(data_dir: Path, recipe: Recipe, *, image_size: int) -> Corpus:
@@ -142,16 +135,15 @@ def load_corpus(data_dir: Path, recipe: Recipe, *, image_size: int) -> Corpus:
     images = Images(image_size)
     train: dict[str, list[Example]] = {entry: [] for entry in recipe.mixture}
     held_out: dict[str, list[Example]] = {name: [] for name in recipe.tasks()}
-    for entry in recipe.mixture:
-        for name in entry.split(JOINED):
-            spec, prepared = get_task(name), load_prepared(data_dir, name)
-            images.learn_digests(prepared.source, prepared.image_hashes() or {})
-            for sample in prepared.samples("train"):
-                row = images.add(prepared.source, sample.images[0]) if sample.images else -1
-                group = sample.groups.get(spec.group_key, sample.sample_id)
-                place = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
-                chosen = held_out[name] if place < recipe.validation.share else train[entry]
-                chosen.append(Example(spec=spec, sample=sample, image=row))
+    for entry, name in [(joined, name) for joined in recipe.mixture for name in joined.split(JOINED)]:
+        spec, prepared = get_task(name), load_prepared(data_dir, name)
+        images.learn_digests(prepared.source, prepared.image_hashes() or {})
+        for sample in prepared.samples("train"):
+            row = images.add(prepared.source, sample.images[0]) if sample.images else -1
+            group = sample.groups.get(spec.group_key, sample.sample_id)
+            place = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
+            chosen = held_out[name] if place < recipe.validation.share else train[entry]
+            chosen.append(Example(spec=spec, sample=sample, image=row))
     empty = [name for name, examples in train.items() if not examples]
     if empty:
         raise RunError(

@@ -5,7 +5,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,9 @@ import torch
 import yaml
 from safetensors import SafetensorError
 
+from medbench.tasks.foundation import files
 from medbench.tasks.foundation.errors import RunError, UsageError
-from medbench.tasks.foundation.files import (
-    canonical_json,
-    json_lines,
-    read_json,
-    read_numbered_json_lines,
-    read_yaml_table,
-    write_atomically,
-)
+from medbench.tasks.foundation.files import read_json, write_atomically
 from medbench.unimed.checkpoint import RECIPE_FILE
 from medbench.unimed.training.recipe import Recipe
 from medbench.unimed.weight_files import read_torch_file
@@ -64,15 +58,14 @@ class TrainingFolder:
         RunError if there is something already and `resume` was not given, or it belongs to another recipe; UsageError
         if there is nothing to resume.
         """
+        other = "Give another folder with --output."
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(
-                f"{self.path} cannot be made: {error.strerror}.", "Give another folder with --output."
-            ) from error
+            raise RunError(f"{self.path} cannot be made: {error.strerror}.", other) from error
         checkpoints = self._checkpoints()
         if (self.path / "config.json").exists():
-            raise RunError(f"{self.path} holds a finished training already.", "Give another folder with --output.")
+            raise RunError(f"{self.path} holds a finished training already.", other)
         begun = bool(checkpoints) or self.log.exists()
         if begun and not resume:
             raise RunError(
@@ -86,11 +79,10 @@ class TrainingFolder:
         elif checkpoints:
             step, folder = checkpoints[-1]
             _refuse_others(folder, read_json(folder / _STATE_FOLDER / _PROGRESS), self._conditions())
-            state = read_torch_file(folder / _STATE_FOLDER / _OPTIMIZER)
-            return Resumed(folder=folder, step=step, optimizer=state)
+            return Resumed(folder=folder, step=step, optimizer=read_torch_file(folder / _STATE_FOLDER / _OPTIMIZER))
         else:
-            before = {"recipe": read_yaml_table(self.path / RECIPE_FILE)}
-            _refuse_others(self.path, before, {"recipe": _plain(self.recipe)})
+            before = {"recipe": files.read_yaml_table(self.path / RECIPE_FILE)}
+            _refuse_others(self.path, before, {"recipe": self.recipe.table()})
         return Resumed()
 
     def _checkpoints(self) -> list[tuple[int, Path]]:
@@ -101,37 +93,32 @@ class TrainingFolder:
 
     def _conditions(self) -> dict[str, Any]:
         """Return all that a resumed training must share with the one it continues."""
-        return {
-            "recipe": _plain(self.recipe),
-            "workers": self.workers,
-            "data": dict(self.data),
-            "base_weights": dict(self.base_weights),
-        }
+        told = {"workers": self.workers, "data": dict(self.data), "base_weights": dict(self.base_weights)}
+        return {"recipe": self.recipe.table(), **told}
 
     def cut_log(self, step: int) -> None:
         """Drop what was logged after a step: it will be done, and logged, again."""
         if self.log.exists():
-            records = [record for _, record in read_numbered_json_lines(self.log, torn_tail="drop")]
+            records = [record for _, record in files.read_numbered_json_lines(self.log, torn_tail="drop")]
             kept = [record for record in records if record["stage"] == "vision" or record["step"] <= step]
-            write_atomically(self.log, json_lines(kept if step else ()))
+            write_atomically(self.log, files.json_lines(kept if step else ()))
 
     def save_step(self, step: int, write_model: WriteModel, optimizer: Mapping[str, Any]) -> Path:
         """Write the checkpoint of a step, then drop all but the last ones.
 
-        RunError if it cannot be written; the checkpoints before it stay as they are.
+        RunError if it cannot be written; those before it stay as they are.
         """
         target = self.path / "checkpoints" / f"step-{step:08d}"
-        with _written_whole(
-            target.with_name(f".{target.name}.partial"),
-            f"The checkpoint of step {step} cannot be written to {target}",
-            "Free some space and go on with --resume; the checkpoints before it are whole.",
-        ) as partial:
-            (partial / _STATE_FOLDER).mkdir()
+        problem = f"The checkpoint of step {step} cannot be written to {target}"
+        hint = "Free some space and go on with --resume; the checkpoints before it are whole."
+        with _written_whole(target.with_name(f".{target.name}.partial"), problem, hint) as partial:
+            state = partial / _STATE_FOLDER
+            state.mkdir()
             write_model(partial)
             self._write_recipe(partial)
-            torch.save(dict(optimizer), partial / _STATE_FOLDER / _OPTIMIZER)
+            torch.save(dict(optimizer), state / _OPTIMIZER)
             progress = {"step": step, **self._conditions()}
-            write_atomically(partial / _STATE_FOLDER / _PROGRESS, canonical_json(progress, indent=2) + "\n")
+            write_atomically(state / _PROGRESS, files.canonical_json(progress, indent=2) + "\n")
             _flush(partial)
             shutil.rmtree(target, ignore_errors=True)
             partial.replace(target)
@@ -140,15 +127,10 @@ class TrainingFolder:
         return target
 
     def finish(self, write_model: WriteModel) -> None:
-        """Write the final model; its configuration comes last, since it says that all is there.
-
-        RunError if it cannot be written; the checkpoints stay.
-        """
-        with _written_whole(
-            self.path / ".final.partial",
-            f"The final model cannot be written to {self.path}",
-            "Free some space and go on with --resume; the last checkpoint is whole.",
-        ) as partial:
+        """Write the final model, its configuration last, which says that all is there; RunError if it cannot be."""
+        problem = f"The final model cannot be written to {self.path}"
+        hint = "Free some space and go on with --resume; the last checkpoint is whole."
+        with _written_whole(self.path / ".final.partial", problem, hint) as partial:
             write_model(partial)
             _flush(partial)
             for file in sorted(partial.iterdir(), key=lambda file: file.name == "config.json"):
@@ -156,7 +138,7 @@ class TrainingFolder:
             partial.rmdir()
 
     def _write_recipe(self, folder: Path) -> None:
-        write_atomically(folder / RECIPE_FILE, yaml.safe_dump(_plain(self.recipe), sort_keys=False))
+        write_atomically(folder / RECIPE_FILE, yaml.safe_dump(self.recipe.table(), sort_keys=False))
 
 
 @contextmanager
@@ -171,26 +153,18 @@ def _written_whole(partial: Path, problem: str, hint: str) -> Iterator[Path]:
         raise RunError(f"{problem}: {error}", hint) from error
 
 
-def _plain(recipe: Recipe) -> dict[str, Any]:
-    values = asdict(recipe)
-    values["optimizer"]["betas"] = list(recipe.optimizer.betas)
-    return values
-
-
 def _refuse_others(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     for what, value in now.items():
-        if before.get(what) != value:
+        was = before.get(what)
+        if was != value:
+            told = f"{was!r} became {value!r}"
+            if isinstance(was, Mapping) and isinstance(value, Mapping):
+                names = sorted(name for name in {*was, *value} if was.get(name) != value.get(name))
+                told = ", ".join(f"{name} {was.get(name)!r} became {value.get(name)!r}" for name in names)
             raise RunError(
-                f"{folder} was made with another {what}: {_difference(before.get(what), value)}.",
+                f"{folder} was made with another {what}: {told}.",
                 "Resume with the same recipe, data, base weights and processes, or start anew in another folder.",
             )
-
-
-def _difference(before: object, now: object) -> str:
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
-        return ", ".join(f"{name} {before.get(name)!r} became {now.get(name)!r}" for name in names)
-    return f"{before!r} became {now!r}"
 
 
 def _flush(folder: Path) -> None:

@@ -1,18 +1,10 @@
-"""AdamW and its groups of parameters, and the state of a training by the names of its parameters.
-
-The state is the same for one process, DDP and FSDP.
-"""
+"""AdamW, its groups of parameters, and its state by the parameters' names: the same for one process, DDP and FSDP."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
+from torch.distributed.checkpoint import state_dict as states
 
 from medbench.unimed.configuration import UniMedConfig
 from medbench.unimed.connector import Connector
@@ -20,7 +12,7 @@ from medbench.unimed.lora import current_names
 
 Decays = Callable[[str, torch.nn.Parameter], bool]
 _MATRIX = 2
-_GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+_GATHERED = states.StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
 
 
 def official_decays(name: str, parameter: torch.nn.Parameter) -> bool:
@@ -40,11 +32,10 @@ def make_optimizer(
     parameters: Mapping[str, torch.nn.Parameter], *, decays: Decays, weight_decay: float, betas: tuple[float, float],
     epsilon: float = 1e-8, shares: Mapping[str, float] | None = None
 ) -> torch.optim.AdamW:  # fmt: skip
-    """Return AdamW over named parameters.
+    """Return AdamW over named parameters; one without a gradient in a step is left alone, decay and moments included.
 
-    A parameter without a gradient in a step is left alone, decay and moments included; the official numbers depend on
-    it, since each batch is of one task. `shares` are parts of the learning rate by prefix of the name, 1 for all
-    others; they are kept as the groups' `share`.
+    The official numbers depend on that, since each batch is of one task. `shares` are parts of the learning rate by
+    prefix of the name, 1 for all others; they are kept as the groups' `share`.
     """
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in parameters.items():
@@ -65,8 +56,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def decay_idle_experts(connector: Connector) -> None:
     """Give experts that no token was sent to a gradient of zeros, if the step used the connector at all.
 
-    The official code computes every expert and multiplies the idle ones by zero. Their gradient is then zero, not
-    absent, so AdamW decays them and their moments.
+    So AdamW decays them and their moments, as in the official code, which computes every expert, idle ones times zero.
     """
     experts = [parameter for expert in getattr(connector, "experts", ()) for parameter in expert.parameters()]
     if any(parameter.grad is not None for parameter in experts):
@@ -80,34 +70,31 @@ def decay_idle_experts(connector: Connector) -> None:
 
 def gathered_weights(model: torch.nn.Module, *, only_trained: bool) -> dict[str, torch.Tensor]:
     """Return weights on the CPU; shards are gathered on the first process."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=only_trained)
-    return cast("dict[str, torch.Tensor]", get_model_state_dict(model, options=options))
+    options = states.StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=only_trained)
+    return cast("dict[str, torch.Tensor]", states.get_model_state_dict(model, options=options))
 
 
 def optimizer_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Return moments and step counts by parameter name; a parameter that never had a gradient has none."""
-    return dict(get_optimizer_state_dict(model, optimizer, options=_GATHERED)) if optimizer.state else {}
+    return dict(states.get_optimizer_state_dict(model, optimizer, options=_GATHERED)) if optimizer.state else {}
 
 
 def restore_optimizer(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any], config: UniMedConfig
 ) -> None:
-    """Give an optimizer the state that `optimizer_state` returned, also that of an older version.
-
-    PyTorch wants a state for every parameter. The one without gives what AdamW starts with: zeros at step 0.
-    """
+    """Give an optimizer the state that `optimizer_state` returned, also that of an older version."""
     if not state:
         return
     # PyTorch makes no state to load into while there are gradients.
     optimizer.zero_grad(set_to_none=True)
-    groups = [
-        {**group, "params": list(current_names(dict.fromkeys(group["params"]), config))}
-        for group in state["param_groups"]
-    ]
+    named = [list(current_names(dict.fromkeys(group["params"]), config)) for group in state["param_groups"]]
+    groups = [{**group, "params": names} for group, names in zip(state["param_groups"], named, strict=True)]
     whole: dict[str, Any] = {"state": current_names(state["state"], config), "param_groups": groups}
+    # PyTorch wants a state for every parameter; the one without gives what AdamW starts with: zeros at step 0.
     # Asked without gathering, which would leave every process but the first without names; shapes are whole ones.
-    for name, weight in get_model_state_dict(model, options=StateDictOptions(ignore_frozen_params=True)).items():
+    trained = states.StateDictOptions(ignore_frozen_params=True)
+    for name, weight in states.get_model_state_dict(model, options=trained).items():
         if name not in whole["state"]:
             zeros = torch.zeros(cast("torch.Tensor", weight).shape)
             whole["state"][name] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
-    set_optimizer_state_dict(model, optimizer, whole, options=_GATHERED)
+    states.set_optimizer_state_dict(model, optimizer, whole, options=_GATHERED)

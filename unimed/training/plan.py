@@ -17,6 +17,7 @@ from medbench.unimed.training.build import scratch_config
 from medbench.unimed.training.recipe import ModelPlan, Recipe
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+Parts = Mapping[str, tuple[int, int]]
 GIB = 1 << 30
 FLOAT32_BYTES, ADAM_BYTES = 4, 8
 PROMPT_TOKENS, ANSWER_TOKENS = 100, 60
@@ -44,17 +45,20 @@ def plan(recipe: Recipe, data_dir: Path | None) -> TrainingPlan:
     """
     config, note = _planned_config(recipe.model)
     model = meta_model(config, vision=recipe.tower_share > 0)
+    parts = parameters_of(model)
     tables = (
-        _parameter_table(parameters_of(model), dead_parameters(config)),
-        _memory_table(model, recipe),
-        _step_table(recipe, _sizes(recipe, data_dir)),
+        _parameter_table(parts, dead_parameters(config)), _memory_table(parts, config, recipe),
+        _step_table(recipe, data_dir),
+    )  # fmt: skip
+    source = f"prepared in {data_dir}, what is held out included"
+    source = source if data_dir else "counts of the paper; give --data-dir for yours"
+    rows, warm = recipe.micro_batch * recipe.micro_batches, recipe.schedule.warmup_steps
+    closing = (
+        f"{recipe.steps:,} steps of {recipe.micro_batches} x {recipe.micro_batch} = {rows} samples per process; "
+        f"learning rate {recipe.learning_rate(0):.3g} at step 0, {recipe.learning_rate(warm):.3g} after the "
+        f"warm-up, {recipe.learning_rate(recipe.steps - 1):.3g} at the end; {recipe.precision}. Samples: {source}."
     )
-    source = "counts of the paper; give --data-dir for yours"
-    if data_dir is not None:
-        source = f"prepared in {data_dir}, what is held out included"
-    return TrainingPlan(
-        heading=f"Recipe {recipe.name}. {note}", tables=tables, closing=f"{_step_line(recipe)} Samples: {source}."
-    )
+    return TrainingPlan(heading=f"Recipe {recipe.name}. {note}", tables=tables, closing=closing)
 
 
 def meta_model(config: UniMedConfig, *, vision: bool = False) -> UniMedForConditionalGeneration:
@@ -69,8 +73,8 @@ def parameters_of(model: UniMedForConditionalGeneration) -> dict[str, tuple[int,
     """Return trained and frozen parameters by part: tower, connector (by its parts), LoRA, language model."""
     counts: dict[str, tuple[int, int]] = {}
     for name, parameter in model.named_parameters():
-        part = name.split(".")[1].replace("_", " ") if name.startswith("connector.") else "language model"
-        part = "LoRA" if "lora_" in name else "vision tower" if name.startswith("vision_tower.") else part
+        room, inner, *_ = name.split(".")
+        part = "LoRA" if "lora_" in name else (inner if room == "connector" else room).replace("_", " ")
         trained, frozen = counts.get(part, (0, 0))
         size, learns = parameter.numel(), parameter.requires_grad
         counts[part] = (trained + size * learns, frozen + size * (not learns))
@@ -95,47 +99,38 @@ def _planned_config(model: ModelPlan) -> tuple[UniMedConfig, str]:
     return config, f"{named}, so the sizes are those of LLaMA-2-7B."
 
 
-def _sizes(recipe: Recipe, data_dir: Path | None) -> dict[str, int]:
-    """Return the training samples of each entry, from the disk or from the paper."""
-
-    def of_task(name: str) -> int:
-        counts = get_task(name).counts if data_dir is None else load_prepared(data_dir, name).manifest.counts
-        return counts.get("train", 0)
-
-    return {entry: sum(of_task(name) for name in entry.split(JOINED)) for entry in recipe.mixture}
-
-
-def _parameter_table(parts: Mapping[str, tuple[int, int]], dead: int) -> Table:
-    trained, frozen = map(sum, zip(*parts.values(), strict=True))
-    rows = [
-        (name, f"{learns:,}", f"{rests:,}") for name, (learns, rests) in {**parts, "all": (trained, frozen)}.items()
-    ]
+def _parameter_table(parts: Parts, dead: int) -> Table:
+    rows = [(name, f"{learns:,}", f"{rests:,}") for name, (learns, rests) in {**parts, "all": _both(parts)}.items()]
     if dead:
         rows.append(("the official code would also train, unused", f"{dead:,}", "0"))
     return ("part", "trained", "frozen"), rows
 
 
-def _memory_table(model: UniMedForConditionalGeneration, recipe: Recipe) -> Table:
+def _both(parts: Parts) -> tuple[int, int]:
+    return sum(trained for trained, _ in parts.values()), sum(frozen for _, frozen in parts.values())
+
+
+def _memory_table(parts: Parts, config: UniMedConfig, recipe: Recipe) -> Table:
     """Return estimates for one process, without the allocator's and the kernels' own."""
-    parts, text = parameters_of(model), model.config.text
-    trained, frozen = map(sum, zip(*parts.values(), strict=True))
-    merged = parts["LoRA"][0] if model.config.language_tuning == "lora" else 0
+    (trained, frozen), text = _both(parts), config.text
+    merged = parts["LoRA"][0] if config.language_tuning == "lora" else 0
     width = _PRECISION_BYTES[recipe.precision]
     heads = int(text.num_key_value_heads or text.num_attention_heads)
     head_size = int(text.hidden_size) // int(text.num_attention_heads)
-    cache = 2 * int(text.num_hidden_layers) * heads * head_size * width * _INFERENCE_ROWS * _ROW_TOKENS
     training = {
         "training: frozen weights": frozen * width,
         "training: trained weights, float32": trained * FLOAT32_BYTES,
         "training: gradients, float32": trained * FLOAT32_BYTES,
         "training: AdamW's moments, float32": trained * ADAM_BYTES,
-        "training: activations of one micro-batch": _activations(model.config, recipe, width),
+        "training: activations of one micro-batch": _activations(config, recipe, width),
     }
     rows = {
         **training,
         "training: together": sum(training.values()),
         "answering: weights, LoRA merged": (trained + frozen - merged) * width,
-        f"answering: keys and values of {_INFERENCE_ROWS} rows of {_ROW_TOKENS} tokens": cache,
+        f"answering: keys and values of {_INFERENCE_ROWS} rows of {_ROW_TOKENS} tokens": (
+            2 * int(text.num_hidden_layers) * heads * head_size * width * _INFERENCE_ROWS * _ROW_TOKENS
+        ),
         "disk: one checkpoint with the optimizer's state": trained * (FLOAT32_BYTES + ADAM_BYTES),
     }
     return ("memory (estimate, per process)", "GiB"), [(name, f"{size / GIB:.3f}") for name, size in rows.items()]
@@ -150,24 +145,16 @@ def _activations(config: UniMedConfig, recipe: Recipe, width: int) -> int:
     return tokens * width * layers * per_layer
 
 
-def _step_table(recipe: Recipe, sizes: Mapping[str, int]) -> Table:
-    total, seen = sum(recipe.mixture.values()), recipe.steps * recipe.micro_batches * recipe.micro_batch
-    rows = [
-        (
-            name,
-            f"{weight / total:.1%}",
-            f"{sizes[name]:,}",
-            f"{seen * weight / total / sizes[name]:.2f}" if sizes[name] else "-",
-        )
-        for name, weight in recipe.mixture.items()
-    ]
+def _step_table(recipe: Recipe, data_dir: Path | None) -> Table:
+    """Return each entry's share and training samples, from the disk or from the paper."""
+
+    def of_task(name: str) -> int:
+        counts = get_task(name).counts if data_dir is None else load_prepared(data_dir, name).manifest.counts
+        return counts.get("train", 0)
+
+    rows = []
+    for name, weight in recipe.mixture.items():
+        share, size = weight / sum(recipe.mixture.values()), sum(map(of_task, name.split(JOINED)))
+        seen = recipe.steps * recipe.micro_batches * recipe.micro_batch * weight / sum(recipe.mixture.values())
+        rows.append((name, f"{share:.1%}", f"{size:,}", f"{seen / size:.2f}" if size else "-"))
     return ("mixture", "share of steps", "training samples", "epochs"), rows
-
-
-def _step_line(recipe: Recipe) -> str:
-    rows, warm = recipe.micro_batch * recipe.micro_batches, recipe.schedule.warmup_steps
-    return (
-        f"{recipe.steps:,} steps of {recipe.micro_batches} x {recipe.micro_batch} = {rows} samples per process; "
-        f"learning rate {recipe.learning_rate(0):.3g} at step 0, {recipe.learning_rate(warm):.3g} after the "
-        f"warm-up, {recipe.learning_rate(recipe.steps - 1):.3g} at the end; {recipe.precision}."
-    )

@@ -1,7 +1,7 @@
 """One step of the training, on the devices and processes that accelerate gives: batches in, weights moved."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -11,14 +11,17 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DistributedType
 
 from medbench.tasks.foundation.errors import RunError, UsageError
+from medbench.tasks.suite import medbench_home
 from medbench.unimed.modeling import UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.training.batches import Batch, MicroBatch, image_rows, seed_of, text_batch
-from medbench.unimed.training.corpus import Corpus, Example
-from medbench.unimed.training.features import FeatureCache, features_of
+from medbench.unimed.training.corpus import Corpus
+from medbench.unimed.training.features import FeatureCache, feature_folder, features_of
 from medbench.unimed.training.log import Tally
 from medbench.unimed.training.optimizer import (
+    DECAY_RULES,
     decay_idle_experts,
+    make_optimizer,
     optimizer_state,
     restore_optimizer,
     set_rate,
@@ -27,6 +30,7 @@ from medbench.unimed.training.recipe import Recipe
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 HELD_OUT_SAMPLES = 64
+GIGABYTE = 10**9
 
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
@@ -45,16 +49,14 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(mixed_precision=mixed, kwargs_handlers=[unused])
     if is_sharded(accelerator):
-        problems = {
-            "FSDP 1": (not accelerator.is_fsdp2, "Use version 2: accelerate launch --fsdp_version 2"),
-            "validation.answers": (bool(recipe.validation.answers), "Set validation.answers=0; losses are watched."),
-            "the feature cache": (bool(recipe.feature_cache_gb), "Set feature_cache_gb=0."),
-            "a sparse router": (
-                recipe.model.unimed.get("router_type") == "sparse",
-                "Its experts depend on the tokens, and all processes must use the same ones: use DDP.",
-            ),
-        }
-        for what, (is_there, hint) in problems.items():
+        sparse = recipe.model.unimed.get("router_type") == "sparse"
+        ddp = "Its experts depend on the tokens, and all processes must use the same ones: use DDP."
+        for what, is_there, hint in (
+            ("FSDP 1", not accelerator.is_fsdp2, "Use version 2: accelerate launch --fsdp_version 2"),
+            ("validation.answers", recipe.validation.answers, "Set validation.answers=0; losses are watched."),
+            ("the feature cache", recipe.feature_cache_gb, "Set feature_cache_gb=0."),
+            ("a sparse router", sparse, ddp),
+        ):
             if is_there:
                 raise UsageError(f"Training with FSDP does not go with {what}.", hint)
     return accelerator
@@ -66,12 +68,33 @@ def is_sharded(accelerator: Accelerator) -> bool:
 
 
 def frozen_dtype(recipe: Recipe, accelerator: Accelerator) -> torch.dtype:
-    """Return the type of the frozen weights: that of computing, so that nothing is cast again.
-
-    FSDP wants one type per block, so there the frozen weights are float32 like those that learn, and are cast when they
-    are gathered.
-    """
+    """Return the type of the frozen weights: that of computing; float32 with FSDP, which wants one type per block."""
     return torch.float32 if is_sharded(accelerator) else DTYPES[recipe.precision]
+
+
+def make_trainer(recipe: Recipe, accelerator: Accelerator, model: UniMedForConditionalGeneration) -> "Trainer":
+    """Return a model's trainer with a fresh optimizer, and with the feature cache if the recipe has one."""
+    plan, config, vit = recipe.optimizer, model.config, model.vision_tower.vit
+    optimizer = make_optimizer(
+        model.trainable(), decays=DECAY_RULES[plan.decays], weight_decay=plan.weight_decay, betas=plan.betas,
+        shares={"vision_tower.": recipe.tower_share},
+    )  # fmt: skip
+    if recipe.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    cache = None
+    if recipe.feature_cache_gb:
+        resampler = {"method": config.resample_method, "rate": config.resample_rate}
+        settings = {"size": config.image_size, **resampler, "dtype": str(vit.dtype)}
+        cache = FeatureCache(
+            folder=feature_folder(medbench_home(), model.vision_tower, settings),
+            shape=(config.visual_tokens, config.connector_width), dtype=vit.dtype,
+            limit=int(recipe.feature_cache_gb * GIGABYTE / accelerator.num_processes),
+        )  # fmt: skip
+    wrapped, prepared = accelerator.prepare(model, optimizer)
+    return Trainer(
+        recipe=recipe, accelerator=accelerator, model=accelerator.unwrap_model(wrapped), wrapped=wrapped,
+        optimizer=prepared, cache=cache,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,18 +153,13 @@ class Trainer:
     def inputs(self, batch: MicroBatch) -> Batch:
         """Return what the model takes, on its device; the tasks stay on the CPU, where they choose experts."""
         device, dtype = self.accelerator.device, self.model.vision_tower.vit.dtype
-        inputs = {
-            name: tensor if name == "task_ids" else tensor.to(device, non_blocking=True)
-            for name, tensor in batch.texts.items()
-        }
+        inputs = {n: t if n == "task_ids" else t.to(device, non_blocking=True) for n, t in batch.texts.items()}
         pixels = None if batch.pixels is None else batch.pixels.to(device, dtype)
         if self.cache is not None and batch.digests:
-            if pixels is None:
-                pixels = torch.empty(0, device=device, dtype=dtype)
+            pixels = torch.empty(0, device=device, dtype=dtype) if pixels is None else pixels
+            encode = self.model.encode_images
             with self.accelerator.autocast():
-                inputs["image_features"] = features_of(
-                    batch.digests, batch.found, pixels, self.model.encode_images, self.cache
-                )
+                inputs["image_features"] = features_of(batch.digests, batch.found, pixels, encode, self.cache)
         elif pixels is not None:
             inputs["pixel_values"] = pixels
         return inputs
@@ -153,22 +171,17 @@ class Trainer:
         A loss that is no number is None: it is told, and does not end the training.
         """
         self.wrapped.eval()
-        size = self.recipe.micro_batch
         losses: dict[str, float | None] = {}
         for name, examples in corpus.held_out.items():
-            chosen = examples[:HELD_OUT_SAMPLES]
-            parts = [chosen[start : start + size] for start in range(0, len(chosen), size)]
-            if parts:
-                total = sum(self._held_out_loss(part, corpus, processor) * len(part) for part in parts)
+            chosen, total = examples[:HELD_OUT_SAMPLES], 0.0
+            for start in range(0, len(chosen), self.recipe.micro_batch):
+                part = chosen[start : start + self.recipe.micro_batch]
+                texts, rows = text_batch(part, [one.spec.prompt for one in part], processor), image_rows(part)
+                batch = MicroBatch(name=name, texts=texts, pixels=corpus.images.pixels(rows) if rows else None)
+                total += float(self.wrapped(**self.inputs(batch)).loss) * len(part)
+            if chosen:
                 losses[name] = round(total / len(chosen), 4) if math.isfinite(total) else None
         return losses
-
-    def _held_out_loss(self, examples: Sequence[Example], corpus: Corpus, processor: UniMedProcessor) -> float:
-        texts = text_batch(examples, [example.spec.prompt for example in examples], processor)
-        rows = image_rows(examples)
-        pixels = corpus.images.pixels(rows) if rows else None
-        batch = MicroBatch(name=examples[0].spec.name, texts=texts, pixels=pixels)
-        return float(self.wrapped(**self.inputs(batch)).loss)
 
     # Every process has to ask for what follows.
 
@@ -182,10 +195,8 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """Return what has to be known to go on beside the weights."""
         scaler = self.accelerator.scaler
-        return {
-            "optimizer": optimizer_state(self.wrapped, self._raw_optimizer()),
-            "scaler": scaler.state_dict() if scaler is not None else None,
-        }
+        optimizer = optimizer_state(self.wrapped, self._raw_optimizer())
+        return {"optimizer": optimizer, "scaler": scaler.state_dict() if scaler is not None else None}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
