@@ -38,10 +38,7 @@ class BaseWeights:
     vision: str  # `eva_vit_g.pth`, or a folder or file of safetensors with `vision_model.*` (BLIP-2 on the Hub).
 
     def resolved(self) -> "BaseWeights":
-        """Return the same with paths of this machine.
-
-        UsageError if something is neither here nor in the Hub's cache nor to be downloaded.
-        """
+        """Return the same with paths of this machine; UsageError if something is not to be had."""
         vision = Path(self.vision).expanduser()
         if not vision.exists():
             raise UsageError(
@@ -55,10 +52,7 @@ class BaseWeights:
         return BaseWeights(language_model=str(language), vision=str(vision.resolve()))
 
     def identity(self) -> dict[str, str]:
-        """Return a fingerprint of each part: sizes and samples of the files, so that 15 GB need not be read.
-
-        Trained checkpoints hold these: they must stay what they are.
-        """
+        """Return a fingerprint of each part, as checkpoints hold it: of sizes and samples, 15 GB are not read."""
         return {name: fingerprint(_sampled(Path(path))) for name, path in asdict(self.resolved()).items()}
 
 
@@ -69,10 +63,7 @@ def _sampled(path: Path) -> dict[str, str]:
 
 
 def read_language_config(folder: Path) -> LlamaConfig:
-    """Return the configuration of a LLaMA-architecture model.
-
-    DataError if the folder has none, or it is of another architecture.
-    """
+    """Return the configuration of a LLaMA-architecture model; DataError if there is none, or of another one."""
     try:
         values, _ = LlamaConfig.get_config_dict(folder)
     except (OSError, ValueError) as error:
@@ -86,10 +77,7 @@ def read_language_config(folder: Path) -> LlamaConfig:
 
 
 def configure(base: BaseWeights, settings: dict[str, Any], *, vision: dict[str, Any] | None = None) -> UniMedConfig:
-    """Return the configuration of a model on `base`: the language model's from its folder, the rest from `settings`.
-
-    UsageError if a field is unknown or the combination cannot work.
-    """
+    """Return the configuration of a model on `base`, the rest from `settings`; UsageError if it cannot work."""
     text = read_language_config(Path(base.language_model))
     return checked_config(vision_config=vision or {}, text_config=text.to_dict(), **settings)
 
@@ -105,10 +93,7 @@ def checked_config(**settings: Any) -> UniMedConfig:
 
 
 def refuse_unknown(owner: str, given: Iterable[str], config: type[PreTrainedConfig]) -> None:
-    """Compare names of settings with the fields of a configuration.
-
-    UsageError if there is no such field; transformers would keep it and ignore it.
-    """
+    """UsageError if a configuration has no field of a given name; transformers would keep it and ignore it."""
     unknown = sorted(set(given) - set(config.__dataclass_fields__))
     if unknown:
         allowed = ", ".join(sorted(config.__annotations__))
@@ -118,10 +103,7 @@ def refuse_unknown(owner: str, given: Iterable[str], config: type[PreTrainedConf
 def assemble(
     config: UniMedConfig, base: BaseWeights, *, dtype: torch.dtype, adapter: "LoraConfig | None" = None
 ) -> UniMedForConditionalGeneration:
-    """Return a model with frozen weights of type `dtype` from `base`, and everything that learns in float32.
-
-    DataError if the base weights do not fit.
-    """
+    """Return a model on `base`, frozen in `dtype`, what learns in float32; DataError if the weights do not fit."""
     with torch.device("meta"):
         model = UniMedForConditionalGeneration(config)
     model.language_model = strict_from_pretrained(

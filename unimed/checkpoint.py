@@ -117,10 +117,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def base_of(folder: Path) -> BaseWeights:
-    """Return where the frozen weights of a checkpoint are, after a look that they are the same as then.
-
-    DataError if they are others, or the note is broken.
-    """
+    """Return where a checkpoint's frozen weights are; DataError if they are others than then, or the note is broken."""
     document = read_json(folder / BASE_FILE)
     try:
         base = BaseWeights(**document["paths"]).resolved()
@@ -156,10 +153,7 @@ def _weight_files(folder: Path) -> tuple[str, ...]:
 
 
 def read_config(folder: Path) -> UniMedConfig:
-    """Return the configuration of a checkpoint folder.
-
-    DataError if it cannot be read or asks for something impossible.
-    """
+    """Return the configuration of a checkpoint folder; DataError if it cannot be read or cannot work."""
     try:
         return UniMedConfig.from_pretrained(folder, trust_remote_code=False)
     except (StrictDataclassError, OSError, ValueError, TypeError) as error:
@@ -203,10 +197,7 @@ def _load_whole(folder: Path, dtype: torch.dtype) -> UniMedForConditionalGenerat
 
 
 def restore_weights(model: UniMedForConditionalGeneration, folder: Path) -> None:
-    """Put the weights of a checkpoint of the same training into `model`.
-
-    DataError if they cannot be read or do not fit.
-    """
+    """Put the weights of a checkpoint of the same training into `model`; DataError if they do not fit."""
     hint = "Delete this checkpoint and resume from the one before."
     if not is_whole(folder):
         tensors = lora.current_names(read_tensors(folder / TRAINED, hint), model.config)

@@ -161,10 +161,7 @@ def _to_float32(layer: Any) -> None:  # noqa: ANN401 - a layer of peft
 
 
 def merge_low_rank(model: nn.Module) -> None:
-    """Fold every LoRA into its frozen weight in place; the model computes the same with fewer steps.
-
-    ValueError if there are mixtures of pairs: their weights depend on the input, so there is nothing to fold.
-    """
+    """Fold every LoRA into its frozen weight in place; ValueError if a mixture of pairs depends on its input."""
     if any(isinstance(layer, LoraMoeLinear) for layer in model.modules()):
         raise ValueError("A LoRA-MoE layer cannot be merged: which pairs it uses depends on the token.")
     for parent, name, layer in lora_layers(model):
@@ -208,10 +205,7 @@ def name_on_hub(base: str) -> str:
 
 
 def write_adapter(model: nn.Module, trained: Mapping[str, torch.Tensor], folder: Path, base: str) -> set[str]:
-    """Write the LoRA of a language model in peft's format; return the names of `trained` that are in it.
-
-    `trained` has the names of the whole model; `base` is the folder or name of the model that is adapted.
-    """
+    """Write a LoRA (`trained` by the whole model's names, on a `base`) in peft's format; return the names in it."""
     adapter: LoraConfig = model.peft_config[_NAME]  # type: ignore[index, assignment]  # peft's
     told = replace(adapter, base_model_name_or_path=name_on_hub(base), inference_mode=True).to_dict()
     plain = {name: sorted(value) if isinstance(value, set) else value for name, value in told.items()}
@@ -251,10 +245,7 @@ def read_adapter_config(folder: Path) -> "LoraConfig":
 
 
 def read_adapter(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the weights of a LoRA in peft's format by the names of the whole model.
-
-    DataError if the file cannot be read.
-    """
+    """Return the weights of a LoRA in peft's format by the names of the whole model; DataError if unreadable."""
     file = folder / ADAPTER
     if not file.is_file() and file.with_suffix(".bin").is_file():
         file = file.with_suffix(".bin")

@@ -180,10 +180,7 @@ class UniMedForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def embed(
         self, input_ids: torch.Tensor | None, image_features: torch.Tensor | None, task_ids: torch.Tensor | None
     ) -> torch.Tensor:
-        """Return embeddings [B, L, D] of `input_ids` [B, L] with visual tokens in place of the placeholders.
-
-        ValueError if placeholders and images do not match.
-        """
+        """Return embeddings [B, L, D], visual tokens in place of placeholders; ValueError if these do not match."""
         if input_ids is None:
             raise ValueError("Give input_ids or inputs_embeds.")
         if image_features is None:

@@ -53,10 +53,7 @@ def read_official(path: Path) -> OfficialCheckpoint:
 
 
 def load_official(model: UniMedForConditionalGeneration, checkpoint: OfficialCheckpoint, source: str) -> None:
-    """Put the trained weights of an official checkpoint into `model`, strictly.
-
-    DataError if a trained weight is missing, unknown, or of another shape.
-    """
+    """Put an official checkpoint's trained weights into `model`; DataError if one is missing, unknown or misshapen."""
     model.train_what_is_tuned()
     copy_into(model.trainable(), from_official(checkpoint.tensors, model.config, model.state_dict().keys()), source)
 
@@ -89,10 +86,7 @@ def write_official(model: UniMedForConditionalGeneration, path: Path, *, epoch: 
 def config_of(
     settings: Mapping[str, Any], *, vision: Mapping[str, Any] | None = None, text: Mapping[str, Any] | None = None
 ) -> UniMedConfig:
-    """Return our configuration for the `model` section of an official one; what it leaves out has its defaults.
-
-    DataError if a word is unknown or the combination cannot work.
-    """
+    """Return our configuration for the `model` section of an official one; DataError if it has no place here."""
     adapted = settings.get("lora_target_modules", ["all"])
     if list(adapted) != ["all"]:
         raise DataError(f"LoRA on {adapted} only is not supported.", "The official configuration adapts `all` layers.")
@@ -219,10 +213,7 @@ def from_official(tensors: State, config: UniMedConfig, names: Iterable[str]) ->
 
 
 def dead_shapes(config: UniMedConfig) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes of what the official code builds, decays and saves although nothing reads it.
-
-    Those are the router of a constant or hard connector, and the task tokens wherever no router reads them.
-    """
+    """Return what the official code trains and saves though nothing reads it: routers, task tokens, by shape."""
     shapes: dict[str, tuple[int, ...]] = {}
     if not config.router_sees_task and config.task_tokens is not False:
         shapes |= {f"task_tokens.{task}": (1, 1, config.task_token_width) for task in CONNECTOR_TASKS}

@@ -78,10 +78,7 @@ def _official_turn(kind: Kind, text: str, images: int, purpose: Purpose) -> str:
 
 
 def instruct(spec: TaskSpec, sample: Sample, form: PromptForm, *, box: str = "", template: str | None = None) -> str:
-    """Return the instruction for a sample in the style that a model was taught, without identifier and tags.
-
-    DataError if the sample lacks a field of the template.
-    """
+    """Return a sample's instruction, without identifier and tags; DataError if it lacks a field of the template."""
     if form.official:
         inputs = {name: text if name in FIXED_INPUTS else first_words(text) for name, text in sample.inputs.items()}
         sample = replace(sample, inputs=inputs)

@@ -27,10 +27,7 @@ Special = TypeVar("Special")
 
 
 def read_sentencepiece(path: Path, hint: str = "Copy the language model again.") -> Any:  # noqa: ANN401 - untyped
-    """Return the `SentencePieceProcessor` of a `tokenizer.model`.
-
-    DataError if the file is missing, or is no SentencePiece model.
-    """
+    """Return the `SentencePieceProcessor` of a `tokenizer.model`; DataError if the file is missing or is none."""
     from sentencepiece import SentencePieceProcessor
 
     if not path.is_file():
@@ -89,10 +86,7 @@ def with_names(backend: Tokenizer, pad: str = OFFICIAL_PAD) -> PreTrainedTokeniz
 
 
 def load_language_model_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Return the tokenizer of a LLaMA-architecture model, from `tokenizer.model` if there, else `tokenizer.json`.
-
-    DataError if the folder has neither, or a file is broken.
-    """
+    """Return a LLaMA's tokenizer, of `tokenizer.model`, else `tokenizer.json`; DataError if neither can be read."""
     if (folder / "tokenizer.model").is_file():
         return llama_tokenizer(read_sentencepiece(folder / "tokenizer.model"))
     if not (folder / "tokenizer.json").is_file():
@@ -118,10 +112,7 @@ def load_language_model_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Return the tokenizer of a folder with `tokenizer.json`, as it is, which transformers' LLaMA classes do not do.
-
-    DataError if it cannot be read.
-    """
+    """Return the tokenizer of `tokenizer.json` as it is, unlike transformers' LLaMA classes, or a DataError."""
     try:
         tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the tokenizer's own library raises bare exceptions
@@ -227,10 +218,7 @@ class SegmentTokenizer:
         )
 
     def encode(self, parts: Sequence[str | Special]) -> list[tuple[int, ...] | Special]:
-        """Return texts as ids and everything else, which stands for special tokens, as it is; without BOS.
-
-        Between two texts there must be something else: each begins with a space of its own.
-        """
+        """Return texts as ids, without BOS, and what stands for special tokens between two of them as it is."""
         encoded: list[tuple[int, ...] | Special] = []
         for place, part in enumerate(parts):
             if not isinstance(part, str):
@@ -254,19 +242,13 @@ class SegmentTokenizer:
 
 
 def read_tokenizer(path: Path, added: Sequence[str] = ()) -> SegmentTokenizer:
-    """Return the tokenizer of a `tokenizer.model`, with the tokens that are added behind its pieces.
-
-    DataError if the file is missing or broken.
-    """
+    """Return the tokenizer of a `tokenizer.model` with the tokens `added` behind its pieces, or a DataError."""
     hint = "Copy LLaMA's tokenizer.model (499,723 bytes) there; tokenizer.json is not read."
     return SegmentTokenizer(read_sentencepiece(path, hint), added)
 
 
 def refuse_other_vocabulary(file: Path, tokenizer: SegmentTokenizer, rows: int) -> None:
-    """Compare a tokenizer with the tokens that a model knows.
-
-    DataError if they are not as many: its ids would mean something else to the model.
-    """
+    """DataError if a tokenizer has other pieces than a model knows: its ids would mean something else."""
     if tokenizer.size != rows:
         raise DataError(
             f"{file} has {tokenizer.size} pieces, but the model knows {rows}.",

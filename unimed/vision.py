@@ -47,10 +47,7 @@ class VisionTower(nn.Module):
         self.vit.post_layernorm = nn.LayerNorm(config.hidden_size, eps=LN_VISION_EPSILON, elementwise_affine=False)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return patch features [B, P, C] of normalised pixels [B, 3, H, W].
-
-        Pictures of another size than the configuration's are seen with interpolated positions.
-        """
+        """Return patch features [B, P, C] of pixels [B, 3, H, W], of other sizes with interpolated positions."""
         other_size = pixels.shape[-1] != self.vit.config.image_size
         output = self.vit(pixel_values=pixels, interpolate_pos_encoding=other_size)
         features: torch.Tensor = output.last_hidden_state[:, 1:]
@@ -58,10 +55,7 @@ class VisionTower(nn.Module):
 
 
 def interpolated_positions(positions: torch.Tensor, grid: int) -> torch.Tensor:
-    """Return position embeddings [1, 1 + grid**2, C] for another grid of patches.
-
-    As the official loader does it: the class token's stays, those of the patches are resized bicubically in fp32.
-    """
+    """Return position embeddings [1, 1 + grid**2, C] for another grid, bicubically in fp32, as the official loader."""
     patches = positions.shape[1] - 1
     side = round(patches**0.5)
     if side == grid:

@@ -27,10 +27,7 @@ _ALONE = ("model.safetensors", "pytorch_model.bin")
 
 
 def read_torch_file(path: Path, hint: str = "") -> Mapping[str, Any]:
-    """Return what `torch.save` wrote, tensors and plain values only; tensors stay on the disk until they are used.
-
-    DataError if the file is missing, broken, no mapping, or holds anything that could run code.
-    """
+    """Return what `torch.save` wrote, tensors staying on the disk; DataError if broken, or anything could run code."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except _UNREADABLE as error:
@@ -44,10 +41,7 @@ def read_torch_file(path: Path, hint: str = "") -> Mapping[str, Any]:
 
 
 def read_tensors(path: Path, hint: str = "") -> dict[str, torch.Tensor]:
-    """Return the tensors of a safetensors file, or of a torch file, where they may also lie under `model`.
-
-    DataError if it cannot be read, or holds something else.
-    """
+    """Return the tensors of safetensors or a torch file, also under `model`; DataError if it holds other things."""
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
@@ -97,10 +91,7 @@ class Shards:
 
 
 def open_shards(folder: Path) -> Shards:
-    """Return the tensors of a folder in the layout of transformers, safetensors before torch files.
-
-    DataError if there are no weights, or a file is missing or broken.
-    """
+    """Return a folder's tensors, safetensors before torch files; DataError if there are none, or one is broken."""
     for index, alone in zip(_INDEXES, _ALONE, strict=True):
         if (folder / index).is_file():
             return Shards(files={name: inside(folder, file) for name, file in indexed_files(folder / index).items()})

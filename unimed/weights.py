@@ -177,10 +177,7 @@ def reported_from_pretrained(
     unreadable: Callable[[Exception], MedbenchError] | None = None,
     **options: Any,
 ) -> tuple[Any, dict[str, Any]]:
-    """Return a model and transformers' report on its loading, for `refuse_loading_info`; as `strict_from_pretrained`.
-
-    Nothing is printed meanwhile: our own look at the report is stricter.
-    """
+    """Return a model and transformers' report, silently; see `strict_from_pretrained` and `refuse_loading_info`."""
     before = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
@@ -249,10 +246,7 @@ def filled_llama(
 
 
 def copy_into(parameters: State, tensors: State, source: str) -> None:
-    """Put tensors into parameters of the same names, of the parameters' own type and device.
-
-    DataError if one is missing, unexpected or of another shape.
-    """
+    """Put tensors into parameters, of these' type and device; DataError if one is missing, unexpected or misshapen."""
     refuse_misfits(source, tensors, parameters)
     with torch.no_grad():
         for name, tensor in tensors.items():
@@ -260,10 +254,7 @@ def copy_into(parameters: State, tensors: State, source: str) -> None:
 
 
 def cast_parameters(model: nn.Module, dtype: torch.dtype, *, exact: Iterable[nn.Parameter] = ()) -> None:
-    """Cast the weights of a model in place, those that are `exact` to float32.
-
-    Buffers stay as they are: rotary frequencies in bfloat16 turn far positions the wrong way.
-    """
+    """Cast weights in place, `exact` ones to float32; not buffers: bfloat16 frequencies turn far positions wrong."""
     kept = set(exact)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch.float32 if parameter in kept else dtype)

@@ -34,10 +34,7 @@ def base_of(model: ModelPlan) -> BaseWeights | None:
 def build(
     recipe: Recipe, corpus: Corpus, base: BaseWeights | None, *, frozen_dtype: torch.dtype
 ) -> tuple[UniMedForConditionalGeneration, UniMedProcessor]:
-    """Return an untrained model with what learns in float32, and its processor.
-
-    DataError if base weights do not fit; UsageError if the recipe's configuration cannot work.
-    """
+    """Return an untrained model, what learns in float32, and its processor; errors of `assemble`, `checked_config`."""
     torch.manual_seed(recipe.seed)
     settings = dict(recipe.model.unimed)
     if base is not None:

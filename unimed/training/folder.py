@@ -104,10 +104,7 @@ class TrainingFolder:
             write_atomically(self.log, files.json_lines(kept if step else ()))
 
     def save_step(self, step: int, write_model: WriteModel, optimizer: Mapping[str, Any]) -> Path:
-        """Write the checkpoint of a step, then drop all but the last ones.
-
-        RunError if it cannot be written; those before it stay as they are.
-        """
+        """Write the checkpoint of a step and drop all but the last ones; RunError if it cannot be written."""
         target = self.path / "checkpoints" / f"step-{step:08d}"
         problem = f"The checkpoint of step {step} cannot be written to {target}"
         hint = "Free some space and go on with --resume; the checkpoints before it are whole."

@@ -107,10 +107,7 @@ def scalars(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def draw_curve(log: Path, image: Path) -> str:
-    """Draw a log as an SVG; return a line that says what was done.
-
-    Without matplotlib (the `plot` extra) nothing is drawn, and the line says so.
-    """
+    """Draw a log as an SVG if matplotlib is there (the `plot` extra); return a line that says what was done."""
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure

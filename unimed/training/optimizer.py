@@ -54,10 +54,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def decay_idle_experts(connector: Connector) -> None:
-    """Give experts that no token was sent to a gradient of zeros, if the step used the connector at all.
-
-    So AdamW decays them and their moments, as in the official code, which computes every expert, idle ones times zero.
-    """
+    """Give idle experts of a used connector zero gradients, as official: AdamW decays them and their moments."""
     experts = [parameter for expert in getattr(connector, "experts", ()) for parameter in expert.parameters()]
     if any(parameter.grad is not None for parameter in experts):
         for parameter in experts:

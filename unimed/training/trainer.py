@@ -34,10 +34,7 @@ GIGABYTE = 10**9
 
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
-    """Return the accelerator of a training; `accelerate launch` decides about processes, DDP and FSDP.
-
-    UsageError if this machine cannot compute in the recipe's precision, or the recipe does not go with FSDP.
-    """
+    """Return the accelerator, as `accelerate launch` decides; UsageError if the recipe does not go with it."""
     if recipe.precision == "fp16" and not torch.cuda.is_available():
         raise UsageError(
             "precision fp16 needs a GPU: its small gradients vanish without a loss scaler.",
@@ -109,10 +106,7 @@ class Trainer:
     cache: FeatureCache | None  # Features of the frozen tower, or None.
 
     def step(self, step: int, batches: Iterator[MicroBatch], tally: Tally) -> float:
-        """Take one optimizer step; return the norm of the gradient before clipping.
-
-        RunError if a loss or the gradient is not a number; the weights are as before the step.
-        """
+        """Take a step; return the gradient's norm before clipping; RunError if it or a loss is not a number."""
         recipe = self.recipe
         torch.manual_seed(seed_of(recipe.seed, step, self.accelerator.process_index))
         if not (self.wrapped.training and self.model.training):
@@ -166,10 +160,7 @@ class Trainer:
 
     @torch.no_grad()
     def held_out_losses(self, corpus: Corpus, processor: UniMedProcessor) -> dict[str, float | None]:
-        """Return the mean loss per task on up to 64 held-out examples of each, by the evaluation prompt.
-
-        A loss that is no number is None: it is told, and does not end the training.
-        """
+        """Return each task's mean loss on up to 64 held-out examples by its evaluation prompt; None if no number."""
         self.wrapped.eval()
         losses: dict[str, float | None] = {}
         for name, examples in corpus.held_out.items():

@@ -152,10 +152,7 @@ class VisionHeads(nn.Module):
 def train_vision(
     tower: VisionTower, corpus: Corpus, grid: int, stage: VisionStage, *, seed: int, report: Report
 ) -> dict[str, float]:
-    """Train the tower in place, half of each batch on classified images, as many of each task.
-
-    Return the share of held-out classified images whose class the stage's own head gets right, by task.
-    """
+    """Train the tower in place; return the share of held-out images that its own head classifies rightly, by task."""
     parts = (corpus.train, corpus.held_out)
     everything = [example for part in parts for of_task in part.values() for example in of_task]
     learned = {example.image for of_task in corpus.train.values() for example in of_task}
