@@ -41,14 +41,11 @@ class BaseWeights:
         """Return the same with paths of this machine; UsageError if something is not to be had."""
         vision = Path(self.vision).expanduser()
         if not vision.exists():
-            raise UsageError(
-                f"The vision weights {self.vision!r} are not there.",
-                "Give eva_vit_g.pth (as BLIP-2 ships it), or a folder with BLIP-2's safetensors.",
-            )
-        language, _ = find_folder(
-            self.language_model, files=_LANGUAGE_FILES, what=f"The language model {self.language_model!r}",
-            hint="Give the folder of a LLaMA-architecture model; gated ones need `hf auth login` first.",
-        )  # fmt: skip
+            hint = "Give eva_vit_g.pth (as BLIP-2 ships it), or a folder with BLIP-2's safetensors."
+            raise UsageError(f"The vision weights {self.vision!r} are not there.", hint)
+        what = f"The language model {self.language_model!r}"
+        hint = "Give the folder of a LLaMA-architecture model; gated ones need `hf auth login` first."
+        language, _ = find_folder(self.language_model, files=_LANGUAGE_FILES, what=what, hint=hint)
         return BaseWeights(language_model=str(language), vision=str(vision.resolve()))
 
     def identity(self) -> dict[str, str]:
@@ -69,17 +66,15 @@ def read_language_config(folder: Path) -> LlamaConfig:
     except (OSError, ValueError) as error:
         raise DataError(f"{folder} has no readable config.json: {error}", "Give a LLaMA folder.") from error
     if values.get("model_type") != "llama":
-        raise DataError(
-            f"{folder} holds a model of type {values.get('model_type')!r}.",
-            "Uni-Med takes any language model of LLaMA's architecture (model_type `llama`).",
-        )
+        hint = "Uni-Med takes any language model of LLaMA's architecture (model_type `llama`)."
+        raise DataError(f"{folder} holds a model of type {values.get('model_type')!r}.", hint)
     return LlamaConfig.from_dict(values)
 
 
 def configure(base: BaseWeights, settings: dict[str, Any], *, vision: dict[str, Any] | None = None) -> UniMedConfig:
     """Return the configuration of a model on `base`, the rest from `settings`; UsageError if it cannot work."""
-    text = read_language_config(Path(base.language_model))
-    return checked_config(vision_config=vision or {}, text_config=text.to_dict(), **settings)
+    text = read_language_config(Path(base.language_model)).to_dict()
+    return checked_config(vision_config=vision or {}, text_config=text, **settings)
 
 
 def checked_config(**settings: Any) -> UniMedConfig:

@@ -30,8 +30,7 @@ ALWAYS = ("config.json", "tokenizer.json", "tokenizer_config.json")
 RECIPE_FILE = "recipe.yaml"
 # Read where they are there, which `medbench train` does not write.
 _MORE_OF_THE_TOKENIZER = ("added_tokens.json", "special_tokens_map.json", "chat_template.jinja")
-JOINED = "+"
-"""Joins tasks whose samples are one entry of a mixture, as the official code joins the two MedMNIST sets."""
+JOINED = "+"  # Between tasks that are one entry of a mixture, as the official code joins the two MedMNIST sets.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,18 +46,25 @@ class LoadedCheckpoint:
 def load_checkpoint(folder: Path, *, device: str = "auto", dtype: str = "auto", merge: bool = True) -> LoadedCheckpoint:
     """Load a checkpoint folder for answering, as `medbench train` and `medbench convert` write it.
 
-    DataError if a file is missing or broken, or a weight is missing, unexpected or of another shape; UsageError if the
-    device or the base weights are not there, or the adapter is no LoRA; RunError if there is no room for it. The folder
-    has config.json, the tokenizer's files and either model.safetensors (a whole model) or trained.safetensors and
-    base_weights.json (what was trained, and where the frozen rest is). Device and type: see `device_and_dtype`. `merge`
-    folds LoRA into the frozen weights: the same function with fewer steps per token.
+    `merge` folds LoRA into the frozen weights. Device and type: see `device_and_dtype`. DataError if a file is missing
+    or broken, or a weight is missing, unexpected or misshapen; UsageError if device or base weights are not there, or
+    the adapter is no LoRA; RunError if there is no room for it.
     """
     files = _weight_files(folder)
     refuse_stand_ins(folder)
     transformers_logging.disable_progress_bar()
     chosen, kind = device_and_dtype(device, dtype)
     with room_for(f"The checkpoint {folder}"):
-        model = _load_whole(folder, kind) if is_whole(folder) else load_on_base(folder, kind)
+        model: UniMedForConditionalGeneration
+        if is_whole(folder):
+            config, problem = read_config(folder), f"The checkpoint {folder} cannot be read"
+            model = strict_from_pretrained(
+                UniMedForConditionalGeneration, folder, config=config, dtype=kind,
+                key_mapping=lora.OLD_NAMES if config.language_tuning == "lora" else None,
+                unreadable=lambda error: DataError(f"{problem}: {error}", "Copy it again or train it anew."),
+            )  # fmt: skip
+        else:
+            model = load_on_base(folder, kind)
         if merge:
             model.merge_lora()
         cast_parameters(model, kind)
@@ -126,10 +132,11 @@ def base_of(folder: Path) -> BaseWeights:
         raise DataError(f"{folder / BASE_FILE} is not what `medbench train` writes.", "Copy it again.") from error
     changed = [name for name, identity in base.identity().items() if identity != recorded.get(name)]
     if changed:
-        raise DataError(
-            f"Other base weights than in training: {', '.join(f'{name} {getattr(base, name)}' for name in changed)}.",
-            f"Put the right paths into {folder / BASE_FILE}; what was trained fits only the weights it was trained on.",
+        other = ", ".join(f"{name} {getattr(base, name)}" for name in changed)
+        hint = (
+            f"Put the right paths into {folder / BASE_FILE}; what was trained fits only the weights it was trained on."
         )
+        raise DataError(f"Other base weights than in training: {other}.", hint)
     return base
 
 
@@ -144,11 +151,9 @@ def _weight_files(folder: Path) -> tuple[str, ...]:
         files = (WHOLE_SHARDED, *sorted(set(read_json(folder / WHOLE_SHARDED).get("weight_map", {}).values())))
     missing += [name for name in files if not (folder / name).is_file()]
     if missing:
-        raise DataError(
-            f"{folder} is not a Uni-Med checkpoint: {', '.join(missing)} missing.",
-            f"A checkpoint folder holds {', '.join(ALWAYS)} and {WHOLE}, or {TRAINED} and {BASE_FILE}, as "
-            "`medbench train --output DIR` and `medbench convert` write them.",
-        )
+        holds = f"A checkpoint folder holds {', '.join(ALWAYS)} and {WHOLE}, or {TRAINED} and {BASE_FILE}, as"
+        hint = f"{holds} `medbench train --output DIR` and `medbench convert` write them."
+        raise DataError(f"{folder} is not a Uni-Med checkpoint: {', '.join(missing)} missing.", hint)
     return files
 
 
@@ -161,20 +166,15 @@ def read_config(folder: Path) -> UniMedConfig:
 
 
 def load_on_base(folder: Path, dtype: torch.dtype, *, adapter: Path | None = None) -> UniMedForConditionalGeneration:
-    """Return the model of a folder on base weights, what was trained in float32.
-
-    DataError if a file is missing or broken, or a weight is missing, unexpected or of another shape; UsageError if the
-    adapter is no LoRA.
-    """
+    """Return the model of a folder on base weights, what was trained in float32; errors of `load_checkpoint`."""
     config, source = read_config(folder), adapter or folder
     tensors = lora.current_names(read_tensors(folder / TRAINED, "Copy the checkpoint again."), config)
     chosen = None
     if (source / lora.ADAPTER_CONFIG).is_file() or adapter:
         if config.language_tuning not in {"lora", "none"}:
-            raise UsageError(
-                f"The language model was tuned by {config.language_tuning!r}, where a LoRA ({source}) has no meaning.",
-                "Give a checkpoint whose language model has LoRA, or is untuned.",
-            )
+            tuned = f"The language model was tuned by {config.language_tuning!r}"
+            hint = "Give a checkpoint whose language model has LoRA, or is untuned."
+            raise UsageError(f"{tuned}, where a LoRA ({source}) has no meaning.", hint)
         chosen = lora.read_adapter_config(source)
         config.language_tuning, config.lora_rank, config.lora_alpha = "lora", chosen.r, chosen.lora_alpha
         others = {name: tensor for name, tensor in tensors.items() if adapter is None or ".lora_" not in name}
@@ -184,26 +184,13 @@ def load_on_base(folder: Path, dtype: torch.dtype, *, adapter: Path | None = Non
     return model
 
 
-def _load_whole(folder: Path, dtype: torch.dtype) -> UniMedForConditionalGeneration:
-    config = read_config(folder)
-    model: UniMedForConditionalGeneration = strict_from_pretrained(
-        UniMedForConditionalGeneration, folder, config=config, dtype=dtype,
-        key_mapping=lora.OLD_NAMES if config.language_tuning == "lora" else None,
-        unreadable=lambda error: DataError(
-            f"The checkpoint {folder} cannot be read: {error}", "Copy it again or train it anew."
-        ),
-    )  # fmt: skip
-    return model
-
-
 def restore_weights(model: UniMedForConditionalGeneration, folder: Path) -> None:
     """Put the weights of a checkpoint of the same training into `model`; DataError if they do not fit."""
+    file, tied = folder / (WHOLE if is_whole(folder) else TRAINED), set(model.all_tied_weights_keys)
     hint = "Delete this checkpoint and resume from the one before."
+    tensors = lora.current_names(read_tensors(file, hint), model.config)
     if not is_whole(folder):
-        tensors = lora.current_names(read_tensors(folder / TRAINED, hint), model.config)
         adapter = lora.read_adapter(folder) if (folder / lora.ADAPTER_CONFIG).is_file() else {}
         copy_into(model.trainable(), tensors | adapter, str(folder))
-        return
-    whole = lora.current_names(read_tensors(folder / WHOLE, hint), model.config)
-    tied = set(model.all_tied_weights_keys)
-    copy_into({name: one for name, one in model.state_dict().items() if name not in tied}, whole, str(folder))
+    else:
+        copy_into({name: one for name, one in model.state_dict().items() if name not in tied}, tensors, str(folder))

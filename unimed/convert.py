@@ -8,15 +8,9 @@ from safetensors import SafetensorError
 
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
 from medbench.tasks.foundation.files import read_yaml_table
+from medbench.unimed import checkpoint as folders
 from medbench.unimed.base_weights import BaseWeights, assemble, processor_on, read_language_config
-from medbench.unimed.checkpoint import (
-    LoadedCheckpoint,
-    base_of,
-    is_whole,
-    load_checkpoint,
-    load_on_base,
-    write_checkpoint,
-)
+from medbench.unimed.checkpoint import LoadedCheckpoint, base_of, is_whole
 from medbench.unimed.configuration import UniMedConfig
 from medbench.unimed.lora import is_plain
 from medbench.unimed.official import config_of, load_official, read_official, write_official
@@ -29,9 +23,8 @@ def from_authors(
 ) -> None:
     """Write a folder for a checkpoint of the authors' code and the base weights it was trained on.
 
-    DataError if a file is broken or the parts do not fit together; UsageError if base weights are not there; RunError
-    if `output` cannot be written. `vision` are sizes of the ViT that differ from EVA ViT-G/14; `standalone` writes the
-    base weights too, as a whole model.
+    `vision` are sizes of the ViT that differ from EVA ViT-G/14; `standalone` writes a whole model. DataError if the
+    parts are broken or do not fit together; UsageError if base weights are not there; RunError if it cannot be written.
     """
     base = base.resolved()
     checkpoint = read_official(source)
@@ -46,15 +39,13 @@ def from_authors(
 def to_authors(source: Path, output: Path) -> tuple[str, ...]:
     """Write a folder's trained weights as the authors' code does; return what it would have written in vain.
 
-    DataError if the folder is broken, or the format has no place for such a model; RunError if `output` cannot be
-    written.
+    DataError if the folder is broken, or the format has no place for it; RunError if it cannot be written.
     """
     model = _load(source).model
     if is_whole(source) and model.config.language_tuning == "none":
-        raise DataError(
-            f"{source} is a whole model with an untuned language model, which is also what merged LoRA looks like.",
-            "Convert the folder with trained.safetensors: the authors' format keeps LoRA apart.",
-        )
+        problem = "is a whole model with an untuned language model, which is also what merged LoRA looks like."
+        hint = "Convert the folder with trained.safetensors: the authors' format keeps LoRA apart."
+        raise DataError(f"{source} {problem}", hint)
     try:
         return write_official(model, output)
     except (OSError, RuntimeError) as error:
@@ -72,9 +63,8 @@ def to_whole(source: Path, output: Path, *, merge_lora: bool = False) -> None:
     model, config = loaded.model, loaded.model.config
     if merge_lora:
         if config.language_tuning == "lora_moe":
-            raise UsageError(
-                "LoRA-MoE cannot be merged: which pairs it uses depends on the token.", "Leave --merge-lora out."
-            )
+            problem = "LoRA-MoE cannot be merged: which pairs it uses depends on the token."
+            raise UsageError(problem, "Leave --merge-lora out.")
         model.merge_lora()
     elif config.language_tuning == "lora" and not is_plain(model.language_model, config):
         raise UsageError("A whole model has no place for such a LoRA.", "Fold it into the weights: --merge-lora.")
@@ -89,11 +79,10 @@ def with_adapter(source: Path, adapter: Path, output: Path) -> None:
     """
     _refuse_no_folder(source)
     if is_whole(source):
-        raise UsageError(
-            f"{source} is a whole model.", "Give a folder with trained.safetensors and base_weights.json: an adapter "
-            "belongs to the language model as it was before it was tuned.",
-        )  # fmt: skip
-    model = load_on_base(source, torch.float32, adapter=adapter)
+        hint = "Give a folder with trained.safetensors and base_weights.json: an adapter"
+        hint = f"{hint} belongs to the language model as it was before it was tuned."
+        raise UsageError(f"{source} is a whole model.", hint)
+    model = folders.load_on_base(source, torch.float32, adapter=adapter)
     processor = UniMedProcessor.of_model(load_saved_tokenizer(source), model.config)
     _write(LoadedCheckpoint(model=model, processor=processor), output, base_of(source))
 
@@ -105,14 +94,14 @@ def _refuse_no_folder(source: Path) -> None:
 
 def _load(source: Path) -> LoadedCheckpoint:
     _refuse_no_folder(source)
-    loaded = load_checkpoint(source, device="cpu", dtype="float32", merge=False)
+    loaded = folders.load_checkpoint(source, device="cpu", dtype="float32", merge=False)
     loaded.model.train_what_is_tuned()
     return loaded
 
 
 def _write(loaded: LoadedCheckpoint, output: Path, base: BaseWeights | None) -> None:
     try:
-        write_checkpoint(loaded.model, loaded.processor, output, base=base)
+        folders.write_checkpoint(loaded.model, loaded.processor, output, base=base)
         if base is None:
             card = model_card(loaded.model.config, loaded.trained_on)
             (output / "README.md").write_text(card, encoding="utf-8")

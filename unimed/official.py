@@ -23,11 +23,11 @@ TUNING = {"lora": "lora", "full": "full", "none": "none"}
 ROUTER_WEIGHT = "router.fc1.weight"
 _LORA_PREFIX, _FULL_PREFIX = "llm_model.base_model.model.", "llm_model."
 _LANGUAGE, _VISION, _CONNECTOR = "language_model.", "vision_tower.vit.", "connector."
+# Buffers that follow from the configuration, and the normalisation that the official code never trains.
 _IGNORED = re.compile(r"llm_model\..*\.rotary_emb\.inv_freq|ln_vision\.(weight|bias)")
-"""Buffers that follow from the configuration, and the normalisation that the official code never trains."""
 _TASK_HALF, _TOKEN_HALF = "router.fc1_task", "router.fc1_token"
+# The official weight is the task half beside the token half; ours come in this order too.
 _ROUTER_NAMES = {_TASK_HALF: ROUTER_WEIGHT, _TOKEN_HALF: ROUTER_WEIGHT, "router.fc1_bias": "router.fc1.bias"}
-"""The official weight is the task half beside the token half; ours come in this order too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +45,8 @@ def read_official(path: Path) -> OfficialCheckpoint:
     settings = config.get("model") if isinstance(config, Mapping) else None
     tensors = content.get("model")
     if not isinstance(settings, Mapping) or not isinstance(tensors, Mapping):
-        raise DataError(
-            f"{path} is no Uni-Med checkpoint: it holds {', '.join(map(str, content)) or 'nothing'}.",
-            "The official saver writes `model`, `optimizer`, `config`, `scaler` and `epoch`.",
-        )
+        problem = f"{path} is no Uni-Med checkpoint: it holds {', '.join(map(str, content)) or 'nothing'}."
+        raise DataError(problem, "The official saver writes `model`, `optimizer`, `config`, `scaler` and `epoch`.")
     return OfficialCheckpoint(tensors=tensors, settings=settings)
 
 
@@ -68,9 +66,8 @@ def write_official(model: UniMedForConditionalGeneration, path: Path, *, epoch: 
     if model.config.has_lora and not is_plain(model.language_model, model.config):
         raise DataError("The official code knows plain LoRA on all layers only.", "Save the model in our own format.")
     model.train_what_is_tuned()
-    tensors = to_official(
-        {name: parameter.detach().float() for name, parameter in model.trainable().items()}, model.config
-    )
+    trained = {name: parameter.detach().float() for name, parameter in model.trainable().items()}
+    tensors = to_official(trained, model.config)
     prefix = _LORA_PREFIX if model.config.has_lora else _FULL_PREFIX
     for layer in range(int(model.config.text.num_hidden_layers)):
         name = f"{prefix}model.layers.{layer}.self_attn.rotary_emb.inv_freq"
@@ -78,9 +75,6 @@ def write_official(model: UniMedForConditionalGeneration, path: Path, *, epoch: 
     config = {"run": {}, "model": settings}
     torch.save({"model": tensors, "optimizer": None, "config": config, "scaler": None, "epoch": epoch}, path)
     return tuple(dead_shapes(model.config))
-
-
-# Settings
 
 
 def config_of(
@@ -92,9 +86,8 @@ def config_of(
         raise DataError(f"LoRA on {adapted} only is not supported.", "The official configuration adapts `all` layers.")
     projector, moe = str(settings.get("projector_type", "moe_mlp")), bool(settings.get("has_moe", True))
     if moe != (projector in EXPERTS):
-        raise DataError(
-            f"projector_type {projector!r} with has_moe {moe} cannot work.", "The official code crashes too."
-        )
+        problem = f"projector_type {projector!r} with has_moe {moe} cannot work."
+        raise DataError(problem, "The official code crashes too.")
     try:
         fields: dict[str, Any] = {
             "connector_type": "moe" if moe else projector,
@@ -113,10 +106,8 @@ def config_of(
         }
         return UniMedConfig(
             vision_config={"image_size": settings.get("image_size", 224), **(vision or {})},
-            text_config=dict(text) if text else None,
-            prompt_style="official",
-            **fields,
-        )
+            text_config=dict(text) if text else None, prompt_style="official", **fields,
+        )  # fmt: skip
     except KeyError as error:
         raise DataError(f"The official configuration has an unknown word: {error}.", "Check the checkpoint.") from error
     except (StrictDataclassError, ValueError) as error:
@@ -128,9 +119,8 @@ def settings_of(config: UniMedConfig) -> dict[str, Any]:
     if config.language_tuning == "lora_moe":
         raise DataError("The official code has no LoRA-MoE.", "Such a model can only be saved in our own format.")
     if config.router_hidden_size is not None and config.has_router:
-        raise DataError(
-            "The official router is always four times as wide as its input.", "Train without router_hidden_size."
-        )
+        problem = "The official router is always four times as wide as its input."
+        raise DataError(problem, "Train without router_hidden_size.")
     expert_words = {ours: theirs for theirs, ours in EXPERTS.items()}
     return {
         "image_size": config.image_size,
@@ -149,9 +139,6 @@ def settings_of(config: UniMedConfig) -> dict[str, Any]:
         "lora_r": config.lora_rank,
         "lora_alpha": config.lora_alpha,
     }
-
-
-# Names
 
 
 def to_official(state: State, config: UniMedConfig) -> dict[str, torch.Tensor]:
@@ -190,9 +177,8 @@ def from_official(tensors: State, config: UniMedConfig, names: Iterable[str]) ->
     official code saves without using it (`dead_shapes`) is left out.
     """
     known = {official_name(name, config): name for name in names if not name.startswith(_VISION)}
-    known |= {
-        name.replace("moe_layers.", "llm_proj.", 1): ours for name, ours in known.items() if "moe_layers." in name
-    }
+    experts = [(name, ours) for name, ours in known.items() if "moe_layers." in name]
+    known |= {name.replace("moe_layers.", "llm_proj.", 1): ours for name, ours in experts}
     dead = dead_shapes(config)
     state: dict[str, torch.Tensor] = {}
     vision: dict[str, torch.Tensor] = {}
@@ -221,9 +207,7 @@ def dead_shapes(config: UniMedConfig) -> dict[str, tuple[int, ...]]:
         visual, task = config.connector_width, config.task_token_width
         inputs = {"token": visual, "task": task, "token_and_task": visual + task}[config.router_input]
         shapes |= {
-            ROUTER_WEIGHT: (4 * inputs, inputs),
-            "router.fc1.bias": (4 * inputs,),
-            "router.fc2.weight": (config.num_experts, 4 * inputs),
-            "router.fc2.bias": (config.num_experts,),
-        }
+            ROUTER_WEIGHT: (4 * inputs, inputs), "router.fc1.bias": (4 * inputs,),
+            "router.fc2.weight": (config.num_experts, 4 * inputs), "router.fc2.bias": (config.num_experts,),
+        }  # fmt: skip
     return shapes

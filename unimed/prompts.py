@@ -12,18 +12,11 @@ from medbench.tasks.spec import Kind, TaskSpec
 
 PromptStyle = Literal["official", "clean"]
 Purpose = Literal["train", "generate"]
-IDENTIFIERS: dict[Kind, str] = {
-    "qa": "[qa]",
-    "vqa": "[vqa]",
-    "report": "[caption]",
-    "rec": "[refer]",
-    "reg": "[identify]",
-    "cls": "[cls]",
-}
 CONNECTOR_TASK: dict[Kind, str] = {"vqa": "vqa", "rec": "refer", "reg": "identify", "report": "caption", "cls": "cls"}
+IDENTIFIERS: dict[Kind, str] = {"qa": "[qa]"} | {kind: f"[{task}]" for kind, task in CONNECTOR_TASK.items()}
 IMAGE_PLACEHOLDER = "<ImageHere>"
+# Inputs that the official code writes into the instruction itself and therefore never cuts.
 FIXED_INPUTS = frozenset({"subject", "classes"})
-"""Inputs that the official code writes into the instruction itself and therefore never cuts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +37,7 @@ class PromptForm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrappedPrompt:
-    """A user turn, cut where the images go.
-
-    The parts are to be tokenised one by one, as the official code does; so nothing in the instruction can pass for an
-    image placeholder.
-    """
+    """A user turn, cut where the images go, to be tokenised part by part: no instruction passes for a placeholder."""
 
     parts: tuple[str, ...]  # Texts; between each two of them is an image.
     starts: int = 1  # BOS tokens before the first part.

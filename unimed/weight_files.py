@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,10 +18,8 @@ from medbench.unimed.weights import State, some_of
 
 SHARD_BYTES = 2_000_000_000
 # torch's own reader of pickles raises those of the second line on bytes that are no pickle.
-_UNREADABLE = (
-    OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError,
-    KeyError, IndexError, TypeError, AttributeError, struct.error,
-)  # fmt: skip
+_UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError,
+               KeyError, IndexError, TypeError, AttributeError, struct.error)  # fmt: skip
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _ALONE = ("model.safetensors", "pytorch_model.bin")
 
@@ -32,9 +30,8 @@ def read_torch_file(path: Path, hint: str = "") -> Mapping[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"{path} cannot be read: {reason}", hint or "Copy the file again; only tensors are read."
-        ) from error
+        hint = hint or "Copy the file again; only tensors are read."
+        raise DataError(f"{path} cannot be read: {reason}", hint) from error
     if not isinstance(content, Mapping):
         raise DataError(f"{path} holds no mapping of names.", hint or "Give a checkpoint written by `torch.save`.")
     return content
@@ -71,10 +68,9 @@ class Shards:
             if file.suffix != ".safetensors":
                 return self._torch_file(file)[name]
             with safe_open(file, framework="pt") as stream:
-                tensor: torch.Tensor = stream.get_tensor(name)
+                return cast("torch.Tensor", stream.get_tensor(name))
         except (SafetensorError, OSError, KeyError) as error:
             raise DataError(f"{name} cannot be read from {file}: {error}", "Copy the file again.") from error
-        return tensor
 
     def size(self, name: str) -> tuple[int, ...]:
         """Return the shape of a tensor; of safetensors without reading it."""
@@ -97,10 +93,8 @@ def open_shards(folder: Path) -> Shards:
             return Shards(files={name: inside(folder, file) for name, file in indexed_files(folder / index).items()})
         if (folder / alone).is_file():
             return Shards(files=dict.fromkeys(_names_in(folder / alone), folder / alone))
-    raise DataError(
-        f"{folder} holds no weights.",
-        f"Expected one of {', '.join((*_ALONE, *_INDEXES))}, as transformers writes them.",
-    )
+    expected = ", ".join((*_ALONE, *_INDEXES))
+    raise DataError(f"{folder} holds no weights.", f"Expected one of {expected}, as transformers writes them.")
 
 
 def indexed_files(index: Path) -> Mapping[str, str]:
@@ -108,10 +102,8 @@ def indexed_files(index: Path) -> Mapping[str, str]:
     files: Mapping[str, str] = read_json(index).get("weight_map", {})
     missing = sorted({str(file) for file in files.values() if not inside(index.parent, str(file)).is_file()})
     if missing:
-        raise DataError(
-            f"{index} names {len(missing)} files that are not there: {some_of(missing)}.",
-            "Download the model again, whole.",
-        )
+        problem = f"{index} names {len(missing)} files that are not there: {some_of(missing)}."
+        raise DataError(problem, "Download the model again, whole.")
     return files
 
 
@@ -135,13 +127,10 @@ def write_shards(
     """
     folder.mkdir(parents=True, exist_ok=True)
     groups: list[list[str]] = [[]]
-    held = 0
     for name, size in sizes.items():
-        if groups[-1] and held + size > shard_bytes:
+        if groups[-1] and sum(map(sizes.__getitem__, groups[-1])) + size > shard_bytes:
             groups.append([])
-            held = 0
         groups[-1].append(name)
-        held += size
     files: dict[str, str] = {}
     for number, names in enumerate(groups, start=1):
         file = f"model-{number:05d}-of-{len(groups):05d}.safetensors"

@@ -20,25 +20,20 @@ from medbench.tasks.foundation.model_files import HINT, ran_out_of_memory
 State = Mapping[str, torch.Tensor]
 Names = str | tuple[str, ...]
 LlamaT = TypeVar("LlamaT", bound=LlamaForCausalLM)
-ROTARY = ("rotary_emb.inv_freq",)
-"""Ends of names that old checkpoints hold beside the weights; they follow from the configuration."""
+ROTARY = ("rotary_emb.inv_freq",)  # Ends of names in old checkpoints that follow from the configuration.
 # What transformers, and the libraries below it, raise of files that they do not understand or cannot use here.
 LIBRARY_FAULTS = (
     ImportError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError,
     AssertionError, SyntaxError, SafetensorError, StrictDataclassError,
 )  # fmt: skip
-_WRAPPED = "module."
 _SHOWN = 5
 _MISFIT = "Nothing was loaded: random weights give random answers. Use the weights that belong to the configuration."
 
-# Where
-
 
 def device_and_dtype(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
-    """Return where a model runs and the type of its weights, for the words of the command line.
+    """Return where a model runs and the type of its weights; UsageError if there is no such device here.
 
-    UsageError if this machine or this build of torch does not have the device. `auto` takes CUDA, then MPS, then the
-    CPU; the type `auto` is exact (float32) on the CPU and bfloat16 elsewhere.
+    `auto` takes CUDA, then MPS, then the CPU; the type `auto` is exact (float32) on the CPU and bfloat16 elsewhere.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
@@ -47,18 +42,16 @@ def device_and_dtype(device: str, dtype: str) -> tuple[torch.device, torch.dtype
         allowed = ", ".join(name for name, there in available.items() if there)
         raise UsageError(f"There is no device {device!r} here.", f"Allowed: auto, {allowed}.")
     found = torch.device(device)
-    if dtype == "auto":
-        return found, torch.float32 if found.type == "cpu" else torch.bfloat16
-    return found, getattr(torch, dtype)
+    exact = torch.float32 if found.type == "cpu" else torch.bfloat16
+    return found, exact if dtype == "auto" else getattr(torch, dtype)
 
 
 def find_folder(
     name: str, *, files: Sequence[str], what: str, hint: str, revision: str | None = None
 ) -> tuple[Path, str]:
-    """Return the folder of a model and its full commit on the Hub, which is empty for a folder of the user's own.
+    """Return a model's folder and full commit on the Hub ("" for the user's own folder); UsageError if not to be had.
 
-    What lies in the Hub's cache needs no network. UsageError if it is neither here nor to be downloaded. `files` are
-    patterns of what is needed, `what` is the subject of the message, such as `The language model 'x'`.
+    `files` are patterns of what is needed; `what` is the subject of the message, such as `The language model 'x'`.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -69,9 +62,6 @@ def find_folder(
         raise UsageError(f"{what} is no folder here, and the Hub did not give it: {error}", hint) from error
     # The Hub's cache keeps each commit in a folder of its name, whatever branch or tag led there.
     return snapshot, snapshot.name
-
-
-# Names and shapes
 
 
 def some_of(names: Iterable[str]) -> str:
@@ -99,16 +89,14 @@ def refuse_misfits(source: str, given: State, expected: State) -> None:
 
 
 def refuse_loading_info(source: str, info: Mapping[str, Any], *, harmless: Names = ()) -> None:
-    """Look at what transformers' `from_pretrained` reports beside a model.
+    """DataError if transformers reports weights that were missing, of another shape, or unknown and not `harmless`.
 
-    DataError if a weight was missing, unknown or of another shape. `harmless` are ends of the names of unexpected
-    tensors that follow from the configuration anyway.
+    Those are ends of the names of tensors that follow from the configuration anyway.
     """
-    found = {
-        word: {str(key[0] if isinstance(key, tuple) else key) for key in info.get(f"{word}_keys") or ()}
-        for word in ("missing", "unexpected", "mismatched")
-    }
-    found["unexpected"] = {name for name in found["unexpected"] if not name.endswith(harmless)}
+    found: dict[str, set[str]] = {}
+    for word in ("missing", "unexpected", "mismatched"):
+        names = {str(key[0] if isinstance(key, tuple) else key) for key in info.get(f"{word}_keys") or ()}
+        found[word] = {name for name in names if word != "unexpected" or not name.endswith(harmless)}
     _refuse(source, found)
 
 
@@ -122,25 +110,21 @@ def refuse_other_numbers(source: str, state: State) -> None:
     """Look that weights are floating-point numbers; DataError if some are not, as in quantised checkpoints."""
     other = [f"{name} of {tensor.dtype}" for name, tensor in state.items() if not tensor.is_floating_point()]
     if other:
-        raise DataError(
-            f"{source} holds weights that are no floating-point numbers: {some_of(other)}.",
-            "Give the published weights, not quantised ones.",
-        )
+        problem = f"{source} holds weights that are no floating-point numbers: {some_of(other)}."
+        raise DataError(problem, "Give the published weights, not quantised ones.")
 
 
 def refuse_different(source: str, copies: Iterable[tuple[str, torch.Tensor, torch.Tensor]]) -> None:
     """Compare weights that a checkpoint holds twice, each with its name; DataError if the two of a name differ."""
     different = [name for name, first, second in copies if not torch.equal(first, second)]
     if different:
-        raise DataError(
-            f"{source} holds {some_of(different)} twice, and differently.",
-            "The published checkpoint holds equal copies; download it again.",
-        )
+        problem = f"{source} holds {some_of(different)} twice, and differently."
+        raise DataError(problem, "The published checkpoint holds equal copies; download it again.")
 
 
 def unwrapped(state: State) -> dict[str, torch.Tensor]:
     """Return a state without the leading `module.` that training on several devices leaves in names."""
-    return {name.removeprefix(_WRAPPED): tensor for name, tensor in state.items()}
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 def part_of(state: State, prefix: str) -> dict[str, torch.Tensor]:
@@ -148,36 +132,24 @@ def part_of(state: State, prefix: str) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
-# Into a module
-
-
-def strict_from_pretrained(
-    kind: Any,  # noqa: ANN401 - any class of transformers that has `from_pretrained`
-    folder: Path,
-    *,
-    harmless: Names = (),
-    unreadable: Callable[[Exception], MedbenchError] | None = None,
-    **options: Any,
-) -> Any:  # noqa: ANN401 - of that class
-    """Load a model of transformers, every weight or none; no code of the folder is run.
+def strict_from_pretrained(kind: Any, folder: Path, *, harmless: Names = (), **options: Any) -> Any:  # noqa: ANN401
+    """Load a model of a class of transformers, every weight or none; no code of the folder is run.
 
     DataError if a weight is missing, unexpected or of another shape, or a file is broken. `harmless` are ends of names
-    of tensors that may lie in the folder without being read; `unreadable` makes the error of what a library raised, by
-    default a DataError; `options` are those of `from_pretrained`.
+    of tensors that may lie in the folder without being read; `options` are those of `reported_from_pretrained`.
     """
-    model, info = reported_from_pretrained(kind, folder, unreadable=unreadable, **options)
+    model, info = reported_from_pretrained(kind, folder, **options)
     refuse_loading_info(str(folder), info, harmless=harmless)
     return model
 
 
 def reported_from_pretrained(
-    kind: Any,  # noqa: ANN401
-    folder: Path,
-    *,
-    unreadable: Callable[[Exception], MedbenchError] | None = None,
-    **options: Any,
-) -> tuple[Any, dict[str, Any]]:
-    """Return a model and transformers' report, silently; see `strict_from_pretrained` and `refuse_loading_info`."""
+    kind: Any, folder: Path, *, unreadable: Callable[[Exception], MedbenchError] | None = None, **options: Any  # noqa: ANN401
+) -> tuple[Any, dict[str, Any]]:  # fmt: skip
+    """Return a model and transformers' report, silently; see `strict_from_pretrained` and `refuse_loading_info`.
+
+    `unreadable` makes the error of what a library raised, by default a DataError; `options` are `from_pretrained`'s.
+    """
     before = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
@@ -188,9 +160,8 @@ def reported_from_pretrained(
     except LIBRARY_FAULTS as error:
         if isinstance(error, MedbenchError) or ran_out_of_memory(error):
             raise
-        if unreadable:
-            raise unreadable(error) from error
-        raise DataError(f"{folder} cannot be read: {error}", "Copy it again.") from error
+        plain = DataError(f"{folder} cannot be read: {error}", "Copy it again.")
+        raise (unreadable(error) if unreadable else plain) from error
     finally:
         transformers_logging.set_verbosity(before)
     return model, info
@@ -199,8 +170,7 @@ def reported_from_pretrained(
 def fill(module: nn.Module, state: State, source: str, *, device: torch.device, dtype: torch.dtype) -> None:
     """Give a module of the meta device its weights, one after another, so that no second copy is held.
 
-    DataError if a weight is missing, unexpected, of another shape or no floating-point number; RunError if the device
-    has no room for them.
+    DataError if one is missing, unexpected, misshapen or no floating-point number; RunError if there is no room.
     """
     refuse_misfits(source, state, module.state_dict())
     refuse_other_numbers(source, state)
@@ -210,10 +180,8 @@ def fill(module: nn.Module, state: State, source: str, *, device: torch.device, 
         if not ran_out_of_memory(error):
             raise
         needed = sum(tensor.numel() for tensor in state.values()) * dtype.itemsize / 1e9
-        raise RunError(
-            f"{source} does not fit: {needed:.3g} GB of weights are too much for the memory of {device} that is free.",
-            HINT,
-        ) from error
+        size = f"{needed:.3g} GB of weights are too much for the memory of {device} that is free."
+        raise RunError(f"{source} does not fit: {size}", HINT) from error
     module.load_state_dict(moved, strict=True, assign=True)
     module.train(mode=False).requires_grad_(requires_grad=False)
 
@@ -222,10 +190,9 @@ def filled_llama(
     kind: Callable[[LlamaConfig], LlamaT], config: LlamaConfig, state: State, source: str, *,
     device: torch.device, dtype: torch.dtype,
 ) -> LlamaT:  # fmt: skip
-    """Return a LLaMA that `kind` makes of a configuration, with all of its weights from `state`.
+    """Return a LLaMA that `kind` makes of a configuration, with all of its weights from `state`; errors of `fill`.
 
-    DataError if a weight is missing, unexpected or of another shape, or there can be no model of this `config`;
-    RunError if the device has no room for it.
+    DataError too if there can be no model of this `config`.
     """
     try:
         with torch.device("meta"):
@@ -233,10 +200,8 @@ def filled_llama(
         # The frequencies are no weights: no checkpoint sets them, and on the meta device they have no values.
         frequencies = LlamaRotaryEmbedding(config)
     except LIBRARY_FAULTS as error:
-        raise DataError(
-            f"The configuration of the language model of {source} cannot be used: {type(error).__name__} {error}.",
-            "Copy the configuration that belongs to the weights.",
-        ) from error
+        problem = f"The configuration of the language model of {source} cannot be used: {type(error).__name__} {error}."
+        raise DataError(problem, "Copy the configuration that belongs to the weights.") from error
     fill(model, state, source, device=device, dtype=dtype)
     model.model.rotary_emb = frequencies.to(device)
     empty = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
