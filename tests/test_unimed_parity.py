@@ -17,7 +17,7 @@ from medbench.tasks.answers.texts import first_words
 from medbench.tasks.catalog import get_task
 from medbench.tasks.sample import Box
 from medbench.tasks.spec import Kind
-from medbench.unimed.base_weights import checked_config
+from medbench.unimed.checkpoint import checked_config
 from medbench.unimed.processing import UniMedProcessor, pixels_of
 from medbench.unimed.prompts import IMAGE_PLACEHOLDER, PromptForm, WrappedPrompt, wrap
 from medbench.unimed.tokens import load_language_model_tokenizer

@@ -33,7 +33,7 @@ def convert_command(
     medbench convert uni-med DIR --standalone --output WHOLE
     medbench convert uni-med DIR --adapter LORA --output OTHER
     """
-    from medbench.unimed.base_weights import BaseWeights
+    from medbench.unimed.checkpoint import BaseWeights
     from medbench.unimed.convert import from_authors, to_authors, to_whole, with_adapter
 
     if output.exists():

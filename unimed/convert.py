@@ -9,8 +9,15 @@ from safetensors import SafetensorError
 from medbench.tasks.foundation.errors import DataError, RunError, UsageError
 from medbench.tasks.foundation.files import read_yaml_table
 from medbench.unimed import checkpoint as folders
-from medbench.unimed.base_weights import BaseWeights, assemble, processor_on, read_language_config
-from medbench.unimed.checkpoint import LoadedCheckpoint, base_of, is_whole
+from medbench.unimed.checkpoint import (
+    BaseWeights,
+    LoadedCheckpoint,
+    assemble,
+    base_of,
+    is_whole,
+    processor_on,
+    read_language_config,
+)
 from medbench.unimed.configuration import UniMedConfig
 from medbench.unimed.lora import is_plain
 from medbench.unimed.official import config_of, load_official, read_official, write_official

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from medbench.unimed.base_weights import BaseWeights, assemble, checked_config, configure, processor_on, refuse_unknown
+from medbench.unimed.checkpoint import BaseWeights, assemble, checked_config, configure, processor_on, refuse_unknown
 from medbench.unimed.configuration import UniMedConfig
 from medbench.unimed.modeling import UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor

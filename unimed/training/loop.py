@@ -15,8 +15,7 @@ import torch
 from medbench.tasks.foundation.console import Silent, meter, say
 from medbench.tasks.foundation.errors import StoppedError
 from medbench.tasks.prepared import load_prepared
-from medbench.unimed.base_weights import BaseWeights
-from medbench.unimed.checkpoint import restore_weights, write_checkpoint
+from medbench.unimed.checkpoint import BaseWeights, restore_weights, write_checkpoint
 from medbench.unimed.modeling import UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.training.batches import BatchMaker, Mixture
@@ -24,9 +23,15 @@ from medbench.unimed.training.build import base_of, build, image_size_of
 from medbench.unimed.training.corpus import Corpus, Example, load_corpus
 from medbench.unimed.training.folder import CURVE_FILE, Resumed, TrainingFolder
 from medbench.unimed.training.log import Record, Tally, TrainingLog, draw_curve
-from medbench.unimed.training.optimizer import gathered_weights
 from medbench.unimed.training.recipe import Recipe
-from medbench.unimed.training.trainer import Trainer, frozen_dtype, is_sharded, make_accelerator, make_trainer
+from medbench.unimed.training.trainer import (
+    Trainer,
+    frozen_dtype,
+    gathered_weights,
+    is_sharded,
+    make_accelerator,
+    make_trainer,
+)
 from medbench.unimed.training.vision_stage import train_vision
 
 Scores = dict[str, dict[str, float]]

@@ -8,8 +8,7 @@ import torch
 
 from medbench.tasks.catalog import get_task
 from medbench.tasks.prepared import load_prepared
-from medbench.unimed.base_weights import BaseWeights, checked_config, configure
-from medbench.unimed.checkpoint import JOINED
+from medbench.unimed.checkpoint import JOINED, BaseWeights, checked_config, configure
 from medbench.unimed.configuration import UniMedConfig
 from medbench.unimed.modeling import UniMedForConditionalGeneration
 from medbench.unimed.official import dead_shapes
