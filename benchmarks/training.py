@@ -26,9 +26,8 @@ from medbench.unimed.lora import lora_layers
 from medbench.unimed.modeling import IGNORED_LABEL, UniMedForConditionalGeneration
 from medbench.unimed.training.batches import Batch, BatchMaker, MicroBatch, Mixture, seed_of
 from medbench.unimed.training.build import base_of, build, image_size_of
-from medbench.unimed.training.corpus import Corpus, load_corpus
-from medbench.unimed.training.features import FeatureCache
-from medbench.unimed.training.log import Tally
+from medbench.unimed.training.corpus import Corpus, FeatureCache, load_corpus
+from medbench.unimed.training.folder import Tally
 from medbench.unimed.training.recipe import Recipe, load_recipe
 from medbench.unimed.training.trainer import DECAY_RULES, Trainer, make_accelerator, make_optimizer, set_rate
 from medbench.unimed.vision import to_eva

@@ -13,7 +13,7 @@ from medbench.tasks.spec import Kind, TaskSpec
 PromptStyle = Literal["official", "clean"]
 Purpose = Literal["train", "generate"]
 CONNECTOR_TASK: dict[Kind, str] = {"vqa": "vqa", "rec": "refer", "reg": "identify", "report": "caption", "cls": "cls"}
-IDENTIFIERS: dict[Kind, str] = {"qa": "[qa]"} | {kind: f"[{task}]" for kind, task in CONNECTOR_TASK.items()}
+IDENTIFIERS: dict[Kind, str] = {"qa": "[qa]", **{kind: f"[{task}]" for kind, task in CONNECTOR_TASK.items()}}
 IMAGE_PLACEHOLDER = "<ImageHere>"
 # Inputs that the official code writes into the instruction itself and therefore never cuts.
 FIXED_INPUTS = frozenset({"subject", "classes"})
@@ -49,21 +49,14 @@ def wrap(
     """Return the user turn around `instruction`."""
     text = f"{IDENTIFIERS[kind]} {instruction}" if form.identifiers else instruction
     if form.official:
-        text = _official_turn(kind, text, images, purpose)
+        # Of questions without an image the official data sets cut the finished instruction, not the question in it.
+        text = first_words(text) if kind == "qa" else text
+        text += " " * (images > 0 and (purpose == "train" or kind == "report"))
     starts = 2 if form.official and purpose == "generate" else 1
     opening, closing = "[INST] ", f"{text} [/INST]"
-    if images == 0:
-        return WrappedPrompt(parts=(opening + closing,), starts=starts)
     between = ["</Img> <Img>"] * (images - 1)
-    return WrappedPrompt(parts=(f"{opening}<Img>", *between, f"</Img> {closing}"), starts=starts)
-
-
-def _official_turn(kind: Kind, text: str, images: int, purpose: Purpose) -> str:
-    if kind == "qa":
-        # The official data sets cut the finished instruction here, not the question in it.
-        text = first_words(text)
-    trailing = images > 0 and (purpose == "train" or kind == "report")
-    return f"{text} " if trailing else text
+    parts = (f"{opening}<Img>", *between, f"</Img> {closing}") if images else (opening + closing,)
+    return WrappedPrompt(parts=parts, starts=starts)
 
 
 def instruct(spec: TaskSpec, sample: Sample, form: PromptForm, *, box: str = "", template: str | None = None) -> str:

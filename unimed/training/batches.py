@@ -18,15 +18,13 @@ from medbench.unimed.configuration import CONNECTOR_TASKS
 from medbench.unimed.modeling import IGNORED_LABEL
 from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.prompts import CONNECTOR_TASK
-from medbench.unimed.training.corpus import Corpus, Example
-from medbench.unimed.training.features import FeatureCache
+from medbench.unimed.training.corpus import Corpus, Example, FeatureCache
 from medbench.unimed.training.recipe import Recipe
 from medbench.unimed.training.vision_stage import distorted, jittered
 
 Batch = dict[str, torch.Tensor]
 AHEAD = 3
-LONGEST_PROMPT, LONGEST_ANSWER = 3800, 1024
-"""In tokens; what is above is cut on the right, as in the official code."""
+LONGEST_PROMPT, LONGEST_ANSWER = 3800, 1024  # In tokens; what is above is cut on the right, as in the official code.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +43,7 @@ class Mixture:
 
     `sizes` are the samples of each entry, `weights` in the order that the draws run over. Each process's draws are
     seeded with `seed + rank`, as in the official code, and each deals its own share of an entry's order. Sharded
-    weights need all processes `together` to draw the same entry: one gradient is put together from all of them, so the
-    same parameters must have one everywhere.
+    weights need all processes `together` to draw the same entry: the same parameters must have a gradient everywhere.
     """
 
     def __init__(
@@ -146,15 +143,12 @@ class BatchMaker:
         """Return the micro-batch of a draw."""
         recipe, images, pixels = self.recipe, self.corpus.images, None
         examples = [self.corpus.train[draw.name][index] for index in draw.indices]
+        seeds = [f"{recipe.seed}/{one.spec.name}/{turn}" for one, turn in zip(examples, draw.turns, strict=True)]
         templates = [
-            random.Random(f"{recipe.seed}/{example.spec.name}/{turn}").choice(example.spec.train_prompts)
-            for example, turn in zip(examples, draw.turns, strict=True)
+            random.Random(seed).choice(one.spec.train_prompts) for one, seed in zip(examples, seeds, strict=True)
         ]
-        texts = text_batch(
-            examples, templates, self.processor, longest_prompt=recipe.max_prompt_tokens,
-            longest_answer=recipe.max_answer_tokens,
-        )  # fmt: skip
-        rows = image_rows(examples)
+        longest = {"longest_prompt": recipe.max_prompt_tokens, "longest_answer": recipe.max_answer_tokens}
+        texts, rows = text_batch(examples, templates, self.processor, **longest), image_rows(examples)
         if not rows:
             return MicroBatch(name=draw.name, texts=texts)
         if self.cache is None:
@@ -179,8 +173,7 @@ class BatchMaker:
                     yield waiting.popleft().result()
                     waiting.append(pool.submit(self.make, draw))
             finally:
-                for future in waiting:
-                    future.cancel()
+                pool.shutdown(cancel_futures=True)
 
 
 def seed_of(seed: int, step: int, rank: int) -> int:

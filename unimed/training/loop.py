@@ -21,8 +21,7 @@ from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.training.batches import BatchMaker, Mixture
 from medbench.unimed.training.build import base_of, build, image_size_of
 from medbench.unimed.training.corpus import Corpus, Example, load_corpus
-from medbench.unimed.training.folder import CURVE_FILE, Resumed, TrainingFolder
-from medbench.unimed.training.log import Record, Tally, TrainingLog, draw_curve
+from medbench.unimed.training.folder import CURVE_FILE, Record, Resumed, Tally, TrainingFolder, TrainingLog, draw_curve
 from medbench.unimed.training.recipe import Recipe
 from medbench.unimed.training.trainer import (
     Trainer,
@@ -35,11 +34,11 @@ from medbench.unimed.training.trainer import (
 from medbench.unimed.training.vision_stage import train_vision
 
 Scores = dict[str, dict[str, float]]
+# Lets a model answer held-out examples and scores the answers; the harness brings it, since it is above this room.
 Examine = Callable[[UniMedForConditionalGeneration, UniMedProcessor, Mapping[str, Sequence[Example]], Corpus], Scores]
-"""Lets a model answer held-out examples and scores the answers; the harness brings it, since it is above this room."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Session:
     """Everything that a training holds in its hands; `log` is None in a process that does not write and speak."""
 
@@ -66,19 +65,16 @@ def train(
 ) -> Path:
     """Train a model and write a checkpoint that `medbench run --checkpoint` takes.
 
-    Only the train splits in `data_dir` are read. `output` gets weights, tokenizer, recipe, log and checkpoints;
-    `resume` goes on from the last of these, on a CPU to the same bits. `examine` answers and scores held-out examples,
-    if the recipe asks for it. UsageError if the recipe asks for something that is not there; DataError if data or base
-    weights do not fit; RunError if `output` holds another training, a loss is not a number any more, or the disk is
-    full; StoppedError if the user stopped it, and a checkpoint was written.
+    Only the train splits in `data_dir` are read; `resume` goes on from the last checkpoint, on a CPU to the same bits.
+    UsageError if the recipe asks for something that is not there; DataError if data or base weights do not fit;
+    RunError if `output` holds another training, a loss is no number any more, or the disk is full; StoppedError if the
+    user stopped it, and a checkpoint was written.
     """
     accelerator = make_accelerator(recipe)
     base = base_of(recipe.model)
     data = {name: load_prepared(data_dir, name).manifest.data_fingerprint for name in recipe.tasks()}
-    folder = TrainingFolder(
-        path=output, recipe=recipe, workers=accelerator.num_processes, data=data,
-        base_weights=base.identity() if base else {},
-    )  # fmt: skip
+    frozen, workers = base.identity() if base else {}, accelerator.num_processes
+    folder = TrainingFolder(path=output, recipe=recipe, workers=workers, data=data, base_weights=frozen)
     start, leads = Resumed(), bool(accelerator.is_main_process)
     # The first process makes what is missing before the others look.
     with accelerator.main_process_first():
@@ -96,10 +92,7 @@ def train(
         trainer = make_trainer(recipe, accelerator, model)
         if start.optimizer is not None:
             trainer.restore(start.optimizer)
-        session = Session(
-            folder=folder, corpus=corpus, base=base, processor=processor, trainer=trainer, examine=examine, log=log,
-            started=time.perf_counter(),
-        )  # fmt: skip
+        session = Session(folder, corpus, base, processor, trainer, examine, log, started=time.perf_counter())
         with stop_request() as stop:
             _run_steps(session, start.step, stop)
         _finish(session)
@@ -151,14 +144,12 @@ def _run_steps(session: Session, first: int, stop: Event) -> None:
     """Take all steps that are left, with a line of log, a look and a checkpoint where they are due."""
     trainer = session.trainer
     recipe, accelerator = trainer.recipe, trainer.accelerator
+    rank, corpus = accelerator.process_index, session.corpus
     mixture = Mixture(
-        session.corpus.sizes(), recipe.mixture, micro_batch=recipe.micro_batch, seed=recipe.seed,
-        rank=accelerator.process_index, workers=accelerator.num_processes, together=is_sharded(accelerator),
+        corpus.sizes(), recipe.mixture, micro_batch=recipe.micro_batch, seed=recipe.seed, rank=rank,
+        workers=accelerator.num_processes, together=is_sharded(accelerator),
     )  # fmt: skip
-    maker = BatchMaker(
-        recipe=recipe, corpus=session.corpus, processor=session.processor, cache=trainer.cache,
-        rank=accelerator.process_index,
-    )  # fmt: skip
+    maker = BatchMaker(recipe=recipe, corpus=corpus, processor=session.processor, cache=trainer.cache, rank=rank)
     batches = maker.ahead(mixture.draws(parts=recipe.micro_batches, first_step=first))
     tally, logged = Tally(), first
     show = meter if session.log else Silent().meter
@@ -171,9 +162,8 @@ def _run_steps(session: Session, first: int, stop: Event) -> None:
                 looked = last or done // recipe.validation.every > logged // recipe.validation.every
                 record = tally.record(done, rate=recipe.learning_rate(done - 1), norm=norm)
                 _tell(session, record, look=looked)
-                progress.advance(
-                    0, status=f"loss {record['mean_loss']:.3f} | {record['tokens_per_second']:.0f} tokens/s"
-                )
+                status = f"loss {record['mean_loss']:.3f} | {record['tokens_per_second']:.0f} tokens/s"
+                progress.advance(0, status=status)
                 tally, logged = Tally(), done
             progress.advance()
             stopping = trainer.agreed(stop.is_set())

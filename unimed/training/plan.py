@@ -19,11 +19,11 @@ Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 Parts = Mapping[str, tuple[int, int]]
 GIB = 1 << 30
 FLOAT32_BYTES, ADAM_BYTES = 4, 8
+# Text tokens of a typical row (facts: VQA prompts have about 104 tokens with 64 visual ones; reports are longer).
 PROMPT_TOKENS, ANSWER_TOKENS = 100, 60
-"""Text tokens of a typical row (facts: VQA prompts have about 104 tokens with 64 visual ones; reports are longer)."""
 _PRECISION_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+# Hidden-size vectors that a LLaMA block keeps per token for the backward pass, its MLP's wide ones counted apart.
 _KEPT_PER_LAYER = 16
-"""Hidden-size vectors that a LLaMA block keeps per token for the backward pass, its MLP's wide ones counted apart."""
 _INFERENCE_ROWS, _ROW_TOKENS = 40, 204
 
 
@@ -39,16 +39,12 @@ class TrainingPlan:
 def plan(recipe: Recipe, data_dir: Path | None) -> TrainingPlan:
     """Return the plan of a recipe; without a data folder with the sample counts of the paper.
 
-    UsageError if the model cannot be built; DataError if a task is not prepared, or the language model's folder has no
-    usable configuration.
+    UsageError if the model cannot be built; DataError if a task is not prepared, or the language model is unusable.
     """
     config, note = _planned_config(recipe.model)
-    model = meta_model(config, vision=recipe.tower_share > 0)
-    parts = parameters_of(model)
-    tables = (
-        _parameter_table(parts, dead_parameters(config)), _memory_table(parts, config, recipe),
-        _step_table(recipe, data_dir),
-    )  # fmt: skip
+    parts = parameters_of(meta_model(config, vision=recipe.tower_share > 0))
+    memory = _memory_table(parts, config, recipe)
+    tables = (_parameter_table(parts, dead_parameters(config)), memory, _step_table(recipe, data_dir))
     source = f"prepared in {data_dir}, what is held out included"
     source = source if data_dir else "counts of the paper; give --data-dir for yours"
     rows, warm = recipe.micro_batch * recipe.micro_batches, recipe.schedule.warmup_steps
@@ -115,33 +111,28 @@ def _memory_table(parts: Parts, config: UniMedConfig, recipe: Recipe) -> Table:
     merged = parts["LoRA"][0] if config.language_tuning == "lora" else 0
     width = _PRECISION_BYTES[recipe.precision]
     heads = int(text.num_key_value_heads or text.num_attention_heads)
-    head_size = int(text.hidden_size) // int(text.num_attention_heads)
+    cached = 2 * heads * (int(text.hidden_size) // int(text.num_attention_heads)) * width
+    tokens = recipe.micro_batch * (config.visual_tokens + PROMPT_TOKENS + ANSWER_TOKENS)
+    hidden, layers = int(text.hidden_size), int(text.num_hidden_layers)
+    per_layer = _KEPT_PER_LAYER * hidden + 4 * int(text.intermediate_size)
+    kept = layers * hidden + per_layer if recipe.gradient_checkpointing else layers * per_layer
     training = {
         "training: frozen weights": frozen * width,
         "training: trained weights, float32": trained * FLOAT32_BYTES,
         "training: gradients, float32": trained * FLOAT32_BYTES,
         "training: AdamW's moments, float32": trained * ADAM_BYTES,
-        "training: activations of one micro-batch": _activations(config, recipe, width),
+        "training: activations of one micro-batch": tokens * width * kept,
     }
     rows = {
         **training,
         "training: together": sum(training.values()),
         "answering: weights, LoRA merged": (trained + frozen - merged) * width,
         f"answering: keys and values of {_INFERENCE_ROWS} rows of {_ROW_TOKENS} tokens": (
-            2 * int(text.num_hidden_layers) * heads * head_size * width * _INFERENCE_ROWS * _ROW_TOKENS
+            layers * cached * _INFERENCE_ROWS * _ROW_TOKENS
         ),
         "disk: one checkpoint with the optimizer's state": trained * (FLOAT32_BYTES + ADAM_BYTES),
     }
     return ("memory (estimate, per process)", "GiB"), [(name, f"{size / GIB:.3f}") for name, size in rows.items()]
-
-
-def _activations(config: UniMedConfig, recipe: Recipe, width: int) -> int:
-    hidden, layers = int(config.text.hidden_size), int(config.text.num_hidden_layers)
-    tokens = recipe.micro_batch * (config.visual_tokens + PROMPT_TOKENS + ANSWER_TOKENS)
-    per_layer = _KEPT_PER_LAYER * hidden + 4 * int(config.text.intermediate_size)
-    if recipe.gradient_checkpointing:
-        return tokens * width * (layers * hidden + per_layer)
-    return tokens * width * layers * per_layer
 
 
 def _step_table(recipe: Recipe, data_dir: Path | None) -> Table:

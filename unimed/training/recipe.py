@@ -27,17 +27,12 @@ class _Strict:
 class ModelPlan(_Strict):
     """What is trained."""
 
-    # Folder or Hub name of a LLaMA-architecture model that is adapted; None trains one from scratch.
-    language_model: str | None = None
+    language_model: str | None = None  # Folder or Hub name of a LLaMA that is adapted; None trains one from scratch.
     vision_weights: str | None = None  # `eva_vit_g.pth` or BLIP-2's safetensors; None trains a ViT from scratch.
-    # Fields of the ViT's configuration that differ from EVA ViT-G/14.
-    vision: dict[str, int | float] = field(default_factory=dict)
-    # Fields of the language model's configuration, if it is trained from scratch.
-    text: dict[str, int | float | bool] = field(default_factory=dict)
-    # Entries of the byte-level BPE tokenizer that is trained with a language model from scratch.
-    vocabulary: PositiveInt = 2500
-    # Fields of `UniMedConfig`: resampler, connector, router, LoRA, prompts.
-    unimed: dict[str, Setting] = field(default_factory=dict)
+    vision: dict[str, int | float] = field(default_factory=dict)  # Fields of the ViT other than EVA ViT-G/14's.
+    text: dict[str, int | float | bool] = field(default_factory=dict)  # Fields of a language model from scratch.
+    vocabulary: PositiveInt = 2500  # Entries of the byte-level BPE tokenizer that is trained with the latter.
+    unimed: dict[str, Setting] = field(default_factory=dict)  # Of `UniMedConfig`: resampler, connector, LoRA, prompts.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,17 +43,15 @@ class VisionStage(_Strict):
     batch: Annotated[int, Field(ge=2)]  # Images per step.
     peak_learning_rate: PositiveFloat  # Of a one-cycle schedule.
     weight_decay: NonNegativeFloat
-    # Its learning rate in the language stage, as a share of the rest's; 0 freezes it, as in the paper.
-    later_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    later_rate: Annotated[float, Field(ge=0, le=1)] = 0.0  # Then a share of the rest's; 0 freezes it, as in the paper.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(_Strict):
     """The learning rate."""
 
-    # `official`, `linear_warmup_cosine_lr` of the official code: the cosine counts from step 0, not from the end of the
-    # warm-up, so the rate falls by 2.4 % there (official values: from 9.998e-6 at step 4,999 to 9.758e-6 at step
-    # 5,000). `cosine`: the warm-up starts at almost nothing, the cosine where it ends.
+    # `official`, as its `linear_warmup_cosine_lr`: the cosine counts from step 0, so the rate falls by 2.4 % after the
+    # warm-up (9.998e-6 to 9.758e-6). `cosine`: the warm-up starts at almost nothing, the cosine where it ends.
     shape: Literal["official", "cosine"]
     peak: PositiveFloat  # After the linear warm-up.
     floor: NonNegativeFloat  # At the end.
@@ -86,8 +79,7 @@ class OptimizerPlan(_Strict):
     # `official`: everything but vectors and biases, task tokens too; `matrices`: no task tokens.
     decays: Literal["official", "matrices"] = "official"
     clip_norm: PositiveFloat | None = None  # Largest norm of the gradient, or None.
-    # What AdamW does with experts of a hard or sparse router that a step did not use: `decay` them, as the official
-    # code does, or let them `rest`.
+    # Experts of a hard or sparse router that a step did not use: `decay` them, as official, or let them `rest`.
     idle_experts: Literal["decay", "rest"] = "decay"
 
 
@@ -97,8 +89,7 @@ class ValidationPlan(_Strict):
 
     share: Share = 0.0  # Share of the training groups held out; the test split is never read.
     every: PositiveInt = 1000  # Steps between two looks at their loss.
-    # Held-out samples per task that are also answered and scored through the harness at each look; 0: none.
-    answers: Count = 0
+    answers: Count = 0  # Held-out samples per task that are also answered and scored at each look.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +98,7 @@ class CheckpointPlan(_Strict):
 
     every: PositiveInt = 1000  # Steps between two checkpoints.
     keep: PositiveInt = 2  # How many of them stay.
-    # Type of the trained weights in the final checkpoint; those on the way are float32, for exact resuming.
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # Of the final one; those on the way are float32.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,12 +112,10 @@ class Recipe(_Strict):
     mixture: Annotated[dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)]
     steps: PositiveInt
     micro_batch: PositiveInt  # Samples of one micro-batch, per process.
-    # Micro-batches per optimizer step (gradient accumulation), each from an entry of its own.
-    micro_batches: PositiveInt = 1
+    micro_batches: PositiveInt = 1  # Per optimizer step (gradient accumulation), each from an entry of its own.
     schedule: Schedule
     optimizer: OptimizerPlan
-    # Type of computing and of the frozen weights; what learns stays float32.
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # Of computing and frozen weights; what learns is float32.
     gradient_checkpointing: bool = False  # Compute the language model's activations twice and keep them once.
     seed: Annotated[int, Field(ge=0, lt=2**31)]  # Of the weights, the order, the prompts and the dropout.
     validation: ValidationPlan = ValidationPlan()
@@ -135,8 +123,7 @@ class Recipe(_Strict):
     augment_classification: bool = False  # Mirror, turn, zoom and shift the images of classification tasks at random.
     max_prompt_tokens: PositiveInt = 3800  # Longest prompt; longer ones are cut on the right, but never into an image.
     max_answer_tokens: PositiveInt = 1024
-    # Disk for the frozen tower's features, in gigabytes; 0 computes them at every step.
-    feature_cache_gb: NonNegativeFloat = 0.0
+    feature_cache_gb: NonNegativeFloat = 0.0  # Disk for the frozen tower's features; 0 computes them at every step.
     log_every: PositiveInt = 20  # Steps between two lines of the log.
 
     def tasks(self) -> tuple[str, ...]:
@@ -162,14 +149,12 @@ _ADAPTER = TypeAdapter(Recipe)
 
 
 def load_recipe(name_or_path: str, overrides: tuple[str, ...] = (), *, planned: bool = False) -> Recipe:
-    """Read a recipe: a preset's name or a YAML file, with overrides such as `schedule.peak=1e-4`.
+    """Read a recipe, a preset or a YAML file, with overrides such as `schedule.peak=1e-4`; else UsageError.
 
-    One that is only `planned` need not name its base weights yet. UsageError if there is no such file, or a key or a
-    value is not allowed.
+    One that is only `planned` need not name its base weights yet.
     """
-    path = PRESETS / f"{name_or_path}.yaml"
-    if not path.exists():
-        path = Path(name_or_path)
+    preset = PRESETS / f"{name_or_path}.yaml"
+    path = preset if preset.exists() else Path(name_or_path)
     if not path.is_file():
         presets = ", ".join(preset_names())
         raise UsageError(f"There is no recipe {name_or_path!r}.", f"Give a YAML file or one of: {presets}.")
@@ -185,9 +170,8 @@ def recipe_of(values: Mapping[str, Any], source: str, *, planned: bool = False) 
         recipe = _ADAPTER.validate_python(values)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise UsageError(
-            f"The recipe {source} is not valid: {problems}.", "Compare it with unimed/recipes/."
-        ) from error
+        hint = "Compare it with unimed/recipes/."
+        raise UsageError(f"The recipe {source} is not valid: {problems}.", hint) from error
     for name in recipe.tasks():
         if name not in task_names():
             raise unknown_name("task", name, task_names())

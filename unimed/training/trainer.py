@@ -19,9 +19,8 @@ from medbench.unimed.lora import current_names
 from medbench.unimed.modeling import UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.training.batches import Batch, MicroBatch, image_rows, seed_of, text_batch
-from medbench.unimed.training.corpus import Corpus
-from medbench.unimed.training.features import FeatureCache, feature_folder, features_of
-from medbench.unimed.training.log import Tally
+from medbench.unimed.training.corpus import Corpus, FeatureCache, feature_folder, features_of
+from medbench.unimed.training.folder import Tally
 from medbench.unimed.training.recipe import Recipe
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -58,10 +57,8 @@ def make_optimizer(
     for name, parameter in parameters.items():
         share = next((part for prefix, part in (shares or {}).items() if name.startswith(prefix)), 1.0)
         groups.setdefault((share, weight_decay if decays(name, parameter) else 0.0), []).append(parameter)
-    return torch.optim.AdamW(
-        [{"params": members, "weight_decay": decay, "share": share} for (share, decay), members in groups.items()],
-        lr=0.0, betas=betas, eps=epsilon, fused=True,
-    )  # fmt: skip
+    told = [{"params": members, "weight_decay": decay, "share": share} for (share, decay), members in groups.items()]
+    return torch.optim.AdamW(told, lr=0.0, betas=betas, eps=epsilon, fused=True)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -114,10 +111,8 @@ def restore_optimizer(
 def make_accelerator(recipe: Recipe) -> Accelerator:
     """Return the accelerator, as `accelerate launch` decides; UsageError if the recipe does not go with it."""
     if recipe.precision == "fp16" and not torch.cuda.is_available():
-        raise UsageError(
-            "precision fp16 needs a GPU: its small gradients vanish without a loss scaler.",
-            "On a CPU use --set precision=fp32 (exact) or bf16.",
-        )
+        problem = "precision fp16 needs a GPU: its small gradients vanish without a loss scaler."
+        raise UsageError(problem, "On a CPU use --set precision=fp32 (exact) or bf16.")
     mixed = "no" if recipe.precision == "fp32" else recipe.precision
     # Each batch is of one task, so that in every step some parameters (other tasks' tokens, the whole connector on
     # text-only batches) are not used by any process.
@@ -202,9 +197,8 @@ class Trainer:
         # Of sharded gradients the norm is sharded too.
         norm = float(gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient)
         if not math.isfinite(norm) and self.accelerator.scaler is None:
-            raise RunError(
-                f"The gradient of step {step} is {norm}.", "Lower schedule.peak or set optimizer.clip_norm, and resume."
-            )
+            hint = "Lower schedule.peak or set optimizer.clip_norm, and resume."
+            raise RunError(f"The gradient of step {step} is {norm}.", hint)
         self.optimizer.step()
         return norm
 
@@ -214,10 +208,10 @@ class Trainer:
         self.model.connector.watch = None
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise RunError(
-                f"The loss of {batch.name} at step {step} is {value}.",
-                "Nothing was learned from it. Lower schedule.peak or set optimizer.clip_norm, and go on with --resume.",
+            hint = (
+                "Nothing was learned from it. Lower schedule.peak or set optimizer.clip_norm, and go on with --resume."
             )
+            raise RunError(f"The loss of {batch.name} at step {step} is {value}.", hint)
         self.accelerator.backward(loss / self.recipe.micro_batches)
         mask = batch.texts["attention_mask"]
         tally.add(batch.name, value, samples=len(mask), tokens=int(mask.sum()))
