@@ -32,9 +32,15 @@ from medbench.unimed.weights import State, copy_into, strict_from_pretrained
 if TYPE_CHECKING:
     from peft import LoraConfig
 
+WHOLE, TRAINED, BASE_FILE = "model.safetensors", "trained.safetensors", "base_weights.json"
+WHOLE_SHARDED = "model.safetensors.index.json"
+ALWAYS = ("config.json", "tokenizer.json", "tokenizer_config.json")
+RECIPE_FILE = "recipe.yaml"
+# Read where they are there, which `medbench train` does not write.
+_MORE_OF_THE_TOKENIZER = ("added_tokens.json", "special_tokens_map.json", "chat_template.jinja")
+JOINED = "+"  # Between tasks that are one entry of a mixture, as the official code joins the two MedMNIST sets.
 _LANGUAGE_FILES = ("*.json", "*.safetensors", "tokenizer.model", "*.bin")
 _IDENTITY_FILES = ("*.safetensors", "*.bin", "*.pth", "*.pt", "config.json")
-_VISION_PREFIX = "vision_model."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,13 +63,12 @@ class BaseWeights:
 
     def identity(self) -> dict[str, str]:
         """Return a fingerprint of each part, as checkpoints hold it: of sizes and samples, 15 GB are not read."""
-        return {name: fingerprint(_sampled(Path(path))) for name, path in asdict(self.resolved()).items()}
-
-
-def _sampled(path: Path) -> dict[str, str]:
-    if path.is_file():
-        return {path.name: sampled_sha256(path)}
-    return digests(path, only=_IDENTITY_FILES, digest=sampled_sha256)
+        found = {}
+        for name, path in asdict(self.resolved()).items():
+            sampled = digests(Path(path), only=_IDENTITY_FILES, digest=sampled_sha256)
+            # A file alone has its own name, whatever folder it is in.
+            found[name] = fingerprint({inner or Path(path).name: digest for inner, digest in sampled.items()})
+        return found
 
 
 def read_language_config(folder: Path) -> LlamaConfig:
@@ -131,7 +136,7 @@ def _read_vision(path: Path, config: Blip2VisionConfig) -> dict[str, torch.Tenso
     state: dict[str, torch.Tensor] = {}
     for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
         for name, tensor in read_tensors(file).items():
-            inner = name.removeprefix(_VISION_PREFIX)
+            inner = name.removeprefix("vision_model.")
             block = int(inner.split(".")[2]) if inner.startswith("encoder.layers.") else 0
             if name != inner and "post_layernorm" not in inner and block < int(config.num_hidden_layers):
                 state[inner] = tensor
@@ -143,15 +148,6 @@ def processor_on(base: BaseWeights, config: UniMedConfig) -> UniMedProcessor:
     processor = UniMedProcessor.of_model(load_language_model_tokenizer(Path(base.language_model)), config)
     config.image_token_id = processor.image_token_id
     return processor
-
-
-WHOLE, TRAINED, BASE_FILE = "model.safetensors", "trained.safetensors", "base_weights.json"
-WHOLE_SHARDED = "model.safetensors.index.json"
-ALWAYS = ("config.json", "tokenizer.json", "tokenizer_config.json")
-RECIPE_FILE = "recipe.yaml"
-# Read where they are there, which `medbench train` does not write.
-_MORE_OF_THE_TOKENIZER = ("added_tokens.json", "special_tokens_map.json", "chat_template.jinja")
-JOINED = "+"  # Between tasks that are one entry of a mixture, as the official code joins the two MedMNIST sets.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,9 +187,8 @@ def load_checkpoint(folder: Path, *, device: str = "auto", dtype: str = "auto", 
         weights.cast_parameters(model, kind)
         torch.nn.Module.to(model, chosen).eval()
     processor = UniMedProcessor.of_model(load_saved_tokenizer(folder), model.config)
-    more = [name for name in _MORE_OF_THE_TOKENIZER if (folder / name).is_file()]
+    more, recipe = [name for name in _MORE_OF_THE_TOKENIZER if (folder / name).is_file()], folder / RECIPE_FILE
     identity = fingerprint({name: _identity_of(folder / name) for name in (*ALWAYS, *holding, *more)})
-    recipe = folder / RECIPE_FILE
     mixture = files.read_yaml_table(recipe).get("mixture") if recipe.is_file() else None
     tasks = (name for entry in mixture for name in entry.split(JOINED)) if isinstance(mixture, dict) else ()
     return LoadedCheckpoint(model=model, processor=processor, fingerprint=identity, trained_on=frozenset(tasks))
@@ -212,10 +207,9 @@ def write_checkpoint(
     model: UniMedForConditionalGeneration, processor: UniMedProcessor, folder: Path, *, base: BaseWeights | None = None,
     state: State | None = None
 ) -> None:  # fmt: skip
-    """Write a checkpoint folder; OSError, SafetensorError, RuntimeError if the disk is full or not to be written to.
+    """Write a checkpoint folder: on the `base` of the frozen weights what is trained, without one the whole model.
 
-    With the `base` that the frozen weights came from only what is trained is written, without it the whole model.
-    `state` has the weights, if they were gathered already (trained ones with `base`, all without).
+    `state` has these weights, if they were gathered already. OSError, SafetensorError, RuntimeError if not writable.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tied = set(model.all_tied_weights_keys)
@@ -228,9 +222,8 @@ def write_checkpoint(
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.items() if name not in tied}
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(folder)
-        adapted = set()
-        if model.config.language_tuning == "lora":
-            adapted = lora.write_adapter(model.language_model, tensors, folder, base.language_model)
+        plain = model.config.language_tuning == "lora"
+        adapted = lora.write_adapter(model.language_model, tensors, folder, base.language_model) if plain else set()
         rest = {name: tensor for name, tensor in tensors.items() if name not in adapted}
         save_file(rest, folder / TRAINED, metadata={"format": "pt"})
         document = {"paths": asdict(base), "identity": base.identity()}
@@ -254,23 +247,20 @@ def base_of(folder: Path) -> BaseWeights:
     changed = [name for name, identity in base.identity().items() if identity != recorded.get(name)]
     if changed:
         other = ", ".join(f"{name} {getattr(base, name)}" for name in changed)
-        hint = (
-            f"Put the right paths into {folder / BASE_FILE}; what was trained fits only the weights it was trained on."
-        )
+        hint = "what was trained fits only the weights it was trained on."
+        hint = f"Put the right paths into {folder / BASE_FILE}; {hint}"
         raise DataError(f"Other base weights than in training: {other}.", hint)
     return base
 
 
 def _weight_files(folder: Path) -> tuple[str, ...]:
-    """Return the parts that hold or name the weights, after a look that all parts are there."""
-    missing = [name for name in ALWAYS if not (folder / name).is_file()]
     parts: tuple[str, ...] = (WHOLE,)
     if (folder / BASE_FILE).is_file():
         adapter = (lora.ADAPTER_CONFIG, lora.ADAPTER) if (folder / lora.ADAPTER_CONFIG).is_file() else ()
         parts = (BASE_FILE, TRAINED, *adapter)
     elif (folder / WHOLE_SHARDED).is_file():
         parts = (WHOLE_SHARDED, *sorted(set(read_json(folder / WHOLE_SHARDED).get("weight_map", {}).values())))
-    missing += [name for name in parts if not (folder / name).is_file()]
+    missing = [name for name in (*ALWAYS, *parts) if not (folder / name).is_file()]
     if missing:
         holds = f"A checkpoint folder holds {', '.join(ALWAYS)} and {WHOLE}, or {TRAINED} and {BASE_FILE}, as"
         hint = f"{holds} `medbench train --output DIR` and `medbench convert` write them."

@@ -61,10 +61,9 @@ def to_authors(source: Path, output: Path) -> tuple[str, ...]:
 
 
 def to_whole(source: Path, output: Path, *, merge_lora: bool = False) -> None:
-    """Write a whole model, ready for `push_to_hub`, for a folder on base weights.
+    """Write a whole model, ready for `push_to_hub`, for a folder on base weights; errors of `load_checkpoint`.
 
-    DataError if the folder is broken or its base weights changed; UsageError if there is LoRA-MoE to be merged, or LoRA
-    that only an adapter can describe is not; RunError if `output` cannot be written.
+    UsageError if LoRA-MoE is to be merged, or a LoRA that only an adapter describes is not; RunError if not writable.
     """
     loaded = _load(source)
     model, config = loaded.model, loaded.model.config
@@ -81,8 +80,7 @@ def to_whole(source: Path, output: Path, *, merge_lora: bool = False) -> None:
 def with_adapter(source: Path, adapter: Path, output: Path) -> None:
     """Write a folder on base weights whose language model has a LoRA in peft's format in place of its own.
 
-    DataError if a folder is broken, or the adapter does not fit the language model; UsageError if `source` is no folder
-    on base weights, or the adapter is no LoRA; RunError if `output` cannot be written.
+    DataError if a folder is broken or the adapter does not fit; UsageError if one is no such thing; RunError as above.
     """
     _refuse_no_folder(source)
     if is_whole(source):
@@ -124,8 +122,7 @@ def model_card(config: UniMedConfig, trained_on: Iterable[str]) -> str:
     card: str = read_yaml_table(Path(__file__).with_suffix(".yaml"))["card"]
     return card.format(
         tasks=f"Trained on the train splits of {names}." if names else "What it was trained on is not recorded.",
-        resampler=f"{config.resample_method}, rate {config.resample_rate}",
+        resampler=f"{config.resample_method}, rate {config.resample_rate}", prompts=config.prompt_style,
         connector=experts if config.is_moe else config.connector_type,
         language=f"{layers} layers of {width}, tuning: {config.language_tuning}",
-        prompts=config.prompt_style,
-    )
+    )  # fmt: skip

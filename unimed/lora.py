@@ -24,9 +24,7 @@ T = TypeVar("T")
 # Every linear layer of a LLaMA block; the head is left out, as in the official code.
 ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
-_NAME = "default"
-_LANGUAGE = "language_model."
-_PEFT_PREFIX = "base_model.model."
+_NAME, _LANGUAGE, _PEFT_PREFIX = "default", "language_model.", "base_model.model."
 # Fields of a peft configuration that say how a LoRA is computed, all of which peft sees to.
 _COMPUTED = ("r", "lora_alpha", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
              "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out")  # fmt: skip
@@ -40,9 +38,8 @@ _LEVELS = 1 << 16
 class Dropout(nn.Dropout):
     """`nn.Dropout`, with the mask of a CPU cut from 64-bit random numbers: sixteen bits for each value.
 
-    Drawing PyTorch's masks was an eighth of a training step at mini size. The rate is rounded to a multiple of 1/65536
-    and the kept values are scaled by what was rounded to, so that the expectation stays exact. Masks come from
-    PyTorch's generator, so a seed repeats them. On a GPU, where PyTorch draws inside the kernel, it is `nn.Dropout`.
+    Drawing PyTorch's masks was an eighth of a training step at mini size. The rate is rounded to a multiple of 1/65536;
+    the expectation stays exact. A seed repeats the masks. On a GPU it is `nn.Dropout`, which draws inside the kernel.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - the name of nn.Dropout
@@ -57,20 +54,17 @@ class Dropout(nn.Dropout):
 
 def keep_mask(shape: torch.Size, levels: int) -> torch.Tensor:
     """Return a float32 mask: zero with probability `levels / 65536`, else the inverse of the share that is kept."""
-    size = shape.numel()
-    numbers = torch.empty(-(-size // 4), dtype=torch.int64).random_(-(1 << 63), None)
-    draws = numbers.view(torch.int16)[:size].view(shape).float()
+    numbers = torch.empty(-(-shape.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
+    draws = numbers.view(torch.int16)[: shape.numel()].view(shape).float()
     # Integers: the `levels` lowest become zero or less, all others one or more. Comparing is three times slower.
-    lowest_kept = levels - _LEVELS // 2
-    return (draws - (lowest_kept - 1)).clamp_(0, 1).mul_(_LEVELS / (_LEVELS - levels))
+    return (draws - (levels - _LEVELS // 2 - 1)).clamp_(0, 1).mul_(_LEVELS / (_LEVELS - levels))
 
 
 class LoraMoeLinear(nn.Linear):
     """`x W^T + (alpha / r) sum_e w_e(x) dropout(x) A_e^T B_e^T` over the best k of N pairs (Eq. 15).
 
-    The weights are a softmax over the k largest of `x G^T`. The authors' code has no LoRA-MoE, nor has peft; the paper
-    gives rank 4, alpha 8, N 5 and top 2 on every linear layer, the rest follows their sparse router. The frozen weight
-    keeps its name.
+    The weights are a softmax over the k largest of `x G^T`, as in the authors' sparse router; their code has no
+    LoRA-MoE, nor has peft. The paper gives rank 4, alpha 8, N 5 and top 2. The frozen weight keeps its name.
     """
 
     def __init__(self, base: nn.Linear, config: UniMedConfig) -> None:
@@ -156,8 +150,7 @@ def merge_low_rank(model: nn.Module) -> None:
         _to_float32(layer)
         layer.merge()
         setattr(parent, name, layer.get_base_layer())
-    if hasattr(model, "peft_config"):
-        del model.peft_config
+    model.__dict__.pop("peft_config", None)
 
 
 def is_plain(model: nn.Module, config: UniMedConfig) -> bool:

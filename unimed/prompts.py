@@ -51,7 +51,7 @@ def wrap(
     if form.official:
         # Of questions without an image the official data sets cut the finished instruction, not the question in it.
         text = first_words(text) if kind == "qa" else text
-        text += " " * (images > 0 and (purpose == "train" or kind == "report"))
+        text = f"{text} " if images and (purpose == "train" or kind == "report") else text
     starts = 2 if form.official and purpose == "generate" else 1
     opening, closing = "[INST] ", f"{text} [/INST]"
     between = ["</Img> <Img>"] * (images - 1)

@@ -1,8 +1,7 @@
 """LLaMA's tokenizer, as the authors of each model use it: the fast backend, texts between images, SentencePiece itself.
 
-Two traps of transformers 5 are avoided here. From `tokenizer.model` it ignores the scores of the pieces, so that a
-double space becomes one piece; from `tokenizer.json` it drops, unless told otherwise, the space before a text that
-follows a special token. Both change the ids that the models were trained on.
+Two traps of transformers 5 are avoided: of `tokenizer.model` it ignores the pieces' scores, so that a double space
+becomes one piece; of `tokenizer.json` it drops, unless told otherwise, the space behind a special token.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -133,8 +132,7 @@ class TextCodec:
     def text(self, ids: Sequence[int]) -> str:
         """Return the text of ids, special and added tokens left out."""
         hidden = frozenset(self.added.values())
-        decoded: str = self.backend.decode([one for one in ids if one not in hidden], skip_special_tokens=True)
-        return decoded
+        return str(self.backend.decode([one for one in ids if one not in hidden], skip_special_tokens=True))
 
     def readable(self, ids: Sequence[int]) -> str:
         """Return the text of ids with special and added tokens, for people."""
@@ -151,8 +149,7 @@ class TextCodec:
 
     def id_of(self, token: str) -> int | None:
         """Return the id of one token by its text, None if there is no such token."""
-        number: int | None = self.added.get(token, self.backend.token_to_id(token))
-        return number
+        return cast("int | None", self.added.get(token, self.backend.token_to_id(token)))
 
 
 def load_codec(folder: Path) -> TextCodec:
@@ -187,9 +184,8 @@ def load_codec(folder: Path) -> TextCodec:
 class SegmentTokenizer:
     """SentencePiece stretch by stretch, as transformers 4.28's slow tokenizer did it: RadFM and Med-Flamingo.
 
-    There the text between two special tokens loses the white space beside them, and every stretch begins with a space
-    of its own. Later versions do neither, and both models were trained on this. `model` is a `SentencePieceProcessor`,
-    `added` the tokens that the model knows behind its pieces, for people.
+    There a text between special tokens loses the white space beside them, and begins with a space of its own; later
+    versions do neither. `model` is a `SentencePieceProcessor`, `added` the names of the tokens behind its pieces.
     """
 
     end = EOS_ID

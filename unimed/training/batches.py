@@ -1,7 +1,4 @@
-"""From the recipe's mixture to tensors: which samples a step sees, what the model reads of them, made ahead.
-
-What a step sees is a pure function of seed, step and process, so that a resumed training goes on exactly.
-"""
+"""From the recipe's mixture to tensors: what a step sees is a function of seed, step and process, made ahead."""
 
 import random
 from collections import deque
@@ -106,9 +103,7 @@ def text_batch(
 
 
 def _cut(ids: list[int], limit: int, image_token: int) -> list[int]:
-    """Return the first `limit` ids of a prompt, or more of them up to the last visual token."""
-    if len(ids) <= limit:
-        return ids
+    # Up to the last visual token at least.
     images = len(ids) - ids[::-1].index(image_token) if image_token in ids else 0
     return ids[: max(limit, images)]
 
@@ -143,10 +138,9 @@ class BatchMaker:
         """Return the micro-batch of a draw."""
         recipe, images, pixels = self.recipe, self.corpus.images, None
         examples = [self.corpus.train[draw.name][index] for index in draw.indices]
-        seeds = [f"{recipe.seed}/{one.spec.name}/{turn}" for one, turn in zip(examples, draw.turns, strict=True)]
-        templates = [
-            random.Random(seed).choice(one.spec.train_prompts) for one, seed in zip(examples, seeds, strict=True)
-        ]
+        templates = []
+        for one, turn in zip(examples, draw.turns, strict=True):
+            templates.append(random.Random(f"{recipe.seed}/{one.spec.name}/{turn}").choice(one.spec.train_prompts))
         longest = {"longest_prompt": recipe.max_prompt_tokens, "longest_answer": recipe.max_answer_tokens}
         texts, rows = text_batch(examples, templates, self.processor, **longest), image_rows(examples)
         if not rows:

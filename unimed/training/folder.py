@@ -87,13 +87,11 @@ class TrainingFolder:
         return Resumed()
 
     def _checkpoints(self) -> list[tuple[int, Path]]:
-        """Return the whole checkpoints by step, oldest first."""
         folders = (self.path / "checkpoints").glob("step-*")
         found = [(match, folder) for folder in folders if (match := _STEP.fullmatch(folder.name))]
         return sorted((int(match[1]), one) for match, one in found if (one / _STATE_FOLDER / _PROGRESS).is_file())
 
     def _conditions(self) -> dict[str, Any]:
-        """Return all that a resumed training must share with the one it continues."""
         told = {"workers": self.workers, "data": dict(self.data), "base_weights": dict(self.base_weights)}
         return {"recipe": self.recipe.table(), **told}
 
@@ -165,10 +163,9 @@ def _refuse_others(folder: Path, before: Mapping[str, Any], now: Mapping[str, An
 
 def _flush(folder: Path) -> None:
     """Bring every file of a folder to the disk, so that the renaming after it promises whole files."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
+    for file in filter(Path.is_file, folder.rglob("*")):
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
 
 
 Record = dict[str, Any]

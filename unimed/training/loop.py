@@ -105,7 +105,6 @@ def train(
 def _vision_stage(
     recipe: Recipe, corpus: Corpus, model: UniMedForConditionalGeneration, log: TrainingLog | None
 ) -> None:
-    """Train a tower from scratch by itself and log how it does on held-out classes."""
     stage = recipe.vision_stage
     if stage is None:
         return
@@ -141,7 +140,6 @@ def stop_request() -> Iterator[Event]:
 
 
 def _run_steps(session: Session, first: int, stop: Event) -> None:
-    """Take all steps that are left, with a line of log, a look and a checkpoint where they are due."""
     trainer = session.trainer
     recipe, accelerator = trainer.recipe, trainer.accelerator
     rank, corpus = accelerator.process_index, session.corpus
@@ -189,7 +187,6 @@ def _tell(session: Session, record: Record, *, look: bool) -> None:
 
 
 def _checkpoint(session: Session, step: int) -> Path:
-    """Keep the weights after a step in float32, with the optimizer's state."""
     weights, state, saved = session.weights(), session.trainer.state(), session.folder.path
     if session.log is not None:
         saved = session.folder.save_step(step, partial(session.write, weights), state)
@@ -198,7 +195,6 @@ def _checkpoint(session: Session, step: int) -> Path:
 
 
 def _finish(session: Session) -> None:
-    """Write the model in the recipe's type, and draw what was logged."""
     weights, folder = session.weights(), session.folder
     if session.log is None:
         return

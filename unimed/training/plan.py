@@ -43,13 +43,16 @@ def plan(recipe: Recipe, data_dir: Path | None) -> TrainingPlan:
     """
     config, note = _planned_config(recipe.model)
     parts = parameters_of(meta_model(config, vision=recipe.tower_share > 0))
-    memory = _memory_table(parts, config, recipe)
-    tables = (_parameter_table(parts, dead_parameters(config)), memory, _step_table(recipe, data_dir))
+    dead = {"the official code would also train, unused": (dead_parameters(config), 0)}
+    counts = {**parts, "all": _both(parts), **(dead if dead_parameters(config) else {})}
+    rows = [(name, f"{learns:,}", f"{rests:,}") for name, (learns, rests) in counts.items()]
+    parameters = (("part", "trained", "frozen"), rows)
+    tables = (parameters, _memory_table(parts, config, recipe), _step_table(recipe, data_dir))
     source = f"prepared in {data_dir}, what is held out included"
     source = source if data_dir else "counts of the paper; give --data-dir for yours"
-    rows, warm = recipe.micro_batch * recipe.micro_batches, recipe.schedule.warmup_steps
+    samples, warm = recipe.micro_batch * recipe.micro_batches, recipe.schedule.warmup_steps
     closing = (
-        f"{recipe.steps:,} steps of {recipe.micro_batches} x {recipe.micro_batch} = {rows} samples per process; "
+        f"{recipe.steps:,} steps of {recipe.micro_batches} x {recipe.micro_batch} = {samples} samples per process; "
         f"learning rate {recipe.learning_rate(0):.3g} at step 0, {recipe.learning_rate(warm):.3g} after the "
         f"warm-up, {recipe.learning_rate(recipe.steps - 1):.3g} at the end; {recipe.precision}. Samples: {source}."
     )
@@ -82,7 +85,6 @@ def dead_parameters(config: UniMedConfig) -> int:
 
 
 def _planned_config(model: ModelPlan) -> tuple[UniMedConfig, str]:
-    """Return the configuration of a model, and where the language model's sizes come from."""
     if model.text:
         return scratch_config(model), "The model is trained from scratch."
     if model.language_model is not None and Path(model.language_model).expanduser().is_dir():
@@ -92,13 +94,6 @@ def _planned_config(model: ModelPlan) -> tuple[UniMedConfig, str]:
     named = f"{model.language_model} is no folder here" if model.language_model else "No language model was named"
     config = checked_config(vision_config=dict(model.vision), **model.unimed)
     return config, f"{named}, so the sizes are those of LLaMA-2-7B."
-
-
-def _parameter_table(parts: Parts, dead: int) -> Table:
-    rows = [(name, f"{learns:,}", f"{rests:,}") for name, (learns, rests) in {**parts, "all": _both(parts)}.items()]
-    if dead:
-        rows.append(("the official code would also train, unused", f"{dead:,}", "0"))
-    return ("part", "trained", "frozen"), rows
 
 
 def _both(parts: Parts) -> tuple[int, int]:
@@ -136,7 +131,6 @@ def _memory_table(parts: Parts, config: UniMedConfig, recipe: Recipe) -> Table:
 
 
 def _step_table(recipe: Recipe, data_dir: Path | None) -> Table:
-    """Return each entry's share and training samples, from the disk or from the paper."""
 
     def of_task(name: str) -> int:
         counts = get_task(name).counts if data_dir is None else load_prepared(data_dir, name).manifest.counts

@@ -70,10 +70,9 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def decay_idle_experts(connector: Connector) -> None:
     """Give idle experts of a used connector zero gradients, as official: AdamW decays them and their moments."""
     experts = [parameter for expert in getattr(connector, "experts", ()) for parameter in expert.parameters()]
-    if any(parameter.grad is not None for parameter in experts):
-        for parameter in experts:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+    idle = [parameter for parameter in experts if parameter.grad is None]
+    for parameter in idle if len(idle) < len(experts) else ():
+        parameter.grad = torch.zeros_like(parameter)
 
 
 def gathered_weights(model: torch.nn.Module, *, only_trained: bool) -> dict[str, torch.Tensor]:
@@ -208,9 +207,8 @@ class Trainer:
         self.model.connector.watch = None
         value = float(loss.detach())
         if not math.isfinite(value):
-            hint = (
-                "Nothing was learned from it. Lower schedule.peak or set optimizer.clip_norm, and go on with --resume."
-            )
+            hint = "Lower schedule.peak or set optimizer.clip_norm, and go on with --resume."
+            hint = f"Nothing was learned from it. {hint}"
             raise RunError(f"The loss of {batch.name} at step {step} is {value}.", hint)
         self.accelerator.backward(loss / self.recipe.micro_batches)
         mask = batch.texts["attention_mask"]
@@ -246,10 +244,8 @@ class Trainer:
                 losses[name] = round(total / len(chosen), 4) if math.isfinite(total) else None
         return losses
 
-    # Every process has to ask for what follows.
-
     def agreed(self, wish: bool) -> bool:
-        """Return whether any process wishes it."""
+        """Return whether any process wishes it; every one has to ask for this and for the state."""
         if self.accelerator.num_processes == 1:
             return wish
         wishes = torch.tensor([int(wish)], device=self.accelerator.device)
@@ -268,5 +264,4 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
     def _raw_optimizer(self) -> torch.optim.Optimizer:
-        raw: torch.optim.Optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
-        return raw
+        return cast("torch.optim.Optimizer", getattr(self.optimizer, "optimizer", self.optimizer))

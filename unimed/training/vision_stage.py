@@ -1,15 +1,15 @@
 """The vision stage: a ViT that no one has pretrained learns to see before the language model looks through it.
 
-Uni-Med's tower comes pretrained and stays frozen. A tower of another size gets the same place in two steps: here it
-learns from the train split's own annotations, then it is frozen and the rest is trained. Three linear heads are trained
-with it and thrown away: the class of a classified image, the words of an image's reports and open answers, and for
-every patch the named structures whose boxes cover it. Why other views: docs/design/0002-mini-weights.md.
+It learns from the train split's own annotations by three linear heads that are thrown away: the class of an image, the
+words of its reports and open answers, and for every patch the structures whose boxes cover it. Then it is frozen, as
+the paper's is, or learns on. Why so, and why other views: docs/design/0002-mini-weights.md.
 """
 
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeVar
 
 import torch
@@ -19,16 +19,12 @@ from medbench.unimed.training.corpus import Corpus, Example
 from medbench.unimed.training.recipe import VisionStage
 from medbench.unimed.vision import VisionTower
 
-TURN = 0.26
-"""Radians, about 15 degrees."""
-ZOOM, SHIFT = 0.15, 0.1
-"""Shares of the image's side."""
-JITTER = 0.2
-"""Of brightness and contrast."""
+TURN = 0.26  # Radians, about 15 degrees.
+ZOOM, SHIFT = 0.15, 0.1  # Shares of the image's side.
+JITTER = 0.2  # Of brightness and contrast.
 MIN_WORD_COUNT = 8
 CLOSED_ANSWERS = frozenset({"yes", "no"})
-PRESENT_WEIGHT = 10.0
-"""Few of many words and structures are present in an image; this keeps the absent ones from drowning them."""
+PRESENT_WEIGHT = 10.0  # Few of many words and structures are present in an image; the absent ones may not drown them.
 Report = Callable[[int, float], None]
 Label = TypeVar("Label", str, tuple[str, str])
 
@@ -91,11 +87,8 @@ def _columns(labels: Iterable[Label]) -> dict[Label, int]:
 
 
 def _word_targets(examples: Iterable[Example], images: int) -> torch.Tensor:
-    said = [
-        (example.image, {word.strip(".,").lower() for word in example.sample.reference.split()} - CLOSED_ANSWERS)
-        for example in examples
-        if example.spec.kind in {"report", "vqa"}
-    ]
+    texts = [(one.image, one.sample.reference) for one in examples if one.spec.kind in {"report", "vqa"}]
+    said = [(image, {word.strip(".,").lower() for word in text.split()} - CLOSED_ANSWERS) for image, text in texts]
     counts = Counter(word for _, words in said for word in words)
     columns = _columns(word for word, count in counts.items() if count >= MIN_WORD_COUNT)
     targets = torch.zeros(images, max(1, len(columns)), dtype=torch.bool)
@@ -129,7 +122,11 @@ class VisionHeads(nn.Module):
 
     def loss(self, features: torch.Tensor, rows: torch.Tensor, targets: Targets) -> torch.Tensor:
         """Return the sum of the heads' losses for patch features [B, P, C] of the images `rows` [B]."""
-        pooled, total = features.mean(dim=1), features.new_zeros(())
+        pooled, total, presence = (
+            features.mean(dim=1),
+            features.new_zeros(()),
+            nn.functional.binary_cross_entropy_with_logits,
+        )
         classified = targets.classes[rows] >= 0
         if classified.any():
             logits = self.class_logits(pooled[classified], rows[classified], targets)
@@ -137,10 +134,8 @@ class VisionHeads(nn.Module):
         for head, seen, present in ((self.words, pooled, targets.words), (self.regions, features, targets.regions)):
             known = present[rows].flatten(1).any(dim=1)
             if known.any():
-                labels, weight = present[rows[known]].float(), torch.tensor(PRESENT_WEIGHT)
-                total = total + nn.functional.binary_cross_entropy_with_logits(
-                    head(seen[known]), labels, pos_weight=weight
-                )
+                logits, weight = head(seen[known]), torch.tensor(PRESENT_WEIGHT)
+                total = total + presence(logits, present[rows[known]].float(), pos_weight=weight)
         return total
 
     def class_logits(self, pooled: torch.Tensor, rows: torch.Tensor, targets: Targets) -> torch.Tensor:
@@ -153,11 +148,9 @@ def train_vision(
     tower: VisionTower, corpus: Corpus, grid: int, stage: VisionStage, *, seed: int, report: Report
 ) -> dict[str, float]:
     """Train the tower in place; return the share of held-out images that its own head classifies rightly, by task."""
-    parts = (corpus.train, corpus.held_out)
-    everything = [example for part in parts for of_task in part.values() for example in of_task]
-    learned = {example.image for of_task in corpus.train.values() for example in of_task}
-    targets = make_targets(everything, len(corpus.images), grid)
-    decks = _decks(targets, learned, stage.batch)
+    train, held_out = ([*chain(*part.values())] for part in (corpus.train, corpus.held_out))
+    targets = make_targets([*train, *held_out], len(corpus.images), grid)
+    decks = _decks(targets, {example.image for example in train}, stage.batch)
     heads = VisionHeads(int(tower.vit.config.hidden_size), targets)
     parameters = [*tower.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, stage.peak_learning_rate, weight_decay=stage.weight_decay)
