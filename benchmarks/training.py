@@ -24,10 +24,18 @@ from medbench.unimed.checkpoint import BaseWeights, load_checkpoint
 from medbench.unimed.connector import Router, soft_weights
 from medbench.unimed.lora import lora_layers
 from medbench.unimed.modeling import IGNORED_LABEL, UniMedForConditionalGeneration
-from medbench.unimed.training.batches import Batch, BatchMaker, MicroBatch, Mixture, seed_of
-from medbench.unimed.training.build import base_of, build, image_size_of
-from medbench.unimed.training.corpus import Corpus, FeatureCache, load_corpus
+from medbench.unimed.training.corpus import (
+    Batch,
+    BatchMaker,
+    Corpus,
+    FeatureCache,
+    MicroBatch,
+    Mixture,
+    load_corpus,
+    seed_of,
+)
 from medbench.unimed.training.folder import Tally
+from medbench.unimed.training.plan import base_of, build, image_size_of
 from medbench.unimed.training.recipe import Recipe, load_recipe
 from medbench.unimed.training.trainer import DECAY_RULES, Trainer, make_accelerator, make_optimizer, set_rate
 from medbench.unimed.vision import to_eva

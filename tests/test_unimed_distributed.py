@@ -13,9 +13,8 @@ import torch
 from tiny_base import lora_overrides, make_base, trained_weights
 
 from medbench.unimed.checkpoint import BaseWeights
-from medbench.unimed.training.batches import BatchMaker, Mixture
-from medbench.unimed.training.build import base_of, build, image_size_of
-from medbench.unimed.training.corpus import load_corpus
+from medbench.unimed.training.corpus import BatchMaker, Mixture, load_corpus
+from medbench.unimed.training.plan import base_of, build, image_size_of
 from medbench.unimed.training.recipe import Recipe, load_recipe
 from medbench.unimed.training.trainer import (
     DECAY_RULES,

@@ -10,9 +10,7 @@ from unimed_fixtures import close, document, root, tensors
 
 from medbench.unimed.checkpoint import BaseWeights, assemble, processor_on, read_language_config
 from medbench.unimed.configuration import CONNECTOR_TASKS, UniMedConfig
-from medbench.unimed.lora import merge_low_rank
-from medbench.unimed.modeling import IGNORED_LABEL, UniMedForConditionalGeneration
-from medbench.unimed.official import (
+from medbench.unimed.convert import (
     config_of,
     dead_shapes,
     from_official,
@@ -21,6 +19,8 @@ from medbench.unimed.official import (
     to_official,
     write_official,
 )
+from medbench.unimed.lora import merge_low_rank
+from medbench.unimed.modeling import IGNORED_LABEL, UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.prompts import WrappedPrompt
 
@@ -268,7 +268,7 @@ def test_six_official_steps_give_the_official_weights() -> None:
 
 
 def test_parameter_groups_equal_the_official_ones() -> None:
-    from medbench.unimed.official import official_name
+    from medbench.unimed.convert import official_name
     from medbench.unimed.training.trainer import official_decays
 
     config = official_config()

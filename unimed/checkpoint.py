@@ -26,8 +26,7 @@ from medbench.unimed.modeling import LanguageModel, UniMedForConditionalGenerati
 from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.tokens import load_language_model_tokenizer, load_saved_tokenizer
 from medbench.unimed.vision import from_eva
-from medbench.unimed.weight_files import read_tensors
-from medbench.unimed.weights import State, copy_into, strict_from_pretrained
+from medbench.unimed.weights import State, copy_into, read_tensors, strict_from_pretrained
 
 if TYPE_CHECKING:
     from peft import LoraConfig

@@ -17,7 +17,7 @@ class Router(nn.Module):
 
     The official first layer multiplies `[task token, visual token]`. Its task half is the same for every visual token
     of a task, so it is computed once per task and added like a bias. The halves are parameters of their own: as slices
-    of one they would need a joined gradient, which is 2 GB at full size. `medbench.unimed.official` joins them.
+    of one they would need a joined gradient, which is 2 GB at full size. `medbench.unimed.convert` joins them.
     """
 
     def __init__(self, config: UniMedConfig) -> None:

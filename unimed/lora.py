@@ -15,7 +15,7 @@ from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.files import canonical_json, read_json
 from medbench.unimed.configuration import UniMedConfig
 from medbench.unimed.connector import sparse_weights
-from medbench.unimed.weight_files import read_tensors
+from medbench.unimed.weights import read_tensors
 
 if TYPE_CHECKING:
     from peft import LoraConfig

@@ -21,7 +21,7 @@ from medbench.tasks.foundation.errors import RunError, UsageError
 from medbench.tasks.foundation.files import canonical_json, read_json, read_json_lines, write_atomically
 from medbench.unimed.checkpoint import RECIPE_FILE
 from medbench.unimed.training.recipe import Recipe
-from medbench.unimed.weight_files import read_torch_file
+from medbench.unimed.weights import read_torch_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,19 +18,12 @@ from medbench.tasks.prepared import load_prepared
 from medbench.unimed.checkpoint import BaseWeights, restore_weights, write_checkpoint
 from medbench.unimed.modeling import UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
-from medbench.unimed.training.batches import BatchMaker, Mixture
-from medbench.unimed.training.build import base_of, build, image_size_of
-from medbench.unimed.training.corpus import Corpus, Example, load_corpus
+from medbench.unimed.training import trainer as trainers
+from medbench.unimed.training.corpus import BatchMaker, Corpus, Example, Mixture, load_corpus
 from medbench.unimed.training.folder import CURVE_FILE, Record, Resumed, Tally, TrainingFolder, TrainingLog, draw_curve
+from medbench.unimed.training.plan import base_of, build, image_size_of
 from medbench.unimed.training.recipe import Recipe
-from medbench.unimed.training.trainer import (
-    Trainer,
-    frozen_dtype,
-    gathered_weights,
-    is_sharded,
-    make_accelerator,
-    make_trainer,
-)
+from medbench.unimed.training.trainer import Trainer
 from medbench.unimed.training.vision_stage import train_vision
 
 Scores = dict[str, dict[str, float]]
@@ -53,7 +46,7 @@ class Session:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the weights that a checkpoint holds; every process has to ask."""
-        return gathered_weights(self.trainer.wrapped, only_trained=self.base is not None)
+        return trainers.gathered_weights(self.trainer.wrapped, only_trained=self.base is not None)
 
     def write(self, weights: dict[str, torch.Tensor], folder: Path) -> None:
         """Write a checkpoint folder."""
@@ -70,7 +63,7 @@ def train(
     RunError if `output` holds another training, a loss is no number any more, or the disk is full; StoppedError if the
     user stopped it, and a checkpoint was written.
     """
-    accelerator = make_accelerator(recipe)
+    accelerator = trainers.make_accelerator(recipe)
     base = base_of(recipe.model)
     data = {name: load_prepared(data_dir, name).manifest.data_fingerprint for name in recipe.tasks()}
     frozen, workers = base.identity() if base else {}, accelerator.num_processes
@@ -81,7 +74,7 @@ def train(
         if leads or resume:
             start = folder.open(resume=resume)
     corpus = load_corpus(data_dir, recipe, image_size=image_size_of(recipe.model))
-    model, processor = build(recipe, corpus, base, frozen_dtype=frozen_dtype(recipe, accelerator))
+    model, processor = build(recipe, corpus, base, frozen_dtype=trainers.frozen_dtype(recipe, accelerator))
     if leads:
         folder.cut_log(start.step)
     with TrainingLog(folder.log, output / "tensorboard", start.step) if leads else nullcontext() as log:
@@ -89,7 +82,7 @@ def train(
             _vision_stage(recipe, corpus, model, log)
         else:
             restore_weights(model, start.folder)
-        trainer = make_trainer(recipe, accelerator, model)
+        trainer = trainers.make_trainer(recipe, accelerator, model)
         if start.optimizer is not None:
             trainer.restore(start.optimizer)
         session = Session(folder, corpus, base, processor, trainer, examine, log, started=time.perf_counter())
@@ -145,7 +138,7 @@ def _run_steps(session: Session, first: int, stop: Event) -> None:
     rank, corpus = accelerator.process_index, session.corpus
     mixture = Mixture(
         corpus.sizes(), recipe.mixture, micro_batch=recipe.micro_batch, seed=recipe.seed, rank=rank,
-        workers=accelerator.num_processes, together=is_sharded(accelerator),
+        workers=accelerator.num_processes, together=trainers.is_sharded(accelerator),
     )  # fmt: skip
     maker = BatchMaker(recipe=recipe, corpus=corpus, processor=session.processor, cache=trainer.cache, rank=rank)
     batches = maker.ahead(mixture.draws(parts=recipe.micro_batches, first_step=first))

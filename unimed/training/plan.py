@@ -1,18 +1,25 @@
-"""What a training would take: parameters, memory and steps, without a weight in memory."""
+"""The model that a recipe asks for, on base weights or from scratch, and what its training would take."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from medbench.tasks.catalog import get_task
 from medbench.tasks.prepared import load_prepared
-from medbench.unimed.checkpoint import JOINED, BaseWeights, checked_config, configure
+from medbench.unimed import checkpoint as folders
+from medbench.unimed.checkpoint import JOINED, BaseWeights
 from medbench.unimed.configuration import UniMedConfig
+from medbench.unimed.convert import dead_shapes
 from medbench.unimed.modeling import UniMedForConditionalGeneration
-from medbench.unimed.official import dead_shapes
-from medbench.unimed.training.build import scratch_config
+from medbench.unimed.processing import UniMedProcessor
+from medbench.unimed.prompts import IMAGE_PLACEHOLDER, PromptForm, PromptStyle
+from medbench.unimed.tokens import with_names
+from medbench.unimed.training.corpus import Corpus
 from medbench.unimed.training.recipe import ModelPlan, Recipe
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
@@ -89,10 +96,10 @@ def _planned_config(model: ModelPlan) -> tuple[UniMedConfig, str]:
         return scratch_config(model), "The model is trained from scratch."
     if model.language_model is not None and Path(model.language_model).expanduser().is_dir():
         base = BaseWeights(language_model=str(Path(model.language_model).expanduser()), vision="")
-        config = configure(base, dict(model.unimed), vision=dict(model.vision))
+        config = folders.configure(base, dict(model.unimed), vision=dict(model.vision))
         return config, f"The language model's sizes are those of {model.language_model}."
     named = f"{model.language_model} is no folder here" if model.language_model else "No language model was named"
-    config = checked_config(vision_config=dict(model.vision), **model.unimed)
+    config = folders.checked_config(vision_config=dict(model.vision), **model.unimed)
     return config, f"{named}, so the sizes are those of LLaMA-2-7B."
 
 
@@ -142,3 +149,68 @@ def _step_table(recipe: Recipe, data_dir: Path | None) -> Table:
         seen = recipe.steps * recipe.micro_batches * recipe.micro_batch * weight / sum(recipe.mixture.values())
         rows.append((name, f"{share:.1%}", f"{size:,}", f"{seen / size:.2f}" if size else "-"))
     return ("mixture", "share of steps", "training samples", "epochs"), rows
+
+
+EVA_IMAGE_SIZE = 224
+
+
+def image_size_of(model: ModelPlan) -> int:
+    """Return the side of the images in pixels."""
+    return int(model.vision.get("image_size", EVA_IMAGE_SIZE))
+
+
+def base_of(model: ModelPlan) -> BaseWeights | None:
+    """Return the resolved base weights of a model, None for one from scratch; UsageError if they are not there."""
+    if model.language_model is None or model.vision_weights is None:
+        return None
+    return BaseWeights(language_model=model.language_model, vision=model.vision_weights).resolved()
+
+
+def build(
+    recipe: Recipe, corpus: Corpus, base: BaseWeights | None, *, frozen_dtype: torch.dtype
+) -> tuple[UniMedForConditionalGeneration, UniMedProcessor]:
+    """Return an untrained model, what learns in float32, and its processor; errors of `assemble`, `checked_config`."""
+    torch.manual_seed(recipe.seed)
+    settings = dict(recipe.model.unimed)
+    if base is not None:
+        config = folders.configure(base, settings, vision=dict(recipe.model.vision))
+        processor = folders.processor_on(base, config)
+        return folders.assemble(config, base, dtype=frozen_dtype), processor
+    style: PromptStyle = "official" if settings.get("prompt_style") == "official" else "clean"
+    form = PromptForm(style=style, identifiers=bool(settings.get("text_identifiers", True)))
+    tokenizer = train_tokenizer(corpus.texts(form), recipe.model.vocabulary)
+    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    text: dict[str, Any] = {**recipe.model.text, **special, "pad_token_id": tokenizer.pad_token_id}
+    config = scratch_config(recipe.model, {**text, "vocab_size": len(tokenizer)})
+    processor = UniMedProcessor.of_model(tokenizer, config)
+    config.image_token_id = processor.image_token_id
+    model = UniMedForConditionalGeneration(config)
+    model.train_what_is_tuned(vision=recipe.tower_share > 0)
+    return model, processor
+
+
+def scratch_config(model: ModelPlan, text: dict[str, Any] | None = None) -> UniMedConfig:
+    """Return the configuration of a model from scratch; UsageError if a field is unknown or it cannot work."""
+    folders.refuse_unknown("The language model", model.text, LlamaConfig)
+    text = text or {**model.text, "vocab_size": model.vocabulary}
+    return folders.checked_config(vision_config=dict(model.vision), text_config=text, **model.unimed)
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Return a byte-level BPE tokenizer of at most `vocabulary` entries, trained on `texts`.
+
+    A text gets one leading space, so that a word has the same id at the start and inside. Numbers are cut off
+    from their neighbours, and those of box strings are made common enough to be one token each.
+    """
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Prepend(" ")
+    numbers = pre_tokenizers.Split(Regex(r"\d{1,3}"), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([numbers, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=["<unk>", "<s>", "</s>", "<pad>", IMAGE_PLACEHOLDER],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False,
+    )  # fmt: skip
+    boxes = [f"{{<{number}><{number}>}}" for number in range(101)] * 50
+    tokenizer.train_from_iterator([*texts, *boxes], trainer)
+    return with_names(tokenizer, pad="<pad>")

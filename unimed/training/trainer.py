@@ -18,8 +18,8 @@ from medbench.unimed.connector import Connector
 from medbench.unimed.lora import current_names
 from medbench.unimed.modeling import UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
-from medbench.unimed.training.batches import Batch, MicroBatch, image_rows, seed_of, text_batch
-from medbench.unimed.training.corpus import Corpus, FeatureCache, feature_folder, features_of
+from medbench.unimed.training import corpus as data
+from medbench.unimed.training.corpus import Batch, Corpus, MicroBatch
 from medbench.unimed.training.folder import Tally
 from medbench.unimed.training.recipe import Recipe
 
@@ -154,8 +154,8 @@ def make_trainer(recipe: Recipe, accelerator: Accelerator, model: UniMedForCondi
     if recipe.feature_cache_gb:
         resampler = {"method": config.resample_method, "rate": config.resample_rate}
         settings = {"size": config.image_size, **resampler, "dtype": str(vit.dtype)}
-        cache = FeatureCache(
-            folder=feature_folder(medbench_home(), model.vision_tower, settings),
+        cache = data.FeatureCache(
+            folder=data.feature_folder(medbench_home(), model.vision_tower, settings),
             shape=(config.visual_tokens, config.connector_width), dtype=vit.dtype,
             limit=int(recipe.feature_cache_gb * GIGABYTE / accelerator.num_processes),
         )  # fmt: skip
@@ -175,12 +175,12 @@ class Trainer:
     model: UniMedForConditionalGeneration
     wrapped: torch.nn.Module  # The same as the accelerator prepared it.
     optimizer: Any  # The optimizer as the accelerator prepared it.
-    cache: FeatureCache | None  # Features of the frozen tower, or None.
+    cache: data.FeatureCache | None  # Features of the frozen tower, or None.
 
     def step(self, step: int, batches: Iterator[MicroBatch], tally: Tally) -> float:
         """Take a step; return the gradient's norm before clipping; RunError if it or a loss is not a number."""
         recipe = self.recipe
-        torch.manual_seed(seed_of(recipe.seed, step, self.accelerator.process_index))
+        torch.manual_seed(data.seed_of(recipe.seed, step, self.accelerator.process_index))
         if not (self.wrapped.training and self.model.training):
             self.wrapped.train()
         set_rate(self.optimizer, recipe.learning_rate(step))
@@ -223,7 +223,7 @@ class Trainer:
             pixels = torch.empty(0, device=device, dtype=dtype) if pixels is None else pixels
             encode = self.model.encode_images
             with self.accelerator.autocast():
-                inputs["image_features"] = features_of(batch.digests, batch.found, pixels, encode, self.cache)
+                inputs["image_features"] = data.features_of(batch.digests, batch.found, pixels, encode, self.cache)
         elif pixels is not None:
             inputs["pixel_values"] = pixels
         return inputs
@@ -237,7 +237,7 @@ class Trainer:
             chosen, total = examples[:HELD_OUT_SAMPLES], 0.0
             for start in range(0, len(chosen), self.recipe.micro_batch):
                 part = chosen[start : start + self.recipe.micro_batch]
-                texts, rows = text_batch(part, [one.spec.prompt for one in part], processor), image_rows(part)
+                texts, rows = data.text_batch(part, [one.spec.prompt for one in part], processor), data.image_rows(part)
                 batch = MicroBatch(name=name, texts=texts, pixels=corpus.images.pixels(rows) if rows else None)
                 total += float(self.wrapped(**self.inputs(batch)).loss) * len(part)
             if chosen:

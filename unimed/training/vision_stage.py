@@ -15,39 +15,15 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from medbench.unimed.training.corpus import Corpus, Example
+from medbench.unimed.training.corpus import Corpus, Example, distorted, jittered
 from medbench.unimed.training.recipe import VisionStage
 from medbench.unimed.vision import VisionTower
 
-TURN = 0.26  # Radians, about 15 degrees.
-ZOOM, SHIFT = 0.15, 0.1  # Shares of the image's side.
-JITTER = 0.2  # Of brightness and contrast.
 MIN_WORD_COUNT = 8
 CLOSED_ANSWERS = frozenset({"yes", "no"})
 PRESENT_WEIGHT = 10.0  # Few of many words and structures are present in an image; the absent ones may not drown them.
 Report = Callable[[int, float], None]
 Label = TypeVar("Label", str, tuple[str, str])
-
-
-def distorted(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return pixels [B, 3, S, S], each image mirrored, turned, zoomed and shifted at random; edges are reflected."""
-
-    def spread() -> torch.Tensor:
-        return 2 * torch.rand(len(pixels), generator=generator) - 1
-
-    turn, zoom = spread() * TURN, 1 + spread() * ZOOM
-    across, down = spread().sign(), spread().sign()
-    # Affine maps [B, 2, 3] from output to input coordinates (-1 to 1).
-    first = torch.stack([turn.cos() * zoom * across, -turn.sin() * zoom, 2 * SHIFT * spread()], dim=1)
-    second = torch.stack([turn.sin() * zoom, turn.cos() * zoom * down, 2 * SHIFT * spread()], dim=1)
-    grid = nn.functional.affine_grid(torch.stack([first, second], dim=1), list(pixels.shape), align_corners=False)
-    return nn.functional.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
-
-
-def jittered(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return pixels [B, 3, S, S], each image with another brightness and contrast."""
-    noise = JITTER * (2 * torch.rand(2, len(pixels), 1, 1, 1, generator=generator) - 1)
-    return pixels * (1 + noise[0]) + noise[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
