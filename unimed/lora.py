@@ -81,10 +81,12 @@ class LoraMoeLinear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - the name of nn.Linear
         """Return [..., out] for [..., in]."""
-        seen, base = input.to(self.lora_A.dtype), super().forward(input)
-        weights = self.pair_weights(seen).unsqueeze(-1)
+        seen = input.to(self.lora_A.dtype)
+        weights = self.pair_weights(seen)
         lowered = torch.einsum("...i,eri->...er", self.dropout(seen), self.lora_A)
-        added = torch.einsum("...er,eor->...o", lowered * weights, self.lora_B) * self.scale
+        added = torch.einsum("...er,eor->...o", lowered * weights.unsqueeze(-1), self.lora_B) * self.scale
+        # The frozen layer last: the order of operations is the order in which gradients are summed.
+        base = super().forward(input)
         return base + added.to(base.dtype)
 
     def pair_weights(self, tokens: torch.Tensor) -> torch.Tensor:
