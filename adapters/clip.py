@@ -10,8 +10,7 @@ from transformers import CLIPVisionConfig
 from medbench.tasks.foundation.errors import DataError
 from medbench.tasks.foundation.files import read_json
 from medbench.unimed.processing import CLIP_MEAN, pixels_of
-from medbench.unimed.weight_files import open_shards
-from medbench.unimed.weights import State, refuse_misfits, refuse_other_names
+from medbench.unimed.weights import State, open_shards, refuse_misfits, refuse_other_names
 
 MEAN_COLOUR = (int(CLIP_MEAN[0] * 255), int(CLIP_MEAN[1] * 255), int(CLIP_MEAN[2] * 255))
 """(122, 116, 104): what the border of a padded image is filled with; near 0 after normalisation."""

@@ -15,8 +15,7 @@ from medbench.adapters.plain_generation import forget_decoding
 from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
 from medbench.tasks.foundation.files import read_json
 from medbench.tasks.foundation.model_files import identity_of, refuse_stand_ins, room_for
-from medbench.unimed.weight_files import indexed_files
-from medbench.unimed.weights import LIBRARY_FAULTS, device_and_dtype, find_folder, strict_from_pretrained
+from medbench.unimed.weights import LIBRARY_FAULTS, device_and_dtype, find_folder, indexed_files, strict_from_pretrained
 
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _KERNEL = "_attn_implementation"

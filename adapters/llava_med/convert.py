@@ -21,8 +21,7 @@ from medbench.adapters.wording import IMAGE_MARKS
 from medbench.tasks.foundation.errors import DataError
 from medbench.tasks.foundation.files import read_yaml_table
 from medbench.unimed.tokens import TextCodec, load_codec
-from medbench.unimed.weight_files import SHARD_BYTES, Shards, open_shards, write_shards
-from medbench.unimed.weights import ROTARY, refuse_other_names
+from medbench.unimed.weights import ROTARY, SHARD_BYTES, Shards, open_shards, refuse_other_names, write_shards
 
 [_IMAGE] = IMAGE_MARKS
 _UNKNOWN = "<unk>"

@@ -31,7 +31,7 @@ from medbench.tasks.sample import ImageRef, Sample
 from medbench.tasks.spec import Kind, TaskSpec
 from medbench.unimed import weights
 from medbench.unimed.tokens import BOS_ID, EOS_ID, SegmentTokenizer, read_tokenizer, refuse_other_vocabulary
-from medbench.unimed.weight_files import open_shards, read_tensors
+from medbench.unimed.weights import open_shards, read_tensors
 
 State = dict[str, torch.Tensor]
 TOKENIZER_FILE = "tokenizer.model"

@@ -23,8 +23,7 @@ from medbench.adapters.radfm.vision import SIZES_FILE, RadFMVision, read_sizes
 from medbench.tasks.foundation.errors import DataError, UsageError
 from medbench.tasks.foundation.files import canonical_json
 from medbench.unimed.tokens import read_tokenizer, refuse_other_vocabulary
-from medbench.unimed.weight_files import SHARD_BYTES, write_shards
-from medbench.unimed.weights import refuse_misfits, refuse_other_numbers
+from medbench.unimed.weights import SHARD_BYTES, refuse_misfits, refuse_other_numbers, write_shards
 
 
 def convert(source: Path, output: Path, *, dtype: str = "bfloat16", shard_bytes: int = SHARD_BYTES) -> None:

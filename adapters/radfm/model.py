@@ -27,7 +27,7 @@ from medbench.tasks.sample import ImageRef, Sample
 from medbench.tasks.spec import Kind, TaskSpec
 from medbench.unimed import weights
 from medbench.unimed.tokens import BOS_ID, EOS_ID, SegmentTokenizer, read_tokenizer, refuse_other_vocabulary
-from medbench.unimed.weight_files import open_shards, read_tensors
+from medbench.unimed.weights import open_shards, read_tensors
 
 LANGUAGE, VISION = "lang_model.", "embedding_layer."
 """What the names of the two halves begin with in the published checkpoint."""

@@ -44,7 +44,7 @@ from medbench.unimed import weights
 from medbench.unimed.processing import pixels_of
 from medbench.unimed.tokens import TextCodec, load_codec
 from medbench.unimed.vision import LN_VISION_EPSILON, from_eva
-from medbench.unimed.weight_files import read_tensors
+from medbench.unimed.weights import read_tensors
 
 VISION, QFORMER, TRAINED = "eva_vit_g", "blip2_pretrained_flant5xxl", "xraygpt_pretrained1"
 SIZES = "xraygpt_sizes.json"
