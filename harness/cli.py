@@ -49,7 +49,7 @@ COMMANDS = {
         "Test this installation: what do the scorers say of known models?",
     ),
     "train": ("medbench.harness.commands:train_command", "Train Uni-Med, or show what a training would take."),
-    "convert": ("medbench.adapters.converting:convert_group", "Convert published weights of a model, and back."),
+    "convert": ("medbench.adapters.cli:convert_group", "Convert published weights of a model, and back."),
 }
 
 

@@ -69,7 +69,7 @@ FILES: dict[str, tuple[Change, bool]] = {
     "hidden files and folders, such as `.git`": (write(".git/HEAD"), False),
 }
 CODE: dict[str, tuple[str, bool]] = {
-    "a comment in the model's own adapter": ("adapters/hf/rendering.py", True),
+    "a comment in the model's own adapter": ("adapters/hf/processing.py", True),
     "a comment in what it shares with others": ("adapters/wording.py", True),
     "a comment in the engine": ("harness/engine/packing.py", True),
     "a comment in another model's adapter": ("adapters/radfm/model.py", False),
