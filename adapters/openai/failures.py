@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from html import unescape
 from http import HTTPStatus
+from http.client import responses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,8 @@ def failure_of(
     document = json_or_none(response.content) if document is None else document
     status = response.status_code if within is None else within
     said = words_of(response, reading, document)
-    named = _named(status) if within is None else "with an error inside of a success"
+    named = f"HTTP {status} ({responses[status]})" if status in responses else f"HTTP {status}"
+    named = named if within is None else "with an error inside of a success"
     problem = f"{server} answers {named}{f': {said}' if said else ''}"
     if status not in {*_TROUBLES, 401, 402, 403} and (_cannot_see(said, request) or says("too long", said)):
         return SampleError(problem, hint_for(said, request))
@@ -76,13 +78,6 @@ def _final(status: int, problem: str, said: str, request: ChatRequest) -> Medben
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         return SampleError(problem, "The pictures are too large for the server: --model-arg max_pixels=N.")
     return SampleError(problem, hint_for(said, request))
-
-
-def _named(status: int) -> str:
-    try:
-        return f"HTTP {status} ({HTTPStatus(status).phrase})"
-    except ValueError:
-        return f"HTTP {status}"
 
 
 def words_of(response: "httpx2.Response", reading: Reading, document: object = None) -> str:
@@ -234,21 +229,18 @@ def hint_for(said: str, request: ChatRequest) -> str:
         "streams only": says("streams only", said),
     }
     found = next((_TOLD["hints"][why] for why, does in applies.items() if does), "")
-    return found.format(limit=request.limit, smaller=smaller) or _about_fields(said, request)
-
-
-def _about_fields(said: str, request: ChatRequest) -> str:
-    """Return how not to send a field that a server does not take, if it names one that is sent."""
+    if found:
+        return found.format(limit=request.limit, smaller=smaller)
+    # How not to send a field that a server does not take, if it names one that is sent.
     ways_out: Mapping[str, str] = _TOLD["fields"]
     if request.has_system and says("no system", said):
         return ways_out["system"]
     if not says("not taken", said):
         return ""
-    named = [name for name in sorted(request.user_fields) if _names(said, name)]
-    if named:
-        return f"Leave {', '.join(named)} out of --model-arg extra_body."
+    users = [name for name in sorted(request.user_fields) if _names(said, name)]
     first = (request.length_field, *(name for name in ways_out if "tokens" not in name))
-    return next((ways_out[name] for name in first if _names(said, name)), "")
+    ours = next((ways_out[name] for name in first if _names(said, name)), "")
+    return f"Leave {', '.join(users)} out of --model-arg extra_body." if users else ours
 
 
 def _names(said: str, name: str) -> bool:

@@ -1,8 +1,4 @@
-"""What a server's answer means. Everything in it is hostile: its shape, its texts and its numbers.
-
-Servers say the same few things in many ways. Texts are bounded, without secrets and always encodable; nothing is
-thrown away for a word that nobody knows; what is no answer raises RetryableError.
-"""
+"""What a server's answer means. Everything in it is hostile; what is no answer raises RetryableError."""
 
 import json
 import re
@@ -172,6 +168,7 @@ def read_reply(document: object, request: ChatRequest, reading: Reading) -> Repl
     if not isinstance(message, dict):
         raise RetryableError("malformed", "The server's answer has no message.")
     served = Served(model=reading.name(document.get("model")), finish_reason=reason, scaled=request.scaled)
+    # vLLM names the text that ended an answer; a number is an end token.
     named_stop = isinstance(choice.get("stop_reason"), str)
     return _reply(_read_message(message, reading), served, usage, request, reading, named_stop=named_stop)
 
@@ -190,12 +187,18 @@ def _reply(
         if silent and not (message.reasoning or message.refusal or message.calls):
             raise RetryableError("malformed", "The server's answer has neither a text nor a reason for its end.")
         ending = "length" if 0 < request.limit <= usage.output_tokens else "eos"
-    withheld = _withheld(message, ending, silent=silent)
+    # What stands in the place of an answer; the model and its service decided so, and no machine failed.
+    withheld: Withheld = ""
+    if message.refusal and (silent or ending == "filtered"):
+        withheld = "refusal"
+    elif ending == "filtered":
+        withheld = "content filter"
+    elif silent and (message.calls or ending == "tool"):
+        withheld = "tool call"
     if silent and not withheld and message.reasoning and ending != "length":
         return Reply(error=_NAMES["misfiled"].format(length=len(message.reasoning)), usage=usage)
     text = message.refusal if silent and withheld == "refusal" else message.text
     found = [place for stop in reading.stop if (place := text.find(stop)) >= 0]
-    # vLLM names the text that ended an answer; a number is an end token.
     stopped = bool(found) or ending == "stop" or (ending == "eos" and named_stop)
     generation = ServedGeneration(
         text=text[: min(found)] if found else text,
@@ -204,15 +207,6 @@ def _reply(
         reasoning=message.reasoning, served=replace(served, withheld=withheld),
     )  # fmt: skip
     return Reply(generation=generation, usage=usage)
-
-
-def _withheld(message: _Message, ending: Ending, *, silent: bool) -> Withheld:
-    """Return what stands in the place of an answer; the model and its service decided so, and no machine failed."""
-    if ending == "filtered":
-        return "refusal" if message.refusal else "content filter"
-    if silent and message.refusal:
-        return "refusal"
-    return "tool call" if silent and (message.calls or ending == "tool") else ""
 
 
 def _read_usage(document: Mapping[str, Any], reading: Reading) -> Usage:

@@ -14,7 +14,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from medbench.harness.engine.packing import NEVER, CachedPrefix, DecodeBlock, PassPlan, PrefixGroup, PromptBlock
+from medbench.harness.engine.packing import NEVER, DecodeBlock, PassPlan, PrefixGroup, PromptBlock
+from medbench.harness.engine.requests import SharedPrefix
 from medbench.harness.engine.slots import KeysAndValues, KVSlots
 
 NAME = "medbench_slots"
@@ -118,7 +119,7 @@ class _Reading:
                 self._sums[block.tokens] = sums.transpose(1, 2).flatten(0, 1)
             self.out[block.tokens] = out.transpose(1, 2).flatten(0, 1)
 
-    def prefixes(self, plan: PassPlan, prefixes: Mapping[CachedPrefix, KeysAndValues], most: int) -> None:
+    def prefixes(self, plan: PassPlan, prefixes: Mapping[SharedPrefix, KeysAndValues], most: int) -> None:
         """Let sharers read their prefixes: groups of like size, so many together as have no more padded scores."""
         queries = self._queries[plan.sharers]
         out, sums = torch.empty_like(queries), queries.new_empty(queries.shape[:2], dtype=torch.float32)
@@ -137,7 +138,7 @@ class _Reading:
         self._join(plan.sharers, out, sums)
 
     def _read_groups(
-        self, groups: Sequence[PrefixGroup], queries: torch.Tensor, prefixes: Mapping[CachedPrefix, KeysAndValues]
+        self, groups: Sequence[PrefixGroup], queries: torch.Tensor, prefixes: Mapping[SharedPrefix, KeysAndValues]
     ) -> Read:
         """Return what the sharers of each group read [G, n, H, D], padded, and the sums [G, n, H]."""
         first, (keys, values) = groups[0], prefixes[groups[0].prefix]

@@ -8,30 +8,27 @@ from collections.abc import Sequence
 import torch
 
 from medbench.harness.engine.budget import Budget
-from medbench.harness.engine.packing import CHUNK, CachedPrefix, PassPlan, Target
+from medbench.harness.engine.packing import CHUNK, PassPlan, Target
+from medbench.harness.engine.requests import SharedPrefix
 
 KeysAndValues = tuple[torch.Tensor, torch.Tensor]
 
 
 class LayerSlots:
-    """One layer: the rows' own keys and values, in chunks of places, and those of the prefixes they share.
-
-    A chunk has as many slots as there can be rows that are long enough to reach it: rows times the chunks of the
-    longest are at most `budget.tokens` places; one row always fits.
-    """
+    """One layer: the rows' own keys and values, in chunks of places, and those of the prefixes they share."""
 
     def __init__(self, budget: Budget, dtype: torch.dtype | None) -> None:
         self._budget = budget
         self._dtype = dtype
         # [S, H, CHUNK, D] of places 0 to CHUNK - 1 of all slots, then of the following places.
         self.chunks: list[KeysAndValues] = []
-        self.prefixes: dict[CachedPrefix, KeysAndValues] = {}  # [H, L, D]
+        self.prefixes: dict[SharedPrefix, KeysAndValues] = {}  # [H, L, D]
 
     def room(self, chunk: int, like: torch.Tensor) -> torch.Tensor:
-        """Return zeros for a chunk, with the heads and width of new keys [H, N, D].
+        """Return zeros for a chunk, like new keys [H, N, D]: a slot for every row that can be so long; at least one.
 
-        Zeros, since what is masked is still multiplied, and NaN that lay in memory would come through. On a CPU the
-        system hands out zeroed pages when they are first used; `torch.zeros` would write them all now.
+        Zeros, since what is masked is still multiplied, and NaN in memory would come through. On a CPU the system hands
+        out zeroed pages when they are first used; `torch.zeros` would write them all now.
         """
         slots = max(1, min(self._budget.rows, self._budget.tokens // ((chunk + 1) * CHUNK)))
         shape, dtype = (slots, like.shape[0], CHUNK, like.shape[2]), self._dtype or like.dtype
@@ -86,7 +83,7 @@ class KVSlots:
             layer.reach(chunks, *(store[0] for store in layer.chunks[0]))
         return len(self.layers[0].chunks[chunks - 1][0])
 
-    def drop(self, prefix: CachedPrefix) -> None:
+    def drop(self, prefix: SharedPrefix) -> None:
         """Free what a prefix holds."""
         for layer in self.layers.values():
             layer.prefixes.pop(prefix, None)

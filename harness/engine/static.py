@@ -1,7 +1,4 @@
-"""Static batches: for decoders that cannot be driven row by row, beam search, and models that are answered whole.
-
-And one sample at a time through transformers' own `generate` (`generate_alone`): what the engine has to equal.
-"""
+"""Static batches, and what transformers' own `generate` writes: what the engine has to equal."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -39,7 +36,7 @@ class _BatchByBatch(Batching):
 
 
 class WholeBatching(_BatchByBatch):
-    """Answers batch by batch through `LocalAdapter.written_whole`, greedily."""
+    """Answers models that must be answered whole, through `LocalAdapter.written_whole`, greedily."""
 
     def _advance(self, requests: Sequence[PrefixedRequest]) -> list[Outcome]:
         outcomes: list[Outcome] = []
@@ -66,7 +63,7 @@ class WholeBatching(_BatchByBatch):
 
 
 class StaticBatching(_BatchByBatch):
-    """Answers batch by batch, by tokens; finished rows leave the batch, nobody enters it."""
+    """Answers decoders that cannot be driven row by row, and beam searches; finished rows leave, nobody enters."""
 
     def _rows_of(self, requests: Sequence[PrefixedRequest]) -> int | None:
         decodings = [one.request.decoding for one in requests]

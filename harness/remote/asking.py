@@ -47,10 +47,9 @@ class Question:
 
 
 def in_order(loads: Sequence[TaskLoad], missing: Mapping[str, Sequence[Sample]]) -> list[Question]:
-    """Return the missing samples: reports first, and all questions about the same images one after another.
+    """Return the missing samples: reports, which take longest, first; all about the same images one after another.
 
-    They begin alike, so a server that remembers beginnings reads the images once, also across tasks. Reports take the
-    longest; begun early, they do not keep the others waiting at the end.
+    They begin alike, so a server that remembers beginnings reads the images once, also across tasks.
     """
     together: dict[tuple[object, ...], list[Question]] = {}
     for load in sorted(loads, key=lambda load: load.spec.kind != "report"):
@@ -90,11 +89,8 @@ def backoff(first: float, draw: Callable[[], float], failures: int) -> float:
 class RequestWindow:
     """The number of requests that may be under way, up to a ceiling: additive increase, multiplicative decrease.
 
-    Answers are counted in rounds of twice as many as may be under way. After a round the number grows (it doubles
-    until the first setback, then grows by what it started with) and the next round shows what that brought: if the
-    answers do not come faster by a quarter of what they could, the server was busy before, the growth is taken back,
-    and nothing is tried for a while, each time longer. A strained server (too many requests, overloaded, no answer in
-    time) halves the number; of the requests that were sent before that (in an earlier `epoch`), no further one does.
+    It grows after each round of answers, and takes back what made the server no faster. A strained server halves it,
+    once for all that were sent before (in an earlier `epoch`). docs/design/0006 tells more.
     """
 
     def __init__(self, start: int, ceiling: int) -> None:
@@ -311,27 +307,23 @@ class Asking:
             async with asyncio.timeout_at(min(now + self._policy.timeout, deadline)):
                 with one_sample(self._adapter, "its reply", question.sample):
                     reply = await complete(prepared)
-        except TimeoutError:
-            error = RetryableError("timeout", f"{self._adapter.host} did not answer in time.")
-            self._note(error, epoch)
-            raise error from None
-        except RetryableError as error:
-            self._note(error, epoch)
-            raise
+        except (RetryableError, TimeoutError) as raised:
+            late = RetryableError("timeout", f"{self._adapter.host} did not answer in time.")
+            error = raised if isinstance(raised, RetryableError) else late
+            self.troubles[error.trouble] += 1
+            strained = error.trouble in _STRAIN
+            self.gate.leave(epoch, "strained" if strained else "neutral", wait=error.retry_after or 0.0)
+            self._reached = self._reached or error.trouble not in {"timeout", "unreachable"}
+            never = error.trouble == "unreachable" and not self._reached
+            # Every sign of strain closes the gate for longer: so many take some seconds, not the deadline of a sample.
+            if never and self.gate.window.epoch >= min(_FIRST_CONTACTS, self._policy.attempts):
+                raise RunError(str(error), f"Is the server running, and is its address right? {_KEPT}") from raised
+            raise error from raised.__cause__
         except SampleError as error:
             self.gate.leave(epoch, "neutral")
             return Reply(error=str(error))
         self.gate.leave(epoch, "answered")
         return reply
-
-    def _note(self, error: RetryableError, epoch: int) -> None:
-        self.troubles[error.trouble] += 1
-        self.gate.leave(epoch, "strained" if error.trouble in _STRAIN else "neutral", wait=error.retry_after or 0.0)
-        self._reached = self._reached or error.trouble not in {"timeout", "unreachable"}
-        never = error.trouble == "unreachable" and not self._reached
-        # Every sign of strain closes the gate for longer: so many take some seconds, not the deadline of a sample.
-        if never and self.gate.window.epoch >= min(_FIRST_CONTACTS, self._policy.attempts):
-            raise RunError(str(error), f"Is the server running, and is its address right? {_KEPT}")
 
     async def _wait(self, error: RetryableError, attempt: int, deadline: float) -> int | None:
         """Return the epoch of leave to ask once more, or None if attempts or time are used up."""

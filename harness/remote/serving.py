@@ -1,10 +1,4 @@
-"""A served model in a run: what may be sent to it, its outcomes as they come, and what they took.
-
-`calls.jsonl` has one line for every question, in the order in which they came. These are measurements, which no other
-run will find again (seconds, attempts, what the server remembered), so they stay out of the generation records: those
-of a finished run are the same bytes whether it was interrupted or not. The file only grows, and holds what all parts of
-an interrupted run took, failed questions included.
-"""
+"""A served model in a run: what may be sent to it, its outcomes as they come, and what they took (`calls.jsonl`)."""
 
 import asyncio
 import math
@@ -115,11 +109,10 @@ def answer_remotely(
     adapter: RemoteAdapter, loads: Sequence[TaskLoad], missing: Mapping[str, Sequence[Sample]], folder: Path,
     phases: Phases,
 ) -> Iterator[list[Outcome]]:  # fmt: skip
-    """Answer the missing samples of each task; yield outcomes as they come.
+    """Answer the missing samples of each task; yield outcomes as they come; what they took goes to `LOG_FILE`.
 
-    What they took goes to `calls.jsonl` in the run's folder, and its sums to `phases`. Raises UsageError if a task's
-    data must not be sent to the server; RunError if the server refuses everything, cannot be reached, or answers no
-    more.
+    Raises UsageError if a task's data must not be sent to the server; RunError if the server refuses everything, cannot
+    be reached, or answers no more.
     """
     to_send = [load for load in loads if missing[load.spec.name]]
     refuse_to_send(adapter, to_send)
@@ -212,10 +205,8 @@ def _tell(notes: Mapping[str, Any], changes: Sequence[str]) -> None:
 def in_background(work: Callable[[Callable[[T], None]], Coroutine[Any, Any, None]]) -> Generator[list[T], None, None]:
     """Yield what a coroutine puts, in lists of whatever came since the last one; raise what it raises.
 
-    It runs in an event loop of a thread of its own: it goes on while the caller writes, an interrupt never hits the
-    inside of the loop, and a caller that has a loop of its own (a notebook) may use it. If the caller is interrupted
-    while it waits, the work is cancelled, what was put until then is yielded, and only then the interrupt goes on. A
-    caller that leaves early must close the generator.
+    It runs in an event loop of a thread of its own, so a notebook may call it. A caller that is interrupted while it
+    waits still gets what was put until then; one that leaves early must close the generator.
     """
     box: SimpleQueue[T | None] = SimpleQueue()
     runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
