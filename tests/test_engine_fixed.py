@@ -10,11 +10,11 @@ import torch
 from engine_helpers import FAMILIES, Small, answer, generate_alone, make_requests, prefix_of, texts
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from medbench.harness.engine.attention import KVSlots
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.images import Images
 from medbench.harness.engine.packing import CHUNK, NewTokens
 from medbench.harness.engine.passes import FixedSteps, Passes
-from medbench.harness.engine.slots import KVSlots
 from medbench.harness.phases import Phases
 
 

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medbench.harness.engine import attention
+from medbench.harness.engine.attention import KVSlots
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
 from medbench.harness.engine.packing import CHUNK, NEVER, NewTokens, packed_plan
 from medbench.harness.engine.passes import Passes
 from medbench.harness.engine.requests import in_order
-from medbench.harness.engine.slots import KVSlots
 from medbench.harness.phases import Phases
 
 WIDE = Budget(rows=16, tokens=4096)

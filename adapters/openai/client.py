@@ -155,7 +155,6 @@ class ServedModel(RemoteAdapter):
         return self._understood(response, request)
 
     def _understood(self, response: httpx2.Response, request: ChatRequest) -> Reply:
-        """Return what a server's answer says: a reply, or that a filter held a question back."""
         document, within = None, None
         if response.is_success:
             page = page_in(response)

@@ -265,7 +265,6 @@ def json_or_none(text: str | bytes) -> Any:  # noqa: ANN401 - any JSON
 
 
 def _texts(text: str) -> tuple[str, ...]:
-    """Return a JSON list of texts, or the one text that is meant as it stands."""
     found = json_or_none(text)
     if isinstance(found, list):
         if not all(isinstance(item, str) and item for item in found):
@@ -275,7 +274,6 @@ def _texts(text: str) -> tuple[str, ...]:
 
 
 def _fields(text: str) -> dict[str, Any]:
-    """Return the user's own fields of a request: none of ours, and no secrets."""
     fields = json_or_none(text)
     if not isinstance(fields, dict):
         raise _not_allowed("extra_body", text, """Give a JSON object, for example '{"top_k": 1}'.""")

@@ -210,7 +210,6 @@ def says(meaning: str, said: str) -> bool:
 
 
 def _cannot_see(said: str, request: ChatRequest) -> bool:
-    """Return whether a server says that its model takes no images."""
     return bool(request.images) and says("sees nothing", said) and not says("too many images", said)
 
 

@@ -103,7 +103,6 @@ class _Message:
 
 
 def _read_message(message: Mapping[str, Any], reading: Reading) -> _Message:
-    """Return what stands in a message, whether it is filed in fields or in parts of the content."""
     content = message.get("content")
     if content is not None and not isinstance(content, str | list | dict):
         raise RetryableError("malformed", "The content of the server's message is no text.")
@@ -125,7 +124,6 @@ def _is_thought(part: object) -> bool:
 
 
 def _text_of(part: object) -> str:
-    """Return what a part of the content adds to the answer."""
     if isinstance(part, str):
         return part
     text = None if _is_thought(part) else mapping(part).get("text")

@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from medbench.adapters.base import LocalAdapter
-from medbench.harness.engine.batching import Batching, RequestQueue
+from medbench.harness.engine.attention import KVSlots
+from medbench.harness.engine.batching import Batching, RequestQueue, Row, write_next
 from medbench.harness.engine.budget import Budget, held_type
 from medbench.harness.engine.images import Images
 from medbench.harness.engine.packing import CHUNK, NewTokens
 from medbench.harness.engine.passes import FixedSteps, Passes
 from medbench.harness.engine.requests import Outcome, PrefixedRequest, SharedPrefix, layout_of
-from medbench.harness.engine.sampling import Row, write_next
-from medbench.harness.engine.slots import KVSlots
 from medbench.harness.phases import Phases
 
 
@@ -91,7 +90,6 @@ class ContinuousBatching(Batching):
         return CHUNK * math.ceil((length + one.request.decoding.max_new_tokens) / CHUNK)
 
     def _advance(self, requests: Sequence[PrefixedRequest]) -> list[Outcome]:
-        """Run one pass; return the outcomes of what cannot be answered and of rows that end with it."""
         sound, outcomes = self._images.sound(requests)
         if outcomes:
             self._forget([one for one in requests if one not in sound])
@@ -100,7 +98,6 @@ class ContinuousBatching(Batching):
         return [*outcomes, *self._leave()]
 
     def _pass(self, joining: Sequence[PrefixedRequest]) -> None:
-        """Write the next token of every row, and the first of those that join."""
         rows = self._slots
         prefixes = self._new_prefixes(joining)
         prompts = self._prompts(joining)
@@ -130,7 +127,6 @@ class ContinuousBatching(Batching):
         self._phases.count("prompt tokens computed", computed)
 
     def _new_prefixes(self, requests: Sequence[PrefixedRequest]) -> list[tuple[SharedPrefix, torch.Tensor]]:
-        """Embed prefixes that nobody has computed yet."""
         needed = dict.fromkeys(one.prefix for one in requests if one.prefix and one.prefix not in self._cached)
         new = sorted(filter(None, needed), key=lambda prefix: prefix.length)
         self._cached |= set(new)
@@ -138,7 +134,6 @@ class ContinuousBatching(Batching):
         return list(zip(new, embeddings, strict=True))
 
     def _prompts(self, requests: Sequence[PrefixedRequest]) -> list[tuple[NewTokens, torch.Tensor]]:
-        """Give slots behind those of all rows to requests, and embed what is their own."""
         parts = []
         for slot, one in enumerate(requests, start=len(self._slots)):
             copies = self._copies and one.prefix is not None
@@ -148,7 +143,6 @@ class ContinuousBatching(Batching):
         return list(zip(parts, self._images.own(requests), strict=True))
 
     def _leave(self) -> list[Outcome]:
-        """Take finished rows out; the last rows move into their slots."""
         done = [slot for slot in self._slots if slot.stop is not None]
         if not done:
             return []
@@ -169,7 +163,6 @@ class ContinuousBatching(Batching):
         return self._outcomes(done)
 
     def _forget(self, requests: Sequence[PrefixedRequest]) -> None:
-        """Free the slots of prefixes that only these requests needed."""
         for prefix in self._queue.forget(requests):
             self._cached.discard(prefix)
             self._cache.drop(prefix)

@@ -217,7 +217,6 @@ def _decode_blocks(steps: Sequence[NewTokens], places: torch.Tensor) -> Iterator
 
 
 def _prompt_blocks(parts: Sequence[NewTokens], start: int, device: torch.device) -> Iterator[PromptBlock]:
-    """Yield neighbours of one length and layout that all continue a prefix, or all none."""
     for (length, mutual, whole), alike in groupby(
         parts, key=lambda part: (part.length, part.layout.mutual, part.prefix is None)
     ):

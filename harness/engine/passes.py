@@ -8,11 +8,10 @@ import torch
 from transformers import PreTrainedModel
 
 from medbench.adapters.base import RowStates
-from medbench.harness.engine.attention import NAME, PackedPass
+from medbench.harness.engine.attention import NAME, KVSlots, PackedPass
 from medbench.harness.engine.budget import text_config
 from medbench.harness.engine.packing import CHUNK, DecodeBlock, NewTokens, PassPlan, Target, packed_plan
 from medbench.harness.engine.requests import SharedPrefix
-from medbench.harness.engine.slots import KVSlots
 from medbench.tasks.foundation.errors import UsageError
 
 COMPILED = ("input_layernorm", "post_attention_layernorm", "mlp")

@@ -216,7 +216,6 @@ def _up_to_last_image(segments: Segments) -> Segments:
 
 
 def _split(requests: Sequence[Request], attention: Attention, *, share: bool) -> Iterator[PrefixedRequest]:
-    """Yield requests that are equal up to their last image with what they share, if that is worth it."""
     first, head = requests[0], _up_to_last_image(requests[0].prompt.segments)
     tails = [
         tuple(token for text in request.prompt.segments[len(head) :] for token in getattr(text, "ids", ()))

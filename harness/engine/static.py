@@ -11,9 +11,8 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, Pr
 from medbench.adapters.base import Generation, LocalAdapter, RowStates, TextSegment
 from medbench.adapters.guarding import one_sample
 from medbench.adapters.plain_generation import Watch, forget_decoding
-from medbench.harness.engine.batching import Batching
+from medbench.harness.engine.batching import Batching, Row, outcome_of, write_next
 from medbench.harness.engine.requests import GREEDY, Decoding, Outcome, PrefixedRequest, Request, failed, layout_of
-from medbench.harness.engine.sampling import Row, outcome_of, write_next
 from medbench.tasks.foundation.errors import SampleError
 from medbench.tasks.images import open_image
 from medbench.tasks.sample import ImageRef
@@ -161,7 +160,6 @@ def _positions(rows: Sequence[Row], mask: torch.Tensor) -> torch.Tensor:
 
 
 def _left_padded(embeddings: Sequence[torch.Tensor], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return embeddings [B, L, D] and what of them is no padding [B, L]."""
     longest, first = max(map(len, embeddings)), embeddings[0]
     padded = torch.zeros(len(embeddings), longest, first.shape[1], dtype=dtype, device=first.device)
     mask = torch.zeros(len(embeddings), longest, dtype=torch.long, device=first.device)

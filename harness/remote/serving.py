@@ -45,16 +45,6 @@ class LoggedRequest(BaseModel, frozen=True, extra="forbid"):
     model: str = ""  # The model that answered, in the server's words.
     fingerprint: str = ""
 
-    @classmethod
-    def of(cls, finished: Finished) -> "LoggedRequest":
-        """Return what a question took."""
-        outcome, said = finished.outcome, finished.reply.generation
-        state = "failed" if outcome.generation is None else "answered"
-        return cls(
-            task=outcome.task, sample_id=outcome.sample_id, state=state, attempts=finished.attempts,
-            seconds=round(finished.seconds, 3), model=said.served.model if said else "", **asdict(finished.reply.usage),
-        )  # fmt: skip
-
 
 class RequestLog:
     """What all questions of a run took, those of its earlier parts included; raises RunError for a foreign line."""
@@ -73,7 +63,14 @@ class RequestLog:
 
     def append(self, finished: Iterable[Finished]) -> None:
         """Write what questions took."""
-        new = [LoggedRequest.of(one) for one in finished]
+        new = [
+            LoggedRequest(
+                task=one.question.spec.name, sample_id=one.question.sample.sample_id, attempts=one.attempts,
+                state="answered" if said else "failed", seconds=round(one.seconds, 3),
+                model=said.served.model if said else "", **asdict(one.reply.usage),
+            )
+            for one, said in ((one, one.reply.generation) for one in finished)
+        ]  # fmt: skip
         append_lines(self._stream, (one.model_dump() for one in new))
         self._logged += new
 
@@ -134,7 +131,7 @@ def answer_remotely(
                     break
                 log.append(finished)
                 yield [one.outcome for one in finished]
-        window = begun[0].gate.window
+        window = begun[0].window
         notes = {
             "host": adapter.host,
             "concurrency": {
