@@ -232,7 +232,8 @@ def hint_for(said: str, request: ChatRequest) -> str:
         return found.format(limit=request.limit, smaller=smaller)
     # How not to send a field that a server does not take, if it names one that is sent.
     ways_out: Mapping[str, str] = _TOLD["fields"]
-    if request.has_system and says("no system", said):
+    has_system = any(message["role"] == "system" for message in request.body["messages"])
+    if has_system and says("no system", said):
         return ways_out["system"]
     if not says("not taken", said):
         return ""

@@ -144,7 +144,15 @@ def answer_remotely(
     phases.notes["server"] = notes
     # They stand beside the numbers as well, not only in the log.
     adapter.notices = (*adapter.notices, *changes)
-    _tell(notes, changes)
+    thought = f" ({notes['thought_tokens']:,} of them thoughts)" if notes["thought_tokens"] else ""
+    cost = f", cost {notes['cost']:,.4f}" if "cost" in notes else ""
+    say(
+        f"Server: {notes['answered']:,} answered, {notes['failed']:,} failed, {notes['requests']:,} requests, "
+        f"{notes['prompt_tokens']:,} tokens read ({notes['cached_tokens']:,} remembered), "
+        f"{notes['output_tokens']:,} written{thought}{cost}; up to {notes['concurrency']['highest']} at once."
+    )
+    for change in changes:
+        warn(change)
 
 
 def refuse_to_send(adapter: RemoteAdapter, loads: Sequence[TaskLoad]) -> None:
@@ -185,18 +193,6 @@ def changes_in(notes: Mapping[str, Any]) -> list[str]:
             marks = ", ".join(f"{mark} ({count:,})" for mark, count in notes[name].items())
             changes.append(f"{words}: {marks}. Their answers need not be comparable.")
     return changes
-
-
-def _tell(notes: Mapping[str, Any], changes: Sequence[str]) -> None:
-    thought = f" ({notes['thought_tokens']:,} of them thoughts)" if notes["thought_tokens"] else ""
-    cost = f", cost {notes['cost']:,.4f}" if "cost" in notes else ""
-    say(
-        f"Server: {notes['answered']:,} answered, {notes['failed']:,} failed, {notes['requests']:,} requests, "
-        f"{notes['prompt_tokens']:,} tokens read ({notes['cached_tokens']:,} remembered), "
-        f"{notes['output_tokens']:,} written{thought}{cost}; up to {notes['concurrency']['highest']} at once."
-    )
-    for change in changes:
-        warn(change)
 
 
 def in_background(work: Callable[[Callable[[T], None]], Coroutine[Any, Any, None]]) -> Generator[list[T], None, None]:
