@@ -18,7 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from medbench.harness.engine.budget import Budget
-from medbench.harness.engine.packing import CHUNK, NEVER, DecodeBlock, PassPlan, PrefixGroup, PromptBlock, Target
+from medbench.harness.engine.packing import CHUNK, NEVER, DecodeBlock, PassPlan, PrefixGroup, PromptBlock
 from medbench.harness.engine.requests import SharedPrefix
 
 NAME = "medbench_slots"
@@ -57,7 +57,12 @@ class LayerSlots:
     def write(self, plan: PassPlan, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Put the new keys and values [H, N, D] of a pass where they belong."""
         for target in plan.targets:
-            self._write(target, keys, values)
+            self.reach(target.chunk + 1, keys, values)
+            for chunk, states in zip(self.chunks[target.chunk], (keys, values), strict=True):
+                new = states.transpose(0, 1)[target.tokens].to(chunk.dtype)
+                if target.only is not None:
+                    new = torch.where(target.only[:, None, None], new, chunk[target.slots, :, target.places])
+                chunk[target.slots, :, target.places] = new
         for prefix, tokens in plan.prefixes:
             dtype = self._dtype or keys.dtype
             own_keys, own_values = (states[:, tokens].to(dtype).contiguous() for states in (keys, values))
@@ -74,14 +79,6 @@ class LayerSlots:
         """Make room up to a chunk, for keys and values like these."""
         while (number := len(self.chunks)) < chunks:
             self.chunks.append((self.room(number, keys), self.room(number, values)))
-
-    def _write(self, target: Target, keys: torch.Tensor, values: torch.Tensor) -> None:
-        self.reach(target.chunk + 1, keys, values)
-        for chunk, states in zip(self.chunks[target.chunk], (keys, values), strict=True):
-            new = states.transpose(0, 1)[target.tokens].to(chunk.dtype)
-            if target.only is not None:
-                new = torch.where(target.only[:, None, None], new, chunk[target.slots, :, target.places])
-            chunk[target.slots, :, target.places] = new
 
 
 class KVSlots:

@@ -3,7 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -137,14 +137,14 @@ class RequestQueue:
         self._windows = windows
         self._expect = expect
         self._waiting: deque[PrefixedRequest] = deque()
-        self._users: dict[SharedPrefix, set[PrefixedRequest]] = {}
+        self._users: Counter[SharedPrefix] = Counter()
 
     def peek(self) -> PrefixedRequest | None:
         """Return the next request, or None if there is none left."""
         while len(self._waiting) < AHEAD and (window := next(self._windows, None)) is not None:
             self._waiting.extend(window)
             self._expect([key for one in window for key in one.request.images])
-            self._note_users(window)
+            self._users.update(one.prefix for one in window if one.prefix)
         return self._waiting[0] if self._waiting else None
 
     def take(self) -> PrefixedRequest:
@@ -154,24 +154,12 @@ class RequestQueue:
     def put_back(self, requests: Sequence[PrefixedRequest]) -> None:
         """Let requests come again, first of all."""
         self._waiting.extendleft(reversed(requests))
-        self._note_users(requests)
 
     def forget(self, requests: Sequence[PrefixedRequest]) -> list[SharedPrefix]:
         """Return the prefixes that nobody needs any more, now that these requests are answered or failed."""
-        for one in requests:
-            if one.prefix is not None:
-                self._users[one.prefix].discard(one)
-        idle = [
-            prefix for prefix in dict.fromkeys(one.prefix for one in requests) if prefix and not self._users[prefix]
-        ]
-        for prefix in idle:
-            del self._users[prefix]
-        return idle
-
-    def _note_users(self, requests: Sequence[PrefixedRequest]) -> None:
-        for one in requests:
-            if one.prefix is not None:
-                self._users.setdefault(one.prefix, set()).add(one)
+        prefixes = Counter(one.prefix for one in requests if one.prefix)
+        self._users -= prefixes
+        return [prefix for prefix in prefixes if prefix not in self._users]
 
 
 class Batching(ABC):
@@ -239,6 +227,7 @@ class Batching(ABC):
         else:
             # What was impossible alone is what took the memory: the others need no smaller budget for it.
             self.budget, self._suspended = self._suspended or self._first_budget, None
+            self._queue.forget(asked)
             request = asked.pop().request
             outcomes = [failed(request, f"Memory ran out on this sample alone ({request.length} tokens).")]
         self._queue.put_back(asked)

@@ -91,10 +91,10 @@ class ContinuousBatching(Batching):
 
     def _advance(self, requests: Sequence[PrefixedRequest]) -> list[Outcome]:
         sound, outcomes = self._images.sound(requests)
-        if outcomes:
-            self._forget([one for one in requests if one not in sound])
         if sound or self._slots:
             self._pass(sorted(sound, key=lambda one: -one.own_length))
+        # Not before: if memory runs out, these come again as well.
+        self._forget([one for one in requests if one not in sound])
         return [*outcomes, *self._leave()]
 
     def _pass(self, joining: Sequence[PrefixedRequest]) -> None:
