@@ -2,14 +2,14 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from html import unescape
 from http import HTTPStatus
 from http.client import responses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medbench.adapters.openai.entry import json_or_none
 from medbench.adapters.openai.reading import Reading, mapping
@@ -177,15 +177,12 @@ def status_within(document: object) -> int | None:
         return 404
     if says("wrong key", said):
         return 401
-    return next(_statuses(document), 503 if says("passes", said) else UNKNOWN)
-
-
-def _statuses(document: Mapping[str, Any]) -> Iterator[int]:
-    """Yield what the codes in an error say, the innermost first."""
+    # The innermost code says what it is.
     error = next((document[name] for name in ("error", "detail", "base_resp") if document.get(name)), None)
     places = [place for place in (error, document) if isinstance(place, dict)]
     found = (_status(place[name]) for place in places for name in _CODE_FIELDS if name in place)
-    yield from (status for status in found if status is not None)
+    unsaid = 503 if says("passes", said) else UNKNOWN
+    return next((status for status in found if status is not None), unsaid)
 
 
 def _status(code: object) -> int | None:

@@ -68,10 +68,10 @@ class LayerSlots:
             own_keys, own_values = (states[:, tokens].to(dtype).contiguous() for states in (keys, values))
             self.prefixes[prefix] = (own_keys, own_values)
         for prefix, slots in plan.copies:
-            own, chunks = self.prefixes[prefix], math.ceil(prefix.length / CHUNK)
-            self.reach(chunks, *own)
-            for number, chunk in enumerate(self.chunks[:chunks]):
-                for store, states in zip(chunk, own, strict=True):
+            kept, chunks = self.prefixes[prefix], math.ceil(prefix.length / CHUNK)
+            self.reach(chunks, *kept)
+            for number, stores in enumerate(self.chunks[:chunks]):
+                for store, states in zip(stores, kept, strict=True):
                     part = states[:, number * CHUNK : (number + 1) * CHUNK]
                     store[slots, :, : part.shape[1]] = part
 

@@ -79,27 +79,24 @@ class StaticBatching(_BatchByBatch):
         states = self._images.states(sound) if self._adapter.has_row_states else None
         decoding = rows[0].request.decoding
         with self._phases.share({}, Counter(row.request.spec.name for row in rows)):
-            if decoding.beams == 1:
-                self._write(rows, embeddings, states)
-            else:
+            if decoding.beams > 1:
                 with self._phases.time("decode"):
                     written = written_by_library(self._adapter.decoder, embeddings, decoding, states)
                 for row, ids in zip(rows, written, strict=True):
                     row.take(ids, self._adapter.detokenise)
+            else:
+                with self._phases.time("prefill"):
+                    batch = _Batch(self._adapter.decoder, rows, embeddings, states)
+                    write_next(batch.rows, batch.logits, self._adapter.detokenise)
+                with self._phases.time("decode"):
+                    while batch.leave():
+                        self._phases.count("decode steps")
+                        self._phases.count("decode row steps", len(batch.rows))
+                        batch.step()
+                        write_next(batch.rows, batch.logits, self._adapter.detokenise)
         self._phases.count("prompt tokens computed", sum(row.request.length for row in rows))
         self._phases.count("prefill tokens run", len(rows) * max(row.request.length for row in rows))
         return [*outcomes, *self._outcomes(rows)]
-
-    def _write(self, rows: Sequence[Row], embeddings: Sequence[torch.Tensor], states: States) -> None:
-        with self._phases.time("prefill"):
-            batch = _Batch(self._adapter.decoder, rows, embeddings, states)
-            write_next(batch.rows, batch.logits, self._adapter.detokenise)
-        with self._phases.time("decode"):
-            while batch.leave():
-                self._phases.count("decode steps")
-                self._phases.count("decode row steps", len(batch.rows))
-                batch.step()
-                write_next(batch.rows, batch.logits, self._adapter.detokenise)
 
 
 class _Batch:
