@@ -214,7 +214,7 @@ class _Reading:
         ordered = sorted(plan.groups, key=lambda group: group.size)
         for group, following in zip_longest(ordered, ordered[1:]):
             batch.append(group)
-            if following is not None:
+            if following is not None and most:
                 longest = max(one.prefix.length for one in [*batch, following])
                 # By size the last is the largest.
                 if (len(batch) + 1) * longest * max(following.size, _LEAST_SIZE) <= most:
