@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medbench.adapters.base import Generation, LocalAdapter
-from medbench.harness.engine.alone import answers, generate_alone
 from medbench.harness.engine.budget import Budget, auto_budget
-from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.engine import Engine, answers
 from medbench.harness.engine.requests import Name, make_request
+from medbench.harness.engine.static import generate_alone
 from medbench.harness.phases import Phases
 from medbench.harness.workload import TaskLoad
 from medbench.tasks.foundation.errors import SampleError

@@ -14,11 +14,11 @@ from typing import Any, cast
 import torch
 
 from medbench.adapters.base import Generation, LocalAdapter
-from medbench.harness.engine.alone import NoNumbersError, answers, generate_alone
 from medbench.harness.engine.budget import Budget, auto_budget
-from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.engine import Engine, answers
 from medbench.harness.engine.passes import compile_layers
 from medbench.harness.engine.requests import GREEDY, Name, Outcome, Request, Sampling, make_request
+from medbench.harness.engine.static import NoNumbersError, generate_alone
 from medbench.harness.phases import Phases
 from medbench.harness.rundir import RunDirectory
 from medbench.harness.settings import Settings

@@ -34,10 +34,10 @@ from medbench.adapters.xraygpt.model import (
     convert,
     find_files,
 )
-from medbench.harness.engine.alone import generate_alone
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
 from medbench.harness.engine.requests import make_request
+from medbench.harness.engine.static import generate_alone
 from medbench.harness.phases import Phases
 from medbench.tasks.foundation.errors import DataError, SampleError, UsageError
 

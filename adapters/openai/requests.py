@@ -46,11 +46,6 @@ class ChatRequest:
         parts = [part for content in contents if isinstance(content, list) for part in content]
         return sum(part.get("type") == "image_url" for part in parts)
 
-    @property
-    def has_system(self) -> bool:
-        """Whether there is a system prompt."""
-        return any(message["role"] == "system" for message in self.body["messages"])
-
     def readable(self) -> str:
         """Return the body for people: JSON, with the kind and size of an image in its place."""
         return json.dumps(_without_images(self.body), ensure_ascii=False, indent=2)
@@ -61,9 +56,9 @@ def make_request(
     length: int, seed: int,
 ) -> ChatRequest:  # fmt: skip
     """Return the request for one answer to the user's words of at most `length` tokens."""
+    numbers = {"temperature": options.temperature, "top_p": options.top_p}
     chosen: dict[str, Any] = {
-        "temperature": _plain(options.temperature),
-        "top_p": _plain(options.top_p),
+        **{name: int(one) if one is not None and one.is_integer() else one for name, one in numbers.items()},
         "seed": seed if options.send_seed == "yes" else None,
         "stop": (list(options.stop) or None) if profile.takes_stop else None,
     }
@@ -93,10 +88,6 @@ def messages_of(question: str, images: Sequence[str], system: str) -> list[dict[
     # Text alone is sent as text: not every template of a text model takes a list of parts.
     content: Any = [*parts, {"type": "text", "text": question}] if parts else question
     return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": content}]
-
-
-def _plain(number: float | None) -> float | None:
-    return int(number) if number is not None and number.is_integer() else number
 
 
 def _without_images(part: Any) -> Any:  # noqa: ANN401 - any JSON
@@ -145,17 +136,15 @@ class ImageEncoder:
                 if key in self._kept:
                     self._kept.move_to_end(key)
                     return self._kept[key]
-            return self._keep(key, self._encode(open_image(source, ref)))
-
-    def _keep(self, key: _Key, image: EncodedImage) -> EncodedImage:
-        with self._lock:
-            self.encoded += 1
-            self._kept[key] = image
-            self._size += len(image.uri)
-            while self._size > self._room:
-                _, dropped = self._kept.popitem(last=False)
-                self._size -= len(dropped.uri)
-        return image
+            image = self._encode(open_image(source, ref))
+            with self._lock:
+                self.encoded += 1
+                self._kept[key] = image
+                self._size += len(image.uri)
+                while self._size > self._room:
+                    _, dropped = self._kept.popitem(last=False)
+                    self._size -= len(dropped.uri)
+            return image
 
     def _encode(self, image: Image.Image) -> EncodedImage:
         sent = image.size if self._max_pixels is None else size_within(image.size, self._max_pixels)
