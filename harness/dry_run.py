@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from medbench.adapters.base import Adapter, ImageSlot, LocalAdapter
 from medbench.adapters.catalog import choose_model
 from medbench.adapters.remote import RemoteAdapter
-from medbench.harness.checkpoints import LoadedModel, load_share, shares_of
 from medbench.harness.engine.requests import ImageKey, Request, Sampling, make_request
+from medbench.harness.models import LoadedModel, load_share, shares_of
 from medbench.harness.settings import Settings
 from medbench.harness.workload import TaskLoad, load_workload
 from medbench.tasks.foundation.console import emit, emit_table, say, warn

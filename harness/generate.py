@@ -10,8 +10,7 @@ from medbench.adapters.guarding import answered, plugin_faults
 from medbench.adapters.remote import RemoteAdapter
 from medbench.harness.engine.requests import GREEDY, LONG_ANSWERS_FIRST, Outcome, Request, Sampling, make_request
 from medbench.harness.phases import Phases
-from medbench.harness.records import GenerationRecord, append_lines, is_cut_off, open_whole_lines
-from medbench.harness.rundir import RunDirectory
+from medbench.harness.rundir import GenerationRecord, RunDirectory, append_lines, is_cut_off, open_whole_lines
 from medbench.harness.settings import Settings
 from medbench.harness.workload import TaskLoad
 from medbench.tasks.answers.thoughts import split_thought

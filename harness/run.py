@@ -10,10 +10,10 @@ from medbench.adapters.catalog import ChosenModel, choose_model
 from medbench.adapters.function import Answering, own_model
 from medbench.adapters.guarding import plugin_faults
 from medbench.adapters.remote import RemoteAdapter
-from medbench.harness import checkpoints
-from medbench.harness.checkpoints import LoadedModel, ModelFacts, Share
+from medbench.harness import models
 from medbench.harness.generate import generate, make_plan
 from medbench.harness.identity import made_of, run_identity, write_environment
+from medbench.harness.models import LoadedModel, ModelFacts, Share
 from medbench.harness.phases import Phases
 from medbench.harness.results import Results, felt_limits, read_results, write_results
 from medbench.harness.rundir import RunDirectory, held_before_loading, open_run
@@ -88,11 +88,11 @@ class _Run:
     own: bool = field(kw_only=True)
 
     def __post_init__(self) -> None:
-        self.loaded = LoadedModel(lambda share: checkpoints.load_share(self.settings, self.model, self.workload, share))
+        self.loaded = LoadedModel(lambda share: models.load_share(self.settings, self.model, self.workload, share))
 
     def __call__(self, publish: Publish, overwrite: str) -> RunOutcome:
         with self.phases.time("load"):
-            shares = checkpoints.shares_of(self.settings, self.workload)
+            shares = models.shares_of(self.settings, self.workload)
             first = self._facts(shares[0])
         for notice in (*self.workload.notices, *first.notices):
             warn(notice)
@@ -105,7 +105,7 @@ class _Run:
                 return RunOutcome(path=directory.path, results=finished, phases=None)
             self._start_scorer_early()
             failures: list[str] = []
-            facts = checkpoints.merged([(share, self._answer(share, directory, failures)) for share in shares])
+            facts = models.merged([(share, self._answer(share, directory, failures)) for share in shares])
             with self.phases.time("score"):
                 results, scores = self._score(facts, directory)
             write_environment(directory.path / "env.json", facts.info, self.phases)
@@ -135,7 +135,7 @@ class _Run:
         with plugin_faults(adapter.card.name, "what it says of itself", type(adapter).__module__):
             made = made_of(adapter, self.workload.names)
         # Of several checkpoints their files, since they are loaded one by one.
-        weights = checkpoints.files_of(shares) if len(shares) > 1 else first.info.weights
+        weights = models.files_of(shares) if len(shares) > 1 else first.info.weights
         return run_identity(
             self.settings, self.workload, first.info, self.model, weights=weights, made_of=made, own=self.own
         )
@@ -153,7 +153,7 @@ class _Run:
             adapter = self.loaded.adapter(share)
         if self.settings.checkpoint_for:
             say(f"{share.checkpoint}: {', '.join(share.tasks)}")
-            checkpoints.refuse_other_weights(directory.path / "weights.json", share, adapter)
+            models.refuse_other_weights(directory.path / "weights.json", share, adapter)
         plan = make_plan(self.workload.only(share.tasks).answerable(adapter.card.kinds), directory)
         with plugin_faults(adapter.card.name, "expect()", type(adapter).__module__):
             adapter.expect([load.spec for load in plan.loads])

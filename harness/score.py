@@ -15,9 +15,8 @@ from medbench.adapters.catalog import ChosenModel, choose_model
 from medbench.adapters.function import known_model
 from medbench.adapters.guarding import understood
 from medbench.harness import results
-from medbench.harness.records import GenerationRecord, is_cut_off, thinks
 from medbench.harness.results import MetricResult, Results, TaskResult, Written
-from medbench.harness.rundir import RunDirectory, read_run
+from medbench.harness.rundir import GenerationRecord, RunDirectory, is_cut_off, read_run, thinks
 from medbench.harness.settings import load_settings
 from medbench.harness.workload import TaskLoad, load_workload
 from medbench.tasks import protocols

@@ -16,7 +16,7 @@ from medbench.harness.engine.budget import Budget, auto_budget, bytes_per_token,
 from medbench.harness.engine.engine import Engine
 from medbench.harness.engine.requests import Request, in_order, make_request
 from medbench.harness.phases import Phases
-from medbench.harness.records import GenerationRecord
+from medbench.harness.rundir import GenerationRecord
 from medbench.harness.score import predict
 from medbench.harness.workload import TaskLoad
 from medbench.tasks.foundation.errors import SampleError

@@ -118,8 +118,10 @@ def with_limits(specs: Sequence[TaskSpec], limits: Mapping[str, int]) -> tuple[T
         # `all` means all of the run, variants too, which a selection by that word leaves out.
         given = f"--max-new-tokens {word}={limits[word]}"
         chosen |= dict.fromkeys(names if word == EVERY_TASK else tasks_named(word, names, given), limits[word])
-    own = {name: {"max_new_tokens": limit, "limit_chosen": True} for name, limit in chosen.items()}
-    return tuple(replace(spec, **own.get(spec.name, {})) for spec in specs)
+    return tuple(
+        replace(spec, max_new_tokens=chosen[spec.name], limit_chosen=True) if spec.name in chosen else spec
+        for spec in specs
+    )
 
 
 def _probed(loads: Sequence[TaskLoad], settings: Settings) -> tuple[TaskLoad, ...]:

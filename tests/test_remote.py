@@ -28,10 +28,10 @@ from medbench.adapters.remote import (
     Usage,
 )
 from medbench.harness.engine.requests import Outcome
-from medbench.harness.records import GenerationRecord, RecordFile, append_lines, open_whole_lines
 from medbench.harness.remote.asking import Asking, Backoff, Finished, Question, in_order
 from medbench.harness.remote.pacing import RequestWindow
 from medbench.harness.remote.serving import RequestLog, in_background, refuse_to_send, warn_of_sending
+from medbench.harness.rundir import GenerationRecord, RecordFile, append_lines, open_whole_lines
 from medbench.harness.workload import TaskLoad
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import RunError, SampleError, UsageError

@@ -10,8 +10,8 @@ from pydantic import TypeAdapter
 from medbench.adapters.base import Answer
 from medbench.harness.predictions.formats import DEFAULT_FORMAT, FORMATS, read_predictions
 from medbench.harness.predictions.json_lines import Prediction, predictions_of
-from medbench.harness.records import GenerationRecord
 from medbench.harness.results import MetricResult
+from medbench.harness.rundir import GenerationRecord
 from medbench.harness.score import doubt_of, numbers_of, predict
 from medbench.tasks.answers.box_space import BOX_SPACES, UNI_MED, BoxSpace
 from medbench.tasks.catalog import get_task
