@@ -27,10 +27,7 @@ _COUNT = click.IntRange(min=1)
 
 
 def as_table(_: click.Context, option: click.Parameter, given: Sequence[str]) -> dict[str, str] | None:
-    """Return repeated `NAME=VALUE` as a table, or None if there are none; a callback of click.
-
-    Raises UsageError if one has no `=`, or a name comes twice.
-    """
+    """Return repeated `NAME=VALUE` as a table, or None if there are none; UsageError if one is none or comes twice."""
     table: dict[str, str] = {}
     for pair in given:
         name, equals, value = pair.partition("=")

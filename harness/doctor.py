@@ -36,14 +36,13 @@ if TYPE_CHECKING:
     from medbench.harness.trials import EngineDiagnosis
 
 _FOLDER = click.Path(path_type=Path)
+# Pixels with all their decimals, so that the oracle's boxes are right to the last bit.
 EXACT_BOXES = BoxSpace(name="pixels", units=None, digits=15)
-"""Pixels with all their decimals, so that the oracle's boxes are right to the last bit."""
+# Returns what it answers, of the right answers and the sentence that a chat model wraps around one.
 PseudoModel = Callable[[Sequence[str], str], Sequence[str]]
-"""Returns what it answers, of the right answers and the sentence that a chat model wraps around one."""
 _REFUSAL = "I'm sorry, but I cannot help with medical images."
 _SILENT = ("empty", "refusal")
-_PERFECT = 1 - 1e-6
-"""Corpus BLEU has constants against division by zero that keep even the oracle a hair below 1."""
+_PERFECT = 1 - 1e-6  # Corpus BLEU has constants against division by zero that keep even the oracle a hair below 1.
 
 
 def _shuffled(right: Sequence[str], _: str) -> Sequence[str]:
@@ -99,10 +98,7 @@ def _told(value: float | None) -> str:
 
 
 def examine_scorers(loads: Sequence[TaskLoad]) -> list[Diagnosis]:
-    """Return what every metric says of every pseudo-model, by task, protocol and metric.
-
-    Raises MedbenchError if a metric of reports needs Java and Java cannot start.
-    """
+    """Return what every metric says of every pseudo-model; MedbenchError if Java, which one needs, cannot start."""
     answered = {(load.spec.name, name): _items(load, name) for load in loads for name in PSEUDO_MODELS}
     kinds = {load.spec.name: load.spec.kind for load in loads}
     tokenise_together((name, kinds[name], items) for (name, _), items in answered.items())

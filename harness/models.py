@@ -26,10 +26,7 @@ _LEAVE_OUT = "Leave the option out."
 
 
 def declared_by(model: str, *, own: bool = False) -> ModelCard:
-    """Return the card of `name` or `name:variant`, before anything is loaded; a user's `own` model declares nothing.
-
-    Raises UsageError if there is no such model or variant.
-    """
+    """Return the card of `name[:variant]`, UsageError if there is none; a user's `own` model declares nothing."""
     if own:
         return card_of(model)
     entry, variant = find_adapter(model)
@@ -42,10 +39,9 @@ def shown(*models: str) -> str:
 
 
 def settings_of(config: Path | None, said: "ModelOptions") -> list[Settings]:
-    """Return the settings of each model's run; nothing is loaded, and whatever does not fit is refused here.
+    """Return the settings of each model's run; nothing is loaded, and what not all of several models take is said.
 
-    What not all of several models take is said. Raises UsageError if a model is named twice or is unknown, or something
-    is said that no model takes, or that cannot be meant for several.
+    UsageError if a model is named twice or is unknown, or something is said that none takes, or is not for several.
     """
     if twice := [model for model in said.models if said.models.count(model) > 1]:
         raise UsageError(f"--model {shown(twice[0])} was given twice.", "Give each model once.")
@@ -187,10 +183,7 @@ def files_of(shares: Sequence[Share]) -> dict[str, str]:
 
 
 def refuse_other_weights(path: Path, share: Share, adapter: Adapter) -> None:
-    """Note in a run's folder which weights answer a share; they may lie outside of its checkpoint.
-
-    Raises RunError if others did in an earlier part of the run.
-    """
+    """Note which weights answer a share, which may lie outside of its checkpoint; RunError if others did before."""
     noted = read_json(path) if path.exists() else {}
     ours = dict.fromkeys(share.tasks, adapter.weights_fingerprint)
     if changed := [task for task, weights in ours.items() if noted.get(task, weights) != weights]:
@@ -272,10 +265,7 @@ def load_share(settings: Settings, model: ChosenModel, workload: Workload, share
 
 
 class Attempt:
-    """A run of somebody that may fail without taking others along: a context manager that tells what happened.
-
-    Nothing of the error is kept, since its frames would keep the weights of the model that failed.
-    """
+    """Tells how a run failed and takes no others along; keeps no error, whose frames would keep the model's weights."""
 
     def __init__(self, whose: str) -> None:
         self._whose = shown(whose)

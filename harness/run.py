@@ -29,12 +29,12 @@ from medbench.tasks.metrics.meteor import start_meteor
 Publish = Callable[[Path], None]
 PAGE = "leaderboard.md"
 REPORT = "report.html"
+# Writes the pages of runs; named, not imported, since the leaderboard is built on the harness.
 PAGES = "medbench.leaderboard.publish"
-"""Writes the pages of runs; named, not imported, since the leaderboard is built on the harness."""
+# Writes the pages of a run's folder from its `results.json`.
 publish_run: Publish = imported_when_called(f"{PAGES}:publish_run")
-"""Writes the pages of a run's folder from its `results.json`."""
+# Writes one leaderboard of several runs into a folder, and shows it.
 publish_together: Callable[[Sequence[Path], Path], None] = imported_when_called(f"{PAGES}:publish_together")
-"""Writes one leaderboard of several runs into a folder, and shows it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,8 +92,7 @@ class RecordFile:
     def read(self) -> dict[str, GenerationRecord]:
         """Return what is there by sample, in the order of the samples; one torn last line is ignored.
 
-        Raises DataError if another line is broken; RunError if a record belongs to another run or to no sample of the
-        task.
+        DataError if another line is broken; RunError if a record is of another run or of no sample of the task.
         """
         if not self.path.exists():
             return {}
@@ -129,10 +128,7 @@ def open_whole_lines(path: Path) -> IO[bytes]:
 
 
 def append_lines(stream: IO[bytes], lines: Iterable[Mapping[str, Any]]) -> None:
-    """Append JSON lines, each flushed, all synced to the disk at the end.
-
-    Raises RunError if the disk takes no more; what was appended before stays.
-    """
+    """Append JSON lines, all synced to the disk at the end; RunError if it is full, and what was there before stays."""
     with _writing(f"Cannot write {stream.name}", _MORE_SPACE):
         for line in lines:
             stream.write(f"{canonical_json(line)}\n".encode())
@@ -182,9 +178,8 @@ class RunDirectory:
 def open_run(settings: Settings, suite: str, parts: Mapping[str, object], *, overwrite: str) -> Iterator[RunDirectory]:
     """Make or reopen the folder of a run, and hold it against other processes.
 
-    `parts` is everything that can change an answer, see `medbench.harness.identity`. To overwrite `always` throws away
-    what an earlier run of the same identity left. Raises RunError if the folder cannot be written to, is in use, or
-    holds another run.
+    `parts` is everything that can change an answer, see `medbench.harness.identity`; to overwrite `always` throws away
+    what an earlier run left. RunError if the folder cannot be written to, is in use, or holds another run.
     """
     identity = fingerprint(parts)[:_DIGITS]
     probe = f"-{settings.probe}" if settings.probe else ""
@@ -213,10 +208,7 @@ def slug(model: str) -> str:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """Return the content of a run's `run.yaml`.
-
-    Raises RunError if the folder is no run, or the file is not the one that the run wrote.
-    """
+    """Return the content of a run's `run.yaml`; RunError if there is none, or not the one that the run wrote."""
     file = path / "run.yaml"
     if not file.is_file():
         raise RunError(f"{path} is no run: it has no run.yaml.", "Give a folder that `medbench run` made.")
@@ -239,11 +231,10 @@ def _held(lock: Path, problem: str) -> Iterator[None]:
 
 @contextmanager
 def held_before_loading(settings: Settings, workload: Workload, model: ChosenModel) -> Iterator[None]:
-    """Hold an output folder for these settings while the weights are loaded and answer.
+    """Hold an output folder for these settings while the weights are loaded and answer; RunError if another does.
 
     A run's identity is known only when its weights are; what was said of it is known at once. Nothing of it stays:
-    neither the lock, whose name tells no address of a server, nor folders that were made for it and are empty. Raises
-    RunError if another process runs the same settings into the same folder, or it cannot be written to.
+    neither the lock, whose name tells no address of a server, nor folders that were made for it and are empty.
     """
     folder = settings.output_dir.absolute()
     made = [path for path in (folder, *folder.parents) if not path.exists()]

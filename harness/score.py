@@ -33,8 +33,7 @@ from medbench.tasks.spec import TaskSpec
 from medbench.tasks.statistics.intervals import interval
 
 _BOX_SIZES = ((0.01, "small, below 1 %"), (0.1, "medium, 1 to 10 %"), (math.inf, "large, 10 % and more"))
-_DIGITS = 10
-"""Digits kept in files: more than any reader needs, fewer than the last bits that differ between machines."""
+_DIGITS = 10  # Digits kept in files: more than any reader needs, fewer than the last bits that differ between machines.
 _SHARE_DIGITS = 4
 
 

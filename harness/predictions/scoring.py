@@ -43,15 +43,11 @@ def score(
     task: str, predictions: str | Path | Iterable[Mapping[str, Any]], *, source: str = DEFAULT_FORMAT,
     references: Path | None = None, boxes: str = "", protocols: Sequence[Protocol] = PROTOCOLS,
 ) -> PredictionScores:  # fmt: skip
-    """Score anybody's predictions of a task.
+    """Score anybody's predictions of a task: a file in one of `FORMATS`, or objects with the fields of a line of JSON.
 
-    They are a file in one of `medbench.harness.predictions.formats.FORMATS` (with a file of the right answers where the
-    format has none), or objects with the fields of a line of JSON: `prediction` and `reference`, for REC `box` and
-    `image_size` in pixels, and optional `answer_type`, `choices`, `group` and `sample_id`. `boxes` is how the model
-    writes boxes: `uni-med` by default, see `medbench.tasks.answers.box_space`.
-
-    Raises UsageError if there is no such task, format or space, or something was given that has no effect; DataError if
-    the predictions are of another form; the message names the line and the field.
+    `boxes` is how the model writes boxes: `uni-med` by default, see `medbench.tasks.answers.box_space`. Raises
+    UsageError if there is no such task, format or space, or something was given that has no effect; DataError that
+    names line and field if the predictions are of another form.
     """
     spec = get_task(task)
     if isinstance(predictions, str | Path):
@@ -81,8 +77,8 @@ def score_predictions(
 ) -> PredictionScores:
     """Score predictions of one task; without a space for boxes those count that their writer has read.
 
-    Raises DataError if a prediction of REC lacks its box or image size, or a reference is no answer of a closed list;
-    MedbenchError if a metric of reports needs Java and Java cannot start.
+    DataError if one of REC lacks box or image size, or a reference is no answer of a closed list; MedbenchError if
+    Java, which a metric needs, cannot start.
     """
     samples = [_sample(prediction, spec, boxes) for prediction in predictions]
     items = [_item(*pair, spec, boxes) for pair in zip(predictions, samples, strict=True)]
