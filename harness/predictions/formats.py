@@ -69,8 +69,7 @@ def read_medevalkit(path: Path, spec: TaskSpec, _references: Path | None) -> Ite
             yield Prediction(where=where, prediction=report.response, reference=right)
     else:
         rows = list(json_lines.parse_list(path, _KitAnswer, _KIT_FORM))
-        others = sum(row.lang != "en" for _, row in rows)
-        if others:
+        if others := sum(row.lang != "en" for _, row in rows):
             warn(f"{path}: {others} of {len(rows)} entries are not in English and are left out.")
         for where, answer in rows:
             if answer.lang == "en":
@@ -93,9 +92,7 @@ def marked_answer(response: str | None) -> str | None:
     """Return the part of a response that is marked as the answer, or all of it where nothing is marked."""
     if response is None:
         return None
-    boxed, answers = (
-        [text for match in mark.finditer(response) if (text := match[1].strip())] for mark in (_BOXED, _ANSWER)
-    )
+    boxed, answers = ([*filter(None, map(str.strip, mark.findall(response)))] for mark in (_BOXED, _ANSWER))
     return boxed[-1] if boxed else " ".join(answers) or response
 
 
@@ -143,11 +140,10 @@ _QUESTIONS_FORM = (
     '"question_id" and "answer".'
 )
 _PATH_VQA_TYPES: Mapping[str, str] = {"yes/no": "CLOSED", "other": "OPEN", "number": "OPEN"}
+_OWN_TYPE = BeforeValidator(
+    lambda kind: _PATH_VQA_TYPES.get(kind.strip().lower(), kind) if isinstance(kind, str) else kind
+)
 _MODEL_SPEAKER = "gpt"
-
-
-def _own_type(value: object) -> object:
-    return _PATH_VQA_TYPES.get(value.strip().lower(), value) if isinstance(value, str) else value
 
 
 class _LlavaAnswer(NativeRow):
@@ -163,10 +159,8 @@ class _Turn(NativeRow):
 class _LlavaQuestion(NativeRow):
     question_id: Text = Field(validation_alias=AliasChoices("question_id", "id"))
     answer: Text | None = None
-    conversations: list[_Turn] = Field(
-        default_factory=list, validation_alias=AliasChoices("conversations", "conversatons")
-    )
-    answer_type: Annotated[AnswerType, BeforeValidator(_own_type)] = ""
+    conversations: list[_Turn] = Field([], validation_alias=AliasChoices("conversations", "conversatons"))
+    answer_type: Annotated[AnswerType, _OWN_TYPE] = ""
     image: str | None = None
 
 
