@@ -106,15 +106,13 @@ def _answer_directly(plan: Plan, adapter: DirectAdapter, phases: Phases) -> Iter
     for load in plan.loads:
         outcomes = []
         for sample in plan.missing[load.spec.name]:
-            generation, problem = None, ""
+            generation, why = None, ""
             try:
                 with phases.time("answer"):
                     generation = answered(adapter, sample, load.spec)
             except SampleError as error:
-                problem = str(error)
-            outcomes.append(
-                Outcome(task=load.spec.name, sample_id=sample.sample_id, generation=generation, error=problem)
-            )
+                why = str(error)
+            outcomes.append(Outcome(task=load.spec.name, sample_id=sample.sample_id, generation=generation, error=why))
         yield outcomes
 
 

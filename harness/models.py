@@ -109,10 +109,8 @@ class ModelOptions:
             takers = [model for model in able if model not in named] if len(self.models) > 1 else self.models
             self._refuse_nobodys("--checkpoint", takers)
             if len(takers) > 1:
-                way_out = f"Say whose it is: {' '.join(f'--checkpoint {one}=DIR' for one in takers)}"
-                raise UsageError(
-                    f"--checkpoint {common[0]} is one folder, and {shown(*takers)} take one each.", way_out
-                )
+                hint = f"Say whose it is: {' '.join(f'--checkpoint {one}=DIR' for one in takers)}"
+                raise UsageError(f"--checkpoint {common[0]} is one folder, and {shown(*takers)} take one each.", hint)
             named |= {takers[0]: common[0]}
             self.going_to.append(("--checkpoint", [model for model in self.models if model in named]))
         for model, own in self.own.items():

@@ -115,9 +115,8 @@ class _Run:
         if failures:
             warn(f"{len(failures)} samples failed and are counted as errors. The first: {failures[0]}")
             say("The same command tries them again.")
-        scores.raise_if_failed(
-            f"The numbers of the other tasks are in {directory.path}; the same command scores again."
-        )
+        kept = f"The numbers of the other tasks are in {directory.path}; the same command scores again."
+        scores.raise_if_failed(kept)
         return RunOutcome(path=directory.path, results=results, phases=self.phases)
 
     def _facts(self, share: Share) -> ModelFacts:
