@@ -39,12 +39,6 @@ class Preview:
     longest_answer: int = 0  # Most tokens of an answer; 0 where the model alone decides.
     failures: tuple[str, ...] = ()  # Why samples cannot be asked.
 
-    @property
-    def as_references(self) -> int:
-        """Tokens of all answers, were they as long as the references."""
-        tokens = (len(request.sample.reference) // _CHARACTERS_PER_TOKEN + 2 for request in self.requests)
-        return sum(min(self.longest_answer, length) for length in tokens)
-
     def shown(self) -> str:
         """Return the first prompt for people."""
         first, source = self.first, self.load.prepared.source
@@ -104,8 +98,9 @@ def _looked_at(
 
     previews = [preview_local(adapter, load, sampling_of(settings, adapter)) for load in loads]
     requests = [request for preview in previews for request in preview.requests]
-    images, words = len(set().union(*map(_images_of, loads))), sum(preview.as_references for preview in previews)
-    return previews, estimate(adapter, requests, images=images, as_references=words, rows=settings.batch_size)
+    words = [(adapter.longest_answer(one.spec), len(one.sample.reference) // _CHARACTERS_PER_TOKEN) for one in requests]
+    images, total = len(set().union(*map(_images_of, loads))), sum(min(most, tokens + 2) for most, tokens in words)
+    return previews, estimate(adapter, requests, images=images, as_references=total, rows=settings.batch_size)
 
 
 def preview_local(adapter: LocalAdapter, load: TaskLoad, sampling: Sampling) -> Preview:

@@ -15,7 +15,7 @@ from medbench.harness.generate import generate, make_plan
 from medbench.harness.identity import made_of, run_identity, write_environment
 from medbench.harness.models import LoadedModel, ModelFacts, Share
 from medbench.harness.phases import Phases
-from medbench.harness.results import Results, felt_limits, read_results, write_results
+from medbench.harness.results import RESULTS_FILE, Results, felt_limits, read_results, write_results
 from medbench.harness.rundir import RunDirectory, held_before_loading, open_run
 from medbench.harness.score import Scores, score_tasks
 from medbench.harness.settings import Settings
@@ -111,7 +111,7 @@ class _Run:
             write_environment(directory.path / "env.json", facts.info, self.phases)
             publish(directory.path)
             if not failures and not scores.failed:
-                write_atomically(directory.done, f"{directory.identity}\n")
+                write_atomically(directory.path / "done", f"{directory.identity}\n")
         if failures:
             warn(f"{len(failures)} samples failed and are counted as errors. The first: {failures[0]}")
             say("The same command tries them again.")
@@ -174,13 +174,13 @@ class _Run:
             unsupported=tuple(load.spec.name for load in self.workload.loads if load not in loads),
             probe=self.settings.probe,
         )  # fmt: skip
-        write_results(directory.results, results)
+        write_results(directory.path / RESULTS_FILE, results)
         return results, scores
 
 
 def finished_results(directory: RunDirectory) -> Results | None:
     """Return the results of a run that is done, or None if something is left to do."""
-    if directory.done.exists() and (directory.path / PAGE).exists():
+    if (directory.path / "done").exists() and (directory.path / PAGE).exists():
         with suppress(MedbenchError):
             results = read_results(directory.path)
             return results if results.run == directory.identity else None

@@ -146,15 +146,10 @@ def _writing(problem: str, hint: str) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunDirectory:
-    """The folder of one run; `identity` is a hash over everything that can change an answer."""
+    """The folder of one run; in the end it has a file `done`: all was answered without failure and written."""
 
     path: Path
-    identity: str
-
-    @property
-    def done(self) -> Path:
-        """The mark that every sample was answered without failure and everything was written."""
-        return self.path / "done"
+    identity: str  # A hash over everything that can change an answer.
 
     def generations(self, task: str, sample_ids: Sequence[str]) -> RecordFile:
         """Return the generation records of a task."""
@@ -167,11 +162,6 @@ class RunDirectory:
     def scores(self, task: str) -> Path:
         """Return the file of a task's per-sample scores."""
         return self.path / "scores" / f"{task}.jsonl"
-
-    @property
-    def results(self) -> Path:
-        """The aggregate file."""
-        return self.path / "results.json"
 
 
 @contextmanager

@@ -276,10 +276,10 @@ def rescore(path: Path, data_dir: Path | None = None) -> Results:
     boxes, given = arguments.get("boxes", ""), {**settings.model_args, **arguments}
     model = choose_model(parts["model"], given) if own is None else known_model(own, boxes)
     scores = score_tasks(workload.loads, directory, model)
-    scores.raise_if_failed(f"{directory.results} is as it was.")
+    scores.raise_if_failed(f"{path / results.RESULTS_FILE} is as it was.")
     for doubt in scores.doubts:
         warn(doubt)
     notices = tuple(dict.fromkeys((*before.notices, *scores.doubts, *results.felt_limits(scores.tasks))))
     found = replace(before, tasks=scores.tasks, notices=notices)
-    results.write_results(directory.results, found)
+    results.write_results(path / results.RESULTS_FILE, found)
     return found

@@ -59,7 +59,7 @@ def estimate(
     warming = _seconds(adapter, probe[:1], budget)[1]
     measured = probe if warming < _LONGEST_PROBE_SECONDS / _PROBED else probe[:1]
     image, prompt_token, output_token = _speeds(*_seconds(adapter, measured, budget), len(measured))
-    # Of prompts that begin alike, that beginning is computed once.
+    # What prompts begin with alike is computed once.
     share = Engine(adapter, budget, Phases()).shares_prefixes
     asked = [one for window in in_order(requests, share=share, window_tokens=budget.tokens) for one in window]
     shared = {id(one.prefix): one.prefix.length for one in asked if one.prefix}
