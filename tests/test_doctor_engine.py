@@ -4,9 +4,9 @@ import pytest
 from command_line import medbench
 
 from medbench.harness.doctor import show_engine
-from medbench.harness.doctor_engine import Agreement, EngineDiagnosis, examine_engine
 from medbench.harness.phases import Phases
 from medbench.harness.settings import Settings
+from medbench.harness.trials import Agreement, EngineDiagnosis, examine_engine
 from medbench.harness.workload import load_workload
 
 

@@ -17,8 +17,8 @@ from medbench.adapters.hf.adapter import HfAdapter
 from medbench.adapters.llava_med.model import LlavaMedAdapter
 from medbench.adapters.openai.client import ServedModel
 from medbench.harness import identity as identities
-from medbench.harness.checkpoints import ModelFacts
 from medbench.harness.identity import made_of, run_identity
+from medbench.harness.models import ModelFacts
 from medbench.harness.settings import Settings
 from medbench.harness.workload import Workload, load_workload
 from medbench.tasks.foundation.files import fingerprint

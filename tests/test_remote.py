@@ -29,9 +29,9 @@ from medbench.adapters.remote import (
     Usage,
 )
 from medbench.harness.engine.requests import Outcome
-from medbench.harness.records import GenerationRecord, RecordFile, append
 from medbench.harness.remote.asking import Asking, Finished, Question, RequestWindow, backoff, in_order
 from medbench.harness.remote.serving import RequestLog, in_background, refuse_to_send, warn_of_sending
+from medbench.harness.rundir import GenerationRecord, RecordFile, append_lines, open_whole_lines
 from medbench.harness.workload import TaskLoad
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import RunError, SampleError, UsageError
@@ -445,8 +445,8 @@ def test_records_of_served_models_say_who_answered_and_others_stay_as_they_are(t
     plain = GenerationRecord(run="r", sample_id="q1", text="yes")
     records = [plain, GenerationRecord.of("r", Outcome(task="t", sample_id="q2", generation=said))]
     file = RecordFile(tmp_path / "t.jsonl", "r", ["q1", "q2"])
-    with file.open_for_appending() as stream:
-        append(stream, records)
+    with open_whole_lines(file.path) as stream:
+        append_lines(stream, (record.as_json() for record in records))
     lines = file.path.read_text().splitlines()
     assert lines[0] == (
         '{"error":"","output_tokens":0,"prompt_tokens":0,"run":"r","sample_id":"q1","stop":"eos","text":"yes"}'

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ValidationError
 from medbench.adapters.remote import RemoteAdapter
 from medbench.harness.engine.requests import Outcome
 from medbench.harness.phases import Phases
-from medbench.harness.records import append_lines, open_whole_lines
 from medbench.harness.remote.asking import Asking, Finished, in_order
+from medbench.harness.rundir import append_lines, open_whole_lines
 from medbench.harness.workload import TaskLoad
 from medbench.tasks.foundation.console import say, warn
 from medbench.tasks.foundation.errors import RunError, UsageError

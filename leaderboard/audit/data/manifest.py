@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
-from medbench.harness.models import Declared, declared_by
+from medbench.harness.models import declared_by
 from medbench.tasks.foundation.errors import UsageError, unknown_name
 from medbench.tasks.foundation.files import read_yaml_table
 
@@ -153,7 +153,7 @@ def lineage_of(model: str, manifests: Sequence[Manifest], datasets: Mapping[str,
     """
     name, _, variant = model.partition(":")
     own = any(model in manifest.models for manifest in manifests[:-1])
-    card = Declared(name=model, variant="", title=model, trained_on=None) if own else declared_by(model)
+    card = declared_by(model, own=own)
     source = source_of(model, "", manifests) if own else source_of(name, variant, manifests)
     steps = list(inherited(source[0], manifests)) if source else []
     found = [step for step in steps if isinstance(step, Inherited)]
