@@ -2,16 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import click
 
+from medbench.leaderboard.audit.document import EXIT_CODES, show
 from medbench.tasks.foundation.errors import RunError, UsageError, unknown_name
 from medbench.tasks.protocols import PROTOCOLS
 from medbench.tasks.spec import Kind
-
-if TYPE_CHECKING:
-    from medbench.leaderboard.audit.document import Audit
 
 Command = Callable[..., Any]
 _path = click.Path(path_type=Path)
@@ -72,13 +70,6 @@ def _prepared(command: Command) -> Command:
     return click.option("-t", "--task", "--tasks", "tasks", help=what)(folder(command))
 
 
-def _show(audit: "Audit", form: str, output: Path | None, *, name: str) -> int:
-    from medbench.leaderboard.audit.document import show
-
-    show(audit, form, output, name=name)
-    return audit.code
-
-
 @_audit("model")
 @click.argument("run", required=False, type=_path)
 @click.option(
@@ -120,7 +111,7 @@ def model_command(
         others = (*peers, *((run,) if run is not None else ()), *more_peers)
         train = options["train_references"]
         audit = audit_predictions(predictions, kind or "report", train_references=train, peers=others)
-        return _show(audit, form, output, name=AUDIT_FILE.stem)
+        return show(audit, form, output, name=AUDIT_FILE.stem)
     if run is None:
         raise UsageError("Nothing to audit was given.", "Give the folder of a run, or --predictions FILE.")
     if more_peers and not peers:
@@ -131,7 +122,7 @@ def model_command(
     if kind is not None:
         raise UsageError("--kind goes with --predictions.", "A run knows the kinds of its tasks: leave it out.")
     audit = audit_run(run, peers=(*peers, *more_peers), **options)
-    return _show(audit, form, output or run / AUDIT_FILE.parent, name=AUDIT_FILE.stem)
+    return show(audit, form, output or run / AUDIT_FILE.parent, name=AUDIT_FILE.stem)
 
 
 @_audit("selftest")
@@ -150,12 +141,11 @@ def selftest_command(run: Path, *, data_dir: Path | None, seed: int, output: Pat
     \b
     Example:  medbench audit selftest runs/uni-med-mini-0123456789ab
     """
-    from medbench.leaderboard.audit.document import EXIT_CODES
     from medbench.leaderboard.audit.outputs.audit import selftest
     from medbench.tasks.foundation.console import say
 
     audit = selftest(run, data_dir, seed=seed)
-    _show(audit, form, output, name="audit-selftest")
+    show(audit, form, output, name="audit-selftest")
     outcomes = {one.title: one.facts["outcome"] for one in audit.tasks.values()}
     failed = [title for title, outcome in outcomes.items() if outcome == "missed"]
     if failed:
@@ -195,7 +185,7 @@ def data_command(output: Path | None, form: str, *, no_images: bool, **options: 
     """
     from medbench.leaderboard.audit.data.audit import audit_data
 
-    return _show(audit_data(read_images=not no_images, **options), form, output, name="audit-data")
+    return show(audit_data(read_images=not no_images, **options), form, output, name="audit-data")
 
 
 @_audit("probe")
@@ -218,7 +208,7 @@ def probe_command(run: Path, *, output: Path | None, form: str, **options: Any) 
     """
     from medbench.leaderboard.audit.probes import audit_probe
 
-    return _show(audit_probe(run, **options), form, output, name="audit-probe")
+    return show(audit_probe(run, **options), form, output, name="audit-probe")
 
 
 @_audit("provenance")
@@ -240,4 +230,4 @@ def provenance_command(output: Path | None, form: str, **options: Any) -> int:
     """
     from medbench.leaderboard.audit.data.declared import audit_provenance
 
-    return _show(audit_provenance(**options), form, output, name="audit-provenance")
+    return show(audit_provenance(**options), form, output, name="audit-provenance")

@@ -6,8 +6,8 @@ taken away or swapped show question priors, which are no leak: there the drop is
 that is known to be wrong is another matter: honest models disagree with it, one that knows it by heart agrees.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from medbench.harness.results import Results, read_results
-from medbench.leaderboard.audit.document import WORDS, Audit, Table, TaskVerdict, Verdict, p_text
+from medbench.leaderboard.audit.document import WORDS, Audit, TaskVerdict, Verdict, p_text, plain
 from medbench.leaderboard.runs import primary_metric
 from medbench.leaderboard.samples import ScoreTable, read_score_table
 from medbench.tasks.foundation.errors import DataError, UsageError
@@ -33,6 +33,7 @@ WITH_VERDICT = frozenset({"options-shuffled", "paraphrase"})
 """Probes that a model can only fall in more than its peers by knowing the questions as they stand."""
 WRONG_KEYS = "wrong keys"
 _SMALLEST_P = 0.0001
+_COLUMNS = ("task", "metric", "as it is", "probed", "drop [95 %]", "peers' drop", "gap [95 %]", "p (Holm)", "verdict")
 _MEAN = Metric(
     metric_id="value", signature="mean of per-sample values", statistics=lambda _: np.zeros((0, 2)),
     compute=mean_of_scores,
@@ -90,27 +91,25 @@ def _finding(
         return None
     groups = {record.sample_id: record.group for record in pair.plain.records}
 
-    def drops(one: Pair) -> dict[str, float]:
-        plain, probed = _values(one.plain, protocol, metric), _values(one.probed, protocol, metric)
-        return {name: plain[name] - probed[name] for name in plain if name in probed}
+    def both(one: Pair) -> dict[str, tuple[float, float]]:
+        plain, probed = (_values(table, protocol, metric) for table in one)
+        return {name: (plain[name], probed[name]) for name in plain if name in probed}
 
-    def compared(first: Sequence[float], second: Sequence[float], names: Sequence[str]) -> Difference | None:
+    def compared(first: Sequence[float], second: Sequence[float], names: Iterable[str]) -> Difference | None:
         clusters = [groups[name] for name in names]
         return difference(_MEAN, score_statistics(first), score_statistics(second), clusters, seed=seed)
 
-    plain, probed = _values(pair.plain, protocol, metric), _values(pair.probed, protocol, metric)
-    both = [name for name in plain if name in probed]
-    drop = compared([plain[name] for name in both], [probed[name] for name in both], both)
+    ours, others = both(pair), [both(peer) for peer in peers]
+    plain, probed = [one for one, _ in ours.values()], [one for _, one in ours.values()]
+    drop = compared(plain, probed, ours)
     if drop is None:
         return None
-    others = [drops(peer) for peer in peers]
-    names = [name for name in both if others and all(name in other for other in others)]
-    theirs = [float(np.mean([other[name] for other in others])) for name in names]
-    gap = compared([plain[name] - probed[name] for name in names], theirs, names) if others else None
+    names = [name for name in ours if others and all(name in other for other in others)]
+    theirs = [float(np.mean([other[name][0] - other[name][1] for other in others])) for name in names]
+    gap = compared([ours[name][0] - ours[name][1] for name in names], theirs, names) if others else None
     return ProbeFinding(
-        task=task, metric=metric, plain=float(np.mean([plain[name] for name in both])),
-        probed=float(np.mean([probed[name] for name in both])), drop=drop, peers=len(peers),
-        peer_drop=float(np.mean(theirs)) if names else None, gap=gap,
+        task=task, metric=metric, plain=float(np.mean(plain)), probed=float(np.mean(probed)), drop=drop,
+        peers=len(peers), peer_drop=float(np.mean(theirs)) if names else None, gap=gap,
         p=None if gap is None else gap.p / 2 if gap.value > 0 else 1 - gap.p / 2, verdict="not_testable",
     )  # fmt: skip
 
@@ -164,22 +163,19 @@ def audit_probe(
         kinds = {task: results.tasks[task].kind for task in pairs}
         findings = read_probe(name, kinds, pairs, others, protocol, seed=results.seed)
     tasks = {
-        one.task: TaskVerdict(title=one.task, verdict=one.verdict, text="", details=asdict(one)) for one in findings
+        one.task: TaskVerdict(title=one.task, verdict=one.verdict, cells=_row(one), details=plain(one))
+        for one in findings
     }
     if wrong_gold is not None:
         wrong = read_wrong_keys(_answers_to(run, results, wrong_gold, protocol))
         text = f"the model agrees with {wrong.agreed} of {wrong.items}, p {p_text(wrong.p)} "
         text += "were every second agreement chance"
-        tasks[WRONG_KEYS] = TaskVerdict(title=WRONG_KEYS, verdict=wrong.verdict, text=text, details=asdict(wrong))
-    columns = (
-        "task", "metric", "as it is", "probed", "drop [95 %]", "peers' drop", "gap [95 %]", "p (Holm)", "verdict",
-    )  # fmt: skip
+        tasks[WRONG_KEYS] = TaskVerdict(title=WRONG_KEYS, verdict=wrong.verdict, text=text, details=plain(wrong))
     return Audit(
-        kind="probe",
-        title=f"Probe of {results.model.title}, protocol {protocol}",
+        kind="probe", title=f"Probe of {results.model.title}, protocol {protocol}",
         question=_reading(name) if name else "Does the model agree with keys that are known to be wrong?",
-        run=results.run, tasks=tasks, tables=[Table(columns=columns, rows=[_row(one) for one in findings])],
-        notes=results.notices, settings={"run": results.run, "probe": name, "protocol": protocol, "seed": results.seed},
+        run=results.run, tasks=tasks, columns=_COLUMNS, notes=results.notices,
+        settings={"run": results.run, "probe": name, "protocol": protocol, "seed": results.seed},
     )  # fmt: skip
 
 

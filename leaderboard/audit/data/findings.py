@@ -5,12 +5,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from medbench.leaderboard.audit.data.items import SAME_NAME, Item, TaskItems
-from medbench.leaderboard.audit.data.scan import Check, ItemIndex, Tally
+from medbench.leaderboard.audit.data.scan import ItemIndex, Tally, Witness
 from medbench.leaderboard.audit.document import FOUND, Verdict, wording
 from medbench.leaderboard.audit.normalise import is_long, norm_v1
 
@@ -28,6 +28,8 @@ _ABOVE_NULL = {"near_item": MARK_SHARE, "near_image": MARK_SHARE, "text": MARK_E
 _NAMING_IDS = frozenset({"patient", "study", "case", "volume", "lesion"})
 # The held-out part is at most so much of the training data, so that what it is compared with stays alike.
 _LARGEST_SHARE = 4
+_SHOWN_CHECKS = ("item", "near_item", "text", "near_text", "image", "near_image", "review_image")
+_SHOWN = 3
 
 State = Literal["checked", "unknown", "not_applicable"]
 Origin = Literal["own", "task", "file"]
@@ -35,14 +37,11 @@ Origin = Literal["own", "task", "file"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """A body of training data: the task's own train split, another task's, or a file of the user.
-
-    `family` is the dataset whose ids it has; empty if unknown.
-    """
+    """A body of training data."""
 
     name: str
-    origin: Origin
-    family: str = ""
+    origin: Origin  # the task's own train split, another task's, or a file of the user
+    family: str = ""  # the dataset whose ids it has; empty if unknown
     rows: int = 0
     credentialed: bool = False
 
@@ -80,16 +79,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Null:
-    """What two parts of a task's own training data share, by check.
+    """What two parts of a task's own training data share."""
 
-    `unit` is what was kept together; if that is the id that decides, a finding must exceed the null. `items` were held
-    out.
-    """
-
-    unit: str
-    decisive: bool
-    items: int
-    shares: Mapping[str, float]
+    unit: str  # what was kept together
+    decisive: bool  # whether that is the id that decides, so that a finding must exceed the null
+    items: int  # how many were held out
+    shares: Mapping[str, float]  # by check
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +95,7 @@ class Overlap:
     findings: tuple[Finding, ...]
     verdict: Verdict
     reasons: tuple[str, ...]
+    witnesses: Sequence[tuple[str, Item, Witness]]  # the first test items with a partner, by check
 
 
 def judge(findings: Sequence[Finding], null: Null | None, units: int) -> tuple[Verdict, tuple[str, ...]]:
@@ -162,8 +158,7 @@ def _exact_p(share: float, beside: float, null: Null | None, units: int) -> floa
     return float(stats.hypergeom.sf(found - 1, units + others, found + expected, units))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class Comparison(NamedTuple):
     """One task beside one body of training data: what the tally says of it; `images` if they were looked at."""
 
     index: ItemIndex
@@ -181,13 +176,23 @@ class Comparison:
             findings = (*findings, _surrogate_groups(self.index, self.task, self.tally))
         units = {self.task.unit_of(item) for item in self.task.items}
         verdict, reasons = judge(findings, self.null, len(units))
-        return Overlap(corpus=self.corpus, findings=findings, verdict=verdict, reasons=reasons)
+        numbers = self.index.range_of(self.task.task)
+        witnesses = [
+            (check, self.index.items[number], there[number])
+            for check in _SHOWN_CHECKS
+            for there in [self.tally.witnesses[check]]
+            for number in sorted(number for number in there if number in numbers)[:_SHOWN]
+        ]
+        return Overlap(corpus=self.corpus, findings=findings, verdict=verdict, reasons=reasons, witnesses=witnesses)
 
-    def _checked(self, check: Check, title: str, *, counts: bool = True, note: str = "") -> Finding:
+    def _checked(
+        self, check: str, title: str, *, counts: bool = True, note: str = "", groups: int | None = None,
+        of_groups: int | None = None,
+    ) -> Finding:  # fmt: skip
         return Finding(
             check=check, title=title, shared=self.index.count(self.tally.shared[check], self.task.task),
-            of=len(self.task.items), null=None if self.null is None else self.null.shares.get(check), counts=counts,
-            note=note,
+            of=len(self.task.items), groups=groups, of_groups=of_groups,
+            null=None if self.null is None else self.null.shares.get(check), counts=counts, note=note,
         )  # fmt: skip
 
     def _unseen(self) -> bool:
@@ -203,16 +208,15 @@ class Comparison:
         yield self._checked("near_item", f"items by nearly equal {'images' if pictured else 'questions'}")
 
     def _texts(self) -> Iterator[Finding]:
-        if not any(item.texts for item in self.task.items):
-            return
-        templated = self.task.kind == "vqa"
-        what = "questions" if self.task.kind in {"qa", "vqa"} else "reports"
-        note = wording("data")["templates"] if templated else ""
-        yield self._checked("text", f"{what}, equal", counts=not templated, note=note)
-        yield self._checked("near_text", f"{what}, contained in one text", counts=not templated, note=note)
+        if any(item.texts for item in self.task.items):
+            templated = self.task.kind == "vqa"
+            what = "questions" if self.task.kind in {"qa", "vqa"} else "reports"
+            note = wording("data")["templates"] if templated else ""
+            yield self._checked("text", f"{what}, equal", counts=not templated, note=note)
+            yield self._checked("near_text", f"{what}, contained in one text", counts=not templated, note=note)
 
     def _images(self) -> Iterator[Finding]:
-        tally = self.tally
+        tally, text = self.tally, wording("data")
         if not any(item.images for item in self.task.items):
             return
         if not tally.images:
@@ -223,7 +227,6 @@ class Comparison:
             note = f"none of {tally.images} images could be read" if self.images else "images were left out"
             yield Finding(check="image", title="images", state="unknown", of=len(self.task.items), note=note)
             return
-        text = wording("data")
         yield self._checked("image", "images, equal pixels")
         yield self._checked("near_image", "images, nearly equal")
         yield self._checked("review_image", "images, to review", counts=False, note=text["review"])
@@ -244,24 +247,21 @@ class Comparison:
         wanted = self.corpus.origin == "own" or needed in _NAMING_IDS
         unknown = wanted and (missing > 0 or needed not in known)
         for name in sorted({name for item in task.items for name in item.groups} & known):
-            values: set[object] = {item.groups[name] for item in task.items if name in item.groups}
-            found = self._id(name, f"shared {name} ids", values)
+            values = {item.groups[name] for item in task.items if name in item.groups}
+            found = self._id(name, f"shared {name} ids", len(values))
             if any(item.has_id(name) for item in task.items) and (name != needed or not unknown or found.groups):
                 yield found
         if SAME_NAME in known and self.corpus.origin == "file":
-            images: set[object] = {image for item in task.items for image in item.images}
-            yield self._id(SAME_NAME, "images, by the name of their file", images)
+            images = {image for item in task.items for image in item.images}
+            yield self._id(SAME_NAME, "images, by the name of their file", len(images))
         if unknown:
             who = f"{missing} of {len(task.items)} test items have" if missing else "the training data have"
             note = f"{who} no {needed} id"
             yield Finding(check=f"id:{needed}", title=f"shared {needed} ids", state="unknown", note=note)
 
-    def _id(self, name: str, title: str, groups: set[object]) -> Finding:
-        return Finding(
-            check=f"id:{name}", title=title, shared=self.index.count(self.tally.by_id(name), self.task.task),
-            of=len(self.task.items), groups=len(self.tally.groups.get((self.task.task, name), ())),
-            of_groups=len(groups), null=None if self.null is None else self.null.shares.get(f"id:{name}"),
-        )  # fmt: skip
+    def _id(self, name: str, title: str, groups: int) -> Finding:
+        shared = self.tally.groups.get((self.task.task, name), ())
+        return self._checked(f"id:{name}", title, groups=len(shared), of_groups=groups)
 
 
 def _surrogate_groups(index: ItemIndex, task: TaskItems, tally: Tally) -> Finding:
@@ -294,16 +294,12 @@ def _surrogate_groups(index: ItemIndex, task: TaskItems, tally: Tally) -> Findin
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NullSplit:
-    """A part of a task's training data in the place of its test data, and the rest.
-
-    `unit` is what is kept together: the decisive id, else the image, else nothing (`item`).
-    """
+class NullSplit(NamedTuple):
+    """A part of a task's training data in the place of its test data, and the rest."""
 
     test: TaskItems
     rest: tuple[Item, ...]
-    unit: str
+    unit: str  # what is kept together: the decisive id, else the image, else nothing (`item`)
 
 
 def null_split(train: TaskItems, size: int, seed: int) -> NullSplit:

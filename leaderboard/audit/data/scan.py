@@ -8,10 +8,9 @@ only as many as a text that holds 0.8 of all cannot miss.
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, islice
-from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -52,15 +51,12 @@ class TextIndex:
                 yield number, share
 
 
-Check = Literal["item", "near_item", "text", "near_text", "image", "near_image", "review_image", "blank_image"]
-CHECKS: tuple[Check, ...] = get_args(Check)
+CHECKS = ("item", "near_item", "text", "near_text", "image", "near_image", "review_image", "blank_image")
 Flags = npt.NDArray[np.bool_]
 
 _BATCH_ROWS = 2048
-_IMAGE_CHECKS: dict[str, Check] = {
-    "exact": "image", "near": "near_image", "review": "review_image", "blank": "blank_image",
-}  # fmt: skip
-_ITEM_CHECKS: dict[str, Check] = {"exact": "item", "near": "near_item"}
+_IMAGE_CHECKS = {"exact": "image", "near": "near_image", "review": "review_image", "blank": "blank_image"}
+_ITEM_CHECKS = {"exact": "item", "near": "near_item"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,35 +68,28 @@ class Witness:
     score: str = ""
 
 
-@dataclass(slots=True)
 class Tally:
-    """What one body of training data shares with N test items; memory depends on these alone."""
+    """What one body of training data shares with N test items; memory depends on these alone.
 
-    items: int  # how many test items there are, N
-    rows: int = 0  # training rows that were seen
-    images: int = 0  # images that these rows name; `unreadable` are those that could not be decoded
-    unreadable: int = 0
-    shared: dict[Check, Flags] = field(default_factory=dict)  # by check: has a partner [N]
-    # values of ids that are on both sides, by task and name of the id
-    groups: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
-    in_groups: dict[str, Flags] = field(default_factory=dict)  # by name: is the id in the training data [N]
-    known_ids: set[str] = field(default_factory=set)  # names of the ids that any training row has
-    # the first partner of a test item, by check
-    witnesses: dict[Check, dict[int, Witness]] = field(default_factory=lambda: defaultdict(dict))
+    Checks are `CHECKS` and, for each name of an id, `id:NAME`.
+    """
 
-    def __post_init__(self) -> None:
-        self.shared = {check: np.zeros(self.items, dtype=bool) for check in CHECKS}
+    def __init__(self, items: int) -> None:
+        self.rows = 0  # training rows that were seen
+        self.images = 0  # images that these rows name; `unreadable` are those that could not be decoded
+        self.unreadable = 0
+        self.known_ids: set[str] = set()  # names of the ids that any training row has
+        # values of ids that are on both sides, by task and name of the id
+        self.groups: dict[tuple[str, str], set[str]] = defaultdict(set)
+        # by check: has a partner [N], and the first partner of a test item
+        self.shared: dict[str, Flags] = defaultdict(lambda: np.zeros(items, dtype=bool))
+        self.witnesses: dict[str, dict[int, Witness]] = defaultdict(dict)
 
-    def share(self, check: Check, items: Iterable[int], witness: Witness) -> None:
+    def share(self, check: str, items: Iterable[int], witness: Witness) -> None:
         """Note that test items have a partner."""
         for item in items:
-            if not self.shared[check][item]:
-                self.shared[check][item] = True
-                self.witnesses[check][item] = witness
-
-    def by_id(self, name: str) -> Flags:
-        """Return whether each test item's id of this name is in the training data [N]."""
-        return self.in_groups.get(name, np.zeros(self.items, dtype=bool))
+            self.shared[check][item] = True
+            self.witnesses[check].setdefault(item, witness)
 
 
 class ItemIndex:
@@ -275,7 +264,8 @@ class Scan:
                 continue
             for item in self._index.with_id(row.family, name, value):
                 tally.groups[self._index.task_of[item].task, name].add(value)
-                tally.in_groups.setdefault(name, np.zeros(tally.items, dtype=bool))[item] = True
+                witness = Witness(row.item_id, row.answer, f"same {name}")
+                tally.share(f"id:{name}", [item], witness)
                 # The same image by its id or name, with the same question and answer, is the same item.
                 if name in {"image", SAME_NAME} and row.answer and self._index.asked[item] in _askings(row):
-                    tally.share("item", [item], Witness(row.item_id, row.answer, f"same {name}"))
+                    tally.share("item", [item], witness)

@@ -1,29 +1,39 @@
 """`medbench audit model` and `selftest`: a model's outputs beside test references, and would a leak be found?"""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medbench.harness.results import Results, read_results
-from medbench.leaderboard.audit.document import FOUND, Audit, TaskVerdict, table_of, write_audit
+from medbench.leaderboard.audit.document import (
+    FOUND,
+    WORDS,
+    Audit,
+    Example,
+    TaskVerdict,
+    p_text,
+    percent,
+    plain,
+    wording,
+    write_audit,
+)
+from medbench.leaderboard.audit.normalise import NORM_VERSION, is_long, word_count
 from medbench.leaderboard.audit.outputs import answers as read
-from medbench.leaderboard.audit.outputs.answers import Answers, TaskData
-from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, count_matches
+from medbench.leaderboard.audit.outputs.answers import Answers, Predictions, TaskData
+from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, Cell, count_matches
 from medbench.leaderboard.audit.outputs.evidence import effects, find_evidence
-from medbench.leaderboard.audit.outputs.report import TaskOutputs, report_outputs
-from medbench.leaderboard.audit.outputs.verdict import Peer, Share, audit_outputs, matches_by_chance, run_controls
+from medbench.leaderboard.audit.outputs.verdict import Judgement, Peer, audit_outputs, matches_by_chance, run_controls
 from medbench.leaderboard.runs import AUDIT_FILE, is_credentialed
 from medbench.tasks.foundation.console import warn
 from medbench.tasks.foundation.errors import MedbenchError, UsageError
-from medbench.tasks.foundation.files import file_sha256
+from medbench.tasks.foundation.files import canonical_json, file_sha256, fingerprint
 from medbench.tasks.spec import Kind
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-Predictions = Path | Iterable[Mapping[str, Any]]
-"""A file of predictions, or its rows."""
+_COLUMNS = ("task", "verdict", "k of K", "rate [95 %]", "p", "detectable", "exact of n", "planted leak")
 
 
 def audit_answers(given: "str | Predictions | DataFrame", kind: Kind | None = None, **options: Any) -> Audit:
@@ -59,14 +69,22 @@ def audit_run(
     more = read.read_train_references(train_references) if train_references is not None else []
     data = read.read_task_data(path, results, data_dir, more)
     ours = read.read_run_answers(path, data)
-    titles = {task: result.title for task, result in results.tasks.items()}
     closed = frozenset(task for task in results.tasks if is_credentialed(results, task))
-    train_texts = {task: one.train_texts for task, one in data.items() if isinstance(one, TaskData)}
-    found = _examined(
-        ours, titles, _peer_runs(ours, results, peers, data), train_texts, frozenset() if reveal else closed
-    )
-    command = _command("RUN", len(peers), train=bool(more), reveal=reveal)
-    return report_outputs(ours, titles, found, _facts(results), command, revealed=reveal and bool(closed))
+    model = results.model
+    trained = ", ".join(sorted(model.trained_on)) or "none of these tasks"
+    settings = {
+        "run": results.run, "model": model.name, "weights": model.weights, "suite": results.suite,
+        "samples per task": "all" if results.limit is None else f"the first {results.limit}",
+        "seed": results.seed,
+        "declared training splits": trained if model.declared else "nothing was declared",
+        "data of": {task: result.data for task, result in results.tasks.items()},
+    }  # fmt: skip
+    return _audit(
+        ours, {task: result.title for task, result in results.tasks.items()}, _peer_runs(ours, results, peers, data),
+        {task: one.train_texts for task, one in data.items() if isinstance(one, TaskData)}, settings,
+        _command("RUN", len(peers), train=bool(more), reveal=reveal), withheld=frozenset() if reveal else closed,
+        revealed=reveal and bool(closed),
+    )  # fmt: skip
 
 
 def _peer_runs(
@@ -87,18 +105,6 @@ def _peer_runs(
     return list(found.values())
 
 
-def _facts(results: Results) -> dict[str, Any]:
-    model = results.model
-    trained = ", ".join(sorted(model.trained_on)) or "none of these tasks"
-    return {
-        "run": results.run, "model": model.name, "weights": model.weights, "suite": results.suite,
-        "samples per task": "all" if results.limit is None else f"the first {results.limit}",
-        "seed": results.seed,
-        "declared training splits": trained if model.declared else "nothing was declared",
-        "data of": {task: result.data for task, result in results.tasks.items()},
-    }  # fmt: skip
-
-
 def audit_predictions(
     given: Predictions, kind: Kind = "report", *, train_references: Path | Iterable[str] | None = None,
     peers: Mapping[str, Predictions] | Sequence[Path] = (), name: str = "predictions",
@@ -116,11 +122,10 @@ def audit_predictions(
     ours, *theirs = (
         read.read_predictions(one, kind, name=title, train=known) for title, one in [(called, given), *others.items()]
     )
-    facts = {"file sha256": given, "training references sha256": train_references}
-    found = _examined(ours, {kind: kind}, theirs, {kind: known})
-    digests = {name: file_sha256(path) for name, path in facts.items() if isinstance(path, Path)}
+    files = {"file sha256": given, "training references sha256": train_references}
+    digests = {name: file_sha256(path) for name, path in files.items() if isinstance(path, Path)}
     command = _command(f"--predictions FILE --kind {kind}", len(theirs), train=known is not None)
-    return report_outputs(ours, {kind: kind}, found, digests, command)
+    return _audit(ours, {kind: kind}, theirs, {kind: known}, digests, command)
 
 
 def audit_after_run(path: Path) -> Audit | None:
@@ -148,29 +153,24 @@ def selftest(path: Path, data_dir: Path | None = None, *, seed: int = 0) -> Audi
     """
     results = read_results(path)
     run = read.read_run_answers(path, read.read_task_data(path, results, data_dir))
-    found = {task: run_controls(cell, seed=seed) for task, cell in run.cells.items()}
-    tasks = {
-        task: TaskVerdict(
-            title=results.tasks[task].title, verdict=one.planted.verdict, facts={"outcome": one.outcome},
-            details=one.brief(),
-        )
-        for task, one in found.items()
-    }  # fmt: skip
-    columns = {
-        "task": lambda task: results.tasks[task].title,
-        "cases that count": lambda task: found[task].planted.K,
-        "planted in": lambda task: found[task].planted_cases,
-        "planted leak": lambda task: found[task].planted.verdict.replace("_", " "),
-        "dealt to other cases": lambda task: found[task].shuffled.verdict.replace("_", " "),
-        "outcome": lambda task: found[task].outcome,
-    }
+    titles = {task: result.title for task, result in results.tasks.items()}
+    tasks = {}
+    for task, cell in run.cells.items():
+        found = run_controls(cell, seed=seed)
+        planted, dealt = found.planted, found.shuffled
+        tasks[task] = TaskVerdict(
+            title=titles[task], verdict=planted.verdict, facts={"outcome": found.outcome}, details=found.brief(),
+            cells=(
+                titles[task], planted.K, found.planted_cases, WORDS[planted.verdict], WORDS[dealt.verdict],
+                found.outcome,
+            ),
+        )  # fmt: skip
     return Audit(
         kind="selftest", title="Self-test of the leakage audit",
         question="Would a leak in these outputs be found, and its control not?", run=results.run, tasks=tasks,
-        tables=[table_of(found, columns)],
-        notes=[f"{results.tasks[task].title}: could not be checked: {why}" for task, why in run.problems.items()],
-        settings={"seed": seed, "thresholds": asdict(THRESHOLDS)},
-        command="medbench audit selftest RUN",
+        columns=("task", "cases that count", "planted in", "planted leak", "dealt to other cases", "outcome"),
+        notes=[f"{titles[task]}: could not be checked: {why}" for task, why in run.problems.items()],
+        settings={"seed": seed, "thresholds": plain(THRESHOLDS)}, command="medbench audit selftest RUN",
     )  # fmt: skip
 
 
@@ -182,38 +182,120 @@ def _command(what: str, peers: int, *, train: bool, reveal: bool = False) -> str
     return " ".join(words)
 
 
-def _examined(
+def _audit(
     ours: Answers, titles: Mapping[str, str], peers: Sequence[Answers],
-    train_texts: Mapping[str, Sequence[str] | None], withheld: frozenset[str] = frozenset(),
-) -> dict[str, TaskOutputs]:  # fmt: skip
-    """Look at a model's answers from all sides, beside other models that must have answered the same items."""
-    beside: dict[str, dict[str, Answers]] = {task: {} for task in ours.cells}
-    for peer in sorted(peers, key=lambda one: (one.name, one.run)):
-        name = f"{peer.name} #{peer.run[:6]}" if peer.tables else peer.name
-        for task in (task for task in ours.cells if task in peer.cells):
-            read.refuse_unequal(task, ours.cells[task], peer.cells[task], name)
-            beside[task][name] = peer
-    counted: dict[str, list[Peer]] = {}
-    for task, others in beside.items():
-        for name, peer in others.items():
-            counts = count_matches(peer.cells[task], THRESHOLDS.min_words)
-            share = Share(matches=counts.matches, of=counts.clusters)
-            one = Peer(name=name, run=peer.run, share=share, exact=sum(counts.exact))
-            counted.setdefault(task, []).append(one)
+    train_texts: Mapping[str, Sequence[str] | None], settings: Mapping[str, Any], command: str, *,
+    withheld: frozenset[str] = frozenset(), revealed: bool = False,
+) -> Audit:  # fmt: skip
+    """Look at a model's answers from all sides, beside other models that must have answered the same items.
+
+    `titles` has all tasks, also those that could not be read.
+    """
+    beside = {task: dict(_beside(task, ours.cells[task], peers)) for task in ours.cells}
+    counted = {
+        task: [_peer(name, peer, peer.cells[task]) for name, peer in others.items()] for task, others in beside.items()
+    }
     judged = audit_outputs(ours.cells, counted)
-    found = {}
-    for task, cell in ours.cells.items():
-        counts = judged[task].counts
-        told = task in ours.tables and counts.matches >= THRESHOLDS.fewest_suspicious
-        scores = {name: peer.tables[task] for name, peer in beside[task].items() if task in peer.tables}
-        found[task] = TaskOutputs(
-            title=titles[task], run=ours.run if ours.tables else "", cell=cell, judged=judged[task],
-            controls=run_controls(cell), chance=matches_by_chance(cell, THRESHOLDS.min_words),
-            evidence=find_evidence(
-                cell, counts, train_texts.get(task), task=task, withheld=task in withheld,
-                peers={name: peer.cells[task] for name, peer in beside[task].items()},
-            ),
-            effects=effects(ours.tables[task], frozenset(counts.matched), scores) if told else (),
-            withheld=task in withheld,
-        )  # fmt: skip
-    return found
+    text, tasks = wording("outputs"), {}
+    examples: list[Example] = []
+    reasons: list[str] = list(text["alternatives"])
+    for task, title in titles.items():
+        if task in judged:
+            tasks[task], shown = _examined(
+                task, title, ours, judged[task], beside[task], train_texts.get(task), withheld=task in withheld
+            )
+            examples += shown
+            reasons += _own_explanations(title, tasks[task].details)
+        else:
+            why = f"Could not be checked: {ours.problems[task]}"
+            row = (title, "not checked", *"-" * (len(_COLUMNS) - 2))
+            tasks[task] = TaskVerdict(title=title, verdict="not_testable", text=why, cells=row)
+    known = {cell.train_references for cell in ours.cells.values() if cell.train_references is not None}
+    prints = sorted((fingerprint(sorted(texts)), f"{len(texts):,} long ones") for texts in known)
+    return Audit(
+        kind="model", title=f"Leakage audit of outputs: {ours.name}", question=text["question"], run=_identity(ours),
+        tasks=tasks, columns=_COLUMNS, incomplete=bool(ours.problems), notes=ours.notes, limits=text["limits"],
+        alternatives=reasons, examples=examples,
+        settings={
+            **settings, "normaliser": NORM_VERSION, "thresholds": plain(THRESHOLDS),
+            "answers and references of": {task: cell.fingerprint() for task, cell in ours.cells.items()},
+            "training references": dict(prints),
+        },
+        command=command, revealed=revealed,
+    )  # fmt: skip
+
+
+def _identity(ours: Answers) -> str:
+    return ours.run if ours.tables else ""
+
+
+def _beside(task: str, ours: Cell, peers: Sequence[Answers]) -> Iterator[tuple[str, Answers]]:
+    for peer in sorted(peers, key=lambda one: (one.name, one.run)):
+        if task in peer.cells:
+            name = f"{peer.name} #{peer.run[:6]}" if peer.tables else peer.name
+            read.refuse_unequal(task, ours, peer.cells[task], name)
+            yield name, peer
+
+
+def _peer(name: str, peer: Answers, cell: Cell) -> Peer:
+    counts = count_matches(cell, THRESHOLDS.min_words)
+    return Peer(name=name, run=peer.run, matches=counts.matches, of=counts.clusters, exact=sum(counts.exact))
+
+
+def _examined(
+    task: str, title: str, ours: Answers, found: Judgement, peers: Mapping[str, Answers],
+    train_texts: Sequence[str] | None, *, withheld: bool,
+) -> tuple[TaskVerdict, Sequence[Example]]:  # fmt: skip
+    cell, few = ours.cells[task], found.k < THRESHOLDS.fewest_suspicious
+    controls, chance = run_controls(cell), matches_by_chance(cell, THRESHOLDS.min_words)
+    evidence = find_evidence(
+        cell, found.counts, train_texts, task=task, withheld=withheld,
+        peers={name: peer.cells[task] for name, peer in peers.items()},
+    )  # fmt: skip
+    scores = {name: peer.tables[task] for name, peer in peers.items() if task in peer.tables}
+    known = cell.train_references
+    details = plain(found) | plain(evidence) | {
+        "controls": {**controls.brief(), "exact_by_chance": chance},
+        "matches": list(_matches(cell, found, _identity(ours))),
+        "effect": plain(effects(ours.tables[task], frozenset(found.counts.matched), scores))
+        if task in ours.tables and not few
+        else [],
+        "withheld": withheld, "train_references": None if known is None else len(known),
+    }  # fmt: skip
+    cells = (
+        title, WORDS[found.verdict], f"{found.k} of {found.K}", found.interval, p_text(found.p if found.K else None),
+        percent(found.detectable_rate), f"{found.exact} of {found.n}",
+        WORDS[controls.planted.verdict] if controls.testable else "too few cases",
+    )  # fmt: skip
+    facts = {"matches": f"{found.k} of {found.K} cases", "exact matches": found.exact, "items": found.n}
+    return TaskVerdict(
+        title=title, verdict=found.verdict, text=found.text, cells=cells, facts=facts, details=details,
+        silent=found.verdict == "not_testable" and few,
+    ), evidence.examples  # fmt: skip
+
+
+def _matches(cell: Cell, found: Judgement, run: str) -> Iterator[dict[str, Any]]:
+    """Yield every exact match on a long reference; its text only as a hash that is salted with run and sample."""
+    for item, reference, reason, exact in zip(
+        cell.items, cell.references, found.counts.reasons, found.counts.exact, strict=True
+    ):
+        if exact and is_long(reference):
+            salted = canonical_json([run, item.sample_id, reference])
+            yield {
+                "sample_id": item.sample_id, "group": item.group, "reason": reason, "words": word_count(reference),
+                "hash": hashlib.blake2b(salted.encode(), digest_size=16).hexdigest(),
+            }  # fmt: skip
+
+
+def _own_explanations(title: str, found: Mapping[str, Any]) -> Iterator[str]:
+    composed, exact = found["of_train_sentences"], found["exact_by_reason"].get("eligible", 0)
+    if composed and exact:
+        yield (
+            f"{title}: {composed} of {exact} matching references consist of sentences that stand in known "
+            "training references."
+        )
+    if found["ref_in_train"]:
+        yield (
+            f"{title}: {percent(found['ref_in_train'])} of the long test references stand word for word in the known "
+            "training data. That is a finding about the data, not the model: medbench audit data."
+        )

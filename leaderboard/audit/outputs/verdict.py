@@ -25,14 +25,14 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from medbench.leaderboard.audit.document import FOUND, Verdict, p_text, percent, wording
+from medbench.leaderboard.audit.document import FOUND, Verdict, percent, rendered, wording
 from medbench.leaderboard.audit.normalise import NORM_VERSION, is_long, norm_v1
 from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, Cell, MatchCounts, Reason, count_matches
 from medbench.tasks.metrics.metric import FloatArray
@@ -42,6 +42,7 @@ _SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n+")
 _GRID = np.linspace(0.0, 0.999, 1000)
 _REFUSED = float(stats.chi2.ppf(0.9, 1)) / 2
 """Drop of the log-likelihood at a one-sided bound of 95 %."""
+_SLACK = 1e-12
 
 
 def distribution(chances: FloatArray) -> FloatArray:
@@ -79,8 +80,7 @@ def clopper_pearson(matches: int, cases: int, level: float = 0.95) -> tuple[floa
     """Return the exact two-sided interval of a share; cases must be one or more."""
     tail = (1 - level) / 2
     low = float(stats.beta.ppf(tail, matches, cases - matches + 1)) if matches else 0.0
-    high = float(stats.beta.ppf(1 - tail, matches + 1, cases - matches)) if matches < cases else 1.0
-    return low, high
+    return low, upper_bound(matches, cases, 1 - tail)
 
 
 def upper_bound(matches: int, cases: int, level: float = 0.95) -> float:
@@ -133,49 +133,37 @@ def honest_chances(cell: Cell, counts: MatchCounts, rate: float, skill: float | 
     )
 
 
-_SLACK = 1e-12
-
 Attribution = Literal["none", "train_references", "unseen_references", "both", "unknown"]
 RateSource = Literal["default", "peers"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Share:
-    """How many of so many matched."""
+    """How many of so many matched; there is no rate of nothing."""
 
     matches: int
     of: int
+    rate: float | None = field(init=False)
 
-    @property
-    def rate(self) -> float | None:
-        """The share; None of nothing."""
-        return self.matches / self.of if self.of else None
+    def __post_init__(self) -> None:
+        self.rate = self.matches / self.of if self.of else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Peer:
+@dataclass(slots=True, kw_only=True)
+class Peer(Share):
     """Another model on the same items: its cases with a match of those that could have one, and all exact matches."""
 
     name: str
     run: str
-    share: Share
     exact: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sensitivity:
-    """The same test with longer references alone."""
+class Judgement:
+    """What is to be said of one model on one task; the fields but the first two are what JSON has."""
 
-    min_words: int
-    k: int
-    K: int
-    p: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellVerdict:
-    """What is to be said of one model on one task."""
-
+    counts: MatchCounts = field(repr=False, compare=False)
+    chances: FloatArray = field(repr=False, compare=False)  # of an honest model to match in each of K cases [K]
     n: int  # items, of so many `cases`
     cases: int
     K: int  # cases with an eligible reference; `k` of them have an exact match
@@ -199,8 +187,8 @@ class CellVerdict:
     attribution: Attribution
     in_train: Share | None  # exact matches on long references of the known training data; None if none are known
     not_in_train: Share  # exact matches on the other long references
-    sensitivity: Sensitivity
-    peers: tuple[Peer, ...]
+    sensitivity: Mapping[str, float]  # the same test with longer references alone: min_words, k, K, p
+    peers: Sequence[Peer]
     verdict: Verdict = "not_testable"
     version: str = NORM_VERSION  # of the normaliser
 
@@ -209,62 +197,64 @@ class CellVerdict:
         """The rate with its interval, as text."""
         return "-" if self.ci is None else f"{percent(self.rate)} [{100 * self.ci[0]:.1f}, {100 * self.ci[1]:.1f}]"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Judged:
-    """A verdict with the counts behind it, and for each of K cases the chance of an honest model [K]."""
-
-    counts: MatchCounts
-    chances: FloatArray
-    verdict: CellVerdict
+    @property
+    def text(self) -> str:
+        """The verdict with what it rests on, in a sentence or two; neutral, and never more than is known."""
+        reasons = wording("outputs")["reasons"]
+        return " ".join(rendered("sentence.md", found=self, least=THRESHOLDS, reasons=reasons).split())
 
 
-def audit_outputs(cells: Mapping[str, Cell], peers: Mapping[str, Sequence[Peer]] | None = None) -> dict[str, Judged]:
+def audit_outputs(cells: Mapping[str, Cell], peers: Mapping[str, Sequence[Peer]] | None = None) -> dict[str, Judgement]:
     """Judge a model on several tasks at once, beside other models on the same items; the order changes nothing."""
     found = {task: _tested(cell, (peers or {}).get(task, ())) for task, cell in cells.items()}
-    family = [task for task, one in found.items() if one.counts.clusters >= THRESHOLDS.fewest_clusters]
+    family = {task: one for task, one in found.items() if one.counts.clusters >= THRESHOLDS.fewest_clusters}
     # What decides is the larger p: beyond the model's skill, where that explains anything.
-    tested = [found[task].verdict for task in family]
-    deciding = [one.p if one.p_skill is None else one.p_skill for one in tested]
-    adjusted = dict(zip(family, holm(deciding), strict=True))
-    return {
-        task: replace(one, verdict=_decided(one, adjusted[task], len(family))) if task in adjusted else one
-        for task, one in found.items()
-    }
+    adjusted = holm([one.p if one.p_skill is None else one.p_skill for one in family.values()])
+    decided = {task: _decided(one, p, len(family)) for (task, one), p in zip(family.items(), adjusted, strict=True)}
+    return found | decided
 
 
-def _tested(cell: Cell, peers: Sequence[Peer]) -> Judged:
-    counts = count_matches(cell, THRESHOLDS.min_words)
+def _tested(cell: Cell, peers: Sequence[Peer]) -> Judgement:
+    counts, longer = (count_matches(cell, words) for words in (THRESHOLDS.min_words, THRESHOLDS.sensitive_words))
     rate, source = _tolerated_rate(peers)
-    longer = count_matches(cell, THRESHOLDS.sensitive_words)
     cases, matches = counts.clusters, counts.matches
     skill = sentence_skill(cell, counts)
     honest = honest_chances(cell, counts, rate, skill)
-    p_skill = float(tails(distribution(honest))[matches])
-    in_train, not_in_train = _by_training(cell, counts)
-    long = 0 if in_train is None else in_train.of + not_in_train.of
-    verdict = CellVerdict(
-        n=len(cell.items), cases=len(set(cell.groups)), K=cases, k=matches, rate=matches / cases if cases else None,
-        ci=clopper_pearson(matches, cases) if cases else None, p=_p_value(counts, rate), skill=skill,
-        p_skill=p_skill if (honest > chances_of(counts.sizes, rate) + _SLACK).any() else None,
+    # Exact matches on long references that are in the known training data, and on those that are not.
+    known = cell.train_references
+    found: dict[bool, list[bool]] = {True: [], False: []}
+    for item, reference, exact in zip(cell.items, cell.references, counts.exact, strict=True):
+        if not item.closed and is_long(reference, THRESHOLDS.min_words):
+            found[known is not None and reference in known].append(exact)
+    seen, new = (Share(matches=sum(found[there]), of=len(found[there])) for there in (True, False))
+    long = seen.of + new.of
+    return Judgement(
+        counts=counts, chances=honest, n=len(cell.items), cases=len(set(cell.groups)), K=cases, k=matches,
+        rate=matches / cases if cases else None, ci=clopper_pearson(matches, cases) if cases else None,
+        p=_p_value(counts, rate), skill=skill,
+        p_skill=float(tails(distribution(honest))[matches])
+        if (honest > chances_of(counts.sizes, rate) + _SLACK).any()
+        else None,
         p0=rate, p0_source=source, p_default=_p_value(counts, THRESHOLDS.tolerated_rate), exact=sum(counts.exact),
         exact_by_reason=counts.exact_by_reason, items_by_reason=counts.items_by_reason,
-        ref_in_train=None if in_train is None or not long else in_train.of / long,
-        attribution=_attribution(in_train, not_in_train), in_train=in_train, not_in_train=not_in_train,
-        sensitivity=Sensitivity(
-            min_words=THRESHOLDS.sensitive_words, k=longer.matches, K=longer.clusters, p=_p_value(longer, rate)
-        ),
-        peers=tuple(peers),
+        ref_in_train=None if known is None or not long else seen.of / long,
+        attribution=_attribution(None if known is None else seen.matches, new.matches),
+        in_train=None if known is None else seen, not_in_train=new,
+        sensitivity={
+            "min_words": THRESHOLDS.sensitive_words, "k": longer.matches, "K": longer.clusters,
+            "p": _p_value(longer, rate),
+        },
+        peers=peers,
     )  # fmt: skip
-    return Judged(counts=counts, chances=honest, verdict=verdict)
 
 
 def _tolerated_rate(peers: Sequence[Peer]) -> tuple[float, RateSource]:
-    cases = sum(peer.share.of for peer in peers)
-    if len(peers) < THRESHOLDS.fewest_peers or not cases:
-        return THRESHOLDS.tolerated_rate, "default"
-    pooled = upper_bound(sum(peer.share.matches for peer in peers), cases)
-    return (pooled, "peers") if pooled > THRESHOLDS.tolerated_rate else (THRESHOLDS.tolerated_rate, "default")
+    cases = sum(peer.of for peer in peers)
+    if len(peers) >= THRESHOLDS.fewest_peers and cases:
+        pooled = upper_bound(sum(peer.matches for peer in peers), cases)
+        if pooled > THRESHOLDS.tolerated_rate:
+            return pooled, "peers"
+    return THRESHOLDS.tolerated_rate, "default"
 
 
 def _p_value(counts: MatchCounts, rate: float) -> float:
@@ -272,87 +262,23 @@ def _p_value(counts: MatchCounts, rate: float) -> float:
     return float(tails(distribution(chances_of(counts.sizes, rate)))[counts.matches])
 
 
-def _decided(one: Judged, p_holm: float, family: int) -> CellVerdict:
-    found = one.verdict
+def _attribution(seen: int | None, new: int) -> Attribution:
+    if seen is None:
+        return "unknown" if new else "none"
+    if seen:
+        return "both" if new else "train_references"
+    return "unseen_references" if new else "none"
+
+
+def _decided(one: Judgement, p_holm: float, family: int) -> Judgement:
     # The smallest share of the cases that would be `strong` with the thresholds' power, were it the only leak.
     needed = fewest_with(tails(distribution(one.chances)), THRESHOLDS.alpha / family, THRESHOLDS.fewest_matches)
     detectable = None if needed is None else rate_found_with(THRESHOLDS.power, needed, len(one.chances))
-    strong = found.k >= THRESHOLDS.fewest_matches and p_holm <= THRESHOLDS.alpha
-    beyond_skill = found.p_skill is None or found.p_skill <= THRESHOLDS.skill_alpha
-    suspicious = found.k >= THRESHOLDS.fewest_suspicious and found.p <= THRESHOLDS.suspicious_alpha and beyond_skill
+    strong = one.k >= THRESHOLDS.fewest_matches and p_holm <= THRESHOLDS.alpha
+    beyond_skill = one.p_skill is None or one.p_skill <= THRESHOLDS.skill_alpha
+    suspicious = one.k >= THRESHOLDS.fewest_suspicious and one.p <= THRESHOLDS.suspicious_alpha and beyond_skill
     verdict: Verdict = "strong" if strong else "suspicious" if suspicious else "no_evidence"
-    return replace(found, p_holm=p_holm, detectable_rate=detectable, verdict=verdict)
-
-
-def _by_training(cell: Cell, counts: MatchCounts) -> tuple[Share | None, Share]:
-    """Return the exact matches on long references that are in the known training data, and on those that are not."""
-    known = cell.train_references
-    found: dict[bool, list[bool]] = {True: [], False: []}
-    for item, reference, exact in zip(cell.items, cell.references, counts.exact, strict=True):
-        if not item.closed and is_long(reference, THRESHOLDS.min_words):
-            found[known is not None and reference in known].append(exact)
-    seen, new = (Share(matches=sum(found[there]), of=len(found[there])) for there in (True, False))
-    return None if known is None else seen, new
-
-
-def _attribution(in_train: Share | None, not_in_train: Share) -> Attribution:
-    if in_train is None:
-        return "unknown" if not_in_train.matches else "none"
-    if in_train.matches:
-        return "both" if not_in_train.matches else "train_references"
-    return "unseen_references" if not_in_train.matches else "none"
-
-
-def sentence(found: CellVerdict) -> str:
-    """Return a verdict with what it rests on, in a sentence or two; neutral, and never more than is known."""
-    if found.verdict == "not_testable":
-        return _not_testable(found)
-    counted = f"The outputs equal the reference in {found.k} of the {found.K} cases where a match could prove something"
-    if found.verdict == "no_evidence":
-        reach = (
-            "no leak, however large, would have been found"
-            if found.detectable_rate is None
-            else f"a leak of {percent(found.detectable_rate)} of them would have been found with a probability of "
-            f"{percent(THRESHOLDS.power, 0)}"
-        )
-        return f"{counted}; {reach}. {_explained(found)}This does not show that there is none."
-    skill = f"Its skill at single sentences does not explain it (p = {p_text(found.p_skill)}). "
-    beyond = "" if found.p_skill is None else skill
-    known = ": references that are not in the known ones"
-    if found.attribution == "unknown":
-        known = "; no training references were at hand to compare with"
-    elif found.in_train is not None and found.in_train.matches:
-        known = ": besides references of the known training data, unseen ones are reproduced"
-    return (
-        f"{counted} ({found.interval}), p = {p_text(found.p)} against a tolerated rate of {percent(found.p0)}. {beyond}"
-        f"Consistent with test items among the training data{known}."
-    )
-
-
-def _not_testable(found: CellVerdict) -> str:
-    texts = wording("outputs")["reasons"]
-    others = {reason: number for reason, number in found.items_by_reason.items() if reason != "eligible"}
-    ordered = sorted(others.items(), key=lambda pair: (-pair[1], pair[0]))
-    reasons = "; ".join(f"{number:,} {texts[reason]}" for reason, number in ordered)
-    why = f" Of {found.n:,} items: {reasons}." if others else ""
-    few = (
-        f"{found.K} cases have a reference with which a match could prove something; at least "
-        f"{THRESHOLDS.fewest_clusters} are needed.{why}"
-    )
-    return f"{few} In {found.k} of the {found.K} the output equals the reference." if found.k else few
-
-
-def _explained(found: CellVerdict) -> str:
-    by_itself = found.k >= THRESHOLDS.fewest_suspicious and found.p <= THRESHOLDS.suspicious_alpha
-    if not by_itself or found.skill is None:
-        return ""
-    return (
-        f"The matches alone would be suspicious (p = {p_text(found.p)}), but the model gets up to "
-        f"{percent(found.skill, 0)} of single sentences right, and that explains them (p = {p_text(found.p_skill)}). "
-    )
-
-
-Outcome = Literal["found", "missed", "not testable"]
+    return replace(one, p_holm=p_holm, detectable_rate=detectable, verdict=verdict)
 
 
 def matches_by_chance(cell: Cell, min_words: int) -> dict[str, float]:
@@ -380,11 +306,11 @@ class Controls:
 
     planted_cases: int  # cases into whose answers the reference was written, in capital letters
     testable: bool  # whether a leak of this size could be found at all: enough cases, and enough of them planted
-    planted: CellVerdict  # what is said of these answers
-    shuffled: CellVerdict  # what is said of the same answers, dealt to other cases
+    planted: Judgement  # what is said of these answers
+    shuffled: Judgement  # what is said of the same answers, dealt to other cases
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> Literal["found", "missed", "not testable"]:
         """`found` if the planted leak is evidence and the dealt answers are not."""
         if self.planted.verdict in FOUND and self.shuffled.verdict not in FOUND:
             return "found"
@@ -398,17 +324,7 @@ class Controls:
 
 
 def run_controls(cell: Cell, seed: int = 0) -> Controls:
-    """Plant a leak into a copy of the answers, test it, deal the answers to other cases, and test again."""
-    copy, cases = _plant(cell, seed)
-    planted = audit_outputs({"": copy})[""].verdict
-    return Controls(
-        planted_cases=cases, testable=planted.verdict != "not_testable" and cases >= THRESHOLDS.fewest_suspicious,
-        planted=planted, shuffled=audit_outputs({"": shuffle(copy, seed)})[""].verdict,
-    )  # fmt: skip
-
-
-def _plant(cell: Cell, seed: int) -> tuple[Cell, int]:
-    """Return the cell with the references of some cases written into their answers, and how many cases.
+    """Plant a leak into a copy of the answers, test it, deal the answers to other cases, and test again.
 
     Cases are drawn among those with an eligible reference, by a hash, so that neither order nor generator matters.
     """
@@ -416,10 +332,14 @@ def _plant(cell: Cell, seed: int) -> tuple[Cell, int]:
     groups = sorted({cell.items[place].group for place in eligible}, key=lambda group: (drawn(seed, group), group))
     chosen = set(groups[: math.ceil(THRESHOLDS.planted * len(groups))])
     predictions = list(cell.predictions)
-    for item, place in ((cell.items[place], place) for place in eligible):
-        if item.group in chosen:
-            predictions[place] = norm_v1((item.reference or "").upper())
-    return cell.with_predictions(predictions), len(chosen)
+    for place in eligible:
+        if cell.items[place].group in chosen:
+            predictions[place] = norm_v1((cell.items[place].reference or "").upper())
+    copy = cell.with_predictions(predictions)
+    found = audit_outputs({"planted": copy})["planted"]
+    testable = found.verdict != "not_testable" and len(chosen) >= THRESHOLDS.fewest_suspicious
+    dealt = audit_outputs({"dealt": shuffle(copy, seed)})["dealt"]
+    return Controls(planted_cases=len(chosen), testable=testable, planted=found, shuffled=dealt)
 
 
 def shuffle(cell: Cell, seed: int = 0) -> Cell:
