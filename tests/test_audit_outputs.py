@@ -332,9 +332,9 @@ def test_dealt_answers_belong_to_other_cases() -> None:
     references = reports(40)
     groups = [f"p{place // 4}" for place in range(40)]
     dealt = shuffle(cell(references, references, groups))
-    assert sorted(filter(None, dealt.predictions)) == sorted(filter(None, dealt.references))
-    own = dict(zip(dealt.references, dealt.groups, strict=True))
-    assert all(own[said] != group for said, group in zip(dealt.predictions, dealt.groups, strict=True))
+    assert sorted(item.said or "" for item in dealt.items) == sorted(item.right or "" for item in dealt.items)
+    own = {item.right: item.group for item in dealt.items}
+    assert all(own[item.said] != item.group for item in dealt.items)
 
 
 def test_matches_by_chance_are_the_mean_over_all_ways_to_deal() -> None:

@@ -1,8 +1,6 @@
-"""What every audit comes to: one document, and the forms in which it is shown.
+"""What every audit comes to: one document, shown as a table on the terminal, JSON, markdown or HTML.
 
-An audit answers a question for some tasks, each with a verdict and the numbers behind it. `Audit` holds that together
-with examples, limits and settings; `show` gives it as a table on the terminal, JSON, markdown or HTML. The page is
-made by the templates from what JSON has. The same audit gives the same bytes.
+The page is made by the templates from what JSON has. The same audit gives the same bytes.
 """
 
 import math
@@ -31,10 +29,9 @@ _DIGITS = 6
 
 
 @cache
-def wording(audit: str) -> Mapping[str, Any]:
+def wording(audit: str) -> dict[str, Any]:
     """Return the long texts of an audit, from `wording.yaml`."""
-    found: Mapping[str, Any] = read_yaml_table(_HERE / "wording.yaml")[audit]
-    return found
+    return dict(read_yaml_table(_HERE / "wording.yaml")[audit])
 
 
 def strongest(verdicts: Iterable[Verdict], *, incomplete: bool | None = None) -> Verdict:

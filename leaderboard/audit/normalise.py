@@ -1,11 +1,6 @@
 """The form in which an audit compares texts: versioned, and the same for a text wherever it stands.
 
-Compatibility forms (full-width letters, ligatures) and upper case go, dashes inside a word are deleted (`bi-lateral` is
-`bilateral`), all other marks become spaces, runs of spaces one. Digits, negations and articles stay. A dash between two
-digits is a mark like others, so that `3-5` is not `35`. What a character becomes depends on its neighbours alone, never
-on what else the text has: the official normaliser of answers deletes all marks where one of them touches a space.
-
-A missing text is None and equals nothing, the text `None` least of all.
+The rules and their reasons: docs/design/0008-the-audit.md. A missing text is None and equals nothing.
 """
 
 import math
@@ -26,15 +21,9 @@ class _Marks(dict[int, str | None]):
     """What each character becomes: itself, a space, or nothing; filled as characters come."""
 
     def __missing__(self, code: int) -> str | None:
-        character = chr(code)
-        category = unicodedata.category(character)
-        found: str | None = " "
-        if category[0] in "LNM":
-            found = character
-        elif category == "Cf":
-            found = None
-        self[code] = found
-        return found
+        category = unicodedata.category(chr(code))
+        self[code] = chr(code) if category[0] in "LNM" else None if category == "Cf" else " "
+        return self[code]
 
 
 _MARKS = _Marks()

@@ -1,8 +1,7 @@
 """A run beside one that asked in another way: what its answers rest on, and whether it falls further than its peers.
 
 A drop alone shows nothing: reordered options or another instruction may be harder for everybody. What counts is the
-gap between a model's drop and that of at least three peers on the same samples, tested by exchanging clusters. Images
-taken away or swapped show question priors, which are no leak: there the drop is told, and no verdict is given. A key
+gap between a model's drop and that of at least three peers on the same samples, tested by exchanging clusters. A key
 that is known to be wrong is another matter: honest models disagree with it, one that knows it by heart agrees.
 """
 
@@ -15,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 from medbench.harness.results import Results, read_results
-from medbench.leaderboard.audit.document import WORDS, Audit, TaskVerdict, Verdict, p_text, plain
+from medbench.leaderboard.audit.document import WORDS, Audit, TaskVerdict, Verdict, p_text, plain, wording
 from medbench.leaderboard.runs import primary_metric
 from medbench.leaderboard.samples import ScoreTable, read_score_table
 from medbench.tasks.foundation.errors import DataError, UsageError
@@ -68,11 +67,9 @@ def read_probe(
     protocol: Protocol, *, seed: int,
 ) -> list[ProbeFinding]:  # fmt: skip
     """Return what a probe, by its name, shows on every task that all have; the seed is that of the exchanges."""
-    found = []
-    for task, pair in model.items():
-        others = [peer[task] for peer in peers if task in peer]
-        if finding := _finding(task, kinds[task], pair, others, protocol, seed):
-            found.append(finding)
+    pairs = ((task, pair, [peer[task] for peer in peers if task in peer]) for task, pair in model.items())
+    all_found = (_finding(task, kinds[task], pair, others, protocol, seed) for task, pair, others in pairs)
+    found = [finding for finding in all_found if finding is not None]
     adjusted = iter(holm([finding.p for finding in found if finding.p is not None]))
     for place, finding in enumerate(found):
         p = None if finding.p is None else next(adjusted)
@@ -181,26 +178,19 @@ def audit_probe(
 
 def _reading(name: str) -> str:
     told = f"Probe {name}: {PROBES[name].meaning}. Values are means over samples scored both ways."
-    if name in WITH_VERDICT:
-        return (
-            f"{told} A drop alone may only mean a harder question; the verdict is by the gap to at least {LEAST_PEERS} "
-            "peers."
-        )
-    return (
-        f"{told} What stays right shows priors of the questions, which is no leak, so there is no verdict. Whole "
-        "references repeated without their image would be one: medbench audit model on the probed run."
-    )
+    with_verdict, without = wording("probe")["with_verdict"].format(LEAST_PEERS), wording("probe")["without_verdict"]
+    return f"{told} {with_verdict if name in WITH_VERDICT else without}"
 
 
 def _row(one: ProbeFinding) -> list[str]:
-    def spread(found: Difference) -> str:
+    def spread(found: Difference | None) -> str:
+        if found is None:
+            return "-"
         return f"{100 * found.value:+.2f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
 
-    return [
-        one.task, one.metric, f"{100 * one.plain:.2f}", f"{100 * one.probed:.2f}", spread(one.drop),
-        "-" if one.peer_drop is None else f"{100 * one.peer_drop:+.2f}", "-" if one.gap is None else spread(one.gap),
-        p_text(one.p, _SMALLEST_P), WORDS[one.verdict],
-    ]  # fmt: skip
+    peers = "-" if one.peer_drop is None else f"{100 * one.peer_drop:+.2f}"
+    values = (f"{100 * one.plain:.2f}", f"{100 * one.probed:.2f}", spread(one.drop), peers, spread(one.gap))
+    return [one.task, one.metric, *values, p_text(one.p, _SMALLEST_P), WORDS[one.verdict]]
 
 
 def _pairs(run: Path, probed: Path, *, expected: str = "") -> tuple[str, dict[str, Pair]]:

@@ -1,25 +1,14 @@
 """`medbench audit data`: every chosen task's test split against every body of training data."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from medbench.harness.workload import MINI_NOTICE
+from medbench.leaderboard.audit.data import findings
 from medbench.leaderboard.audit.data import images as looked
-from medbench.leaderboard.audit.data.findings import (
-    MARK,
-    MARK_EXCESS,
-    MARK_SHARE,
-    Comparison,
-    Consistency,
-    Corpus,
-    Finding,
-    Null,
-    Overlap,
-    consistency,
-    null_split,
-)
 from medbench.leaderboard.audit.data.items import Item, TaskItems, items_of, read_ids, row_count, training_rows
 from medbench.leaderboard.audit.data.scan import CHECKS, CONTAINMENT, GRAM, ItemIndex, Scan, Tally
 from medbench.leaderboard.audit.document import WORDS, Audit, Example, TaskVerdict, Verdict, plain, strongest, wording
@@ -40,7 +29,7 @@ _SETTINGS = {
         "near bits": looked.NEAR, "review bits": looked.REVIEW, "bits": 256, "views": list(looked.VIEWS),
         "least quality": looked.MIN_QUALITY, "least standard deviation": looked.MIN_STD, "least side": looked.MIN_SIDE,
     },
-    "mark": {"share": MARK_SHARE, "texts above the null": MARK_EXCESS},
+    "mark": {"share": findings.MARK_SHARE, "texts above the null": findings.MARK_EXCESS},
 }  # fmt: skip
 
 
@@ -142,9 +131,9 @@ class TaskOverlaps:
 
     task: TaskItems
     train_rows: int
-    within: Mapping[str, Consistency]
-    null: Null | None
-    overlaps: tuple[Overlap, ...]
+    within: Mapping[str, findings.Consistency]
+    null: findings.Null | None
+    overlaps: tuple[findings.Overlap, ...]
 
     @property
     def verdict(self) -> Verdict:
@@ -155,30 +144,26 @@ class TaskOverlaps:
     def mark(self) -> str:
         """The mark of the dataset: set by prepared training data, not by the user's files."""
         prepared = (one for one in self.overlaps if one.corpus.origin != "file")
-        return MARK if any(one.verdict == "strong" for one in prepared) else ""
+        return findings.MARK if any(one.verdict == "strong" for one in prepared) else ""
 
 
 def find_overlaps(data: DataToAudit) -> list[TaskOverlaps]:
     """Compare test items with training data. Raises DataError if a file of the user cannot be read."""
-    printer = looked.Printer(enabled=data.images)
-    try:
+    with closing(looked.Printer(enabled=data.images)) as printer:
         index = ItemIndex(data.test, printer)
-        nulls = dict(_nulls(data, printer))
-        found = list(_scanned(data, index, printer))
-    finally:
-        printer.close()
+        nulls, found = dict(_nulls(data, printer)), list(_scanned(data, index, printer))
     own = {task.task: task for task in data.train}
     return [
         TaskOverlaps(
             task=task, train_rows=len(own[task.task].items) if task.task in own else 0,
             within={
-                split: consistency(part.items, one_answer=task.kind != "report")
+                split: findings.consistency(part.items, one_answer=task.kind != "report")
                 for split, part in (("test", task), ("train", own.get(task.task)))
                 if part is not None
             },
             null=nulls.get(task.task),
             overlaps=tuple(
-                Comparison(
+                findings.Comparison(
                     index, task, replace(corpus, origin="own") if corpus.name == _train_name(task) else corpus, tally,
                     nulls.get(task.task), data.images,
                 ).overlap()
@@ -193,20 +178,16 @@ def _train_name(task: TaskItems) -> str:
     return f"{task.task} train"
 
 
-def _scanned(data: DataToAudit, index: ItemIndex, printer: looked.Printer) -> Iterator[tuple[Corpus, Tally]]:
+def _scanned(data: DataToAudit, index: ItemIndex, printer: looked.Printer) -> Iterator[tuple[findings.Corpus, Tally]]:
     """Yield each body of training data with what it shares; each language is a body of its own."""
-    sources: list[tuple[Corpus, Iterable[Item], int]] = [
-        (
-            Corpus(name=_train_name(task), origin="task", family=task.family, credentialed=task.credentialed),
-            task.items,
-            len(task.items),
+    sources: list[tuple[findings.Corpus, Iterable[Item], int]] = []
+    for task in data.train:
+        corpus = findings.Corpus(
+            name=_train_name(task), origin="task", family=task.family, credentialed=task.credentialed
         )
-        for task in data.train
-    ]
-    sources += [
-        (Corpus(name=path.name, origin="file"), training_rows(path, images), row_count(path))
-        for path, images in data.files.items()
-    ]
+        sources.append((corpus, task.items, len(task.items)))
+    for path, images in data.files.items():
+        sources.append((findings.Corpus(name=path.name, origin="file"), training_rows(path, images), row_count(path)))
     for corpus, rows, count in sources:
         scan, message = Scan(index, printer, keep_prints=corpus.origin == "task"), f"Comparing with {corpus.name}"
         # A few thousand rows need no display of their progress.
@@ -221,17 +202,17 @@ def _scanned(data: DataToAudit, index: ItemIndex, printer: looked.Printer) -> It
             yield replace(corpus, name=name, rows=tally.rows), tally
 
 
-def _nulls(data: DataToAudit, printer: looked.Printer) -> Iterator[tuple[str, Null]]:
+def _nulls(data: DataToAudit, printer: looked.Printer) -> Iterator[tuple[str, findings.Null]]:
     sizes = {task.task: len(task.items) for task in data.test}
     for task in data.train:
-        test, rest, unit = null_split(task, sizes.get(task.task, 0), data.seed)
+        test, rest, unit = findings.null_split(task, sizes.get(task.task, 0), data.seed)
         if test.items:
-            index = ItemIndex([test], printer)
+            index, decisive = ItemIndex([test], printer), unit == task.decisive
             tallies = Scan(index, printer, keep_prints=True).feed(rest)
             tally = next(iter(tallies.values()), Tally(len(index.items)))
             checks = (*CHECKS, *(f"id:{name}" for name in tally.known_ids))
             shares = {check: float(tally.shared[check].mean()) for check in checks}
-            yield task.task, Null(unit=unit, decisive=unit == task.decisive, items=len(test.items), shares=shares)
+            yield task.task, findings.Null(unit=unit, decisive=decisive, items=len(test.items), shares=shares)
 
 
 def report_overlaps(data: DataToAudit) -> Audit:
@@ -247,19 +228,16 @@ def report_overlaps(data: DataToAudit) -> Audit:
         for one in overlap.findings
         if one.state == "unknown"
     ]
-    verdict = WORDS[strongest(task.verdict for task in found)]
-    credentialed = any(task.credentialed for task in (*data.test, *data.train))
+    text, verdict = wording("data"), WORDS[strongest(task.verdict for task in found)]
+    shown = {"seed": data.seed, "images": data.images, "data": dict(sorted(data.fingerprints.items()))}
     return Audit(
-        kind="data", title="Leakage audit of data", question=f"Verdict: **{verdict}**. {wording('data')['question']}",
+        kind="data", title="Leakage audit of data", question=f"Verdict: **{verdict}**. {text['question']}",
         tasks={task.task.task: _task_verdict(task, reveal=data.reveal) for task in found},
-        columns=("task", "verdict", "test", "train"), right=2,
-        incomplete=any(task.verdict == "not_testable" for task in found),
+        columns=("task", "verdict", "test", "train"), right=2, notes=data.notes, limits=[*unknown, *text["limits"]],
+        incomplete=any(task.verdict == "not_testable" for task in found), settings=_SETTINGS | shown,
         examples=[one for task in found for one in _examples(task, reveal=data.reveal)],
-        notes=data.notes, limits=[*unknown, *wording("data")["limits"]],
         marks={task.task.task: task.mark for task in found if task.mark},
-        settings=_SETTINGS
-        | {"seed": data.seed, "images": data.images, "data": dict(sorted(data.fingerprints.items()))},
-        revealed=data.reveal and credentialed,
+        revealed=data.reveal and any(task.credentialed for task in (*data.test, *data.train)),
     )  # fmt: skip
 
 
@@ -283,7 +261,7 @@ def _task_verdict(found: TaskOverlaps, *, reveal: bool) -> TaskVerdict:
     return TaskVerdict(title=task.task, verdict=found.verdict, text=text, cells=cells, details=details)
 
 
-def _check(one: Finding) -> dict[str, Any]:
+def _check(one: findings.Finding) -> dict[str, Any]:
     told = ["check", "title", "state", "note"]
     if one.state != "unknown":
         told += ["shared", "of", "share", "null", "counts"]
@@ -295,18 +273,14 @@ def _examples(found: TaskOverlaps, *, reveal: bool) -> Iterator[Example]:
     for overlap in found.overlaps:
         hidden = (found.task.credentialed or overlap.corpus.credentialed) and not reveal
         for check, item, witness in overlap.witnesses:
-            whole = {
-                "test text": " / ".join(filter(None, dict.fromkeys((*item.texts, item.answer)))),
-                "training text": witness.text,
-            }
-            yield Example(
-                task=found.task.task,
-                facts={
-                    "corpus": overlap.corpus.name, "check": check, "test": item.item_id, "train": witness.row,
-                    "how": witness.score,
-                },
-                texts={name: _shortened(text) for name, text in whole.items() if text and not hidden},
-            )  # fmt: skip
+            ours = " / ".join(filter(None, dict.fromkeys((*item.texts, item.answer))))
+            whole = {} if hidden else {"test text": ours, "training text": witness.text}
+            facts = {
+                "corpus": overlap.corpus.name, "check": check, "test": item.item_id, "train": witness.row,
+                "how": witness.score,
+            }  # fmt: skip
+            texts = {name: _shortened(text) for name, text in whole.items() if text}
+            yield Example(task=found.task.task, facts=facts, texts=texts)
 
 
 def _shortened(text: str) -> str:

@@ -8,27 +8,20 @@ language.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from medbench.harness.models import Declared, declared_by
+from medbench.leaderboard.audit.data import items as rows_of
 from medbench.leaderboard.audit.data.audit import DataToAudit, read_data
 from medbench.leaderboard.audit.data.findings import MARK_SHARE
 from medbench.leaderboard.audit.data.images import Printer
-from medbench.leaderboard.audit.data.items import (
-    SAME_NAME,
-    Item,
-    TaskItems,
-    family_of,
-    image_names,
-    items_of,
-    training_rows,
-)
+from medbench.leaderboard.audit.data.items import SAME_NAME, Item, TaskItems
 from medbench.leaderboard.audit.data.scan import ItemIndex, Scan, Tally
 from medbench.leaderboard.audit.document import Audit, TaskVerdict, Verdict, plain, strongest, wording
 from medbench.leaderboard.audit.normalise import NORM_VERSION
@@ -47,11 +40,11 @@ class _ImageLists(NativeRow):
     pictures: dict[str, dict[str, list[str]]]
 
 
-_IMAGE_LISTS = TypeAdapter(_ImageLists)
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Version:
+class Version(_Record):
     """One published version of a dataset's split."""
 
     title: str  # what it is
@@ -69,18 +62,16 @@ PREPARED = Version(title="the train split of these prepared data", how="prepared
 """A version that every dataset has, under the name `prepared`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dataset:
+class Dataset(_Record):
     """A dataset that tasks are made of."""
 
     tasks: tuple[str, ...]  # tasks on its data
     items_of: tuple[str, ...] = ()  # those whose items its training data hold; others share images only
     language: str = ""  # language of the tasks' items; empty if the dataset has one language
-    versions: Mapping[str, Version] = field(default_factory=dict)  # by name
+    versions: Mapping[str, Version] = {}  # by name
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Declaration:
+class Declaration(_Record):
     """One body of training data that a model declares."""
 
     dataset: str  # a dataset of the manifest; any name where `rows` are given
@@ -91,8 +82,7 @@ class Declaration:
     evidence: str = ""  # who says so
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSource:
+class ModelSource(_Record):
     """What is declared of one model."""
 
     adapted_from: tuple[str, ...] = ()  # models whose training data are its own too
@@ -100,25 +90,19 @@ class ModelSource:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
+class Manifest(_Record):
     """A whole manifest; `folder` is where its files are."""
 
-    datasets: Mapping[str, Dataset] = field(default_factory=dict)
-    models: Mapping[str, ModelSource] = field(default_factory=dict)
+    datasets: Mapping[str, Dataset] = {}
+    models: Mapping[str, ModelSource] = {}
     folder: Path = Path()
-
-
-for _record in (Version, Dataset, Declaration, ModelSource, Manifest):
-    with_config(ConfigDict(extra="forbid"))(_record)
-_MANIFEST = TypeAdapter(Manifest)
 
 
 def read_sources(path: Path = SOURCES_FILE) -> Manifest:
     """Read a manifest. Raises UsageError if it cannot be read or has another form; the message names the place."""
     value = read_yaml_table(path)
     try:
-        return _MANIFEST.validate_python({**value, "folder": path.parent})
+        return Manifest.model_validate({**value, "folder": path.parent})
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -199,62 +183,84 @@ def lineage_of(model: str, manifests: Sequence[Manifest], datasets: Mapping[str,
     return Lineage(card.title, found, unknown, note=source[1].note if source else "")
 
 
-class Part(NamedTuple):
-    """A part of what is declared, as a source of training rows."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredOverlap:
+    """One declared body of training data against one task."""
 
-    rows: Iterable[Item] | None = None  # None if what is in it cannot be told
-    note: str = ""  # what limits it
+    dataset: str
+    version: str = ""
+    stated: bool = False  # whether the model's makers say that it was this version
+    split: str
     language: str = ""
+    through: tuple[str, ...]  # the model that declares it, through those that inherit it
+    evidence: str  # who says so
+    items: int = 0  # test items in it, with question and answer, of so many
+    of: int = 0
+    pictures: int = 0  # test items whose image is in it, in whatever question and language
+    groups: int = 0  # ids on both sides, of the id that decides, of so many on the test side
+    of_groups: int = 0
+    verdict: Verdict = "not_testable"
+    note: str = ""  # what limits it
+
+    @property
+    def text(self) -> str:
+        """Which data these are, and what was found."""
+        where = f"{self.dataset} {self.version} {self.split}" + (f" [{self.language}]" if self.language else "")
+        if self.verdict == "not_testable":
+            return f"{where}: {self.note}"
+        whether = "" if self.stated else ", if it was this version"
+        return f"{where}: {self.items} of {self.of} items, {self.groups} of {self.of_groups} groups{whether}"
 
 
-def _parts(
+Rows = Iterable[Item] | None
+"""Training rows; None if it cannot be told what they are."""
+
+
+def _declared(
     step: Inherited, dataset: Dataset | None, data: DataToAudit, manifests: Sequence[Manifest]
-) -> Iterator[tuple[str, bool, Part]]:
-    """Yield the version, whether the model's makers say that it was this one, and the rows."""
-    declared = step.declaration
-    if declared.rows:
-        path = inside(step.folder, declared.rows)
-        there = Part(training_rows(path, path.parent)) if path.is_file() else None
-        yield "its rows", True, there or Part(note=f"the file of training rows {path.name} is missing")
+) -> Iterator[tuple[DeclaredOverlap, Rows]]:
+    one = step.declaration
+    found = DeclaredOverlap(dataset=one.dataset, split=one.split, through=step.through, evidence=one.evidence)
+    if one.rows:
+        path = inside(step.folder, one.rows)
+        note = "" if path.is_file() else f"the file of training rows {path.name} is missing"
+        rows: Rows = None if note else rows_of.training_rows(path, path.parent)
+        yield replace(found, version="its rows", stated=True, note=note), rows
     elif dataset is not None:
-        folders = [one.folder for one in manifests if one.datasets.get(declared.dataset) is dataset]
-        for name, version in _versions(declared, dataset):
-            for part in _of_version(version, declared.split, dataset, data, folders[0]):
-                if not (declared.languages and part.language) or part.language in declared.languages:
-                    stated = bool(declared.version) and (bool(declared.languages) or not part.language)
-                    yield name, stated, part
+        folder = next(manifest.folder for manifest in manifests if manifest.datasets.get(one.dataset) is dataset)
+        known = {**dataset.versions, "prepared": PREPARED}
+        if one.version and one.version not in known:
+            allowed = f"Allowed: {', '.join(known)}; leave it out if nobody has said."
+            raise UsageError(f"There is no version {one.version!r} of {one.dataset}.", allowed)
+        for name in [one.version] if one.version else dataset.versions or known:
+            for rows, note, language in _of_version(known[name], one.split, dataset, data, folder):
+                if not (one.languages and language) or language in one.languages:
+                    stated = bool(one.version) and (bool(one.languages) or not language)
+                    yield replace(found, version=name, language=language, stated=stated, note=note), rows
 
 
-def _versions(declared: Declaration, dataset: Dataset) -> list[tuple[str, Version]]:
-    known = {**dataset.versions, "prepared": PREPARED}
-    if not declared.version:
-        return list((dataset.versions or known).items())
-    if declared.version not in known:
-        allowed = f"Allowed: {', '.join(known)}; leave it out if nobody has said."
-        raise UsageError(f"There is no version {declared.version!r} of {declared.dataset}.", allowed)
-    return [(declared.version, known[declared.version])]
-
-
-def _of_version(version: Version, split: str, dataset: Dataset, data: DataToAudit, folder: Path) -> Iterator[Part]:
+def _of_version(
+    version: Version, split: str, dataset: Dataset, data: DataToAudit, folder: Path
+) -> Iterator[tuple[Rows, str, str]]:
+    """Yield rows of a version, what limits them, and their language."""
     there = [data.prepared[task] for task in dataset.tasks if task in data.prepared]
     if version != PREPARED and suite_of(there) == "mini":
-        yield Part(note="these are the mini suite's stand-ins, whatever names their images have")
+        yield None, "these are the mini suite's stand-ins, whatever names their images have", ""
     elif version.how == "fingerprints":
         path = inside(folder, version.file)
-        for language, splits in sorted(parse_json_file(_IMAGE_LISTS, path).pictures.items()):
+        for language, splits in sorted(parse_json_file(TypeAdapter(_ImageLists), path).pictures.items()):
             if split in splits:
-                yield Part(_listed(frozenset(splits[split]), language, dataset, data.test), language=language)
+                yield _listed(frozenset(splits[split]), language, dataset, data.test), "", language
             else:
-                yield Part(note=f"{path.name} has no split {split!r}", language=language)
+                yield None, f"{path.name} has no split {split!r}", language
     elif version.how == "pattern":
-        yield _matched(version, there)
+        yield *_matched(version, there), ""
     elif not there:
-        yield Part(note=f"none of {', '.join(dataset.tasks)} is prepared here")
+        yield None, f"none of {', '.join(dataset.tasks)} is prepared here", ""
     elif other := [one for one in there if not one.manifest.split_method.startswith(version.split_method)]:
-        method = other[0].manifest.split_method
-        yield Part(note=f"{other[0].task} was prepared with another split: {method}")
+        yield None, f"{other[0].task} was prepared with another split: {other[0].manifest.split_method}", ""
     else:
-        yield Part(chain.from_iterable(items_of(one, "train", {}).items for one in there))
+        yield chain.from_iterable(rows_of.items_of(one, "train", {}).items for one in there), "", ""
 
 
 def _listed(prints: frozenset[str], language: str, dataset: Dataset, test: Sequence[TaskItems]) -> Iterator[Item]:
@@ -272,23 +278,23 @@ def _listed(prints: frozenset[str], language: str, dataset: Dataset, test: Seque
 
 def image_prints(item: Item) -> frozenset[str]:
     """Return fingerprints (BLAKE2b-128) of an item's images by name and by id: lists of them hold no text."""
-    keys = [("name", name) for name in image_names(item.images)]
+    keys = [("name", name) for name in rows_of.image_names(item.images)]
     own = item.groups.get("image", "")
     known = [*keys, ("id", item.family, own)] if own and item.family else keys
     return frozenset(blake2b("\x1f".join(("picture", *key)).encode(), digest_size=16).hexdigest() for key in known)
 
 
-def _matched(version: Version, there: Sequence[Prepared]) -> Part:
+def _matched(version: Version, there: Sequence[Prepared]) -> tuple[Rows, str]:
     """Return as training rows the ids that stand in files of the source folder, or of a folder in it."""
     folders = [folder for one in there if one.source.is_dir() for folder in (one.source, *sorted(one.source.iterdir()))]
     paths = list(dict.fromkeys(path for one in folders for file in version.files if (path := one / file).is_file()))
     missing = sorted(set(version.files) - {path.name for path in paths})
     if not paths:
-        return Part(note=f"none of {', '.join(version.files)} is in the source folder")
+        return None, f"none of {', '.join(version.files)} is in the source folder"
     ids = chain.from_iterable(_ids_in(path, re.compile(version.pattern)) for path in paths)
-    family = family_of(there[0].spec)
+    family = rows_of.family_of(there[0].spec)
     rows = (Item(item_id=value, groups={version.id: value}, family=family) for value in ids)
-    return Part(rows, note=f"not there: {', '.join(missing)}" if missing else "")
+    return rows, f"not there: {', '.join(missing)}" if missing else ""
 
 
 def _ids_in(path: Path, pattern: re.Pattern[str]) -> Iterator[str]:
@@ -298,35 +304,6 @@ def _ids_in(path: Path, pattern: re.Pattern[str]) -> Iterator[str]:
                 yield from pattern.findall(line)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.", "Check the source folder.") from error
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeclaredOverlap:
-    """One declared body of training data against one task."""
-
-    dataset: str
-    version: str
-    stated: bool  # whether the model's makers say that it was this version
-    split: str
-    language: str
-    through: tuple[str, ...]  # the model that declares it, through those that inherit it
-    evidence: str  # who says so
-    items: int = 0  # test items in it, with question and answer, of so many
-    of: int
-    pictures: int = 0  # test items whose image is in it, in whatever question and language
-    groups: int = 0  # ids on both sides, of the id that decides, of so many on the test side
-    of_groups: int = 0
-    verdict: Verdict = "not_testable"
-    note: str  # what limits it
-
-    @property
-    def text(self) -> str:
-        """Which data these are, and what was found."""
-        where = f"{self.dataset} {self.version} {self.split}" + (f" [{self.language}]" if self.language else "")
-        if self.verdict == "not_testable":
-            return f"{where}: {self.note}"
-        whether = "" if self.stated else ", if it was this version"
-        return f"{where}: {self.items} of {self.of} items, {self.groups} of {self.of_groups} groups{whether}"
 
 
 def audit_provenance(model: str, *, manifest: Path | None = None, **prepared: Any) -> Audit:
@@ -349,19 +326,14 @@ def audit_provenance(model: str, *, manifest: Path | None = None, **prepared: An
         about = [task for task in data.test if tasks & {task.task, benchmark_of(task.task)}]
         in_domain.update(task.task for task in about)
         concerned = data.test if step.declaration.rows else about
-        for version, stated, part in _parts(step, dataset, data, manifests) if concerned else ():
+        for declared, rows in _declared(step, dataset, data, manifests) if concerned else ():
             tally = None
-            if part.rows is not None:
-                scan = Scan(index, Printer(enabled=False), declared=True)
-                none = Tally(len(index.items))
-                tally = scan.feed(replace(row, language="") for row in part.rows).get("", none)
+            if rows is not None:
+                scan, none = Scan(index, Printer(enabled=False), declared=True), Tally(len(index.items))
+                tally = scan.feed(replace(row, language="") for row in rows).get("", none)
             for task in concerned:
-                empty = DeclaredOverlap(
-                    dataset=step.declaration.dataset, version=version, stated=stated, split=step.declaration.split,
-                    language=part.language, through=step.through, evidence=step.declaration.evidence,
-                    of=len(task.items), note=part.note,
-                )  # fmt: skip
-                overlaps[task.task].append(empty if tally is None else _counted(empty, task, index, tally))
+                one = replace(declared, of=len(task.items))
+                overlaps[task.task].append(one if tally is None else _counted(one, task, index, tally))
     found = {task: _task_verdict(task, there, lineage, task in in_domain) for task, there in overlaps.items()}
     text, verdict = wording("provenance"), strongest(one.verdict for one in found.values())
     return Audit(
@@ -375,9 +347,8 @@ def audit_provenance(model: str, *, manifest: Path | None = None, **prepared: An
     )  # fmt: skip
 
 
-def _counted(empty: DeclaredOverlap, task: TaskItems, index: ItemIndex, tally: Tally) -> DeclaredOverlap:
-    images = tally.shared["id:image"] | tally.shared[f"id:{SAME_NAME}"]
-    by_id = tally.shared[f"id:{task.decisive}"]
+def _counted(one: DeclaredOverlap, task: TaskItems, index: ItemIndex, tally: Tally) -> DeclaredOverlap:
+    images, by_id = tally.shared["id:image"] | tally.shared[f"id:{SAME_NAME}"], tally.shared[f"id:{task.decisive}"]
     units = {number: task.unit_of(index.items[number]) for number in index.range_of(task.task)}
     groups = {
         unit
@@ -386,9 +357,9 @@ def _counted(empty: DeclaredOverlap, task: TaskItems, index: ItemIndex, tally: T
     }
     items, pictures = index.count(tally.shared["item"], task.task), index.count(images, task.task)
     of_groups = len(set(units.values()))
-    share = max(max(items, pictures) / max(empty.of, 1), len(groups) / max(of_groups, 1))
-    found: Verdict = "no_evidence" if not share else "strong" if empty.stated and share > MARK_SHARE else "suspicious"
-    return replace(empty, items=items, pictures=pictures, groups=len(groups), of_groups=of_groups, verdict=found)
+    share = max(max(items, pictures) / max(one.of, 1), len(groups) / max(of_groups, 1))
+    found: Verdict = "no_evidence" if not share else "strong" if one.stated and share > MARK_SHARE else "suspicious"
+    return replace(one, items=items, pictures=pictures, groups=len(groups), of_groups=of_groups, verdict=found)
 
 
 def _task_verdict(task: str, found: Sequence[DeclaredOverlap], lineage: Lineage, declared: bool) -> TaskVerdict:

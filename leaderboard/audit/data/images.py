@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -106,8 +107,7 @@ def _print(place: Place) -> Print | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(NamedTuple):
     """A training image, by its number among those asked about, that is or may be a test image, by its number.
 
     `how` is `exact` (equal pixels), `near` (up to 31 of 256 bits differ), `review` (up to 60: only a person can tell),
@@ -137,9 +137,7 @@ class ImageIndex:
 
     def match(self, prints: Sequence[Print | None]) -> Iterator[Match]:
         """Yield what is found for training images, in order of training image and test image."""
-        for row, found in enumerate(prints):
-            if found is None:
-                continue
+        for row, found in ((row, found) for row, found in enumerate(prints) if found is not None):
             same = self._by_pixels.get(found.sha256, [])
             near = self._near(found.views[0]) if found.comparable else {}
             for image in sorted({*same, *near}):

@@ -84,6 +84,7 @@ class Tally:
         # by check: has a partner [N], and the first partner of a test item
         self.shared: dict[str, Flags] = defaultdict(lambda: np.zeros(items, dtype=bool))
         self.witnesses: dict[str, dict[int, Witness]] = defaultdict(dict)
+        self.settled: set[int] = set()  # test texts of which another text that contains them could tell nothing new
 
     def share(self, check: str, items: Iterable[int], witness: Witness) -> None:
         """Note that test items have a partner."""
@@ -100,42 +101,30 @@ class ItemIndex:
 
     def __init__(self, tasks: Sequence[TaskItems], printer: Printer) -> None:
         self.items = [item for task in tasks for item in task.items]
+        self.task_of = [task for task in tasks for _ in task.items]
         ends = list(accumulate((len(task.items) for task in tasks), initial=0))
         self._ranges = {task.task: range(*ends[place : place + 2]) for place, task in enumerate(tasks)}
-        self.asked = [(norm_v1(item.question) or "", norm_v1(item.answer) or "") for item in self.items]
-        self.task_of = [task for task in tasks for _ in task.items]
         self._families = sorted({task.family for task in tasks})
-        self._index_texts()
+        self.asked = [(norm_v1(item.question) or "", norm_v1(item.answer) or "") for item in self.items]
         self.places = places_of(self.items)
         self.prints = printer.prints(self.places, keep=True)
-        self._index_images_and_ids()
-
-    def _index_texts(self) -> None:
-        self.numbers_of_texts: dict[str, int] = {}
-        self.items_of_text: list[list[int]] = []
-        self._answers: dict[tuple[int, str], list[int]] = defaultdict(list)
-        for number, item in enumerate(self.items):
-            for text in filter(None, map(norm_v1, item.texts)):
-                place = self.numbers_of_texts.setdefault(text, len(self.numbers_of_texts))
-                if place == len(self.items_of_text):
-                    self.items_of_text.append([])
-                self.items_of_text[place].append(number)
-                if self.task_of[number].kind == "qa":
-                    self._answers[place, self.asked[number][1]].append(number)
-        self.texts = tuple(self.numbers_of_texts)
-
-    def _index_images_and_ids(self) -> None:
-        numbers = {place: number for number, place in enumerate(self.places)}
-        self.items_of_image: list[list[int]] = [[] for _ in self.places]
+        self.items_of_text: dict[str, list[int]] = defaultdict(list)
+        self.items_of_image: dict[int, list[int]] = defaultdict(list)
         self.keys: dict[tuple[int, tuple[str, str]], list[int]] = defaultdict(list)
+        self._answers: dict[tuple[str, str], list[int]] = defaultdict(list)
         self._ids: dict[tuple[str, str, str], list[int]] = defaultdict(list)
-        for number, item in enumerate(self.items):
-            for image in item.images:
-                place = numbers[item.source, image]
+        numbers = {place: number for number, place in enumerate(self.places)}
+        for number, (item, task) in enumerate(zip(self.items, self.task_of, strict=True)):
+            for text in filter(None, map(norm_v1, item.texts)):
+                self.items_of_text[text].append(number)
+                if task.kind == "qa":
+                    self._answers[text, self.asked[number][1]].append(number)
+            for place in (numbers[item.source, image] for image in item.images):
                 self.items_of_image[place].append(number)
                 self.keys[place, self.asked[number]].append(number)
             for name, value in item.ids():
-                self._ids[self.task_of[number].family, name, value].append(number)
+                self._ids[task.family, name, value].append(number)
+        self.texts = tuple(self.items_of_text)
 
     @cached_property
     def near_texts(self) -> TextIndex:
@@ -156,7 +145,7 @@ class ItemIndex:
         numbers = self.range_of(task)
         return int(flags[numbers.start : numbers.stop].sum())
 
-    def with_answer(self, text: int, row: Item) -> list[int]:
+    def with_answer(self, text: str, row: Item) -> list[int]:
         """Return items of text-only tasks with this text and the answer of a row.
 
         A row that does not say which of its texts is the answer may have it in any.
@@ -187,7 +176,6 @@ class Scan:
         self._printer = printer
         self._keep = keep_prints
         self._declared = declared
-        self._settled: dict[str, set[int]] = {}
         self.tallies: dict[str, Tally] = {}
 
     def feed(self, rows: Iterable[Item], done: Callable[[int], None] | None = None) -> dict[str, Tally]:
@@ -203,7 +191,9 @@ class Scan:
             for language, part in by_language.items():
                 tally = self.tallies.setdefault(language, Tally(len(self._index.items)))
                 tally.rows += len(part)
-                self._texts(part, tally, language)
+                for row in part:
+                    for text in row.texts:
+                        self._text(row, text, tally)
                 if not self._declared:
                     self._images(part, tally)
                 for row in part:
@@ -212,29 +202,22 @@ class Scan:
                 done(len(batch))
         return self.tallies
 
-    def _texts(self, rows: Sequence[Item], tally: Tally, language: str) -> None:
-        settled = self._settled.setdefault(language, set())
-        for row, original in ((one, text) for one in rows for text in one.texts):
-            if (text := norm_v1(original)) is not None:
-                self._text(row, text, original, tally, settled)
-
-    def _text(self, row: Item, text: str, original: str, tally: Tally, settled: set[int]) -> None:
-        index = self._index
-        number = index.numbers_of_texts.get(text)
-        if number is not None:
+    def _text(self, row: Item, original: str, tally: Tally) -> None:
+        index, text = self._index, norm_v1(original)
+        if text is None:
+            return
+        if text in index.items_of_text:
             witness = Witness(row.item_id, original, "equal")
-            tally.share("text", index.items_of_text[number], witness)
-            tally.share("item", index.with_answer(number, row), witness)
+            tally.share("text", index.items_of_text[text], witness)
+            tally.share("item", index.with_answer(text, row), witness)
         for number, share in () if self._declared else index.near_texts.contained_in(text):
-            if number in settled:
-                continue
-            items = index.items_of_text[number]
-            witness = Witness(row.item_id, original, f"containment {share:.2f}")
-            tally.share("near_text", items, witness)
-            tally.share("near_item", index.with_answer(number, row), witness)
-            if all(tally.shared["near_item"][item] or index.task_of[item].kind != "qa" for item in items):
-                # Another text that contains this one could tell nothing new.
-                settled.add(number)
+            if number not in tally.settled:
+                items = index.items_of_text[index.texts[number]]
+                witness = Witness(row.item_id, original, f"containment {share:.2f}")
+                tally.share("near_text", items, witness)
+                tally.share("near_item", index.with_answer(index.texts[number], row), witness)
+                if all(tally.shared["near_item"][item] or index.task_of[item].kind != "qa" for item in items):
+                    tally.settled.add(number)
 
     def _images(self, rows: Sequence[Item], tally: Tally) -> None:
         places = places_of(rows)

@@ -61,9 +61,13 @@ class Answers:
     name: str  # title of the model, or the name of the file
     run: str  # identity of the run; of a file a part of its digest
     cells: Mapping[str, Cell]  # the answers, of the tasks that could be read
-    tables: Mapping[str, ScoreTable] = field(default_factory=dict)  # their scores, where there are some
     problems: Mapping[str, str] = field(default_factory=dict)  # why the other tasks could not be checked
     notes: Sequence[str] = ()  # what must be said beside a verdict on them
+
+    @property
+    def identity(self) -> str:
+        """The identity of the run; empty for a file."""
+        return self.run if any(cell.table is not None for cell in self.cells.values()) else ""
 
 
 def read_run_answers(path: Path, data: Mapping[str, TaskData | str]) -> Answers:
@@ -72,24 +76,19 @@ def read_run_answers(path: Path, data: Mapping[str, TaskData | str]) -> Answers:
     Raises RunError if the folder is no finished run; DataError if its results are malformed.
     """
     results = read_results(path)
-    tables: dict[str, ScoreTable] = {}
     cells: dict[str, Cell] = {}
     problems: dict[str, str] = {}
     for task in results.tasks:
         found = data.get(task, "Its data were not read.")
-        if isinstance(found, str):
-            problems[task] = found
-            continue
         try:
-            table = read_score_table(path, results, task)
-            cells[task] = _cell(table, found)
-            tables[task] = table
+            if isinstance(found, str):
+                problems[task] = found
+            else:
+                cells[task] = _cell(read_score_table(path, results, task), found)
         except MedbenchError as error:
             # Reports name no folder of this machine.
             problems[task] = error.problem.replace(f"{path}/", "").replace(str(path), "the folder")
-    return Answers(
-        name=results.model.title, run=results.run, cells=cells, tables=tables, problems=problems, notes=results.notices
-    )  # fmt: skip
+    return Answers(name=results.model.title, run=results.run, cells=cells, problems=problems, notes=results.notices)
 
 
 def _cell(table: ScoreTable, data: TaskData) -> Cell:
@@ -107,7 +106,8 @@ def _cell(table: ScoreTable, data: TaskData) -> Cell:
             truncated=record.state == "truncated",
         )  # fmt: skip
     split = [(one.reference, one.groups.get(spec.group_key, one.sample_id)) for one in data.load.samples]
-    return make_cell(found.values(), train_references=data.train_references, whole_split=split)
+    cell = make_cell(found.values(), train_references=data.train_references, whole_split=split)
+    return replace(cell, train_texts=data.train_texts, table=table)
 
 
 def read_task_data(
@@ -119,15 +119,13 @@ def read_task_data(
     """
     settings = load_settings(path / "run.yaml", {"data_dir": data_dir})
     found = {task: _load(settings, results, task) for task in results.tasks}
-    loaded = [one for one in found.values() if isinstance(one, TaskData)]
-    texts = tuple(chain(*(one.train_texts or () for one in loaded), more_references))
+    own = [one.train_texts or () for one in found.values() if isinstance(one, TaskData)]
+    texts = tuple(chain(*own, more_references))
     known = long_texts(texts)
-    return {
-        task: replace(one, train_texts=texts, train_references=known)
-        if isinstance(one, TaskData) and (one.train_texts or more_references)
-        else one
-        for task, one in found.items()
-    }
+    for task, one in found.items():
+        if isinstance(one, TaskData) and (one.train_texts or more_references):
+            found[task] = replace(one, train_texts=texts, train_references=known)
+    return found
 
 
 def _load(settings: Settings, results: Results, task: str) -> TaskData | str:
@@ -217,7 +215,8 @@ def read_predictions(given: Predictions, kind: Kind, *, name: str, train: Iterab
     if absent:
         where_from = str(given) if isinstance(given, Path) else name
         raise DataError(f"No line of {where_from} has the field {absent[0]}.", _FORM)
-    cell = make_cell(items, train_references=None if train is None else long_texts(train))
+    texts = None if train is None else list(train)
+    cell = replace(make_cell(items, train_references=None if texts is None else long_texts(texts)), train_texts=texts)
     notes = [f"{without} of {len(items)} items have no group and count as a case each."] if without else []
     run = file_sha256(given)[:12] if isinstance(given, Path) else ""
     return Answers(name=name, run=run, cells={kind: cell}, notes=notes)

@@ -6,23 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medbench.harness.results import Results, read_results
-from medbench.leaderboard.audit.document import (
-    FOUND,
-    WORDS,
-    Audit,
-    Example,
-    TaskVerdict,
-    p_text,
-    percent,
-    plain,
-    wording,
-    write_audit,
-)
+from medbench.leaderboard.audit import document
+from medbench.leaderboard.audit.document import WORDS, Audit, Example, TaskVerdict, percent, plain
 from medbench.leaderboard.audit.normalise import NORM_VERSION, is_long, word_count
 from medbench.leaderboard.audit.outputs import answers as read
 from medbench.leaderboard.audit.outputs.answers import Answers, Predictions, TaskData
 from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, Cell, count_matches
-from medbench.leaderboard.audit.outputs.evidence import effects, find_evidence
+from medbench.leaderboard.audit.outputs.evidence import Evidence, effects, find_evidence
 from medbench.leaderboard.audit.outputs.verdict import Judgement, Peer, audit_outputs, matches_by_chance, run_controls
 from medbench.leaderboard.runs import AUDIT_FILE, is_credentialed
 from medbench.tasks.foundation.console import warn
@@ -81,7 +71,7 @@ def audit_run(
     }  # fmt: skip
     return _audit(
         ours, {task: result.title for task, result in results.tasks.items()}, _peer_runs(ours, results, peers, data),
-        {task: one.train_texts for task, one in data.items() if isinstance(one, TaskData)}, settings,
+        settings,
         _command("RUN", len(peers), train=bool(more), reveal=reveal), withheld=frozenset() if reveal else closed,
         revealed=reveal and bool(closed),
     )  # fmt: skip
@@ -93,15 +83,13 @@ def _peer_runs(
     found: dict[str, Answers] = {}
     for folder in folders:
         theirs = read_results(folder)
-        if theirs.run == results.run:
-            continue
-        for task in ours.cells:
-            if task in theirs.tasks and theirs.tasks[task].data != results.tasks[task].data:
-                raise UsageError(
-                    f"The peer {theirs.model.title} answered other data of {task}.",
-                    "Give peers that answered the same.",
-                )
-        found[theirs.run] = read.read_run_answers(folder, {task: data[task] for task in theirs.tasks if task in data})
+        for task in (task for task in ours.cells if task in theirs.tasks):
+            if theirs.tasks[task].data != results.tasks[task].data:
+                what = f"The peer {theirs.model.title} answered other data of {task}."
+                raise UsageError(what, "Give peers that answered the same.")
+        if theirs.run != results.run:
+            there = {task: data[task] for task in theirs.tasks if task in data}
+            found[theirs.run] = read.read_run_answers(folder, there)
     return list(found.values())
 
 
@@ -125,7 +113,7 @@ def audit_predictions(
     files = {"file sha256": given, "training references sha256": train_references}
     digests = {name: file_sha256(path) for name, path in files.items() if isinstance(path, Path)}
     command = _command(f"--predictions FILE --kind {kind}", len(theirs), train=known is not None)
-    return _audit(ours, {kind: kind}, theirs, {kind: known}, digests, command)
+    return _audit(ours, {kind: kind}, theirs, digests, command)
 
 
 def audit_after_run(path: Path) -> Audit | None:
@@ -135,13 +123,13 @@ def audit_after_run(path: Path) -> Audit | None:
     """
     try:
         audit = audit_run(path)
-        write_audit(audit, path / AUDIT_FILE.parent, name=AUDIT_FILE.stem)
+        document.write_audit(audit, path / AUDIT_FILE.parent, name=AUDIT_FILE.stem)
     except MedbenchError as error:
         # The answers and their scores are on disk; the audit can be made any time.
         warn(f"Outputs were not audited: {error.problem} Do it later: medbench audit model {path}")
         return None
     for one in audit.tasks.values():
-        if one.verdict in FOUND:
+        if one.verdict in document.FOUND:
             warn(f"Leakage audit, {one.title}: {one.verdict}. See {AUDIT_FILE.with_suffix('.md')}.")
     return audit
 
@@ -156,14 +144,11 @@ def selftest(path: Path, data_dir: Path | None = None, *, seed: int = 0) -> Audi
     titles = {task: result.title for task, result in results.tasks.items()}
     tasks = {}
     for task, cell in run.cells.items():
-        found = run_controls(cell, seed=seed)
-        planted, dealt = found.planted, found.shuffled
+        one = run_controls(cell, seed=seed)
+        found = (one.planted.K, one.planted_cases, WORDS[one.planted.verdict], WORDS[one.shuffled.verdict], one.outcome)
         tasks[task] = TaskVerdict(
-            title=titles[task], verdict=planted.verdict, facts={"outcome": found.outcome}, details=found.brief(),
-            cells=(
-                titles[task], planted.K, found.planted_cases, WORDS[planted.verdict], WORDS[dealt.verdict],
-                found.outcome,
-            ),
+            title=titles[task], verdict=one.planted.verdict, cells=(titles[task], *found),
+            facts={"outcome": one.outcome}, details=one.brief(),
         )  # fmt: skip
     return Audit(
         kind="selftest", title="Self-test of the leakage audit",
@@ -175,36 +160,33 @@ def selftest(path: Path, data_dir: Path | None = None, *, seed: int = 0) -> Audi
 
 
 def _command(what: str, peers: int, *, train: bool, reveal: bool = False) -> str:
-    words = [
-        "medbench audit model", what, *(["--peers", *["PEER"] * peers] if peers else []),
-        *(["--train-references FILE"] if train else []), *(["--reveal"] if reveal else []),
-    ]  # fmt: skip
-    return " ".join(words)
+    others = ["--peers", *["PEER"] * peers] if peers else []
+    known, shown = ["--train-references FILE"] if train else [], ["--reveal"] if reveal else []
+    return " ".join(["medbench audit model", what, *others, *known, *shown])
 
 
 def _audit(
-    ours: Answers, titles: Mapping[str, str], peers: Sequence[Answers],
-    train_texts: Mapping[str, Sequence[str] | None], settings: Mapping[str, Any], command: str, *,
+    ours: Answers, titles: Mapping[str, str], peers: Sequence[Answers], settings: Mapping[str, Any], command: str, *,
     withheld: frozenset[str] = frozenset(), revealed: bool = False,
 ) -> Audit:  # fmt: skip
     """Look at a model's answers from all sides, beside other models that must have answered the same items.
 
     `titles` has all tasks, also those that could not be read.
     """
-    beside = {task: dict(_beside(task, ours.cells[task], peers)) for task in ours.cells}
-    counted = {
-        task: [_peer(name, peer, peer.cells[task]) for name, peer in others.items()] for task, others in beside.items()
-    }
+    beside = {task: dict(_beside(task, cell, peers)) for task, cell in ours.cells.items()}
+    counted = {task: [_peer(*peer, task) for peer in others.items()] for task, others in beside.items()}
     judged = audit_outputs(ours.cells, counted)
-    text, tasks = wording("outputs"), {}
+    text, tasks = document.wording("outputs"), {}
     examples: list[Example] = []
     reasons: list[str] = list(text["alternatives"])
     for task, title in titles.items():
         if task in judged:
-            tasks[task], shown = _examined(
-                task, title, ours, judged[task], beside[task], train_texts.get(task), withheld=task in withheld
+            cell, others = ours.cells[task], {name: peer.cells[task] for name, peer in beside[task].items()}
+            evidence = find_evidence(
+                cell, judged[task].counts, cell.train_texts, task=task, peers=others, withheld=task in withheld
             )
-            examples += shown
+            tasks[task] = _examined(title, ours.identity, cell, judged[task], evidence, others, task in withheld)
+            examples += evidence.examples
             reasons += _own_explanations(title, tasks[task].details)
         else:
             why = f"Could not be checked: {ours.problems[task]}"
@@ -213,7 +195,7 @@ def _audit(
     known = {cell.train_references for cell in ours.cells.values() if cell.train_references is not None}
     prints = sorted((fingerprint(sorted(texts)), f"{len(texts):,} long ones") for texts in known)
     return Audit(
-        kind="model", title=f"Leakage audit of outputs: {ours.name}", question=text["question"], run=_identity(ours),
+        kind="model", title=f"Leakage audit of outputs: {ours.name}", question=text["question"], run=ours.identity,
         tasks=tasks, columns=_COLUMNS, incomplete=bool(ours.problems), notes=ours.notes, limits=text["limits"],
         alternatives=reasons, examples=examples,
         settings={
@@ -225,77 +207,58 @@ def _audit(
     )  # fmt: skip
 
 
-def _identity(ours: Answers) -> str:
-    return ours.run if ours.tables else ""
-
-
 def _beside(task: str, ours: Cell, peers: Sequence[Answers]) -> Iterator[tuple[str, Answers]]:
     for peer in sorted(peers, key=lambda one: (one.name, one.run)):
         if task in peer.cells:
-            name = f"{peer.name} #{peer.run[:6]}" if peer.tables else peer.name
+            name = f"{peer.name} #{peer.run[:6]}" if peer.identity else peer.name
             read.refuse_unequal(task, ours, peer.cells[task], name)
             yield name, peer
 
 
-def _peer(name: str, peer: Answers, cell: Cell) -> Peer:
-    counts = count_matches(cell, THRESHOLDS.min_words)
-    return Peer(name=name, run=peer.run, matches=counts.matches, of=counts.clusters, exact=sum(counts.exact))
+def _peer(name: str, peer: Answers, task: str) -> Peer:
+    counts = count_matches(peer.cells[task], THRESHOLDS.min_words)
+    matches, of = len(counts.matched), len(counts.sizes)
+    return Peer(name=name, run=peer.run, matches=matches, of=of, exact=sum(counts.exact))
 
 
 def _examined(
-    task: str, title: str, ours: Answers, found: Judgement, peers: Mapping[str, Answers],
-    train_texts: Sequence[str] | None, *, withheld: bool,
-) -> tuple[TaskVerdict, Sequence[Example]]:  # fmt: skip
-    cell, few = ours.cells[task], found.k < THRESHOLDS.fewest_suspicious
+    title: str, run: str, cell: Cell, found: Judgement, evidence: Evidence, peers: Mapping[str, Cell], withheld: bool
+) -> TaskVerdict:
+    few, known = found.k < THRESHOLDS.fewest_suspicious, cell.train_references
     controls, chance = run_controls(cell), matches_by_chance(cell, THRESHOLDS.min_words)
-    evidence = find_evidence(
-        cell, found.counts, train_texts, task=task, withheld=withheld,
-        peers={name: peer.cells[task] for name, peer in peers.items()},
-    )  # fmt: skip
-    scores = {name: peer.tables[task] for name, peer in peers.items() if task in peer.tables}
-    known = cell.train_references
+    scores = {name: peer.table for name, peer in peers.items() if peer.table is not None}
+    effect = [] if few or cell.table is None else effects(cell.table, found.counts.matched, scores)
     details = plain(found) | plain(evidence) | {
-        "controls": {**controls.brief(), "exact_by_chance": chance},
-        "matches": list(_matches(cell, found, _identity(ours))),
-        "effect": plain(effects(ours.tables[task], frozenset(found.counts.matched), scores))
-        if task in ours.tables and not few
-        else [],
-        "withheld": withheld, "train_references": None if known is None else len(known),
+        "controls": {**controls.brief(), "exact_by_chance": chance}, "matches": list(_matches(cell, found, run)),
+        "effect": plain(effect), "withheld": withheld, "train_references": None if known is None else len(known),
     }  # fmt: skip
     cells = (
-        title, WORDS[found.verdict], f"{found.k} of {found.K}", found.interval, p_text(found.p if found.K else None),
-        percent(found.detectable_rate), f"{found.exact} of {found.n}",
+        title, WORDS[found.verdict], f"{found.k} of {found.K}", found.interval,
+        document.p_text(found.p if found.K else None), percent(found.detectable_rate), f"{found.exact} of {found.n}",
         WORDS[controls.planted.verdict] if controls.testable else "too few cases",
     )  # fmt: skip
     facts = {"matches": f"{found.k} of {found.K} cases", "exact matches": found.exact, "items": found.n}
+    text = document.rendered("sentence.md", found=found, least=THRESHOLDS)
     return TaskVerdict(
-        title=title, verdict=found.verdict, text=found.text, cells=cells, facts=facts, details=details,
+        title=title, verdict=found.verdict, text=" ".join(text.split()), cells=cells, facts=facts, details=details,
         silent=found.verdict == "not_testable" and few,
-    ), evidence.examples  # fmt: skip
+    )  # fmt: skip
 
 
 def _matches(cell: Cell, found: Judgement, run: str) -> Iterator[dict[str, Any]]:
     """Yield every exact match on a long reference; its text only as a hash that is salted with run and sample."""
-    for item, reference, reason, exact in zip(
-        cell.items, cell.references, found.counts.reasons, found.counts.exact, strict=True
-    ):
-        if exact and is_long(reference):
-            salted = canonical_json([run, item.sample_id, reference])
+    for item, reason, exact in zip(cell.items, found.counts.reasons, found.counts.exact, strict=True):
+        if exact and is_long(item.right):
+            salted = canonical_json([run, item.sample_id, item.right])
             yield {
-                "sample_id": item.sample_id, "group": item.group, "reason": reason, "words": word_count(reference),
+                "sample_id": item.sample_id, "group": item.group, "reason": reason, "words": word_count(item.right),
                 "hash": hashlib.blake2b(salted.encode(), digest_size=16).hexdigest(),
             }  # fmt: skip
 
 
 def _own_explanations(title: str, found: Mapping[str, Any]) -> Iterator[str]:
-    composed, exact = found["of_train_sentences"], found["exact_by_reason"].get("eligible", 0)
-    if composed and exact:
-        yield (
-            f"{title}: {composed} of {exact} matching references consist of sentences that stand in known "
-            "training references."
-        )
+    text, composed, exact = document.wording("outputs"), found["of_train_sentences"], found["exact_by_reason"]
+    if composed and "eligible" in exact:
+        yield f"{title}: {composed} of {exact['eligible']} {text['composed']}"
     if found["ref_in_train"]:
-        yield (
-            f"{title}: {percent(found['ref_in_train'])} of the long test references stand word for word in the known "
-            "training data. That is a finding about the data, not the model: medbench audit data."
-        )
+        yield f"{title}: {percent(found['ref_in_train'])} {text['known']}"

@@ -4,11 +4,10 @@ Pairs are the longest matches, some at random, the weakest, and near misses: ran
 most striking, so that nobody can pick. Scores are shown with and without the cases that match.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
-from typing import Literal
 
 import numpy as np
 
@@ -20,8 +19,6 @@ from medbench.leaderboard.samples import MetricScores, ScoreTable
 from medbench.tasks.metrics.reports import lcs_length
 from medbench.tasks.protocols import PROTOCOLS, Protocol
 
-Why = Literal["longest", "random", "weakest", "near", "not counted"]
-_SHOWN: Mapping[Why, int] = {"longest": 5, "random": 5, "weakest": 3, "near": 5, "not counted": 3}
 _LONGEST_TEXT = 2000
 _GRAM = 8
 _BINS = 10
@@ -76,15 +73,12 @@ def find_evidence(
     `train_texts` stand as in the data, None if none are known; texts are `withheld` that nobody may see without a
     signed agreement.
     """
-    words = [
-        ((reference or "").split(), (prediction or "").split())
-        for reference, prediction in zip(cell.references, cell.predictions, strict=True)
-    ]
+    words = [((item.right or "").split(), (item.said or "").split()) for item in cell.items]
     near = [row for row in counts.eligible if not counts.exact[row] and is_near(*words[row])]
     alike = [1.0 if counts.exact[row] else similarity(*words[row]) for row in counts.eligible]
     bins = Counter(int(one * _BINS + 1e-9) for one in alike)
     chosen = _chosen(cell, counts, near)
-    nearest = _nearest({cell.references[row] or "" for row in chosen}, train_texts or ())
+    nearest = _nearest({cell.items[row].right or "" for row in chosen}, train_texts or ())
     examples = []
     for row, why in chosen.items():
         item, run = cell.items[row], longest_run(*words[row])
@@ -99,7 +93,7 @@ def find_evidence(
             "prediction, normalised": _marked(words[row][1], run["second"], run["words"]),
             **{f"peer {name}": peer.items[row].prediction for name, peer in (peers or {}).items()},
         }
-        if (found := nearest.get(cell.references[row] or "")) is not None:
+        if (found := nearest.get(cell.items[row].right or "")) is not None:
             texts["nearest training reference"], facts["nearest"] = found
         shown = {} if withheld else {name: _cut(said or "") for name, said in texts.items()}
         examples.append(Example(task=task, facts=facts, texts=shown))
@@ -107,7 +101,7 @@ def find_evidence(
     cuts = [(words[row][0], words[row][1][:-1]) for row, why in enumerate(counts.reasons) if why == "truncated"]
     composed = None
     if train_texts is not None:
-        rows = counts.counted_rows
+        rows = counts.counted
         known = {sentence for text in train_texts for sentence in sentences_of(text)} if rows else set()
         composed = sum(known.issuperset(sentences_of(cell.items[row].reference)) for row in rows)
     return Evidence(
@@ -117,36 +111,35 @@ def find_evidence(
     )  # fmt: skip
 
 
-def _chosen(cell: Cell, counts: MatchCounts, near: Sequence[int]) -> dict[int, Why]:
+def _chosen(cell: Cell, counts: MatchCounts, near: Sequence[int]) -> dict[int, str]:
     """Return the rows to show with the reason, each once, in the order of reasons."""
 
     def by_length(rows: Iterable[int]) -> list[int]:
-        return sorted(rows, key=lambda row: (-word_count(cell.references[row]), cell.items[row].sample_id))
+        return sorted(rows, key=lambda row: (-word_count(cell.items[row].right), cell.items[row].sample_id))
 
-    one_of_each_case = {cell.items[row].group: row for row in reversed(counts.counted_rows)}.values()
+    one_of_each_case = {cell.items[row].group: row for row in reversed(counts.counted)}.values()
     longest = by_length(one_of_each_case)
     not_counted = [
         row
         for row, (exact, reason) in enumerate(zip(counts.exact, counts.reasons, strict=True))
-        if exact and reason not in {"eligible", "closed"} and word_count(cell.references[row]) >= _FEWEST_WORDS
+        if exact and reason not in {"eligible", "closed"} and word_count(cell.items[row].right) >= _FEWEST_WORDS
     ]
-    rows: dict[Why, Sequence[int]] = {
-        "longest": longest, "weakest": longest[::-1],
-        "random": sorted(one_of_each_case, key=lambda row: (drawn(0, name := cell.items[row].sample_id), name)),
-        "near": near, "not counted": by_length(not_counted),
-    }  # fmt: skip
-    chosen: dict[int, Why] = {}
-    for why, candidates in rows.items():
-        chosen |= dict.fromkeys([row for row in candidates if row not in chosen][: _SHOWN[why]], why)
+    at_random = sorted(one_of_each_case, key=lambda row: (drawn(0, name := cell.items[row].sample_id), name))
+    chosen: dict[int, str] = {}
+    for why, most, rows in (
+        ("longest", 5, longest), ("weakest", 3, longest[::-1]), ("random", 5, at_random), ("near", 5, near),
+        ("not counted", 3, by_length(not_counted)),
+    ):  # fmt: skip
+        chosen |= dict.fromkeys([row for row in rows if row not in chosen][:most], why)
     return chosen
 
 
 def _nearest(references: Collection[str], train_texts: Sequence[str]) -> dict[str, tuple[str, float]]:
     """Return for each reference the training reference most like it, among those that share eight words in a row."""
-    by_gram: dict[tuple[str, ...], set[str]] = {}
+    by_gram: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for reference in references:
         for gram in _grams(reference.split()):
-            by_gram.setdefault(gram, set()).add(reference)
+            by_gram[gram].add(reference)
     found: dict[str, tuple[str, float]] = {}
     for text in train_texts if by_gram else ():
         words = (norm_v1(text) or "").split()

@@ -4,20 +4,7 @@ Exact match alone proves nothing: an honest model that is right in 80 % of yes/n
 counts are cases whose reference is long, new and their own (`cells`), against a small rate that is tolerated. Where
 there are too few such cases the verdict is `not_testable`, never `no_evidence`.
 
-A case with u references of its own, each reproduced with probability p0, shows a match with probability
-1 - (1 - p0)^u. Cases of one size make a binomial; the sizes together are its convolutions, all terms positive, so that
-tails are exact to rounding however small they are (Wang 1993, "On the number of successes in independent trials").
-
-Skill raises that chance. Where reports are put together from set sentences, a model that chooses each of them rightly
-with probability q writes a report of m sentences right with probability q^m, without having seen it. Its answers then
-come in all grades: all sentences right, all but one, all but two. A model that has seen some of the cases has whole
-references and, elsewhere, its usual grade. So q is read from the answers that do not equal the reference, and what q
-explains is tolerated. The estimate takes hits of single sentences for independent and equally hard; it is the largest q
-that the likelihood does not refuse at 95 %, and what it may explain has a ceiling, since no model is known that writes
-more than one of ten unseen reports right, word for word.
-
-The controls say what the same test says where the truth is known: answers dealt to other cases, and a leak that was
-planted. Without them nobody could tell `no_evidence` from a detector that does not work on these data.
+The reasoning behind the test, its skill and its controls: docs/design/0008-the-audit.md.
 """
 
 import hashlib
@@ -26,13 +13,14 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from medbench.leaderboard.audit.document import FOUND, Verdict, percent, rendered, wording
+from medbench.leaderboard.audit.document import FOUND, Verdict, percent
 from medbench.leaderboard.audit.normalise import NORM_VERSION, is_long, norm_v1
 from medbench.leaderboard.audit.outputs.cells import THRESHOLDS, Cell, MatchCounts, Reason, count_matches
 from medbench.tasks.metrics.metric import FloatArray
@@ -46,7 +34,11 @@ _SLACK = 1e-12
 
 
 def distribution(chances: FloatArray) -> FloatArray:
-    """Return the probabilities [K + 1] of 0 to K cases with a match, from the chance of each case [K]."""
+    """Return the probabilities [K + 1] of 0 to K cases with a match, from the chance of each case [K].
+
+    Cases of one chance are a binomial, all together its convolutions (Wang 1993, "On the number of successes in
+    independent trials"): all terms are positive, so that tails are exact to rounding however small they are.
+    """
     found = np.ones(1)
     for chance, cases in zip(*np.unique(chances, return_counts=True), strict=True):
         found = np.convolve(found, stats.binom.pmf(np.arange(cases + 1), cases, chance))
@@ -102,7 +94,7 @@ def sentence_skill(cell: Cell, counts: MatchCounts) -> float | None:
     for row in counts.eligible:
         sentences = [] if counts.exact[row] else sentences_of(cell.items[row].reference)
         if len(sentences) > 1:
-            answer = f" {cell.predictions[row]} "
+            answer = f" {cell.items[row].said} "
             hits = sum(f" {sentence} " in answer for sentence in sentences)
             # An answer may hold all sentences in another order, or more besides: all but equal.
             told[len(sentences), min(hits, len(sentences) - 1)] += 1
@@ -126,7 +118,7 @@ def honest_chances(cell: Cell, counts: MatchCounts, rate: float, skill: float | 
         item = cell.items[row]
         sentences = len(sentences_of(item.reference)) if skill is not None else 0
         composed = min(THRESHOLDS.skill_ceiling, (skill or 0.0) ** sentences) if sentences > 1 else 0.0
-        references[item.group][cell.references[row]] = max(rate, composed)
+        references[item.group][item.right] = max(rate, composed)
     return np.asarray(
         [1 - np.prod([1 - met for met in sorted(references[group].values())]) for group in sorted(references)],
         dtype=np.float64,
@@ -197,17 +189,11 @@ class Judgement:
         """The rate with its interval, as text."""
         return "-" if self.ci is None else f"{percent(self.rate)} [{100 * self.ci[0]:.1f}, {100 * self.ci[1]:.1f}]"
 
-    @property
-    def text(self) -> str:
-        """The verdict with what it rests on, in a sentence or two; neutral, and never more than is known."""
-        reasons = wording("outputs")["reasons"]
-        return " ".join(rendered("sentence.md", found=self, least=THRESHOLDS, reasons=reasons).split())
-
 
 def audit_outputs(cells: Mapping[str, Cell], peers: Mapping[str, Sequence[Peer]] | None = None) -> dict[str, Judgement]:
     """Judge a model on several tasks at once, beside other models on the same items; the order changes nothing."""
     found = {task: _tested(cell, (peers or {}).get(task, ())) for task, cell in cells.items()}
-    family = {task: one for task, one in found.items() if one.counts.clusters >= THRESHOLDS.fewest_clusters}
+    family = {task: one for task, one in found.items() if len(one.chances) >= THRESHOLDS.fewest_clusters}
     # What decides is the larger p: beyond the model's skill, where that explains anything.
     adjusted = holm([one.p if one.p_skill is None else one.p_skill for one in family.values()])
     decided = {task: _decided(one, p, len(family)) for (task, one), p in zip(family.items(), adjusted, strict=True)}
@@ -217,31 +203,31 @@ def audit_outputs(cells: Mapping[str, Cell], peers: Mapping[str, Sequence[Peer]]
 def _tested(cell: Cell, peers: Sequence[Peer]) -> Judgement:
     counts, longer = (count_matches(cell, words) for words in (THRESHOLDS.min_words, THRESHOLDS.sensitive_words))
     rate, source = _tolerated_rate(peers)
-    cases, matches = counts.clusters, counts.matches
+    cases, matches = len(counts.sizes), len(counts.matched)
     skill = sentence_skill(cell, counts)
     honest = honest_chances(cell, counts, rate, skill)
     # Exact matches on long references that are in the known training data, and on those that are not.
     known = cell.train_references
     found: dict[bool, list[bool]] = {True: [], False: []}
-    for item, reference, exact in zip(cell.items, cell.references, counts.exact, strict=True):
-        if not item.closed and is_long(reference, THRESHOLDS.min_words):
-            found[known is not None and reference in known].append(exact)
+    for item, exact in zip(cell.items, counts.exact, strict=True):
+        if not item.closed and is_long(item.right, THRESHOLDS.min_words):
+            found[known is not None and item.right in known].append(exact)
     seen, new = (Share(matches=sum(found[there]), of=len(found[there])) for there in (True, False))
     long = seen.of + new.of
     return Judgement(
-        counts=counts, chances=honest, n=len(cell.items), cases=len(set(cell.groups)), K=cases, k=matches,
-        rate=matches / cases if cases else None, ci=clopper_pearson(matches, cases) if cases else None,
-        p=_p_value(counts, rate), skill=skill,
+        counts=counts, chances=honest, n=len(cell.items), cases=len({item.group for item in cell.items}),
+        K=cases, k=matches, rate=matches / cases if cases else None,
+        ci=clopper_pearson(matches, cases) if cases else None, p=_p_value(counts, rate), skill=skill,
         p_skill=float(tails(distribution(honest))[matches])
         if (honest > chances_of(counts.sizes, rate) + _SLACK).any()
         else None,
         p0=rate, p0_source=source, p_default=_p_value(counts, THRESHOLDS.tolerated_rate), exact=sum(counts.exact),
-        exact_by_reason=counts.exact_by_reason, items_by_reason=counts.items_by_reason,
+        exact_by_reason=Counter(compress(counts.reasons, counts.exact)), items_by_reason=Counter(counts.reasons),
         ref_in_train=None if known is None or not long else seen.of / long,
         attribution=_attribution(None if known is None else seen.matches, new.matches),
         in_train=None if known is None else seen, not_in_train=new,
         sensitivity={
-            "min_words": THRESHOLDS.sensitive_words, "k": longer.matches, "K": longer.clusters,
+            "min_words": THRESHOLDS.sensitive_words, "k": len(longer.matched), "K": len(longer.sizes),
             "p": _p_value(longer, rate),
         },
         peers=peers,
@@ -259,7 +245,7 @@ def _tolerated_rate(peers: Sequence[Peer]) -> tuple[float, RateSource]:
 
 def _p_value(counts: MatchCounts, rate: float) -> float:
     """Return the probability of as many cases with a match or more, at a rate for each reference."""
-    return float(tails(distribution(chances_of(counts.sizes, rate)))[counts.matches])
+    return float(tails(distribution(chances_of(counts.sizes, rate)))[len(counts.matched)])
 
 
 def _attribution(seen: int | None, new: int) -> Attribution:
@@ -287,16 +273,16 @@ def matches_by_chance(cell: Cell, min_words: int) -> dict[str, float]:
     An answer goes to an item of another case with equal probability. `exact` is of all items, `long` of those with a
     long reference.
     """
-    by_text: Counter[str | None] = Counter(cell.predictions)
-    by_group: Counter[tuple[str | None, str]] = Counter(zip(cell.predictions, cell.groups, strict=True))
-    group_sizes = Counter(cell.groups)
+    by_text = Counter(item.said for item in cell.items)
+    by_group = Counter((item.said, item.group) for item in cell.items)
+    sizes = Counter(item.group for item in cell.items)
     found = {"exact": 0.0, "long": 0.0}
-    for item, reference in zip(cell.items, cell.references, strict=True):
-        others = len(cell.items) - group_sizes[item.group]
-        if reference is not None and others:
-            share = (by_text[reference] - by_group[reference, item.group]) / others
+    for item in cell.items:
+        others = len(cell.items) - sizes[item.group]
+        if item.right is not None and others:
+            share = (by_text[item.right] - by_group[item.right, item.group]) / others
             found["exact"] += share
-            found["long"] += share if is_long(reference, min_words) else 0.0
+            found["long"] += share if is_long(item.right, min_words) else 0.0
     return found
 
 
@@ -331,11 +317,11 @@ def run_controls(cell: Cell, seed: int = 0) -> Controls:
     eligible = count_matches(cell, THRESHOLDS.min_words).eligible
     groups = sorted({cell.items[place].group for place in eligible}, key=lambda group: (drawn(seed, group), group))
     chosen = set(groups[: math.ceil(THRESHOLDS.planted * len(groups))])
-    predictions = list(cell.predictions)
+    answers = [item.prediction for item in cell.items]
     for place in eligible:
         if cell.items[place].group in chosen:
-            predictions[place] = norm_v1((cell.items[place].reference or "").upper())
-    copy = cell.with_predictions(predictions)
+            answers[place] = (cell.items[place].reference or "").upper()
+    copy = cell.with_answers(answers)
     found = audit_outputs({"planted": copy})["planted"]
     testable = found.verdict != "not_testable" and len(chosen) >= THRESHOLDS.fewest_suspicious
     dealt = audit_outputs({"dealt": shuffle(copy, seed)})["dealt"]
@@ -349,10 +335,10 @@ def shuffle(cell: Cell, seed: int = 0) -> Cell:
     """
     keys = [(drawn(seed, item.group), item.sample_id) for item in cell.items]
     order = sorted(range(len(keys)), key=keys.__getitem__)
-    predictions: list[str | None] = [None] * len(order)
+    answers: list[str | None] = [None] * len(order)
     for rank, place in enumerate(order):
-        predictions[place] = cell.predictions[order[(rank + len(order) // 2) % len(order)]]
-    return cell.with_predictions(predictions)
+        answers[place] = cell.items[order[(rank + len(order) // 2) % len(order)]].prediction
+    return cell.with_answers(answers)
 
 
 def drawn(seed: int, name: str) -> str:
