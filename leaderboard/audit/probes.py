@@ -5,6 +5,7 @@ gap between a model's drop and that of at least three peers on the same samples,
 that is known to be wrong is another matter: honest models disagree with it, one that knows it by heart agrees.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -122,15 +123,12 @@ def _values(table: ScoreTable, protocol: Protocol, metric: str) -> dict[str, flo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrongKeys:
-    """With how many keys that are known to be wrong a model agrees, and the p of as many did it with every second.
-
-    `strong` if that is below 0.001, `not_testable` if no number of agreements could be.
-    """
+    """With how many keys that are known to be wrong a model agrees."""
 
     items: int
     agreed: int
-    p: float
-    verdict: Verdict
+    p: float  # of as many or more, were every second agreement chance
+    verdict: Verdict  # `strong` if that is below 0.001, `not_testable` if no number of agreements could be
 
 
 def read_wrong_keys(answers: Sequence[float]) -> WrongKeys:
@@ -165,8 +163,8 @@ def audit_probe(
     }
     if wrong_gold is not None:
         wrong = read_wrong_keys(_answers_to(run, results, wrong_gold, protocol))
-        text = f"the model agrees with {wrong.agreed} of {wrong.items}, p {p_text(wrong.p)} "
-        text += "were every second agreement chance"
+        said = f"the model agrees with {wrong.agreed} of {wrong.items}, p {p_text(wrong.p)}"
+        text = f"{said} were every second agreement chance"
         tasks[WRONG_KEYS] = TaskVerdict(title=WRONG_KEYS, verdict=wrong.verdict, text=text, details=plain(wrong))
     return Audit(
         kind="probe", title=f"Probe of {results.model.title}, protocol {protocol}",
@@ -216,17 +214,17 @@ def _pairs(run: Path, probed: Path, *, expected: str = "") -> tuple[str, dict[st
 
 def _answers_to(run: Path, results: Results, file: Path, protocol: Protocol) -> list[float]:
     """Return the values of the primary metric on the items that a file names."""
-    wanted: dict[str, set[str]] = {}
+    wanted: dict[str, set[str]] = defaultdict(set)
     for number, line in read_numbered_json_lines(file):
         task, sample_id = line.get("task"), line.get("sample_id")
         if not isinstance(task, str) or not isinstance(sample_id, str):
             raise DataError(f"{file}, line {number} names no item.", 'Write {"task": "...", "sample_id": "..."}.')
-        wanted.setdefault(task, set()).add(sample_id)
-    if not any(task in results.tasks for task in wanted):
+        wanted[task].add(sample_id)
+    tables = {task: read_score_table(run, results, task) for task in sorted(wanted.keys() & results.tasks.keys())}
+    if not tables:
         raise UsageError(f"{file} names no task of {run}.", f"The run has {', '.join(results.tasks)}.")
     answers: list[float] = []
-    for task in sorted(set(wanted) & set(results.tasks)):
-        table = read_score_table(run, results, task)
+    for task, table in tables.items():
         metric = primary_metric(results.tasks[task].kind, table.columns[protocol])
         values = _values(table, protocol, metric or "")
         answers += [values[name] for name in values if name in wanted[task]]

@@ -126,12 +126,11 @@ class ImageIndex:
 
     def __init__(self, prints: Sequence[Print | None]) -> None:
         self._by_pixels: dict[str, list[int]] = defaultdict(list)
-        for number, found in enumerate(prints):
-            if found is not None:
-                self._by_pixels[found.sha256].append(number)
-        kept = [(number, found) for number, found in enumerate(prints) if found is not None and found.comparable]
-        self._numbers = [number for number, _ in kept]
-        views = [found.views for _, found in kept]
+        known = [(number, found) for number, found in enumerate(prints) if found is not None]
+        for number, found in known:
+            self._by_pixels[found.sha256].append(number)
+        self._numbers = [number for number, found in known if found.comparable]
+        views = [found.views for _, found in known if found.comparable]
         # Word by word, [4, H]: one word of all hashes lies in one piece.
         self._words = np.ascontiguousarray((np.concatenate(views) if views else np.empty((0, _WORDS), np.uint64)).T)
 

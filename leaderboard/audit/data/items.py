@@ -125,15 +125,13 @@ def read_ids(paths: Iterable[Path]) -> Mapping[str, Mapping[str, Mapping[str, st
     task or sample_id, or an id that is no text or number.
     """
     found: dict[str, dict[str, Mapping[str, str]]] = defaultdict(dict)
-    for path in paths:
-        for number, row in read_numbered_json_lines(path):
-            task, sample = row.pop("task", None), row.pop("sample_id", None)
-            if not isinstance(task, str) or not isinstance(sample, str):
-                raise DataError(f"{path}, line {number} has no task or no sample_id.", "Give both as texts.")
-            wrong = next((name for name, value in row.items() if not isinstance(value, str | int)), None)
-            if wrong is not None:
-                raise DataError(f"{path}, line {number}: the id {wrong!r} is no text.", "Give ids as texts.")
-            found[task][sample] = {name: str(value) for name, value in row.items()}
+    for path, (number, row) in ((file, line) for file in paths for line in read_numbered_json_lines(file)):
+        task, sample = row.pop("task", None), row.pop("sample_id", None)
+        if not isinstance(task, str) or not isinstance(sample, str):
+            raise DataError(f"{path}, line {number} has no task or no sample_id.", "Give both as texts.")
+        for wrong in (name for name, value in row.items() if not isinstance(value, str | int)):
+            raise DataError(f"{path}, line {number}: the id {wrong!r} is no text.", "Give ids as texts.")
+        found[task][sample] = {name: str(value) for name, value in row.items()}
     return found
 
 

@@ -8,7 +8,7 @@ only as many as a text that holds 0.8 of all cannot miss.
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, islice
 
@@ -57,6 +57,7 @@ Flags = npt.NDArray[np.bool_]
 _BATCH_ROWS = 2048
 _IMAGE_CHECKS = {"exact": "image", "near": "near_image", "review": "review_image", "blank": "blank_image"}
 _ITEM_CHECKS = {"exact": "item", "near": "near_item"}
+_SAME = {"exact": "equal pixels", "blank": "equal, blank"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,17 +167,15 @@ def _askings(row: Item) -> list[tuple[str, str]]:
     return [(question, answer) for answer in answers for question in questions]
 
 
+@dataclass(slots=True)
 class Scan:
-    """A running pass; of `declared` training data no images are opened and no near texts looked for."""
+    """A running pass over training data."""
 
-    def __init__(
-        self, index: ItemIndex, printer: Printer, *, keep_prints: bool = False, declared: bool = False
-    ) -> None:
-        self._index = index
-        self._printer = printer
-        self._keep = keep_prints
-        self._declared = declared
-        self.tallies: dict[str, Tally] = {}
+    index: ItemIndex
+    printer: Printer
+    keep_prints: bool = False  # whether the rows' images will be asked about again
+    declared: bool = False  # whether the data are only declared: no images are opened, no near texts looked for
+    tallies: dict[str, Tally] = field(default_factory=dict)
 
     def feed(self, rows: Iterable[Item], done: Callable[[int], None] | None = None) -> dict[str, Tally]:
         """Look at all rows; return what was found by language: the empty one holds rows that state none.
@@ -189,12 +188,12 @@ class Scan:
             for row in batch:
                 by_language[row.language].append(row)
             for language, part in by_language.items():
-                tally = self.tallies.setdefault(language, Tally(len(self._index.items)))
+                tally = self.tallies.setdefault(language, Tally(len(self.index.items)))
                 tally.rows += len(part)
                 for row in part:
                     for text in row.texts:
                         self._text(row, text, tally)
-                if not self._declared:
+                if not self.declared:
                     self._images(part, tally)
                 for row in part:
                     self._ids(row, tally)
@@ -203,14 +202,14 @@ class Scan:
         return self.tallies
 
     def _text(self, row: Item, original: str, tally: Tally) -> None:
-        index, text = self._index, norm_v1(original)
+        index, text = self.index, norm_v1(original)
         if text is None:
             return
         if text in index.items_of_text:
             witness = Witness(row.item_id, original, "equal")
             tally.share("text", index.items_of_text[text], witness)
             tally.share("item", index.with_answer(text, row), witness)
-        for number, share in () if self._declared else index.near_texts.contained_in(text):
+        for number, share in () if self.declared else index.near_texts.contained_in(text):
             if number not in tally.settled:
                 items = index.items_of_text[index.texts[number]]
                 witness = Witness(row.item_id, original, f"containment {share:.2f}")
@@ -222,33 +221,33 @@ class Scan:
     def _images(self, rows: Sequence[Item], tally: Tally) -> None:
         places = places_of(rows)
         tally.images += len(places)
-        if not places or not self._printer.enabled:
+        if not places or not self.printer.enabled:
             return
-        prints = self._printer.prints(places, keep=self._keep)
+        prints = self.printer.prints(places, keep=self.keep_prints)
         tally.unreadable += sum(found is None for found in prints)
         owners: dict[Place, list[Item]] = defaultdict(list)
         for row in rows:
             for image in row.images:
                 owners[row.source, image].append(row)
-        for match in self._index.near_images.match(prints):
+        for match in self.index.near_images.match(prints):
             theirs = owners[places[match.row]]
-            how = {"exact": "equal pixels", "blank": "equal, blank"}.get(match.how, f"{match.bits} bits, {match.view}")
-            witness = Witness(theirs[0].item_id, "", how)
-            tally.share(_IMAGE_CHECKS[match.how], self._index.items_of_image[match.image], witness)
+            how = _SAME.get(match.how, f"{match.bits} bits, {match.view}")
+            first = Witness(theirs[0].item_id, "", how)
+            tally.share(_IMAGE_CHECKS[match.how], self.index.items_of_image[match.image], first)
             for row in theirs if match.how in _ITEM_CHECKS else ():
-                items = [item for asked in _askings(row) for item in self._index.keys.get((match.image, asked), ())]
+                items = [item for asked in _askings(row) for item in self.index.keys.get((match.image, asked), ())]
                 tally.share(_ITEM_CHECKS[match.how], items, Witness(row.item_id, row.answer, how))
 
     def _ids(self, row: Item, tally: Tally) -> None:
         for name, value in row.ids():
             tally.known_ids.add(name)
             # Within a dataset its own ids are better than the names of files.
-            if name == SAME_NAME and row.family and not self._declared:
+            if name == SAME_NAME and row.family and not self.declared:
                 continue
-            for item in self._index.with_id(row.family, name, value):
-                tally.groups[self._index.task_of[item].task, name].add(value)
+            for item in self.index.with_id(row.family, name, value):
+                tally.groups[self.index.task_of[item].task, name].add(value)
                 witness = Witness(row.item_id, row.answer, f"same {name}")
                 tally.share(f"id:{name}", [item], witness)
                 # The same image by its id or name, with the same question and answer, is the same item.
-                if name in {"image", SAME_NAME} and row.answer and self._index.asked[item] in _askings(row):
+                if name in {"image", SAME_NAME} and row.answer and self.index.asked[item] in _askings(row):
                     tally.share("item", [item], witness)

@@ -75,7 +75,7 @@ def find_evidence(
     """
     words = [((item.right or "").split(), (item.said or "").split()) for item in cell.items]
     near = [row for row in counts.eligible if not counts.exact[row] and is_near(*words[row])]
-    alike = [1.0 if counts.exact[row] else similarity(*words[row]) for row in counts.eligible]
+    alike = (1.0 if counts.exact[row] else similarity(*words[row]) for row in counts.eligible)
     bins = Counter(int(one * _BINS + 1e-9) for one in alike)
     chosen = _chosen(cell, counts, near)
     nearest = _nearest({cell.items[row].right or "" for row in chosen}, train_texts or ())
@@ -87,23 +87,21 @@ def find_evidence(
             "similarity": similarity(*words[row]), "run": run,
         }  # fmt: skip
         texts = {
-            "reference": item.reference,
-            "prediction": item.prediction,
+            "reference": item.reference, "prediction": item.prediction,
             "reference, normalised": _marked(words[row][0], run["first"], run["words"]),
             "prediction, normalised": _marked(words[row][1], run["second"], run["words"]),
             **{f"peer {name}": peer.items[row].prediction for name, peer in (peers or {}).items()},
-        }
+        }  # fmt: skip
         if (found := nearest.get(cell.items[row].right or "")) is not None:
             texts["nearest training reference"], facts["nearest"] = found
         shown = {} if withheld else {name: _cut(said or "") for name, said in texts.items()}
         examples.append(Example(task=task, facts=facts, texts=shown))
     # A cut answer agrees if, but for its last word, it is how the reference begins.
     cuts = [(words[row][0], words[row][1][:-1]) for row, why in enumerate(counts.reasons) if why == "truncated"]
-    composed = None
-    if train_texts is not None:
-        rows = counts.counted
-        known = {sentence for text in train_texts for sentence in sentences_of(text)} if rows else set()
-        composed = sum(known.issuperset(sentences_of(cell.items[row].reference)) for row in rows)
+    composed = None if train_texts is None else 0
+    if train_texts and counts.counted:
+        known = {sentence for text in train_texts for sentence in sentences_of(text)}
+        composed = sum(known.issuperset(sentences_of(cell.items[row].reference)) for row in counts.counted)
     return Evidence(
         examples=examples, near_matches=len(near), of_train_sentences=composed,
         cut_alike=sum(len(cut) >= _GRAM and whole[: len(cut)] == cut for whole, cut in cuts),

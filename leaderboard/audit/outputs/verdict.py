@@ -82,7 +82,7 @@ def upper_bound(matches: int, cases: int, level: float = 0.95) -> float:
 
 def sentences_of(text: str | None) -> list[str]:
     """Return the sentences of a text, normalised; lines and semicolons end one too."""
-    return [sentence for part in _SENTENCE.split(text or "") if (sentence := norm_v1(part)) is not None]
+    return list(filter(None, map(norm_v1, _SENTENCE.split(text or ""))))
 
 
 def sentence_skill(cell: Cell, counts: MatchCounts) -> float | None:
@@ -91,11 +91,10 @@ def sentence_skill(cell: Cell, counts: MatchCounts) -> float | None:
     Answers tell that are eligible, do not equal their reference, and have a reference of several sentences.
     """
     told: Counter[tuple[int, int]] = Counter()
-    for row in counts.eligible:
-        sentences = [] if counts.exact[row] else sentences_of(cell.items[row].reference)
+    for item in (cell.items[row] for row in counts.eligible if not counts.exact[row]):
+        sentences = sentences_of(item.reference)
         if len(sentences) > 1:
-            answer = f" {cell.items[row].said} "
-            hits = sum(f" {sentence} " in answer for sentence in sentences)
+            hits = sum(f" {sentence} " in f" {item.said} " for sentence in sentences)
             # An answer may hold all sentences in another order, or more besides: all but equal.
             told[len(sentences), min(hits, len(sentences) - 1)] += 1
     if told.total() < THRESHOLDS.fewest_graded:
@@ -104,8 +103,7 @@ def sentence_skill(cell: Cell, counts: MatchCounts) -> float | None:
     for (sentences_in, hits), answers in sorted(told.items()):
         whole = stats.binom.pmf(sentences_in, sentences_in, _GRID)
         likelihood += answers * (stats.binom.logpmf(hits, sentences_in, _GRID) - np.log1p(-whole))
-    kept = np.flatnonzero(likelihood >= likelihood.max() - _REFUSED)
-    return float(_GRID[kept[-1]])
+    return float(_GRID[np.flatnonzero(likelihood >= likelihood.max() - _REFUSED)[-1]])
 
 
 def honest_chances(cell: Cell, counts: MatchCounts, rate: float, skill: float | None) -> FloatArray:
@@ -114,19 +112,15 @@ def honest_chances(cell: Cell, counts: MatchCounts, rate: float, skill: float | 
     Any reference is met at the tolerated rate; the model's skill may explain more, up to a ceiling.
     """
     references: dict[str, dict[str | None, float]] = defaultdict(dict)
-    for row in counts.eligible:
-        item = cell.items[row]
+    for item in (cell.items[row] for row in counts.eligible):
         sentences = len(sentences_of(item.reference)) if skill is not None else 0
         composed = min(THRESHOLDS.skill_ceiling, (skill or 0.0) ** sentences) if sentences > 1 else 0.0
         references[item.group][item.right] = max(rate, composed)
-    return np.asarray(
-        [1 - np.prod([1 - met for met in sorted(references[group].values())]) for group in sorted(references)],
-        dtype=np.float64,
-    )
+    met = (sorted(references[group].values()) for group in sorted(references))
+    return np.asarray([1 - np.prod([1 - one for one in chances]) for chances in met], dtype=np.float64)
 
 
 Attribution = Literal["none", "train_references", "unseen_references", "both", "unknown"]
-RateSource = Literal["default", "peers"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -167,7 +161,7 @@ class Judgement:
     skill: float | None  # upper bound of the share of single sentences that it gets right; None where too few tell
     p_holm: float | None = None  # p by Holm over the tasks that could be tested; None where this one could not
     p0: float  # the tolerated rate: the default, or what peers reproduce at most; `p_default` is p at the default rate
-    p0_source: RateSource
+    p0_source: Literal["default", "peers"]
     p_default: float
     exact: int  # exact matches, whatever they are worth; `exact_by_reason` by what they are, of which `eligible` count
     exact_by_reason: Mapping[Reason, int]
@@ -202,10 +196,12 @@ def audit_outputs(cells: Mapping[str, Cell], peers: Mapping[str, Sequence[Peer]]
 
 def _tested(cell: Cell, peers: Sequence[Peer]) -> Judgement:
     counts, longer = (count_matches(cell, words) for words in (THRESHOLDS.min_words, THRESHOLDS.sensitive_words))
-    rate, source = _tolerated_rate(peers)
-    cases, matches = len(counts.sizes), len(counts.matched)
-    skill = sentence_skill(cell, counts)
+    asked = sum(peer.of for peer in peers) if len(peers) >= THRESHOLDS.fewest_peers else 0
+    pooled = upper_bound(sum(peer.matches for peer in peers), asked) if asked else 0.0
+    rate = max(pooled, THRESHOLDS.tolerated_rate)
+    cases, matches, skill = len(counts.sizes), len(counts.matched), sentence_skill(cell, counts)
     honest = honest_chances(cell, counts, rate, skill)
+    explains = (honest > chances_of(counts.sizes, rate) + _SLACK).any()
     # Exact matches on long references that are in the known training data, and on those that are not.
     known = cell.train_references
     found: dict[bool, list[bool]] = {True: [], False: []}
@@ -218,10 +214,9 @@ def _tested(cell: Cell, peers: Sequence[Peer]) -> Judgement:
         counts=counts, chances=honest, n=len(cell.items), cases=len({item.group for item in cell.items}),
         K=cases, k=matches, rate=matches / cases if cases else None,
         ci=clopper_pearson(matches, cases) if cases else None, p=_p_value(counts, rate), skill=skill,
-        p_skill=float(tails(distribution(honest))[matches])
-        if (honest > chances_of(counts.sizes, rate) + _SLACK).any()
-        else None,
-        p0=rate, p0_source=source, p_default=_p_value(counts, THRESHOLDS.tolerated_rate), exact=sum(counts.exact),
+        p_skill=float(tails(distribution(honest))[matches]) if explains else None,
+        p0=rate, p0_source="peers" if pooled > THRESHOLDS.tolerated_rate else "default",
+        p_default=_p_value(counts, THRESHOLDS.tolerated_rate), exact=sum(counts.exact),
         exact_by_reason=Counter(compress(counts.reasons, counts.exact)), items_by_reason=Counter(counts.reasons),
         ref_in_train=None if known is None or not long else seen.of / long,
         attribution=_attribution(None if known is None else seen.matches, new.matches),
@@ -232,15 +227,6 @@ def _tested(cell: Cell, peers: Sequence[Peer]) -> Judgement:
         },
         peers=peers,
     )  # fmt: skip
-
-
-def _tolerated_rate(peers: Sequence[Peer]) -> tuple[float, RateSource]:
-    cases = sum(peer.of for peer in peers)
-    if len(peers) >= THRESHOLDS.fewest_peers and cases:
-        pooled = upper_bound(sum(peer.matches for peer in peers), cases)
-        if pooled > THRESHOLDS.tolerated_rate:
-            return pooled, "peers"
-    return THRESHOLDS.tolerated_rate, "default"
 
 
 def _p_value(counts: MatchCounts, rate: float) -> float:
@@ -333,12 +319,10 @@ def shuffle(cell: Cell, seed: int = 0) -> Cell:
 
     Cases are put in an order by a hash, and each item gets the answer half of all items further on.
     """
-    keys = [(drawn(seed, item.group), item.sample_id) for item in cell.items]
-    order = sorted(range(len(keys)), key=keys.__getitem__)
-    answers: list[str | None] = [None] * len(order)
-    for rank, place in enumerate(order):
-        answers[place] = cell.items[order[(rank + len(order) // 2) % len(order)]].prediction
-    return cell.with_answers(answers)
+    order = sorted(cell.items, key=lambda item: (drawn(seed, item.group), item.sample_id))
+    half = len(order) // 2
+    dealt = {ours.sample_id: theirs.prediction for ours, theirs in zip(order, order[half:] + order[:half], strict=True)}
+    return cell.with_answers([dealt[item.sample_id] for item in cell.items])
 
 
 def drawn(seed: int, name: str) -> str:
