@@ -38,22 +38,16 @@ def norm_v1(text: object) -> str | None:
     """
     if text is None or (isinstance(text, float) and math.isnan(text)):
         return None
-    found = _normalised(text if isinstance(text, str) else str(text))
-    return None if found in {"", _NOT_A_NUMBER} else found
-
-
-def _normalised(text: str) -> str:
-    if text.isascii():
-        plain = text.lower()
+    plain = str(text)
+    ascii_alone = plain.isascii()
+    if ascii_alone:
+        plain = plain.lower()
     else:
-        visible = _INVISIBLE.sub("", text)
-        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold())
-        plain = folded.translate(_PLAIN_DASHES)
-    joined = _DASH_IN_WORD.sub("", plain) if "-" in plain else plain
-    spaced = joined.translate(_MARKS)
-    if not text.isascii():
-        spaced = unicodedata.normalize("NFKC", spaced)
-    return " ".join(spaced.split())
+        plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", _INVISIBLE.sub("", plain)).casefold())
+        plain = plain.translate(_PLAIN_DASHES)
+    spaced = (_DASH_IN_WORD.sub("", plain) if "-" in plain else plain).translate(_MARKS)
+    found = " ".join((spaced if ascii_alone else unicodedata.normalize("NFKC", spaced)).split())
+    return None if found in {"", _NOT_A_NUMBER} else found
 
 
 def word_count(text: str | None) -> int:

@@ -164,7 +164,7 @@ def find_overlaps(data: DataToAudit) -> list[TaskOverlaps]:
             null=nulls.get(task.task),
             overlaps=tuple(
                 findings.Comparison(
-                    index, task, replace(corpus, origin="own") if corpus.name == _train_name(task) else corpus, tally,
+                    index, task, replace(corpus, origin="own" if corpus.task == task.task else corpus.origin), tally,
                     nulls.get(task.task), data.images,
                 ).overlap()
                 for corpus, tally in found
@@ -174,16 +174,12 @@ def find_overlaps(data: DataToAudit) -> list[TaskOverlaps]:
     ]  # fmt: skip
 
 
-def _train_name(task: TaskItems) -> str:
-    return f"{task.task} train"
-
-
 def _scanned(data: DataToAudit, index: ItemIndex, printer: looked.Printer) -> Iterator[tuple[findings.Corpus, Tally]]:
     """Yield each body of training data with what it shares; each language is a body of its own."""
     sources: list[tuple[findings.Corpus, Iterable[Item], int]] = []
     for task in data.train:
         corpus = findings.Corpus(
-            name=_train_name(task), origin="task", family=task.family, credentialed=task.credentialed
+            name=f"{task.task} train", task=task.task, origin="task", family=task.family, credentialed=task.credentialed
         )
         sources.append((corpus, task.items, len(task.items)))
     for path, images in data.files.items():

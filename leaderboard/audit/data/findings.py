@@ -40,6 +40,7 @@ class Corpus:
     """A body of training data."""
 
     name: str
+    task: str = ""  # whose train split it is; empty for a file of the user
     origin: Origin  # the task's own train split, another task's, or a file of the user
     family: str = ""  # the dataset whose ids it has; empty if unknown
     rows: int = 0

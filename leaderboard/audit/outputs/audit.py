@@ -173,15 +173,13 @@ def _audit(
 
     `titles` has all tasks, also those that could not be read.
     """
-    beside = {task: dict(_beside(task, cell, peers)) for task, cell in ours.cells.items()}
-    counted = {task: [_peer(*peer, task) for peer in others.items()] for task, others in beside.items()}
-    judged = audit_outputs(ours.cells, counted)
+    judged = audit_outputs(ours.cells, {task: list(_peers(task, cell, peers)) for task, cell in ours.cells.items()})
     text, tasks = document.wording("outputs"), {}
     examples: list[Example] = []
     reasons: list[str] = list(text["alternatives"])
     for task, title in titles.items():
         if task in judged:
-            cell, others = ours.cells[task], {name: peer.cells[task] for name, peer in beside[task].items()}
+            cell, others = ours.cells[task], {one.name: one.cell for one in judged[task].peers if one.cell is not None}
             evidence = find_evidence(
                 cell, judged[task].counts, cell.train_texts, task=task, peers=others, withheld=task in withheld
             )
@@ -207,18 +205,14 @@ def _audit(
     )  # fmt: skip
 
 
-def _beside(task: str, ours: Cell, peers: Sequence[Answers]) -> Iterator[tuple[str, Answers]]:
+def _peers(task: str, ours: Cell, peers: Sequence[Answers]) -> Iterator[Peer]:
     for peer in sorted(peers, key=lambda one: (one.name, one.run)):
         if task in peer.cells:
-            name = f"{peer.name} #{peer.run[:6]}" if peer.identity else peer.name
-            read.refuse_unequal(task, ours, peer.cells[task], name)
-            yield name, peer
-
-
-def _peer(name: str, peer: Answers, task: str) -> Peer:
-    counts = count_matches(peer.cells[task], THRESHOLDS.min_words)
-    matches, of = len(counts.matched), len(counts.sizes)
-    return Peer(name=name, run=peer.run, matches=matches, of=of, exact=sum(counts.exact))
+            name, cell = f"{peer.name} #{peer.run[:6]}" if peer.identity else peer.name, peer.cells[task]
+            read.refuse_unequal(task, ours, cell, name)
+            counts = count_matches(cell, THRESHOLDS.min_words)
+            matches, of, exact = len(counts.matched), len(counts.sizes), sum(counts.exact)
+            yield Peer(name=name, run=peer.run, matches=matches, of=of, exact=exact, cell=cell)
 
 
 def _examined(

@@ -6,7 +6,7 @@ that equals several cases' reference, or that the model also says of other cases
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -142,7 +142,7 @@ class MatchCounts:
 def count_matches(cell: Cell, min_words: int) -> MatchCounts:
     """Count by case: two images of one study with one report are one match, not two."""
     said = _clusters((item.said, item.group) for item in cell.items)
-    reasons = [next(_reasons(cell, item, said, min_words)) for item in cell.items]
+    reasons = [_reason(cell, item, said, min_words) for item in cell.items]
     exact = [item.said is not None and item.said == item.right for item in cell.items]
     eligible = [place for place, reason in enumerate(reasons) if reason == "eligible"]
     counted = [place for place in eligible if exact[place]]
@@ -156,30 +156,24 @@ def count_matches(cell: Cell, min_words: int) -> MatchCounts:
     )  # fmt: skip
 
 
-def _reasons(cell: Cell, item: Answered, said: Clusters, min_words: int) -> Iterator[Reason]:
-    """Yield which rules forbid that an exact match counts, and `eligible` last.
+def _reason(cell: Cell, item: Answered, said: Clusters, min_words: int) -> Reason:
+    """Return the first rule that forbids that an exact match counts, or `eligible`.
 
     The rules on the reference come first, so that models of one task differ only where they repeat themselves or said
     nothing.
     """
     if item.right is None:
-        yield "no_reference"
-        return
-    if item.closed:
-        yield "closed"
-    if not is_long(item.right, min_words):
-        yield "short"
-    if f" {item.right} " in f" {norm_v1(item.question) or ''} ":
-        yield "in_the_question"
-    if cell.train_references is not None and item.right in cell.train_references:
-        yield "in_train_refs"
-    if cell.reference_clusters[item.right] - {item.group}:
-        yield "shared_across_clusters"
-    if item.said is None:
-        yield "missing"
-    # A model that says a reference where it is wrong, and nowhere else, has not made its right answers templates.
-    elif item.said == item.right and said[item.said] - {item.group}:
-        yield "model_repeats_itself"
-    if item.truncated:
-        yield "truncated"
-    yield "eligible"
+        return "no_reference"
+    own, question = {item.group}, norm_v1(item.question) or ""
+    rules: dict[Reason, bool] = {
+        "closed": item.closed,
+        "short": not is_long(item.right, min_words),
+        "in_the_question": f" {item.right} " in f" {question} ",
+        "in_train_refs": item.right in (cell.train_references or ()),
+        "shared_across_clusters": cell.reference_clusters[item.right] > own,
+        "missing": item.said is None,
+        # A model that says a reference where it is wrong, and nowhere else, has not made its right answers templates.
+        "model_repeats_itself": item.said == item.right and said[item.right] > own,
+        "truncated": item.truncated,
+    }
+    return next((reason for reason, holds in rules.items() if holds), "eligible")

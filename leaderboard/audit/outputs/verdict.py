@@ -121,6 +121,9 @@ def honest_chances(cell: Cell, counts: MatchCounts, rate: float, skill: float | 
 
 
 Attribution = Literal["none", "train_references", "unseen_references", "both", "unknown"]
+_ATTRIBUTION: Mapping[tuple[bool, bool], Attribution] = {
+    (False, False): "none", (True, False): "train_references", (False, True): "unseen_references", (True, True): "both",
+}  # fmt: skip
 
 
 @dataclass(slots=True, kw_only=True)
@@ -142,6 +145,7 @@ class Peer(Share):
     name: str
     run: str
     exact: int
+    cell: Cell | None = field(default=None, repr=False, compare=False)  # its answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +223,7 @@ def _tested(cell: Cell, peers: Sequence[Peer]) -> Judgement:
         p_default=_p_value(counts, THRESHOLDS.tolerated_rate), exact=sum(counts.exact),
         exact_by_reason=Counter(compress(counts.reasons, counts.exact)), items_by_reason=Counter(counts.reasons),
         ref_in_train=None if known is None or not long else seen.of / long,
-        attribution=_attribution(None if known is None else seen.matches, new.matches),
+        attribution="unknown" if known is None and new.matches else _ATTRIBUTION[seen.matches > 0, new.matches > 0],
         in_train=None if known is None else seen, not_in_train=new,
         sensitivity={
             "min_words": THRESHOLDS.sensitive_words, "k": len(longer.matched), "K": len(longer.sizes),
@@ -232,14 +236,6 @@ def _tested(cell: Cell, peers: Sequence[Peer]) -> Judgement:
 def _p_value(counts: MatchCounts, rate: float) -> float:
     """Return the probability of as many cases with a match or more, at a rate for each reference."""
     return float(tails(distribution(chances_of(counts.sizes, rate)))[len(counts.matched)])
-
-
-def _attribution(seen: int | None, new: int) -> Attribution:
-    if seen is None:
-        return "unknown" if new else "none"
-    if seen:
-        return "both" if new else "train_references"
-    return "unseen_references" if new else "none"
 
 
 def _decided(one: Judgement, p_holm: float, family: int) -> Judgement:
