@@ -54,7 +54,7 @@ def parse_json(kind: type[T] | TypeAdapter[T], data: bytes, where: str) -> T:
         raise _data_error(where, error) from None
 
 
-def parse_value(kind: type[T], value: object, where: str) -> T:
+def parse_value(kind: type[T] | TypeAdapter[T], value: object, where: str) -> T:
     """Validate a value that is already in memory; raises like `parse_json`."""
     try:
         return _adapter(kind).validate_python(value)

@@ -295,7 +295,7 @@ def _below(name: str, lines: Mapping[str, dict[int, float]]) -> list[tuple[str, 
     return [(path.removeprefix(f"{name}/"), lines[path]) for path in sorted(lines) if path.startswith(f"{name}/")]
 
 
-def _draw(axes: "Axes", lines: Iterable[tuple[str, dict[int, float]]], *, linewidth: float = 0.8, **look: str) -> None:
+def _draw(axes: "Axes", lines: Iterable[tuple[str, dict[int, float]]], *, linewidth: float = 0.8, **look: Any) -> None:
     for label, line in lines:
         axes.plot(list(line), list(line.values()), label=label, linewidth=linewidth, **look)
 
