@@ -141,10 +141,7 @@ class Audit:
 
 
 def show(audit: Audit, form: str, output: Path | None, *, name: str) -> int:
-    """Print an audit as `table`, `markdown`, `json` or `html`, and where asked write it to files, or a RunError.
-
-    Returns its exit code.
-    """
+    """Print an audit as `table`, `markdown`, `json` or `html`, write it where asked, or a RunError; return its code."""
     written = write_audit(audit, output, name=name) if output is not None else []
     if form != "json":
         for note in audit.notes:

@@ -1,9 +1,4 @@
-"""A run beside one that asked in another way: what its answers rest on, and whether it falls further than its peers.
-
-A drop alone shows nothing: reordered options or another instruction may be harder for everybody. What counts is the
-gap between a model's drop and that of at least three peers on the same samples, tested by exchanging clusters. A key
-that is known to be wrong is another matter: honest models disagree with it, one that knows it by heart agrees.
-"""
+"""A run beside one that asked in another way: what its answers rest on, and whether it falls further than its peers."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,9 +1,7 @@
 """`medbench audit provenance`: the training data that a model declares, as further sources of the same scan.
 
-What models declare, their own and inherited, and which versions of datasets there are, stands in manifests:
-`leaderboard/audit/sources.yaml` is ours; one of the user's has the same form and comes before it. What is declared is
-compared with the test items by ids, by names of images, and by question and answer, version by version and language by
-language.
+Manifests say what models declare and which versions of datasets there are: ours is `leaderboard/audit/sources.yaml`,
+one of the user's has the same form and comes before it.
 """
 
 import re

@@ -1,9 +1,4 @@
-"""What an audit of outputs looks at: answers beside references, and which matches could prove anything.
-
-A match counts only where the reference is long, new to the model as far as is known, one case's own, and said once. An
-answer that equals a short reference is skill or luck; one that equals a training reference is what training is for; one
-that equals several cases' reference, or that the model also says of other cases, is a template.
-"""
+"""What an audit of outputs looks at: answers beside references, and which matches could prove anything."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,10 +24,7 @@ Reason = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """The numbers by which an audit of outputs decides; every report repeats them.
-
-    The defaults hold in simulations with invented reports; `docs/audit.md` has the table.
-    """
+    """The numbers by which an audit of outputs decides: they hold in simulations, see the table of `docs/audit.md`."""
 
     min_words: int = 8  # words that a reference needs, normalised, to be hardly ever written twice
     sensitive_words: int = 12  # the same for the second look that is reported beside the first
@@ -157,13 +149,10 @@ def count_matches(cell: Cell, min_words: int) -> MatchCounts:
 
 
 def _reason(cell: Cell, item: Answered, said: Clusters, min_words: int) -> Reason:
-    """Return the first rule that forbids that an exact match counts, or `eligible`.
-
-    The rules on the reference come first, so that models of one task differ only where they repeat themselves or said
-    nothing.
-    """
+    """Return the first rule that forbids that an exact match counts, or `eligible`."""
     if item.right is None:
         return "no_reference"
+    # Rules on the reference come first: models of a task differ only where they repeat themselves or are silent.
     own, question = {item.group}, norm_v1(item.question) or ""
     rules: dict[Reason, bool] = {
         "closed": item.closed,

@@ -1,8 +1,4 @@
-"""What a person can look at beside a verdict: pairs of texts, and what the matches do to the scores.
-
-Pairs are the longest matches, some at random, the weakest, and near misses: random and weakest ones stand beside the
-most striking, so that nobody can pick. Scores are shown with and without the cases that match.
-"""
+"""What a person can look at beside a verdict: pairs of texts, and what the matches do to the scores."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -1,9 +1,5 @@
 """Did a model's outputs repeat references more often than an honest model could? The decision, task by task.
 
-Exact match alone proves nothing: an honest model that is right in 80 % of yes/no questions matches 80 % of them. What
-counts are cases whose reference is long, new and their own (`cells`), against a small rate that is tolerated. Where
-there are too few such cases the verdict is `not_testable`, never `no_evidence`.
-
 The reasoning behind the test, its skill and its controls: docs/design/0008-the-audit.md.
 """
 
