@@ -117,8 +117,6 @@ def _date(text: str) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-# Web pages in the place of answers
-
 _PAGE = re.compile(r"<!doctype html|<html|<head[\s>]|<body[\s>]", re.IGNORECASE)
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 _SIGN_IN = re.compile(r"sign[\s-]?in|log[\s-]?in|log[\s-]?on|type=.?password|captive|single sign", re.IGNORECASE)
@@ -150,8 +148,6 @@ def _title(page: str) -> str:
     found = _TITLE.search(page)
     return found.group(1) if found else ""
 
-
-# Failures that are reported inside of a success
 
 _CODE_FIELDS = ("code", "status", "status_code", "statusCode", "error_code", "type")
 _FAILURES = range(400, 600)
@@ -196,9 +192,6 @@ def _status(code: object) -> int | None:
     # FastChat's five digits: 40303 is a prompt that is too long, so 403xx tells of one question, not of the key.
     longer = 400 if number // 100 == HTTPStatus.FORBIDDEN else number // 100
     return longer if longer in _FAILURES else None
-
-
-# What servers say when they refuse a question, and what can be done about it
 
 
 def says(meaning: str, said: str) -> bool:

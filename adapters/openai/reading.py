@@ -70,8 +70,6 @@ def parse_json(content: bytes, reading: Reading) -> Any:  # noqa: ANN401 - a ser
         raise RetryableError("malformed", f"The server's answer is not JSON, or was cut off{words}.") from error
 
 
-# Why an answer ended
-
 Ending = Literal["eos", "stop", "length", "filtered", "broken off", "tool", "unsaid"]
 """What a reason means. `filtered`: a filter, or the model itself, held the answer back. `broken off`: the server
 failed. `unsaid`: there is no reason, or one that nobody knows."""
@@ -87,9 +85,6 @@ def ending_of(reason: str) -> Ending:
     plain = re.sub(r"[\s\-]+", "_", reason.strip().lower())
     plain = plain.removeprefix("finishreason.").removeprefix("finish_reason_")
     return next((ending for ending, pattern in _ENDINGS.items() if re.search(pattern, plain)), "unsaid")
-
-
-# What stands in a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,9 +136,6 @@ def _words_in(value: object, depth: int = _DEEPEST_THOUGHT) -> str:
     if isinstance(value, dict) and depth:
         return next((words for name in _NAMES["words"] if (words := _words_in(value.get(name), depth - 1))), "")
     return ""
-
-
-# A whole reply
 
 
 def read_reply(document: object, request: ChatRequest, reading: Reading) -> Reply:
@@ -231,8 +223,6 @@ def mapping(value: object) -> Mapping[str, Any]:
 def _count(value: object) -> int:
     return value if type(value) is int and 0 <= value <= _MOST_TOKENS else 0
 
-
-# Streams, which some servers send though none was asked for
 
 _STREAM_FIELDS = ("data:", "event:", "id:", "retry:", ":")
 # Event streams end lines in any of three ways (HTML standard, section 9.2.6).

@@ -109,9 +109,6 @@ class EncodedImage:
     scaled: Scaled | None = None
 
 
-_Key = tuple[Path, ImageRef]
-
-
 class ImageEncoder:
     """Encodes each image once, as long as there is room (in bytes of data URIs) to keep it; for many threads.
 
@@ -121,7 +118,7 @@ class ImageEncoder:
     def __init__(self, max_pixels: int | None = None, room: int = IMAGE_CACHE_BYTES) -> None:
         self._max_pixels = max_pixels
         self._room = room
-        self._kept: OrderedDict[_Key, EncodedImage] = OrderedDict()
+        self._kept: OrderedDict[tuple[Path, ImageRef], EncodedImage] = OrderedDict()
         self._size = 0
         self._lock = threading.Lock()
         # The same image waits for itself, others do not: one lock for each would grow with the data.

@@ -211,16 +211,16 @@ class _Reading:
         queries = self._queries[plan.sharers]
         out, sums = torch.empty_like(queries), queries.new_empty(queries.shape[:2], dtype=torch.float32)
         batch: list[PrefixGroup] = []
-        ordered = sorted(plan.groups, key=lambda group: group.size)
+        ordered = sorted(plan.groups, key=lambda group: len(group.behind))
         for group, following in zip_longest(ordered, ordered[1:]):
             batch.append(group)
             if following is not None and most:
                 longest = max(one.prefix.length for one in [*batch, following])
                 # By size the last is the largest.
-                if (len(batch) + 1) * longest * max(following.size, _LEAST_SIZE) <= most:
+                if (len(batch) + 1) * longest * max(len(following.behind), _LEAST_SIZE) <= most:
                     continue
             for one, found, found_sums in zip(batch, *self._read_groups(batch, queries, prefixes), strict=True):
-                out[one.sharers], sums[one.sharers] = found[: one.size], found_sums[: one.size]
+                out[one.sharers], sums[one.sharers] = found[: len(one.behind)], found_sums[: len(one.behind)]
             batch = []
         self._join(plan.sharers, out, sums)
 
@@ -234,7 +234,7 @@ class _Reading:
             mask = first.mask(window)
             own = None if mask is None else mask[None]
             return self._read(queries[None, first.sharers], keys[None], values[None], own)
-        largest, longest = max(group.size for group in groups), max(group.prefix.length for group in groups)
+        largest, longest = max(len(group.behind) for group in groups), max(group.prefix.length for group in groups)
         keys = keys.new_zeros(len(groups), keys.shape[0], longest, keys.shape[2])
         values = torch.zeros_like(keys)
         batch = queries.new_zeros(len(groups), largest, *queries.shape[1:])
@@ -242,8 +242,8 @@ class _Reading:
         for number, group in enumerate(groups):
             length, mask = group.prefix.length, group.mask(window)
             keys[number, :, :length], values[number, :, :length] = prefixes[group.prefix]
-            batch[number, : group.size] = queries[group.sharers]
-            padding[number, : group.size, :length] = 0 if mask is None else mask
+            batch[number, : len(group.behind)] = queries[group.sharers]
+            padding[number, : len(group.behind), :length] = 0 if mask is None else mask
         return self._read(batch, keys, values, padding)
 
     def _read(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None) -> Read:

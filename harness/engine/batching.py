@@ -34,11 +34,6 @@ class Row:
         """Tokens whose keys are in the cache: the prompt and all of the answer but the last token."""
         return self.request.length + len(self.written) - 1
 
-    @property
-    def position(self) -> int:
-        """Of the last token, which the decoder has not read."""
-        return self.length + self.request.shift
-
     def write(self, token: int, detokenise: Detokenise) -> None:
         """Append a token and note whether the answer ends with it, or cannot go on."""
         self.broken = token == NO_TOKEN

@@ -116,7 +116,8 @@ class ContinuousBatching(Batching):
             if joining or self._steps is None:
                 logits = self._passes.run(tokens, steps, prompts, prefixes, states)
             else:
-                logits = self._steps.run(tokens, [step.place for step in steps], [row.position for row in rows])
+                positions = [row.length + row.request.shift for row in rows]
+                logits = self._steps.run(tokens, [step.place for step in steps], positions)
         self._slots = [*rows, *joined]
         with self._phases.time("choose"):
             write_next(self._slots, logits, self._adapter.detokenise)

@@ -116,11 +116,6 @@ class PrefixGroup(Block):
     sharers: slice
     behind: torch.Tensor  # How many tokens come before each [n].
 
-    @property
-    def size(self) -> int:
-        """How many tokens."""
-        return len(self.behind)
-
     def allowed(self, window: int | None) -> torch.Tensor | None:
         """Return [n, L]."""
         keys = torch.arange(self.prefix.length, device=self.behind.device)

@@ -173,9 +173,6 @@ def _row_states(states: States, each: int = 1) -> dict[str, RowStates]:
     return {"row_states": RowStates(states=tuple(state for state in states for _ in range(each)))}
 
 
-# What transformers' own `generate` writes
-
-
 def written_by_library(
     decoder: PreTrainedModel, embeddings: Sequence[torch.Tensor], decoding: Decoding, states: States
 ) -> list[list[int]]:

@@ -316,8 +316,6 @@ class Asking:
                 f"It seems to be down or too slow. {_KEPT}",
             )
 
-    # How many requests are under way
-
     async def _enter(self, *, again: bool = False) -> int:
         """Wait for leave to send; questions that are asked `again` go first. Return the epoch of the window."""
         self._waiting += 1

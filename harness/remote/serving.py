@@ -86,6 +86,9 @@ class RequestLog:
         latency, most = sorted(one.seconds for one in answered), len(answered)
         places = {"median": most // 2, "p95": math.ceil(0.95 * most) - 1, "longest": most - 1}
         counted = ("prompt_tokens", "output_tokens", "thought_tokens", "cached_tokens")
+        marks = {
+            name: Counter(filter(None, (getattr(one, name) for one in answered))) for name in ("model", "fingerprint")
+        }
         return {
             "answered": len(answered),
             "failed": len(last) - len(answered),
@@ -93,13 +96,8 @@ class RequestLog:
             **{name: sum(getattr(one, name) for one in self._logged) for name in counted},
             **({"cost": round(math.fsum(costs), 6)} if costs else {}),
             "latency_seconds": {name: latency[place] for name, place in places.items()} if answered else {},
-            "models": _counted(one.model for one in answered),
-            "fingerprints": _counted(one.fingerprint for one in answered),
+            **{f"{name}s": dict(sorted(counted.items())) for name, counted in marks.items()},
         }
-
-
-def _counted(marks: Iterable[str]) -> dict[str, int]:
-    return dict(sorted(Counter(filter(None, marks)).items()))
 
 
 def answer_remotely(
