@@ -1,7 +1,6 @@
 """Checkpoint folders: whole models, or what was trained beside the names of the frozen base weights.
 
-On base weights, `trained.safetensors` holds the connector (and a language model that was tuned as a whole), and a LoRA
-lies beside it in peft's format: the same folder is an adapter for `peft.PeftModel` on the same language model.
+On base weights a LoRA lies in peft's format beside `trained.safetensors`: the folder is an adapter for peft too.
 """
 
 from collections.abc import Iterable

@@ -15,9 +15,8 @@ EXPERT_LAYERS = {"linear": "linear", "mlp": "mlp2x_gelu"}
 class Router(nn.Module):
     """Two-layer router whose first layer has a task half and a token half.
 
-    The official first layer multiplies `[task token, visual token]`. Its task half is the same for every visual token
-    of a task, so it is computed once per task and added like a bias. The halves are parameters of their own: as slices
-    of one they would need a joined gradient, which is 2 GB at full size. `medbench.unimed.convert` joins them.
+    The official first layer multiplies `[task token, visual token]`. Here its task half is computed once per task and
+    added like a bias. The halves are parameters of their own, or their joined gradient would be 2 GB at full size.
     """
 
     def __init__(self, config: UniMedConfig) -> None:

@@ -168,8 +168,7 @@ def load_official(model: UniMedForConditionalGeneration, checkpoint: OfficialChe
 def write_official(model: UniMedForConditionalGeneration, path: Path, *, epoch: int = 0) -> tuple[str, ...]:
     """Write the trained weights of `model` as the official saver does, without an optimizer's state.
 
-    Return the names that the official code would have saved too, although nothing reads them; its loader does not miss
-    them. DataError if the format has no place for such a model.
+    Return what it would have saved too, although nothing reads it. DataError if the format has no place for the model.
     """
     settings = settings_of(model.config)
     if model.config.has_lora and not is_plain(model.language_model, model.config):
@@ -282,8 +281,7 @@ def official_name(name: str, config: UniMedConfig) -> str:
 def from_official(tensors: State, config: UniMedConfig, names: Iterable[str]) -> dict[str, torch.Tensor]:
     """Return official `tensors` under our names; DataError if the two copies of an expert's weight differ.
 
-    What is not recognised keeps its official name, so that a strict comparison with the model finds it; what the
-    official code saves without using it (`dead_shapes`) is left out.
+    What is not recognised keeps its name, so that a strict comparison finds it; `dead_shapes` are left out.
     """
     known = {official_name(name, config): name for name in names if not name.startswith(_VISION)}
     experts = [(name, ours) for name, ours in known.items() if "moe_layers." in name]

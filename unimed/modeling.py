@@ -27,12 +27,10 @@ class LastBlock(LlamaDecoderLayer):
     def forward(self, hidden_states: torch.Tensor, *, read: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:  # type: ignore[override]  # the supertype names what it passes on
         """Return [B, L, D], or [P, D] of the P positions that are true in `read` [B, L]."""
         if read is None:
-            whole: torch.Tensor = super().forward(hidden_states, **kwargs)
-            return whole
+            return super().forward(hidden_states, **kwargs)
         attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)
         reached = (hidden_states + attended)[read]
-        behind: torch.Tensor = reached + self.mlp(self.post_attention_layernorm(reached))
-        return behind
+        return cast("torch.Tensor", reached + self.mlp(self.post_attention_layernorm(reached)))
 
 
 class LanguageModel(LlamaForCausalLM):

@@ -18,10 +18,9 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def pixels_of(image: Image.Image, size: int) -> torch.Tensor:
-    """Return normalised pixels [3, size, size], float32.
+    """Return normalised pixels [3, size, size], float32, as official for training and evaluation alike.
 
-    As official for training and evaluation alike: convert to RGB, resize to a square with PIL's bicubic filter
-    (the aspect ratio is not kept), scale to 0..1, normalise with CLIP's mean and standard deviation.
+    RGB, resized to a square by PIL's bicubic filter, scaled to 0..1, normalised with CLIP's mean and deviation.
     """
     square = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
     values = np.asarray(square, dtype=np.float32) / 255.0
@@ -113,8 +112,7 @@ class UniMedProcessor(ProcessorMixin):
 
     def _padded(self, prompts: Sequence[WrappedPrompt], images: Sequence[Image.Image]) -> BatchFeature:
         rows = [self.prompt_ids(prompt) for prompt in prompts]
-        length = max(len(row) for row in rows)
-        pad = self.tokenizer.pad_token_id
+        length, pad = max(map(len, rows)), self.tokenizer.pad_token_id
         features: dict[str, torch.Tensor] = {
             "input_ids": torch.tensor([[pad] * (length - len(row)) + row for row in rows]),
             "attention_mask": torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows]),

@@ -29,11 +29,6 @@ class PromptForm:
     style: PromptStyle = "clean"
     identifiers: bool = True  # Whether `[vqa]`, `[refer]`, ... precede the instruction (Table 5).
 
-    @property
-    def official(self) -> bool:
-        """Whether to follow the official code to the letter."""
-        return self.style == "official"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrappedPrompt:
@@ -48,11 +43,11 @@ def wrap(
 ) -> WrappedPrompt:
     """Return the user turn around `instruction`."""
     text = f"{IDENTIFIERS[kind]} {instruction}" if form.identifiers else instruction
-    if form.official:
+    if form.style == "official":
         # Of questions without an image the official data sets cut the finished instruction, not the question in it.
         text = first_words(text) if kind == "qa" else text
         text = f"{text} " if images and (purpose == "train" or kind == "report") else text
-    starts = 2 if form.official and purpose == "generate" else 1
+    starts = 2 if form.style == "official" and purpose == "generate" else 1
     opening, closing = "[INST] ", f"{text} [/INST]"
     between = ["</Img> <Img>"] * (images - 1)
     parts = (f"{opening}<Img>", *between, f"</Img> {closing}") if images else (opening + closing,)
@@ -61,7 +56,7 @@ def wrap(
 
 def instruct(spec: TaskSpec, sample: Sample, form: PromptForm, *, box: str = "", template: str | None = None) -> str:
     """Return a sample's instruction, without identifier and tags; DataError if it lacks a field of the template."""
-    if form.official:
+    if form.style == "official":
         inputs = {name: text if name in FIXED_INPUTS else first_words(text) for name, text in sample.inputs.items()}
         sample = replace(sample, inputs=inputs)
     return spec.instruction(sample, box=box, template=template)
@@ -69,4 +64,4 @@ def instruct(spec: TaskSpec, sample: Sample, form: PromptForm, *, box: str = "",
 
 def taught_answer(reference: str, form: PromptForm) -> str:
     """Return what the model is to learn to say; the official code teaches the first 50 words."""
-    return first_words(reference) if form.official else reference
+    return first_words(reference) if form.style == "official" else reference

@@ -23,6 +23,7 @@ SPACE = "▁"
 CONTROLS = ("<s>", "</s>", "<unk>")
 BOS_ID, EOS_ID = 1, 2
 Special = TypeVar("Special")
+_LEADING_SPACE = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
 
 
 def read_sentencepiece(path: Path, hint: str = "Copy the language model again.") -> Any:  # noqa: ANN401 - untyped
@@ -58,15 +59,11 @@ def llama_tokenizer(model: Any) -> PreTrainedTokenizerFast:  # noqa: ANN401 - se
         merges += [(-model.get_score(index), left, right) for left, right in known]
     ordered = [(pieces[left], pieces[right]) for _, left, right in sorted(merges)]
     backend = Tokenizer(models.BPE(vocab=ids, merges=ordered, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    backend.normalizer = _leading_space()
+    backend.normalizer = _LEADING_SPACE
     parts = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     backend.decoder = decoders.Sequence(parts)
     backend.add_special_tokens([AddedToken(pieces[index], normalized=False, special=True) for index in controls])
     return with_names(backend)
-
-
-def _leading_space() -> normalizers.Normalizer:
-    return normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
 
 
 def with_names(backend: Tokenizer, pad: str = OFFICIAL_PAD) -> PreTrainedTokenizerFast:
@@ -90,7 +87,7 @@ def load_language_model_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     except Exception as error:  # the tokenizer's own library raises bare exceptions
         raise DataError(f"{folder / 'tokenizer.json'} cannot be read: {error}", "Copy it again.") from error
     if {SPACE, *CONTROLS} <= backend.get_vocab().keys():
-        backend.normalizer, backend.pre_tokenizer = _leading_space(), None
+        backend.normalizer, backend.pre_tokenizer = _LEADING_SPACE, None
         return with_names(backend)
     # Another kind (LLaMA-3) is taken as it is, with the names that Uni-Med needs.
     tokenizer = load_saved_tokenizer(folder)

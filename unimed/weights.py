@@ -32,6 +32,12 @@ LIBRARY_FAULTS = (
     ImportError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError,
     AssertionError, SyntaxError, SafetensorError, StrictDataclassError,
 )  # fmt: skip
+SHARD_BYTES = 2_000_000_000
+# torch's own reader of pickles raises those of the second line on bytes that are no pickle.
+_UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError,
+               KeyError, IndexError, TypeError, AttributeError, struct.error)  # fmt: skip
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_ALONE = ("model.safetensors", "pytorch_model.bin")
 _SHOWN = 5
 _MISFIT = "Nothing was loaded: random weights give random answers. Use the weights that belong to the configuration."
 
@@ -231,14 +237,6 @@ def cast_parameters(model: nn.Module, dtype: torch.dtype, *, exact: Iterable[nn.
         parameter.data = parameter.data.to(torch.float32 if parameter in kept else dtype)
 
 
-SHARD_BYTES = 2_000_000_000
-# torch's own reader of pickles raises those of the second line on bytes that are no pickle.
-_UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError,
-               KeyError, IndexError, TypeError, AttributeError, struct.error)  # fmt: skip
-_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-_ALONE = ("model.safetensors", "pytorch_model.bin")
-
-
 def read_torch_file(path: Path, hint: str = "") -> Mapping[str, Any]:
     """Return what `torch.save` wrote, tensors staying on the disk; DataError if broken, or anything could run code."""
     try:
@@ -273,8 +271,7 @@ class Shards:
     """The tensors of a folder, one at a time: models of many gigabytes in little memory."""
 
     files: Mapping[str, Path]  # The file of each tensor, by its name.
-    # Torch files that were looked into; their tensors stay on the disk until they are used.
-    opened: dict[Path, State] = field(default_factory=dict)
+    opened: dict[Path, State] = field(default_factory=dict)  # Torch files; their tensors stay on the disk until used.
 
     def tensor(self, name: str) -> torch.Tensor:
         """Return one tensor; DataError if its file is broken."""

@@ -325,7 +325,9 @@ def text_batch(
     ids, mask, labels = [], [], []
     for example, template in zip(examples, templates, strict=True):
         prompt = processor.prompt_ids(example.prompt(processor.form, template))
-        prompt = _cut(prompt, longest_prompt, processor.image_token_id)
+        # Cut on the right, but never into an image.
+        seen = len(prompt) - prompt[::-1].index(processor.image_token_id) if example.image >= 0 else 0
+        prompt = prompt[: max(longest_prompt, seen)]
         answer = processor.answer_ids(example.answer(processor.form), longest_answer)
         ids.append(torch.tensor(prompt + answer))
         mask.append(torch.ones(len(prompt) + len(answer), dtype=torch.long))
@@ -337,12 +339,6 @@ def text_batch(
     }  # fmt: skip
     tasks = [CONNECTOR_TASKS.index(CONNECTOR_TASK[example.spec.kind]) for example in examples if example.image >= 0]
     return {**batch, "task_ids": torch.tensor(tasks)} if tasks else batch
-
-
-def _cut(ids: list[int], limit: int, image_token: int) -> list[int]:
-    # Up to the last visual token at least.
-    images = len(ids) - ids[::-1].index(image_token) if image_token in ids else 0
-    return ids[: max(limit, images)]
 
 
 def image_rows(examples: Sequence[Example]) -> list[int]:

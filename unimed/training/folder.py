@@ -30,15 +30,8 @@ LOG_FILE, CURVE_FILE = "train_log.jsonl", "learning_curve.svg"
 _STEP = re.compile(r"step-(\d{8})")
 _STATE_FOLDER, _OPTIMIZER, _PROGRESS = "training_state", "optimizer.pt", "progress.json"
 WriteModel = Callable[[Path], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resumed:
-    """Where a training goes on."""
-
-    folder: Path | None = None  # The checkpoint; None at the very start.
-    step: int = 0  # Steps that were taken.
-    optimizer: Mapping[str, Any] | None = None  # The optimizer's state, by parameter, and the loss scaler's.
+# Steps that were taken, the checkpoint's folder, and the state of the optimizer, by parameter, and of the loss scaler.
+Checkpoint = tuple[int, Path | None, Mapping[str, Any] | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +49,7 @@ class TrainingFolder:
         """The log, one JSON object per line."""
         return self.path / LOG_FILE
 
-    def open(self, *, resume: bool) -> Resumed:
+    def open(self, *, resume: bool) -> Checkpoint:
         """Return where to go on; makes the folder. UsageError if there is nothing to `resume`.
 
         RunError if there is something already and `resume` was not given, or it belongs to another recipe.
@@ -80,11 +73,11 @@ class TrainingFolder:
         elif checkpoints:
             step, folder = checkpoints[-1]
             _refuse_others(folder, read_json(folder / _STATE_FOLDER / _PROGRESS), self._conditions())
-            return Resumed(folder=folder, step=step, optimizer=read_torch_file(folder / _STATE_FOLDER / _OPTIMIZER))
+            return step, folder, read_torch_file(folder / _STATE_FOLDER / _OPTIMIZER)
         else:
             before = {"recipe": files.read_yaml_table(self.path / RECIPE_FILE)}
             _refuse_others(self.path, before, {"recipe": self.recipe.table()})
-        return Resumed()
+        return 0, None, None
 
     def _checkpoints(self) -> list[tuple[int, Path]]:
         folders = (self.path / "checkpoints").glob("step-*")
@@ -271,13 +264,13 @@ def draw_curve(log: Path, image: Path) -> str:
     mpl.rcParams["svg.hashsalt"] = "medbench"
     figure = Figure(figsize=(11, 7), layout="constrained")
     (losses, entries), (gradient, experts) = figure.subplots(2, 2)
-    _draw(losses, [("training", lines["mean_loss"])], linewidth=1.5)
-    _draw(losses, ((f"held out: {task}", line) for task, line in _below("held_out", lines)), linestyle="--")
+    _draw(losses, [("training", lines["mean_loss"])], width=1.5)
+    _draw(losses, ((f"held out: {task}", line) for task, line in _below("held_out", lines)), style="--")
     _draw(entries, _below("loss", lines))
     _draw(gradient, [("norm of the gradient", norms)])
     gradient.set(xlabel="step", title="Gradient and learning rate", yscale="log", ylabel="norm of the gradient")
     rate = gradient.twinx()
-    _draw(rate, [("learning rate", lines["learning_rate"])], linewidth=1.5, color="tab:orange")
+    _draw(rate, [("learning rate", lines["learning_rate"])], width=1.5, color="tab:orange")
     rate.set_ylabel("learning rate")
     drawn = _draw_experts(experts, records[-max(1, len(records) // 4) :])
     losses.set(xlabel="step", ylabel="cross-entropy per answer token", title="Loss", yscale="log")
@@ -295,9 +288,12 @@ def _below(name: str, lines: Mapping[str, dict[int, float]]) -> list[tuple[str, 
     return [(path.removeprefix(f"{name}/"), lines[path]) for path in sorted(lines) if path.startswith(f"{name}/")]
 
 
-def _draw(axes: "Axes", lines: Iterable[tuple[str, dict[int, float]]], *, linewidth: float = 0.8, **look: Any) -> None:
+def _draw(
+    axes: "Axes", lines: Iterable[tuple[str, dict[int, float]]], *, width: float = 0.8, style: str = "-",
+    color: str | None = None
+) -> None:  # fmt: skip
     for label, line in lines:
-        axes.plot(list(line), list(line.values()), label=label, linewidth=linewidth, **look)
+        axes.plot(list(line), list(line.values()), label=label, linewidth=width, linestyle=style, color=color)
 
 
 def _draw_experts(axes: "Axes", late: Sequence[Record]) -> bool:

@@ -20,7 +20,15 @@ from medbench.unimed.modeling import UniMedForConditionalGeneration
 from medbench.unimed.processing import UniMedProcessor
 from medbench.unimed.training import trainer as trainers
 from medbench.unimed.training.corpus import BatchMaker, Corpus, Example, Mixture, load_corpus
-from medbench.unimed.training.folder import CURVE_FILE, Record, Resumed, Tally, TrainingFolder, TrainingLog, draw_curve
+from medbench.unimed.training.folder import (
+    CURVE_FILE,
+    Checkpoint,
+    Record,
+    Tally,
+    TrainingFolder,
+    TrainingLog,
+    draw_curve,
+)
 from medbench.unimed.training.plan import base_of, build, image_size_of
 from medbench.unimed.training.recipe import Recipe
 from medbench.unimed.training.trainer import Trainer
@@ -68,26 +76,28 @@ def train(
     data = {name: load_prepared(data_dir, name).manifest.data_fingerprint for name in recipe.tasks()}
     frozen, workers = base.identity() if base else {}, accelerator.num_processes
     folder = TrainingFolder(path=output, recipe=recipe, workers=workers, data=data, base_weights=frozen)
-    start, leads = Resumed(), bool(accelerator.is_main_process)
+    start: Checkpoint = (0, None, None)
+    leads = bool(accelerator.is_main_process)
     # The first process makes what is missing before the others look.
     with accelerator.main_process_first():
         if leads or resume:
             start = folder.open(resume=resume)
+    first, kept, state = start
     corpus = load_corpus(data_dir, recipe, image_size=image_size_of(recipe.model))
     model, processor = build(recipe, corpus, base, frozen_dtype=trainers.frozen_dtype(recipe, accelerator))
     if leads:
-        folder.cut_log(start.step)
-    with TrainingLog(folder.log, output / "tensorboard", start.step) if leads else nullcontext() as log:
-        if start.folder is None:
+        folder.cut_log(first)
+    with TrainingLog(folder.log, output / "tensorboard", first) if leads else nullcontext() as log:
+        if kept is None:
             _vision_stage(recipe, corpus, model, log)
         else:
-            restore_weights(model, start.folder)
+            restore_weights(model, kept)
         trainer = trainers.make_trainer(recipe, accelerator, model)
-        if start.optimizer is not None:
-            trainer.restore(start.optimizer)
+        if state is not None:
+            trainer.restore(state)
         session = Session(folder, corpus, base, processor, trainer, examine, log, started=time.perf_counter())
         with stop_request() as stop:
-            _run_steps(session, start.step, stop)
+            _run_steps(session, first, stop)
         _finish(session)
     if accelerator.num_processes > 1:
         # Workers leave together, or one that lingers is taken for failed.
