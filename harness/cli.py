@@ -31,7 +31,7 @@ COMMANDS = {
     "models": ("adapters.cli:models_command", "List the models, or show all that is known of one."),
     "doctor": ("harness.doctor:doctor_group", "Test this installation: what do the scorers say of known models?"),
     "train": ("harness.commands:train_command", "Train Uni-Med, or show what a training would take."),
-    "convert": ("adapters.converting:convert_group", "Convert published weights of a model, and back."),
+    "convert": ("adapters.cli:convert_group", "Convert published weights of a model, and back."),
 }
 
 

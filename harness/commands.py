@@ -21,16 +21,14 @@ from medbench.tasks.foundation.errors import EXIT_FAILED, StoppedError, UsageErr
 from medbench.tasks.foundation.files import canonical_json
 from medbench.tasks.probes import PROBES
 from medbench.tasks.protocols import PROTOCOLS, metric_ids
+from medbench.tasks.suite import prepare_mini_suite
 
 _FOLDER = click.Path(path_type=Path)
 _COUNT = click.IntRange(min=1)
 
 
 def as_table(_: click.Context, option: click.Parameter, given: Sequence[str]) -> dict[str, str] | None:
-    """Return repeated `NAME=VALUE` as a table, or None if there are none; a callback of click.
-
-    Raises UsageError if one has no `=`, or a name comes twice.
-    """
+    """Return repeated `NAME=VALUE` as a table, or None if there are none; UsageError if one is none or comes twice."""
     table: dict[str, str] = {}
     for pair in given:
         name, equals, value = pair.partition("=")
@@ -168,8 +166,7 @@ def _show_phases(phases: Phases) -> None:
             for task, rate in sorted(phases.tasks.items(), key=lambda item: -item[1].seconds)
         ]
         emit_table(["task", "output tokens", "seconds", "tokens/s"], rates, title="Where the engine's time went")
-    efficiency = phases.efficiency()
-    if efficiency:
+    if efficiency := phases.efficiency():
         say(
             f"Engine: {100 * efficiency['useful_row_share']:.1f} % of rows useful, "
             f"{100 * efficiency['prefill_padding']:.1f} % of prefill padding, "
@@ -237,9 +234,7 @@ def score_command(runs: tuple[Path, ...], data_dir: Path | None, task: str | Non
         if runs or data_dir is not None:
             raise UsageError("Runs and --task exclude each other.", "Score runs or predictions, each by a command.")
         return _score_predictions(task, **options)
-    words = {option.name: option.opts[0] for option in score_command.params}
-    given = [words[name] for name, value in options.items() if value is not None]
-    if given:
+    if given := [one.opts[0] for one in score_command.params if options.get(one.name or "") is not None]:
         raise UsageError(f"{given[0]} needs --task.", "Add --task NAME; `medbench tasks` lists them.")
     if not runs:
         raise UsageError("There is nothing to score.", "Give folders of runs, or --task NAME --predictions FILE.")
@@ -305,7 +300,6 @@ def train_command(
     """
     from medbench.adapters.uni_med_training import plan_uni_med, train_uni_med
     from medbench.harness.trials import examine
-    from medbench.tasks.suite import prepare_mini_suite
 
     if dry_run:
         plan = plan_uni_med(config, overrides, data_dir)

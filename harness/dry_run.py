@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from medbench.adapters.base import Adapter, ImageSlot, LocalAdapter
 from medbench.adapters.catalog import choose_model
 from medbench.adapters.remote import RemoteAdapter
-from medbench.harness.checkpoints import LoadedModel, load_share, shares_of
 from medbench.harness.engine.requests import ImageKey, Request, Sampling, make_request
+from medbench.harness.models import LoadedModel, load_share, shares_of
 from medbench.harness.settings import Settings
 from medbench.harness.workload import TaskLoad, load_workload
 from medbench.tasks.foundation.console import emit, emit_table, say, warn
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 _COLUMNS = ("task", "samples", "images", "prompt tokens", "longest", "answer at most", "cannot be asked")
 # What a token of English is long on average; it only serves an estimate.
 _CHARACTERS_PER_TOKEN = 4
-_GIGA = 1e9
 _MINUTE, _HOUR = 60, 3600
 
 
@@ -39,12 +38,6 @@ class Preview:
     requests: tuple[Request, ...] = ()  # All that can be asked; none where only a server counts their tokens.
     longest_answer: int = 0  # Most tokens of an answer; 0 where the model alone decides.
     failures: tuple[str, ...] = ()  # Why samples cannot be asked.
-
-    @property
-    def as_references(self) -> int:
-        """Tokens of all answers, were they as long as the references."""
-        tokens = (len(request.sample.reference) // _CHARACTERS_PER_TOKEN + 2 for request in self.requests)
-        return sum(min(self.longest_answer, length) for length in tokens)
 
     def shown(self) -> str:
         """Return the first prompt for people."""
@@ -86,9 +79,8 @@ def show_dry_run(settings: Settings) -> None:
         emit("\n\n".join(filter(None, (preview.shown() for preview in previews))))
         title = f"{adapter.title}, {adapter.dtype} on {adapter.device.partition(':')[0]}"
         emit_table(_COLUMNS, [preview.row() for preview in previews], title=title)
-        for preview in previews:
-            if preview.failures:
-                warn(f"Cannot be asked: {preview.load.spec.name}, {preview.failures[0]}")
+        for preview in (preview for preview in previews if preview.failures):
+            warn(f"Cannot be asked: {preview.load.spec.name}, {preview.failures[0]}")
         for line in _estimated(estimated):
             say(line)
         if unsupported := [load.spec.name for load in own.loads if load not in loads]:
@@ -106,8 +98,9 @@ def _looked_at(
 
     previews = [preview_local(adapter, load, sampling_of(settings, adapter)) for load in loads]
     requests = [request for preview in previews for request in preview.requests]
-    images, words = len(set().union(*map(_images_of, loads))), sum(preview.as_references for preview in previews)
-    return previews, estimate(adapter, requests, images=images, as_references=words, rows=settings.batch_size)
+    words = [(adapter.longest_answer(one.spec), len(one.sample.reference) // _CHARACTERS_PER_TOKEN) for one in requests]
+    images, total = len(set().union(*map(_images_of, loads))), sum(min(most, tokens + 2) for most, tokens in words)
+    return previews, estimate(adapter, requests, images=images, as_references=total, rows=settings.batch_size)
 
 
 def preview_local(adapter: LocalAdapter, load: TaskLoad, sampling: Sampling) -> Preview:
@@ -159,11 +152,11 @@ def _estimated(found: "Estimate | None") -> Sequence[str]:
     if found is None:
         return ["No estimate: nothing of this model runs here."]
     expected, most = duration(found.seconds_as_references), duration(found.seconds_at_most)
-    held, more = found.held / _GIGA, found.keys_and_values / _GIGA
+    held, more = f"{found.held / 1e9:.2f} GB", f"{found.keys_and_values / 1e9:.2f} GB"
     return [
         f"Time: about {expected} if answers are as long as the references, {most} if all run to their limit.",
         f"      Measured on {found.probed} questions; with more in flight a run is faster.",
-        f"Memory: {held:.2f} GB with the weights, up to {more:.2f} GB of keys and values (at most {found.rows} rows).",
+        f"Memory: {held} with the weights, up to {more} of keys and values (at most {found.rows} rows).",
         f"Prompts: {found.prompt_tokens:,} tokens are computed, what questions of one image share only once.",
     ]
 
@@ -172,6 +165,4 @@ def duration(seconds: float) -> str:
     """Return seconds for people."""
     if seconds < _MINUTE:
         return f"{max(1, round(seconds))} s"
-    if seconds < _HOUR:
-        return f"{seconds / _MINUTE:.0f} min"
-    return f"{seconds / _HOUR:.1f} h"
+    return f"{seconds / _MINUTE:.0f} min" if seconds < _HOUR else f"{seconds / _HOUR:.1f} h"

@@ -5,13 +5,12 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
-from medbench.adapters.base import Adapter, DirectAdapter, Generation, LocalAdapter
+from medbench.adapters.base import Adapter, DirectAdapter, LocalAdapter
 from medbench.adapters.guarding import answered, plugin_faults
 from medbench.adapters.remote import RemoteAdapter
 from medbench.harness.engine.requests import GREEDY, LONG_ANSWERS_FIRST, Outcome, Request, Sampling, make_request
 from medbench.harness.phases import Phases
-from medbench.harness.records import GenerationRecord, append_lines, is_cut_off, open_whole_lines
-from medbench.harness.rundir import RunDirectory
+from medbench.harness.rundir import GenerationRecord, RunDirectory, append_lines, is_cut_off, open_whole_lines
 from medbench.harness.settings import Settings
 from medbench.harness.workload import TaskLoad
 from medbench.tasks.answers.thoughts import split_thought
@@ -37,12 +36,10 @@ class Plan:
 def make_plan(loads: tuple[TaskLoad, ...], directory: RunDirectory) -> Plan:
     """Return what is left to answer of some tasks; failed samples are tried again."""
     missing: dict[str, list[Sample]] = {}
-    recorded = 0
     for load in loads:
-        records = directory.of_task(load).read()
-        good = {sample_id for sample_id, record in records.items() if not record.error}
+        good = {name for name, record in directory.of_task(load).read().items() if not record.error}
         missing[load.spec.name] = [sample for sample in load.samples if sample.sample_id not in good]
-        recorded += len(good)
+    recorded = sum(len(load.samples) - len(missing[load.spec.name]) for load in loads)
     return Plan(loads=loads, missing=missing, recorded=recorded)
 
 
@@ -63,7 +60,7 @@ def generate(plan: Plan, adapter: Adapter, directory: RunDirectory, phases: Phas
                 for task in dict.fromkeys(outcome.task for outcome in outcomes):
                     own = (GenerationRecord.of(directory.identity, one) for one in outcomes if one.task == task)
                     append_lines(streams[task], (record.as_json() for record in own))
-            states.update("error" if one.generation is None else _state_of(one.generation) for one in outcomes)
+            states.update(map(_state_of, outcomes))
             if outcomes:
                 status = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
                 progress.advance(len(outcomes), label=outcomes[-1].task, status=status)
@@ -75,11 +72,11 @@ def generate(plan: Plan, adapter: Adapter, directory: RunDirectory, phases: Phas
     return failures
 
 
-def _state_of(generation: Generation) -> str:
-    said = split_thought(generation.text)
-    if is_cut_off(said, generation):
-        return "truncated"
-    return "answered" if said.answer else "empty"
+def _state_of(outcome: Outcome) -> str:
+    if outcome.generation is None:
+        return "error"
+    said = split_thought(outcome.generation.text)
+    return "truncated" if is_cut_off(said, outcome.generation) else "answered" if said.answer else "empty"
 
 
 def _outcomes(
@@ -109,15 +106,13 @@ def _answer_directly(plan: Plan, adapter: DirectAdapter, phases: Phases) -> Iter
     for load in plan.loads:
         outcomes = []
         for sample in plan.missing[load.spec.name]:
-            generation, problem = None, ""
+            generation, why = None, ""
             try:
                 with phases.time("answer"):
                     generation = answered(adapter, sample, load.spec)
             except SampleError as error:
-                problem = str(error)
-            outcomes.append(
-                Outcome(task=load.spec.name, sample_id=sample.sample_id, generation=generation, error=problem)
-            )
+                why = str(error)
+            outcomes.append(Outcome(task=load.spec.name, sample_id=sample.sample_id, generation=generation, error=why))
         yield outcomes
 
 

@@ -151,12 +151,8 @@ def _imported_names(node: ast.AST) -> Iterator[str]:
 def _plugins_of(adapter: Adapter, tasks: Iterable[str]) -> dict[str, str]:
     """Return the hash of each package of others that brings the model, or a task, by the package's name."""
     own, wanted = type(adapter).__module__, {"adapters": {adapter.card.name}, "tasks": set(tasks)}
-    modules = {own} | {
-        entry.module
-        for room, names in wanted.items()
-        for entry in entry_points(group=f"{_OURS}.{room}")
-        if entry.name in names
-    }
+    entries = ((names, entry) for room, names in wanted.items() for entry in entry_points(group=f"{_OURS}.{room}"))
+    modules = {own} | {entry.module for names, entry in entries if entry.name in names}
     packages = {module.partition(".")[0] for module in modules} - {_OURS}
     found = {package: _hash_of_package(package) for package in sorted(packages)}
     if found.get(package := own.partition(".")[0]) == "":
@@ -175,22 +171,23 @@ def _hash_of_package(package: str) -> str:
         alone = spec and spec.origin
     if not folders:
         return file_sha256(Path(alone)) if alone and Path(alone).is_file() else ""
+    files = ((folder, file) for folder in folders for file in sorted(folder.rglob("*")) if file.is_file())
+    return _hash_of(one for one in files if "__pycache__" not in one[1].parts and not one[1].name.startswith("."))
+
+
+def _hash_of(files: Iterable[tuple[Path, Path]]) -> str:
+    """Return the hash of files, each with the folder from which its name is told."""
     digest = hashlib.sha256()
-    for folder in folders:
-        for file in sorted(folder.rglob("*")):
-            if file.is_file() and "__pycache__" not in file.parts and not file.name.startswith("."):
-                digest.update(f"{file.relative_to(folder).as_posix()}\0{file_sha256(file)}\0".encode())
+    for folder, file in files:
+        digest.update(f"{file.relative_to(folder).as_posix()}\0{file_sha256(file)}\0".encode())
     return digest.hexdigest()
 
 
 def write_environment(path: Path, model: ModelInfo, phases: Phases) -> None:
     """Write `env.json`: versions, machine, model and where the time went. Nothing in it enters a score."""
-    code = hashlib.sha256()
-    for file in (file for room in _ROOMS for file in sorted(ROOT.glob(f"{room}/**/*.py"))):
-        code.update(f"{file.relative_to(ROOT).as_posix()}\0".encode())
-        code.update(file.read_bytes())
+    code = _hash_of((ROOT, file) for room in _ROOMS for file in sorted(ROOT.glob(f"{room}/**/*.py")))
     document = {
-        "code": code.hexdigest(), "python": platform.python_version(),
+        "code": code, "python": platform.python_version(),
         "packages": {name: installed_version(name) for name in _TOLD},
         "machine": {"system": platform.platform(), "processors": os.cpu_count()},
         "model": {"device": model.device, "dtype": model.dtype, "weights": model.weights},

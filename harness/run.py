@@ -10,12 +10,12 @@ from medbench.adapters.catalog import ChosenModel, choose_model
 from medbench.adapters.function import Answering, own_model
 from medbench.adapters.guarding import plugin_faults
 from medbench.adapters.remote import RemoteAdapter
-from medbench.harness import checkpoints
-from medbench.harness.checkpoints import LoadedModel, ModelFacts, Share
+from medbench.harness import models
 from medbench.harness.generate import generate, make_plan
 from medbench.harness.identity import made_of, run_identity, write_environment
+from medbench.harness.models import LoadedModel, ModelFacts, Share
 from medbench.harness.phases import Phases
-from medbench.harness.results import Results, felt_limits, read_results, write_results
+from medbench.harness.results import RESULTS_FILE, Results, felt_limits, read_results, write_results
 from medbench.harness.rundir import RunDirectory, held_before_loading, open_run
 from medbench.harness.score import Scores, score_tasks
 from medbench.harness.settings import Settings
@@ -29,12 +29,12 @@ from medbench.tasks.metrics.meteor import start_meteor
 Publish = Callable[[Path], None]
 PAGE = "leaderboard.md"
 REPORT = "report.html"
+# Writes the pages of runs; named, not imported, since the leaderboard is built on the harness.
 PAGES = "medbench.leaderboard.publish"
-"""Writes the pages of runs; named, not imported, since the leaderboard is built on the harness."""
+# Writes the pages of a run's folder from its `results.json`.
 publish_run: Publish = imported_when_called(f"{PAGES}:publish_run")
-"""Writes the pages of a run's folder from its `results.json`."""
+# Writes one leaderboard of several runs into a folder, and shows it.
 publish_together: Callable[[Sequence[Path], Path], None] = imported_when_called(f"{PAGES}:publish_together")
-"""Writes one leaderboard of several runs into a folder, and shows it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,11 +90,11 @@ class _Run:
     own: bool = field(kw_only=True)
 
     def __post_init__(self) -> None:
-        self.loaded = LoadedModel(lambda share: checkpoints.load_share(self.settings, self.model, self.workload, share))
+        self.loaded = LoadedModel(lambda share: models.load_share(self.settings, self.model, self.workload, share))
 
     def __call__(self, publish: Publish, overwrite: str) -> RunOutcome:
         with self.phases.time("load"):
-            shares = checkpoints.shares_of(self.settings, self.workload)
+            shares = models.shares_of(self.settings, self.workload)
             first = self._facts(shares[0])
         for notice in (*self.workload.notices, *first.notices):
             warn(notice)
@@ -107,19 +107,18 @@ class _Run:
                 return RunOutcome(path=directory.path, results=finished, phases=None)
             self._start_scorer_early()
             failures: list[str] = []
-            facts = checkpoints.merged([(share, self._answer(share, directory, failures)) for share in shares])
+            facts = models.merged([(share, self._answer(share, directory, failures)) for share in shares])
             with self.phases.time("score"):
                 results, scores = self._score(facts, directory)
             write_environment(directory.path / "env.json", facts.info, self.phases)
             publish(directory.path)
             if not failures and not scores.failed:
-                write_atomically(directory.done, f"{directory.identity}\n")
+                write_atomically(directory.path / "done", f"{directory.identity}\n")
         if failures:
             warn(f"{len(failures)} samples failed and are counted as errors. The first: {failures[0]}")
             say("The same command tries them again.")
-        scores.raise_if_failed(
-            f"The numbers of the other tasks are in {directory.path}; the same command scores again."
-        )
+        kept = f"The numbers of the other tasks are in {directory.path}; the same command scores again."
+        scores.raise_if_failed(kept)
         return RunOutcome(path=directory.path, results=results, phases=self.phases)
 
     def _facts(self, share: Share) -> ModelFacts:
@@ -137,7 +136,7 @@ class _Run:
         with plugin_faults(adapter.card.name, "what it says of itself", type(adapter).__module__):
             made = made_of(adapter, self.workload.names)
         # Of several checkpoints their files, since they are loaded one by one.
-        weights = checkpoints.files_of(shares) if len(shares) > 1 else first.info.weights
+        weights = models.files_of(shares) if len(shares) > 1 else first.info.weights
         return run_identity(
             self.settings, self.workload, first.info, self.model, weights=weights, made_of=made, own=self.own
         )
@@ -155,7 +154,7 @@ class _Run:
             adapter = self.loaded.adapter(share)
         if self.settings.checkpoint_for:
             say(f"{share.checkpoint}: {', '.join(share.tasks)}")
-            checkpoints.refuse_other_weights(directory.path / "weights.json", share, adapter)
+            models.refuse_other_weights(directory.path / "weights.json", share, adapter)
         plan = make_plan(self.workload.only(share.tasks).answerable(adapter.card.kinds), directory)
         with plugin_faults(adapter.card.name, "expect()", type(adapter).__module__):
             adapter.expect([load.spec for load in plan.loads])
@@ -177,13 +176,13 @@ class _Run:
             unsupported=tuple(load.spec.name for load in self.workload.loads if load not in loads),
             probe=self.settings.probe,
         )  # fmt: skip
-        write_results(directory.results, results)
+        write_results(directory.path / RESULTS_FILE, results)
         return results, scores
 
 
 def finished_results(directory: RunDirectory) -> Results | None:
     """Return the results of a run that is done, or None if something is left to do."""
-    if directory.done.exists() and (directory.path / PAGE).exists():
+    if (directory.path / "done").exists() and (directory.path / PAGE).exists():
         with suppress(MedbenchError):
             results = read_results(directory.path)
             return results if results.run == directory.identity else None

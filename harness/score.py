@@ -15,9 +15,8 @@ from medbench.adapters.catalog import ChosenModel, choose_model
 from medbench.adapters.function import known_model
 from medbench.adapters.guarding import understood
 from medbench.harness import results
-from medbench.harness.records import GenerationRecord, is_cut_off, thinks
 from medbench.harness.results import MetricResult, Results, TaskResult, Written
-from medbench.harness.rundir import RunDirectory, read_run
+from medbench.harness.rundir import GenerationRecord, RunDirectory, is_cut_off, read_run, thinks
 from medbench.harness.settings import load_settings
 from medbench.harness.workload import TaskLoad, load_workload
 from medbench.tasks import protocols
@@ -34,8 +33,7 @@ from medbench.tasks.spec import TaskSpec
 from medbench.tasks.statistics.intervals import interval
 
 _BOX_SIZES = ((0.01, "small, below 1 %"), (0.1, "medium, 1 to 10 %"), (math.inf, "large, 10 % and more"))
-_DIGITS = 10
-"""Digits kept in files: more than any reader needs, fewer than the last bits that differ between machines."""
+_DIGITS = 10  # Digits kept in files: more than any reader needs, fewer than the last bits that differ between machines.
 _SHARE_DIGITS = 4
 
 
@@ -278,10 +276,10 @@ def rescore(path: Path, data_dir: Path | None = None) -> Results:
     boxes, given = arguments.get("boxes", ""), {**settings.model_args, **arguments}
     model = choose_model(parts["model"], given) if own is None else known_model(own, boxes)
     scores = score_tasks(workload.loads, directory, model)
-    scores.raise_if_failed(f"{directory.results} is as it was.")
+    scores.raise_if_failed(f"{path / results.RESULTS_FILE} is as it was.")
     for doubt in scores.doubts:
         warn(doubt)
     notices = tuple(dict.fromkeys((*before.notices, *scores.doubts, *results.felt_limits(scores.tasks))))
     found = replace(before, tasks=scores.tasks, notices=notices)
-    results.write_results(directory.results, found)
+    results.write_results(path / results.RESULTS_FILE, found)
     return found

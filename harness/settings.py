@@ -23,33 +23,27 @@ SAYS_NOTHING: Mapping[str, tuple[str | None, ...]] = {
 }  # fmt: skip
 """Options that not every model takes, with the values that say nothing to one that does not."""
 Folder = Annotated[Path, PlainSerializer(lambda path: str(path.absolute()))]
+# Words that name tasks; a text alone is one of them, and may hold several with commas between.
 Selection = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
-"""Words that name tasks; a text alone is one of them, and may hold several with commas between."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid"))
 class Settings:
-    """What a run is to do; texts stand for paths, and one text for several tasks.
-
-    Raises UsageError if a setting is unknown, has a value that is not allowed, or contradicts another.
-    """
+    """What a run is to do; UsageError if a setting is unknown, is not allowed, or contradicts another."""
 
     model: str  # `name` or `name:variant`.
     tasks: Selection = (EVERY_TASK,)  # Names, kinds, globs or `all`.
     checkpoint: Folder | None = None  # Folder of weights; None means the model's default.
-    # Folders of weights for some tasks, by the tasks' names, kinds or globs.
-    checkpoint_for: Mapping[str, Folder] = field(default_factory=dict)
+    checkpoint_for: Mapping[str, Folder] = field(default_factory=dict)  # Those for tasks by name, kind or glob.
     data_dir: Folder | None = None  # Folder of prepared tasks; None means the bundled mini suite.
     output_dir: Folder = Path("runs")  # Folder under which the run's own folder is made.
     limit: PositiveInt | None = None  # Only the first so many test samples of each task.
-    # Most rows at a time; None lets the engine choose by the memory that is free.
-    batch_size: PositiveInt | None = None
+    batch_size: PositiveInt | None = None  # Most rows at a time; None lets the engine choose by the memory.
     device: Device = "auto"  # Where the model runs.
     dtype: Dtype = "auto"  # Type of the model's weights.
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0  # Of everything random; greedy answers do not depend on it.
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.0  # Of sampling; 0 takes the likeliest token.
-    # Longest answers in tokens, by the tasks' names, kinds or globs; the tasks' own by default.
-    max_new_tokens: Mapping[str, PositiveInt] = field(default_factory=dict)
+    max_new_tokens: Mapping[str, PositiveInt] = field(default_factory=dict)  # By name, kind or glob of tasks.
     # How tokens are chosen is told by `Sampling` of the engine.
     top_k: Annotated[int, Field(ge=0)] = 0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -97,10 +91,7 @@ class Settings:
 
 
 def load_settings(path: Path | None, overrides: Mapping[str, Any]) -> Settings:
-    """Return the settings of a `run.yaml`, if one is given, with the command line's words on top.
-
-    Raises UsageError if the file is unreadable, or a setting is unknown or has a value that is not allowed.
-    """
+    """Return the settings of a `run.yaml`, if one is given, with the command line's words on top; or UsageError."""
     values: dict[str, Any] = {}
     if path:
         found = read_yaml_table(path).get("settings")
@@ -115,10 +106,7 @@ def load_settings(path: Path | None, overrides: Mapping[str, Any]) -> Settings:
 
 
 def read_limits(given: Sequence[str]) -> dict[str, int]:
-    """Return the limits in `--max-new-tokens 512`, or `report=512,vqa=2048`, by name, kind or pattern of tasks.
-
-    Raises UsageError if a word is neither a number nor `TASK=NUMBER`, or a task is named twice.
-    """
+    """Return the limits in `512` or `report=512,vqa=2048` by name, kind or pattern; UsageError if one is none."""
     limits: dict[str, int] = {}
     way_out = "Write --max-new-tokens 512, or for some tasks --max-new-tokens report=512,vqa=2048."
     for word in ",".join(given).split(","):

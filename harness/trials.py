@@ -3,6 +3,7 @@
 import math
 import random
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,12 +12,12 @@ import torch
 
 from medbench.adapters.base import LocalAdapter, Parser
 from medbench.adapters.uni_med_training import HeldOut, Scores
-from medbench.harness.engine.alone import answers, generate_alone
 from medbench.harness.engine.budget import Budget, auto_budget, bytes_per_token, held_type, text_config
-from medbench.harness.engine.engine import Engine
+from medbench.harness.engine.engine import Engine, answers
 from medbench.harness.engine.requests import Request, in_order, make_request
+from medbench.harness.engine.static import generate_alone
 from medbench.harness.phases import Phases
-from medbench.harness.records import GenerationRecord
+from medbench.harness.rundir import GenerationRecord
 from medbench.harness.score import predict
 from medbench.harness.workload import TaskLoad
 from medbench.tasks.foundation.errors import SampleError
@@ -54,11 +55,11 @@ def estimate(
         return None
     budget = auto_budget(adapter.decoder, rows=rows)
     probe = [_shortened(request) for request in requests[:: max(1, len(requests) // _PROBED)][:_PROBED]]
-    # The first pass of all compiles, allocates and reads from the disk; it is timed only to see if there is time.
+    # The first pass compiles, allocates and reads from the disk; it is timed only to see if there is time.
     warming = _seconds(adapter, probe[:1], budget)[1]
     measured = probe if warming < _LONGEST_PROBE_SECONDS / _PROBED else probe[:1]
     image, prompt_token, output_token = _speeds(*_seconds(adapter, measured, budget), len(measured))
-    # Of prompts that begin alike, that beginning is computed once.
+    # What prompts begin with alike is computed once.
     share = Engine(adapter, budget, Phases()).shares_prefixes
     asked = [one for window in in_order(requests, share=share, window_tokens=budget.tokens) for one in window]
     shared = {id(one.prefix): one.prefix.length for one in asked if one.prefix}
@@ -84,10 +85,8 @@ def _shortened(request: Request) -> Request:
 
 
 def _seconds(adapter: LocalAdapter, probe: Sequence[Request], budget: Budget) -> tuple[Phases, float]:
-    phases = Phases()
-    started = time.perf_counter()
-    for _ in Engine(adapter, budget, phases).generate(probe):
-        pass
+    phases, started = Phases(), time.perf_counter()
+    deque(Engine(adapter, budget, phases).generate(probe), maxlen=0)
     if adapter.device.startswith("cuda"):
         torch.cuda.synchronize()
     return phases, time.perf_counter() - started
@@ -95,15 +94,14 @@ def _seconds(adapter: LocalAdapter, probe: Sequence[Request], budget: Budget) ->
 
 def _speeds(phases: Phases, seconds: float, answered: int) -> tuple[float, float, float]:
     """Return the seconds of an image, of a token of a prompt and of one of an answer."""
-    images = sum(phases.seconds.get(phase, 0.0) for phase in _OF_IMAGES)
-    prefill = phases.seconds.get("prefill", 0.0)
-    computed = phases.counts.get("prompt tokens computed", 0)
-    written = phases.counts.get("output tokens", 0)
-    if not computed:
+    spent, counts = phases.seconds, phases.counts
+    images, written = sum(spent[phase] for phase in _OF_IMAGES), counts["output tokens"]
+    if not counts["prompt tokens computed"]:
         # The library answers whole batches and tells no phases: all of it is ascribed to what is written.
         return 0.0, 0.0, seconds / max(1, written or answered * _WRITTEN)
-    encoded = max(1, phases.counts.get("images encoded", 0))
-    return images / encoded, prefill / computed, (seconds - images - prefill) / max(1, written)
+    rest = seconds - images - spent["prefill"]
+    prompt_token = spent["prefill"] / counts["prompt tokens computed"]
+    return images / max(1, counts["images encoded"]), prompt_token, rest / max(1, written)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,7 +72,7 @@ class Workload:
 def load_workload(settings: Settings) -> Workload:
     """Read the prepared tasks that the settings name; without a data folder, prepare the mini suite.
 
-    Raises UsageError if a task name is unknown; DataError if a task is not prepared, or its test split is empty.
+    UsageError if a task is unknown; DataError if one is not prepared, or its test split is empty.
     """
     # A mistyped task is told before anything is prepared.
     select_among(",".join(settings.tasks), ())
@@ -107,10 +107,7 @@ def tasks_named(word: str, names: Sequence[str], given: str) -> list[str]:
 
 
 def with_limits(specs: Sequence[TaskSpec], limits: Mapping[str, int]) -> tuple[TaskSpec, ...]:
-    """Return tasks with the lengths that a user chose; the most special word decides: name, kind, pattern, all.
-
-    Raises UsageError if a word names no task of the run.
-    """
+    """Return tasks with the lengths that a user chose; the most special word decides: name, kind, pattern, all."""
     chosen: dict[str, int] = {}
     names = [spec.name for spec in specs]
     ranks = {EVERY_TASK: 3, **dict.fromkeys(get_args(Kind), 1)}
@@ -118,8 +115,10 @@ def with_limits(specs: Sequence[TaskSpec], limits: Mapping[str, int]) -> tuple[T
         # `all` means all of the run, variants too, which a selection by that word leaves out.
         given = f"--max-new-tokens {word}={limits[word]}"
         chosen |= dict.fromkeys(names if word == EVERY_TASK else tasks_named(word, names, given), limits[word])
-    own = {name: {"max_new_tokens": limit, "limit_chosen": True} for name, limit in chosen.items()}
-    return tuple(replace(spec, **own.get(spec.name, {})) for spec in specs)
+    return tuple(
+        replace(spec, max_new_tokens=chosen[spec.name], limit_chosen=True) if spec.name in chosen else spec
+        for spec in specs
+    )
 
 
 def _probed(loads: Sequence[TaskLoad], settings: Settings) -> tuple[TaskLoad, ...]:

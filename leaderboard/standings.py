@@ -17,7 +17,7 @@ from medbench.leaderboard.samples import MetricScores, ScoreTable
 from medbench.tasks.metrics.metric import FloatArray
 from medbench.tasks.protocols import Protocol
 from medbench.tasks.spec import Kind
-from medbench.tasks.statistics.joint import bounds, ranks, resampled_together
+from medbench.tasks.statistics.paired import bounds, ranks, resampled_together
 
 Standing = Literal["best", "second", "none"]
 ScoresByRun = Mapping[str, Mapping[str, ScoreTable]]

@@ -11,11 +11,11 @@ import torch
 from engine_helpers import END, Small, answer, generate_alone, make_requests, pictures, texts
 
 from medbench.adapters.base import TextSegment
+from medbench.harness.engine.batching import Row, write_next
 from medbench.harness.engine.budget import Budget, auto_budget, bytes_per_token
 from medbench.harness.engine.images import AHEAD, FeatureCache, Images
 from medbench.harness.engine.passes import why_not_packed
 from medbench.harness.engine.requests import Request
-from medbench.harness.engine.sampling import Row, write_next
 from medbench.harness.engine.static import generate_alone as one_by_one
 from medbench.harness.phases import Phases
 from medbench.tasks.foundation.errors import SampleError

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from engine_helpers import FAMILIES, Small, answer, generate_alone, make_requests, texts
+from engine_helpers import FAMILIES, Small, answer, generate_alone, make_requests, prefix_of, texts
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from medbench.harness.engine.attention import KVSlots
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.images import Images
-from medbench.harness.engine.packing import CHUNK, CachedPrefix, NewTokens
+from medbench.harness.engine.packing import CHUNK, NewTokens
 from medbench.harness.engine.passes import FixedSteps, Passes
-from medbench.harness.engine.slots import KVSlots
 from medbench.harness.phases import Phases
 
 
@@ -42,7 +42,7 @@ def test_rows_may_grow_over_chunks_and_start_in_a_later_one(picture_folder: Path
 def test_a_prefix_longer_than_a_chunk_is_copied_whole() -> None:
     decoder = Small().decoder
     shared, own = torch.randn(CHUNK + 9, 32), torch.randn(4, 32)
-    held = CachedPrefix(length=len(shared))
+    held = prefix_of(len(shared))
 
     def logits(copies: bool) -> torch.Tensor:
         cache = KVSlots(Budget(rows=2, tokens=1000))

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from engine_helpers import FAMILIES, Small, answer, generate_alone, make_requests, texts
+from engine_helpers import FAMILIES, Small, answer, generate_alone, make_requests, prefix_of, texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medbench.harness.engine import attention
+from medbench.harness.engine.attention import KVSlots
 from medbench.harness.engine.budget import Budget
 from medbench.harness.engine.engine import Engine
-from medbench.harness.engine.packing import CHUNK, NEVER, CachedPrefix, NewTokens, packed_plan
+from medbench.harness.engine.packing import CHUNK, NEVER, NewTokens, packed_plan
 from medbench.harness.engine.passes import Passes
 from medbench.harness.engine.requests import in_order
-from medbench.harness.engine.slots import KVSlots
 from medbench.harness.phases import Phases
 
 WIDE = Budget(rows=16, tokens=4096)
@@ -115,7 +115,7 @@ def test_neighbours_do_not_leak(small_llama: Small) -> None:
         cache = KVSlots(Budget(rows=4, tokens=1000))
         passes = Passes(small_llama.decoder, cache)
         own, other, shared = torch.randn(7, 32), torch.randn(5, 32) + neighbour, torch.randn(6, 32)
-        held = CachedPrefix(length=6)
+        held = prefix_of(6)
         first, second = NewTokens(slot=0, place=0, length=7), NewTokens(slot=1, place=0, length=5, prefix=held)
         one_pass(passes, [(first, own), (second, other)], prefixes=[(held, shared + neighbour)])
         for layer in range(3):
@@ -136,7 +136,7 @@ def test_prefixes_are_read_alike_in_turn_and_together(family: str, monkeypatch: 
     def logits(together: bool) -> torch.Tensor:
         torch.manual_seed(2)
         passes = Passes(Small(family).decoder, KVSlots(Budget(rows=8, tokens=1000)), together=together)
-        held = [CachedPrefix(length=9), CachedPrefix(length=14)]
+        held = [prefix_of(9), prefix_of(14)]
         beginnings = [(one, torch.randn(one.length, 32)) for one in held]
         lengths, after = (4, 4, 6, 3), (held[0], held[1], None, held[0])
         parts = [

@@ -371,7 +371,7 @@ def test_a_sample_without_numbers_is_an_error_that_names_the_type(whole: str, ro
 
 
 def test_logits_of_minus_infinity_forbid_a_token_and_nothing_else(folder: Path) -> None:
-    from medbench.harness.engine.sampling import likeliest
+    from medbench.harness.engine.batching import likeliest
 
     none, inf, nan = float("-inf"), float("inf"), float("nan")
     logits = torch.tensor([[none, 1.0, 0.0], [nan, 1.0, 0.0], [0.0, inf, 1.0], [none, none, none], [2.0, none, 1.0]])

@@ -29,9 +29,9 @@ from medbench.adapters.remote import (
     Usage,
 )
 from medbench.harness.engine.requests import Outcome
-from medbench.harness.records import GenerationRecord, RecordFile, append_lines, open_whole_lines
 from medbench.harness.remote.asking import Asking, Finished, Question, RequestWindow, backoff, in_order
 from medbench.harness.remote.serving import RequestLog, in_background, refuse_to_send, warn_of_sending
+from medbench.harness.rundir import GenerationRecord, RecordFile, append_lines, open_whole_lines
 from medbench.harness.workload import TaskLoad
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import RunError, SampleError, UsageError
@@ -281,21 +281,21 @@ def model_of_rate(server_slots: int, seconds: float = 1.0) -> Scripted:
 def test_concurrency_grows_while_the_server_gets_faster() -> None:
     adapter = model_of_rate(64)
     _, asking = ask(adapter, numbered(1000))
-    assert asking.gate.window.highest == 64
+    assert asking.window.highest == 64
     assert adapter.most == 64
 
 
 def test_concurrency_stops_growing_where_the_server_gets_no_faster() -> None:
     adapter = model_of_rate(6)
     _, asking = ask(adapter, numbered(1000))
-    assert asking.gate.window.highest <= 16
-    assert 4 <= asking.gate.window.limit <= 16
+    assert asking.window.highest <= 16
+    assert 4 <= asking.window.limit <= 16
 
 
 def test_a_server_that_does_one_thing_at_a_time_is_not_flooded() -> None:
     adapter = model_of_rate(1)
     _, asking = ask(adapter, numbered(300))
-    assert asking.gate.window.highest <= 8
+    assert asking.window.highest <= 8
 
 
 def test_a_rate_limit_halves_concurrency_and_nothing_is_lost() -> None:
@@ -305,7 +305,7 @@ def test_a_rate_limit_halves_concurrency_and_nothing_is_lost() -> None:
     adapter = Scripted(server, attempts=30)
     finished, asking = ask(adapter, numbered(600))
     assert errors(finished) == {}
-    assert 1 <= asking.gate.window.limit <= 10 + 4
+    assert 1 <= asking.window.limit <= 10 + 4
     assert sum(map(len, adapter.asked.values())) < 700
 
 

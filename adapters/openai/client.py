@@ -1,9 +1,4 @@
-"""A served model behind the adapter contract: one question, one request, one answer understood.
-
-The way to a server is the `openai` SDK without its retries and its reading. When a question is sent, and sent again, is
-the harness's to decide; what an answer means is read from its JSON, since servers say more, and say it otherwise, than
-the SDK's records hold.
-"""
+"""A served model behind the adapter contract: one question, one request of the `openai` SDK, one answer understood."""
 
 import asyncio
 import json
@@ -165,7 +160,6 @@ class ServedModel(RemoteAdapter):
         return self._understood(response, request)
 
     def _understood(self, response: httpx2.Response, request: ChatRequest) -> Reply:
-        """Return what a server's answer says: a reply, or that a filter held a question back."""
         document, within = None, None
         if response.is_success:
             page = page_in(response)

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -188,10 +188,8 @@ class Options(BaseModel, frozen=True):
     @property
     def retry_policy(self) -> RetryPolicy:
         """How hard the server is asked."""
-        return RetryPolicy(
-            concurrency=min(self.concurrency, self.max_concurrency), max_concurrency=self.max_concurrency,
-            attempts=self.attempts, deadline=self.deadline, timeout=self.timeout, backoff=self.backoff,
-        )  # fmt: skip
+        policy = self.model_dump(include=_PACE)
+        return RetryPolicy(**policy | {"concurrency": min(self.concurrency, self.max_concurrency)})
 
     def cost_of(self, usage: Usage) -> float | None:
         """Return what a reply cost; None where no prices were given."""
@@ -207,10 +205,8 @@ class Options(BaseModel, frozen=True):
         return self.model_dump(exclude={"profile", *_NO_ANSWER})
 
 
-_NO_ANSWER = frozenset({
-    "key_env", "ca_file", "credentialed", "price_in", "price_cached", "price_out", "concurrency", "max_concurrency",
-    "attempts", "timeout", "deadline", "backoff",
-})  # fmt: skip
+_PACE = {field.name for field in fields(RetryPolicy)}
+_NO_ANSWER = _PACE | {"key_env", "ca_file", "credentialed", "price_in", "price_cached", "price_out"}
 ARGUMENTS: Mapping[str, Argument] = {
     name: Argument(
         help=_TOLD["help"][name],
@@ -265,7 +261,6 @@ def json_or_none(text: str | bytes) -> Any:  # noqa: ANN401 - any JSON
 
 
 def _texts(text: str) -> tuple[str, ...]:
-    """Return a JSON list of texts, or the one text that is meant as it stands."""
     found = json_or_none(text)
     if isinstance(found, list):
         if not all(isinstance(item, str) and item for item in found):
@@ -275,7 +270,6 @@ def _texts(text: str) -> tuple[str, ...]:
 
 
 def _fields(text: str) -> dict[str, Any]:
-    """Return the user's own fields of a request: none of ours, and no secrets."""
     fields = json_or_none(text)
     if not isinstance(fields, dict):
         raise _not_allowed("extra_body", text, """Give a JSON object, for example '{"top_k": 1}'.""")

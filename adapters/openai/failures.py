@@ -2,13 +2,14 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from html import unescape
 from http import HTTPStatus
+from http.client import responses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medbench.adapters.openai.entry import json_or_none
 from medbench.adapters.openai.reading import Reading, mapping
@@ -51,7 +52,8 @@ def failure_of(
     document = json_or_none(response.content) if document is None else document
     status = response.status_code if within is None else within
     said = words_of(response, reading, document)
-    named = _named(status) if within is None else "with an error inside of a success"
+    named = f"HTTP {status} ({responses[status]})" if status in responses else f"HTTP {status}"
+    named = named if within is None else "with an error inside of a success"
     problem = f"{server} answers {named}{f': {said}' if said else ''}"
     if status not in {*_TROUBLES, 401, 402, 403} and (_cannot_see(said, request) or says("too long", said)):
         return SampleError(problem, hint_for(said, request))
@@ -76,13 +78,6 @@ def _final(status: int, problem: str, said: str, request: ChatRequest) -> Medben
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         return SampleError(problem, "The pictures are too large for the server: --model-arg max_pixels=N.")
     return SampleError(problem, hint_for(said, request))
-
-
-def _named(status: int) -> str:
-    try:
-        return f"HTTP {status} ({HTTPStatus(status).phrase})"
-    except ValueError:
-        return f"HTTP {status}"
 
 
 def words_of(response: "httpx2.Response", reading: Reading, document: object = None) -> str:
@@ -122,8 +117,6 @@ def _date(text: str) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-# Web pages in the place of answers
-
 _PAGE = re.compile(r"<!doctype html|<html|<head[\s>]|<body[\s>]", re.IGNORECASE)
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 _SIGN_IN = re.compile(r"sign[\s-]?in|log[\s-]?in|log[\s-]?on|type=.?password|captive|single sign", re.IGNORECASE)
@@ -156,8 +149,6 @@ def _title(page: str) -> str:
     return found.group(1) if found else ""
 
 
-# Failures that are reported inside of a success
-
 _CODE_FIELDS = ("code", "status", "status_code", "statusCode", "error_code", "type")
 _FAILURES = range(400, 600)
 _SHORT_NUMBER = re.compile(r"[0-9]{1,6}")
@@ -182,15 +173,12 @@ def status_within(document: object) -> int | None:
         return 404
     if says("wrong key", said):
         return 401
-    return next(_statuses(document), 503 if says("passes", said) else UNKNOWN)
-
-
-def _statuses(document: Mapping[str, Any]) -> Iterator[int]:
-    """Yield what the codes in an error say, the innermost first."""
+    # The innermost code says what it is.
     error = next((document[name] for name in ("error", "detail", "base_resp") if document.get(name)), None)
     places = [place for place in (error, document) if isinstance(place, dict)]
     found = (_status(place[name]) for place in places for name in _CODE_FIELDS if name in place)
-    yield from (status for status in found if status is not None)
+    unsaid = 503 if says("passes", said) else UNKNOWN
+    return next((status for status in found if status is not None), unsaid)
 
 
 def _status(code: object) -> int | None:
@@ -206,16 +194,12 @@ def _status(code: object) -> int | None:
     return longer if longer in _FAILURES else None
 
 
-# What servers say when they refuse a question, and what can be done about it
-
-
 def says(meaning: str, said: str) -> bool:
     """Return whether a server's words mean one of what `says` lists in failures.yaml: `filtered`, `streams only`..."""
     return _SAYS[meaning].search(said) is not None
 
 
 def _cannot_see(said: str, request: ChatRequest) -> bool:
-    """Return whether a server says that its model takes no images."""
     return bool(request.images) and says("sees nothing", said) and not says("too many images", said)
 
 
@@ -234,21 +218,19 @@ def hint_for(said: str, request: ChatRequest) -> str:
         "streams only": says("streams only", said),
     }
     found = next((_TOLD["hints"][why] for why, does in applies.items() if does), "")
-    return found.format(limit=request.limit, smaller=smaller) or _about_fields(said, request)
-
-
-def _about_fields(said: str, request: ChatRequest) -> str:
-    """Return how not to send a field that a server does not take, if it names one that is sent."""
+    if found:
+        return found.format(limit=request.limit, smaller=smaller)
+    # How not to send a field that a server does not take, if it names one that is sent.
     ways_out: Mapping[str, str] = _TOLD["fields"]
-    if request.has_system and says("no system", said):
+    has_system = any(message["role"] == "system" for message in request.body["messages"])
+    if has_system and says("no system", said):
         return ways_out["system"]
     if not says("not taken", said):
         return ""
-    named = [name for name in sorted(request.user_fields) if _names(said, name)]
-    if named:
-        return f"Leave {', '.join(named)} out of --model-arg extra_body."
+    users = [name for name in sorted(request.user_fields) if _names(said, name)]
     first = (request.length_field, *(name for name in ways_out if "tokens" not in name))
-    return next((ways_out[name] for name in first if _names(said, name)), "")
+    ours = next((ways_out[name] for name in first if _names(said, name)), "")
+    return f"Leave {', '.join(users)} out of --model-arg extra_body." if users else ours
 
 
 def _names(said: str, name: str) -> bool:

@@ -1,8 +1,4 @@
-"""What a server's answer means. Everything in it is hostile: its shape, its texts and its numbers.
-
-Servers say the same few things in many ways. Texts are bounded, without secrets and always encodable; nothing is
-thrown away for a word that nobody knows; what is no answer raises RetryableError.
-"""
+"""What a server's answer means. Everything in it is hostile; what is no answer raises RetryableError."""
 
 import json
 import re
@@ -74,8 +70,6 @@ def parse_json(content: bytes, reading: Reading) -> Any:  # noqa: ANN401 - a ser
         raise RetryableError("malformed", f"The server's answer is not JSON, or was cut off{words}.") from error
 
 
-# Why an answer ended
-
 Ending = Literal["eos", "stop", "length", "filtered", "broken off", "tool", "unsaid"]
 """What a reason means. `filtered`: a filter, or the model itself, held the answer back. `broken off`: the server
 failed. `unsaid`: there is no reason, or one that nobody knows."""
@@ -93,9 +87,6 @@ def ending_of(reason: str) -> Ending:
     return next((ending for ending, pattern in _ENDINGS.items() if re.search(pattern, plain)), "unsaid")
 
 
-# What stands in a message
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Message:
     """A server's message taken apart: the answer, thoughts filed apart from it, words of a refusal, calls of tools."""
@@ -107,7 +98,6 @@ class _Message:
 
 
 def _read_message(message: Mapping[str, Any], reading: Reading) -> _Message:
-    """Return what stands in a message, whether it is filed in fields or in parts of the content."""
     content = message.get("content")
     if content is not None and not isinstance(content, str | list | dict):
         raise RetryableError("malformed", "The content of the server's message is no text.")
@@ -129,7 +119,6 @@ def _is_thought(part: object) -> bool:
 
 
 def _text_of(part: object) -> str:
-    """Return what a part of the content adds to the answer."""
     if isinstance(part, str):
         return part
     text = None if _is_thought(part) else mapping(part).get("text")
@@ -147,9 +136,6 @@ def _words_in(value: object, depth: int = _DEEPEST_THOUGHT) -> str:
     if isinstance(value, dict) and depth:
         return next((words for name in _NAMES["words"] if (words := _words_in(value.get(name), depth - 1))), "")
     return ""
-
-
-# A whole reply
 
 
 def read_reply(document: object, request: ChatRequest, reading: Reading) -> Reply:
@@ -172,6 +158,7 @@ def read_reply(document: object, request: ChatRequest, reading: Reading) -> Repl
     if not isinstance(message, dict):
         raise RetryableError("malformed", "The server's answer has no message.")
     served = Served(model=reading.name(document.get("model")), finish_reason=reason, scaled=request.scaled)
+    # vLLM names the text that ended an answer; a number is an end token.
     named_stop = isinstance(choice.get("stop_reason"), str)
     return _reply(_read_message(message, reading), served, usage, request, reading, named_stop=named_stop)
 
@@ -190,12 +177,18 @@ def _reply(
         if silent and not (message.reasoning or message.refusal or message.calls):
             raise RetryableError("malformed", "The server's answer has neither a text nor a reason for its end.")
         ending = "length" if 0 < request.limit <= usage.output_tokens else "eos"
-    withheld = _withheld(message, ending, silent=silent)
+    # What stands in the place of an answer; the model and its service decided so, and no machine failed.
+    withheld: Withheld = ""
+    if message.refusal and (silent or ending == "filtered"):
+        withheld = "refusal"
+    elif ending == "filtered":
+        withheld = "content filter"
+    elif silent and (message.calls or ending == "tool"):
+        withheld = "tool call"
     if silent and not withheld and message.reasoning and ending != "length":
         return Reply(error=_NAMES["misfiled"].format(length=len(message.reasoning)), usage=usage)
     text = message.refusal if silent and withheld == "refusal" else message.text
     found = [place for stop in reading.stop if (place := text.find(stop)) >= 0]
-    # vLLM names the text that ended an answer; a number is an end token.
     stopped = bool(found) or ending == "stop" or (ending == "eos" and named_stop)
     generation = ServedGeneration(
         text=text[: min(found)] if found else text,
@@ -204,15 +197,6 @@ def _reply(
         reasoning=message.reasoning, served=replace(served, withheld=withheld),
     )  # fmt: skip
     return Reply(generation=generation, usage=usage)
-
-
-def _withheld(message: _Message, ending: Ending, *, silent: bool) -> Withheld:
-    """Return what stands in the place of an answer; the model and its service decided so, and no machine failed."""
-    if ending == "filtered":
-        return "refusal" if message.refusal else "content filter"
-    if silent and message.refusal:
-        return "refusal"
-    return "tool call" if silent and (message.calls or ending == "tool") else ""
 
 
 def _read_usage(document: Mapping[str, Any], reading: Reading) -> Usage:
@@ -239,8 +223,6 @@ def mapping(value: object) -> Mapping[str, Any]:
 def _count(value: object) -> int:
     return value if type(value) is int and 0 <= value <= _MOST_TOKENS else 0
 
-
-# Streams, which some servers send though none was asked for
 
 _STREAM_FIELDS = ("data:", "event:", "id:", "retry:", ":")
 # Event streams end lines in any of three ways (HTML standard, section 9.2.6).

@@ -5,6 +5,9 @@ in two places; each part is attended by itself with the logarithm of its sum of 
 same softmax, split (Dao, FlashAttention-2, section 2.3).
 """
 
+import math
+import mmap
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -14,8 +17,9 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from medbench.harness.engine.packing import NEVER, CachedPrefix, DecodeBlock, PassPlan, PrefixGroup, PromptBlock
-from medbench.harness.engine.slots import KeysAndValues, KVSlots
+from medbench.harness.engine.budget import Budget
+from medbench.harness.engine.packing import CHUNK, NEVER, DecodeBlock, PassPlan, PrefixGroup, PromptBlock
+from medbench.harness.engine.requests import SharedPrefix
 
 NAME = "medbench_slots"
 # Of one head in one padded batch: half a gigabyte with 32 heads. A group of few is padded to some more all the same,
@@ -24,6 +28,91 @@ MOST_SCORES = 1 << 22
 _LEAST_SIZE = 16
 Read = tuple[torch.Tensor, torch.Tensor]
 """What was read, and the logarithm of the sum of its weights."""
+KeysAndValues = tuple[torch.Tensor, torch.Tensor]
+
+
+class LayerSlots:
+    """One layer: the rows' own keys and values, in chunks of places, and those of the prefixes they share."""
+
+    def __init__(self, budget: Budget, dtype: torch.dtype | None) -> None:
+        self._budget = budget
+        self._dtype = dtype
+        # [S, H, CHUNK, D] of places 0 to CHUNK - 1 of all slots, then of the following places.
+        self.chunks: list[KeysAndValues] = []
+        self.prefixes: dict[SharedPrefix, KeysAndValues] = {}  # [H, L, D]
+
+    def room(self, chunk: int, like: torch.Tensor) -> torch.Tensor:
+        """Return zeros for a chunk, like new keys [H, N, D]: a slot for every row that can be so long; at least one.
+
+        Zeros, since what is masked is still multiplied, and NaN in memory would come through. On a CPU the system hands
+        out zeroed pages when they are first used; `torch.zeros` would write them all now.
+        """
+        slots = max(1, min(self._budget.rows, self._budget.tokens // ((chunk + 1) * CHUNK)))
+        shape, dtype = (slots, like.shape[0], CHUNK, like.shape[2]), self._dtype or like.dtype
+        if like.device.type != "cpu":
+            return torch.zeros(shape, dtype=dtype, device=like.device)
+        pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+        return torch.frombuffer(pages, dtype=dtype).view(shape)
+
+    def write(self, plan: PassPlan, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Put the new keys and values [H, N, D] of a pass where they belong."""
+        for target in plan.targets:
+            self.reach(target.chunk + 1, keys, values)
+            for chunk, states in zip(self.chunks[target.chunk], (keys, values), strict=True):
+                new = states.transpose(0, 1)[target.tokens].to(chunk.dtype)
+                if target.only is not None:
+                    new = torch.where(target.only[:, None, None], new, chunk[target.slots, :, target.places])
+                chunk[target.slots, :, target.places] = new
+        for prefix, tokens in plan.prefixes:
+            dtype = self._dtype or keys.dtype
+            own_keys, own_values = (states[:, tokens].to(dtype).contiguous() for states in (keys, values))
+            self.prefixes[prefix] = (own_keys, own_values)
+        for prefix, slots in plan.copies:
+            kept, chunks = self.prefixes[prefix], math.ceil(prefix.length / CHUNK)
+            self.reach(chunks, *kept)
+            for number, stores in enumerate(self.chunks[:chunks]):
+                for store, states in zip(stores, kept, strict=True):
+                    part = states[:, number * CHUNK : (number + 1) * CHUNK]
+                    store[slots, :, : part.shape[1]] = part
+
+    def reach(self, chunks: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Make room up to a chunk, for keys and values like these."""
+        while (number := len(self.chunks)) < chunks:
+            self.chunks.append((self.room(number, keys), self.room(number, values)))
+
+
+class KVSlots:
+    """What attention reads: rows, which have lengths of their own, and the prefixes that they share, in every layer.
+
+    What lies behind a row's length is never read: masks end there, and later tokens overwrite it.
+    """
+
+    def __init__(self, budget: Budget, dtype: torch.dtype | None = None) -> None:
+        # Keys and values are held and read in `dtype`, or in the decoder's own.
+        self.layers: defaultdict[int, LayerSlots] = defaultdict(lambda: LayerSlots(budget, dtype))
+
+    def reach(self, chunks: int) -> int:
+        """Make room for rows of this many chunks, behind rows that are there; return how many rows may be so long."""
+        for layer in self.layers.values():
+            layer.reach(chunks, *(store[0] for store in layer.chunks[0]))
+        return len(self.layers[0].chunks[chunks - 1][0])
+
+    def drop(self, prefix: SharedPrefix) -> None:
+        """Free what a prefix holds."""
+        for layer in self.layers.values():
+            layer.prefixes.pop(prefix, None)
+
+    def move(self, moves: Sequence[tuple[int, int, int]]) -> None:
+        """Copy rows to other slots, in all layers: from a slot, to a slot, and how many places it has filled."""
+        longest = max((length for *_, length in moves), default=0)
+        for number in range(math.ceil(longest / CHUNK)):
+            reaching = [move for move in moves if move[2] > number * CHUNK]
+            places = min(CHUNK, longest - number * CHUNK)
+            device = self.layers[0].chunks[number][0].device
+            sources, targets, _ = torch.tensor(reaching, device=device).T
+            for layer in self.layers.values():
+                for store in layer.chunks[number]:
+                    store[targets, :, :places] = store[sources, :, :places]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +166,6 @@ class _Reading:
         self._sums = queries.new_empty(queries.shape[:2], dtype=torch.float32)
 
     def _join(self, tokens: slice | torch.Tensor, out: torch.Tensor, sums: torch.Tensor) -> None:
-        """Join to it what some tokens read elsewhere."""
         before = self._sums[tokens]
         weight = torch.sigmoid(sums - before)[..., None].to(out.dtype)
         self.out[tokens] = torch.lerp(self.out[tokens], out, weight)
@@ -118,26 +206,26 @@ class _Reading:
                 self._sums[block.tokens] = sums.transpose(1, 2).flatten(0, 1)
             self.out[block.tokens] = out.transpose(1, 2).flatten(0, 1)
 
-    def prefixes(self, plan: PassPlan, prefixes: Mapping[CachedPrefix, KeysAndValues], most: int) -> None:
+    def prefixes(self, plan: PassPlan, prefixes: Mapping[SharedPrefix, KeysAndValues], most: int) -> None:
         """Let sharers read their prefixes: groups of like size, so many together as have no more padded scores."""
         queries = self._queries[plan.sharers]
         out, sums = torch.empty_like(queries), queries.new_empty(queries.shape[:2], dtype=torch.float32)
         batch: list[PrefixGroup] = []
-        ordered = sorted(plan.groups, key=lambda group: group.size)
+        ordered = sorted(plan.groups, key=lambda group: len(group.behind))
         for group, following in zip_longest(ordered, ordered[1:]):
             batch.append(group)
-            if following is not None:
+            if following is not None and most:
                 longest = max(one.prefix.length for one in [*batch, following])
                 # By size the last is the largest.
-                if (len(batch) + 1) * longest * max(following.size, _LEAST_SIZE) <= most:
+                if (len(batch) + 1) * longest * max(len(following.behind), _LEAST_SIZE) <= most:
                     continue
             for one, found, found_sums in zip(batch, *self._read_groups(batch, queries, prefixes), strict=True):
-                out[one.sharers], sums[one.sharers] = found[: one.size], found_sums[: one.size]
+                out[one.sharers], sums[one.sharers] = found[: len(one.behind)], found_sums[: len(one.behind)]
             batch = []
         self._join(plan.sharers, out, sums)
 
     def _read_groups(
-        self, groups: Sequence[PrefixGroup], queries: torch.Tensor, prefixes: Mapping[CachedPrefix, KeysAndValues]
+        self, groups: Sequence[PrefixGroup], queries: torch.Tensor, prefixes: Mapping[SharedPrefix, KeysAndValues]
     ) -> Read:
         """Return what the sharers of each group read [G, n, H, D], padded, and the sums [G, n, H]."""
         first, (keys, values) = groups[0], prefixes[groups[0].prefix]
@@ -146,7 +234,7 @@ class _Reading:
             mask = first.mask(window)
             own = None if mask is None else mask[None]
             return self._read(queries[None, first.sharers], keys[None], values[None], own)
-        largest, longest = max(group.size for group in groups), max(group.prefix.length for group in groups)
+        largest, longest = max(len(group.behind) for group in groups), max(group.prefix.length for group in groups)
         keys = keys.new_zeros(len(groups), keys.shape[0], longest, keys.shape[2])
         values = torch.zeros_like(keys)
         batch = queries.new_zeros(len(groups), largest, *queries.shape[1:])
@@ -154,8 +242,8 @@ class _Reading:
         for number, group in enumerate(groups):
             length, mask = group.prefix.length, group.mask(window)
             keys[number, :, :length], values[number, :, :length] = prefixes[group.prefix]
-            batch[number, : group.size] = queries[group.sharers]
-            padding[number, : group.size, :length] = 0 if mask is None else mask
+            batch[number, : len(group.behind)] = queries[group.sharers]
+            padding[number, : len(group.behind), :length] = 0 if mask is None else mask
         return self._read(batch, keys, values, padding)
 
     def _read(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None) -> Read:

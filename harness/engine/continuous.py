@@ -3,19 +3,18 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from medbench.adapters.base import LocalAdapter
-from medbench.harness.engine.batching import Batching, RequestQueue
+from medbench.harness.engine.attention import KVSlots
+from medbench.harness.engine.batching import Batching, RequestQueue, Row, write_next
 from medbench.harness.engine.budget import Budget, held_type
 from medbench.harness.engine.images import Images
-from medbench.harness.engine.packing import CHUNK, CachedPrefix, NewTokens
+from medbench.harness.engine.packing import CHUNK, NewTokens
 from medbench.harness.engine.passes import FixedSteps, Passes
 from medbench.harness.engine.requests import Outcome, PrefixedRequest, SharedPrefix, layout_of
-from medbench.harness.engine.sampling import Row, write_next
-from medbench.harness.engine.slots import KVSlots
 from medbench.harness.phases import Phases
 
 
@@ -24,7 +23,7 @@ class _Slot(Row):
     """A row with what it came from, the prefix that it continues and what it reads by cross-attention."""
 
     asked: PrefixedRequest
-    prefix: CachedPrefix | None
+    prefix: SharedPrefix | None
     state: object
 
     def last_token(self, slot: int) -> NewTokens:
@@ -57,7 +56,7 @@ class ContinuousBatching(Batching):
         self._cache = KVSlots(self.budget, held_type(decoder))
         self._passes = Passes(decoder, self._cache)
         self._steps = FixedSteps(decoder, self._cache, self._passes, self.budget.rows) if self._copies else None
-        self._cached: dict[SharedPrefix, CachedPrefix] = {}
+        self._cached: set[SharedPrefix] = set()
         super()._let_go()
 
     def _under_way(self) -> list[PrefixedRequest]:
@@ -67,15 +66,16 @@ class ContinuousBatching(Batching):
         """Take requests as long as their rows fit and their prompts are worth this pass."""
         joining: list[PrefixedRequest] = []
         longest = max((self._longest(slot.asked) for slot in self._slots), default=0)
-        held = {prefix: cached.length for prefix, cached in self._cached.items()}
+        held = set(self._cached)
         # Many rows must not keep prompts out for good.
         tokens = min(len(self._slots), self.budget.prefill // 2)
         while (following := self._queue.peek()) is not None:
             longest = max(longest, self._longest(following))
-            new = {following.prefix: following.prefix.length} if following.prefix else {}
-            cost = following.own_length + sum(length for prefix, length in new.items() if prefix not in held)
+            new = {following.prefix} - held if following.prefix else set()
+            cost = following.own_length + sum(prefix.length for prefix in new)
             rows = len(self._slots) + len(joining)
-            fits = rows < self.budget.rows and (rows + 1) * longest + sum(held.values()) <= self.budget.tokens
+            places = (rows + 1) * longest + sum(prefix.length for prefix in held)
+            fits = rows < self.budget.rows and places <= self.budget.tokens
             # The last prompt may be too long by half, so that passes are neither much smaller nor larger than meant.
             if rows and not (fits and tokens + cost // 2 <= self.budget.prefill):
                 break
@@ -90,16 +90,14 @@ class ContinuousBatching(Batching):
         return CHUNK * math.ceil((length + one.request.decoding.max_new_tokens) / CHUNK)
 
     def _advance(self, requests: Sequence[PrefixedRequest]) -> list[Outcome]:
-        """Run one pass; return the outcomes of what cannot be answered and of rows that end with it."""
         sound, outcomes = self._images.sound(requests)
-        if outcomes:
-            self._forget([one for one in requests if one not in sound])
         if sound or self._slots:
             self._pass(sorted(sound, key=lambda one: -one.own_length))
+        # Not before: if memory runs out, these come again as well.
+        self._forget([one for one in requests if one not in sound])
         return [*outcomes, *self._leave()]
 
     def _pass(self, joining: Sequence[PrefixedRequest]) -> None:
-        """Write the next token of every row, and the first of those that join."""
         rows = self._slots
         prefixes = self._new_prefixes(joining)
         prompts = self._prompts(joining)
@@ -108,7 +106,7 @@ class ContinuousBatching(Batching):
             for one, (part, _), state in zip(joining, prompts, self._images.states(joining), strict=True)
         ]
         states = [slot.state for slot in [*rows, *joined]] if self._adapter.has_row_states else None
-        computed = sum(one.own_length for one in joining) + sum(cached.length for cached, _ in prefixes)
+        computed = sum(one.own_length for one in joining) + sum(prefix.length for prefix, _ in prefixes)
         tokens_of_tasks = Counter(row.request.spec.name for row in rows)
         for one in joining:
             tokens_of_tasks[one.request.spec.name] += one.own_length
@@ -118,7 +116,8 @@ class ContinuousBatching(Batching):
             if joining or self._steps is None:
                 logits = self._passes.run(tokens, steps, prompts, prefixes, states)
             else:
-                logits = self._steps.run(tokens, [step.place for step in steps], [row.position for row in rows])
+                positions = [row.length + row.request.shift for row in rows]
+                logits = self._steps.run(tokens, [step.place for step in steps], positions)
         self._slots = [*rows, *joined]
         with self._phases.time("choose"):
             write_next(self._slots, logits, self._adapter.detokenise)
@@ -128,31 +127,23 @@ class ContinuousBatching(Batching):
         self._phases.count("decode row steps", len(rows))
         self._phases.count("prompt tokens computed", computed)
 
-    def _new_prefixes(self, requests: Sequence[PrefixedRequest]) -> list[tuple[CachedPrefix, torch.Tensor]]:
-        """Give slots to prefixes that nobody has computed yet, and embed them."""
+    def _new_prefixes(self, requests: Sequence[PrefixedRequest]) -> list[tuple[SharedPrefix, torch.Tensor]]:
         needed = dict.fromkeys(one.prefix for one in requests if one.prefix and one.prefix not in self._cached)
         new = sorted(filter(None, needed), key=lambda prefix: prefix.length)
-        for prefix in new:
-            layout = layout_of(prefix.segments, self._adapter.attention)
-            self._cached[prefix] = CachedPrefix(length=prefix.length, layout=layout)
-        embeddings = self._images.embed([(one.source, one.kind, one.segments) for one in new])
-        return [(self._cached[prefix], own) for prefix, own in zip(new, embeddings, strict=True)]
+        self._cached |= set(new)
+        embeddings = self._images.embed([(*one.place, one.segments) for one in new])
+        return list(zip(new, embeddings, strict=True))
 
     def _prompts(self, requests: Sequence[PrefixedRequest]) -> list[tuple[NewTokens, torch.Tensor]]:
-        """Give slots behind those of all rows to requests, and embed what is their own."""
         parts = []
         for slot, one in enumerate(requests, start=len(self._slots)):
-            prefix = self._cached[one.prefix] if one.prefix else None
-            copies = self._copies and prefix is not None
-            place = prefix.length if prefix and copies else 0
-            layout = layout_of(one.own, self._adapter.attention)
-            parts.append(
-                NewTokens(slot=slot, place=place, length=one.own_length, prefix=prefix, copies=copies, layout=layout)
-            )
+            copies = self._copies and one.prefix is not None
+            place = one.prefix.length if one.prefix and copies else 0
+            own = NewTokens(slot=slot, place=place, length=one.own_length, prefix=one.prefix, copies=copies)
+            parts.append(replace(own, layout=layout_of(one.own, self._adapter.attention)))
         return list(zip(parts, self._images.own(requests), strict=True))
 
     def _leave(self) -> list[Outcome]:
-        """Take finished rows out; the last rows move into their slots."""
         done = [slot for slot in self._slots if slot.stop is not None]
         if not done:
             return []
@@ -173,7 +164,6 @@ class ContinuousBatching(Batching):
         return self._outcomes(done)
 
     def _forget(self, requests: Sequence[PrefixedRequest]) -> None:
-        """Free the slots of prefixes that only these requests needed."""
         for prefix in self._queue.forget(requests):
-            if prefix in self._cached:
-                self._cache.drop(self._cached.pop(prefix))
+            self._cached.discard(prefix)
+            self._cache.drop(prefix)

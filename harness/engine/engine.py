@@ -39,11 +39,10 @@ def answers(engine: GenerationEngine, requests: Iterable[Request]) -> dict[Name,
 class Engine(GenerationEngine):
     """Drives a local adapter: images once, shared prefixes once, finished rows replaced at once.
 
-    A decoder that cannot be driven row by row is given static batches (`continuous=False`: any decoder); `why_static`
-    says why. A model may have to be answered by its own library as a `whole`; `why_whole` says why. The budget is made
-    smaller when memory runs out. With `fixed_steps` decode steps have a fixed shape, which a GPU captures in CUDA
-    graphs; not with cross-attention, where the shape is that of every row's image. Raises UsageError if the model can
-    be driven in no way.
+    `why_static` says why a decoder is given static batches (`continuous=False`: any is), `why_whole` why a model is
+    answered by its own library. The budget becomes smaller when memory runs out. With `fixed_steps` a GPU captures
+    decode steps in CUDA graphs, but for cross-attention, whose shapes differ. UsageError if a model can be driven in
+    no way.
     """
 
     def __init__(
@@ -84,7 +83,8 @@ class Engine(GenerationEngine):
 
     def _run(self, requests: Iterable[Request], images: Images, *, search: bool = False) -> Iterator[list[Outcome]]:
         tokens = 1 if self.why_whole else max(1, self.budget.tokens // _SHARE_OF_PREFIXES)
-        windows = in_order(requests, share=self.shares_prefixes and not search, window_tokens=tokens)
+        share = self.shares_prefixes and not search
+        windows = in_order(requests, share=share, window_tokens=tokens, attention=self._adapter.attention)
         queue = RequestQueue(windows, (lambda _: None) if self.why_whole else images.expect)
         parts = (self._adapter, images, queue, self.budget, self._phases)
         batching: Batching

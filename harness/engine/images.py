@@ -31,7 +31,6 @@ FEATURE_BYTES = 1 << 30
 
 
 def _digest(source: Path, ref: ImageRef) -> str:
-    """Return a digest of an image's file and its place therein."""
     path = locate(source, ref.path)
     if ref.member:
         # Rows of one array differ by their place; the array itself may be gigabytes.
@@ -66,7 +65,6 @@ def start_upload(pixels: Pixels, stream: "torch.cuda.Stream | None") -> Callable
 
 
 def _each(change: Callable[[torch.Tensor], torch.Tensor], pixels: Pixels) -> Pixels:
-    """Return the tensors of an image changed; what is no tensor stays."""
     if isinstance(pixels, torch.Tensor):
         return change(pixels)
     if isinstance(pixels, Mapping):
@@ -234,7 +232,6 @@ class Images:
                     self._broken[key] = str(error)
 
     def _ready(self) -> list[ImageKey]:
-        """Return some images that are read and not yet taken, in the order of their reading."""
         read = [(key, self._decoded[one.result()]) for key, one in self._reading.items() if _is_sound(one)]
         return [key for key, decoded in read if decoded is None or _is_sound(decoded)][:TOGETHER]
 

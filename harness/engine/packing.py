@@ -1,8 +1,4 @@
-"""One forward pass, packed: which token belongs to which row, what it reads and where its keys go.
-
-The tokens of a pass stand in one line, without padding: first the next token of every row that is being answered, then
-prompts, then prefixes that prompts share. Every part has its own positions and reads only what it continues.
-"""
+"""One forward pass, packed: the next token of every row, then prompts, then what they share, in one line unpadded."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -11,20 +7,12 @@ from itertools import accumulate, groupby
 
 import torch
 
-from medbench.harness.engine.requests import PLAIN, Layout, Place
+from medbench.harness.engine.requests import PLAIN, Layout, Place, SharedPrefix
 
 CHUNK = 128
 _BLOCK_ROWS = 16
 # Not infinite: a query that may read nothing must get a weight of zero, not of NaN.
 NEVER = -1e30
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class CachedPrefix:
-    """A shared prefix of `length` tokens whose keys and values are kept."""
-
-    length: int
-    layout: Layout = PLAIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +22,7 @@ class NewTokens:
     slot: int
     place: int
     length: int
-    prefix: CachedPrefix | None = None  # What the slot continues, if anything.
+    prefix: SharedPrefix | None = None  # What the slot continues, if anything.
     copies: bool = False  # Whether the slot holds a copy of that prefix, in the places before `place`.
     shift: int = 0  # Positions minus tokens of what the slot holds before it, without the prefix.
     layout: Layout = PLAIN
@@ -124,14 +112,9 @@ class PromptBlock(Block):
 class PrefixGroup(Block):
     """Tokens that continue the same prefix; `sharers` is where they stand in `PassPlan.sharers`."""
 
-    prefix: CachedPrefix
+    prefix: SharedPrefix
     sharers: slice
     behind: torch.Tensor  # How many tokens come before each [n].
-
-    @property
-    def size(self) -> int:
-        """How many tokens."""
-        return len(self.behind)
 
     def allowed(self, window: int | None) -> torch.Tensor | None:
         """Return [n, L]."""
@@ -150,14 +133,14 @@ class PassPlan:
     targets: Sequence[Target]  # Where the keys of rows and prompts go.
     decoding: Sequence[DecodeBlock]
     sharers: torch.Tensor  # Tokens that continue a prefix, group by group [n].
-    prefixes: Sequence[tuple[CachedPrefix, slice]] = ()  # New prefixes and their tokens.
-    copies: Sequence[tuple[CachedPrefix, torch.Tensor]] = ()  # Prefixes, and the slots of rows that get a copy [n].
+    prefixes: Sequence[tuple[SharedPrefix, slice]] = ()  # New prefixes and their tokens.
+    copies: Sequence[tuple[SharedPrefix, torch.Tensor]] = ()  # Prefixes, and the slots of rows that get a copy [n].
     prompts: Sequence[PromptBlock] = ()
     groups: Sequence[PrefixGroup] = ()
 
 
 def packed_plan(
-    steps: Sequence[NewTokens], prompts: Sequence[NewTokens], prefixes: Sequence[CachedPrefix], device: torch.device
+    steps: Sequence[NewTokens], prompts: Sequence[NewTokens], prefixes: Sequence[SharedPrefix], device: torch.device
 ) -> PassPlan:
     """Return the plan of a pass over any rows, prompts and prefixes, in the order of their slots; see `Passes.run`."""
 
@@ -174,7 +157,7 @@ def packed_plan(
     else:
         # Where all dimensions agree, decoders take one, and those of one dimension take no more.
         positions = long([part.position + step for part in every for step in range(part.length)])[None]
-    copying, tokens_of = dict[CachedPrefix, list[int]](), dict[CachedPrefix, list[tuple[int, int]]]()
+    copying, tokens_of = dict[SharedPrefix, list[int]](), dict[SharedPrefix, list[tuple[int, int]]]()
     for part, end in zip(parts, ends, strict=False):
         if part.prefix is not None:
             own = tokens_of.setdefault(part.prefix, [])
@@ -229,7 +212,6 @@ def _decode_blocks(steps: Sequence[NewTokens], places: torch.Tensor) -> Iterator
 
 
 def _prompt_blocks(parts: Sequence[NewTokens], start: int, device: torch.device) -> Iterator[PromptBlock]:
-    """Yield neighbours of one length and layout that all continue a prefix, or all none."""
     for (length, mutual, whole), alike in groupby(
         parts, key=lambda part: (part.length, part.layout.mutual, part.prefix is None)
     ):

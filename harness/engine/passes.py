@@ -8,10 +8,10 @@ import torch
 from transformers import PreTrainedModel
 
 from medbench.adapters.base import RowStates
-from medbench.harness.engine.attention import NAME, PackedPass
+from medbench.harness.engine.attention import NAME, KVSlots, PackedPass
 from medbench.harness.engine.budget import text_config
-from medbench.harness.engine.packing import CHUNK, CachedPrefix, DecodeBlock, NewTokens, PassPlan, Target, packed_plan
-from medbench.harness.engine.slots import KVSlots
+from medbench.harness.engine.packing import CHUNK, DecodeBlock, NewTokens, PassPlan, Target, packed_plan
+from medbench.harness.engine.requests import SharedPrefix
 from medbench.tasks.foundation.errors import UsageError
 
 COMPILED = ("input_layernorm", "post_attention_layernorm", "mlp")
@@ -21,11 +21,7 @@ _BACK_TO_THE_STREAM = ("self_attn.o_proj", "mlp")
 
 
 def why_not_packed(decoder: Any) -> str:  # noqa: ANN401 - any model of transformers
-    """Return why a decoder cannot answer row by row; empty if it can.
-
-    Not possible are layers with another memory than keys and values (linear attention, chunks), attention that takes
-    no other kernel, and weights of attention that no key has (sinks).
-    """
+    """Return why a decoder cannot answer row by row; empty if it can."""
     config, name = text_config(decoder), type(decoder).__name__
     if not getattr(decoder, "_supports_attention_backend", False):
         return f"{name} takes no attention but its own"
@@ -55,7 +51,7 @@ class Passes:
 
     def run(
         self, tokens: Sequence[int], steps: Sequence[NewTokens], prompts: Sequence[tuple[NewTokens, torch.Tensor]],
-        prefixes: Sequence[tuple[CachedPrefix, torch.Tensor]], states: Sequence[object] | None = None,
+        prefixes: Sequence[tuple[SharedPrefix, torch.Tensor]], states: Sequence[object] | None = None,
     ) -> torch.Tensor:  # fmt: skip
         """Append tokens to rows and write prompts and prefixes into slots, all in one pass.
 
@@ -112,10 +108,9 @@ def _only(stack: ExitStack, module: torch.nn.Module, tokens: torch.Tensor, *, sp
 
 
 class FixedSteps:
-    """Decode steps of a fixed shape over slots that hold whole prompts; a GPU captures them in CUDA graphs.
+    """Decode steps of a fixed shape over slots that hold whole prompts; nothing depends on what a tensor holds.
 
-    A graph repeats the kernels it saw, with the addresses it saw. So nothing in a step depends on what a tensor holds:
-    every chunk is read to its end under a mask, and rows that are not there are computed with the others.
+    So a GPU captures them in CUDA graphs, which repeat the kernels they saw with the addresses they saw.
     """
 
     def __init__(self, decoder: PreTrainedModel, slots: KVSlots, passes: Passes, rows: int) -> None:

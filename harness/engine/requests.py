@@ -17,6 +17,7 @@ from medbench.tasks.spec import Kind, TaskSpec
 Segments = tuple[TextSegment | ImageSlot, ...]
 Place = tuple[int, int, int]
 Name = tuple[str, str]
+Attention = Literal["causal", "images", "prompt"]
 ImageKey = tuple[Path, ImageRef]
 """An image and the folder that its reference starts from."""
 
@@ -147,7 +148,7 @@ class Layout:
 PLAIN = Layout()
 
 
-def layout_of(segments: Sequence[TextSegment | ImageSlot], attention: Literal["causal", "images", "prompt"]) -> Layout:
+def layout_of(segments: Sequence[TextSegment | ImageSlot], attention: Attention) -> Layout:
     """Return the layout of segments under a model's attention."""
     grids, images, end = [], [], 0
     for segment in segments:
@@ -167,10 +168,10 @@ class SharedPrefix:
     Visual tokens, which its length counts, may depend on the kind of the tasks.
     """
 
-    source: Path
-    kind: Kind
+    place: tuple[Path, Kind]  # Where its images start from, and what they are made for.
     segments: Segments
     length: int
+    layout: Layout = PLAIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -187,7 +188,9 @@ class PrefixedRequest:
         return self.request.length - (self.prefix.length if self.prefix else 0)
 
 
-def in_order(requests: Iterable[Request], *, share: bool, window_tokens: int) -> Iterator[list[PrefixedRequest]]:
+def in_order(
+    requests: Iterable[Request], *, share: bool, window_tokens: int, attention: Attention = "causal"
+) -> Iterator[list[PrefixedRequest]]:
     """Yield windows of requests: questions of one image meet, and within a window like lengths stand together.
 
     Long answers start early, so that short ones fill up what they leave. Requests are read a few thousand at a time,
@@ -203,7 +206,8 @@ def in_order(requests: Iterable[Request], *, share: bool, window_tokens: int) ->
             # Without an image only the questions of one task begin alike.
             key = (request.source, request.spec.kind, head) if head else (request.spec.name,)
             alike.setdefault(key, []).append(request)
-        yield from _windows([one for some in alike.values() for one in _split(some, share=share)], window_tokens)
+        pieces = (one for some in alike.values() for one in _split(some, attention, share=share))
+        yield from _windows(pieces, window_tokens)
 
 
 def _up_to_last_image(segments: Segments) -> Segments:
@@ -211,8 +215,7 @@ def _up_to_last_image(segments: Segments) -> Segments:
     return segments[: places[-1] + 1] if places else ()
 
 
-def _split(requests: Sequence[Request], *, share: bool) -> Iterator[PrefixedRequest]:
-    """Yield requests that are equal up to their last image with what they share, if that is worth it."""
+def _split(requests: Sequence[Request], attention: Attention, *, share: bool) -> Iterator[PrefixedRequest]:
     first, head = requests[0], _up_to_last_image(requests[0].prompt.segments)
     tails = [
         tuple(token for text in request.prompt.segments[len(head) :] for token in getattr(text, "ids", ()))
@@ -225,7 +228,8 @@ def _split(requests: Sequence[Request], *, share: bool) -> Iterator[PrefixedRequ
     segments = (*head, TextSegment(ids=tails[0][:common])) if common > 0 else head
     length = sum(map(tokens_of, segments))
     shares = share and len(requests) > 1 and length >= LEAST_SHARED and common >= 0
-    prefix = SharedPrefix(source=first.source, kind=first.spec.kind, segments=segments, length=length)
+    place, layout = (first.source, first.spec.kind), layout_of(segments, attention)
+    prefix = SharedPrefix(place=place, segments=segments, length=length, layout=layout)
     for request, tail in zip(requests, tails, strict=True):
         own = (TextSegment(ids=tail[common:]),) if shares else request.prompt.segments
         yield PrefixedRequest(request=request, prefix=prefix if shares else None, own=own)

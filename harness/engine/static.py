@@ -1,7 +1,4 @@
-"""Static batches: for decoders that cannot be driven row by row, beam search, and models that are answered whole.
-
-And one sample at a time through transformers' own `generate` (`generate_alone`): what the engine has to equal.
-"""
+"""Static batches, and what transformers' own `generate` writes: what the engine has to equal."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,9 +11,8 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, Pr
 from medbench.adapters.base import Generation, LocalAdapter, RowStates, TextSegment
 from medbench.adapters.guarding import one_sample
 from medbench.adapters.plain_generation import Watch, forget_decoding
-from medbench.harness.engine.batching import Batching
+from medbench.harness.engine.batching import Batching, Row, outcome_of, write_next
 from medbench.harness.engine.requests import GREEDY, Decoding, Outcome, PrefixedRequest, Request, failed, layout_of
-from medbench.harness.engine.sampling import Row, outcome_of, write_next
 from medbench.tasks.foundation.errors import SampleError
 from medbench.tasks.images import open_image
 from medbench.tasks.sample import ImageRef
@@ -39,7 +35,7 @@ class _BatchByBatch(Batching):
 
 
 class WholeBatching(_BatchByBatch):
-    """Answers batch by batch through `LocalAdapter.written_whole`, greedily."""
+    """Answers models that must be answered whole, through `LocalAdapter.written_whole`, greedily."""
 
     def _advance(self, requests: Sequence[PrefixedRequest]) -> list[Outcome]:
         outcomes: list[Outcome] = []
@@ -66,7 +62,7 @@ class WholeBatching(_BatchByBatch):
 
 
 class StaticBatching(_BatchByBatch):
-    """Answers batch by batch, by tokens; finished rows leave the batch, nobody enters it."""
+    """Answers decoders that cannot be driven row by row, and beam searches; finished rows leave, nobody enters."""
 
     def _rows_of(self, requests: Sequence[PrefixedRequest]) -> int | None:
         decodings = [one.request.decoding for one in requests]
@@ -83,27 +79,24 @@ class StaticBatching(_BatchByBatch):
         states = self._images.states(sound) if self._adapter.has_row_states else None
         decoding = rows[0].request.decoding
         with self._phases.share({}, Counter(row.request.spec.name for row in rows)):
-            if decoding.beams == 1:
-                self._write(rows, embeddings, states)
-            else:
+            if decoding.beams > 1:
                 with self._phases.time("decode"):
                     written = written_by_library(self._adapter.decoder, embeddings, decoding, states)
                 for row, ids in zip(rows, written, strict=True):
                     row.take(ids, self._adapter.detokenise)
+            else:
+                with self._phases.time("prefill"):
+                    batch = _Batch(self._adapter.decoder, rows, embeddings, states)
+                    write_next(batch.rows, batch.logits, self._adapter.detokenise)
+                with self._phases.time("decode"):
+                    while batch.leave():
+                        self._phases.count("decode steps")
+                        self._phases.count("decode row steps", len(batch.rows))
+                        batch.step()
+                        write_next(batch.rows, batch.logits, self._adapter.detokenise)
         self._phases.count("prompt tokens computed", sum(row.request.length for row in rows))
         self._phases.count("prefill tokens run", len(rows) * max(row.request.length for row in rows))
         return [*outcomes, *self._outcomes(rows)]
-
-    def _write(self, rows: Sequence[Row], embeddings: Sequence[torch.Tensor], states: States) -> None:
-        with self._phases.time("prefill"):
-            batch = _Batch(self._adapter.decoder, rows, embeddings, states)
-            write_next(batch.rows, batch.logits, self._adapter.detokenise)
-        with self._phases.time("decode"):
-            while batch.leave():
-                self._phases.count("decode steps")
-                self._phases.count("decode row steps", len(batch.rows))
-                batch.step()
-                write_next(batch.rows, batch.logits, self._adapter.detokenise)
 
 
 class _Batch:
@@ -164,7 +157,6 @@ def _positions(rows: Sequence[Row], mask: torch.Tensor) -> torch.Tensor:
 
 
 def _left_padded(embeddings: Sequence[torch.Tensor], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return embeddings [B, L, D] and what of them is no padding [B, L]."""
     longest, first = max(map(len, embeddings)), embeddings[0]
     padded = torch.zeros(len(embeddings), longest, first.shape[1], dtype=dtype, device=first.device)
     mask = torch.zeros(len(embeddings), longest, dtype=torch.long, device=first.device)
@@ -179,9 +171,6 @@ def _row_states(states: States, each: int = 1) -> dict[str, RowStates]:
     if states is None:
         return {}
     return {"row_states": RowStates(states=tuple(state for state in states for _ in range(each)))}
-
-
-# What transformers' own `generate` writes
 
 
 def written_by_library(

@@ -22,12 +22,11 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from medbench.adapters.base import NO_TOKEN, LocalAdapter
-from medbench.harness.engine.batching import Batching, RequestQueue
+from medbench.harness.engine.batching import Batching, RequestQueue, Row
 from medbench.harness.engine.budget import Budget, bytes_per_token, held_type, text_config
 from medbench.harness.engine.engine import Engine
 from medbench.harness.engine.images import Images
 from medbench.harness.engine.requests import GREEDY, Decoding, Outcome, PrefixedRequest, Request, in_order
-from medbench.harness.engine.sampling import Row
 from medbench.harness.phases import Phases
 from medbench.tasks.foundation.errors import RunError, UsageError
 

@@ -47,10 +47,9 @@ class Question:
 
 
 def in_order(loads: Sequence[TaskLoad], missing: Mapping[str, Sequence[Sample]]) -> list[Question]:
-    """Return the missing samples: reports first, and all questions about the same images one after another.
+    """Return the missing samples: reports, which take longest, first; all about the same images one after another.
 
-    They begin alike, so a server that remembers beginnings reads the images once, also across tasks. Reports take the
-    longest; begun early, they do not keep the others waiting at the end.
+    They begin alike, so a server that remembers beginnings reads the images once, also across tasks.
     """
     together: dict[tuple[object, ...], list[Question]] = {}
     for load in sorted(loads, key=lambda load: load.spec.kind != "report"):
@@ -90,11 +89,8 @@ def backoff(first: float, draw: Callable[[], float], failures: int) -> float:
 class RequestWindow:
     """The number of requests that may be under way, up to a ceiling: additive increase, multiplicative decrease.
 
-    Answers are counted in rounds of twice as many as may be under way. After a round the number grows (it doubles
-    until the first setback, then grows by what it started with) and the next round shows what that brought: if the
-    answers do not come faster by a quarter of what they could, the server was busy before, the growth is taken back,
-    and nothing is tried for a while, each time longer. A strained server (too many requests, overloaded, no answer in
-    time) halves the number; of the requests that were sent before that (in an earlier `epoch`), no further one does.
+    It grows after each round of answers, and takes back what made the server no faster. A strained server halves it,
+    once for all that were sent before (in an earlier `epoch`). docs/design/0006 tells more.
     """
 
     def __init__(self, start: int, ceiling: int) -> None:
@@ -148,60 +144,6 @@ class RequestWindow:
         self.highest = max(self.highest, higher)
 
 
-class RequestGate:
-    """Lets requests through while the window allows it; lives in one event loop.
-
-    `backoff` gives the seconds to wait after the nth sign of strain in a row.
-    """
-
-    def __init__(self, window: RequestWindow, backoff: Callable[[int], float]) -> None:
-        self.window = window
-        self._backoff = backoff
-        self._under_way = self._strained = self._waiting = self._returning = 0
-        self._closed_until = 0.0
-        self._news: asyncio.Future[None] | None = None
-
-    async def enter(self, *, again: bool = False) -> int:
-        """Wait for leave to send; questions that are asked `again` go first. Return the epoch of the window."""
-        self._waiting += 1
-        self._returning += again
-        try:
-            while (
-                asyncio.get_running_loop().time() < self._closed_until
-                or self._under_way >= self.window.limit
-                or (self._returning and not again)
-            ):
-                self._news = self._news or asyncio.get_running_loop().create_future()
-                await asyncio.shield(self._news)
-        finally:
-            self._waiting -= 1
-            self._returning -= again
-        self._under_way += 1
-        self._tell()
-        return self.window.epoch
-
-    def leave(self, epoch: int, sign: Sign, *, wait: float = 0.0) -> None:
-        """Say how a request ended that entered in an epoch; `wait`: seconds that the server asks everybody to wait."""
-        loop = asyncio.get_running_loop()
-        if sign == "answered":
-            self._strained = 0
-            self.window.answered(loop.time(), busy=self._waiting > 0 or self._under_way >= self.window.limit)
-        elif sign == "strained" and self.window.strained(epoch):
-            self._strained += 1
-            wait = max(wait, self._backoff(self._strained))
-        self._under_way -= 1
-        if wait > 0 and loop.time() + wait > self._closed_until:
-            self._closed_until = loop.time() + wait
-            loop.call_at(self._closed_until, self._tell)
-        self._tell()
-
-    def _tell(self) -> None:
-        """Let all that wait look again."""
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
-        self._news = None
-
-
 class Asking:
     """Asks a served model; lives in one event loop.
 
@@ -218,7 +160,10 @@ class Asking:
         self._report = report
         self._policy = policy
         self._backoff = partial(backoff, policy.backoff, draw)
-        self.gate = RequestGate(RequestWindow(policy.concurrency, policy.max_concurrency), self._backoff)
+        self.window = RequestWindow(policy.concurrency, policy.max_concurrency)
+        self._under_way = self._strained = self._waiting = self._returning = 0
+        self._closed_until = 0.0
+        self._news: asyncio.Future[None] | None = None
         # Samples that wait to be asked again keep their images; so many may, beside those under way.
         self._begun = asyncio.Semaphore(2 * policy.max_concurrency)
         self._reached = False
@@ -258,19 +203,18 @@ class Asking:
                 self._report(Finished(question, Reply(error=str(prepared))))
                 return
             await self._begun.acquire()
-            asking = self._see_through(question, prepared, complete, await self.gate.enter())
+            asking = self._see_through(question, prepared, complete, await self._enter())
             group.create_task(asking).add_done_callback(lambda _: self._begun.release())
 
         for question in questions:
             ahead.append((question, group.create_task(self._prepare(question))))
-            if len(ahead) > min(_MOST_AHEAD, self.gate.window.limit):
+            if len(ahead) > min(_MOST_AHEAD, self.window.limit):
                 await begin_next()
         while ahead:
             await begin_next()
         self._all_begun = True
 
     async def _prepare(self, question: Question) -> object:
-        """Return a question ready to be sent, or the SampleError that says why it is not."""
         try:
             with one_sample(self._adapter, "prepare()", question.sample):
                 return await asyncio.to_thread(self._adapter.prepare, question.sample, question.spec, question.source)
@@ -278,7 +222,6 @@ class Asking:
             return error
 
     async def _see_through(self, question: Question, prepared: object, complete: Complete, epoch: int) -> None:
-        """Ask one question until it is answered, refused or given up."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._policy.deadline
         for attempt in count(1):
@@ -311,27 +254,23 @@ class Asking:
             async with asyncio.timeout_at(min(now + self._policy.timeout, deadline)):
                 with one_sample(self._adapter, "its reply", question.sample):
                     reply = await complete(prepared)
-        except TimeoutError:
-            error = RetryableError("timeout", f"{self._adapter.host} did not answer in time.")
-            self._note(error, epoch)
-            raise error from None
-        except RetryableError as error:
-            self._note(error, epoch)
-            raise
+        except (RetryableError, TimeoutError) as raised:
+            late = RetryableError("timeout", f"{self._adapter.host} did not answer in time.")
+            error = raised if isinstance(raised, RetryableError) else late
+            self.troubles[error.trouble] += 1
+            strained = error.trouble in _STRAIN
+            self._leave(epoch, "strained" if strained else "neutral", wait=error.retry_after or 0.0)
+            self._reached = self._reached or error.trouble not in {"timeout", "unreachable"}
+            never = error.trouble == "unreachable" and not self._reached
+            # Every sign of strain closes the gate for longer: so many take some seconds, not the deadline of a sample.
+            if never and self.window.epoch >= min(_FIRST_CONTACTS, self._policy.attempts):
+                raise RunError(str(error), f"Is the server running, and is its address right? {_KEPT}") from raised
+            raise error from raised.__cause__
         except SampleError as error:
-            self.gate.leave(epoch, "neutral")
+            self._leave(epoch, "neutral")
             return Reply(error=str(error))
-        self.gate.leave(epoch, "answered")
+        self._leave(epoch, "answered")
         return reply
-
-    def _note(self, error: RetryableError, epoch: int) -> None:
-        self.troubles[error.trouble] += 1
-        self.gate.leave(epoch, "strained" if error.trouble in _STRAIN else "neutral", wait=error.retry_after or 0.0)
-        self._reached = self._reached or error.trouble not in {"timeout", "unreachable"}
-        never = error.trouble == "unreachable" and not self._reached
-        # Every sign of strain closes the gate for longer: so many take some seconds, not the deadline of a sample.
-        if never and self.gate.window.epoch >= min(_FIRST_CONTACTS, self._policy.attempts):
-            raise RunError(str(error), f"Is the server running, and is its address right? {_KEPT}")
 
     async def _wait(self, error: RetryableError, attempt: int, deadline: float) -> int | None:
         """Return the epoch of leave to ask once more, or None if attempts or time are used up."""
@@ -343,7 +282,7 @@ class Asking:
         await asyncio.sleep(wait)
         try:
             async with asyncio.timeout_at(deadline):
-                return await self.gate.enter(again=True)
+                return await self._enter(again=True)
         except TimeoutError:
             return None
 
@@ -376,3 +315,42 @@ class Asking:
                 f"{self._adapter.host} has answered nothing for {silent:.0f} s. The last: {finished.outcome.error}",
                 f"It seems to be down or too slow. {_KEPT}",
             )
+
+    async def _enter(self, *, again: bool = False) -> int:
+        """Wait for leave to send; questions that are asked `again` go first. Return the epoch of the window."""
+        self._waiting += 1
+        self._returning += again
+        try:
+            while (
+                asyncio.get_running_loop().time() < self._closed_until
+                or self._under_way >= self.window.limit
+                or (self._returning and not again)
+            ):
+                self._news = self._news or asyncio.get_running_loop().create_future()
+                await asyncio.shield(self._news)
+        finally:
+            self._waiting -= 1
+            self._returning -= again
+        self._under_way += 1
+        self._tell()
+        return self.window.epoch
+
+    def _leave(self, epoch: int, sign: Sign, *, wait: float = 0.0) -> None:
+        """Say how a request ended that entered in an epoch; `wait`: seconds that the server asks everybody to wait."""
+        loop = asyncio.get_running_loop()
+        if sign == "answered":
+            self._strained = 0
+            self.window.answered(loop.time(), busy=self._waiting > 0 or self._under_way >= self.window.limit)
+        elif sign == "strained" and self.window.strained(epoch):
+            self._strained += 1
+            wait = max(wait, self._backoff(self._strained))
+        self._under_way -= 1
+        if wait > 0 and loop.time() + wait > self._closed_until:
+            self._closed_until = loop.time() + wait
+            loop.call_at(self._closed_until, self._tell)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+        self._news = None

@@ -1,10 +1,4 @@
-"""A served model in a run: what may be sent to it, its outcomes as they come, and what they took.
-
-`calls.jsonl` has one line for every question, in the order in which they came. These are measurements, which no other
-run will find again (seconds, attempts, what the server remembered), so they stay out of the generation records: those
-of a finished run are the same bytes whether it was interrupted or not. The file only grows, and holds what all parts of
-an interrupted run took, failed questions included.
-"""
+"""A served model in a run: what may be sent to it, its outcomes as they come, and what they took (`calls.jsonl`)."""
 
 import asyncio
 import math
@@ -22,8 +16,8 @@ from pydantic import BaseModel, ValidationError
 from medbench.adapters.remote import RemoteAdapter
 from medbench.harness.engine.requests import Outcome
 from medbench.harness.phases import Phases
-from medbench.harness.records import append_lines, open_whole_lines
 from medbench.harness.remote.asking import Asking, Finished, in_order
+from medbench.harness.rundir import append_lines, open_whole_lines
 from medbench.harness.workload import TaskLoad
 from medbench.tasks.foundation.console import say, warn
 from medbench.tasks.foundation.errors import RunError, UsageError
@@ -51,16 +45,6 @@ class LoggedRequest(BaseModel, frozen=True, extra="forbid"):
     model: str = ""  # The model that answered, in the server's words.
     fingerprint: str = ""
 
-    @classmethod
-    def of(cls, finished: Finished) -> "LoggedRequest":
-        """Return what a question took."""
-        outcome, said = finished.outcome, finished.reply.generation
-        state = "failed" if outcome.generation is None else "answered"
-        return cls(
-            task=outcome.task, sample_id=outcome.sample_id, state=state, attempts=finished.attempts,
-            seconds=round(finished.seconds, 3), model=said.served.model if said else "", **asdict(finished.reply.usage),
-        )  # fmt: skip
-
 
 class RequestLog:
     """What all questions of a run took, those of its earlier parts included; raises RunError for a foreign line."""
@@ -79,7 +63,14 @@ class RequestLog:
 
     def append(self, finished: Iterable[Finished]) -> None:
         """Write what questions took."""
-        new = [LoggedRequest.of(one) for one in finished]
+        new = [
+            LoggedRequest(
+                task=one.question.spec.name, sample_id=one.question.sample.sample_id, attempts=one.attempts,
+                state="answered" if said else "failed", seconds=round(one.seconds, 3),
+                model=said.served.model if said else "", **asdict(one.reply.usage),
+            )
+            for one, said in ((one, one.reply.generation) for one in finished)
+        ]  # fmt: skip
         append_lines(self._stream, (one.model_dump() for one in new))
         self._logged += new
 
@@ -95,6 +86,9 @@ class RequestLog:
         latency, most = sorted(one.seconds for one in answered), len(answered)
         places = {"median": most // 2, "p95": math.ceil(0.95 * most) - 1, "longest": most - 1}
         counted = ("prompt_tokens", "output_tokens", "thought_tokens", "cached_tokens")
+        marks = {
+            name: Counter(filter(None, (getattr(one, name) for one in answered))) for name in ("model", "fingerprint")
+        }
         return {
             "answered": len(answered),
             "failed": len(last) - len(answered),
@@ -102,24 +96,18 @@ class RequestLog:
             **{name: sum(getattr(one, name) for one in self._logged) for name in counted},
             **({"cost": round(math.fsum(costs), 6)} if costs else {}),
             "latency_seconds": {name: latency[place] for name, place in places.items()} if answered else {},
-            "models": _counted(one.model for one in answered),
-            "fingerprints": _counted(one.fingerprint for one in answered),
+            **{f"{name}s": dict(sorted(counted.items())) for name, counted in marks.items()},
         }
-
-
-def _counted(marks: Iterable[str]) -> dict[str, int]:
-    return dict(sorted(Counter(filter(None, marks)).items()))
 
 
 def answer_remotely(
     adapter: RemoteAdapter, loads: Sequence[TaskLoad], missing: Mapping[str, Sequence[Sample]], folder: Path,
     phases: Phases,
 ) -> Iterator[list[Outcome]]:  # fmt: skip
-    """Answer the missing samples of each task; yield outcomes as they come.
+    """Answer the missing samples of each task; yield outcomes as they come; what they took goes to `LOG_FILE`.
 
-    What they took goes to `calls.jsonl` in the run's folder, and its sums to `phases`. Raises UsageError if a task's
-    data must not be sent to the server; RunError if the server refuses everything, cannot be reached, or answers no
-    more.
+    Raises UsageError if a task's data must not be sent to the server; RunError if the server refuses everything, cannot
+    be reached, or answers no more.
     """
     to_send = [load for load in loads if missing[load.spec.name]]
     refuse_to_send(adapter, to_send)
@@ -141,7 +129,7 @@ def answer_remotely(
                     break
                 log.append(finished)
                 yield [one.outcome for one in finished]
-        window = begun[0].gate.window
+        window = begun[0].window
         notes = {
             "host": adapter.host,
             "concurrency": {
@@ -154,7 +142,15 @@ def answer_remotely(
     phases.notes["server"] = notes
     # They stand beside the numbers as well, not only in the log.
     adapter.notices = (*adapter.notices, *changes)
-    _tell(notes, changes)
+    thought = f" ({notes['thought_tokens']:,} of them thoughts)" if notes["thought_tokens"] else ""
+    cost = f", cost {notes['cost']:,.4f}" if "cost" in notes else ""
+    say(
+        f"Server: {notes['answered']:,} answered, {notes['failed']:,} failed, {notes['requests']:,} requests, "
+        f"{notes['prompt_tokens']:,} tokens read ({notes['cached_tokens']:,} remembered), "
+        f"{notes['output_tokens']:,} written{thought}{cost}; up to {notes['concurrency']['highest']} at once."
+    )
+    for change in changes:
+        warn(change)
 
 
 def refuse_to_send(adapter: RemoteAdapter, loads: Sequence[TaskLoad]) -> None:
@@ -197,25 +193,11 @@ def changes_in(notes: Mapping[str, Any]) -> list[str]:
     return changes
 
 
-def _tell(notes: Mapping[str, Any], changes: Sequence[str]) -> None:
-    thought = f" ({notes['thought_tokens']:,} of them thoughts)" if notes["thought_tokens"] else ""
-    cost = f", cost {notes['cost']:,.4f}" if "cost" in notes else ""
-    say(
-        f"Server: {notes['answered']:,} answered, {notes['failed']:,} failed, {notes['requests']:,} requests, "
-        f"{notes['prompt_tokens']:,} tokens read ({notes['cached_tokens']:,} remembered), "
-        f"{notes['output_tokens']:,} written{thought}{cost}; up to {notes['concurrency']['highest']} at once."
-    )
-    for change in changes:
-        warn(change)
-
-
 def in_background(work: Callable[[Callable[[T], None]], Coroutine[Any, Any, None]]) -> Generator[list[T], None, None]:
     """Yield what a coroutine puts, in lists of whatever came since the last one; raise what it raises.
 
-    It runs in an event loop of a thread of its own: it goes on while the caller writes, an interrupt never hits the
-    inside of the loop, and a caller that has a loop of its own (a notebook) may use it. If the caller is interrupted
-    while it waits, the work is cancelled, what was put until then is yielded, and only then the interrupt goes on. A
-    caller that leaves early must close the generator.
+    It runs in an event loop of a thread of its own, so a notebook may call it. A caller that is interrupted while it
+    waits still gets what was put until then; one that leaves early must close the generator.
     """
     box: SimpleQueue[T | None] = SimpleQueue()
     runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)

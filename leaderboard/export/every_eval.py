@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
-from medbench.harness.records import GenerationRecord
 from medbench.harness.results import MetricResult, TaskResult
-from medbench.harness.rundir import RunDirectory
+from medbench.harness.rundir import GenerationRecord, RunDirectory
 from medbench.leaderboard.export.public import PublicRun, as_public, replaced_when_whole
 from medbench.leaderboard.render import metric_title
 from medbench.leaderboard.runs import NOT_OK
