@@ -9,6 +9,8 @@ from medbench.tasks.answers.box_space import BoxSpace
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.registry import Registry
 
+OF_VLLM = "vllm."
+"""What arguments begin with that are vLLM's own, whatever the model."""
 ADAPTERS: Registry[AdapterEntry] = Registry(
     "model",
     {
@@ -58,7 +60,8 @@ class ChosenModel:
 def choose_model(model: str, arguments: Mapping[str, str]) -> ChosenModel:
     """Return the model that a user named; UsageError if there is no such model, variant, argument or value."""
     entry, variant = find_adapter(model)
-    return ChosenModel(entry=entry, variant=variant, arguments=entry.settled(variant, arguments))
+    own = {name: value for name, value in arguments.items() if not name.startswith(OF_VLLM)}
+    return ChosenModel(entry=entry, variant=variant, arguments=entry.settled(variant, own))
 
 
 def find_adapter(model: str) -> tuple[AdapterEntry, str]:

@@ -82,6 +82,10 @@ def as_table(_: click.Context, option: click.Parameter, given: Sequence[str]) ->
 )
 @click.option("--repetition-penalty", type=click.FloatRange(0, 100, min_open=True), help="[default: 1, none]")
 @click.option("--beams", type=_COUNT, help="Width of a beam search.  [default: 1, none]")
+@click.option(
+    "--engine", type=click.Choice(["auto", "medbench", "vllm", "transformers"]),
+    help="What writes the answers of a local model.  [default: auto: vLLM on a GPU where it can, else ours]",
+)  # fmt: skip
 @click.option("--compile", is_flag=True, default=None, help="Let torch.compile fuse the decoder's layers.")
 @click.option("--probe", type=click.Choice(list(PROBES)), help="Ask in another way, for `medbench audit probe`.")
 @click.option(

@@ -13,6 +13,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 
 from medbench.adapters.base import Adapter, LocalAdapter
 from medbench.adapters.catalog import ChosenModel
@@ -37,12 +38,12 @@ _ROOMS = ("tasks", "adapters", "harness", "leaderboard", "unimed")
 _OURS = "medbench"
 _IN_A_ROOM = 2
 _ROUNDED = frozenset({"bfloat16", "float16"})
-_IF_CHOSEN = frozenset({"arguments", "batch size", "decoding", "compile", "probe", "own model"})
+_IF_CHOSEN = frozenset({"arguments", "batch size", "decoding", "compile", "engine", "probe", "own model"})
 
 
 def run_identity(
     settings: Settings, workload: Workload, info: ModelInfo, model: ChosenModel, *, weights: object,
-    made_of: Mapping[str, object], own: bool = False,
+    made_of: Mapping[str, object], own: bool = False, engine: Mapping[str, object] = MappingProxyType({}),
 ) -> dict[str, object]:  # fmt: skip
     """Return everything that can change an answer, and nothing else; output folder and data folder cannot.
 
@@ -55,7 +56,7 @@ def run_identity(
         "dtype": info.dtype, "device": info.device,
         "batch size": (settings.batch_size or "auto") if info.dtype in _ROUNDED else "",
         "limit": settings.limit, "seed": settings.seed, "decoding": settings.decoding(), "compile": settings.compile,
-        "probe": settings.probe, "own model": model.entry.card.name if own else "", "suite": workload.suite,
+        "engine": dict(engine), "probe": settings.probe, "own model": model.entry.card.name if own else "", "suite": workload.suite,
         "tasks": {
             load.spec.name: {
                 "version": load.spec.version,

@@ -15,6 +15,7 @@ import torch
 
 from medbench.adapters.base import Generation, LocalAdapter
 from medbench.harness.engine.budget import Budget, auto_budget
+from medbench.harness.engine.choice import EngineChoice, choose_engine, vllm_arguments
 from medbench.harness.engine.engine import Engine, answers
 from medbench.harness.engine.passes import compile_layers
 from medbench.harness.engine.requests import GREEDY, Name, Outcome, Request, Sampling, make_request
@@ -28,6 +29,7 @@ from medbench.tasks.foundation.errors import RunError, SampleError, UsageError
 from medbench.tasks.foundation.files import canonical_json, write_atomically
 
 _FEWEST_COMPARED, _MOST_COMPARED = 4, 24
+_COMPARED = 8
 _LOOKED_AT = 64
 _TESTED_TOKENS = 8
 # Where so many from one end cannot be answered, the data are broken and not an image.
@@ -126,17 +128,42 @@ def sampling_of(settings: Settings, adapter: LocalAdapter) -> Sampling:
     return Sampling(seed=settings.seed, **cast("Any", dict(chosen)))
 
 
+def engine_of(settings: Settings, adapter: LocalAdapter) -> EngineChoice:
+    """Return the engine of a run; UsageError if the one that was asked for cannot answer for the model."""
+    greedy = sampling_of(settings, adapter).greedy
+    arguments = vllm_arguments(settings.model_args)
+    return choose_engine(settings.engine, adapter, arguments, greedy=greedy, compiled=settings.compile)
+
+
 def drive(
     adapter: LocalAdapter, requests: Iterator[Request], directory: RunDirectory, phases: Phases, settings: Settings
 ) -> Iterator[list[Outcome]]:
     """Yield outcomes as they come; what the engine learns about memory stays with the run."""
-    if settings.compile:
-        compile_layers(adapter.decoder)
+    chosen = engine_of(settings, adapter)
+    say(f"Engine: {chosen.name} {chosen.version}".rstrip() + f" ({chosen.why}).")
     # What the engine learned to hold at once, after memory ran out.
     learned = directory.path / "budget.json"
     budget = _remembered(learned, auto_budget(adapter.decoder, rows=settings.batch_size))
-    graphs = settings.compile and adapter.device.startswith("cuda")
     first = list(islice(requests, _LOOKED_AT))
+    make = {"vllm": _vllm, "transformers": _library, "medbench": _ours}[chosen.name]
+    engine, notes = make(adapter, first, budget, phases, settings)
+    budget = engine.budget
+    for outcomes in engine.generate(chain(first, requests)):
+        if engine.budget != budget:
+            budget = engine.budget
+            write_atomically(learned, canonical_json(asdict(budget)) + "\n")
+        yield outcomes
+    named = {} if chosen.name == "medbench" else {"engine": {**chosen.identity, "why": chosen.why}}
+    phases.notes |= {**named, **notes, "budget": asdict(engine.budget), **adapter.observed()}
+
+
+def _ours(
+    adapter: LocalAdapter, first: Sequence[Request], budget: Budget, phases: Phases, settings: Settings
+) -> tuple[Engine, dict[str, Any]]:
+    """Return our engine, as the self-test found that the model must be answered, and what env.json says of it."""
+    if settings.compile:
+        compile_layers(adapter.decoder)
+    graphs = settings.compile and adapter.device.startswith("cuda")
     tested = self_test(adapter, first, budget)
     _tell(tested, adapter)
     if tested.one_by_one:
@@ -145,24 +172,46 @@ def drive(
     batching = "continuous"
     if engine.why_whole:
         batching = f"whole: {engine.why_whole}"
-        if not sampling_of(settings, adapter).greedy:
-            problem = f"{adapter.title} is answered by its own library, which takes the likeliest token."
-            way_out = "Leave out --temperature, --top-k, --top-p, --repetition-penalty and --beams."
-            raise UsageError(problem, way_out)
+        _refuse_choices(adapter, settings)
         say(f"The model's own library answers, batch by batch: {engine.why_whole}.")
     if engine.why_static:
         batching = f"static: {engine.why_static}"
         say(f"Static batches instead of continuous ones: {engine.why_static}.")
-    for outcomes in engine.generate(chain(first, requests)):
-        if engine.budget != budget:
-            budget = engine.budget
-            write_atomically(learned, canonical_json(asdict(budget)) + "\n")
-        yield outcomes
-    phases.notes |= {
-        "batching": batching,
-        "self-test": tested.as_json(), "budget": asdict(engine.budget), "compiled": settings.compile,
-        "cuda graphs": graphs, **adapter.observed(),
-    }  # fmt: skip
+    noted = {"self-test": tested.as_json(), "compiled": settings.compile, "cuda graphs": graphs}
+    return engine, {"batching": batching, **noted}
+
+
+def _library(
+    adapter: LocalAdapter, _: Sequence[Request], budget: Budget, phases: Phases, settings: Settings
+) -> tuple[Engine, dict[str, Any]]:
+    """Return what leaves every answer to the library: the model's own where it has inputs of its own."""
+    if settings.beams == 1:
+        _refuse_choices(adapter, settings)
+    own = type(adapter).written_whole is not LocalAdapter.written_whole
+    engine = Engine(adapter, budget, phases, whole="it was asked for" if own else "", library=True)
+    return engine, {"batching": "whole" if own else "static"}
+
+
+def _refuse_choices(adapter: LocalAdapter, settings: Settings) -> None:
+    if not sampling_of(settings, adapter).greedy:
+        problem = f"{adapter.title} is answered by its own library, which takes the likeliest token."
+        way_out = "Leave out --temperature, --top-k, --top-p, --repetition-penalty and --beams."
+        raise UsageError(problem, way_out)
+
+
+def _vllm(
+    adapter: LocalAdapter, first: Sequence[Request], budget: Budget, phases: Phases, settings: Settings
+) -> tuple[Engine, dict[str, Any]]:
+    """Return vLLM with the model's decoder, when it says the first answers as surely as transformers does."""
+    from medbench.harness.engine import vllm
+
+    compared = list(map(_shortened, sorted(first, key=lambda one: (bool(one.images), one.length))[-_COMPARED:]))
+    with phases.time("start vLLM"):
+        wanted = vllm.references(adapter, compared)
+        llm = vllm.start(adapter, budget, vllm_arguments(settings.model_args))
+        far = vllm.refuse_far(adapter, vllm.distances(llm, adapter, wanted))
+    say(f"vLLM's log-probabilities of {len(wanted)} answers are at most {far:.1g} from transformers'.")
+    return vllm.VllmEngine(adapter, budget, phases, llm), {"log-probabilities": {"compared": len(wanted), "far": far}}
 
 
 def _tell(tested: SelfTest, adapter: LocalAdapter) -> None:
@@ -192,7 +241,7 @@ def note_agreement(
     adapter: LocalAdapter, loads: Sequence[TaskLoad], directory: RunDirectory, phases: Phases, settings: Settings
 ) -> None:
     """Note how many answers are those of `generate`, one by one; in float32, where all are, nothing is measured."""
-    if adapter.dtype == "float32" or not sampling_of(settings, adapter).greedy:
+    if adapter.dtype == "float32" or not sampling_of(settings, adapter).greedy or "log-probabilities" in phases.notes:
         return
     equal = total = 0
     # One by one is slow: a tenth of a small run, no more than a few answers of a large one.

@@ -10,7 +10,7 @@ from traceback import format_exception
 from typing import Any, Self
 
 from medbench.adapters.base import Adapter, LoadOptions, LocalAdapter, ModelCard
-from medbench.adapters.catalog import ChosenModel, choose_model, find_adapter
+from medbench.adapters.catalog import OF_VLLM, ChosenModel, choose_model, find_adapter
 from medbench.adapters.function import card_of
 from medbench.adapters.guarding import named, plugin_faults
 from medbench.harness.results import ModelInfo
@@ -87,6 +87,8 @@ class ModelOptions:
                 alone[whose][name.removeprefix(f"{whose}:")] = value
                 continue
             takers = [one for one in self.models if len(self.models) == 1 or name in known[one]]
+            if name.startswith(OF_VLLM):
+                takers = [one for one in self.models if "device" in self._takes[one]]
             self._refuse_nobodys(f"--model-arg {name}", takers)
             for one in takers:
                 common[one][name] = value
@@ -269,7 +271,8 @@ def load_share(settings: Settings, model: ChosenModel, workload: Workload, share
     if not isinstance(adapter, Adapter):
         raise RunError(f"{named(name)} returned from load() a {type(adapter).__name__}, which is no Adapter.", "")
     of_the_engine = [f"--{option.replace('_', '-')}" for option in settings.decoding()]
-    of_the_engine += ["--compile"] * settings.compile
+    of_the_engine += ["--compile"] * settings.compile + ["--engine"] * (settings.engine != "auto")
+    of_the_engine += [f"--model-arg {name}" for name in settings.model_args if name.startswith(OF_VLLM)]
     if of_the_engine and not isinstance(adapter, LocalAdapter):
         words = ", ".join(of_the_engine)
         raise UsageError(f"The model {name!r} chooses its tokens itself and does not take {words}.", _LEAVE_OUT)

@@ -5,7 +5,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from medbench.adapters.base import Adapter
+from medbench.adapters.base import Adapter, LocalAdapter
 from medbench.adapters.catalog import ChosenModel, choose_model
 from medbench.adapters.function import Answering, own_model
 from medbench.adapters.guarding import plugin_faults
@@ -137,9 +137,15 @@ class _Run:
             made = made_of(adapter, self.workload.names)
         # Of several checkpoints their files, since they are loaded one by one.
         weights = models.files_of(shares) if len(shares) > 1 else first.info.weights
+        engine: dict[str, object] = {}
+        if isinstance(adapter, LocalAdapter):
+            from medbench.harness.local import engine_of
+
+            engine = engine_of(self.settings, adapter).identity
         return run_identity(
-            self.settings, self.workload, first.info, self.model, weights=weights, made_of=made, own=self.own
-        )
+            self.settings, self.workload, first.info, self.model, weights=weights, made_of=made, own=self.own,
+            engine=engine,
+        )  # fmt: skip
 
     def _start_scorer_early(self) -> None:
         # METEOR reads a 62 MB table before its first pair; it does so while the model writes. What keeps it from

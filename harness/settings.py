@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, PositiveInt, TypeA
 from pydantic.dataclasses import dataclass
 
 from medbench.adapters.base import Device, Dtype
+from medbench.harness.engine.choice import EngineName
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.files import read_yaml_table
 from medbench.tasks.probes import refuse_unknown
@@ -50,6 +51,7 @@ class Settings:
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] = 1.0
     beams: PositiveInt = 1  # Width of the beam search.
     model_args: Mapping[str, str] = field(default_factory=dict)  # Choices of the model, by name.
+    engine: EngineName = "auto"  # What writes the answers of a local model.
     compile: bool = False  # Whether the decoder's layers go through `torch.compile`.
     probe: str = ""  # Another way of asking, see `medbench.tasks.probes`; empty for the tasks as they are.
 

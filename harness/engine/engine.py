@@ -40,19 +40,22 @@ class Engine(GenerationEngine):
     """Drives a local adapter: images once, shared prefixes once, finished rows replaced at once.
 
     `why_static` says why a decoder is given static batches (`continuous=False`: any is), `why_whole` why a model is
-    answered by its own library. The budget becomes smaller when memory runs out. With `fixed_steps` a GPU captures
+    answered by its own library. As a `library` all is left to transformers' `generate`, batch by batch. The budget
+    becomes smaller when memory runs out. With `fixed_steps` a GPU captures
     decode steps in CUDA graphs, but for cross-attention, whose shapes differ. UsageError if a model can be driven in
     no way.
     """
 
     def __init__(
         self, adapter: LocalAdapter, budget: Budget, phases: Phases, *, continuous: bool = True,
-        fixed_steps: bool = False, whole: str = "",
+        fixed_steps: bool = False, whole: str = "", library: bool = False,
     ) -> None:  # fmt: skip
         forget_decoding(adapter.decoder)
         self._adapter = adapter
         self._phases = phases
         why_static = why_not_packed(adapter.decoder) if continuous else "static batches were asked for"
+        if library:
+            why_static = "transformers' own `generate` was asked for"
         self.why_whole = whole or adapter.only_whole
         if why_static and adapter.attention != "causal":
             self.why_whole = f"its visual tokens read one another, and {why_static}"
@@ -61,6 +64,7 @@ class Engine(GenerationEngine):
                 f"{adapter.title} cannot be driven: {self.why_whole}.", "This model cannot be run; name another."
             )
         self.why_static = "" if self.why_whole else why_static
+        self._library = library
         self._fixed_steps = fixed_steps and not adapter.has_row_states
         self.budget = budget
 
@@ -91,7 +95,7 @@ class Engine(GenerationEngine):
         if self.why_whole:
             batching = WholeBatching(*parts)
         elif self.why_static or search:
-            batching = StaticBatching(*parts)
+            batching = StaticBatching(*parts, library=self._library)
         else:
             batching = ContinuousBatching(*parts, fixed_steps=self._fixed_steps)
         for outcomes in batching.run():
@@ -110,9 +114,10 @@ class Engine(GenerationEngine):
                     f"The prompt has {request.length} tokens and the answer may have {request.decoding.max_new_tokens}"
                 )
                 refused.append(failed(request, f"{asked}, but the model reads {limit}."))
-            elif request.decoding.beams == 1:
+            elif request.decoding.beams == 1 and not (self._library and request.shift):
                 yield request
             elif self.why_whole or self._adapter.attention != "causal" or request.shift:
-                refused.append(failed(request, "A beam search cannot place this model's images; leave --beams out."))
+                problem = "`generate` of transformers, and with it a beam search, cannot place this model's images"
+                refused.append(failed(request, f"{problem}; leave out --beams and --engine."))
             else:
                 searched.append(request)

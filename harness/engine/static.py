@@ -62,7 +62,14 @@ class WholeBatching(_BatchByBatch):
 
 
 class StaticBatching(_BatchByBatch):
-    """Answers decoders that cannot be driven row by row, and beam searches; finished rows leave, nobody enters."""
+    """Answers decoders that cannot be driven row by row, and beam searches; finished rows leave, nobody enters.
+
+    As a `library` all that is left to transformers' own `generate`, as a beam search is in any case.
+    """
+
+    def __init__(self, *parts: Any, library: bool = False) -> None:
+        super().__init__(*parts)
+        self._library = library
 
     def _rows_of(self, requests: Sequence[PrefixedRequest]) -> int | None:
         decodings = [one.request.decoding for one in requests]
@@ -79,7 +86,9 @@ class StaticBatching(_BatchByBatch):
         states = self._images.states(sound) if self._adapter.has_row_states else None
         decoding = rows[0].request.decoding
         with self._phases.share({}, Counter(row.request.spec.name for row in rows)):
-            if decoding.beams > 1:
+            if decoding.beams > 1 or self._library:
+                longest = max(row.request.decoding.max_new_tokens for row in rows)
+                decoding = replace(decoding, max_new_tokens=longest)
                 with self._phases.time("decode"):
                     written = written_by_library(self._adapter.decoder, embeddings, decoding, states)
                 for row, ids in zip(rows, written, strict=True):
