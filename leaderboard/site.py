@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 from medbench.harness.results import Results
 from medbench.leaderboard import render
 from medbench.leaderboard.export.public import PublicRun, read_public, results_text
-from medbench.leaderboard.html import asset, render_template
 from medbench.leaderboard.numbers import Board, Number, as_numbers, make_board, make_table
-from medbench.leaderboard.render import beside, metric_title
+from medbench.leaderboard.render import asset, beside, metric_title, render_html
 from medbench.leaderboard.runs import (
     NOT_OK,
     Leaks,
@@ -151,7 +150,7 @@ def site_files(found: Collection, title: str) -> dict[str, str]:
 
 
 def _page(template: str, title: str, **content: Any) -> str:
-    return render_template(
+    return render_html(
         template, style=asset("site.css"), script=asset("site.js"), title=title, metric_title=metric_title,
         protocol_text=lambda protocol: f"Protocol {protocol}: {_MEANINGS[protocol]}", **content,
     )  # fmt: skip

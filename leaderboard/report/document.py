@@ -8,9 +8,8 @@ from typing import Any
 
 from medbench.leaderboard import render
 from medbench.leaderboard.compare import ROWS, Side, compare
-from medbench.leaderboard.html import asset, render_template
 from medbench.leaderboard.numbers import Board, Number, make_board, make_table
-from medbench.leaderboard.render import beside, written_cells, wrote
+from medbench.leaderboard.render import asset, beside, render_html, written_cells, wrote
 from medbench.leaderboard.report.samples import BY_COMMAND, ImageBudget, Shelves, metrics_shown, sample_columns
 from medbench.leaderboard.report.sources import (
     RunSource,
@@ -58,7 +57,7 @@ def render_page(document: Mapping[str, object], images: Sequence[str]) -> str:
     Nothing of them becomes markup: they are embedded as inert JSON, and the script shows them as text.
     """
     script = "\n".join(asset(f"report/{name}") for name in SCRIPTS)
-    return render_template(
+    return render_html(
         "report.html", style=asset("report/report.css"), script=f'"use strict";\n(() => {{\n{script}\n}})();\n',
         images=True, document=inert_json(document), embedded=inert_json(list(images)),
     )  # fmt: skip
