@@ -31,9 +31,9 @@ COMMANDS = {
     "breakdown": ("medbench.leaderboard.cli:breakdown_command", "Show a run's numbers by the data's own labels."),
     "compare": ("medbench.leaderboard.cli:compare_command", "Compare two runs sample by sample."),
     "gate": ("medbench.leaderboard.cli:gate_command", "Tell a script whether a run may replace another."),
-    "export": ("medbench.leaderboard.export.cli:export_command", "Write a run's results in a format that others read."),
+    "export": ("medbench.leaderboard.cli:export_command", "Write a run's results in a format that others read."),
     "push": (
-        "medbench.leaderboard.export.cli:push_command",
+        "medbench.leaderboard.cli:push_command",
         "Upload a run's results to a dataset repository on the Hub.",
     ),
     "site": ("medbench.leaderboard.cli:site_command", "Make a folder of runs into a static leaderboard site."),

@@ -8,6 +8,7 @@ from collections.abc import Collection, Container, Iterable, Iterator, Mapping, 
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from medbench.harness.results import RESULTS_FILE, Results, read_results
 from medbench.tasks.catalog import TASKS, select_tasks, task_names
@@ -37,6 +38,11 @@ _RUN_FILE = "run.yaml"
 _LEAKED = frozenset({"suspicious", "strong"})
 Leaks = Mapping[str, frozenset[str]]
 """Tasks with evidence of a leak, by the identity of the run."""
+
+
+def picked(record: object, names: Iterable[str]) -> dict[str, Any]:
+    """Return some attributes of a record by name."""
+    return {name: getattr(record, name) for name in names}
 
 
 def primary_metric(kind: Kind, there: Container[str]) -> str | None:

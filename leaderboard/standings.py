@@ -111,12 +111,9 @@ def standings_of(values: Sequence[float | None]) -> tuple[Standing, ...]:
     """
     rounded = [None if value is None else round(value, _DIGITS) for value in values]
     there = [value for value in rounded if value is not None]
-    words: dict[float, Standing] = {}
-    if len(there) >= _PAIR:
-        words = dict(
-            zip(sorted({value for value in there if value > 0}, reverse=True), ("best", "second"), strict=False)
-        )
-    return tuple("none" if value is None else words.get(value, "none") for value in rounded)
+    right = sorted({value for value in there if value > 0}, reverse=True) if len(there) >= _PAIR else []
+    words: dict[float | None, Standing] = dict(zip(right, ("best", "second"), strict=False))
+    return tuple(words.get(value, "none") for value in rounded)
 
 
 class Rank(NamedTuple):
@@ -127,26 +124,21 @@ class Rank(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskRanks:
-    """The ranks of all models on one task by its primary metric, None for one that takes no part; on which samples."""
+class TaskRanks(NamedTuple):
+    """The ranks of all models on one task by its primary metric."""
 
     title: str
     metric: str
-    ranks: tuple[Rank | None, ...]
-    remark: str = ""
+    ranks: tuple[Rank | None, ...]  # None for one that takes no part
+    remark: str  # on which samples
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ranking:
-    """All ranks: by task; over tasks, the mean over kinds of the mean over those on which all have a rank, if any.
-
-    `left_out` says why a task has no ranks, by its name in tables.
-    """
+class Ranking(NamedTuple):
+    """All ranks."""
 
     tasks: tuple[TaskRanks, ...]
-    overall: tuple[Rank, ...]
-    left_out: Mapping[str, str]
+    overall: tuple[Rank, ...]  # means over kinds of the mean over those tasks on which all have a rank, if any
+    left_out: Mapping[str, str]  # why a task has no ranks, by its name in tables
 
 
 def rank_runs(
@@ -167,9 +159,11 @@ def rank_runs(
             left_out[result.title] = "this protocol does not have its primary metric"
             continue
         field = field_of(tables, protocol, metric)
-        few = sum(table is not None and metric in table.columns[protocol] for table in tables) < _PAIR
-        if few or field.reason:
-            left_out[result.title] = "only one of the runs may be ranked there" if few else field.reason
+        if sum(count is not None for count in field.counts) < _PAIR:
+            left_out[result.title] = "only one of the runs may be ranked there"
+            continue
+        if field.reason:
+            left_out[result.title] = field.reason
             continue
         taking = [run for run in field.runs if run is not None]
         values = np.asarray([run.value(field.shared) for run in taking])
@@ -179,18 +173,14 @@ def rank_runs(
         drawn = ranks(np.nan_to_num(values, nan=-np.inf)), ranks(np.nan_to_num(resampled, nan=-np.inf))
         intervals = iter(_intervals(*drawn))
         those = tuple(None if run is None else next(intervals) for run in field.runs)
-        found.append(TaskRanks(title=result.title, metric=metric, ranks=those, remark=field.remark(names)))
+        found.append(TaskRanks(result.title, metric, those, field.remark(names)))
         if None not in those:
             of_kinds.setdefault(result.kind, []).append(drawn)
-    overall: tuple[Rank, ...] = ()
-    if of_kinds:
-        # Kinds weigh alike, or those with more data sets would decide.
-        by_kind = [[np.mean(of, axis=0) for of in zip(*pairs, strict=True)] for pairs in of_kinds.values()]
-        own, others = (np.mean(of, axis=0) for of in zip(*by_kind, strict=True))
-        overall = _intervals(own, others)
-    return Ranking(tasks=tuple(found), overall=overall, left_out=left_out)
+    # Kinds weigh alike, or those with more data sets would decide.
+    by_kind = [[np.mean(of, axis=0) for of in zip(*pairs, strict=True)] for pairs in of_kinds.values()]
+    overall = _intervals(*(np.mean(of, axis=0) for of in zip(*by_kind, strict=True))) if by_kind else ()
+    return Ranking(tuple(found), overall, left_out)
 
 
 def _intervals(own: FloatArray, others: FloatArray) -> tuple[Rank, ...]:
-    low, high = bounds(others)
-    return tuple(Rank(*map(float, one)) for one in zip(own, low, high, strict=True))
+    return tuple(Rank(*map(float, one)) for one in zip(own, *bounds(others), strict=True))
