@@ -190,8 +190,7 @@ def report_command(
     Example:  medbench report runs/uni-med-mini-0123456789ab
               medbench report runs/uni-med-* runs/blind-* --output both.html
     """
-    from medbench.leaderboard.report.document import REPORT_FILE, report_of
-    from medbench.leaderboard.report.samples import MEGABYTE, ImageBudget
+    from medbench.leaderboard.report.document import MEGABYTE, REPORT_FILE, ImageBudget, report_of
     from medbench.leaderboard.runs import gather
 
     budget = ImageBudget(size=megabytes * MEGABYTE) if megabytes else None

@@ -4,9 +4,9 @@ And what a script asks: may the one replace the other?
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from medbench.leaderboard.runs import (
     in_catalogue_order,
     is_credentialed,
     notices_of,
+    picked,
     primary_metric,
 )
 from medbench.leaderboard.samples import MetricScores, ScoreRecord, ScoreTable, read_score_table
@@ -34,7 +35,6 @@ ROWS = (
     "detectable", "samples", "clusters",
 )  # fmt: skip
 _DTYPES = dict.fromkeys(("first", "second", "difference", "low", "high", "p", "p_adjusted", "detectable"), "float64")
-CHANGES = ("task", "sample_id", "first", "second", "gain")
 _UNSCORED = 0.01
 """Share of the baseline's samples that a candidate may leave unscored without making it a doubt.
 
@@ -75,7 +75,7 @@ class Side:
     """One of the two runs: its results and its scores by task."""
 
     results: Results
-    tables: Mapping[str, ScoreTable]
+    tables: Mapping[str, ScoreTable] = field(default_factory=dict)
 
 
 def compare_runs(first: Path, second: Path, *, protocol: Protocol = "strict", tasks: str | None = None) -> Comparison:
@@ -119,8 +119,9 @@ def compare(first: Side, second: Side, protocol: Protocol) -> Comparison:
     found: list[tuple[dict[str, object], Difference, bool]] = []
     changed: list[dict[str, object]] = []
     unpaired: dict[str, tuple[int, int]] = {}
-    for name, ours in first.tables.items():
-        theirs, task = second.tables[name], first.results.tasks[name]
+    shared = in_catalogue_order(first.tables.keys() & second.tables.keys())
+    for name in shared:
+        ours, theirs, task = first.tables[name], second.tables[name], first.results.tasks[name]
         primary = primary_metric(task.kind, ours.columns[protocol])
         for metric, column in ours.columns[protocol].items():
             other = theirs.columns[protocol].get(metric)
@@ -136,15 +137,16 @@ def compare(first: Side, second: Side, protocol: Protocol) -> Comparison:
             if metric == primary:
                 unpaired[name] = (len(column.sample_ids) - len(both), len(other.sample_ids) - len(both))
                 changed += _changed(ours, theirs, column, other, both)
-    one, two = distinct_names([first.results, second.results])
+    results = first.results, second.results
+    one, two = distinct_names(results)
     return Comparison(
         names=(one, two), runs=(first.results.run, second.results.run), protocol=protocol,
         rows=pd.DataFrame(_judged(found), columns=list(ROWS), dtype=object).astype(_DTYPES),
-        changed=pd.DataFrame(changed, columns=list(CHANGES)),
+        changed=pd.DataFrame(changed, columns=["task", "sample_id", "first", "second", "gain"]),
         left_out=tuple(sorted(set(first.results.tasks) ^ set(second.results.tasks))),
         unpaired={name: counts for name, counts in unpaired.items() if any(counts)},
-        notices=tuple(notices_of([first.results, second.results])),
-        withheld=frozenset(name for name in first.tables if is_credentialed(first.results, name)),
+        notices=tuple(notices_of(results)),
+        withheld=frozenset(name for name in shared if is_credentialed(first.results, name)),
     )  # fmt: skip
 
 
@@ -153,19 +155,16 @@ def _judged(rows: Sequence[tuple[dict[str, object], Difference, bool]]) -> Itera
     ps = [found.p for _, found, primary in rows if primary]
     adjusted = iter(zip(holm(ps), levels_to_reach(ps), strict=True))
     for row, found, primary in rows:
+        # The level is what its own p must be below, given those of the other tasks.
         p, level = next(adjusted) if primary else (None, ALPHA)
-        yield row | {
-            "difference": found.value, "low": found.low, "high": found.high, "p": found.p, "p_adjusted": p,
-            "verdict": None if p is None else _verdict(found, p, level), "detectable": found.detectable_at(level),
-            "samples": found.samples, "clusters": found.clusters,
+        verdict: Verdict | None = None
+        if p is not None and p < ALPHA:
+            verdict = "better" if found.value > 0 else "worse"
+        elif p is not None:
+            verdict = "too few clusters" if found.least_p >= level else "not distinguishable"
+        yield row | picked(found, ("low", "high", "p", "samples", "clusters")) | {
+            "difference": found.value, "p_adjusted": p, "verdict": verdict, "detectable": found.detectable_at(level),
         }  # fmt: skip
-
-
-def _verdict(found: Difference, p: float, level: float) -> Verdict:
-    """Return whether the first is better; `level` is what its own p must be below, given those of the other tasks."""
-    if p < ALPHA:
-        return "better" if found.value > 0 else "worse"
-    return "too few clusters" if found.least_p >= level else "not distinguishable"
 
 
 def _changed(
@@ -185,8 +184,7 @@ def _said(record: ScoreRecord) -> str:
     return " ".join(record.prediction.split())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gate:
+class Gate(NamedTuple):
     """Whether a run may replace another: for all tasks, by task (a column `decision`), and what else leaves doubt."""
 
     decision: Decision
@@ -213,4 +211,4 @@ def decide(comparison: Comparison, margin: float) -> Gate:
     )
     doubtful = "undecidable" in decisions or reasons or not len(rows)
     overall: Decision = "worse" if "worse" in decisions else "undecidable" if doubtful else "pass"
-    return Gate(decision=overall, rows=rows.assign(decision=decisions), reasons=reasons)
+    return Gate(overall, rows.assign(decision=decisions), reasons)

@@ -7,8 +7,7 @@ from medbench.harness.results import Results, percent, read_results
 from medbench.leaderboard.audit.outputs.audit import audit_after_run
 from medbench.leaderboard.numbers import make_board
 from medbench.leaderboard.pages import board_as_markdown, leaderboard
-from medbench.leaderboard.report.document import REPORT_FILE, report_of
-from medbench.leaderboard.report.samples import AT_THE_END_OF_A_RUN
+from medbench.leaderboard.report.document import AT_THE_END_OF_A_RUN, REPORT_FILE, report_of
 from medbench.leaderboard.runs import PRIMARY, distinct_names, gather, in_catalogue_order, leaks_of
 from medbench.tasks.foundation.console import emit_table, say, warn
 from medbench.tasks.foundation.errors import MedbenchError
@@ -37,7 +36,6 @@ def publish_together(paths: Sequence[Path], folder: Path) -> None:
     A file of that name is replaced if it is such a page, which is said; anybody's other file stays as it is.
     """
     found = gather(paths)
-    found.tell()
     columns = ["task", "metric", *(f"{name}, % [95 %]" for name in distinct_names(found.runs))]
     for protocol in PROTOCOLS:
         emit_table(columns, _primary_rows(found.runs, protocol), title=f"Primary metrics, {protocol} protocol")
@@ -53,11 +51,11 @@ def publish_together(paths: Sequence[Path], folder: Path) -> None:
 def _primary_rows(runs: Sequence[Results], protocol: Protocol) -> list[list[str]]:
     rows = []
     for task in in_catalogue_order(name for run in runs for name in run.tasks):
-        first = next(run.tasks[task] for run in runs if task in run.tasks)
-        metric = PRIMARY[first.kind]
-        cells = [run.tasks[task].metrics(protocol).get(metric) if task in run.tasks else None for run in runs]
+        found = [run.tasks.get(task) for run in runs]
+        first = next(one for one in found if one)
+        cells = [one.metrics(protocol).get(PRIMARY[first.kind]) if one else None for one in found]
         if any(cells):
-            rows.append([first.title, metric, *("" if cell is None else percent(cell) for cell in cells)])
+            rows.append([first.title, PRIMARY[first.kind], *("" if cell is None else percent(cell) for cell in cells)])
     return rows
 
 
