@@ -12,15 +12,7 @@ import numpy as np
 import pandas as pd
 
 from medbench.harness.results import Results, read_results
-from medbench.leaderboard.runs import (
-    chosen_tasks,
-    distinct_names,
-    in_catalogue_order,
-    is_credentialed,
-    notices_of,
-    picked,
-    primary_metric,
-)
+from medbench.leaderboard import runs as known
 from medbench.leaderboard.samples import MetricScores, ScoreRecord, ScoreTable, read_score_table
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.protocols import Protocol
@@ -85,7 +77,7 @@ def compare_runs(first: Path, second: Path, *, protocol: Protocol = "strict", ta
     cannot be compared, or share none of the tasks; RunError if a folder is no finished run, or lacks scores.
     """
     results = read_results(first), read_results(second)
-    wanted = chosen_tasks(shared_tasks(*results), tasks)
+    wanted = known.chosen_tasks(shared_tasks(*results), tasks)
     ours, theirs = (
         Side(results=found, tables={name: read_score_table(path, found, name) for name in wanted})
         for path, found in zip((first, second), results, strict=True)
@@ -103,7 +95,7 @@ def shared_tasks(first: Results, second: Results) -> tuple[str, ...]:
         raise UsageError(
             f"One run answered the suite {first.suite!r}, the other {second.suite!r}.", "Compare runs of one suite."
         )
-    shared = in_catalogue_order(first.tasks.keys() & second.tasks.keys())
+    shared = known.in_catalogue_order(first.tasks.keys() & second.tasks.keys())
     if not shared:
         raise UsageError("The two runs share no task.", "Give runs that answered the same tasks.")
     for name in shared:
@@ -119,10 +111,10 @@ def compare(first: Side, second: Side, protocol: Protocol) -> Comparison:
     found: list[tuple[dict[str, object], Difference, bool]] = []
     changed: list[dict[str, object]] = []
     unpaired: dict[str, tuple[int, int]] = {}
-    shared = in_catalogue_order(first.tables.keys() & second.tables.keys())
+    shared = known.in_catalogue_order(first.tables.keys() & second.tables.keys())
     for name in shared:
         ours, theirs, task = first.tables[name], second.tables[name], first.results.tasks[name]
-        primary = primary_metric(task.kind, ours.columns[protocol])
+        primary = known.primary_metric(task.kind, ours.columns[protocol])
         for metric, column in ours.columns[protocol].items():
             other = theirs.columns[protocol].get(metric)
             if other is None:
@@ -138,15 +130,15 @@ def compare(first: Side, second: Side, protocol: Protocol) -> Comparison:
                 unpaired[name] = (len(column.sample_ids) - len(both), len(other.sample_ids) - len(both))
                 changed += _changed(ours, theirs, column, other, both)
     results = first.results, second.results
-    one, two = distinct_names(results)
+    one, two = known.distinct_names(results)
     return Comparison(
         names=(one, two), runs=(first.results.run, second.results.run), protocol=protocol,
         rows=pd.DataFrame(_judged(found), columns=list(ROWS), dtype=object).astype(_DTYPES),
         changed=pd.DataFrame(changed, columns=["task", "sample_id", "first", "second", "gain"]),
         left_out=tuple(sorted(set(first.results.tasks) ^ set(second.results.tasks))),
         unpaired={name: counts for name, counts in unpaired.items() if any(counts)},
-        notices=tuple(notices_of(results)),
-        withheld=frozenset(name for name in shared if is_credentialed(first.results, name)),
+        notices=tuple(known.notices_of(results)),
+        withheld=frozenset(name for name in shared if known.is_credentialed(first.results, name)),
     )  # fmt: skip
 
 
@@ -162,7 +154,7 @@ def _judged(rows: Sequence[tuple[dict[str, object], Difference, bool]]) -> Itera
             verdict = "better" if found.value > 0 else "worse"
         elif p is not None:
             verdict = "too few clusters" if found.least_p >= level else "not distinguishable"
-        yield row | picked(found, ("low", "high", "p", "samples", "clusters")) | {
+        yield row | known.picked(found, ("low", "high", "p", "samples", "clusters")) | {
             "difference": found.value, "p_adjusted": p, "verdict": verdict, "detectable": found.detectable_at(level),
         }  # fmt: skip
 

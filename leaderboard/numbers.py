@@ -14,18 +14,8 @@ from typing import Any, Literal, NamedTuple, get_type_hints
 import pandas as pd
 
 from medbench.harness.results import MetricResult, Results, read_results
+from medbench.leaderboard import runs as known
 from medbench.leaderboard.paper import Layout, Publication
-from medbench.leaderboard.runs import (
-    NOT_OK,
-    Leaks,
-    distinct_names,
-    in_catalogue_order,
-    in_table_order,
-    leaks_of,
-    mixture,
-    picked,
-    primary_metric,
-)
 from medbench.leaderboard.samples import read_score_tables
 from medbench.leaderboard.standings import ScoresByRun, Standing, compared_values, standings_of
 from medbench.tasks.catalog import get_task
@@ -39,7 +29,7 @@ _BOUNDS = ("if_failed_wrong", "if_failed_right")
 CSV_COLUMNS = (
     "protocol", "task", "metric", "model", "kind", "source", "value", "low", "high", "n", "std", "runs", "ceiling",
     "zero_shot", "leaked", "standing", "overlaps", "compared", "remark", "answered", "among_answered", *_BOUNDS,
-    *NOT_OK,
+    *known.NOT_OK,
 )  # fmt: skip
 _JSON_CELL = (
     "value", "n", "compared", "whole", "answered", "among_answered", "bounds", "not_ok", "runs", "ceiling",
@@ -106,7 +96,7 @@ class Number:
     @property
     def not_ok(self) -> dict[str, int]:
         """Samples without an answer, by why; empty where a paper does not say."""
-        return {} if self.errors is None else {why: getattr(self, why) for why in NOT_OK}
+        return {} if self.errors is None else known.picked(self, known.NOT_OK)
 
 
 _HINTS = get_type_hints(Number)
@@ -156,7 +146,7 @@ class Board:
     runs: tuple[Results, ...]
     names: tuple[str, ...]
     numbers: pd.DataFrame
-    leaks: Leaks
+    leaks: known.Leaks
 
     @property
     def suite(self) -> str:
@@ -178,22 +168,19 @@ def read(paths: Sequence[Path]) -> pd.DataFrame:
 def read_board(paths: Sequence[Path]) -> tuple[Board, ScoresByRun]:
     """Read runs, with their scores by sample if there are several, and put them side by side; raises like `read`."""
     runs = [read_results(path) for path in paths]
-    pairs = zip(paths, runs, strict=True) if len(runs) > 1 else ()
-    scores = {run.run: read_score_tables(path, run) for path, run in pairs}
-    return make_board(runs, leaks_of(paths, runs), scores), scores
+    several = zip(paths, runs, strict=True) if len(runs) > 1 else ()
+    scores = {run.run: read_score_tables(path, run) for path, run in several}
+    return make_board(runs, known.leaks_of(paths, runs), scores), scores
 
 
-def make_board(runs: Sequence[Results], leaks: Leaks | None = None, scores: ScoresByRun | None = None) -> Board:
-    """Put runs side by side; without their scores by sample nobody leads where a sample failed.
-
-    Raises UsageError if there is none, or they answered different suites or different data.
-    """
+def make_board(runs: Sequence[Results], leaks: known.Leaks | None = None, scores: ScoresByRun | None = None) -> Board:
+    """Put runs side by side; without scores by sample nobody leads where one failed. UsageError if they may not be."""
     if not runs:
         raise UsageError("No run was given.", "Give one or more folders that `medbench run` made.")
-    if problem := mixture(runs):
+    if problem := known.mixture(runs):
         raise problem
-    board = Board(runs=tuple(runs), names=distinct_names(runs), numbers=as_frame(()), leaks=leaks or {})
-    pairs = product(PROTOCOLS, in_catalogue_order(name for run in runs for name in run.tasks))
+    board = Board(runs=tuple(runs), names=known.distinct_names(runs), numbers=as_frame(()), leaks=leaks or {})
+    pairs = product(PROTOCOLS, known.in_catalogue_order(name for run in runs for name in run.tasks))
     numbers = [number for pair in pairs for number in _task_numbers(board, *pair, scores or {})]
     return replace(board, numbers=_ranked(as_frame(numbers)))
 
@@ -203,8 +190,8 @@ def _task_numbers(board: Board, protocol: Protocol, task: str, scores: ScoresByR
     first = next(run.tasks[task] for run in board.runs if task in run.tasks)
     leaked = [task in board.leaks.get(run.run, ()) for run in board.runs]
     tables = [scores.get(run.run, {}).get(task) for run in board.runs]
-    primary = primary_metric(first.kind, set().union(*found))
-    for metric in in_table_order(task, first.kind, protocol, set().union(*found)):
+    primary = known.primary_metric(first.kind, set().union(*found))
+    for metric in known.in_table_order(task, first.kind, protocol, set().union(*found)):
         cells = [metrics.get(metric) for metrics in found]
         fair = [None if out else cell for cell, out in zip(cells, leaked, strict=True)]
         compared, remark = compared_values(fair, tables, protocol, metric, board.names)
@@ -221,7 +208,7 @@ def _task_numbers(board: Board, protocol: Protocol, task: str, scores: ScoresByR
 def _of_metric(cell: MetricResult) -> dict[str, Any]:
     (low, high), (wrong, right), how = cell.ci or (None, None), cell.bounds or (None, None), cell.interval
     return {
-        **{name: getattr(cell, name) for name in ("value", "n", "answered", "among_answered", "signature", *NOT_OK)},
+        **known.picked(cell, ("value", "n", "answered", "among_answered", "signature", *known.NOT_OK)),
         "low": low, "high": high, "ceiling": cell.limiting_ceiling, "measured_ceiling": cell.ceiling,
         "if_failed_wrong": wrong, "if_failed_right": right, "method": how and how.method,
         "clusters": how and how.clusters,
@@ -258,7 +245,7 @@ def make_table(
     more, of_papers = _of_papers(published, len(columns))
     numbers = pd.concat([shown, as_frame(of_papers)], ignore_index=True)
     lines = _pairs(numbers if board is None else of_runs)
-    order = {task: place for place, task in enumerate(in_catalogue_order(task for task, _ in lines))}
+    order = {task: place for place, task in enumerate(known.in_catalogue_order(task for task, _ in lines))}
     numbers = _in_lines(numbers, layout.rows if layout else sorted(lines, key=lambda line: order[line[0]]))
     titles = dict(zip(of_runs["task"], of_runs["title"], strict=True))
     remarks = dict(zip(_pairs(of_runs), of_runs["remark"], strict=True))
@@ -292,10 +279,7 @@ def _ranked(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def _means(board: Board, numbers: pd.DataFrame) -> tuple[tuple[Column, ...], pd.DataFrame]:
-    """Return a column for each model, and the means over its runs; none where a run of it has no number.
-
-    A mean over some of the runs would not be the model's.
-    """
+    """Return a column for each model, and means over its runs, where all of them have a number."""
     places: dict[str, list[int]] = {}
     for place, run in sorted(enumerate(board.runs), key=lambda one: one[1].model.title):
         places.setdefault(run.model.title, []).append(place)
@@ -319,7 +303,7 @@ def _mean(line: pd.DataFrame) -> dict[str, object]:
     means = ("value", "compared", "answered", "among_answered", *_BOUNDS)
     return {
         **{name: None if line[name].isna().any() else mean(line[name].tolist()) for name in means},
-        **{why: line[why].sum() for why in NOT_OK}, **dict.fromkeys(("low", "high", "method", "clusters")),
+        **{why: line[why].sum() for why in known.NOT_OK}, **dict.fromkeys(("low", "high", "method", "clusters")),
         "n": counts.pop() if len(counts) == 1 else None, "whole": line["whole"].all(), "runs": len(line),
         "std": stdev(values) if len(values) >= _FEWEST_FOR_SPREAD else None,
         "zero_shot": line["zero_shot"].all(), "leaked": line["leaked"].any(),
@@ -346,18 +330,15 @@ def _of_papers(published: Sequence[Publication], start: int) -> tuple[list[Colum
 
 
 def gains_over(table: Table, baseline: str, kind: str | None = None) -> pd.DataFrame:
-    """Return what each column gains over a baseline: the paper's gain, and two that are easier to defend.
+    """Return what each column gains over a baseline, a UsageError if there is none of that name.
 
     Like is compared with like: runs on the samples that they share, a paper's numbers with each other as they are. A
     run stands beside a paper's number only where none of its samples failed, so that both are of the whole test split.
     Numbers with evidence of a leak count on neither side, and only datasets that both have.
 
-    Returns:
-        A row for each column of the table: `model`, `datasets` (how many count), `relative` (the mean of (ours -
-        baseline) / baseline), `geometric` (exp(mean of log ratios) - 1), `points` (the mean difference, a fraction),
-        NaN where they share no number; `left_out` (datasets that both have a number of, but not of the same samples).
-
-    Raises UsageError if the table has no column of that name.
+    A row has `model`, `datasets` (how many count), `relative` (the mean of (ours - baseline) / baseline), `geometric`
+    (exp(mean of log ratios) - 1), `points` (the mean difference, a fraction), NaN where they share no number, and
+    `left_out` (datasets that both have a number of, but not of the same samples).
     """
     names = [column.name for column in table.columns]
     if baseline not in names:
@@ -411,10 +392,10 @@ def as_json(tables: Sequence[Table], notices: Sequence[str]) -> str:
 def lines_of(table: Table, said: Sequence[str], cell: Callable[[Number], Mapping[str, object]]) -> list[JsonObject]:
     """Return the lines of a table for JSON: what is said of each, and its `cells`, null where there is no number."""
     return [
-        {**picked(first, said), "cells": [None if number is None else cell(number) for number in numbers]}
+        {**known.picked(first, said), "cells": [None if number is None else cell(number) for number in numbers]}
         for first, numbers in table.lines()
     ]
 
 
 def _json_cell(number: Number) -> Mapping[str, object]:
-    return picked(number, _JSON_CELL) | {"ci": number.interval, "spread": number.std}
+    return known.picked(number, _JSON_CELL) | {"ci": number.interval, "spread": number.std}

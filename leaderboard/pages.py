@@ -71,10 +71,7 @@ def _latex(tables: Sequence[Table], notices: Sequence[str]) -> str:
 
 
 def board_as_markdown(board: Board, tables: Sequence[Table] | None = None, sections: Sequence[str] = ()) -> str:
-    """Return a board as a markdown document.
-
-    Its tables, one a protocol, are plain ones of both if none are given; further sections stand behind them.
-    """
+    """Return a board as a markdown document, with plain tables of both protocols if none are given."""
     shown = [make_table(board, protocol) for protocol in PROTOCOLS] if tables is None else tables
     return _page(notices_of(board.runs), shown, sections, board=board)
 

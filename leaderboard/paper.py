@@ -52,10 +52,7 @@ def publications() -> list[str]:
 
 
 def read_publication(name: str) -> Publication:
-    """Return the published numbers of a bundled file, or of one that the user wrote.
-
-    Raises UsageError if there is no such file, or it does not have the form of `leaderboard/published/table3.yaml`.
-    """
+    """Return the numbers of a bundled file or a user's own; a UsageError if there is none, or it is malformed."""
     file = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not file.is_file():
         raise unknown_name("table of published numbers", name, publications())

@@ -31,10 +31,7 @@ def publish_run(path: Path) -> None:
 
 
 def publish_together(paths: Sequence[Path], folder: Path) -> None:
-    """Write `leaderboard.md` of several runs into a folder, and show their primary metrics.
-
-    A file of that name is replaced if it is such a page, which is said; anybody's other file stays as it is.
-    """
+    """Show primary metrics of several runs and write their `leaderboard.md`; only such a page is replaced."""
     found = gather(paths)
     columns = ["task", "metric", *(f"{name}, % [95 %]" for name in distinct_names(found.runs))]
     for protocol in PROTOCOLS:

@@ -6,7 +6,7 @@ What comes from data stays text, and in HTML nothing runs but what a page's poli
 import base64
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,10 +61,7 @@ def latex_text(text: str) -> str:
 def markdown_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, right: int = 0, merged: bool = False
 ) -> str:
-    """Return a table of cells as they are, the last `right` columns aligned to the right.
-
-    If `merged`, the first cell of a row is left out where it is that of the row above.
-    """
+    """Return cells as a table, the last `right` columns aligned right; `merged` leaves out repeated first cells."""
     lines = [header, ["---"] * (len(header) - right) + ["---:"] * right]
     for place, row in enumerate(rows):
         repeated = merged and place > 0 and rows[place - 1][0] == row[0]
@@ -211,20 +208,9 @@ def _has(number: Number, mark: str) -> bool:
 
 def table_as_latex(table: Table, caption: str, notices: Sequence[str] = ()) -> str:
     """Return a `table` environment with booktabs rules; needs the packages booktabs and xcolor, option `table`."""
-    lines = [(first, [_cell(number, _LATEX) for number in line]) for first, line in table.lines()]
-    heads, comments = ["Task", "Metric", *_column_names(table)], [*notices, *_told_in_comments(table)]
-    return render_text("table.tex", caption=caption, heads=heads, lines=lines, comments=comments)
-
-
-def _told_in_comments(table: Table) -> Iterator[str]:
-    """Yield what a reader of the numbers must know and the cells have no room for."""
-    for first, line in table.lines():
-        name = f"{first.title}, {metric_title(first.metric)}"
-        if first.remark:
-            yield f"{name}: {first.remark}."
-        for number in line:
-            if number is not None and (texts := beside(number.answered, number.bounds)):
-                yield f"{name}, {number.model}: {'; '.join(texts)}."
+    lines = [(first, line, [_cell(number, _LATEX) for number in line]) for first, line in table.lines()]
+    heads = ["Task", "Metric", *_column_names(table)]
+    return render_text("table.tex", caption=caption, heads=heads, lines=lines, notices=notices, beside=beside)
 
 
 @cache

@@ -62,19 +62,12 @@ def in_catalogue_order(names: Iterable[str]) -> list[str]:
 
 
 def in_table_order(task: str, kind: Kind, protocol: Protocol, names: Iterable[str]) -> list[str]:
-    """Return ids of metrics, each once, in the order of the tables; those that the protocol does not know at the end.
-
-    The order depends on the task: a question's accuracy comes before its BLEU, a region's behind it.
-    """
+    """Return ids of metrics, each once, in the order of the task's tables; those that it does not know at the end."""
     return _in_order(metric_ids(task, kind, protocol), names)
 
 
 def mixture(runs: Sequence[Results]) -> UsageError | None:
-    """Return why runs may not stand side by side; None if they may.
-
-    They may not if they answered different suites or data, asked in another way, scored by different definitions, or if
-    one was given twice.
-    """
+    """Return why runs may not share a table: suite, data, probe, definitions, one twice; None if they may."""
     if len({run.suite for run in runs}) > 1:
         return UsageError(
             f"The runs answered different suites: {', '.join(sorted({run.suite for run in runs}))}.",
@@ -210,10 +203,7 @@ def run_folders(folder: Path) -> list[Path]:
 
 
 def leaks_of(paths: Sequence[Path], runs: Sequence[Results]) -> dict[str, frozenset[str]]:
-    """Return the tasks with evidence of a leak by the identity of each run that `medbench audit` has looked at.
-
-    An audit's file that is broken, or belongs to another run, is a DataError.
-    """
+    """Return the tasks with evidence of a leak by audited run; a DataError if an audit is broken or another's."""
     found = {}
     for file, run in ((path / AUDIT_FILE, run) for path, run in zip(paths, runs, strict=True)):
         if file.is_file():
@@ -255,10 +245,7 @@ def terms_of(results: Results, task: str) -> Terms:
 
 
 def _is_bundled(results: Results, task: str) -> bool:
-    """Return whether a run answered the mini suite's own samples of a task.
-
-    They are known by their fingerprint, since a folder may hold them beside real data.
-    """
+    """Return whether a run answered the mini suite's own samples: a folder may hold them beside real data."""
     return results.suite == "mini" and task in TASKS and _bundled_data().get(task) == results.tasks[task].data
 
 

@@ -117,10 +117,7 @@ _RECORD = TypeAdapter(ScoreRecord)
 
 
 def read_score_table(path: Path, results: Results, task: str) -> ScoreTable:
-    """Return the scores of one of a run's tasks; `path` is the run's folder.
-
-    A file that is missing, or of an older version, is a RunError, a line that is no score a DataError.
-    """
+    """Return a task's scores from a run's folder; a RunError if they are missing, a DataError if a line is no score."""
     file = RunDirectory(path=path, identity=results.run).scores(task)
     again = f"Score the run again: medbench score {path}"
     if not file.is_file():

@@ -8,21 +8,10 @@ from typing import Any, NamedTuple
 
 from medbench.harness.results import Results
 from medbench.leaderboard import render
+from medbench.leaderboard import runs as known
 from medbench.leaderboard.export.public import PublicRun, read_public, results_text
 from medbench.leaderboard.numbers import Board, Number, as_numbers, lines_of, make_board, make_table
 from medbench.leaderboard.report.document import REPORT_FILE
-from medbench.leaderboard.runs import (
-    NOT_OK,
-    Leaks,
-    definition_of,
-    grouped,
-    in_catalogue_order,
-    leaks_of,
-    mixture,
-    notices_of,
-    picked,
-    run_folders,
-)
 from medbench.leaderboard.samples import ScoreTable, read_score_table
 from medbench.leaderboard.standings import ScoresByRun
 from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
@@ -35,7 +24,7 @@ _SUITES: Mapping[str, str] = render.WORDING["suites"]
 _MEANINGS = {name: told.replace("`paper`", "protocol paper") for name, told in render.PROTOCOL_MEANINGS.items()}
 _NUMBER_HEADS = (
     "Task", "Metric", "Value %", "95 % interval", "From 0 to 100", "n", "Answered", "Among answered",
-    "If failures are wrong, right", *(why.capitalize() for why in NOT_OK), "Definition",
+    "If failures are wrong, right", *(why.capitalize() for why in known.NOT_OK), "Definition",
 )  # fmt: skip
 
 
@@ -73,11 +62,11 @@ def collect(folder: Path, *, all_reports: bool) -> Collection:
     runs: dict[str, SiteRun] = {}
     leaks: dict[str, frozenset[str]] = {}
     skipped = []
-    for path in run_folders(folder):
+    for path in known.run_folders(folder):
         name = path.relative_to(folder).as_posix()
         try:
             public = read_public(path)
-            found = leaks_of([path], [public.results])
+            found = known.leaks_of([path], [public.results])
         except MedbenchError as error:
             skipped.append(SkippedRun(name, error.problem.replace(str(path), name)))
             continue
@@ -115,13 +104,15 @@ def _with_report(public: PublicRun, *, all_reports: bool) -> SiteRun:
     return SiteRun(public, report=there and not reason, no_report=reason)
 
 
-def group(runs: Sequence[Results], leaks: Leaks | None = None, scores: ScoresByRun | None = None) -> tuple[Board, ...]:
+def group(
+    runs: Sequence[Results], leaks: known.Leaks | None = None, scores: ScoresByRun | None = None
+) -> tuple[Board, ...]:
     """Return boards of runs that may stand side by side: one suite, the same data and definitions of every task.
 
     A run joins the first board that takes it. The paper's suite comes first, then by the runs' models and identities.
     """
     ordered = sorted(runs, key=lambda run: (list(_SUITES).index(run.suite), run.model.title, run.run))
-    groups = grouped(ordered, lambda members: mixture(members) is None)
+    groups = known.grouped(ordered, lambda members: known.mixture(members) is None)
     return tuple(make_board(members, leaks, scores) for members in groups)
 
 
@@ -156,9 +147,9 @@ def _index(found: Collection, title: str) -> str:
     return _page(
         "site_index.html", title, runs=len(found.runs), boards=len(found.boards), skipped=found.skipped,
         suites=[(suite, suite) for suite in dict.fromkeys(board.suite for board in found.boards)],
-        tasks=[(task, titles[task]) for task in in_catalogue_order(titles)],
+        tasks=[(task, titles[task]) for task in known.in_catalogue_order(titles)],
         sections=[_section(found.boards, board, protocol) for board in found.boards for protocol in PROTOCOLS],
-        definition_of=definition_of, overlap_text=render.OVERLAP_TEXT,
+        definition_of=known.definition_of, overlap_text=render.OVERLAP_TEXT,
     )  # fmt: skip
 
 
@@ -167,7 +158,7 @@ def _section(boards: Sequence[Board], board: Board, protocol: Protocol) -> dict[
     place = next(number for number, other in enumerate(same, 1) if other is board)
     models = list(zip(board.names, board.runs, strict=True))
     lines, numbers = list(make_table(board, protocol).lines()), as_numbers(board.numbers)
-    said_of = {told: [name for name, run in models if told in run.notices] for told in notices_of(board.runs)}
+    said_of = {told: [name for name, run in models if told in run.notices] for told in known.notices_of(board.runs)}
     return {
         "name": _SUITES[board.suite] if len(same) == 1 else f"{_SUITES[board.suite]}, data {place} of {len(same)}",
         "suite": board.suite, "protocol": protocol, "models": models, "lines": lines,
@@ -184,29 +175,26 @@ def _run_page(run: SiteRun, name: str) -> str:
         "site_run.html", name, results=results, report=run.report, no_report=run.no_report,
         suite=_SUITES[results.suite], numbers=as_numbers(make_board([results]).numbers), heads=_NUMBER_HEADS,
         states=list(STATES), written_heads=list(render.WRITTEN_HEADS), wrote=render.wrote, terms=run.public.terms,
-        tasks=[results.tasks[task] for task in in_catalogue_order(results.tasks)],
+        tasks=[results.tasks[task] for task in known.in_catalogue_order(results.tasks)],
     )  # fmt: skip
 
 
 def _board_data(board: Board) -> dict[str, Any]:
     tables = {protocol: make_table(board, protocol) for protocol in PROTOCOLS}
     return {
-        "suite": board.suite, "notices": notices_of(board.runs),
+        "suite": board.suite, "notices": known.notices_of(board.runs),
         "runs": [{"run": run.run, "name": name} for run, name in zip(board.runs, board.names, strict=True)],
         "rows": {name: lines_of(table, ("task", "metric", "remark"), _cell_data) for name, table in tables.items()},
     }  # fmt: skip
 
 
 def _cell_data(number: Number) -> dict[str, Any]:
-    same = picked(number, ("value", "n", "compared", "answered", "among_answered", "bounds"))
+    same = known.picked(number, ("value", "n", "compared", "answered", "among_answered", "bounds"))
     return {**same, **number.not_ok, "ci": number.interval, "ceiling": number.measured_ceiling}
 
 
 def write_site(folder: Path, files: Mapping[str, str]) -> None:
-    """Write a site, and take away the files of an earlier one that are no longer part of it.
-
-    It is a UsageError if the folder holds anything that no site wrote.
-    """
+    """Write a site and take away what an earlier one left; a UsageError if the folder holds anything no site wrote."""
     before = _files_before(folder)
     for name, text in files.items():
         write_atomically(folder / name, text)

@@ -105,10 +105,7 @@ def compared_values(
 
 
 def standings_of(values: Sequence[float | None]) -> tuple[Standing, ...]:
-    """Return who leads among numbers that may be compared; None takes no part.
-
-    Nobody leads alone, and nobody who gets nothing right. Equal ones share their standing.
-    """
+    """Return who leads; None takes no part, nobody leads alone or at zero, and equal ones share their standing."""
     rounded = [None if value is None else round(value, _DIGITS) for value in values]
     there = [value for value in rounded if value is not None]
     right = sorted({value for value in there if value > 0}, reverse=True) if len(there) >= _PAIR else []

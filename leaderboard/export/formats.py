@@ -62,10 +62,7 @@ class EvalResultsOptions:
 
 
 def read_datasets(words: Sequence[str]) -> dict[str, str]:
-    """Return the Hub datasets in words `TASK=OWNER/NAME` or `OWNER/NAME`, which stands for all tasks.
-
-    A word that names no task or no dataset is a UsageError.
-    """
+    """Return the Hub datasets in words `[TASK=]OWNER/NAME`, `*` for all tasks; a UsageError if one names none."""
     found = {}
     for word in words:
         task, mark, repo = word.partition("=")
@@ -84,10 +81,7 @@ def checked_repo(repo: str) -> str:
 
 
 def eval_result_files(results: Results, options: EvalResultsOptions) -> dict[str, str]:
-    """Return the files of a run, as it may be shown, by path, one for each Hub dataset.
-
-    It is a UsageError if no task has one, as those of the mini suite have none.
-    """
+    """Return the files of a run by path, one for each Hub dataset; a UsageError if no task has one."""
     entries: dict[str, list[EvalResultEntry]] = {}
     for name in results.tasks:
         if (dataset := _dataset_of(results, name, options)) and (found := _entries(results, name, dataset, options)):
@@ -326,10 +320,7 @@ def _score(task: TaskResult, metric: MetricResult) -> JsonObject:
 def _task_rows(
     run: PublicRun, task: str, options: EveryEvalOptions, data_dir: Path | None, *, with_inputs: bool
 ) -> Iterator[JsonObject]:
-    """Yield the lines of a task, one for each sample and metric that has a score for it.
-
-    Questions, references and generations are read only where texts may be shown.
-    """
+    """Yield a line for each sample and metric that has a score; texts are read only where they may be shown."""
     records = read_score_table(run.path, run.results, task).records
     ids = [record.sample_id for record in records]
     samples: Mapping[str, Sample] = {}

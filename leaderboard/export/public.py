@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from tempfile import TemporaryDirectory
@@ -19,7 +19,7 @@ import yaml
 from huggingface_hub import errors as hub_errors
 from pydantic import TypeAdapter
 
-from medbench.harness.results import MetricResult, Results, TaskResult, read_results
+from medbench.harness.results import Results, read_results
 from medbench.harness.rundir import read_run
 from medbench.leaderboard.numbers import make_board
 from medbench.leaderboard.pages import board_as_markdown
@@ -187,25 +187,16 @@ def read_public(path: Path, environment: Mapping[str, str] | None = None) -> Pub
 
 def _public_results(results: Results, scrubber: Scrubber) -> Results:
     """Return results without paths of the machine, servers and secrets; every number stays as it is."""
-    model, text = results.model, scrubber.text
-
-    def metrics(found: Mapping[str, MetricResult]) -> dict[str, MetricResult]:
-        return {name: replace(metric, signature=text(metric.signature)) for name, metric in found.items()}
-
-    def public(task: TaskResult) -> TaskResult:
-        return replace(
-            task, title=text(task.title), licence=text(task.licence), paper=metrics(task.paper),
-            strict=metrics(task.strict),
-        )  # fmt: skip
-
-    return replace(
-        results, notices=tuple(map(text, results.notices)),
-        model=replace(
-            model, name=scrubber.model(model.name), title=scrubber.model(model.title), weights=text(model.weights),
-            device=text(model.device),
-        ),
-        tasks={name: public(task) for name, task in results.tasks.items()},
-    )  # fmt: skip
+    document = _RESULTS.dump_python(results)
+    parts = [(document["model"], ("weights", "device"))]
+    for task in document["tasks"].values():
+        metrics = (metric for protocol in PROTOCOLS for metric in task[protocol].values())
+        parts += [(task, ("title", "licence")), *((metric, ("signature",)) for metric in metrics)]
+    for part, names in parts:
+        part |= {name: scrubber.text(part[name]) for name in names}
+    document["model"] |= {name: scrubber.model(document["model"][name]) for name in ("name", "title")}
+    document["notices"] = [scrubber.text(notice) for notice in results.notices]
+    return _RESULTS.validate_python(document)
 
 
 def results_text(results: Results) -> str:
@@ -247,10 +238,7 @@ def write_files(folder: Path, files: Mapping[str, str]) -> tuple[Path, ...]:
 
 @contextmanager
 def replaced_when_whole(path: Path) -> Iterator[Path]:
-    """Yield a name to write to; the file takes `path` only if nothing went wrong.
-
-    Raises RunError if the folder cannot be written to.
-    """
+    """Yield a name to write to, which becomes `path` if nothing went wrong; a RunError if it cannot be written."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

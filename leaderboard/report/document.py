@@ -142,10 +142,7 @@ def report_of(
 
 
 def render_page(document: Mapping[str, object], images: Sequence[str]) -> str:
-    """Return the report of a document and the images that it refers to, as `make_document` makes them.
-
-    Nothing of them becomes markup: they are embedded as inert JSON, and the script shows them as text.
-    """
+    """Return a report; nothing of the document and its images becomes markup, the script shows inert JSON as text."""
     script = "\n".join(render.asset(f"report/{name}") for name in SCRIPTS)
     return render.render_html(
         "report.html", style=render.asset("report/report.css"), script=f'"use strict";\n(() => {{\n{script}\n}})();\n',
@@ -162,10 +159,7 @@ def inert_json(value: object) -> str:
 def make_document(
     runs: Sequence[RunSource], data: Mapping[str, TaskSource], *, budget: ImageBudget | None, reveal: bool = False
 ) -> tuple[dict[str, Any], Sequence[str]]:
-    """Return the document of a report and the images that it refers to, for `render_page`.
-
-    The first run is compared with each other one; `data` are the prepared data of every task.
-    """
+    """Return a report's document and images; the first run is compared with each other, `data` are by task."""
     board, shelves = make_board([run.results for run in runs]), Shelves()
     scores = {protocol: _scores(board, protocol) for protocol in PROTOCOLS}
     tasks = [_task(name, runs, data[name], scores, shelves) for name in tasks_of(runs)]

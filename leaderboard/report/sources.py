@@ -102,10 +102,7 @@ def _without(path: Path, error: Exception) -> str:
 
 
 def read_task_source(task: str, runs: Sequence[RunSource], data_dir: Path | None, *, reveal: bool) -> TaskSource:
-    """Find the prepared data that runs answered, in `data_dir` or where they were.
-
-    Unless `reveal`, texts and images of credentialed data are withheld.
-    """
+    """Find the prepared data that runs answered; credentialed texts and images are withheld unless `reveal`."""
     run = next(run for run in runs if task in run.results.tasks)
     spec, samples, missing, folder = None, dict[str, Sample](), "", data_dir
     with suppress(UsageError):
