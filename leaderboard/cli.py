@@ -20,11 +20,15 @@ _ONLY_FOR = {
     "protocol": ("eval-results", "every-eval-ever"),
 }
 _PATH = click.Path(path_type=Path)
+_FORMS = click.Choice(["markdown", "csv", "latex", "json"])
 _LAYOUTS = click.Choice(["table2", "table3", "table5", "table6"])
+_DATASET = "[TASK=]OWNER/NAME"
+_MARGIN = click.FloatRange(0, 100)
 _RELATIONSHIPS = click.Choice(["first_party", "third_party", "collaborative", "other"])
 _run = click.argument("run", type=_PATH)
+_PROTOCOL = click.Choice(PROTOCOLS)
 _pair_protocol = click.option(
-    "--protocol", type=click.Choice(PROTOCOLS), default="strict", show_default=True, help="Whose definitions."
+    "--protocol", type=_PROTOCOL, default="strict", show_default=True, help="Whose definitions."
 )
 _shared_tasks = click.option("-t", "--tasks", help="Names, kinds or globs, comma-separated.  [default: all shared]")
 
@@ -36,18 +40,15 @@ def _write(output: Path, text: str) -> None:
 
 @click.command("leaderboard")
 @click.argument("runs", nargs=-1, type=_PATH)
-@click.option(
-    "--format", "form", type=click.Choice(["markdown", "csv", "latex", "json"]), default="markdown", show_default=True
-)
-@click.option("--protocol", type=click.Choice(PROTOCOLS), help="One protocol alone.  [default: both; latex: paper]")
+@click.option("--format", "form", type=_FORMS, default="markdown", show_default=True)
+@click.option("--protocol", type=_PROTOCOL, help="One protocol alone.  [default: both; latex: paper]")
 @click.option("--layout", type=_LAYOUTS, help="Rows as in a table of the Uni-Med paper.")
 @click.option("--models-as-rows", is_flag=True, help="A row for each model (markdown).")
 @click.option("--mean", "grouped", is_flag=True, help="One column for all runs of a model: mean ± std.")
 @click.option(
-    "--reported",
-    multiple=True,
+    "--reported", multiple=True,
     help="Numbers of a paper beside: table2a to table2e, table3, table5, table6, or a YAML file of your own.",
-)
+)  # fmt: skip
 @click.option("--baseline", help="Name of the model that gains are counted against.")
 @click.option("--data-audit", type=_PATH, help="audit-data.json of `medbench audit data`: marks ‡.")
 @click.option("--output", type=_PATH, help="Write to this file.  [default: standard output]")
@@ -76,7 +77,7 @@ def leaderboard_command(runs: tuple[Path, ...], output: Path | None, **wishes: A
 @_run
 @click.option("--by", help="A label of the data.  [default: all that divide the samples into groups]")
 @click.option("-t", "--tasks", help="Names, kinds or globs, comma-separated.  [default: all of the run]")
-@click.option("--protocol", type=click.Choice(PROTOCOLS), default="paper", show_default=True, help="Whose definitions.")
+@click.option("--protocol", type=_PROTOCOL, default="paper", show_default=True, help="Whose definitions.")
 @click.option("--every-metric", is_flag=True, help="All metrics, not only the primary one of each task.")
 @click.option("--output", type=_PATH, help="Write a markdown table to this file.")
 def breakdown_command(
@@ -136,9 +137,7 @@ def compare_command(run_a: Path, run_b: Path, protocol: Protocol, tasks: str | N
 @click.command("gate")
 @_run
 @click.option("--baseline", required=True, type=_PATH, help="The run to be as good as.")
-@click.option(
-    "--margin", type=click.FloatRange(0, 100), default=1.0, show_default=True, help="Accepted loss, percentage points."
-)
+@click.option("--margin", type=_MARGIN, default=1.0, show_default=True, help="Accepted loss, percentage points.")
 @_pair_protocol
 @_shared_tasks
 def gate_command(run: Path, baseline: Path, margin: float, protocol: Protocol, tasks: str | None) -> int:
@@ -234,7 +233,7 @@ def site_command(runs: Path, output: Path, title: str, *, all_reports: bool) -> 
 @_run
 @click.option("--format", "form", type=click.Choice(FORMATS), required=True)
 @click.option("--output", type=_PATH, required=True, help="A folder; for Parquet, a file.")
-@click.option("--protocol", type=click.Choice(PROTOCOLS), help="Of the numbers.  [default: paper]")
+@click.option("--protocol", type=_PROTOCOL, help="Of the numbers.  [default: paper]")
 @click.option(
     "--dataset", multiple=True, metavar="[TASK=]OWNER/NAME", help="Dataset on the Hub that numbers belong to."
 )
@@ -261,11 +260,9 @@ def export_command(run: Path, form: str, output: Path, **options: Any) -> None:
     from medbench.leaderboard.export.public import public_copy, read_public, write_files, write_parquet
 
     given = {name: value for name, value in options.items() if value not in (None, ())}
-    for name in given:
-        if form not in _ONLY_FOR[name]:
-            raise UsageError(
-                f"--{name.replace('_', '-')} says nothing of {form}.", f"It is for {' and '.join(_ONLY_FOR[name])}."
-            )
+    if wrong := next((name for name in given if form not in _ONLY_FOR[name]), None):
+        way_out = f"It is for {' and '.join(_ONLY_FOR[wrong])}."
+        raise UsageError(f"--{wrong.replace('_', '-')} says nothing of {form}.", way_out)
     public = read_public(run)
     if form == "eval-results":
         _eval_results(output, public, given)

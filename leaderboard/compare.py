@@ -1,7 +1,4 @@
-"""Two runs on the samples that both scored: which is better where, how sure that is, which samples changed.
-
-And what a script asks: may the one replace the other?
-"""
+"""Two runs on the samples that both scored: which is better where, how surely; and may the one replace the other?"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,10 +25,7 @@ ROWS = (
 )  # fmt: skip
 _DTYPES = dict.fromkeys(("first", "second", "difference", "low", "high", "p", "p_adjusted", "detectable"), "float64")
 _UNSCORED = 0.01
-"""Share of the baseline's samples that a candidate may leave unscored without making it a doubt.
-
-Unscored are failures, and under `paper` reports without text.
-"""
+"""Share of the baseline's samples that may be left unscored: failures, under `paper` reports without text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,17 +86,15 @@ def shared_tasks(first: Results, second: Results) -> tuple[str, ...]:
     if first.probe != second.probe:
         raise UsageError("One of the runs asked in another way (--probe).", "Read it with `medbench audit probe`.")
     if first.suite != second.suite:
-        raise UsageError(
-            f"One run answered the suite {first.suite!r}, the other {second.suite!r}.", "Compare runs of one suite."
-        )
+        problem = f"One run answered the suite {first.suite!r}, the other {second.suite!r}."
+        raise UsageError(problem, "Compare runs of one suite.")
     shared = known.in_catalogue_order(first.tasks.keys() & second.tasks.keys())
     if not shared:
         raise UsageError("The two runs share no task.", "Give runs that answered the same tasks.")
     for name in shared:
         if first.tasks[name].data != second.tasks[name].data:
-            raise UsageError(
-                f"The runs answered different data of {name}.", "Run both on the same prepared data, then compare."
-            )
+            way_out = "Run both on the same prepared data, then compare."
+            raise UsageError(f"The runs answered different data of {name}.", way_out)
     return tuple(shared)
 
 

@@ -5,7 +5,7 @@ CSV, JSON, the report and the site are all made of these rows, and `Number` says
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import groupby, product
 from pathlib import Path
 from statistics import mean, stdev
@@ -123,8 +123,7 @@ class Column(NamedTuple):
     source: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class Table(NamedTuple):
     """The numbers of one protocol, as they are shown."""
 
     protocol: Protocol
@@ -139,8 +138,7 @@ class Table:
             yield first, tuple(by_column.get(place) for place in range(len(self.columns)))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Board:
+class Board(NamedTuple):
     """Runs that may be compared, their names made distinct, and their numbers under both protocols."""
 
     runs: tuple[Results, ...]
@@ -148,17 +146,12 @@ class Board:
     numbers: pd.DataFrame
     leaks: known.Leaks
 
-    @property
-    def suite(self) -> str:
-        """The suite that all runs share."""
-        return self.runs[0].suite
-
 
 def read(paths: Sequence[Path]) -> pd.DataFrame:
-    """Return the numbers of runs that may stand side by side as one long table; `Number` describes its columns.
+    """Return the numbers of runs as one long table; `Number` describes its columns.
 
-    Raises UsageError if they answered different suites or different data; RunError if a folder is no finished run, or
-    lacks scores; DataError if its files are malformed.
+    Raises UsageError if they may not stand side by side; RunError if one is not finished, or lacks scores; DataError if
+    its files are malformed.
     """
     frame = read_board(paths)[0].numbers
     order = {name: pd.Categorical(frame[name], list(frame[name].unique()), ordered=True) for name in ("task", "metric")}
@@ -182,7 +175,7 @@ def make_board(runs: Sequence[Results], leaks: known.Leaks | None = None, scores
     board = Board(runs=tuple(runs), names=known.distinct_names(runs), numbers=as_frame(()), leaks=leaks or {})
     pairs = product(PROTOCOLS, known.in_catalogue_order(name for run in runs for name in run.tasks))
     numbers = [number for pair in pairs for number in _task_numbers(board, *pair, scores or {})]
-    return replace(board, numbers=_ranked(as_frame(numbers)))
+    return board._replace(numbers=_ranked(as_frame(numbers)))
 
 
 def _task_numbers(board: Board, protocol: Protocol, task: str, scores: ScoresByRun) -> Iterator[Number]:
@@ -221,18 +214,18 @@ def make_table(
 ) -> Table:  # fmt: skip
     """Return the table of a board, of published numbers, or of both.
 
-    Without a board the published numbers stand alone. If `grouped`, runs of one title become one column: their mean,
-    and from three runs on the standard deviation. `layout` says which rows; all that the runs have if there is none.
-    Raises UsageError if published numbers follow another protocol or would stand beside another suite than the paper's.
+    If `grouped`, runs of one title become one column: their mean, and from three runs on the standard deviation.
+    `layout` says which rows; all that the runs have, or the papers without runs, if there is none. Raises UsageError if
+    published numbers follow another protocol or would stand beside another suite than the paper's.
     """
     if other := next((one for one in published if one.protocol != protocol), None):
         raise UsageError(
             f"{other.source} follows the protocol {other.protocol!r}, not {protocol!r}.",
             "Protocols are never mixed in one table.",
         )
-    if published and board is not None and board.suite != "paper":
+    if published and board is not None and board.runs[0].suite != "paper":
         raise UsageError(
-            f"Published numbers never stand beside the suite {board.suite!r}.",
+            f"Published numbers never stand beside the suite {board.runs[0].suite!r}.",
             "They belong to the paper's datasets: run on those, or leave --reported out.",
         )
     columns, of_runs = tuple[Column, ...](), as_frame(())
@@ -244,27 +237,22 @@ def make_table(
             columns, shown = _means(board, of_runs)
     more, of_papers = _of_papers(published, len(columns))
     numbers = pd.concat([shown, as_frame(of_papers)], ignore_index=True)
-    lines = _pairs(numbers if board is None else of_runs)
-    order = {task: place for place, task in enumerate(known.in_catalogue_order(task for task, _ in lines))}
-    numbers = _in_lines(numbers, layout.rows if layout else sorted(lines, key=lambda line: order[line[0]]))
+    there = _pairs(numbers if board is None else of_runs)
+    order = known.in_catalogue_order(task for task, _ in there)
+    lines = layout.rows if layout else sorted(there, key=lambda line: order.index(line[0]))
+    place = {line: number for number, line in enumerate(dict.fromkeys(lines))}
+    numbers["line"] = [place.get(pair, -1) for pair in _pairs(numbers)]
+    numbers = numbers[numbers["line"] >= 0].sort_values(["line", "column"], kind="stable", ignore_index=True)
     titles = dict(zip(of_runs["task"], of_runs["title"], strict=True))
     remarks = dict(zip(_pairs(of_runs), of_runs["remark"], strict=True))
     numbers["title"] = [titles.get(task) or get_task(task).title for task in numbers["task"]]
     numbers["remark"] = [remarks.get(pair, "") for pair in _pairs(numbers)]
     numbers["overlaps"] = numbers["task"].isin(list(overlapping))
-    return Table(protocol=protocol, columns=(*columns, *more), numbers=_ranked(numbers))
+    return Table(protocol=protocol, columns=(*columns, *more), numbers=_ranked(numbers.drop(columns="line")))
 
 
 def _pairs(numbers: pd.DataFrame) -> list[tuple[str, str]]:
     return list(zip(numbers["task"], numbers["metric"], strict=True))
-
-
-def _in_lines(numbers: pd.DataFrame, lines: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """Return the numbers on some lines, in their order."""
-    place = {line: number for number, line in enumerate(dict.fromkeys(lines))}
-    numbers = numbers.assign(order=[place.get(pair, -1) for pair in _pairs(numbers)])
-    numbers = numbers[numbers["order"] >= 0].sort_values(["order", "column"], kind="stable")
-    return numbers.drop(columns="order").reset_index(drop=True)
 
 
 def _ranked(numbers: pd.DataFrame) -> pd.DataFrame:
@@ -355,18 +343,14 @@ def gains_over(table: Table, baseline: str, kind: str | None = None) -> pd.DataF
             usable.assign(value=value)[usable["column"] == one].set_index(["task", "metric"]) for one in (place, base)
         )
         both = ours[["title", "value"]].join(theirs["value"].rename("baseline"), how="inner")
-        rows.append({"model": name} | _gain(both))
+        pairs = both.dropna()
+        values = pairs["value"].to_numpy(), pairs["baseline"].to_numpy()
+        rows.append({
+            "model": name, "datasets": len(pairs), "relative": float(relative_gain(*values)),
+            "geometric": float(geometric_gain(*values)), "points": (pairs["value"] - pairs["baseline"]).mean(),
+            "left_out": tuple(both.loc[both.index.difference(pairs.index, sort=False), "title"]),
+        })  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def _gain(both: pd.DataFrame) -> dict[str, object]:
-    pairs = both.dropna()
-    ours, theirs = pairs["value"].to_numpy(), pairs["baseline"].to_numpy()
-    return {
-        "datasets": len(pairs), "relative": float(relative_gain(ours, theirs)),
-        "geometric": float(geometric_gain(ours, theirs)), "points": float((pairs["value"] - pairs["baseline"]).mean()),
-        "left_out": tuple(both.loc[both.index.difference(pairs.index, sort=False), "title"]),
-    }  # fmt: skip
 
 
 def as_csv(tables: Sequence[Table]) -> str:
@@ -382,7 +366,10 @@ def as_json(tables: Sequence[Table], notices: Sequence[str]) -> str:
     shown = [
         {
             "protocol": table.protocol, "columns": [column._asdict() for column in table.columns],
-            "lines": lines_of(table, ("task", "title", "metric", "remark", "overlaps"), _json_cell),
+            "lines": lines_of(
+                table, ("task", "title", "metric", "remark", "overlaps"),
+                lambda one: known.picked(one, _JSON_CELL) | {"ci": one.interval, "spread": one.std},
+            ),
         }
         for table in tables
     ]  # fmt: skip
@@ -395,7 +382,3 @@ def lines_of(table: Table, said: Sequence[str], cell: Callable[[Number], Mapping
         {**known.picked(first, said), "cells": [None if number is None else cell(number) for number in numbers]}
         for first, numbers in table.lines()
     ]
-
-
-def _json_cell(number: Number) -> Mapping[str, object]:
-    return known.picked(number, _JSON_CELL) | {"ci": number.interval, "spread": number.std}

@@ -1,7 +1,4 @@
-"""How numbers and pages become text: markdown, LaTeX, HTML and lines for the terminal; the same input, the same bytes.
-
-What comes from data stays text, and in HTML nothing runs but what a page's policy names.
-"""
+"""How numbers and pages become text: what comes from data stays text, and the same input gives the same bytes."""
 
 import base64
 import hashlib
@@ -9,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_eval_context, select_autoescape
 from jinja2.nodes import EvalContext
@@ -118,28 +115,20 @@ def value_text(value: float | None) -> str:
     return "n/a" if value is None else f"{100 * value:.2f}"
 
 
-class _Style(NamedTuple):
-    """How the cells of a kind of table look."""
-
-    nothing: str
-    best: str
-    second: str
-    leaked: str
-    plus_minus: str
-
-
-_MARKDOWN = _Style("", "**{}**", "<u>{}</u>", r"\*", "±")
+# How no number looks, the best, the second, what stands behind a leaked one, and before a deviation.
+_MARKDOWN = ("", "**{}**", "<u>{}</u>", r"\*", "±")
 # As in the paper's Table 3: bold, underlined, starred; zero-shot numbers are shaded.
-_LATEX = _Style("--", r"\textbf{{{}}}", r"\underline{{{}}}", "$^{*}$", r"$\pm$")
+_LATEX = ("--", r"\textbf{{{}}}", r"\underline{{{}}}", "$^{*}$", r"$\pm$")
 
 
-def _cell(number: Number | None, style: _Style) -> str:
+def _cell(number: Number | None, style: tuple[str, str, str, str, str]) -> str:
+    nothing, best, second, star, plus_minus = style
     if number is None:
-        return style.nothing
-    mark = {"best": style.best, "second": style.second, "none": "{}"}[number.standing]
-    text = mark.format(value_text(number.value)) + (style.leaked if number.leaked else "")
+        return nothing
+    mark = {"best": best, "second": second, "none": "{}"}[number.standing]
+    text = mark.format(value_text(number.value)) + (star if number.leaked else "")
     if number.std is not None:
-        text += f" {style.plus_minus} {100 * number.std:.2f}"
+        text += f" {plus_minus} {100 * number.std:.2f}"
     elif number.interval is not None and number.value is not None:
         text += f" [{100 * number.interval[0]:.1f}, {100 * number.interval[1]:.1f}]"
     if style is _LATEX:
@@ -229,7 +218,7 @@ def _environment() -> Environment:
 
 @pass_eval_context
 def _printable(context: EvalContext, value: object) -> object:
-    """Return a text without what no HTML page can hold: lone surrogates are no UTF-8, control characters no HTML."""
+    # Lone surrogates are no UTF-8, control characters no HTML.
     if not context.autoescape or not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     whole = value.encode("utf-8", "replace").decode("utf-8")
@@ -247,11 +236,10 @@ def render_markdown(template: str, **content: Any) -> str:
 
 
 def render_html(template: str, *, style: str, script: str = "", images: bool = False, **content: Any) -> str:
-    """Return the HTML page of a template in `templates/`: the same content gives the same bytes.
+    """Return an HTML page from a template in `templates/`, which names `content`.
 
-    The Content-Security-Policy admits exactly the style and the script, by their hashes, and no script may make markup
-    of text. `images` says whether images may stand in the page itself, as data URIs; `content` is what the template
-    names.
+    The Content-Security-Policy admits exactly the style and the script, by their hashes, images only as data URIs and
+    if `images`, and no script may make markup of text.
     """
     rules = {
         "default-src": "'none'", "img-src": "data:" if images else "", "style-src": _hash(style),
@@ -268,7 +256,6 @@ def asset(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """Return the source expression that admits exactly this inline style or script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 

@@ -1,15 +1,11 @@
-"""Runs before they are compared: which folders hold some, which may stand side by side, what is known beside them.
-
-The order of tasks and metrics, the one metric that decides a task, and what of a run's data may be shown are said here
-for the whole room.
-"""
+"""What is known of runs before they are compared: where they are, which may stand side by side, what may be shown."""
 
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from medbench.harness.results import RESULTS_FILE, Results, read_results
+from medbench.harness.results import RESULTS_FILE, Results, TaskResult, read_results
 from medbench.tasks.catalog import TASKS, select_tasks, task_names
 from medbench.tasks.foundation.console import warn
 from medbench.tasks.foundation.errors import DataError, MedbenchError, RunError, UsageError
@@ -68,9 +64,9 @@ def in_table_order(task: str, kind: Kind, protocol: Protocol, names: Iterable[st
 
 def mixture(runs: Sequence[Results]) -> UsageError | None:
     """Return why runs may not share a table: suite, data, probe, definitions, one twice; None if they may."""
-    if len({run.suite for run in runs}) > 1:
+    if len(suites := {run.suite for run in runs}) > 1:
         return UsageError(
-            f"The runs answered different suites: {', '.join(sorted({run.suite for run in runs}))}.",
+            f"The runs answered different suites: {', '.join(sorted(suites))}.",
             "The mini suite's numbers are never shown beside others; make one table of each suite.",
         )
     if len({run.probe for run in runs}) > 1:
@@ -78,23 +74,23 @@ def mixture(runs: Sequence[Results]) -> UsageError | None:
     if len({run.run for run in runs}) < len(runs):
         return _GIVEN_TWICE
     for name in {name for run in runs for name in run.tasks}:
-        having = [run for run in runs if name in run.tasks]
-        if len({_definitions(run, name) for run in having}) > 1:
-            return UsageError(
-                f"The runs scored {name} by different definitions.", "Bring them up to date: medbench score RUN"
+        having = [run.tasks[name] for run in runs if name in run.tasks]
+        if len(set(map(_definitions, having))) > 1:
+            problem, way_out = (
+                f"The runs scored {name} by different definitions.",
+                "Bring them up to date: medbench score RUN",
             )
-        if len({run.tasks[name].data for run in having}) > 1:
-            return UsageError(
-                f"The runs answered different data of {name}.", "Run them on the same prepared data, then compare."
-            )
+            return UsageError(problem, way_out)
+        if len({task.data for task in having}) > 1:
+            way_out = "Run them on the same prepared data, then compare."
+            return UsageError(f"The runs answered different data of {name}.", way_out)
     return None
 
 
-def _definitions(run: Results, task: str) -> tuple[object, ...]:
-    result = run.tasks[task]
-    of_metrics = [sorted(result.metrics(protocol).items()) for protocol in PROTOCOLS]
+def _definitions(task: TaskResult) -> tuple[object, ...]:
+    of_metrics = [sorted(task.metrics(protocol).items()) for protocol in PROTOCOLS]
     metrics = [[(name, definition_of(metric.signature)) for name, metric in found] for found in of_metrics]
-    return (result.version, *map(tuple, metrics))
+    return (task.version, *map(tuple, metrics))
 
 
 def definition_of(signature: str) -> str:
@@ -165,8 +161,8 @@ def gather(given: Sequence[Path]) -> Gathered:
             raise found.skipped[0][1]
         reasons = "; ".join(f"{path.name}: {error.problem}" for path, error in found.skipped)
         raise RunError(f"None of these is a finished run: {reasons}", "Give folders of finished runs.")
-    for path, error in found.skipped:
-        warn(f"Not shown: {path}: {error.problem.removeprefix(f'{path} ')} {error.hint}".rstrip())
+    for path, why in found.skipped:
+        warn(f"Not shown: {path}: {why.problem.removeprefix(f'{path} ')} {why.hint}".rstrip())
     return found
 
 

@@ -18,8 +18,7 @@ from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageErro
 from medbench.tasks.foundation.files import canonical_json, inside, read_json, write_atomically
 from medbench.tasks.protocols import PROTOCOLS, STATES, Protocol
 
-MARK = "medbench-site.json"
-"""Lists the files of a site, so that the next one made in its folder takes away what it no longer has."""
+MARK = "medbench-site.json"  # lists the files of a site, so that the next one takes away what it no longer has
 _SUITES: Mapping[str, str] = render.WORDING["suites"]
 _MEANINGS = {name: told.replace("`paper`", "protocol paper") for name, told in render.PROTOCOL_MEANINGS.items()}
 _NUMBER_HEADS = (
@@ -54,8 +53,7 @@ class Collection(NamedTuple):
 def collect(folder: Path, *, all_reports: bool) -> Collection:
     """Return the runs in a folder and below it, in an order that does not depend on the disk.
 
-    If `all_reports`, those of runs with data that may not be passed on are copied too. It is a UsageError if there is
-    no such folder, or no finished run in it.
+    If `all_reports`, those of data that may not be passed on are copied too. It is a UsageError if there is no run.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder.", "Give a folder that holds folders of runs.")
@@ -146,7 +144,7 @@ def _index(found: Collection, title: str) -> str:
     titles = {task: one.title for board in found.boards for run in board.runs for task, one in run.tasks.items()}
     return _page(
         "site_index.html", title, runs=len(found.runs), boards=len(found.boards), skipped=found.skipped,
-        suites=[(suite, suite) for suite in dict.fromkeys(board.suite for board in found.boards)],
+        suites=[(suite, suite) for suite in dict.fromkeys(board.runs[0].suite for board in found.boards)],
         tasks=[(task, titles[task]) for task in known.in_catalogue_order(titles)],
         sections=[_section(found.boards, board, protocol) for board in found.boards for protocol in PROTOCOLS],
         definition_of=known.definition_of, overlap_text=render.OVERLAP_TEXT,
@@ -154,14 +152,15 @@ def _index(found: Collection, title: str) -> str:
 
 
 def _section(boards: Sequence[Board], board: Board, protocol: Protocol) -> dict[str, Any]:
-    same = [other for other in boards if other.suite == board.suite]
+    suite = board.runs[0].suite
+    same = [other for other in boards if other.runs[0].suite == suite]
     place = next(number for number, other in enumerate(same, 1) if other is board)
     models = list(zip(board.names, board.runs, strict=True))
     lines, numbers = list(make_table(board, protocol).lines()), as_numbers(board.numbers)
     said_of = {told: [name for name, run in models if told in run.notices] for told in known.notices_of(board.runs)}
     return {
-        "name": _SUITES[board.suite] if len(same) == 1 else f"{_SUITES[board.suite]}, data {place} of {len(same)}",
-        "suite": board.suite, "protocol": protocol, "models": models, "lines": lines,
+        "name": _SUITES[suite] if len(same) == 1 else f"{_SUITES[suite]}, data {place} of {len(same)}",
+        "suite": suite, "protocol": protocol, "models": models, "lines": lines,
         # It is said of which runs, if not of all.
         "notices": [told if len(of) == len(models) else f"{', '.join(of)}: {told}" for told, of in said_of.items()],
         "by_task": [(task, list(those)) for task, those in groupby(lines, key=lambda line: line[0].task)],
@@ -180,17 +179,16 @@ def _run_page(run: SiteRun, name: str) -> str:
 
 
 def _board_data(board: Board) -> dict[str, Any]:
+    def cell(one: Number) -> dict[str, Any]:
+        same = known.picked(one, ("value", "n", "compared", "answered", "among_answered", "bounds"))
+        return {**same, **one.not_ok, "ci": one.interval, "ceiling": one.measured_ceiling}
+
     tables = {protocol: make_table(board, protocol) for protocol in PROTOCOLS}
     return {
-        "suite": board.suite, "notices": known.notices_of(board.runs),
+        "suite": board.runs[0].suite, "notices": known.notices_of(board.runs),
         "runs": [{"run": run.run, "name": name} for run, name in zip(board.runs, board.names, strict=True)],
-        "rows": {name: lines_of(table, ("task", "metric", "remark"), _cell_data) for name, table in tables.items()},
+        "rows": {name: lines_of(table, ("task", "metric", "remark"), cell) for name, table in tables.items()},
     }  # fmt: skip
-
-
-def _cell_data(number: Number) -> dict[str, Any]:
-    same = known.picked(number, ("value", "n", "compared", "answered", "among_answered", "bounds"))
-    return {**same, **number.not_ok, "ci": number.interval, "ceiling": number.measured_ceiling}
 
 
 def write_site(folder: Path, files: Mapping[str, str]) -> None:

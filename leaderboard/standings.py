@@ -6,7 +6,6 @@ number has evidence of a leak, is not last there, it has no rank.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -22,17 +21,14 @@ from medbench.tasks.statistics.joint import bounds, ranks, resampled_together
 Standing = Literal["best", "second", "none"]
 ScoresByRun = Mapping[str, Mapping[str, ScoreTable]]
 """Scores by sample, by the identity of the run and task; of runs whose scores are at hand."""
-_DIGITS = 4
-"""Numbers that look the same in a table share their standing."""
+_DIGITS = 4  # numbers that look the same in a table share their standing
 _TAKES_PART = 0.8
 _LEAST_SHARED = 0.5
-_PAIR = 2
-"""One run leads nobody."""
+_PAIR = 2  # one run leads nobody
 _NOT_KNOWN = "which samples each run scored is not known, since its scores by sample are not at hand"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Field:
+class Field(NamedTuple):
     """Runs on the samples of a metric that they share."""
 
     runs: tuple[MetricScores | None, ...]  # None for one that takes no part
@@ -52,11 +48,8 @@ class Field:
         """Return what must be said of the comparison: why there is none, or on which samples; empty if on all."""
         if self.reason:
             return self.reason
-        left = [
-            f"{name} ({count} of {self.scored} samples)"
-            for name, run, count in zip(names, self.runs, self.counts, strict=True)
-            if run is None and count is not None
-        ]
+        out = [(name, n) for name, run, n in zip(names, self.runs, self.counts, strict=True) if run is None]
+        left = [f"{name} ({count} of {self.scored} samples)" for name, count in out if count is not None]
         parts = [f"without {', '.join(left)}"] if left else []
         if len(self.shared) < self.scored:
             parts.append(f"on the {len(self.shared)} of {self.scored} samples that all of them scored")
@@ -88,10 +81,10 @@ def compared_values(
     cells: Sequence[MetricResult | None], tables: Sequence[ScoreTable | None], protocol: Protocol, metric: str,
     names: Sequence[str],
 ) -> tuple[tuple[float | None, ...], str]:  # fmt: skip
-    """Return the numbers by which runs are compared on a metric, and what must be said of the comparison.
+    """Return the numbers by which runs are compared on a metric, and what must be said; None takes no part.
 
     Where not all scores by sample (`tables`) are at hand, numbers of equally many samples of which none failed are
-    compared as they are: these are the same samples of the same data. None in `cells` takes no part.
+    compared as they are: these are the same samples of the same data.
     """
     there = [cell for cell in cells if cell is not None and cell.value is not None]
     taking = [table if cell and cell.value is not None else None for cell, table in zip(cells, tables, strict=True)]
@@ -156,11 +149,9 @@ def rank_runs(
             left_out[result.title] = "this protocol does not have its primary metric"
             continue
         field = field_of(tables, protocol, metric)
-        if sum(count is not None for count in field.counts) < _PAIR:
-            left_out[result.title] = "only one of the runs may be ranked there"
-            continue
-        if field.reason:
-            left_out[result.title] = field.reason
+        few = sum(count is not None for count in field.counts) < _PAIR
+        if few or field.reason:
+            left_out[result.title] = "only one of the runs may be ranked there" if few else field.reason
             continue
         taking = [run for run in field.runs if run is not None]
         values = np.asarray([run.value(field.shared) for run in taking])

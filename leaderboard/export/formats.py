@@ -1,14 +1,7 @@
-"""A run in the formats that others read: the Hub's `.eval_results/*.yaml`, and Every Eval Ever.
+"""A run in the formats that others read; docs/export.md says what of a run stands where in them.
 
-**Eval results** are a run's numbers as the Hub shows them on a model's page and on a benchmark's leaderboard, in the
-layout of https://huggingface.co/docs/hub/eval-results, written and read back by huggingface_hub's own classes. An entry
-has one value, so each metric of a task is an entry; what the layout has no field for (protocol, interval, counts,
-definition, notices) stands in `notes`.
-
-**Every Eval Ever** (https://evalevalai.com/every_eval_ever, schema 0.3.0) is shared by harnesses. Two files: one
-document about the run and its numbers, and beside it one line for each sample and metric. One export has one protocol.
-The layout wants a score for every sample, so a sample that has none (it failed, or the metric does not apply to it) has
-no line; the counts of the failed ones stand beside the number.
+Eval results: https://huggingface.co/docs/hub/eval-results. Every Eval Ever, schema 0.3.0:
+https://evalevalai.com/every_eval_ever.
 """
 
 import hashlib
@@ -39,7 +32,7 @@ from medbench.tasks.protocols import Protocol
 from medbench.tasks.sample import Box, Sample
 from medbench.tasks.suite import prepare_mini_suite
 
-ALL_TASKS = "*"
+ALL_TASKS = "*"  # every task without a dataset of its own
 # As https://huggingface.co/docs/huggingface_hub/package_reference/utilities checks names.
 _REPO = re.compile(r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?/[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?")
 _LONGEST_REPO = 96
@@ -98,14 +91,11 @@ def without_dataset(results: Results, options: EvalResultsOptions) -> tuple[str,
 
 
 def _dataset_of(results: Results, task: str, options: EvalResultsOptions) -> str | None:
-    """Return the Hub dataset that a task's numbers belong to, or None.
-
-    What the catalogue knows holds only for a whole run of the paper's data: numbers of the mini suite, of a part of
-    the samples or of other data would stand on a dataset's leaderboard that they do not belong to.
-    """
+    """Return the Hub dataset that a task's numbers belong to, or None."""
     given = options.datasets or {}
     if task in given or ALL_TASKS in given:
         return given.get(task, given.get(ALL_TASKS))
+    # Numbers of the mini suite, of a part of the samples or of other data belong on no dataset's leaderboard.
     if results.suite != "paper" or results.limit is not None or task not in TASKS:
         return None
     source = SOURCES.get(get_task(task).variant_of or task)
@@ -143,9 +133,8 @@ def _notes(results: Results, metric: MetricResult, options: EvalResultsOptions) 
 def _as_yaml(entries: list[EvalResultEntry]) -> str:
     text = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True, width=10_000)
     if parse_eval_result_entries(yaml.safe_load(text)) != entries:
-        raise RunError(
-            "huggingface_hub reads other results than it wrote.", "Report this with `medbench --version` and the run."
-        )
+        way_out = "Report this with `medbench --version` and the run."
+        raise RunError("huggingface_hub reads other results than it wrote.", way_out)
     return text
 
 
@@ -189,10 +178,9 @@ def write_every_eval(
 ) -> tuple[Path, Path]:
     """Write both files of a run below a folder and return them: the document and the samples.
 
-    Questions and right answers are written only if they are wanted, and of the tasks whose terms allow it; `data_dir`
-    is where the prepared tasks are now, if not where they were. Raises UsageError if the model's name is not
-    `OWNER/NAME`, or the run has no number under the protocol; DataError if the data are not where they were, or not
-    those of the run; RunError if the folder cannot be written to.
+    Questions and right answers are written if they are wanted, of the tasks whose terms allow it; `data_dir` is where
+    the prepared tasks are now. Raises UsageError if the model's name is not `OWNER/NAME`, or there is no number;
+    DataError if the data are not where they were, or not those of the run; RunError if the folder cannot be written to.
     """
     names, digest, count = names_of(run, options), hashlib.sha256(), 0
     document = _document(run, names, options)
@@ -209,7 +197,6 @@ def write_every_eval(
 
 
 def _document(run: PublicRun, names: Names, options: EveryEvalOptions) -> JsonObject:
-    """Return the document without what only its file of samples tells."""
     results = run.results
     numbers = [
         _evaluation(run, task, metric_id, metric, options.protocol)
@@ -259,7 +246,7 @@ def _model(run: PublicRun, model_id: str) -> JsonObject:
 
 
 def _evaluation_names(task: str, metric: str, protocol: Protocol) -> dict[str, str]:
-    """Return what joins a number with its samples; with the protocol, so that the two protocols are never one."""
+    # What joins a number with its samples; with the protocol, so that the two protocols are never one.
     name = f"medbench {task} {metric} ({protocol} protocol)"
     return {"evaluation_result_id": f"{task}/{protocol}/{metric}", "evaluation_name": name}
 
@@ -310,9 +297,8 @@ def _score(task: TaskResult, metric: MetricResult) -> JsonObject:
     uncertainty: JsonObject = {"num_samples": metric.n}
     if metric.ci is not None:
         method = "clustered" if how is None else f"{how.method}, clustered"
-        low, high = metric.ci
-        edges = {"lower": low, "upper": high, "confidence_level": 0.95, "method": method}
-        uncertainty["confidence_interval"] = edges
+        edges = dict(zip(("lower", "upper"), metric.ci, strict=True))
+        uncertainty["confidence_interval"] = {**edges, "confidence_level": 0.95, "method": method}
     told = {name: str(value) for name, value in details.items() if value is not None}
     return {"score": metric.value, "details": told, "uncertainty": uncertainty}
 

@@ -1,7 +1,4 @@
-"""A run as it may be shown to anybody: its numbers, and its scores by sample as far as each task's terms go.
-
-Paths of the machine, addresses of servers and secrets are taken out of what is to be passed on.
-"""
+"""A run as it may be shown to anybody: without paths, servers and secrets, with texts as each task's terms allow."""
 
 import os
 import re
@@ -35,13 +32,11 @@ PATH = "[path]"
 SERVER = "[server]"
 SECRET = "[secret]"
 # Hosts that everybody knows; the name of any other says something about who ran the model.
-_PUBLIC_HOSTS = frozenset(
-    {
-        "api.anthropic.com", "api.deepseek.com", "api.mistral.ai", "api.openai.com", "api.together.xyz", "arxiv.org",
-        "doi.org", "generativelanguage.googleapis.com", "github.com", "huggingface.co", "openrouter.ai",
-        "physionet.org", "router.huggingface.co", "zenodo.org",
-    }
-)  # fmt: skip
+_PUBLIC_HOSTS = frozenset({
+    "api.anthropic.com", "api.deepseek.com", "api.mistral.ai", "api.openai.com", "api.together.xyz", "arxiv.org",
+    "doi.org", "generativelanguage.googleapis.com", "github.com", "huggingface.co", "openrouter.ai", "physionet.org",
+    "router.huggingface.co", "zenodo.org",
+})  # fmt: skip
 _URL = r"(?P<url>\b[a-z][a-z0-9+.-]*://[^\s'\"<>|]*)"
 # From the root of a disk, the home, or a Windows drive; what stands before it may be `name:` or punctuation.
 _ABSOLUTE = (
@@ -171,9 +166,8 @@ def read_public(path: Path, environment: Mapping[str, str] | None = None) -> Pub
     if results.run != document["identity"]:
         raise RunError(f"The results in {path} are those of another run.", f"Score it again: medbench score {path}")
     if odd := [task for task in results.tasks if not _TASK.fullmatch(task)]:
-        raise DataError(
-            f"The results in {path} name a task {odd[0]!r}, which is no name.", "Put back the run's own file."
-        )
+        problem = f"The results in {path} name a task {odd[0]!r}, which is no name."
+        raise DataError(problem, "Put back the run's own file.")
     settings = document.get("settings", {})
     named = [*map(settings.get, _PLACES[:-1]), *(settings.get("checkpoint_for") or {}).values()]
     named.append(str(settings.get("model", "")).partition(":")[2])
@@ -188,7 +182,7 @@ def read_public(path: Path, environment: Mapping[str, str] | None = None) -> Pub
 def _public_results(results: Results, scrubber: Scrubber) -> Results:
     """Return results without paths of the machine, servers and secrets; every number stays as it is."""
     document = _RESULTS.dump_python(results)
-    parts = [(document["model"], ("weights", "device"))]
+    parts: list[tuple[dict[str, Any], tuple[str, ...]]] = [(document["model"], ("weights", "device"))]
     for task in document["tasks"].values():
         metrics = (metric for protocol in PROTOCOLS for metric in task[protocol].values())
         parts += [(task, ("title", "licence")), *((metric, ("signature",)) for metric in metrics)]
@@ -257,16 +251,14 @@ def replaced_when_whole(path: Path) -> Iterator[Path]:
 def write_parquet(path: Path, run: PublicRun) -> int:
     """Write the scores of a run by sample as a Parquet file, a row group for each task; return the number of rows.
 
-    Its rows are those of `medbench.leaderboard.samples.read`, without texts that stay here. Notices, results and
-    definitions are in the file's own metadata under `medbench`. Raises UsageError if pyarrow is not installed; RunError
-    if the file cannot be written, or scores are missing; DataError if a line of the scores is malformed.
+    Its rows are those of `medbench.leaderboard.samples.read`, without texts that stay here. Raises UsageError if
+    pyarrow is not installed; RunError if the file cannot be written; and like `read_score_table`.
     """
     try:
         arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError as error:
-        raise UsageError(
-            "Parquet needs pyarrow, which is not installed.", "Run pip install 'medbench[parquet]'."
-        ) from error
+        way_out = "Run pip install 'medbench[parquet]'."
+        raise UsageError("Parquet needs pyarrow, which is not installed.", way_out) from error
     text, numbers = arrow.string(), arrow.float64()
     schema = arrow.schema([
         *((name, arrow.dictionary(arrow.int32(), text)) for name in _REPEATED),
@@ -319,8 +311,7 @@ class LeftOut(NamedTuple):
     why: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublicCopy:
+class PublicCopy(NamedTuple):
     """The files that may leave, content by path below a folder of the run's name, and what stays here."""
 
     files: Mapping[str, str]
@@ -345,9 +336,8 @@ def public_copy(run: PublicRun) -> PublicCopy:
     files = {f"{folder}/{name}": text for name, text in sorted(named.items())}
     # Each file was cleaned when it was made; this is a last look at what is about to leave.
     if leaking := next((name for name, text in files.items() if run.scrubber.leaks(text)), None):
-        raise RunError(
-            f"{leaking} would carry a path or a secret of this machine.", "Report this; nothing was uploaded."
-        )
+        problem = f"{leaking} would carry a path or a secret of this machine."
+        raise RunError(problem, "Report this; nothing was uploaded.")
     given = run.settings.get("settings", {})
     places = ", ".join(name for name in _PLACES if given.get(name))
     left_out = [LeftOut(f"{places} in run.yaml", "paths of this machine")] if places else []
@@ -402,10 +392,9 @@ def _held_back(run: PublicRun) -> list[LeftOut]:
 
 
 def upload(copy: PublicCopy, repo: str, hub: Hub, *, private: bool) -> None:
-    """Upload a public copy in one commit to a dataset repository `owner/name`, making it if there is none.
+    """Upload a public copy in one commit to a dataset repository `owner/name`, made as private as wanted if it is new.
 
-    One that is there stays as private as it is. The login is that of the Hub's own command. A RunError says why the Hub
-    cannot be reached or refuses.
+    The login is that of the Hub's own command. A RunError says why the Hub cannot be reached or refuses.
     """
     try:
         with TemporaryDirectory() as folder:

@@ -1,7 +1,6 @@
-"""`report.html`: all that a report shows as one JSON value, in one file that runs its own script and no other.
+"""`report.html`: all that it shows as one JSON value, in one file that runs its own script and no other.
 
-Samples are columns: what was asked, what is right, what each run said and scored. Every text and every image is in a
-report once; samples refer to them by number.
+Samples are columns; every text and every image is there once, and samples refer to them by number.
 """
 
 import base64
@@ -41,8 +40,7 @@ SCRIPTS = (
 # What could end the element early or, in older readers, a line; surrogates cannot be written as UTF-8.
 _UNSAFE = re.compile("[<>&\u2028\u2029\ud800-\udfff]")
 MEGABYTE = 1_000_000
-_CORPUS_METRICS = frozenset({"macro_f1"})
-"""Whose value of a single sample says nothing."""
+_CORPUS_METRICS = frozenset({"macro_f1"})  # whose value of a single sample says nothing
 _SCORE_DIGITS = 4
 _BOX_DIGITS = 1
 _LONGEST_SIDE = 320
@@ -91,8 +89,7 @@ class Shelves:
     def embed(self, budget: ImageBudget) -> tuple[list[str], dict[int, tuple[int, int, int]], list[int]]:
         """Return small copies of as many as fit, the first of every task before the second of any.
 
-        These are data URIs, each once; by image the place of its URI and its own width and height in pixels; and the
-        images that could not be read.
+        They are data URIs, each once; by image its URI's place, width and height in pixels; and what was not readable.
         """
         keys = list(self._images)
         uris: dict[str, int] = {}
@@ -133,8 +130,8 @@ def report_of(
 ) -> str:  # fmt: skip
     """Return the report of runs of the same data as HTML; raises like `read_results`, or as runs may not be mixed.
 
-    `data_dir` is where the prepared tasks are now, if not where the runs found them; without a budget no image is
-    embedded; `reveal` shows texts and images of credentialed data.
+    `data_dir` is where the prepared tasks are now; without a budget no image is embedded; `reveal` shows texts and
+    images of credentialed data.
     """
     runs = [sources.read_run_source(path) for path in paths]
     data = {task: sources.read_task_source(task, runs, data_dir, reveal=reveal) for task in tasks_of(runs)}

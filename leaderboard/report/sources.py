@@ -1,7 +1,4 @@
-"""What a report is made of: the folders of its runs, and the prepared data where they are still to be found.
-
-Beside its scores a run says where it comes from, where its time went, what an audit found.
-"""
+"""What a report is made of: the folders of its runs, and the prepared data where they are still to be found."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -96,7 +93,7 @@ def _optional(path: Path, name: str, missing: list[str]) -> Any:  # noqa: ANN401
 
 
 def _without(path: Path, error: Exception) -> str:
-    """Return what is wrong without the way to a folder, which is nobody's business who reads a report."""
+    # The way to a folder is nobody's business who reads a report.
     problem = error.problem if isinstance(error, MedbenchError) else str(error)
     return problem.replace(f"{path}/", "").replace(str(path), "the folder")
 
@@ -212,7 +209,6 @@ def timing(run: RunSource) -> dict[str, Any] | None:
 
 
 def _finite(value: object) -> dict[str, Any]:
-    """Return a mapping with its finite numbers and its mappings, the same way down."""
     there = [(str(name), one) for name, one in _mapping(value).items() if isinstance(one, dict) or _is_number(one)]
     return {name: _finite(one) if isinstance(one, dict) else one for name, one in there}
 
