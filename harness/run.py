@@ -36,7 +36,7 @@ from medbench.tasks.metrics.meteor import start_meteor
 Publish = Callable[[Path], None]
 PAGE = "leaderboard.md"
 REPORT = "report.html"
-PAGES = "medbench.leaderboard.publish"
+PAGES = "medbench.leaderboard.pages"
 """Writes the pages of runs; named, not imported, since the leaderboard is built on the harness."""
 
 

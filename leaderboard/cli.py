@@ -234,9 +234,7 @@ def site_command(runs: Path, output: Path, title: str, *, all_reports: bool) -> 
 @click.option("--format", "form", type=click.Choice(FORMATS), required=True)
 @click.option("--output", type=_PATH, required=True, help="A folder; for Parquet, a file.")
 @click.option("--protocol", type=_PROTOCOL, help="Of the numbers.  [default: paper]")
-@click.option(
-    "--dataset", multiple=True, metavar="[TASK=]OWNER/NAME", help="Dataset on the Hub that numbers belong to."
-)
+@click.option("--dataset", multiple=True, metavar=_DATASET, help="Dataset on the Hub that numbers belong to.")
 @click.option("--scale", type=click.Choice(["percent", "fraction"]), help="What its leaderboard counts in. [percent]")
 @click.option("--source-url", help="Where the evaluation can be seen.")
 @click.option("--date", help="When it was run, e.g. 2026-05-31.  [default: the commit's]")

@@ -9,15 +9,15 @@ from dataclasses import asdict, dataclass
 from itertools import groupby, product
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Literal, NamedTuple, get_type_hints
+from typing import Literal, NamedTuple, get_type_hints
 
 import pandas as pd
 
-from medbench.harness.results import MetricResult, Results, read_results
+from medbench.harness.results import Results, read_results
 from medbench.leaderboard import runs as known
+from medbench.leaderboard.compare import ScoresByRun, Standing, compared_values, standings_of
 from medbench.leaderboard.paper import Layout, Publication
 from medbench.leaderboard.samples import read_score_tables
-from medbench.leaderboard.standings import ScoresByRun, Standing, compared_values, standings_of
 from medbench.tasks.catalog import get_task
 from medbench.tasks.foundation.errors import UsageError
 from medbench.tasks.foundation.files import JsonObject, canonical_json
@@ -31,6 +31,7 @@ CSV_COLUMNS = (
     "zero_shot", "leaked", "standing", "overlaps", "compared", "remark", "answered", "among_answered", *_BOUNDS,
     *known.NOT_OK,
 )  # fmt: skip
+_AS_SCORED = ("value", "n", "answered", "among_answered", "signature", *known.NOT_OK)
 _JSON_CELL = (
     "value", "n", "compared", "whole", "answered", "among_answered", "bounds", "not_ok", "runs", "ceiling",
     "zero_shot", "leaked", "standing",
@@ -190,22 +191,16 @@ def _task_numbers(board: Board, protocol: Protocol, task: str, scores: ScoresByR
         compared, remark = compared_values(fair, tables, protocol, metric, board.names)
         for place, (run, cell) in enumerate(zip(board.runs, cells, strict=True)):
             if cell is not None:
+                (low, high), (wrong, right), how = cell.ci or (None, None), cell.bounds or (None, None), cell.interval
                 yield Number(
                     protocol=protocol, task=task, title=first.title, metric=metric, primary=metric == primary,
                     column=place, model=board.names[place], kind="run", source=run.run, remark=remark,
                     compared=compared[place], whole=not cell.errors and run.limit is None, leaked=leaked[place],
-                    zero_shot=run.model.is_zero_shot_on(task), **_of_metric(cell),
+                    zero_shot=run.model.is_zero_shot_on(task), low=low, high=high, ceiling=cell.limiting_ceiling,
+                    measured_ceiling=cell.ceiling, if_failed_wrong=wrong, if_failed_right=right,
+                    method=how.method if how else None, clusters=how.clusters if how else None,
+                    **known.picked(cell, _AS_SCORED),
                 )  # fmt: skip
-
-
-def _of_metric(cell: MetricResult) -> dict[str, Any]:
-    (low, high), (wrong, right), how = cell.ci or (None, None), cell.bounds or (None, None), cell.interval
-    return {
-        **known.picked(cell, ("value", "n", "answered", "among_answered", "signature", *known.NOT_OK)),
-        "low": low, "high": high, "ceiling": cell.limiting_ceiling, "measured_ceiling": cell.ceiling,
-        "if_failed_wrong": wrong, "if_failed_right": right, "method": how and how.method,
-        "clusters": how and how.clusters,
-    }  # fmt: skip
 
 
 def make_table(

@@ -1,4 +1,4 @@
-"""Whole pages in markdown: the leaderboard, two runs compared, a run by the data's own labels."""
+"""Whole pages in markdown, and those of a run's own folder and of several runs together."""
 
 import math
 import re
@@ -9,23 +9,28 @@ from typing import Any
 
 import pandas as pd
 
-from medbench.harness.results import Results
-from medbench.leaderboard import render
-from medbench.leaderboard.compare import VERDICTS, Comparison
-from medbench.leaderboard.numbers import Board, Table, as_csv, as_json, as_numbers, gains_over, make_table, read_board
+from medbench.harness.results import Results, percent, read_results
+from medbench.leaderboard import numbers, render
+from medbench.leaderboard import runs as known
+from medbench.leaderboard.audit.outputs.audit import audit_after_run
+from medbench.leaderboard.compare import VERDICTS, Comparison, Ranking, rank_runs
+from medbench.leaderboard.numbers import Board, Table
 from medbench.leaderboard.paper import LAYOUTS, read_publication
 from medbench.leaderboard.render import markdown_text, metric_title, p_text, render_markdown
-from medbench.leaderboard.runs import definition_of, notices_of, overlaps_in
+from medbench.leaderboard.report.document import AT_THE_END_OF_A_RUN, REPORT_FILE, report_of
 from medbench.leaderboard.samples import rows_of
-from medbench.leaderboard.standings import Ranking, rank_runs
 from medbench.tasks.catalog import get_task
-from medbench.tasks.foundation.errors import UsageError
+from medbench.tasks.foundation.console import emit_table, say, warn
+from medbench.tasks.foundation.errors import MedbenchError, UsageError
+from medbench.tasks.foundation.files import fingerprint, write_atomically
 from medbench.tasks.protocols import PROTOCOLS, STATES, Protocol
 
 _WITHHELD = "(withheld: data under a signed agreement)"
 _MOST_CHANGES = 20
 _LONGEST = 120
 _FEW_CLUSTERS = 15
+PAGE = "leaderboard.md"
+_OWN_HEADINGS = ("# Leaderboard", "## What happened to the samples", "## Definitions")
 
 
 def leaderboard(
@@ -42,16 +47,17 @@ def leaderboard(
     published = [read_publication(name) for name in reported]
     if not paths and not published:
         raise UsageError("No run was given.", "Give folders that `medbench run` made, or --reported table3.")
-    board, scores = read_board(paths) if paths else (None, {})
+    board, scores = numbers.read_board(paths) if paths else (None, {})
     shape = LAYOUTS[layout] if layout else None
     all_protocols: Sequence[Protocol] = ("paper",) if form == "latex" else PROTOCOLS
     protocols = (protocol,) if protocol else tuple(dict.fromkeys(one.protocol for one in published)) or all_protocols
-    overlapping = overlaps_in(data_audit) if data_audit else frozenset()
-    made = partial(make_table, board, grouped=grouped, published=published, overlapping=overlapping)
+    overlapping = known.overlaps_in(data_audit) if data_audit else frozenset()
+    made = partial(numbers.make_table, board, grouped=grouped, published=published, overlapping=overlapping)
     tables = [made(one, layout=shape) for one in protocols]
-    notices = notices_of(board.runs) if board else []
+    notices = known.notices_of(board.runs) if board else []
     if form != "markdown":
-        return as_csv(tables) if form == "csv" else (as_json if form == "json" else _latex)(tables, notices)
+        written = numbers.as_json if form == "json" else _latex
+        return numbers.as_csv(tables) if form == "csv" else written(tables, notices)
     sections = [f"Source: {publication.source}." for publication in published]
     if shape is None and baseline is not None:
         sections.insert(0, gains_section(made(protocols[0], layout=LAYOUTS["table2"]), baseline))
@@ -72,8 +78,8 @@ def _latex(tables: Sequence[Table], notices: Sequence[str]) -> str:
 
 def board_as_markdown(board: Board, tables: Sequence[Table] | None = None, sections: Sequence[str] = ()) -> str:
     """Return a board as a markdown document, with plain tables of both protocols if none are given."""
-    shown = [make_table(board, protocol) for protocol in PROTOCOLS] if tables is None else tables
-    return _page(notices_of(board.runs), shown, sections, board=board)
+    shown = [numbers.make_table(board, protocol) for protocol in PROTOCOLS] if tables is None else tables
+    return _page(known.notices_of(board.runs), shown, sections, board=board)
 
 
 def _page(
@@ -81,8 +87,8 @@ def _page(
 ) -> str:
     models = list(zip(board.names, board.runs, strict=True)) if board else []
     definitions = {
-        (one.title, metric_title(one.metric), one.protocol): definition_of(one.signature)
-        for one in (as_numbers(board.numbers) if board else ())
+        (one.title, metric_title(one.metric), one.protocol): known.definition_of(one.signature)
+        for one in (numbers.as_numbers(board.numbers) if board else ())
     }
     return render_markdown(
         "leaderboard.md", notices=notices, legend=render.legend(tables), tables=tables, sections=sections, board=board,
@@ -102,11 +108,11 @@ def ranks_section(names: Sequence[str], ranking: Ranking) -> str:
 def gains_section(table: Table, baseline: str) -> str:
     """Return the gain of each model over a baseline, by kind of task and in total; a UsageError if there is none."""
     kinds = dict.fromkeys(get_task(task).kind for task in table.numbers["task"])
-    total = gains_over(table, baseline)
-    percent = {f"Δ {kind}": gains_over(table, baseline, kind)["relative"] for kind in kinds}
-    percent |= {"Δ": total["relative"], "Δ geometric": total["geometric"]}
+    total = numbers.gains_over(table, baseline)
+    shares = {f"Δ {kind}": numbers.gains_over(table, baseline, kind)["relative"] for kind in kinds}
+    shares |= {"Δ": total["relative"], "Δ geometric": total["geometric"]}
     shown = pd.DataFrame({
-        **{name: _each(column, "{:+.1f} %") for name, column in percent.items()},
+        **{name: _each(column, "{:+.1f} %") for name, column in shares.items()},
         "points": _each(total["points"], "{:+.2f}"),
         "data sets": total["datasets"].map(str),
     })  # fmt: skip
@@ -188,3 +194,50 @@ def part_rows(parts: pd.DataFrame) -> list[list[str]]:
 def breakdown_as_markdown(results: Results, protocol: Protocol, parts: pd.DataFrame) -> str:
     """Return the page of `medbench breakdown`."""
     return render_markdown("breakdown.md", results=results, asked=protocol, rows=part_rows(parts))
+
+
+def publish_run(path: Path) -> None:
+    """Audit a run's outputs, then write `leaderboard.md` and `report.html` from all of its folder."""
+    audit_after_run(path)
+    results = read_results(path)
+    write_atomically(path / PAGE, board_as_markdown(numbers.make_board([results], known.leaks_of([path], [results]))))
+    try:
+        write_atomically(path / REPORT_FILE, report_of([path], budget=AT_THE_END_OF_A_RUN))
+    except MedbenchError as error:
+        # The answers and their scores are on disk; a page to look at them can be made any time.
+        warn(f"{REPORT_FILE} was not written: {error.problem} Make it later: medbench report {path}")
+
+
+def publish_together(paths: Sequence[Path], folder: Path) -> None:
+    """Show primary metrics of several runs and write their `leaderboard.md`; only such a page is replaced."""
+    found = known.gather(paths)
+    columns = ["task", "metric", *(f"{name}, % [95 %]" for name in known.distinct_names(found.runs))]
+    for protocol in PROTOCOLS:
+        emit_table(columns, _primary_rows(found.runs, protocol), title=f"Primary metrics, {protocol} protocol")
+    target = folder / PAGE
+    replaced = target.exists()
+    if replaced and not _is_ours(target):
+        target = folder / f"leaderboard-{fingerprint([run.run for run in found.runs])[:8]}.md"
+        replaced = target.exists()
+    write_atomically(target, leaderboard(found.paths))
+    say(f"The leaderboard of these runs: {target}{' (in place of an older one)' if replaced else ''}")
+
+
+def _primary_rows(runs: Sequence[Results], protocol: Protocol) -> list[list[str]]:
+    rows = []
+    for task in known.in_catalogue_order(name for run in runs for name in run.tasks):
+        found = [run.tasks.get(task) for run in runs]
+        first = next(one for one in found if one)
+        metric = known.PRIMARY[first.kind]
+        cells = [one.metrics(protocol).get(metric) if one else None for one in found]
+        if any(cells):
+            rows.append([first.title, metric, *("" if cell is None else percent(cell) for cell in cells)])
+    return rows
+
+
+def _is_ours(page: Path) -> bool:
+    try:
+        text = page.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+    return all(heading in text for heading in _OWN_HEADINGS)

@@ -76,11 +76,8 @@ def mixture(runs: Sequence[Results]) -> UsageError | None:
     for name in {name for run in runs for name in run.tasks}:
         having = [run.tasks[name] for run in runs if name in run.tasks]
         if len(set(map(_definitions, having))) > 1:
-            problem, way_out = (
-                f"The runs scored {name} by different definitions.",
-                "Bring them up to date: medbench score RUN",
-            )
-            return UsageError(problem, way_out)
+            way_out = "Bring them up to date: medbench score RUN"
+            return UsageError(f"The runs scored {name} by different definitions.", way_out)
         if len({task.data for task in having}) > 1:
             way_out = "Run them on the same prepared data, then compare."
             return UsageError(f"The runs answered different data of {name}.", way_out)

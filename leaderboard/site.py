@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from medbench.harness.results import Results
 from medbench.leaderboard import render
 from medbench.leaderboard import runs as known
+from medbench.leaderboard.compare import ScoresByRun
 from medbench.leaderboard.export.public import PublicRun, read_public, results_text
 from medbench.leaderboard.numbers import Board, Number, as_numbers, lines_of, make_board, make_table
 from medbench.leaderboard.report.document import REPORT_FILE
 from medbench.leaderboard.samples import ScoreTable, read_score_table
-from medbench.leaderboard.standings import ScoresByRun
 from medbench.tasks.foundation.errors import DataError, MedbenchError, UsageError
 from medbench.tasks.foundation.files import canonical_json, inside, read_json, write_atomically
 from medbench.tasks.protocols import PROTOCOLS, STATES, Protocol

@@ -18,7 +18,7 @@ from report_fixtures import HOSTILE, Answer, task_source, write_run
 from source_files import ROOT
 
 from medbench.harness.results import read_results, write_results
-from medbench.leaderboard.publish import publish_run
+from medbench.leaderboard.pages import publish_run
 from medbench.leaderboard.report.document import (
     BY_COMMAND,
     SCRIPTS,

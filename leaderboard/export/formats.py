@@ -197,7 +197,7 @@ def write_every_eval(
 
 
 def _document(run: PublicRun, names: Names, options: EveryEvalOptions) -> JsonObject:
-    results = run.results
+    results, model = run.results, run.results.model
     numbers = [
         _evaluation(run, task, metric_id, metric, options.protocol)
         for task, found in results.tasks.items()
@@ -206,6 +206,7 @@ def _document(run: PublicRun, names: Names, options: EveryEvalOptions) -> JsonOb
     ]
     if not numbers:
         raise UsageError(f"The run has no number under protocol {options.protocol}.", "There is nothing to export.")
+    library, served = {"name": "medbench", "version": version("medbench")}, model.name.startswith("openai:")
     return {
         "schema_version": SCHEMA_VERSION, "evaluation_id": names.evaluation,
         "evaluation_timestamp": str(options.timestamp), "retrieved_timestamp": str(options.timestamp),
@@ -218,8 +219,16 @@ def _document(run: PublicRun, names: Names, options: EveryEvalOptions) -> JsonOb
                 "notices": "\n".join(results.notices),
             },
         },
-        "model_info": _model(run, names.model),
-        "eval_library": {"name": "medbench", "version": version("medbench")}, "evaluation_results": numbers,
+        "model_info": {
+            "name": model.title, "id": names.model, "developer": names.model.partition("/")[0],
+            **({} if served else {"inference_engine": library}),
+            "additional_details": {
+                "deployment_type": UNKNOWN if served else "self_deployed", "model_availability": UNKNOWN,
+                "medbench_name": model.name, **picked(model, ("weights", "device", "dtype")),
+                "trained_on": ", ".join(model.trained_on),
+            },
+        },
+        "eval_library": library, "evaluation_results": numbers,
         "detailed_evaluation_results": {
             "format": "jsonl", "file_path": names.samples, "hash_algorithm": "sha256",
             "additional_details": {
@@ -227,20 +236,6 @@ def _document(run: PublicRun, names: Names, options: EveryEvalOptions) -> JsonOb
                 "input.raw": "the task's instruction; a model's own wording around it is not recorded",
                 **{f"left_out.{task}": terms.reason for task, terms in run.terms.items() if terms.reason},
             },
-        },
-    }  # fmt: skip
-
-
-def _model(run: PublicRun, model_id: str) -> JsonObject:
-    model = run.results.model
-    served = model.name.startswith("openai:")
-    engine = {} if served else {"inference_engine": {"name": "medbench", "version": version("medbench")}}
-    return {
-        "name": model.title, "id": model_id, "developer": model_id.partition("/")[0], **engine,
-        "additional_details": {
-            "deployment_type": UNKNOWN if served else "self_deployed", "model_availability": UNKNOWN,
-            "medbench_name": model.name, **picked(model, ("weights", "device", "dtype")),
-            "trained_on": ", ".join(model.trained_on),
         },
     }  # fmt: skip
 
