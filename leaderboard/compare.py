@@ -24,8 +24,7 @@ from medbench.tasks.statistics.joint import bounds, ranks, resampled_together
 from medbench.tasks.statistics.paired import ALPHA, Difference, difference, holm, levels_to_reach
 
 Standing = Literal["best", "second", "none"]
-ScoresByRun = Mapping[str, Mapping[str, ScoreTable]]
-"""Scores by sample, by the identity of the run and task; of runs whose scores are at hand."""
+ScoresByRun = Mapping[str, Mapping[str, ScoreTable]]  # by identity of the run and task, where they are at hand
 _DIGITS = 4  # numbers that look the same in a table share their standing
 _TAKES_PART = 0.8
 _LEAST_SHARED = 0.5
@@ -228,10 +227,10 @@ class Side:
 
 
 def compare_runs(first: Path, second: Path, *, protocol: Protocol = "strict", tasks: str | None = None) -> Comparison:
-    """Compare two runs on the samples that both scored; a difference is the first minus the second.
+    """Compare two runs on the samples that both scored; `tasks` are names, kinds or globs, None for all.
 
-    `tasks` are names, kinds or globs, comma-separated; None for all that they share. Raises UsageError if the runs
-    cannot be compared, or share none of the tasks; RunError if a folder is no finished run, or lacks scores.
+    Raises UsageError if the runs cannot be compared, or share none of the tasks; RunError if one is not finished, or
+    lacks scores.
     """
     results = read_results(first), read_results(second)
     wanted = known.chosen_tasks(shared_tasks(*results), tasks)
@@ -342,10 +341,9 @@ class Gate(NamedTuple):
 def decide(comparison: Comparison, margin: float) -> Gate:
     """Decide by the primary metric of each task whether the first run is worse than the second.
 
-    `worse`: significantly worse (Holm over the tasks) by more than `margin`. `pass`: the interval excludes a loss of
-    more than `margin`, and nearly all of what the baseline scored was scored. Otherwise the data cannot tell: more
-    samples are needed, or a larger margin. The candidate comes first, the baseline second; `margin` is the loss that is
-    accepted, a fraction.
+    `worse`: significantly worse (Holm over the tasks) by more than `margin`, the accepted loss, a fraction. `pass`: the
+    interval excludes such a loss, and nearly all of what the baseline scored was scored. Otherwise the data cannot
+    tell: more samples are needed, or a larger margin. The candidate comes first, the baseline second.
     """
     rows = comparison.decisive
     worse = (rows["p_adjusted"] < ALPHA) & (rows["difference"] < -margin)

@@ -70,10 +70,9 @@ def leaderboard(
 
 
 def _latex(tables: Sequence[Table], notices: Sequence[str]) -> str:
-    marks = re.compile(r"`|\*\*|</?u>|</?sup>")
-    captions = [f"Protocol {table.protocol}. {marks.sub('', render.legend([table]))}" for table in tables]
-    pairs = zip(tables, captions, strict=True)
-    return "\n".join(render.table_as_latex(table, caption, notices) for table, caption in pairs)
+    legends = [re.sub(r"`|\*\*|</?u>|</?sup>", "", render.legend([table])) for table in tables]
+    captions = [f"Protocol {table.protocol}. {legend}" for table, legend in zip(tables, legends, strict=True)]
+    return "\n".join(render.table_as_latex(*one, notices) for one in zip(tables, captions, strict=True))
 
 
 def board_as_markdown(board: Board, tables: Sequence[Table] | None = None, sections: Sequence[str] = ()) -> str:

@@ -24,9 +24,9 @@ METRIC_TITLES: Mapping[str, str] = WORDING["metric_titles"]
 PROTOCOL_MEANINGS: Mapping[Protocol, str] = WORDING["protocol_meanings"]
 OVERLAP_TEXT: str = WORDING["overlap"]
 WRITTEN_HEADS = ("Thinks first", "Thought tokens", "Thoughts cut off", "At the limit of tokens")
-_WHOLE = 0.99995
-"""A share that two decimals of a percentage show as less than all."""
+_WHOLE = 0.99995  # the first share that two decimals of a percentage show as all
 _SMALLEST_P = 0.0001
+_NEVER = ["link", "image", "autolink", "html_inline", "html_block", "reference"]
 _LATEX_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
 
@@ -261,7 +261,8 @@ def _hash(text: str) -> str:
 
 def markdown_as_html(markdown: str) -> str:
     """Return a markdown page of ours as a piece of HTML; the parser takes no HTML, links or images of its own."""
-    html: str = _parser().render(markdown)
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable(_NEVER)
+    html: str = parser.render(markdown)
     return html
 
 
@@ -270,9 +271,3 @@ def html_document(title: str, markdown: str) -> str:
     # The policy admits no attribute of style, which is how the parser aligns columns.
     body = markdown_as_html(markdown).replace(' style="text-align:right"', ' class="right"')
     return render_html("document.html", style=asset("document.css"), title=title, body=body)
-
-
-@cache
-def _parser() -> MarkdownIt:
-    never = ["link", "image", "autolink", "html_inline", "html_block", "reference"]
-    return MarkdownIt("commonmark", {"html": False}).enable("table").disable(never)

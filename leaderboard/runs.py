@@ -17,13 +17,10 @@ from medbench.tasks.suite import prepare_mini_suite
 from medbench.tasks.terms import Terms, needs_agreement, terms_of_data
 
 AUDIT_FILE = Path("audit") / "audit.json"
+# The one metric by which a task is decided, as the Uni-Med paper's Tables 2 and 5 count; the others describe.
 PRIMARY: dict[Kind, str] = {
     "qa": "accuracy", "vqa": "bleu1", "report": "bleu1", "rec": "iou", "reg": "bleu1", "cls": "accuracy",
 }  # fmt: skip
-"""The one metric by which a task is decided; the others describe.
-
-It is what the Uni-Med paper's Tables 2 and 5 count, fixed before anybody sees a number.
-"""
 NOT_OK = ("errors", "unparsed", "refused", "truncated", "empty")
 """Why a sample has no answer; fields of `MetricResult`, and the same names in the same order everywhere."""
 _PROBE_AMONG_RUNS = UsageError(
@@ -128,9 +125,9 @@ class Gathered(NamedTuple):
 def gather(given: Sequence[Path]) -> Gathered:
     """Return the runs among folders, and among the folders below those that are no runs themselves.
 
-    Left out, with a line, is what is not finished or broken, and what may not stand beside the others: of the runs that
-    may share a table (one suite, the same data and definitions, no probe) the most are shown. A folder that is named
-    twice, a probe beside a run that is none, and a path that leads nowhere are errors, and so is when no run is left.
+    Left out, with a line, is what is not finished or broken, and what may not share a table with the others, of which
+    the most are shown. A folder that is named twice, a probe beside a run that is none, a path that leads nowhere, and
+    that no run is left are errors.
     """
     if len({path.absolute() for path in given}) < len(given):
         raise _GIVEN_TWICE

@@ -22,8 +22,7 @@ from medbench.tasks.statistics.intervals import interval
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-_VALUES = range(2, 61)
-"""How many values a label has that divides samples into groups; one with more names samples."""
+_VALUES = range(2, 61)  # of a label that divides samples into groups; one with more names samples
 _PARTS = ("task", "title", "label", "value", "metric", "score", "low", "high", "clusters", "n", "samples")
 
 
@@ -143,10 +142,9 @@ def read(path: Path, tasks: str | None = None) -> "DataFrame":
 
     Columns: `run`, `model`, `suite`, `task`, `kind`, `protocol`, `metric`, `state`, `sample_id`, `cluster`, `score`
     (NaN where the metric counts nothing, as in a sample that failed), `statistics` (what the metric of a whole task
-    adds up), `prediction`, `labels`, `box`, `error`. Metrics of a whole corpus are not means of their scores: see
-    `MetricScores.value`. `tasks` are names, kinds or globs, comma-separated; None for all. Raises RunError if the
-    folder is no finished run, or lacks scores; DataError if its files are malformed; UsageError if it has none of the
-    tasks.
+    adds up: see `MetricScores.value`), `prediction`, `labels`, `box`, `error`. `tasks` are names, kinds or globs; None
+    for all. Raises RunError if the folder is no finished run, or lacks scores; DataError if its files are malformed;
+    UsageError if it has none of the tasks.
     """
     import pandas as pd
 
@@ -195,8 +193,7 @@ def break_down(
     A row is one metric on the samples of a task with one value of a label: `task`, `title`, `label`, `value`, `metric`,
     `score` (a fraction; NaN if nothing could be scored), its 95 % interval `low` to `high` over so many `clusters`, the
     `n` samples that were scored, and all `samples`, those that failed included. It is by one label or by all that
-    divide the samples, and by all metrics or the primary one of each task. Raises UsageError if no task has such a
-    label.
+    divide the samples, and by all metrics or each task's primary one. Raises UsageError if no task has such a label.
     """
     import pandas as pd
 

@@ -326,7 +326,13 @@ def public_copy(run: PublicRun) -> PublicCopy:
     or something of this machine would go along; DataError if a file of the run is malformed.
     """
     folder = run.scrubber.known(run.path.resolve().name)
-    held_back, settings = _held_back(run), _settings(run)
+    hidden = {"closed": "answers, labels and the names of samples", "no texts": "answers and labels"}
+    held_back = [
+        LeftOut(f"{hidden[terms.openness]} in scores/{task}.jsonl", terms.reason)
+        for task, terms in run.terms.items()
+        if terms.openness in hidden
+    ]
+    settings = _settings(run)
     named = {
         "README.md": render_markdown("public_copy.md", results=run.results, told=WORDING, held_back=held_back),
         "results.json": results_text(run.results), "leaderboard.md": board_as_markdown(make_board([run.results])),
@@ -380,15 +386,6 @@ def _scores(run: PublicRun, task: str) -> str:
             line[protocol] = {name: picked(item, ("value", "statistics")) for name, item in scores}
         lines.append(line)
     return json_lines(lines)
-
-
-def _held_back(run: PublicRun) -> list[LeftOut]:
-    what = {"closed": "answers, labels and the names of samples", "no texts": "answers and labels"}
-    return [
-        LeftOut(f"{what[terms.openness]} in scores/{task}.jsonl", terms.reason)
-        for task, terms in run.terms.items()
-        if terms.openness in what
-    ]
 
 
 def upload(copy: PublicCopy, repo: str, hub: Hub, *, private: bool) -> None:

@@ -242,10 +242,9 @@ def _pair(first: RunSource, second: RunSource, place: int) -> dict[str, Any]:
 
 
 def sample_columns(task: str, runs: Sequence[RunSource], source: TaskSource, shelves: Shelves) -> Columns:
-    """Return the columns of a task's samples, in the order of the first run's.
+    """Return the columns of a task's samples, in the order of the first run's; ids, states and scores if withheld.
 
-    Texts and images are numbers, states numbers into `STATES`; -1 stands for nothing. Of a task that is withheld only
-    ids, states and scores remain.
+    Texts and images are numbers, states numbers into `STATES`; -1 stands for nothing.
     """
     by_run = [run.tables[task].by_id if task in run.tables else None for run in runs]
     ids = list(dict.fromkeys(sample_id for records in by_run for sample_id in records or ()))
